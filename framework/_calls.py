@@ -1,0 +1,230 @@
+"""What can be a task: its kind, its name, and the check of its arguments.
+
+Everything slow about a function (its signature, its colour) is found out once, at
+decoration or at the first submission of its code, never per call.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from framework._checks import show
+from framework._jsonsafe import safe_repr
+from framework.protocols import Kind
+
+Check: TypeAlias = Callable[..., object]
+"""Takes a call's arguments and raises TypeError if they do not fit; returns nothing."""
+
+_MAX_NAME = 200
+
+
+class TaskSpec:
+    """A function as a task: what is known of it before any call.
+
+    Attributes:
+        fn: The function to run, as given.
+        name: Its name in records and logs.
+        kind: Where it runs.
+        description: For people.
+        timeout: Limit in seconds counted from its start; None to take the framework's.
+        check: Raises TypeError for arguments that do not fit; None if that is unknown.
+        attempts_inside: Whether the function counts its attempts itself (a retry).
+    """
+
+    __slots__ = ("attempts_inside", "check", "description", "fn", "kind", "name", "timeout")
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        *,
+        name: str | None = None,
+        description: str = "",
+        timeout: float | None = None,
+        check: Check | None = None,
+    ) -> None:
+        self.fn = fn
+        self.name = name_of(fn) if name is None else name
+        self.kind: Kind = "loop" if is_async(fn) else "thread"
+        self.description = description
+        self.timeout = timeout
+        self.check = check
+        self.attempts_inside = layer_of(fn) == "retry_task"
+
+
+def layer_of(fn: object) -> str | None:
+    """Return which of our decorators *fn* comes from, or None if from none."""
+    return getattr(fn, "__asyncframe_layer__", None)
+
+
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Whether calling *fn* gives a coroutine; sees through partials and callable objects."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
+        getattr(fn, "__call__", None)  # noqa: B004  # asks for its colour, not whether it exists
+    )
+
+
+def name_of(fn: object) -> str:
+    """Return a name for *fn* that is one line, printable and at most 200 characters."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    qualname = getattr(fn, "__qualname__", None)
+    if not isinstance(qualname, str):
+        cls = type(fn)
+        qualname, fn = cls.__qualname__, cls
+    module = getattr(fn, "__module__", None)
+    full = f"{module}.{qualname}" if isinstance(module, str) else qualname
+    return one_line(full)
+
+
+def one_line(text: str, limit: int = _MAX_NAME) -> str:
+    """Return *text* on one printable line, cut at *limit* characters."""
+    shown = "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in text)
+    return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
+
+
+def require_callable(what: str, fn: object) -> Callable[..., Any]:
+    """Return *fn* if it can be run as a task, or say what is wrong with it.
+
+    Args:
+        what: The decorator or parameter, for the message.
+        fn: What was given.
+
+    Raises:
+        TypeError: If it is a coroutine object (which is closed), not callable, or a
+            generator function, whose body would never run.
+    """
+    if inspect.iscoroutine(fn):
+        fn.close()
+        raise TypeError(
+            f"{what} needs a function, not the coroutine {safe_repr(fn)}: give the function "
+            "itself and its arguments, as in submit(fn, args=(1, 2))"
+        )
+    if isinstance(fn, (staticmethod, classmethod)):
+        fn = fn.__func__
+    if not callable(fn):
+        raise TypeError(f"{what} needs a function or another callable, not {show(fn)}")
+    inner = fn
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    for probe in (inner, getattr(type(inner), "__call__", None)):
+        if inspect.isgeneratorfunction(probe) or inspect.isasyncgenfunction(probe):
+            raise TypeError(
+                f"{what} cannot take the generator function {name_of(fn)}: its body would "
+                "never run as a task; return a list, or loop inside the task"
+            )
+    return fn
+
+
+def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:
+    """Return the signature of *fn*, annotations as they stand; None if it has none."""
+    try:
+        return inspect.signature(fn)
+    except (ValueError, TypeError):  # a builtin without a text signature
+        return None
+    except NameError:  # from 3.14 on, an annotation that names what is not there yet
+        from annotationlib import Format  # type: ignore[import-not-found]  # from 3.14 on
+
+        return inspect.signature(fn, annotation_format=Format.FORWARDREF)  # type: ignore[call-arg]  # as above
+
+
+def checker_for(fn: Callable[..., Any]) -> Check | None:
+    """Return a function that takes the same arguments as *fn* and does nothing.
+
+    Calling it costs a tenth of ``Signature.bind`` and raises the interpreter's own
+    ``TypeError`` for a wrong call. None if the signature is unknown.
+    """
+    signature = signature_of(fn)
+    if signature is None:
+        return None
+    name = getattr(fn, "__name__", None) or type(fn).__name__
+    return _empty_twin(signature, name)
+
+
+def _empty_twin(signature: inspect.Signature, name: str) -> Check:
+    """Compile ``def name(<the same parameters>): pass``."""
+    parts: list[str] = []
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    last_positional = kinds.count(inspect.Parameter.POSITIONAL_ONLY) - 1
+    star_seen = False
+    for index, parameter in enumerate(signature.parameters.values()):
+        default = "" if parameter.default is inspect.Parameter.empty else "=None"
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            star_seen = True
+            parts.append(f"*{parameter.name}")
+            continue
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            parts.append(f"**{parameter.name}")
+            continue
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not star_seen:
+            star_seen = True
+            parts.append("*")
+        parts.append(f"{parameter.name}{default}")
+        if index == last_positional:
+            parts.append("/")
+    namespace: dict[str, Any] = {}
+    exec(f"def twin({', '.join(parts)}): pass", namespace)  # noqa: S102  # names come from a signature
+    twin: types.FunctionType = namespace["twin"]
+    twin.__name__ = twin.__qualname__ = name if name.isidentifier() else "task"
+    return twin
+
+
+_CHECKERS: weakref.WeakKeyDictionary[types.CodeType, dict[object, Check | None]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def cached_checker_for(fn: Callable[..., Any]) -> Check | None:
+    """Return `checker_for` of *fn*, remembered by its code.
+
+    A lambda or an inner function is a new object at each evaluation, its code is not; the
+    number of defaults, which belongs to the object, is part of the key.
+    """
+    inner = getattr(fn, "__func__", fn)
+    code = getattr(inner, "__code__", None)
+    if not isinstance(inner, types.FunctionType) or code is None:
+        return checker_for(fn)
+    key = (
+        fn is not inner,
+        len(inner.__defaults__ or ()),
+        tuple(inner.__kwdefaults__ or ()),
+        getattr(inner, "__wrapped__", None) is not None,
+        getattr(inner, "__signature__", None) is not None,
+    )
+    if key[3] or key[4]:
+        return checker_for(fn)
+    by_key = _CHECKERS.setdefault(code, {})
+    if key not in by_key:
+        by_key[key] = checker_for(fn)
+    return by_key[key]
+
+
+def require_arguments(
+    args: object, kwargs: object
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a submission, copied, or say what is wrong with them.
+
+    Raises:
+        TypeError: If *args* is neither None nor a tuple or list, or *kwargs* is neither
+            None nor a mapping with string keys.
+    """
+    if args is None:
+        args = ()
+    if not isinstance(args, (tuple, list)):
+        raise TypeError(
+            f"args must be a tuple or list of positional arguments, not {show(args)}; "
+            "for one argument write args=(value,)"
+        )
+    if kwargs is None:
+        kwargs = {}
+    if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
+        raise TypeError(
+            f"kwargs must be a dict with parameter names as keys, not {show(kwargs)}"
+        )
+    return tuple(args), dict(kwargs)

@@ -1,0 +1,126 @@
+"""Checks of parameters at the boundary: each error names parameter, value and range."""
+
+from __future__ import annotations
+
+import math
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float = math.inf,
+    finite: bool = True,
+) -> float:
+    """Return *value* as a float, or say what is wrong with it.
+
+    Args:
+        name: The parameter, for the message.
+        value: What was given.
+        above: The value must be greater than this; None for no such bound.
+        at_least: The value must be this or greater; None for no such bound.
+        at_most: The value must be this or smaller.
+        finite: Whether infinity is refused.
+
+    Raises:
+        TypeError: If *value* is no int or float; a bool or a string is neither.
+        ValueError: If it is NaN or out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be {_range(above, at_least, at_most)}, not {show(value)}")
+    good = (
+        not math.isnan(value)
+        and (above is None or value > above)
+        and (at_least is None or value >= at_least)
+        and value <= at_most
+        and not (finite and math.isinf(value))
+    )
+    if not good:
+        raise ValueError(f"{name} must be {_range(above, at_least, at_most)}, not {value!r}")
+    return float(value)
+
+
+def integer(name: str, value: object, *, at_least: int) -> int:
+    """Return *value* if it is an int of at least *at_least*, or say what is wrong.
+
+    Raises:
+        TypeError: If *value* is no int; a bool is none.
+        ValueError: If it is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number of at least {at_least}, not {show(value)}")
+    if value < at_least:
+        raise ValueError(f"{name} must be a whole number of at least {at_least}, not {value!r}")
+    return value
+
+
+def limit(name: str, value: object) -> float | None:
+    """Return a limit in seconds above 0; None, and infinity, mean no limit.
+
+    Raises:
+        TypeError: If *value* is neither None nor a number.
+        ValueError: If it is NaN, 0 or negative.
+    """
+    if value is None:
+        return None
+    seconds = number(name, value, above=0, finite=False)
+    return None if math.isinf(seconds) else seconds
+
+
+def text(name: str, value: object) -> str:
+    """Return *value* if it is a string.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {show(value)}")
+    return value
+
+
+def flag(name: str, value: object) -> bool:
+    """Return *value* if it is True or False.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {show(value)}")
+    return value
+
+
+def choice(name: str, value: T, allowed: tuple[T, ...]) -> T:
+    """Return *value* if it is one of *allowed*.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if value not in allowed:
+        listed = " or ".join(repr(one) for one in allowed)
+        raise ValueError(f"{name} must be {listed}, not {show(value)}")
+    return value
+
+
+def _range(above: float | None, at_least: float | None, at_most: float) -> str:
+    bounds = []
+    if above is not None:
+        bounds.append(f"above {above:g}")
+    if at_least is not None:
+        bounds.append(f"at least {at_least:g}")
+    if not math.isinf(at_most):
+        bounds.append(f"at most {at_most:g}")
+    return "a number" + (f" {' and '.join(bounds)}" if bounds else "")
+
+
+def show(value: object) -> str:
+    """Return *value* as text for a message; its ``repr`` may be hostile or endless."""
+    try:
+        shown = repr(value)
+    except Exception:  # the message about a bad value must come through in any case
+        shown = f"<{type(value).__name__}>"
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."

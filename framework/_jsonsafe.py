@@ -1,0 +1,146 @@
+"""Any value as strict JSON: for status endpoints that must never answer 500."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any, TypeAlias
+from uuid import UUID
+
+JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+
+_MAX_DEPTH = 32
+_MAX_REPR = 200
+_AS_TEXT = (UUID, Decimal, PurePath)
+_AS_ISO = (datetime, date, time)
+_SEQUENCES = (list, tuple, set, frozenset)
+
+
+def jsonable(value: object) -> JSON:
+    """Return *value* as what ``json.dumps(..., allow_nan=False)`` takes, whatever it is.
+
+    Models, dataclasses, enums, dates, UUIDs, decimals, paths, sets and tuples become what
+    JSON has for them. What JSON has nothing for becomes a marker in angle brackets: NaN
+    and infinities, bytes, cycles, nesting deeper than 32, and every other type (its
+    ``repr``, cut at 200 characters; a ``repr`` that raises is named, not raised).
+    """
+    return _convert(value, frozenset(), 0)
+
+
+def _convert(value: object, above: frozenset[int], depth: int) -> JSON:
+    simple = _simple(value)
+    if simple is not _NOT_SIMPLE:
+        return simple  # type: ignore[return-value]  # the sentinel is excluded above
+    if id(value) in above:
+        return f"<cycle: {type(value).__name__}>"
+    if depth >= _MAX_DEPTH:
+        return f"<nested too deeply: {type(value).__name__}>"
+    try:
+        return _compound(value, above | {id(value)}, depth + 1)
+    except Exception:  # a hostile model, mapping or iterator must not break an endpoint
+        return safe_repr(value)
+
+
+_NOT_SIMPLE = object()
+
+
+def _simple(value: object) -> object:
+    """Return a leaf value's JSON, or the sentinel if *value* is not a leaf."""
+    kind = type(value)
+    if value is None or kind is bool or kind is int:
+        return value
+    if kind is str:
+        return _encodable(value)  # type: ignore[arg-type]  # kind is str
+    if kind is float:
+        return value if math.isfinite(value) else f"<{value}>"  # type: ignore[arg-type, str-bytes-safe]  # kind is float
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"<{kind.__name__}: {len(value)} bytes>"
+    return _NOT_SIMPLE
+
+
+def _compound(value: object, above: frozenset[int], depth: int) -> JSON:
+    if isinstance(value, Mapping):
+        return _object(value.items(), above, depth)
+    if isinstance(value, _SEQUENCES):
+        return [_convert(item, above, depth) for item in value]
+    if isinstance(value, Enum):
+        return _convert(value.value, above, depth)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, _AS_ISO):
+        return value.isoformat()
+    if isinstance(value, _AS_TEXT):
+        return _encodable(str(value))
+    dump = getattr(value, "model_dump", None)
+    if callable(dump) and not isinstance(value, type):
+        return _convert(_dumped(dump), above, depth)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+        return _object(fields, above, depth)
+    return _subclass_of_leaf(value)
+
+
+def _dumped(dump: Callable[..., object]) -> object:
+    try:
+        return dump(mode="json")
+    except Exception:  # e.g. a field that pydantic cannot put into JSON, but we can
+        return dump()
+
+
+def _subclass_of_leaf(value: object) -> JSON:
+    """Return a ``str``, ``int`` or ``float`` subclass as its base, all else as a marker."""
+    if isinstance(value, str):
+        return _encodable(str.__str__(value))
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return _simple(float.__float__(value))  # type: ignore[return-value]  # a leaf
+    return safe_repr(value)
+
+
+def _object(
+    items: Iterable[tuple[Any, Any]], above: frozenset[int], depth: int
+) -> dict[str, JSON]:
+    return {_key(key): _convert(item, above, depth) for key, item in items}
+
+
+def _key(key: object) -> str:
+    simple = _simple(key)
+    if simple is _NOT_SIMPLE:
+        simple = _convert(key, frozenset(), _MAX_DEPTH - 1)
+    return simple if isinstance(simple, str) else str(simple)
+
+
+def _encodable(text: str) -> str:
+    """Return *text* with lone surrogates, which UTF-8 cannot carry, as ``?``."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def safe_repr(value: object, limit: int = _MAX_REPR) -> str:
+    """Return ``repr(value)`` in angle brackets' safety: cut, and never raising.
+
+    Args:
+        value: Anything at all.
+        limit: Most characters to return, from 10 on.
+    """
+    try:
+        text = repr(value)
+    except Exception as error:  # the caller is about to log or answer; it must get a text
+        text = f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
+    text = _encodable(text)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def safe_str(value: BaseException, limit: int = 2_000) -> str:
+    """Return ``str(value)`` of an exception: cut at *limit* characters, never raising."""
+    try:
+        text = str(value)
+    except Exception:  # as in safe_repr
+        return safe_repr(value)
+    text = _encodable(text)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -1,0 +1,384 @@
+"""The state machine, and a task as users see it.
+
+`transition` is the only place where a status changes::
+
+    PENDING -> RUNNING -> COMPLETED | FAILED | TIMEOUT | CANCELLED | INTERRUPTED
+    PENDING -> FAILED | CANCELLED | INTERRUPTED       (never ran)
+    RUNNING -> RUNNING                                (delivered once more)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import Context
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar
+
+from framework._jsonsafe import JSON, jsonable, safe_str
+from framework._records import Origin, TaskRecord, TaskStatus
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
+
+T_co = TypeVar("T_co", covariant=True)
+
+Move: TypeAlias = Literal["start", "complete", "fail", "time_out", "cancel", "interrupt"]
+
+PENDING: Final = TaskStatus.PENDING
+RUNNING: Final = TaskStatus.RUNNING
+
+_NEVER_RAN: dict[str, TaskStatus] = {
+    "start": RUNNING,
+    "fail": TaskStatus.FAILED,
+    "cancel": TaskStatus.CANCELLED,
+    "interrupt": TaskStatus.INTERRUPTED,
+}
+_RUNS: dict[str, TaskStatus] = {
+    "start": RUNNING,
+    "complete": TaskStatus.COMPLETED,
+    "fail": TaskStatus.FAILED,
+    "time_out": TaskStatus.TIMEOUT,
+    "cancel": TaskStatus.CANCELLED,
+    "interrupt": TaskStatus.INTERRUPTED,
+}
+_ENDED: dict[str, TaskStatus] = {}
+_MOVES: dict[TaskStatus, dict[str, TaskStatus]] = {
+    status: _ENDED for status in TaskStatus
+} | {PENDING: _NEVER_RAN, RUNNING: _RUNS}
+
+
+class TaskId(str, Generic[T_co]):
+    """A task's id: a plain ``str`` in JSON that tells type checkers the result's type."""
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: Any, handler: GetCoreSchemaHandler  # Any: pydantic's own signature
+    ) -> CoreSchema:
+        """Describe the id to pydantic, and so to FastAPI and OpenAPI, as a string."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
+
+
+class LiveTask(TaskRecord):
+    """A task while the manager works on it: its record and what is needed to run it.
+
+    Written under the ledger's lock but for what only the running thread touches.
+    """
+
+    __slots__ = (
+        "spec",
+        "args",
+        "kwargs",
+        "context",
+        "home",
+        "limit",
+        "limit_key",
+        "waiters",
+        "hooks",
+        "timer",
+        "driver",
+        "sleeper",
+        "bodies",
+        "__weakref__",
+    )
+
+    def __init__(
+        self,
+        task_id: TaskId[Any],
+        spec: Any,  # a _calls.TaskSpec, which a lower layer may not name
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        context: Context,
+        home: Any,  # a _ledger.Home
+        created: float,
+        created_at: float,
+        origin: Origin | None,
+    ) -> None:
+        self.task_id = task_id
+        self.name: str = spec.name
+        self.description: str = spec.description
+        self.status = PENDING
+        self.created_at = created_at
+        self.created = self.queued = created
+        self.started = self.ended = None
+        self.attempts = 0
+        self.result = self.error = self.traceback = self.progress = None
+        self.progress_message = self.reason = ""
+        self.cancel_requested = self.still_running = self.read = False
+        self.origin = origin
+        self.spec = spec
+        self.args: tuple[Any, ...] | None = args
+        self.kwargs: dict[str, Any] | None = kwargs
+        self.context: Context | None = context
+        self.home = home
+        self.limit: float | None = spec.timeout
+        self.limit_key: float | None = None
+        self.waiters: dict[Any, None] | None = None
+        self.hooks: tuple[Any, Any] | None = None
+        self.timer: Any = None
+        self.driver: asyncio.Task[Any] | None = None
+        self.sleeper: Any = None
+        self.bodies = 0
+
+
+def transition(
+    task: TaskRecord,
+    move: Move,
+    now: float,
+    *,
+    result: Any = None,
+    error: BaseException | None = None,
+    traceback: TracebackType | None = None,
+    reason: str = "",
+) -> TaskStatus | None:
+    """Make one move of the state machine, or refuse it.
+
+    The caller holds the ledger's lock, under which this is the only writer of a status.
+
+    Args:
+        task: The task to move.
+        move: What happened.
+        now: Monotonic second at which it happened.
+        result: What the task returned, with ``complete``.
+        error: What it raised or what is told to those who wait, for the other ends.
+        traceback: The error's traceback as it was first raised.
+        reason: Why, for people.
+
+    Returns:
+        The new status; None if the move is not allowed from here, with nothing changed.
+        A final status allows no move at all.
+    """
+    target = _MOVES[task.status].get(move)
+    if target is None:
+        return None
+    if target is RUNNING:
+        task.attempts += 1
+        if task.started is None:
+            task.started = now
+            task.reason = ""
+    else:
+        task.ended = now
+        task.result = result
+        task.error = error
+        task.traceback = traceback
+        task.reason = reason
+    task.status = target
+    return target
+
+
+_COPIED = tuple(name for name in TaskRecord.__slots__)
+
+
+def copy_record(record: TaskRecord) -> TaskRecord:
+    """Return a record that does not change when *record* does."""
+    copy = TaskRecord()
+    for name in _COPIED:
+        setattr(copy, name, getattr(record, name))
+    return copy
+
+
+class Task:
+    """A task as it was when you asked: an immutable snapshot.
+
+    Only the one that `current_task` gives is live: it shows the running task as it is,
+    and `report_progress` and `check_cancelled` work on it.
+    """
+
+    __slots__ = ("_control", "_record", "_source")
+
+    def __init__(
+        self,
+        record: TaskRecord,
+        *,
+        source: TaskRecord | None = None,
+        control: TaskControl | None = None,
+    ) -> None:
+        self._record = record
+        self._source = source if source is not None else record
+        self._control = control
+
+    @property
+    def task_id(self) -> TaskId[Any]:
+        """The id, a string of 32 hexadecimal digits unless you chose your own."""
+        return TaskId(self._record.task_id)
+
+    @property
+    def name(self) -> str:
+        """Name of the task's function, or the one given at decoration."""
+        return self._record.name
+
+    @property
+    def description(self) -> str:
+        """The text given at decoration or submission; "" if there was none."""
+        return self._record.description
+
+    @property
+    def status(self) -> TaskStatus:
+        """Where the task stands; a final one never changes."""
+        return self._record.status
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was submitted, aware UTC."""
+        stamp = self._record.wall(self._record.created)
+        assert stamp is not None
+        return stamp
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When its body first began, aware UTC; None if it has not."""
+        return self._record.wall(self._record.started)
+
+    @property
+    def ended_at(self) -> datetime | None:
+        """When it became final, aware UTC; None if it has not."""
+        return self._record.wall(self._record.ended)
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from start to end, 0 or more; None until it has ended or if it never ran."""
+        record = self._record
+        if record.started is None or record.ended is None:
+            return None
+        return record.ended - record.started
+
+    @property
+    def queue_time(self) -> float | None:
+        """Seconds from submission to start; None if it has not started."""
+        record = self._record
+        return None if record.started is None else record.started - record.created
+
+    @property
+    def attempts(self) -> int:
+        """How often its body was begun, retries and further deliveries included."""
+        return self._record.attempts
+
+    @property
+    def progress(self) -> float | None:
+        """Share done as last reported, 0.0 to 1.0; None if never reported."""
+        return self._record.progress
+
+    @property
+    def result(self) -> Any:  # whatever the task returned
+        """What the task returned; None unless it is COMPLETED."""
+        return self._record.result
+
+    @property
+    def error(self) -> BaseException | None:
+        """What it raised, or why it has no result; None while live or COMPLETED.
+
+        Reading it counts as having read the failure, which then is not logged as unread.
+        """
+        self._source.read = True
+        return self._record.error
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether somebody asked for cancellation, whatever came of it."""
+        return self._record.cancel_requested
+
+    @property
+    def still_running(self) -> bool:
+        """Whether a body runs on although the task is final; nothing can stop a thread."""
+        return self._record.still_running
+
+    @property
+    def reason(self) -> str:
+        """Why the task waits or how it ended, for people; often ""."""
+        return self._record.reason
+
+    @property
+    def origin(self) -> str | None:
+        """Where it was submitted, ``file:line in function``; None once it succeeded."""
+        origin = self._record.origin
+        return None if origin is None else str(origin)
+
+    def to_dict(self) -> dict[str, JSON]:
+        """Return everything as strict JSON, whatever the result is.
+
+        Stamps are ISO 8601 in UTC, durations are seconds. Does not count as reading the
+        failure. The error's text is in it: think before you show it to strangers.
+        """
+        record = self._record
+        error = record.error
+        return {
+            "task_id": jsonable(str(record.task_id)),
+            "name": jsonable(record.name),
+            "description": jsonable(record.description),
+            "status": record.status.value,
+            "created_at": self.created_at.isoformat(),
+            "start_time": _iso(self.started_at),
+            "end_time": _iso(self.ended_at),
+            "duration": self.duration,
+            "queue_time": self.queue_time,
+            "attempts": record.attempts,
+            "progress": record.progress,
+            "progress_message": jsonable(record.progress_message),
+            "result": jsonable(record.result),
+            "has_error": error is not None,
+            "error_type": None if error is None else type(error).__name__,
+            "error_message": None if error is None else safe_str(error),
+            "cancel_requested": record.cancel_requested,
+            "still_running": record.still_running,
+            "reason": record.reason,
+        }
+
+    def report_progress(self, progress: float, message: str = "") -> None:
+        """Tell how far the task is; only from inside it.
+
+        Args:
+            progress: Share done, from 0.0 to 1.0.
+            message: A few words for people.
+
+        Raises:
+            ValueError: If *progress* is not within 0.0 to 1.0.
+            RuntimeError: If this is a snapshot and not what `current_task` gave.
+        """
+        self._live("report_progress").report_progress(progress, message)
+
+    def check_cancelled(self) -> None:
+        """Leave a running task that is no longer wanted; only from inside it.
+
+        Raises:
+            TaskCancelledError: If cancellation was asked for (the task then ends
+                CANCELLED) or the limit has passed (it is TIMEOUT already).
+            RuntimeError: If this is a snapshot and not what `current_task` gave.
+        """
+        self._live("check_cancelled").check_cancelled()
+
+    def _live(self, method: str) -> TaskControl:
+        if self._control is None:
+            raise RuntimeError(
+                f"{method}() was called on a snapshot; inside the task, call it on what "
+                "current_task() gives"
+            )
+        return self._control
+
+    def __repr__(self) -> str:
+        return f"<Task {self._record.task_id} {self._record.name} {self._record.status}>"
+
+
+class TaskControl:
+    """What a running task may do to itself; made by the manager for `current_task`."""
+
+    __slots__ = ("check_cancelled", "report_progress")
+
+    def __init__(
+        self,
+        report_progress: Callable[[float, str], None],
+        check_cancelled: Callable[[], None],
+    ) -> None:
+        self.report_progress = report_progress
+        self.check_cancelled = check_cancelled
+
+
+def _iso(stamp: datetime | None) -> str | None:
+    return None if stamp is None else stamp.isoformat()

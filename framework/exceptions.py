@@ -1,0 +1,214 @@
+"""Every public error of the framework.
+
+Each class takes typed fields, hands them on positionally (so it survives pickling)
+and words its message once, in ``__str__``.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+
+from starlette.exceptions import HTTPException
+
+__all__ = [
+    "DeadlockError",
+    "FrameworkError",
+    "FrameworkNotStartedError",
+    "QueueFullError",
+    "RateLimitExceededError",
+    "TaskCancelledError",
+    "TaskFailedError",
+    "TaskInterruptedError",
+    "TaskNotFoundError",
+    "TaskTimeoutError",
+]
+
+
+class FrameworkError(Exception):
+    """Base of every error that the framework itself raises."""
+
+
+class FrameworkNotStartedError(FrameworkError, RuntimeError):
+    """Raised when no framework is running, or the one meant is stopping or stopped.
+
+    Attributes:
+        state: What was found: ``"not started"``, ``"stopping"``, ``"stopped"``,
+            ``"forked"`` or ``"ambiguous"``.
+    """
+
+    def __init__(self, state: str = "not started") -> None:
+        super().__init__(state)
+        self.state = state
+
+    def __str__(self) -> str:
+        return _NOT_STARTED.get(self.state, _NOT_STARTED["not started"])
+
+
+_CURE = (
+    "give it to the app (FastAPI(lifespan=setup_async_framework)), enter it yourself "
+    "('async with setup_async_framework(app):'), or in a test use 'with TestClient(app)' "
+    "or the fixtures of the pytest plugin"
+)
+_NOT_STARTED = {
+    "not started": f"no task framework is running here: {_CURE}",
+    "stopping": "the task framework is shutting down and takes no new tasks: "
+    "submit before the lifespan ends, or answer 503",
+    "stopped": f"this task framework has been stopped; a new one must be started: {_CURE}",
+    "forked": "this process was forked from the one that runs the task framework, whose "
+    "threads do not exist here: start a framework of its own in the child process",
+    "ambiguous": "several task frameworks are running and this code runs inside none of "
+    "them: call it from a request or a task of the app that is meant, or keep that app's "
+    "'app.state.task_manager' and call its methods",
+}
+
+
+class QueueFullError(FrameworkError, HTTPException, queue.Full):
+    """Raised when as many tasks wait as may wait; a route answers 503 by itself.
+
+    Attributes:
+        queue_size: How many tasks may wait, from 1 on.
+        retry_after: Seconds after which trying again makes sense, above 0.
+    """
+
+    def __init__(self, queue_size: int, retry_after: float = 1.0) -> None:
+        HTTPException.__init__(
+            self, 503, "Task queue is full", _retry_after_header(retry_after)
+        )
+        self.queue_size = queue_size
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return (
+            f"the task queue is full: {self.queue_size} tasks are waiting; try again in "
+            f"{self.retry_after:g} s, or raise 'queue_size' or 'max_workers'"
+        )
+
+    __repr__ = Exception.__repr__
+
+
+class RateLimitExceededError(FrameworkError, HTTPException):
+    """Raised by a throttled function over its rate; a route answers 429 by itself.
+
+    Attributes:
+        name: Name of the throttled function.
+        rate_limit: Calls allowed in any window.
+        time_window: Length of the window in seconds.
+        retry_after: Seconds until the next call is allowed, above 0.
+    """
+
+    def __init__(
+        self, name: str, rate_limit: int, time_window: float, retry_after: float
+    ) -> None:
+        HTTPException.__init__(
+            self, 429, "Rate limit exceeded", _retry_after_header(retry_after)
+        )
+        self.name = name
+        self.rate_limit = rate_limit
+        self.time_window = time_window
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} may be called {self.rate_limit} times in {self.time_window:g} s; "
+            f"try again in {self.retry_after:.3f} s, or use when_limited='wait'"
+        )
+
+    __repr__ = Exception.__repr__
+
+
+class _TaskError(FrameworkError):
+    """An error about one task; its id and name are fields."""
+
+    def __init__(self, task_id: str, name: str = "") -> None:
+        super().__init__(task_id, name)
+        self.task_id = task_id
+        self.name = name
+
+    def _who(self) -> str:
+        return f"task {_cut(self.task_id)}" + (f" ({self.name})" if self.name else "")
+
+
+class TaskNotFoundError(_TaskError, LookupError):
+    """Raised when no task with this id is known: never accepted, or evicted since."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self._who()} is unknown: the id is wrong, or the finished task was evicted "
+            "(see 'result_ttl' and 'max_finished_tasks')"
+        )
+
+
+class TaskCancelledError(_TaskError):
+    """Raised to those who wait for a task that was cancelled, and inside the task."""
+
+    def __str__(self) -> str:
+        return f"{self._who()} was cancelled"
+
+
+class TaskInterruptedError(_TaskError):
+    """Raised to those who wait for a task that a shutdown or a crash cut short."""
+
+    def __str__(self) -> str:
+        return f"{self._who()} was interrupted before it could end; it may have run in part"
+
+
+class TaskFailedError(_TaskError):
+    """Stands in for a task error that would end or mislead whoever waits.
+
+    The task's own exception (``SystemExit``, ``KeyboardInterrupt``, ``GeneratorExit``,
+    ``StopIteration``, ``StopAsyncIteration`` or either ``CancelledError``) is its cause.
+    """
+
+    def __str__(self) -> str:
+        return f"{self._who()} failed with {self.__cause__!r}"
+
+
+class TaskTimeoutError(FrameworkError, TimeoutError):
+    """Raised to those who wait for a task that ran past its limit.
+
+    Attributes:
+        task_id: The task's id, or "" for a call submitted to a pool directly.
+        name: The task's name.
+        limit: The limit in seconds.
+    """
+
+    def __init__(self, task_id: str, name: str, limit: float) -> None:
+        super().__init__()
+        # OSError would take three arguments for errno, text and file name.
+        self.args = (task_id, name, limit)
+        self.task_id = task_id
+        self.name = name
+        self.limit = limit
+
+    def __str__(self) -> str:
+        who = f"task {_cut(self.task_id)} ({self.name})" if self.task_id else self.name
+        return f"{who} ran past its limit of {self.limit:g} s"
+
+
+class DeadlockError(FrameworkError, RuntimeError):
+    """Raised by a wait that can never end, since the awaited waits for the waiter.
+
+    Attributes:
+        chain: Names of those that wait for one another, the waiter first.
+    """
+
+    def __init__(self, chain: tuple[str, ...]) -> None:
+        super().__init__(chain)
+        self.chain = chain
+
+    def __str__(self) -> str:
+        return (
+            "this wait can never end: " + " waits for ".join(self.chain) + "; wait with a "
+            "timeout, or return the task id and let the caller wait"
+        )
+
+
+def _retry_after_header(seconds: float) -> dict[str, str]:
+    """Return the ``Retry-After`` header: whole seconds, rounded up (RFC 9110, 10.2.3)."""
+    return {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+def _cut(task_id: object) -> str:
+    text = repr(task_id) if isinstance(task_id, str) else f"<{type(task_id).__name__}>"
+    return text if len(text) <= 80 else f"{text[:77]}...'"

@@ -1,0 +1,180 @@
+"""The seams: what a framework is put together from, and what a test may replace.
+
+Each is chosen per framework, never globally. A class need not inherit from these; one
+that does gets the default behaviour of what it leaves out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+from framework._records import TaskEvent, TaskRecord, TaskStatus
+
+__all__ = [
+    "Clock",
+    "EventSink",
+    "Interceptor",
+    "Kind",
+    "Run",
+    "TaskEngine",
+    "TaskEvent",
+    "TaskRecord",
+    "TaskStore",
+    "TimerHandle",
+]
+
+Kind: TypeAlias = Literal["thread", "loop"]
+"""Where a task's body runs: on a pool's thread, or on the app's event loop."""
+
+Run: TypeAlias = Callable[[TaskRecord], bool]
+"""Runs a task to its end (thread) or starts it (loop); False if it may no longer start."""
+
+
+class TimerHandle(Protocol):
+    """A timer that has not fired yet.
+
+    Attributes:
+        background: Whether nobody waits for it; its owner may change it at any time.
+    """
+
+    background: bool
+
+    def cancel(self) -> None:
+        """Keep the timer from firing; harmless once it has fired. Any thread."""
+
+
+@runtime_checkable
+class Clock(Protocol):
+    """All the time there is: the framework reads and waits through nothing else."""
+
+    def time(self) -> float:
+        """Return the wall clock in seconds since the epoch; for stamps shown to people."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back; for every duration, window and deadline."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Block the calling thread for *seconds*, 0 or more."""
+
+    async def asleep(self, seconds: float) -> None:
+        """Suspend the calling coroutine for *seconds*, 0 or more."""
+
+    def call_at(
+        self, when: float, fn: Callable[[], object], *, background: bool = False
+    ) -> TimerHandle:
+        """Call *fn* at monotonic second *when*, or at once if that has passed.
+
+        It may be called on any thread and must neither block nor raise. A *background*
+        timer is one that nobody waits for.
+        """
+        ...
+
+    def wait(self, condition: threading.Condition, timeout: float | None = None) -> bool:
+        """Wait as ``Condition.wait``; the condition is held. False if *timeout* passed."""
+        ...
+
+    def hold(self) -> None:
+        """Note that work is about to be queued: virtual time stands still until released."""
+
+    def release(self) -> None:
+        """Note that queued work has ended and all its completions have run."""
+
+
+class TaskEngine(Protocol):
+    """Where tasks run: the one door through which every queued task starts.
+
+    Thread rule: every method may be called from any thread, none may block.
+    """
+
+    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
+        """See to it that ``run(record)`` is called once, later.
+
+        Never call it on the caller's stack. A ``"thread"`` run may be called on any
+        thread that may block; a ``"loop"`` run on the thread of the record's loop.
+
+        Raises:
+            Exception: If the task cannot be started; it ends FAILED with this error.
+        """
+
+    def withdraw(self, record: TaskRecord) -> None:
+        """Forget a record that will not be run any more; it was cancelled or claimed."""
+
+    def abandon(self, record: TaskRecord) -> None:
+        """Give up the thread that runs a record past its limit: it may never come back."""
+
+    def run_inline(self, record: TaskRecord) -> bool:
+        """Run a queued record on the calling thread, which must wait for it anyway.
+
+        Returns:
+            Whether it was run here; False if the thread is none of the engine's or the
+            record is not queued.
+        """
+        return False
+
+
+class TaskStore(Protocol):
+    """Where finished tasks are kept until they are too old or too many.
+
+    Thread rule: every method may be called from any thread.
+    """
+
+    def put(self, record: TaskRecord) -> None:
+        """Keep a record that has just become final; it is not changed any more, but for
+        ``read`` and ``still_running``."""
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        """Return the record of a finished task, or None if it is not kept here."""
+        ...
+
+    def list(self, status: TaskStatus | None = None) -> Iterable[TaskRecord]:
+        """Return the kept records in the order in which they ended, as a snapshot."""
+        ...
+
+    def remove(
+        self, *, ended_before: float | None = None, keep: int | None = None
+    ) -> Iterable[TaskRecord]:
+        """Remove the oldest records and return them.
+
+        Args:
+            ended_before: Remove those that ended before or at this monotonic second;
+                None for no bound of age.
+            keep: Remove the oldest until at most so many remain; None for no bound.
+        """
+        ...
+
+
+class EventSink(Protocol):
+    """Hears every event; passive. Called on the thread where the event happens."""
+
+    def __call__(self, event: TaskEvent, /) -> object:
+        """Take in one event; must be quick. What it raises is logged."""
+
+
+class Interceptor(Protocol):
+    """Takes part in every task; active, and absent by default. Fault plans are one."""
+
+    def before_accept(self, record: TaskRecord) -> None:
+        """Look at a task that is about to be accepted; what it raises refuses the task."""
+
+    def around_attempt(
+        self, record: TaskRecord, attempt: int, call: Callable[[], Any]
+    ) -> Any:  # whatever the task returns
+        """Make one attempt of a task's function and return what it returned.
+
+        Args:
+            record: The task.
+            attempt: Which attempt, from 1 on.
+            call: Runs the function; for an ``async def`` one it gives a coroutine, and
+                an awaitable is what must be returned.
+        """
+        return call()
+
+    def around_delivery(self, record: TaskRecord, deliver: Callable[[], bool]) -> bool:
+        """Let a worker begin on a task, by calling *deliver* (once, unless it is a fault)."""
+        return deliver()
+
+
