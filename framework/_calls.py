@@ -31,29 +31,91 @@ class TaskSpec:
         name: Its name in records and logs.
         kind: Where it runs.
         description: For people.
-        timeout: Limit in seconds counted from its start; None to take the framework's.
+        timeout: Limit in seconds counted from its start; None to take the framework's,
+            infinity for none.
+        delay: Seconds from submission until it may start, 0 or more.
         check: Raises TypeError for arguments that do not fit; None if that is unknown.
         attempts_inside: Whether the function counts its attempts itself (a retry).
     """
 
-    __slots__ = ("attempts_inside", "check", "description", "fn", "kind", "name", "timeout")
+    __slots__ = (
+        "attempts_inside",
+        "check",
+        "delay",
+        "description",
+        "fn",
+        "kind",
+        "name",
+        "timeout",
+    )
 
     def __init__(
         self,
         fn: Callable[..., Any],
         *,
-        name: str | None = None,
+        name: str,
+        kind: Kind,
+        check: Check | None,
         description: str = "",
         timeout: float | None = None,
-        check: Check | None = None,
+        delay: float = 0.0,
     ) -> None:
         self.fn = fn
-        self.name = name_of(fn) if name is None else name
-        self.kind: Kind = "loop" if is_async(fn) else "thread"
+        self.name = name
+        self.kind = kind
+        self.check = check
         self.description = description
         self.timeout = timeout
-        self.check = check
+        self.delay = delay
         self.attempts_inside = layer_of(fn) == "retry_task"
+
+    def replace(
+        self,
+        *,
+        timeout: float | None = None,
+        description: str | None = None,
+        name: str | None = None,
+        delay: float | None = None,
+    ) -> TaskSpec:
+        """Return a copy with what is not None in place of what was."""
+        return TaskSpec(
+            self.fn,
+            name=self.name if name is None else name,
+            kind=self.kind,
+            check=self.check,
+            description=self.description if description is None else description,
+            timeout=self.timeout if timeout is None else timeout,
+            delay=self.delay if delay is None else delay,
+        )
+
+
+def spec_for(fn: Callable[..., Any]) -> TaskSpec:
+    """Return the spec of a function that was submitted as it is.
+
+    What is known of it is remembered by its code: a lambda or an inner function is a new
+    object at each evaluation, its code is not.
+    """
+    inner = getattr(fn, "__func__", fn)
+    if type(inner) is not types.FunctionType or inner.__dict__:
+        return TaskSpec(fn, name=name_of(fn), kind=kind_of(fn), check=checker_for(fn))
+    # The number of defaults belongs to the object and not to the code.
+    key = (fn is inner, len(inner.__defaults__ or ()), tuple(inner.__kwdefaults__ or ()))
+    by_key = _KNOWN.setdefault(inner.__code__, {})
+    known = by_key.get(key)
+    if known is None:
+        known = by_key[key] = (name_of(fn), kind_of(fn), checker_for(fn))
+    name, kind, check = known
+    return TaskSpec(fn, name=name, kind=kind, check=check)
+
+
+_KNOWN: weakref.WeakKeyDictionary[
+    types.CodeType, dict[object, tuple[str, Kind, Check | None]]
+] = weakref.WeakKeyDictionary()
+
+
+def kind_of(fn: Callable[..., Any]) -> Kind:
+    """Return where *fn* runs as a task."""
+    return "loop" if is_async(fn) else "thread"
 
 
 def layer_of(fn: object) -> str | None:
@@ -173,36 +235,6 @@ def _empty_twin(signature: inspect.Signature, name: str) -> Check:
     twin: types.FunctionType = namespace["twin"]
     twin.__name__ = twin.__qualname__ = name if name.isidentifier() else "task"
     return twin
-
-
-_CHECKERS: weakref.WeakKeyDictionary[types.CodeType, dict[object, Check | None]] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-def cached_checker_for(fn: Callable[..., Any]) -> Check | None:
-    """Return `checker_for` of *fn*, remembered by its code.
-
-    A lambda or an inner function is a new object at each evaluation, its code is not; the
-    number of defaults, which belongs to the object, is part of the key.
-    """
-    inner = getattr(fn, "__func__", fn)
-    code = getattr(inner, "__code__", None)
-    if not isinstance(inner, types.FunctionType) or code is None:
-        return checker_for(fn)
-    key = (
-        fn is not inner,
-        len(inner.__defaults__ or ()),
-        tuple(inner.__kwdefaults__ or ()),
-        getattr(inner, "__wrapped__", None) is not None,
-        getattr(inner, "__signature__", None) is not None,
-    )
-    if key[3] or key[4]:
-        return checker_for(fn)
-    by_key = _CHECKERS.setdefault(code, {})
-    if key not in by_key:
-        by_key[key] = checker_for(fn)
-    return by_key[key]
 
 
 def require_arguments(

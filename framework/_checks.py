@@ -60,7 +60,7 @@ def integer(name: str, value: object, *, at_least: int) -> int:
 
 
 def limit(name: str, value: object) -> float | None:
-    """Return a limit in seconds above 0; None, and infinity, mean no limit.
+    """Return a limit in seconds above 0: None for the next default, infinity for no limit.
 
     Raises:
         TypeError: If *value* is neither None nor a number.
@@ -68,8 +68,7 @@ def limit(name: str, value: object) -> float | None:
     """
     if value is None:
         return None
-    seconds = number(name, value, above=0, finite=False)
-    return None if math.isinf(seconds) else seconds
+    return number(name, value, above=0, finite=False)
 
 
 def text(name: str, value: object) -> str:

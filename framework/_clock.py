@@ -9,8 +9,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 _LOGGER = logging.getLogger("asyncframe")
+
+ThreadT = TypeVar("ThreadT", bound=threading.Thread)
 
 
 class Timer:
@@ -152,3 +155,19 @@ class SystemClock:
             # Decided under the lock, so that no timer can be set on a thread that leaves.
             self._thread = None
             return None
+
+
+def join_all(threads: list[ThreadT], timeout: float | None) -> list[ThreadT]:
+    """Join *threads*, together for at most *timeout* real seconds; return those alive.
+
+    Args:
+        threads: Threads other than the calling one.
+        timeout: Seconds, 0 or more; None to wait as long as it takes.
+    """
+    end = None if timeout is None else time.monotonic() + timeout
+    for thread in threads:
+        if end is None:
+            thread.join()
+        else:
+            thread.join(min(max(0.0, end - time.monotonic()), threading.TIMEOUT_MAX))
+    return [thread for thread in threads if thread.is_alive()]

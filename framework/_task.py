@@ -80,6 +80,9 @@ class LiveTask(TaskRecord):
         "home",
         "limit",
         "limit_key",
+        "limit_left",
+        "held",
+        "loop",
         "waiters",
         "hooks",
         "timer",
@@ -121,12 +124,21 @@ class LiveTask(TaskRecord):
         self.home = home
         self.limit: float | None = spec.timeout
         self.limit_key: float | None = None
+        self.limit_left: float | None = None
+        self.held = False
+        self.loop: asyncio.AbstractEventLoop | None = home.loop
         self.waiters: dict[Any, None] | None = None
         self.hooks: tuple[Any, Any] | None = None
         self.timer: Any = None
-        self.driver: asyncio.Task[Any] | None = None
+        self.driver: Any = None
         self.sleeper: Any = None
         self.bodies = 0
+
+    def forget_call(self) -> None:
+        """Drop what only a run needs; a body that still runs has its own references."""
+        self.args = self.kwargs = self.context = None
+        if self.status is TaskStatus.COMPLETED:
+            self.origin = None
 
 
 def transition(

@@ -28,8 +28,16 @@ __all__ = [
 Kind: TypeAlias = Literal["thread", "loop"]
 """Where a task's body runs: on a pool's thread, or on the app's event loop."""
 
-Run: TypeAlias = Callable[[TaskRecord], bool]
-"""Runs a task to its end (thread) or starts it (loop); False if it may no longer start."""
+
+class Run(Protocol):
+    """What an engine does with a record that it was given; safe to call twice."""
+
+    def __call__(self, record: TaskRecord, /) -> bool:
+        """Run a task to its end (thread) or start it (loop); False if it has ended."""
+        ...
+
+    def drop(self, record: TaskRecord, error: BaseException | None, /) -> None:
+        """Say that a record will never run: it ends FAILED with *error*, or CANCELLED."""
 
 
 class TimerHandle(Protocol):

@@ -1,0 +1,62 @@
+# A fresh clone needs Python 3.11 or later and make; each target sets up what it uses.
+#
+#   make demo            serve the example on http://127.0.0.1:8000 (PORT=9000 for another)
+#   make test            run the whole suite (ARGS="-k name" for a part of it)
+#   make coverage        run it under coverage, which must be 95 % or more
+#   make lint types docs the checks; `make format` rewrites what lint would
+PYTHON ?= python3
+PORT ?= 8000
+ARGS ?=
+RUN ?= python -m
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := test
+.PHONY: demo test coverage lint format types imports docs clean
+
+demo: $(VENV)/.demo
+	PORT=$(PORT) $(BIN)/python -m framework.example
+
+test: $(VENV)/.test
+	$(BIN)/$(RUN) pytest $(ARGS)
+
+coverage: $(VENV)/.test
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/towncrier build --draft --version next >/dev/null
+
+format: $(VENV)/.lint
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: $(VENV)/.types
+	$(BIN)/mypy
+	$(BIN)/basedpyright --verifytypes framework --ignoreexternal
+
+imports: $(VENV)/.imports
+	$(BIN)/lint-imports --no-logo
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+clean:
+	rm -rf $(VENV) .nox dist build docs/_build .coverage .coverage.* .*_cache
+
+# One environment; each group of dependencies is added when a target first asks for it.
+$(VENV)/.%: pyproject.toml | $(VENV)/.made
+	$(PIP) install --editable . --group $*
+	@touch $@
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'asyncframe needs Python 3.11 or later: make PYTHON=/path/to/python' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+	@touch $@

@@ -1,0 +1,390 @@
+"""The threads of a pool and the queue they work on.
+
+Guarantees: an item that was put in is run once or dropped once, never both, never
+neither; an idle thread is woken or a new one started for each item while there is room;
+a thread given up at a limit is replaced while at most `max_workers` are given up, and
+ends when its item does.
+Relies on: handlers that never raise.
+Lock order: `lock` guards queue, threads and counts. It is held for a few steps, never
+while user code runs; the wait graph's and the clock's locks may be taken after it.
+It is re-entrant since a signal handler may shut down a pool whose lock its own thread
+holds. `release` takes no lock at all: it is called by the garbage collector and at
+interpreter exit, wherever a thread happens to be.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import thread as _stdlib
+from typing import Any, Protocol, TypeVar
+
+from framework._records import TaskStatus
+from framework._waits import WaitGraph
+from framework.exceptions import QueueFullError
+
+_LOGGER = logging.getLogger("concurrent.futures")
+_TIMINGS_KEPT = 2_048
+
+
+class Item(Protocol):
+    """What a crew works on; stamps are monotonic seconds."""
+
+    name: str
+    status: TaskStatus
+    queued: float
+    started: float | None
+    ended: float | None
+
+
+class Handler(Protocol):
+    """Knows what to do with the items of one kind; neither method may raise."""
+
+    def __call__(self, item: Any, /) -> bool:  # Any: the handler's own kind of item
+        """Run *item* to its end on this thread; False if it may not start any more."""
+        ...
+
+    def drop(self, item: Any, error: BaseException | None, /) -> None:  # Any: as above
+        """End *item*, which will never run: cancelled, or with *error*."""
+
+
+HandlerT = TypeVar("HandlerT", bound=Handler)
+
+
+class Worker(threading.Thread):
+    """One thread of a crew.
+
+    Attributes:
+        stack: The items that run on this thread: one, and on top of it those that it ran
+            since the one below waits for them.
+        gate: Released to wake the thread when it is parked.
+        abandoned: Whether its item ran past its limit, so that the thread counts no more.
+    """
+
+    def __init__(self, crew: Crew, name: str) -> None:
+        # A daemon, since nothing else lets a process end beside a thread that is stuck.
+        # The standard's promise to finish queued work is kept by registering it below.
+        super().__init__(name=name, daemon=True)
+        self.crew = crew
+        self.stack: list[Item] = []
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        self.abandoned = False
+
+    def run(self) -> None:
+        """Work until the crew has nothing more to do or this thread is given up."""
+        crew = self.crew
+        if crew.begin():
+            while (entry := crew.take(self)) is not None:
+                self.work(*entry)
+                del entry
+        crew.leave(self)
+
+    def work(self, item: Item, handler: Handler) -> None:
+        """Run one item here."""
+        self.stack.append(item)
+        try:
+            handler(item)
+        except BaseException:  # a handler's own fault; the thread must live on
+            _LOGGER.critical("Exception in worker", exc_info=True)
+        self.crew.tally(self)
+
+
+class Crew:
+    """Threads and queue; outlives its executor until the queued work is done.
+
+    Attributes:
+        abandoned: How many threads run on past their item's limit.
+        cancelled: How many items were taken out of the queue.
+        ended: How many items ended with each status.
+        timings: Seconds waited and run by the latest items.
+
+    Args:
+        max_workers: How many threads work at once, from 1 on.
+        name_prefix: Threads are named ``<prefix>_<n>``.
+        initializer: Called first on each thread, or None.
+        initargs: Its arguments.
+        queue_size: How many items may wait, from 1 on; None for any number.
+    """
+
+    def __init__(
+        self,
+        max_workers: int,
+        name_prefix: str,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        queue_size: int | None,
+    ) -> None:
+        self.max_workers = max_workers
+        self.queue_size = queue_size
+        self.waits = WaitGraph()
+        self.lock = threading.RLock()
+        self.queue: OrderedDict[Any, Handler] = OrderedDict()
+        self.threads: set[Worker] = set()
+        self.closed = False
+        self.forked = False
+        self.broken: str | None = None
+        self.abandoned = 0
+        self.rejected = 0
+        self.submitted = 0
+        self.cancelled = 0
+        self.ended: Counter[TaskStatus] = Counter()
+        self.timings: deque[tuple[float, float]] = deque(maxlen=_TIMINGS_KEPT)
+        self._name_prefix = name_prefix
+        self._initializer = initializer
+        self._initargs = initargs
+        self._parked: list[Worker] = []
+        self._started = 0
+        _CREWS.add(self)
+
+    @property
+    def degraded(self) -> bool:
+        """Whether more threads are given up than are replaced."""
+        return self.abandoned > self.max_workers
+
+    def put(self, item: Item, handler: Handler, *, bounded: bool) -> None:
+        """Queue *item* and see to it that a thread comes for it.
+
+        Args:
+            item: What to run.
+            handler: Who runs it.
+            bounded: Whether `queue_size` holds for it.
+
+        Raises:
+            QueueFullError: If it holds and is reached.
+            BrokenThreadPool: If the initializer failed.
+            RuntimeError: If the crew was shut down or forked, or no thread can be started
+                and there is none.
+        """
+        with self.lock:
+            self._check_open()
+            if bounded and self.queue_size is not None and len(self.queue) >= self.queue_size:
+                self.rejected += 1
+                raise QueueFullError(self.queue_size)
+            self.queue[item] = handler
+            self.submitted += 1
+            try:
+                self._summon()
+                # A signal handler or interpreter exit may have come in between.
+                if self.closed and self.queue.pop(item, None) is not None:
+                    self._check_open()
+            except BaseException:
+                self.queue.pop(item, None)
+                self.submitted -= 1
+                raise
+
+    def put_all(
+        self, entries: Iterable[tuple[Any, HandlerT]]
+    ) -> list[tuple[Any, HandlerT, Exception]]:
+        """Queue many at once, unbounded; return those that could not be, and why."""
+        refused: list[tuple[Any, HandlerT, Exception]] = []
+        with self.lock:
+            for item, handler in entries:
+                try:
+                    self.put(item, handler, bounded=False)
+                except Exception as error:  # told to the item's owner, one by one
+                    refused.append((item, handler, error))
+        return refused
+
+    def discard(self, item: Item) -> bool:
+        """Take *item* out of the queue; False if it is not in it any more."""
+        with self.lock:
+            if self.queue.pop(item, None) is None:
+                return False
+            self.cancelled += 1
+            return True
+
+    def run_inline(self, item: Item) -> bool:
+        """Run *item* on this thread, if it is queued here and the thread is one of ours."""
+        worker = threading.current_thread()
+        if not isinstance(worker, Worker) or worker.crew is not self:
+            return False
+        with self.lock:
+            handler = self.queue.pop(item, None)
+        if handler is None:
+            return False
+        worker.work(item, handler)
+        return True
+
+    def abandon(self, item: Item) -> None:
+        """Give up the thread that runs *item*, and replace it if it is missed."""
+        with self.lock:
+            for worker in self.threads:
+                if item in worker.stack and not worker.abandoned:
+                    worker.abandoned = True
+                    self.abandoned += 1
+                    self._replace()
+                    return
+
+    def begin(self) -> bool:
+        """Run the initializer on a new thread; False if that broke the crew."""
+        if self._initializer is None:
+            return True
+        try:
+            self._initializer(*self._initargs)
+        except BaseException:  # the standard pool's own contract: any error breaks it
+            _LOGGER.critical("Exception in initializer:", exc_info=True)
+            self._break("A thread initializer failed, the thread pool is not usable anymore")
+            return False
+        return True
+
+    def take(self, worker: Worker) -> tuple[Item, Handler] | None:
+        """Wait for the next item; None if *worker* is to end."""
+        while True:
+            with self.lock:
+                if worker.abandoned:
+                    return None
+                if self.queue:
+                    return self.queue.popitem(last=False)
+                if self.closed:
+                    return None
+                self._parked.append(worker)
+            # 1 we park, 2 `release` sets closed, 3 it wakes the parked. If it came before
+            # 1, it woke nobody and we must see it here.
+            if self.closed:
+                self.release()
+            worker.gate.acquire()
+
+    def tally(self, worker: Worker) -> None:
+        """Count the item that just ended on *worker*."""
+        with self.lock:
+            item = worker.stack.pop()
+            if item.started is not None and item.ended is not None:
+                self.ended[item.status] += 1
+                self.timings.append((item.started - item.queued, item.ended - item.started))
+
+    def leave(self, worker: Worker) -> None:
+        """Take *worker*, which ends, off the list if it was given up."""
+        with self.lock:
+            # The set is replaced and not changed: the standard's users iterate over it.
+            if worker.abandoned:
+                self.abandoned -= 1
+                self.threads = self.threads - {worker}
+                self._replace()
+
+    def close(self, *, drop: bool) -> list[tuple[Item, Handler]]:
+        """Take nothing more, and with *drop* forget the queue; return what was forgotten."""
+        with self.lock:
+            self.closed = True
+            dropped = list(self.queue.items()) if drop else []
+            if drop:
+                self.queue.clear()
+                self.cancelled += len(dropped)
+        self.release()
+        return dropped
+
+    def release(self) -> None:
+        """Let the threads end once the queue is empty; lock-free, from anywhere."""
+        self.closed = True
+        while self._parked:
+            try:
+                worker = self._parked.pop()
+            except IndexError:  # another thread was quicker
+                return
+            worker.gate.release()
+
+    def let_go(self, worker: Worker) -> None:
+        """Let the process end although *worker* does not."""
+        _stdlib._threads_queues.pop(worker, None)  # type: ignore[attr-defined]  # no public way
+
+    def forget_threads(self) -> None:
+        """Begin anew in a forked child, where none of the threads exists."""
+        self.lock = threading.RLock()
+        self.waits = WaitGraph()
+        self.queue = OrderedDict()
+        self.threads = set()
+        self.abandoned = 0
+        self._parked = []
+        self.closed = self.forked = True
+
+    def _check_open(self) -> None:
+        if self.broken is not None:
+            raise _stdlib.BrokenThreadPool(self.broken)
+        if self.forked:
+            raise RuntimeError(
+                "cannot schedule new futures in a forked child: the pool's threads do not "
+                "exist here; make a pool of its own after the fork"
+            )
+        if _stdlib._shutdown:  # type: ignore[attr-defined]  # no public way
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        if self.closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def _summon(self) -> None:
+        """Wake a parked thread for the item just queued, or start one; the lock is held."""
+        if self._parked:
+            self._parked.pop().gate.release()
+        elif self._room():
+            self._start_thread()
+
+    def _room(self) -> bool:
+        return (
+            len(self.threads) - self.abandoned < self.max_workers
+            and len(self.threads) < 2 * self.max_workers
+        )
+
+    def _replace(self) -> None:
+        """Start a thread in place of one that is missing, if work waits; lock held."""
+        if self.queue and not self._parked and self._room():
+            try:
+                self._start_thread()
+            except RuntimeError:
+                _LOGGER.warning("could not replace a pool thread", exc_info=True)
+
+    def _start_thread(self) -> None:
+        worker = Worker(self, f"{self._name_prefix}_{self._started}")
+        # Held so that interpreter exit either sees this thread or forbids it.
+        with _stdlib._global_shutdown_lock:  # type: ignore[attr-defined]  # no public way
+            if _stdlib._shutdown:  # type: ignore[attr-defined]  # as above
+                self._check_open()
+            try:
+                worker.start()
+            except RuntimeError:
+                # Too many threads in the process: those that we have will do.
+                if len(self.threads) > self.abandoned:
+                    return
+                raise
+            self._started += 1
+            self.threads = self.threads | {worker}
+            _stdlib._threads_queues[worker] = _ExitSignal(self)  # type: ignore[attr-defined]  # as above
+
+    def _break(self, reason: str) -> None:
+        with self.lock:
+            self.broken = reason
+            dropped = list(self.queue.items())
+            self.queue.clear()
+        for item, handler in dropped:
+            handler.drop(item, _stdlib.BrokenThreadPool(reason))
+
+
+class _ExitSignal:
+    """Stands where `concurrent.futures` expects the queue of a thread it must end."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+
+    def put(self, _: None) -> None:
+        """Do what the standard pool's threads do when they find None in their queue."""
+        self._crew.release()
+
+
+def current_item() -> Item | None:
+    """Return the item that runs on this thread, if the thread is a crew's."""
+    worker = threading.current_thread()
+    return worker.stack[-1] if isinstance(worker, Worker) and worker.stack else None
+
+
+_CREWS: weakref.WeakSet[Crew] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for crew in list(_CREWS):
+        crew.forget_threads()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,129 @@
+"""Drain: how a home's tasks are brought to an end when its app stops.
+
+Guarantees: within the grace, and a fraction of a second more, every task of the home has
+a final state, no coroutine of it keeps the loop, no thread of it keeps the process; the
+loop is never blocked. Cancelling the drain ends the grace and nothing else.
+Relies on: the home being closed first, so that what lives is all there will be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Coroutine
+from typing import Any
+
+from framework._ledger import Home
+from framework._manager import TaskManager
+from framework._running import Driver
+from framework._sleepers import LoopSleeper
+from framework._task import LiveTask
+from framework.exceptions import TaskInterruptedError
+
+_LOGGER = logging.getLogger("asyncframe")
+
+_LAST_CHANCE = 0.25
+"""Seconds that a cancelled coroutine gets to clean up after the grace."""
+
+_REASON = "the framework shut down"
+
+
+async def drain(manager: TaskManager, home: Home, grace: float) -> None:
+    """End every task of *home*; on its loop.
+
+    Args:
+        manager: Whose home it is.
+        home: Takes no tasks any more from now on.
+        grace: Seconds to let tasks end by themselves, 0 or more, infinity for any time.
+    """
+    with manager.ledger.lock:
+        home.closed = True
+    _give_up_waiting(manager, home)
+    try:
+        await _idle(manager, home, grace)
+    finally:
+        unfinished = _living(manager, home)
+        if unfinished or manager.runner.drivers_of(home):
+            _cancel_all(manager, unfinished)
+            await _shielded(_let_all_go(manager, home))
+            _report(manager, unfinished)
+
+
+def _give_up_waiting(manager: TaskManager, home: Home) -> None:
+    """Cancel what waits for its time, and wake what sleeps in a retry or a throttle."""
+    for task in _living(manager, home):
+        if task.timer is not None:
+            manager.cancel_pending(task, _REASON)
+        sleeper = task.sleeper
+        if sleeper is not None:
+            sleeper.interrupt()
+
+
+async def _idle(manager: TaskManager, home: Home, grace: float) -> None:
+    """Suspend until *home* has no living task, for at most *grace* seconds."""
+    sleeper = LoopSleeper(manager.clock)
+    until = None if math.isinf(grace) else manager.clock.monotonic() + grace
+    home.on_idle = sleeper.signal
+    try:
+        if home.live:
+            await sleeper.wait(until)
+    finally:
+        home.on_idle = None
+
+
+def _cancel_all(manager: TaskManager, tasks: list[LiveTask]) -> None:
+    for task in tasks:
+        if manager.cancel_pending(task, _REASON):
+            continue
+        if task.driver is not None and manager.ledger.request_cancel(task):
+            task.reason = _REASON
+            manager.runner.stop_body(task)
+
+
+async def _let_all_go(manager: TaskManager, home: Home) -> None:
+    """Give cancelled coroutines their last chance, then go on without whoever is left."""
+    runner = manager.runner
+    await _ended(runner.drivers_of(home), _LAST_CHANCE)
+    for task in _living(manager, home):
+        error = TaskInterruptedError(task.task_id, task.name)
+        runner.end(task, "interrupt", error=error, reason=_REASON, body_ended=False)
+        runner.stop_body(task)
+    stubborn = runner.drivers_of(home)
+    for driver in stubborn:
+        driver.request_cancel(let_go=True)
+    await _ended(stubborn, _LAST_CHANCE)
+
+
+async def _ended(drivers: list[Driver], seconds: float) -> None:
+    me = asyncio.current_task()
+    owners = {driver.owner for driver in drivers} - {None, me}
+    if owners:
+        await asyncio.wait([owner for owner in owners if owner is not None], timeout=seconds)
+
+
+async def _shielded(work: Coroutine[Any, Any, None]) -> None:
+    """Finish *work* even if this task is cancelled meanwhile; it takes half a second."""
+    inner = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(inner)
+    except asyncio.CancelledError:
+        await inner
+        raise
+
+
+def _report(manager: TaskManager, tasks: list[LiveTask]) -> None:
+    if not tasks:
+        return
+    listed = ", ".join(f"{task.task_id} ({task.name}) {task.status.value}" for task in tasks)
+    _LOGGER.warning("%d tasks were unfinished at shutdown: %s", len(tasks), listed)
+
+
+def _living(manager: TaskManager, home: Home) -> list[LiveTask]:
+    with manager.ledger.lock:
+        return [
+            task
+            for task in manager.ledger.live.values()
+            if task.home is home and not task.status.is_final
+        ]
+

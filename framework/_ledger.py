@@ -1,0 +1,319 @@
+"""The ledger: every live task, the counters, and the one place where tasks move.
+
+Guarantees: a task is counted under exactly one status at any time, so that
+``submitted = pending + running + completed + failed + timeout + cancelled + interrupted``
+holds in every snapshot; whoever makes a task final, and nobody else, gets its waiters.
+Relies on: nothing below it calling back while the lock is held.
+Lock order: `lock` is held for the few steps of one move, never while user code, a sink or
+a store runs. No other lock is taken under it.
+Without the GIL: every shared field is written under the lock; `find` alone reads without
+it, from dicts whose single operations are atomic there too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from framework._delivery import Waiter
+from framework._records import TaskEvent, TaskRecord, TaskStatus
+from framework._task import PENDING, RUNNING, LiveTask, Move, copy_record, transition
+from framework.exceptions import FrameworkNotStartedError, QueueFullError
+from framework.protocols import Clock, EventSink, TaskStore
+
+_LOGGER = logging.getLogger("asyncframe")
+
+class Home:
+    """One app's share of a manager: the loop that its tasks run on, and how many live.
+
+    Attributes:
+        manager: The manager.
+        app: The app, or None.
+        loop: Where its ``async def`` tasks run; None to run each on its submitter's loop.
+        closed: Whether it takes no tasks any more.
+        live: How many of its tasks are not final yet, or not handed over yet.
+        on_idle: Called when `live` has come to 0, on any thread; None while nobody asks.
+    """
+
+    __slots__ = ("app", "closed", "live", "loop", "manager", "on_idle")
+
+    def __init__(
+        self, manager: Any, app: Any, loop: asyncio.AbstractEventLoop | None
+    ) -> None:  # Any: a TaskManager and an app, both of higher layers
+        self.manager = manager
+        self.app = app
+        self.loop = loop
+        self.closed = False
+        self.live = 0
+        self.on_idle: Callable[[], None] | None = None
+
+
+EVENT_OF = {
+    TaskStatus.COMPLETED: "completed",
+    TaskStatus.FAILED: "failed",
+    TaskStatus.TIMEOUT: "timed_out",
+    TaskStatus.CANCELLED: "cancelled",
+    TaskStatus.INTERRUPTED: "interrupted",
+}
+
+
+class Ledger:
+    """Tasks, counters and events of one manager.
+
+    Args:
+        clock: Time for stamps.
+        store: Where finished tasks go.
+        queue_size: How many tasks may be PENDING, from 1 on.
+    """
+
+    def __init__(self, clock: Clock, store: TaskStore, queue_size: int) -> None:
+        self.clock = clock
+        self.store = store
+        self.queue_size = queue_size
+        self.lock = threading.Lock()
+        self.live: dict[str, LiveTask] = {}
+        self.state = "running"
+        self.submitted = 0
+        self.counts: dict[TaskStatus, int] = dict.fromkeys(TaskStatus, 0)
+        self.extra: Counter[str] = Counter()
+        self.sinks: tuple[EventSink, ...] = ()
+        self.kept = 0
+
+    def accept(self, task: LiveTask, *, bounded: bool = True) -> None:
+        """Take a new task in, PENDING; one that will not wait need not be *bounded*.
+
+        Raises:
+            FrameworkNotStartedError: If the manager takes no tasks any more.
+            QueueFullError: If `queue_size` tasks are PENDING.
+            ValueError: If its id is in use.
+        """
+        with self.lock:
+            if self.state != "running" or task.home.closed:
+                raise FrameworkNotStartedError(
+                    "stopping" if self.state == "running" else self.state
+                )
+            counts = self.counts
+            if bounded and counts[PENDING] >= self.queue_size:
+                self.extra["rejected"] += 1
+                raise QueueFullError(self.queue_size)
+            if task.task_id in self.live:
+                raise _id_in_use(task.task_id)
+            self.live[task.task_id] = task
+            task.home.live += 1
+            self.submitted += 1
+            counts[PENDING] += 1
+
+    def require_free(self, task_id: str) -> None:
+        """See that a chosen id is in use by no task, live or kept.
+
+        Raises:
+            ValueError: If it is.
+        """
+        if self.find(task_id) is not None:
+            raise _id_in_use(task_id)
+
+    def start(self, task: LiveTask, now: float) -> bool:
+        """Move a task to RUNNING, or count a further delivery; False if it has ended."""
+        with self.lock:
+            before = task.status
+            if transition(task, "start", now) is None:
+                return False
+            task.bodies += 1
+            self.counts[before] -= 1
+            self.counts[RUNNING] += 1
+        return True
+
+    def end(
+        self,
+        task: LiveTask,
+        move: Move,
+        now: float,
+        *,
+        result: Any = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+        reason: str = "",
+        only_from: TaskStatus | None = None,
+        body_ended: bool = True,
+    ) -> dict[Any, None] | None:
+        """Move a task to a final status.
+
+        Args:
+            task: The task.
+            move: How it ended.
+            now: Monotonic second at which it did.
+            result: What it returned.
+            error: Why it has no result.
+            traceback: The error's traceback as first raised.
+            reason: For people.
+            only_from: Refuse the move if the status is another one; None for any.
+            body_ended: Whether it is its body that ended; else a running one runs on.
+
+        Returns:
+            Those who wait for it, perhaps nobody; None if the move was refused.
+        """
+        with self.lock:
+            before = task.status
+            if body_ended and task.bodies:
+                task.bodies -= 1
+                task.still_running = task.still_running and task.bodies > 0
+            if only_from is not None and before is not only_from:
+                return None
+            after = transition(
+                task, move, now, result=result, error=error, traceback=traceback, reason=reason
+            )
+            if after is None:
+                return None
+            self.counts[before] -= 1
+            self.counts[after] += 1
+            task.still_running = task.bodies > 0
+            waiters, task.waiters = task.waiters, None
+            return waiters or {}
+
+    def keep(self, task: LiveTask) -> Callable[[], None] | None:
+        """Hand a final task over to the store; call once, by whoever ended it.
+
+        Returns:
+            What to call at the very end if this was the last task of its home, else None.
+        """
+        task.forget_call()
+        # Stored first and then dropped, so that it can be found at any moment.
+        try:
+            self.store.put(task)
+        except Exception:  # a store's fault must not leave the task live for ever
+            _LOGGER.exception("the store did not take task %s", task.task_id)
+        with self.lock:
+            self.live.pop(task.task_id, None)
+            self.kept += 1
+            home = task.home
+            home.live -= 1
+            on_idle: Callable[[], None] | None = home.on_idle if home.live == 0 else None
+        return on_idle
+
+    def find(self, task_id: object) -> TaskRecord | None:
+        """Return the record with this id, live or kept; None for anything unknown."""
+        if not isinstance(task_id, str):
+            return None
+        return self.live.get(task_id) or self.store.get(task_id)
+
+    def snapshot(self, record: TaskRecord) -> TaskRecord:
+        """Return a copy of *record* that is consistent in itself."""
+        with self.lock:
+            return copy_record(record)
+
+    def records(self) -> dict[str, TaskRecord]:
+        """Return copies of all records, kept ones first, by id."""
+        with self.lock:
+            live = {task.task_id: copy_record(task) for task in self.live.values()}
+        found: dict[str, TaskRecord] = {}
+        for record in self.store.list():
+            found[record.task_id] = record
+        # A task that ended in between is in both; the store's word is the later one.
+        return found | {key: task for key, task in live.items() if key not in found}
+
+    def live_records(self) -> list[TaskRecord]:
+        """Return copies of the records that are not final."""
+        with self.lock:
+            return [copy_record(task) for task in self.live.values() if not task.status.is_final]
+
+    def register(self, task: LiveTask, waiter: Waiter) -> bool:
+        """Have *waiter* woken at the task's end; False if it is final already."""
+        with self.lock:
+            if task.status.is_final:
+                return False
+            if task.waiters is None:
+                task.waiters = {}
+            task.waiters[waiter] = None
+            return True
+
+    def unregister(self, task: LiveTask, waiter: Waiter) -> None:
+        """Forget *waiter*, who waits no longer."""
+        with self.lock:
+            if task.waiters is not None:
+                task.waiters.pop(waiter, None)
+
+    def request_cancel(self, task: LiveTask) -> bool:
+        """Note that cancellation was asked for; False if the task is final already."""
+        with self.lock:
+            if task.status.is_final:
+                return False
+            task.cancel_requested = True
+            return True
+
+    def progress(self, task: LiveTask, share: float, message: str) -> None:
+        """Note how far a task is; a final one keeps what it had."""
+        with self.lock:
+            if task.status.is_final:
+                return
+            task.progress = share
+            task.progress_message = message
+        if self.sinks:
+            self.emit("progress", task, progress=share, message=message)
+
+    def forget(self) -> None:
+        """Refuse everything from now on, in a forked child."""
+        self.lock = threading.Lock()
+        self.state = "forked"
+
+    def figures(self) -> dict[str, int]:
+        """Return the counters as one consistent snapshot."""
+        with self.lock:
+            figures = {"submitted": self.submitted}
+            figures |= {status.value: count for status, count in self.counts.items()}
+            return figures | dict(self.extra)
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Add to a counter beside those of the statuses."""
+        with self.lock:
+            self.extra[name] += by
+
+    def emit(self, kind: str, record: TaskRecord, **more: Any) -> None:
+        """Tell every sink of an event of *record*; call only if there are sinks."""
+        self.publish(
+            TaskEvent(
+                kind,
+                record.task_id,
+                record.name,
+                self.clock.monotonic(),
+                self.clock.time(),
+                attempt=record.attempts,
+                status=record.status,
+                origin=record.origin,
+                **more,
+            )
+        )
+
+    def publish(self, event: TaskEvent) -> None:
+        """Tell every sink of *event*; one that raises is logged, the others hear it."""
+        for sink in self.sinks:
+            try:
+                sink(event)
+            except BaseException:  # a sink is a guest; it may end neither worker nor loop
+                _LOGGER.exception("an event sink raised on %r", event.kind)
+
+    def subscribe(self, sink: EventSink) -> Callable[[], None]:
+        """Add *sink*; return what takes it off again, harmless to call twice."""
+        entry: EventSink = sink
+        with self.lock:
+            self.sinks = (*self.sinks, entry)
+
+        def unsubscribe() -> None:
+            with self.lock:
+                kept = list(self.sinks)
+                if entry in kept:
+                    kept.remove(entry)
+                self.sinks = tuple(kept)
+
+        return unsubscribe
+
+
+def _id_in_use(task_id: str) -> ValueError:
+    return ValueError(
+        f"task_id must be one that no task has, not {task_id[:80]!r}: choose another, or "
+        "leave it out for a random one"
+    )

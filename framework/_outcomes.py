@@ -1,0 +1,72 @@
+"""What those who wait for a task get: its result, its error, or what stands in for it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import traceback
+from typing import Any, Final
+
+from framework._records import TaskRecord, TaskStatus
+from framework.exceptions import (
+    TaskCancelledError,
+    TaskFailedError,
+    TaskInterruptedError,
+    TaskTimeoutError,
+)
+
+MISLEADING: Final = (
+    SystemExit,
+    KeyboardInterrupt,
+    GeneratorExit,
+    StopIteration,
+    StopAsyncIteration,
+    asyncio.CancelledError,
+    concurrent.futures.CancelledError,
+)
+"""What would end or mislead whoever waits for a task that raised it."""
+
+
+def raise_or_return(record: TaskRecord) -> Any:
+    """Return the result of a final record, or raise what it has instead.
+
+    Raises a stored error with the traceback that it had first, so that it does not grow
+    from one call to the next.
+    """
+    record.read = True
+    status = record.status
+    if status is TaskStatus.COMPLETED:
+        return record.result
+    if status is TaskStatus.TIMEOUT and isinstance(record.error, TaskTimeoutError):
+        raise TaskTimeoutError(*record.error.args)
+    if status is TaskStatus.CANCELLED:
+        raise TaskCancelledError(record.task_id, record.name)
+    if status is TaskStatus.INTERRUPTED:
+        raise TaskInterruptedError(record.task_id, record.name)
+    assert record.error is not None
+    raise awaiters_error(record, record.error)
+
+
+def awaiters_error(record: TaskRecord, error: BaseException) -> BaseException:
+    """Return what to raise to those who wait for a task that raised *error*."""
+    error = error.with_traceback(record.traceback)
+    if not isinstance(error, MISLEADING):
+        return error
+    told = TaskFailedError(record.task_id, record.name)
+    told.__cause__ = error
+    return told
+
+
+def clear_frames(error: BaseException) -> None:
+    """Free the locals of every frame in the tracebacks of *error* and what led to it."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        traceback.clear_frames(one.__traceback__)
+        pending += [one.__cause__, one.__context__]
+        if isinstance(one, BaseExceptionGroup):
+            pending += one.exceptions

@@ -1,0 +1,286 @@
+"""Retry and throttle put to work: whose state, whose clock, who is told, who wakes them.
+
+Each manager has one `Policies`; code outside any framework shares one of the process.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Protocol, TypeVar
+
+from framework._clock import SystemClock
+from framework._context import current_record
+from framework._records import TaskRecord
+from framework._retry import RetryPolicy
+from framework._sleepers import LoopSleeper, Sleeper, ThreadSleeper
+from framework._throttle import Gates, ThrottlePolicy
+from framework.exceptions import RateLimitExceededError, TaskCancelledError
+from framework.protocols import Clock
+
+T = TypeVar("T")
+
+
+class PolicyHost(Protocol):
+    """What a manager does for policies that act inside its tasks."""
+
+    def announce(
+        self,
+        kind: str,
+        name: str,
+        record: TaskRecord | None,
+        delay: float,
+        error: BaseException | None,
+    ) -> None:
+        """Tell of a retry's or throttle's wait of *delay* seconds."""
+
+    def begin_attempt(self, record: TaskRecord) -> None:
+        """Count one more attempt of a running task."""
+
+    def begin_sleep(self, record: TaskRecord, sleeper: Sleeper) -> None:
+        """Note who sleeps in a task, to be interrupted when the task is not wanted."""
+
+    def end_sleep(self, record: TaskRecord) -> None:
+        """Forget who slept."""
+
+    def suspend_limit(self, record: TaskRecord) -> None:
+        """Stop the time of a task's limit, since it waits for a throttle's slot."""
+
+    def resume_limit(self, record: TaskRecord) -> None:
+        """Let the time of a task's limit go on."""
+
+
+class Policies:
+    """State of retries and throttles under one manager, or of the process.
+
+    Args:
+        clock: Time for windows and delays.
+        rng: Draws the jitter.
+        host: The manager's side; None outside any framework.
+    """
+
+    def __init__(self, clock: Clock, rng: random.Random, host: PolicyHost | None = None) -> None:
+        self.clock = clock
+        self.rng = rng
+        self._host = host
+        self._lock = threading.Lock()
+        self._gates: dict[ThrottlePolicy, Gates] = {}
+        self._sleepers: set[Sleeper] = set()
+        self._closing = False
+
+    def gates(self, policy: ThrottlePolicy) -> Gates:
+        """Return the gates of one throttled function."""
+        gates = self._gates.get(policy)
+        if gates is None:
+            with self._lock:
+                gates = self._gates.setdefault(policy, Gates(policy))
+        return gates
+
+    def close(self) -> None:
+        """Wake everyone who sleeps, and let nobody sleep from now on."""
+        with self._lock:
+            self._closing = True
+            sleepers = list(self._sleepers)
+        for sleeper in sleepers:
+            sleeper.interrupt()
+
+    # -- throttle
+
+    def limited(self, policy: ThrottlePolicy, due: float) -> RateLimitExceededError:
+        """Return the error for a call that must wait until the monotonic second *due*."""
+        return RateLimitExceededError(
+            policy.name,
+            policy.rate_limit,
+            policy.time_window,
+            max(due - self.clock.monotonic(), 1e-9),
+        )
+
+    def refuse(self, policy: ThrottlePolicy, due: float) -> RateLimitExceededError:
+        """Tell of a refused call and return its error."""
+        error = self.limited(policy, due)
+        self._announce("throttled", policy.name, error.retry_after, error)
+        return error
+
+    def wait_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
+        """Block this thread until the call is counted.
+
+        Raises:
+            RateLimitExceededError: If the framework shuts down meanwhile.
+            TaskCancelledError: If the task that calls is cancelled meanwhile.
+        """
+        sleeper = ThreadSleeper(self.clock)
+        with _Asleep(self, sleeper, suspends=True) as asleep:
+            self._announce("throttled", policy.name, due - self.clock.monotonic(), None)
+            gate = self.gates(policy).join(key, sleeper, self.clock.monotonic)
+            passed = False
+            try:
+                while not sleeper.interrupted:
+                    passed, until = gate.step(sleeper, self.clock.monotonic)
+                    if passed:
+                        return
+                    sleeper.wait(until)
+            finally:
+                if not passed:
+                    gate.leave(sleeper)
+            asleep.require_wanted()
+            raise self.limited(policy, due)
+
+    async def await_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
+        """Suspend this coroutine until the call is counted; raises as `wait_turn`."""
+        sleeper = LoopSleeper(self.clock)
+        with _Asleep(self, sleeper, suspends=True) as asleep:
+            self._announce("throttled", policy.name, due - self.clock.monotonic(), None)
+            gate = self.gates(policy).join(key, sleeper, self.clock.monotonic)
+            passed = False
+            try:
+                while not sleeper.interrupted:
+                    passed, until = gate.step(sleeper, self.clock.monotonic)
+                    if passed:
+                        return
+                    await sleeper.wait(until)
+            finally:
+                if not passed:
+                    gate.leave(sleeper)
+            asleep.require_wanted()
+            raise self.limited(policy, due)
+
+    # -- retry
+
+    def retry(
+        self, policy: RetryPolicy, name: str, call: Callable[[], T], error: BaseException
+    ) -> T:
+        """Go on after a first attempt that ended with *error*; blocks between attempts.
+
+        Returns:
+            What the first attempt that succeeds returns.
+
+        Raises:
+            BaseException: The last attempt's error, as it was, when no retry is allowed
+                or the framework shuts down.
+            TaskCancelledError: If the task that retries is no longer wanted.
+        """
+        attempt = 1
+        while policy.allows(error, attempt):
+            delay = policy.delay(attempt, self.rng.uniform)
+            sleeper = ThreadSleeper(self.clock)
+            with _Asleep(self, sleeper) as asleep:
+                self._announce("retrying", name, delay, error)
+                sleeper.wait(self.clock.monotonic() + delay)
+            if not asleep.goes_on(error):
+                break
+            attempt += 1
+            try:
+                return call()
+            except BaseException as raised:  # allows() sorts out what is never retried
+                error = raised
+        raise error
+
+    async def retry_async(
+        self,
+        policy: RetryPolicy,
+        name: str,
+        call: Callable[[], Awaitable[T]],
+        error: BaseException,
+    ) -> T:
+        """Go on after a first attempt that ended with *error*, as `retry` for coroutines."""
+        attempt = 1
+        while policy.allows(error, attempt):
+            delay = policy.delay(attempt, self.rng.uniform)
+            sleeper = LoopSleeper(self.clock)
+            with _Asleep(self, sleeper) as asleep:
+                self._announce("retrying", name, delay, error)
+                await sleeper.wait(self.clock.monotonic() + delay)
+            if not asleep.goes_on(error):
+                break
+            attempt += 1
+            try:
+                return await call()
+            except BaseException as raised:  # allows() sorts out what is never retried
+                error = raised
+        raise error
+
+    def _announce(
+        self, kind: str, name: str, delay: float, error: BaseException | None
+    ) -> None:
+        if self._host is not None:
+            self._host.announce(kind, name, current_record.get(), delay, error)
+
+    def add_sleeper(self, sleeper: Sleeper, record: TaskRecord | None) -> None:
+        """Note who sleeps; one who comes while we are closing is interrupted at once."""
+        with self._lock:
+            self._sleepers.add(sleeper)
+            closing = self._closing
+        if record is not None and self._host is not None:
+            self._host.begin_sleep(record, sleeper)
+        if closing:
+            sleeper.interrupt()
+
+    def remove_sleeper(self, sleeper: Sleeper, record: TaskRecord | None) -> None:
+        """Forget who slept."""
+        with self._lock:
+            self._sleepers.discard(sleeper)
+        if record is not None and self._host is not None:
+            self._host.end_sleep(record)
+
+    @property
+    def host(self) -> PolicyHost | None:
+        """The manager's side; None outside any framework."""
+        return self._host
+
+
+class _Asleep:
+    """The time in which one call sleeps, inside or outside a task."""
+
+    __slots__ = ("_policies", "_record", "_sleeper", "_suspends")
+
+    def __init__(self, policies: Policies, sleeper: Sleeper, *, suspends: bool = False) -> None:
+        self._policies = policies
+        self._sleeper = sleeper
+        self._record = current_record.get() if policies.host is not None else None
+        self._suspends = suspends
+
+    def __enter__(self) -> _Asleep:
+        if self._record is not None and self._suspends:
+            assert self._policies.host is not None
+            self._policies.host.suspend_limit(self._record)
+        self._policies.add_sleeper(self._sleeper, self._record)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._policies.remove_sleeper(self._sleeper, self._record)
+        if self._record is not None and self._suspends:
+            assert self._policies.host is not None
+            self._policies.host.resume_limit(self._record)
+
+    def require_wanted(self) -> None:
+        """See that the task, if there is one, is still wanted.
+
+        Raises:
+            TaskCancelledError: If it was cancelled or has a final status already.
+        """
+        record = self._record
+        if record is not None and (record.cancel_requested or record.status.is_final):
+            raise TaskCancelledError(record.task_id, record.name)
+
+    def goes_on(self, error: BaseException) -> bool:
+        """Whether to make the next attempt, which is then counted.
+
+        Raises:
+            TaskCancelledError: From *error*, if the task is not wanted any more.
+        """
+        try:
+            self.require_wanted()
+        except TaskCancelledError as cancelled:
+            raise cancelled from error
+        if self._sleeper.interrupted:
+            return False
+        if self._record is not None:
+            assert self._policies.host is not None
+            self._policies.host.begin_attempt(self._record)
+        return True
+
+
+def standalone() -> Policies:
+    """Return policies for code outside any framework, on the system's clock."""
+    return Policies(SystemClock(), random.Random())

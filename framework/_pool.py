@@ -1,0 +1,401 @@
+"""ThreadPoolExecutorEnhanced: the standard thread pool with limits, bounds and figures.
+
+Guarantees: what `concurrent.futures.ThreadPoolExecutor` guarantees (CPython's own tests
+of it pass); a call over its limit gets `TaskTimeoutError` at once and its late outcome
+is dropped; a call that waits for another queued call of its own pool runs it.
+Relies on: `_crew` for threads and queue.
+Lock order: the crew's lock decides who settles a call; futures are settled without it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import traceback
+import weakref
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from framework import _checks
+from framework._calls import name_of
+from framework._clock import SystemClock, join_all
+from framework._crew import Crew, Item, Worker, current_item
+from framework._deadlines import Deadlines
+from framework._records import TaskStatus
+from framework._statistics import summary
+from framework.exceptions import TaskTimeoutError
+from framework.protocols import Clock
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Call(Future[T]):
+    """A submitted call: its own future, and the item that the crew works on."""
+
+    def __init__(
+        self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], crew: Crew
+    ) -> None:
+        super().__init__()
+        self.fn: Callable[..., T] | None = fn
+        self.args: tuple[Any, ...] | None = args
+        self.kwargs: dict[str, Any] | None = kwargs
+        self.crew = crew
+        self.status = TaskStatus.PENDING
+        self.queued = 0.0
+        self.started: float | None = None
+        self.ended: float | None = None
+        self.watched = False
+
+    @property
+    def name(self) -> str:
+        """Name of the function, for figures and messages."""
+        return "a finished call" if self.fn is None else name_of(self.fn)
+
+    def cancel(self) -> bool:
+        """Cancel as ``Future.cancel``, and free the place in the queue."""
+        cancelled = super().cancel()
+        if cancelled and self.crew.discard(self):
+            self.forget()
+        return cancelled
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait as ``Future.result``; on a thread of the same pool, run what is queued."""
+        waiter = self._begin_wait(timeout)
+        try:
+            return super().result(timeout)
+        finally:
+            self._end_wait(waiter)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait as ``Future.exception``; on a thread of the same pool, run what is queued."""
+        waiter = self._begin_wait(timeout)
+        try:
+            return super().exception(timeout)
+        finally:
+            self._end_wait(waiter)
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """Add a callback as ``Future.add_done_callback``."""
+        self.watched = True
+        super().add_done_callback(fn)
+
+    def settle(self, status: TaskStatus, now: float) -> bool:
+        """Decide how a running call ends; False if that was decided before."""
+        with self.crew.lock:
+            if self.status is not TaskStatus.RUNNING:
+                return False
+            self.status = status
+            self.ended = now
+            return True
+
+    def tell(self, result: T | None, error: BaseException | None) -> None:
+        """Hand the outcome to those who wait."""
+        try:
+            if error is None:
+                self.set_result(result)  # type: ignore[arg-type]  # None belongs to an error
+            else:
+                self.set_exception(error)
+        except InvalidStateError:  # the user settled the future by hand
+            pass
+
+    def forget(self) -> None:
+        """Drop the function and its arguments, which nobody needs any more."""
+        self.fn = self.args = self.kwargs = None
+
+    def _begin_wait(self, timeout: float | None) -> Item | None:
+        if timeout is not None or self.done():
+            return None
+        waiter = current_item()
+        if waiter is None:
+            return None
+        self.crew.waits.enter(waiter, self)
+        self.crew.run_inline(self)
+        return waiter
+
+    def _end_wait(self, waiter: Item | None) -> None:
+        if waiter is not None:
+            self.crew.waits.leave(waiter)
+
+
+class _Calls:
+    """The crew's handler for calls."""
+
+    def __init__(self, clock: Clock, limit: float | None, crew: Crew) -> None:
+        self._clock = clock
+        self._limit = None if limit is not None and math.isinf(limit) else limit
+        self._crew = crew
+        self._deadlines: Deadlines[_Call[Any]] = Deadlines(clock, self._expire)
+
+    def __call__(self, call: _Call[Any], /) -> bool:
+        """Run a call to its end; False if it was cancelled before."""
+        if not call.set_running_or_notify_cancel():
+            return False
+        call.started = now = self._clock.monotonic()
+        call.status = TaskStatus.RUNNING
+        if self._limit is not None:
+            self._deadlines.add(call, self._limit, now)
+        self._settle(call)
+        return True
+
+    def drop(self, call: _Call[Any], error: BaseException | None, /) -> None:
+        """Cancel a call that will never run, or let it fail with *error*."""
+        if error is None:
+            call.cancel()
+        elif call.set_running_or_notify_cancel():
+            call.status = TaskStatus.FAILED
+            call.tell(None, error)
+        call.forget()
+
+    def close(self) -> None:
+        """Let go of the timers; nothing runs any more."""
+        self._deadlines.close()
+
+    def _settle(self, call: _Call[Any]) -> None:
+        result: Any = None
+        error: BaseException | None = None
+        assert call.fn is not None and call.args is not None and call.kwargs is not None
+        try:
+            result = call.fn(*call.args, **call.kwargs)
+        except StopIteration as stop:
+            # asyncio cannot carry it: whoever awaits would never wake.
+            error = RuntimeError(f"{call.name} raised StopIteration")
+            error.__cause__ = stop
+        except BaseException as raised:  # kept for whoever asks; the thread lives on
+            error = raised
+        if error is not None:
+            traceback.clear_frames(error.__traceback__)
+        if self._limit is not None:
+            self._deadlines.remove(call, self._limit)
+        call.forget()
+        status = TaskStatus.COMPLETED if error is None else TaskStatus.FAILED
+        if call.settle(status, self._clock.monotonic()):
+            call.tell(result, error)
+        # The exception's traceback holds this frame; without this, the frame the exception.
+        error = None
+
+    def _expire(self, call: _Call[Any]) -> None:
+        assert self._limit is not None
+        error = TaskTimeoutError("", call.name, self._limit)
+        if not call.settle(TaskStatus.TIMEOUT, self._clock.monotonic()):
+            return
+        self._crew.abandon(call)
+        if not call.watched:
+            call.tell(None, error)
+            return
+        # Callbacks may take their time, and the clock's thread has other deadlines.
+        threading.Thread(
+            target=call.tell, args=(None, error), name="asyncframe-callbacks", daemon=True
+        ).start()
+
+
+class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
+    """A `concurrent.futures.ThreadPoolExecutor` with limits, a bound and figures.
+
+    Everything of the standard class holds. At interpreter exit queued calls are finished,
+    unless `shutdown` gave them up. A pool inherited by a forked child refuses work there.
+
+    A call that waits, without a timeout, for the future of another call of its own pool
+    runs it on its own thread if it is still queued; one that can never end raises
+    `DeadlockError`. ``concurrent.futures.wait`` and other ways of waiting do not.
+
+    Args:
+        max_workers: Threads that work at once, from 1 on; None for the standard's default.
+        thread_name_prefix: Threads are named ``<prefix>_<n>``; "" for the standard's name.
+        initializer: Called first on each thread with *initargs*; None for none.
+        initargs: Arguments for *initializer*.
+        task_timeout: Limit of each call in seconds, above 0, from its start; None or
+            infinity for none. At the limit its future gets `TaskTimeoutError`. Its thread
+            cannot be stopped: it counts as abandoned and is replaced, while at most
+            *max_workers* are; callbacks of the future then run on a thread of their own.
+        queue_size: How many calls may wait, from 1 on; None for any number.
+        clock: Time for limits and figures; None for the system's.
+
+    Raises:
+        TypeError: If a parameter is of the wrong type.
+        ValueError: If a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        task_timeout: float | None = None,
+        queue_size: int | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        # The standard's wording, which programs may match; its check lets 2.5 and True pass.
+        if max_workers is not None and not (isinstance(max_workers, int) and max_workers <= 0):
+            _checks.integer("max_workers", max_workers, at_least=1)
+        limit = _checks.limit("task_timeout", task_timeout)
+        if queue_size is not None:
+            _checks.integer("queue_size", queue_size, at_least=1)
+        _checks.text("thread_name_prefix", thread_name_prefix)
+        super().__init__(max_workers, thread_name_prefix, initializer, initargs)
+        self._clock = SystemClock() if clock is None else clock
+        self._limit = limit
+        self._crew = Crew(
+            self._max_workers, self._thread_name_prefix, initializer, tuple(initargs), queue_size
+        )
+        self._calls = _Calls(self._clock, self._limit, self._crew)
+        # Bound to the crew alone: a callback that knew the pool would keep it alive.
+        weakref.finalize(self, self._crew.release).atexit = False
+
+    @property
+    def task_timeout(self) -> float | None:
+        """Limit of each call in seconds; None for none."""
+        return self._limit
+
+    @property
+    def queue_size(self) -> int | None:
+        """How many calls may wait; None for any number."""
+        return self._crew.queue_size
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Queue ``fn(*args, **kwargs)`` and return its future; from any thread.
+
+        All keywords belong to *fn*.
+
+        Raises:
+            QueueFullError: If *queue_size* calls wait.
+            BrokenThreadPool: If the initializer failed.
+            RuntimeError: After shutdown, in a forked child, or if no thread can start.
+        """
+        call = _Call(fn, args, kwargs, self._crew)
+        call.queued = self._clock.monotonic()
+        self._crew.put(call, self._calls, bounded=True)
+        return call
+
+    def shutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> None:
+        """Take no more calls, as the standard's ``shutdown``.
+
+        May be called from any thread, from a call of this pool (which then is not waited
+        for) and from a signal handler (which, if it interrupted this pool's own code,
+        does not wait).
+
+        Args:
+            wait: Whether to return only when all calls have ended.
+            cancel_futures: Whether to cancel those that are queued.
+            timeout: Most seconds to wait, 0 or more; None for as long as it takes. A
+                thread that is stuck after it no longer keeps the process from ending.
+
+        Raises:
+            TypeError: If *timeout* is no number.
+            ValueError: If it is negative or NaN.
+        """
+        if timeout is not None:
+            timeout = _checks.number("timeout", timeout, at_least=0, finite=False)
+        interrupted = self._crew.lock._is_owned()  # type: ignore[attr-defined]  # as Condition does
+        for item, handler in self._crew.close(drop=cancel_futures):
+            handler.drop(item, None)
+        if wait and not interrupted:
+            me = threading.current_thread()
+            others = [thread for thread in self._crew.threads if thread is not me]
+            stuck = join_all(others, timeout)
+            for thread in stuck:
+                self._crew.let_go(thread)
+            if not stuck:
+                self._calls.close()
+
+    def get_stats(self) -> dict[str, Any]:
+        """Return the pool's figures as a JSON-safe dict; from any thread.
+
+        ``max_workers``, ``threads`` (alive, abandoned ones too), ``busy``, ``idle``,
+        ``queued``, ``abandoned`` (threads running on past a limit), ``degraded`` (more
+        abandoned than replaced), the counters ``submitted``, ``completed``, ``failed``,
+        ``cancelled``, ``timed_out``, ``rejected``, and ``wait_time`` and ``run_time``: dicts
+        of ``count``, ``mean``, ``min``, ``max``, ``p50``, ``p95``, ``p99`` in seconds over
+        the latest 2,048 calls (None where there were none).
+        """
+        crew = self._crew
+        with crew.lock:
+            alive = [worker for worker in crew.threads if worker.is_alive()]
+            on_stack = [item for worker in alive for item in worker.stack]
+            # Ended a moment ago but not counted yet: their waiters may be asking already.
+            fresh = [item for item in on_stack if item.started is not None and item.ended]
+            ended = crew.ended.copy()
+            ended.update(item.status for item in fresh)
+            timings = [*crew.timings, *map(_timing, fresh)]
+            busy = sum(1 for worker in alive if worker.stack and not worker.abandoned)
+            abandoned = crew.abandoned
+            figures: dict[str, Any] = {
+                "max_workers": crew.max_workers,
+                "threads": len(alive),
+                "busy": busy,
+                "idle": len(alive) - busy - abandoned,
+                "queued": len(crew.queue),
+                "abandoned": abandoned,
+                "degraded": crew.degraded,
+                "submitted": crew.submitted,
+                "rejected": crew.rejected,
+            }
+            cancelled = crew.cancelled
+        figures["completed"] = ended[TaskStatus.COMPLETED]
+        figures["failed"] = ended[TaskStatus.FAILED] + ended[TaskStatus.INTERRUPTED]
+        figures["cancelled"] = cancelled + ended[TaskStatus.CANCELLED]
+        figures["timed_out"] = ended[TaskStatus.TIMEOUT]
+        figures["wait_time"] = summary([wait for wait, _ in timings])
+        figures["run_time"] = summary([run for _, run in timings])
+        return figures
+
+    def get_active_tasks(self) -> list[dict[str, Any]]:
+        """Return what runs now, as JSON-safe dicts; from any thread.
+
+        Each has ``name``, ``thread``, ``run_time`` in seconds and ``abandoned``.
+        """
+        now = self._clock.monotonic()
+        with self._crew.lock:
+            return [
+                {
+                    "name": item.name,
+                    "thread": worker.name,
+                    "run_time": now - item.started if item.started is not None else 0.0,
+                    "abandoned": worker.abandoned,
+                }
+                for worker in self._crew.threads
+                for item in worker.stack
+            ]
+
+    # What the manager's engine needs beyond the standard's interface.
+
+    @property
+    def crew(self) -> Crew:
+        """Threads and queue, for engines that run tasks here."""
+        return self._crew
+
+    # Names that the standard class has and that programs and CPython's tests read.
+
+    @property
+    def _threads(self) -> set[Worker]:  # type: ignore[override]  # the standard's plain attribute
+        return self._crew.threads
+
+    @_threads.setter
+    def _threads(self, _: object) -> None:
+        """Ignore the standard constructor's own empty set."""
+
+    @property
+    def _broken(self) -> str | bool:  # type: ignore[override]  # as above
+        return self._crew.broken or False
+
+    @_broken.setter
+    def _broken(self, _: object) -> None:
+        """Ignore the standard constructor's own False."""
+
+    @property
+    def _shutdown(self) -> bool:  # type: ignore[override]  # as above
+        return self._crew.closed
+
+    @_shutdown.setter
+    def _shutdown(self, _: object) -> None:
+        """Ignore the standard constructor's own False."""
+
+
+def _timing(item: Item) -> tuple[float, float]:
+    assert item.started is not None and item.ended is not None
+    return item.started - item.queued, item.ended - item.started
+

@@ -1,0 +1,52 @@
+"""Decorated functions by name, and the scheduled ones for every framework to run.
+
+Both are held weakly: a function that its module or test has let go is not run or found
+any more.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Final
+
+_LOCK: Final = threading.Lock()
+_BY_NAME: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()
+_SCHEDULES: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
+_LISTENERS: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
+
+
+def register(name: str, function: Any) -> None:  # Any: whatever a decorator returns
+    """Note a decorated function; of two with one name the later one is found."""
+    with _LOCK:
+        _BY_NAME[name] = function
+
+
+def find(name: str) -> Callable[..., Any] | None:
+    """Return the decorated function of this name, or None."""
+    with _LOCK:
+        found: Callable[..., Any] | None = _BY_NAME.get(name)
+        return found
+
+
+def add_schedule(schedule: Any) -> None:  # Any: a _schedules.Schedule, of a higher layer
+    """Note a scheduled function and tell the frameworks that run already."""
+    with _LOCK:
+        _SCHEDULES.add(schedule)
+        listeners = list(_LISTENERS)
+    for listener in listeners:
+        listener.add(schedule)
+
+
+def listen(listener: Any) -> list[Any]:  # Any: a _schedules.Schedules
+    """Return all schedules so far; ``listener.add(schedule)`` is called for later ones."""
+    with _LOCK:
+        _LISTENERS.add(listener)
+        return list(_SCHEDULES)
+
+
+def unlisten(listener: Any) -> None:  # Any: as in listen
+    """Tell *listener* of no more schedules."""
+    with _LOCK:
+        _LISTENERS.discard(listener)

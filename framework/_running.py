@@ -1,0 +1,386 @@
+"""Running a task's body on a thread, its limit, and the one way in which a task ends.
+
+Guarantees: whatever a body raises ends its task and nothing else; a task ends once, and
+its waiters, sinks and hooks hear of it once; an outcome that comes after the end is
+dropped and counted.
+Relies on: the ledger for every move.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import types
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+from framework._context import current_home, current_record
+from framework._deadlines import Deadlines
+from framework._delivery import Mailboxes, wake_all
+from framework._ledger import EVENT_OF, Home, Ledger
+from framework._logging import report_unread
+from framework._outcomes import clear_frames
+from framework._records import TaskEvent, TaskRecord, TaskStatus
+from framework._sleepers import Sleeper
+from framework._task import PENDING, RUNNING, LiveTask, Move, Task
+from framework.exceptions import TaskCancelledError, TaskTimeoutError
+from framework.protocols import Interceptor, Kind, Run, TaskEngine
+
+_LOGGER = logging.getLogger("asyncframe")
+
+class Driver(Protocol):
+    """What drives a coroutine; see `_driving.Drive`."""
+
+    owner: asyncio.Task[Any] | None
+
+    def request_cancel(self, *, let_go: bool = False) -> None:
+        """Cancel the coroutine from any thread; with *let_go* do not wait for it to end."""
+
+
+class Runner:
+    """Runs the tasks of one manager.
+
+    Args:
+        ledger: Where tasks move.
+        boxes: The loops' mailboxes.
+        engine: Where tasks run.
+        interceptor: Takes part in deliveries and attempts; None for nobody.
+        max_finished: How many finished tasks are kept, from 0 on.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        boxes: Mailboxes,
+        engine: TaskEngine,
+        interceptor: Interceptor | None,
+        max_finished: int,
+    ) -> None:
+        self.ledger = ledger
+        self.boxes = boxes
+        self.engine = engine
+        self.interceptor = interceptor
+        self.max_finished = max_finished
+        self.monotonic = ledger.clock.monotonic
+        self.deadlines: Deadlines[LiveTask] = Deadlines(ledger.clock, self._expire)
+        self.runs: dict[Kind, Run] = {}
+        self._drivers: dict[Driver, Home] = {}
+
+    # -- beginning
+
+    def launch(self, task: LiveTask) -> None:
+        """Hand an accepted task to the engine."""
+        self._hold(task)
+        kind = task.spec.kind
+        task.queued = self.monotonic()
+        try:
+            self.engine.start(task, kind, self.runs[kind])
+        except Exception as error:  # the id is given already: the task must end, with this
+            self.refuse(task, error)
+
+    def refuse(self, task: LiveTask, error: BaseException) -> None:
+        """End a task FAILED that could not be started."""
+        self.end(task, "fail", error=error, reason="it could not be started", only_from=PENDING)
+        self.let_go(task)
+
+    def begin(self, task: LiveTask) -> float | None:
+        """Move a task to RUNNING and return its start, or None if it has ended."""
+        now = self.monotonic()
+        if not self.ledger.start(task, now):
+            return None
+        if self.ledger.sinks:
+            self.ledger.emit("started", task)
+        return now
+
+    def add_driver(self, driver: Driver, home: Home) -> None:
+        """Note a coroutine whose body begins, until `remove_driver`; on its loop."""
+        self._drivers[driver] = home
+
+    def remove_driver(self, driver: Driver) -> None:
+        """Forget a coroutine whose body has ended."""
+        self._drivers.pop(driver, None)
+
+    def drivers_of(self, home: Home) -> list[Driver]:
+        """Return the coroutines of *home* whose bodies have not ended; any thread."""
+        return [driver for driver, its in self._drivers.copy().items() if its is home]
+
+    # -- a body on a thread
+
+    def run_body(self, task: LiveTask) -> bool:
+        """Run a task's function on this thread, to its end; False if it has ended."""
+        context, args, kwargs = task.context, task.args, task.kwargs
+        if context is None or args is None or kwargs is None:
+            return False
+        now = self.begin(task)
+        if now is None:
+            return False
+        if task.bodies > 1:
+            # A context can be entered only once; a further delivery gets its own.
+            context = context.copy()
+        self.arm(task, now)
+        try:
+            result = context.run(self.enter, task, args, kwargs)
+            if type(result) is types.CoroutineType:
+                result.close()
+                raise TypeError(
+                    f"{task.name} is no async function but returned a coroutine, which nobody "
+                    "would await: submit the async function itself"
+                )
+        except BaseException as error:  # a body may raise anything; the thread lives on
+            self.body_failed(task, error)
+        else:
+            self.end(task, "complete", result=result)
+        return True
+
+    def enter(self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a task's function, in the task's context; gives a coroutine if it is async."""
+        current_record.set(task)
+        current_home.set(task.home)
+        if self.interceptor is None:
+            return task.spec.fn(*args, **kwargs)
+        return self._attempt(task, args, kwargs)
+
+    def _attempt(self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the function with the interceptor around each attempt."""
+        assert self.interceptor is not None
+        around = self.interceptor.around_attempt
+        fn = task.spec.fn
+        if task.spec.attempts_inside:
+
+            def attempt(call: Callable[[], Any]) -> Any:
+                return around(task, task.attempts, call)
+
+            return fn.__asyncframe_attempts__(attempt, args, kwargs)
+        return around(task, task.attempts, partial(fn, *args, **kwargs))
+
+    # -- what policies need of the tasks they act in; see `_policies.PolicyHost`
+
+    def announce(
+        self,
+        kind: str,
+        name: str,
+        record: TaskRecord | None,
+        delay: float,
+        error: BaseException | None,
+    ) -> None:
+        """Count a retry's or throttle's wait and tell the sinks of it."""
+        self.ledger.count(kind)
+        if not self.ledger.sinks:
+            return
+        if record is not None:
+            self.ledger.emit(kind, record, delay=delay, error=error)
+            return
+        clock = self.ledger.clock
+        self.ledger.publish(
+            TaskEvent(
+                kind, None, name, clock.monotonic(), clock.time(), delay=delay, error=error
+            )
+        )
+
+    def begin_attempt(self, record: TaskRecord) -> None:
+        """Count one more attempt of a running task."""
+        with self.ledger.lock:
+            record.attempts += 1
+
+    def begin_sleep(self, record: TaskRecord, sleeper: Sleeper) -> None:
+        """Note who sleeps in a task; interrupt at once if the task is not wanted any more."""
+        task = live(record)
+        with self.ledger.lock:
+            task.sleeper = sleeper
+            unwanted = task.cancel_requested or task.status is not RUNNING
+        if unwanted:
+            sleeper.interrupt()
+
+    def end_sleep(self, record: TaskRecord) -> None:
+        """Forget who slept."""
+        with self.ledger.lock:
+            live(record).sleeper = None
+
+    # -- limits
+
+    def arm(self, task: LiveTask, started: float) -> None:
+        """Let a task's limit count from *started*."""
+        if task.limit is not None and task.limit_left is None:
+            task.limit_key = task.limit
+            self.deadlines.add(task, task.limit, started)
+
+    def disarm(self, task: LiveTask) -> None:
+        """Let a task's limit count no more."""
+        if task.limit_key is not None:
+            self.deadlines.remove(task, task.limit_key)
+            task.limit_key = None
+
+    def suspend_limit(self, record: TaskRecord) -> None:
+        """Stop the time of a running task's limit."""
+        task = live(record)
+        if task.limit is None or task.started is None:
+            return
+        now = self.monotonic()
+        deadline: float | None = task.started + task.limit
+        if task.limit_key is not None:
+            deadline = self.deadlines.remove(task, task.limit_key)
+            task.limit_key = None
+        # None: it fires right now, on another thread.
+        task.limit_left = 0.0 if deadline is None else max(deadline - now, 1e-9)
+
+    def resume_limit(self, record: TaskRecord) -> None:
+        """Let the time of a running task's limit go on."""
+        task = live(record)
+        if task.limit_left and task.status is RUNNING:
+            task.limit_key = task.limit_left
+            self.deadlines.add(task, task.limit_left, self.monotonic())
+
+    def _expire(self, task: LiveTask) -> None:
+        assert task.limit is not None
+        error = TaskTimeoutError(task.task_id, task.name, task.limit)
+        ended = self.end(
+            task, "time_out", error=error, reason="it ran past its limit", body_ended=False
+        )
+        if ended:
+            self.stop_body(task)
+
+    def stop_body(self, task: LiveTask) -> None:
+        """Ask the body of a task that is final, or shall be, to stop.
+
+        A coroutine is cancelled. A thread cannot be stopped: its sleep in a retry or a
+        throttle ends, and if the task is final its place in the pool is given to another.
+        """
+        sleeper: Sleeper | None = task.sleeper
+        if sleeper is not None:
+            sleeper.interrupt()
+        if task.driver is not None:
+            task.driver.request_cancel()
+        elif task.status.is_final:
+            self.engine.abandon(task)
+
+    # -- ending
+
+    def body_failed(self, task: LiveTask, error: BaseException) -> None:
+        """End a task whose body raised; told by who did it, not by the error's type."""
+        clear_frames(error)
+        gave_way = (
+            isinstance(error, TaskCancelledError)
+            and error.task_id == task.task_id
+            and task.cancel_requested
+        )
+        if gave_way:
+            self.end(task, "cancel", error=error, reason="it gave way to a cancellation")
+        else:
+            self.end(task, "fail", error=error)
+
+    def end(
+        self,
+        task: LiveTask,
+        move: Move,
+        *,
+        result: Any = None,
+        error: BaseException | None = None,
+        reason: str = "",
+        only_from: TaskStatus | None = None,
+        body_ended: bool = True,
+    ) -> bool:
+        """Make a task final and tell everyone; False if it is, or may not be, already.
+
+        Args:
+            task: The task.
+            move: How it ended.
+            result: What it returned.
+            error: Why it has no result.
+            reason: For people.
+            only_from: Do nothing if the status is another one; None for any.
+            body_ended: Whether its body has ended, or there was none.
+        """
+        ledger = self.ledger
+        waiters = ledger.end(
+            task,
+            move,
+            self.monotonic(),
+            result=result,
+            error=error,
+            traceback=None if error is None else error.__traceback__,
+            reason=reason,
+            only_from=only_from,
+            body_ended=body_ended and only_from is None,
+        )
+        if waiters is None:
+            if body_ended and only_from is None and move in ("complete", "fail"):
+                self._late(task)
+            return False
+        self.disarm(task)
+        hooks, task.hooks = task.hooks, None
+        on_idle = ledger.keep(task)
+        if ledger.sinks:
+            ledger.emit(EVENT_OF[task.status], task, message=task.reason, error=task.error)
+        if ledger.kept > self.max_finished:
+            self.evict(keep=self.max_finished)
+        if waiters:
+            wake_all(waiters)
+        if hooks is not None:
+            self._run_hooks(task, hooks, in_background=move == "time_out")
+        if on_idle is not None:
+            on_idle()
+        return True
+
+    def evict(self, *, ended_before: float | None = None, keep: int | None = None) -> int:
+        """Remove finished tasks from the store; return how many."""
+        ledger = self.ledger
+        removed = 0
+        for record in ledger.store.remove(ended_before=ended_before, keep=keep):
+            removed += 1
+            report_unread(record)
+            if ledger.sinks:
+                ledger.emit("evicted", record)
+        if removed:
+            with ledger.lock:
+                ledger.kept -= removed
+                ledger.extra["evicted"] += removed
+        return removed
+
+    def _late(self, task: LiveTask) -> None:
+        self.ledger.count("late_results")
+        if self.ledger.sinks:
+            self.ledger.emit("late_result", task)
+
+    def _run_hooks(
+        self, task: LiveTask, hooks: tuple[Any, Any], *, in_background: bool
+    ) -> None:
+        on_complete, on_error = hooks
+        hook = on_complete if task.status is TaskStatus.COMPLETED else on_error
+        if hook is None:
+            return
+        view = Task(self.ledger.snapshot(task), source=task)
+        if in_background:
+            # The clock's thread has other deadlines to keep.
+            threading.Thread(
+                target=_call_hook, args=(hook, view), name="asyncframe-hook", daemon=True
+            ).start()
+        else:
+            _call_hook(hook, view)
+
+    # -- the clock's account of queued work
+
+    def _hold(self, task: LiveTask) -> None:
+        task.held = True
+        self.ledger.clock.hold()
+
+    def let_go(self, task: LiveTask) -> None:
+        """Give back what `launch` took from the clock; harmless to call twice."""
+        with self.ledger.lock:
+            held, task.held = task.held, False
+        if held:
+            self.ledger.clock.release()
+
+
+def _call_hook(hook: Callable[[Task], object], task: Task) -> None:
+    try:
+        hook(task)
+    except BaseException:  # a hook is a guest; it may end neither thread nor loop
+        _LOGGER.exception("a hook of task %s raised", task.task_id)
+
+
+def live(record: TaskRecord) -> LiveTask:
+    """Return *record*, which came back from an engine or a context, as what it is."""
+    assert isinstance(record, LiveTask)
+    return record

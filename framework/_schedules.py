@@ -1,0 +1,208 @@
+"""What starts by itself: delayed tasks, scheduled functions, the periodic clean-up.
+
+Guarantees: a schedule has at most one run at a time; times are those of a fixed grid, so
+that they do not drift; runs that were missed are not made up.
+Relies on: the framework's clock, whose timers may fire on any thread.
+Lock order: `_lock` guards the two tables and is held while
+nothing but a timer is set.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import sys
+import threading
+import weakref
+from types import FrameType
+from typing import Any, Protocol
+
+from framework import _registry
+from framework._calls import TaskSpec
+from framework._ledger import Ledger
+from framework._running import Runner
+from framework._task import LiveTask
+from framework.exceptions import FrameworkError
+from framework.protocols import Clock, TimerHandle
+
+_LOGGER = logging.getLogger("asyncframe")
+
+
+class ScheduleHost(Protocol):
+    """The manager, as far as it is needed here."""
+
+    clock: Clock
+    rng: random.Random
+    ledger: Ledger
+    runner: Runner
+    cleanup_interval: float
+    result_ttl: float
+
+    def accept(
+        self,
+        spec: TaskSpec,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        frame: FrameType,
+    ) -> LiveTask:
+        """Take a checked call in and hand it to the engine."""
+        ...
+
+
+class Schedule:
+    """A function and when to run it; see `scheduled_task` for the fields."""
+
+    __slots__ = ("__weakref__", "every", "jitter", "run_at_start", "spec")
+
+    def __init__(
+        self, spec: TaskSpec, every: float, jitter: float, run_at_start: bool
+    ) -> None:
+        self.spec = spec
+        self.every = every
+        self.jitter = jitter
+        self.run_at_start = run_at_start
+
+
+class _Timetable:
+    """One schedule under one manager."""
+
+    __slots__ = ("begun", "latest", "timer", "turn")
+
+    def __init__(self, begun: float) -> None:
+        self.begun = begun
+        self.turn = 0
+        self.timer: TimerHandle | None = None
+        self.latest: LiveTask | None = None
+
+
+class Schedules:
+    """Everything of one manager that starts by itself."""
+
+    def __init__(self, manager: ScheduleHost) -> None:
+        self._manager = manager
+        self._lock = threading.Lock()
+        self._timetables: weakref.WeakKeyDictionary[Schedule, _Timetable] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._delayed: dict[LiveTask, None] = {}
+        self._running = False
+        self._cleanup: TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin all schedules and the periodic clean-up; harmless to call twice."""
+        with self._lock:
+            if self._running:
+                return
+            self._running = True
+        self._plan_cleanup()
+        for schedule in _registry.listen(self):
+            self.add(schedule)
+
+    def stop(self) -> None:
+        """Start nothing by itself any more; harmless to call twice."""
+        _registry.unlisten(self)
+        with self._lock:
+            self._running = False
+            timers = [table.timer for table in self._timetables.values()]
+            timers.append(self._cleanup)
+            self._timetables.clear()
+            self._cleanup = None
+        for timer in timers:
+            if timer is not None:
+                timer.cancel()
+
+    def figures(self) -> dict[str, int]:
+        """Return how many tasks and schedules wait for their time."""
+        with self._lock:
+            return {"delayed": len(self._delayed), "scheduled": len(self._timetables)}
+
+    # -- delayed tasks
+
+    def delay(self, task: LiveTask, seconds: float) -> None:
+        """Hand an accepted task to the engine in *seconds*, above 0."""
+        with self._lock:
+            self._delayed[task] = None
+        when = self._manager.clock.monotonic() + seconds
+        task.timer = self._manager.clock.call_at(when, lambda: self._due(task))
+        if task.status.is_final:
+            # Cancelled before its timer could be seen.
+            task.timer.cancel()
+            self.undelay(task)
+
+    def undelay(self, task: LiveTask) -> None:
+        """Forget a delayed task that was cancelled."""
+        with self._lock:
+            self._delayed.pop(task, None)
+
+    def _due(self, task: LiveTask) -> None:
+        self.undelay(task)
+        if not task.status.is_final:
+            task.timer = None
+            task.reason = ""
+            self._manager.runner.launch(task)
+
+    # -- schedules
+
+    def add(self, schedule: Schedule) -> None:
+        """Begin with a schedule, counted from now."""
+        table = _Timetable(self._manager.clock.monotonic())
+        with self._lock:
+            if not self._running or schedule in self._timetables:
+                return
+            self._timetables[schedule] = table
+        if schedule.run_at_start:
+            self._run(schedule, table)
+        self._plan(weakref.ref(schedule), table)
+
+    def _plan(self, reference: weakref.ref[Schedule], table: _Timetable) -> None:
+        schedule = reference()
+        if schedule is None:
+            return
+        clock = self._manager.clock
+        passed = (clock.monotonic() - table.begun) / schedule.every
+        table.turn = max(table.turn + 1, math.floor(passed) + 1)
+        when = table.begun + table.turn * schedule.every
+        if schedule.jitter:
+            when += self._manager.rng.uniform(0.0, schedule.jitter * schedule.every)
+        with self._lock:
+            if self._running and self._timetables.get(schedule) is table:
+                table.timer = clock.call_at(
+                    when, lambda: self._turn(reference, table), background=True
+                )
+
+    def _turn(self, reference: weakref.ref[Schedule], table: _Timetable) -> None:
+        schedule = reference()
+        if schedule is not None:
+            self._run(schedule, table)
+            self._plan(reference, table)
+
+    def _run(self, schedule: Schedule, table: _Timetable) -> None:
+        manager = self._manager
+        latest = table.latest
+        if latest is not None and (not latest.status.is_final or latest.still_running):
+            manager.ledger.count("scheduled_skipped")
+            return
+        try:
+            table.latest = manager.accept(schedule.spec, (), {}, sys._getframe())
+        except FrameworkError as error:  # a full queue must not end the schedule
+            manager.ledger.count("scheduled_skipped")
+            _LOGGER.warning("scheduled %s was skipped: %s", schedule.spec.name, error)
+
+    # -- clean-up
+
+    def _plan_cleanup(self) -> None:
+        manager = self._manager
+        if math.isinf(manager.cleanup_interval):
+            return
+        when = manager.clock.monotonic() + manager.cleanup_interval
+        with self._lock:
+            if self._running:
+                self._cleanup = manager.clock.call_at(when, self._clean_up, background=True)
+
+    def _clean_up(self) -> None:
+        manager = self._manager
+        manager.runner.evict(ended_before=manager.clock.monotonic() - manager.result_ttl)
+        self._plan_cleanup()
+
+

@@ -1,0 +1,106 @@
+"""The engine of one process: threads of a pool, and the apps' own loops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from functools import partial
+
+from framework._delivery import Mailboxes
+from framework._pool import ThreadPoolExecutorEnhanced
+from framework._records import TaskRecord
+from framework._task import PENDING, LiveTask
+from framework.protocols import Kind, Run
+
+_FLUSH_AT = 256
+
+
+class _Staging:
+    """What was submitted on one loop's thread since its last turn."""
+
+    __slots__ = ("coroutines", "loop", "threads")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.threads: list[tuple[TaskRecord, Run]] = []
+        self.coroutines: list[tuple[TaskRecord, Run]] = []
+
+
+class LocalEngine:
+    """Runs thread tasks in a pool and ``async def`` tasks on their loop.
+
+    What is submitted on a loop's thread starts when the loop has its next turn, so never
+    before the submission has returned, and wakes the pool's threads once for all of it.
+    A handler that goes on blocking delays its own tasks: past 256 of them the earlier
+    ones start at once.
+
+    Args:
+        pool: Its threads; shut down by its creator.
+        boxes: The loops' mailboxes; None for its own.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutorEnhanced, boxes: Mailboxes | None = None) -> None:
+        self.pool = pool
+        self._boxes = Mailboxes() if boxes is None else boxes
+        # Each is touched by its own loop's thread only.
+        self._staged: dict[asyncio.AbstractEventLoop, _Staging] = {}
+
+    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
+        """Run a record as soon as its submission has returned; see `protocols.TaskEngine`."""
+        here = asyncio._get_running_loop()
+        if kind == "thread":
+            if here is None:
+                self._dispatch([(record, run)])
+            else:
+                self._stage(here).threads.append((record, run))
+            return
+        assert isinstance(record, LiveTask)
+        home = record.loop
+        if home is None:
+            raise RuntimeError(
+                f"{record.name} is an async function, which needs an event loop, and there is "
+                "none here: submit it from a coroutine, or set up the framework on a loop"
+            )
+        if here is home:
+            self._stage(here).coroutines.append((record, run))
+        elif not self._boxes.of(home).post(partial(run, record)):
+            raise RuntimeError("the event loop of the task's app is closed")
+
+    def withdraw(self, record: TaskRecord) -> None:
+        """Free the place of a record in the queue."""
+        self.pool.crew.discard(record)
+
+    def abandon(self, record: TaskRecord) -> None:
+        """Give up the thread that runs *record*; the pool starts another in its place."""
+        self.pool.crew.abandon(record)
+
+    def run_inline(self, record: TaskRecord) -> bool:
+        """Run a queued record on the calling thread of the pool."""
+        return self.pool.crew.run_inline(record)
+
+    def _stage(self, loop: asyncio.AbstractEventLoop) -> _Staging:
+        staging = self._staged.get(loop)
+        if staging is None:
+            staging = self._staged[loop] = _Staging(loop)
+            loop.call_soon(self._flush, loop)
+        elif len(staging.threads) >= _FLUSH_AT:
+            early, staging.threads = staging.threads, []
+            self._dispatch(early)
+        return staging
+
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        staging = self._staged.pop(loop)
+        self._dispatch(staging.threads)
+        for record, run in staging.coroutines:
+            run(record)
+
+    def _dispatch(self, entries: Iterable[tuple[TaskRecord, Run]]) -> None:
+        wanted = [(record, run) for record, run in entries if record.status is PENDING]
+        for record, run, error in self.pool.crew.put_all(wanted):
+            run.drop(record, error)
+        for record, _ in wanted:
+            assert isinstance(record, LiveTask)
+            # 1 a pool thread begins to wait for the record, 2 looks for it in the queue,
+            # 3 blocks. Queued after 2, it must be told, or it would wait for ever.
+            for waiter in tuple(record.waiters or ()):
+                waiter.nudge()
