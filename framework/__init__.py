@@ -1,0 +1,54 @@
+"""Background tasks for FastAPI that you can see, stop, scale and test."""
+
+from __future__ import annotations
+
+from framework._decorators import (
+    async_task,
+    background_task,
+    retry_task,
+    scheduled_task,
+    throttled_task,
+)
+from framework._manager import TaskManager, current_task
+from framework._pool import ThreadPoolExecutorEnhanced
+from framework._records import TaskStatus
+from framework._runtime import get_task_manager, get_thread_pool
+from framework._task import Task, TaskId
+from framework.exceptions import (
+    FrameworkError,
+    FrameworkNotStartedError,
+    QueueFullError,
+    RateLimitExceededError,
+    TaskCancelledError,
+    TaskFailedError,
+    TaskInterruptedError,
+    TaskNotFoundError,
+    TaskTimeoutError,
+)
+from framework.lifespan import setup_async_framework
+
+__all__ = [
+    "FrameworkError",
+    "FrameworkNotStartedError",
+    "QueueFullError",
+    "RateLimitExceededError",
+    "Task",
+    "TaskCancelledError",
+    "TaskFailedError",
+    "TaskId",
+    "TaskInterruptedError",
+    "TaskManager",
+    "TaskNotFoundError",
+    "TaskStatus",
+    "TaskTimeoutError",
+    "ThreadPoolExecutorEnhanced",
+    "async_task",
+    "background_task",
+    "current_task",
+    "get_task_manager",
+    "get_thread_pool",
+    "retry_task",
+    "scheduled_task",
+    "setup_async_framework",
+    "throttled_task",
+]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import types
 import weakref
 from collections.abc import Callable, Mapping
@@ -108,9 +109,9 @@ def spec_for(fn: Callable[..., Any]) -> TaskSpec:
     return TaskSpec(fn, name=name, kind=kind, check=check)
 
 
-_KNOWN: weakref.WeakKeyDictionary[
-    types.CodeType, dict[object, tuple[str, Kind, Check | None]]
-] = weakref.WeakKeyDictionary()
+_KNOWN: weakref.WeakKeyDictionary[types.CodeType, dict[object, tuple[str, Kind, Check | None]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def kind_of(fn: Callable[..., Any]) -> Kind:
@@ -141,6 +142,9 @@ def name_of(fn: object) -> str:
         cls = type(fn)
         qualname, fn = cls.__qualname__, cls
     module = getattr(fn, "__module__", None)
+    if module == "__main__":
+        # What runs as a script is imported by its own name everywhere else.
+        module = getattr(sys.modules["__main__"].__spec__, "name", module)
     full = f"{module}.{qualname}" if isinstance(module, str) else qualname
     return one_line(full)
 
@@ -237,9 +241,7 @@ def _empty_twin(signature: inspect.Signature, name: str) -> Check:
     return twin
 
 
-def require_arguments(
-    args: object, kwargs: object
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def require_arguments(args: object, kwargs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments of a submission, copied, or say what is wrong with them.
 
     Raises:
@@ -256,7 +258,5 @@ def require_arguments(
     if kwargs is None:
         kwargs = {}
     if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
-        raise TypeError(
-            f"kwargs must be a dict with parameter names as keys, not {show(kwargs)}"
-        )
+        raise TypeError(f"kwargs must be a dict with parameter names as keys, not {show(kwargs)}")
     return tuple(args), dict(kwargs)

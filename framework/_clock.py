@@ -71,9 +71,7 @@ class SystemClock:
     def release(self) -> None:
         """Do nothing: real time stands still for nobody."""
 
-    def call_at(
-        self, when: float, fn: Callable[[], object], *, background: bool = False
-    ) -> Timer:
+    def call_at(self, when: float, fn: Callable[[], object], *, background: bool = False) -> Timer:
         """Call *fn* on the timer thread at monotonic second *when*."""
         timer = Timer(self, when, fn, background)
         with self._changed:

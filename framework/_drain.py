@@ -126,4 +126,3 @@ def _living(manager: TaskManager, home: Home) -> list[LiveTask]:
             for task in manager.ledger.live.values()
             if task.home is home and not task.status.is_final
         ]
-

@@ -156,7 +156,12 @@ class Drive:
         except BaseException as error:
             runner.remove_driver(self)
             if self._closing:
-                runner.end(task, "interrupt", error=TaskInterruptedError(task.task_id, task.name), reason="its loop closed")
+                runner.end(
+                    task,
+                    "interrupt",
+                    error=TaskInterruptedError(task.task_id, task.name),
+                    reason="its loop closed",
+                )
                 raise
             return self._failed(error)
         runner.remove_driver(self)

@@ -71,12 +71,8 @@ class Intake:
         self.task_timeout = task_timeout
         self.result_ttl = result_ttl
         self.cleanup_interval = cleanup_interval
-        self.ledger = Ledger(
-            self.clock, MemoryStore() if store is None else store, queue_size
-        )
-        self.runner = Runner(
-            self.ledger, self.boxes, self.engine, interceptor, max_finished_tasks
-        )
+        self.ledger = Ledger(self.clock, MemoryStore() if store is None else store, queue_size)
+        self.runner = Runner(self.ledger, self.boxes, self.engine, interceptor, max_finished_tasks)
         self.runner.runs = {"thread": ThreadRun(self.runner), "loop": LoopRun(self.runner)}
         self.policies = Policies(self.clock, self.rng, self.runner)
         self.schedules = Schedules(self)

@@ -103,9 +103,7 @@ def _subclass_of_leaf(value: object) -> JSON:
     return safe_repr(value)
 
 
-def _object(
-    items: Iterable[tuple[Any, Any]], above: frozenset[int], depth: int
-) -> dict[str, JSON]:
+def _object(items: Iterable[tuple[Any, Any]], above: frozenset[int], depth: int) -> dict[str, JSON]:
     return {_key(key): _convert(item, above, depth) for key, item in items}
 
 

@@ -28,6 +28,7 @@ from framework.protocols import Clock, EventSink, TaskStore
 
 _LOGGER = logging.getLogger("asyncframe")
 
+
 class Home:
     """One app's share of a manager: the loop that its tasks run on, and how many live.
 

@@ -200,9 +200,7 @@ class Policies:
                 error = raised
         raise error
 
-    def _announce(
-        self, kind: str, name: str, delay: float, error: BaseException | None
-    ) -> None:
+    def _announce(self, kind: str, name: str, delay: float, error: BaseException | None) -> None:
         if self._host is not None:
             self._host.announce(kind, name, current_record.get(), delay, error)
 

@@ -398,4 +398,3 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
 def _timing(item: Item) -> tuple[float, float]:
     assert item.started is not None and item.ended is not None
     return item.started - item.queued, item.ended - item.started
-

@@ -89,9 +89,7 @@ def retry_policy(
         max_retries=_checks.integer("max_retries", max_retries, at_least=0),
         retry_delay=_checks.number("retry_delay", retry_delay, at_least=0),
         backoff=_checks.number("backoff", backoff, at_least=1),
-        max_delay=None
-        if max_delay is None
-        else _checks.number("max_delay", max_delay, at_least=0),
+        max_delay=None if max_delay is None else _checks.number("max_delay", max_delay, at_least=0),
         jitter=_checks.number("jitter", jitter, at_least=0, at_most=1),
         exceptions=_exception_types(exceptions),
     )

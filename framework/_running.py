@@ -30,6 +30,7 @@ from framework.protocols import Interceptor, Kind, Run, TaskEngine
 
 _LOGGER = logging.getLogger("asyncframe")
 
+
 class Driver(Protocol):
     """What drives a coroutine; see `_driving.Drive`."""
 
@@ -174,9 +175,7 @@ class Runner:
             return
         clock = self.ledger.clock
         self.ledger.publish(
-            TaskEvent(
-                kind, None, name, clock.monotonic(), clock.time(), delay=delay, error=error
-            )
+            TaskEvent(kind, None, name, clock.monotonic(), clock.time(), delay=delay, error=error)
         )
 
     def begin_attempt(self, record: TaskRecord) -> None:
@@ -343,9 +342,7 @@ class Runner:
         if self.ledger.sinks:
             self.ledger.emit("late_result", task)
 
-    def _run_hooks(
-        self, task: LiveTask, hooks: tuple[Any, Any], *, in_background: bool
-    ) -> None:
+    def _run_hooks(self, task: LiveTask, hooks: tuple[Any, Any], *, in_background: bool) -> None:
         on_complete, on_error = hooks
         hook = on_complete if task.status is TaskStatus.COMPLETED else on_error
         if hook is None:

@@ -55,9 +55,7 @@ class Schedule:
 
     __slots__ = ("__weakref__", "every", "jitter", "run_at_start", "spec")
 
-    def __init__(
-        self, spec: TaskSpec, every: float, jitter: float, run_at_start: bool
-    ) -> None:
+    def __init__(self, spec: TaskSpec, every: float, jitter: float, run_at_start: bool) -> None:
         self.spec = spec
         self.every = every
         self.jitter = jitter
@@ -204,5 +202,3 @@ class Schedules:
         manager = self._manager
         manager.runner.evict(ended_before=manager.clock.monotonic() - manager.result_ttl)
         self._plan_cleanup()
-
-

@@ -46,9 +46,10 @@ _RUNS: dict[str, TaskStatus] = {
     "interrupt": TaskStatus.INTERRUPTED,
 }
 _ENDED: dict[str, TaskStatus] = {}
-_MOVES: dict[TaskStatus, dict[str, TaskStatus]] = {
-    status: _ENDED for status in TaskStatus
-} | {PENDING: _NEVER_RAN, RUNNING: _RUNS}
+_MOVES: dict[TaskStatus, dict[str, TaskStatus]] = {status: _ENDED for status in TaskStatus} | {
+    PENDING: _NEVER_RAN,
+    RUNNING: _RUNS,
+}
 
 
 class TaskId(str, Generic[T_co]):
@@ -58,7 +59,9 @@ class TaskId(str, Generic[T_co]):
 
     @classmethod
     def __get_pydantic_core_schema__(
-        cls, source: Any, handler: GetCoreSchemaHandler  # Any: pydantic's own signature
+        cls,
+        source: Any,
+        handler: GetCoreSchemaHandler,  # Any: pydantic's own signature
     ) -> CoreSchema:
         """Describe the id to pydantic, and so to FastAPI and OpenAPI, as a string."""
         from pydantic_core import core_schema

@@ -237,8 +237,7 @@ def throttle_policy(
     """
     if key is not None and not callable(key):
         raise TypeError(
-            "key must be a function of the call's arguments or None, not "
-            f"{_checks.show(key)}"
+            f"key must be a function of the call's arguments or None, not {_checks.show(key)}"
         )
     return ThrottlePolicy(
         name=name,

@@ -72,9 +72,7 @@ class QueueFullError(FrameworkError, HTTPException, queue.Full):
     """
 
     def __init__(self, queue_size: int, retry_after: float = 1.0) -> None:
-        HTTPException.__init__(
-            self, 503, "Task queue is full", _retry_after_header(retry_after)
-        )
+        HTTPException.__init__(self, 503, "Task queue is full", _retry_after_header(retry_after))
         self.queue_size = queue_size
         self.retry_after = retry_after
 
@@ -97,12 +95,8 @@ class RateLimitExceededError(FrameworkError, HTTPException):
         retry_after: Seconds until the next call is allowed, above 0.
     """
 
-    def __init__(
-        self, name: str, rate_limit: int, time_window: float, retry_after: float
-    ) -> None:
-        HTTPException.__init__(
-            self, 429, "Rate limit exceeded", _retry_after_header(retry_after)
-        )
+    def __init__(self, name: str, rate_limit: int, time_window: float, retry_after: float) -> None:
+        HTTPException.__init__(self, 429, "Rate limit exceeded", _retry_after_header(retry_after))
         self.name = name
         self.rate_limit = rate_limit
         self.time_window = time_window

@@ -184,5 +184,3 @@ class Interceptor(Protocol):
     def around_delivery(self, record: TaskRecord, deliver: Callable[[], bool]) -> bool:
         """Let a worker begin on a task, by calling *deliver* (once, unless it is a fault)."""
         return deliver()
-
-

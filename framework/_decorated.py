@@ -1,0 +1,231 @@
+"""What the decorators return, as type checkers see it.
+
+At run time these are plain functions with attributes, so that methods bind, FastAPI
+recognises their colour, and a call costs no more than it must. ``options`` of a method is
+called on the class's attribute: ``Class.method.options(...)(instance, ...)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
+
+from framework._task import TaskId
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+S = TypeVar("S")
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class BackgroundFunction(Protocol[P, T_co]):
+    """A function whose call takes a task in and returns its id.
+
+    Attributes:
+        fn: The undecorated function.
+    """
+
+    __name__: str
+    fn: Callable[..., Any]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> TaskId[T_co]:
+        """Take the call in as a task and return its id at once; from anywhere."""
+        ...
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
+
+    @overload
+    def __get__(
+        self: BackgroundFunction[Concatenate[S, Q], T],
+        instance: S,
+        owner: type[Any] | None = None,
+    ) -> Callable[Q, TaskId[T]]: ...
+
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        description: str | None = None,
+        name: str | None = None,
+        delay: float | None = None,
+    ) -> Self:
+        """Return a copy with other options; None keeps what was.
+
+        Args:
+            timeout: Limit in seconds, above 0; infinity for none.
+            description: A text for people.
+            name: The task's name.
+            delay: Seconds, 0 or more, that each task stays PENDING at least.
+        """
+        ...
+
+
+class AwaitableFunction(Protocol[P, T_co]):
+    """A function whose call, awaited, runs as a task and gives the result.
+
+    Attributes:
+        fn: The undecorated function.
+    """
+
+    __name__: str
+    fn: Callable[..., Any]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
+        """Run the call as a task; await it for the result."""
+        ...
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
+
+    @overload
+    def __get__(
+        self: AwaitableFunction[Concatenate[S, Q], T],
+        instance: S,
+        owner: type[Any] | None = None,
+    ) -> Callable[Q, Coroutine[Any, Any, T]]: ...
+
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        description: str | None = None,
+        name: str | None = None,
+        delay: float | None = None,
+    ) -> Self:
+        """Return a copy with other options, as `BackgroundFunction.options`."""
+        ...
+
+
+class RetriedFunction(Protocol[P, T_co]):
+    """A function that is called again when it fails; it returns what it always did.
+
+    Attributes:
+        fn: The undecorated function.
+    """
+
+    __name__: str
+    fn: Callable[..., Any]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
+        """Call the function, again if it fails."""
+        ...
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
+
+    @overload
+    def __get__(
+        self: RetriedFunction[Concatenate[S, Q], T],
+        instance: S,
+        owner: type[Any] | None = None,
+    ) -> Callable[Q, T]: ...
+
+    def options(
+        self,
+        *,
+        max_retries: int = ...,
+        retry_delay: float = ...,
+        backoff: float = ...,
+        max_delay: float | None = ...,
+        jitter: float = ...,
+        exceptions: type[BaseException] | tuple[type[BaseException], ...] = ...,
+    ) -> Self:
+        """Return a copy with other options; what is left out stays as it was."""
+        ...
+
+
+class ThrottledFunction(Protocol[P, T_co]):
+    """A function that may be called so often; it returns what it always did.
+
+    Attributes:
+        fn: The undecorated function.
+    """
+
+    __name__: str
+    fn: Callable[..., Any]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
+        """Call the function, if its rate allows."""
+        ...
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
+
+    @overload
+    def __get__(
+        self: ThrottledFunction[Concatenate[S, Q], T],
+        instance: S,
+        owner: type[Any] | None = None,
+    ) -> Callable[Q, T]: ...
+
+    def options(
+        self,
+        *,
+        rate_limit: int = ...,
+        time_window: float = ...,
+        when_limited: Literal["raise", "wait"] = ...,
+        key: Callable[..., Hashable] | None = ...,
+    ) -> Self:
+        """Return a copy with other options and windows of its own."""
+        ...
+
+
+class ScheduledFunction(Protocol[T_co]):
+    """A function that every running framework runs on a schedule.
+
+    Attributes:
+        fn: The undecorated function.
+    """
+
+    __name__: str
+    fn: Callable[..., Any]
+
+    def __call__(self) -> T_co:
+        """Call the function right here, as if it were undecorated."""
+        ...
+
+
+class BackgroundDecorator(Protocol):
+    """``background_task(...)`` before it is put on a function."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> BackgroundFunction[P, T]: ...
+
+    @overload
+    def __call__(self, fn: Callable[P, T], /) -> BackgroundFunction[P, T]: ...
+
+
+class AwaitableDecorator(Protocol):
+    """``async_task(...)`` before it is put on a function."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> AwaitableFunction[P, T]: ...
+
+    @overload
+    def __call__(self, fn: Callable[P, T], /) -> AwaitableFunction[P, T]: ...
+
+
+class RetryDecorator(Protocol):
+    """``retry_task(...)`` before it is put on a function."""
+
+    def __call__(self, fn: Callable[P, T], /) -> RetriedFunction[P, T]:
+        """Decorate *fn*."""
+        ...
+
+
+class ThrottleDecorator(Protocol):
+    """``throttled_task(...)`` before it is put on a function."""
+
+    def __call__(self, fn: Callable[P, T], /) -> ThrottledFunction[P, T]:
+        """Decorate *fn*."""
+        ...
+
+
+class ScheduleDecorator(Protocol):
+    """``scheduled_task(...)`` before it is put on a function."""
+
+    def __call__(self, fn: Callable[[], T], /) -> ScheduledFunction[T]:
+        """Decorate *fn*."""
+        ...

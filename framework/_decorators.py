@@ -1,0 +1,440 @@
+"""background_task, async_task, throttled_task, retry_task and scheduled_task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Literal, ParamSpec, TypeVar, overload
+
+from framework import _checks, _registry
+from framework._calls import TaskSpec, checker_for, kind_of, name_of, one_line
+from framework._decorated import (
+    AwaitableDecorator,
+    AwaitableFunction,
+    BackgroundDecorator,
+    BackgroundFunction,
+    RetriedFunction,
+    RetryDecorator,
+    ScheduleDecorator,
+    ThrottleDecorator,
+)
+from framework._inner import (
+    attempts_of,
+    awaitable_inner,
+    background_inner,
+    decorate,
+    dress,
+    retried_inner,
+    throttled_inner,
+)
+from framework._retry import retry_policy
+from framework._schedules import Schedule
+from framework._throttle import throttle_policy
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+# -- background_task and async_task
+
+
+@overload
+def background_task(fn: Callable[P, Coroutine[Any, Any, T]], /) -> BackgroundFunction[P, T]: ...
+
+
+@overload
+def background_task(fn: Callable[P, T], /) -> BackgroundFunction[P, T]: ...
+
+
+@overload
+def background_task(
+    *, timeout: float | None = None, description: str = "", name: str | None = None
+) -> BackgroundDecorator: ...
+
+
+def background_task(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    timeout: float | None = None,
+    description: str = "",
+    name: str | None = None,
+) -> Any:
+    """Make a call return a task's id at once, and run the function in the background.
+
+    Works bare and with arguments, on functions, methods, static and class methods,
+    partials and callable objects, sync (run in the pool) and ``async def`` (run on the
+    app's loop). The call may come from a coroutine, a sync route, a worker thread or a
+    script inside the framework; it never runs the body itself. Arguments that do not fit
+    raise ``TypeError`` in the caller. Calling it inside itself submits a further task.
+
+    The undecorated function is ``.fn``; ``.options(...)`` gives a copy with other options.
+
+    Args:
+        fn: The function; given by the bare form only.
+        timeout: Limit in seconds, above 0, from the start of its run, retries included;
+            None for the framework's, infinity for none.
+        description: A text for people.
+        name: The task's name; None for the function's module and qualified name.
+
+    Returns:
+        A function of the same parameters that returns a `TaskId`.
+
+    Raises:
+        TypeError: If *fn* cannot be a task, is stacked wrongly, or a parameter is of the
+            wrong type.
+        ValueError: If *timeout* is out of range.
+    """
+    options = _task_options("background_task", timeout, description, name)
+    return _apply("background_task", fn, lambda it: _task("background_task", it, options))
+
+
+@overload
+def async_task(fn: Callable[P, Coroutine[Any, Any, T]], /) -> AwaitableFunction[P, T]: ...
+
+
+@overload
+def async_task(fn: Callable[P, T], /) -> AwaitableFunction[P, T]: ...
+
+
+@overload
+def async_task(
+    *, timeout: float | None = None, description: str = "", name: str | None = None
+) -> AwaitableDecorator: ...
+
+
+def async_task(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    timeout: float | None = None,
+    description: str = "",
+    name: str | None = None,
+) -> Any:
+    """Make a call awaitable for its result, and track it as a task.
+
+    A sync function runs in the pool; cancelling the awaiter leaves it alone. An
+    ``async def`` body is run in place, inside the awaiting task, in a copy of its context:
+    cancelling the awaiter cancels it, and over its limit the awaiter gets
+    `TaskTimeoutError` when the body lets go, everyone else at once.
+
+    Args:
+        fn: The function; given by the bare form only.
+        timeout: Limit in seconds, above 0, from the start of its run, retries included;
+            None for the framework's, infinity for none.
+        description: A text for people.
+        name: The task's name; None for the function's module and qualified name.
+
+    Returns:
+        A coroutine function of the same parameters. It raises what `TaskManager.get_result`
+        raises.
+
+    Raises:
+        TypeError: If *fn* cannot be a task, is stacked wrongly, or a parameter is of the
+            wrong type.
+        ValueError: If *timeout* is out of range.
+    """
+    options = _task_options("async_task", timeout, description, name)
+    return _apply("async_task", fn, lambda it: _task("async_task", it, options))
+
+
+def _task_options(layer: str, timeout: object, description: object, name: object) -> dict[str, Any]:
+    return {
+        "timeout": _checks.limit("timeout", timeout),
+        "description": _checks.text("description", description),
+        "name": None if name is None else one_line(_checks.text("name", name)),
+    }
+
+
+def _task(layer: str, fn: Callable[..., Any], options: dict[str, Any]) -> Any:
+    name = options["name"]
+    spec = TaskSpec(
+        fn,
+        name=name_of(fn) if name is None else name,
+        kind=kind_of(fn),
+        check=checker_for(fn),
+        description=options["description"],
+        timeout=options["timeout"],
+    )
+    return _task_of(layer, spec)
+
+
+def _task_of(layer: str, spec: TaskSpec) -> Any:
+    def options(
+        *,
+        timeout: float | None = None,
+        description: str | None = None,
+        name: str | None = None,
+        delay: float | None = None,
+    ) -> Any:
+        """Return a copy with other options; None keeps what was."""
+        changed = spec.replace(
+            timeout=_checks.limit("timeout", timeout),
+            description=None if description is None else _checks.text("description", description),
+            name=None if name is None else one_line(_checks.text("name", name)),
+            delay=None if delay is None else _checks.number("delay", delay, at_least=0),
+        )
+        return _task_of(layer, changed)
+
+    background = layer == "background_task"
+    inner = background_inner(spec) if background else awaitable_inner(spec)
+    dressed = dress(
+        inner,
+        spec.fn,
+        layer,
+        returns_id=background,
+        options=options,
+        __asyncframe_spec__=spec,
+    )
+    _registry.register(spec.name, dressed)
+    return dressed
+
+
+# -- throttled_task
+
+
+def throttled_task(
+    fn: object = None,
+    /,
+    *,
+    rate_limit: int | None = None,
+    time_window: float = 60.0,
+    when_limited: Literal["raise", "wait"] = "raise",
+    key: Callable[..., Hashable] | None = None,
+) -> ThrottleDecorator:
+    """Allow so many calls of a function in any window of time.
+
+    The window slides: no half-open stretch of *time_window* seconds ever holds more than
+    *rate_limit* calls, and a call exactly one window after another is free. It is shared
+    by all callers of the decorated function under one framework, methods of all instances
+    included, and is a window of this process. Outside any framework it is the process's.
+
+    Args:
+        fn: Not used; the bare form has no rate and is refused.
+        rate_limit: Calls per window, from 1 on.
+        time_window: Length of the window in seconds, above 0.
+        when_limited: ``"raise"`` `RateLimitExceededError`, or ``"wait"`` for a place, first
+            come, first served. A sync function called on a loop's thread cannot wait and
+            raises. Waiting does not count against a task's limit.
+        key: Called with the arguments; calls of different keys do not count together.
+            None to count all calls together.
+
+    Returns:
+        A decorator; it keeps the function's colour and what it returns.
+
+    Raises:
+        TypeError: If the bare form is used, or a parameter is of the wrong type.
+        ValueError: If a number is out of range.
+    """
+    if fn is not None or rate_limit is None:
+        raise TypeError(
+            "throttled_task has no default rate: write @throttled_task(rate_limit=5, "
+            f"time_window=60), not {'@throttled_task' if fn is not None else 'rate_limit=None'}"
+        )
+    given = {
+        "rate_limit": rate_limit,
+        "time_window": time_window,
+        "when_limited": when_limited,
+        "key": key,
+    }
+    throttle_policy("", **given)
+    return lambda it: decorate("throttled_task", it, lambda one: _throttled(one, given))
+
+
+def _throttled(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
+    def options(**changed: Any) -> Any:
+        """Return a copy with other options and windows of its own."""
+        return _throttled(fn, _changed("throttled_task", given, changed))
+
+    name = name_of(fn)
+    policy = throttle_policy(name, **given)
+    dressed = dress(throttled_inner(fn, policy), fn, "throttled_task", options=options)
+    _registry.register(name, dressed)
+    return dressed
+
+
+# -- retry_task
+
+
+@overload
+def retry_task(fn: Callable[P, T], /) -> RetriedFunction[P, T]: ...
+
+
+@overload
+def retry_task(
+    *,
+    max_retries: int = 3,
+    retry_delay: float = 1.0,
+    backoff: float = 1.0,
+    max_delay: float | None = None,
+    jitter: float = 0.0,
+    exceptions: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+) -> RetryDecorator: ...
+
+
+def retry_task(
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    max_retries: int = 3,
+    retry_delay: float = 1.0,
+    backoff: float = 1.0,
+    max_delay: float | None = None,
+    jitter: float = 0.0,
+    exceptions: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+) -> Any:
+    """Call a function again when it fails, up to ``max_retries + 1`` times in all.
+
+    The delay before retry n (from 1 on) is
+    ``min(max_delay, retry_delay * backoff**(n - 1))``, and then plus or minus *jitter* as a
+    share of it, so that a jittered delay may pass *max_delay*. The last error is raised as
+    it was. Cancellation, ``SystemExit`` and ``KeyboardInterrupt`` are never retried. A
+    delay ends at once when the framework shuts down, with the last error, and when the
+    task is cancelled or over its limit. A sync function called on a loop's thread is not
+    retried, since that would block the loop: its error says so in a note.
+
+    Args:
+        fn: The function; given by the bare form only.
+        max_retries: Further attempts after the first, from 0 on.
+        retry_delay: Seconds before the first retry, 0 or more.
+        backoff: Factor from one delay to the next, 1 or more.
+        max_delay: Longest delay in seconds, 0 or more; None for 1e9.
+        jitter: Share of the delay, 0.0 to 1.0.
+        exceptions: Which errors to retry: a class or a tuple of classes, not empty.
+
+    Returns:
+        A function of the same parameters, colour and result.
+
+    Raises:
+        TypeError: If *fn* cannot be decorated, or a parameter is of the wrong type.
+        ValueError: If a number is out of range, or *exceptions* is empty.
+    """
+    given = {
+        "max_retries": max_retries,
+        "retry_delay": retry_delay,
+        "backoff": backoff,
+        "max_delay": max_delay,
+        "jitter": jitter,
+        "exceptions": exceptions,
+    }
+    retry_policy(**given)
+    return _apply("retry_task", fn, lambda it: _retried(it, given))
+
+
+def _retried(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
+    def options(**changed: Any) -> Any:
+        """Return a copy with other options."""
+        return _retried(fn, _changed("retry_task", given, changed))
+
+    name, policy = name_of(fn), retry_policy(**given)
+    dressed = dress(
+        retried_inner(fn, name, policy),
+        fn,
+        "retry_task",
+        options=options,
+        __asyncframe_attempts__=attempts_of(fn, name, policy),
+    )
+    _registry.register(name, dressed)
+    return dressed
+
+
+# -- scheduled_task
+
+
+def scheduled_task(
+    every: float,
+    *,
+    jitter: float = 0.0,
+    run_at_start: bool = False,
+    name: str | None = None,
+) -> ScheduleDecorator:
+    """Have every running framework run a function again and again.
+
+    Runs start at fixed distances from the framework's start, on its clock. One run at a
+    time: one that is still going when the next is due has that one skipped and counted.
+    Missed runs are not made up. An error ends its run and not the schedule. Each run is an
+    ordinary task. Calling the function runs it right there. The schedule lasts as long as
+    the decorated function is referred to.
+
+    Args:
+        every: Seconds from one run to the next, above 0.
+        jitter: Share of *every*, 0.0 to 1.0, by which each run is put off at random at most.
+        run_at_start: Whether to run at the start, too.
+        name: The tasks' name; None for the function's module and qualified name.
+
+    Returns:
+        A decorator for a function that can be called without arguments.
+
+    Raises:
+        TypeError: If the bare form is used, the function needs arguments or has a decorator
+            that must stand outside, or a parameter is of the wrong type.
+        ValueError: If a number is out of range.
+    """
+    if callable(every):
+        raise TypeError(
+            "scheduled_task has no default interval: write @scheduled_task(every=60), not "
+            "@scheduled_task"
+        )
+    seconds = _checks.number("every", every, above=0)
+    share = _checks.number("jitter", jitter, at_least=0, at_most=1)
+    _checks.flag("run_at_start", run_at_start)
+    label = None if name is None else one_line(_checks.text("name", name))
+
+    def make(fn: Callable[..., Any]) -> Any:
+        return _scheduled(fn, label, seconds, share, run_at_start)
+
+    return lambda it: decorate("scheduled_task", it, make)
+
+
+def _scheduled(
+    fn: Callable[..., Any], name: str | None, every: float, jitter: float, at_start: bool
+) -> Any:
+    spec = TaskSpec(
+        fn,
+        name=name_of(fn) if name is None else name,
+        kind=kind_of(fn),
+        check=checker_for(fn),
+        description=f"every {every:g} s",
+    )
+    if spec.check is not None:
+        try:
+            spec.check()
+        except TypeError as error:
+            raise TypeError(
+                f"scheduled_task calls {spec.name} without arguments, which does not fit: {error}"
+            ) from None
+
+    def sync_inner() -> Any:
+        return fn()
+
+    async def async_inner() -> Any:
+        return await fn()
+
+    schedule = Schedule(spec, every, jitter, at_start)
+    inner: Any = async_inner if spec.kind == "loop" else sync_inner
+    dressed = dress(inner, fn, "scheduled_task", __asyncframe_schedule__=schedule)
+    _registry.register(spec.name, dressed)
+    _registry.add_schedule(schedule)
+    return dressed
+
+
+# -- what they share
+
+
+def _apply(layer: str, fn: object, make: Callable[[Callable[..., Any]], Any]) -> Any:
+    """Decorate *fn*, or return the decorator if it is used with arguments."""
+    if fn is None:
+        return lambda it: decorate(layer, it, make)
+    if isinstance(fn, (int, float, str)):
+        raise TypeError(
+            f"{layer} takes its options by name, as in @{layer}(name=...), not {_checks.show(fn)}"
+        )
+    return decorate(layer, fn, make)
+
+
+def _changed(layer: str, given: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    unknown = sorted(changed.keys() - given.keys())
+    if unknown:
+        raise TypeError(
+            f"{layer}.options() does not know {', '.join(unknown)}; it knows {', '.join(given)}"
+        )
+    return given | changed

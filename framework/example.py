@@ -1,0 +1,228 @@
+"""A complete app: every feature of the framework behind a route of its own.
+
+``python -m framework.example`` serves it on 127.0.0.1, port 8000 or what ``PORT`` says.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel, Field
+
+from framework import (
+    TaskId,
+    TaskStatus,
+    async_task,
+    background_task,
+    current_task,
+    get_task_manager,
+    get_thread_pool,
+    retry_task,
+    scheduled_task,
+    setup_async_framework,
+    throttled_task,
+)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Run the framework for as long as the app serves."""
+    async with setup_async_framework(app, max_workers=10, graceful_shutdown_timeout=5.0):
+        yield
+
+
+app = FastAPI(title="asyncframe example", lifespan=lifespan)
+
+
+# Background tasks: an id at once, the work later.
+
+
+@background_task(timeout=30, description="数据处理任务")
+def process_large_data(data_id: str) -> dict[str, str]:
+    """Work for a moment on a thread of the pool and tell how far it is."""
+    task = current_task()
+    for step in range(1, 5):
+        time.sleep(0.02)
+        if task is not None:
+            task.check_cancelled()
+            task.report_progress(step / 4, f"part {step} of 4")
+    return {"status": "completed", "data_id": data_id}
+
+
+@app.post("/process", status_code=202)
+async def start_processing(data_id: str) -> dict[str, str]:
+    """Start processing and answer at once."""
+    task_id = process_large_data(data_id)
+    return {"task_id": task_id, "status": "processing"}
+
+
+# A decorated function can be the endpoint itself; OpenAPI says that it returns an id.
+
+
+@app.post("/reports", status_code=202)
+@background_task(description="a report, made on the app's loop")
+async def make_report(title: str) -> dict[str, str]:
+    """Make a report."""
+    return {"title": title, "report": "..."}
+
+
+# Async tasks: wait for the result, tracked all the same.
+
+
+@async_task(timeout=10)
+async def fetch_data(user_id: str) -> dict[str, str]:
+    """Fetch something, in place."""
+    return {"user_id": user_id, "data": "..."}
+
+
+@app.get("/data/{user_id}")
+async def get_user_data(user_id: str) -> dict[str, str]:
+    """Answer with what was fetched."""
+    try:
+        return await fetch_data(user_id)
+    except Exception as error:
+        raise HTTPException(status_code=500, detail=str(error)) from error
+
+
+# Throttled tasks: over the rate the answer is 429 with Retry-After, by itself.
+
+
+@throttled_task(rate_limit=5, time_window=60)
+async def limited_api_call() -> dict[str, str]:
+    """Call something that allows five calls a minute."""
+    return {"status": "success"}
+
+
+@app.get("/limited")
+async def call_limited() -> dict[str, str]:
+    """Make a limited call."""
+    return await limited_api_call()
+
+
+# Retried tasks: the third attempt succeeds.
+
+
+@background_task(description="fails twice, then succeeds")
+@retry_task(max_retries=3, retry_delay=0.1)
+async def unreliable_operation() -> dict[str, Any]:
+    """Fail until the third attempt."""
+    task = current_task()
+    attempt = 1 if task is None else task.attempts
+    if attempt < 3:
+        raise ConnectionError(f"attempt {attempt} failed")
+    return {"status": "success", "attempts": attempt}
+
+
+@app.post("/unreliable", status_code=202)
+async def start_unreliable() -> dict[str, str]:
+    """Start an operation that needs retries."""
+    return {"task_id": unreliable_operation()}
+
+
+# Scheduled tasks: run by the framework while it runs.
+
+
+@scheduled_task(every=60, run_at_start=True)
+def heartbeat() -> str:
+    """Show that schedules run."""
+    return "alive"
+
+
+# Looking at tasks.
+
+
+@app.get("/tasks/{task_id}")
+async def get_task_status(task_id: str) -> dict[str, Any]:
+    """Answer with a task's state, and its result once it has one."""
+    task_manager = get_task_manager()
+    task = await task_manager.get_task(task_id)
+    if task is None:
+        raise HTTPException(status_code=404, detail="Task not found")
+    task_info: dict[str, Any] = dict(task.to_dict())
+    if task.status == TaskStatus.COMPLETED:
+        task_info["result"] = await task_manager.get_result(task_id)
+    return task_info
+
+
+@app.get("/tasks")
+def list_all_tasks() -> dict[str, Any]:
+    """Answer with every task that is known."""
+    return dict(get_task_manager().get_all_tasks())
+
+
+@app.delete("/tasks/{task_id}")
+async def cancel_task(task_id: str) -> dict[str, bool]:
+    """Cancel a task; true only if it will never run again."""
+    return {"cancelled": await get_task_manager().cancel_task(task_id)}
+
+
+@app.get("/stats")
+def get_stats() -> dict[str, int]:
+    """Answer with the manager's counters."""
+    return get_task_manager().get_stats()
+
+
+@app.get("/pool-stats")
+def get_thread_pool_stats() -> dict[str, Any]:
+    """Answer with the pool's figures."""
+    return get_thread_pool().get_stats()
+
+
+@app.post("/cleanup")
+def cleanup(max_age: float = 3600.0) -> dict[str, int]:
+    """Forget finished tasks of that age."""
+    return {"removed": get_task_manager().cleanup_completed_tasks(max_age=max_age)}
+
+
+# Tasks made by hand.
+
+
+class CustomParameters(BaseModel):
+    """What the custom task is called with."""
+
+    arg1: int
+    arg2: int
+    option: str | None = None
+    delay: float = Field(default=0.0, ge=0.0)
+
+
+def my_custom_function(first: int, second: int, option: str | None = None) -> dict[str, Any]:
+    """Add two numbers, on a thread of the pool."""
+    return {"sum": first + second, "option": option}
+
+
+@app.post("/custom-task", status_code=202)
+async def create_custom_task(params: CustomParameters) -> dict[str, TaskId[Any]]:
+    """Submit a function that has no decorator."""
+    task_id = await get_task_manager().submit(
+        func=my_custom_function,
+        args=(params.arg1, params.arg2),
+        kwargs={"option": params.option},
+        timeout=30,
+        description="Custom task",
+        wait=False,
+        delay=params.delay,
+    )
+    return {"task_id": task_id}
+
+
+def main() -> None:
+    """Serve the app."""
+    import uvicorn
+
+    # Open requests are given up in time, so that the tasks get their own grace.
+    uvicorn.run(
+        app,
+        host="127.0.0.1",
+        port=int(os.environ.get("PORT", "8000")),
+        timeout_graceful_shutdown=5,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,285 @@
+"""setup_async_framework: the framework as an app's lifespan, or a part of it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from contextvars import Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from framework import _checks
+from framework._context import current_home
+from framework._drain import drain
+from framework._ledger import Home
+from framework._logging import install_task_ids
+from framework._pool import ThreadPoolExecutorEnhanced
+from framework._runtime import Framework, Limits, Parts, override
+from framework._sleepers import LoopSleeper
+from framework.protocols import Clock, TaskEngine, TaskStore
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def setup_async_framework(
+    app: Starlette | None,
+    *,
+    max_workers: int | None = None,
+    graceful_shutdown_timeout: float = 30.0,
+    task_timeout: float | None = None,
+    queue_size: int = 10_000,
+    result_ttl: float = 86_400.0,
+    max_finished_tasks: int = 100_000,
+    cleanup_interval: float = 60.0,
+    clock: Clock | None = None,
+    executor: ThreadPoolExecutorEnhanced | None = None,
+    store: TaskStore | None = None,
+    engine: TaskEngine | None = None,
+) -> AbstractAsyncContextManager[None]:
+    """Run a task framework for as long as the context lasts.
+
+    Give it to the app, ``FastAPI(lifespan=setup_async_framework)``, or enter it inside
+    your own lifespan, ``async with setup_async_framework(app, max_workers=10):``. It sets
+    ``app.state.task_manager`` and ``app.state.thread_pool`` and runs the handlers of
+    ``@app.on_event``, which FastAPI skips beside a lifespan.
+
+    Leaving it drains: no new tasks; what runs and waits has *graceful_shutdown_timeout*
+    seconds; then queued tasks are CANCELLED, ``async def`` ones cancelled, and threads
+    left behind, their tasks INTERRUPTED. The loop is not blocked meanwhile.
+
+    Args:
+        app: The app, or None without one.
+        max_workers: Threads that work at once, from 1 on; None for the standard default.
+        graceful_shutdown_timeout: Seconds that tasks get to end at shutdown, 0 or more.
+        task_timeout: Limit in seconds of tasks without one of their own; None for the
+            executor's, infinity for none.
+        queue_size: How many tasks may wait, from 1 on.
+        result_ttl: Seconds for which finished tasks are kept, above 0.
+        max_finished_tasks: How many finished tasks are kept, from 0 on.
+        cleanup_interval: Seconds between clean-ups by age, above 0; infinity for never.
+        clock: Time for everything; None for the system's.
+        executor: A pool of your own, which you shut down; excludes *max_workers*.
+        store: Where finished tasks are kept; None for this process's memory.
+        engine: Where tasks run; None for the pool and the app's loop.
+
+    Returns:
+        An async context manager that gives None.
+
+    Raises:
+        TypeError: If a parameter is of the wrong type.
+        ValueError: If a number is out of range, or *executor* comes with *max_workers*.
+    """
+    if app is not None and not (hasattr(app, "middleware_stack") and hasattr(app, "router")):
+        raise TypeError(f"app must be a FastAPI or Starlette app, or None, not {_checks.show(app)}")
+    limits = Limits(
+        max_workers=None
+        if max_workers is None
+        else _checks.integer("max_workers", max_workers, at_least=1),
+        task_timeout=_checks.limit("task_timeout", task_timeout),
+        queue_size=_checks.integer("queue_size", queue_size, at_least=1),
+        result_ttl=_checks.number("result_ttl", result_ttl, above=0, finite=False),
+        max_finished_tasks=_checks.integer("max_finished_tasks", max_finished_tasks, at_least=0),
+        cleanup_interval=_checks.number(
+            "cleanup_interval", cleanup_interval, above=0, finite=False
+        ),
+    )
+    grace = _checks.number(
+        "graceful_shutdown_timeout", graceful_shutdown_timeout, at_least=0, finite=False
+    )
+    _check_parts(clock, executor, store, engine, max_workers)
+    parts = Parts(clock=clock, pool=executor, store=store, engine=engine)
+    return _Setup(app, limits, parts, grace)
+
+
+def _check_parts(
+    clock: object, executor: object, store: object, engine: object, max_workers: int | None
+) -> None:
+    if executor is not None and not isinstance(executor, ThreadPoolExecutorEnhanced):
+        raise TypeError(
+            f"executor must be a ThreadPoolExecutorEnhanced or None, not {_checks.show(executor)}"
+        )
+    if executor is not None and max_workers is not None:
+        raise ValueError(
+            "max_workers belongs to the executor that is given: leave out one of the two, "
+            f"not max_workers={max_workers!r} beside executor"
+        )
+    needed = {
+        "clock": (clock, ("monotonic", "time", "call_at", "wait")),
+        "store": (store, ("put", "get", "list", "remove")),
+        "engine": (engine, ("start",)),
+    }
+    for name, (part, methods) in needed.items():
+        missing = [method for method in methods if not callable(getattr(part, method, None))]
+        if part is not None and missing:
+            raise TypeError(
+                f"{name} must have the methods of framework.protocols, and "
+                f"{_checks.show(part)} lacks {', '.join(missing)}"
+            )
+
+
+class _Setup(AbstractAsyncContextManager[None]):
+    """One use of `setup_async_framework`."""
+
+    def __init__(self, app: Starlette | None, limits: Limits, parts: Parts, grace: float) -> None:
+        self._app = app
+        self._limits = limits
+        self._parts = parts
+        self._grace = grace
+        self._framework: Framework | None = None
+        self._home: Home | None = None
+        self._token: Token[Any] | None = None
+        self._shim: _Shim | None = None
+
+    async def __aenter__(self) -> None:
+        if self._framework is not None:
+            raise RuntimeError("this setup is in use already: call setup_async_framework() anew")
+        shared = override()
+        if shared is not None:
+            shared.adopt(self._limits)
+        framework = Framework(self._parts, self._limits) if shared is None else shared
+        self._framework = framework
+        install_task_ids()
+        self._home = home = Home(framework.manager, self._app, asyncio.get_running_loop())
+        framework.open(home)
+        self._token = current_home.set(home)
+        if self._app is not None:
+            self._app.state.task_manager = framework.manager
+            self._app.state.thread_pool = framework.pool
+            self._shim = _Shim.put_on(self._app, home)
+            try:
+                await _run_handlers(self._app, "on_startup")
+            except BaseException:
+                await self._stop()
+                raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if self._app is not None:
+                await _run_handlers(self._app, "on_shutdown")
+        finally:
+            await self._stop()
+
+    async def _stop(self) -> None:
+        framework, home = self._framework, self._home
+        assert framework is not None and home is not None
+        clock = framework.clock
+        end = clock.monotonic() + self._grace
+        alone = override() is not framework
+        if alone:
+            with framework.manager.ledger.lock:
+                framework.manager.ledger.state = "stopping"
+            framework.manager.schedules.stop()
+            framework.manager.policies.close()
+        try:
+            await drain(framework.manager, home, self._grace)
+        finally:
+            framework.leave(home)
+            if self._shim is not None and self._app is not None:
+                self._shim.take_off(self._app)
+            _reset(self._token)
+            if alone:
+                await _in_thread(lambda: framework.close(max(0.0, end - clock.monotonic())), clock)
+            self._framework = None
+
+
+async def _in_thread(call: Callable[[], None], clock: Clock) -> None:
+    """Run *call*, which blocks, on a thread of its own and wait for its end."""
+    done = LoopSleeper(clock)
+
+    def body() -> None:
+        try:
+            call()
+        finally:
+            done.signal()
+
+    thread = threading.Thread(target=body, name="asyncframe-stop", daemon=True)
+    thread.start()
+    await done.wait(None)
+    thread.join()
+
+
+def _reset(token: Token[Any] | None) -> None:
+    if token is None:
+        return
+    try:
+        current_home.reset(token)
+    except ValueError:  # left in another context than entered; that one is gone
+        pass
+
+
+class _Shim:
+    """Tells every request of an app which home is its own; pure ASGI."""
+
+    def __init__(self, inner: ASGIApp, home: Home, built: bool) -> None:
+        self._inner = inner
+        self._home = home
+        self._built = built
+
+    @classmethod
+    def put_on(cls, app: Starlette, home: Home) -> _Shim:
+        """Wrap the app's middleware stack, which is built if it is not yet."""
+        built = app.middleware_stack is None
+        inner: Any = app.build_middleware_stack() if built else app.middleware_stack
+        shim = cls(inner, home, built)
+        app.middleware_stack = shim
+        return shim
+
+    def take_off(self, app: Starlette) -> None:
+        """Leave the app as it was, unless somebody has wrapped it once more."""
+        current: object = app.middleware_stack
+        if current is self:
+            app.middleware_stack = None if self._built else self._inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection with the home in its context."""
+        if scope["type"] == "lifespan" or self._home.closed:
+            await self._inner(scope, receive, send)
+            return
+        token = current_home.set(self._home)
+        try:
+            await self._inner(scope, receive, send)
+        finally:
+            current_home.reset(token)
+
+
+async def _run_handlers(app: Starlette, which: str) -> None:
+    """Run the app's event handlers, unless its router does so itself."""
+    router = app.router
+    if _runs_handlers_itself(router.lifespan_context):
+        return
+    for handler in list(getattr(router, which, ())):
+        result = handler()
+        if inspect.isawaitable(result):
+            await result
+
+
+def _runs_handlers_itself(lifespan: object) -> bool:
+    """Whether *lifespan* is, or wraps, the router's default one.
+
+    FastAPI merges lifespans of included routers into closures around the app's own.
+    """
+    pending, seen = [lifespan], set()
+    while pending:
+        one = pending.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if type(one).__name__ == "_DefaultLifespan":
+            return True
+        pending += [cell.cell_contents for cell in getattr(one, "__closure__", None) or ()]
+        pending += [inner for inner in (getattr(one, "__wrapped__", None),) if inner is not None]
+    return False
