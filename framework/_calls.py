@@ -176,10 +176,10 @@ def require_callable(what: str, fn: object) -> Callable[..., Any]:
         fn = fn.__func__
     if not callable(fn):
         raise TypeError(f"{what} needs a function or another callable, not {show(fn)}")
-    inner = fn
+    inner: object = fn
     while isinstance(inner, functools.partial):
         inner = inner.func
-    for probe in (inner, getattr(type(inner), "__call__", None)):
+    for probe in (inner, getattr(type(inner), "__call__", None)):  # noqa: B004  # asks for its kind
         if inspect.isgeneratorfunction(probe) or inspect.isasyncgenfunction(probe):
             raise TypeError(
                 f"{what} cannot take the generator function {name_of(fn)}: its body would "

@@ -19,7 +19,7 @@ import os
 import threading
 import weakref
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from concurrent.futures import thread as _stdlib
 from typing import Any, Protocol, TypeVar
 
@@ -34,7 +34,11 @@ _TIMINGS_KEPT = 2_048
 class Item(Protocol):
     """What a crew works on; stamps are monotonic seconds."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Name for figures and messages."""
+        ...
+
     status: TaskStatus
     queued: float
     started: float | None
@@ -245,8 +249,7 @@ class Crew:
                 self._parked.append(worker)
             # 1 we park, 2 `release` sets closed, 3 it wakes the parked. If it came before
             # 1, it woke nobody and we must see it here.
-            if self.closed:
-                self.release()
+            self._release_if_closed()
             worker.gate.acquire()
 
     def tally(self, worker: Worker) -> None:
@@ -287,15 +290,22 @@ class Crew:
                 return
             worker.gate.release()
 
+    def _release_if_closed(self) -> None:
+        if self.closed:
+            self.release()
+
     def let_go(self, worker: Worker) -> None:
         """Let the process end although *worker* does not."""
-        _stdlib._threads_queues.pop(worker, None)  # type: ignore[attr-defined]  # no public way
+        _thread_queues().pop(worker, None)
 
     def forget_threads(self) -> None:
         """Begin anew in a forked child, where none of the threads exists."""
         self.lock = threading.RLock()
         self.waits = WaitGraph()
         self.queue = OrderedDict()
+        # The child's exit would join them, and with them the thread that forked.
+        for worker in self.threads:
+            self.let_go(worker)
         self.threads = set()
         self.abandoned = 0
         self._parked = []
@@ -309,7 +319,7 @@ class Crew:
                 "cannot schedule new futures in a forked child: the pool's threads do not "
                 "exist here; make a pool of its own after the fork"
             )
-        if _stdlib._shutdown:  # type: ignore[attr-defined]  # no public way
+        if _stdlib._shutdown:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self.closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
@@ -338,8 +348,8 @@ class Crew:
     def _start_thread(self) -> None:
         worker = Worker(self, f"{self._name_prefix}_{self._started}")
         # Held so that interpreter exit either sees this thread or forbids it.
-        with _stdlib._global_shutdown_lock:  # type: ignore[attr-defined]  # no public way
-            if _stdlib._shutdown:  # type: ignore[attr-defined]  # as above
+        with _stdlib._global_shutdown_lock:
+            if _stdlib._shutdown:
                 self._check_open()
             try:
                 worker.start()
@@ -350,7 +360,7 @@ class Crew:
                 raise
             self._started += 1
             self.threads = self.threads | {worker}
-            _stdlib._threads_queues[worker] = _ExitSignal(self)  # type: ignore[attr-defined]  # as above
+            _thread_queues()[worker] = _ExitSignal(self)
 
     def _break(self, reason: str) -> None:
         with self.lock:
@@ -359,6 +369,12 @@ class Crew:
             self.queue.clear()
         for item, handler in dropped:
             handler.drop(item, _stdlib.BrokenThreadPool(reason))
+
+
+def _thread_queues() -> MutableMapping[threading.Thread, Any]:
+    """Return what the standard library joins at exit; there is no public way to it."""
+    queues: MutableMapping[threading.Thread, Any] = _stdlib._threads_queues  # type: ignore[assignment]  # typed as read-only
+    return queues
 
 
 class _ExitSignal:

@@ -84,7 +84,7 @@ def background_task(
             wrong type.
         ValueError: If *timeout* is out of range.
     """
-    options = _task_options("background_task", timeout, description, name)
+    options = _task_options(timeout, description, name)
     return _apply("background_task", fn, lambda it: _task("background_task", it, options))
 
 
@@ -133,11 +133,11 @@ def async_task(
             wrong type.
         ValueError: If *timeout* is out of range.
     """
-    options = _task_options("async_task", timeout, description, name)
+    options = _task_options(timeout, description, name)
     return _apply("async_task", fn, lambda it: _task("async_task", it, options))
 
 
-def _task_options(layer: str, timeout: object, description: object, name: object) -> dict[str, Any]:
+def _task_options(timeout: object, description: object, name: object) -> dict[str, Any]:
     return {
         "timeout": _checks.limit("timeout", timeout),
         "description": _checks.text("description", description),

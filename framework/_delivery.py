@@ -10,12 +10,15 @@ and `_drain` its write of the flag before its reads of the queue; a lock would b
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from framework.protocols import Clock
+
+_LOGGER = logging.getLogger("asyncframe")
 
 
 class Waiter(Protocol):
@@ -60,7 +63,10 @@ class Mailbox:
                 call = self._calls.popleft()
             except IndexError:  # emptied by a failing post, on a loop that is closing
                 return
-            call()
+            try:
+                call()
+            except BaseException:  # the calls behind it have waiters of their own
+                _LOGGER.exception("a call on the event loop raised")
 
 
 class Mailboxes:

@@ -47,7 +47,7 @@ async def drain(manager: TaskManager, home: Home, grace: float) -> None:
         if unfinished or manager.runner.drivers_of(home):
             _cancel_all(manager, unfinished)
             await _shielded(_let_all_go(manager, home))
-            _report(manager, unfinished)
+            _report(unfinished)
 
 
 def _give_up_waiting(manager: TaskManager, home: Home) -> None:
@@ -112,7 +112,7 @@ async def _shielded(work: Coroutine[Any, Any, None]) -> None:
         raise
 
 
-def _report(manager: TaskManager, tasks: list[LiveTask]) -> None:
+def _report(tasks: list[LiveTask]) -> None:
     if not tasks:
         return
     listed = ", ".join(f"{task.task_id} ({task.name}) {task.status.value}" for task in tasks)

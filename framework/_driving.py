@@ -21,65 +21,55 @@ from framework._records import TaskRecord
 from framework._running import Runner, live
 from framework._task import PENDING, LiveTask
 from framework.exceptions import TaskCancelledError, TaskInterruptedError
+from framework.protocols import Kind, Run
 
 _LOGGER = logging.getLogger("asyncframe")
 
 
-class ThreadRun:
-    """What an engine does with a task for a thread; see `protocols.Run`."""
+class _Run:
+    """What an engine does with a task; see `protocols.Run`."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, deliver: Callable[[LiveTask], bool]) -> None:
         self._runner = runner
+        self._deliver = deliver
 
     def __call__(self, record: TaskRecord, /) -> bool:
+        """Begin with a task, with the interceptor around it if there is one."""
         runner, task = self._runner, live(record)
         try:
             if runner.interceptor is None:
-                return runner.run_body(task)
-            deliver = partial(runner.run_body, task)
-            return runner.interceptor.around_delivery(task, deliver)
+                return self._deliver(task)
+            return runner.interceptor.around_delivery(task, partial(self._deliver, task))
+        except Exception as error:  # an interceptor's or a closed loop's; the task must end
+            runner.end(task, "fail", error=error, reason="its delivery failed")
+            return False
         finally:
             runner.let_go(task)
 
     def drop(self, record: TaskRecord, error: BaseException | None, /) -> None:
-        _drop(self._runner, live(record), error)
-
-
-class LoopRun:
-    """What an engine does with a task for a loop; see `protocols.Run`."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-
-    def __call__(self, record: TaskRecord, /) -> bool:
+        """End a task that will never run."""
         runner, task = self._runner, live(record)
-        try:
-            if runner.interceptor is None:
-                return self._create(task)
-            return runner.interceptor.around_delivery(task, partial(self._create, task))
-        finally:
-            runner.let_go(task)
+        if error is not None:
+            runner.refuse(task, error)
+            return
+        told = TaskCancelledError(task.task_id, task.name)
+        runner.end(task, "cancel", error=told, reason="its pool was shut down", only_from=PENDING)
+        runner.let_go(task)
 
-    def drop(self, record: TaskRecord, error: BaseException | None, /) -> None:
-        _drop(self._runner, live(record), error)
 
-    def _create(self, task: LiveTask) -> bool:
+def runs_of(runner: Runner) -> dict[Kind, Run]:
+    """Return what an engine does with the tasks of *runner*, for threads and for loops."""
+
+    def start_coroutine(task: LiveTask) -> bool:
         if task.status.is_final or task.loop is None:
             return False
-        driver = Drive(self._runner, task, in_place=False)
+        driver = Drive(runner, task, in_place=False)
         task.driver = driver
         # Kept by the task's driver: the loop itself holds its tasks weakly.
         driver.owner = task.loop.create_task(driver.main(), name=f"asyncframe {task.name}")
         return True
 
-
-def _drop(runner: Runner, task: LiveTask, error: BaseException | None) -> None:
-    if error is not None:
-        runner.refuse(task, error)
-        return
-    told = TaskCancelledError(task.task_id, task.name)
-    runner.end(task, "cancel", error=told, reason="its pool was shut down", only_from=PENDING)
-    runner.let_go(task)
+    return {"thread": _Run(runner, runner.run_body), "loop": _Run(runner, start_coroutine)}
 
 
 class Drive:
@@ -166,6 +156,7 @@ class Drive:
             return self._failed(error)
         runner.remove_driver(self)
         if runner.end(task, "complete", result=result) and not self._asked:
+            self.owner = None
             return result
         return self._given_up(None)
 
@@ -220,7 +211,8 @@ class Drive:
 
     def _given_up(self, error: BaseException | None) -> Any:
         """Give the direct awaiter its answer, unless somebody cancels it as well."""
-        owner = self.owner
+        # A kept failure must not keep the awaiter's asyncio task with all that it knows.
+        owner, self.owner = self.owner, None
         if owner is not None:
             if self._asked and owner.cancelling() > self._baseline:
                 owner.uncancel()

@@ -129,7 +129,8 @@ def background_inner(spec: TaskSpec) -> types.FunctionType:
 
     def sync_inner(*args: Any, **kwargs: Any) -> TaskId[Any]:
         check(*args, **kwargs)
-        return manager().accept(spec, args, kwargs, caller(1), delay=spec.delay).task_id
+        task = manager().accept(spec, args, kwargs, caller(1), delay=spec.delay)
+        return task.task_id  # type: ignore[return-value]  # made a TaskId by the intake
 
     assert isinstance(sync_inner, types.FunctionType)
     return sync_inner

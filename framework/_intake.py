@@ -23,7 +23,7 @@ from framework._calls import TaskSpec, layer_of, require_arguments, require_call
 from framework._clock import SystemClock
 from framework._context import current_home
 from framework._delivery import Mailboxes
-from framework._driving import Drive, LoopRun, ThreadRun
+from framework._driving import Drive, runs_of
 from framework._ids import random_id
 from framework._ledger import Home, Ledger
 from framework._logging import log_final
@@ -73,7 +73,7 @@ class Intake:
         self.cleanup_interval = cleanup_interval
         self.ledger = Ledger(self.clock, MemoryStore() if store is None else store, queue_size)
         self.runner = Runner(self.ledger, self.boxes, self.engine, interceptor, max_finished_tasks)
-        self.runner.runs = {"thread": ThreadRun(self.runner), "loop": LoopRun(self.runner)}
+        self.runner.runs = runs_of(self.runner)
         self.policies = Policies(self.clock, self.rng, self.runner)
         self.schedules = Schedules(self)
         self.results = Results(self.ledger, self.boxes, self.engine, pool.crew.waits)
@@ -353,8 +353,8 @@ class Intake:
         self.ledger.accept(task, bounded=False)
         if self.ledger.sinks:
             self.ledger.emit("submitted", task)
-        task.driver = Drive(self.runner, task, in_place=True)
-        return task.driver
+        task.driver = driver = Drive(self.runner, task, in_place=True)
+        return driver
 
     def _new_task(
         self,
@@ -388,7 +388,7 @@ class Intake:
         return task
 
     def _home(self) -> Home:
-        home = current_home.get()
+        home: Home | None = current_home.get()
         if home is not None and home.manager is self:
             return home
         homes = self.homes

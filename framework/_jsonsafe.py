@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any, TypeAlias
 from uuid import UUID
 
-JSON: TypeAlias = "None | bool | int | float | str | list[JSON] | dict[str, JSON]"
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 _MAX_DEPTH = 32
 _MAX_REPR = 200
@@ -57,7 +57,7 @@ def _simple(value: object) -> object:
     if kind is str:
         return _encodable(value)  # type: ignore[arg-type]  # kind is str
     if kind is float:
-        return value if math.isfinite(value) else f"<{value}>"  # type: ignore[arg-type, str-bytes-safe]  # kind is float
+        return value if math.isfinite(value) else f"<{value}>"  # type: ignore[arg-type]  # kind is float
     if isinstance(value, (bytes, bytearray, memoryview)):
         return f"<{kind.__name__}: {len(value)} bytes>"
     return _NOT_SIMPLE

@@ -174,7 +174,11 @@ class Policies:
                 return call()
             except BaseException as raised:  # allows() sorts out what is never retried
                 error = raised
-        raise error
+        try:
+            raise error
+        finally:
+            # The error's traceback holds this frame, and the frame must not hold it.
+            del error
 
     async def retry_async(
         self,
@@ -198,7 +202,11 @@ class Policies:
                 return await call()
             except BaseException as raised:  # allows() sorts out what is never retried
                 error = raised
-        raise error
+        try:
+            raise error
+        finally:
+            # The error's traceback holds this frame, and the frame must not hold it.
+            del error
 
     def _announce(self, kind: str, name: str, delay: float, error: BaseException | None) -> None:
         if self._host is not None:

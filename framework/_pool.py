@@ -64,9 +64,18 @@ class _Call(Future[T]):
         """Wait as ``Future.result``; on a thread of the same pool, run what is queued."""
         waiter = self._begin_wait(timeout)
         try:
-            return super().result(timeout)
+            value = super().result(timeout)
         finally:
             self._end_wait(waiter)
+        # Before 3.13.4 the standard's future drops an error that is false (gh-132063).
+        error = super().exception()
+        if error is not None:
+            try:
+                raise error
+            finally:
+                # The error's traceback holds this frame, and the frame must not hold it.
+                del error
+        return value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait as ``Future.exception``; on a thread of the same pool, run what is queued."""
@@ -124,7 +133,7 @@ class _Calls:
 
     def __init__(self, clock: Clock, limit: float | None, crew: Crew) -> None:
         self._clock = clock
-        self._limit = None if limit is not None and math.isinf(limit) else limit
+        self._limit = limit
         self._crew = crew
         self._deadlines: Deadlines[_Call[Any]] = Deadlines(clock, self._expire)
 
@@ -228,7 +237,8 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         clock: Clock | None = None,
     ) -> None:
         # The standard's wording, which programs may match; its check lets 2.5 and True pass.
-        if max_workers is not None and not (isinstance(max_workers, int) and max_workers <= 0):
+        given: object = max_workers
+        if given is not None and not (isinstance(given, int) and given <= 0):
             _checks.integer("max_workers", max_workers, at_least=1)
         limit = _checks.limit("task_timeout", task_timeout)
         if queue_size is not None:
@@ -236,9 +246,13 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         _checks.text("thread_name_prefix", thread_name_prefix)
         super().__init__(max_workers, thread_name_prefix, initializer, initargs)
         self._clock = SystemClock() if clock is None else clock
-        self._limit = limit
+        self._limit = None if limit == math.inf else limit
         self._crew = Crew(
-            self._max_workers, self._thread_name_prefix, initializer, tuple(initargs), queue_size
+            self._max_workers,
+            str(self._thread_name_prefix),
+            initializer,
+            tuple(initargs),
+            queue_size,
         )
         self._calls = _Calls(self._clock, self._limit, self._crew)
         # Bound to the crew alone: a callback that knew the pool would keep it alive.
@@ -371,7 +385,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
     # Names that the standard class has and that programs and CPython's tests read.
 
     @property
-    def _threads(self) -> set[Worker]:  # type: ignore[override]  # the standard's plain attribute
+    def _threads(self) -> set[Worker]:
         return self._crew.threads
 
     @_threads.setter
@@ -379,7 +393,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         """Ignore the standard constructor's own empty set."""
 
     @property
-    def _broken(self) -> str | bool:  # type: ignore[override]  # as above
+    def _broken(self) -> Any:  # a bool or a text, as in the standard class
         return self._crew.broken or False
 
     @_broken.setter
@@ -387,7 +401,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         """Ignore the standard constructor's own False."""
 
     @property
-    def _shutdown(self) -> bool:  # type: ignore[override]  # as above
+    def _shutdown(self) -> bool:
         return self._crew.closed
 
     @_shutdown.setter

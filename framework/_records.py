@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from enum import StrEnum
 from types import CodeType, TracebackType
 from typing import Any
@@ -117,7 +117,7 @@ class TaskRecord:
         """Return a monotonic *stamp* as aware UTC, or None if it has not happened."""
         if stamp is None:
             return None
-        return datetime.fromtimestamp(self.created_at + (stamp - self.created), timezone.utc)
+        return datetime.fromtimestamp(self.created_at + (stamp - self.created), UTC)
 
 
 @dataclass(frozen=True, slots=True)

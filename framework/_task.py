@@ -46,7 +46,7 @@ _RUNS: dict[str, TaskStatus] = {
     "interrupt": TaskStatus.INTERRUPTED,
 }
 _ENDED: dict[str, TaskStatus] = {}
-_MOVES: dict[TaskStatus, dict[str, TaskStatus]] = {status: _ENDED for status in TaskStatus} | {
+_MOVES: dict[TaskStatus, dict[str, TaskStatus]] = dict.fromkeys(TaskStatus, _ENDED) | {
     PENDING: _NEVER_RAN,
     RUNNING: _RUNS,
 }
@@ -292,7 +292,8 @@ class Task:
 
         Reading it counts as having read the failure, which then is not logged as unread.
         """
-        self._source.read = True
+        if self._record.error is not None:
+            self._source.read = True
         return self._record.error
 
     @property

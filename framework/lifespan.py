@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -215,10 +215,9 @@ async def _in_thread(call: Callable[[], None], clock: Clock) -> None:
 def _reset(token: Token[Any] | None) -> None:
     if token is None:
         return
-    try:
+    # Left in another context than entered, there is nothing to reset.
+    with suppress(ValueError):
         current_home.reset(token)
-    except ValueError:  # left in another context than entered; that one is gone
-        pass
 
 
 class _Shim:

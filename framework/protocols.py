@@ -131,8 +131,10 @@ class TaskStore(Protocol):
     """
 
     def put(self, record: TaskRecord) -> None:
-        """Keep a record that has just become final; it is not changed any more, but for
-        ``read`` and ``still_running``."""
+        """Keep a record that has just become final.
+
+        It is not changed any more, but for ``read`` and ``still_running``.
+        """
 
     def get(self, task_id: str) -> TaskRecord | None:
         """Return the record of a finished task, or None if it is not kept here."""

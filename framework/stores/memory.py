@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from framework._records import TaskRecord, TaskStatus
@@ -52,7 +53,7 @@ class MemoryStore:
 
     def remove(
         self, *, ended_before: float | None = None, keep: int | None = None
-    ) -> list[TaskRecord]:
+    ) -> Sequence[TaskRecord]:
         """Remove the oldest records and return them; see `protocols.TaskStore`."""
         removed: list[TaskRecord] = []
         with self._lock:
