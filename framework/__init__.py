@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from framework._current import current_task
 from framework._decorators import (
     async_task,
     background_task,
@@ -9,7 +10,7 @@ from framework._decorators import (
     scheduled_task,
     throttled_task,
 )
-from framework._manager import TaskManager, current_task
+from framework._manager import TaskManager
 from framework._pool import ThreadPoolExecutorEnhanced
 from framework._records import TaskStatus
 from framework._runtime import get_task_manager, get_thread_pool

@@ -35,8 +35,8 @@ class Mailbox:
     """Calls for one loop's thread, from any thread, in batches."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.lost = 0
+        self.loop: asyncio.AbstractEventLoop = loop
+        self.lost: int = 0
         self._calls: deque[Callable[[], object]] = deque()
         self._scheduled = False
 

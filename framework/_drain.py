@@ -14,8 +14,8 @@ import math
 from collections.abc import Coroutine
 from typing import Any
 
+from framework._core import Core
 from framework._ledger import Home
-from framework._manager import TaskManager
 from framework._running import Driver
 from framework._sleepers import LoopSleeper
 from framework._task import LiveTask
@@ -29,41 +29,41 @@ _LAST_CHANCE = 0.25
 _REASON = "the framework shut down"
 
 
-async def drain(manager: TaskManager, home: Home, grace: float) -> None:
+async def drain(core: Core, home: Home, grace: float) -> None:
     """End every task of *home*; on its loop.
 
     Args:
-        manager: Whose home it is.
+        core: Whose home it is.
         home: Takes no tasks any more from now on.
         grace: Seconds to let tasks end by themselves, 0 or more, infinity for any time.
     """
-    with manager.ledger.lock:
+    with core.ledger.lock:
         home.closed = True
-    _give_up_waiting(manager, home)
+    _give_up_waiting(core, home)
     try:
-        await _idle(manager, home, grace)
+        await _idle(core, home, grace)
     finally:
-        unfinished = _living(manager, home)
-        if unfinished or manager.runner.drivers_of(home):
-            _cancel_all(manager, unfinished)
-            await _shielded(_let_all_go(manager, home))
+        unfinished = _living(core, home)
+        if unfinished or core.runner.drivers_of(home):
+            _cancel_all(core, unfinished)
+            await _shielded(_let_all_go(core, home))
             _report(unfinished)
 
 
-def _give_up_waiting(manager: TaskManager, home: Home) -> None:
+def _give_up_waiting(core: Core, home: Home) -> None:
     """Cancel what waits for its time, and wake what sleeps in a retry or a throttle."""
-    for task in _living(manager, home):
+    for task in _living(core, home):
         if task.timer is not None:
-            manager.cancel_pending(task, _REASON)
+            core.cancel_pending(task, _REASON)
         sleeper = task.sleeper
         if sleeper is not None:
             sleeper.interrupt()
 
 
-async def _idle(manager: TaskManager, home: Home, grace: float) -> None:
+async def _idle(core: Core, home: Home, grace: float) -> None:
     """Suspend until *home* has no living task, for at most *grace* seconds."""
-    sleeper = LoopSleeper(manager.clock)
-    until = None if math.isinf(grace) else manager.clock.monotonic() + grace
+    sleeper = LoopSleeper(core.clock)
+    until = None if math.isinf(grace) else core.clock.monotonic() + grace
     home.on_idle = sleeper.signal
     try:
         if home.live:
@@ -72,20 +72,20 @@ async def _idle(manager: TaskManager, home: Home, grace: float) -> None:
         home.on_idle = None
 
 
-def _cancel_all(manager: TaskManager, tasks: list[LiveTask]) -> None:
+def _cancel_all(core: Core, tasks: list[LiveTask]) -> None:
     for task in tasks:
-        if manager.cancel_pending(task, _REASON):
+        if core.cancel_pending(task, _REASON):
             continue
-        if task.driver is not None and manager.ledger.request_cancel(task):
+        if task.driver is not None and core.ledger.request_cancel(task):
             task.reason = _REASON
-            manager.runner.stop_body(task)
+            core.runner.stop_body(task)
 
 
-async def _let_all_go(manager: TaskManager, home: Home) -> None:
+async def _let_all_go(core: Core, home: Home) -> None:
     """Give cancelled coroutines their last chance, then go on without whoever is left."""
-    runner = manager.runner
+    runner = core.runner
     await _ended(runner.drivers_of(home), _LAST_CHANCE)
-    for task in _living(manager, home):
+    for task in _living(core, home):
         error = TaskInterruptedError(task.task_id, task.name)
         runner.end(task, "interrupt", error=error, reason=_REASON, body_ended=False)
         runner.stop_body(task)
@@ -119,10 +119,10 @@ def _report(tasks: list[LiveTask]) -> None:
     _LOGGER.warning("%d tasks were unfinished at shutdown: %s", len(tasks), listed)
 
 
-def _living(manager: TaskManager, home: Home) -> list[LiveTask]:
-    with manager.ledger.lock:
+def _living(core: Core, home: Home) -> list[LiveTask]:
+    with core.ledger.lock:
         return [
             task
-            for task in manager.ledger.live.values()
+            for task in core.ledger.live.values()
             if task.home is home and not task.status.is_final
         ]

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from framework._calls import TaskSpec, is_async, layer_of, require_callable, signature_of
 from framework._retry import RetryPolicy
-from framework._runtime import find_policies, get_task_manager
+from framework._runtime import find_policies, require_core
 from framework._task import TaskId
 from framework._throttle import ThrottlePolicy
 
@@ -125,11 +125,11 @@ def _annotations(signature: inspect.Signature) -> dict[str, Any]:
 
 def background_inner(spec: TaskSpec) -> types.FunctionType:
     """Return a function whose call takes a task in and returns its id."""
-    manager, caller, check = get_task_manager, sys._getframe, spec.check or _no_check
+    core, caller, check = require_core, sys._getframe, spec.check or _no_check
 
     def sync_inner(*args: Any, **kwargs: Any) -> TaskId[Any]:
         check(*args, **kwargs)
-        task = manager().accept(spec, args, kwargs, caller(1), delay=spec.delay)
+        task = core().accept(spec, args, kwargs, caller(1), delay=spec.delay)
         return task.task_id  # type: ignore[return-value]  # made a TaskId by the intake
 
     assert isinstance(sync_inner, types.FunctionType)
@@ -138,12 +138,12 @@ def background_inner(spec: TaskSpec) -> types.FunctionType:
 
 def awaitable_inner(spec: TaskSpec) -> types.FunctionType:
     """Return a coroutine function whose await gives the task's result."""
-    manager, caller, check = get_task_manager, sys._getframe, spec.check or _no_check
+    core, caller, check = require_core, sys._getframe, spec.check or _no_check
     in_place = spec.kind == "loop" and not spec.delay
 
     async def async_inner(*args: Any, **kwargs: Any) -> Any:
         check(*args, **kwargs)
-        here = manager()
+        here = core()
         if in_place:
             return await here.drive(spec, args, kwargs, caller(1))
         task = here.accept(spec, args, kwargs, caller(1), delay=spec.delay)

@@ -33,7 +33,7 @@ class Home:
     """One app's share of a manager: the loop that its tasks run on, and how many live.
 
     Attributes:
-        manager: The manager.
+        core: The manager's parts.
         app: The app, or None.
         loop: Where its ``async def`` tasks run; None to run each on its submitter's loop.
         closed: Whether it takes no tasks any more.
@@ -41,12 +41,12 @@ class Home:
         on_idle: Called when `live` has come to 0, on any thread; None while nobody asks.
     """
 
-    __slots__ = ("app", "closed", "live", "loop", "manager", "on_idle")
+    __slots__ = ("app", "closed", "core", "live", "loop", "on_idle")
 
     def __init__(
-        self, manager: Any, app: Any, loop: asyncio.AbstractEventLoop | None
-    ) -> None:  # Any: a TaskManager and an app, both of higher layers
-        self.manager = manager
+        self, core: Any, app: Any, loop: asyncio.AbstractEventLoop | None
+    ) -> None:  # Any: a _core.Core and an app, both of higher layers
+        self.core = core
         self.app = app
         self.loop = loop
         self.closed = False

@@ -1,52 +1,233 @@
 """TaskManager: knows its tasks, hands out their results, lets them go.
 
 Guarantees: an accepted task ends in exactly one final state; nothing here blocks a loop.
-Relies on: `_intake` for what it is made of, `_ledger` for states, `_results` for waiting.
+Relies on: `_core` for what it is made of, `_ledger` for states, `_results` for waiting.
 Lock order: none of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, overload
+import random
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, overload
 
 from framework import _checks
-from framework._context import current_record
-from framework._intake import Intake
+from framework._core import Core
 from framework._jsonsafe import JSON
-from framework._logging import report_unread
+from framework._pool import ThreadPoolExecutorEnhanced
 from framework._records import TaskRecord, TaskStatus
-from framework._task import PENDING, RUNNING, LiveTask, Task, TaskControl, TaskId
-from framework.exceptions import TaskCancelledError, TaskNotFoundError
-from framework.protocols import EventSink
+from framework._submission import take_in
+from framework._task import PENDING, RUNNING, LiveTask, Task, TaskId
+from framework.exceptions import TaskNotFoundError
+from framework.protocols import Clock, EventSink
 
 T = TypeVar("T")
 
 _CANCEL_PATIENCE = 1.0
 
 
-class TaskManager(Intake):
+class TaskManager:
     """Owns the tasks of one framework; `get_task_manager` gives the current one.
 
-    `setup_async_framework` makes and ends it. Methods that are no coroutines may be called
-    from any thread.
-
-    Args:
-        pool: Where sync tasks run; shut down by its creator.
-        clock: Time for everything; None for the system's.
-        store: Where finished tasks are kept; None for this process's memory.
-        engine: Where tasks run; None for *pool* and the apps' loops.
-        interceptor: Takes part in every task; None for nobody.
-        task_timeout: Limit in seconds for tasks that have none of their own; None for the
-            pool's, infinity for none.
-        queue_size: How many tasks may be PENDING, from 1 on.
-        result_ttl: Seconds for which a finished task is kept, above 0.
-        max_finished_tasks: How many finished tasks are kept, from 0 on.
-        cleanup_interval: Seconds between two clean-ups by age, above 0.
-        new_id: Makes ids; None for 128 random bits in hexadecimal.
-        rng: Randomness for jitter; None for a generator of its own.
+    `setup_async_framework` makes and ends it; it is not made by hand. Methods that are no
+    coroutines may be called from any thread.
     """
+
+    def __init__(self, core: Any) -> None:  # Any: a _core.Core, which is not public
+        self._core: Core = core
+
+    @property
+    def pool(self) -> ThreadPoolExecutorEnhanced:
+        """The pool that sync tasks run in."""
+        return self._core.pool
+
+    @property
+    def clock(self) -> Clock:
+        """All the time that the framework knows."""
+        return self._core.clock
+
+    @property
+    def rng(self) -> random.Random:
+        """The randomness of jitter."""
+        return self._core.rng
+
+    @property
+    def new_id(self) -> Callable[[], str]:
+        """Makes the ids of tasks."""
+        return self._core.new_id
+
+    # -- taking tasks in
+
+    @overload
+    async def submit(
+        self,
+        func: Callable[..., Coroutine[Any, Any, T]],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        description: str | None = None,
+        wait: Literal[False] = False,
+        task_id: str | None = None,
+        on_complete: Callable[[Task], object] | None = None,
+        on_error: Callable[[Task], object] | None = None,
+        delay: float = 0.0,
+    ) -> TaskId[T]: ...
+
+    @overload
+    async def submit(
+        self,
+        func: Callable[..., Coroutine[Any, Any, T]],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        description: str | None = None,
+        wait: Literal[True],
+        task_id: str | None = None,
+        on_complete: Callable[[Task], object] | None = None,
+        on_error: Callable[[Task], object] | None = None,
+        delay: float = 0.0,
+    ) -> T: ...
+
+    @overload
+    async def submit(
+        self,
+        func: Callable[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        description: str | None = None,
+        wait: Literal[False] = False,
+        task_id: str | None = None,
+        on_complete: Callable[[Task], object] | None = None,
+        on_error: Callable[[Task], object] | None = None,
+        delay: float = 0.0,
+    ) -> TaskId[T]: ...
+
+    @overload
+    async def submit(
+        self,
+        func: Callable[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        description: str | None = None,
+        wait: Literal[True],
+        task_id: str | None = None,
+        on_complete: Callable[[Task], object] | None = None,
+        on_error: Callable[[Task], object] | None = None,
+        delay: float = 0.0,
+    ) -> T: ...
+
+    async def submit(
+        self,
+        func: Callable[..., Any],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        description: str | None = None,
+        wait: bool = False,
+        task_id: str | None = None,
+        on_complete: Callable[[Task], object] | None = None,
+        on_error: Callable[[Task], object] | None = None,
+        delay: float = 0.0,
+    ) -> Any:
+        """Take ``func(*args, **kwargs)`` in as a task and return its id.
+
+        No keyword of the task's own is ever taken for one of these options.
+
+        Args:
+            func: A function, sync (runs in the pool) or async (runs on the app's loop).
+            args: Positional arguments, a tuple or list; None for none. Shared with the
+                caller, not copied.
+            kwargs: Keyword arguments; None for none.
+            timeout: Limit in seconds, above 0, from the start of its run; None for the
+                framework's, infinity for none.
+            description: A text for people; None for the function's own.
+            wait: Whether to wait and return the result instead of the id.
+            task_id: An id of your own, not in use; None for a random one.
+            on_complete: Called with the task once it is COMPLETED, on the thread or loop
+                that completed it. What it raises is logged.
+            on_error: The same for every other end.
+            delay: Seconds, 0 or more, that it stays PENDING at least.
+
+        Returns:
+            The id; with *wait* the result. Whoever is cancelled while waiting leaves the
+            task as it is.
+
+        Raises:
+            TypeError: If *func* cannot be a task, or its arguments do not fit.
+            ValueError: If a number is out of range, or *task_id* is in use.
+            QueueFullError: If as many tasks are PENDING as may be.
+            FrameworkNotStartedError: If the framework is stopping or stopped.
+            BaseException: With *wait*, what `get_result` raises.
+        """
+        _checks.flag("wait", wait)
+        task = take_in(
+            self._core,
+            sys._getframe(1), func, args, kwargs, timeout, description, task_id,
+            on_complete, on_error, delay,
+        )  # fmt: skip
+        if not wait:
+            return task.task_id
+        return await self._core.results.get(task, None)
+
+    @overload
+    def submit_nowait(
+        self,
+        func: Callable[..., Coroutine[Any, Any, T]],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        description: str | None = None,
+        task_id: str | None = None,
+        on_complete: Callable[[Task], object] | None = None,
+        on_error: Callable[[Task], object] | None = None,
+        delay: float = 0.0,
+    ) -> TaskId[T]: ...
+
+    @overload
+    def submit_nowait(
+        self,
+        func: Callable[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        description: str | None = None,
+        task_id: str | None = None,
+        on_complete: Callable[[Task], object] | None = None,
+        on_error: Callable[[Task], object] | None = None,
+        delay: float = 0.0,
+    ) -> TaskId[T]: ...
+
+    def submit_nowait(
+        self,
+        func: Callable[..., Any],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        description: str | None = None,
+        task_id: str | None = None,
+        on_complete: Callable[[Task], object] | None = None,
+        on_error: Callable[[Task], object] | None = None,
+        delay: float = 0.0,
+    ) -> TaskId[Any]:
+        """Take a task in as `submit` does, without a loop and from any thread."""
+        task = take_in(
+            self._core,
+            sys._getframe(1), func, args, kwargs, timeout, description, task_id,
+            on_complete, on_error, delay,
+        )  # fmt: skip
+        return TaskId(task.task_id)
 
     # -- knowing them
 
@@ -55,18 +236,18 @@ class TaskManager(Intake):
 
         Never raises, whatever *task_id* is.
         """
-        record = self.ledger.find(task_id)
+        record = self._core.ledger.find(task_id)
         if record is None:
             return None
-        return Task(self.ledger.snapshot(record), source=record)
+        return Task(self._core.ledger.snapshot(record), source=record)
 
     def get_all_tasks(self) -> dict[str, dict[str, JSON]]:
         """Return every known task as ``{task_id: Task.to_dict()}``: a snapshot."""
-        return _as_dicts(self.ledger.records().values())
+        return _as_dicts(self._core.ledger.records().values())
 
     def get_active_tasks(self) -> dict[str, dict[str, JSON]]:
         """Return the tasks that are PENDING or RUNNING, as `get_all_tasks`."""
-        return _as_dicts(self.ledger.live_records())
+        return _as_dicts(self._core.ledger.live_records())
 
     def get_tasks_by_status(self, status: TaskStatus | str) -> dict[str, dict[str, JSON]]:
         """Return the tasks of one status, as `get_all_tasks`.
@@ -75,12 +256,12 @@ class TaskManager(Intake):
             ValueError: If *status* is no status.
         """
         wanted = TaskStatus(_checks.choice("status", status, tuple(map(str, TaskStatus))))
-        records = self.ledger.records().values()
+        records = self._core.ledger.records().values()
         return _as_dicts(record for record in records if record.status is wanted)
 
     def get_active_count(self) -> int:
         """Return how many tasks are PENDING or RUNNING."""
-        figures = self.ledger.figures()
+        figures = self._core.ledger.figures()
         return figures[PENDING.value] + figures[RUNNING.value]
 
     def get_stats(self) -> dict[str, int]:
@@ -92,11 +273,11 @@ class TaskManager(Intake):
         ``rejected``, ``retrying``, ``throttled``, ``late_results``, ``evicted``,
         ``scheduled_skipped``, ``lost_wakeups`` (waiters whose loop was closed).
         """
-        figures = self.ledger.figures()
-        figures |= self.schedules.figures()
-        figures["kept"] = self.ledger.kept
-        if self.boxes.lost:
-            figures["lost_wakeups"] = self.boxes.lost
+        figures = self._core.ledger.figures()
+        figures |= self._core.schedules.figures()
+        figures["kept"] = self._core.ledger.kept
+        if self._core.boxes.lost:
+            figures["lost_wakeups"] = self._core.boxes.lost
         return figures
 
     def subscribe(self, sink: EventSink) -> Callable[[], None]:
@@ -113,7 +294,7 @@ class TaskManager(Intake):
         """
         if not callable(sink):
             raise TypeError(f"sink must be a function of an event, not {_checks.show(sink)}")
-        return self.ledger.subscribe(sink)
+        return self._core.ledger.subscribe(sink)
 
     # -- their results
 
@@ -147,7 +328,7 @@ class TaskManager(Intake):
         """
         if timeout is not None:
             timeout = _checks.number("timeout", timeout, at_least=0, finite=False)
-        return await self.results.get(self._require(task_id), timeout)
+        return await self._core.results.get(self._require(task_id), timeout)
 
     @overload
     def wait_result(self, task_id: TaskId[T], timeout: float | None = None) -> T: ...
@@ -172,10 +353,10 @@ class TaskManager(Intake):
             )
         if timeout is not None:
             timeout = _checks.number("timeout", timeout, at_least=0, finite=False)
-        return self.results.wait(self._require(task_id), timeout)
+        return self._core.results.wait(self._require(task_id), timeout)
 
     def _require(self, task_id: object) -> TaskRecord:
-        record = self.ledger.find(task_id)
+        record = self._core.ledger.find(task_id)
         if record is None:
             raise TaskNotFoundError(task_id)  # type: ignore[arg-type]  # shown, whatever it is
         return record
@@ -191,32 +372,19 @@ class TaskManager(Intake):
         ``current_task().check_cancelled()``. In all these cases ``cancel_requested`` is
         true. An unknown id, and a task that is final, give False.
         """
-        record = self.ledger.find(task_id)
-        if not isinstance(record, LiveTask) or not self.ledger.request_cancel(record):
+        record = self._core.ledger.find(task_id)
+        if not isinstance(record, LiveTask) or not self._core.ledger.request_cancel(record):
             return False
-        if self.cancel_pending(record, "it was cancelled before it started"):
+        if self._core.cancel_pending(record, "it was cancelled before it started"):
             return True
-        self.runner.stop_body(record)
+        self._core.runner.stop_body(record)
         if record.driver is None:
             return False
         try:
-            await self.results.until_final(record, _CANCEL_PATIENCE)
+            await self._core.results.until_final(record, _CANCEL_PATIENCE)
         except TimeoutError:
             return False
         return record.status is TaskStatus.CANCELLED
-
-    def cancel_pending(self, task: LiveTask, reason: str) -> bool:
-        """End a task CANCELLED if it is still PENDING; it then never starts."""
-        error = TaskCancelledError(task.task_id, task.name)
-        if not self.runner.end(task, "cancel", error=error, reason=reason, only_from=PENDING):
-            return False
-        timer, task.timer = task.timer, None
-        if timer is not None:
-            timer.cancel()
-        self.schedules.undelay(task)
-        self.engine.withdraw(task)
-        self.runner.let_go(task)
-        return True
 
     def cleanup_completed_tasks(self, max_age: float = 3600.0) -> int:
         """Forget finished tasks that ended *max_age* seconds ago or more.
@@ -232,52 +400,7 @@ class TaskManager(Intake):
             ValueError: If it is negative or NaN.
         """
         age = _checks.number("max_age", max_age, at_least=0, finite=False)
-        return self.runner.evict(ended_before=self.clock.monotonic() - age)
-
-    def start(self) -> None:
-        """Begin the periodic clean-up and the schedules; by whoever made the manager."""
-        self.schedules.start()
-
-    def stop(self) -> None:
-        """Take no tasks any more and let go of every timer; drain before, if at all.
-
-        Failures that nobody has read are logged. Harmless to call twice.
-        """
-        with self.ledger.lock:
-            if self.ledger.state == "stopped":
-                return
-            self.ledger.state = "stopped"
-        self.policies.close()
-        self.schedules.stop()
-        self.runner.deadlines.close()
-        for record in self.ledger.store.list():
-            report_unread(record)
-
-    def forget(self) -> None:
-        """Refuse everything in a forked child, where neither threads nor loop exist."""
-        self.ledger.forget()
-
-
-def current_task() -> Task | None:
-    """Return the task that runs here, live; None outside any task.
-
-    It follows the task wherever its context goes: into coroutines it starts, and into
-    threads that copy the context.
-    """
-    record = current_record.get()
-    if not isinstance(record, LiveTask):
-        return None
-    manager: TaskManager = record.home.manager
-
-    def report_progress(progress: float, message: str) -> None:
-        share = _checks.number("progress", progress, at_least=0, at_most=1)
-        manager.ledger.progress(record, share, _checks.text("message", message))
-
-    def check_cancelled() -> None:
-        if record.cancel_requested or record.status.is_final:
-            raise TaskCancelledError(record.task_id, record.name)
-
-    return Task(record, control=TaskControl(report_progress, check_cancelled))
+        return self._core.runner.evict(ended_before=self._core.clock.monotonic() - age)
 
 
 def _as_dicts(records: Iterable[TaskRecord]) -> dict[str, dict[str, JSON]]:

@@ -375,13 +375,6 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
                 for item in worker.stack
             ]
 
-    # What the manager's engine needs beyond the standard's interface.
-
-    @property
-    def crew(self) -> Crew:
-        """Threads and queue, for engines that run tasks here."""
-        return self._crew
-
     # Names that the standard class has and that programs and CPython's tests read.
 
     @property

@@ -14,26 +14,17 @@ from dataclasses import dataclass, fields
 
 from framework._clock import SystemClock
 from framework._context import current_home
+from framework._core import Core, Limits
+from framework._ids import random_id
 from framework._ledger import Home
 from framework._manager import TaskManager
 from framework._policies import Policies, standalone
 from framework._pool import ThreadPoolExecutorEnhanced
 from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import Clock, Interceptor, TaskEngine, TaskStore
+from framework.stores.memory import MemoryStore
 
 POOL_NAME = "asyncframe-"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What an app asks for; None where it leaves the default."""
-
-    max_workers: int | None = None
-    task_timeout: float | None = None
-    queue_size: int | None = None
-    result_ttl: float | None = None
-    max_finished_tasks: int | None = None
-    cleanup_interval: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +41,31 @@ class Parts:
 
 
 class Framework:
-    """One pool, clock, store and engine, and the manager on top of them.
+    """One pool, clock, store and engine, and the core and manager on top of them.
 
     What is not given is made here and ended by `close`; what is given belongs to its giver.
     """
 
     def __init__(self, parts: Parts, limits: Limits) -> None:
         self._own_clock = SystemClock() if parts.clock is None else None
-        self.clock: Clock = self._own_clock if parts.clock is None else parts.clock  # type: ignore[assignment]  # one of the two
+        clock: Clock | None = parts.clock if self._own_clock is None else self._own_clock
+        assert clock is not None
         self._own_pool = parts.pool is None
-        self.pool = (
-            ThreadPoolExecutorEnhanced(limits.max_workers, POOL_NAME, clock=self.clock)
-            if parts.pool is None
-            else parts.pool
+        self.pool = parts.pool or ThreadPoolExecutorEnhanced(
+            limits.max_workers, POOL_NAME, clock=clock
         )
-        self.manager = TaskManager(
-            self.pool,
-            clock=self.clock,
-            store=parts.store,
+        self.core = Core(
+            pool=self.pool,
+            clock=clock,
+            store=MemoryStore() if parts.store is None else parts.store,
             engine=parts.engine,
             interceptor=parts.interceptor,
-            new_id=parts.new_id,
-            rng=parts.rng,
+            new_id=parts.new_id or random_id,
+            rng=parts.rng or random.Random(),
+            limits=limits,
         )
-        self._limits: Limits | None = None
-        self._apply(limits)
+        self.core.manager = self.manager = TaskManager(self.core)
+        self._adopted: Limits | None = None
 
     def adopt(self, limits: Limits) -> None:
         """Take over the limits of an app that sets itself up under a test's override.
@@ -82,48 +73,32 @@ class Framework:
         Raises:
             ValueError: If another app has asked for other limits before.
         """
-        if self._limits is not None and self._limits != limits:
+        if self._adopted is not None and self._adopted != limits:
             differing = [
                 field.name
                 for field in fields(limits)
-                if getattr(self._limits, field.name) != getattr(limits, field.name)
+                if getattr(self._adopted, field.name) != getattr(limits, field.name)
             ]
             raise ValueError(
                 "two apps under one test share its framework and must ask for the same "
                 f"limits; they differ in {', '.join(differing)}"
             )
-        self._limits = limits
-        self._apply(limits)
-
-    def _apply(self, limits: Limits) -> None:
-        manager = self.manager
-        if limits.task_timeout is not None:
-            manager.task_timeout = limits.task_timeout
-        bounds = [bound for bound in (limits.queue_size, self.pool.queue_size) if bound]
-        if bounds:
-            manager.ledger.queue_size = min(bounds)
-        if limits.result_ttl is not None:
-            manager.result_ttl = limits.result_ttl
-        if limits.max_finished_tasks is not None:
-            manager.runner.max_finished = limits.max_finished_tasks
-        if limits.cleanup_interval is not None:
-            manager.cleanup_interval = limits.cleanup_interval
-        if limits.max_workers is not None:
-            self.pool.crew.max_workers = limits.max_workers
+        self._adopted = limits
+        self.core.apply(limits)
 
     def open(self, home: Home) -> None:
         """Let tasks belong to *home*, and begin if it is the first."""
         # The latest app comes first: it is the one meant where nothing else says so.
-        self.manager.homes.insert(0, home)
+        self.core.homes.insert(0, home)
         with _LOCK:
             if self is not _STATE.override and self not in _STATE.running:
                 _STATE.running.append(self)
-        self.manager.start()
+        self.core.start()
 
     def leave(self, home: Home) -> None:
         """Take *home*, which is drained, off the list."""
-        if home in self.manager.homes:
-            self.manager.homes.remove(home)
+        if home in self.core.homes:
+            self.core.homes.remove(home)
 
     def close(self, patience: float) -> None:
         """End everything that was made here; blocks for at most *patience* seconds.
@@ -133,7 +108,7 @@ class Framework:
         with _LOCK:
             if self in _STATE.running:
                 _STATE.running.remove(self)
-        self.manager.stop()
+        self.core.stop()
         if self._own_pool:
             stats = self.pool.get_stats()
             bare_calls = stats["busy"] or stats["queued"]
@@ -144,7 +119,7 @@ class Framework:
 
     def forget(self) -> None:
         """Refuse everything in a forked child."""
-        self.manager.forget()
+        self.core.forget()
         if self._own_clock is not None:
             self._own_clock.forget_thread()
 
@@ -187,20 +162,32 @@ def set_override(framework: Framework | None) -> None:
         _STATE.override = framework
 
 
-def find_manager() -> TaskManager | None:
-    """Return the manager that is meant here, or None if there is none or no telling."""
+def find_core() -> Core | None:
+    """Return the core that is meant here, or None if there is none or no telling."""
     if _STATE.override is not None:
-        return _STATE.override.manager
+        return _STATE.override.core
     home = current_home.get()
     if home is not None:
-        manager: TaskManager = home.manager
-        if manager.ledger.state not in _ENDED:
-            return manager
+        core: Core = home.core
+        if core.ledger.state not in _ENDED:
+            return core
     running = _STATE.running
-    return running[0].manager if len(running) == 1 else None
+    return running[0].core if len(running) == 1 else None
 
 
 _ENDED = ("stopped", "forked")
+
+
+def require_core() -> Core:
+    """Return the core that is meant here.
+
+    Raises:
+        FrameworkNotStartedError: If there is none, or several and no telling which.
+    """
+    core = find_core()
+    if core is None:
+        raise FrameworkNotStartedError(_why_none())
+    return core
 
 
 def get_task_manager() -> TaskManager:
@@ -212,9 +199,7 @@ def get_task_manager() -> TaskManager:
     Raises:
         FrameworkNotStartedError: If there is none, or several and no telling which.
     """
-    manager = find_manager()
-    if manager is None:
-        raise FrameworkNotStartedError(_why_none())
+    manager: TaskManager = require_core().manager
     return manager
 
 
@@ -224,14 +209,14 @@ def get_thread_pool() -> ThreadPoolExecutorEnhanced:
     Raises:
         FrameworkNotStartedError: If there is none, or several and no telling which.
     """
-    return get_task_manager().pool
+    return require_core().pool
 
 
 def find_policies() -> Policies:
     """Return the state of retries and throttles here: a manager's, else the process's."""
-    manager = find_manager()
-    if manager is not None:
-        return manager.policies
+    core = find_core()
+    if core is not None:
+        return core.policies
     found = _STATE.standalone
     if found is None:
         with _LOCK:

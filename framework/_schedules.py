@@ -29,15 +29,32 @@ from framework.protocols import Clock, TimerHandle
 _LOGGER = logging.getLogger("asyncframe")
 
 
+class ScheduleLimits(Protocol):
+    """How often to clean up, and what to keep."""
+
+    @property
+    def cleanup_interval(self) -> float:
+        """Seconds between two clean-ups."""
+        ...
+
+    @property
+    def result_ttl(self) -> float:
+        """Seconds for which a finished task is kept."""
+        ...
+
+
 class ScheduleHost(Protocol):
-    """The manager, as far as it is needed here."""
+    """The core, as far as it is needed here."""
 
     clock: Clock
     rng: random.Random
     ledger: Ledger
     runner: Runner
-    cleanup_interval: float
-    result_ttl: float
+
+    @property
+    def limits(self) -> ScheduleLimits:
+        """How much and how long."""
+        ...
 
     def accept(
         self,
@@ -63,7 +80,7 @@ class Schedule:
 
 
 class _Timetable:
-    """One schedule under one manager."""
+    """One schedule under one core."""
 
     __slots__ = ("begun", "latest", "timer", "turn")
 
@@ -75,10 +92,10 @@ class _Timetable:
 
 
 class Schedules:
-    """Everything of one manager that starts by itself."""
+    """Everything of one core that starts by itself."""
 
     def __init__(self, manager: ScheduleHost) -> None:
-        self._manager = manager
+        self._core = manager
         self._lock = threading.Lock()
         self._timetables: weakref.WeakKeyDictionary[Schedule, _Timetable] = (
             weakref.WeakKeyDictionary()
@@ -121,8 +138,8 @@ class Schedules:
         """Hand an accepted task to the engine in *seconds*, above 0."""
         with self._lock:
             self._delayed[task] = None
-        when = self._manager.clock.monotonic() + seconds
-        task.timer = self._manager.clock.call_at(when, lambda: self._due(task))
+        when = self._core.clock.monotonic() + seconds
+        task.timer = self._core.clock.call_at(when, lambda: self._due(task))
         if task.status.is_final:
             # Cancelled before its timer could be seen.
             task.timer.cancel()
@@ -138,13 +155,13 @@ class Schedules:
         if not task.status.is_final:
             task.timer = None
             task.reason = ""
-            self._manager.runner.launch(task)
+            self._core.runner.launch(task)
 
     # -- schedules
 
     def add(self, schedule: Schedule) -> None:
         """Begin with a schedule, counted from now."""
-        table = _Timetable(self._manager.clock.monotonic())
+        table = _Timetable(self._core.clock.monotonic())
         with self._lock:
             if not self._running or schedule in self._timetables:
                 return
@@ -157,12 +174,12 @@ class Schedules:
         schedule = reference()
         if schedule is None:
             return
-        clock = self._manager.clock
+        clock = self._core.clock
         passed = (clock.monotonic() - table.begun) / schedule.every
         table.turn = max(table.turn + 1, math.floor(passed) + 1)
         when = table.begun + table.turn * schedule.every
         if schedule.jitter:
-            when += self._manager.rng.uniform(0.0, schedule.jitter * schedule.every)
+            when += self._core.rng.uniform(0.0, schedule.jitter * schedule.every)
         with self._lock:
             if self._running and self._timetables.get(schedule) is table:
                 table.timer = clock.call_at(
@@ -176,29 +193,29 @@ class Schedules:
             self._plan(reference, table)
 
     def _run(self, schedule: Schedule, table: _Timetable) -> None:
-        manager = self._manager
+        core = self._core
         latest = table.latest
         if latest is not None and (not latest.status.is_final or latest.still_running):
-            manager.ledger.count("scheduled_skipped")
+            core.ledger.count("scheduled_skipped")
             return
         try:
-            table.latest = manager.accept(schedule.spec, (), {}, sys._getframe())
+            table.latest = core.accept(schedule.spec, (), {}, sys._getframe())
         except FrameworkError as error:  # a full queue must not end the schedule
-            manager.ledger.count("scheduled_skipped")
+            core.ledger.count("scheduled_skipped")
             _LOGGER.warning("scheduled %s was skipped: %s", schedule.spec.name, error)
 
     # -- clean-up
 
     def _plan_cleanup(self) -> None:
-        manager = self._manager
-        if math.isinf(manager.cleanup_interval):
+        core = self._core
+        if math.isinf(core.limits.cleanup_interval):
             return
-        when = manager.clock.monotonic() + manager.cleanup_interval
+        when = core.clock.monotonic() + core.limits.cleanup_interval
         with self._lock:
             if self._running:
-                self._cleanup = manager.clock.call_at(when, self._clean_up, background=True)
+                self._cleanup = core.clock.call_at(when, self._clean_up, background=True)
 
     def _clean_up(self) -> None:
-        manager = self._manager
-        manager.runner.evict(ended_before=manager.clock.monotonic() - manager.result_ttl)
+        core = self._core
+        core.runner.evict(ended_before=core.clock.monotonic() - core.limits.result_ttl)
         self._plan_cleanup()

@@ -392,8 +392,8 @@ class TaskControl:
         report_progress: Callable[[float, str], None],
         check_cancelled: Callable[[], None],
     ) -> None:
-        self.report_progress = report_progress
-        self.check_cancelled = check_cancelled
+        self.report_progress: Callable[[float, str], None] = report_progress
+        self.check_cancelled: Callable[[], None] = check_cancelled
 
 
 def _iso(stamp: datetime | None) -> str | None:

@@ -36,7 +36,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-app = FastAPI(title="asyncframe example", lifespan=lifespan)
+app: FastAPI = FastAPI(title="asyncframe example", lifespan=lifespan)
 
 
 # Background tasks: an id at once, the work later.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import queue
+from typing import Any
 
 from starlette.exceptions import HTTPException
 
@@ -82,7 +83,8 @@ class QueueFullError(FrameworkError, HTTPException, queue.Full):
             f"{self.retry_after:g} s, or raise 'queue_size' or 'max_workers'"
         )
 
-    __repr__ = Exception.__repr__
+    def __repr__(self) -> str:
+        return Exception.__repr__(self)
 
 
 class RateLimitExceededError(FrameworkError, HTTPException):
@@ -108,7 +110,8 @@ class RateLimitExceededError(FrameworkError, HTTPException):
             f"try again in {self.retry_after:.3f} s, or use when_limited='wait'"
         )
 
-    __repr__ = Exception.__repr__
+    def __repr__(self) -> str:
+        return Exception.__repr__(self)
 
 
 class _TaskError(FrameworkError):
@@ -170,7 +173,7 @@ class TaskTimeoutError(FrameworkError, TimeoutError):
     def __init__(self, task_id: str, name: str, limit: float) -> None:
         super().__init__()
         # OSError would take three arguments for errno, text and file name.
-        self.args = (task_id, name, limit)
+        self.args: tuple[Any, ...] = (task_id, name, limit)
         self.task_id = task_id
         self.name = name
         self.limit = limit

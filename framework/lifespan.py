@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from framework import _checks
 from framework._context import current_home
+from framework._core import Limits
 from framework._drain import drain
 from framework._ledger import Home
 from framework._logging import install_task_ids
 from framework._pool import ThreadPoolExecutorEnhanced
-from framework._runtime import Framework, Limits, Parts, override
+from framework._runtime import Framework, Parts, override
 from framework._sleepers import LoopSleeper
 from framework.protocols import Clock, TaskEngine, TaskStore
 
@@ -148,7 +149,7 @@ class _Setup(AbstractAsyncContextManager[None]):
         framework = Framework(self._parts, self._limits) if shared is None else shared
         self._framework = framework
         install_task_ids()
-        self._home = home = Home(framework.manager, self._app, asyncio.get_running_loop())
+        self._home = home = Home(framework.core, self._app, asyncio.get_running_loop())
         framework.open(home)
         self._token = current_home.set(home)
         if self._app is not None:
@@ -176,16 +177,16 @@ class _Setup(AbstractAsyncContextManager[None]):
     async def _stop(self) -> None:
         framework, home = self._framework, self._home
         assert framework is not None and home is not None
-        clock = framework.clock
+        clock = framework.core.clock
         end = clock.monotonic() + self._grace
         alone = override() is not framework
         if alone:
-            with framework.manager.ledger.lock:
-                framework.manager.ledger.state = "stopping"
-            framework.manager.schedules.stop()
-            framework.manager.policies.close()
+            with framework.core.ledger.lock:
+                framework.core.ledger.state = "stopping"
+            framework.core.schedules.stop()
+            framework.core.policies.close()
         try:
-            await drain(framework.manager, home, self._grace)
+            await drain(framework.core, home, self._grace)
         finally:
             framework.leave(home)
             if self._shim is not None and self._app is not None:

@@ -6,9 +6,10 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from framework._core import Limits
 from framework._manager import TaskManager
 from framework._pool import ThreadPoolExecutorEnhanced
-from framework._runtime import Framework, Limits, Parts, set_override
+from framework._runtime import Framework, Parts, set_override
 from framework.protocols import Clock, Interceptor, TaskEngine, TaskStore
 
 __all__ = ["override_framework"]

@@ -68,15 +68,15 @@ class LocalEngine:
 
     def withdraw(self, record: TaskRecord) -> None:
         """Free the place of a record in the queue."""
-        self.pool.crew.discard(record)
+        self.pool._crew.discard(record)
 
     def abandon(self, record: TaskRecord) -> None:
         """Give up the thread that runs *record*; the pool starts another in its place."""
-        self.pool.crew.abandon(record)
+        self.pool._crew.abandon(record)
 
     def run_inline(self, record: TaskRecord) -> bool:
         """Run a queued record on the calling thread of the pool."""
-        return self.pool.crew.run_inline(record)
+        return self.pool._crew.run_inline(record)
 
     def _stage(self, loop: asyncio.AbstractEventLoop) -> _Staging:
         staging = self._staged.get(loop)
@@ -96,7 +96,7 @@ class LocalEngine:
 
     def _dispatch(self, entries: Iterable[tuple[TaskRecord, Run]]) -> None:
         wanted = [(record, run) for record, run in entries if record.status is PENDING]
-        for record, run, error in self.pool.crew.put_all(wanted):
+        for record, run, error in self.pool._crew.put_all(wanted):
             run.drop(record, error)
         for record, _ in wanted:
             assert isinstance(record, LiveTask)

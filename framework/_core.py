@@ -1,0 +1,254 @@
+"""Core: what a manager is put together from, and what its parts do together.
+
+Guarantees: a call that does not fit is refused in the caller; a task that is taken in
+reaches the engine, or its time table, or ends FAILED.
+Relies on: `_ledger` for the bound and the refusal after the end.
+Lock order: none of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Callable
+from contextvars import copy_context
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from framework._calls import TaskSpec
+from framework._context import current_home
+from framework._delivery import Mailboxes
+from framework._driving import Drive, runs_of
+from framework._ledger import Home, Ledger
+from framework._logging import log_final, report_unread
+from framework._policies import Policies
+from framework._pool import ThreadPoolExecutorEnhanced
+from framework._records import Origin
+from framework._results import Results
+from framework._running import Runner
+from framework._schedules import Schedules
+from framework._task import PENDING, LiveTask, TaskId
+from framework.engines.local import LocalEngine
+from framework.exceptions import TaskCancelledError
+from framework.protocols import Clock, Interceptor, TaskEngine, TaskStore
+
+_LOGGER = logging.getLogger("asyncframe")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an app asks for; see `setup_async_framework` for the fields.
+
+    The pool's own bound and limit hold where these are wider or None.
+    """
+
+    max_workers: int | None = None
+    task_timeout: float | None = None
+    queue_size: int = 10_000
+    result_ttl: float = 86_400.0
+    max_finished_tasks: int = 100_000
+    cleanup_interval: float = 60.0
+
+
+class Core:
+    """The parts of one task manager, put together.
+
+    Args:
+        pool: Where sync tasks run; shut down by its creator.
+        clock: Time for everything.
+        store: Where finished tasks are kept.
+        engine: Where tasks run; None for *pool* and the apps' loops.
+        interceptor: Takes part in every task; None for nobody.
+        new_id: Makes task ids.
+        rng: Randomness for jitter.
+        limits: How much and how long.
+
+    Attributes:
+        homes: The apps that it serves, the latest first.
+        manager: What users see of it; set by whoever puts both together.
+    """
+
+    manager: Any  # a TaskManager, of a higher layer
+
+    def __init__(
+        self,
+        *,
+        pool: ThreadPoolExecutorEnhanced,
+        clock: Clock,
+        store: TaskStore,
+        engine: TaskEngine | None,
+        interceptor: Interceptor | None,
+        new_id: Callable[[], str],
+        rng: random.Random,
+        limits: Limits,
+    ) -> None:
+        self.pool = pool
+        self.clock = clock
+        self.new_id = new_id
+        self.rng = rng
+        self.boxes = Mailboxes()
+        self.engine: TaskEngine = LocalEngine(pool, self.boxes) if engine is None else engine
+        self.limits = limits
+        self.ledger = Ledger(clock, store, limits.queue_size)
+        self.runner = Runner(
+            self.ledger, self.boxes, self.engine, interceptor, limits.max_finished_tasks
+        )
+        self.runner.runs = runs_of(self.runner)
+        self.policies = Policies(self.clock, self.rng, self.runner)
+        self.schedules = Schedules(self)
+        self.apply(limits)
+        self.results = Results(self.ledger, self.boxes, self.engine, pool._crew.waits)
+        self.homes: list[Home] = []
+        if _LOGGER.isEnabledFor(logging.DEBUG):
+            self.ledger.subscribe(log_final)
+
+    def accept(
+        self,
+        spec: TaskSpec,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        frame: FrameType,
+        *,
+        task_id: str | None = None,
+        hooks: tuple[Any, Any] | None = None,
+        delay: float = 0.0,
+    ) -> LiveTask:
+        """Take a checked call in and hand it to the engine; for decorators.
+
+        Args:
+            spec: What to run.
+            args: Its positional arguments, which fit.
+            kwargs: Its keyword arguments, which fit.
+            frame: Who submits.
+            task_id: A chosen id, or None.
+            hooks: What to call at the end: on completion, on anything else.
+            delay: Seconds until it may start.
+        """
+        task = self._new_task(spec, args, kwargs, frame, task_id)
+        task.hooks = hooks
+        if self.runner.interceptor is not None:
+            self.runner.interceptor.before_accept(task)
+        if delay:
+            task.reason = f"delayed by {delay:g} s"
+        self.ledger.accept(task)
+        if self.ledger.sinks:
+            self.ledger.emit("submitted", task)
+        if delay:
+            self.schedules.delay(task, delay)
+        else:
+            self.runner.launch(task)
+        return task
+
+    def drive(
+        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> Drive:
+        """Take a checked call in and return what runs it where it is awaited.
+
+        It never waits, so the bound of waiting tasks is not for it.
+        """
+        task = self._new_task(spec, args, kwargs, frame, None)
+        task.loop = asyncio.get_running_loop()
+        if self.runner.interceptor is not None:
+            self.runner.interceptor.before_accept(task)
+        self.ledger.accept(task, bounded=False)
+        if self.ledger.sinks:
+            self.ledger.emit("submitted", task)
+        task.driver = driver = Drive(self.runner, task, in_place=True)
+        return driver
+
+    def _new_task(
+        self,
+        spec: TaskSpec,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        frame: FrameType,
+        task_id: str | None,
+    ) -> LiveTask:
+        if task_id is None:
+            task_id = self.new_id()
+        else:
+            self.ledger.require_free(task_id)
+        task = LiveTask(
+            TaskId(task_id),
+            spec,
+            args,
+            kwargs,
+            context=copy_context(),
+            home=self._home(),
+            created=self.clock.monotonic(),
+            created_at=self.clock.time(),
+            origin=Origin(frame.f_code, frame.f_lasti),
+        )
+        if task.limit is None:
+            default = self.limits.task_timeout
+            task.limit = self.pool.task_timeout if default is None else default
+        if task.limit == math.inf:
+            task.limit = None
+        if task.loop is None:
+            task.loop = asyncio._get_running_loop()
+        return task
+
+    def _home(self) -> Home:
+        home: Home | None = current_home.get()
+        if home is not None and home.core is self:
+            return home
+        homes = self.homes
+        return homes[0] if homes else self._homeless()
+
+    def _homeless(self) -> Home:
+        """Return a home for tasks submitted before any app has set itself up."""
+        home = Home(self, None, None)
+        self.homes.append(home)
+        return home
+
+    # -- letting tasks go
+
+    def cancel_pending(self, task: LiveTask, reason: str) -> bool:
+        """End a task CANCELLED if it is still PENDING; it then never starts."""
+        error = TaskCancelledError(task.task_id, task.name)
+        if not self.runner.end(task, "cancel", error=error, reason=reason, only_from=PENDING):
+            return False
+        timer, task.timer = task.timer, None
+        if timer is not None:
+            timer.cancel()
+        self.schedules.undelay(task)
+        self.engine.withdraw(task)
+        self.runner.let_go(task)
+        return True
+
+    # -- beginning and ending
+
+    def apply(self, limits: Limits) -> None:
+        """Take over other limits; the pool's bound still holds if it is narrower."""
+        self.limits = limits
+        own = self.pool.queue_size
+        self.ledger.queue_size = limits.queue_size if own is None else min(own, limits.queue_size)
+        self.runner.max_finished = limits.max_finished_tasks
+        if limits.max_workers is not None:
+            self.pool._crew.max_workers = limits.max_workers
+
+    def start(self) -> None:
+        """Begin the periodic clean-up and the schedules; by whoever made the manager."""
+        self.schedules.start()
+
+    def stop(self) -> None:
+        """Take no tasks any more and let go of every timer; drain before, if at all.
+
+        Failures that nobody has read are logged. Harmless to call twice.
+        """
+        with self.ledger.lock:
+            if self.ledger.state == "stopped":
+                return
+            self.ledger.state = "stopped"
+        self.policies.close()
+        self.schedules.stop()
+        self.runner.deadlines.close()
+        for record in self.ledger.store.list():
+            report_unread(record)
+
+    def forget(self) -> None:
+        """Refuse everything in a forked child, where neither threads nor loop exist."""
+        self.ledger.forget()

@@ -1,0 +1,31 @@
+"""current_task: a task seen from inside."""
+
+from __future__ import annotations
+
+from framework import _checks
+from framework._context import current_record
+from framework._ledger import Ledger
+from framework._task import LiveTask, Task, TaskControl
+from framework.exceptions import TaskCancelledError
+
+
+def current_task() -> Task | None:
+    """Return the task that runs here, live; None outside any task.
+
+    It follows the task wherever its context goes: into coroutines it starts, and into
+    threads that copy the context.
+    """
+    record = current_record.get()
+    if not isinstance(record, LiveTask):
+        return None
+    ledger: Ledger = record.home.core.ledger
+
+    def report_progress(progress: float, message: str) -> None:
+        share = _checks.number("progress", progress, at_least=0, at_most=1)
+        ledger.progress(record, share, _checks.text("message", message))
+
+    def check_cancelled() -> None:
+        if record.cancel_requested or record.status.is_final:
+            raise TaskCancelledError(record.task_id, record.name)
+
+    return Task(record, control=TaskControl(report_progress, check_cancelled))

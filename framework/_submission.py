@@ -1,0 +1,64 @@
+"""Submitting a function that was never decorated, or one that was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FrameType
+from typing import Any  # a task's function may take and return anything
+
+from framework import _checks
+from framework._calls import TaskSpec, layer_of, require_arguments, require_callable, spec_for
+from framework._core import Core
+from framework._task import LiveTask, Task
+
+
+def take_in(
+    core: Core,
+    frame: FrameType,
+    func: Callable[..., Any],
+    args: object,
+    kwargs: object,
+    timeout: float | None,
+    description: str | None,
+    task_id: str | None,
+    on_complete: Callable[[Task], object] | None,
+    on_error: Callable[[Task], object] | None,
+    delay: float,
+) -> LiveTask:
+    """Check a submission and take it in; see `TaskManager.submit` for the parameters."""
+    spec = _spec(func)
+    if timeout is not None or description is not None:
+        spec = spec.replace(
+            timeout=_checks.limit("timeout", timeout),
+            description=None if description is None else _checks.text("description", description),
+        )
+    positional, named = require_arguments(args, kwargs)
+    if spec.check is not None:
+        spec.check(*positional, **named)
+    if task_id is not None and not _checks.text("task_id", task_id):
+        raise ValueError("task_id must be a text of at least one character, not ''")
+    hooks = (on_complete, on_error)
+    for name, hook in zip(("on_complete", "on_error"), hooks, strict=True):
+        if hook is not None and not callable(hook):
+            raise TypeError(
+                f"{name} must be a function of the task or None, not {_checks.show(hook)}"
+            )
+    pause = _checks.number("delay", delay, at_least=0) or spec.delay
+    return core.accept(
+        spec,
+        positional,
+        named,
+        frame,
+        task_id=task_id,
+        hooks=hooks if on_complete is not None or on_error is not None else None,
+        delay=pause,
+    )
+
+
+def _spec(func: Callable[..., Any]) -> TaskSpec:
+    if layer_of(func) in ("background_task", "async_task"):
+        # Submitted as what it is, so that one call makes one task and not two.
+        spec = func.__asyncframe_spec__  # type: ignore[attr-defined]  # set by the decorator
+        assert isinstance(spec, TaskSpec)
+        return spec
+    return spec_for(require_callable("submit", func))
