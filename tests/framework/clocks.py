@@ -127,9 +127,12 @@ class ManualClock:
 
     def advance(self, seconds: float) -> None:
         """Move the clock on and fire what falls due, in order, on this thread."""
+        self.advance_to(self._now + seconds)
+
+    def advance_to(self, when: float) -> None:
+        """Move the clock to exactly *when*, as `advance`."""
         with self._advancing:
-            target = self._now + seconds
-            while (fn := self._next_until(target)) is not None:
+            while (fn := self._next_until(when)) is not None:
                 fn()
 
     def jump_wall(self, seconds: float) -> None:
