@@ -33,16 +33,20 @@ def number(
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be {_range(above, at_least, at_most)}, not {show(value)}")
+    try:
+        seen = float(value)
+    except OverflowError:  # an int beyond what a float holds
+        seen = math.nan
     good = (
-        not math.isnan(value)
-        and (above is None or value > above)
-        and (at_least is None or value >= at_least)
-        and value <= at_most
-        and not (finite and math.isinf(value))
+        not math.isnan(seen)
+        and (above is None or seen > above)
+        and (at_least is None or seen >= at_least)
+        and seen <= at_most
+        and not (finite and math.isinf(seen))
     )
     if not good:
-        raise ValueError(f"{name} must be {_range(above, at_least, at_most)}, not {value!r}")
-    return float(value)
+        raise ValueError(f"{name} must be {_range(above, at_least, at_most)}, not {show(value)}")
+    return seen
 
 
 def integer(name: str, value: object, *, at_least: int) -> int:
@@ -55,7 +59,7 @@ def integer(name: str, value: object, *, at_least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number of at least {at_least}, not {show(value)}")
     if value < at_least:
-        raise ValueError(f"{name} must be a whole number of at least {at_least}, not {value!r}")
+        raise ValueError(f"{name} must be a whole number of at least {at_least}, not {show(value)}")
     return value
 
 

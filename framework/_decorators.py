@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Hashable
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Final, Literal, ParamSpec, TypeVar, overload
 
 from framework import _checks, _registry
 from framework._calls import TaskSpec, checker_for, kind_of, name_of, one_line
@@ -33,6 +33,9 @@ from framework._throttle import throttle_policy
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_BRACKETS: Final = object()
+"""Stands for the function that the form with brackets is not given; None is refused."""
+
 
 # -- background_task and async_task
 
@@ -52,7 +55,7 @@ def background_task(
 
 
 def background_task(
-    fn: Callable[..., Any] | None = None,
+    fn: Any = _BRACKETS,
     /,
     *,
     timeout: float | None = None,
@@ -103,7 +106,7 @@ def async_task(
 
 
 def async_task(
-    fn: Callable[..., Any] | None = None,
+    fn: Any = _BRACKETS,
     /,
     *,
     timeout: float | None = None,
@@ -272,7 +275,7 @@ def retry_task(
 
 
 def retry_task(
-    fn: Callable[..., Any] | None = None,
+    fn: Any = _BRACKETS,
     /,
     *,
     max_retries: int = 3,
@@ -422,7 +425,7 @@ def _scheduled(
 
 def _apply(layer: str, fn: object, make: Callable[[Callable[..., Any]], Any]) -> Any:
     """Decorate *fn*, or return the decorator if it is used with arguments."""
-    if fn is None:
+    if fn is _BRACKETS:
         return lambda it: decorate(layer, it, make)
     if isinstance(fn, (int, float, str)):
         raise TypeError(

@@ -82,7 +82,9 @@ def dress(
     dressed.__dict__.update(
         (key, value)
         for key, value in getattr(unwrapped, "__dict__", {}).items()
-        if isinstance(unwrapped, types.FunctionType) and not key.startswith("__asyncframe")
+        if isinstance(unwrapped, types.FunctionType)
+        and key != "__wrapped__"
+        and not key.startswith("__asyncframe")
     )
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
         value = getattr(unwrapped, name, None)
