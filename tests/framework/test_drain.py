@@ -1,0 +1,141 @@
+"""A real uvicorn that is told to stop in the middle of two hundred tasks."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.framework.apps.busy import EXPECTED, GRACE
+from tests.framework.servers import READY, STOPPING, Server, serving
+
+BUSY = "tests.framework.apps.busy:app"
+LOADED = {"BUSY_LOAD": "1"}
+
+# A second for what is left at the end of the grace, and what a loaded machine may take to
+# end an interpreter.
+IN_TIME = GRACE + 1.0 + 3.0
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def accepted(server: Server) -> list[str]:
+    """Return every id that was given out, by any process."""
+    lines = [line for line in server.lines if "INFO asyncframe accepted " in line]
+    return [task_id for line in lines for task_id in line.split(" accepted ")[1].split()]
+
+
+def final_states(server: Server) -> dict[str, str]:
+    """Return the final state of every task, told exactly once by a DEBUG record."""
+    found = re.findall(r"DEBUG asyncframe task (\w{32}) \(\S+\) (\w+)", server.log)
+    assert Counter(task_id for task_id, _ in found).most_common(1)[0][1] == 1
+    return dict(found)
+
+
+def reported_unfinished(server: Server) -> list[str]:
+    """Return the ids in the WARNING lines, of which each stopping process writes one."""
+    lines = [line for line in server.lines if line.startswith("WARNING asyncframe ")]
+    return re.findall(r"\w{32}", " ".join(line for line in lines if "unfinished" in line))
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether *process* still does anything; a zombie only waits to be buried."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def assert_all_accounted_for(server: Server, *, loads: int = 1) -> None:
+    """Assert that every id has a final state, and that the unfinished ones are named."""
+    ids = accepted(server)
+    states = final_states(server)
+    assert len(set(ids)) == 200 * loads
+    assert states.keys() == set(ids)
+    assert Counter(states.values()) == {state: n * loads for state, n in EXPECTED.items()}
+    unfinished = [task_id for task_id, state in states.items() if state != "completed"]
+    assert sorted(reported_unfinished(server)) == sorted(unfinished)
+    warnings = [line for line in server.lines if line.startswith("WARNING asyncframe ")]
+    assert len(warnings) == loads
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)]
+)
+def test_one_signal_ends_a_busy_server_within_its_grace(number: int, status: int) -> None:
+    """SIGTERM and SIGINT end the process in time, and every id answered has a final state."""
+    with serving(BUSY, "--timeout-graceful-shutdown", "2") as server:
+        ids = httpx.post(f"{server.url}/load").json()
+        server.send_signal(number)
+        server.wait_for(STOPPING)
+        assert server.wait(IN_TIME) == status
+        assert accepted(server) == ids
+        assert_all_accounted_for(server)
+
+
+def test_workers_drain_each_their_own() -> None:
+    """With two workers both drain, and neither outlives the parent."""
+    with serving(BUSY, "--workers", "2", env=LOADED, processes=2) as server:
+        family = psutil.Process(server.process.pid).children(recursive=True)
+        server.send_signal(signal.SIGTERM)
+        server.wait_for(STOPPING, 2)
+        assert server.wait(IN_TIME) == 0
+        assert not any(lives(process) for process in family)
+        assert_all_accounted_for(server, loads=2)
+
+
+def test_a_reload_drains_and_starts_anew(tmp_path: Path) -> None:
+    """With --reload a change drains the old process, and a signal then drains the new one."""
+    module = tmp_path / "reloaded.py"
+    module.write_text("from tests.framework.apps.busy import app\n")
+    options = ("--reload", "--reload-dir", str(tmp_path))
+    with serving("reloaded:app", *options, env=LOADED, app_dir=tmp_path) as server:
+        module.write_text("from tests.framework.apps.busy import app  # changed\n")
+        server.wait_for(READY, 2)
+        server.send_signal(signal.SIGTERM)
+        server.wait_for(STOPPING, 2)
+        server.wait(IN_TIME)
+        assert_all_accounted_for(server, loads=2)
+
+
+def test_a_second_sigint_during_the_drain_loses_nothing() -> None:
+    """A second Ctrl+C while the drain goes on changes neither its limit nor its account."""
+    with serving(BUSY, env=LOADED) as server:
+        server.send_signal(signal.SIGINT)
+        server.wait_for(STOPPING)
+        server.send_signal(signal.SIGINT)
+        server.wait(IN_TIME)
+        assert_all_accounted_for(server)
+
+
+def test_a_second_sigint_before_the_drain_loses_nothing() -> None:
+    """A second Ctrl+C, by which uvicorn skips the lifespan's end, still leaves no id out."""
+    with serving(BUSY, env=LOADED) as server:
+        address = httpx.URL(server.url)
+        with socket.create_connection((address.host, address.port)) as client:
+            client.sendall(b"GET /hang HTTP/1.1\r\nHost: here\r\n\r\n")
+            server.wait_for("hanging")
+            server.send_signal(signal.SIGINT)
+            server.wait_for("Waiting for connections to close")
+            server.send_signal(signal.SIGINT)
+            server.wait(IN_TIME)
+        assert final_states(server).keys() == set(accepted(server))
+
+
+def test_a_signal_during_start_up_drains_what_was_started() -> None:
+    """SIGTERM before the app is ready ends it right after its start, with all accounted for."""
+    env = {**LOADED, "BUSY_HOLD": "1"}
+    with serving(BUSY, env=env, until="starting up") as server:
+        server.send_signal(signal.SIGTERM)
+        assert server.process.stdin is not None
+        server.process.stdin.write("go on\n")
+        server.process.stdin.flush()
+        server.wait_for(STOPPING)
+        assert server.wait(IN_TIME) == -signal.SIGTERM
+        assert_all_accounted_for(server)
