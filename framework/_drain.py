@@ -39,7 +39,7 @@ async def drain(core: Core, home: Home, grace: float) -> None:
     """
     with core.ledger.lock:
         home.closed = True
-    _give_up_waiting(core, home)
+    given_up = _give_up_waiting(core, home)
     try:
         await _idle(core, home, grace)
     finally:
@@ -47,17 +47,23 @@ async def drain(core: Core, home: Home, grace: float) -> None:
         if unfinished or core.runner.drivers_of(home):
             _cancel_all(core, unfinished)
             await _shielded(_let_all_go(core, home))
-            _report(unfinished)
+        _report([*given_up, *unfinished])
 
 
-def _give_up_waiting(core: Core, home: Home) -> None:
-    """Cancel what waits for its time, and wake what sleeps in a retry or a throttle."""
+def _give_up_waiting(core: Core, home: Home) -> list[LiveTask]:
+    """Cancel what waits for its time, and wake what sleeps in a retry or a throttle.
+
+    Returns:
+        The cancelled ones.
+    """
+    cancelled = []
     for task in _living(core, home):
-        if task.timer is not None:
-            core.cancel_pending(task, _REASON)
+        if task.timer is not None and core.cancel_pending(task, _REASON):
+            cancelled.append(task)
         sleeper = task.sleeper
         if sleeper is not None:
             sleeper.interrupt()
+    return cancelled
 
 
 async def _idle(core: Core, home: Home, grace: float) -> None:
