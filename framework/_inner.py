@@ -16,7 +16,15 @@ import types
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from framework._calls import TaskSpec, is_async, layer_of, require_callable, signature_of
+from framework._calls import (
+    Check,
+    TaskSpec,
+    checker_for,
+    is_async,
+    layer_of,
+    require_callable,
+    signature_of,
+)
 from framework._retry import RetryPolicy
 from framework._runtime import find_policies, require_core
 from framework._task import TaskId
@@ -191,14 +199,14 @@ def throttled_inner(fn: Callable[..., Any], policy: ThrottlePolicy) -> types.Fun
 def retried_inner(fn: Callable[..., Any], name: str, policy: RetryPolicy) -> types.FunctionType:
     """Return *fn* with retries, in the colour of *fn*; the first try is outside the loop."""
     policies, call_later, exceptions = find_policies, functools.partial, policy.exceptions
-    note_on_loop = _note_on_loop
+    note_on_loop, fits, check = _note_on_loop, _fits, checker_for(fn)
 
     def sync_inner(*args: Any, **kwargs: Any) -> Any:
         try:
             return fn(*args, **kwargs)
         except exceptions as error:
             first = error
-        if note_on_loop(first, policy):
+        if not fits(first, check, args, kwargs) or note_on_loop(first, policy):
             raise first
         return policies().retry(policy, name, call_later(fn, *args, **kwargs), first)
 
@@ -207,6 +215,8 @@ def retried_inner(fn: Callable[..., Any], name: str, policy: RetryPolicy) -> typ
             return await fn(*args, **kwargs)
         except exceptions as error:
             first = error
+        if not fits(first, check, args, kwargs):
+            raise first
         return await policies().retry_async(policy, name, call_later(fn, *args, **kwargs), first)
 
     return _of_colour(fn, sync_inner, async_inner)
@@ -234,6 +244,19 @@ def _as_async(call: Callable[[], Any]) -> Callable[[], Any]:
         return await call()
 
     return attempt
+
+
+def _fits(
+    error: BaseException, check: Check | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> bool:
+    """Whether the call that ended with *error* fits; one that does not is never retried."""
+    if check is None or not isinstance(error, TypeError):
+        return True
+    try:
+        check(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
 
 
 def _note_on_loop(error: BaseException, policy: RetryPolicy) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import re
 import subprocess
@@ -271,7 +272,7 @@ def test_a5_coroutine() -> None:
     with pytest.raises(TypeError, match=r"^background_task needs a function, not the coroutine "):
         background_task(coroutine)  # type: ignore[call-overload]  # the point
 
-    assert coroutine.cr_frame is None
+    assert inspect.getcoroutinestate(coroutine) == "CORO_CLOSED"
 
 
 def test_a5_bare_without_default() -> None:
