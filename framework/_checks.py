@@ -86,6 +86,22 @@ def text(name: str, value: object) -> str:
     return value
 
 
+def filled_text(name: str, value: object) -> str:
+    """Return *value* if it is a string that is not empty and that UTF-8 can carry.
+
+    Raises:
+        TypeError: If it is no string.
+        ValueError: If it is empty, or has a lone surrogate.
+    """
+    given = text(name, value)
+    if not given or given != given.encode("utf-8", "replace").decode("utf-8"):
+        raise ValueError(
+            f"{name} must be a string of at least one character, all of them valid in UTF-8, "
+            f"not {show(value)}"
+        )
+    return given
+
+
 def flag(name: str, value: object) -> bool:
     """Return *value* if it is True or False.
 

@@ -291,9 +291,10 @@ def retry_task(
     ``min(max_delay, retry_delay * backoff**(n - 1))``, and then plus or minus *jitter* as a
     share of it, so that a jittered delay may pass *max_delay*. The last error is raised as
     it was. Cancellation, ``SystemExit``, ``KeyboardInterrupt`` and a call whose arguments
-    do not fit are never retried. A delay ends at once when the framework shuts down, with the last error, and when the
-    task is cancelled or over its limit. A sync function called on a loop's thread is not
-    retried, since that would block the loop: its error says so in a note.
+    do not fit are never retried. A delay ends at once when the framework shuts down, with
+    the last error, and when the task is cancelled or over its limit. A sync function called
+    on a loop's thread is not retried, since that would block the loop: its error says so in
+    a note.
 
     Args:
         fn: The function; given by the bare form only.

@@ -16,6 +16,7 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 
 _MAX_DEPTH = 32
 _MAX_REPR = 200
+_SHORT_INT = 2_048  # bits that fit into 640 digits, the least limit that Python can be given
 _AS_TEXT = (UUID, Decimal, PurePath)
 _AS_ISO = (datetime, date, time)
 _SEQUENCES = (list, tuple, set, frozenset)
@@ -33,14 +34,14 @@ def jsonable(value: object) -> JSON:
 
 
 def _convert(value: object, above: frozenset[int], depth: int) -> JSON:
-    simple = _simple(value)
-    if simple is not _NOT_SIMPLE:
-        return simple  # type: ignore[return-value]  # the sentinel is excluded above
-    if id(value) in above:
-        return f"<cycle: {type(value).__name__}>"
-    if depth >= _MAX_DEPTH:
-        return f"<nested too deeply: {type(value).__name__}>"
     try:
+        simple = _simple(value)
+        if simple is not _NOT_SIMPLE:
+            return simple  # type: ignore[return-value]  # the sentinel is excluded above
+        if id(value) in above:
+            return f"<cycle: {type(value).__name__}>"
+        if depth >= _MAX_DEPTH:
+            return f"<nested too deeply: {type(value).__name__}>"
         return _compound(value, above | {id(value)}, depth + 1)
     except Exception:  # a hostile model, mapping or iterator must not break an endpoint
         return safe_repr(value)
@@ -52,8 +53,10 @@ _NOT_SIMPLE = object()
 def _simple(value: object) -> object:
     """Return a leaf value's JSON, or the sentinel if *value* is not a leaf."""
     kind = type(value)
-    if value is None or kind is bool or kind is int:
+    if value is None or kind is bool:
         return value
+    if kind is int:
+        return _integer(value)  # type: ignore[arg-type]  # kind is int
     if kind is str:
         return _encodable(value)  # type: ignore[arg-type]  # kind is str
     if kind is float:
@@ -71,9 +74,9 @@ def _compound(value: object, above: frozenset[int], depth: int) -> JSON:
     if isinstance(value, Enum):
         return _convert(value.value, above, depth)
     if isinstance(value, timedelta):
-        return value.total_seconds()
+        return timedelta.total_seconds(value)
     if isinstance(value, _AS_ISO):
-        return value.isoformat()
+        return _encodable(str(value.isoformat()))
     if isinstance(value, _AS_TEXT):
         return _encodable(str(value))
     dump = getattr(value, "model_dump", None)
@@ -97,7 +100,7 @@ def _subclass_of_leaf(value: object) -> JSON:
     if isinstance(value, str):
         return _encodable(str.__str__(value))
     if isinstance(value, int):
-        return int.__int__(value)
+        return _integer(int.__int__(value))
     if isinstance(value, float):
         return _simple(float.__float__(value))  # type: ignore[return-value]  # a leaf
     return safe_repr(value)
@@ -116,7 +119,19 @@ def _key(key: object) -> str:
 
 def _encodable(text: str) -> str:
     """Return *text* with lone surrogates, which UTF-8 cannot carry, as ``?``."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    # Not the text's own method: a repr may return a subclass of str.
+    return str.encode(text, "utf-8", "replace").decode("utf-8")
+
+
+def _integer(value: int) -> int | str:
+    """Return *value*, or a marker if it has more digits than Python turns into text."""
+    if value.bit_length() <= _SHORT_INT:
+        return value
+    try:
+        int.__repr__(value)
+    except ValueError:
+        return f"<int: {value.bit_length()} bits>"
+    return value
 
 
 def safe_repr(value: object, limit: int = _MAX_REPR) -> str:

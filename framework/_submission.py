@@ -35,8 +35,8 @@ def take_in(
     positional, named = require_arguments(args, kwargs)
     if spec.check is not None:
         spec.check(*positional, **named)
-    if task_id is not None and not _checks.text("task_id", task_id):
-        raise ValueError("task_id must be a text of at least one character, not ''")
+    if task_id is not None:
+        _checks.filled_text("task_id", task_id)
     hooks = (on_complete, on_error)
     for name, hook in zip(("on_complete", "on_error"), hooks, strict=True):
         if hook is not None and not callable(hook):
