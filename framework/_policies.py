@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Generator, Hashable
+from contextlib import closing
 from typing import Protocol, TypeVar
 
 from framework._clock import SystemClock
@@ -110,25 +111,21 @@ class Policies:
             TaskCancelledError: If the task that calls is cancelled meanwhile.
         """
         sleeper = ThreadSleeper(self.clock)
-        with _Asleep(self, sleeper, suspends=True) as asleep:
-            self._announce("throttled", policy.name, due - self.clock.monotonic(), None)
-            gate = self.gates(policy).join(key, sleeper, self.clock.monotonic)
-            passed = False
-            try:
-                while not sleeper.interrupted:
-                    passed, until = gate.step(sleeper, self.clock.monotonic)
-                    if passed:
-                        return
-                    sleeper.wait(until)
-            finally:
-                if not passed:
-                    gate.leave(sleeper)
-            asleep.require_wanted()
-            raise self.limited(policy, due)
+        with closing(self._turn(policy, key, due, sleeper)) as steps:
+            for until in steps:
+                sleeper.wait(until)
 
     async def await_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
         """Suspend this coroutine until the call is counted; raises as `wait_turn`."""
         sleeper = LoopSleeper(self.clock)
+        with closing(self._turn(policy, key, due, sleeper)) as steps:
+            for until in steps:
+                await sleeper.wait(until)
+
+    def _turn(
+        self, policy: ThrottlePolicy, key: Hashable, due: float, sleeper: Sleeper
+    ) -> Generator[float | None, None, None]:
+        """Queue for a place; yields until when to wait, None for until signalled."""
         with _Asleep(self, sleeper, suspends=True) as asleep:
             self._announce("throttled", policy.name, due - self.clock.monotonic(), None)
             gate = self.gates(policy).join(key, sleeper, self.clock.monotonic)
@@ -138,8 +135,9 @@ class Policies:
                     passed, until = gate.step(sleeper, self.clock.monotonic)
                     if passed:
                         return
-                    await sleeper.wait(until)
+                    yield until
             finally:
+                # Also when the waiting coroutine is cancelled, and this generator closed.
                 if not passed:
                     gate.leave(sleeper)
             asleep.require_wanted()
