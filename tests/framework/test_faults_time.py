@@ -1,0 +1,289 @@
+"""Faults of time: rows F1 to F8 of the project's fault table (there is no F7).
+
+The clock stands still until it is moved, and its wall time can jump.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from framework import (
+    RateLimitExceededError,
+    Task,
+    TaskManager,
+    TaskStatus,
+    TaskTimeoutError,
+    ThreadPoolExecutorEnhanced,
+    background_task,
+    retry_task,
+    throttled_task,
+)
+from framework.protocols import TaskEvent
+from framework.testing import override_framework
+from tests.framework.clocks import ManualClock
+
+HOUR = 3_600.0
+PATIENCE = 10.0
+
+both_ways = pytest.mark.parametrize("jump", [HOUR, -HOUR])
+
+
+async def get(manager: TaskManager, task_id: str) -> Task:
+    """Return a task that must be known."""
+    task = await manager.get_task(task_id)
+    assert task is not None
+    return task
+
+
+@both_ways
+def test_f1_a_throttle_ignores_a_jump_of_the_wall_clock(
+    task_manager: TaskManager, manual_clock: ManualClock, jump: float
+) -> None:
+    """A used up window is free again after its seconds, wherever the wall clock went."""
+
+    @throttled_task(rate_limit=1, time_window=60)
+    def limited() -> str:
+        return "done"
+
+    assert limited() == "done"
+    manual_clock.jump_wall(jump)
+    with pytest.raises(RateLimitExceededError) as caught:
+        limited()
+    assert caught.value.retry_after == 60
+    manual_clock.advance(60)
+    assert limited() == "done"
+
+
+@both_ways
+async def test_f1_a_limit_ignores_a_jump_of_the_wall_clock(
+    task_manager: TaskManager, manual_clock: ManualClock, jump: float
+) -> None:
+    """A task times out when its seconds have passed, and not when the wall clock says so."""
+    never = asyncio.Event()
+    task_id = await task_manager.submit(never.wait, timeout=60)
+    await asyncio.to_thread(manual_clock.wait_for_timers)
+    manual_clock.jump_wall(jump)
+    manual_clock.advance(59)
+    assert (await get(task_manager, task_id)).status is TaskStatus.RUNNING
+    manual_clock.advance(1)
+    task = await get(task_manager, task_id)
+    assert (task.status, task.duration) == (TaskStatus.TIMEOUT, 60)
+
+
+@both_ways
+async def test_f1_a_retry_ignores_a_jump_of_the_wall_clock(
+    task_manager: TaskManager, manual_clock: ManualClock, jump: float
+) -> None:
+    """A retry comes after its delay, wherever the wall clock went meanwhile."""
+    attempts: list[float] = []
+
+    @background_task
+    @retry_task(max_retries=1, retry_delay=60)
+    async def fails_once() -> None:
+        attempts.append(manual_clock.monotonic())
+        if len(attempts) == 1:
+            raise ConnectionError
+
+    task_id = fails_once()
+    await asyncio.to_thread(manual_clock.wait_for_timers)
+    manual_clock.jump_wall(jump)
+    manual_clock.advance(60)
+    await task_manager.get_result(task_id)
+    assert attempts[1] - attempts[0] == 60
+
+
+@both_ways
+async def test_f1_a_clean_up_ignores_a_jump_of_the_wall_clock(
+    task_manager: TaskManager, manual_clock: ManualClock, jump: float
+) -> None:
+    """What ended a minute ago is a minute old, whatever the wall clock shows."""
+    await task_manager.submit(int, wait=True)
+    manual_clock.jump_wall(jump)
+    manual_clock.advance(60)
+    assert task_manager.cleanup_completed_tasks(max_age=61) == 0
+    assert task_manager.cleanup_completed_tasks(max_age=60) == 1
+
+
+@both_ways
+async def test_f1_durations_ignore_a_jump_of_the_wall_clock(
+    task_manager: TaskManager, manual_clock: ManualClock, jump: float
+) -> None:
+    """A jump in the middle of a task makes neither its duration nor its stamps run back."""
+    release = asyncio.Event()
+    task_id = await task_manager.submit(release.wait, timeout=HOUR)
+    await asyncio.to_thread(manual_clock.wait_for_timers)
+    manual_clock.jump_wall(jump)
+    manual_clock.advance(5)
+    release.set()
+    await task_manager.get_result(task_id)
+    task = await get(task_manager, task_id)
+    assert task.duration == 5
+    assert task.started_at is not None
+    assert task.ended_at is not None
+    assert task.ended_at - task.started_at == timedelta(seconds=5)
+
+
+async def test_f2_time_in_the_queue_does_not_count_against_the_limit(
+    manual_clock: ManualClock,
+) -> None:
+    """A task that waits longer than its limit is not TIMEOUT, and then runs and completes."""
+    release, started = threading.Event(), threading.Event()
+
+    def block() -> None:
+        started.set()
+        release.wait()
+
+    pool = ThreadPoolExecutorEnhanced(max_workers=1)
+    with override_framework(clock=manual_clock, pool=pool) as manager:
+        blocker = await manager.submit(block)
+        await asyncio.to_thread(started.wait, PATIENCE)
+        queued = await manager.submit(int, timeout=1)
+        manual_clock.advance(HOUR)
+        waiting = await get(manager, queued)
+        release.set()
+        await manager.get_result(blocker)
+        assert await manager.get_result(queued) == 0
+        done = await get(manager, queued)
+    pool.shutdown()
+    assert (waiting.status, done.status) == (TaskStatus.PENDING, TaskStatus.COMPLETED)
+    assert done.queue_time == HOUR
+
+
+def test_f3_a_result_at_the_very_limit_has_one_outcome(
+    task_manager: TaskManager, manual_clock: ManualClock
+) -> None:
+    """Of 10,000 tasks that return as their limit passes, each has one final state and keeps it."""
+    rounds = 10_000
+    ready, meet = threading.Barrier(2), threading.Barrier(2)
+    returning = threading.Semaphore(0)
+    finals: dict[str | None, list[str]] = {}
+
+    def hear(event: TaskEvent) -> None:
+        if event.kind in {"completed", "timed_out"}:
+            finals.setdefault(event.task_id, []).append(event.kind)
+
+    task_manager.subscribe(hear)
+
+    # Whoever is woken comes a little later: the body in one, the limit in the other.
+    def woken() -> str:
+        ready.wait(PATIENCE)
+        meet.wait(PATIENCE)
+        return "in time"
+
+    def waking() -> str:
+        returning.release()
+        return "in time"
+
+    for turn in range(rounds):
+        if turn % 2:
+            task_id = task_manager.submit_nowait(woken, timeout=1)
+            ready.wait(PATIENCE)
+            meet.wait(PATIENCE)
+        else:
+            task_id = task_manager.submit_nowait(waking, timeout=1)
+            returning.acquire()
+        manual_clock.advance(1)
+        try:
+            assert task_manager.wait_result(task_id, timeout=PATIENCE) == "in time"
+        except TaskTimeoutError:
+            first = "timed_out"
+        else:
+            first = "completed"
+        manual_clock.wait_until_released()
+        assert finals.pop(task_id) == [first]
+    stats = task_manager.get_stats()
+    assert stats["completed"] + stats["timeout"] == rounds
+    assert min(stats["completed"], stats["timeout"]) > 0
+    assert stats["late_results"] == stats["timeout"]
+
+
+async def test_f4_a_late_result_is_dropped_and_counted(
+    task_manager: TaskManager, manual_clock: ManualClock
+) -> None:
+    """A body that returns after its TIMEOUT changes nothing and calls no hook once more."""
+    release = threading.Event()
+    hooks: list[TaskStatus] = []
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def hook(task: Task) -> None:
+        hooks.append(task.status)
+        loop.call_soon_threadsafe(told.set)
+
+    task_id = await task_manager.submit(release.wait, timeout=1, on_complete=hook, on_error=hook)
+    await asyncio.to_thread(manual_clock.wait_for_timers)
+    manual_clock.advance(1)
+    await told.wait()
+    limited = await get(task_manager, task_id)
+    release.set()
+    await asyncio.to_thread(manual_clock.wait_until_released)
+    late = await get(task_manager, task_id)
+    assert (limited.status, limited.still_running) == (TaskStatus.TIMEOUT, True)
+    assert (late.status, late.still_running, late.result) == (TaskStatus.TIMEOUT, False, None)
+    assert isinstance(late.error, TaskTimeoutError)
+    assert hooks == [TaskStatus.TIMEOUT]
+    assert task_manager.get_stats()["late_results"] == 1
+
+
+async def test_f5_a_clean_up_of_everything_leaves_what_runs(task_manager: TaskManager) -> None:
+    """An age of 0 removes all that have ended, and none of 1,000 that run."""
+    release = asyncio.Event()
+    running = {await task_manager.submit(release.wait) for _ in range(1_000)}
+    for _ in range(10):
+        await task_manager.submit(int, wait=True)
+    assert task_manager.cleanup_completed_tasks(max_age=0) == 10
+    assert task_manager.get_all_tasks().keys() == running
+    release.set()
+    for task_id in running:
+        assert await task_manager.get_result(task_id)
+
+
+@pytest.mark.parametrize("age", [-1, -0.001, math.nan])
+def test_f5_an_impossible_age_is_refused(task_manager: TaskManager, age: float) -> None:
+    """A negative or undefined age is a ValueError that names it."""
+    with pytest.raises(ValueError, match=r"^max_age must be .*"):
+        task_manager.cleanup_completed_tasks(max_age=age)
+
+
+async def test_f6_a_limit_holds_for_all_attempts_together(
+    task_manager: TaskManager, manual_clock: ManualClock
+) -> None:
+    """A task that retries every 40 s under a limit of 60 s ends at 60 s, in its second delay."""
+    attempts: list[float] = []
+
+    @background_task(timeout=60)
+    @retry_task(max_retries=10, retry_delay=40)
+    async def always_fails() -> None:
+        attempts.append(manual_clock.monotonic())
+        raise ConnectionError
+
+    begun = manual_clock.monotonic()
+    task_id = always_fails()
+    # The limit's timer and the delay's, before and after the second attempt.
+    await asyncio.to_thread(manual_clock.wait_for_timers, 2)
+    manual_clock.advance(40)
+    await asyncio.to_thread(manual_clock.wait_for_timers, 2)
+    manual_clock.advance(20)
+    with pytest.raises(TaskTimeoutError):
+        await task_manager.get_result(task_id)
+    assert (await get(task_manager, task_id)).duration == 60
+    assert attempts == [begun, begun + 40]
+
+
+async def test_f8_stamps_are_aware_and_in_utc(
+    task_manager: TaskManager, manual_clock: ManualClock
+) -> None:
+    """Stamps are aware datetimes in UTC, and ISO 8601 with an offset in JSON."""
+    task_id = await task_manager.submit(int)
+    await task_manager.get_result(task_id)
+    task = await get(task_manager, task_id)
+    now = datetime.fromtimestamp(manual_clock.time(), UTC)
+    assert (task.created_at, task.started_at, task.ended_at) == (now, now, now)
+    shown = task.to_dict()
+    stamps = [shown[key] for key in ("created_at", "start_time", "end_time")]
+    assert stamps == ["2023-11-14T22:30:00+00:00"] * 3
