@@ -256,7 +256,10 @@ class Crew:
         """Count the item that just ended on *worker*."""
         with self.lock:
             item = worker.stack.pop()
-            if item.started is not None and item.ended is not None:
+            if item.started is None:
+                # Ended between the queue and its start, so where nobody has counted it.
+                self.ended[_cancelled_if_pending(item.status)] += 1
+            elif item.ended is not None:
                 self.ended[item.status] += 1
                 self.timings.append((item.started - item.queued, item.ended - item.started))
 
@@ -367,8 +370,13 @@ class Crew:
             self.broken = reason
             dropped = list(self.queue.items())
             self.queue.clear()
+            self.ended[TaskStatus.FAILED] += len(dropped)
         for item, handler in dropped:
             handler.drop(item, _stdlib.BrokenThreadPool(reason))
+
+
+def _cancelled_if_pending(status: TaskStatus) -> TaskStatus:
+    return TaskStatus.CANCELLED if status is TaskStatus.PENDING else status
 
 
 def _thread_queues() -> MutableMapping[threading.Thread, Any]:

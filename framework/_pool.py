@@ -143,9 +143,7 @@ class _Calls:
             return False
         call.started = now = self._clock.monotonic()
         call.status = TaskStatus.RUNNING
-        if self._limit is not None:
-            self._deadlines.add(call, self._limit, now)
-        self._settle(call)
+        self._settle(call, now)
         return True
 
     def drop(self, call: _Call[Any], error: BaseException | None, /) -> None:
@@ -161,11 +159,13 @@ class _Calls:
         """Let go of the timers; nothing runs any more."""
         self._deadlines.close()
 
-    def _settle(self, call: _Call[Any]) -> None:
+    def _settle(self, call: _Call[Any], started: float) -> None:
         result: Any = None
         error: BaseException | None = None
         assert call.fn is not None and call.args is not None and call.kwargs is not None
         try:
+            if self._limit is not None:
+                self._deadlines.add(call, self._limit, started)
             result = call.fn(*call.args, **call.kwargs)
         except StopIteration as stop:
             # asyncio cannot carry it: whoever awaits would never wake.
@@ -194,9 +194,13 @@ class _Calls:
             call.tell(None, error)
             return
         # Callbacks may take their time, and the clock's thread has other deadlines.
-        threading.Thread(
+        thread = threading.Thread(
             target=call.tell, args=(None, error), name="asyncframe-callbacks", daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # too many threads in the process; late deadlines are better
+            call.tell(None, error)
 
 
 class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
@@ -288,9 +292,9 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
     ) -> None:
         """Take no more calls, as the standard's ``shutdown``.
 
-        May be called from any thread, from a call of this pool (which then is not waited
-        for) and from a signal handler (which, if it interrupted this pool's own code,
-        does not wait).
+        May be called from any thread, from a call of this pool (which waits only if
+        *timeout* is given, since other calls may wait for it) and from a signal handler
+        (which, if it interrupted this pool's own code, does not wait).
 
         Args:
             wait: Whether to return only when all calls have ended.
@@ -307,8 +311,9 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         interrupted = self._crew.lock._is_owned()  # type: ignore[attr-defined]  # as Condition does
         for item, handler in self._crew.close(drop=cancel_futures):
             handler.drop(item, None)
-        if wait and not interrupted:
-            me = threading.current_thread()
+        me = threading.current_thread()
+        inside = isinstance(me, Worker) and me.crew is self._crew
+        if wait and not interrupted and not (inside and timeout is None):
             others = [thread for thread in self._crew.threads if thread is not me]
             stuck = join_all(others, timeout)
             for thread in stuck:
@@ -331,7 +336,9 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
             alive = [worker for worker in crew.threads if worker.is_alive()]
             on_stack = [item for worker in alive for item in worker.stack]
             # Ended a moment ago but not counted yet: their waiters may be asking already.
-            fresh = [item for item in on_stack if item.started is not None and item.ended]
+            fresh = [
+                item for item in on_stack if item.started is not None and item.ended is not None
+            ]
             ended = crew.ended.copy()
             ended.update(item.status for item in fresh)
             timings = [*crew.timings, *map(_timing, fresh)]
