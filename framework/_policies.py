@@ -5,6 +5,7 @@ Each manager has one `Policies`; code outside any framework shares one of the pr
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 from collections.abc import Awaitable, Callable, Generator, Hashable
@@ -90,12 +91,12 @@ class Policies:
 
     def limited(self, policy: ThrottlePolicy, due: float) -> RateLimitExceededError:
         """Return the error for a call that must wait until the monotonic second *due*."""
-        return RateLimitExceededError(
-            policy.name,
-            policy.rate_limit,
-            policy.time_window,
-            max(due - self.clock.monotonic(), 1e-9),
-        )
+        now = self.clock.monotonic()
+        wait = max(due - now, 1e-9)
+        # Rounded down, it would bring who comes back a hair too early.
+        while now + wait < due:
+            wait = math.nextafter(wait, math.inf)
+        return RateLimitExceededError(policy.name, policy.rate_limit, policy.time_window, wait)
 
     def refuse(self, policy: ThrottlePolicy, due: float) -> RateLimitExceededError:
         """Tell of a refused call and return its error."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -63,7 +64,7 @@ class RetryPolicy:
             delay = self.retry_delay * self.backoff ** (retry - 1)
         except OverflowError:
             # Delay 0 stays 0, however often it is multiplied.
-            delay = MAX_DELAY if self.retry_delay else 0.0
+            delay = math.inf if self.retry_delay else 0.0
         delay = min(delay, MAX_DELAY if self.max_delay is None else self.max_delay)
         if self.jitter:
             delay += uniform(-self.jitter, self.jitter) * delay

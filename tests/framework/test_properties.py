@@ -1,0 +1,608 @@
+"""Properties of windows, delays, deadlines, retention, JSON and the queue's bound."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import math
+import random
+from collections.abc import Callable, Coroutine
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Literal
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from framework import (
+    QueueFullError,
+    RateLimitExceededError,
+    async_task,
+    setup_async_framework,
+    throttled_task,
+)
+from framework._deadlines import Deadlines
+from framework._jsonsafe import jsonable
+from framework._retry import MAX_DELAY, RetryPolicy
+from framework.protocols import Kind, Run, TaskRecord
+from framework.testing import override_framework
+from tests.framework.clocks import ManualClock
+
+EXAMPLES = 200
+MAX_RATE = 5
+MAX_CALLS = 30
+LONGEST_WINDOW = 1e6
+LONGEST_START = 1e7
+KEYS = ("a", "b", "c")
+
+# A slow machine is no fault of the code: there is no deadline.
+explored = settings(deadline=None, max_examples=EXAMPLES)
+
+
+def seconds(least: float, most: float) -> st.SearchStrategy[float]:
+    """Draw a number of seconds."""
+    return st.floats(least, most, allow_nan=False, allow_infinity=False)
+
+
+windows = st.one_of(
+    seconds(1e-3, LONGEST_WINDOW),
+    st.sampled_from([0.1, 0.3, 1.0, 60.0, 1 / 3, math.nextafter(1.0, 2.0)]),
+)
+# A pause is a share of the window, or ends a hair before, at, or after its end.
+shares = st.one_of(st.just(0.0), seconds(0.0, 2.0))
+hairs = st.sampled_from([-1, 0, 1])
+bursts = st.lists(
+    st.tuples(st.sampled_from(KEYS), st.one_of(shares, hairs.map(Fraction))),
+    min_size=1,
+    max_size=MAX_CALLS,
+)
+
+
+class Oracle:
+    """What the window allows, in exact arithmetic and by looking at every call so far."""
+
+    def __init__(self, rate: int, window: float) -> None:
+        self.rate = rate
+        self.window = Fraction(window)
+        self.stamps: dict[str, list[Fraction]] = {}
+
+    def allows(self, key: str, now: float) -> bool:
+        """Whether fewer calls than the rate lie in the half-open window that ends now."""
+        since = Fraction(now) - self.window
+        return sum(stamp > since for stamp in self.stamps.get(key, [])) < self.rate
+
+    def count(self, key: str, now: float) -> None:
+        """Note a call."""
+        self.stamps.setdefault(key, []).append(Fraction(now))
+
+    def most_in_a_window(self) -> int:
+        """Return how many calls the fullest window of any key holds."""
+        return max(
+            sum(start <= stamp < start + self.window for stamp in stamps)
+            for stamps in self.stamps.values()
+            for start in stamps
+        )
+
+
+def after(clock: ManualClock, window: float, pause: float | Fraction) -> float:
+    """Return the moment a pause from now ends; a fraction counts the steps past the window."""
+    now = clock.monotonic()
+    if not isinstance(pause, Fraction):
+        return now + pause * window
+    end = now + window
+    return max(now, math.nextafter(end, math.inf * pause) if pause else end)
+
+
+# -- throttle
+
+
+@explored
+@given(
+    start=seconds(0.0, LONGEST_START),
+    rate=st.integers(1, MAX_RATE),
+    window=windows,
+    burst=bursts,
+    keyed=st.booleans(),
+)
+def test_window_in_raise_mode(
+    start: float,
+    rate: int,
+    window: float,
+    burst: list[tuple[str, float | Fraction]],
+    keyed: bool,
+) -> None:
+    """A call is refused exactly if a half-open window would hold more than the rate."""
+    clock = ManualClock(start)
+    oracle = Oracle(rate, window)
+
+    @throttled_task(rate_limit=rate, time_window=window, key=(lambda key: key) if keyed else None)
+    def call(key: str) -> str:
+        return key
+
+    with override_framework(clock=clock):
+        for key, pause in burst:
+            clock.advance_to(after(clock, window, pause))
+            now = clock.monotonic()
+            counted_by = key if keyed else "all"
+            allowed = oracle.allows(counted_by, now)
+            try:
+                call(key)
+            except RateLimitExceededError:
+                assert not allowed
+            else:
+                assert allowed
+                oracle.count(counted_by, now)
+
+    assert oracle.most_in_a_window() <= rate
+
+
+@explored
+@given(
+    start=seconds(0.0, LONGEST_START),
+    rate=st.integers(1, MAX_RATE),
+    window=windows,
+    burst=bursts,
+)
+@example(start=2.32, rate=1, window=60.0, burst=[("a", 0.0), ("a", 0.37)])
+def test_retry_after_is_enough(
+    start: float, rate: int, window: float, burst: list[tuple[str, float | Fraction]]
+) -> None:
+    """Whoever comes again after exactly `retry_after` seconds is let through."""
+    clock = ManualClock(start)
+
+    @throttled_task(rate_limit=rate, time_window=window)
+    def call() -> None: ...
+
+    with override_framework(clock=clock):
+        for _, pause in burst:
+            clock.advance_to(after(clock, window, pause))
+            wait = refused_for(call)
+            if wait:
+                clock.advance(wait)
+                assert refused_for(call) == 0
+
+
+def refused_for(call: Callable[[], object]) -> float:
+    """Return for how many seconds a call is refused, 0 if it was made."""
+    try:
+        call()
+    except RateLimitExceededError as error:
+        return error.retry_after
+    return 0.0
+
+
+class Loop:
+    """An event loop that turns only as often as a test says."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+
+    def __enter__(self) -> Loop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.close()
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin with a coroutine, as far as it goes without time passing."""
+        return self.loop.create_task(coroutine)
+
+    def turn(self, times: int) -> None:
+        """Make so many turns, none of which waits."""
+        for _ in range(times):
+            self.loop.call_soon(self.loop.stop)
+            self.loop.run_forever()
+
+
+@explored
+@given(
+    rate=st.integers(1, MAX_RATE),
+    window=windows,
+    burst=st.lists(st.one_of(shares, hairs.map(Fraction)), min_size=1, max_size=12),
+)
+def test_window_in_wait_mode(rate: int, window: float, burst: list[float | Fraction]) -> None:
+    """Waiting calls pass in the order of their coming, each as early as the window allows."""
+    clock = ManualClock()
+    oracle = Oracle(rate, window)
+    passed: list[tuple[int, float]] = []
+    # A pass takes three turns: the timer's call, the sleeper's, the next one's signal.
+    turns = 4 * len(burst) + 4
+
+    @throttled_task(rate_limit=rate, time_window=window, when_limited="wait")
+    async def call(number: int) -> None:
+        passed.append((number, clock.monotonic()))
+
+    def go_to(when: float) -> None:
+        while clock.timers and clock.timers[0] <= when:
+            clock.advance_to(clock.timers[0])
+            loop.turn(turns)
+        clock.advance_to(when)
+
+    with override_framework(clock=clock), Loop() as loop:
+        tasks = []
+        for number, pause in enumerate(burst):
+            go_to(after(clock, window, pause))
+            tasks.append(loop.start(call(number)))
+            loop.turn(turns)
+        go_to(math.inf if not clock.timers else clock.timers[0] + 2 * window * len(burst))
+
+    assert all(task.done() for task in tasks)
+    assert [number for number, _ in passed] == list(range(len(burst)))
+    check_passes(oracle, passed, clock)
+    assert oracle.most_in_a_window() <= rate
+
+
+def check_passes(oracle: Oracle, passed: list[tuple[int, float]], clock: ManualClock) -> None:
+    """See that each pass was allowed and, if it waited, not a moment earlier."""
+    for _, when in passed:
+        assert oracle.allows("all", when)
+        oracle.count("all", when)
+
+
+@explored
+@given(
+    rate=st.integers(1, MAX_RATE),
+    window=windows,
+    cancelled=st.lists(st.booleans(), min_size=1, max_size=10),
+)
+def test_cancelled_waiters_give_their_place_back(
+    rate: int, window: float, cancelled: list[bool]
+) -> None:
+    """Those who stay pass as if those who were cancelled had never come."""
+    clock = ManualClock()
+    passed: list[tuple[int, float]] = []
+    turns = 4 * (len(cancelled) + rate) + 4
+
+    @throttled_task(rate_limit=rate, time_window=window, when_limited="wait")
+    async def call(number: int) -> None:
+        passed.append((number, clock.monotonic()))
+
+    with override_framework(clock=clock), Loop() as loop:
+        for number in range(rate):
+            loop.start(call(-1 - number))
+        loop.turn(turns)
+        waiting = [loop.start(call(number)) for number in range(len(cancelled))]
+        loop.turn(turns)
+        for task, gives_up in zip(waiting, cancelled, strict=True):
+            if gives_up:
+                task.cancel()
+        loop.turn(turns)
+        while clock.timers:
+            clock.advance_to(clock.timers[0])
+            loop.turn(turns)
+
+    stayed = [number for number, gives_up in enumerate(cancelled) if not gives_up]
+    assert [number for number, _ in passed[rate:]] == stayed
+    oracle = Oracle(rate, window)
+    for index, (_, when) in enumerate(passed):
+        assert oracle.allows("all", when)
+        if index >= rate:
+            assert not oracle.allows("all", math.nextafter(when, 0.0))
+        oracle.count("all", when)
+
+
+# -- retry
+
+
+@explored
+@given(
+    retry_delay=seconds(1e-3, 1e6),
+    backoff=seconds(1.0, 100.0),
+    max_delay=st.none() | seconds(0.0, 1e12),
+    retry=st.integers(1, 1_000_000),
+)
+def test_retry_delay(
+    retry_delay: float, backoff: float, max_delay: float | None, retry: int
+) -> None:
+    """The delay of retry n is ``min(max_delay, retry_delay * backoff**(n - 1))``."""
+    policy = RetryPolicy(retry, retry_delay, backoff, max_delay, 0.0, (Exception,))
+    bound = MAX_DELAY if max_delay is None else max_delay
+
+    delay = policy.delay(retry, no_draw)
+
+    digits = math.log10(retry_delay) + (retry - 1) * math.log10(backoff)
+    if digits > 300:
+        assert delay == bound
+    else:
+        exact = Fraction(retry_delay) * Fraction(backoff ** (retry - 1))
+        assert delay == float(min(Fraction(bound), exact))
+
+
+def no_draw(low: float, high: float) -> float:
+    """Fail: without jitter nothing is drawn."""
+    raise AssertionError
+
+
+@explored
+@given(
+    retry_delay=seconds(0.0, 1e6),
+    backoff=seconds(1.0, 1e300),
+    retry=st.integers(1, 10**9),
+    jitter=seconds(1e-3, 1.0),
+    seed=st.integers(0, 2**32),
+)
+def test_retry_jitter(
+    retry_delay: float, backoff: float, retry: int, jitter: float, seed: int
+) -> None:
+    """Jitter moves the delay by at most its share, to either side, and never below 0."""
+    plain = RetryPolicy(retry, retry_delay, backoff, None, 0.0, (Exception,))
+    jittered = RetryPolicy(retry, retry_delay, backoff, None, jitter, (Exception,))
+    middle = plain.delay(retry, no_draw)
+
+    delay = jittered.delay(retry, random.Random(seed).uniform)
+
+    assert delay >= 0.0
+    assert middle * (1 - jitter) * (1 - 1e-9) <= delay <= middle * (1 + jitter) * (1 + 1e-9)
+    assert jittered.delay(retry, lambda low, _: low) == max(0.0, middle + -jitter * middle)
+    assert jittered.delay(retry, lambda _, high: high) == middle + jitter * middle
+
+
+@pytest.mark.parametrize("backoff", [1.0, 2.0, 1e300])
+def test_no_delay_stays_none(backoff: float) -> None:
+    """A delay of 0 is 0 for every retry, however large the factor."""
+    policy = RetryPolicy(9, 0.0, backoff, None, 0.0, (Exception,))
+
+    assert {policy.delay(retry, no_draw) for retry in (1, 2, 1_000, 10**9)} == {0.0}
+
+
+# -- deadlines
+
+LIMITS = (0.5, 1.0, 1.1, 7.0)
+
+
+@explored
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["add", "remove", "wait"]), st.sampled_from(LIMITS), seconds(0.0, 3.0)
+        ),
+        max_size=40,
+    )
+)
+def test_deadlines(steps: list[tuple[str, float, float]]) -> None:
+    """What is not removed expires once, at its own second, in the order of the seconds."""
+    clock = ManualClock()
+    fired: list[tuple[int, float]] = []
+    deadlines: Deadlines[int] = Deadlines(clock, lambda entry: fired.append((entry, now())))
+    now = clock.monotonic
+    living: dict[int, tuple[float, float]] = {}
+    expected: list[tuple[int, float]] = []
+
+    def expect_until(when: float) -> None:
+        due = [entry for entry, (_, deadline) in living.items() if deadline <= when]
+        expected.extend((entry, living.pop(entry)[1]) for entry in due)
+
+    for number, (step, limit, pause) in enumerate(steps):
+        if step == "add":
+            living[number] = (limit, now() + limit)
+            deadlines.add(number, limit, now())
+        elif step == "remove" and living:
+            oldest = next(iter(living))
+            its_limit, deadline = living.pop(oldest)
+            assert deadlines.remove(oldest, its_limit) == deadline
+            assert deadlines.remove(oldest, its_limit) is None
+        else:
+            expect_until(now() + pause)
+            clock.advance_to(now() + pause)
+    expect_until(math.inf)
+    clock.advance(2 * max(LIMITS))
+
+    assert sorted(fired) == sorted(expected)
+    assert [when for _, when in fired] == sorted(when for _, when in fired)
+    assert clock.timers == []
+
+
+@explored
+@given(limits=st.lists(st.sampled_from(LIMITS), min_size=1, max_size=20))
+def test_deadlines_close(limits: list[float]) -> None:
+    """After `close` nothing expires and no timer is left."""
+    clock = ManualClock()
+    fired: list[int] = []
+    deadlines: Deadlines[int] = Deadlines(clock, fired.append)
+    for number, limit in enumerate(limits):
+        deadlines.add(number, limit, clock.monotonic())
+
+    deadlines.close()
+    clock.advance(2 * max(LIMITS))
+
+    assert (fired, clock.timers) == ([], [])
+
+
+# -- retention
+
+# Sixty-fourths, so that sums and differences are exact.
+sixty_fourths = st.integers(0, 640).map(lambda count: count / 64)
+
+
+@explored
+@given(pauses=st.lists(sixty_fourths, max_size=20), age=sixty_fourths)
+def test_cleanup(pauses: list[float], age: float) -> None:
+    """A clean-up forgets exactly the tasks that ended so long ago or longer."""
+    clock = ManualClock()
+
+    @async_task
+    async def instant() -> None: ...
+
+    with override_framework(clock=clock) as manager, Loop() as loop:
+        ends = []
+        for pause in pauses:
+            loop.loop.run_until_complete(instant())
+            ends.append(clock.monotonic())
+            clock.advance(pause)
+        due = sum(clock.monotonic() - end >= age for end in ends)
+
+        assert manager.cleanup_completed_tasks(age) == due
+        assert manager.cleanup_completed_tasks(age) == 0
+        assert manager.get_stats()["kept"] == len(manager.get_all_tasks()) == len(pauses) - due
+
+
+# -- JSON
+
+
+class Hostile:
+    """Has no text."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("repr")
+
+
+texts = st.text(st.characters(exclude_categories=())) | st.text()
+leaves = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    texts,
+    st.binary(),
+    st.complex_numbers(),
+    st.decimals(),
+    st.datetimes(timezones=st.just(dt.UTC) | st.none()),
+    st.dates(),
+    st.times(),
+    st.timedeltas(),
+    st.uuids(),
+    st.fractions(),
+    st.builds(lambda: 10**5_000),
+    st.builds(Hostile),
+    st.builds(object),
+    st.binary().map(bytearray),
+)
+hashable = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), texts, st.binary())
+values = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.dictionaries(hashable, inner, max_size=4),
+        st.frozensets(hashable, max_size=4),
+        st.sets(st.tuples(hashable, hashable), max_size=4),
+    ),
+    max_leaves=20,
+)
+
+
+@explored
+@given(value=values)
+def test_jsonable_is_strict(value: object) -> None:
+    """Whatever the value, strict JSON in UTF-8 carries what it becomes, and gives it back."""
+    shown = jsonable(value)
+
+    text = json.dumps(shown, allow_nan=False, ensure_ascii=False).encode()
+
+    assert json.loads(text) == shown
+
+
+@explored
+@given(
+    value=st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=20,
+    )
+)
+def test_jsonable_keeps_json(value: object) -> None:
+    """A value that is JSON already, and not too deep, stays as it is."""
+    assert jsonable(value) == value
+
+
+@explored
+@given(value=st.decimals(allow_nan=False))
+def test_jsonable_decimal(value: Decimal) -> None:
+    """No digit of a decimal is lost."""
+    shown = jsonable(value)
+
+    assert isinstance(shown, str)
+    assert Decimal(shown) == value
+
+
+# -- the bound of what waits
+
+
+class HeldEngine:
+    """Starts nothing by itself."""
+
+    def __init__(self) -> None:
+        self.held: dict[TaskRecord, Run] = {}
+
+    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
+        """Keep a record."""
+        self.held[record] = run
+
+    def withdraw(self, record: TaskRecord) -> None:
+        """Forget a record."""
+        self.held.pop(record, None)
+
+    def abandon(self, record: TaskRecord) -> None:
+        """Do nothing: there is no thread."""
+
+    def run_inline(self, record: TaskRecord) -> bool:
+        """Run nothing inline."""
+        return False
+
+
+Operation = Literal["submit", "run", "cancel"]
+
+
+@explored
+@given(
+    size=st.integers(1, 6),
+    operations=st.lists(st.sampled_from(["submit", "submit", "run", "cancel"]), max_size=40),
+    delayed=st.booleans(),
+)
+def test_queue_bound(size: int, operations: list[Operation], delayed: bool) -> None:
+    """A task is refused exactly if as many wait as may, delayed ones included."""
+    clock, engine = ManualClock(), HeldEngine()
+    waiting: list[str] = []
+    refused = 0
+
+    def submit() -> str | None:
+        try:
+            return manager.submit_nowait(int, delay=60 if delayed else 0)
+        except QueueFullError:
+            return None
+
+    async def scenario() -> None:
+        nonlocal refused
+        async with setup_async_framework(None, queue_size=size, graceful_shutdown_timeout=0):
+            for operation in operations:
+                if operation == "submit":
+                    task_id = submit()
+                    assert (task_id is None) == (len(waiting) == size)
+                    if task_id is None:
+                        refused += 1
+                    else:
+                        waiting.append(task_id)
+                elif waiting and (operation == "cancel" or delayed):
+                    assert await manager.cancel_task(waiting.pop())
+                elif waiting:
+                    record, run = engine.held.popitem()
+                    assert run(record)
+                    waiting.remove(record.task_id)
+                figures = manager.get_stats()
+                assert figures["pending"] == len(waiting)
+                assert figures.get("rejected", 0) == refused
+
+    with override_framework(clock=clock, engine=engine) as manager, Loop() as loop:
+        loop.loop.run_until_complete(scenario())
+
+
+def test_clock_protocol(manual_clock: ManualClock) -> None:
+    """Timers fire in the order of their time, each while the clock shows it."""
+    fired: list[tuple[str, float]] = []
+
+    def note(name: str) -> Callable[[], None]:
+        return lambda: fired.append((name, manual_clock.monotonic()))
+
+    manual_clock.call_at(1_002.0, note("second"))
+    manual_clock.call_at(1_001.0, note("first"))
+    manual_clock.call_at(1_003.0, note("cancelled")).cancel()
+    manual_clock.advance(5)
+
+    assert fired == [("first", 1_001.0), ("second", 1_002.0)]
+    assert manual_clock.monotonic() == 1_005.0
