@@ -1,0 +1,58 @@
+"""How the documentation is built: `make docs`, or sphinx-build -W docs docs/_build/html."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+project = "asyncframe"
+author = "asyncframe contributors"
+copyright = "asyncframe contributors"  # noqa: A001  # Sphinx's own name for it
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "examples"]
+default_role = "py:obj"  # what `single backticks` mean in docstrings
+
+myst_heading_anchors = 3
+
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_type_aliases = {"JSON": "JSON"}
+autodoc_preserve_defaults = True
+maximum_signature_line_length = 80
+napoleon_numpy_docstring = False
+napoleon_custom_sections = ["Cost", "Source", "Thread rule"]
+
+html_theme = "furo"
+html_title = "asyncframe"
+html_copy_source = False
+html_show_sphinx = False
+
+
+def show_public_bases(*given: Any) -> None:
+    """Show the public bases of a private base in its place."""
+    bases: list[type] = given[-1]
+    for private in [base for base in bases if base.__name__.startswith("_")]:
+        at = bases.index(private)
+        bases[at : at + 1] = private.__bases__
+
+
+def tidy_signature(*given: Any) -> tuple[str, str | None] | None:
+    """Take out of a signature what only Sphinx means by it, and that of protocols."""
+    subject, arguments, returns = given[3], given[5], given[6]
+    if not arguments:
+        return None
+    if isinstance(subject, type) and getattr(subject, "_is_protocol", False):
+        return "", None
+    if returns is not None:
+        returns = returns.replace("TypeAliasForwardRef('JSON')", "JSON")
+    return arguments.replace("~P", "P"), returns
+
+
+def setup(app: Any) -> None:
+    """Connect to Sphinx."""
+    app.connect("autodoc-process-bases", show_public_bases)
+    app.connect("autodoc-process-signature", tidy_signature)

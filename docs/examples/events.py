@@ -1,0 +1,110 @@
+"""What the framework tells: events, and log records that know their task."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from framework import background_task, get_task_manager, setup_async_framework
+from framework.protocols import TaskEvent
+
+logger = logging.getLogger("shop")
+
+
+class EventCounter:
+    """A sink that counts what happens; called wherever it happens, so it is quick."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+
+    def __call__(self, event: TaskEvent) -> None:
+        """Count one event."""
+        self.kinds[event.kind] += 1
+
+
+counter = EventCounter()
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Subscribe as soon as there is a manager."""
+    async with setup_async_framework(app):
+        get_task_manager().subscribe(counter)
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@background_task
+def ship(order: str) -> None:
+    """Log something; the record knows the task without being told."""
+    logger.warning("shipping %s", order)
+
+
+@background_task
+def fail() -> None:
+    """Fail, and let nobody notice."""
+    raise ValueError("out of stock")
+
+
+class Kept(logging.Handler):
+    """A handler that keeps its records, for the tests below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one record."""
+        self.records.append(record)
+
+
+def test_a_log_record_knows_its_task() -> None:
+    """record.task_id is the id, so a format may have %(task_id)s in it."""
+    kept = Kept()
+    logger.addHandler(kept)
+    try:
+        with TestClient(app):
+            task_id = app.state.task_manager.submit_nowait(ship, ("7",))
+            app.state.task_manager.wait_result(task_id, timeout=10)
+    finally:
+        logger.removeHandler(kept)
+    (record,) = kept.records
+    assert record.getMessage() == "shipping 7"
+    assert vars(record)["task_id"] == task_id
+
+
+def test_events_are_heard() -> None:
+    """One event for each step of a task's life."""
+    counter.kinds.clear()
+    completed = threading.Event()
+
+    def note_completion(event: TaskEvent) -> None:
+        if event.kind == "completed":
+            completed.set()
+
+    with TestClient(app):
+        manager = app.state.task_manager
+        unsubscribe = manager.subscribe(note_completion)
+        manager.submit_nowait(ship, ("8",))
+        assert completed.wait(10)
+        unsubscribe()
+    assert counter.kinds == {"submitted": 1, "started": 1, "completed": 1}
+
+
+def test_a_failure_that_nobody_read_is_logged() -> None:
+    """Once, at ERROR, when the framework stops or forgets the task."""
+    kept = Kept()
+    logging.getLogger("asyncframe").addHandler(kept)
+    try:
+        with TestClient(app):
+            app.state.task_manager.submit_nowait(fail)
+    finally:
+        logging.getLogger("asyncframe").removeHandler(kept)
+    (record,) = [one for one in kept.records if one.levelno == logging.ERROR]
+    assert "failed and nobody read its error: ValueError: out of stock" in record.getMessage()

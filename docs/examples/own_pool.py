@@ -1,0 +1,84 @@
+"""A pool of your own, limits for all tasks, and a full queue."""
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from framework import (
+    ThreadPoolExecutorEnhanced,
+    background_task,
+    get_thread_pool,
+    setup_async_framework,
+)
+
+open_gate = threading.Event()
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Make the pool, run the framework on it, and shut it down at the end."""
+    with ThreadPoolExecutorEnhanced(
+        max_workers=1,
+        thread_name_prefix="custom-pool-",
+        task_timeout=60.0,
+    ) as pool:
+        async with setup_async_framework(app, executor=pool, queue_size=2):
+            yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+def occupy(started: threading.Event) -> None:
+    """Keep the only thread busy until the gate opens."""
+    started.set()
+    open_gate.wait(10)
+
+
+@background_task
+def name_thread() -> str:
+    """Wait for the gate, then tell which thread this is."""
+    open_gate.wait(10)
+    return threading.current_thread().name
+
+
+@app.post("/names", status_code=202)
+async def start() -> str:
+    """Begin; a full queue answers 503 by itself."""
+    return name_thread()
+
+
+@app.get("/pool-stats")
+def pool_stats() -> dict[str, object]:
+    """Answer with the pool's figures."""
+    return get_thread_pool().get_stats()
+
+
+def test_tasks_run_on_the_own_pool() -> None:
+    """Threads bear the pool's prefix, and its figures count them."""
+    open_gate.set()
+    with TestClient(app) as client:
+        task_id = client.post("/names").json()
+        name = app.state.task_manager.wait_result(task_id, timeout=10)
+        assert name.startswith("custom-pool-")
+        assert client.get("/pool-stats").json()["max_workers"] == 1
+        assert app.state.thread_pool.task_timeout == 60.0
+
+
+def test_a_full_queue_answers_503() -> None:
+    """Two tasks may wait; one more is refused, with a time to try again."""
+    open_gate.clear()
+    started = threading.Event()
+    with TestClient(app) as client:
+        manager = app.state.task_manager
+        manager.submit_nowait(occupy, (started,))
+        assert started.wait(10)
+        assert [client.post("/names").status_code for _ in range(2)] == [202, 202]
+        refused = client.post("/names")
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert manager.get_stats()["rejected"] == 1
+        open_gate.set()

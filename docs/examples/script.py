@@ -1,0 +1,54 @@
+"""The framework without FastAPI, in a script."""
+
+import asyncio
+
+import pytest
+
+from framework import (
+    FrameworkNotStartedError,
+    async_task,
+    background_task,
+    get_task_manager,
+    setup_async_framework,
+    throttled_task,
+)
+
+
+@background_task
+def square(number: int) -> int:
+    """Square a number, on a thread."""
+    return number * number
+
+
+@async_task(timeout=10)
+def parse(text: str) -> int:
+    """Run on a thread too, and be awaited for the result."""
+    return int(text)
+
+
+@throttled_task(rate_limit=1_000, time_window=1)
+def look_up(name: str) -> str:
+    """Keep to a rate, with or without a framework."""
+    return name.upper()
+
+
+async def main() -> list[int]:
+    """Do all of it at once and wait for the results in order."""
+    async with setup_async_framework(None, max_workers=4):
+        manager = get_task_manager()
+        ids = [square(number) for number in range(5)]
+        squares = [await manager.get_result(task_id) for task_id in ids]
+        return [*squares, await parse("42")]
+
+
+def test_a_script() -> None:
+    """A script needs no app, only a loop."""
+    assert asyncio.run(main()) == [0, 1, 4, 9, 16, 42]
+
+
+def test_what_works_without_a_framework() -> None:
+    """Throttle and retry do; a task needs a framework and says so."""
+    assert look_up("ann") == "ANN"
+    assert square.fn(3) == 9
+    with pytest.raises(FrameworkNotStartedError, match="no task framework is running here"):
+        square(3)

@@ -1,0 +1,105 @@
+"""Limits and cancellation that work in threads, since the task asks."""
+
+import asyncio
+import threading
+
+import pytest
+
+from framework import (
+    TaskCancelledError,
+    TaskStatus,
+    TaskTimeoutError,
+    background_task,
+    current_task,
+    get_task_manager,
+    setup_async_framework,
+)
+from framework.protocols import TaskEvent
+
+first_page_begun = threading.Event()
+go_on = threading.Event()
+
+
+@background_task(timeout=60)
+def convert(pages: int) -> int:
+    """Convert a document page by page, and stop between two pages when asked to."""
+    task = current_task()
+    for number in range(1, pages + 1):
+        if task is not None:
+            task.check_cancelled()
+        convert_page()
+        if task is not None:
+            task.report_progress(number / pages, f"page {number} of {pages}")
+    return pages
+
+
+def convert_page() -> None:
+    """Stand for work that nothing can interrupt."""
+    first_page_begun.set()
+    go_on.wait(10)
+
+
+@background_task
+async def convert_politely(pages: int) -> int:
+    """Be cancelled at the next await; no question needs to be asked."""
+    first_page_begun.set()
+    await asyncio.Event().wait()
+    return pages
+
+
+def forget() -> None:
+    """Reset the events between two tests."""
+    first_page_begun.clear()
+    go_on.clear()
+
+
+async def test_a_thread_stops_when_it_asks() -> None:
+    """A running thread gives False, and the task ends CANCELLED when it asks."""
+    forget()
+    async with setup_async_framework(None):
+        manager = get_task_manager()
+        task_id = convert(3)
+        await asyncio.to_thread(first_page_begun.wait, 10)
+        assert await manager.cancel_task(task_id) is False
+        go_on.set()
+        with pytest.raises(TaskCancelledError):
+            await manager.get_result(task_id)
+
+
+async def test_a_coroutine_stops_at_its_next_await() -> None:
+    """An async function is cancelled and waited for, so the answer is True."""
+    forget()
+    async with setup_async_framework(None):
+        manager = get_task_manager()
+        task_id = convert_politely(3)
+        await asyncio.to_thread(first_page_begun.wait, 10)
+        assert await manager.cancel_task(task_id) is True
+
+
+async def test_at_the_limit_the_thread_runs_on() -> None:
+    """TIMEOUT comes at the limit; the thread ends when it asks, and is seen until then."""
+    forget()
+    ended = threading.Event()
+
+    def note_late_result(event: TaskEvent) -> None:
+        if event.kind == "late_result":
+            ended.set()
+
+    async with setup_async_framework(None, max_workers=2):
+        manager = get_task_manager()
+        manager.subscribe(note_late_result)
+        task_id = convert.options(timeout=0.2)(3)
+        with pytest.raises(TaskTimeoutError):
+            await manager.get_result(task_id)
+        task = await manager.get_task(task_id)
+        assert task is not None
+        assert task.status is TaskStatus.TIMEOUT
+        assert task.still_running
+        assert manager.pool.get_stats()["abandoned"] == 1
+
+        go_on.set()
+        await asyncio.to_thread(ended.wait, 10)
+        task = await manager.get_task(task_id)
+        assert task is not None
+        assert task.status is TaskStatus.TIMEOUT
+        assert not task.still_running

@@ -1,0 +1,63 @@
+"""Every file of docs/examples passes its own tests and stands on some page."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
+
+# Which client Starlette's TestClient is built on is not what is tested here.
+pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with `starlette.testclient`")
+
+
+@contextmanager
+def imported(path: Path) -> Iterator[ModuleType]:
+    """Import a file as a module, and forget it afterwards."""
+    name = f"docs_example_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        del sys.modules[name]
+        # Schedules end with their functions, and the next test must not run these.
+        vars(module).clear()
+        gc.collect()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example(path: Path) -> None:
+    """The tests in an example pass."""
+    with imported(path) as module:
+        tests = [test for name, test in vars(module).items() if name.startswith("test_")]
+        assert tests, "an example shows that it works"
+        for test in tests:
+            if inspect.iscoroutinefunction(test):
+                asyncio.run(test())
+            else:
+                test()
+        tests.clear()
+        del test
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_is_shown(path: Path) -> None:
+    """Some page includes the file."""
+    pages = "\n".join(page.read_text("utf-8") for page in DOCS.rglob("*.md"))
+
+    assert f"examples/{path.name}\n" in pages

@@ -1,0 +1,43 @@
+"""Every Python block of the READMEs and the documentation runs as it stands."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+from sybil import Sybil
+from sybil.parsers.myst import PythonCodeBlockParser
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    page
+    for page in [*ROOT.glob("README*.md"), *DOCS.rglob("*.md")]
+    if "_build" not in page.relative_to(ROOT).parts
+)
+
+# Which client Starlette's TestClient is built on is not what is tested here.
+pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with `starlette.testclient`")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_python_blocks(page: Path) -> None:
+    """The blocks of a page run from top to bottom, in one namespace."""
+    document = Sybil([PythonCodeBlockParser()]).parse(page)
+    # What pydantic and pickle ask of a class.
+    document.namespace["__name__"] = f"page_{page.stem.replace('-', '_')}"
+    try:
+        for example in document.examples():
+            example.evaluate()
+    finally:
+        # Schedules end with their functions, and the next test must not run these.
+        document.namespace.clear()
+        gc.collect()
+
+
+def test_pages_are_found() -> None:
+    """The front page and each part of the documentation are among the pages."""
+    found = {page.relative_to(ROOT).as_posix() for page in PAGES}
+
+    assert {"README.md", "docs/index.md", "docs/tutorial.md", "docs/glossary.md"} <= found

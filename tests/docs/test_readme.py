@@ -1,0 +1,129 @@
+"""What the READMEs say about the demo and about other files is so."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.framework.servers import serving
+
+ROOT = Path(__file__).resolve().parents[2]
+READMES = sorted(ROOT.glob("README*.md"))
+DEMO = "http://127.0.0.1:8000"
+
+_TRIES = 100
+_BLOCK = re.compile(r"^```console\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_STEP = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+_ID = re.compile(r"\b[0-9a-f]{32}\b")
+_STAMPS = ("created_at", "start_time", "end_time")
+_SECONDS = ("duration", "queue_time", "mean", "min", "max", "p50", "p95", "p99")
+
+
+@dataclass
+class Step:
+    """One command of a console block, and the answer printed below it."""
+
+    command: str
+    answer: str
+
+
+def steps_of(page: Path) -> list[Step]:
+    """Return the commands with curl of a page, in order."""
+    return [
+        Step(command, answer.strip())
+        for block in _BLOCK.findall(page.read_text("utf-8"))
+        for command, answer in _STEP.findall(block)
+        if "curl" in command
+    ]
+
+
+def comparable(answer: str) -> Any:  # any JSON, or a text
+    """Return an answer without what differs from one run to the next."""
+    try:
+        return plain(json.loads(answer))
+    except ValueError:
+        return _ID.sub("<id>", answer)
+
+
+def plain(value: Any) -> Any:
+    """Return JSON with ids, stamps and durations replaced."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {_ID.sub("<id>", key): replaced(key, item) for key, item in value.items()}
+    return _ID.sub("<id>", value) if isinstance(value, str) else value
+
+
+def replaced(key: str, value: Any) -> Any:
+    """Return the value of one key, or its kind if the value differs between runs."""
+    if value is not None and key in _STAMPS:
+        return "<stamp>"
+    if value is not None and key in _SECONDS:
+        return "<seconds>"
+    return plain(value)
+
+
+def run(command: str) -> str:
+    """Run one command and return what it printed."""
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, timeout=15, check=True
+    )
+    return done.stdout.strip()
+
+
+def translated(command: str, ids: dict[str, str]) -> str:
+    """Return a printed command with the address and the ids of this run."""
+    for printed, real in ids.items():
+        command = command.replace(printed, real)
+    return command
+
+
+def until(expected: Any, answers: Iterator[str]) -> Iterator[str]:
+    """Yield answers up to the expected one."""
+    for answer in answers:
+        yield answer
+        if comparable(answer) == expected:
+            return
+
+
+def answers_to(command: str) -> Iterator[str]:
+    """Yield what a command prints, again if it only asks: tasks take their time."""
+    yield run(command)
+    if "-X" not in command and "for " not in command:
+        for _ in range(_TRIES):
+            yield run(command)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
+def test_curl(page: Path) -> None:
+    """The demo answers each curl line as printed, but for ids, stamps and durations."""
+    steps = steps_of(page)
+    assert len(steps) >= 5
+    with serving("framework.example:app") as server:
+        ids = {DEMO: server.url}
+        for step in steps:
+            command = translated(step.command, ids)
+            expected = comparable(step.answer)
+            answers = list(until(expected, answers_to(command)))
+            assert comparable(answers[-1]) == expected, command
+            ids |= zip(_ID.findall(step.answer), _ID.findall(answers[-1]), strict=True)
+
+
+@pytest.mark.skipif(not (ROOT / "LICENSE").exists(), reason="not the whole tree")
+@pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
+def test_links(page: Path) -> None:
+    """Each relative link leads to a file."""
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+    assert links
+
+    assert [link for link in links if not (ROOT / link).exists()] == []
