@@ -67,7 +67,7 @@ class Results:
         timer = None
         try:
             if node is not None:
-                self._waits.enter(node, task)
+                self._waits.enter(node, task, task=current_record.get())
             if timeout is not None:
                 timer = self._clock.call_at(self._clock.monotonic() + timeout, waiter.wake)
             await waiter.future
@@ -103,15 +103,16 @@ class Results:
 
 
 def _waiting_node() -> object | None:
-    """Return the task that stands still while this coroutine waits, if that is sure."""
+    """Return what stands still while this coroutine waits, if that is sure."""
     item = current_item()
-    if item is not None:
+    if item is not None and len(asyncio.all_tasks()) == 1:
         return item
     record = current_record.get()
     if not isinstance(record, LiveTask) or record.driver is None:
         return None
     # A coroutine that the task started beside itself does not hold the task up.
-    return record if record.driver.owner is asyncio.current_task() else None
+    owner: asyncio.Task[Any] | None = record.driver.owner
+    return owner if owner is asyncio.current_task() else None
 
 
 def _waited_too_long(task: TaskRecord, timeout: float | None) -> TimeoutError:

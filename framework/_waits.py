@@ -18,27 +18,41 @@ class WaitGraph:
         self._lock = threading.Lock()
         self._awaited: dict[object, object] = {}
 
-    def enter(self, waiter: object, awaited: object) -> None:
+    def enter(self, waiter: object, awaited: object, *, task: object = None) -> None:
         """Record that *waiter* stands still until *awaited* has ended.
+
+        Args:
+            waiter: What stands still: a thread's item, or the asyncio task of coroutines
+                that are driven inside one another.
+            awaited: What it waits for.
+            task: The task that waits, for the message; None if it is *waiter* itself.
 
         Raises:
             DeadlockError: If *awaited* itself, over any number of others, waits for
                 *waiter*; nothing is recorded then.
         """
         with self._lock:
-            chain = [waiter]
+            chain = [waiter if task is None else task]
             step: object | None = awaited
             while step is not None:
                 chain.append(step)
-                if step is waiter:
+                holder = _holder(step)
+                if holder is waiter:
+                    if step is not chain[0]:
+                        chain.append(chain[0])
                     raise DeadlockError(tuple(_name(one) for one in chain))
-                step = self._awaited.get(step)
+                step = self._awaited.get(holder)
             self._awaited[waiter] = awaited
 
     def leave(self, waiter: object) -> None:
         """Forget what *waiter* waited for."""
         with self._lock:
             self._awaited.pop(waiter, None)
+
+
+def _holder(node: object) -> object:
+    """Return what stands still when *node* does: the asyncio task that drives it, or itself."""
+    return getattr(getattr(node, "driver", None), "owner", None) or node
 
 
 def _name(node: object) -> str:
