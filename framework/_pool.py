@@ -248,6 +248,9 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         if queue_size is not None:
             _checks.integer("queue_size", queue_size, at_least=1)
         _checks.text("thread_name_prefix", thread_name_prefix)
+        arguments: object = initargs
+        if not isinstance(arguments, (tuple, list)):
+            raise TypeError(f"initargs must be a tuple or list, not {_checks.show(arguments)}")
         super().__init__(max_workers, thread_name_prefix, initializer, initargs)
         self._clock = SystemClock() if clock is None else clock
         self._limit = None if limit == math.inf else limit

@@ -1,0 +1,274 @@
+"""What the package shows to its users: names, docstrings, errors, and what it imports."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import pickle
+import pkgutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from starlette.exceptions import HTTPException
+
+import framework
+from framework import exceptions
+
+NAMES = {
+    "FrameworkError",
+    "FrameworkNotStartedError",
+    "QueueFullError",
+    "RateLimitExceededError",
+    "Task",
+    "TaskCancelledError",
+    "TaskFailedError",
+    "TaskId",
+    "TaskInterruptedError",
+    "TaskManager",
+    "TaskNotFoundError",
+    "TaskStatus",
+    "TaskTimeoutError",
+    "ThreadPoolExecutorEnhanced",
+    "async_task",
+    "background_task",
+    "current_task",
+    "get_task_manager",
+    "get_thread_pool",
+    "retry_task",
+    "scheduled_task",
+    "setup_async_framework",
+    "throttled_task",
+}
+ERRORS: list[tuple[type[exceptions.FrameworkError], dict[str, Any]]] = [
+    (exceptions.FrameworkNotStartedError, {"state": "stopped"}),
+    (exceptions.QueueFullError, {"queue_size": 10, "retry_after": 2.5}),
+    (
+        exceptions.RateLimitExceededError,
+        {"name": "call", "rate_limit": 5, "time_window": 60.0, "retry_after": 2.5},
+    ),
+    (exceptions.TaskCancelledError, {"task_id": "1", "name": "call"}),
+    (exceptions.TaskFailedError, {"task_id": "1", "name": "call"}),
+    (exceptions.TaskInterruptedError, {"task_id": "1", "name": "call"}),
+    (exceptions.TaskNotFoundError, {"task_id": "1", "name": "call"}),
+    (exceptions.TaskTimeoutError, {"task_id": "1", "name": "call", "limit": 2.5}),
+    (exceptions.DeadlockError, {"chain": ("one", "two", "one")}),
+]
+NAMED_ERRORS = pytest.mark.parametrize(
+    ("cls", "fields"), ERRORS, ids=[cls.__name__ for cls, _ in ERRORS]
+)
+
+
+def modules() -> list[str]:
+    """Return the names of the package's modules, but for the one that serves when imported."""
+    found = [module.name for module in pkgutil.walk_packages(framework.__path__, "framework.")]
+    return [name for name in found if not name.endswith("__main__")]
+
+
+def public_objects() -> Iterator[tuple[str, object]]:
+    """Yield what users are meant to touch: public names and the public members of classes."""
+    for module in (framework, *map(importlib.import_module, ("framework.testing",))):
+        for name in module.__all__:
+            value = getattr(module, name)
+            yield f"{module.__name__}.{name}", value
+            if inspect.isclass(value):
+                yield from members(f"{module.__name__}.{name}", value)
+
+
+def members(path: str, cls: type) -> Iterator[tuple[str, object]]:
+    """Yield the public methods and properties that *cls* itself defines in our code."""
+    for base in cls.__mro__:
+        if base.__module__.split(".")[0] != "framework":
+            continue
+        for name, value in vars(base).items():
+            if not name.startswith("_") and (callable(value) or isinstance(value, property)):
+                yield f"{path}.{name}", value
+
+
+def run(code: str) -> str:
+    """Run *code* in a fresh interpreter that finds this framework; return what it prints."""
+    root = str(Path(framework.__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"import sys; sys.path.insert(0, {root!r})\n{code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+# -- names
+
+
+def test_all() -> None:
+    """The package exports exactly the names of its contract, sorted and each once."""
+    assert framework.__all__ == sorted(framework.__all__)
+    assert len(framework.__all__) == len(set(framework.__all__))
+    assert set(framework.__all__) == NAMES
+
+
+def test_all_is_defined() -> None:
+    """Every public name of the package is exported, and nothing else is public."""
+    shown = {
+        name
+        for name, value in vars(framework).items()
+        if not name.startswith("_")
+        and not isinstance(value, ModuleType)
+        and getattr(value, "__module__", "").split(".")[0] == "framework"
+    }
+
+    assert shown == NAMES
+
+
+@pytest.mark.parametrize("name", modules())
+def test_module_exports_what_it_has(name: str) -> None:
+    """What a module lists in ``__all__`` is there."""
+    module = importlib.import_module(name)
+
+    for exported in getattr(module, "__all__", ()):
+        assert hasattr(module, exported)
+
+
+def test_errors_are_exported() -> None:
+    """Every error that the framework defines is listed in its module, and tested here."""
+    defined = {
+        name
+        for name, value in vars(exceptions).items()
+        if inspect.isclass(value)
+        and value.__module__ == exceptions.__name__
+        and not name.startswith("_")
+    }
+
+    assert set(exceptions.__all__) == defined
+    assert {cls.__name__ for cls, _ in ERRORS} == defined - {"FrameworkError"}
+
+
+# -- docstrings
+
+
+@pytest.mark.parametrize(
+    "path", sorted({path for path, _ in public_objects() if not path.endswith(".submit")})
+)
+def test_has_docstring(path: str) -> None:
+    """A public object says in one line, with a full stop, what it is or does."""
+    value = dict(public_objects())[path]
+    doc = inspect.getdoc(value)
+
+    assert doc
+    assert doc.splitlines()[0].rstrip(" :").endswith((".", "?"))
+
+
+@pytest.mark.parametrize("name", modules())
+def test_module_has_docstring(name: str) -> None:
+    """A module says in its first line what it is for."""
+    assert (importlib.import_module(name).__doc__ or "").strip()
+
+
+# -- errors
+
+
+@NAMED_ERRORS
+@pytest.mark.parametrize("form", ["positional", "keyword"])
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_error_pickles(
+    cls: type[exceptions.FrameworkError], fields: dict[str, Any], form: str, protocol: int
+) -> None:
+    """An error survives pickling with its type, its fields and its text."""
+    error = cls(*fields.values()) if form == "positional" else cls(**fields)
+
+    again = pickle.loads(pickle.dumps(error, protocol))
+
+    assert type(again) is cls
+    assert {name: getattr(again, name) for name in fields} == fields
+    assert str(again) == str(error)
+    assert repr(again) == repr(error)
+
+
+@NAMED_ERRORS
+def test_error_copies(cls: type[exceptions.FrameworkError], fields: dict[str, Any]) -> None:
+    """An error can be copied with its fields."""
+    again = copy.copy(cls(**fields))
+
+    assert {name: getattr(again, name) for name in fields} == fields
+
+
+@NAMED_ERRORS
+def test_error_repr(cls: type[exceptions.FrameworkError], fields: dict[str, Any]) -> None:
+    """An error's repr names its class and its fields."""
+    shown = repr(cls(**fields))
+
+    assert shown.startswith(f"{cls.__name__}(")
+    assert all(repr(value) in shown for value in fields.values())
+
+
+@NAMED_ERRORS
+def test_error_is_one_of_ours(cls: type[exceptions.FrameworkError], fields: object) -> None:
+    """One ``except FrameworkError`` catches every error of the framework."""
+    assert issubclass(cls, framework.FrameworkError)
+
+
+@pytest.mark.parametrize(
+    ("cls", "base"),
+    [
+        ("FrameworkNotStartedError", RuntimeError),
+        ("QueueFullError", HTTPException),
+        ("RateLimitExceededError", HTTPException),
+        ("TaskNotFoundError", LookupError),
+        ("TaskTimeoutError", TimeoutError),
+    ],
+)
+def test_error_has_its_built_in(cls: str, base: type[Exception]) -> None:
+    """An error is also the built-in one that a caller would already catch."""
+    assert issubclass(getattr(framework, cls), base)
+
+
+def test_timeout_error_has_no_errno() -> None:
+    """`TaskTimeoutError` does not take its fields for those of an operating system's error."""
+    error = framework.TaskTimeoutError("1", "call", 2.5)
+
+    assert (error.errno, error.strerror, error.filename) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (framework.QueueFullError(10, 2.1), 503),
+        (framework.RateLimitExceededError("call", 5, 60.0, 2.1), 429),
+    ],
+    ids=["queue", "rate"],
+)
+def test_error_answers(error: HTTPException, status: int) -> None:
+    """An error that a route lets through has a status and whole seconds to wait."""
+    assert (error.status_code, error.headers) == (status, {"Retry-After": "3"})
+
+
+# -- what it imports
+
+
+def test_import_is_light() -> None:
+    """`import framework` loads neither FastAPI nor the heavy parts of what it stands on."""
+    heavy = ["fastapi", "pydantic", "starlette.applications", "uvicorn", "httpx", "sqlalchemy"]
+
+    assert run(f"import framework; print([m for m in {heavy!r} if m in sys.modules])") == "[]\n"
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if "example" not in name])
+def test_every_module_imports_alone(name: str) -> None:
+    """Every module but the example can be imported first, and none brings FastAPI."""
+    assert run(f"import {name}; print('fastapi' in sys.modules)") == "False\n"
+
+
+def test_import_starts_nothing() -> None:
+    """Importing starts no thread and changes no signal handler."""
+    code = """
+import signal, threading
+before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+import framework
+after = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+print(before == after, threading.active_count())
+"""
+    assert run(code) == "True 1\n"
