@@ -257,21 +257,26 @@ class _Shim:
 
 
 async def _run_handlers(app: Starlette, which: str) -> None:
-    """Run the app's event handlers, unless its router does so itself."""
-    router = app.router
-    if _runs_handlers_itself(router.lifespan_context):
+    """Run the app's event handlers that no router's own lifespan runs."""
+    routers = _routers_with_default_lifespan(app.router.lifespan_context)
+    if app.router in routers:
         return
-    for handler in list(getattr(router, which, ())):
+    # Of an included router FastAPI keeps the lifespan and copies the handlers as well.
+    run_by_others = [handler for router in routers for handler in getattr(router, which, ())]
+    for handler in list(getattr(app.router, which, ())):
+        if handler in run_by_others:
+            continue
         result = handler()
         if inspect.isawaitable(result):
             await result
 
 
-def _runs_handlers_itself(lifespan: object) -> bool:
-    """Whether *lifespan* is, or wraps, the router's default one.
+def _routers_with_default_lifespan(lifespan: object) -> list[object]:
+    """Return the routers whose default lifespan *lifespan* is, or wraps.
 
     FastAPI merges lifespans of included routers into closures around the app's own.
     """
+    found: list[object] = []
     pending, seen = [lifespan], set()
     while pending:
         one = pending.pop()
@@ -279,7 +284,7 @@ def _runs_handlers_itself(lifespan: object) -> bool:
             continue
         seen.add(id(one))
         if type(one).__name__ == "_DefaultLifespan":
-            return True
+            found.append(getattr(one, "_router", None))
         pending += [cell.cell_contents for cell in getattr(one, "__closure__", None) or ()]
         pending += [inner for inner in (getattr(one, "__wrapped__", None),) if inner is not None]
-    return False
+    return found
