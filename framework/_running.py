@@ -80,6 +80,10 @@ class Runner:
             self.engine.start(task, kind, self.runs[kind])
         except Exception as error:  # the id is given already: the task must end, with this
             self.refuse(task, error)
+        # 1 a task that is cancelled lets go, 2 it is held, 3 the engine finds that it ended
+        # and never runs it, so nobody else lets go.
+        if task.status.is_final and not task.bodies:
+            self.let_go(task)
 
     def refuse(self, task: LiveTask, error: BaseException) -> None:
         """End a task FAILED that could not be started."""
@@ -205,6 +209,12 @@ class Runner:
             task.limit_key = task.limit
             self.deadlines.add(task, task.limit, started)
 
+    def overrun(self, task: LiveTask, started: float) -> None:
+        """End a task TIMEOUT whose body has just ended, past its limit and never armed."""
+        limit = task.limit
+        if limit is not None and task.limit_left is None and self.monotonic() - started >= limit:
+            self._expire(task)
+
     def disarm(self, task: LiveTask) -> None:
         """Let a task's limit count no more."""
         if task.limit_key is not None:
@@ -234,11 +244,7 @@ class Runner:
     def _expire(self, task: LiveTask) -> None:
         assert task.limit is not None
         error = TaskTimeoutError(task.task_id, task.name, task.limit)
-        ended = self.end(
-            task, "time_out", error=error, reason="it ran past its limit", body_ended=False
-        )
-        if ended:
-            self.stop_body(task)
+        self.end(task, "time_out", error=error, reason="it ran past its limit", body_ended=False)
 
     def stop_body(self, task: LiveTask) -> None:
         """Ask the body of a task that is final, or shall be, to stop.
@@ -289,7 +295,7 @@ class Runner:
             error: Why it has no result.
             reason: For people.
             only_from: Do nothing if the status is another one; None for any.
-            body_ended: Whether its body has ended, or there was none.
+            body_ended: Whether its body has ended, or there was none; else it is stopped.
         """
         ledger = self.ledger
         waiters = ledger.end(
@@ -307,6 +313,9 @@ class Runner:
             if body_ended and only_from is None and move in ("complete", "fail"):
                 self._late(task)
             return False
+        if not body_ended:
+            # Before anyone hears of it: the pool's figures then tell the same.
+            self.stop_body(task)
         self.disarm(task)
         hooks, task.hooks = task.hooks, None
         on_idle = ledger.keep(task)
@@ -350,9 +359,13 @@ class Runner:
         view = Task(self.ledger.snapshot(task), source=task)
         if in_background:
             # The clock's thread has other deadlines to keep.
-            threading.Thread(
+            thread = threading.Thread(
                 target=_call_hook, args=(hook, view), name="asyncframe-hook", daemon=True
-            ).start()
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # too many threads in the process; late deadlines are better
+                _call_hook(hook, view)
         else:
             _call_hook(hook, view)
 

@@ -139,7 +139,12 @@ class Schedules:
         with self._lock:
             self._delayed[task] = None
         when = self._core.clock.monotonic() + seconds
-        task.timer = self._core.clock.call_at(when, lambda: self._due(task))
+        try:
+            task.timer = self._core.clock.call_at(when, lambda: self._due(task))
+        except Exception as error:  # the id is given already: the task must end, with this
+            self.undelay(task)
+            self._core.runner.refuse(task, error)
+            return
         if task.status.is_final:
             # Cancelled before its timer could be seen.
             task.timer.cancel()

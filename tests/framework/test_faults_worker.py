@@ -1,0 +1,754 @@
+"""Faults of workers, row by row: what a task may do, and what must never come of it."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import logging
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures.thread import BrokenThreadPool
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+import pytest
+
+from framework import (
+    QueueFullError,
+    Task,
+    TaskFailedError,
+    TaskManager,
+    TaskStatus,
+    TaskTimeoutError,
+    ThreadPoolExecutorEnhanced,
+    async_task,
+    current_task,
+)
+from framework._crew import Worker
+from framework.protocols import TaskEvent
+from framework.testing import override_framework
+from tests.framework.clocks import ManualClock
+
+PATIENCE = 10.0
+"""Real seconds after which a wait for another thread is a failure."""
+
+FINAL = {"completed", "failed", "timed_out", "cancelled", "interrupted"}
+
+user: ContextVar[str] = ContextVar("user", default="nobody")
+
+Body = Callable[[], Any]
+
+
+async def reached(event: threading.Event) -> None:
+    """Wait for an event of a thread without blocking the loop."""
+    assert await asyncio.to_thread(event.wait, PATIENCE)
+
+
+def in_thread(body: Body) -> Body:
+    """Return *body* as a function for the pool."""
+
+    def thread_task() -> Any:
+        return body()
+
+    return thread_task
+
+
+def on_loop(body: Body) -> Body:
+    """Return *body* as a function for the loop."""
+
+    async def coroutine_task() -> Any:
+        return body()
+
+    return coroutine_task
+
+
+async def run_submitted(manager: TaskManager, fn: Body) -> Any:
+    """Run *fn* as a task of its own."""
+    return await manager.submit(fn, wait=True)
+
+
+async def run_awaited(manager: TaskManager, fn: Body) -> Any:
+    """Run *fn* as an awaited task, which for a coroutine is in place."""
+    return await async_task(fn)()
+
+
+Run = Callable[[TaskManager, Body], Awaitable[Any]]
+
+EVERY_KIND = pytest.mark.parametrize(
+    ("make", "run"),
+    [
+        pytest.param(in_thread, run_submitted, id="thread"),
+        pytest.param(on_loop, run_submitted, id="loop"),
+        pytest.param(in_thread, run_awaited, id="awaited-thread"),
+        pytest.param(on_loop, run_awaited, id="in-place"),
+    ],
+)
+
+
+def fail_with(error: BaseException) -> Body:
+    """Return a function that raises *error*."""
+
+    def fail() -> NoReturn:
+        raise error
+
+    return fail
+
+
+async def outcome(manager: TaskManager, run: Run, fn: Body) -> tuple[BaseException, Task]:
+    """Run a failing task; return what its waiter got and the task, which ended once."""
+    events: list[TaskEvent] = []
+    unsubscribe = manager.subscribe(events.append)
+    me = asyncio.current_task()
+    assert me is not None
+    with pytest.raises(BaseException) as caught:  # noqa: PT011  # looked at by the callers
+        await run(manager, fn)
+    unsubscribe()
+    assert me.cancelling() == 0
+    (end,) = [event for event in events if event.kind in FINAL]
+    task = await manager.get_task(str(end.task_id))
+    assert task is not None
+    return caught.value, task
+
+
+async def require_healthy(manager: TaskManager) -> None:
+    """See that both kinds of tasks still run and that nothing is left behind."""
+
+    async def coroutine_task() -> str:
+        return "loop"
+
+    assert await manager.submit(coroutine_task, wait=True) == "loop"
+    assert await manager.submit(lambda: "thread", wait=True) == "thread"
+    assert manager.get_active_count() == 0
+
+
+def run_script(body: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process of its own, which must end by itself."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(body)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@EVERY_KIND
+async def test_c1_sys_exit(task_manager: TaskManager, make: Any, run: Run) -> None:
+    """sys.exit() in a task makes it FAILED with the SystemExit, and ends nobody else."""
+    told, task = await outcome(task_manager, run, make(lambda: sys.exit(3)))
+    assert task.status is TaskStatus.FAILED
+    assert isinstance(task.error, SystemExit)
+    assert task.error.code == 3
+    assert isinstance(told, TaskFailedError)
+    assert told.__cause__ is task.error
+    await require_healthy(task_manager)
+
+
+class OwnBaseError(BaseException):
+    """What a user might derive from BaseException."""
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit])
+async def test_c2_interrupts(
+    task_manager: TaskManager, make: Any, run: Run, kind: type[BaseException]
+) -> None:
+    """KeyboardInterrupt and GeneratorExit make a task FAILED; its waiter gets a stand-in."""
+    error = kind()
+    told, task = await outcome(task_manager, run, make(fail_with(error)))
+    assert (task.status, task.error) == (TaskStatus.FAILED, error)
+    assert isinstance(told, TaskFailedError)
+    assert told.__cause__ is error
+    await require_healthy(task_manager)
+
+
+@EVERY_KIND
+async def test_c2_own_base_exception(task_manager: TaskManager, make: Any, run: Run) -> None:
+    """A user's own BaseException makes a task FAILED and reaches its waiter as it is."""
+    error = OwnBaseError("mine")
+    told, task = await outcome(task_manager, run, make(fail_with(error)))
+    assert (task.status, task.error) == (TaskStatus.FAILED, error)
+    assert told is error
+    await require_healthy(task_manager)
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration])
+async def test_c3_stop_iteration(
+    task_manager: TaskManager, make: Any, run: Run, kind: type[Exception]
+) -> None:
+    """StopIteration and its async twin make a task FAILED, and whoever waits is woken."""
+    error = kind(7)
+    told, task = await outcome(task_manager, run, make(fail_with(error)))
+    assert task.status is TaskStatus.FAILED
+    # In a coroutine the interpreter itself makes a RuntimeError of StopIteration.
+    assert error in (task.error, getattr(task.error, "__cause__", None))
+    assert isinstance(told, (TaskFailedError, RuntimeError))
+    await require_healthy(task_manager)
+
+
+@EVERY_KIND
+@pytest.mark.parametrize(
+    "kind",
+    [asyncio.CancelledError, concurrent.futures.CancelledError],
+    ids=["asyncio", "futures"],
+)
+async def test_c4_own_cancelled_error(
+    task_manager: TaskManager, make: Any, run: Run, kind: type[BaseException]
+) -> None:
+    """A CancelledError that a task raises by itself is FAILED, and cancels no waiter."""
+    error = kind()
+    told, task = await outcome(task_manager, run, make(fail_with(error)))
+    assert (task.status, task.error) == (TaskStatus.FAILED, error)
+    assert (type(told), told.__cause__) == (TaskFailedError, error)
+    assert not task.cancel_requested
+    await require_healthy(task_manager)
+
+
+async def test_c4_awaiting_something_cancelled(task_manager: TaskManager) -> None:
+    """A coroutine task that awaits a cancelled future is FAILED; nobody cancelled the task."""
+
+    async def body() -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    told, task = await outcome(task_manager, run_submitted, body)
+    assert task.status is TaskStatus.FAILED
+    assert isinstance(told, TaskFailedError)
+
+
+@EVERY_KIND
+async def test_c5_own_timeout_error(task_manager: TaskManager, make: Any, run: Run) -> None:
+    """A TimeoutError of the task's own, before any limit, is FAILED with that object."""
+    error = TimeoutError("mine")
+    told, task = await outcome(task_manager, run, make(fail_with(error)))
+    assert (task.status, task.error) == (TaskStatus.FAILED, error)
+    assert told is error
+
+
+@EVERY_KIND
+async def test_c5_own_task_timeout_error(task_manager: TaskManager, make: Any, run: Run) -> None:
+    """Even our own TaskTimeoutError, raised by the task itself, is FAILED and not TIMEOUT."""
+    error = TaskTimeoutError("another", "task", 1.0)
+    told, task = await outcome(task_manager, run, make(fail_with(error)))
+    assert (task.status, task.error) == (TaskStatus.FAILED, error)
+    assert told is error
+
+
+class NeedsArgumentsError(Exception):
+    """Cannot be rebuilt from its args."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("cannot be pickled")
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    """Refuses every attribute."""
+
+    text: str
+
+
+class FalsyError(Exception):
+    """Is false."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+class HostileError(Exception):
+    """Raises whatever is asked of it."""
+
+    def __str__(self) -> str:
+        raise ValueError("str")
+
+    def __repr__(self) -> str:
+        raise ValueError("repr")
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("eq")
+
+    __hash__ = None  # type: ignore[assignment]  # as an error with fields of its own may be
+
+
+@EVERY_KIND
+@pytest.mark.parametrize(
+    "error",
+    [
+        NeedsArgumentsError(1, 2),
+        FrozenError("frozen"),
+        FalsyError(),
+        HostileError(),
+        ExceptionGroup("group", [ValueError(1), KeyError(2)]),
+    ],
+    ids=["unpicklable", "frozen", "falsy", "hostile", "group"],
+)
+async def test_c6_odd_exceptions(
+    task_manager: TaskManager, make: Any, run: Run, error: Exception
+) -> None:
+    """An odd exception object is kept and raised to the waiter as the very same object."""
+    told, task = await outcome(task_manager, run, make(fail_with(error)))
+    assert task.status is TaskStatus.FAILED
+    assert task.error is error
+    assert told is error
+    shown = task.to_dict()
+    assert (shown["has_error"], shown["error_type"]) == (True, type(error).__name__)
+    assert isinstance(shown["error_message"], str)
+    await require_healthy(task_manager)
+
+
+@EVERY_KIND
+async def test_c7_recursion_error(task_manager: TaskManager, make: Any, run: Run) -> None:
+    """A task that recurses without end is FAILED with RecursionError, and the pool works."""
+
+    def dive() -> None:
+        dive()
+
+    told, task = await outcome(task_manager, run, make(dive))
+    assert task.status is TaskStatus.FAILED
+    assert isinstance(told, RecursionError)
+    await require_healthy(task_manager)
+
+
+@EVERY_KIND
+async def test_c7_memory_error_and_excepthook(
+    task_manager: TaskManager, make: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MemoryError is FAILED like any other and never reaches threading.excepthook."""
+    hooked: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", hooked.append)
+    error = MemoryError()
+    told, task = await outcome(task_manager, run, make(fail_with(error)))
+    await require_healthy(task_manager)
+    assert (task.status, told) == (TaskStatus.FAILED, error)
+    assert hooked == []
+
+
+@pytest.mark.parametrize("error", [ValueError("hook"), SystemExit(3), OwnBaseError()])
+@pytest.mark.parametrize("make", [in_thread, on_loop])
+async def test_c8_hook_and_sink_that_raise(
+    task_manager: TaskManager, make: Any, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Hooks and sinks that raise are logged, the other sinks hear all, the workers live on."""
+    events: list[TaskEvent] = []
+    called = threading.Event()
+
+    def hook(_: Task) -> None:
+        called.set()
+        raise error
+
+    def sink(_: TaskEvent) -> None:
+        raise error
+
+    unsubscribe = task_manager.subscribe(sink)
+    task_manager.subscribe(events.append)
+    assert await task_manager.submit(make(lambda: 7), on_complete=hook, wait=True) == 7
+    await reached(called)
+    unsubscribe()
+    assert [event.kind for event in events] == ["submitted", "started", "completed"]
+    await require_healthy(task_manager)
+    task_manager.pool.shutdown()
+    logged = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert logged == [error] * 4
+
+
+async def test_c9_hook_that_blocks(task_manager: TaskManager) -> None:
+    """A hook of a thread task that blocks holds up its thread; loop and other tasks go on."""
+    entered, gate = threading.Event(), threading.Event()
+
+    def hook(_: Task) -> None:
+        entered.set()
+        gate.wait(PATIENCE)
+
+    assert await task_manager.submit(lambda: 7, on_complete=hook, wait=True) == 7
+    await reached(entered)
+    await require_healthy(task_manager)
+    gate.set()
+
+
+async def test_c9_hook_that_blocks_at_a_limit(
+    task_manager: TaskManager, manual_clock: ManualClock
+) -> None:
+    """A hook that blocks at a limit does not keep other limits from firing."""
+    entered, gate = threading.Event(), threading.Event()
+    running = [threading.Event(), threading.Event()]
+
+    def hook(_: Task) -> None:
+        entered.set()
+        gate.wait(PATIENCE)
+
+    def body(index: int) -> None:
+        running[index].set()
+        gate.wait(PATIENCE)
+
+    await task_manager.submit(body, (0,), timeout=1.0, on_error=hook)
+    second = await task_manager.submit(body, (1,), timeout=2.0)
+    for started in running:
+        await reached(started)
+    manual_clock.advance(1.0)
+    await reached(entered)
+    manual_clock.advance(1.0)
+    with pytest.raises(TaskTimeoutError):
+        await task_manager.get_result(second)
+    gate.set()
+
+
+async def test_c10_task_with_a_loop_of_its_own(task_manager: TaskManager) -> None:
+    """A thread task may run asyncio.run() and await other tasks of both kinds from there."""
+
+    async def elsewhere() -> str:
+        return "async"
+
+    def body() -> list[str]:
+        async def main() -> list[str]:
+            return [
+                await task_manager.submit(elsewhere, wait=True),
+                await task_manager.submit(lambda: "sync", wait=True),
+            ]
+
+        return asyncio.run(main())
+
+    assert await task_manager.submit(body, wait=True) == ["async", "sync"]
+    await require_healthy(task_manager)
+
+
+async def test_c10_task_that_leaves_a_thread_and_a_process(task_manager: TaskManager) -> None:
+    """A task may start a thread and a process and leave them; it ends, and they go on."""
+    gate = threading.Event()
+
+    def body() -> tuple[threading.Thread, subprocess.Popen[str]]:
+        thread = threading.Thread(target=gate.wait, args=(PATIENCE,))
+        thread.start()
+        child = subprocess.Popen(
+            [sys.executable, "-c", "print(input())"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return thread, child
+
+    thread, child = await task_manager.submit(body, wait=True)
+    await require_healthy(task_manager)
+    assert thread.is_alive()
+    gate.set()
+    thread.join(PATIENCE)
+    assert child.communicate("echo", timeout=PATIENCE)[0] == "echo\n"
+    assert child.returncode == 0
+
+
+FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork there")
+
+
+@FORKS
+def test_c11_fork_in_a_task() -> None:
+    """A forked child gets a clear error at once and may start a framework of its own."""
+    done = run_script(
+        """
+        import asyncio, os, warnings
+        warnings.simplefilter("ignore")
+        from framework import FrameworkNotStartedError, background_task, get_task_manager
+        from framework import setup_async_framework
+
+        @background_task
+        def seven():
+            return 7
+
+        def fork():
+            manager = get_task_manager()
+            child = os.fork()
+            if child:
+                return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            for call in (seven, lambda: manager.submit_nowait(int)):
+                try:
+                    call()
+                except FrameworkNotStartedError as error:
+                    assert error.state == "forked", error.state
+                else:
+                    os._exit(1)
+            async def fresh():
+                async with setup_async_framework(None):
+                    return await get_task_manager().get_result(seven())
+            status = []
+            import threading
+            thread = threading.Thread(target=lambda: status.append(asyncio.run(fresh())))
+            thread.start()
+            thread.join()
+            os._exit(status[0])
+
+        async def main():
+            async with setup_async_framework(None) as _:
+                manager = get_task_manager()
+                print(await manager.submit(fork, wait=True))
+                print(await manager.get_result(seven()))
+
+        asyncio.run(main())
+        """
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("7\n7\n", "", 0)
+
+
+async def test_c12_all_threads_hang(manual_clock: ManualClock) -> None:
+    """With every thread stuck the figures say so, the bound refuses, and the loop goes on."""
+    gate, started = threading.Event(), threading.Semaphore(0)
+
+    def hang() -> None:
+        started.release()
+        gate.wait(PATIENCE)
+
+    async def coroutine_task() -> str:
+        return "alive"
+
+    pool = ThreadPoolExecutorEnhanced(2, queue_size=1, clock=manual_clock)
+    with override_framework(clock=manual_clock, pool=pool) as manager:
+        ids: list[str] = []
+
+        async def hang_one() -> None:
+            ids.append(manager.submit_nowait(hang, timeout=1.0))
+            assert await asyncio.to_thread(started.acquire, timeout=PATIENCE)
+
+        await hang_one()
+        await hang_one()
+        stuck = pool.get_stats()
+        manual_clock.advance(1.0)
+        await hang_one()
+        await hang_one()
+        manual_clock.advance(1.0)
+        waiting = manager.submit_nowait(lambda: "at last")
+        await asyncio.to_thread(int)
+        with pytest.raises(QueueFullError):
+            manager.submit_nowait(int)
+        sick = pool.get_stats()
+        statuses = [manager.get_all_tasks()[task_id]["status"] for task_id in ids]
+        alive = await asyncio.wait_for(async_task(coroutine_task)(), PATIENCE)
+        gate.set()
+        recovered = await manager.get_result(waiting)
+    pool.shutdown()
+    assert (stuck["busy"], stuck["idle"], stuck["abandoned"], stuck["degraded"]) == (2, 0, 0, False)
+    assert (sick["abandoned"], sick["degraded"], sick["queued"]) == (4, True, 1)
+    assert statuses == ["timeout"] * 4
+    assert (alive, recovered) == ("alive", "at last")
+
+
+def raises_no_thread(_: threading.Thread) -> NoReturn:
+    """Fail as ``Thread.start`` does when the process has too many."""
+    raise RuntimeError("can't start new thread")
+
+
+async def test_c13_no_thread_on_a_loop(
+    task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task submitted on a loop for which no thread starts is FAILED, and is not lost."""
+    monkeypatch.setattr(Worker, "start", raises_no_thread)
+    task_id = await task_manager.submit(int)
+    with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
+        await task_manager.get_result(task_id)
+    task = await task_manager.get_task(task_id)
+    assert task is not None
+    assert (task.status, task.started_at) == (TaskStatus.FAILED, None)
+    assert task_manager.get_active_count() == 0
+
+
+def test_c13_no_thread_off_a_loop(
+    task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task submitted by a thread for which no thread starts is FAILED, and is not lost."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "start", raises_no_thread)
+        task_id = task_manager.submit_nowait(int)
+    with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
+        task_manager.wait_result(task_id)
+    assert task_manager.wait_result(task_manager.submit_nowait(int)) == 0
+
+
+class NoTimers(ManualClock):
+    """A clock whose timer thread cannot be started."""
+
+    def call_at(self, *_: object, **__: object) -> NoReturn:
+        """Fail as `SystemClock` does when the process has too many threads."""
+        raise RuntimeError("can't start new thread")
+
+
+@pytest.fixture
+def no_timers() -> Iterator[TaskManager]:
+    """Give a manager whose clock cannot set timers."""
+    with override_framework(clock=NoTimers()) as manager:
+        yield manager
+
+
+@pytest.mark.parametrize("make", [in_thread, on_loop])
+async def test_c13_no_timer_for_a_limit(no_timers: TaskManager, make: Any) -> None:
+    """A task whose limit cannot be watched is FAILED with the reason, and is not lost."""
+
+    async def pause() -> None:
+        await asyncio.Event().wait()
+
+    fn = make(int) if make is in_thread else pause
+    task_id = await no_timers.submit(fn, timeout=5.0)
+    with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
+        await no_timers.get_result(task_id)
+    assert no_timers.get_active_count() == 0
+
+
+async def test_c13_no_timer_for_a_delay(no_timers: TaskManager) -> None:
+    """A delayed task whose time cannot be watched is FAILED with the reason, and is not lost."""
+    task_id = await no_timers.submit(int, delay=5.0)
+    with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
+        await no_timers.get_result(task_id)
+    assert (no_timers.get_active_count(), no_timers.get_stats()["delayed"]) == (0, 0)
+
+
+async def test_c13_no_thread_for_a_hook(
+    task_manager: TaskManager, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hook at a limit for which no thread starts is called all the same."""
+    started, gate = threading.Event(), threading.Event()
+    told: list[TaskStatus] = []
+
+    def body() -> None:
+        started.set()
+        gate.wait(PATIENCE)
+
+    await task_manager.submit(body, timeout=1.0, on_error=lambda task: told.append(task.status))
+    await reached(started)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", raises_no_thread)
+        manual_clock.advance(1.0)
+    gate.set()
+    assert told == [TaskStatus.TIMEOUT]
+
+
+async def test_c14_initializer_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """A failing initializer fails queued and later tasks, is logged once, starts no more."""
+    gate = threading.Event()
+    runs: list[int] = []
+
+    def initializer() -> None:
+        gate.wait(PATIENCE)
+        runs.append(1)
+        raise ValueError("no")
+
+    pool = ThreadPoolExecutorEnhanced(1, initializer=initializer)
+    with (
+        override_framework(pool=pool) as manager,
+        caplog.at_level(logging.CRITICAL, "concurrent.futures"),
+    ):
+        ids = [await manager.submit(int) for _ in range(3)]
+        gate.set()
+        for task_id in ids:
+            with pytest.raises(BrokenThreadPool):
+                await manager.get_result(task_id)
+        for _ in range(3):
+            with pytest.raises(BrokenThreadPool):
+                await manager.submit(int, wait=True)
+        assert manager.get_active_count() == 0
+    pool.shutdown()
+    assert len(runs) == 1
+    assert [record.levelname for record in caplog.records] == ["CRITICAL"]
+
+
+@EVERY_KIND
+async def test_c15_context_of_the_request(task_manager: TaskManager, make: Any, run: Run) -> None:
+    """A task sees the request's context, and its own changes are seen by nobody after it."""
+    token = user.set("ada")
+
+    def body() -> str:
+        seen = user.get()
+        user.set("mallory")
+        return seen
+
+    first = await run(task_manager, make(body))
+    user.reset(token)
+    assert (first, user.get()) == ("ada", "nobody")
+    assert await run(task_manager, make(body)) == "nobody"
+
+
+async def test_c15_the_next_task_on_the_thread() -> None:
+    """On one thread the next task sees neither the other's context nor its identity."""
+    pool = ThreadPoolExecutorEnhanced(1)
+    with override_framework(pool=pool) as manager:
+
+        def body() -> tuple[int, str, str]:
+            task = current_task()
+            assert task is not None
+            seen = user.get()
+            user.set("mallory")
+            return threading.get_ident(), seen, task.task_id
+
+        first = await manager.submit(body, wait=True)
+        second = await manager.submit(body, wait=True)
+    pool.shutdown()
+    assert first[0] == second[0]
+    assert (first[1], second[1]) == ("nobody", "nobody")
+    assert first[2] != second[2]
+
+
+async def test_c17_limits_fire_late_but_fire(
+    task_manager: TaskManager, manual_clock: ManualClock
+) -> None:
+    """Limits that passed while nothing could run all fire afterwards, each task once."""
+    ends: list[str] = []
+    task_manager.subscribe(lambda event: ends.append(event.kind) if event.kind in FINAL else None)
+    gate, started = threading.Event(), threading.Semaphore(0)
+
+    def body() -> None:
+        started.release()
+        gate.wait(PATIENCE)
+
+    ids = [await task_manager.submit(body, timeout=limit) for limit in (1.0, 2.0, 1.0)]
+    for _ in ids:
+        assert await asyncio.to_thread(started.acquire, timeout=PATIENCE)
+    manual_clock.advance(60.0)
+    for task_id in ids:
+        with pytest.raises(TaskTimeoutError):
+            await task_manager.get_result(task_id)
+    gate.set()
+    assert ends == ["timed_out"] * 3
+
+
+async def test_c17_one_outcome_of_a_task_past_its_limit(
+    task_manager: TaskManager, manual_clock: ManualClock
+) -> None:
+    """A task whose limit passes while it computes is TIMEOUT, once, and its result is late."""
+    ends: list[str] = []
+    late = threading.Event()
+
+    def sink(event: TaskEvent) -> None:
+        if event.kind in FINAL:
+            ends.append(event.kind)
+        if event.kind == "late_result":
+            late.set()
+
+    task_manager.subscribe(sink)
+
+    def body() -> int:
+        manual_clock.advance(2.0)
+        return 7
+
+    task_id = await task_manager.submit(body, timeout=1.0)
+    with pytest.raises(TaskTimeoutError):
+        await task_manager.get_result(task_id)
+    await reached(late)
+    assert ends == ["timed_out"]
+
+
+async def test_c17_one_outcome_of_a_task_that_was_quicker(
+    task_manager: TaskManager, manual_clock: ManualClock
+) -> None:
+    """A task that returned before its limit could fire is COMPLETED, and stays so."""
+    ends: list[str] = []
+    task_manager.subscribe(lambda event: ends.append(event.kind) if event.kind in FINAL else None)
+    task_id = await task_manager.submit(lambda: 7, timeout=1.0)
+    assert await task_manager.get_result(task_id) == 7
+    manual_clock.advance(60.0)
+    assert await task_manager.get_result(task_id) == 7
+    assert ends == ["completed"]
