@@ -94,7 +94,6 @@ async def _let_all_go(core: Core, home: Home) -> None:
     for task in _living(core, home):
         error = TaskInterruptedError(task.task_id, task.name)
         runner.end(task, "interrupt", error=error, reason=_REASON, body_ended=False)
-        runner.stop_body(task)
     stubborn = runner.drivers_of(home)
     for driver in stubborn:
         driver.request_cancel(let_go=True)

@@ -168,7 +168,12 @@ class Drive:
         try:
             yielded = run(coroutine.send, None)
         except StopIteration as stop:
+            self._runner.overrun(self._task, started)
             return stop.value
+        except BaseException:
+            self._runner.overrun(self._task, started)
+            raise
+        # Not before: most bodies that never suspend need no timer at all.
         self._runner.arm(self._task, started)
         while True:
             thrown: BaseException | None = None

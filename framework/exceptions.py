@@ -49,7 +49,7 @@ class FrameworkNotStartedError(FrameworkError, RuntimeError):
 _CURE = (
     "give it to the app (FastAPI(lifespan=setup_async_framework)), enter it yourself "
     "('async with setup_async_framework(app):'), or in a test use 'with TestClient(app)' "
-    "or the fixtures of the pytest plugin"
+    "or framework.testing.override_framework()"
 )
 _NOT_STARTED = {
     "not started": f"no task framework is running here: {_CURE}",

@@ -87,9 +87,11 @@ class Clock(Protocol):
 
     def hold(self) -> None:
         """Note that work is about to be queued: virtual time stands still until released."""
+        return None
 
     def release(self) -> None:
         """Note that queued work has ended and all its completions have run."""
+        return None
 
 
 class TaskEngine(Protocol):
@@ -110,9 +112,11 @@ class TaskEngine(Protocol):
 
     def withdraw(self, record: TaskRecord) -> None:
         """Forget a record that will not be run any more; it was cancelled or claimed."""
+        return None
 
     def abandon(self, record: TaskRecord) -> None:
         """Give up the thread that runs a record past its limit: it may never come back."""
+        return None
 
     def run_inline(self, record: TaskRecord) -> bool:
         """Run a queued record on the calling thread, which must wait for it anyway.
@@ -169,6 +173,7 @@ class Interceptor(Protocol):
 
     def before_accept(self, record: TaskRecord) -> None:
         """Look at a task that is about to be accepted; what it raises refuses the task."""
+        return None
 
     def around_attempt(
         self, record: TaskRecord, attempt: int, call: Callable[[], Any]

@@ -57,6 +57,14 @@ class ManualClock(Clock):
         self.now = 0.0
         self.timers: list[Timer] = []
 
+    def sleep(self, seconds: float) -> None:
+        """Return at once: the time has passed."""
+        self.advance(seconds)
+
+    async def asleep(self, seconds: float) -> None:
+        """Return at once: the time has passed."""
+        self.advance(seconds)
+
     def time(self) -> float:
         """Return the wall clock."""
         return 1_700_000_000.0 + self.now

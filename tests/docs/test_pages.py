@@ -18,7 +18,6 @@ PAGES = sorted(
 )
 
 # Which client Starlette's TestClient is built on is not what is tested here.
-pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with `starlette.testclient`")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -34,7 +34,7 @@ DEPRECATED = pytest.mark.filterwarnings(r"ignore:\s*on_event is deprecated:Depre
 CURE = (
     "give it to the app (FastAPI(lifespan=setup_async_framework)), enter it yourself "
     "('async with setup_async_framework(app):'), or in a test use 'with TestClient(app)' "
-    "or the fixtures of the pytest plugin"
+    "or framework.testing.override_framework()"
 )
 
 
