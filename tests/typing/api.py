@@ -1,0 +1,398 @@
+"""Every public name as type checkers see it; checked by mypy and pyright, never run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any, assert_type
+
+from fastapi import FastAPI
+
+from framework import (
+    FrameworkError,
+    FrameworkNotStartedError,
+    QueueFullError,
+    RateLimitExceededError,
+    Task,
+    TaskCancelledError,
+    TaskFailedError,
+    TaskId,
+    TaskInterruptedError,
+    TaskManager,
+    TaskNotFoundError,
+    TaskStatus,
+    TaskTimeoutError,
+    ThreadPoolExecutorEnhanced,
+    async_task,
+    background_task,
+    current_task,
+    get_task_manager,
+    get_thread_pool,
+    retry_task,
+    scheduled_task,
+    setup_async_framework,
+    throttled_task,
+)
+from framework.protocols import Clock, EventSink, TaskEvent
+from framework.testing import override_framework
+
+
+def length(text: str, factor: int = 1) -> int:
+    """Stand for a sync function."""
+    return len(text) * factor
+
+
+async def async_length(text: str, *, factor: int = 1) -> int:
+    """Stand for a coroutine function."""
+    return len(text) * factor
+
+
+# -- background_task
+
+
+@background_task
+def bare_background(text: str) -> int:
+    """Be decorated bare."""
+    return len(text)
+
+
+@background_task(timeout=30, description="a text", name="called")
+def called_background(text: str, factor: int = 2) -> dict[str, int]:
+    """Be decorated with options."""
+    return {text: factor}
+
+
+@background_task
+async def bare_async_background(text: str) -> int:
+    """Be decorated bare, as a coroutine function."""
+    return len(text)
+
+
+@background_task(timeout=30)
+async def called_async_background(text: str) -> list[str]:
+    """Be decorated with options, as a coroutine function."""
+    return [text]
+
+
+async def use_background() -> None:
+    """Call background tasks: each gives an id that knows the result's type."""
+    manager = get_task_manager()
+    assert_type(bare_background("a"), TaskId[int])
+    assert_type(called_background("a", factor=3), TaskId[dict[str, int]])
+    assert_type(bare_async_background("a"), TaskId[int])
+    assert_type(called_async_background("a"), TaskId[list[str]])
+    assert_type(await manager.get_result(bare_background("a")), int)
+    assert_type(await manager.get_result(called_async_background("a"), timeout=1), list[str])
+    assert_type(manager.wait_result(called_background("a")), dict[str, int])
+    assert_type(bare_background.options(timeout=5, delay=1.0)("a"), TaskId[int])
+    assert_type(called_async_background.options(name="other")("a"), TaskId[list[str]])
+    assert_type(background_task(len)([1]), TaskId[int])
+    assert_type(background_task(functools.partial(length, factor=2))("a"), TaskId[int])
+    bare_background(1)  # type: ignore[arg-type]  # the arguments are checked
+    bare_background()  # type: ignore[call-arg]  # and counted
+    plain: str = bare_background("a")
+    plain.encode()
+
+
+# -- async_task
+
+
+@async_task
+def bare_awaited(text: str) -> int:
+    """Be decorated bare."""
+    return len(text)
+
+
+@async_task(timeout=30)
+def called_awaited(text: str) -> list[str]:
+    """Be decorated with options."""
+    return [text]
+
+
+@async_task
+async def bare_async_awaited(text: str) -> int:
+    """Be decorated bare, as a coroutine function."""
+    return len(text)
+
+
+@async_task(timeout=10, description="a text")
+async def called_async_awaited(text: str) -> list[str]:
+    """Be decorated with options, as a coroutine function."""
+    return [text]
+
+
+async def use_awaited() -> None:
+    """Await tasks: each gives the result."""
+    assert_type(await bare_awaited("a"), int)
+    assert_type(await called_awaited("a"), list[str])
+    assert_type(await bare_async_awaited("a"), int)
+    assert_type(await called_async_awaited("a"), list[str])
+    assert_type(await bare_awaited.options(timeout=5)("a"), int)
+    await assert_type(bare_async_awaited("a"), Coroutine[Any, Any, int])
+    await bare_awaited(1)  # type: ignore[arg-type]  # the arguments are checked
+
+
+# -- throttled_task and retry_task
+
+
+@throttled_task(rate_limit=5)
+def throttled(text: str) -> int:
+    """Be throttled."""
+    return len(text)
+
+
+@throttled_task(rate_limit=5, time_window=60, when_limited="wait", key=lambda text: text)
+async def async_throttled(text: str) -> int:
+    """Be throttled, as a coroutine function."""
+    return len(text)
+
+
+@retry_task
+def bare_retried(text: str) -> int:
+    """Be retried."""
+    return len(text)
+
+
+@retry_task(max_retries=3, retry_delay=1, backoff=2, max_delay=9, jitter=0.1, exceptions=OSError)
+def called_retried(text: str) -> int:
+    """Be retried, with options."""
+    return len(text)
+
+
+@retry_task(exceptions=(OSError, ValueError))
+async def async_retried(text: str) -> int:
+    """Be retried, as a coroutine function."""
+    return len(text)
+
+
+@background_task(timeout=30)
+@retry_task(max_retries=3)
+@throttled_task(rate_limit=5)
+def stacked(text: str) -> int:
+    """Be all of it."""
+    return len(text)
+
+
+@async_task
+@retry_task
+@throttled_task(rate_limit=5)
+async def async_stacked(text: str) -> int:
+    """Be all of it, as a coroutine function."""
+    return len(text)
+
+
+async def use_policies() -> None:
+    """Call throttled and retried functions: they return what they always did."""
+    assert_type(throttled("a"), int)
+    assert_type(await async_throttled("a"), int)
+    assert_type(throttled.options(rate_limit=6, when_limited="wait")("a"), int)
+    assert_type(bare_retried("a"), int)
+    assert_type(called_retried("a"), int)
+    assert_type(await async_retried("a"), int)
+    assert_type(bare_retried.options(max_retries=1)("a"), int)
+    assert_type(stacked("a"), TaskId[int])
+    assert_type(await async_stacked("a"), int)
+    throttled(1)  # type: ignore[arg-type]  # the arguments are checked
+    bare_retried()  # type: ignore[call-arg]  # and counted
+    throttled_task(rate_limit=5, when_limited="block")  # type: ignore[arg-type]  # and so is the word
+
+
+# -- scheduled_task
+
+
+@scheduled_task(every=60, jitter=0.1, run_at_start=True, name="beat")
+def beat() -> str:
+    """Be run again and again."""
+    return "alive"
+
+
+@scheduled_task(60)
+async def async_beat() -> str:
+    """Be run again and again, as a coroutine function."""
+    return "alive"
+
+
+async def use_schedules() -> None:
+    """Call scheduled functions: they run right here."""
+    assert_type(beat(), str)
+    assert_type(await async_beat(), str)
+    scheduled_task(every=60)(length)  # type: ignore[arg-type]  # it cannot be called without arguments
+
+
+# -- methods
+
+
+class Service:
+    """Methods of every kind that type checkers allow."""
+
+    @background_task
+    def method(self, text: str) -> int:
+        """Be a method."""
+        return len(text)
+
+    @background_task(timeout=5)
+    async def async_method(self, text: str) -> int:
+        """Be a method, as a coroutine function."""
+        return len(text)
+
+    @async_task
+    async def awaited(self, text: str) -> int:
+        """Be an awaited method."""
+        return len(text)
+
+    @retry_task
+    def retried(self, text: str) -> int:
+        """Be a retried method."""
+        return len(text)
+
+    @throttled_task(rate_limit=5)
+    def limited(self, text: str) -> int:
+        """Be a throttled method."""
+        return len(text)
+
+    @staticmethod
+    @background_task
+    def static(text: str) -> int:
+        """Be a static method, called through the class; type checkers bind it otherwise.
+
+        mypy refuses the same above a class method. Both work when they are run.
+        """
+        return len(text)
+
+
+async def use_methods(service: Service) -> None:
+    """Call methods through the instance and through the class."""
+    assert_type(service.method("a"), TaskId[int])
+    assert_type(service.async_method("a"), TaskId[int])
+    assert_type(await service.awaited("a"), int)
+    assert_type(service.retried("a"), int)
+    assert_type(service.limited("a"), int)
+    assert_type(Service.method(service, "a"), TaskId[int])
+    assert_type(Service.method.options(timeout=5)(service, "a"), TaskId[int])
+    assert_type(Service.static("a"), TaskId[int])
+    service.method(1)  # type: ignore[arg-type]  # the arguments are checked
+
+
+# -- TaskManager
+
+
+async def use_manager(sink: EventSink) -> None:
+    """Use every method of the manager."""
+    manager = get_task_manager()
+    assert_type(manager, TaskManager)
+    assert_type(await manager.submit(length, ("a",)), TaskId[int])
+    assert_type(await manager.submit(length, ["a"], {"factor": 2}, wait=False), TaskId[int])
+    assert_type(await manager.submit(length, args=("a",), wait=True), int)
+    assert_type(await manager.submit(async_length, ("a",)), TaskId[int])
+    assert_type(await manager.submit(async_length, ("a",), wait=True), int)
+    assert_type(await manager.submit(func=length, args=("a",), timeout=5, delay=1.0), TaskId[int])
+    assert_type(manager.submit_nowait(length, ("a",)), TaskId[int])
+    assert_type(manager.submit_nowait(async_length, ("a",), task_id="mine"), TaskId[int])
+    assert_type(await manager.get_task("id"), Task | None)
+    assert_type(await manager.get_result(await manager.submit(async_length, ("a",))), int)
+    assert_type(manager.wait_result(manager.submit_nowait(length, ("a",)), timeout=1), int)
+    assert_type(await manager.cancel_task("id"), bool)
+    assert_type(manager.cleanup_completed_tasks(), int)
+    assert_type(manager.cleanup_completed_tasks(max_age=60), int)
+    assert_type(manager.get_active_count(), int)
+    assert_type(manager.get_stats(), dict[str, int])
+    assert_type(manager.subscribe(sink), Callable[[], None])
+    assert_type(manager.pool, ThreadPoolExecutorEnhanced)
+    assert_type(manager.clock, Clock)
+    for tasks in (
+        manager.get_all_tasks(),
+        manager.get_active_tasks(),
+        manager.get_tasks_by_status(TaskStatus.FAILED),
+    ):
+        assert_type([str(fields["status"]) for fields in tasks.values()], list[str])
+
+    def note(event: TaskEvent) -> None:
+        assert_type(event.kind, str)
+        assert_type(event.status, TaskStatus | None)
+
+    manager.subscribe(note)
+
+    def hook(task: Task) -> None:
+        assert_type(task.task_id, TaskId[Any])
+
+    manager.submit_nowait(length, ("a",), on_complete=hook, on_error=hook)
+
+
+def use_task(task: Task) -> None:
+    """Look at every field of a task."""
+    assert_type(task.task_id, TaskId[Any])
+    assert_type(task.name, str)
+    assert_type(task.description, str)
+    assert_type(task.status, TaskStatus)
+    assert_type(task.status.is_final, bool)
+    assert_type(task.created_at, datetime)
+    assert_type(task.started_at, datetime | None)
+    assert_type(task.ended_at, datetime | None)
+    assert_type(task.duration, float | None)
+    assert_type(task.queue_time, float | None)
+    assert_type(task.attempts, int)
+    assert_type(task.progress, float | None)
+    assert_type(task.error, BaseException | None)
+    assert_type(task.cancel_requested, bool)
+    assert_type(task.still_running, bool)
+    assert_type(task.reason, str)
+    assert_type(task.origin, str | None)
+    assert_type(current_task(), Task | None)
+    task.report_progress(0.5, "half")
+    task.check_cancelled()
+    task.status = TaskStatus.FAILED  # type: ignore[misc]  # a snapshot is never written
+
+
+# -- setting up and the pool
+
+
+async def use_setup(app: FastAPI, clock: Clock, pool: ThreadPoolExecutorEnhanced) -> None:
+    """Set up in every way."""
+    FastAPI(lifespan=setup_async_framework)
+    assert_type(setup_async_framework(app), AbstractAsyncContextManager[None])
+    async with setup_async_framework(None, max_workers=4, task_timeout=5, clock=clock) as nothing:
+        assert_type(nothing, None)
+    async with setup_async_framework(app, executor=pool, graceful_shutdown_timeout=5):
+        assert_type(get_thread_pool(), ThreadPoolExecutorEnhanced)
+    with override_framework(clock=clock, pool=pool) as manager:
+        assert_type(manager, TaskManager)
+
+
+def use_pool() -> None:
+    """Use the pool as the standard one and beyond it."""
+    with ThreadPoolExecutorEnhanced(max_workers=2, task_timeout=5, queue_size=10) as pool:
+        assert_type(pool.submit(length, "a", factor=2), Future[int])
+        assert_type(pool.get_stats(), dict[str, Any])
+        assert_type(pool.get_active_tasks(), list[dict[str, Any]])
+        assert_type(list(pool.map(length, ["a"])), list[int])
+        pool.shutdown(timeout=5)
+        pool.submit(length, 1)  # type: ignore[arg-type]  # the arguments are checked
+
+
+# -- errors
+
+
+def use_errors(
+    not_started: FrameworkNotStartedError,
+    full: QueueFullError,
+    limited: RateLimitExceededError,
+    late: TaskTimeoutError,
+    about: TaskCancelledError | TaskFailedError | TaskInterruptedError | TaskNotFoundError,
+) -> None:
+    """Read every field of every error."""
+    errors: list[FrameworkError] = [not_started, full, limited, late, about]
+    assert_type(errors, list[FrameworkError])
+    assert_type(not_started.state, str)
+    assert_type(full.queue_size, int)
+    assert_type(full.retry_after, float)
+    assert_type(limited.name, str)
+    assert_type(limited.rate_limit, int)
+    assert_type(limited.time_window, float)
+    assert_type(limited.retry_after, float)
+    assert_type(late.task_id, str)
+    assert_type(late.limit, float)
+    assert_type(about.task_id, str)
+    assert_type(about.name, str)

@@ -1,0 +1,45 @@
+"""The types of the public names, checked by mypy."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import framework
+
+API = Path(__file__).with_name("api.py")
+ROOT = Path(__file__).parents[2]
+HAS_MYPY = importlib.util.find_spec("mypy") is not None
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not HAS_MYPY and "CI" not in os.environ, reason="mypy is not installed")
+def test_api(tmp_path: Path) -> None:
+    """Every type in api.py is the one that mypy finds in strict mode."""
+    paths = [str(Path(framework.__file__).parents[1]), os.environ.get("MYPYPATH", "")]
+    checked = subprocess.run(
+        [
+            *(sys.executable, "-m", "mypy", "--strict"),
+            *("--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(tmp_path)),
+            str(API),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "MYPYPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_api_uses_every_name() -> None:
+    """api.py names everything that the package exports."""
+    words = set(API.read_text(encoding="utf-8").replace("(", " ").replace(",", " ").split())
+
+    assert set(framework.__all__) <= words
