@@ -74,7 +74,7 @@ class QueueFullError(FrameworkError, HTTPException, queue.Full):
 
     def __init__(self, queue_size: int, retry_after: float = 1.0) -> None:
         HTTPException.__init__(self, 503, "Task queue is full", _retry_after_header(retry_after))
-        self.args = (queue_size, retry_after)
+        Exception.__init__(self, queue_size, retry_after)
         self.queue_size = queue_size
         self.retry_after = retry_after
 
@@ -100,7 +100,7 @@ class RateLimitExceededError(FrameworkError, HTTPException):
 
     def __init__(self, name: str, rate_limit: int, time_window: float, retry_after: float) -> None:
         HTTPException.__init__(self, 429, "Rate limit exceeded", _retry_after_header(retry_after))
-        self.args = (name, rate_limit, time_window, retry_after)
+        Exception.__init__(self, name, rate_limit, time_window, retry_after)
         self.name = name
         self.rate_limit = rate_limit
         self.time_window = time_window

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from framework import (
     QueueFullError,
     RateLimitExceededError,
+    ThreadPoolExecutorEnhanced,
     async_task,
-    setup_async_framework,
     throttled_task,
 )
 from framework._deadlines import Deadlines
@@ -557,6 +557,7 @@ Operation = Literal["submit", "run", "cancel"]
 def test_queue_bound(size: int, operations: list[Operation], delayed: bool) -> None:
     """A task is refused exactly if as many wait as may, delayed ones included."""
     clock, engine = ManualClock(), HeldEngine()
+    pool = ThreadPoolExecutorEnhanced(max_workers=1, queue_size=size, clock=clock)
     waiting: list[str] = []
     refused = 0
 
@@ -566,29 +567,28 @@ def test_queue_bound(size: int, operations: list[Operation], delayed: bool) -> N
         except QueueFullError:
             return None
 
-    async def scenario() -> None:
-        nonlocal refused
-        async with setup_async_framework(None, queue_size=size, graceful_shutdown_timeout=0):
-            for operation in operations:
-                if operation == "submit":
-                    task_id = submit()
-                    assert (task_id is None) == (len(waiting) == size)
-                    if task_id is None:
-                        refused += 1
-                    else:
-                        waiting.append(task_id)
-                elif waiting and (operation == "cancel" or delayed):
-                    assert await manager.cancel_task(waiting.pop())
-                elif waiting:
-                    record, run = engine.held.popitem()
-                    assert run(record)
-                    waiting.remove(record.task_id)
-                figures = manager.get_stats()
-                assert figures["pending"] == len(waiting)
-                assert figures.get("rejected", 0) == refused
-
-    with override_framework(clock=clock, engine=engine) as manager, Loop() as loop:
-        loop.loop.run_until_complete(scenario())
+    with (
+        pool,
+        override_framework(clock=clock, engine=engine, pool=pool) as manager,
+        Loop() as loop,
+    ):
+        for operation in operations:
+            if operation == "submit":
+                task_id = submit()
+                assert (task_id is None) == (len(waiting) == size)
+                if task_id is None:
+                    refused += 1
+                else:
+                    waiting.append(task_id)
+            elif waiting and (operation == "cancel" or delayed):
+                assert loop.loop.run_until_complete(manager.cancel_task(waiting.pop()))
+            elif waiting:
+                record, run = engine.held.popitem()
+                assert run(record)
+                waiting.remove(record.task_id)
+            figures = manager.get_stats()
+            assert figures["pending"] == len(waiting)
+            assert figures.get("rejected", 0) == refused
 
 
 def test_clock_protocol(manual_clock: ManualClock) -> None:

@@ -65,9 +65,13 @@ NAMED_ERRORS = pytest.mark.parametrize(
 
 
 def modules() -> list[str]:
-    """Return the names of the package's modules, but for the one that serves when imported."""
+    """Return the names of the package's modules.
+
+    Without the example and what serves it: its schedule would run in every framework that
+    a later test starts.
+    """
     found = [module.name for module in pkgutil.walk_packages(framework.__path__, "framework.")]
-    return [name for name in found if not name.endswith("__main__")]
+    return [name for name in found if not name.endswith(("__main__", "example"))]
 
 
 def public_objects() -> Iterator[tuple[str, object]]:
@@ -256,7 +260,7 @@ def test_import_is_light() -> None:
     assert run(f"import framework; print([m for m in {heavy!r} if m in sys.modules])") == "[]\n"
 
 
-@pytest.mark.parametrize("name", [name for name in modules() if "example" not in name])
+@pytest.mark.parametrize("name", modules())
 def test_every_module_imports_alone(name: str) -> None:
     """Every module but the example can be imported first, and none brings FastAPI."""
     assert run(f"import {name}; print('fastapi' in sys.modules)") == "False\n"
