@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -82,9 +82,11 @@ class Server:
     def close(self) -> None:
         """Kill what still runs."""
         if self.process.poll() is None:
-            family = [self.process, *psutil.Process(self.process.pid).children(recursive=True)]
-            for one in family:
-                one.kill()
+            children = psutil.Process(self.process.pid).children(recursive=True)
+            self.process.kill()
+            for child in children:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
         self.process.wait()
         self._reader.join(_PATIENCE)
         for pipe in (self.process.stdin, self.process.stdout):
@@ -126,10 +128,11 @@ def serving(
     """
     command = [sys.executable, "-m", "uvicorn", app, "--app-dir", str(app_dir)]
     command += ["--host", "127.0.0.1", "--port", "0", "--no-use-colors", *options]
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), **(env or {})},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path, **(env or {})},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

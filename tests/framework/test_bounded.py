@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-PROGRAM = Path(__file__).with_name("apps") / "many.py"
+from tests.framework.servers import ROOT
+
+PROGRAM = "tests.framework.apps.many"
 
 
 def measure(what: str, *numbers: int, patience: float = 100.0) -> dict[str, Any]:
     """Run the program and return its figures; ``grown`` is in millions of bytes."""
-    command = [sys.executable, str(PROGRAM), what, *map(str, numbers)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=patience, check=False)
+    command = [sys.executable, "-m", PROGRAM, what, *map(str, numbers)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=patience, check=False
+    )
     assert done.returncode == 0, done.stderr
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures

@@ -65,12 +65,16 @@ def assert_all_accounted_for(server: Server, *, loads: int = 1) -> None:
     assert len(warnings) == loads
 
 
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)]
 )
-def test_one_signal_ends_a_busy_server_within_its_grace(number: int, status: int) -> None:
+def test_one_signal_ends_a_busy_server_within_its_grace(
+    number: int, status: int, loop: str
+) -> None:
     """SIGTERM and SIGINT end the process in time, and every id answered has a final state."""
-    with serving(BUSY, "--timeout-graceful-shutdown", "2") as server:
+    options = ("--timeout-graceful-shutdown", "2", "--loop", loop)
+    with serving(BUSY, *options) as server:
         ids = httpx.post(f"{server.url}/load").json()
         server.send_signal(number)
         server.wait_for(STOPPING)

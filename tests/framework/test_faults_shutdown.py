@@ -33,7 +33,7 @@ from framework import (
 )
 from tests.framework.clients import TestClient
 from tests.framework.clocks import ManualClock
-from tests.framework.servers import STOPPING, serving
+from tests.framework.servers import ROOT, STOPPING, serving
 
 PATIENCE = 10.0
 
@@ -41,7 +41,9 @@ PATIENCE = 10.0
 def run_script(text: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run *text* as a program of its own, with every warning an error."""
     command = [sys.executable, "-W", "error", *options, "-c", text]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 def pool_threads() -> list[str]:

@@ -196,6 +196,7 @@ def test_periodic_cleanup_cleans_up(
     with TestClient(module.app) as client:
         manager = module.app.state.task_manager
         manager.wait_result(manager.submit_nowait(int))
+        assert client.portal is not None
         client.portal.call(hours[0].set)
         assert slept.wait(10.0)
         assert manager is get_task_manager()

@@ -1,5 +1,6 @@
 """A snippet of the specification, and around it what it leaves open."""
 # fmt: off
+# mypy: ignore-errors
 # ruff: noqa: E402
 
 # --- the snippet, word for word ---

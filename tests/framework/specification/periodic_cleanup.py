@@ -1,5 +1,6 @@
 """A snippet of the specification, and around it what it leaves open."""
 # fmt: off
+# mypy: ignore-errors
 # ruff: noqa: D103, I001, RUF006, T201, TID251
 
 # --- the snippet, word for word ---
