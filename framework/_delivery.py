@@ -43,7 +43,8 @@ class Mailbox:
     def post(self, call: Callable[[], object]) -> bool:
         """Have *call* called on the loop's thread; False if the loop is closed."""
         self._calls.append(call)
-        if self._scheduled:
+        # A drain that was scheduled on a loop since closed never comes.
+        if self._scheduled and not self.loop.is_closed():
             return True
         self._scheduled = True
         try:
