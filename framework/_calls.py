@@ -68,7 +68,7 @@ class TaskSpec:
         self.description = description
         self.timeout = timeout
         self.delay = delay
-        self.attempts_inside = layer_of(fn) == "retry_task"
+        self.attempts_inside = layer_of(fn) == "retry_task" and not is_wrapper(fn)
 
     def replace(
         self,
@@ -122,6 +122,14 @@ def kind_of(fn: Callable[..., Any]) -> Kind:
 def layer_of(fn: object) -> str | None:
     """Return which of our decorators *fn* comes from, or None if from none."""
     return getattr(fn, "__asyncframe_layer__", None)
+
+
+def is_wrapper(fn: object) -> bool:
+    """Whether *fn* is somebody's wrapper, whose ``functools.wraps`` copied our marks.
+
+    A decorated function of ours never has ``__wrapped__``.
+    """
+    return hasattr(fn, "__wrapped__")
 
 
 def is_async(fn: Callable[..., Any]) -> bool:

@@ -113,6 +113,29 @@ def flag(name: str, value: object) -> bool:
     return value
 
 
+def methods(name: str, part: object, needed: tuple[str, ...]) -> None:
+    """See that a part of the framework has the methods of its protocol; None is no part.
+
+    Raises:
+        TypeError: If one is missing.
+    """
+    missing = [method for method in needed if not callable(getattr(part, method, None))]
+    if part is not None and missing:
+        raise TypeError(
+            f"{name} must have the methods of framework.protocols, and {show(part)} lacks "
+            f"{', '.join(missing)}"
+        )
+
+
+def clock(value: object) -> None:
+    """See that *value* is a clock, or None.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    methods("clock", value, ("monotonic", "time", "call_at", "wait", "hold", "release"))
+
+
 def choice(name: str, value: T, allowed: tuple[T, ...]) -> T:
     """Return *value* if it is one of *allowed*.
 

@@ -95,7 +95,8 @@ def dress(
         and not key.startswith("__asyncframe")
     )
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
-        value = getattr(unwrapped, name, None)
+        # A callable object has no name of its own, but its class does.
+        value = getattr(unwrapped, name, getattr(type(unwrapped), name, None))
         if isinstance(value, str):
             setattr(dressed, name, value)
     signature = signature_of(fn)

@@ -15,6 +15,8 @@ from uuid import UUID
 JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
 
 _MAX_DEPTH = 32
+_MAX_VALUES = 100_000
+_CUT = f"<cut after {_MAX_VALUES} values>"
 _MAX_REPR = 200
 _SHORT_INT = 2_048  # bits that fit into 640 digits, the least limit that Python can be given
 _AS_TEXT = (UUID, Decimal, PurePath)
@@ -27,24 +29,80 @@ def jsonable(value: object) -> JSON:
 
     Models, dataclasses, enums, dates, UUIDs, decimals, paths, sets and tuples become what
     JSON has for them. What JSON has nothing for becomes a marker in angle brackets: NaN
-    and infinities, bytes, cycles, nesting deeper than 32, and every other type (its
-    ``repr``, cut at 200 characters; a ``repr`` that raises is named, not raised).
+    and infinities, bytes, cycles, nesting deeper than 32, what comes after the first
+    100,000 values, and every other type (its ``repr``, cut at 200 characters; a ``repr``
+    that raises is named, not raised).
     """
-    return _convert(value, frozenset(), 0)
+    return _Converter().convert(value, frozenset(), 0)
 
 
-def _convert(value: object, above: frozenset[int], depth: int) -> JSON:
-    try:
-        simple = _simple(value)
-        if simple is not _NOT_SIMPLE:
-            return simple  # type: ignore[return-value]  # the sentinel is excluded above
-        if id(value) in above:
-            return f"<cycle: {type(value).__name__}>"
-        if depth >= _MAX_DEPTH:
-            return f"<nested too deeply: {type(value).__name__}>"
-        return _compound(value, above | {id(value)}, depth + 1)
-    except Exception:  # a hostile model, mapping or iterator must not break an endpoint
-        return safe_repr(value)
+class _Converter:
+    """One conversion, which stops after so many values: shared parts multiply."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_VALUES
+
+    def convert(self, value: object, above: frozenset[int], depth: int) -> JSON:
+        """Return *value*, found *depth* levels down, below the objects *above* it."""
+        self._left -= 1
+        try:
+            simple = _simple(value)
+            if simple is not _NOT_SIMPLE:
+                return simple  # type: ignore[return-value]  # the sentinel is excluded above
+            if id(value) in above:
+                return f"<cycle: {type(value).__name__}>"
+            if depth >= _MAX_DEPTH:
+                return f"<nested too deeply: {type(value).__name__}>"
+            return self._compound(value, above | {id(value)}, depth + 1)
+        except Exception:  # a hostile model, mapping or iterator must not break an endpoint
+            return safe_repr(value)
+
+    def _compound(self, value: object, above: frozenset[int], depth: int) -> JSON:
+        if isinstance(value, Mapping):
+            return self._object(value.items(), above, depth)
+        if isinstance(value, _SEQUENCES):
+            return self._array(value, above, depth)
+        if isinstance(value, Enum):
+            return self.convert(value.value, above, depth)
+        if isinstance(value, timedelta):
+            return timedelta.total_seconds(value)
+        if isinstance(value, _AS_ISO):
+            return _encodable(str(value.isoformat()))
+        if isinstance(value, _AS_TEXT):
+            return _encodable(str(value))
+        dump = getattr(value, "model_dump", None)
+        if callable(dump) and not isinstance(value, type):
+            return self.convert(_dumped(dump), above, depth)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
+            return self._object(fields, above, depth)
+        return _subclass_of_leaf(value)
+
+    def _array(self, items: Iterable[Any], above: frozenset[int], depth: int) -> list[JSON]:
+        array: list[JSON] = []
+        for item in items:
+            if self._left <= 0:
+                array.append(_CUT)
+                break
+            array.append(self.convert(item, above, depth))
+        return array
+
+    def _object(
+        self, items: Iterable[tuple[Any, Any]], above: frozenset[int], depth: int
+    ) -> dict[str, JSON]:
+        found: dict[str, JSON] = {}
+        for key, item in items:
+            if self._left <= 0:
+                found[_CUT] = _CUT
+                break
+            found[self._key(key)] = self.convert(item, above, depth)
+        return found
+
+    def _key(self, key: object) -> str:
+        simple = _simple(key)
+        if simple is _NOT_SIMPLE:
+            simple = self.convert(key, frozenset(), _MAX_DEPTH - 1)
+        return simple if isinstance(simple, str) else str(simple)
 
 
 _NOT_SIMPLE = object()
@@ -66,28 +124,6 @@ def _simple(value: object) -> object:
     return _NOT_SIMPLE
 
 
-def _compound(value: object, above: frozenset[int], depth: int) -> JSON:
-    if isinstance(value, Mapping):
-        return _object(value.items(), above, depth)
-    if isinstance(value, _SEQUENCES):
-        return [_convert(item, above, depth) for item in value]
-    if isinstance(value, Enum):
-        return _convert(value.value, above, depth)
-    if isinstance(value, timedelta):
-        return timedelta.total_seconds(value)
-    if isinstance(value, _AS_ISO):
-        return _encodable(str(value.isoformat()))
-    if isinstance(value, _AS_TEXT):
-        return _encodable(str(value))
-    dump = getattr(value, "model_dump", None)
-    if callable(dump) and not isinstance(value, type):
-        return _convert(_dumped(dump), above, depth)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return _object(fields, above, depth)
-    return _subclass_of_leaf(value)
-
-
 def _dumped(dump: Callable[..., object]) -> object:
     try:
         return dump(mode="json")
@@ -104,17 +140,6 @@ def _subclass_of_leaf(value: object) -> JSON:
     if isinstance(value, float):
         return _simple(float.__float__(value))  # type: ignore[return-value]  # a leaf
     return safe_repr(value)
-
-
-def _object(items: Iterable[tuple[Any, Any]], above: frozenset[int], depth: int) -> dict[str, JSON]:
-    return {_key(key): _convert(item, above, depth) for key, item in items}
-
-
-def _key(key: object) -> str:
-    simple = _simple(key)
-    if simple is _NOT_SIMPLE:
-        simple = _convert(key, frozenset(), _MAX_DEPTH - 1)
-    return simple if isinstance(simple, str) else str(simple)
 
 
 def _encodable(text: str) -> str:

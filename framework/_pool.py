@@ -251,6 +251,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         arguments: object = initargs
         if not isinstance(arguments, (tuple, list)):
             raise TypeError(f"initargs must be a tuple or list, not {_checks.show(arguments)}")
+        _checks.clock(clock)
         super().__init__(max_workers, thread_name_prefix, initializer, initargs)
         self._clock = SystemClock() if clock is None else clock
         self._limit = None if limit == math.inf else limit

@@ -7,7 +7,14 @@ from types import FrameType
 from typing import Any  # a task's function may take and return anything
 
 from framework import _checks
-from framework._calls import TaskSpec, layer_of, require_arguments, require_callable, spec_for
+from framework._calls import (
+    TaskSpec,
+    is_wrapper,
+    layer_of,
+    require_arguments,
+    require_callable,
+    spec_for,
+)
 from framework._core import Core
 from framework._task import LiveTask, Task
 
@@ -56,7 +63,7 @@ def take_in(
 
 
 def _spec(func: Callable[..., Any]) -> TaskSpec:
-    if layer_of(func) in ("background_task", "async_task"):
+    if layer_of(func) in ("background_task", "async_task") and not is_wrapper(func):
         # Submitted as what it is, so that one call makes one task and not two.
         spec = func.__asyncframe_spec__  # type: ignore[attr-defined]  # set by the decorator
         assert isinstance(spec, TaskSpec)

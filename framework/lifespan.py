@@ -113,18 +113,9 @@ def _check_parts(
             "max_workers belongs to the executor that is given: leave out one of the two, "
             f"not max_workers={max_workers!r} beside executor"
         )
-    needed = {
-        "clock": (clock, ("monotonic", "time", "call_at", "wait")),
-        "store": (store, ("put", "get", "list", "remove")),
-        "engine": (engine, ("start",)),
-    }
-    for name, (part, methods) in needed.items():
-        missing = [method for method in methods if not callable(getattr(part, method, None))]
-        if part is not None and missing:
-            raise TypeError(
-                f"{name} must have the methods of framework.protocols, and "
-                f"{_checks.show(part)} lacks {', '.join(missing)}"
-            )
+    _checks.clock(clock)
+    _checks.methods("store", store, ("put", "get", "list", "remove"))
+    _checks.methods("engine", engine, ("start", "withdraw", "abandon", "run_inline"))
 
 
 class _Setup(AbstractAsyncContextManager[None]):

@@ -21,6 +21,7 @@ __all__ = [
     "TaskEngine",
     "TaskEvent",
     "TaskRecord",
+    "TaskStatus",
     "TaskStore",
     "TimerHandle",
 ]

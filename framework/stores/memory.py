@@ -30,9 +30,7 @@ class MemoryStore:
         # Guards the pair of order and index; both are only ever changed together.
         self._lock = threading.Lock()
         self._order: deque[TaskRecord | _Packed] = deque()
-        self._index: tuple[dict[str, TaskRecord | _Packed], ...] = tuple(
-            {} for _ in range(_SHARDS)
-        )
+        self._index: tuple[dict[str, TaskRecord | _Packed], ...] = tuple({} for _ in range(_SHARDS))
 
     def __len__(self) -> int:
         return len(self._order)
