@@ -38,7 +38,7 @@ format: $(VENV)/.lint
 
 types: $(VENV)/.types
 	$(BIN)/mypy
-	$(BIN)/basedpyright --verifytypes framework --ignoreexternal
+	PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright --verifytypes framework --ignoreexternal
 
 imports: $(VENV)/.imports
 	$(BIN)/lint-imports --no-logo

@@ -129,13 +129,16 @@ class Core:
         """
         task = self._new_task(spec, args, kwargs, frame, task_id)
         task.hooks = hooks
-        if self.runner.interceptor is not None:
-            self.runner.interceptor.before_accept(task)
         if delay:
             task.reason = f"delayed by {delay:g} s"
-        self.ledger.accept(task)
-        if self.ledger.sinks:
-            self.ledger.emit("submitted", task)
+        if task_id is None:
+            self._accept(task)
+        else:
+            self.ledger.reserve(task_id)
+            try:
+                self._accept(task)
+            finally:
+                self.ledger.release(task_id)
         if delay:
             self.schedules.delay(task, delay)
         else:
@@ -151,13 +154,16 @@ class Core:
         """
         task = self._new_task(spec, args, kwargs, frame, None)
         task.loop = asyncio.get_running_loop()
-        if self.runner.interceptor is not None:
-            self.runner.interceptor.before_accept(task)
-        self.ledger.accept(task, bounded=False)
-        if self.ledger.sinks:
-            self.ledger.emit("submitted", task)
+        self._accept(task, bounded=False)
         task.driver = driver = Drive(self.runner, task, in_place=True)
         return driver
+
+    def _accept(self, task: LiveTask, *, bounded: bool = True) -> None:
+        if self.runner.interceptor is not None:
+            self.runner.interceptor.before_accept(task)
+        self.ledger.accept(task, bounded=bounded)
+        if self.ledger.sinks:
+            self.ledger.emit("submitted", task)
 
     def _new_task(
         self,
@@ -167,12 +173,8 @@ class Core:
         frame: FrameType,
         task_id: str | None,
     ) -> LiveTask:
-        if task_id is None:
-            task_id = self.new_id()
-        else:
-            self.ledger.require_free(task_id)
         task = LiveTask(
-            TaskId(task_id),
+            TaskId(self.new_id() if task_id is None else task_id),
             spec,
             args,
             kwargs,

@@ -389,11 +389,14 @@ class _ExitSignal:
     """Stands where `concurrent.futures` expects the queue of a thread it must end."""
 
     def __init__(self, crew: Crew) -> None:
-        self._crew = crew
+        # The crew knows its threads, and the table that this stands in holds them weakly.
+        self._crew = weakref.ref(crew)
 
     def put(self, _: None) -> None:
         """Do what the standard pool's threads do when they find None in their queue."""
-        self._crew.release()
+        crew = self._crew()
+        if crew is not None:
+            crew.release()
 
 
 def current_item() -> Item | None:

@@ -79,6 +79,7 @@ class Ledger:
         self.lock = threading.Lock()
         self.live: dict[str, LiveTask] = {}
         self.state = "running"
+        self._reserved: set[str] = set()
         self.submitted = 0
         self.counts: dict[TaskStatus, int] = dict.fromkeys(TaskStatus, 0)
         self.extra: Counter[str] = Counter()
@@ -109,14 +110,27 @@ class Ledger:
             self.submitted += 1
             counts[PENDING] += 1
 
-    def require_free(self, task_id: str) -> None:
-        """See that a chosen id is in use by no task, live or kept.
+    def reserve(self, task_id: str) -> None:
+        """Keep a chosen id for a task about to be accepted, until `release`.
 
         Raises:
-            ValueError: If it is.
+            ValueError: If a task has it, live or kept, or is about to.
         """
-        if self.find(task_id) is not None:
+        with self.lock:
+            free = task_id not in self.live and task_id not in self._reserved
+            if free:
+                self._reserved.add(task_id)
+        if not free:
             raise _id_in_use(task_id)
+        # After the reservation, so that no task of this id can end unseen in between.
+        if self.store.get(task_id) is not None:
+            self.release(task_id)
+            raise _id_in_use(task_id)
+
+    def release(self, task_id: str) -> None:
+        """Give a reserved id back; its task, if it was accepted, has it."""
+        with self.lock:
+            self._reserved.discard(task_id)
 
     def start(self, task: LiveTask, now: float) -> bool:
         """Move a task to RUNNING, or count a further delivery; False if it has ended."""

@@ -61,11 +61,10 @@ NO_SUITE = 77
 
 
 class Fault(NamedTuple):
-    """A test that fails on some Pythons whatever the class under test does."""
+    """A test that the stock class of older Pythons fails; it excuses no other class."""
 
     method: str
     fixed_in: tuple[int, int, int]
-    stock_only: bool  # whether another class can do better
     reason: str
 
 
@@ -73,14 +72,12 @@ FAULTS = (
     Fault(
         "test_swallows_falsey_exceptions",
         (3, 13, 4),
-        False,
-        "Future.result() of this Python drops an exception that is false (gh-132063)",
+        "result() of this Python drops an exception that is false (gh-132063)",
     ),
     Fault(
         "test_process_fork_from_a_threadpool",
         (3, 13, 4),
-        True,
-        "the stock class of this Python joins its parent's threads after a fork (gh-88110)",
+        "this Python joins the parent's threads at the end of a forked child (gh-88110)",
     ),
 )
 
@@ -207,8 +204,7 @@ def adapt(case: unittest.TestCase, *, stock: bool) -> unittest.TestCase:
     """
     method = case.id().rpartition(".")[2]
     for fault in FAULTS:
-        excused = sys.version_info < fault.fixed_in and (stock or not fault.stock_only)
-        if method == fault.method and excused:
+        if stock and method == fault.method and sys.version_info < fault.fixed_in:
             setattr(case, method, unittest.skip(fault.reason)(getattr(case, method)))
     if method == "test_process_fork_from_a_threadpool" and sys.version_info < (3, 12):
         # The warning it waits for came with 3.12; what it checks of the pool did not.
@@ -270,7 +266,7 @@ def main() -> int:
     try:
         return run(pattern if pattern == "*" else f"*{pattern}*")
     except SuiteNotFoundError:
-        print(f"no Python on this machine has {SUITE}; Debian: libpython3-testsuite")
+        print(f"no Python on this machine has {SUITE}; on Debian install libpython3.13-testsuite")
         return NO_SUITE
     finally:
         faulthandler.cancel_dump_traceback_later()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.thread import BrokenThreadPool
@@ -990,3 +992,14 @@ def test_wall_clock_is_not_read() -> None:
     stuck.gate.set()
     settle(pool)
     assert pool.get_stats()["run_time"]["max"] == 2.0
+
+
+def test_a_pool_that_was_shut_down_is_collected_with_its_threads() -> None:
+    """Nothing keeps the threads of a pool that was shut down and let go."""
+    pool = ThreadPoolExecutorEnhanced(max_workers=2)
+    pool.submit(int).result()
+    threads = [weakref.ref(thread) for thread in pool._threads]
+    pool.shutdown()
+    del pool
+    gc.collect()
+    assert [thread() for thread in threads] == [None]

@@ -12,6 +12,7 @@ import pytest
 
 from framework import (
     FrameworkNotStartedError,
+    QueueFullError,
     TaskCancelledError,
     TaskManager,
     TaskStatus,
@@ -24,6 +25,8 @@ from framework._crew import Worker
 from framework._delivery import Waiter
 from framework._task import LiveTask
 from framework._throttle import Gate, Gates, throttle_policy
+from framework.protocols import Interceptor, TaskRecord
+from framework.stores.memory import MemoryStore
 from framework.testing import override_framework
 from tests.framework.clocks import ManualClock
 
@@ -676,3 +679,59 @@ def test_a_gate_is_used_before_it_retires(manual_clock: ManualClock) -> None:
     gates._purge(manual_clock.monotonic())
     assert gates.take("key", manual_clock.monotonic) == manual_clock.monotonic() + 10.0
     assert len(gates) == 1
+
+
+# -- one chosen id, submitted twice
+
+
+class SubmitsMeanwhile(MemoryStore):
+    """A store that, asked for an id, has another submission of it tried first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: Callable[[], object] | None = None
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        """Look the id up, after what is to come in between."""
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return super().get(task_id)
+
+
+def test_of_two_submissions_of_one_id_one_is_accepted() -> None:
+    """A chosen id that is being submitted is in use, though no task has it yet."""
+    store = SubmitsMeanwhile()
+    refused: list[ValueError] = []
+
+    def submit_again() -> None:
+        # 1 the first submission finds no live task of the id, 2 this one comes, 3 the
+        # first looks into the store. Accepted at 2, this one's task could end before 3.
+        with pytest.raises(ValueError, match=r"^task_id must be one that no task has") as info:
+            manager.submit_nowait(int, task_id="mine")
+        refused.append(info.value)
+
+    with override_framework(store=store) as manager:
+        store.meanwhile = submit_again
+        task_id = manager.submit_nowait(int, task_id="mine")
+        assert manager.wait_result(task_id, PATIENCE) == 0
+        assert len(refused) == 1
+        with pytest.raises(ValueError, match=r"^task_id must be one that no task has"):
+            manager.submit_nowait(int, task_id="mine")
+
+
+def test_a_refused_submission_gives_its_id_back() -> None:
+    """An id whose submission was refused is free again."""
+
+    class RefusesOnce(Interceptor):
+        refused = False
+
+        def before_accept(self, record: TaskRecord) -> None:
+            if not self.refused:
+                self.refused = True
+                raise QueueFullError(1)
+
+    with override_framework(interceptor=RefusesOnce()) as manager:
+        with pytest.raises(QueueFullError):
+            manager.submit_nowait(int, task_id="mine")
+        assert manager.submit_nowait(int, task_id="mine") == "mine"

@@ -17,9 +17,7 @@ from framework import background_task, setup_async_framework
 GRACE = 1.0
 EXPECTED = {"completed": 60, "cancelled": 126, "interrupted": 14}
 
-logging.basicConfig(format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
 _LOGGER = logging.getLogger("asyncframe")
-_LOGGER.setLevel(logging.DEBUG)
 
 stopping = threading.Event()
 never = threading.Event()
@@ -80,6 +78,9 @@ def load() -> list[str]:
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Run the framework; BUSY_LOAD loads it at once, BUSY_HOLD waits for a line of input."""
+    # Here and not at import, since tests import this module for its constants.
+    logging.basicConfig(format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    _LOGGER.setLevel(logging.DEBUG)
     async with setup_async_framework(app, max_workers=4, graceful_shutdown_timeout=GRACE):
         if "BUSY_LOAD" in os.environ:
             load()
