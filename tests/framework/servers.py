@@ -53,14 +53,14 @@ class Server:
         with self._changed:
             return "\n".join(self.lines)
 
-    def wait_for(self, text: str, count: int = 1) -> str:
+    def wait_for(self, text: str, count: int = 1, *, patience: float = _PATIENCE) -> str:
         """Block until *count* lines contain *text*; return the last of them."""
 
         def found() -> list[str]:
             return [line for line in self.lines if text in line]
 
         with self._changed:
-            self._changed.wait_for(lambda: len(found()) >= count or self._ended, _PATIENCE)
+            self._changed.wait_for(lambda: len(found()) >= count or self._ended, patience)
             lines = found()
         assert len(lines) >= count, f"{len(lines)} of {count} lines with {text!r} in\n{self.log}"
         return lines[count - 1]
@@ -74,7 +74,10 @@ class Server:
 
         The log is complete when nobody holds the pipe any more, so no child is left either.
         """
-        status = self.process.wait(timeout)
+        try:
+            status = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still there after {timeout} s:\n{self.log}") from None
         self._reader.join(timeout)
         assert not self._reader.is_alive(), f"a child has outlived its parent:\n{self.log}"
         return status

@@ -137,8 +137,8 @@ def test_e4_workers_end_on_sigint_and_leave_no_orphan() -> None:
     with serving(app, "--workers", "2", env=env, processes=2) as server:
         server.send_signal(signal.SIGINT)
         server.wait_for(STOPPING, 2)
-        # Fails if a process still holds the log: grace 1 s, 1 s more, 3 s for the machine.
-        assert server.wait(5.0) == 0
+        # Fails if a process still holds the log; how long it took, `test_drain.py` looks at.
+        assert server.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
@@ -255,7 +255,8 @@ async def test_e7_a_task_submitted_during_the_stop_is_settled_or_refused() -> No
     for thread in threads:
         thread.join(PATIENCE)
     stats = manager.get_stats()
-    assert refused == ["stopping"] * 8
+    assert len(refused) == 8
+    assert set(refused) <= {"stopping", "stopped"}
     assert stats["submitted"] == len(accepted) == stats["completed"] + stats["cancelled"]
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from time import perf_counter
 
 from fastapi import FastAPI
 
@@ -81,16 +82,21 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     # Here and not at import, since tests import this module for its constants.
     logging.basicConfig(format="%(levelname)s %(name)s %(message)s", stream=sys.stderr)
     _LOGGER.setLevel(logging.DEBUG)
-    async with setup_async_framework(app, max_workers=4, graceful_shutdown_timeout=GRACE):
-        if "BUSY_LOAD" in os.environ:
-            load()
-        if "BUSY_HOLD" in os.environ:
-            _LOGGER.info("starting up")
-            await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-        try:
-            yield
-        finally:
-            stopping.set()
+    begun = 0.0
+    try:
+        async with setup_async_framework(app, max_workers=4, graceful_shutdown_timeout=GRACE):
+            if "BUSY_LOAD" in os.environ:
+                load()
+            if "BUSY_HOLD" in os.environ:
+                _LOGGER.info("starting up")
+                await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+            try:
+                yield
+            finally:
+                stopping.set()
+                begun = perf_counter()
+    finally:
+        _LOGGER.info("stopped within %.3f s", perf_counter() - begun)
 
 
 app = FastAPI(lifespan=lifespan)
