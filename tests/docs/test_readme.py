@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ DEMO = "http://127.0.0.1:8000"
 _TRIES = 100
 _BLOCK = re.compile(r"^```console\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _STEP = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+_ASSIGNMENT = re.compile(r"(\w+)=\$\(")
 _ID = re.compile(r"\b[0-9a-f]{32}\b")
 _STAMPS = ("created_at", "start_time", "end_time")
 _SECONDS = ("duration", "queue_time", "mean", "min", "max", "p50", "p95", "p99")
@@ -71,19 +73,34 @@ def replaced(key: str, value: Any) -> Any:
     return plain(value)
 
 
-def run(command: str) -> str:
-    """Run one command and return what it printed."""
-    done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, timeout=15, check=True
-    )
-    return done.stdout.strip()
+class Shell:
+    """Runs commands one after the other, with the demo where this run has it.
 
+    A command that sets a variable prints nothing; later ones see the variable.
+    """
 
-def translated(command: str, ids: dict[str, str]) -> str:
-    """Return a printed command with the address and the ids of this run."""
-    for printed, real in ids.items():
-        command = command.replace(printed, real)
-    return command
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._variables: dict[str, str] = {}
+
+    def run(self, command: str) -> str:
+        """Run one command and return what it printed."""
+        assignment = _ASSIGNMENT.match(command)
+        script = command.replace(DEMO, self._url)
+        if assignment is not None:
+            script += f'; printf %s "${assignment[1]}"'
+        done = subprocess.run(
+            ["bash", "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=15,
+            check=True,
+            env=os.environ | self._variables,
+        )
+        if assignment is None:
+            return done.stdout.strip()
+        self._variables[assignment[1]] = done.stdout
+        return ""
 
 
 def until(expected: Any, answers: Iterator[str]) -> Iterator[str]:
@@ -94,12 +111,12 @@ def until(expected: Any, answers: Iterator[str]) -> Iterator[str]:
             return
 
 
-def answers_to(command: str) -> Iterator[str]:
+def answers_to(command: str, shell: Shell) -> Iterator[str]:
     """Yield what a command prints, again if it only asks: tasks take their time."""
-    yield run(command)
+    yield shell.run(command)
     if "-X" not in command and "for " not in command:
         for _ in range(_TRIES):
-            yield run(command)
+            yield shell.run(command)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -110,13 +127,11 @@ def test_curl(page: Path) -> None:
     steps = steps_of(page)
     assert len(steps) >= 5
     with serving("framework.example:app") as server:
-        ids = {DEMO: server.url}
+        shell = Shell(server.url)
         for step in steps:
-            command = translated(step.command, ids)
             expected = comparable(step.answer)
-            answers = list(until(expected, answers_to(command)))
-            assert comparable(answers[-1]) == expected, command
-            ids |= zip(_ID.findall(step.answer), _ID.findall(answers[-1]), strict=True)
+            answers = list(until(expected, answers_to(step.command, shell)))
+            assert comparable(answers[-1]) == expected, step.command
 
 
 @pytest.mark.skipif(not (ROOT / "LICENSE").exists(), reason="not the whole tree")
