@@ -92,7 +92,7 @@ def wheel(session: nox.Session) -> None:
     outside = dist.parent / "outside"
     shutil.rmtree(outside, ignore_errors=True)
     shutil.copytree(ROOT / "tests", outside / "tests")
-    for name in ("pyproject.toml", "conftest.py", "README.md", "docs"):
+    for name in ("pyproject.toml", "README.md", "README.zh.md", "docs"):
         copy(ROOT / name, outside / name)
     with session.chdir(outside):
         session.run("python", "-P", "-m", "pytest", *session.posargs)
