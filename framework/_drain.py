@@ -16,6 +16,7 @@ from typing import Any
 
 from framework._core import Core
 from framework._ledger import Home
+from framework._records import TaskStatus
 from framework._running import Driver
 from framework._sleepers import LoopSleeper
 from framework._task import LiveTask
@@ -26,6 +27,7 @@ _LOGGER = logging.getLogger("asyncframe")
 _LAST_CHANCE = 0.25
 """Seconds that a cancelled coroutine gets to clean up after the grace."""
 
+_CUT_SHORT = (TaskStatus.CANCELLED, TaskStatus.INTERRUPTED)
 _REASON = "the framework shut down"
 
 
@@ -90,21 +92,31 @@ def _cancel_all(core: Core, tasks: list[LiveTask]) -> None:
 async def _let_all_go(core: Core, home: Home) -> None:
     """Give cancelled coroutines their last chance, then go on without whoever is left."""
     runner = core.runner
-    await _ended(runner.drivers_of(home), _LAST_CHANCE)
+    await _ended(core, runner.drivers_of(home), _LAST_CHANCE)
     for task in _living(core, home):
         error = TaskInterruptedError(task.task_id, task.name)
         runner.end(task, "interrupt", error=error, reason=_REASON, body_ended=False)
     stubborn = runner.drivers_of(home)
     for driver in stubborn:
         driver.request_cancel(let_go=True)
-    await _ended(stubborn, _LAST_CHANCE)
+    await _ended(core, stubborn, _LAST_CHANCE)
 
 
-async def _ended(drivers: list[Driver], seconds: float) -> None:
-    me = asyncio.current_task()
-    owners = {driver.owner for driver in drivers} - {None, me}
-    if owners:
-        await asyncio.wait([owner for owner in owners if owner is not None], timeout=seconds)
+async def _ended(core: Core, drivers: list[Driver], seconds: float) -> None:
+    """Suspend until the bodies of *drivers* have ended, for at most *seconds*."""
+    sleeper = LoopSleeper(core.clock)
+    ended: list[Driver] = []
+
+    def note(driver: Driver) -> None:
+        ended.append(driver)
+        if len(ended) == len(drivers):
+            sleeper.signal()
+
+    # Each is asked once whether it has ended already, and tells once if it ends later.
+    for driver in drivers:
+        core.runner.when_ended(driver, note)
+    if len(ended) < len(drivers):
+        await sleeper.wait(core.clock.monotonic() + seconds)
 
 
 async def _shielded(work: Coroutine[Any, Any, None]) -> None:
@@ -118,6 +130,8 @@ async def _shielded(work: Coroutine[Any, Any, None]) -> None:
 
 
 def _report(tasks: list[LiveTask]) -> None:
+    """Name, in one line, every task that did not end by itself."""
+    tasks = [task for task in tasks if task.status in _CUT_SHORT]
     if not tasks:
         return
     listed = ", ".join(f"{task.task_id} ({task.name}) {task.status.value}" for task in tasks)

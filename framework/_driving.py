@@ -144,21 +144,18 @@ class Drive:
         try:
             result = yield from self._steps(context, args, kwargs, now)
         except BaseException as error:
-            runner.remove_driver(self)
             if self._closing:
-                runner.end(
-                    task,
-                    "interrupt",
-                    error=TaskInterruptedError(task.task_id, task.name),
-                    reason="its loop closed",
-                )
+                told = TaskInterruptedError(task.task_id, task.name)
+                runner.end(task, "interrupt", error=told, reason="its loop closed")
                 raise
             return self._failed(error)
-        runner.remove_driver(self)
-        if runner.end(task, "complete", result=result) and not self._asked:
-            self.owner = None
-            return result
-        return self._given_up(None)
+        else:
+            if runner.end(task, "complete", result=result) and not self._asked:
+                self.owner = None
+                return result
+            return self._given_up(None)
+        finally:
+            runner.remove_driver(self)
 
     def _steps(
         self, context: Context, args: tuple[Any, ...], kwargs: dict[str, Any], started: float

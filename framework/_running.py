@@ -68,6 +68,7 @@ class Runner:
         self.deadlines: Deadlines[LiveTask] = Deadlines(ledger.clock, self._expire)
         self.runs: dict[Kind, Run] = {}
         self._drivers: dict[Driver, Home] = {}
+        self._watchers: dict[Driver, Callable[[Driver], None]] = {}
 
     # -- beginning
 
@@ -106,6 +107,20 @@ class Runner:
     def remove_driver(self, driver: Driver) -> None:
         """Forget a coroutine whose body has ended."""
         self._drivers.pop(driver, None)
+        if self._watchers:
+            self._tell_watcher(driver)
+
+    def when_ended(self, driver: Driver, call: Callable[[Driver], None]) -> None:
+        """Have *call* called once a coroutine's body has ended, at once if it has."""
+        self._watchers[driver] = call
+        # It may have ended before it was watched; whoever takes the watcher out calls it.
+        if driver not in self._drivers:
+            self._tell_watcher(driver)
+
+    def _tell_watcher(self, driver: Driver) -> None:
+        call = self._watchers.pop(driver, None)
+        if call is not None:
+            call(driver)
 
     def drivers_of(self, home: Home) -> list[Driver]:
         """Return the coroutines of *home* whose bodies have not ended; any thread."""

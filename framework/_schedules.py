@@ -140,14 +140,18 @@ class Schedules:
             self._delayed[task] = None
         when = self._core.clock.monotonic() + seconds
         try:
-            task.timer = self._core.clock.call_at(when, lambda: self._due(task))
+            timer = self._core.clock.call_at(when, lambda: self._due(task))
         except Exception as error:  # the id is given already: the task must end, with this
             self.undelay(task)
             self._core.runner.refuse(task, error)
             return
+        with self._lock:
+            # The timer may have fired already; then it must not be found any more.
+            if task in self._delayed:
+                task.timer = timer
         if task.status.is_final:
             # Cancelled before its timer could be seen.
-            task.timer.cancel()
+            timer.cancel()
             self.undelay(task)
 
     def undelay(self, task: LiveTask) -> None:
@@ -156,9 +160,10 @@ class Schedules:
             self._delayed.pop(task, None)
 
     def _due(self, task: LiveTask) -> None:
-        self.undelay(task)
-        if not task.status.is_final:
+        with self._lock:
+            self._delayed.pop(task, None)
             task.timer = None
+        if not task.status.is_final:
             task.reason = ""
             self._core.runner.launch(task)
 

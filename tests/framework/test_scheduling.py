@@ -7,6 +7,7 @@ import gc
 import random
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 import pytest
 
@@ -329,3 +330,56 @@ async def test_an_impossible_delay_is_refused(manager: TaskManager, delay: float
     """A delay that is negative, undefined or endless is a ValueError that names it."""
     with pytest.raises(ValueError, match=r"^delay must be .*"):
         await manager.submit(int, delay=delay)
+
+
+# -- the end of a drain
+
+
+async def test_the_last_chance_of_a_drain_passes_on_the_clock(
+    manual_clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A coroutine that swallows its cancellation is let go when the clock says so."""
+    started = asyncio.Event()
+
+    async def swallow() -> None:
+        started.set()
+        while True:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    setup = setup_async_framework(None, clock=manual_clock, graceful_shutdown_timeout=0.0)
+    await setup.__aenter__()
+    manager = get_task_manager()
+    task_id = await manager.submit(swallow)
+    await started.wait()
+    leaving = asyncio.create_task(setup.__aexit__(None, None, None))
+    await asyncio.to_thread(manual_clock.wait_for_timers)
+    assert not leaving.done()
+    await asyncio.to_thread(manual_clock.advance, 0.25)
+    await leaving
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert (task.status, task.still_running) == (TaskStatus.INTERRUPTED, False)
+    assert f"{task_id} " in caplog.text
+
+
+async def test_a_coroutine_that_ends_well_in_its_last_chance_is_not_unfinished(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A task that returns after the grace is COMPLETED and not in the warning."""
+    started = asyncio.Event()
+
+    async def end_well() -> str:
+        started.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return "saved"
+
+    async with setup_async_framework(None, graceful_shutdown_timeout=0.0):
+        manager = get_task_manager()
+        task_id = await manager.submit(end_well)
+        await started.wait()
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert (task.status, task.result) == (TaskStatus.COMPLETED, "saved")
+    assert "unfinished" not in caplog.text
