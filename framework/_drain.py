@@ -135,7 +135,7 @@ def _report(tasks: list[LiveTask]) -> None:
     if not tasks:
         return
     listed = ", ".join(f"{task.task_id} ({task.name}) {task.status.value}" for task in tasks)
-    _LOGGER.warning("%d tasks were unfinished at shutdown: %s", len(tasks), listed)
+    _LOGGER.warning("unfinished at shutdown (%d): %s", len(tasks), listed)
 
 
 def _living(core: Core, home: Home) -> list[LiveTask]:
