@@ -53,9 +53,10 @@ def setup_async_framework(
     ``app.state.task_manager`` and ``app.state.thread_pool`` and runs the handlers of
     ``@app.on_event``, which FastAPI skips beside a lifespan.
 
-    Leaving it drains: no new tasks; what runs and waits has *graceful_shutdown_timeout*
-    seconds; then queued tasks are CANCELLED, ``async def`` ones cancelled, and threads
-    left behind, their tasks INTERRUPTED. The loop is not blocked meanwhile.
+    Leaving it drains: no new tasks; delayed ones are CANCELLED; what runs and waits has
+    *graceful_shutdown_timeout* seconds; then queued tasks are CANCELLED, ``async def`` ones
+    cancelled, and threads left behind, their tasks INTERRUPTED. The loop is not blocked
+    meanwhile.
 
     Args:
         app: The app, or None without one.
