@@ -11,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import ContextVar
 from typing import Any, NoReturn
@@ -33,70 +33,21 @@ from framework._crew import Worker
 from framework.protocols import TaskEvent
 from framework.testing import override_framework
 from tests.framework.clocks import ManualClock
-
-PATIENCE = 10.0
-"""Real seconds after which a wait for another thread is a failure."""
+from tests.framework.kinds import (
+    EVERY_KIND,
+    PATIENCE,
+    Body,
+    Run,
+    fail_with,
+    in_thread,
+    on_loop,
+    reached,
+    run_submitted,
+)
 
 FINAL = {"completed", "failed", "timed_out", "cancelled", "interrupted"}
 
 user: ContextVar[str] = ContextVar("user", default="nobody")
-
-Body = Callable[[], Any]
-
-
-async def reached(event: threading.Event) -> None:
-    """Wait for an event of a thread without blocking the loop."""
-    assert await asyncio.to_thread(event.wait, PATIENCE)
-
-
-def in_thread(body: Body) -> Body:
-    """Return *body* as a function for the pool."""
-
-    def thread_task() -> Any:
-        return body()
-
-    return thread_task
-
-
-def on_loop(body: Body) -> Body:
-    """Return *body* as a function for the loop."""
-
-    async def coroutine_task() -> Any:
-        return body()
-
-    return coroutine_task
-
-
-async def run_submitted(manager: TaskManager, fn: Body) -> Any:
-    """Run *fn* as a task of its own."""
-    return await manager.submit(fn, wait=True)
-
-
-async def run_awaited(manager: TaskManager, fn: Body) -> Any:
-    """Run *fn* as an awaited task, which for a coroutine is in place."""
-    return await async_task(fn)()
-
-
-Run = Callable[[TaskManager, Body], Awaitable[Any]]
-
-EVERY_KIND = pytest.mark.parametrize(
-    ("make", "run"),
-    [
-        pytest.param(in_thread, run_submitted, id="thread"),
-        pytest.param(on_loop, run_submitted, id="loop"),
-        pytest.param(in_thread, run_awaited, id="awaited-thread"),
-        pytest.param(on_loop, run_awaited, id="in-place"),
-    ],
-)
-
-
-def fail_with(error: BaseException) -> Body:
-    """Return a function that raises *error*."""
-
-    def fail() -> NoReturn:
-        raise error
-
-    return fail
 
 
 async def outcome(manager: TaskManager, run: Run, fn: Body) -> tuple[BaseException, Task]:
