@@ -67,6 +67,7 @@ class Worker(threading.Thread):
             since the one below waits for them.
         gate: Released to wake the thread when it is parked.
         abandoned: Whether its item ran past its limit, so that the thread counts no more.
+        first: What it was started for, until it begins with it; None if it is to look.
     """
 
     def __init__(self, crew: Crew, name: str) -> None:
@@ -78,11 +79,14 @@ class Worker(threading.Thread):
         self.gate = threading.Lock()
         self.gate.acquire()
         self.abandoned = False
+        self.first: tuple[Any, Handler] | None = None
 
     def run(self) -> None:
         """Work until the crew has nothing more to do or this thread is given up."""
         crew = self.crew
         if crew.begin():
+            if self.first is not None:
+                self.work(*self.first)
             while (entry := crew.take(self)) is not None:
                 self.work(*entry)
                 del entry
@@ -91,6 +95,7 @@ class Worker(threading.Thread):
     def work(self, item: Item, handler: Handler) -> None:
         """Run one item here."""
         self.stack.append(item)
+        self.first = None
         try:
             handler(item)
         except BaseException:  # a handler's own fault; the thread must live on
@@ -329,6 +334,8 @@ class Crew:
 
     def _summon(self) -> None:
         """Wake a parked thread for the item just queued, or start one; the lock is held."""
+        if self.closed:
+            return
         if self._parked:
             self._parked.pop().gate.release()
         elif self._room():
@@ -354,9 +361,16 @@ class Crew:
         with _stdlib._global_shutdown_lock:
             if _stdlib._shutdown:
                 self._check_open()
+            # Handed over, since the new thread might wait long for the lock, and a shutdown
+            # that cancels the queue come first. Not past an initializer, which may block.
+            if self._initializer is None and self.queue:
+                worker.first = self.queue.popitem(last=False)
             try:
                 worker.start()
             except RuntimeError:
+                if worker.first is not None:
+                    self.queue[worker.first[0]] = worker.first[1]
+                    self.queue.move_to_end(worker.first[0], last=False)
                 # Too many threads in the process: those that we have will do.
                 if len(self.threads) > self.abandoned:
                     return

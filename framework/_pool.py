@@ -346,7 +346,9 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
             ended = crew.ended.copy()
             ended.update(item.status for item in fresh)
             timings = [*crew.timings, *map(_timing, fresh)]
-            busy = sum(1 for worker in alive if worker.stack and not worker.abandoned)
+            busy = sum(
+                1 for worker in alive if (worker.stack or worker.first) and not worker.abandoned
+            )
             abandoned = crew.abandoned
             figures: dict[str, Any] = {
                 "max_workers": crew.max_workers,

@@ -111,7 +111,8 @@ def test_a_call_cancelled_while_a_thread_takes_it_is_counted() -> None:
     # 1 the thread takes the call out of the queue, 2 the caller cancels it, which finds
     # nothing in the queue, 3 the thread may not start it.
     taken, cancelled = threading.Event(), threading.Event()
-    pool = ThreadPoolExecutorEnhanced(1)
+    # With an initializer a new thread is handed nothing and looks into the queue.
+    pool = ThreadPoolExecutorEnhanced(1, initializer=int)
     take = pool._crew.take
 
     def lying_take(worker: Worker) -> Any:

@@ -394,3 +394,17 @@ def test_a_pool_that_was_shut_down_is_collected_with_its_threads() -> None:
     del pool
     gc.collect()
     assert [thread() for thread in threads] == [None]
+
+
+def test_a_new_thread_has_its_call_before_a_shutdown_can_cancel_it() -> None:
+    """Of calls cancelled by a shutdown right after, those that threads were started for run."""
+    pool = ThreadPoolExecutorEnhanced(2)
+    with pool._crew.lock:
+        # No thread can look into the queue until both the submits and the cancelling are done.
+        futures = [pool.submit(int) for _ in range(5)]
+        dropped = pool._crew.close(drop=True)
+    for item, handler in dropped:
+        handler.drop(item, None)
+    pool.shutdown()
+    assert [future.cancelled() for future in futures] == [False, False, True, True, True]
+    assert [future.result() for future in futures[:2]] == [0, 0]
