@@ -64,7 +64,8 @@ def setup_async_framework(
         graceful_shutdown_timeout: Seconds that tasks get to end at shutdown, 0 or more.
         task_timeout: Limit in seconds of tasks without one of their own; None for the
             executor's, infinity for none.
-        queue_size: How many tasks may wait, from 1 on.
+        queue_size: How many tasks may wait, from 1 on. One submitted on a loop waits at
+            least until the loop's next turn, whether or not a thread is idle.
         result_ttl: Seconds for which finished tasks are kept, above 0.
         max_finished_tasks: How many finished tasks are kept, from 0 on.
         cleanup_interval: Seconds between clean-ups by age, above 0; infinity for never.
