@@ -64,17 +64,16 @@ def test_a_future_is_not_run_inline_on_a_foreign_thread() -> None:
 def test_a_circle_of_waits_is_refused() -> None:
     """Two calls that wait for each other get an error that names the circle, at once."""
     futures: dict[str, Future[Any]] = {}
-    both = threading.Barrier(2)
+    all_known = threading.Barrier(3)
 
     def wait_for(name: str) -> Any:
-        both.wait(PATIENCE)
+        all_known.wait(PATIENCE)
         return futures[name].result()
 
     with ThreadPoolExecutorEnhanced(2) as pool:
-        entered = threading.Lock()
-        with entered:
-            futures["a"] = pool.submit(wait_for, "b")
-            futures["b"] = pool.submit(wait_for, "a")
+        futures["a"] = pool.submit(wait_for, "b")
+        futures["b"] = pool.submit(wait_for, "a")
+        all_known.wait(PATIENCE)
         errors = [futures[name].exception(PATIENCE) for name in "ab"]
     for error in errors:
         assert isinstance(error, DeadlockError)
