@@ -14,7 +14,7 @@ import inspect
 import sys
 import types
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from framework._calls import (
     Check,
@@ -41,8 +41,6 @@ _ORDER = (
     "background_task, async_task or scheduled_task outermost (written first), then "
     "retry_task, then throttled_task, each at most once"
 )
-
-FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 def decorate(

@@ -17,8 +17,6 @@ import pytest
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 EXAMPLES = sorted((DOCS / "examples").glob("*.py"))
 
-# Which client Starlette's TestClient is built on is not what is tested here.
-
 
 @contextmanager
 def imported(path: Path) -> Iterator[ModuleType]:

@@ -17,8 +17,6 @@ PAGES = sorted(
     if "_build" not in page.relative_to(ROOT).parts
 )
 
-# Which client Starlette's TestClient is built on is not what is tested here.
-
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_python_blocks(page: Path) -> None:
