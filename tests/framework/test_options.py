@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dis
 from typing import Any
 
 import pytest
@@ -191,3 +192,24 @@ async def test_a_callable_object_with_an_async_call_is_awaited(
 
     here = asyncio.get_running_loop()
     assert await task_manager.submit(Later(), wait=True) is here
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize(
+    "decorate",
+    [background_task, async_task, throttled_task(rate_limit=1), retry_task, scheduled_task(60)],
+    ids=["background", "async", "throttled", "retry", "scheduled"],
+)
+def test_a_decorated_function_reads_no_global(decorate: Any, kind: str) -> None:
+    """What stands for a function has that function's globals, so it may read none of ours."""
+
+    def sync_body() -> None:
+        """Do nothing."""
+
+    async def async_body() -> None:
+        """Do nothing."""
+
+    decorated = decorate(sync_body if kind == "sync" else async_body)
+    read = [one for one in dis.get_instructions(decorated) if one.opname == "LOAD_GLOBAL"]
+    assert read == []
+    assert decorated.__globals__ is sync_body.__globals__
