@@ -1,0 +1,103 @@
+"""A row of the table: what was measured, and the goals that it is held to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tests.benchmarks._measure import OURS, Samples
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Ours is to be at most a share of something else.
+
+    Attributes:
+        against: The floor or a peer, by name.
+        at_most: Greatest allowed ratio ours / against.
+        from_313: The same on Python 3.13 and later; None for the same figure.
+    """
+
+    against: str
+    at_most: float
+    from_313: float | None = None
+
+    @property
+    def limit(self) -> float:
+        """The figure that holds on this Python."""
+        newer = sys.version_info >= (3, 13) and self.from_313 is not None
+        return self.from_313 if newer and self.from_313 is not None else self.at_most
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row.
+
+    Attributes:
+        key: Short name, for options and files.
+        title: What was measured.
+        unit: Unit of the values, such as ``µs``.
+        floor: Name of the case that the others are compared with.
+        samples: By name; the floor and ours (`OURS`) are among them.
+        goals: What ours is held to, the one against the floor first.
+        unranked: Names that are shown but are no peers: sketches, variants of ours.
+        note: A sentence for readers; "" for none.
+    """
+
+    key: str
+    title: str
+    unit: str
+    floor: str
+    samples: Mapping[str, Samples]
+    goals: Sequence[Goal]
+    unranked: Sequence[str] = ()
+    note: str = ""
+
+    @property
+    def ours(self) -> Samples:
+        """Our samples."""
+        return self.samples[OURS]
+
+    @property
+    def best_peer(self) -> str | None:
+        """The peer with the least ratio to the floor; None if none was measured."""
+        peers = [
+            name for name in self.samples if name not in (OURS, self.floor, *self.unranked)
+        ]
+        return min(peers, key=lambda name: self.samples[name].ratio, default=None)
+
+    def ratio_to(self, name: str) -> float:
+        """Return ours over *name*, both taken beside the floor of the same round."""
+        if name == self.floor:
+            return self.ours.ratio
+        return self.ours.ratio / self.samples[name].ratio
+
+    def outcome(self, goal: Goal) -> bool | None:
+        """Whether *goal* is met; None if what it is held against was not measured."""
+        if goal.against not in self.samples:
+            return None
+        return self.ratio_to(goal.against) <= goal.limit
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a cost grows with something.
+
+    Attributes:
+        key: Short name, for options and files.
+        title: What was measured.
+        x_label: What grows.
+        unit: Unit of the costs, such as ``µs``.
+        xs: Where it was measured, in rising order.
+        series: Medians by name, one for each of `xs`; None where it was not measured.
+        note: A sentence for readers: what it may cost at most, and why.
+    """
+
+    key: str
+    title: str
+    x_label: str
+    unit: str
+    xs: Sequence[int]
+    series: Mapping[str, Sequence[float | None]]
+    note: str = ""
