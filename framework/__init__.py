@@ -10,11 +10,12 @@ from framework._decorators import (
     scheduled_task,
     throttled_task,
 )
+from framework._ids import TaskId
 from framework._manager import TaskManager
 from framework._pool import ThreadPoolExecutorEnhanced
 from framework._records import TaskStatus
 from framework._runtime import get_task_manager, get_thread_pool
-from framework._task import Task, TaskId
+from framework._task import Task
 from framework.exceptions import (
     FrameworkError,
     FrameworkNotStartedError,

@@ -22,15 +22,15 @@ from framework._calls import TaskSpec
 from framework._context import current_home
 from framework._delivery import Mailboxes
 from framework._driving import Drive, runs_of
+from framework._ids import TaskId
 from framework._ledger import Home, Ledger
 from framework._logging import log_final, report_unread
 from framework._policies import Policies
 from framework._pool import ThreadPoolExecutorEnhanced
-from framework._records import Origin
 from framework._results import Results
 from framework._running import Runner
 from framework._schedules import Schedules
-from framework._task import PENDING, LiveTask, TaskId
+from framework._task import PENDING, LiveTask, new_task
 from framework.engines.local import LocalEngine
 from framework.exceptions import TaskCancelledError
 from framework.protocols import Clock, Interceptor, TaskEngine, TaskStore
@@ -87,6 +87,7 @@ class Core:
     ) -> None:
         self.pool = pool
         self.clock = clock
+        self._monotonic, self._time = clock.monotonic, clock.time
         self.new_id = new_id
         self.rng = rng
         self.boxes = Mailboxes()
@@ -106,6 +107,24 @@ class Core:
             self.ledger.subscribe(log_final)
 
     def accept(
+        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> LiveTask:
+        """Take a checked call in and hand it to the engine, after its spec's delay.
+
+        Args:
+            spec: What to run.
+            args: Its positional arguments, which fit.
+            kwargs: Its keyword arguments, which fit.
+            frame: Who submits.
+        """
+        if spec.delay:
+            return self.accept_with(spec, args, kwargs, frame, delay=spec.delay)
+        task = self._new_task(spec, args, kwargs, frame, self.new_id())
+        self._accept(task)
+        self.runner.launch(task)
+        return task
+
+    def accept_with(
         self,
         spec: TaskSpec,
         args: tuple[Any, ...],
@@ -116,18 +135,22 @@ class Core:
         hooks: tuple[Any, Any] | None = None,
         delay: float = 0.0,
     ) -> LiveTask:
-        """Take a checked call in and hand it to the engine; for decorators.
+        """Take a checked call in as `accept` does, with more to it.
 
         Args:
-            spec: What to run.
+            spec: What to run; its own delay is not looked at.
             args: Its positional arguments, which fit.
             kwargs: Its keyword arguments, which fit.
             frame: Who submits.
             task_id: A chosen id, or None.
             hooks: What to call at the end: on completion, on anything else.
             delay: Seconds until it may start.
+
+        Raises:
+            ValueError: If the chosen id is in use.
         """
-        task = self._new_task(spec, args, kwargs, frame, task_id)
+        chosen = self.new_id() if task_id is None else task_id
+        task = self._new_task(spec, args, kwargs, frame, chosen)
         task.hooks = hooks
         if delay:
             task.reason = f"delayed by {delay:g} s"
@@ -152,18 +175,19 @@ class Core:
 
         It never waits, so the bound of waiting tasks is not for it.
         """
-        task = self._new_task(spec, args, kwargs, frame, None)
+        task = self._new_task(spec, args, kwargs, frame, self.new_id())
         task.loop = asyncio.get_running_loop()
-        self._accept(task, bounded=False)
+        self._accept(task, False)
         task.driver = driver = Drive(self.runner, task, in_place=True)
         return driver
 
-    def _accept(self, task: LiveTask, *, bounded: bool = True) -> None:
-        if self.runner.interceptor is not None:
-            self.runner.interceptor.before_accept(task)
-        self.ledger.accept(task, bounded=bounded)
-        if self.ledger.sinks:
-            self.ledger.emit("submitted", task)
+    def _accept(self, task: LiveTask, bounded: bool = True) -> None:
+        ledger, interceptor = self.ledger, self.runner.interceptor
+        if interceptor is not None:
+            interceptor.before_accept(task)
+        ledger.accept(task, bounded)
+        if ledger.sinks:
+            ledger.emit("submitted", task)
 
     def _new_task(
         self,
@@ -171,40 +195,46 @@ class Core:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         frame: FrameType,
-        task_id: str | None,
+        task_id: str,
     ) -> LiveTask:
-        task = LiveTask(
-            TaskId(self.new_id() if task_id is None else task_id),
+        context = copy_context()
+        home: Home | None = current_home.get()
+        if home is None or home.core is not self:
+            home = self._home()
+            # So that inside the task this is the framework that is meant.
+            context.run(current_home.set, home)
+        limit = spec.timeout
+        if limit is None:
+            limit = self._default_limit
+        elif limit == math.inf:
+            limit = None
+        task = new_task(
+            task_id if type(task_id) is TaskId else TaskId(task_id),
             spec,
             args,
             kwargs,
-            context=copy_context(),
-            home=self._home(),
-            created=self.clock.monotonic(),
-            created_at=self.clock.time(),
-            origin=Origin(frame.f_code, frame.f_lasti),
+            context,
+            home,
+            limit,
+            self._monotonic(),
+            self._time(),
+            (frame.f_code, frame.f_lasti),
         )
-        if task.limit is None:
-            default = self.limits.task_timeout
-            task.limit = self.pool.task_timeout if default is None else default
-        if task.limit == math.inf:
-            task.limit = None
         if task.loop is None:
             task.loop = asyncio._get_running_loop()
         return task
 
     def _home(self) -> Home:
-        home: Home | None = current_home.get()
-        if home is not None and home.core is self:
-            return home
-        homes = self.homes
-        return homes[0] if homes else self._homeless()
+        """Return the latest app's home, or one for tasks submitted before any app."""
+        if not self.homes:
+            self.add_home(Home(self, None, None))
+        return self.homes[0]
 
-    def _homeless(self) -> Home:
-        """Return a home for tasks submitted before any app has set itself up."""
-        home = Home(self, None, None)
-        self.homes.append(home)
-        return home
+    def add_home(self, home: Home) -> None:
+        """Let tasks belong to *home*."""
+        # The latest app comes first: it is the one meant where nothing else says so.
+        self.homes.insert(0, home)
+        self.ledger.add_home(home)
 
     # -- letting tasks go
 
@@ -229,6 +259,8 @@ class Core:
         own = self.pool.queue_size
         self.ledger.queue_size = limits.queue_size if own is None else min(own, limits.queue_size)
         self.runner.max_finished = limits.max_finished_tasks
+        limit = self.pool.task_timeout if limits.task_timeout is None else limits.task_timeout
+        self._default_limit = None if limit == math.inf else limit
         if limits.max_workers is not None:
             self.pool._crew.max_workers = limits.max_workers
 

@@ -1,12 +1,14 @@
 """The threads of a pool and the queue they work on.
 
 Guarantees: an item that was put in is run once or dropped once, never both, never
-neither; an idle thread is woken or a new one started for each item while there is room;
+neither; while items wait, every idle thread is woken, each by the one that was woken
+before it, and new ones are started while there is room;
 a thread given up at a limit is replaced while at most `max_workers` are given up, and
 ends when its item does.
 Relies on: handlers that never raise.
 Lock order: `lock` guards queue, threads and counts. It is held for a few steps, never
-while user code runs; the wait graph's and the clock's locks may be taken after it.
+while user code runs; the wait graph's and the clock's locks may be taken after it. A
+thread takes it once for each item, acquired and released by hand: ``with`` costs double.
 It is re-entrant since a signal handler may shut down a pool whose lock its own thread
 holds. `release` takes no lock at all: it is called by the garbage collector and at
 interpreter exit, wherever a thread happens to be.
@@ -18,10 +20,10 @@ import logging
 import os
 import threading
 import weakref
-from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, MutableMapping
+from collections import deque
+from collections.abc import Callable, MutableMapping, Sequence
 from concurrent.futures import thread as _stdlib
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from framework._records import TaskStatus
 from framework._waits import WaitGraph
@@ -29,10 +31,17 @@ from framework.exceptions import QueueFullError
 
 _LOGGER = logging.getLogger("concurrent.futures")
 _TIMINGS_KEPT = 2_048
+_SLACK = 64
+"""How many items that wait no longer may stay in the queue, beside as many as wait."""
 
 
 class Item(Protocol):
-    """What a crew works on; stamps are monotonic seconds."""
+    """What a crew works on; stamps are monotonic seconds.
+
+    Attributes:
+        handler: Who knows what to do with it.
+        waiting: Whether it is in the queue, to be run; changed by the crew alone.
+    """
 
     @property
     def name(self) -> str:
@@ -43,6 +52,8 @@ class Item(Protocol):
     queued: float
     started: float | None
     ended: float | None
+    handler: Any  # a Handler of this kind of item
+    waiting: bool
 
 
 class Handler(Protocol):
@@ -54,9 +65,6 @@ class Handler(Protocol):
 
     def drop(self, item: Any, error: BaseException | None, /) -> None:  # Any: as above
         """End *item*, which will never run: cancelled, or with *error*."""
-
-
-HandlerT = TypeVar("HandlerT", bound=Handler)
 
 
 class Worker(threading.Thread):
@@ -79,28 +87,31 @@ class Worker(threading.Thread):
         self.gate = threading.Lock()
         self.gate.acquire()
         self.abandoned = False
-        self.first: tuple[Any, Handler] | None = None
+        self.first: Item | None = None
 
     def run(self) -> None:
         """Work until the crew has nothing more to do or this thread is given up."""
         crew = self.crew
         if crew.begin():
-            if self.first is not None:
-                self.work(*self.first)
-            while (entry := crew.take(self)) is not None:
-                self.work(*entry)
-                del entry
+            item = self.first
+            if item is not None:
+                self.stack.append(item)
+                self.first = None
+            else:
+                item = crew.take(self)
+            while item is not None:
+                self.work(item)
+                # Not kept while this thread waits for the next one.
+                del item
+                item = crew.take(self)
         crew.leave(self)
 
-    def work(self, item: Item, handler: Handler) -> None:
-        """Run one item here."""
-        self.stack.append(item)
-        self.first = None
+    def work(self, item: Item) -> None:
+        """Run one item, which is on the stack."""
         try:
-            handler(item)
+            item.handler(item)
         except BaseException:  # a handler's own fault; the thread must live on
             _LOGGER.critical("Exception in worker", exc_info=True)
-        self.crew.tally(self)
 
 
 class Crew:
@@ -110,7 +121,8 @@ class Crew:
         abandoned: How many threads run on past their item's limit.
         cancelled: How many items were taken out of the queue.
         ended: How many items ended with each status.
-        timings: Seconds waited and run by the latest items.
+        queued: How many items wait.
+        timings: When the latest items were queued, started and ended.
 
     Args:
         max_workers: How many threads work at once, from 1 on.
@@ -132,7 +144,9 @@ class Crew:
         self.queue_size = queue_size
         self.waits = WaitGraph()
         self.lock = threading.RLock()
-        self.queue: OrderedDict[Any, Handler] = OrderedDict()
+        # An item that was discarded stays in it, waiting no longer, until it comes up.
+        self._queue: deque[Any] = deque()
+        self.queued = 0
         self.threads: set[Worker] = set()
         self.closed = False
         self.forked = False
@@ -141,8 +155,8 @@ class Crew:
         self.rejected = 0
         self.submitted = 0
         self.cancelled = 0
-        self.ended: Counter[TaskStatus] = Counter()
-        self.timings: deque[tuple[float, float]] = deque(maxlen=_TIMINGS_KEPT)
+        self.ended: dict[TaskStatus, int] = dict.fromkeys(TaskStatus, 0)
+        self.timings: deque[tuple[float, float, float]] = deque(maxlen=_TIMINGS_KEPT)
         self._name_prefix = name_prefix
         self._initializer = initializer
         self._initargs = initargs
@@ -155,57 +169,79 @@ class Crew:
         """Whether more threads are given up than are replaced."""
         return self.abandoned > self.max_workers
 
-    def put(self, item: Item, handler: Handler, *, bounded: bool) -> None:
+    def put(self, item: Item) -> None:
         """Queue *item* and see to it that a thread comes for it.
 
-        Args:
-            item: What to run.
-            handler: Who runs it.
-            bounded: Whether `queue_size` holds for it.
-
         Raises:
-            QueueFullError: If it holds and is reached.
+            QueueFullError: If `queue_size` items wait.
             BrokenThreadPool: If the initializer failed.
             RuntimeError: If the crew was shut down or forked, or no thread can be started
                 and there is none.
         """
         with self.lock:
             self._check_open()
-            if bounded and self.queue_size is not None and len(self.queue) >= self.queue_size:
+            if self.queue_size is not None and self.queued >= self.queue_size:
                 self.rejected += 1
                 raise QueueFullError(self.queue_size)
-            self.queue[item] = handler
-            self.submitted += 1
-            try:
-                self._summon()
-                # A signal handler or interpreter exit may have come in between.
-                if self.closed and self.queue.pop(item, None) is not None:
-                    self._check_open()
-            except BaseException:
-                self.queue.pop(item, None)
-                self.submitted -= 1
-                raise
+            refused = self.put_all((item,))
+        for _, error in refused:
+            raise error
 
-    def put_all(
-        self, entries: Iterable[tuple[Any, HandlerT]]
-    ) -> list[tuple[Any, HandlerT, Exception]]:
-        """Queue many at once, unbounded; return those that could not be, and why."""
-        refused: list[tuple[Any, HandlerT, Exception]] = []
+    def put_all(self, items: Sequence[Any]) -> list[tuple[Any, Exception]]:
+        """Queue many at once, however many wait; return those that could not be, and why."""
         with self.lock:
-            for item, handler in entries:
-                try:
-                    self.put(item, handler, bounded=False)
-                except Exception as error:  # told to the item's owner, one by one
-                    refused.append((item, handler, error))
-        return refused
+            try:
+                self._check_open()
+            except RuntimeError as error:
+                return [(item, error) for item in items]
+            for item in items:
+                item.waiting = True
+            self._queue.extend(items)
+            self.queued += len(items)
+            self.submitted += len(items)
+            refusal: Exception | None = None
+            try:
+                self._summon(len(items))
+                # A signal handler or interpreter exit may have come in between.
+                self._check_open()
+            except Exception as error:  # told to the owner of each item
+                refusal = error
+            if refusal is None:
+                return []
+            refused = [(item, refusal) for item in items if self._claim(item)]
+            self.submitted -= len(refused)
+            return refused
+
+    def _claim(self, item: Item) -> bool:
+        """Take *item* out of the queue, if it is in it; the lock is held."""
+        if not item.waiting:
+            return False
+        item.waiting = False
+        self.queued -= 1
+        # What was claimed out of turn must not pile up behind threads that are stuck.
+        if len(self._queue) > 2 * self.queued + _SLACK:
+            waiting = [one for one in self._queue if one.waiting]
+            self._queue.clear()
+            self._queue.extend(waiting)
+        return True
+
+    def _next(self) -> Any | None:  # Any: an Item
+        """Take the first item that waits; the lock is held."""
+        queue = self._queue
+        while queue:
+            item = queue.popleft()
+            if item.waiting:
+                item.waiting = False
+                self.queued -= 1
+                return item
+        return None
 
     def discard(self, item: Item) -> bool:
         """Take *item* out of the queue; False if it is not in it any more."""
         with self.lock:
-            if self.queue.pop(item, None) is None:
-                return False
-            self.cancelled += 1
-            return True
+            claimed = self._claim(item)
+            self.cancelled += claimed
+            return claimed
 
     def run_inline(self, item: Item) -> bool:
         """Run *item* on this thread, if it is queued here and the thread is one of ours."""
@@ -213,10 +249,12 @@ class Crew:
         if not isinstance(worker, Worker) or worker.crew is not self:
             return False
         with self.lock:
-            handler = self.queue.pop(item, None)
-        if handler is None:
-            return False
-        worker.work(item, handler)
+            if not self._claim(item):
+                return False
+            worker.stack.append(item)
+        worker.work(item)
+        with self.lock:
+            self._tally(worker)
         return True
 
     def abandon(self, item: Item) -> None:
@@ -241,32 +279,43 @@ class Crew:
             return False
         return True
 
-    def take(self, worker: Worker) -> tuple[Item, Handler] | None:
-        """Wait for the next item; None if *worker* is to end."""
+    def take(self, worker: Worker) -> Any | None:  # Any: an Item
+        """Count what *worker* has just run, and wait for the next; None if it is to end."""
+        lock = self.lock
         while True:
-            with self.lock:
+            lock.acquire()
+            try:
+                if worker.stack:
+                    self._tally(worker)
                 if worker.abandoned:
                     return None
-                if self.queue:
-                    return self.queue.popitem(last=False)
+                item = self._next()
+                if item is not None:
+                    worker.stack.append(item)
+                    # Whoever put many in has woken one thread, and each wakes the next.
+                    if self.queued and self._parked:
+                        self._parked.pop().gate.release()
+                    return item
                 if self.closed:
                     return None
                 self._parked.append(worker)
+            finally:
+                lock.release()
             # 1 we park, 2 `release` sets closed, 3 it wakes the parked. If it came before
             # 1, it woke nobody and we must see it here.
             self._release_if_closed()
             worker.gate.acquire()
 
-    def tally(self, worker: Worker) -> None:
-        """Count the item that just ended on *worker*."""
-        with self.lock:
-            item = worker.stack.pop()
-            if item.started is None:
-                # Ended between the queue and its start, so where nobody has counted it.
-                self.ended[_cancelled_if_pending(item.status)] += 1
-            elif item.ended is not None:
-                self.ended[item.status] += 1
-                self.timings.append((item.started - item.queued, item.ended - item.started))
+    def _tally(self, worker: Worker) -> None:
+        """Count the item that just ended on *worker*; the lock is held."""
+        item = worker.stack.pop()
+        started, ended = item.started, item.ended
+        if started is None:
+            # Ended between the queue and its start, so where nobody has counted it.
+            self.ended[_cancelled_if_pending(item.status)] += 1
+        elif ended is not None:
+            self.ended[item.status] += 1
+            self.timings.append((item.queued, started, ended))
 
     def leave(self, worker: Worker) -> None:
         """Take *worker*, which ends, off the list if it was given up."""
@@ -277,16 +326,23 @@ class Crew:
                 self.threads = self.threads - {worker}
                 self._replace()
 
-    def close(self, *, drop: bool) -> list[tuple[Item, Handler]]:
+    def close(self, *, drop: bool) -> list[Item]:
         """Take nothing more, and with *drop* forget the queue; return what was forgotten."""
         with self.lock:
             self.closed = True
-            dropped = list(self.queue.items()) if drop else []
-            if drop:
-                self.queue.clear()
-                self.cancelled += len(dropped)
+            dropped = self._empty() if drop else []
+            self.cancelled += len(dropped)
         self.release()
         return dropped
+
+    def _empty(self) -> list[Item]:
+        """Take everything out of the queue and return it; the lock is held."""
+        waiting = [item for item in self._queue if item.waiting]
+        self._queue.clear()
+        self.queued = 0
+        for item in waiting:
+            item.waiting = False
+        return waiting
 
     def release(self) -> None:
         """Let the threads end once the queue is empty; lock-free, from anywhere."""
@@ -310,7 +366,8 @@ class Crew:
         """Begin anew in a forked child, where none of the threads exists."""
         self.lock = threading.RLock()
         self.waits = WaitGraph()
-        self.queue = OrderedDict()
+        self._queue = deque()
+        self.queued = 0
         # The child's exit would join them, and with them the thread that forked.
         for worker in self.threads:
             self.let_go(worker)
@@ -332,14 +389,20 @@ class Crew:
         if self.closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
-    def _summon(self) -> None:
-        """Wake a parked thread for the item just queued, or start one; the lock is held."""
+    def _summon(self, items: int) -> None:
+        """See to it that threads come for the *items* just queued; the lock is held.
+
+        One parked thread is woken, which wakes the next; what no parked thread is there
+        for has new ones started.
+        """
         if self.closed:
             return
+        missing = items - len(self._parked)
         if self._parked:
             self._parked.pop().gate.release()
-        elif self._room():
+        while missing > 0 and self.queued and self._room():
             self._start_thread()
+            missing -= 1
 
     def _room(self) -> bool:
         return (
@@ -349,7 +412,7 @@ class Crew:
 
     def _replace(self) -> None:
         """Start a thread in place of one that is missing, if work waits; lock held."""
-        if self.queue and not self._parked and self._room():
+        if self.queued and not self._parked and self._room():
             try:
                 self._start_thread()
             except RuntimeError:
@@ -363,14 +426,15 @@ class Crew:
                 self._check_open()
             # Handed over, since the new thread might wait long for the lock, and a shutdown
             # that cancels the queue come first. Not past an initializer, which may block.
-            if self._initializer is None and self.queue:
-                worker.first = self.queue.popitem(last=False)
+            if self._initializer is None:
+                worker.first = self._next()
             try:
                 worker.start()
             except RuntimeError:
                 if worker.first is not None:
-                    self.queue[worker.first[0]] = worker.first[1]
-                    self.queue.move_to_end(worker.first[0], last=False)
+                    worker.first.waiting = True
+                    self.queued += 1
+                    self._queue.appendleft(worker.first)
                 # Too many threads in the process: those that we have will do.
                 if len(self.threads) > self.abandoned:
                     return
@@ -382,11 +446,10 @@ class Crew:
     def _break(self, reason: str) -> None:
         with self.lock:
             self.broken = reason
-            dropped = list(self.queue.items())
-            self.queue.clear()
+            dropped = self._empty()
             self.ended[TaskStatus.FAILED] += len(dropped)
-        for item, handler in dropped:
-            handler.drop(item, _stdlib.BrokenThreadPool(reason))
+        for item in dropped:
+            item.handler.drop(item, _stdlib.BrokenThreadPool(reason))
 
 
 def _cancelled_if_pending(status: TaskStatus) -> TaskStatus:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
-from framework._task import TaskId
+from framework._ids import TaskId
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")

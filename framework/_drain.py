@@ -45,7 +45,7 @@ async def drain(core: Core, home: Home, grace: float) -> None:
     try:
         await _idle(core, home, grace)
     finally:
-        unfinished = _living(core, home)
+        unfinished = core.ledger.living(home)
         if unfinished or core.runner.drivers_of(home):
             _cancel_all(core, unfinished)
             await _shielded(_let_all_go(core, home))
@@ -59,7 +59,7 @@ def _give_up_waiting(core: Core, home: Home) -> list[LiveTask]:
         The cancelled ones.
     """
     cancelled = []
-    for task in _living(core, home):
+    for task in core.ledger.living(home):
         if task.timer is not None and core.cancel_pending(task, _REASON):
             cancelled.append(task)
         sleeper = task.sleeper
@@ -93,7 +93,7 @@ async def _let_all_go(core: Core, home: Home) -> None:
     """Give cancelled coroutines their last chance, then go on without whoever is left."""
     runner = core.runner
     await _ended(core, runner.drivers_of(home), _LAST_CHANCE)
-    for task in _living(core, home):
+    for task in core.ledger.living(home):
         error = TaskInterruptedError(task.task_id, task.name)
         runner.end(task, "interrupt", error=error, reason=_REASON, body_ended=False)
     stubborn = runner.drivers_of(home)
@@ -136,12 +136,3 @@ def _report(tasks: list[LiveTask]) -> None:
         return
     listed = ", ".join(f"{task.task_id} ({task.name}) {task.status.value}" for task in tasks)
     _LOGGER.warning("unfinished at shutdown (%d): %s", len(tasks), listed)
-
-
-def _living(core: Core, home: Home) -> list[LiveTask]:
-    with core.ledger.lock:
-        return [
-            task
-            for task in core.ledger.live.values()
-            if task.home is home and not task.status.is_final
-        ]

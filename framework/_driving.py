@@ -18,8 +18,8 @@ from typing import Any
 
 from framework._outcomes import clear_frames, raise_or_return
 from framework._records import TaskRecord
-from framework._running import Runner, live
-from framework._task import PENDING, LiveTask
+from framework._running import Runner
+from framework._task import PENDING, LiveTask, live
 from framework.exceptions import TaskCancelledError, TaskInterruptedError
 from framework.protocols import Kind, Run
 
@@ -33,9 +33,9 @@ class _Run:
         self._runner = runner
         self._deliver = deliver
 
-    def __call__(self, record: TaskRecord, /) -> bool:
+    def __call__(self, task: Any, /) -> bool:  # Any: a LiveTask, as it was handed out
         """Begin with a task, with the interceptor around it if there is one."""
-        runner, task = self._runner, live(record)
+        runner = self._runner
         try:
             if runner.interceptor is None:
                 return self._deliver(task)
@@ -44,7 +44,8 @@ class _Run:
             runner.end(task, "fail", error=error, reason="its delivery failed")
             return False
         finally:
-            runner.let_go(task)
+            if task.held:
+                runner.let_go(task)
 
     def drop(self, record: TaskRecord, error: BaseException | None, /) -> None:
         """End a task that will never run."""
@@ -161,7 +162,7 @@ class Drive:
         self, context: Context, args: tuple[Any, ...], kwargs: dict[str, Any], started: float
     ) -> Generator[Any, Any, Any]:
         run = context.run
-        coroutine = _coroutine(run(self._runner.enter, self._task, args, kwargs))
+        coroutine = _coroutine(run(self._runner.call, self._task, args, kwargs))
         try:
             yielded = run(coroutine.send, None)
         except StopIteration as stop:

@@ -25,9 +25,9 @@ from framework._calls import (
     require_callable,
     signature_of,
 )
+from framework._ids import TaskId
 from framework._retry import RetryPolicy
 from framework._runtime import find_policies, require_core
-from framework._task import TaskId
 from framework._throttle import ThrottlePolicy
 
 _RANKS = {
@@ -138,7 +138,7 @@ def background_inner(spec: TaskSpec) -> types.FunctionType:
 
     def sync_inner(*args: Any, **kwargs: Any) -> TaskId[Any]:
         check(*args, **kwargs)
-        task = core().accept(spec, args, kwargs, caller(1), delay=spec.delay)
+        task = core().accept(spec, args, kwargs, caller(1))
         return task.task_id  # type: ignore[return-value]  # made a TaskId by the intake
 
     assert isinstance(sync_inner, types.FunctionType)
@@ -155,7 +155,7 @@ def awaitable_inner(spec: TaskSpec) -> types.FunctionType:
         here = core()
         if in_place:
             return await here.drive(spec, args, kwargs, caller(1))
-        task = here.accept(spec, args, kwargs, caller(1), delay=spec.delay)
+        task = here.accept(spec, args, kwargs, caller(1))
         return await here.results.get(task, None)
 
     assert isinstance(async_inner, types.FunctionType)

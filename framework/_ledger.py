@@ -5,9 +5,10 @@ Guarantees: a task is counted under exactly one status at any time, so that
 holds in every snapshot; whoever makes a task final, and nobody else, gets its waiters.
 Relies on: nothing below it calling back while the lock is held.
 Lock order: `lock` is held for the few steps of one move, never while user code, a sink or
-a store runs. No other lock is taken under it.
-Without the GIL: every shared field is written under the lock; `find` alone reads without
-it, from dicts whose single operations are atomic there too.
+a store runs. No other lock is taken under it. Where every task passes, it is acquired and
+released by hand: ``with`` costs twice as much.
+Without the GIL: every shared field is written under the lock, but for the dicts of live
+tasks, which lose entries and are read without it; their single operations are atomic.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class Home:
         app: The app, or None.
         loop: Where its ``async def`` tasks run; None to run each on its submitter's loop.
         closed: Whether it takes no tasks any more.
-        live: How many of its tasks are not final yet, or not handed over yet.
-        on_idle: Called when `live` has come to 0, on any thread; None while nobody asks.
+        live: Its tasks that are not final yet, or not handed over yet, by id.
+        on_idle: Called when `live` has become empty, on any thread, perhaps more than once;
+            None while nobody asks.
     """
 
     __slots__ = ("app", "closed", "core", "live", "loop", "on_idle")
@@ -50,7 +52,7 @@ class Home:
         self.app = app
         self.loop = loop
         self.closed = False
-        self.live = 0
+        self.live: dict[str, LiveTask] = {}
         self.on_idle: Callable[[], None] | None = None
 
 
@@ -70,6 +72,10 @@ class Ledger:
         clock: Time for stamps.
         store: Where finished tasks go.
         queue_size: How many tasks may be PENDING, from 1 on.
+
+    Attributes:
+        homes: Whose tasks may be live; those that have left stay until theirs are kept.
+        kept: How many finished tasks the store keeps.
     """
 
     def __init__(self, clock: Clock, store: TaskStore, queue_size: int) -> None:
@@ -77,16 +83,23 @@ class Ledger:
         self.store = store
         self.queue_size = queue_size
         self.lock = threading.Lock()
-        self.live: dict[str, LiveTask] = {}
+        self.homes: list[Home] = []
         self.state = "running"
         self._reserved: set[str] = set()
         self.submitted = 0
-        self.counts: dict[TaskStatus, int] = dict.fromkeys(TaskStatus, 0)
+        self.pending = 0
+        self.running = 0
+        self.ended: dict[TaskStatus, int] = {status: 0 for status in TaskStatus if status.is_final}
         self.extra: Counter[str] = Counter()
         self.sinks: tuple[EventSink, ...] = ()
         self.kept = 0
 
-    def accept(self, task: LiveTask, *, bounded: bool = True) -> None:
+    def add_home(self, home: Home) -> None:
+        """Look for live tasks in *home* as well; in those that left only while they have any."""
+        with self.lock:
+            self.homes = [one for one in self.homes if one.live or not one.closed] + [home]
+
+    def accept(self, task: LiveTask, bounded: bool = True) -> None:
         """Take a new task in, PENDING; one that will not wait need not be *bounded*.
 
         Raises:
@@ -94,21 +107,24 @@ class Ledger:
             QueueFullError: If `queue_size` tasks are PENDING.
             ValueError: If its id is in use.
         """
-        with self.lock:
-            if self.state != "running" or task.home.closed:
+        home, task_id, lock = task.home, task.task_id, self.lock
+        live = home.live
+        lock.acquire()
+        try:
+            if home.closed or self.state != "running":
                 raise FrameworkNotStartedError(
                     "stopping" if self.state == "running" else self.state
                 )
-            counts = self.counts
-            if bounded and counts[PENDING] >= self.queue_size:
+            if bounded and self.pending >= self.queue_size:
                 self.extra["rejected"] += 1
                 raise QueueFullError(self.queue_size)
-            if task.task_id in self.live:
-                raise _id_in_use(task.task_id)
-            self.live[task.task_id] = task
-            task.home.live += 1
+            if task_id in live:
+                raise _id_in_use(task_id)
+            live[task_id] = task
             self.submitted += 1
-            counts[PENDING] += 1
+            self.pending += 1
+        finally:
+            lock.release()
 
     def reserve(self, task_id: str) -> None:
         """Keep a chosen id for a task about to be accepted, until `release`.
@@ -117,7 +133,7 @@ class Ledger:
             ValueError: If a task has it, live or kept, or is about to.
         """
         with self.lock:
-            free = task_id not in self.live and task_id not in self._reserved
+            free = self._find_live(task_id) is None and task_id not in self._reserved
             if free:
                 self._reserved.add(task_id)
         if not free:
@@ -134,21 +150,25 @@ class Ledger:
 
     def start(self, task: LiveTask, now: float) -> bool:
         """Move a task to RUNNING, or count a further delivery; False if it has ended."""
-        with self.lock:
+        lock = self.lock
+        lock.acquire()
+        try:
             before = task.status
             if transition(task, "start", now) is None:
                 return False
             task.bodies += 1
-            self.counts[before] -= 1
-            self.counts[RUNNING] += 1
-        return True
+            if before is PENDING:
+                self.pending -= 1
+                self.running += 1
+            return True
+        finally:
+            lock.release()
 
     def end(
         self,
         task: LiveTask,
         move: Move,
         now: float,
-        *,
         result: Any = None,
         error: BaseException | None = None,
         traceback: TracebackType | None = None,
@@ -172,49 +192,65 @@ class Ledger:
         Returns:
             Those who wait for it, perhaps nobody; None if the move was refused.
         """
-        with self.lock:
-            before = task.status
-            if body_ended and task.bodies:
-                task.bodies -= 1
-                task.still_running = task.still_running and task.bodies > 0
+        lock = self.lock
+        lock.acquire()
+        try:
+            before, bodies = task.status, task.bodies
+            if body_ended and bodies:
+                task.bodies = bodies = bodies - 1
+                if task.still_running and not bodies:
+                    task.still_running = False
             if only_from is not None and before is not only_from:
                 return None
-            after = transition(
-                task, move, now, result=result, error=error, traceback=traceback, reason=reason
-            )
+            after = transition(task, move, now, result, error, traceback, reason)
             if after is None:
                 return None
-            self.counts[before] -= 1
-            self.counts[after] += 1
-            task.still_running = task.bodies > 0
-            waiters, task.waiters = task.waiters, None
-            return waiters or {}
+            if before is PENDING:
+                self.pending -= 1
+            else:
+                self.running -= 1
+            self.ended[after] += 1
+            self.kept += 1
+            if bodies:
+                task.still_running = True
+            waiters = task.waiters
+            if waiters is None:
+                return _NOBODY
+            task.waiters = None
+            return waiters
+        finally:
+            lock.release()
 
-    def keep(self, task: LiveTask) -> Callable[[], None] | None:
-        """Hand a final task over to the store; call once, by whoever ended it.
-
-        Returns:
-            What to call at the very end if this was the last task of its home, else None.
-        """
+    def keep(self, task: LiveTask) -> None:
+        """Hand a final task over to the store; call once, by whoever ended it."""
         task.forget_call()
         # Stored first and then dropped, so that it can be found at any moment.
         try:
             self.store.put(task)
         except Exception:  # a store's fault must not leave the task live for ever
             _LOGGER.exception("the store did not take task %s", task.task_id)
-        with self.lock:
-            self.live.pop(task.task_id, None)
-            self.kept += 1
-            home = task.home
-            home.live -= 1
-            on_idle: Callable[[], None] | None = home.on_idle if home.live == 0 else None
-        return on_idle
+        task.home.live.pop(task.task_id, None)
 
     def find(self, task_id: object) -> TaskRecord | None:
         """Return the record with this id, live or kept; None for anything unknown."""
         if not isinstance(task_id, str):
             return None
-        return self.live.get(task_id) or self.store.get(task_id)
+        return self._find_live(task_id) or self.store.get(task_id)
+
+    def _find_live(self, task_id: str) -> LiveTask | None:
+        for home in self.homes:
+            task = home.live.get(task_id)
+            if task is not None:
+                return task
+        return None
+
+    def _live(self) -> list[LiveTask]:
+        # One operation for each home: the dicts lose entries at any moment.
+        return [task for home in self.homes for task in list(home.live.values())]
+
+    def living(self, home: Home) -> list[LiveTask]:
+        """Return the tasks of *home* that are not final."""
+        return [task for task in list(home.live.values()) if not task.status.is_final]
 
     def snapshot(self, record: TaskRecord) -> TaskRecord:
         """Return a copy of *record* that is consistent in itself."""
@@ -224,7 +260,7 @@ class Ledger:
     def records(self) -> dict[str, TaskRecord]:
         """Return copies of all records, kept ones first, by id."""
         with self.lock:
-            live = {task.task_id: copy_record(task) for task in self.live.values()}
+            live = {task.task_id: copy_record(task) for task in self._live()}
         found: dict[str, TaskRecord] = {}
         for record in self.store.list():
             found[record.task_id] = record
@@ -234,7 +270,7 @@ class Ledger:
     def live_records(self) -> list[TaskRecord]:
         """Return copies of the records that are not final."""
         with self.lock:
-            return [copy_record(task) for task in self.live.values() if not task.status.is_final]
+            return [copy_record(task) for task in self._live() if not task.status.is_final]
 
     def register(self, task: LiveTask, waiter: Waiter) -> bool:
         """Have *waiter* woken at the task's end; False if it is final already."""
@@ -279,7 +315,8 @@ class Ledger:
         """Return the counters as one consistent snapshot."""
         with self.lock:
             figures = {"submitted": self.submitted}
-            figures |= {status.value: count for status, count in self.counts.items()}
+            figures |= {PENDING.value: self.pending, RUNNING.value: self.running}
+            figures |= {status.value: count for status, count in self.ended.items()}
             return figures | dict(self.extra)
 
     def count(self, name: str, by: int = 1) -> None:
@@ -325,6 +362,10 @@ class Ledger:
                 self.sinks = tuple(kept)
 
         return unsubscribe
+
+
+_NOBODY: dict[Any, None] = {}
+"""What `Ledger.end` gives if nobody waits; never changed."""
 
 
 def _id_in_use(task_id: str) -> ValueError:

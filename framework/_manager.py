@@ -15,11 +15,12 @@ from typing import Any, Literal, TypeVar, overload
 
 from framework import _checks
 from framework._core import Core
+from framework._ids import TaskId
 from framework._jsonsafe import JSON
 from framework._pool import ThreadPoolExecutorEnhanced
 from framework._records import TaskRecord, TaskStatus
 from framework._submission import take_in
-from framework._task import PENDING, RUNNING, LiveTask, Task, TaskId
+from framework._task import PENDING, RUNNING, LiveTask, Task
 from framework.exceptions import TaskNotFoundError
 from framework.protocols import Clock, EventSink
 

@@ -35,13 +35,20 @@ class _Call(Future[T]):
     """A submitted call: its own future, and the item that the crew works on."""
 
     def __init__(
-        self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any], crew: Crew
+        self,
+        fn: Callable[..., T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        crew: Crew,
+        handler: _Calls,
     ) -> None:
         super().__init__()
         self.fn: Callable[..., T] | None = fn
         self.args: tuple[Any, ...] | None = args
         self.kwargs: dict[str, Any] | None = kwargs
         self.crew = crew
+        self.handler = handler
+        self.waiting = False
         self.status = TaskStatus.PENDING
         self.queued = 0.0
         self.started: float | None = None
@@ -286,9 +293,9 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
             BrokenThreadPool: If the initializer failed.
             RuntimeError: After shutdown, in a forked child, or if no thread can start.
         """
-        call = _Call(fn, args, kwargs, self._crew)
+        call = _Call(fn, args, kwargs, self._crew, self._calls)
         call.queued = self._clock.monotonic()
-        self._crew.put(call, self._calls, bounded=True)
+        self._crew.put(call)
         return call
 
     def shutdown(
@@ -313,8 +320,8 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         if timeout is not None:
             timeout = _checks.number("timeout", timeout, at_least=0, finite=False)
         interrupted = self._crew.lock._is_owned()  # type: ignore[attr-defined]  # as Condition does
-        for item, handler in self._crew.close(drop=cancel_futures):
-            handler.drop(item, None)
+        for item in self._crew.close(drop=cancel_futures):
+            item.handler.drop(item, None)
         me = threading.current_thread()
         inside = isinstance(me, Worker) and me.crew is self._crew
         if wait and not interrupted and not (inside and timeout is None):
@@ -344,7 +351,8 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
                 item for item in on_stack if item.started is not None and item.ended is not None
             ]
             ended = crew.ended.copy()
-            ended.update(item.status for item in fresh)
+            for item in fresh:
+                ended[item.status] += 1
             timings = [*crew.timings, *map(_timing, fresh)]
             busy = sum(
                 1 for worker in alive if (worker.stack or worker.first) and not worker.abandoned
@@ -355,7 +363,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
                 "threads": len(alive),
                 "busy": busy,
                 "idle": len(alive) - busy - abandoned,
-                "queued": len(crew.queue),
+                "queued": crew.queued,
                 "abandoned": abandoned,
                 "degraded": crew.degraded,
                 "submitted": crew.submitted,
@@ -366,8 +374,8 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         figures["failed"] = ended[TaskStatus.FAILED] + ended[TaskStatus.INTERRUPTED]
         figures["cancelled"] = cancelled + ended[TaskStatus.CANCELLED]
         figures["timed_out"] = ended[TaskStatus.TIMEOUT]
-        figures["wait_time"] = summary([wait for wait, _ in timings])
-        figures["run_time"] = summary([run for _, run in timings])
+        figures["wait_time"] = summary([started - queued for queued, started, _ in timings])
+        figures["run_time"] = summary([end - started for _, started, end in timings])
         return figures
 
     def get_active_tasks(self) -> list[dict[str, Any]]:
@@ -415,6 +423,6 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         """Ignore the standard constructor's own False."""
 
 
-def _timing(item: Item) -> tuple[float, float]:
+def _timing(item: Item) -> tuple[float, float, float]:
     assert item.started is not None and item.ended is not None
-    return item.started - item.queued, item.ended - item.started
+    return item.queued, item.started, item.ended

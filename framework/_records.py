@@ -38,8 +38,7 @@ _LIVE = frozenset({TaskStatus.PENDING, TaskStatus.RUNNING})
 class Origin:
     """Where a task was submitted: a code object and the instruction in it.
 
-    Kept instead of a file name and a line since it costs a tenth to take; turned into
-    text only when somebody asks.
+    Turned into text only when somebody asks.
     """
 
     __slots__ = ("_code", "_instruction")
@@ -67,6 +66,8 @@ class TaskRecord:
     framework's clock, None while they have not happened; ``created_at`` is the wall clock
     at submission, in seconds since the epoch, and the only stamp shown to people: the
     others are derived from it, so a wall clock that jumps makes no negative duration.
+    ``call_site`` is the code that submitted it and the instruction in it, which costs a
+    tenth of a file name and a line to take; None if that is no longer known.
     """
 
     __slots__ = (
@@ -88,7 +89,7 @@ class TaskRecord:
         "cancel_requested",
         "still_running",
         "reason",
-        "origin",
+        "call_site",
         "read",
     )
 
@@ -110,8 +111,13 @@ class TaskRecord:
     cancel_requested: bool
     still_running: bool
     reason: str
-    origin: Origin | None
+    call_site: tuple[CodeType, int] | None
     read: bool
+
+    @property
+    def origin(self) -> Origin | None:
+        """Where the task was submitted, or None if that is no longer known."""
+        return None if self.call_site is None else Origin(*self.call_site)
 
     def wall(self, stamp: float | None) -> datetime | None:
         """Return a monotonic *stamp* as aware UTC, or None if it has not happened."""

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from framework._context import current_home, current_record
+from framework._clock import SystemClock
+from framework._context import current_record
 from framework._deadlines import Deadlines
 from framework._delivery import Mailboxes, wake_all
 from framework._ledger import EVENT_OF, Home, Ledger
@@ -24,7 +25,7 @@ from framework._logging import report_unread
 from framework._outcomes import clear_frames
 from framework._records import TaskEvent, TaskRecord, TaskStatus
 from framework._sleepers import Sleeper
-from framework._task import PENDING, RUNNING, LiveTask, Move, Task
+from framework._task import PENDING, RUNNING, LiveTask, Move, Task, live
 from framework.exceptions import TaskCancelledError, TaskTimeoutError
 from framework.protocols import Interceptor, Kind, Run, TaskEngine
 
@@ -65,6 +66,8 @@ class Runner:
         self.interceptor = interceptor
         self.max_finished = max_finished
         self.monotonic = ledger.clock.monotonic
+        # Real time stands still for nobody, so nobody need tell it of queued work.
+        self._accounts = not isinstance(ledger.clock, SystemClock)
         self.deadlines: Deadlines[LiveTask] = Deadlines(ledger.clock, self._expire)
         self.runs: dict[Kind, Run] = {}
         self._drivers: dict[Driver, Home] = {}
@@ -74,16 +77,16 @@ class Runner:
 
     def launch(self, task: LiveTask) -> None:
         """Hand an accepted task to the engine."""
-        self._hold(task)
+        if self._accounts:
+            self._hold(task)
         kind = task.spec.kind
-        task.queued = self.monotonic()
         try:
             self.engine.start(task, kind, self.runs[kind])
         except Exception as error:  # the id is given already: the task must end, with this
             self.refuse(task, error)
         # 1 a task that is cancelled lets go, 2 it is held, 3 the engine finds that it ended
         # and never runs it, so nobody else lets go.
-        if task.status.is_final and not task.bodies:
+        if task.held and task.status.is_final and not task.bodies:
             self.let_go(task)
 
     def refuse(self, task: LiveTask, error: BaseException) -> None:
@@ -133,15 +136,23 @@ class Runner:
         context, args, kwargs = task.context, task.args, task.kwargs
         if context is None or args is None or kwargs is None:
             return False
-        now = self.begin(task)
-        if now is None:
+        now = self.monotonic()
+        if not self.ledger.start(task, now):
             return False
+        if self.ledger.sinks:
+            self.ledger.emit("started", task)
         if task.bodies > 1:
             # A context can be entered only once; a further delivery gets its own.
             context = context.copy()
-        self.arm(task, now)
+        if task.limit is not None:
+            self.arm(task, now)
+        run = context.run
         try:
-            result = context.run(self.enter, task, args, kwargs)
+            run(_enter, task)
+            if self.interceptor is None:
+                result = run(task.spec.fn, *args, **kwargs)
+            else:
+                result = run(self._attempt, task, args, kwargs)
             if type(result) is types.CoroutineType:
                 result.close()
                 raise TypeError(
@@ -151,13 +162,12 @@ class Runner:
         except BaseException as error:  # a body may raise anything; the thread lives on
             self.body_failed(task, error)
         else:
-            self.end(task, "complete", result=result)
+            self.end(task, "complete", result)
         return True
 
-    def enter(self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a task's function, in the task's context; gives a coroutine if it is async."""
-        current_record.set(task)
-        current_home.set(task.home)
+    def call(self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call an async task's function, in the task's context; gives its coroutine."""
+        _enter(task)
         if self.interceptor is None:
             return task.spec.fn(*args, **kwargs)
         return self._attempt(task, args, kwargs)
@@ -294,7 +304,6 @@ class Runner:
         self,
         task: LiveTask,
         move: Move,
-        *,
         result: Any = None,
         error: BaseException | None = None,
         reason: str = "",
@@ -317,12 +326,12 @@ class Runner:
             task,
             move,
             self.monotonic(),
-            result=result,
-            error=error,
-            traceback=None if error is None else error.__traceback__,
-            reason=reason,
-            only_from=only_from,
-            body_ended=body_ended and only_from is None,
+            result,
+            error,
+            None if error is None else error.__traceback__,
+            reason,
+            only_from,
+            body_ended and only_from is None,
         )
         if waiters is None:
             if body_ended and only_from is None and move in ("complete", "fail"):
@@ -331,18 +340,20 @@ class Runner:
         if not body_ended:
             # Before anyone hears of it: the pool's figures then tell the same.
             self.stop_body(task)
-        self.disarm(task)
-        hooks, task.hooks = task.hooks, None
-        on_idle = ledger.keep(task)
+        if task.limit_key is not None:
+            self.disarm(task)
+        ledger.keep(task)
         if ledger.sinks:
             ledger.emit(EVENT_OF[task.status], task, message=task.reason, error=task.error)
         if ledger.kept > self.max_finished:
             self.evict(keep=self.max_finished)
         if waiters:
             wake_all(waiters)
-        if hooks is not None:
-            self._run_hooks(task, hooks, in_background=move == "time_out")
-        if on_idle is not None:
+        if task.hooks is not None:
+            self._run_hooks(task, in_background=move == "time_out")
+        home = task.home
+        on_idle = home.on_idle
+        if on_idle is not None and not home.live:
             on_idle()
         return True
 
@@ -366,8 +377,9 @@ class Runner:
         if self.ledger.sinks:
             self.ledger.emit("late_result", task)
 
-    def _run_hooks(self, task: LiveTask, hooks: tuple[Any, Any], *, in_background: bool) -> None:
-        on_complete, on_error = hooks
+    def _run_hooks(self, task: LiveTask, *, in_background: bool) -> None:
+        assert task.hooks is not None
+        (on_complete, on_error), task.hooks = task.hooks, None
         hook = on_complete if task.status is TaskStatus.COMPLETED else on_error
         if hook is None:
             return
@@ -392,10 +404,16 @@ class Runner:
 
     def let_go(self, task: LiveTask) -> None:
         """Give back what `launch` took from the clock; harmless to call twice."""
+        if not task.held:
+            return
         with self.ledger.lock:
             held, task.held = task.held, False
         if held:
             self.ledger.clock.release()
+
+
+_enter = current_record.set
+"""Makes a task the current one, in the context that it is called in."""
 
 
 def _call_hook(hook: Callable[[Task], object], task: Task) -> None:
@@ -403,9 +421,3 @@ def _call_hook(hook: Callable[[Task], object], task: Task) -> None:
         hook(task)
     except BaseException:  # a hook is a guest; it may end neither thread nor loop
         _LOGGER.exception("a hook of task %s raised", task.task_id)
-
-
-def live(record: TaskRecord) -> LiveTask:
-    """Return *record*, which came back from an engine or a context, as what it is."""
-    assert isinstance(record, LiveTask)
-    return record

@@ -88,8 +88,7 @@ class Framework:
 
     def open(self, home: Home) -> None:
         """Let tasks belong to *home*, and begin if it is the first."""
-        # The latest app comes first: it is the one meant where nothing else says so.
-        self.core.homes.insert(0, home)
+        self.core.add_home(home)
         with _LOCK:
             if self is not _STATE.override and self not in _STATE.running:
                 _STATE.running.append(self)

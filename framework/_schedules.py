@@ -165,6 +165,7 @@ class Schedules:
             task.timer = None
         if not task.status.is_final:
             task.reason = ""
+            task.queued = self._core.clock.monotonic()
             self._core.runner.launch(task)
 
     # -- schedules

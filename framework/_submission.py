@@ -51,7 +51,7 @@ def take_in(
                 f"{name} must be a function of the task or None, not {_checks.show(hook)}"
             )
     pause = _checks.number("delay", delay, at_least=0) or spec.delay
-    return core.accept(
+    return core.accept_with(
         spec,
         positional,
         named,

@@ -12,61 +12,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import Context
 from datetime import datetime
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeAlias, TypeVar
+from types import CodeType, TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from framework._ids import TaskId
 from framework._jsonsafe import JSON, jsonable, safe_str
-from framework._records import Origin, TaskRecord, TaskStatus
+from framework._records import TaskRecord, TaskStatus
 
 if TYPE_CHECKING:
     import asyncio
-
-    from pydantic import GetCoreSchemaHandler
-    from pydantic_core import CoreSchema
-
-T_co = TypeVar("T_co", covariant=True)
 
 Move: TypeAlias = Literal["start", "complete", "fail", "time_out", "cancel", "interrupt"]
 
 PENDING: Final = TaskStatus.PENDING
 RUNNING: Final = TaskStatus.RUNNING
 
-_NEVER_RAN: dict[str, TaskStatus] = {
-    "start": RUNNING,
-    "fail": TaskStatus.FAILED,
-    "cancel": TaskStatus.CANCELLED,
-    "interrupt": TaskStatus.INTERRUPTED,
+# What each move leads to from each status; what is not here is refused.
+_MOVES: Final[dict[str, dict[TaskStatus, TaskStatus]]] = {
+    "start": {PENDING: RUNNING, RUNNING: RUNNING},
+    "complete": {RUNNING: TaskStatus.COMPLETED},
+    "fail": {PENDING: TaskStatus.FAILED, RUNNING: TaskStatus.FAILED},
+    "time_out": {RUNNING: TaskStatus.TIMEOUT},
+    "cancel": {PENDING: TaskStatus.CANCELLED, RUNNING: TaskStatus.CANCELLED},
+    "interrupt": {PENDING: TaskStatus.INTERRUPTED, RUNNING: TaskStatus.INTERRUPTED},
 }
-_RUNS: dict[str, TaskStatus] = {
-    "start": RUNNING,
-    "complete": TaskStatus.COMPLETED,
-    "fail": TaskStatus.FAILED,
-    "time_out": TaskStatus.TIMEOUT,
-    "cancel": TaskStatus.CANCELLED,
-    "interrupt": TaskStatus.INTERRUPTED,
-}
-_ENDED: dict[str, TaskStatus] = {}
-_MOVES: dict[TaskStatus, dict[str, TaskStatus]] = dict.fromkeys(TaskStatus, _ENDED) | {
-    PENDING: _NEVER_RAN,
-    RUNNING: _RUNS,
-}
-
-
-class TaskId(str, Generic[T_co]):
-    """A task's id: a plain ``str`` in JSON that tells type checkers the result's type."""
-
-    __slots__ = ()
-
-    @classmethod
-    def __get_pydantic_core_schema__(
-        cls,
-        source: Any,
-        handler: GetCoreSchemaHandler,  # Any: pydantic's own signature
-    ) -> CoreSchema:
-        """Describe the id to pydantic, and so to FastAPI and OpenAPI, as a string."""
-        from pydantic_core import core_schema
-
-        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
 
 
 class LiveTask(TaskRecord):
@@ -92,63 +61,100 @@ class LiveTask(TaskRecord):
         "driver",
         "sleeper",
         "bodies",
+        "handler",
+        "waiting",
         "__weakref__",
     )
 
-    def __init__(
-        self,
-        task_id: TaskId[Any],
-        spec: Any,  # a _calls.TaskSpec, which a lower layer may not name
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        context: Context,
-        home: Any,  # a _ledger.Home
-        created: float,
-        created_at: float,
-        origin: Origin | None,
-    ) -> None:
-        self.task_id = task_id
-        self.name: str = spec.name
-        self.description: str = spec.description
-        self.status = PENDING
-        self.created_at = created_at
-        self.created = self.queued = created
-        self.started = self.ended = None
-        self.attempts = 0
-        self.result = self.error = self.traceback = self.progress = None
-        self.progress_message = self.reason = ""
-        self.cancel_requested = self.still_running = self.read = False
-        self.origin = origin
-        self.spec = spec
-        self.args: tuple[Any, ...] | None = args
-        self.kwargs: dict[str, Any] | None = kwargs
-        self.context: Context | None = context
-        self.home = home
-        self.limit: float | None = spec.timeout
-        self.limit_key: float | None = None
-        self.limit_left: float | None = None
-        self.held = False
-        self.loop: asyncio.AbstractEventLoop | None = home.loop
-        self.waiters: dict[Any, None] | None = None
-        self.hooks: tuple[Any, Any] | None = None
-        self.timer: Any = None
-        self.driver: Any = None
-        self.sleeper: Any = None
-        self.bodies = 0
+    spec: Any  # a _calls.TaskSpec, which a lower layer may not name
+    args: tuple[Any, ...] | None
+    kwargs: dict[str, Any] | None
+    context: Context | None
+    home: Any  # a _ledger.Home
+    limit: float | None
+    limit_key: float | None
+    limit_left: float | None
+    held: bool
+    loop: asyncio.AbstractEventLoop | None
+    waiters: dict[Any, None] | None
+    hooks: tuple[Any, Any] | None
+    timer: Any
+    driver: Any
+    sleeper: Any
+    bodies: int
+    handler: Any  # a _crew.Handler
+    waiting: bool
 
     def forget_call(self) -> None:
         """Drop what only a run needs; a body that still runs has its own references."""
         self.args = self.kwargs = self.context = None
         if self.status is TaskStatus.COMPLETED:
-            self.origin = None
+            self.call_site = None
+
+
+def new_task(
+    task_id: TaskId[Any],
+    spec: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: Context,
+    home: Any,
+    limit: float | None,
+    now: float,
+    wall: float,
+    call_site: tuple[CodeType, int],
+) -> LiveTask:
+    """Return a PENDING task.
+
+    A function with positional parameters, and one assignment after the other: half the
+    cost of a constructor with keywords, and every submission pays it.
+
+    Args:
+        task_id: Its id.
+        spec: The `_calls.TaskSpec` of its function.
+        args: The call's positional arguments.
+        kwargs: The call's keyword arguments.
+        context: What its body runs in.
+        home: The `_ledger.Home` that it belongs to.
+        limit: Seconds from its start that it may run; None for any number.
+        now: Monotonic second of its submission.
+        wall: The same by the wall clock, in seconds since the epoch.
+        call_site: Code that submitted it, and the instruction in it.
+    """
+    task = LiveTask()
+    task.task_id = task_id
+    task.name = spec.name
+    task.description = spec.description
+    task.status = PENDING
+    task.created_at = wall
+    task.created = task.queued = now
+    task.attempts = task.bodies = 0
+    task.call_site = call_site
+    task.spec = spec
+    task.args = args
+    task.kwargs = kwargs
+    task.context = context
+    task.home = home
+    task.limit = limit
+    task.loop = home.loop
+    task.progress_message = task.reason = ""
+    task.cancel_requested = task.still_running = task.read = task.held = task.waiting = False
+    task.started = task.ended = task.result = task.error = task.traceback = None
+    task.progress = task.limit_key = task.limit_left = task.waiters = task.hooks = None
+    task.timer = task.driver = task.sleeper = task.handler = None
+    return task
+
+
+def live(record: TaskRecord) -> LiveTask:
+    """Return *record*, which came back from an engine or a context, as what it is."""
+    assert isinstance(record, LiveTask)
+    return record
 
 
 def transition(
     task: TaskRecord,
     move: Move,
     now: float,
-    *,
     result: Any = None,
     error: BaseException | None = None,
     traceback: TracebackType | None = None,
@@ -171,7 +177,7 @@ def transition(
         The new status; None if the move is not allowed from here, with nothing changed.
         A final status allows no move at all.
     """
-    target = _MOVES[task.status].get(move)
+    target = _MOVES[move].get(task.status)
     if target is None:
         return None
     if target is RUNNING:

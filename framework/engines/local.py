@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from functools import partial
 
 from framework._delivery import Mailboxes
 from framework._pool import ThreadPoolExecutorEnhanced
 from framework._records import TaskRecord
-from framework._task import PENDING, LiveTask
+from framework._task import PENDING, LiveTask, live
 from framework.protocols import Kind, Run
 
 _FLUSH_AT = 256
@@ -18,12 +17,11 @@ _FLUSH_AT = 256
 class _Staging:
     """What was submitted on one loop's thread since its last turn."""
 
-    __slots__ = ("coroutines", "loop", "threads")
+    __slots__ = ("coroutines", "threads")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.threads: list[tuple[TaskRecord, Run]] = []
-        self.coroutines: list[tuple[TaskRecord, Run]] = []
+    def __init__(self) -> None:
+        self.threads: list[LiveTask] = []
+        self.coroutines: list[LiveTask] = []
 
 
 class LocalEngine:
@@ -47,41 +45,42 @@ class LocalEngine:
 
     def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
         """Run a record as soon as its submission has returned; see `protocols.TaskEngine`."""
+        task = live(record)
+        task.handler = run
         here = asyncio._get_running_loop()
         if kind == "thread":
             if here is None:
-                self._dispatch([(record, run)])
+                self._dispatch([task])
             else:
-                self._stage(here).threads.append((record, run))
+                self._stage(here).threads.append(task)
             return
-        assert isinstance(record, LiveTask)
-        home = record.loop
+        home = task.loop
         if home is None:
             raise RuntimeError(
-                f"{record.name} is an async function, which needs an event loop, and there is "
+                f"{task.name} is an async function, which needs an event loop, and there is "
                 "none here: submit it from a coroutine, or set up the framework on a loop"
             )
         if here is home:
-            self._stage(here).coroutines.append((record, run))
-        elif not self._boxes.of(home).post(partial(run, record)):
+            self._stage(here).coroutines.append(task)
+        elif not self._boxes.of(home).post(partial(run, task)):
             raise RuntimeError("the event loop of the task's app is closed")
 
     def withdraw(self, record: TaskRecord) -> None:
         """Free the place of a record in the queue."""
-        self.pool._crew.discard(record)
+        self.pool._crew.discard(live(record))
 
     def abandon(self, record: TaskRecord) -> None:
         """Give up the thread that runs *record*; the pool starts another in its place."""
-        self.pool._crew.abandon(record)
+        self.pool._crew.abandon(live(record))
 
     def run_inline(self, record: TaskRecord) -> bool:
         """Run a queued record on the calling thread of the pool."""
-        return self.pool._crew.run_inline(record)
+        return self.pool._crew.run_inline(live(record))
 
     def _stage(self, loop: asyncio.AbstractEventLoop) -> _Staging:
         staging = self._staged.get(loop)
         if staging is None:
-            staging = self._staged[loop] = _Staging(loop)
+            staging = self._staged[loop] = _Staging()
             loop.call_soon(self._flush, loop)
         elif len(staging.threads) >= _FLUSH_AT:
             early, staging.threads = staging.threads, []
@@ -90,17 +89,18 @@ class LocalEngine:
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
         staging = self._staged.pop(loop)
-        self._dispatch(staging.threads)
-        for record, run in staging.coroutines:
-            run(record)
+        if staging.threads:
+            self._dispatch(staging.threads)
+        for task in staging.coroutines:
+            task.handler(task)
 
-    def _dispatch(self, entries: Iterable[tuple[TaskRecord, Run]]) -> None:
-        wanted = [(record, run) for record, run in entries if record.status is PENDING]
-        for record, run, error in self.pool._crew.put_all(wanted):
-            run.drop(record, error)
-        for record, _ in wanted:
-            assert isinstance(record, LiveTask)
-            # 1 a pool thread begins to wait for the record, 2 looks for it in the queue,
+    def _dispatch(self, tasks: list[LiveTask]) -> None:
+        wanted = [task for task in tasks if task.status is PENDING]
+        for task, error in self.pool._crew.put_all(wanted):
+            task.handler.drop(task, error)
+        for task in wanted:
+            # 1 a pool thread begins to wait for the task, 2 looks for it in the queue,
             # 3 blocks. Queued after 2, it must be told, or it would wait for ever.
-            for waiter in tuple(record.waiters or ()):
-                waiter.nudge()
+            if task.waiters:
+                for waiter in tuple(task.waiters or ()):
+                    waiter.nudge()

@@ -103,7 +103,7 @@ def child(module: str, *arguments: str, timeout: float = 180) -> Any:
 
 def rotated(names: Sequence[str], number: int) -> list[str]:
     """Return *names* in the order of round *number*, so that none is always first."""
-    turn = number * 7 % len(names)
+    turn = number * (len(names) // 2 + 1) % len(names)
     return [*names[turn:], *names[:turn]]
 
 

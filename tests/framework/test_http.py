@@ -89,18 +89,20 @@ def test_retry_after_is_rounded_up_to_whole_seconds(
 def test_ids_are_128_bits_of_the_systems_randomness(
     task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An id is what 16 bytes of os.urandom are in hexadecimal, and nothing else."""
-    asked: list[int] = []
+    """Ids are what 16 bytes of os.urandom each are in hexadecimal, read for many at once."""
+    asked: list[bytes] = []
 
     def urandom(size: int) -> bytes:
-        asked.append(size)
-        return bytes(range(240, 240 + size))
+        asked.append(real(size))
+        return asked[-1]
 
+    real = os.urandom
+    monkeypatch.setattr("framework._ids._SPARE", [])
     monkeypatch.setattr(os, "urandom", urandom)
-    task_id = task_manager.new_id()
+    ids = {task_manager.new_id() for _ in range(256)}
     monkeypatch.undo()
-    assert asked == [16]
-    assert task_id == "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"
+    (given,) = asked
+    assert ids == {given[at : at + 16].hex() for at in range(0, len(given), 16)}
 
 
 def test_every_bit_of_an_id_varies(task_manager: TaskManager) -> None:

@@ -20,7 +20,7 @@ from framework import (
     throttled_task,
 )
 from framework._registry import find
-from framework._task import TaskId
+from framework._ids import TaskId
 
 
 def test_throttle_options_give_a_window_of_its_own(task_manager: TaskManager) -> None:

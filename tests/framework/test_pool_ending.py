@@ -225,9 +225,9 @@ def test_a_signal_handler_that_shuts_down_amid_submit() -> None:
     pool = ThreadPoolExecutorEnhanced(1)
     summon = pool._crew._summon
 
-    def interrupted_summon() -> None:
+    def interrupted_summon(items: int) -> None:
         pool.shutdown(wait=True, cancel_futures=False)
-        summon()
+        summon(items)
 
     pool._crew._summon = interrupted_summon  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match=r"^cannot schedule new futures after shutdown$"):
@@ -403,8 +403,8 @@ def test_a_new_thread_has_its_call_before_a_shutdown_can_cancel_it() -> None:
         # No thread can look into the queue until both the submits and the cancelling are done.
         futures = [pool.submit(int) for _ in range(5)]
         dropped = pool._crew.close(drop=True)
-    for item, handler in dropped:
-        handler.drop(item, None)
+    for item in dropped:
+        item.handler.drop(item, None)
     pool.shutdown()
     assert [future.cancelled() for future in futures] == [False, False, True, True, True]
     assert [future.result() for future in futures[:2]] == [0, 0]

@@ -107,10 +107,17 @@ class HeldEngine:
 
 def record_in(status: str, manager: TaskManager) -> LiveTask:
     """Return a task of *manager* that was led to *status* by moves alone."""
-    task = manager._core.ledger.live[manager.submit_nowait(print)]
+    task = submitted(manager)
     for at, move in enumerate(ROADS[status], start=1):
         assert step(manager, task, move, 1_000.0 + at)
     assert task.status.value == status
+    return task
+
+
+def submitted(manager: TaskManager) -> LiveTask:
+    """Return a task of *manager* that was just submitted."""
+    task = manager._core.ledger.find(manager.submit_nowait(print))
+    assert isinstance(task, LiveTask)
     return task
 
 
@@ -207,8 +214,7 @@ def test_counts_follow_moves(held_manager: TaskManager, status: str, move: Move)
 def test_counters_identity(held_manager: TaskManager) -> None:
     """Submitted is the sum over all statuses after any sequence of moves."""
     tasks = [
-        held_manager._core.ledger.live[held_manager.submit_nowait(print)]
-        for _ in range(len(MOVES) ** 2)
+        submitted(held_manager) for _ in range(len(MOVES) ** 2)
     ]
     for index, (first, second) in enumerate(itertools.product(MOVES, MOVES)):
         for move in (first, second):

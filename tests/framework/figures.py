@@ -1,0 +1,55 @@
+"""Made-up figures of benchmarks: a row, a curve, and a run that has both."""
+
+from __future__ import annotations
+
+from tests.benchmarks._measure import OURS, Samples
+from tests.benchmarks._report import Group, Place, Run
+from tests.benchmarks._rows import Curve, Goal, Row
+
+LONG = "a memory transport with its threads, polled every millisecond (every second by default)"
+CURVE = Curve(
+    key="cleanup",
+    title="Forget 100 tasks",
+    x_label="finished tasks",
+    unit="ms",
+    xs=[100, 1_000, 10_000, 1_000_000],
+    series={
+        OURS: [60.0, 60.0, 60.0, 60.0],
+        "a deque": [60.0, 61.0, 60.0, 60.0],
+        LONG: [59.0, 60.0, 60.0, 60.0],
+        "a scan": [None, 100.0, 1_000.0, 100_000.0],
+    },
+    note="It may not grow.",
+)
+
+
+def samples(ratio: float, floor: float = 10.0) -> Samples:
+    """Return three rounds at a ratio to the floor, on a machine that slows down."""
+    floors = [floor, floor * 2, floor * 3]
+    return Samples([value * ratio for value in floors], floors)
+
+
+def made_up_row() -> Row:
+    """Return a row that meets one goal, misses one, and has one that was not measured."""
+    return Row(
+        key="submit",
+        title="Submit a task",
+        unit="ms",
+        floor="a pool",
+        samples={
+            "a pool": samples(1),
+            OURS: samples(0.25),
+            "quick": samples(0.5),
+            LONG: samples(4_000),
+            "a sketch": samples(0.1),
+        },
+        goals=[Goal("a pool", 0.3), Goal("quick", 0.4), Goal("absent", 1)],
+        unranked=["a sketch"],
+        note="Nothing but ours keeps a status.",
+    )
+
+
+def made_up_run() -> Run:
+    """Return a run with one row and one curve."""
+    place = Place("3.11.7", "CPython", 2, "Linux x86_64", "2026-11-25", 3, {"huey": "3.5"})
+    return Run(place, [Group("submission", "Submission", [made_up_row()])], [CURVE])

@@ -1,0 +1,155 @@
+"""The benchmarks' pictures of made-up figures: where things are, and in what colours."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.benchmarks import _canvas, _pictures
+from tests.benchmarks._measure import OURS
+from tests.benchmarks._report import Group, Run
+from tests.framework.figures import made_up_row, made_up_run, samples
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.fixture
+def run() -> Run:
+    """Return a run of made-up figures."""
+    return made_up_run()
+
+
+def boxes(picture: ET.Element) -> Iterator[tuple[str, float, float, float, float]]:
+    """Give a name, left, top, right and bottom of each text of a picture."""
+    for text in picture.iter(f"{SVG}text"):
+        assert text.text is not None
+        wide = _canvas.width(text.text)
+        share = {"start": 0.0, "middle": 0.5, "end": 1.0}[text.attrib["text-anchor"]]
+        left = float(text.attrib["x"]) - share * wide
+        bottom = float(text.attrib["y"]) + 3
+        yield text.text, left, bottom - _canvas.SIZE, left + wide, bottom
+
+
+@pytest.fixture(params=["submission-light", "submission-dark", "growth-cleanup-light"])
+def drawn(run: Run, request: pytest.FixtureRequest) -> ET.Element:
+    """Return one picture, parsed."""
+    return ET.fromstring(_pictures.pictures(run)[f"{request.param}.svg"])
+
+
+def test_pictures_are_accessible(drawn: ET.Element) -> None:
+    """A picture is an image with a title, and a description that tells its figures."""
+    title, description = drawn.find(f"{SVG}title"), drawn.find(f"{SVG}desc")
+
+    assert title is not None
+    assert description is not None
+    assert drawn.attrib["role"] == "img"
+    assert drawn.attrib["aria-labelledby"].split() == [title.get("id"), description.get("id")]
+    assert f"{OURS} 0.250" in f"{description.text}" or f"{OURS}: 60.0 at" in f"{description.text}"
+
+
+def test_all_is_inside(drawn: ET.Element) -> None:
+    """Every bar and every text, however long, lies inside its picture."""
+    wide, high = float(drawn.attrib["width"]), float(drawn.attrib["height"])
+    bars = [
+        (left, top, left + float(bar.attrib["width"]), top + float(bar.attrib["height"]))
+        for bar in drawn.iter(f"{SVG}rect")
+        for left, top in [(float(bar.get("x", 0)), float(bar.get("y", 0)))]
+    ]
+    texts = [box for _, *box in boxes(drawn)]
+
+    for left, top, right, bottom in [*bars, *texts]:
+        assert 0 <= left <= right <= wide
+        assert 0 <= top <= bottom <= high
+
+
+def test_texts_are_apart(drawn: ET.Element) -> None:
+    """No text of a picture lies on another."""
+    for one, other in itertools.combinations(boxes(drawn), 2):
+        name, left, top, right, bottom = one
+        apart = other[3] <= left or right <= other[1] or other[4] <= top or bottom <= other[2]
+        assert apart, f"{name!r} touches {other[0]!r}"
+
+
+def test_bars_are_logarithmic() -> None:
+    """A tenth of the floor and ten times the floor have bars of one length, to either side."""
+    cases = {"a pool": samples(1), OURS: samples(0.1), "slow": samples(10)}
+    group = Group("made", "Made up", [replace(made_up_row(), samples=cases, unranked=[])])
+    picture = ET.fromstring(_pictures.draw_bars(group, _canvas.LIGHT))
+
+    *_, ours, slow = picture.iter(f"{SVG}rect")
+    assert ours.attrib["fill"] == _canvas.LIGHT.ours
+    assert float(ours.attrib["width"]) == pytest.approx(float(slow.attrib["width"]), abs=0.2)
+    right = float(ours.attrib["x"]) + float(ours.attrib["width"])
+    assert right == pytest.approx(float(slow.attrib["x"]), abs=0.2)
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of ``#rrggbb``, as WCAG 2 defines it."""
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", _canvas.SCHEMES, ids=lambda scheme: scheme.name)
+def test_contrast(scheme: _canvas.Scheme) -> None:
+    """Texts have the contrast that WCAG 2 asks of texts, bars and lines that of graphics."""
+
+    def contrast(colour: str) -> float:
+        dark, light = sorted([luminance(colour), luminance(scheme.ground)])
+        return (light + 0.05) / (dark + 0.05)
+
+    assert min(map(contrast, (scheme.text, scheme.muted))) >= 4.5
+    assert min(map(contrast, (scheme.ours, scheme.peer, scheme.goal, *scheme.lines))) >= 3
+
+
+def test_files(run: Run, tmp_path: Path) -> None:
+    """Pictures replace those of an earlier run, and leave other files alone."""
+    (tmp_path / "gone-light.svg").touch()
+    (tmp_path / "notes.txt").touch()
+
+    _pictures.write(run, tmp_path)
+
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", *_pictures.pictures(run)}
+
+
+@given(
+    st.text(st.characters(codec="ascii", categories=["L", "N", "P", "Zs"])), st.integers(30, 300)
+)
+def test_wrapped(text: str, room: int) -> None:
+    """Wrapped lines fit the room and lose nothing but spaces."""
+    lines = _canvas.wrapped(text, room)
+
+    assert all(_canvas.width(line) <= room for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+@given(st.dictionaries(st.text(max_size=3), st.tuples(st.floats(0, 200), st.floats(5, 40))))
+def test_parted(wanted: dict[str, tuple[float, float]]) -> None:
+    """Names that fit are put between top and bottom, none on another."""
+    bottom = max(200.0, sum(high for _, high in wanted.values()))
+
+    middles = _pictures.parted(wanted, 0, bottom)
+
+    spans = sorted(
+        (middles[name] - high / 2, middles[name] + high / 2) for name, (_, high) in wanted.items()
+    )
+    edges = [0.0, *itertools.chain.from_iterable(spans), bottom]
+    assert all(one <= other + 1e-6 for one, other in itertools.pairwise(edges))
+
+
+@given(st.lists(st.floats(1e-9, 1e9), min_size=1))
+def test_scales(values: list[float]) -> None:
+    """A scale holds all values and has two ticks at least."""
+    scale = _canvas.spanning(values, 0, 100)
+
+    assert all(-0.1 <= scale(value) <= 100.1 for value in values)
+    assert scale.low <= min(values) * 1.002
+    assert max(values) * 0.998 <= scale.high
+    assert len(scale.ticks()) >= 2
