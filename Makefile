@@ -4,16 +4,22 @@
 #   make test            run the whole suite (ARGS="-k name" for a part of it)
 #   make coverage        run it under coverage, which must be 95 % or more
 #   make lint types docs the checks; `make format` rewrites what lint would
+#   make bench           measure against peers, 20 minutes on a quiet machine; into
+#                        docs/performance.md (ARGS="--only submission,calls --rounds 3" for
+#                        a part of it, into no page)
 PYTHON ?= python3
 PORT ?= 8000
 ARGS ?=
 RUN ?= python -m
 VENV := .venv
+BENCH := .venv-bench
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo 'asyncframe needs Python 3.11 or later: make PYTHON=/path/to/python' >&2; exit 1; }
 
 .DEFAULT_GOAL := test
-.PHONY: demo test coverage lint format types imports docs clean
+.PHONY: demo test coverage lint format types imports docs bench clean
 
 demo: $(VENV)/.demo
 	PORT=$(PORT) $(BIN)/python -m framework.example
@@ -46,8 +52,11 @@ imports: $(VENV)/.imports
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
+bench: $(BENCH)/.made
+	$(BENCH)/bin/python -m tests.benchmarks $(ARGS)
+
 clean:
-	rm -rf $(VENV) .nox dist build docs/_build .coverage .coverage.* .*_cache
+	rm -rf $(VENV) $(BENCH) .nox dist build docs/_build .coverage .coverage.* .*_cache
 
 # One environment; each group of dependencies is added when a target first asks for it.
 $(VENV)/.%: pyproject.toml | $(VENV)/.made
@@ -55,8 +64,15 @@ $(VENV)/.%: pyproject.toml | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.made:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo 'asyncframe needs Python 3.11 or later: make PYTHON=/path/to/python' >&2; exit 1; }
+	@$(NEW_ENOUGH)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade 'pip>=25.1'
+	@touch $@
+
+# The peers have an environment of their own, since they pin what the tests must not.
+$(BENCH)/.made: pyproject.toml tests/benchmarks/requirements.txt
+	@$(NEW_ENOUGH)
+	$(PYTHON) -m venv --clear $(BENCH)
+	$(BENCH)/bin/python -m pip --disable-pip-version-check --quiet install \
+		--editable . --requirement tests/benchmarks/requirements.txt
 	@touch $@

@@ -1,4 +1,4 @@
-"""The checks of this project: `nox` runs all but soak, `nox -s tests-3.12` one of them."""
+"""The checks of this project: `nox` runs all but bench and soak, `nox -s tests-3.12` one."""
 
 from __future__ import annotations
 
@@ -118,3 +118,10 @@ def soak(session: nox.Session) -> None:
     """Run the tests that take minutes, one after the other."""
     install(session, "test")
     session.run("python", "-m", "pytest", "-m", "soak", "--timeout=3600", *session.posargs)
+
+
+@nox.session(python=["3.11", "3.13"])
+def bench(session: nox.Session) -> None:
+    """Measure against peers, in 20 minutes on a quiet machine."""
+    session.install("--editable", ".", "--requirement", "tests/benchmarks/requirements.txt")
+    session.run("python", "-m", "tests.benchmarks", *session.posargs)

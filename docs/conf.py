@@ -1,6 +1,8 @@
 """How the documentation is built: `make docs`, or sphinx-build -W docs docs/_build/html."""
 
+import re
 import sys
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,28 @@ def tidy_signature(*given: Any) -> tuple[str, str | None] | None:
     return arguments.replace("~P", "P"), returns
 
 
+PICTURE = re.compile(
+    r'<picture>\s*<source [^>]*srcset="(?P<dark>[^"]+)">\s*'
+    r'<img src="(?P<light>[^"]+)" alt="(?P<alt>[^"]+)">\s*</picture>'
+)
+
+
+def follow_the_theme(*given: Any) -> None:
+    """Show each ``<picture>`` as the theme's switch says, which HTML's own choice cannot see."""
+    source: list[str] = given[-1]
+
+    def images(match: re.Match[str]) -> str:
+        return "\n\n".join(
+            f"```{{image}} {match[scheme]}\n:alt: {unescape(match['alt'])}\n"
+            f":class: only-{scheme}\n```"
+            for scheme in ("light", "dark")
+        )
+
+    source[0] = PICTURE.sub(images, source[0])
+
+
 def setup(app: Any) -> None:
     """Connect to Sphinx."""
     app.connect("autodoc-process-bases", show_public_bases)
     app.connect("autodoc-process-signature", tidy_signature)
+    app.connect("source-read", follow_the_theme)

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from framework._checks import show
 from framework._jsonsafe import safe_repr
+from framework._records import Label
 from framework.protocols import Kind
 
 Check: TypeAlias = Callable[..., object]
@@ -30,6 +31,7 @@ class TaskSpec:
     Attributes:
         fn: The function to run, as given.
         name: Its name in records and logs.
+        label: Name and description, as its records have them.
         kind: Where it runs.
         description: For people.
         timeout: Limit in seconds counted from its start; None to take the framework's,
@@ -46,6 +48,7 @@ class TaskSpec:
         "description",
         "fn",
         "kind",
+        "label",
         "name",
         "timeout",
     )
@@ -63,6 +66,7 @@ class TaskSpec:
     ) -> None:
         self.fn = fn
         self.name = name
+        self.label = Label(name, description)
         self.kind = kind
         self.check = check
         self.description = description

@@ -218,7 +218,8 @@ class Core:
             limit,
             self._monotonic(),
             self._time(),
-            (frame.f_code, frame.f_lasti),
+            frame.f_code,
+            frame.f_lasti,
         )
         if task.loop is None:
             task.loop = asyncio._get_running_loop()

@@ -44,7 +44,7 @@ class _Run:
             runner.end(task, "fail", error=error, reason="its delivery failed")
             return False
         finally:
-            if task.held:
+            if runner.accounts:
                 runner.let_go(task)
 
     def drop(self, record: TaskRecord, error: BaseException | None, /) -> None:

@@ -198,7 +198,7 @@ class Ledger:
             before, bodies = task.status, task.bodies
             if body_ended and bodies:
                 task.bodies = bodies = bodies - 1
-                if task.still_running and not bodies:
+                if not bodies and task.rest is not None:
                     task.still_running = False
             if only_from is not None and before is not only_from:
                 return None

@@ -15,6 +15,8 @@ from framework.exceptions import (
     TaskTimeoutError,
 )
 
+_COMPLETED: Final = TaskStatus.COMPLETED
+
 MISLEADING: Final = (
     SystemExit,
     KeyboardInterrupt,
@@ -33,10 +35,10 @@ def raise_or_return(record: TaskRecord) -> Any:
     Raises a stored error with the traceback that it had first, so that it does not grow
     from one call to the next.
     """
-    record.read = True
     status = record.status
-    if status is TaskStatus.COMPLETED:
+    if status is _COMPLETED:
         return record.result
+    record.read = True
     if status is TaskStatus.TIMEOUT and isinstance(record.error, TaskTimeoutError):
         raise TaskTimeoutError(*record.error.args)
     if status is TaskStatus.CANCELLED:

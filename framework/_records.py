@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import CodeType, TracebackType
-from typing import Any
+from typing import Any, Generic, Self, TypeVar, overload
+
+T = TypeVar("T")
 
 
 class TaskStatus(StrEnum):
@@ -59,6 +62,64 @@ class Origin:
         return f"{self._code.co_filename}:{self.line} in {self._code.co_qualname}"
 
 
+class Label:
+    """What a task is called; shared by all tasks of one function."""
+
+    __slots__ = ("description", "name")
+
+    def __init__(self, name: str, description: str) -> None:
+        self.name: str = name
+        self.description: str = description
+
+
+class Rare(Generic[T]):
+    """An attribute that few records have: kept in their `rest`, absent while it is default.
+
+    Most of what a record may know never happens to most tasks; each field in every record
+    would cost every submission its time and memory.
+
+    Args:
+        default: What it is while nobody has set it; told apart by identity.
+    """
+
+    __slots__ = ("_default", "_name")
+
+    def __init__(self, default: T) -> None:
+        self._default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, record: None, owner: type) -> Self: ...
+
+    @overload
+    def __get__(self, record: TaskRecord, owner: type) -> T: ...
+
+    def __get__(self, record: TaskRecord | None, owner: type) -> T | Self:
+        if record is None:
+            return self
+        rest = record.rest
+        return self._default if rest is None else rest.get(self._name, self._default)
+
+    def __set__(self, record: TaskRecord, value: T) -> None:
+        rest = record.rest
+        if value is self._default:
+            if rest is not None:
+                rest.pop(self._name, None)
+            return
+        if rest is None:
+            # Two threads may both be the first to set something.
+            with _FIRST:
+                rest = record.rest
+                if rest is None:
+                    rest = record.rest = {}
+        rest[self._name] = value
+
+
+_FIRST = threading.Lock()
+
+
 class TaskRecord:
     """The facts of one task, as the manager writes them and a store keeps them.
 
@@ -66,14 +127,14 @@ class TaskRecord:
     framework's clock, None while they have not happened; ``created_at`` is the wall clock
     at submission, in seconds since the epoch, and the only stamp shown to people: the
     others are derived from it, so a wall clock that jumps makes no negative duration.
-    ``call_site`` is the code that submitted it and the instruction in it, which costs a
-    tenth of a file name and a line to take; None if that is no longer known.
+    ``code`` and ``instruction`` tell where it was submitted and cost a tenth of a file name
+    and a line to take; ``code`` is None if that is no longer known.
+    ``rest`` holds what few tasks have; see `Rare`.
     """
 
     __slots__ = (
         "task_id",
-        "name",
-        "description",
+        "label",
         "status",
         "created_at",
         "created",
@@ -82,20 +143,13 @@ class TaskRecord:
         "ended",
         "attempts",
         "result",
-        "error",
-        "traceback",
-        "progress",
-        "progress_message",
-        "cancel_requested",
-        "still_running",
-        "reason",
-        "call_site",
-        "read",
+        "code",
+        "instruction",
+        "rest",
     )
 
     task_id: str
-    name: str
-    description: str
+    label: Label
     status: TaskStatus
     created_at: float
     created: float
@@ -104,20 +158,33 @@ class TaskRecord:
     ended: float | None
     attempts: int
     result: Any  # whatever the task returned
-    error: BaseException | None
-    traceback: TracebackType | None
-    progress: float | None
-    progress_message: str
-    cancel_requested: bool
-    still_running: bool
-    reason: str
-    call_site: tuple[CodeType, int] | None
-    read: bool
+    code: CodeType | None
+    instruction: int
+    rest: dict[str, Any] | None
+
+    error: Rare[BaseException | None] = Rare(None)
+    traceback: Rare[TracebackType | None] = Rare(None)
+    progress: Rare[float | None] = Rare(None)
+    progress_message: Rare[str] = Rare("")
+    cancel_requested: Rare[bool] = Rare(False)
+    still_running: Rare[bool] = Rare(False)
+    reason: Rare[str] = Rare("")
+    read: Rare[bool] = Rare(False)
+
+    @property
+    def name(self) -> str:
+        """Name of the task's function, or the one given at decoration."""
+        return self.label.name
+
+    @property
+    def description(self) -> str:
+        """A text for people; "" if there is none."""
+        return self.label.description
 
     @property
     def origin(self) -> Origin | None:
         """Where the task was submitted, or None if that is no longer known."""
-        return None if self.call_site is None else Origin(*self.call_site)
+        return None if self.code is None else Origin(self.code, self.instruction)
 
     def wall(self, stamp: float | None) -> datetime | None:
         """Return a monotonic *stamp* as aware UTC, or None if it has not happened."""

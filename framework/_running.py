@@ -67,7 +67,7 @@ class Runner:
         self.max_finished = max_finished
         self.monotonic = ledger.clock.monotonic
         # Real time stands still for nobody, so nobody need tell it of queued work.
-        self._accounts = not isinstance(ledger.clock, SystemClock)
+        self.accounts = not isinstance(ledger.clock, SystemClock)
         self.deadlines: Deadlines[LiveTask] = Deadlines(ledger.clock, self._expire)
         self.runs: dict[Kind, Run] = {}
         self._drivers: dict[Driver, Home] = {}
@@ -77,7 +77,7 @@ class Runner:
 
     def launch(self, task: LiveTask) -> None:
         """Hand an accepted task to the engine."""
-        if self._accounts:
+        if self.accounts:
             self._hold(task)
         kind = task.spec.kind
         try:
@@ -86,7 +86,7 @@ class Runner:
             self.refuse(task, error)
         # 1 a task that is cancelled lets go, 2 it is held, 3 the engine finds that it ended
         # and never runs it, so nobody else lets go.
-        if task.held and task.status.is_final and not task.bodies:
+        if self.accounts and task.status.is_final and not task.bodies:
             self.let_go(task)
 
     def refuse(self, task: LiveTask, error: BaseException) -> None:
@@ -349,7 +349,7 @@ class Runner:
             self.evict(keep=self.max_finished)
         if waiters:
             wake_all(waiters)
-        if task.hooks is not None:
+        if task.rest is not None and task.hooks is not None:
             self._run_hooks(task, in_background=move == "time_out")
         home = task.home
         on_idle = home.on_idle
@@ -404,7 +404,7 @@ class Runner:
 
     def let_go(self, task: LiveTask) -> None:
         """Give back what `launch` took from the clock; harmless to call twice."""
-        if not task.held:
+        if not self.accounts:
             return
         with self.ledger.lock:
             held, task.held = task.held, False

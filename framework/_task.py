@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from framework._ids import TaskId
 from framework._jsonsafe import JSON, jsonable, safe_str
-from framework._records import TaskRecord, TaskStatus
+from framework._records import Rare, TaskRecord, TaskStatus
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,11 +26,12 @@ Move: TypeAlias = Literal["start", "complete", "fail", "time_out", "cancel", "in
 
 PENDING: Final = TaskStatus.PENDING
 RUNNING: Final = TaskStatus.RUNNING
+COMPLETED: Final = TaskStatus.COMPLETED
 
 # What each move leads to from each status; what is not here is refused.
 _MOVES: Final[dict[str, dict[TaskStatus, TaskStatus]]] = {
     "start": {PENDING: RUNNING, RUNNING: RUNNING},
-    "complete": {RUNNING: TaskStatus.COMPLETED},
+    "complete": {RUNNING: COMPLETED},
     "fail": {PENDING: TaskStatus.FAILED, RUNNING: TaskStatus.FAILED},
     "time_out": {RUNNING: TaskStatus.TIMEOUT},
     "cancel": {PENDING: TaskStatus.CANCELLED, RUNNING: TaskStatus.CANCELLED},
@@ -52,18 +53,12 @@ class LiveTask(TaskRecord):
         "home",
         "limit",
         "limit_key",
-        "limit_left",
-        "held",
         "loop",
         "waiters",
-        "hooks",
-        "timer",
         "driver",
-        "sleeper",
         "bodies",
         "handler",
         "waiting",
-        "__weakref__",
     )
 
     spec: Any  # a _calls.TaskSpec, which a lower layer may not name
@@ -73,23 +68,24 @@ class LiveTask(TaskRecord):
     home: Any  # a _ledger.Home
     limit: float | None
     limit_key: float | None
-    limit_left: float | None
-    held: bool
     loop: asyncio.AbstractEventLoop | None
     waiters: dict[Any, None] | None
-    hooks: tuple[Any, Any] | None
-    timer: Any
     driver: Any
-    sleeper: Any
     bodies: int
     handler: Any  # a _crew.Handler
     waiting: bool
 
+    limit_left: Rare[float | None] = Rare(None)
+    held: Rare[bool] = Rare(False)
+    hooks: Rare[tuple[Any, Any] | None] = Rare(None)
+    timer: Rare[Any] = Rare(None)
+    sleeper: Rare[Any] = Rare(None)
+
     def forget_call(self) -> None:
         """Drop what only a run needs; a body that still runs has its own references."""
         self.args = self.kwargs = self.context = None
-        if self.status is TaskStatus.COMPLETED:
-            self.call_site = None
+        if self.status is COMPLETED:
+            self.code = None
 
 
 def new_task(
@@ -102,7 +98,8 @@ def new_task(
     limit: float | None,
     now: float,
     wall: float,
-    call_site: tuple[CodeType, int],
+    code: CodeType,
+    instruction: int,
 ) -> LiveTask:
     """Return a PENDING task.
 
@@ -119,17 +116,18 @@ def new_task(
         limit: Seconds from its start that it may run; None for any number.
         now: Monotonic second of its submission.
         wall: The same by the wall clock, in seconds since the epoch.
-        call_site: Code that submitted it, and the instruction in it.
+        code: Code that submitted it.
+        instruction: The instruction in it.
     """
     task = LiveTask()
     task.task_id = task_id
-    task.name = spec.name
-    task.description = spec.description
+    task.label = spec.label
     task.status = PENDING
     task.created_at = wall
     task.created = task.queued = now
     task.attempts = task.bodies = 0
-    task.call_site = call_site
+    task.code = code
+    task.instruction = instruction
     task.spec = spec
     task.args = args
     task.kwargs = kwargs
@@ -137,11 +135,9 @@ def new_task(
     task.home = home
     task.limit = limit
     task.loop = home.loop
-    task.progress_message = task.reason = ""
-    task.cancel_requested = task.still_running = task.read = task.held = task.waiting = False
-    task.started = task.ended = task.result = task.error = task.traceback = None
-    task.progress = task.limit_key = task.limit_left = task.waiters = task.hooks = None
-    task.timer = task.driver = task.sleeper = task.handler = None
+    task.waiting = False
+    task.started = task.ended = task.result = task.rest = None
+    task.limit_key = task.waiters = task.driver = task.handler = None
     return task
 
 
@@ -184,13 +180,16 @@ def transition(
         task.attempts += 1
         if task.started is None:
             task.started = now
-            task.reason = ""
+            if task.rest is not None:
+                task.reason = ""
     else:
         task.ended = now
         task.result = result
-        task.error = error
-        task.traceback = traceback
-        task.reason = reason
+        if error is not None:
+            task.error = error
+            task.traceback = traceback
+        if reason or task.rest is not None:
+            task.reason = reason
     task.status = target
     return target
 
@@ -203,6 +202,8 @@ def copy_record(record: TaskRecord) -> TaskRecord:
     copy = TaskRecord()
     for name in _COPIED:
         setattr(copy, name, getattr(record, name))
+    if copy.rest is not None:
+        copy.rest = copy.rest.copy()
     return copy
 
 

@@ -146,10 +146,9 @@ class _Block:
 
     __slots__ = (
         "_attempts",
-        "_descriptions",
         "_first",
         "_ids",
-        "_names",
+        "_labels",
         "_results",
         "_stamps",
         "_whole",
@@ -160,16 +159,11 @@ class _Block:
         self._whole = {
             place: record
             for place, record in enumerate(records)
-            if record.status is not _COMPLETED
-            or record.progress is not None
-            or record.cancel_requested
-            or record.still_running
-            or record.attempts > _MOST_ATTEMPTS
+            if record.status is not _COMPLETED or record.rest or record.attempts > _MOST_ATTEMPTS
         }
         self._ids = _packed_ids(ids)
         self._results = [record.result for record in records]
-        self._names = [record.name for record in records]
-        self._descriptions = [record.description for record in records]
+        self._labels = [record.label for record in records]
         self._attempts = bytes([min(record.attempts, _MOST_ATTEMPTS) for record in records])
         self._stamps = array(
             "d",
@@ -180,7 +174,7 @@ class _Block:
         )
 
     def __len__(self) -> int:
-        return len(self._names) - self._first
+        return len(self._labels) - self._first
 
     def find(self, task_id: str) -> TaskRecord | None:
         """Return the record with this id, or None if it is not here, or not any more."""
@@ -191,13 +185,13 @@ class _Block:
 
     def records(self) -> list[TaskRecord]:
         """Return all records."""
-        return [self._record(place) for place in range(self._first, len(self._names))]
+        return [self._record(place) for place in range(self._first, len(self._labels))]
 
     @property
     def oldest_end(self) -> float | None:
         """Monotonic second at which the oldest ended."""
         whole = self._whole.get(self._first)
-        return self._stamps[3 * len(self._names) + self._first] if whole is None else whole.ended
+        return self._stamps[3 * len(self._labels) + self._first] if whole is None else whole.ended
 
     def pop_oldest(self) -> TaskRecord:
         """Remove the oldest record and return it."""
@@ -212,22 +206,19 @@ class _Block:
         if whole is not None:
             return whole
         record = TaskRecord()
-        ids, size = self._ids, len(self._names)
+        ids, size = self._ids, len(self._labels)
         if isinstance(ids, bytes):
             record.task_id = TaskId(ids[_ID_BYTES * place : _ID_BYTES * (place + 1)].hex())
         else:
             record.task_id = ids[place]
-        record.name = self._names[place]
-        record.description = self._descriptions[place]
+        record.label = self._labels[place]
         record.status = _COMPLETED
         record.created_at, record.created, record.started, record.ended = self._stamps[place::size]
         record.queued = record.created
         record.attempts = self._attempts[place]
         record.result = self._results[place]
-        record.error = record.traceback = record.progress = record.call_site = None
-        record.progress_message = record.reason = ""
-        record.cancel_requested = record.still_running = False
-        record.read = True
+        record.code = record.rest = None
+        record.instruction = 0
         return record
 
 

@@ -62,9 +62,7 @@ class Row:
     @property
     def best_peer(self) -> str | None:
         """The peer with the least ratio to the floor; None if none was measured."""
-        peers = [
-            name for name in self.samples if name not in (OURS, self.floor, *self.unranked)
-        ]
+        peers = [name for name in self.samples if name not in (OURS, self.floor, *self.unranked)]
         return min(peers, key=lambda name: self.samples[name].ratio, default=None)
 
     def ratio_to(self, name: str) -> float:
