@@ -1,0 +1,125 @@
+"""How costs grow: with tasks waiting, tasks kept, threads, waiters and event loops.
+
+Every curve is measured in a fresh interpreter per round, all of them once in each round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import statistics
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.benchmarks import growth_cases
+from tests.benchmarks._measure import child, rotated
+from tests.benchmarks._rows import Curve
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A curve before it is measured; the fields are those of `Curve`."""
+
+    measure: Callable[[Sequence[int]], Coroutine[Any, Any, growth_cases.Costs]]
+    title: str
+    x_label: str
+    xs: Sequence[int]
+    note: str
+
+
+_POWERS = tuple(10**power for power in range(2, 7))
+
+_SUBJECTS: Mapping[str, _Subject] = {
+    "pending": _Subject(
+        growth_cases.pending,
+        "Cost of a call while tasks wait for a thread",
+        "tasks waiting",
+        _POWERS,
+        "None is meant to grow. run is the time per task in which four threads get through "
+        "all that wait.",
+    ),
+    "retained": _Subject(
+        growth_cases.retained,
+        "Cost of a call while finished tasks are kept",
+        "tasks kept",
+        _POWERS,
+        "None is meant to grow. submit and run is per task, in bursts of 100.",
+    ),
+    "workers": _Subject(
+        growth_cases.workers,
+        "Time per task",
+        "threads",
+        (1, 2, 4, 8, 16, 32, 64),
+        f"In bursts of {growth_cases.BURST:,}. Tasks that do nothing cannot become faster with "
+        f"more threads, since one at a time has the interpreter. {growth_cases.SLEEPERS} that "
+        "sleep are to take 1 ms divided by the threads each.",
+    ),
+    "waiters": _Subject(
+        growth_cases.waiters,
+        "Cost of get_result for each coroutine that waits",
+        "coroutines waiting",
+        tuple(10**power for power in range(5)),
+        "It may fall, since the wake-up of the loop is shared, and must not rise. What is "
+        "waited for is submitted and run in it.",
+    ),
+    "loops": _Subject(
+        growth_cases.loops,
+        "Time per round trip from event loops in threads of their own",
+        "event loops",
+        (1, 2, 4, 8),
+        "All of them call one framework with four threads, each loop one call after the other.",
+    ),
+}
+
+
+def exponent(xs: Sequence[float], ys: Sequence[float | None]) -> float:
+    """Return the power of x that y grows by: 0 for not at all, 1 for in proportion.
+
+    It is the slope of the line that fits the logarithms best (least squares).
+
+    Args:
+        xs: Above 0, two different ones at least.
+        ys: Above 0, one for each of *xs*; None where there is none.
+    """
+    points = [(math.log(x), math.log(y)) for x, y in zip(xs, ys, strict=True) if y is not None]
+    slope, _ = statistics.linear_regression(*zip(*points, strict=True))
+    return slope
+
+
+def curves(rounds: int) -> Iterator[Curve]:
+    """Measure all curves.
+
+    Args:
+        rounds: How many fresh interpreters for each, from 1 on; medians count.
+    """
+    found: dict[str, list[growth_cases.Costs]] = {key: [] for key in _SUBJECTS}
+    for number in range(rounds):
+        for key in rotated(list(_SUBJECTS), number):
+            found[key].append(child("tests.benchmarks.growth", "--child", key, timeout=600))
+    for key, subject in _SUBJECTS.items():
+        yield Curve(
+            key=key,
+            title=subject.title,
+            x_label=subject.x_label,
+            unit="\N{MICRO SIGN}s",
+            xs=subject.xs,
+            series={
+                name: _medians([costs[name] for costs in found[key]]) for name in found[key][0]
+            },
+            note=subject.note,
+        )
+
+
+def _medians(rounds: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """Return the median of every point; None where it was not measured."""
+    return [
+        statistics.median([cost for cost in costs if cost is not None]) if costs[0] else None
+        for costs in zip(*rounds, strict=True)
+    ]
+
+
+if __name__ == "__main__":
+    chosen = _SUBJECTS[sys.argv[2]]
+    growth_cases.finish(asyncio.run(chosen.measure(chosen.xs)))

@@ -1,0 +1,399 @@
+"""What the curves of `growth` measure: each from its least point to its greatest, once.
+
+Every run of a task is counted, so that a case that skips some raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import math
+import os
+import statistics
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import asynccontextmanager
+from functools import partial
+from time import perf_counter
+from typing import NoReturn
+
+from framework import (
+    TaskManager,
+    TaskStatus,
+    async_task,
+    background_task,
+    current_task,
+    get_task_manager,
+    setup_async_framework,
+)
+from framework.protocols import Clock
+from tests.benchmarks.floors import THREADS
+from tests.framework.clocks import ManualClock
+
+BURST = 5_000
+SLEEPERS = 256
+
+_BATCHES = 9
+"""How often a point is measured; the median counts."""
+
+_MORE_THAN_ANY = 2_000_000
+_DRAINED_AT_MOST = 100_000
+_CHUNK = 100
+_TURN_EVERY = 1_000
+_TRIPS = 1_000
+_PATIENCE = 120.0
+
+Costs = dict[str, list[float | None]]
+"""Microseconds by the name of a series, one for each point; None where there is none."""
+
+_ran: list[None] = []
+"""One entry for each run of a task below; appending needs no lock."""
+
+
+# -- tasks
+
+
+@background_task
+def _noop() -> None:
+    _ran.append(None)
+
+
+@background_task
+def _pause() -> None:
+    time.sleep(0.001)  # noqa: TID251 - a task that blocks its thread is what is measured
+    _ran.append(None)
+
+
+@background_task
+def _block(gate: threading.Event) -> None:
+    gate.wait(_PATIENCE)
+
+
+@async_task
+async def _in_place() -> str:
+    _ran.append(None)
+    task = current_task()
+    assert task is not None
+    return task.task_id
+
+
+@async_task
+def _in_pool() -> None:
+    _ran.append(None)
+
+
+# -- measuring
+
+
+@asynccontextmanager
+async def _framework(
+    max_workers: int = THREADS, clock: Clock | None = None
+) -> AsyncIterator[TaskManager]:
+    async with setup_async_framework(
+        None,
+        max_workers=max_workers,
+        queue_size=_MORE_THAN_ANY,
+        max_finished_tasks=_MORE_THAN_ANY,
+        cleanup_interval=math.inf,
+        clock=clock,
+    ):
+        yield get_task_manager()
+
+
+async def _turn() -> None:
+    """Let the loop go round once."""
+    turned = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_soon(turned.set_result, None)
+    await turned
+
+
+async def _until(reached: Callable[[], bool], what: str) -> None:
+    """Go round the loop until *reached*, or raise that *what* was not."""
+    end = perf_counter() + _PATIENCE
+    while not reached():
+        if perf_counter() > end:
+            raise RuntimeError(f"{what} was not reached")
+        await _turn()
+
+
+async def _until_ran(count: int) -> None:
+    await _until(lambda: len(_ran) >= count, f"the run of {count} tasks")
+    if len(_ran) != count:
+        raise RuntimeError(f"{len(_ran)} tasks have run instead of {count}")
+
+
+async def _occupied(manager: TaskManager) -> threading.Event:
+    """Give every thread something to wait for, and return what lets them go on."""
+    gate = threading.Event()
+    for _ in range(THREADS):
+        _block(gate)
+    await _until(lambda: manager.get_stats()["running"] == THREADS, "a busy pool")
+    return gate
+
+
+async def _submitted(count: int) -> list[str]:
+    """Submit *count* tasks that do nothing, and return their ids."""
+    ids: list[str] = []
+    while len(ids) < count:
+        ids += [_noop() for _ in range(min(_TURN_EVERY, count - len(ids)))]
+        await _turn()
+    return ids
+
+
+async def _find(manager: TaskManager, ids: Sequence[str], status: TaskStatus) -> float:
+    """Return the microseconds that a look-up of each of *ids* takes."""
+    begin = perf_counter()
+    for task_id in ids:
+        task = await manager.get_task(task_id)
+    spent = perf_counter() - begin
+    if task is None or task.status is not status:
+        raise RuntimeError(f"expected a task that is {status}, not {task!r}")
+    return spent / len(ids) * 1e6
+
+
+def _some(ids: Sequence[str]) -> Sequence[str]:
+    """Return at most 200 ids from all over *ids*."""
+    return ids[:: math.ceil(len(ids) / 200)]
+
+
+def _per_call(call: Callable[[], object], count: int) -> float:
+    """Return the microseconds that a call takes."""
+    begin = perf_counter()
+    for _ in range(count):
+        call()
+    return (perf_counter() - begin) / count * 1e6
+
+
+class _Medians:
+    """Collects the samples of the current point and keeps the medians of all points."""
+
+    def __init__(self, *names: str) -> None:
+        self.costs: Costs = {name: [] for name in names}
+        self._samples: dict[str, list[float]] = {name: [] for name in names}
+
+    def add(self, name: str, cost: float) -> None:
+        """Add a sample in microseconds."""
+        self._samples[name].append(cost)
+
+    def close(self) -> None:
+        """End the current point."""
+        for name, samples in self._samples.items():
+            self.costs[name].append(statistics.median(samples) if samples else None)
+            samples.clear()
+
+
+# -- the curves
+
+
+async def _drain(manager: TaskManager, count: int) -> float:
+    """Return the microseconds per task in which a busy pool gets through *count* tasks."""
+    before = len(_ran)
+    gate = await _occupied(manager)
+    ids = await _submitted(count)
+    gc.collect()
+    begin = perf_counter()
+    gate.set()
+    await manager.get_result(ids[-1])
+    spent = perf_counter() - begin
+    await _until_ran(before + count)
+    return spent / count * 1e6
+
+
+async def pending(points: Sequence[int]) -> Costs:
+    """Measure calls while tasks wait for a thread."""
+    found = _Medians("submit", "get_task", "get_stats", "cancel_task", "run")
+    async with _framework() as manager:
+        drained: dict[int, float] = {}
+        for count in points:
+            if count <= _DRAINED_AT_MOST:
+                times = min(_BATCHES, math.ceil(20_000 / count))
+                drained[count] = statistics.median(
+                    [await _drain(manager, count) for _ in range(times)]
+                )
+    before = len(_ran)
+    async with _framework() as manager:
+        await _occupied(manager)
+        waiting = 0
+        for count in points:
+            ids = _some(await _submitted(count - waiting))
+            waiting = count
+            gc.collect()
+            for _ in range(_BATCHES):
+                begin = perf_counter()
+                late = [_noop() for _ in range(20)]
+                found.add("submit", (perf_counter() - begin) / len(late) * 1e6)
+                await _turn()
+                found.add("get_task", await _find(manager, ids, TaskStatus.PENDING))
+                found.add("get_stats", _per_call(manager.get_stats, 20))
+                begin = perf_counter()
+                cancelled = [await manager.cancel_task(task_id) for task_id in late]
+                found.add("cancel_task", (perf_counter() - begin) / len(late) * 1e6)
+                if not all(cancelled) or manager.get_stats()["pending"] != count:
+                    raise RuntimeError(f"not {count} tasks are waiting: {manager.get_stats()}")
+            if count in drained:
+                found.add("run", drained[count])
+            found.close()
+        if len(_ran) != before:
+            raise RuntimeError("tasks have run while the pool was busy")
+        finish(found.costs)
+
+
+async def retained(points: Sequence[int]) -> Costs:
+    """Measure calls while finished tasks are kept."""
+    found = _Medians("get_task", "submit and run", "cleanup of 100")
+    clock = ManualClock()
+    first = clock.monotonic()
+    async with _framework(clock=clock) as manager:
+        kept = 0
+        for count in points:
+            ids = []
+            while kept < count:
+                # 100 tasks end in each second of the clock, so that age tells them apart.
+                ids += [await _in_place() for _ in range(_CHUNK)][:: _CHUNK // 10]
+                kept += _CHUNK
+                clock.advance(1.0)
+            gc.collect()
+            for _ in range(_BATCHES):
+                found.add("get_task", await _find(manager, _some(ids), TaskStatus.COMPLETED))
+            for _ in range(_BATCHES):
+                found.add("submit and run", await _burst(manager, _noop, _CHUNK, THREADS))
+                await _until(partial(_keeps, manager, kept + _CHUNK), f"{kept + _CHUNK} kept")
+                clock.advance(1.0)
+                begin = perf_counter()
+                removed = manager.cleanup_completed_tasks(clock.monotonic() - first)
+                found.add("cleanup of 100", (perf_counter() - begin) * 1e6)
+                first += 1.0
+                if removed != _CHUNK:
+                    raise RuntimeError(f"{removed} tasks were removed instead of {_CHUNK}")
+            found.close()
+        finish(found.costs)
+
+
+def _keeps(manager: TaskManager, count: int) -> bool:
+    return manager.get_stats()["kept"] == count
+
+
+async def _burst(
+    manager: TaskManager, task: Callable[[], str], count: int, max_workers: int
+) -> float:
+    """Return the microseconds per task in which *count* are submitted and have run."""
+    before = len(_ran)
+    begin = perf_counter()
+    ids = [task() for _ in range(count)]
+    # Each thread is at one of the last when the others have ended.
+    for task_id in ids[-max_workers:]:
+        await manager.get_result(task_id)
+    await _until_ran(before + count)
+    return (perf_counter() - begin) / count * 1e6
+
+
+async def workers(points: Sequence[int]) -> Costs:
+    """Measure bursts of tasks with more and more threads."""
+    standard = "no-op, ThreadPoolExecutor"
+    found = _Medians("no-op", standard, "sleep of 1 ms")
+    for count in points:
+        async with _framework(count) as manager:
+            await _burst(manager, _pause, 2 * count, count)
+            for _ in range(3):
+                found.add("no-op", await _burst(manager, _noop, BURST, count))
+            found.add("sleep of 1 ms", await _burst(manager, _pause, SLEEPERS, count))
+        with ThreadPoolExecutor(count) as pool:
+            for _ in range(3):
+                found.add(standard, _standard_burst(pool))
+        found.close()
+    return found.costs
+
+
+def _standard_burst(pool: ThreadPoolExecutor) -> float:
+    before = len(_ran)
+    begin = perf_counter()
+    wait([pool.submit(_noop.fn) for _ in range(BURST)])
+    spent = perf_counter() - begin
+    if len(_ran) != before + BURST:
+        raise RuntimeError(f"{len(_ran) - before} calls have run instead of {BURST}")
+    return spent / BURST * 1e6
+
+
+async def waiters(points: Sequence[int]) -> Costs:
+    """Measure how many coroutines wait for one task, and for a task each."""
+    found = _Medians("for one task", "for a task each")
+    async with _framework() as manager:
+        for count in points:
+            for _ in range(min(50, math.ceil(10_000 / count))):
+                found.add("for one task", await _wait(manager, count, 1))
+                found.add("for a task each", await _wait(manager, count, count))
+            found.close()
+    return found.costs
+
+
+async def _wait(manager: TaskManager, waiters: int, tasks: int) -> float:
+    """Return the microseconds that a waiter costs, from its call until all have results.
+
+    Submitting and running the tasks is in it, with all threads busy until everybody waits.
+    """
+    gate = await _occupied(manager)
+    before = len(_ran)
+    begin = perf_counter()
+    ids = [_noop() for _ in range(tasks)]
+    waiting = [asyncio.create_task(manager.get_result(ids[n % tasks])) for n in range(waiters)]
+    await _turn()
+    gate.set()
+    await asyncio.gather(*waiting)
+    spent = perf_counter() - begin
+    await _until_ran(before + tasks)
+    return spent / waiters * 1e6
+
+
+async def loops(points: Sequence[int]) -> Costs:
+    """Measure round trips from several event loops, each in a thread of its own."""
+    standard = "run_in_executor"
+    found = _Medians("asyncframe", standard)
+    with ThreadPoolExecutor(THREADS) as pool:
+        async with _framework():
+            for count in points:
+                for _ in range(3):
+                    found.add("asyncframe", await _trips(_in_pool, count))
+                    found.add(standard, await _trips(partial(_call_in, pool), count))
+                found.close()
+    return found.costs
+
+
+async def _call_in(pool: ThreadPoolExecutor) -> None:
+    await asyncio.get_running_loop().run_in_executor(pool, _noop.fn)
+
+
+async def _trips(call: Callable[[], Awaitable[None]], loops: int) -> float:
+    """Return the microseconds per round trip with as many loops at it at the same time."""
+    trips = _TRIPS // loops
+    barrier = threading.Barrier(loops)
+    before = len(_ran)
+
+    async def go() -> tuple[float, float]:
+        await call()
+        # It blocks this loop alone, which has nothing else to do.
+        barrier.wait(_PATIENCE)
+        begin = perf_counter()
+        for _ in range(trips):
+            await call()
+        return begin, perf_counter()
+
+    with ThreadPoolExecutor(loops) as threads:
+        here = asyncio.get_running_loop()
+        spans = await asyncio.gather(
+            *[here.run_in_executor(threads, lambda: asyncio.run(go())) for _ in range(loops)]
+        )
+    if len(_ran) != before + loops * (trips + 1):
+        raise RuntimeError(f"{len(_ran) - before} calls have run in {loops} x {trips + 1} trips")
+    begin, end = min(span[0] for span in spans), max(span[1] for span in spans)
+    return (end - begin) / (loops * trips) * 1e6
+
+
+def finish(costs: Costs) -> NoReturn:
+    """Print the costs and end the process at once: a million tasks take long to let go."""
+    sys.stdout.write(json.dumps(costs) + "\n")
+    sys.stdout.flush()
+    os._exit(0)
