@@ -4,7 +4,7 @@
 #   make test            run the whole suite (ARGS="-k name" for a part of it)
 #   make coverage        run it under coverage, which must be 95 % or more
 #   make lint types docs the checks; `make format` rewrites what lint would
-#   make bench           measure against peers, 20 minutes on a quiet machine; into
+#   make bench           measure against peers, half an hour on a quiet machine, into
 #                        docs/performance.md (ARGS="--only submission,calls --rounds 3" for
 #                        a part of it, into no page)
 PYTHON ?= python3

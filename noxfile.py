@@ -122,6 +122,6 @@ def soak(session: nox.Session) -> None:
 
 @nox.session(python=["3.11", "3.13"])
 def bench(session: nox.Session) -> None:
-    """Measure against peers, in 20 minutes on a quiet machine."""
+    """Measure against peers, in half an hour on a quiet machine."""
     session.install("--editable", ".", "--requirement", "tests/benchmarks/requirements.txt")
     session.run("python", "-m", "tests.benchmarks", *session.posargs)

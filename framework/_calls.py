@@ -212,6 +212,29 @@ def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:
         return inspect.signature(fn, annotation_format=Format.FORWARDREF)  # type: ignore[call-arg]  # as above
 
 
+def positional_range(fn: Callable[..., Any]) -> tuple[int, int]:
+    """Return how many positional arguments alone fit *fn*, least and most.
+
+    Counting them costs less than calling a checker. (1, 0), which nothing is within, if
+    no such call fits or the signature is unknown.
+    """
+    signature = signature_of(fn)
+    if signature is None:
+        return 1, 0
+    kinds = inspect.Parameter
+    least = most = 0
+    for parameter in signature.parameters.values():
+        needed = parameter.default is kinds.empty
+        if parameter.kind is kinds.VAR_POSITIONAL:
+            most = sys.maxsize
+        elif parameter.kind is kinds.KEYWORD_ONLY and needed:
+            return 1, 0
+        elif parameter.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD):
+            least += needed
+            most += most < sys.maxsize
+    return least, most
+
+
 def checker_for(fn: Callable[..., Any]) -> Check | None:
     """Return a function that takes the same arguments as *fn* and does nothing.
 

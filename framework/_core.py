@@ -212,7 +212,7 @@ class Core:
             task_id if type(task_id) is TaskId else TaskId(task_id),
             spec,
             args,
-            kwargs,
+            kwargs or None,
             context,
             home,
             limit,

@@ -254,7 +254,7 @@ class Crew:
             worker.stack.append(item)
         worker.work(item)
         with self.lock:
-            self._tally(worker)
+            self._tally(worker.stack.pop())
         return True
 
     def abandon(self, item: Item) -> None:
@@ -285,13 +285,14 @@ class Crew:
         while True:
             lock.acquire()
             try:
-                if worker.stack:
-                    self._tally(worker)
+                stack = worker.stack
+                if stack:
+                    self._tally(stack.pop())
                 if worker.abandoned:
                     return None
                 item = self._next()
                 if item is not None:
-                    worker.stack.append(item)
+                    stack.append(item)
                     # Whoever put many in has woken one thread, and each wakes the next.
                     if self.queued and self._parked:
                         self._parked.pop().gate.release()
@@ -306,9 +307,8 @@ class Crew:
             self._release_if_closed()
             worker.gate.acquire()
 
-    def _tally(self, worker: Worker) -> None:
-        """Count the item that just ended on *worker*; the lock is held."""
-        item = worker.stack.pop()
+    def _tally(self, item: Item) -> None:
+        """Count an item that just ended; the lock is held."""
         started, ended = item.started, item.ended
         if started is None:
             # Ended between the queue and its start, so where nobody has counted it.

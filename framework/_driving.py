@@ -137,7 +137,7 @@ class Drive:
         if self.owner is not None:
             self._baseline = self.owner.cancelling()
         now = runner.begin(task)
-        if now is None or context is None or args is None or kwargs is None:
+        if now is None or context is None or args is None:
             return self._answer()
         if task.bodies > 1:
             context = context.copy()
@@ -159,7 +159,7 @@ class Drive:
             runner.remove_driver(self)
 
     def _steps(
-        self, context: Context, args: tuple[Any, ...], kwargs: dict[str, Any], started: float
+        self, context: Context, args: tuple[Any, ...], kwargs: dict[str, Any] | None, started: float
     ) -> Generator[Any, Any, Any]:
         run = context.run
         coroutine = _coroutine(run(self._runner.call, self._task, args, kwargs))

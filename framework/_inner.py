@@ -22,6 +22,7 @@ from framework._calls import (
     checker_for,
     is_async,
     layer_of,
+    positional_range,
     require_callable,
     signature_of,
 )
@@ -135,9 +136,11 @@ def _annotations(signature: inspect.Signature) -> dict[str, Any]:
 def background_inner(spec: TaskSpec) -> types.FunctionType:
     """Return a function whose call takes a task in and returns its id."""
     core, caller, check = require_core, sys._getframe, spec.check or _no_check
+    (least, most), count = positional_range(spec.fn), len
 
     def sync_inner(*args: Any, **kwargs: Any) -> TaskId[Any]:
-        check(*args, **kwargs)
+        if kwargs or not least <= count(args) <= most:
+            check(*args, **kwargs)
         task = core().accept(spec, args, kwargs, caller(1))
         return task.task_id  # type: ignore[return-value]  # made a TaskId by the intake
 
@@ -148,10 +151,12 @@ def background_inner(spec: TaskSpec) -> types.FunctionType:
 def awaitable_inner(spec: TaskSpec) -> types.FunctionType:
     """Return a coroutine function whose await gives the task's result."""
     core, caller, check = require_core, sys._getframe, spec.check or _no_check
+    (least, most), count = positional_range(spec.fn), len
     in_place = spec.kind == "loop" and not spec.delay
 
     async def async_inner(*args: Any, **kwargs: Any) -> Any:
-        check(*args, **kwargs)
+        if kwargs or not least <= count(args) <= most:
+            check(*args, **kwargs)
         here = core()
         if in_place:
             return await here.drive(spec, args, kwargs, caller(1))

@@ -23,7 +23,7 @@ from typing import Any
 
 from framework._delivery import Waiter
 from framework._records import TaskEvent, TaskRecord, TaskStatus
-from framework._task import PENDING, RUNNING, LiveTask, Move, copy_record, transition
+from framework._task import COMPLETED, PENDING, RUNNING, LiveTask, Move, copy_record, transition
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
 from framework.protocols import Clock, EventSink, TaskStore
 
@@ -223,7 +223,10 @@ class Ledger:
 
     def keep(self, task: LiveTask) -> None:
         """Hand a final task over to the store; call once, by whoever ended it."""
-        task.forget_call()
+        # A body that still runs has its own references.
+        task.args = task.kwargs = task.context = None
+        if task.status is COMPLETED:
+            task.code = None
         # Stored first and then dropped, so that it can be found at any moment.
         try:
             self.store.put(task)

@@ -31,6 +31,9 @@ from framework.protocols import Interceptor, Kind, Run, TaskEngine
 
 _LOGGER = logging.getLogger("asyncframe")
 
+_SPARE = 128
+"""One in so many finished tasks is forgotten at once when there are too many."""
+
 
 class Driver(Protocol):
     """What drives a coroutine; see `_driving.Drive`."""
@@ -134,7 +137,7 @@ class Runner:
     def run_body(self, task: LiveTask) -> bool:
         """Run a task's function on this thread, to its end; False if it has ended."""
         context, args, kwargs = task.context, task.args, task.kwargs
-        if context is None or args is None or kwargs is None:
+        if context is None or args is None:
             return False
         now = self.monotonic()
         if not self.ledger.start(task, now):
@@ -150,7 +153,8 @@ class Runner:
         try:
             run(_enter, task)
             if self.interceptor is None:
-                result = run(task.spec.fn, *args, **kwargs)
+                fn = task.spec.fn
+                result = run(fn, *args, **kwargs) if kwargs else run(fn, *args)
             else:
                 result = run(self._attempt, task, args, kwargs)
             if type(result) is types.CoroutineType:
@@ -165,16 +169,17 @@ class Runner:
             self.end(task, "complete", result)
         return True
 
-    def call(self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def call(self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
         """Call an async task's function, in the task's context; gives its coroutine."""
         _enter(task)
         if self.interceptor is None:
-            return task.spec.fn(*args, **kwargs)
+            return task.spec.fn(*args, **(kwargs or {}))
         return self._attempt(task, args, kwargs)
 
-    def _attempt(self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _attempt(self, task: LiveTask, args: tuple[Any, ...], named: dict[str, Any] | None) -> Any:
         """Run the function with the interceptor around each attempt."""
         assert self.interceptor is not None
+        kwargs = named or {}
         around = self.interceptor.around_attempt
         fn = task.spec.fn
         if task.spec.attempts_inside:
@@ -346,7 +351,8 @@ class Runner:
         if ledger.sinks:
             ledger.emit(EVENT_OF[task.status], task, message=task.reason, error=task.error)
         if ledger.kept > self.max_finished:
-            self.evict(keep=self.max_finished)
+            # Some more than it must, so that not every further task has to.
+            self.evict(keep=self.max_finished - self.max_finished // _SPARE)
         if waiters:
             wake_all(waiters)
         if task.rest is not None and task.hooks is not None:
@@ -360,9 +366,10 @@ class Runner:
     def evict(self, *, ended_before: float | None = None, keep: int | None = None) -> int:
         """Remove finished tasks from the store; return how many."""
         ledger = self.ledger
-        removed = 0
-        for record in ledger.store.remove(ended_before=ended_before, keep=keep):
-            removed += 1
+        removed, records = ledger.store.remove(
+            ended_before=ended_before, keep=keep, completed=bool(ledger.sinks)
+        )
+        for record in records:
             report_unread(record)
             if ledger.sinks:
                 ledger.emit("evicted", record)

@@ -92,6 +92,8 @@ class Framework:
         with _LOCK:
             if self is not _STATE.override and self not in _STATE.running:
                 _STATE.running.append(self)
+                _STATE.open.append(self)
+            _STATE.settle()
         self.core.start()
 
     def leave(self, home: Home) -> None:
@@ -107,7 +109,12 @@ class Framework:
         with _LOCK:
             if self in _STATE.running:
                 _STATE.running.remove(self)
+            _STATE.settle()
         self.core.stop()
+        with _LOCK:
+            if self in _STATE.open:
+                _STATE.open.remove(self)
+            _STATE.settle()
         if self._own_pool:
             stats = self.pool.get_stats()
             bare_calls = stats["busy"] or stats["queued"]
@@ -128,13 +135,34 @@ _SETTLE = 0.25
 
 
 class _State:
-    """What the process knows; changed under `_LOCK`."""
+    """What the process knows; changed under `_LOCK`.
+
+    Attributes:
+        running: The frameworks that have begun and not been closed.
+        open: The same until they have stopped for good, and the override.
+        override: That of a test, which is meant everywhere.
+        sole: The core that is meant wherever one asks, since no other could be; None if
+            the context must tell.
+        forked: Whether this is a child of a process that had a framework.
+        standalone: Policies of code outside any framework; None until asked for.
+    """
 
     def __init__(self) -> None:
         self.running: list[Framework] = []
+        self.open: list[Framework] = []
         self.override: Framework | None = None
+        self.sole: Core | None = None
         self.forked = False
         self.standalone: Policies | None = None
+
+    def settle(self) -> None:
+        """Find out anew whether one core is meant everywhere."""
+        if self.override is not None:
+            self.sole = self.override.core
+        elif len(self.open) == 1 and self.open == self.running:
+            self.sole = self.open[0].core
+        else:
+            self.sole = None
 
 
 _LOCK = threading.Lock()
@@ -159,10 +187,13 @@ def set_override(framework: Framework | None) -> None:
                 "the first override before the next one"
             )
         _STATE.override = framework
+        _STATE.settle()
 
 
 def find_core() -> Core | None:
     """Return the core that is meant here, or None if there is none or no telling."""
+    if _STATE.sole is not None:
+        return _STATE.sole
     if _STATE.override is not None:
         return _STATE.override.core
     home = current_home.get()
@@ -183,7 +214,7 @@ def require_core() -> Core:
     Raises:
         FrameworkNotStartedError: If there is none, or several and no telling which.
     """
-    core = find_core()
+    core = _STATE.sole or find_core()
     if core is None:
         raise FrameworkNotStartedError(_why_none())
     return core
@@ -238,7 +269,9 @@ def _after_fork_in_child() -> None:
         framework.forget()
     _STATE.forked = bool(_STATE.running)
     _STATE.running = []
+    _STATE.open = []
     _STATE.override = None
+    _STATE.sole = None
     _STATE.standalone = None
 
 

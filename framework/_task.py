@@ -81,18 +81,12 @@ class LiveTask(TaskRecord):
     timer: Rare[Any] = Rare(None)
     sleeper: Rare[Any] = Rare(None)
 
-    def forget_call(self) -> None:
-        """Drop what only a run needs; a body that still runs has its own references."""
-        self.args = self.kwargs = self.context = None
-        if self.status is COMPLETED:
-            self.code = None
-
 
 def new_task(
     task_id: TaskId[Any],
     spec: Any,
     args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    kwargs: dict[str, Any] | None,
     context: Context,
     home: Any,
     limit: float | None,
@@ -110,7 +104,8 @@ def new_task(
         task_id: Its id.
         spec: The `_calls.TaskSpec` of its function.
         args: The call's positional arguments.
-        kwargs: The call's keyword arguments.
+        kwargs: The call's keyword arguments; None if there are none, since a dict for each
+            task is one more for the garbage collector.
         context: What its body runs in.
         home: The `_ledger.Home` that it belongs to.
         limit: Seconds from its start that it may run; None for any number.

@@ -67,7 +67,8 @@ def setup_async_framework(
         queue_size: How many tasks may wait, from 1 on. One submitted on a loop waits at
             least until the loop's next turn, whether or not a thread is idle.
         result_ttl: Seconds for which finished tasks are kept, above 0.
-        max_finished_tasks: How many finished tasks are kept, from 0 on.
+        max_finished_tasks: How many finished tasks are kept at most, from 0 on; when there
+            are more, the oldest go, and with them one in 128 at once.
         cleanup_interval: Seconds between clean-ups by age, above 0; infinity for never.
         clock: Time for everything; None for the system's.
         executor: A pool of your own, which you shut down; excludes *max_workers*.

@@ -150,14 +150,23 @@ class TaskStore(Protocol):
         ...
 
     def remove(
-        self, *, ended_before: float | None = None, keep: int | None = None
-    ) -> Iterable[TaskRecord]:
-        """Remove the oldest records and return them.
+        self,
+        *,
+        ended_before: float | None = None,
+        keep: int | None = None,
+        completed: bool = True,
+    ) -> tuple[int, Iterable[TaskRecord]]:
+        """Remove the oldest records.
 
         Args:
             ended_before: Remove those that ended before or at this monotonic second;
                 None for no bound of age.
             keep: Remove the oldest until at most so many remain; None for no bound.
+            completed: Whether those that COMPLETED are to be returned as well.
+
+        Returns:
+            How many were removed, and the records; a store need not return those that
+            COMPLETED if they are not asked for.
         """
         ...
 

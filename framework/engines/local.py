@@ -45,14 +45,17 @@ class LocalEngine:
 
     def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
         """Run a record as soon as its submission has returned; see `protocols.TaskEngine`."""
-        task = live(record)
+        task: LiveTask = record  # type: ignore[assignment]  # it is one of the manager's own
         task.handler = run
         here = asyncio._get_running_loop()
         if kind == "thread":
             if here is None:
                 self._dispatch([task])
-            else:
-                self._stage(here).threads.append(task)
+                return
+            staging = self._staged.get(here)
+            if staging is None or len(staging.threads) >= _FLUSH_AT:
+                staging = self._stage(here)
+            staging.threads.append(task)
             return
         home = task.loop
         if home is None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import threading
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final
 
@@ -19,7 +21,7 @@ _SHARDS: Final = 64
 """A power of two. One dict of 100,000 is rebuilt every now and then, for 10 MB and 10 ms."""
 
 _ID_BYTES: Final = 16
-_MOST_ATTEMPTS: Final = 255
+_DOUBLE: Final = struct.Struct("d")
 _COMPLETED: Final = TaskStatus.COMPLETED
 
 
@@ -80,26 +82,34 @@ class MemoryStore:
         return [record for record in records if status is None or record.status is status]
 
     def remove(
-        self, *, ended_before: float | None = None, keep: int | None = None
-    ) -> Sequence[TaskRecord]:
-        """Remove the oldest records and return them; see `protocols.TaskStore`."""
-        removed: list[TaskRecord] = []
+        self,
+        *,
+        ended_before: float | None = None,
+        keep: int | None = None,
+        completed: bool = True,
+    ) -> tuple[int, Sequence[TaskRecord]]:
+        """Remove the oldest records; see `protocols.TaskStore`."""
+        bound = -math.inf if ended_before is None else ended_before
+        removed = 0
+        told: list[TaskRecord] = []
         with self._lock:
             surplus = 0 if keep is None else self._count() - keep
             while self._blocks:
                 block = self._blocks[0]
-                while len(block):
-                    if len(removed) >= surplus and not _passed(block.oldest_end, ended_before):
-                        return removed
-                    removed.append(block.pop_oldest())
-                    self._unindex(removed[-1].task_id)
+                many = block.ended_by(bound, surplus - removed)
+                removed += many
+                told += block.pop_oldest(many, self._unindex, completed=completed)
+                if len(block):
+                    return removed, told
                 self._blocks.popleft()
             for record in list(self._latest.values()):
-                if len(removed) >= surplus and not _passed(record.ended, ended_before):
+                if removed >= surplus and (record.ended is None or record.ended > bound):
                     break
                 del self._latest[record.task_id]
-                removed.append(record)
-        return removed
+                removed += 1
+                if completed or record.status is not _COMPLETED:
+                    told.append(record)
+        return removed, told
 
     def _count(self) -> int:
         blocks = self._blocks
@@ -118,8 +128,7 @@ class MemoryStore:
             block = _Block(ids, records)
             self._blocks.append(block)
             # Indexed first and then dropped, so that each can be found at any moment.
-            for task_id in ids:
-                key = hash(task_id)
+            for key, task_id in zip(block.keys, ids, strict=True):
                 shard = self._index[key % _SHARDS]
                 if key in shard:
                     self._clashing[task_id] = block
@@ -128,20 +137,20 @@ class MemoryStore:
             for task_id in ids:
                 del latest[task_id]
 
-    def _unindex(self, task_id: str) -> None:
-        if self._clashing.pop(task_id, None) is None:
-            key = hash(task_id)
-            del self._index[key % _SHARDS][key]
-
-
-def _passed(ended: float | None, bound: float | None) -> bool:
-    return bound is not None and ended is not None and ended <= bound
+    def _unindex(self, block: _Block, place: int) -> None:
+        key = block.keys[place]
+        if self._clashing and self._clashing.pop(block.task_id(place), None) is not None:
+            return
+        del self._index[key % _SHARDS][key]
 
 
 class _Block:
     """Finished tasks in the order in which they ended, as columns.
 
     What does not fit into the columns is kept whole, by its place.
+
+    Attributes:
+        keys: The hashes of the ids.
     """
 
     __slots__ = (
@@ -152,6 +161,7 @@ class _Block:
         "_results",
         "_stamps",
         "_whole",
+        "keys",
     )
 
     def __init__(self, ids: list[str], records: list[TaskRecord]) -> None:
@@ -159,18 +169,21 @@ class _Block:
         self._whole = {
             place: record
             for place, record in enumerate(records)
-            if record.status is not _COMPLETED or record.rest or record.attempts > _MOST_ATTEMPTS
+            if record.status is not _COMPLETED or record.rest
         }
         self._ids = _packed_ids(ids)
+        self.keys = array("q", list(map(hash, ids)))
         self._results = [record.result for record in records]
         self._labels = [record.label for record in records]
-        self._attempts = bytes([min(record.attempts, _MOST_ATTEMPTS) for record in records])
-        self._stamps = array(
-            "d",
-            [record.created_at for record in records]
-            + [record.created for record in records]
-            + [record.started or 0.0 for record in records]
-            + [record.ended or 0.0 for record in records],
+        # Tasks that were begun more than once are rare, and then few of a block.
+        attempts = [record.attempts for record in records]
+        self._attempts = None if attempts.count(1) == len(attempts) else attempts
+        self._stamps = struct.pack(
+            f"{4 * len(records)}d",
+            *[record.created_at for record in records],
+            *[record.created for record in records],
+            *[record.started or 0.0 for record in records],
+            *[record.ended or 0.0 for record in records],
         )
 
     def __len__(self) -> int:
@@ -187,35 +200,57 @@ class _Block:
         """Return all records."""
         return [self._record(place) for place in range(self._first, len(self._labels))]
 
-    @property
-    def oldest_end(self) -> float | None:
-        """Monotonic second at which the oldest ended."""
-        whole = self._whole.get(self._first)
-        return self._stamps[3 * len(self._labels) + self._first] if whole is None else whole.ended
+    def task_id(self, place: int) -> str:
+        """Return the id at *place*."""
+        ids = self._ids
+        if isinstance(ids, bytes):
+            return TaskId(ids[_ID_BYTES * place : _ID_BYTES * (place + 1)].hex())
+        return ids[place]
 
-    def pop_oldest(self) -> TaskRecord:
-        """Remove the oldest record and return it."""
-        place = self._first
-        record = self._whole.pop(place, None) or self._record(place)
-        self._results[place] = None
-        self._first = place + 1
-        return record
+    def ended_by(self, bound: float, at_least: int) -> int:
+        """Return how many of the oldest ended by *bound*, and at least so many."""
+        size = len(self._labels)
+        place = min(self._first + max(at_least, 0), size)
+        while place < size and self._ended(place) <= bound:
+            place += 1
+        return place - self._first
+
+    def pop_oldest(
+        self, many: int, unindex: Callable[[_Block, int], None], *, completed: bool
+    ) -> list[TaskRecord]:
+        """Remove the oldest *many* and return them; without *completed* only the others."""
+        places = range(self._first, self._first + many)
+        told = [self._record(place) for place in places if completed or place in self._whole]
+        for place in places:
+            unindex(self, place)
+            self._results[place] = None
+            self._whole.pop(place, None)
+        self._first += many
+        return told
+
+    def _ended(self, place: int) -> float:
+        whole = self._whole.get(place)
+        return self._stamp(3, place) if whole is None else whole.ended or 0.0
+
+    def _stamp(self, column: int, place: int) -> float:
+        stamp: float
+        (stamp,) = _DOUBLE.unpack_from(
+            self._stamps, _DOUBLE.size * (column * len(self._labels) + place)
+        )
+        return stamp
 
     def _record(self, place: int) -> TaskRecord:
         whole = self._whole.get(place)
         if whole is not None:
             return whole
         record = TaskRecord()
-        ids, size = self._ids, len(self._labels)
-        if isinstance(ids, bytes):
-            record.task_id = TaskId(ids[_ID_BYTES * place : _ID_BYTES * (place + 1)].hex())
-        else:
-            record.task_id = ids[place]
+        record.task_id = self.task_id(place)
         record.label = self._labels[place]
         record.status = _COMPLETED
-        record.created_at, record.created, record.started, record.ended = self._stamps[place::size]
+        record.created_at, record.created = self._stamp(0, place), self._stamp(1, place)
+        record.started, record.ended = self._stamp(2, place), self._stamp(3, place)
         record.queued = record.created
-        record.attempts = self._attempts[place]
+        record.attempts = 1 if self._attempts is None else self._attempts[place]
         record.result = self._results[place]
         record.code = record.rest = None
         record.instruction = 0

@@ -30,7 +30,8 @@ def test_finished_tasks_cost_nothing_once_as_many_are_kept_as_may_be() -> None:
     """Of 200,000 tasks that nobody asks for, the last two thirds add less than 5 MB."""
     figures = measure("finished", 200_000, 20_000)
     assert figures["completed"] == 200_000
-    assert figures["kept"] == 20_000
+    # The oldest 128th goes at once.
+    assert 20_000 - 20_000 // 128 <= figures["kept"] <= 20_000
     assert figures["grown"] < 5
 
 

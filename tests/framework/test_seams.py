@@ -78,8 +78,12 @@ class ListStore:
         return [one for one in self.records if status in {None, one.status}]
 
     def remove(
-        self, *, ended_before: float | None = None, keep: int | None = None
-    ) -> Iterable[TaskRecord]:
+        self,
+        *,
+        ended_before: float | None = None,
+        keep: int | None = None,
+        completed: bool = True,
+    ) -> tuple[int, Iterable[TaskRecord]]:
         """Remove the oldest."""
         removed: list[TaskRecord] = []
         while self.records:
@@ -89,7 +93,7 @@ class ListStore:
             if not (too_many or too_old):
                 break
             removed.append(self.records.pop(0))
-        return removed
+        return len(removed), removed
 
 
 class FailingFirst(Interceptor):
