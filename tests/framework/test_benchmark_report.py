@@ -1,0 +1,193 @@
+"""What the benchmarks report of made-up figures: tables, and their part of the page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.benchmarks import _pictures, _report
+from tests.benchmarks.__main__ import PAGE as OUR_PAGE
+from tests.benchmarks._measure import OURS
+from tests.benchmarks._report import Run
+from tests.benchmarks._rows import Goal, Row
+from tests.framework.figures import CURVE, LONG, made_up_row, made_up_run, samples
+
+
+@pytest.fixture
+def row() -> Row:
+    """Return a row of made-up figures."""
+    return made_up_row()
+
+
+@pytest.fixture
+def run() -> Run:
+    """Return a run of made-up figures."""
+    return made_up_run()
+
+
+# -- tables
+
+
+def test_overview(row: Row) -> None:
+    """A row shows ours, its floor, the best peer that is ranked, and the goal as met."""
+    assert _report.overview([row]).lines == [
+        ["Submit a task", "5.00 ms", "20.0 ms (a pool)", "10.0 ms (quick)", "0.250", "≤ 0.3", "met"]
+    ]
+
+
+def test_goals_against_others(row: Row) -> None:
+    """Goals against anything but the floor stand apart: not met, and not measured."""
+    assert _report.versus([row]).lines == [
+        ["Submit a task", "quick", "0.500", "≤ 0.4", "not met"],
+        ["Submit a task", "absent", "", "≤ 1", "not measured"],
+    ]
+
+
+def test_missed_floor_goal(row: Row) -> None:
+    """A goal against the floor that is missed is told as such, just past its limit."""
+    missed = replace(row, goals=[Goal("a pool", 0.2499)])
+
+    assert _report.overview([missed]).lines[0][-2:] == ["≤ 0.25", "not met"]
+
+
+def test_row_alone(row: Row) -> None:
+    """A row without peers and without goals has empty cells for them."""
+    alone = replace(row, samples={"a pool": samples(1), OURS: samples(2)}, goals=[])
+
+    assert _report.overview([alone]).lines == [
+        ["Submit a task", "40.0 ms", "20.0 ms (a pool)", "", "2.00", "", ""]
+    ]
+
+
+def test_tally(row: Row) -> None:
+    """The count of goals that are met leaves out those that were not measured."""
+    assert _report.tally([row]) == "1 of 2 goals are met; 1 not measured."
+
+
+def test_figures(row: Row) -> None:
+    """All cases of a row are listed, the cheapest first."""
+    names = [line[0] for line in _report.figures(row).lines]
+
+    assert names == ["a sketch", OURS, "quick", "a pool", LONG]
+
+
+def test_growth() -> None:
+    """A curve's table shows what was not measured as empty, and the power of growth."""
+    lines = _report.growth(CURVE).lines
+
+    assert lines[0] == [OURS, "60.0", "60.0", "60.0", "60.0", "0.00"]
+    assert lines[-1] == ["a scan", "", "100", "1,000", "100,000", "1.00"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.00104, "0.00104"),
+        (0.2, "0.200"),
+        (7.125, "7.12"),
+        (99.96, "100.0"),
+        (1_747.2, "1,747"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_numbers(value: float, text: str) -> None:
+    """Numbers have three digits that count, and thousands parted."""
+    assert _report.number(value) == text
+
+
+def test_text(run: Run) -> None:
+    """The text names the machine and the versions, and says that only ratios count."""
+    text = _report.as_text(run)
+
+    assert text.startswith(
+        "CPython 3.11.7, Linux x86_64, 2 cores, 3 rounds, 2026-11-25\nhuey 3.5\n"
+        "Only ratios taken within one run can be compared; the rest is there for scale.\n"
+    )
+    assert text.endswith("1 of 2 goals are met; 1 not measured.")
+
+
+def test_columns_line_up() -> None:
+    """Columns of a text table begin one below the other."""
+    table = _report.Table(["a", "bbb"], [["cccc", "d"]])
+
+    assert table.as_text() == "a     bbb\n----  ---\ncccc  d"
+
+
+def test_bars_in_cells() -> None:
+    """A bar inside a cell does not part it."""
+    assert r"| a \| b |" in _report.Table(["head"], [["a | b"]]).as_markdown()
+
+
+def test_samples_file(run: Run) -> None:
+    """A run comes back from its file as it was."""
+    run.raised.append("lag")
+
+    assert _report.from_json(_report.as_json(run)) == run
+
+
+# -- the page
+
+
+PAGE = f"before\n\n{_report.BEGIN}\n\n{_report.END}\n\nafter\n"
+
+
+def test_page_keeps_other_pythons() -> None:
+    """A Python's part replaces its own and stands among the others in order of versions."""
+    page = PAGE
+    for minor, part in [("3.13", "late"), ("3.9", "early"), ("3.11", "old"), ("3.11", "new")]:
+        page = _report.replaced(page, minor, part)
+
+    inside = page.removeprefix(f"before\n\n{_report.BEGIN}").removesuffix(
+        f"{_report.END}\n\nafter\n"
+    )
+    told = [line for line in inside.splitlines() if line and not line.startswith("<!--")]
+    assert told == ["early", "new", "late"]
+
+
+def test_page_settles(run: Run) -> None:
+    """Writing the same part twice changes nothing."""
+    once = _report.replaced(PAGE, "3.11", _report.as_markdown(run, pictures=True))
+
+    assert _report.replaced(once, "3.11", _report.as_markdown(run, pictures=True)) == once
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        (PAGE.replace(_report.BEGIN, ""), f"the page has '{_report.BEGIN}' 0 times; it must .*"),
+        (PAGE.replace(_report.END, ""), f"the page has '{_report.END}' 0 times; it must .*"),
+        (PAGE + _report.END, f"the page has '{_report.END}' 2 times; it must .*"),
+        (
+            f"{_report.END}{_report.BEGIN}",
+            f"the page has '{_report.END}' before '{_report.BEGIN}'; swap the two",
+        ),
+    ],
+)
+def test_page_without_markers(page: str, message: str) -> None:
+    """A page that lacks a marker, or has it twice or astray, is refused with its name."""
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        _report.replaced(page, "3.11", "part")
+
+
+def test_our_page_has_markers() -> None:
+    """The page of the documentation can be written."""
+    page = OUR_PAGE.read_text(encoding="utf-8")
+
+    assert "part" in _report.replaced(page, "3.11", "part")
+
+
+def test_page_shows_pictures(run: Run) -> None:
+    """The page shows each picture that is drawn, in both colour schemes."""
+    part = _report.as_markdown(run, pictures=True)
+
+    assert all(f'"performance/{name}"' in part for name in _pictures.pictures(run))
+    assert "<picture>" not in _report.as_markdown(run, pictures=False)
+
+
+def test_notes_are_shared(row: Row) -> None:
+    """Rows with one note are named before it, and those without are not."""
+    rows = [row, replace(row, title="Again"), replace(row, title="Silent", note="")]
+
+    assert _report.notes(rows) == "- *Submit a task; Again*: Nothing but ours keeps a status."
