@@ -179,7 +179,7 @@ def throttled_inner(fn: Callable[..., Any], policy: ThrottlePolicy) -> types.Fun
     def sync_inner(*args: Any, **kwargs: Any) -> Any:
         here = policies()
         its_key = None if key is None else key(*args, **kwargs)
-        due = here.gates(policy).take(its_key, here.clock.monotonic)
+        due = here.take(policy, its_key)
         if due is not None:
             # On a loop's thread there is no waiting.
             if not waits or running_loop() is not None:
@@ -190,7 +190,7 @@ def throttled_inner(fn: Callable[..., Any], policy: ThrottlePolicy) -> types.Fun
     async def async_inner(*args: Any, **kwargs: Any) -> Any:
         here = policies()
         its_key = None if key is None else key(*args, **kwargs)
-        due = here.gates(policy).take(its_key, here.clock.monotonic)
+        due = here.take(policy, its_key)
         if due is not None:
             if not waits:
                 raise here.refuse(policy, due)

@@ -17,7 +17,7 @@ from framework._context import current_record
 from framework._records import TaskRecord
 from framework._retry import RetryPolicy
 from framework._sleepers import LoopSleeper, Sleeper, ThreadSleeper
-from framework._throttle import Gates, ThrottlePolicy
+from framework._throttle import Gate, Gates, ThrottlePolicy
 from framework.exceptions import RateLimitExceededError, TaskCancelledError
 from framework.protocols import Clock
 
@@ -64,10 +64,12 @@ class Policies:
 
     def __init__(self, clock: Clock, rng: random.Random, host: PolicyHost | None = None) -> None:
         self.clock = clock
+        self.monotonic = clock.monotonic
         self.rng = rng
         self._host = host
         self._lock = threading.Lock()
         self._gates: dict[ThrottlePolicy, Gates] = {}
+        self._only: dict[ThrottlePolicy, Gate] = {}
         self._sleepers: set[Sleeper] = set()
         self._closing = False
 
@@ -78,6 +80,15 @@ class Policies:
             with self._lock:
                 gates = self._gates.setdefault(policy, Gates(policy))
         return gates
+
+    def take(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
+        """Count a call now and return None, or return when the next is allowed."""
+        if policy.key is not None:
+            return self.gates(policy).take(key, self.monotonic)
+        gate = self._only.get(policy)
+        if gate is None:
+            gate = self._only[policy] = self.gates(policy).only()
+        return gate.take(self.monotonic)
 
     def close(self) -> None:
         """Wake everyone who sleeps, and let nobody sleep from now on."""

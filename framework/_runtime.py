@@ -244,7 +244,7 @@ def get_thread_pool() -> ThreadPoolExecutorEnhanced:
 
 def find_policies() -> Policies:
     """Return the state of retries and throttles here: a manager's, else the process's."""
-    core = find_core()
+    core = _STATE.sole or find_core()
     if core is not None:
         return core.policies
     found = _STATE.standalone

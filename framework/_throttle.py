@@ -13,96 +13,69 @@ from framework import _checks
 from framework._sleepers import Sleeper
 
 
-class Window:
-    """At most *rate* calls in any half-open window of *length* seconds.
+class GateRetiredError(Exception):
+    """Raised by a gate that was dropped between being found and being used."""
 
-    A ring of the latest *rate* stamps: the oldest of them decides, so a call costs the
-    same however many there were. A call exactly one window after another is free.
+
+class Gate:
+    """A window of at most *rate* calls, and those who wait for it, first come, first served.
+
+    The window slides: no half-open stretch of *length* seconds holds more than *rate*
+    calls, and a call exactly one window after another is free. There is one slot for each
+    call that a window allows, with the stamp of the latest call that it let pass; a call
+    takes the slot that was used longest ago. So no slot lets two calls pass in one window,
+    whatever threads do, and a call costs the same however many there were.
+
+    Guarantees: whoever came first is counted first; one who leaves the queue gives the
+    place to the next. Of threads that call at the same moment, one may be told to come
+    back as much later as it was held up between reading the clock and being counted.
+    Lock order: `lock` guards the queue and every change of the slots but one: a call that
+    is free takes the first slot out and puts it back at the end, which are two operations
+    that no other thread can come into. It is innermost but for a sleeper's own.
 
     Args:
         rate: Calls per window, from 1 on.
         length: The window's length in seconds, above 0.
     """
 
-    __slots__ = ("_length", "_next", "_rate", "_ring")
+    __slots__ = ("_length", "_lock", "_made", "_queue", "_rate", "_retired", "_slots")
 
     def __init__(self, rate: int, length: float) -> None:
         self._rate = rate
         self._length = length
-        self._ring: list[float] = []
-        self._next = 0
-
-    def take(self, now: float) -> bool:
-        """Count a call at monotonic second *now* if it is allowed; stamps never go back."""
-        ring = self._ring
-        if len(ring) < self._rate:
-            ring.append(now)
-            return True
-        index = self._next
-        if not self._free(ring[index], now):
-            return False
-        ring[index] = now
-        self._next = index + 1 if index + 1 < self._rate else 0
-        return True
-
-    def due(self, now: float) -> float:
-        """Return the monotonic second, *now* or later, at which a call is next allowed."""
-        if len(self._ring) < self._rate:
-            return now
-        oldest = self._ring[self._next]
-        due = max(now, oldest + self._length)
-        # The sum may have been rounded down past the window's end.
-        while not self._free(oldest, due):
-            due = math.nextafter(due, math.inf)
-        return due
-
-    def idle(self, now: float) -> bool:
-        """Whether every call so far lies a window or more back."""
-        newest = self._ring[self._next - 1] if self._ring else -math.inf
-        return self._free(newest, now)
-
-    def _free(self, stamp: float, now: float) -> bool:
-        apart = now - stamp
-        if apart != self._length:
-            return apart > self._length
-        # Rounded to the length; fsum's sign is that of the exact difference.
-        return math.fsum((now, -stamp, -self._length)) >= 0
-
-
-class GateRetiredError(Exception):
-    """Raised by a gate that was dropped between being found and being used."""
-
-
-class Gate:
-    """One window and those who wait for it, first come, first served.
-
-    Guarantees: whoever came first is counted first; one who leaves the queue gives the
-    place to the next.
-    Lock order: `lock` guards both and is innermost but for a sleeper's own.
-    """
-
-    __slots__ = ("_lock", "_queue", "_retired", "_window")
-
-    def __init__(self, rate: int, length: float) -> None:
         self._retired = False
         self._lock = threading.Lock()
-        self._window = Window(rate, length)
         self._queue: deque[Sleeper] = deque()
+        # The one used longest ago first; made when they are first needed.
+        self._slots: deque[float] = deque()
+        self._made = 0
 
     def take(self, monotonic: Callable[[], float]) -> float | None:
         """Count a call now and return None, or return when the next is allowed.
 
-        The time is read under the lock, so that stamps are in order.
-
         Raises:
             GateRetiredError: If another gate has taken this one's place.
         """
+        held: float | None = None
+        if not self._queue:
+            try:
+                held = self._slots.popleft()
+            except IndexError:  # none was made yet, or others hold them
+                pass
+            else:
+                now = monotonic()
+                if now - held > self._length:
+                    self._slots.append(now)
+                    return None
         with self._lock:
-            self._check()
+            if held is not None:
+                self._put_back(held)
+            if self._retired:
+                raise GateRetiredError
             now = monotonic()
-            if not self._queue and self._window.take(now):
+            if not self._queue and self._pass(now):
                 return None
-            return self._window.due(now)
+            return self._due(now)
 
     def join(self, sleeper: Sleeper) -> None:
         """Enter the queue.
@@ -111,7 +84,8 @@ class Gate:
             GateRetiredError: If another gate has taken this one's place.
         """
         with self._lock:
-            self._check()
+            if self._retired:
+                raise GateRetiredError
             self._queue.append(sleeper)
 
     def step(self, sleeper: Sleeper, monotonic: Callable[[], float]) -> tuple[bool, float | None]:
@@ -125,8 +99,8 @@ class Gate:
             if self._queue[0] is not sleeper:
                 return False, None
             now = monotonic()
-            if not self._window.take(now):
-                return False, self._window.due(now)
+            if not self._pass(now):
+                return False, self._due(now)
             self._queue.popleft()
             self._signal_first()
             return True, None
@@ -141,16 +115,85 @@ class Gate:
     def retire(self, now: float) -> bool:
         """Let a fresh gate take this one's place if it would do the same."""
         with self._lock:
-            self._retired = not self._queue and self._window.idle(now)
+            taken = self._take_all()
+            # A slot that another thread holds right now is about to be used.
+            self._retired = (
+                not self._queue
+                and len(taken) == self._made
+                and all(self._free(stamp, now) for stamp in taken)
+            )
+            if not self._retired:
+                self._slots.extendleft(reversed(taken))
             return self._retired
 
-    def _check(self) -> None:
-        if self._retired:
-            raise GateRetiredError
+    # -- slots; the lock is held
+
+    def _pass(self, now: float) -> bool:
+        """Count a call at monotonic second *now* if it is allowed."""
+        slots = self._slots
+        try:
+            latest = slots.popleft()
+        except IndexError:
+            pass
+        else:
+            if self._free(latest, now):
+                slots.append(now)
+                return True
+            self._put_back(latest)
+        if self._made == self._rate:
+            return False
+        # As many again as there are, so that all that is needed is made in a few steps.
+        fresh = min(self._rate - self._made, max(self._made, _FIRST_SLOTS))
+        self._made += fresh
+        slots.extendleft([-math.inf] * (fresh - 1))
+        slots.append(now)
+        return True
+
+    def _due(self, now: float) -> float:
+        """Return the monotonic second, *now* or later, at which a call is next allowed."""
+        try:
+            oldest = self._slots[0]
+        except IndexError:  # others hold them, but not for long
+            return now
+        due = max(now, oldest + self._length)
+        # The sum may have been rounded down past the window's end.
+        while not self._free(oldest, due):
+            due = math.nextafter(due, math.inf)
+        return due
+
+    def _put_back(self, stamp: float) -> None:
+        slots = self._slots
+        slots.appendleft(stamp)
+        try:
+            in_order = stamp <= slots[1]
+        except IndexError:
+            return
+        if not in_order:
+            # Two threads have put theirs back the wrong way round.
+            slots.extendleft(sorted(self._take_all(), reverse=True))
+
+    def _take_all(self) -> list[float]:
+        taken: list[float] = []
+        while self._slots:
+            try:
+                taken.append(self._slots.popleft())
+            except IndexError:  # a free call on another thread was quicker
+                break
+        return taken
+
+    def _free(self, stamp: float, now: float) -> bool:
+        apart = now - stamp
+        if apart != self._length:
+            return apart > self._length
+        # Rounded to the length; fsum's sign is that of the exact difference.
+        return math.fsum((now, -stamp, -self._length)) >= 0
 
     def _signal_first(self) -> None:
         if self._queue:
             self._queue[0].signal()
+
+
+_FIRST_SLOTS = 16
 
 
 class Gates:
@@ -183,6 +226,10 @@ class Gates:
                 return self._of(key, monotonic).take(monotonic)
             except GateRetiredError:
                 continue
+
+    def only(self) -> Gate:
+        """Return the gate of a function throttled as a whole; it never retires."""
+        return self._gates.setdefault(None, Gate(self._policy.rate_limit, self._policy.time_window))
 
     def join(self, key: Hashable, sleeper: Sleeper, monotonic: Callable[[], float]) -> Gate:
         """Enter the queue before the gate of *key* and return the gate."""
