@@ -171,21 +171,33 @@ class Core:
     def drive(
         self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
     ) -> Drive:
-        """Take a checked call in and return what runs it where it is awaited.
+        """Take a checked call in and begin with it right here, where it is awaited.
 
         It never waits, so the bound of waiting tasks is not for it.
+
+        Returns:
+            What goes on with it if it is suspended, and else has what its awaiter gets.
         """
         task = self._new_task(spec, args, kwargs, frame, self.new_id())
         task.loop = asyncio.get_running_loop()
-        self._accept(task, False)
-        task.driver = driver = Drive(self.runner, task, in_place=True)
+        ledger, runner, now = self.ledger, self.runner, task.created
+        if runner.interceptor is not None:
+            runner.interceptor.before_accept(task)
+        if ledger.sinks:
+            ledger.accept(task, bounded=False)
+            ledger.emit("submitted", task)
+            runner.begin(task)
+        else:
+            ledger.accept(task, now)
+        task.driver = driver = Drive(runner, task, True)
+        driver.begin(now)
         return driver
 
-    def _accept(self, task: LiveTask, bounded: bool = True) -> None:
+    def _accept(self, task: LiveTask) -> None:
         ledger, interceptor = self.ledger, self.runner.interceptor
         if interceptor is not None:
             interceptor.before_accept(task)
-        ledger.accept(task, bounded)
+        ledger.accept(task)
         if ledger.sinks:
             ledger.emit("submitted", task)
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import types
 from collections.abc import Awaitable, Callable, Generator
-from contextvars import Context
 from functools import partial
 from typing import Any
 
 from framework._outcomes import clear_frames, raise_or_return
 from framework._records import TaskRecord
-from framework._running import Runner
+from framework._running import Runner, enter
 from framework._task import PENDING, LiveTask, live
 from framework.exceptions import TaskCancelledError, TaskInterruptedError
 from framework.protocols import Kind, Run
@@ -64,7 +64,7 @@ def runs_of(runner: Runner) -> dict[Kind, Run]:
     def start_coroutine(task: LiveTask) -> bool:
         if task.status.is_final or task.loop is None:
             return False
-        driver = Drive(runner, task, in_place=False)
+        driver = Drive(runner, task, False)
         task.driver = driver
         # Kept by the task's driver: the loop itself holds its tasks weakly.
         driver.owner = task.loop.create_task(driver.main(), name=f"asyncframe {task.name}")
@@ -86,33 +86,45 @@ class Drive:
 
     Attributes:
         owner: The asyncio task that awaits; known when the first step is made.
+        suspended: Whether its coroutine has been suspended and has not ended.
     """
 
     __slots__ = (
         "_asked",
         "_baseline",
         "_closing",
+        "_coroutine",
         "_in_place",
         "_let_go",
+        "_raised",
+        "_run",
         "_runner",
         "_task",
+        "_value",
         "owner",
+        "suspended",
     )
 
-    def __init__(self, runner: Runner, task: LiveTask, *, in_place: bool) -> None:
+    def __init__(self, runner: Runner, task: LiveTask, in_place: bool) -> None:
         self._in_place = in_place
         self._runner = runner
         self._task = task
         self.owner: asyncio.Task[Any] | None = None
+        self._asked = self._let_go = self._closing = self.suspended = False
         self._baseline = 0
-        self._asked = False
-        self._let_go = False
-        self._closing = False
+        # What the coroutine has yielded while it is suspended, and then what its awaiter gets.
+        self._value: Any = None
+        self._raised: BaseException | None = None
 
     async def main(self) -> None:
         """Drive the task as an asyncio task of its own, which never fails."""
+        started = self._runner.begin(self._task)
+        if started is None:
+            return
+        self.begin(started)
         try:
-            await self
+            if self.suspended:
+                await self
         except BaseException:  # told to the task's waiters; one task must not end the loop
             if self._closing:
                 raise
@@ -130,70 +142,113 @@ class Drive:
         self._asked = True
         self.owner.cancel()
 
-    def __await__(self) -> Generator[Any, Any, Any]:
+    def begin(self, started: float) -> None:
+        """Make the first step of a task that is RUNNING since monotonic second *started*."""
         task, runner = self._task, self._runner
-        context, args, kwargs = task.context, task.args, task.kwargs
-        self.owner = asyncio.current_task()
-        if self.owner is not None:
-            self._baseline = self.owner.cancelling()
-        now = runner.begin(task)
-        if now is None or context is None or args is None:
-            return self._answer()
+        context = task.context
+        assert context is not None
+        owner = self.owner = asyncio.current_task(task.loop)
+        if owner is not None:
+            self._baseline = owner.cancelling()
         if task.bodies > 1:
             context = context.copy()
-        runner.add_driver(self, task.home)
+        run = self._run = context.run
         try:
-            result = yield from self._steps(context, args, kwargs, now)
-        except BaseException as error:
-            if self._closing:
-                told = TaskInterruptedError(task.task_id, task.name)
-                runner.end(task, "interrupt", error=told, reason="its loop closed")
-                raise
-            return self._failed(error)
-        else:
-            if runner.end(task, "complete", result=result) and not self._asked:
-                self.owner = None
-                return result
-            return self._given_up(None)
-        finally:
-            runner.remove_driver(self)
+            coroutine = self._coroutine = self._called(task, run)
+            try:
+                self._value = run(coroutine.send, None)
+            except StopIteration as stop:
+                if task.limit is not None:
+                    runner.overrun(task, started)
+                self._value = stop.value
+                if not runner.end(task, "complete", stop.value) or self._asked:
+                    self._keep(self._given_up, None)
+            else:
+                self.suspended = True
+                # Not before: most bodies that never suspend need neither.
+                runner.add_driver(self, task.home)
+                if task.limit is not None:
+                    runner.arm(task, started)
+                return
+        except BaseException as error:  # a body may raise anything; its awaiter is told
+            if self.suspended:
+                self.suspended = False
+                runner.remove_driver(self)
+            elif task.limit is not None:
+                runner.overrun(task, started)
+            self._keep(self._failed, error)
+        # Each knows the other: without this, only the garbage collector would free them.
+        task.driver = self.owner = None
 
-    def _steps(
-        self, context: Context, args: tuple[Any, ...], kwargs: dict[str, Any] | None, started: float
-    ) -> Generator[Any, Any, Any]:
-        run = context.run
-        coroutine = _coroutine(run(self._runner.call, self._task, args, kwargs))
+    def _called(self, task: LiveTask, run: Callable[..., Any]) -> Any:
+        """Call the task's function in its context and return its coroutine."""
+        args, kwargs, fn = task.args, task.kwargs, task.spec.fn
+        assert args is not None
+        if self._runner.interceptor is not None:
+            coroutine = run(self._runner.attempt_async, task, args, kwargs)
+        else:
+            run(enter, task)
+            coroutine = run(fn, *args, **kwargs) if kwargs else run(fn, *args)
+        return coroutine if type(coroutine) is types.CoroutineType else _coroutine(coroutine)
+
+    def _keep(self, give: Callable[[Any], Any], value: Any) -> None:
+        """Keep for `outcome` what *give* returns or raises."""
         try:
-            yielded = run(coroutine.send, None)
-        except StopIteration as stop:
-            self._runner.overrun(self._task, started)
-            return stop.value
-        except BaseException:
-            self._runner.overrun(self._task, started)
-            raise
-        # Not before: most bodies that never suspend need no timer at all.
-        self._runner.arm(self._task, started)
-        while True:
-            thrown: BaseException | None = None
-            value = None
-            try:
-                value = yield yielded
-            except GeneratorExit:
-                self._closing = True
-                run(coroutine.close)
-                raise
-            except BaseException as error:  # handed on to the coroutine as it is
-                thrown = error
-            try:
+            self._value = give(value)
+        except BaseException as error:
+            self._raised = error
+
+    def outcome(self) -> Any:
+        """Return or raise what the awaiter gets of a coroutine that was never suspended."""
+        raised = self._raised
+        if raised is None:
+            return self._value
+        # The error's traceback holds this frame, and the frame must not hold it.
+        self._raised = None
+        try:
+            raise raised
+        finally:
+            del raised
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        """Go on with a coroutine that is suspended, to its end."""
+        run, coroutine = self._run, self._coroutine
+        yielded, self._value = self._value, None
+        try:
+            while True:
+                thrown: BaseException | None = None
+                value = None
+                try:
+                    value = yield yielded
+                except GeneratorExit:
+                    self._closing = True
+                    run(coroutine.close)
+                    raise
+                except BaseException as error:  # handed on to the coroutine as it is
+                    thrown = error
                 if thrown is None:
                     yielded = run(coroutine.send, value)
                 else:
                     yielded = run(coroutine.throw, thrown)
-            except StopIteration as stop:
+                if self._let_go:
+                    _abandon_coroutine(run, coroutine, self._task)
+                    raise asyncio.CancelledError
+        except StopIteration as stop:
+            if self._runner.end(self._task, "complete", stop.value) and not self._asked:
+                self.owner = None
                 return stop.value
-            if self._let_go:
-                _abandon_coroutine(run, coroutine, self._task)
-                raise asyncio.CancelledError
+            return self._given_up(None)
+        except BaseException as error:
+            if self._closing:
+                task = self._task
+                told = TaskInterruptedError(task.task_id, task.name)
+                self._runner.end(task, "interrupt", error=told, reason="its loop closed")
+                raise
+            return self._failed(error)
+        finally:
+            self.suspended = False
+            self._runner.remove_driver(self)
+            self._task.driver = None
 
     def _failed(self, error: BaseException) -> Any:
         """End the task whose coroutine raised, and raise what its awaiter is to see."""

@@ -159,7 +159,8 @@ def awaitable_inner(spec: TaskSpec) -> types.FunctionType:
             check(*args, **kwargs)
         here = core()
         if in_place:
-            return await here.drive(spec, args, kwargs, caller(1))
+            drive = here.drive(spec, args, kwargs, caller(1))
+            return await drive if drive.suspended else drive.outcome()
         task = here.accept(spec, args, kwargs, caller(1))
         return await here.results.get(task, None)
 

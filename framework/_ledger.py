@@ -99,8 +99,10 @@ class Ledger:
         with self.lock:
             self.homes = [one for one in self.homes if one.live or not one.closed] + [home]
 
-    def accept(self, task: LiveTask, bounded: bool = True) -> None:
-        """Take a new task in, PENDING; one that will not wait need not be *bounded*.
+    def accept(self, task: LiveTask, started: float | None = None, *, bounded: bool = True) -> None:
+        """Take a new task in, PENDING; with *started*, RUNNING since that monotonic second.
+
+        One that does not wait is not *bounded* by how many may.
 
         Raises:
             FrameworkNotStartedError: If the manager takes no tasks any more.
@@ -115,14 +117,19 @@ class Ledger:
                 raise FrameworkNotStartedError(
                     "stopping" if self.state == "running" else self.state
                 )
-            if bounded and self.pending >= self.queue_size:
+            if started is None and bounded and self.pending >= self.queue_size:
                 self.extra["rejected"] += 1
                 raise QueueFullError(self.queue_size)
             if task_id in live:
                 raise _id_in_use(task_id)
             live[task_id] = task
             self.submitted += 1
-            self.pending += 1
+            if started is None:
+                self.pending += 1
+            else:
+                transition(task, "start", started)
+                task.bodies = 1
+                self.running += 1
         finally:
             lock.release()
 

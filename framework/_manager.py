@@ -379,7 +379,7 @@ class TaskManager:
         if self._core.cancel_pending(record, "it was cancelled before it started"):
             return True
         self._core.runner.stop_body(record)
-        if record.driver is None:
+        if record.spec.kind == "thread":
             return False
         try:
             await self._core.results.until_final(record, _CANCEL_PATIENCE)

@@ -151,7 +151,7 @@ class Runner:
             self.arm(task, now)
         run = context.run
         try:
-            run(_enter, task)
+            run(enter, task)
             if self.interceptor is None:
                 fn = task.spec.fn
                 result = run(fn, *args, **kwargs) if kwargs else run(fn, *args)
@@ -169,11 +169,11 @@ class Runner:
             self.end(task, "complete", result)
         return True
 
-    def call(self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
-        """Call an async task's function, in the task's context; gives its coroutine."""
-        _enter(task)
-        if self.interceptor is None:
-            return task.spec.fn(*args, **(kwargs or {}))
+    def attempt_async(
+        self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    ) -> Any:
+        """Call an async task's function with the interceptor, in the task's context."""
+        enter(task)
         return self._attempt(task, args, kwargs)
 
     def _attempt(self, task: LiveTask, args: tuple[Any, ...], named: dict[str, Any] | None) -> Any:
@@ -419,7 +419,7 @@ class Runner:
             self.ledger.clock.release()
 
 
-_enter = current_record.set
+enter = current_record.set
 """Makes a task the current one, in the context that it is called in."""
 
 
