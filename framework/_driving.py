@@ -161,7 +161,7 @@ class Drive:
                 if task.limit is not None:
                     runner.overrun(task, started)
                 self._value = stop.value
-                if not runner.end(task, "complete", stop.value) or self._asked:
+                if not runner.complete(task, stop.value) or self._asked:
                     self._keep(self._given_up, None)
             else:
                 self.suspended = True
@@ -234,7 +234,7 @@ class Drive:
                     _abandon_coroutine(run, coroutine, self._task)
                     raise asyncio.CancelledError
         except StopIteration as stop:
-            if self._runner.end(self._task, "complete", stop.value) and not self._asked:
+            if self._runner.complete(self._task, stop.value) and not self._asked:
                 self.owner = None
                 return stop.value
             return self._given_up(None)

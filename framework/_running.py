@@ -166,7 +166,7 @@ class Runner:
         except BaseException as error:  # a body may raise anything; the thread lives on
             self.body_failed(task, error)
         else:
-            self.end(task, "complete", result)
+            self.complete(task, result)
         return True
 
     def attempt_async(
@@ -305,6 +305,20 @@ class Runner:
         else:
             self.end(task, "fail", error=error)
 
+    def complete(self, task: LiveTask, result: Any) -> bool:
+        """End a task whose body returned *result*; False if it has ended before."""
+        ledger = self.ledger
+        if ledger.sinks or not ledger.complete(task, self.monotonic(), result):
+            return self.end(task, "complete", result)
+        if task.limit_key is not None:
+            self.disarm(task)
+        if ledger.kept > self.max_finished:
+            self._make_room()
+        home = task.home
+        if home.on_idle is not None and not home.live:
+            self._tell_idle(home)
+        return True
+
     def end(
         self,
         task: LiveTask,
@@ -351,17 +365,24 @@ class Runner:
         if ledger.sinks:
             ledger.emit(EVENT_OF[task.status], task, message=task.reason, error=task.error)
         if ledger.kept > self.max_finished:
-            # Some more than it must, so that not every further task has to.
-            self.evict(keep=self.max_finished - self.max_finished // _SPARE)
+            self._make_room()
         if waiters:
             wake_all(waiters)
         if task.rest is not None and task.hooks is not None:
             self._run_hooks(task, in_background=move == "time_out")
         home = task.home
-        on_idle = home.on_idle
-        if on_idle is not None and not home.live:
-            on_idle()
+        if home.on_idle is not None and not home.live:
+            self._tell_idle(home)
         return True
+
+    def _make_room(self) -> None:
+        """Forget the oldest finished tasks, some more than it must: not one for each new one."""
+        self.evict(keep=self.max_finished - self.max_finished // _SPARE)
+
+    def _tell_idle(self, home: Home) -> None:
+        on_idle = home.on_idle
+        if on_idle is not None:
+            on_idle()
 
     def evict(self, *, ended_before: float | None = None, keep: int | None = None) -> int:
         """Remove finished tasks from the store; return how many."""
