@@ -6,9 +6,12 @@ before it, and new ones are started while there is room;
 a thread given up at a limit is replaced while at most `max_workers` are given up, and
 ends when its item does.
 Relies on: handlers that never raise.
-Lock order: `lock` guards queue, threads and counts. It is held for a few steps, never
-while user code runs; the wait graph's and the clock's locks may be taken after it. A
-thread takes it once for each item, acquired and released by hand: ``with`` costs double.
+An item is in the queue, and in the set of those that wait: who takes it out of the set,
+and nobody else, runs or drops it. What was discarded stays in the queue until it comes up.
+Lock order: `lock` guards who puts in, closes, and starts or gives up threads. Threads take
+items and count them without it: one that lost its turn with the lock held would have all
+others wait for the lock, and then for each other, at every item. The wait graph's and the
+clock's locks may be taken after it; user code never runs under it.
 It is re-entrant since a signal handler may shut down a pool whose lock its own thread
 holds. `release` takes no lock at all: it is called by the garbage collector and at
 interpreter exit, wherever a thread happens to be.
@@ -40,7 +43,6 @@ class Item(Protocol):
 
     Attributes:
         handler: Who knows what to do with it.
-        waiting: Whether it is in the queue, to be run; changed by the crew alone.
     """
 
     @property
@@ -53,7 +55,6 @@ class Item(Protocol):
     started: float | None
     ended: float | None
     handler: Any  # a Handler of this kind of item
-    waiting: bool
 
 
 class Handler(Protocol):
@@ -76,6 +77,8 @@ class Worker(threading.Thread):
         gate: Released to wake the thread when it is parked.
         abandoned: Whether its item ran past its limit, so that the thread counts no more.
         first: What it was started for, until it begins with it; None if it is to look.
+        ended: How many items ended here with each status.
+        counted: The latest of them, which may still be on the stack.
     """
 
     def __init__(self, crew: Crew, name: str) -> None:
@@ -88,6 +91,8 @@ class Worker(threading.Thread):
         self.gate.acquire()
         self.abandoned = False
         self.first: Item | None = None
+        self.ended: dict[TaskStatus, int] = dict.fromkeys(TaskStatus, 0)
+        self.counted: Item | None = None
 
     def run(self) -> None:
         """Work until the crew has nothing more to do or this thread is given up."""
@@ -113,6 +118,22 @@ class Worker(threading.Thread):
         except BaseException:  # a handler's own fault; the thread must live on
             _LOGGER.critical("Exception in worker", exc_info=True)
 
+    def count(self) -> None:
+        """Count the item on top of the stack, which has just ended, and take it off."""
+        item = self.stack[-1]
+        started, ended, status = item.started, item.ended, item.status
+        if started is None:
+            # Ended between the queue and its start, so where nobody has counted it.
+            status = _cancelled_if_pending(status)
+        elif ended is not None:
+            self.crew.timings.append((item.queued, started, ended))
+        if started is None or ended is not None:
+            # Nothing is called in between, so nobody sees the one without the other.
+            self.ended[status] += 1
+            self.counted = item
+        self.stack.pop()
+        self.counted = None
+
 
 class Crew:
     """Threads and queue; outlives its executor until the queued work is done.
@@ -120,8 +141,7 @@ class Crew:
     Attributes:
         abandoned: How many threads run on past their item's limit.
         cancelled: How many items were taken out of the queue.
-        ended: How many items ended with each status.
-        queued: How many items wait.
+        ended: How many items ended with each status, but for those that living threads count.
         timings: When the latest items were queued, started and ended.
 
     Args:
@@ -144,9 +164,8 @@ class Crew:
         self.queue_size = queue_size
         self.waits = WaitGraph()
         self.lock = threading.RLock()
-        # An item that was discarded stays in it, waiting no longer, until it comes up.
         self._queue: deque[Any] = deque()
-        self.queued = 0
+        self._waiting: set[Any] = set()
         self.threads: set[Worker] = set()
         self.closed = False
         self.forked = False
@@ -168,6 +187,11 @@ class Crew:
     def degraded(self) -> bool:
         """Whether more threads are given up than are replaced."""
         return self.abandoned > self.max_workers
+
+    @property
+    def queued(self) -> int:
+        """How many items wait."""
+        return len(self._waiting)
 
     def put(self, item: Item) -> None:
         """Queue *item* and see to it that a thread comes for it.
@@ -194,10 +218,8 @@ class Crew:
                 self._check_open()
             except RuntimeError as error:
                 return [(item, error) for item in items]
-            for item in items:
-                item.waiting = True
+            self._waiting.update(items)
             self._queue.extend(items)
-            self.queued += len(items)
             self.submitted += len(items)
             refusal: Exception | None = None
             try:
@@ -213,26 +235,22 @@ class Crew:
             return refused
 
     def _claim(self, item: Item) -> bool:
-        """Take *item* out of the queue, if it is in it; the lock is held."""
-        if not item.waiting:
+        """Take *item* out of those that wait; False if another thread was quicker."""
+        try:
+            self._waiting.remove(item)
+        except KeyError:
             return False
-        item.waiting = False
-        self.queued -= 1
-        # What was claimed out of turn must not pile up behind threads that are stuck.
-        if len(self._queue) > 2 * self.queued + _SLACK:
-            waiting = [one for one in self._queue if one.waiting]
-            self._queue.clear()
-            self._queue.extend(waiting)
         return True
 
     def _next(self) -> Any | None:  # Any: an Item
-        """Take the first item that waits; the lock is held."""
+        """Claim the first item that waits; None if there is none."""
         queue = self._queue
         while queue:
-            item = queue.popleft()
-            if item.waiting:
-                item.waiting = False
-                self.queued -= 1
+            try:
+                item = queue.popleft()
+            except IndexError:  # another thread was quicker
+                return None
+            if self._claim(item):
                 return item
         return None
 
@@ -241,20 +259,23 @@ class Crew:
         with self.lock:
             claimed = self._claim(item)
             self.cancelled += claimed
+            if claimed and len(self._queue) > 2 * len(self._waiting) + _SLACK:
+                # What was discarded must not pile up behind threads that are stuck.
+                waiting = [one for one in self._queue.copy() if one in self._waiting]
+                self._queue.clear()
+                self._queue.extend(waiting)
+                # A thread may have parked while it was empty.
+                self._wake_one()
             return claimed
 
     def run_inline(self, item: Item) -> bool:
         """Run *item* on this thread, if it is queued here and the thread is one of ours."""
         worker = threading.current_thread()
-        if not isinstance(worker, Worker) or worker.crew is not self:
+        if not isinstance(worker, Worker) or worker.crew is not self or not self._claim(item):
             return False
-        with self.lock:
-            if not self._claim(item):
-                return False
-            worker.stack.append(item)
+        worker.stack.append(item)
         worker.work(item)
-        with self.lock:
-            self._tally(worker.stack.pop())
+        worker.count()
         return True
 
     def abandon(self, item: Item) -> None:
@@ -263,6 +284,11 @@ class Crew:
             for worker in self.threads:
                 if item in worker.stack and not worker.abandoned:
                     worker.abandoned = True
+                    # 1 the item is seen on the stack, 2 it ends and the thread, which asks
+                    # only then whether it was given up, goes on, 3 this is said of it.
+                    if item not in worker.stack:
+                        worker.abandoned = False
+                        return
                     self.abandoned += 1
                     self._replace()
                     return
@@ -281,41 +307,64 @@ class Crew:
 
     def take(self, worker: Worker) -> Any | None:  # Any: an Item
         """Count what *worker* has just run, and wait for the next; None if it is to end."""
-        lock = self.lock
+        queue, waiting, stack = self._queue, self._waiting, worker.stack
+        if stack:
+            worker.count()
         while True:
-            lock.acquire()
+            if worker.abandoned and self._given_up(worker):
+                return None
             try:
-                stack = worker.stack
-                if stack:
-                    self._tally(stack.pop())
-                if worker.abandoned:
+                item = queue.popleft()
+            except IndexError:
+                if not self._park(worker):
                     return None
-                item = self._next()
-                if item is not None:
-                    stack.append(item)
-                    # Whoever put many in has woken one thread, and each wakes the next.
-                    if self.queued and self._parked:
-                        self._parked.pop().gate.release()
-                    return item
-                if self.closed:
-                    return None
-                self._parked.append(worker)
-            finally:
-                lock.release()
-            # 1 we park, 2 `release` sets closed, 3 it wakes the parked. If it came before
-            # 1, it woke nobody and we must see it here.
-            self._release_if_closed()
-            worker.gate.acquire()
+                continue
+            stack.append(item)
+            try:
+                waiting.remove(item)
+            except KeyError:  # it was discarded, or its waiter runs it
+                stack.pop()
+                continue
+            # Whoever put many in has woken one thread, and each wakes the next.
+            if queue and self._parked:
+                self._wake_one()
+            return item
 
-    def _tally(self, item: Item) -> None:
-        """Count an item that just ended; the lock is held."""
-        started, ended = item.started, item.ended
-        if started is None:
-            # Ended between the queue and its start, so where nobody has counted it.
-            self.ended[_cancelled_if_pending(item.status)] += 1
-        elif ended is not None:
-            self.ended[item.status] += 1
-            self.timings.append((item.queued, started, ended))
+    def _given_up(self, worker: Worker) -> bool:
+        with self.lock:
+            return worker.abandoned
+
+    def _park(self, worker: Worker) -> bool:
+        """Wait until there may be work; False if there will be none any more."""
+        if self._over():
+            return False
+        self._parked.append(worker)
+        # 1 we find nothing, 2 an item is queued, or `release` sets closed, and wakes those
+        # that are parked, 3 we park. Whatever came before 3 must be seen here.
+        if self._queue or self.closed:
+            try:
+                self._parked.remove(worker)
+            except ValueError:  # somebody is about to wake us
+                pass
+            else:
+                return not self._over()
+        worker.gate.acquire()
+        return True
+
+    def _over(self) -> bool:
+        """Whether no item waits and none will come."""
+        if not self.closed:
+            return False
+        # Whoever holds the lock may have emptied the queue for a moment.
+        with self.lock:
+            return not self._queue
+
+    def _wake_one(self) -> None:
+        try:
+            worker = self._parked.pop()
+        except IndexError:  # another thread was quicker, or all are busy
+            return
+        worker.gate.release()
 
     def leave(self, worker: Worker) -> None:
         """Take *worker*, which ends, off the list if it was given up."""
@@ -323,6 +372,8 @@ class Crew:
             # The set is replaced and not changed: the standard's users iterate over it.
             if worker.abandoned:
                 self.abandoned -= 1
+                for status, count in worker.ended.items():
+                    self.ended[status] += count
                 self.threads = self.threads - {worker}
                 self._replace()
 
@@ -337,26 +388,15 @@ class Crew:
 
     def _empty(self) -> list[Item]:
         """Take everything out of the queue and return it; the lock is held."""
-        waiting = [item for item in self._queue if item.waiting]
+        waiting = [item for item in self._queue.copy() if self._claim(item)]
         self._queue.clear()
-        self.queued = 0
-        for item in waiting:
-            item.waiting = False
         return waiting
 
     def release(self) -> None:
         """Let the threads end once the queue is empty; lock-free, from anywhere."""
         self.closed = True
         while self._parked:
-            try:
-                worker = self._parked.pop()
-            except IndexError:  # another thread was quicker
-                return
-            worker.gate.release()
-
-    def _release_if_closed(self) -> None:
-        if self.closed:
-            self.release()
+            self._wake_one()
 
     def let_go(self, worker: Worker) -> None:
         """Let the process end although *worker* does not."""
@@ -367,7 +407,7 @@ class Crew:
         self.lock = threading.RLock()
         self.waits = WaitGraph()
         self._queue = deque()
-        self.queued = 0
+        self._waiting = set()
         # The child's exit would join them, and with them the thread that forked.
         for worker in self.threads:
             self.let_go(worker)
@@ -398,8 +438,7 @@ class Crew:
         if self.closed:
             return
         missing = items - len(self._parked)
-        if self._parked:
-            self._parked.pop().gate.release()
+        self._wake_one()
         while missing > 0 and self.queued and self._room():
             self._start_thread()
             missing -= 1
@@ -432,8 +471,7 @@ class Crew:
                 worker.start()
             except RuntimeError:
                 if worker.first is not None:
-                    worker.first.waiting = True
-                    self.queued += 1
+                    self._waiting.add(worker.first)
                     self._queue.appendleft(worker.first)
                 # Too many threads in the process: those that we have will do.
                 if len(self.threads) > self.abandoned:

@@ -5,8 +5,9 @@ Guarantees: a task is counted under exactly one status at any time, so that
 holds in every snapshot; whoever makes a task final, and nobody else, gets its waiters.
 Relies on: nothing below it calling back while the lock is held.
 Lock order: `lock` is held for the few steps of one move, never while user code, a sink or
-a store runs. No other lock is taken under it. Where every task passes, it is acquired and
-released by hand: ``with`` costs twice as much.
+a store runs. No other lock is taken under it. Where every task passes, nothing is called
+while it is held: the interpreter changes threads at calls and not in between, so no thread
+ever waits for one that holds the lock and has lost its turn, and no others behind it.
 Without the GIL: every shared field is written under the lock, but for the dicts of live
 tasks, which lose entries and are read without it; their single operations are atomic.
 """
@@ -23,7 +24,7 @@ from typing import Any
 
 from framework._delivery import Waiter
 from framework._records import TaskEvent, TaskRecord, TaskStatus
-from framework._task import COMPLETED, PENDING, RUNNING, LiveTask, Move, copy_record, transition
+from framework._task import COMPLETED, PENDING, RUNNING, TARGETS, LiveTask, Move, copy_record
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
 from framework.protocols import Clock, EventSink, TaskStore
 
@@ -109,10 +110,9 @@ class Ledger:
             QueueFullError: If `queue_size` tasks are PENDING.
             ValueError: If its id is in use.
         """
-        home, task_id, lock = task.home, task.task_id, self.lock
+        home, task_id = task.home, task.task_id
         live = home.live
-        lock.acquire()
-        try:
+        with self.lock:
             if home.closed or self.state != "running":
                 raise FrameworkNotStartedError(
                     "stopping" if self.state == "running" else self.state
@@ -127,11 +127,10 @@ class Ledger:
             if started is None:
                 self.pending += 1
             else:
-                transition(task, "start", started)
-                task.bodies = 1
+                task.status = RUNNING
+                task.started = started
+                task.attempts = task.bodies = 1
                 self.running += 1
-        finally:
-            lock.release()
 
     def reserve(self, task_id: str) -> None:
         """Keep a chosen id for a task about to be accepted, until `release`.
@@ -157,19 +156,21 @@ class Ledger:
 
     def start(self, task: LiveTask, now: float) -> bool:
         """Move a task to RUNNING, or count a further delivery; False if it has ended."""
-        lock = self.lock
-        lock.acquire()
-        try:
+        targets = TARGETS["start"]
+        with self.lock:
             before = task.status
-            if transition(task, "start", now) is None:
+            if targets[before] is None:
                 return False
-            task.bodies += 1
             if before is PENDING:
                 self.pending -= 1
                 self.running += 1
-            return True
-        finally:
-            lock.release()
+                task.status = RUNNING
+                task.started = now
+                if task.rest is not None:
+                    task.reason = ""
+            task.attempts += 1
+            task.bodies += 1
+        return True
 
     def end(
         self,
@@ -183,7 +184,9 @@ class Ledger:
         only_from: TaskStatus | None = None,
         body_ended: bool = True,
     ) -> dict[Any, None] | None:
-        """Move a task to a final status.
+        """Move a task to a final status, or refuse the move with nothing changed.
+
+        A final status allows no move at all.
 
         Args:
             task: The task.
@@ -199,56 +202,34 @@ class Ledger:
         Returns:
             Those who wait for it, perhaps nobody; None if the move was refused.
         """
-        lock = self.lock
-        lock.acquire()
-        try:
+        targets = TARGETS[move]
+        with self.lock:
             before, bodies = task.status, task.bodies
             if body_ended and bodies:
                 task.bodies = bodies = bodies - 1
                 if not bodies and task.rest is not None:
                     task.still_running = False
-            if only_from is not None and before is not only_from:
+            after = targets[before]
+            if after is None or (only_from is not None and before is not only_from):
                 return None
-            after = transition(task, move, now, result, error, traceback, reason)
-            if after is None:
-                return None
+            task.ended = now
+            task.result = result
+            if error is not None:
+                task.error = error
+                task.traceback = traceback
+            if reason or task.rest is not None:
+                task.reason = reason
+            if bodies:
+                task.still_running = True
             if before is PENDING:
                 self.pending -= 1
             else:
                 self.running -= 1
             self.ended[after] += 1
             self.kept += 1
-            if bodies:
-                task.still_running = True
-            waiters = task.waiters
-            if waiters is None:
-                return _NOBODY
-            task.waiters = None
-            return waiters
-        finally:
-            lock.release()
-
-    def complete(self, task: LiveTask, now: float, result: Any) -> bool:
-        """End and keep a task whose body returned, if there is no more to it.
-
-        What most tasks come to, in one step: the same as `end` and `keep`. False, with
-        nothing changed, if somebody waits for the task, or anything is out of the ordinary.
-        """
-        lock = self.lock
-        lock.acquire()
-        try:
-            if task.bodies != 1 or task.waiters is not None or task.rest is not None:
-                return False
-            if transition(task, "complete", now, result) is None:
-                return False
-            task.bodies = 0
-            self.running -= 1
-            self.ended[COMPLETED] += 1
-            self.kept += 1
-        finally:
-            lock.release()
-        self.keep(task)
-        return True
+            waiters, task.waiters = task.waiters, None
+            task.status = after
+        return _NOBODY if waiters is None else waiters
 
     def keep(self, task: LiveTask) -> None:
         """Hand a final task over to the store; call once, by whoever ended it."""
@@ -307,12 +288,13 @@ class Ledger:
     def register(self, task: LiveTask, waiter: Waiter) -> bool:
         """Have *waiter* woken at the task's end; False if it is final already."""
         with self.lock:
-            if task.status.is_final:
+            if task.status is not PENDING and task.status is not RUNNING:
                 return False
             if task.waiters is None:
-                task.waiters = {}
-            task.waiters[waiter] = None
-            return True
+                task.waiters = {waiter: None}
+            else:
+                task.waiters[waiter] = None
+        return True
 
     def unregister(self, task: LiveTask, waiter: Waiter) -> None:
         """Forget *waiter*, who waits no longer."""

@@ -48,7 +48,6 @@ class _Call(Future[T]):
         self.kwargs: dict[str, Any] | None = kwargs
         self.crew = crew
         self.handler = handler
-        self.waiting = False
         self.status = TaskStatus.PENDING
         self.queued = 0.0
         self.started: float | None = None
@@ -347,10 +346,16 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
             alive = [worker for worker in crew.threads if worker.is_alive()]
             on_stack = [item for worker in alive for item in worker.stack]
             # Ended a moment ago but not counted yet: their waiters may be asking already.
+            counted = [worker.counted for worker in alive]
             fresh = [
-                item for item in on_stack if item.started is not None and item.ended is not None
+                item
+                for item in on_stack
+                if item.started is not None and item.ended is not None and item not in counted
             ]
             ended = crew.ended.copy()
+            for worker in crew.threads:
+                for status, count in worker.ended.items():
+                    ended[status] += count
             for item in fresh:
                 ended[item.status] += 1
             timings = [*crew.timings, *map(_timing, fresh)]

@@ -307,81 +307,71 @@ class Runner:
 
     def complete(self, task: LiveTask, result: Any) -> bool:
         """End a task whose body returned *result*; False if it has ended before."""
-        ledger = self.ledger
-        if ledger.sinks or not ledger.complete(task, self.monotonic(), result):
-            return self.end(task, "complete", result)
-        if task.limit_key is not None:
-            self.disarm(task)
-        if ledger.kept > self.max_finished:
-            self._make_room()
-        home = task.home
-        if home.on_idle is not None and not home.live:
-            self._tell_idle(home)
+        waiters = self.ledger.end(task, "complete", self.monotonic(), result)
+        if waiters is None:
+            self._late(task)
+            return False
+        self._let_know(task, waiters)
         return True
 
     def end(
         self,
         task: LiveTask,
         move: Move,
-        result: Any = None,
-        error: BaseException | None = None,
+        error: BaseException,
         reason: str = "",
         only_from: TaskStatus | None = None,
         body_ended: bool = True,
     ) -> bool:
-        """Make a task final and tell everyone; False if it is, or may not be, already.
+        """Make a task final without a result; False if it is, or may not be, already.
 
         Args:
             task: The task.
             move: How it ended.
-            result: What it returned.
             error: Why it has no result.
             reason: For people.
             only_from: Do nothing if the status is another one; None for any.
             body_ended: Whether its body has ended, or there was none; else it is stopped.
         """
-        ledger = self.ledger
-        waiters = ledger.end(
+        waiters = self.ledger.end(
             task,
             move,
             self.monotonic(),
-            result,
+            None,
             error,
-            None if error is None else error.__traceback__,
+            error.__traceback__,
             reason,
             only_from,
             body_ended and only_from is None,
         )
         if waiters is None:
-            if body_ended and only_from is None and move in ("complete", "fail"):
+            if move == "fail" and body_ended and only_from is None:
                 self._late(task)
             return False
         if not body_ended:
             # Before anyone hears of it: the pool's figures then tell the same.
             self.stop_body(task)
+        self._let_know(task, waiters)
+        return True
+
+    def _let_know(self, task: LiveTask, waiters: dict[Any, None]) -> None:
+        """Keep a task that has just ended, and tell everyone."""
+        ledger = self.ledger
         if task.limit_key is not None:
             self.disarm(task)
         ledger.keep(task)
         if ledger.sinks:
             ledger.emit(EVENT_OF[task.status], task, message=task.reason, error=task.error)
         if ledger.kept > self.max_finished:
-            self._make_room()
+            # Some more than it must, so that not every further task has to.
+            self.evict(keep=self.max_finished - self.max_finished // _SPARE)
         if waiters:
             wake_all(waiters)
         if task.rest is not None and task.hooks is not None:
-            self._run_hooks(task, in_background=move == "time_out")
+            self._run_hooks(task, in_background=task.status is TaskStatus.TIMEOUT)
         home = task.home
-        if home.on_idle is not None and not home.live:
-            self._tell_idle(home)
-        return True
-
-    def _make_room(self) -> None:
-        """Forget the oldest finished tasks, some more than it must: not one for each new one."""
-        self.evict(keep=self.max_finished - self.max_finished // _SPARE)
-
-    def _tell_idle(self, home: Home) -> None:
         on_idle = home.on_idle
-        if on_idle is not None:
+        if on_idle is not None and not home.live:
             on_idle()
 
     def evict(self, *, ended_before: float | None = None, keep: int | None = None) -> int:

@@ -1,6 +1,6 @@
-"""The state machine, and a task as users see it.
+"""The state machine's table, and a task as users see it.
 
-`transition` is the only place where a status changes::
+`_ledger` is the only place where a status changes, by this table::
 
     PENDING -> RUNNING -> COMPLETED | FAILED | TIMEOUT | CANCELLED | INTERRUPTED
     PENDING -> FAILED | CANCELLED | INTERRUPTED       (never ran)
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import Context
 from datetime import datetime
-from types import CodeType, TracebackType
+from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from framework._ids import TaskId
@@ -28,14 +28,19 @@ PENDING: Final = TaskStatus.PENDING
 RUNNING: Final = TaskStatus.RUNNING
 COMPLETED: Final = TaskStatus.COMPLETED
 
-# What each move leads to from each status; what is not here is refused.
-_MOVES: Final[dict[str, dict[TaskStatus, TaskStatus]]] = {
+_MOVES: Final[dict[Move, dict[TaskStatus, TaskStatus]]] = {
     "start": {PENDING: RUNNING, RUNNING: RUNNING},
     "complete": {RUNNING: COMPLETED},
     "fail": {PENDING: TaskStatus.FAILED, RUNNING: TaskStatus.FAILED},
     "time_out": {RUNNING: TaskStatus.TIMEOUT},
     "cancel": {PENDING: TaskStatus.CANCELLED, RUNNING: TaskStatus.CANCELLED},
     "interrupt": {PENDING: TaskStatus.INTERRUPTED, RUNNING: TaskStatus.INTERRUPTED},
+}
+
+# What each move leads to from each status; None where it is refused. Whole, so that it is
+# read without a call; see `_ledger`.
+TARGETS: Final[dict[Move, dict[TaskStatus, TaskStatus | None]]] = {
+    move: dict.fromkeys(TaskStatus) | targets for move, targets in _MOVES.items()
 }
 
 
@@ -58,7 +63,6 @@ class LiveTask(TaskRecord):
         "driver",
         "bodies",
         "handler",
-        "waiting",
     )
 
     spec: Any  # a _calls.TaskSpec, which a lower layer may not name
@@ -73,7 +77,6 @@ class LiveTask(TaskRecord):
     driver: Any
     bodies: int
     handler: Any  # a _crew.Handler
-    waiting: bool
 
     limit_left: Rare[float | None] = Rare(None)
     held: Rare[bool] = Rare(False)
@@ -130,7 +133,6 @@ def new_task(
     task.home = home
     task.limit = limit
     task.loop = home.loop
-    task.waiting = False
     task.started = task.ended = task.result = task.rest = None
     task.limit_key = task.waiters = task.driver = task.handler = None
     return task
@@ -140,53 +142,6 @@ def live(record: TaskRecord) -> LiveTask:
     """Return *record*, which came back from an engine or a context, as what it is."""
     assert isinstance(record, LiveTask)
     return record
-
-
-def transition(
-    task: TaskRecord,
-    move: Move,
-    now: float,
-    result: Any = None,
-    error: BaseException | None = None,
-    traceback: TracebackType | None = None,
-    reason: str = "",
-) -> TaskStatus | None:
-    """Make one move of the state machine, or refuse it.
-
-    The caller holds the ledger's lock, under which this is the only writer of a status.
-
-    Args:
-        task: The task to move.
-        move: What happened.
-        now: Monotonic second at which it happened.
-        result: What the task returned, with ``complete``.
-        error: What it raised or what is told to those who wait, for the other ends.
-        traceback: The error's traceback as it was first raised.
-        reason: Why, for people.
-
-    Returns:
-        The new status; None if the move is not allowed from here, with nothing changed.
-        A final status allows no move at all.
-    """
-    target = _MOVES[move].get(task.status)
-    if target is None:
-        return None
-    if target is RUNNING:
-        task.attempts += 1
-        if task.started is None:
-            task.started = now
-            if task.rest is not None:
-                task.reason = ""
-    else:
-        task.ended = now
-        task.result = result
-        if error is not None:
-            task.error = error
-            task.traceback = traceback
-        if reason or task.rest is not None:
-            task.reason = reason
-    task.status = target
-    return target
 
 
 _COPIED = tuple(name for name in TaskRecord.__slots__)
