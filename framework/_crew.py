@@ -26,113 +26,17 @@ import weakref
 from collections import deque
 from collections.abc import Callable, MutableMapping, Sequence
 from concurrent.futures import thread as _stdlib
-from typing import Any, Protocol
+from typing import Any
 
 from framework._records import TaskStatus
 from framework._waits import WaitGraph
+from framework._workers import Item, Worker, current_worker, forget_others
 from framework.exceptions import QueueFullError
 
 _LOGGER = logging.getLogger("concurrent.futures")
 _TIMINGS_KEPT = 2_048
 _SLACK = 64
 """How many items that wait no longer may stay in the queue, beside as many as wait."""
-
-
-class Item(Protocol):
-    """What a crew works on; stamps are monotonic seconds.
-
-    Attributes:
-        handler: Who knows what to do with it.
-    """
-
-    @property
-    def name(self) -> str:
-        """Name for figures and messages."""
-        ...
-
-    status: TaskStatus
-    queued: float
-    started: float | None
-    ended: float | None
-    handler: Any  # a Handler of this kind of item
-
-
-class Handler(Protocol):
-    """Knows what to do with the items of one kind; neither method may raise."""
-
-    def __call__(self, item: Any, /) -> bool:  # Any: the handler's own kind of item
-        """Run *item* to its end on this thread; False if it may not start any more."""
-        ...
-
-    def drop(self, item: Any, error: BaseException | None, /) -> None:  # Any: as above
-        """End *item*, which will never run: cancelled, or with *error*."""
-
-
-class Worker(threading.Thread):
-    """One thread of a crew.
-
-    Attributes:
-        stack: The items that run on this thread: one, and on top of it those that it ran
-            since the one below waits for them.
-        gate: Released to wake the thread when it is parked.
-        abandoned: Whether its item ran past its limit, so that the thread counts no more.
-        first: What it was started for, until it begins with it; None if it is to look.
-        ended: How many items ended here with each status.
-        counted: The latest of them, which may still be on the stack.
-    """
-
-    def __init__(self, crew: Crew, name: str) -> None:
-        # A daemon, since nothing else lets a process end beside a thread that is stuck.
-        # The standard's promise to finish queued work is kept by registering it below.
-        super().__init__(name=name, daemon=True)
-        self.crew = crew
-        self.stack: list[Item] = []
-        self.gate = threading.Lock()
-        self.gate.acquire()
-        self.abandoned = False
-        self.first: Item | None = None
-        self.ended: dict[TaskStatus, int] = dict.fromkeys(TaskStatus, 0)
-        self.counted: Item | None = None
-
-    def run(self) -> None:
-        """Work until the crew has nothing more to do or this thread is given up."""
-        crew = self.crew
-        if crew.begin():
-            item = self.first
-            if item is not None:
-                self.stack.append(item)
-                self.first = None
-            else:
-                item = crew.take(self)
-            while item is not None:
-                self.work(item)
-                # Not kept while this thread waits for the next one.
-                del item
-                item = crew.take(self)
-        crew.leave(self)
-
-    def work(self, item: Item) -> None:
-        """Run one item, which is on the stack."""
-        try:
-            item.handler(item)
-        except BaseException:  # a handler's own fault; the thread must live on
-            _LOGGER.critical("Exception in worker", exc_info=True)
-
-    def count(self) -> None:
-        """Count the item on top of the stack, which has just ended, and take it off."""
-        item = self.stack[-1]
-        started, ended, status = item.started, item.ended, item.status
-        if started is None:
-            # Ended between the queue and its start, so where nobody has counted it.
-            status = _cancelled_if_pending(status)
-        elif ended is not None:
-            self.crew.timings.append((item.queued, started, ended))
-        if started is None or ended is not None:
-            # Nothing is called in between, so nobody sees the one without the other.
-            self.ended[status] += 1
-            self.counted = item
-        self.stack.pop()
-        self.counted = None
 
 
 class Crew:
@@ -270,8 +174,8 @@ class Crew:
 
     def run_inline(self, item: Item) -> bool:
         """Run *item* on this thread, if it is queued here and the thread is one of ours."""
-        worker = threading.current_thread()
-        if not isinstance(worker, Worker) or worker.crew is not self or not self._claim(item):
+        worker = current_worker()
+        if worker is None or worker.crew is not self or not self._claim(item):
             return False
         worker.stack.append(item)
         worker.work(item)
@@ -490,10 +394,6 @@ class Crew:
             item.handler.drop(item, _stdlib.BrokenThreadPool(reason))
 
 
-def _cancelled_if_pending(status: TaskStatus) -> TaskStatus:
-    return TaskStatus.CANCELLED if status is TaskStatus.PENDING else status
-
-
 def _thread_queues() -> MutableMapping[threading.Thread, Any]:
     """Return what the standard library joins at exit; there is no public way to it."""
     queues: MutableMapping[threading.Thread, Any] = _stdlib._threads_queues  # type: ignore[assignment]  # typed as read-only
@@ -514,16 +414,11 @@ class _ExitSignal:
             crew.release()
 
 
-def current_item() -> Item | None:
-    """Return the item that runs on this thread, if the thread is a crew's."""
-    worker = threading.current_thread()
-    return worker.stack[-1] if isinstance(worker, Worker) and worker.stack else None
-
-
 _CREWS: weakref.WeakSet[Crew] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
+    forget_others()
     for crew in list(_CREWS):
         crew.forget_threads()
 

@@ -171,14 +171,18 @@ class Drive:
                     runner.arm(task, started)
                 return
         except BaseException as error:  # a body may raise anything; its awaiter is told
-            if self.suspended:
-                self.suspended = False
-                runner.remove_driver(self)
-            elif task.limit is not None:
-                runner.overrun(task, started)
-            self._keep(self._failed, error)
+            self._first_failed(error, started)
         # Each knows the other: without this, only the garbage collector would free them.
         task.driver = self.owner = None
+
+    def _first_failed(self, error: BaseException, started: float) -> None:
+        """End a task whose first step raised, or what came right after it."""
+        if self.suspended:
+            self.suspended = False
+            self._runner.remove_driver(self)
+        elif self._task.limit is not None:
+            self._runner.overrun(self._task, started)
+        self._keep(self._failed, error)
 
     def _called(self, task: LiveTask, run: Callable[..., Any]) -> Any:
         """Call the task's function in its context and return its coroutine."""

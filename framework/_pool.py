@@ -20,10 +20,11 @@ from typing import Any, ParamSpec, TypeVar
 from framework import _checks
 from framework._calls import name_of
 from framework._clock import SystemClock, join_all
-from framework._crew import Crew, Item, Worker, current_item
+from framework._crew import Crew
 from framework._deadlines import Deadlines
 from framework._records import TaskStatus
 from framework._statistics import summary
+from framework._workers import Item, Worker, current_item
 from framework.exceptions import TaskTimeoutError
 from framework.protocols import Clock
 

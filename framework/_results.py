@@ -12,13 +12,13 @@ import asyncio
 from typing import Any  # a result is whatever the task returned
 
 from framework._context import current_record
-from framework._crew import current_item
 from framework._delivery import LoopWaiter, Mailboxes, ThreadWaiter
 from framework._ledger import Ledger
 from framework._outcomes import raise_or_return
 from framework._records import TaskRecord
 from framework._task import LiveTask
 from framework._waits import WaitGraph
+from framework._workers import current_item
 from framework.protocols import TaskEngine
 
 
@@ -76,8 +76,10 @@ class Results:
                 timer.cancel()
             if node is not None:
                 self._waits.leave(node)
-            self._ledger.unregister(task, waiter)
-        if not task.status.is_final:
+            # None once the task has ended: then all that waited were told.
+            if task.waiters is not None:
+                self._ledger.unregister(task, waiter)
+        if timeout is not None and not task.status.is_final:
             raise _waited_too_long(task, timeout)
 
     def _block_until_final(self, task: LiveTask, timeout: float | None) -> None:

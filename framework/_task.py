@@ -76,7 +76,7 @@ class LiveTask(TaskRecord):
     waiters: dict[Any, None] | None
     driver: Any
     bodies: int
-    handler: Any  # a _crew.Handler
+    handler: Any  # a _workers.Handler
 
     limit_left: Rare[float | None] = Rare(None)
     held: Rare[bool] = Rare(False)

@@ -11,15 +11,17 @@ from framework._records import TaskRecord
 from framework._task import PENDING, LiveTask, live
 from framework.protocols import Kind, Run
 
-_FLUSH_AT = 256
+_FLUSH_AFTER = 0.02
+"""Seconds that a task is staged at most while its loop's thread submits more."""
 
 
 class _Staging:
     """What was submitted on one loop's thread since its last turn."""
 
-    __slots__ = ("coroutines", "threads")
+    __slots__ = ("coroutines", "since", "threads")
 
-    def __init__(self) -> None:
+    def __init__(self, since: float) -> None:
+        self.since = since
         self.threads: list[LiveTask] = []
         self.coroutines: list[LiveTask] = []
 
@@ -29,8 +31,8 @@ class LocalEngine:
 
     What is submitted on a loop's thread starts when the loop has its next turn, so never
     before the submission has returned, and wakes the pool's threads once for all of it.
-    A handler that goes on blocking delays its own tasks: past 256 of them the earlier
-    ones start at once.
+    A handler that goes on blocking delays its own tasks: when it submits one more than
+    20 ms after the first, the earlier ones start at once.
 
     Args:
         pool: Its threads; shut down by its creator.
@@ -53,8 +55,8 @@ class LocalEngine:
                 self._dispatch([task])
                 return
             staging = self._staged.get(here)
-            if staging is None or len(staging.threads) >= _FLUSH_AT:
-                staging = self._stage(here)
+            if staging is None or task.created - staging.since > _FLUSH_AFTER:
+                staging = self._stage(here, task.created)
             staging.threads.append(task)
             return
         home = task.loop
@@ -64,7 +66,7 @@ class LocalEngine:
                 "none here: submit it from a coroutine, or set up the framework on a loop"
             )
         if here is home:
-            self._stage(here).coroutines.append(task)
+            self._stage(here, task.created).coroutines.append(task)
         elif not self._boxes.of(home).post(partial(run, task)):
             raise RuntimeError("the event loop of the task's app is closed")
 
@@ -80,13 +82,13 @@ class LocalEngine:
         """Run a queued record on the calling thread of the pool."""
         return self.pool._crew.run_inline(live(record))
 
-    def _stage(self, loop: asyncio.AbstractEventLoop) -> _Staging:
+    def _stage(self, loop: asyncio.AbstractEventLoop, now: float) -> _Staging:
         staging = self._staged.get(loop)
         if staging is None:
-            staging = self._staged[loop] = _Staging()
+            staging = self._staged[loop] = _Staging(now)
             loop.call_soon(self._flush, loop)
-        elif len(staging.threads) >= _FLUSH_AT:
-            early, staging.threads = staging.threads, []
+        elif now - staging.since > _FLUSH_AFTER:
+            early, staging.threads, staging.since = staging.threads, [], now
             self._dispatch(early)
         return staging
 

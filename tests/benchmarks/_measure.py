@@ -92,6 +92,7 @@ def child(module: str, *arguments: str, timeout: float = 180) -> Any:
         capture_output=True,
         text=True,
         timeout=timeout,
+        check=False,
         cwd=ROOT,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )

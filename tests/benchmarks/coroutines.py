@@ -34,7 +34,7 @@ TASKIQ = "taskiq in place"
 ANSWER = 42
 """What every body returns, and so every call."""
 
-MICROSECONDS = "µs"  # noqa: RUF001  # the sign that keyboards have
+MICROSECONDS = "µs"  # the sign that keyboards have
 
 CALLS = 10_000
 """How many are timed at once, but for peers that take longer."""

@@ -29,7 +29,7 @@ from framework import (
     async_task,
     current_task,
 )
-from framework._crew import Worker
+from framework._workers import Worker
 from framework.protocols import TaskEvent
 from framework.testing import override_framework
 from tests.framework.clocks import ManualClock

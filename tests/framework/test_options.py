@@ -19,8 +19,8 @@ from framework import (
     scheduled_task,
     throttled_task,
 )
-from framework._registry import find
 from framework._ids import TaskId
+from framework._registry import find
 
 
 def test_throttle_options_give_a_window_of_its_own(task_manager: TaskManager) -> None:

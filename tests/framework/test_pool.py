@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from framework import QueueFullError, TaskTimeoutError, ThreadPoolExecutorEnhanced
-from framework._crew import Worker
+from framework._workers import Worker
 from tests.framework.clocks import ManualClock
 from tests.framework.pools import (
     PATIENCE,

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from framework import TaskTimeoutError, ThreadPoolExecutorEnhanced
-from framework._crew import Worker
+from framework._workers import Worker
 from tests.framework.clocks import ManualClock
 from tests.framework.pools import PATIENCE, run_script, settle, start_stuck
 

@@ -21,10 +21,10 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._crew import Worker
 from framework._delivery import Waiter
 from framework._task import LiveTask
 from framework._throttle import Gate, Gates, throttle_policy
+from framework._workers import Worker
 from framework.protocols import Interceptor, TaskRecord
 from framework.stores.memory import MemoryStore
 from framework.testing import override_framework

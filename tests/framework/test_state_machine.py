@@ -218,9 +218,7 @@ def test_counts_follow_moves(held_manager: TaskManager, status: str, move: Move)
 
 def test_counters_identity(held_manager: TaskManager) -> None:
     """Submitted is the sum over all statuses after any sequence of moves."""
-    tasks = [
-        submitted(held_manager) for _ in range(len(MOVES) ** 2)
-    ]
+    tasks = [submitted(held_manager) for _ in range(len(MOVES) ** 2)]
     for index, (first, second) in enumerate(itertools.product(MOVES, MOVES)):
         for move in (first, second):
             step(held_manager, tasks[index], move, 2_000.0)

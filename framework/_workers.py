@@ -1,0 +1,157 @@
+"""The threads of a crew: each runs one item after another and counts how they ended.
+
+Relies on: handlers that never raise; the crew for what to run and when to end.
+Lock order: none of its own. A thread's stack and counts are its own; others only read.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import Any, Protocol
+
+from framework._records import TaskStatus
+
+_LOGGER = logging.getLogger("concurrent.futures")
+
+
+class Item(Protocol):
+    """What a crew works on; stamps are monotonic seconds.
+
+    Attributes:
+        handler: Who knows what to do with it.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name for figures and messages."""
+        ...
+
+    status: TaskStatus
+    queued: float
+    started: float | None
+    ended: float | None
+    handler: Any  # a Handler of this kind of item
+
+
+class Handler(Protocol):
+    """Knows what to do with the items of one kind; neither method may raise."""
+
+    def __call__(self, item: Any, /) -> bool:  # Any: the handler's own kind of item
+        """Run *item* to its end on this thread; False if it may not start any more."""
+        ...
+
+    def drop(self, item: Any, error: BaseException | None, /) -> None:  # Any: as above
+        """End *item*, which will never run: cancelled, or with *error*."""
+
+
+class Employer(Protocol):
+    """Whose threads they are; see `_crew.Crew`."""
+
+    timings: deque[tuple[float, float, float]]
+
+    def begin(self) -> bool:
+        """Make a new thread ready; False if it is to end."""
+
+    def take(self, worker: Worker, /) -> Any | None:  # Any: an Item
+        """Return what *worker* is to run next; None if it is to end."""
+
+    def leave(self, worker: Worker, /) -> None:
+        """Hear that *worker* ends."""
+
+
+_WORKERS: dict[int, Worker] = {}
+"""The threads of all crews by their identifier, which costs a third of asking for the thread."""
+
+
+class Worker(threading.Thread):
+    """One thread of a crew.
+
+    Attributes:
+        stack: The items that run on this thread: one, and on top of it those that it ran
+            since the one below waits for them.
+        gate: Released to wake the thread when it is parked.
+        abandoned: Whether its item ran past its limit, so that the thread counts no more.
+        first: What it was started for, until it begins with it; None if it is to look.
+        ended: How many items ended here with each status.
+        counted: The latest of them, which may still be on the stack.
+    """
+
+    def __init__(self, crew: Employer, name: str) -> None:
+        # A daemon, since nothing else lets a process end beside a thread that is stuck.
+        # The standard's promise to finish queued work is kept by registering it below.
+        super().__init__(name=name, daemon=True)
+        self.crew = crew
+        self.stack: list[Item] = []
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        self.abandoned = False
+        self.first: Item | None = None
+        self.ended: dict[TaskStatus, int] = dict.fromkeys(TaskStatus, 0)
+        self.counted: Item | None = None
+
+    def run(self) -> None:
+        """Work until the crew has nothing more to do or this thread is given up."""
+        crew = self.crew
+        _WORKERS[threading.get_ident()] = self
+        if crew.begin():
+            item = self.first
+            if item is not None:
+                self.stack.append(item)
+                self.first = None
+            else:
+                item = crew.take(self)
+            while item is not None:
+                self.work(item)
+                # Not kept while this thread waits for the next one.
+                del item
+                item = crew.take(self)
+        crew.leave(self)
+        del _WORKERS[threading.get_ident()]
+
+    def work(self, item: Item) -> None:
+        """Run one item, which is on the stack."""
+        try:
+            item.handler(item)
+        except BaseException:  # a handler's own fault; the thread must live on
+            _LOGGER.critical("Exception in worker", exc_info=True)
+
+    def count(self) -> None:
+        """Count the item on top of the stack, which has just ended, and take it off."""
+        item = self.stack[-1]
+        started, ended, status = item.started, item.ended, item.status
+        if started is None:
+            # Ended between the queue and its start, so where nobody has counted it.
+            status = _cancelled_if_pending(status)
+        elif ended is not None:
+            self.crew.timings.append((item.queued, started, ended))
+        if started is None or ended is not None:
+            # Nothing is called in between, so nobody sees the one without the other.
+            self.ended[status] += 1
+            self.counted = item
+        self.stack.pop()
+        self.counted = None
+
+
+def current_worker() -> Worker | None:
+    """Return the calling thread if it is a crew's."""
+    return _WORKERS.get(threading.get_ident())
+
+
+def current_item() -> Item | None:
+    """Return the item that runs on this thread, if the thread is a crew's."""
+    worker = _WORKERS.get(threading.get_ident())
+    return worker.stack[-1] if worker is not None and worker.stack else None
+
+
+def forget_others() -> None:
+    """Forget all threads but the calling one, in a forked child, which has no other."""
+    me = current_worker()
+    _WORKERS.clear()
+    if me is not None:
+        _WORKERS[threading.get_ident()] = me
+
+
+def _cancelled_if_pending(status: TaskStatus) -> TaskStatus:
+    return TaskStatus.CANCELLED if status is TaskStatus.PENDING else status
