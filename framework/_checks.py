@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -146,6 +147,21 @@ def choice(name: str, value: T, allowed: tuple[T, ...]) -> T:
         listed = " or ".join(repr(one) for one in allowed)
         raise ValueError(f"{name} must be {listed}, not {show(value)}")
     return value
+
+
+def choices(name: str, value: object, allowed: tuple[str, ...]) -> frozenset[str]:
+    """Return *value* as a set if it is a collection of some of *allowed*.
+
+    Raises:
+        TypeError: If it is a single string, or no collection.
+        ValueError: If one of them is not allowed.
+    """
+    if isinstance(value, str) or not isinstance(value, Collection):
+        raise TypeError(f"{name} must be a collection of strings, not {show(value)}")
+    for one in value:
+        if one not in allowed:
+            raise ValueError(f"{name} must be of {', '.join(allowed)}, and {show(one)} is not")
+    return frozenset(value)
 
 
 def _range(above: float | None, at_least: float | None, at_most: float) -> str:

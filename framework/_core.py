@@ -27,6 +27,7 @@ from framework._ledger import Home, Ledger
 from framework._logging import log_final, report_unread
 from framework._policies import Policies
 from framework._pool import ThreadPoolExecutorEnhanced
+from framework._records import EVENT_OF
 from framework._results import Results
 from framework._running import Runner
 from framework._schedules import Schedules
@@ -104,7 +105,7 @@ class Core:
         self.results = Results(self.ledger, self.boxes, self.engine, pool._crew.waits)
         self.homes: list[Home] = []
         if _LOGGER.isEnabledFor(logging.DEBUG):
-            self.ledger.subscribe(log_final)
+            self.ledger.subscribe(log_final, EVENT_OF.values())
 
     def accept(
         self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType

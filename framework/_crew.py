@@ -84,6 +84,9 @@ class Crew:
         self._initializer = initializer
         self._initargs = initargs
         self._parked: list[Worker] = []
+        # Whether a thread was woken that has not looked at the queue yet. While it comes no
+        # other is woken: short items are often all done before it is there.
+        self._coming = False
         self._started = 0
         _CREWS.add(self)
 
@@ -230,7 +233,7 @@ class Crew:
                 stack.pop()
                 continue
             # Whoever put many in has woken one thread, and each wakes the next.
-            if queue and self._parked:
+            if queue and self._parked and not self._coming:
                 self._wake_one()
             return item
 
@@ -253,6 +256,9 @@ class Crew:
             else:
                 return not self._over()
         worker.gate.acquire()
+        # Cleared before this thread looks at the queue: whoever finds it set has queued his
+        # item before that look.
+        self._coming = False
         return True
 
     def _over(self) -> bool:
@@ -268,6 +274,7 @@ class Crew:
             worker = self._parked.pop()
         except IndexError:  # another thread was quicker, or all are busy
             return
+        self._coming = True
         worker.gate.release()
 
     def leave(self, worker: Worker) -> None:
@@ -318,6 +325,7 @@ class Crew:
         self.threads = set()
         self.abandoned = 0
         self._parked = []
+        self._coming = False
         self.closed = self.forked = True
 
     def _check_open(self) -> None:
@@ -342,7 +350,8 @@ class Crew:
         if self.closed:
             return
         missing = items - len(self._parked)
-        self._wake_one()
+        if not self._coming:
+            self._wake_one()
         while missing > 0 and self.queued and self._room():
             self._start_thread()
             missing -= 1

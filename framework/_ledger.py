@@ -18,7 +18,8 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -57,15 +58,6 @@ class Home:
         self.on_idle: Callable[[], None] | None = None
 
 
-EVENT_OF = {
-    TaskStatus.COMPLETED: "completed",
-    TaskStatus.FAILED: "failed",
-    TaskStatus.TIMEOUT: "timed_out",
-    TaskStatus.CANCELLED: "cancelled",
-    TaskStatus.INTERRUPTED: "interrupted",
-}
-
-
 class Ledger:
     """Tasks, counters and events of one manager.
 
@@ -77,6 +69,7 @@ class Ledger:
     Attributes:
         homes: Whose tasks may be live; those that have left stay until theirs are kept.
         kept: How many finished tasks the store keeps.
+        sinks: Who hears of each kind of event; empty while nobody hears of any.
     """
 
     def __init__(self, clock: Clock, store: TaskStore, queue_size: int) -> None:
@@ -92,7 +85,8 @@ class Ledger:
         self.running = 0
         self.ended: dict[TaskStatus, int] = {status: 0 for status in TaskStatus if status.is_final}
         self.extra: Counter[str] = Counter()
-        self.sinks: tuple[EventSink, ...] = ()
+        self.sinks: dict[str, tuple[EventSink, ...]] = {}
+        self._subscriptions: list[_Subscription] = []
         self.kept = 0
 
     def add_home(self, home: Home) -> None:
@@ -339,7 +333,9 @@ class Ledger:
             self.extra[name] += by
 
     def emit(self, kind: str, record: TaskRecord, **more: Any) -> None:
-        """Tell every sink of an event of *record*; call only if there are sinks."""
+        """Tell of an event of *record*; call only if there are sinks."""
+        if kind not in self.sinks:
+            return
         self.publish(
             TaskEvent(
                 kind,
@@ -355,27 +351,42 @@ class Ledger:
         )
 
     def publish(self, event: TaskEvent) -> None:
-        """Tell every sink of *event*; one that raises is logged, the others hear it."""
-        for sink in self.sinks:
+        """Tell every sink of its kind of *event*; one that raises is logged."""
+        for sink in self.sinks.get(event.kind, ()):
             try:
                 sink(event)
             except BaseException:  # a sink is a guest; it may end neither worker nor loop
                 _LOGGER.exception("an event sink raised on %r", event.kind)
 
-    def subscribe(self, sink: EventSink) -> Callable[[], None]:
-        """Add *sink*; return what takes it off again, harmless to call twice."""
-        entry: EventSink = sink
+    def subscribe(self, sink: EventSink, kinds: Collection[str]) -> Callable[[], None]:
+        """Add *sink* for some kinds of events; return what takes it off again."""
+        # Told apart by identity: the same sink may be there twice.
+        entry = _Subscription(sink, kinds)
         with self.lock:
-            self.sinks = (*self.sinks, entry)
+            self._subscriptions.append(entry)
+            self.sinks = _by_kind(self._subscriptions)
 
         def unsubscribe() -> None:
             with self.lock:
-                kept = list(self.sinks)
-                if entry in kept:
-                    kept.remove(entry)
-                self.sinks = tuple(kept)
+                if entry in self._subscriptions:
+                    self._subscriptions.remove(entry)
+                    self.sinks = _by_kind(self._subscriptions)
 
         return unsubscribe
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Subscription:
+    sink: EventSink
+    kinds: Collection[str]
+
+
+def _by_kind(subscriptions: list[_Subscription]) -> dict[str, tuple[EventSink, ...]]:
+    sinks: dict[str, tuple[EventSink, ...]] = {}
+    for one in subscriptions:
+        for kind in one.kinds:
+            sinks[kind] = (*sinks.get(kind, ()), one.sink)
+    return sinks
 
 
 _NOBODY: dict[Any, None] = {}

@@ -15,14 +15,12 @@ from framework._jsonsafe import safe_str
 from framework._records import TaskEvent, TaskRecord, TaskStatus
 
 _LOGGER = logging.getLogger("asyncframe")
-_ENDS = frozenset({"completed", "failed", "timed_out", "cancelled", "interrupted"})
 _FAILURES = (TaskStatus.FAILED, TaskStatus.TIMEOUT)
 
 
 def log_final(event: TaskEvent) -> None:
-    """Log at DEBUG how a task ended; an event sink, subscribed where DEBUG is on."""
-    if event.status is None or not event.status.is_final or event.kind not in _ENDS:
-        return
+    """Log at DEBUG how a task ended; a sink of the final events, where DEBUG is on."""
+    assert event.status is not None
     reason = f": {event.message}" if event.message else ""
     _LOGGER.debug("task %s (%s) %s%s", event.task_id, event.name, event.status.value, reason)
 

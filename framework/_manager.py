@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, overload
 
 from framework import _checks
@@ -18,7 +18,7 @@ from framework._core import Core
 from framework._ids import TaskId
 from framework._jsonsafe import JSON
 from framework._pool import ThreadPoolExecutorEnhanced
-from framework._records import TaskRecord, TaskStatus
+from framework._records import EVENT_KINDS, TaskRecord, TaskStatus
 from framework._submission import take_in
 from framework._task import PENDING, RUNNING, LiveTask, Task
 from framework.exceptions import TaskNotFoundError
@@ -281,21 +281,30 @@ class TaskManager:
             figures["lost_wakeups"] = self._core.boxes.lost
         return figures
 
-    def subscribe(self, sink: EventSink) -> Callable[[], None]:
-        """Have ``sink(event)`` called for every event, where it happens.
+    def subscribe(
+        self, sink: EventSink, *, kinds: Collection[str] | None = None
+    ) -> Callable[[], None]:
+        """Have ``sink(event)`` called for events, where they happen.
 
         It must be quick: a slow one holds up the thread or loop that it is called on. What
         it raises is logged, and the other sinks hear the event all the same.
+
+        Args:
+            sink: The function.
+            kinds: The kinds that it is called for, see `TaskEvent`; None for all. What
+                nobody hears of costs nothing.
 
         Returns:
             What takes the sink off again; harmless to call twice.
 
         Raises:
-            TypeError: If *sink* is not callable.
+            TypeError: If *sink* is not callable, or *kinds* is no collection of strings.
+            ValueError: If there is no such kind.
         """
         if not callable(sink):
             raise TypeError(f"sink must be a function of an event, not {_checks.show(sink)}")
-        return self._core.ledger.subscribe(sink)
+        chosen = EVENT_KINDS if kinds is None else _checks.choices("kinds", kinds, EVENT_KINDS)
+        return self._core.ledger.subscribe(sink, chosen)
 
     # -- their results
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import CodeType, TracebackType
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, Final, Generic, Self, TypeVar, overload
 
 T = TypeVar("T")
 
@@ -191,6 +191,27 @@ class TaskRecord:
         if stamp is None:
             return None
         return datetime.fromtimestamp(self.created_at + (stamp - self.created), UTC)
+
+
+EVENT_OF: Final = {
+    TaskStatus.COMPLETED: "completed",
+    TaskStatus.FAILED: "failed",
+    TaskStatus.TIMEOUT: "timed_out",
+    TaskStatus.CANCELLED: "cancelled",
+    TaskStatus.INTERRUPTED: "interrupted",
+}
+"""The kind of event that tells of each final status."""
+
+EVENT_KINDS: Final = (
+    "submitted",
+    "started",
+    "progress",
+    "retrying",
+    "throttled",
+    *EVENT_OF.values(),
+    "late_result",
+    "evicted",
+)
 
 
 @dataclass(frozen=True, slots=True)

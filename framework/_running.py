@@ -20,10 +20,10 @@ from framework._clock import SystemClock
 from framework._context import current_record
 from framework._deadlines import Deadlines
 from framework._delivery import Mailboxes, wake_all
-from framework._ledger import EVENT_OF, Home, Ledger
+from framework._ledger import Home, Ledger
 from framework._logging import report_unread
 from framework._outcomes import clear_frames
-from framework._records import TaskEvent, TaskRecord, TaskStatus
+from framework._records import EVENT_OF, TaskEvent, TaskRecord, TaskStatus
 from framework._sleepers import Sleeper
 from framework._task import PENDING, RUNNING, LiveTask, Move, Task, live
 from framework.exceptions import TaskCancelledError, TaskTimeoutError
@@ -378,7 +378,7 @@ class Runner:
         """Remove finished tasks from the store; return how many."""
         ledger = self.ledger
         removed, records = ledger.store.remove(
-            ended_before=ended_before, keep=keep, completed=bool(ledger.sinks)
+            ended_before=ended_before, keep=keep, completed="evicted" in ledger.sinks
         )
         for record in records:
             report_unread(record)

@@ -82,18 +82,20 @@ def test_a_log_record_knows_its_task() -> None:
 def test_events_are_heard() -> None:
     """One event for each step of a task's life."""
     counter.kinds.clear()
+    ids: list[str | None] = []
     completed = threading.Event()
 
     def note_completion(event: TaskEvent) -> None:
-        if event.kind == "completed":
-            completed.set()
+        ids.append(event.task_id)
+        completed.set()
 
     with TestClient(app):
         manager = app.state.task_manager
-        unsubscribe = manager.subscribe(note_completion)
-        manager.submit_nowait(ship, ("8",))
+        unsubscribe = manager.subscribe(note_completion, kinds={"completed"})
+        task_id = manager.submit_nowait(ship, ("8",))
         assert completed.wait(10)
         unsubscribe()
+    assert ids == [task_id]
     assert counter.kinds == {"submitted": 1, "started": 1, "completed": 1}
 
 

@@ -312,6 +312,23 @@ def test_subscribe(task_manager: TaskManager, sink: Any) -> None:
         task_manager.subscribe(sink)
 
 
+@pytest.mark.parametrize(
+    ("kinds", "error", "message"),
+    [
+        ("completed", TypeError, "kinds must be a collection of strings, not 'completed'"),
+        (5, TypeError, "kinds must be a collection of strings, not 5"),
+        (["done"], ValueError, "and 'done' is not"),
+        ([None], ValueError, "and None is not"),
+    ],
+)
+def test_kinds_of_events(
+    task_manager: TaskManager, kinds: Any, error: type[Exception], message: str
+) -> None:
+    """Kinds that are none, or no collection, are refused; the message lists those there are."""
+    with pytest.raises(error, match=re.escape(message)):
+        task_manager.subscribe(print, kinds=kinds)
+
+
 # -- inside a task
 
 

@@ -423,6 +423,28 @@ async def test_an_unsubscribed_sink_hears_nothing(task_manager: TaskManager) -> 
     assert (kinds(gone), kinds(stays)) == ([], ["submitted", "started", "completed"])
 
 
+async def test_a_sink_hears_only_of_the_kinds_that_it_asked_for(task_manager: TaskManager) -> None:
+    """With kinds given a sink hears of those alone, and another one of all the same."""
+    some: list[TaskEvent] = []
+    everything: list[TaskEvent] = []
+    task_manager.subscribe(some.append, kinds=["completed", "submitted"])
+    task_manager.subscribe(everything.append)
+    await task_manager.submit(int, wait=True)
+    assert kinds(some) == ["submitted", "completed"]
+    assert kinds(everything) == ["submitted", "started", "completed"]
+
+
+async def test_a_sink_that_is_there_twice_is_taken_off_once(task_manager: TaskManager) -> None:
+    """Each subscription of one function is its own: taking one off leaves the other."""
+    events: list[TaskEvent] = []
+    first = task_manager.subscribe(events.append, kinds={"submitted"})
+    task_manager.subscribe(events.append)
+    first()
+    first()
+    await task_manager.submit(int, wait=True)
+    assert kinds(events) == ["submitted", "started", "completed"]
+
+
 # -- failures that nobody reads
 
 
