@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import struct
 import threading
-from array import array
 from collections import deque
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Sequence
+from itertools import islice, repeat
 from typing import Final
 
 from framework._ids import TaskId
@@ -17,8 +16,8 @@ from framework._records import TaskRecord, TaskStatus
 _BLOCK: Final = 256
 """How many records are packed at once."""
 
-_SHARDS: Final = 64
-"""A power of two. One dict of 100,000 is rebuilt every now and then, for 10 MB and 10 ms."""
+_GENERATION: Final = 64
+"""How many blocks share an index: it fills its dict, which then takes 0.3 ms to grow."""
 
 _ID_BYTES: Final = 16
 _DOUBLE: Final = struct.Struct("d")
@@ -33,8 +32,9 @@ class MemoryStore:
     its result, none of which the garbage collector looks at one by one. Tasks that ended in
     any other way stay whole.
 
-    Cost: everything but `list` is independent of how many records are kept; `remove`
-    grows with what it removes.
+    Cost: `put` is independent of how many records are kept. `get` looks into one more dict
+    for every 16,384 of them. `remove` drops whole blocks, so it costs a few steps for 256
+    records, and what it returns.
 
     Guarantees: a record is found from `put` on until it is removed.
     Without the GIL: `put` relies on dict operations being atomic, which they are there,
@@ -42,14 +42,11 @@ class MemoryStore:
     """
 
     def __init__(self) -> None:
-        # Guards the blocks, and who packs or removes; `put` does without.
+        # Guards the generations, and who packs or removes; `put` does without.
         self._lock = threading.Lock()
         self._latest: dict[str, TaskRecord] = {}
-        self._blocks: deque[_Block] = deque()
-        # By the hash of the id, which takes a quarter of the id's memory.
-        self._index: tuple[dict[int, _Block], ...] = tuple({} for _ in range(_SHARDS))
-        # By id: those whose hash was taken, one in 10^19 pairs.
-        self._clashing: dict[str, _Block] = {}
+        # The oldest first; replaced and not changed, since `get` reads it without the lock.
+        self._generations: tuple[_Generation, ...] = ()
 
     def __len__(self) -> int:
         with self._lock:
@@ -68,16 +65,22 @@ class MemoryStore:
         if record is not None:
             return record
         key = hash(task_id)
-        block = self._index[key % _SHARDS].get(key)
-        found = None if block is None else block.find(task_id)
-        if found is None and task_id in self._clashing:
-            found = self._clashing[task_id].find(task_id)
-        return found
+        for generation in reversed(self._generations):
+            block = generation.index.get(key)
+            found = None if block is None else block.find(task_id)
+            if found is not None:
+                return found
+        return None
 
     def list(self, status: TaskStatus | None = None) -> list[TaskRecord]:
         """Return the kept records in the order in which they ended, as a snapshot."""
         with self._lock:
-            records = [record for block in self._blocks for record in block.records()]
+            records = [
+                record
+                for generation in self._generations
+                for block in generation.blocks
+                for record in block.records()
+            ]
             records += list(self._latest.values())
         return [record for record in records if status is None or record.status is status]
 
@@ -90,18 +93,21 @@ class MemoryStore:
     ) -> tuple[int, Sequence[TaskRecord]]:
         """Remove the oldest records; see `protocols.TaskStore`."""
         bound = -math.inf if ended_before is None else ended_before
-        removed = 0
         told: list[TaskRecord] = []
         with self._lock:
             surplus = 0 if keep is None else self._count() - keep
-            while self._blocks:
-                block = self._blocks[0]
-                many = block.ended_by(bound, surplus - removed)
-                removed += many
-                told += block.pop_oldest(many, self._unindex, completed=completed)
-                if len(block):
-                    return removed, told
-                self._blocks.popleft()
+            removed = 0
+            while self._generations:
+                blocks = self._generations[0].blocks
+                while blocks:
+                    block = blocks[0]
+                    many = block.ended_by(bound, surplus - removed)
+                    removed += many
+                    told += block.drop_oldest(many, completed=completed)
+                    if len(block):
+                        return removed, told
+                    blocks.popleft()
+                self._generations = self._generations[1:]
             for record in list(self._latest.values()):
                 if removed >= surplus and (record.ended is None or record.ended > bound):
                     break
@@ -112,9 +118,12 @@ class MemoryStore:
         return removed, told
 
     def _count(self) -> int:
-        blocks = self._blocks
-        # All but the oldest are full.
-        packed = len(blocks[0]) + _BLOCK * (len(blocks) - 1) if blocks else 0
+        packed = 0
+        for generation in self._generations:
+            packed += _BLOCK * len(generation.blocks)
+        if packed:
+            # All but the oldest block are full.
+            packed += len(self._generations[0].blocks[0]) - _BLOCK
         return packed + len(self._latest)
 
     def _pack(self) -> None:
@@ -125,32 +134,47 @@ class MemoryStore:
                 return
             records = list(islice(latest.values(), _BLOCK))
             ids = [record.task_id for record in records]
-            block = _Block(ids, records)
-            self._blocks.append(block)
-            # Indexed first and then dropped, so that each can be found at any moment.
-            for key, task_id in zip(block.keys, ids, strict=True):
-                shard = self._index[key % _SHARDS]
-                if key in shard:
-                    self._clashing[task_id] = block
-                else:
-                    shard[key] = block
+            # Found there first and then dropped here, so that each is found at any moment.
+            self._add(_Block(ids, records), list(map(hash, ids)))
             for task_id in ids:
                 del latest[task_id]
 
-    def _unindex(self, block: _Block, place: int) -> None:
-        key = block.keys[place]
-        if self._clashing and self._clashing.pop(block.task_id(place), None) is not None:
-            return
-        del self._index[key % _SHARDS][key]
+    def _add(self, block: _Block, keys: Sequence[int]) -> None:
+        """Add a block whose ids have the hashes *keys* to the latest generation."""
+        latest = self._generations[-1] if self._generations else None
+        # Two ids with one hash, one in 10^19 pairs, would hide each other in one index.
+        if latest is None or latest.full or not latest.index.keys().isdisjoint(keys):
+            latest = _Generation()
+            self._generations = (*self._generations, latest)
+        latest.blocks.append(block)
+        latest.index.update(zip(keys, repeat(block)))
+
+
+class _Generation:
+    """Blocks that were packed one after the other, and where to find their records.
+
+    Attributes:
+        blocks: Those that still have records, the oldest first.
+        index: By the hash of an id, which takes a quarter of the id's memory, the block it
+            was packed into; what was removed stays until the whole generation goes.
+    """
+
+    __slots__ = ("blocks", "index")
+
+    def __init__(self) -> None:
+        self.blocks: deque[_Block] = deque()
+        self.index: dict[int, _Block] = {}
+
+    @property
+    def full(self) -> bool:
+        """Whether no further block is to be added."""
+        return len(self.index) >= _GENERATION * _BLOCK
 
 
 class _Block:
     """Finished tasks in the order in which they ended, as columns.
 
     What does not fit into the columns is kept whole, by its place.
-
-    Attributes:
-        keys: The hashes of the ids.
     """
 
     __slots__ = (
@@ -158,10 +182,10 @@ class _Block:
         "_first",
         "_ids",
         "_labels",
+        "_last_end",
         "_results",
         "_stamps",
         "_whole",
-        "keys",
     )
 
     def __init__(self, ids: list[str], records: list[TaskRecord]) -> None:
@@ -172,18 +196,19 @@ class _Block:
             if record.status is not _COMPLETED or record.rest
         }
         self._ids = _packed_ids(ids)
-        self.keys = array("q", list(map(hash, ids)))
         self._results = [record.result for record in records]
         self._labels = [record.label for record in records]
         # Tasks that were begun more than once are rare, and then few of a block.
         attempts = [record.attempts for record in records]
         self._attempts = None if attempts.count(1) == len(attempts) else attempts
+        ends = [record.ended or 0.0 for record in records]
+        self._last_end = max(ends)
         self._stamps = struct.pack(
             f"{4 * len(records)}d",
             *[record.created_at for record in records],
             *[record.created for record in records],
             *[record.started or 0.0 for record in records],
-            *[record.ended or 0.0 for record in records],
+            *ends,
         )
 
     def __len__(self) -> int:
@@ -194,39 +219,48 @@ class _Block:
         place = _place(self._ids, task_id)
         if place is None or place < self._first:
             return None
-        return self._record(place)
+        try:
+            record = self._record(place)
+        except IndexError:  # dropped meanwhile
+            return None
+        # 1 found, 2 dropped by another thread, 3 put together from what is left.
+        return record if place >= self._first else None
 
     def records(self) -> list[TaskRecord]:
         """Return all records."""
         return [self._record(place) for place in range(self._first, len(self._labels))]
 
-    def task_id(self, place: int) -> str:
-        """Return the id at *place*."""
-        ids = self._ids
-        if isinstance(ids, bytes):
-            return TaskId(ids[_ID_BYTES * place : _ID_BYTES * (place + 1)].hex())
-        return ids[place]
-
     def ended_by(self, bound: float, at_least: int) -> int:
         """Return how many of the oldest ended by *bound*, and at least so many."""
         size = len(self._labels)
+        if self._last_end <= bound:
+            return size - self._first
         place = min(self._first + max(at_least, 0), size)
         while place < size and self._ended(place) <= bound:
             place += 1
         return place - self._first
 
-    def pop_oldest(
-        self, many: int, unindex: Callable[[_Block, int], None], *, completed: bool
-    ) -> list[TaskRecord]:
+    def drop_oldest(self, many: int, *, completed: bool) -> list[TaskRecord]:
         """Remove the oldest *many* and return them; without *completed* only the others."""
-        places = range(self._first, self._first + many)
-        told = [self._record(place) for place in places if completed or place in self._whole]
-        for place in places:
-            unindex(self, place)
-            self._results[place] = None
-            self._whole.pop(place, None)
-        self._first += many
+        end = self._first + many
+        if completed:
+            told = [self._record(place) for place in range(self._first, end)]
+        else:
+            told = [record for place, record in self._whole.items() if place < end]
+        # First of all, for those who look without the lock; see `find`.
+        first, self._first = self._first, end
+        if end == len(self._labels):
+            self._results, self._whole = [], {}
+        else:
+            self._results[first:end] = [None] * many
+            self._whole = {at: record for at, record in self._whole.items() if at >= end}
         return told
+
+    def _task_id(self, place: int) -> str:
+        ids = self._ids
+        if isinstance(ids, bytes):
+            return TaskId(ids[_ID_BYTES * place : _ID_BYTES * (place + 1)].hex())
+        return ids[place]
 
     def _ended(self, place: int) -> float:
         whole = self._whole.get(place)
@@ -244,7 +278,7 @@ class _Block:
         if whole is not None:
             return whole
         record = TaskRecord()
-        record.task_id = self.task_id(place)
+        record.task_id = self._task_id(place)
         record.label = self._labels[place]
         record.status = _COMPLETED
         record.created_at, record.created = self._stamp(0, place), self._stamp(1, place)
