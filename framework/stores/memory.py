@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import struct
 import threading
-from collections import deque
 from collections.abc import Sequence
 from itertools import islice, repeat
 from typing import Final
@@ -20,7 +19,6 @@ _GENERATION: Final = 64
 """How many blocks share an index: it fills its dict, which then takes 0.3 ms to grow."""
 
 _ID_BYTES: Final = 16
-_DOUBLE: Final = struct.Struct("d")
 _COMPLETED: Final = TaskStatus.COMPLETED
 
 
@@ -66,7 +64,8 @@ class MemoryStore:
             return record
         key = hash(task_id)
         for generation in reversed(self._generations):
-            block = generation.index.get(key)
+            number = generation.index.get(key)
+            block = None if number is None else generation.blocks[number]
             found = None if block is None else block.find(task_id)
             if found is not None:
                 return found
@@ -79,6 +78,7 @@ class MemoryStore:
                 record
                 for generation in self._generations
                 for block in generation.blocks
+                if block is not None
                 for record in block.records()
             ]
             records += list(self._latest.values())
@@ -98,15 +98,14 @@ class MemoryStore:
             surplus = 0 if keep is None else self._count() - keep
             removed = 0
             while self._generations:
-                blocks = self._generations[0].blocks
-                while blocks:
-                    block = blocks[0]
+                oldest = self._generations[0]
+                while (block := oldest.first) is not None:
                     many = block.ended_by(bound, surplus - removed)
                     removed += many
                     told += block.drop_oldest(many, completed=completed)
                     if len(block):
                         return removed, told
-                    blocks.popleft()
+                    oldest.drop_first()
                 self._generations = self._generations[1:]
             for record in list(self._latest.values()):
                 if removed >= surplus and (record.ended is None or record.ended > bound):
@@ -118,12 +117,11 @@ class MemoryStore:
         return removed, told
 
     def _count(self) -> int:
-        packed = 0
-        for generation in self._generations:
-            packed += _BLOCK * len(generation.blocks)
+        packed = _BLOCK * sum(generation.left for generation in self._generations)
         if packed:
-            # All but the oldest block are full.
-            packed += len(self._generations[0].blocks[0]) - _BLOCK
+            oldest = self._generations[0].first
+            # All the others are full.
+            packed -= _BLOCK - (0 if oldest is None else len(oldest))
         return packed + len(self._latest)
 
     def _pack(self) -> None:
@@ -146,29 +144,48 @@ class MemoryStore:
         if latest is None or latest.full or not latest.index.keys().isdisjoint(keys):
             latest = _Generation()
             self._generations = (*self._generations, latest)
+        # In this order: what the index tells of is there.
+        number = len(latest.blocks)
         latest.blocks.append(block)
-        latest.index.update(zip(keys, repeat(block)))
+        latest.index.update(zip(keys, repeat(number)))
 
 
 class _Generation:
     """Blocks that were packed one after the other, and where to find their records.
 
     Attributes:
-        blocks: Those that still have records, the oldest first.
-        index: By the hash of an id, which takes a quarter of the id's memory, the block it
-            was packed into; what was removed stays until the whole generation goes.
+        blocks: By number; None for those that were dropped, which are the first.
+        index: By the hash of an id, which takes a quarter of the id's memory, the number of
+            its block. Numbers alone, so that the garbage collector does not look into it;
+            what was dropped stays until the whole generation goes.
     """
 
-    __slots__ = ("blocks", "index")
+    __slots__ = ("_dropped", "blocks", "index")
 
     def __init__(self) -> None:
-        self.blocks: deque[_Block] = deque()
-        self.index: dict[int, _Block] = {}
+        self._dropped = 0
+        self.blocks: list[_Block | None] = []
+        self.index: dict[int, int] = {}
 
     @property
     def full(self) -> bool:
         """Whether no further block is to be added."""
-        return len(self.index) >= _GENERATION * _BLOCK
+        return len(self.blocks) >= _GENERATION
+
+    @property
+    def left(self) -> int:
+        """How many blocks have not been dropped."""
+        return len(self.blocks) - self._dropped
+
+    @property
+    def first(self) -> _Block | None:
+        """The oldest block that was not dropped; None if there is none."""
+        return self.blocks[self._dropped] if self.left else None
+
+    def drop_first(self) -> None:
+        """Drop the oldest block."""
+        self.blocks[self._dropped] = None
+        self._dropped += 1
 
 
 class _Block:
@@ -181,23 +198,30 @@ class _Block:
         "_attempts",
         "_first",
         "_ids",
+        "_label_of",
         "_labels",
         "_last_end",
         "_results",
+        "_size",
         "_stamps",
         "_whole",
     )
 
     def __init__(self, ids: list[str], records: list[TaskRecord]) -> None:
         self._first = 0
+        self._size = len(records)
         self._whole = {
             place: record
             for place, record in enumerate(records)
             if record.status is not _COMPLETED or record.rest
         }
         self._ids = _packed_ids(ids)
-        self._results = [record.result for record in records]
-        self._labels = [record.label for record in records]
+        # A tuple, which the garbage collector leaves alone if nothing in it concerns it.
+        self._results = tuple([record.result for record in records])
+        labels = [record.label for record in records]
+        self._labels = list(dict.fromkeys(labels))
+        # By place, the place of its label; there are no more labels than a byte can tell.
+        self._label_of = None if len(self._labels) == 1 else bytes(map(self._labels.index, labels))
         # Tasks that were begun more than once are rare, and then few of a block.
         attempts = [record.attempts for record in records]
         self._attempts = None if attempts.count(1) == len(attempts) else attempts
@@ -212,31 +236,31 @@ class _Block:
         )
 
     def __len__(self) -> int:
-        return len(self._labels) - self._first
+        return self._size - self._first
 
     def find(self, task_id: str) -> TaskRecord | None:
         """Return the record with this id, or None if it is not here, or not any more."""
         place = _place(self._ids, task_id)
         if place is None or place < self._first:
             return None
-        try:
-            record = self._record(place)
-        except IndexError:  # dropped meanwhile
-            return None
+        record = self._record(place)
         # 1 found, 2 dropped by another thread, 3 put together from what is left.
         return record if place >= self._first else None
 
     def records(self) -> list[TaskRecord]:
         """Return all records."""
-        return [self._record(place) for place in range(self._first, len(self._labels))]
+        return [self._record(place) for place in range(self._first, self._size)]
 
     def ended_by(self, bound: float, at_least: int) -> int:
         """Return how many of the oldest ended by *bound*, and at least so many."""
-        size = len(self._labels)
         if self._last_end <= bound:
-            return size - self._first
-        place = min(self._first + max(at_least, 0), size)
-        while place < size and self._ended(place) <= bound:
+            return len(self)
+        place = min(self._first + max(at_least, 0), self._size)
+        ends = memoryview(self._stamps).cast("d")[3 * self._size + place :]
+        # Not searched by halves: what threads put in at once may be out of order.
+        for end in ends:
+            if end > bound:
+                break
             place += 1
         return place - self._first
 
@@ -248,12 +272,9 @@ class _Block:
         else:
             told = [record for place, record in self._whole.items() if place < end]
         # First of all, for those who look without the lock; see `find`.
-        first, self._first = self._first, end
-        if end == len(self._labels):
-            self._results, self._whole = [], {}
-        else:
-            self._results[first:end] = [None] * many
-            self._whole = {at: record for at, record in self._whole.items() if at >= end}
+        self._first = end
+        self._results = (None,) * end + self._results[end:]
+        self._whole = {at: record for at, record in self._whole.items() if at >= end}
         return told
 
     def _task_id(self, place: int) -> str:
@@ -262,27 +283,16 @@ class _Block:
             return TaskId(ids[_ID_BYTES * place : _ID_BYTES * (place + 1)].hex())
         return ids[place]
 
-    def _ended(self, place: int) -> float:
-        whole = self._whole.get(place)
-        return self._stamp(3, place) if whole is None else whole.ended or 0.0
-
-    def _stamp(self, column: int, place: int) -> float:
-        stamp: float
-        (stamp,) = _DOUBLE.unpack_from(
-            self._stamps, _DOUBLE.size * (column * len(self._labels) + place)
-        )
-        return stamp
-
     def _record(self, place: int) -> TaskRecord:
         whole = self._whole.get(place)
         if whole is not None:
             return whole
         record = TaskRecord()
         record.task_id = self._task_id(place)
-        record.label = self._labels[place]
+        record.label = self._labels[0 if self._label_of is None else self._label_of[place]]
         record.status = _COMPLETED
-        record.created_at, record.created = self._stamp(0, place), self._stamp(1, place)
-        record.started, record.ended = self._stamp(2, place), self._stamp(3, place)
+        stamps = memoryview(self._stamps).cast("d")[place :: self._size]
+        record.created_at, record.created, record.started, record.ended = stamps
         record.queued = record.created
         record.attempts = 1 if self._attempts is None else self._attempts[place]
         record.result = self._results[place]
