@@ -193,7 +193,7 @@ class Gate:
             self._queue[0].signal()
 
 
-_FIRST_SLOTS = 16
+_FIRST_SLOTS = 64
 
 
 class Gates:

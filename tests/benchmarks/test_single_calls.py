@@ -21,8 +21,6 @@ from tests.benchmarks.coroutines import ANSWER, function, plain
 from tests.benchmarks.floors import THREADS
 from tests.benchmarks.keepers import body
 
-pytest.importorskip("pytest_benchmark")
-
 SUBMITTED = 2_000
 """Tasks submitted while the loop stands still; the queue has room for them."""
 
@@ -44,7 +42,6 @@ LOOP_RETRIES: Cases = {calls.TRY_LOOP: calls.try_loop_on_loop, OURS: calls.retri
 COROUTINES: Cases = {coroutines.BARE: coroutines.bare, OURS: coroutines.tracked}
 
 
-# Any: the fixture of pytest-benchmark, which need not be installed.
 @pytest.fixture(autouse=True)
 def once_unless_asked(benchmark: Any, request: pytest.FixtureRequest) -> None:
     """Keep the suite from timing anything that it was not asked to time."""

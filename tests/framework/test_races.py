@@ -681,6 +681,52 @@ def test_a_gate_is_used_before_it_retires(manual_clock: ManualClock) -> None:
     assert len(gates) == 1
 
 
+def test_a_gate_is_to_retire_while_a_call_holds_its_slot() -> None:
+    """A gate whose only slot a call has just taken out is not retired, and the call counts."""
+    # 1 the call takes the slot out, 2 the gate is to be retired, 3 the slot is put back.
+    gate = Gate(1, 10.0)
+    assert gate.take(lambda: 0.0) is None
+    retired: list[bool] = []
+
+    def meanwhile() -> float:
+        retired.append(gate.retire(20.0))
+        return 20.0
+
+    assert gate.take(meanwhile) is None
+    assert retired == [False]
+    assert gate.take(lambda: 20.0) == 30.0
+
+
+def test_two_refused_calls_put_their_slots_back_the_wrong_way_round() -> None:
+    """The slots are in order again, so the next call is let pass by the older one."""
+    # 1 a call takes the older slot out, 2 another the younger one, 3 the first puts its own
+    # back, 4 so does the second, in front of it.
+    gate = Gate(2, 10.0)
+    assert gate.take(lambda: 0.0) is None
+    assert gate.take(lambda: 1.0) is None
+    holds, go_on = threading.Event(), threading.Event()
+    due: list[float | None] = []
+
+    def held_up() -> float:
+        holds.set()
+        assert go_on.wait(PATIENCE)
+        return 5.0
+
+    first = threading.Thread(target=lambda: due.append(gate.take(held_up)))
+    first.start()
+    assert holds.wait(PATIENCE)
+
+    def overtaken() -> float:
+        go_on.set()
+        first.join(PATIENCE)
+        return 5.0
+
+    due.append(gate.take(overtaken))
+    assert due == [10.0, 10.0]
+    assert gate.take(lambda: 10.0) is None
+    assert gate.take(lambda: 10.0) == 11.0
+
+
 # -- one chosen id, submitted twice
 
 

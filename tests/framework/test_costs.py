@@ -1,0 +1,340 @@
+"""What a task may cost, counted and not timed: wake-ups, locks, futures, system calls.
+
+Each count is one that the figures of the benchmarks stand on, so a change that would spoil
+them fails here, on a machine however busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import Any
+
+import pytest
+
+from framework import (
+    TaskManager,
+    ThreadPoolExecutorEnhanced,
+    _delivery,
+    _ids,
+    _ledger,
+    _results,
+    async_task,
+)
+from framework._core import Core
+from framework._ids import random_id
+from framework._records import TaskEvent
+from framework._workers import Worker
+from framework.testing import override_framework
+from tests.framework.clocks import ManualClock
+
+PATIENCE = 10.0
+"""Real seconds after which a wait for another thread is a failure."""
+
+BURST = 100
+
+
+class CountingLock:
+    """A lock that knows how often it was taken."""
+
+    def __init__(self, lock: Any) -> None:  # Any: locks have no common type
+        self._lock = lock
+        self.taken = 0
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self.taken += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lock.release()
+
+
+class Counter:
+    """Stands in for a function: counts its calls and makes them."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+        self.calls = 0
+        self.threads: list[int] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Make one call."""
+        self.calls += 1
+        self.threads.append(threading.get_ident())
+        return self._function(*args, **kwargs)
+
+
+class Ends:
+    """A sink that says when a number of tasks have ended."""
+
+    def __init__(self, manager: TaskManager) -> None:
+        self._left = 0
+        self._all = threading.Event()
+        self._lock = threading.Lock()
+        self._unsubscribe = manager.subscribe(self, kinds={"completed"})
+
+    def expect(self, count: int) -> None:
+        """Begin to count; nothing may be running."""
+        self._left = count
+        self._all.clear()
+
+    def __call__(self, event: object) -> None:
+        """Count one."""
+        with self._lock:
+            self._left -= 1
+            if not self._left:
+                self._all.set()
+
+    def wait(self) -> None:
+        """Block until so many tasks have ended."""
+        assert self._all.wait(PATIENCE)
+
+
+class Turn:
+    """Awaited, lets the loop have one turn."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        """Yield once, as a bare ``yield`` of a coroutine does."""
+        yield
+
+
+def core_of(manager: TaskManager) -> Core:
+    """Return the parts of a manager."""
+    return manager._core
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+# -- submitting
+
+
+async def test_a_burst_wakes_the_pool_once(
+    task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred submissions of one turn of the loop are one hand-over and one wake-up of it."""
+    crew, ends = task_manager.pool._crew, Ends(task_manager)
+    put_all, wake = Counter(crew.put_all), Counter(crew._wake_one)
+    monkeypatch.setattr(crew, "put_all", put_all)
+    monkeypatch.setattr(crew, "_wake_one", wake)
+    ends.expect(BURST)
+    for _ in range(BURST):
+        task_manager.submit_nowait(nothing)
+    assert put_all.calls == wake.calls == 0
+    await Turn()
+    ends.wait()
+    assert put_all.calls == 1
+    assert wake.threads.count(threading.get_ident()) <= 1
+
+
+async def test_locks_of_a_task() -> None:
+    """A submission takes the ledger's lock once, a run twice; a burst the pool's lock once."""
+    # On real time: a virtual clock keeps account of queued tasks, under the same lock.
+    with override_framework() as manager:
+        ledger, crew, ends = core_of(manager).ledger, manager.pool._crew, Ends(manager)
+        await manager.submit(nothing, wait=True)
+        own = ledger.lock, crew.lock
+        book, threads = CountingLock(ledger.lock), CountingLock(crew.lock)
+        ledger.lock, crew.lock = book, threads  # type: ignore[assignment]
+        try:
+            ends.expect(BURST)
+            for _ in range(BURST):
+                manager.submit_nowait(nothing)
+            submitting = book.taken, threads.taken
+            await Turn()
+            ends.wait()
+        finally:
+            ledger.lock, crew.lock = own
+    assert submitting == (BURST, 0)
+    assert (book.taken, threads.taken) == (3 * BURST, 1)
+
+
+async def test_a_loop_that_is_held_up_keeps_no_task_waiting(
+    task_manager: TaskManager, manual_clock: ManualClock
+) -> None:
+    """Without a turn of the loop the first task starts at a submission 20 ms after its own."""
+    started = threading.Event()
+    task_manager.submit_nowait(started.set)
+    manual_clock.advance(0.02)
+    task_manager.submit_nowait(nothing)
+    assert not started.is_set()
+    manual_clock.advance(0.001)
+    task_manager.submit_nowait(nothing)
+    assert started.wait(PATIENCE)
+
+
+def test_ids_are_read_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For 512 ids the operating system is asked twice."""
+    monkeypatch.setattr(_ids, "_SPARE", [])
+    urandom = Counter(os.urandom)
+    monkeypatch.setattr(os, "urandom", urandom)
+    assert len({random_id() for _ in range(512)}) == 512
+    assert urandom.calls == 2
+
+
+# -- what is made for those who ask, and only then
+
+
+async def test_no_future_unless_somebody_waits(
+    task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks that nobody waits for make no future and no waiter, of a loop or of a thread."""
+    loop, ends = asyncio.get_running_loop(), Ends(task_manager)
+    counters = []
+    for owner, name in (
+        (loop, "create_future"),
+        (_results, "LoopWaiter"),
+        (_results, "ThreadWaiter"),
+        (concurrent.futures.Future, "__init__"),
+    ):
+        counter = Counter(getattr(owner, name))
+        monkeypatch.setattr(owner, name, counter)
+        counters.append(counter)
+    ends.expect(BURST)
+    for _ in range(BURST):
+        task_manager.submit_nowait(nothing)
+    await Turn()
+    ends.wait()
+    assert [counter.calls for counter in counters] == [0, 0, 0, 0]
+
+
+async def test_no_event_unless_somebody_hears(
+    task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a sink no event is made, and with one those of the kinds that it hears."""
+    made = Counter(TaskEvent)
+    monkeypatch.setattr(_ledger, "TaskEvent", made)
+    await task_manager.submit(nothing, wait=True)
+    assert made.calls == 0
+    task_manager.subscribe(lambda _: None, kinds={"started", "failed"})
+    await task_manager.submit(nothing, wait=True)
+    assert made.calls == 1
+
+
+# -- completing
+
+
+async def test_the_loop_is_woken_once_for_many_results(
+    task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight results that come while the loop is busy wake it once."""
+    loop, gate, posted = asyncio.get_running_loop(), threading.Event(), threading.Semaphore(0)
+    post = _delivery.Mailbox.post
+
+    def telling_post(box: _delivery.Mailbox, call: Callable[[], object]) -> bool:
+        sent = post(box, call)
+        posted.release()
+        return sent
+
+    @async_task
+    def work() -> bool:
+        return gate.wait(PATIENCE)
+
+    waits = [asyncio.create_task(work()) for _ in range(8)]
+    # One turn for the submissions, one for their hand-over.
+    await Turn()
+    await Turn()
+    monkeypatch.setattr(_delivery.Mailbox, "post", telling_post)
+    wakes = Counter(loop.call_soon_threadsafe)
+    monkeypatch.setattr(loop, "call_soon_threadsafe", wakes)
+    gate.set()
+    for _ in waits:
+        assert posted.acquire(timeout=PATIENCE)
+    assert wakes.calls == 1
+    assert await asyncio.gather(*waits) == [True] * 8
+
+
+async def test_a_coroutine_in_place_makes_nothing_of_the_loops(
+    task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One with a limit that is not suspended makes no asyncio task, no timer and no future."""
+
+    @async_task(timeout=5.0)
+    async def plain() -> int:
+        return 7
+
+    loop = asyncio.get_running_loop()
+    counters = []
+    for name in ("create_task", "create_future", "call_soon", "call_later", "call_at"):
+        counter = Counter(getattr(loop, name))
+        monkeypatch.setattr(loop, name, counter)
+        counters.append(counter)
+    call_at = Counter(task_manager.clock.call_at)
+    monkeypatch.setattr(task_manager.clock, "call_at", call_at)
+    assert await plain() == 7
+    assert [counter.calls for counter in (*counters, call_at)] == [0] * 6
+
+
+# -- threads
+
+
+class ParkedList(list[Worker]):
+    """The list of parked threads; knows when *count* are in it."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._count = count
+        self.full = threading.Event()
+
+    def append(self, worker: Worker) -> None:
+        """Add a thread that is about to wait."""
+        super().append(worker)
+        if len(self) == self._count:
+            self.full.set()
+
+
+class SlowGate:
+    """A thread's gate: the thread hears of its release only once *open* is set."""
+
+    def __init__(self, gate: threading.Lock) -> None:
+        self._gate = gate
+        self.released = 0
+        self.open = False
+
+    def acquire(self) -> None:
+        """Wait."""
+        self._gate.acquire()
+
+    def release(self) -> None:
+        """Note the release, and let it through if it may be heard."""
+        self.released += 1
+        if self.open:
+            self._gate.release()
+
+    def let_through(self) -> None:
+        """Let the thread hear of what it has not heard yet, and of all that comes."""
+        self.open = True
+        if self.released:
+            self._gate.release()
+
+
+def test_while_a_thread_comes_no_other_is_woken() -> None:
+    """Two items wake one of two threads; it wakes the other when it takes the first of them."""
+    # 1 both threads are parked, 2 two items are put in, 3 the woken thread arrives, 4 its
+    # item goes on until the other one runs.
+    pool = ThreadPoolExecutorEnhanced(2)
+    crew = pool._crew
+    crew._parked = parked = ParkedList(2)
+    meeting = threading.Barrier(2)
+    for _ in range(2):
+        pool.submit(meeting.wait, PATIENCE)
+    assert parked.full.wait(PATIENCE)
+    gates = [SlowGate(worker.gate) for worker in crew.threads]
+    for worker, gate in zip(crew.threads, gates, strict=True):
+        worker.gate = gate  # type: ignore[assignment]
+    futures = [pool.submit(meeting.wait, PATIENCE) for _ in range(2)]
+    assert sorted(gate.released for gate in gates) == [0, 1]
+    for gate in gates:
+        gate.let_through()
+    assert sorted(future.result(PATIENCE) for future in futures) == [0, 1]
+    pool.shutdown()

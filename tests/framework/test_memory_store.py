@@ -1,0 +1,232 @@
+"""The store of finished tasks in memory: packed blocks behave as the plain list that they are."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from framework._ids import random_id
+from framework._records import Label, TaskRecord, TaskStatus
+from framework.stores import memory
+from framework.stores.memory import MemoryStore
+
+LABELS = [Label("mail.send", ""), Label("shop.pack", "packs"), Label("mail.send", "again")]
+COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pack four records at once, and begin a generation after two blocks."""
+    monkeypatch.setattr(memory, "_BLOCK", 4)
+    monkeypatch.setattr(memory, "_GENERATION", 2)
+
+
+def record(
+    number: int, status: TaskStatus = COMPLETED, task_id: str | None = None, ended: float = 0.0
+) -> TaskRecord:
+    """Return the record of a finished task, every field of which tells its number."""
+    made = TaskRecord()
+    made.task_id = random_id() if task_id is None else task_id
+    made.label = LABELS[number % 3]
+    made.status = status
+    made.created_at = 1_700_000_000.0 + number
+    made.created = made.queued = number + 0.25
+    made.started = number + 0.5
+    made.ended = ended or number + 0.75
+    made.attempts = 1 + (number % 7 == 0)
+    made.result = ("result", number)
+    made.code = made.rest = None
+    made.instruction = 0
+    if status is FAILED:
+        made.result = None
+        made.error = ValueError(number)
+    return made
+
+
+def facts(one: TaskRecord | None) -> object:
+    """Return all that a record says, for comparison."""
+    if one is None:
+        return None
+    stamps = one.created_at, one.created, one.started, one.ended, one.attempts
+    return one.task_id, one.name, one.description, one.status, stamps, one.result, str(one.error)
+
+
+def filled(count: int) -> tuple[MemoryStore, list[TaskRecord]]:
+    """Return a store and the records in it."""
+    store, records = MemoryStore(), [record(number) for number in range(count)]
+    for one in records:
+        store.put(one)
+    return store, records
+
+
+@dataclass
+class Model:
+    """The same store as a list."""
+
+    records: list[TaskRecord] = field(default_factory=list)
+
+    def remove(self, ended_before: float | None, keep: int | None) -> list[TaskRecord]:
+        """Take the oldest records off and return them."""
+        surplus = 0 if keep is None else len(self.records) - keep
+        bound = float("-inf") if ended_before is None else ended_before
+        removed: list[TaskRecord] = []
+        while self.records:
+            ended = self.records[0].ended
+            assert ended is not None
+            if len(removed) >= surplus and ended > bound:
+                break
+            removed.append(self.records.pop(0))
+        return removed
+
+
+IDS = st.one_of(
+    st.none(),  # a random one
+    st.uuids().map(lambda one: one.hex),
+    st.uuids().map(lambda one: one.hex.upper()),
+    st.uuids().map(str),
+    st.text(min_size=1, max_size=40),
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.sampled_from([COMPLETED] * 4 + [FAILED]), IDS),
+        st.tuples(st.just("put"), st.just(COMPLETED), st.none()),
+        st.tuples(st.just("age"), st.floats(0.0, 1.0), st.booleans()),
+        st.tuples(st.just("keep"), st.integers(0, 30), st.booleans()),
+    ),
+    max_size=80,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS)
+def test_it_is_a_list(steps: list[tuple[str, Any, Any]]) -> None:
+    """After any puts and removals it gives, finds and counts what a plain list would."""
+    store, model, seen = MemoryStore(), Model(), set[str]()
+    gone: list[str] = []
+    for number, (step, choice, more) in enumerate(steps):
+        if step == "put":
+            # Out of order, as two threads may put them in.
+            ended = number + (0.75 if number % 5 else -0.75)
+            made = record(number, choice, more, ended)
+            if made.task_id in seen:
+                continue
+            seen.add(made.task_id)
+            store.put(made)
+            model.records.append(made)
+            continue
+        ended_before = number * choice if step == "age" else None
+        keep = choice if step == "keep" else None
+        count, told = store.remove(ended_before=ended_before, keep=keep, completed=more)
+        removed = model.remove(ended_before, keep)
+        assert count == len(removed)
+        expected = [one for one in removed if more or one.status is FAILED]
+        assert list(map(facts, told)) == list(map(facts, expected))
+        gone += [one.task_id for one in removed]
+    assert list(map(facts, store.list())) == list(map(facts, model.records))
+    assert len(store) == len(model.records)
+    assert [facts(store.get(one.task_id)) for one in model.records] == [
+        facts(one) for one in model.records
+    ]
+    assert not any(store.get(task_id) for task_id in gone)
+    failed = [one for one in model.records if one.status is FAILED]
+    assert list(map(facts, store.list(FAILED))) == list(map(facts, failed))
+
+
+@pytest.mark.parametrize("count", [7, 8, 12, 40])
+def test_ids_that_are_not_there(count: int) -> None:
+    """What only looks like a kept id is not found: capitals, blanks, shorter or longer ones."""
+    store, records = filled(count)
+    for one in records:
+        known = str(one.task_id)
+        for other in (
+            known.upper(),
+            known[:-1],
+            known + "00",
+            f" {known}",
+            known[16:] + known[:16],
+        ):
+            assert other == known or store.get(other) is None
+
+
+def test_ids_are_plain_strings_with_the_type_of_ids() -> None:
+    """An id that comes out of a block is the id that went in, of the same type."""
+    store, records = filled(8)
+    assert [type(one.task_id) for one in store.list()] == [type(records[0].task_id)] * 8
+
+
+class Clashing(str):
+    """An id whose hash is that of all others of its kind."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        """Return the same for all."""
+        return 7
+
+
+def test_ids_with_one_hash() -> None:
+    """Tasks whose ids have one hash do not hide each other, whatever block they are in."""
+    store = MemoryStore()
+    records = [record(number, task_id=Clashing(f"task {number}")) for number in range(24)]
+    for one in records:
+        store.put(one)
+    assert [facts(store.get(one.task_id)) for one in records] == list(map(facts, records))
+    store.remove(keep=10)
+    found = [store.get(one.task_id) for one in records]
+    assert [one is not None for one in found] == [False] * 14 + [True] * 10
+
+
+def test_a_record_dropped_while_it_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that another thread drops between its finding and its making is not found at all."""
+    # 1 the id is found in its block, 2 the block's records are dropped, 3 the record is put
+    # together from what is left.
+    store, records = filled(12)
+    build = memory._Block._record
+
+    def late(block: Any, place: int) -> TaskRecord:
+        monkeypatch.setattr(memory._Block, "_record", build)
+        store.remove(keep=11, completed=False)
+        return build(block, place)
+
+    monkeypatch.setattr(memory._Block, "_record", late)
+    assert store.get(records[0].task_id) is None
+    assert facts(store.get(records[1].task_id)) == facts(records[1])
+
+
+def test_results_are_let_go_at_removal() -> None:
+    """A removed task's result is freed at once, although its block is still there."""
+
+    class Result:
+        """Something whose end can be seen."""
+
+    store = MemoryStore()
+    results = []
+    for number in range(8):
+        one = record(number)
+        one.result = Result()
+        results.append(weakref.ref(one.result))
+        store.put(one)
+    del one
+    gc.collect()
+    store.remove(keep=6, completed=False)
+    assert [result() is None for result in results] == [True, True] + [False] * 6
+
+
+def test_packed_tasks_are_nothing_to_the_garbage_collector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A block of 256 tasks with plain results is at most eight objects that it looks at."""
+    monkeypatch.setattr(memory, "_BLOCK", 256)
+    gc.collect()
+    before = len(gc.get_objects())
+    store, records = filled(21 * 256)
+    assert len(store) == len(records)
+    records.clear()
+    gc.collect()
+    assert len(gc.get_objects()) - before <= 2 * 256 + 20 * 8
