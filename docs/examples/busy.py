@@ -1,0 +1,59 @@
+"""Tasks that compute: a shorter switch interval, and one of them at a time."""
+
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from framework import background_task, setup_async_framework
+
+
+@contextmanager
+def switch_interval(seconds: float) -> Iterator[None]:
+    """Have the interpreter change threads that often, in the whole process."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(seconds)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Run the framework with a loop that comes through sooner."""
+    with switch_interval(0.0005):
+        async with setup_async_framework(app):
+            yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+computing = threading.Lock()
+
+
+@background_task
+def add_squares(below: int) -> int:
+    """Compute, while no other task does; what only waits stays outside of the lock."""
+    with computing:
+        return sum(number * number for number in range(below))
+
+
+@app.post("/sums", status_code=202)
+async def start(below: int) -> str:
+    """Begin one."""
+    return add_squares(below)
+
+
+def test_the_interval_holds_while_the_app_runs() -> None:
+    """It is set before the first task and given back at the end."""
+    before = sys.getswitchinterval()
+    with TestClient(app) as client:
+        assert round(sys.getswitchinterval(), 6) == 0.0005
+        ids = [client.post("/sums", params={"below": below}).json() for below in (3, 4)]
+        manager = app.state.task_manager
+        assert [manager.wait_result(task_id, timeout=10) for task_id in ids] == [5, 14]
+    assert sys.getswitchinterval() == before
