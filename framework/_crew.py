@@ -26,7 +26,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, MutableMapping, Sequence
 from concurrent.futures import thread as _stdlib
-from typing import Any
+from typing import Any, ClassVar
 
 from framework._records import TaskStatus
 from framework._waits import WaitGraph
@@ -43,6 +43,7 @@ class Crew:
     """Threads and queue; outlives its executor until the queued work is done.
 
     Attributes:
+        worker_type: What its threads are.
         abandoned: How many threads run on past their item's limit.
         cancelled: How many items were taken out of the queue.
         ended: How many items ended with each status, but for those that living threads count.
@@ -55,6 +56,8 @@ class Crew:
         initargs: Its arguments.
         queue_size: How many items may wait, from 1 on; None for any number.
     """
+
+    worker_type: ClassVar[type[Worker]] = Worker
 
     def __init__(
         self,
@@ -371,7 +374,7 @@ class Crew:
                 _LOGGER.warning("could not replace a pool thread", exc_info=True)
 
     def _start_thread(self) -> None:
-        worker = Worker(self, f"{self._name_prefix}_{self._started}")
+        worker = self.worker_type(self, f"{self._name_prefix}_{self._started}")
         # Held so that interpreter exit either sees this thread or forbids it.
         with _stdlib._global_shutdown_lock:
             if _stdlib._shutdown:

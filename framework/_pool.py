@@ -15,7 +15,7 @@ import traceback
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from framework import _checks
 from framework._calls import name_of
@@ -237,6 +237,8 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         ValueError: If a number is out of its range.
     """
 
+    _crew_type: ClassVar[type[Crew]] = Crew
+
     def __init__(
         self,
         max_workers: int | None = None,
@@ -262,7 +264,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         super().__init__(max_workers, thread_name_prefix, initializer, initargs)
         self._clock = SystemClock() if clock is None else clock
         self._limit = None if limit == math.inf else limit
-        self._crew = Crew(
+        self._crew = self._crew_type(
             self._max_workers,
             str(self._thread_name_prefix),
             initializer,

@@ -5,14 +5,63 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any  # a task's function may take anything
 
+from framework._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework._core import Limits
 from framework._manager import TaskManager
 from framework._pool import ThreadPoolExecutorEnhanced
 from framework._runtime import Framework, Parts, set_override
-from framework.protocols import Clock, Interceptor, TaskEngine, TaskStore
+from framework._task import live
+from framework.protocols import Clock, Interceptor, TaskEngine, TaskRecord, TaskStore
 
-__all__ = ["override_framework"]
+__all__ = [
+    "Call",
+    "Control",
+    "ControlledEngine",
+    "ControlledExecutor",
+    "Queued",
+    "bare_function",
+    "call_of",
+    "override_framework",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a task calls.
+
+    Attributes:
+        fn: The function, without any decorator of the framework.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+    """
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def call_of(record: TaskRecord) -> Call:
+    """Return what a task calls, from `Interceptor.before_accept` or an attempt.
+
+    Raises:
+        LookupError: If the task has ended: then its arguments are not kept.
+    """
+    task = live(record)
+    if task.args is None:
+        raise LookupError(f"task {task.task_id} has ended and keeps no arguments")
+    return Call(bare_function(task.spec.fn), task.args, dict(task.kwargs or {}))
+
+
+def bare_function(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return *fn* without any decorator of the framework."""
+    inner: Any = fn
+    while hasattr(inner, "__asyncframe_layer__"):
+        inner = inner.fn
+    function: Callable[..., Any] = inner
+    return function
 
 
 @contextmanager

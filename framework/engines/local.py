@@ -59,16 +59,31 @@ class LocalEngine:
                 staging = self._stage(here, task.created)
             staging.threads.append(task)
             return
-        home = task.loop
-        if home is None:
-            raise RuntimeError(
-                f"{task.name} is an async function, which needs an event loop, and there is "
-                "none here: submit it from a coroutine, or set up the framework on a loop"
-            )
+        home = self.loop_of(task)
         if here is home:
             self._stage(here, task.created).coroutines.append(task)
         elif not self._boxes.of(home).post(partial(run, task)):
             raise RuntimeError("the event loop of the task's app is closed")
+
+    def loop_of(self, record: TaskRecord) -> asyncio.AbstractEventLoop:
+        """Return the loop that an ``async def`` task runs on.
+
+        Raises:
+            RuntimeError: If there is none.
+        """
+        task: LiveTask = record  # type: ignore[assignment]  # it is one of the manager's own
+        if task.loop is None:
+            raise RuntimeError(
+                f"{task.name} is an async function, which needs an event loop, and there is "
+                "none here: submit it from a coroutine, or set up the framework on a loop"
+            )
+        return task.loop
+
+    def start_thread(self, record: TaskRecord, run: Run) -> None:
+        """Hand a record to the pool at once, whether or not this is a loop's thread."""
+        task = live(record)
+        task.handler = run
+        self._dispatch([task])
 
     def withdraw(self, record: TaskRecord) -> None:
         """Free the place of a record in the queue."""

@@ -1,0 +1,317 @@
+"""A pool and an engine that start nothing by themselves: a `Control` decides.
+
+Guarantees: each thing that is queued is told to the control once, and begins only after
+its `Queued.admit`, or inline on a thread that waits for it; `begin` and `end` come in pairs
+on the thread that runs it, and `end` after all its completions; what will never run is told
+as withdrawn.
+Relies on: a control that admits in its own time and never blocks but in `begin`.
+Lock order: the crew's lock may be held when the control is told; the control must not hold
+a lock of its own while it admits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Protocol, cast
+
+from framework._crew import Crew
+from framework._pool import ThreadPoolExecutorEnhanced
+from framework._records import TaskRecord
+from framework._workers import Item, Worker, current_worker
+from framework.engines.local import LocalEngine
+from framework.exceptions import QueueFullError
+from framework.protocols import Kind, Run
+
+
+class Queued:
+    """A task, or a call of the bare pool, that waits to be admitted.
+
+    Attributes:
+        kind: Where it will run.
+        admitted: Whether it was let go to a thread, which begins with it shortly.
+        admit: Lets it begin; does nothing if it has begun or been withdrawn. Any thread.
+    """
+
+    __slots__ = ("_item", "admit", "admitted", "kind")
+
+    def __init__(self, item: Any, kind: Kind, admit: Callable[[], object]) -> None:
+        self._item = item
+        self.kind = kind
+        self.admitted = False
+        self.admit = admit
+
+    @property
+    def record(self) -> TaskRecord | None:
+        """The task's record; None for a call of the bare pool."""
+        return self._item if isinstance(self._item, TaskRecord) else None
+
+    @property
+    def name(self) -> str:
+        """Name of the function."""
+        return str(self._item.name)
+
+
+class Control(Protocol):
+    """Decides when what is queued begins. Called on any thread."""
+
+    def queued(self, queued: Queued) -> None:
+        """Hear of something that waits to be admitted."""
+
+    def begin(self, queued: Queued) -> None:
+        """Let it begin, on the thread that runs it; may block."""
+
+    def end(self, queued: Queued) -> None:
+        """Hear that it has ended, on the thread that ran it."""
+
+    def withdrawn(self, queued: Queued) -> None:
+        """Hear that it will not begin any more, or not by being admitted."""
+
+    def freed(self) -> None:
+        """Hear that there is room for one more, or that the pool is to be emptied."""
+
+    def outside(self) -> AbstractContextManager[object]:
+        """Surround what blocks the calling thread until threads of the pool have ended."""
+        ...
+
+
+class _ControlledWorker(Worker):
+    """A thread of a `_ControlledCrew`."""
+
+    def work(self, item: Item) -> None:
+        """Run one item between `Control.begin` and `Control.end`."""
+        crew = cast("_ControlledCrew", self.crew)
+        queued = crew.begin_item(item)
+        crew.control.begin(queued)
+        try:
+            super().work(item)
+        finally:
+            crew.end_item(item)
+            crew.control.end(queued)
+
+
+class _ControlledCrew(Crew):
+    """A crew whose items are held back until the control admits them."""
+
+    worker_type: ClassVar[type[Worker]] = _ControlledWorker
+    control: Control
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._held: dict[Item, Queued] = {}
+        self._admitted: dict[Item, Queued] = {}
+        self._out: set[Item] = set()
+        self._closing = False
+
+    @property
+    def queued(self) -> int:
+        """How many items wait, held back or not."""
+        return super().queued + len(self._held)
+
+    @property
+    def room(self) -> int:
+        """How many more items could begin now."""
+        missed = max(0, self.abandoned - self.max_workers)
+        return self.max_workers - len(self._out) - missed
+
+    @property
+    def emptying(self) -> bool:
+        """Whether what is held back is to be run although nobody decides so."""
+        return self._closing
+
+    def put(self, item: Item) -> None:
+        """Hold *item* back; see `Crew.put` for the errors."""
+        with self.lock:
+            self._check_open()
+            if self.queue_size is not None and self.queued >= self.queue_size:
+                self.rejected += 1
+                raise QueueFullError(self.queue_size)
+            held = self._hold(item)
+        self.control.queued(held)
+
+    def put_all(self, items: Sequence[Any]) -> list[tuple[Any, Exception]]:
+        """Hold many back at once; return those that could not be, and why."""
+        with self.lock:
+            try:
+                self._check_open()
+            except RuntimeError as error:
+                return [(item, error) for item in items]
+            held = [self._hold(item) for item in items]
+        for queued in held:
+            self.control.queued(queued)
+        return []
+
+    def _hold(self, item: Item) -> Queued:
+        self.submitted += 1
+        queued = self._held[item] = Queued(item, "thread", lambda: self._admit(item))
+        return queued
+
+    def _admit(self, item: Item) -> None:
+        with self.lock:
+            queued = self._held.pop(item, None)
+            if queued is None:
+                return
+            self._admitted[item] = queued
+            queued.admitted = True
+            self._out.add(item)
+            self.submitted -= 1
+            closing, self._closing = self._closing, False
+            refused = super().put_all((item,))
+            self._closing = closing
+        for _, error in refused:
+            self._forget(item)
+            item.handler.drop(item, error)
+        self._close_if_empty()
+
+    def _forget(self, item: Item) -> None:
+        with self.lock:
+            queued = self._held.pop(item, None) or self._admitted.pop(item, None)
+            self._out.discard(item)
+        if queued is not None:
+            self.control.withdrawn(queued)
+
+    def begin_item(self, item: Item) -> Queued:
+        """Note that an item begins, and return what stands for it."""
+        with self.lock:
+            queued = self._admitted.pop(item, None)
+        return queued or Queued(item, "thread", lambda: None)
+
+    def end_item(self, item: Item) -> None:
+        """Note that an item has ended."""
+        with self.lock:
+            self._out.discard(item)
+
+    def discard(self, item: Item) -> bool:
+        """Take *item* out of what waits; False if it has begun."""
+        with self.lock:
+            held = item in self._held
+            claimed = held or super().discard(item)
+            self.cancelled += held
+        if claimed:
+            self._forget(item)
+            self._close_if_empty()
+        return claimed
+
+    def run_inline(self, item: Item) -> bool:
+        """Run *item* on this thread, held back or not, if the thread is one of ours."""
+        worker = current_worker()
+        if worker is not None and worker.crew is self:
+            with self.lock:
+                held = item in self._held
+                if held:
+                    # From here on it waits as any other crew's items do.
+                    self._waiting.add(item)
+            if held:
+                self._forget(item)
+            return super().run_inline(item)
+        return False
+
+    def abandon(self, item: Item) -> None:
+        """Give up the thread that runs *item*; its place is free."""
+        super().abandon(item)
+        with self.lock:
+            self._out.discard(item)
+        self.control.freed()
+
+    def close(self, *, drop: bool) -> list[Item]:
+        """Take nothing more; what is held back is dropped, or run first."""
+        with self.lock:
+            self._closing = True
+            dropped = list(self._held) if drop else []
+            self.cancelled += len(dropped)
+        for item in dropped:
+            self._forget(item)
+        dropped += super().close(drop=True) if drop else []
+        self._close_if_empty()
+        self.control.freed()
+        return dropped
+
+    def _close_if_empty(self) -> None:
+        with self.lock:
+            ready = self._closing and not self._held and not self.closed
+        if ready:
+            super().close(drop=False)
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        if self._closing:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+
+class ControlledExecutor(ThreadPoolExecutorEnhanced):
+    """A `ThreadPoolExecutorEnhanced` whose work begins when a `Control` says so.
+
+    Args:
+        control: Decides when what is queued begins.
+        max_workers: Threads that work at once, from 1 on; None for the standard's default.
+        options: Further parameters of `ThreadPoolExecutorEnhanced`.
+    """
+
+    _crew_type: ClassVar[type[Crew]] = _ControlledCrew
+
+    def __init__(self, control: Control, max_workers: int | None = None, **options: Any) -> None:
+        super().__init__(max_workers, **options)
+        self._controlled = cast("_ControlledCrew", self._crew)
+        self._controlled.control = control
+
+    @property
+    def room(self) -> int:
+        """How many more calls or tasks could begin now; 0 or less for none."""
+        return self._controlled.room
+
+    @property
+    def emptying(self) -> bool:
+        """Whether it was shut down and finishes what is queued."""
+        return self._controlled.emptying
+
+    def shutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> None:
+        """Take no more calls; see `ThreadPoolExecutorEnhanced.shutdown`."""
+        with self._controlled.control.outside():
+            super().shutdown(wait, cancel_futures=cancel_futures, timeout=timeout)
+
+
+class ControlledEngine(LocalEngine):
+    """Holds tasks of both kinds back until the control of its pool admits them.
+
+    Args:
+        pool: Whose control decides.
+        hold_loop: Whether ``async def`` tasks are held back as well.
+    """
+
+    def __init__(self, pool: ControlledExecutor, *, hold_loop: bool) -> None:
+        super().__init__(pool)
+        self._control = pool._controlled.control
+        self._hold_loop = hold_loop
+        self._held: dict[TaskRecord, Queued] = {}
+
+    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
+        """Hold a record back; see `protocols.TaskEngine`."""
+        if kind == "thread":
+            self.start_thread(record, run)
+        elif not self._hold_loop:
+            super().start(record, kind, run)
+        else:
+            self.loop_of(record)
+            queued = Queued(record, kind, lambda: self._admit(record, run))
+            self._held[record] = queued
+            self._control.queued(queued)
+
+    def _admit(self, record: TaskRecord, run: Run) -> None:
+        queued = self._held.pop(record, None)
+        if queued is None:
+            return
+        self._control.withdrawn(queued)
+        try:
+            super().start(record, "loop", run)
+        except RuntimeError as error:
+            run.drop(record, error)
+
+    def withdraw(self, record: TaskRecord) -> None:
+        """Forget a record that will not be run any more."""
+        queued = self._held.pop(record, None)
+        if queued is None:
+            super().withdraw(record)
+        else:
+            self._control.withdrawn(queued)
