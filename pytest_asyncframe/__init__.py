@@ -1,0 +1,1 @@
+"""The pytest plugin of asyncframe: tests of tasks that never sleep."""

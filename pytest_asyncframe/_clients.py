@@ -1,0 +1,251 @@
+"""Clients for an app under test: in its own loop, in a thread of its own, or over a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import socket
+import threading
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+BASE_URL = "http://testserver"
+
+
+class Client:
+    """A client of one app: entered with ``async with``, or with ``with``.
+
+    Args:
+        app: Any ASGI app.
+        loop_factory: Makes the loop of the app, if it needs one of its own.
+        base_url: What relative URLs begin with.
+        options: Further options of the client that is made.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop],
+        base_url: str = BASE_URL,
+        **options: Any,
+    ) -> None:
+        if not callable(app):
+            raise TypeError(f"client() takes an ASGI app, not {app!r}")
+        self._app = app
+        self._loop_factory = loop_factory
+        self._options = {"base_url": base_url, **options}
+        self._stack: AsyncExitStack | ExitStack | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it is open."""
+        return self._stack is not None
+
+    async def __aenter__(self) -> Any:
+        """Run the app's lifespan in this loop, and return an ``httpx.AsyncClient``."""
+        httpx = _httpx()
+        stack = self._enter(AsyncExitStack())
+        try:
+            state = await stack.enter_async_context(_Lifespan(self._app))
+            transport = httpx.ASGITransport(app=_with_state(self._app, state))
+            return await stack.enter_async_context(
+                httpx.AsyncClient(transport=transport, **self._options)
+            )
+        except BaseException:
+            await stack.aclose()
+            raise
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        stack, self._stack = self._stack, None
+        assert isinstance(stack, AsyncExitStack)
+        await stack.__aexit__(kind, error, traceback)
+
+    def __enter__(self) -> Any:
+        """Run the app and its lifespan on a loop in a thread; return Starlette's TestClient."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise RuntimeError(
+                "'with asyncframe.client(app)' would block the event loop that runs this "
+                "test: write 'async with asyncframe.client(app)'"
+            )
+        stack = self._enter(ExitStack())
+        made = _test_client()(
+            self._app, backend_options={"loop_factory": self._loop_factory}, **self._options
+        )
+        return stack.enter_context(made)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        stack, self._stack = self._stack, None
+        assert isinstance(stack, ExitStack)
+        stack.__exit__(kind, error, traceback)
+
+    def _enter(self, stack: Any) -> Any:
+        if self._stack is not None:
+            raise RuntimeError("this client is open already: call asyncframe.client(app) anew")
+        self._stack = stack
+        return stack
+
+
+def _httpx() -> Any:
+    # Only tests with a client need it; httpx2 is the same under its newer name.
+    name = "httpx" if importlib.util.find_spec("httpx") is not None else "httpx2"
+    return importlib.import_module(name)
+
+
+def _test_client() -> Any:
+    with warnings.catch_warnings():
+        # Starlette asks for httpx2; httpx is what most have, and works.
+        warnings.filterwarnings("ignore", message=".*httpx2.*")
+        from starlette.testclient import TestClient  # see above
+    return TestClient
+
+
+def _with_state(app: Any, state: dict[str, Any]) -> Any:
+    async def with_state(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, "state": state.copy()}, receive, send)
+
+    return with_state
+
+
+class _Lifespan:
+    """An app's lifespan, run in one task from its start to its end.
+
+    Cancel scopes of anyio must be left by the task that has entered them.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._state: dict[str, Any] = {}
+
+    async def __aenter__(self) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+        self._received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._started: asyncio.Future[None] = loop.create_future()
+        self._stopped: asyncio.Future[None] = loop.create_future()
+        self._task = loop.create_task(self._run(), name="lifespan of the app")
+        await self._received.put({"type": "lifespan.startup"})
+        await self._wait(self._started)
+        return self._state
+
+    async def __aexit__(self, *error: object) -> None:
+        if not self._task.done():
+            await self._received.put({"type": "lifespan.shutdown"})
+            await self._wait(self._stopped)
+        await self._task
+
+    async def _wait(self, future: asyncio.Future[None]) -> None:
+        await asyncio.wait([future, self._task], return_when=asyncio.FIRST_COMPLETED)
+        if future.done():
+            future.result()
+        else:
+            # An app that does not know of lifespans raises at once, or returns.
+            self._task.result()
+
+    async def _run(self) -> None:
+        scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": self._state}
+        try:
+            await self._app(scope, self._received.get, self._send)
+        except BaseException:
+            if self._started.done():
+                raise
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        phase, _, outcome = message["type"].removeprefix("lifespan.").partition(".")
+        future = self._started if phase == "startup" else self._stopped
+        if outcome == "failed":
+            text = message.get("message") or "it gave no message"
+            future.set_exception(RuntimeError(f"the app's {phase} failed: {text}"))
+        else:
+            future.set_result(None)
+
+
+class LiveServer:
+    """A real uvicorn on a free port of the loopback interface, in a thread.
+
+    Args:
+        app: Any ASGI app.
+        around: Entered while it runs.
+        away: Entered while the calling thread waits for its thread.
+
+    Attributes:
+        url: Where it listens, such as ``http://127.0.0.1:40123``.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        around: Callable[[], AbstractContextManager[object]],
+        away: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        import uvicorn  # only tests with a real server need it
+
+        ready = self._ready = threading.Event()
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                ready.set()
+
+        self._stack = ExitStack()
+        self._around = around
+        self._away = away
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._server = Server(uvicorn.Config(app, log_config=None))
+        self._thread = threading.Thread(target=self._serve, name="live server", daemon=True)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not been stopped."""
+        return self._thread.is_alive()
+
+    def __enter__(self) -> Self:
+        """Start it, and return once it answers.
+
+        Raises:
+            RuntimeError: If its app does not start; the log tells why.
+        """
+        self._stack.enter_context(self._around())
+        with self._away():
+            self._thread.start()
+            self._ready.wait()
+        if not self._server.started:
+            self.stop()
+            raise RuntimeError("the live server did not start: see the captured log")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Stop it, and the app with it."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop it, and the app with it; harmless to call twice."""
+        self._server.should_exit = True
+        self._stack.close()
+        with self._away():
+            self._thread.join()
+        self._socket.close()
+
+    def _serve(self) -> None:
+        try:
+            self._server.run(sockets=[self._socket])
+        except SystemExit:  # how it ends if its app does not start
+            return
+        finally:
+            self._ready.set()

@@ -1,0 +1,70 @@
+"""What a test is told of at its end: leaks, lost failures, expectations not met."""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+from framework.protocols import TaskStatus
+from pytest_asyncframe._matchers import described, unread_failures
+
+if TYPE_CHECKING:
+    from pytest_asyncframe._options import Severity
+    from pytest_asyncframe._toolkit import Toolkit
+
+_CUT_SHORT = "the framework shut down"
+"""The reason of a task that a stopping lifespan had to end."""
+
+
+class AsyncframeWarning(UserWarning):
+    """Tells of a finding where it is no error."""
+
+
+def leaks(toolkit: Toolkit) -> list[str]:
+    """Return what the test has left behind, a line or more for each."""
+    found = []
+    for one in toolkit.recorder.submissions:
+        record = one.record
+        if not record.status.is_final:
+            found.append(f"leaked task: {described(record)}")
+        elif record.reason == _CUT_SHORT and record.status in (
+            TaskStatus.CANCELLED,
+            TaskStatus.INTERRUPTED,
+        ):
+            found.append(f"task cut short by the app's shutdown: {described(record)}")
+    found += [f"leaked client: {client} is still open" for client in toolkit.open_clients]
+    return found
+
+
+def lost_failures(toolkit: Toolkit) -> list[str]:
+    """Return the failures that nobody has read, and the expectations that were not met."""
+    found = []
+    for one in unread_failures(toolkit.recorder, toolkit.expectations):
+        error = one.record.error
+        assert error is not None
+        text = "".join(traceback.format_exception(type(error), error, one.record.traceback))
+        found.append(
+            f"lost failure: {described(one.record)}, and nobody has read its error:\n"
+            + "\n".join(f"    {line}" for line in text.rstrip().splitlines())
+        )
+    for expectation in toolkit.expectations:
+        finding = expectation.finding(toolkit.recorder)
+        if finding is not None:
+            found.append(f"expectation not met: {finding}")
+    return found
+
+
+def tell(findings: Sequence[tuple[Severity, list[str]]], *, failed: bool) -> None:
+    """Fail the test, or warn, as it is set; say nothing if it has failed already."""
+    errors = [text for severity, texts in findings if severity == "error" for text in texts]
+    warned = [text for severity, texts in findings if severity == "warn" for text in texts]
+    if failed:
+        return
+    for text in warned:
+        warnings.warn(text, AsyncframeWarning, stacklevel=1)
+    if errors:
+        pytest.fail("\n".join(errors), pytrace=False)

@@ -1,0 +1,134 @@
+"""Ini keys and the marker, and the checks of their values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, cast
+
+import pytest
+
+Mode: TypeAlias = Literal["manual", "auto", "virtual", "seeded", "threads"]
+Severity: TypeAlias = Literal["error", "warn", "off"]
+
+MODES = ("manual", "auto", "virtual", "seeded", "threads")
+SEVERITIES = ("error", "warn", "off")
+
+MARKER = (
+    "asyncframe(mode=, seed=, leaks=, lost_failures=): how the asyncframe fixtures of a test "
+    "run tasks, and what becomes of leaks and of failures that nobody has read"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What holds for one test.
+
+    Attributes:
+        mode: How tasks run; see the table in the documentation.
+        seed: Where the order of ``seeded`` comes from.
+        leaks: What becomes of what a test leaves behind.
+        lost_failures: What becomes of failures of tasks that nobody has read.
+        stuck_timeout: Real seconds without any movement after which a thread that blocks
+            outside the clock is named, above 0.
+    """
+
+    mode: Mode = "auto"
+    seed: int = 0
+    leaks: Severity = "error"
+    lost_failures: Severity = "error"
+    stuck_timeout: float = 5.0
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare the ini keys."""
+    parser.addini("asyncframe_mode", f"how tasks run: {_listed(MODES)}", default="auto")
+    for key, what in (
+        ("leaks", "what becomes of tasks, threads, timers and clients that a test leaves behind"),
+        ("lost_failures", "what becomes of failures of tasks that nobody has read"),
+    ):
+        parser.addini(f"asyncframe_{key}", f"{what}: {_listed(SEVERITIES)}", default="error")
+    parser.addini(
+        "asyncframe_stuck_timeout",
+        "real seconds without movement after which a thread that blocks outside the clock is named",
+        default="5",
+    )
+
+
+def settings_of(config: pytest.Config) -> Settings:
+    """Return what the ini file says.
+
+    Raises:
+        pytest.UsageError: If a value is not allowed.
+    """
+    text = config.getini("asyncframe_stuck_timeout")
+    try:
+        stuck_timeout = float(text)
+    except ValueError:
+        stuck_timeout = 0.0
+    if not 0 < stuck_timeout < float("inf"):
+        raise pytest.UsageError(
+            f"asyncframe_stuck_timeout = {text!r} in the ini file: it must be a number of "
+            "seconds above 0"
+        )
+    return Settings(
+        mode=cast("Mode", _ini(config, "mode", MODES)),
+        leaks=cast("Severity", _ini(config, "leaks", SEVERITIES)),
+        lost_failures=cast("Severity", _ini(config, "lost_failures", SEVERITIES)),
+        stuck_timeout=stuck_timeout,
+    )
+
+
+def settings_for(item: pytest.Item, base: Settings) -> Settings:
+    """Return *base* with what the item's markers say, the closest one last.
+
+    Raises:
+        pytest.UsageError: If a marker has a value or a keyword that is not allowed.
+    """
+    found = base
+    for marker in reversed(list(item.iter_markers("asyncframe"))):
+        if marker.args:
+            raise pytest.UsageError(
+                f"@pytest.mark.asyncframe takes keywords only, not {marker.args!r}: {_KEYWORDS}"
+            )
+        for keyword, value in marker.kwargs.items():
+            _check_keyword(keyword, value)
+        found = replace(found, **marker.kwargs)
+    return found
+
+
+_KEYWORDS = "mode, seed, leaks, lost_failures"
+_ALLOWED: dict[str, tuple[str, ...]] = {
+    "mode": MODES,
+    "leaks": SEVERITIES,
+    "lost_failures": SEVERITIES,
+}
+
+
+def _check_keyword(keyword: str, value: Any) -> None:  # Any: whatever a user wrote
+    if keyword == "seed":
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise pytest.UsageError(
+                f"@pytest.mark.asyncframe(seed={value!r}): seed must be a whole number"
+            )
+    elif keyword not in _ALLOWED:
+        raise pytest.UsageError(
+            f"@pytest.mark.asyncframe has no keyword {keyword!r}; it takes {_KEYWORDS}"
+        )
+    elif value not in _ALLOWED[keyword]:
+        raise pytest.UsageError(
+            f"@pytest.mark.asyncframe({keyword}={value!r}): {keyword} must be one of "
+            f"{_listed(_ALLOWED[keyword])}"
+        )
+
+
+def _ini(config: pytest.Config, key: str, allowed: tuple[str, ...]) -> str:
+    value = str(config.getini(f"asyncframe_{key}"))
+    if value not in allowed:
+        raise pytest.UsageError(
+            f"asyncframe_{key} = {value!r} in the ini file: it must be one of {_listed(allowed)}"
+        )
+    return value
+
+
+def _listed(values: tuple[str, ...]) -> str:
+    return ", ".join(values)

@@ -1,0 +1,159 @@
+"""What is said when nobody can go on, or when somebody blocks out of the clock's sight.
+
+Relies on: the frames of threads and coroutines, to say where each of them waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from pytest_asyncframe._sequencer import Actor, Sequencer
+from pytest_asyncframe.clock import VirtualLoop
+
+_OWN = ("pytest_asyncframe", "framework", "asyncio", "concurrent", "anyio", "_backends")
+_LIBRARIES = {"threading.py", "queue.py", "selectors.py", "contextlib.py", "runners.py"}
+_IDLE = {"thread.py": ("_worker",), "_crew.py": ("_park",), "_asyncio.py": ("run",)}
+"""Where a pool's thread stands that has nothing to do: the file and the function."""
+
+
+class VirtualDeadlockError(RuntimeError):
+    """Raised into a test in which nobody can go on any more."""
+
+
+class StuckError(RuntimeError):
+    """Raised into a test in which somebody blocks where the clock does not see it."""
+
+
+def watch(sequencer: Sequencer, mode: str) -> None:
+    """Have *sequencer* tell a test of stalls and of what blocks out of sight."""
+    before = {thread.ident for thread in threading.enumerate()}
+    seen = -1
+
+    def on_stall() -> BaseException | None:
+        if any(_strangers(sequencer, before)) or _waits_for_files(sequencer):
+            return None
+        return VirtualDeadlockError(_why(sequencer, mode))
+
+    def on_quiet(actor: Actor) -> BaseException | None:
+        nonlocal seen
+        moved, seen = sequencer.beats != seen, sequencer.beats
+        if moved or actor is not sequencer.first or _waits_for_files(sequencer):
+            return None
+        return StuckError(_who_blocks(sequencer, before))
+
+    sequencer.on_stall = on_stall
+    sequencer.on_quiet = on_quiet
+
+
+def _strangers(sequencer: Sequencer, before: set[int | None]) -> Iterator[threading.Thread]:
+    """Yield the threads of this test that could still wake somebody, unseen by the clock."""
+    frames = sys._current_frames()
+    for thread in threading.enumerate():
+        ident = thread.ident
+        if ident is None or ident in before or ident in sequencer.actors:
+            continue
+        frame = frames.get(ident)
+        # One without a frame is only just beginning.
+        if frame is None or not _idle(frame):
+            yield thread
+
+
+def _idle(frame: FrameType) -> bool:
+    step: FrameType | None = frame
+    while step is not None:
+        code = step.f_code
+        name = Path(code.co_filename).name
+        if name == "queue.py" or name in _LIBRARIES:
+            step = step.f_back
+            continue
+        return code.co_name in _IDLE.get(name, ())
+    return False
+
+
+def _waits_for_files(sequencer: Sequencer) -> bool:
+    return any(loop._seat.watches_files for loop in _loops(sequencer))
+
+
+def _loops(sequencer: Sequencer) -> Iterator[VirtualLoop]:
+    for actor in list(sequencer.actors.values()):
+        loop = sequencer.loops.get(actor.ident)
+        if isinstance(loop, VirtualLoop):
+            yield loop
+
+
+def _why(sequencer: Sequencer, mode: str) -> str:
+    lines = [f"nobody can go on at {sequencer.now / 1e9:.9g} s of virtual time:"]
+    lines += _table(sequencer)
+    if sequencer.queue:
+        names = ", ".join(queued.name for queued in sequencer.queue)
+        lines.append(f"{len(sequencer.queue)} queued and not begun: {names}")
+        if mode == "manual":
+            lines.append(
+                "nothing runs by itself here: call run_next(), run(task_id) or drain() first"
+            )
+    elif not sequencer.moves and sequencer.timers():
+        lines.append("time moves only when told here: use task_clock.advance() or run_for()")
+    return "\n".join(lines)
+
+
+def _who_blocks(sequencer: Sequencer, before: set[int | None]) -> str:
+    lines = [f"nothing has moved for {sequencer.patience:g} s of real time:"]
+    frames = sys._current_frames()
+    lines += [
+        f"  {actor.name} blocks outside the virtual clock: {_place(frames, actor.ident)}"
+        for actor in list(sequencer.actors.values())
+        if not actor.parked
+    ]
+    lines += [
+        f"  {thread.name}, which is none of the test's own, is at {_place(frames, thread.ident)}"
+        for thread in _strangers(sequencer, before)
+    ]
+    return "\n".join([*lines, *_table(sequencer)])
+
+
+def _table(sequencer: Sequencer) -> list[str]:
+    """Return a line for each actor that waits, and for each coroutine of its loop."""
+    frames = sys._current_frames()
+    lines = []
+    for actor in list(sequencer.actors.values()):
+        if not actor.parked:
+            continue
+        loop = sequencer.loops.get(actor.ident)
+        if loop is None:
+            lines.append(f"  {actor.name} waits {actor.wants}: {_place(frames, actor.ident)}")
+            continue
+        lines.append(f"  {actor.name} waits in its event loop:")
+        tasks = sorted(asyncio.all_tasks(loop), key=lambda task: task.get_name())
+        lines += [f"    {task.get_name()}: {_where(task)}" for task in tasks]
+    return lines
+
+
+def _where(task: asyncio.Task[object]) -> str:
+    stack = task.get_stack()
+    if not stack:
+        return "is about to begin"
+    chosen = next((frame for frame in reversed(stack) if not _own(frame)), stack[-1])
+    return f"waits at {_at(chosen)}"
+
+
+def _place(frames: dict[int, FrameType], ident: int | None) -> str:
+    frame = None if ident is None else frames.get(ident)
+    innermost = frame
+    while frame is not None and _own(frame):
+        frame = frame.f_back
+    shown = frame or innermost
+    return "nowhere" if shown is None else _at(shown)
+
+
+def _own(frame: FrameType) -> bool:
+    path = Path(frame.f_code.co_filename)
+    return path.name in _LIBRARIES or path.parent.name in _OWN
+
+
+def _at(frame: FrameType) -> str:
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"

@@ -1,0 +1,215 @@
+"""The parts of one test, put together: clock, executor, manager, and what was seen of them.
+
+Guarantees: everything is of this test alone, and is ended when the test ends, whatever
+happened in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+
+from framework import TaskManager, ThreadPoolExecutorEnhanced
+from framework.protocols import Clock
+from framework.testing import ControlledEngine, override_framework
+from pytest_asyncframe import _shims, _stalls
+from pytest_asyncframe._clients import Client, LiveServer
+from pytest_asyncframe._matchers import Expectation
+from pytest_asyncframe._options import Settings
+from pytest_asyncframe._seen import Recorder
+from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.executor import DeterministicExecutor, SequencedExecutor
+
+_POOL_NAME = "asyncframe-"
+
+
+class Toolkit:
+    """What the fixtures of one test give.
+
+    Args:
+        settings: What holds for the test.
+        fixtures: Names of the fixtures that it asks for.
+
+    Attributes:
+        clock: The virtual clock; None where time is real.
+        executor: The deterministic executor; None where real threads start by themselves.
+        pool: The pool of the manager.
+        manager: The manager; current while the toolkit is open.
+        recorder: What was seen of the test's tasks.
+        expectations: The failures that the test expects.
+        clients: The clients and servers that it has made.
+    """
+
+    manager: TaskManager
+    pool: ThreadPoolExecutorEnhanced
+    recorder: Recorder
+
+    def __init__(self, settings: Settings, fixtures: Collection[str]) -> None:
+        self.settings = settings
+        self.mode = settings.mode if "asyncframe" in fixtures else _mode(fixtures)
+        self.expectations: list[Expectation] = []
+        self.clients: list[Client | LiveServer] = []
+        self.sequencer: Sequencer | None = None
+        self.clock: VirtualClock | None = None
+        self.executor: DeterministicExecutor | None = None
+        self._stack = ExitStack()
+        self._virtual = self.mode != "threads" and (
+            "asyncframe" in fixtures or "task_clock" in fixtures
+        )
+        self._moves = "asyncframe" in fixtures and self.mode != "manual"
+
+    def open(self) -> None:
+        """Make everything, and make the manager current."""
+        stack = self._stack
+        try:
+            if self.mode == "threads":
+                self._open_pool()
+            else:
+                self._open_sequenced(stack)
+            self.manager.subscribe(self.recorder.hear)
+        except BaseException:
+            stack.close()
+            raise
+
+    def _open_pool(self) -> None:
+        self.pool = ThreadPoolExecutorEnhanced(thread_name_prefix=_POOL_NAME)
+        self._stack.callback(self.pool.shutdown, cancel_futures=True, timeout=1.0)
+        self.recorder = Recorder(self._now)
+        self.manager = self._stack.enter_context(
+            override_framework(pool=self.pool, interceptor=self.recorder)
+        )
+
+    def _open_sequenced(self, stack: ExitStack) -> None:
+        mode = self.mode
+        sequencer = self.sequencer = Sequencer(
+            moves=self._moves,
+            starts=mode != "manual",
+            hold=mode != "virtual",
+            one_at_a_time=mode in ("auto", "seeded"),
+            choose=random.Random(self.settings.seed).randrange if mode == "seeded" else None,
+        )
+        sequencer.patience = self.settings.stuck_timeout
+        _stalls.watch(sequencer, mode)
+        clock: Clock | None = None
+        if self._virtual:
+            clock = self.clock = VirtualClock(sequencer)
+        if mode == "virtual":
+            pool = SequencedExecutor(sequencer, thread_name_prefix=_POOL_NAME, clock=clock)
+        else:
+            pool = self.executor = DeterministicExecutor(
+                sequencer, thread_name_prefix=_POOL_NAME, clock=clock
+            )
+        self.pool = pool
+        sequencer.first = stack.enter_context(sequencer.working(threading.current_thread().name))
+        if self.clock is not None:
+            stack.enter_context(_shims.installed(self.clock, wall=True))
+        stack.callback(_end, sequencer, pool)
+        self.recorder = Recorder(self._now)
+        engine = ControlledEngine(pool, hold_loop=mode != "virtual")
+        self.manager = stack.enter_context(
+            override_framework(
+                clock=clock,
+                engine=engine,
+                pool=pool,
+                interceptor=self.recorder,
+                rng=random.Random(self.settings.seed),
+            )
+        )
+
+    def _now(self) -> float:
+        return self.manager.clock.monotonic()
+
+    def close(self) -> None:
+        """End everything."""
+        self._stack.close()
+
+    @property
+    def loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop]:
+        """Makes the test's event loops."""
+        return asyncio.new_event_loop if self.clock is None else self.clock.new_event_loop
+
+    # -- what the fixtures give
+
+    def require_clock(self, name: str) -> VirtualClock:
+        """Return the clock.
+
+        Raises:
+            RuntimeError: If time is real.
+        """
+        if self.clock is None:
+            raise RuntimeError(f"{name}: time is real in the mode {self.mode!r}")
+        return self.clock
+
+    def require_executor(self, name: str) -> DeterministicExecutor:
+        """Return the executor.
+
+        Raises:
+            RuntimeError: If threads start by themselves.
+        """
+        if self.executor is None:
+            raise RuntimeError(
+                f"{name}: threads start by themselves in the mode {self.mode!r}; it needs the "
+                "mode 'auto', 'manual' or 'seeded'"
+            )
+        return self.executor
+
+    @property
+    def open_clients(self) -> list[Client | LiveServer]:
+        """The clients and servers that were not closed."""
+        return [client for client in self.clients if client.running]
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let time move while the test waits, beside a live server too."""
+        sequencer = self.sequencer
+        if sequencer is None or not self._moves:
+            yield
+            return
+        kept, sequencer.moves = sequencer.moves, True
+        try:
+            yield
+        finally:
+            sequencer.moves = kept
+
+    def away(self) -> AbstractContextManager[object]:
+        """Let others go on while the calling thread waits for them for real."""
+        return nullcontext() if self.sequencer is None else self.sequencer.away()
+
+    @contextmanager
+    def beside_server(self) -> Iterator[None]:
+        """Let tasks begin while the test waits for a socket, and time stand still."""
+        sequencer = self.sequencer
+        if sequencer is None or self.mode == "manual":
+            yield
+            return
+        kept = sequencer.hold, sequencer.moves, sequencer.one_at_a_time
+        sequencer.hold = sequencer.moves = sequencer.one_at_a_time = False
+        try:
+            yield
+        finally:
+            sequencer.hold, sequencer.moves, sequencer.one_at_a_time = kept
+
+
+class TestEndedError(BaseException):
+    """Raised where a thread waits on the clock of a test that has ended."""
+
+    __test__ = False  # pytest would take it for a class of tests
+
+
+def _end(sequencer: Sequencer, pool: SequencedExecutor) -> None:
+    """End the threads of a test; those that wait on its clock get an error."""
+    sequencer.moves = sequencer.starts = False
+    for actor in list(sequencer.actors.values()):
+        if actor is not sequencer.first:
+            sequencer.fail(actor, TestEndedError("the test has ended"))
+    pool.shutdown(cancel_futures=True, timeout=1.0)
+
+
+def _mode(fixtures: Collection[str]) -> str:
+    if "task_executor" in fixtures:
+        return "manual"
+    return "virtual" if "task_clock" in fixtures else "threads"

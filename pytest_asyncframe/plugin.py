@@ -1,0 +1,184 @@
+"""The pytest hooks and fixtures; everything else is imported on first use."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_asyncframe._options import MARKER, Settings, add_options, settings_for, settings_of
+
+if TYPE_CHECKING:
+    from framework import TaskManager, ThreadPoolExecutorEnhanced
+    from pytest_asyncframe._toolkit import Toolkit
+    from pytest_asyncframe.clock import VirtualClock
+    from pytest_asyncframe.executor import DeterministicExecutor
+    from pytest_asyncframe.probe import Probe
+
+FIXTURES = frozenset({"asyncframe", "task_pool", "task_manager", "task_executor", "task_clock"})
+
+_SETTINGS = pytest.StashKey[Settings]()
+_TOOLKIT = pytest.StashKey["Toolkit"]()
+_FAILED = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the ini keys."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker, and check the ini file."""
+    config.addinivalue_line("markers", MARKER)
+    config.stash[_SETTINGS] = settings_of(config)
+
+
+# -- a toolkit for each test that asks for it
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    """Put the test's parts together, before any fixture or loop of it is made."""
+    asked = _asked(item)
+    if asked:
+        settings = settings_for(item, item.config.stash[_SETTINGS])
+
+        from pytest_asyncframe._toolkit import Toolkit  # only if it is used
+
+        toolkit = Toolkit(settings, asked)
+        toolkit.open()
+        item.stash[_TOOLKIT] = toolkit
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """Look for what the test has left behind, and end its parts, after all fixtures."""
+    toolkit = item.stash.get(_TOOLKIT, None)
+    if toolkit is None:
+        return (yield)
+
+    from pytest_asyncframe import _gates  # only if it is used
+
+    settings = toolkit.settings
+    try:
+        yield
+        findings = [
+            (settings.leaks, _gates.leaks(toolkit)),
+            (settings.lost_failures, _gates.lost_failures(toolkit)),
+        ]
+    finally:
+        del item.stash[_TOOLKIT]
+        toolkit.close()
+    _gates.tell(findings, failed=item.stash.get(_FAILED, False))
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Note whether the test has failed."""
+    report = yield
+    if report.failed:
+        item.stash[_FAILED] = True
+    return report
+
+
+# -- event loops
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Let pytest-asyncio run tests with a virtual clock on a loop of that clock."""
+    result = yield
+    if not _asked(item):
+        # Never None, which would be an error of every async test.
+        return result or {"asyncio": asyncio.new_event_loop}
+
+    def factory() -> asyncio.AbstractEventLoop:
+        toolkit = item.stash.get(_TOOLKIT, None)
+        return asyncio.new_event_loop() if toolkit is None else toolkit.loop_factory()
+
+    return {"asyncframe": factory}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an ``async def`` test that no other plugin claims."""
+    toolkit = pyfuncitem.stash.get(_TOOLKIT, None)
+    if toolkit is None or not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    if any(pyfuncitem.get_closest_marker(name) for name in ("asyncio", "anyio")):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    with asyncio.Runner(loop_factory=toolkit.loop_factory) as runner:
+        runner.run(pyfuncitem.obj(**arguments))
+    return True
+
+
+# -- fixtures
+
+
+@pytest.fixture
+def asyncframe(request: pytest.FixtureRequest) -> Probe:
+    """A framework of this test alone, with clients, waiting and matchers."""
+    from pytest_asyncframe.probe import Probe  # only if it is used
+
+    return Probe(_toolkit(request))
+
+
+@pytest.fixture
+def task_manager(request: pytest.FixtureRequest) -> TaskManager:
+    """A task manager of this test alone, which is current everywhere."""
+    return _toolkit(request).manager
+
+
+@pytest.fixture
+def task_pool(request: pytest.FixtureRequest) -> ThreadPoolExecutorEnhanced:
+    """A thread pool of this test alone."""
+    return _toolkit(request).pool
+
+
+@pytest.fixture
+def task_executor(request: pytest.FixtureRequest) -> DeterministicExecutor:
+    """An executor that starts nothing by itself."""
+    return _toolkit(request).require_executor("task_executor")
+
+
+@pytest.fixture
+def task_clock(request: pytest.FixtureRequest) -> VirtualClock:
+    """A clock that moves when it is told to, or when everybody waits."""
+    return _toolkit(request).require_clock("task_clock")
+
+
+def _asked(item: pytest.Item) -> frozenset[str]:
+    """Return which of the plugin's fixtures a test asks for, not a user's of that name."""
+    info = getattr(item, "_fixtureinfo", None)
+    if info is None or FIXTURES.isdisjoint(info.names_closure):
+        return frozenset()
+    return frozenset(
+        name for name in FIXTURES if _is_ours(name, info.name2fixturedefs.get(name, ()))
+    )
+
+
+def _is_ours(name: str, definitions: Sequence[Any]) -> bool:  # Any: pytest's FixtureDef
+    for definition in reversed(definitions):
+        if definition.func.__module__ == __name__:
+            return True
+        # A user's own of that name may ask for the one that it stands in front of.
+        if name not in definition.argnames:
+            return False
+    return False
+
+
+def _toolkit(request: pytest.FixtureRequest) -> Toolkit:
+    toolkit: Toolkit | None = request.node.stash.get(_TOOLKIT, None)
+    if toolkit is None:
+        raise pytest.UsageError(
+            f"{request.fixturename} was asked for by request.getfixturevalue(): name it among "
+            "the test's arguments or in usefixtures, so that it is there before the loop is"
+        )
+    return toolkit

@@ -1,0 +1,208 @@
+"""The `asyncframe` fixture: clients, waiting, matchers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from framework import Task, TaskManager, TaskNotFoundError
+from framework.protocols import TaskRecord
+from pytest_asyncframe import _matchers
+from pytest_asyncframe._clients import BASE_URL, Client, LiveServer
+from pytest_asyncframe._references import task_id_of
+from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.executor import DeterministicExecutor
+
+if TYPE_CHECKING:
+    from pytest_asyncframe._toolkit import Toolkit
+
+
+class Probe:
+    """Everything that a test of tasks needs, on parts of its own.
+
+    Args:
+        toolkit: The test's parts.
+    """
+
+    def __init__(self, toolkit: Toolkit) -> None:
+        self._toolkit = toolkit
+        self._seen = toolkit.recorder
+
+    @property
+    def manager(self) -> TaskManager:
+        """The test's manager, which is current everywhere."""
+        return self._toolkit.manager
+
+    @property
+    def clock(self) -> VirtualClock:
+        """The test's clock.
+
+        Raises:
+            RuntimeError: In the mode ``threads``, where time is real.
+        """
+        return self._toolkit.require_clock("asyncframe.clock")
+
+    @property
+    def executor(self) -> DeterministicExecutor:
+        """The test's executor.
+
+        Raises:
+            RuntimeError: In the modes ``virtual`` and ``threads``, where threads start by
+                themselves.
+        """
+        return self._toolkit.require_executor("asyncframe.executor")
+
+    # -- clients
+
+    def client(self, app: Any, *, base_url: str = BASE_URL, **options: Any) -> Client:
+        """Return a client of *app*, whose lifespan runs while it is open.
+
+        ``async with`` gives an ``httpx.AsyncClient`` on the test's own loop, ``with`` gives
+        Starlette's ``TestClient``, whose loop is on the test's clock too. An exception in
+        a route is raised into the test.
+
+        Args:
+            app: Any ASGI app.
+            base_url: What relative URLs begin with.
+            options: Further options of the client that is made.
+
+        Raises:
+            TypeError: If *app* cannot be called.
+        """
+        made = Client(app, self._toolkit.loop_factory, base_url, **options)
+        self._toolkit.clients.append(made)
+        return made
+
+    def live_server(self, app: Any) -> LiveServer:
+        """Return a real uvicorn for *app*, to be entered with ``with``; it has a ``url``.
+
+        Its event loop is on real time. While it is open, tasks start as they are submitted,
+        and virtual time moves by itself only while the test waits through this object.
+        """
+        made = LiveServer(app, self._toolkit.beside_server, self._toolkit.away)
+        self._toolkit.clients.append(made)
+        return made
+
+    # -- waiting
+
+    async def completed(self, ref: Any, *, check: bool = True) -> Task:
+        """Wait until a task has ended, and return it.
+
+        Args:
+            ref: An id, a `framework.Task`, or a response in whose JSON an id stands.
+            check: Whether to raise the task's error if it has not COMPLETED.
+
+        Raises:
+            LookupError: If no id is found in *ref*, or no task has it.
+            BaseException: The task's own error.
+        """
+        record = self._record(ref)
+        await self._until_final(record)
+        if check:
+            await self.manager.get_result(record.task_id)
+        return Task(record)
+
+    def run_until_complete(self, ref: Any, *, check: bool = True) -> Task:
+        """Wait as `completed`, in a test that is no coroutine."""
+        record = self._record(ref)
+        self._block_until_final(record)
+        if check:
+            self.manager.wait_result(record.task_id)
+        return Task(record)
+
+    async def settled(self) -> None:
+        """Wait until every task has ended, those too that others submit meanwhile."""
+        while (living := self._seen.living) != []:
+            await self._until_final(living[0].record)
+
+    def run_until_idle(self) -> None:
+        """Wait as `settled`, in a test that is no coroutine."""
+        while (living := self._seen.living) != []:
+            self._block_until_final(living[0].record)
+
+    async def _until_final(self, record: TaskRecord) -> None:
+        # Not by way of the manager: a failure that somebody waits for is not read thereby.
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        self._seen.when_final(record, lambda: loop.call_soon_threadsafe(ended.set))
+        with self._toolkit.waiting():
+            await ended.wait()
+
+    def _block_until_final(self, record: TaskRecord) -> None:
+        ended = threading.Event()
+        self._seen.when_final(record, ended.set)
+        with self._toolkit.waiting():
+            ended.wait()
+
+    def _record(self, ref: Any) -> TaskRecord:
+        task_id = task_id_of(ref)
+        record = self._seen.record(task_id)
+        if record is None:
+            raise TaskNotFoundError(task_id)
+        return record
+
+    # -- matchers
+
+    def submitted(self, fn: Callable[..., Any] | str) -> list[Task]:
+        """Return the tasks of *fn*, a decorated function or a name, the oldest first."""
+        return [Task(one.record) for one in self._seen.of(fn)]
+
+    def assert_submitted(
+        self,
+        fn: Callable[..., Any] | str,
+        /,
+        *args: Any,
+        times: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Assert that *fn* was submitted with these arguments.
+
+        Args:
+            fn: A decorated function, or its name.
+            args: Its positional arguments.
+            times: How often; None for at least once.
+            kwargs: Its keyword arguments.
+        """
+        __tracebackhide__ = True
+        _matchers.assert_submitted(self._seen, fn, args, kwargs, times)
+
+    def assert_not_submitted(self, fn: Callable[..., Any] | str) -> None:
+        """Assert that *fn* was never submitted."""
+        __tracebackhide__ = True
+        _matchers.assert_not_submitted(self._seen, fn)
+
+    def assert_idle(self) -> None:
+        """Assert that every task has ended."""
+        __tracebackhide__ = True
+        _matchers.assert_idle(self._seen)
+
+    def assert_transitions(self, ref: Any, expected: str) -> None:
+        """Assert through which states a task went, such as ``"pending>running>completed"``."""
+        __tracebackhide__ = True
+        _matchers.assert_transitions(self._seen, task_id_of(ref), expected)
+
+    def delays(self, fn: Callable[..., Any] | str) -> list[float]:
+        """Return the delays of *fn*'s retries and throttled calls, in order, in seconds."""
+        return _matchers.delays(self._seen, fn)
+
+    def rate(self, fn: Callable[..., Any] | str) -> _matchers.Rate:
+        """Return how often *fn* began: ``rate(fn).max_in(60)`` in any 60 seconds."""
+        return _matchers.rate(self._seen, fn)
+
+    def expect_failure(
+        self,
+        fn: Callable[..., Any] | str,
+        exc: type[BaseException],
+        *,
+        times: int = 1,
+    ) -> None:
+        """Expect that exactly so many tasks of *fn* fail with *exc* or a subclass of it.
+
+        Args:
+            fn: A decorated function, or its name.
+            exc: The type of the error.
+            times: How many, from 0 on.
+        """
+        self._toolkit.expectations.append(_matchers.Expectation(fn, exc, times))
