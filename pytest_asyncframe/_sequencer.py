@@ -20,7 +20,7 @@ from __future__ import annotations
 import _thread
 import heapq
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,6 +46,8 @@ class Actor:
         timer: What wakes it in time; None if nothing does.
         kick: Called when it may go on, on any thread, under no lock but the sequencer's.
         away: Whether it waits for real just now, where nobody sees it.
+        stirred: Returns whether it has got something to do while it was parked, from what
+            was called on its own thread meanwhile.
         error: What it is to raise when it goes on; None for nothing.
     """
 
@@ -57,6 +59,7 @@ class Actor:
         "kick",
         "name",
         "parked",
+        "stirred",
         "timer",
         "waiter",
         "wants",
@@ -71,6 +74,7 @@ class Actor:
         self.wants = ""
         self.waiter: Waiter | None = None
         self.timer: Timer | None = None
+        self.stirred: Callable[[], bool] = _never
         self.error: BaseException | None = None
         self._gate = _thread.allocate_lock()
         self._gate.acquire()
@@ -82,6 +86,7 @@ class Actor:
 
     def use_gate(self) -> None:
         """Be kicked by the gate that `wait_for_kick` waits at."""
+        self.stirred = _never
         self.kick = self._gate.release
 
 
@@ -182,6 +187,7 @@ class Sequencer:
         self.queue: list[Queued] = []
         self._choose = choose
         self._lock = _thread.allocate_lock()
+        self._admitting = False
         self._running = 0
         self._expected = 0
         self._ready: list[Actor] = []
@@ -439,24 +445,33 @@ class Sequencer:
         with self._lock:
             if queued not in self.queue:
                 return False
-            self._take(queued)
-        self._admit(queued)
+            step = self._admission(queued)
+        step()
+        self.go_on()
         return True
 
-    def _take(self, queued: Queued) -> None:
+    def _startable(self) -> list[Queued]:
+        if not self.starts or not self.queue:
+            return []
+        room = self.room() > 0
+        return [one for one in self.queue if room or one.kind == "loop"]
+
+    def _admission(self, queued: Queued) -> Callable[[], object]:
+        """Take something off the queue, and return what lets it begin."""
         self.queue.remove(queued)
-        if queued.kind == "thread":
-            self._expected += 1
-        else:
-            # Nobody else is counted until its loop has been woken.
-            self._running += 1
+        self._admitting = True
+        # Nobody else is counted until its thread has begun or its loop has been woken.
+        self._expected += queued.kind == "thread"
+        self._running += queued.kind == "loop"
+        return lambda: self._admit(queued)
 
     def _admit(self, queued: Queued) -> None:
-        queued.admit()
-        if queued.kind == "loop":
-            with self._lock:
-                self._running -= 1
-            self.go_on()
+        try:
+            queued.admit()
+        finally:
+            self._admitting = False
+            if queued.kind == "loop":
+                self._stop_running()
 
     # -- going on
 
@@ -467,18 +482,15 @@ class Sequencer:
 
     def _next_step(self) -> Callable[[], object] | None:
         """Decide what comes next; return what is to be called without the lock, or None."""
-        room = self.room() if self.queue and self.starts else 0
         with self._lock:
-            if self.queue and self.starts and not self.hold:
-                for queued in self.queue:
-                    if room > 0 or queued.kind == "loop":
-                        self._take(queued)
-                        return lambda: self._admit(queued)
+            if self._admitting:
+                # Whoever admits goes on itself; two at once would change the order.
+                return None
+            startable = self._startable()
+            if startable and not self.hold:
+                return self._admission(startable[0])
             if self._running or self._expected:
                 return None
-            startable: Sequence[Queued] = ()
-            if self.starts and self.queue:
-                startable = [one for one in self.queue if room > 0 or one.kind == "loop"]
             count = len(self._ready) + len(startable)
             if count:
                 at = self._choose(count) if self._choose is not None and count > 1 else 0
@@ -487,9 +499,7 @@ class Sequencer:
                     self._running += 1
                     actor.kick()
                     return None
-                chosen = startable[at - len(self._ready)]
-                self._take(chosen)
-                return lambda: self._admit(chosen)
+                return self._admission(startable[at - len(self._ready)])
             if self._watchers:
                 self._wake(self._watchers.pop())
                 return None
@@ -531,8 +541,15 @@ class Sequencer:
                 self.on_move()
             fn()
         finally:
-            with self._lock:
-                self._running -= 1
+            self._stop_running()
+
+    def _stop_running(self) -> None:
+        """Undo what kept time from moving while something was called on this thread."""
+        with self._lock:
+            actor = self.actors.get(_thread.get_ident())
+            if actor is not None and actor.parked and actor.stirred():
+                self._wake(actor)
+            self._running -= 1
 
     def _stall(self) -> None:
         error = self.on_stall()
@@ -646,6 +663,10 @@ class Sequencer:
             return lambda: self._fire(fn)
         assert actor is not None
         return lambda: self._fire(lambda: self.wake_at(actor))
+
+
+def _never() -> bool:
+    return False
 
 
 def raise_error(actor: Actor) -> None:

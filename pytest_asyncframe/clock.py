@@ -304,13 +304,13 @@ class _Seat(selectors.BaseSelector):
             if threading.get_ident() != me:
                 self._loop.wake_for_real()
 
+        pending = self._loop._ready  # type: ignore[attr-defined]  # asyncio's own queue
         actor.kick = kick
+        actor.stirred = lambda: bool(pending)
         if not sequencer.try_park(actor, until, None, "its event loop", self._was_signalled):
             return []
         sequencer.go_on()
         ready: list[tuple[selectors.SelectorKey, int]] = []
-        if self._loop._ready:  # type: ignore[attr-defined]  # filled on this very thread
-            sequencer.wake(actor)
         while not self._turn:
             ready += self._wait_for_real(actor)
         raise_error(actor)

@@ -50,7 +50,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
 
         toolkit = Toolkit(settings, asked)
         toolkit.open()
-        item.stash[_TOOLKIT] = toolkit
+        # By the session too: pytest-asyncio asks for a loop's factory before there is an item.
+        item.stash[_TOOLKIT] = item.config.stash[_TOOLKIT] = toolkit
     return (yield)
 
 
@@ -71,7 +72,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
             (settings.lost_failures, _gates.lost_failures(toolkit)),
         ]
     finally:
-        del item.stash[_TOOLKIT]
+        del item.stash[_TOOLKIT], item.config.stash[_TOOLKIT]
         toolkit.close()
     _gates.tell(findings, failed=item.stash.get(_FAILED, False))
     return None
@@ -90,7 +91,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)
-def pytest_asyncio_loop_factories(item: pytest.Item) -> Generator[None, Any, Any]:
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Generator[None, Any, Any]:
     """Let pytest-asyncio run tests with a virtual clock on a loop of that clock."""
     result = yield
     if not _asked(item):
@@ -98,7 +101,7 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Generator[None, Any, Any
         return result or {"asyncio": asyncio.new_event_loop}
 
     def factory() -> asyncio.AbstractEventLoop:
-        toolkit = item.stash.get(_TOOLKIT, None)
+        toolkit = config.stash.get(_TOOLKIT, None)
         return asyncio.new_event_loop() if toolkit is None else toolkit.loop_factory()
 
     return {"asyncframe": factory}

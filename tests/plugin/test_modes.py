@@ -1,0 +1,216 @@
+"""One body of tests in all five modes: the same states, order, context and failures."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+
+import pytest
+from fastapi import FastAPI
+
+from framework import (
+    TaskStatus,
+    async_task,
+    background_task,
+    current_task,
+    get_task_manager,
+    setup_async_framework,
+)
+from pytest_asyncframe.probe import Probe
+
+MODES = ("manual", "auto", "virtual", "seeded", "threads")
+each_mode = pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=pytest.mark.asyncframe(mode=mode)) for mode in MODES]
+)
+
+WHO: ContextVar[str] = ContextVar("WHO", default="nobody")
+
+
+@background_task
+def double(number: int) -> int:
+    """Return twice the number."""
+    return number * 2
+
+
+@background_task
+async def triple(number: int) -> int:
+    """Return three times the number."""
+    return number * 3
+
+
+@background_task
+def where_it_runs() -> tuple[str, str, bool, int]:
+    """Return what a task sees of the place that it runs in."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        loop = False
+    else:
+        loop = True
+    here = WHO.get()
+    WHO.set("changed by the task")
+    return here, threading.current_thread().name, loop, asyncio.run(answer())
+
+
+async def answer() -> int:
+    """Return a number from a loop of its own."""
+    return 42
+
+
+@background_task
+def failing() -> None:
+    """Fail."""
+    raise LookupError("on purpose")
+
+
+@background_task
+def outer() -> int:
+    """Submit another task and wait for it."""
+    return get_task_manager().wait_result(double(21))
+
+
+async def let_run(probe: Probe, mode: str) -> None:
+    """Run what is queued, where nothing runs by itself."""
+    if mode == "manual":
+        probe.executor.drain()
+
+
+@each_mode
+async def test_a_task_completes(asyncframe: Probe, mode: str) -> None:
+    """A submitted task gets its id first, runs then, and keeps its result."""
+    task_id = double(4)
+    task = await asyncframe.manager.get_task(task_id)
+    assert task is not None
+    assert task.status is TaskStatus.PENDING
+    await let_run(asyncframe, mode)
+
+    done = await asyncframe.completed(task_id)
+
+    assert done.result == 8
+    asyncframe.assert_transitions(task_id, "pending>running>completed")
+
+
+@each_mode
+async def test_a_coroutine_completes(asyncframe: Probe, mode: str) -> None:
+    """An async task runs on the loop of its submitter, after the submission."""
+    task_id = triple(4)
+    await let_run(asyncframe, mode)
+
+    assert (await asyncframe.completed(task_id)).result == 12
+
+
+@each_mode
+async def test_a_task_has_a_place_of_its_own(asyncframe: Probe, mode: str) -> None:
+    """A task sees its submitter's context, changes none of it, and no running loop."""
+    WHO.set("the test")
+    task_id = where_it_runs()
+    await let_run(asyncframe, mode)
+
+    who, thread, loop, ran = (await asyncframe.completed(task_id)).result
+
+    assert who == "the test"
+    assert thread != threading.current_thread().name
+    assert not loop
+    assert ran == 42
+    assert WHO.get() == "the test"
+
+
+@each_mode
+async def test_a_failure_is_kept(asyncframe: Probe, mode: str) -> None:
+    """A failure is stored, and raised by the wait for it and not by the submission."""
+    task_id = failing()
+    await let_run(asyncframe, mode)
+
+    with pytest.raises(LookupError, match=r"^on purpose$"):
+        await asyncframe.completed(task_id)
+
+
+@each_mode
+async def test_a_nested_wait_does_not_deadlock(asyncframe: Probe, mode: str) -> None:
+    """A task that waits for one that it submitted gets its result, on a single thread too."""
+    app = FastAPI()
+    async with setup_async_framework(app, max_workers=1):
+        task_id = outer()
+        await let_run(asyncframe, mode)
+
+        assert (await asyncframe.completed(task_id)).result == 42
+
+
+@each_mode
+async def test_tasks_begin_in_order_on_one_thread(asyncframe: Probe, mode: str) -> None:
+    """With one thread each task begins once the one before has ended."""
+    began: list[int] = []
+
+    def note(number: int) -> None:
+        assert current_task() is not None
+        began.append(number)
+
+    app = FastAPI()
+    async with setup_async_framework(app, max_workers=1):
+        for number in range(20):
+            await asyncframe.manager.submit(note, args=(number,))
+        await let_run(asyncframe, mode)
+        await asyncframe.settled()
+
+    assert sorted(began) == list(range(20))
+    if mode != "seeded":
+        assert began == list(range(20))
+
+
+@each_mode
+async def test_max_workers_keeps_its_meaning(asyncframe: Probe, mode: str) -> None:
+    """No more tasks are in progress than there are threads for."""
+    inside = most = 0
+    lock = threading.Lock()
+    hold: list[Callable[[], None]] = []
+
+    def work() -> None:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        asyncframe.manager.clock.sleep(0.001)
+        with lock:
+            inside -= 1
+
+    app = FastAPI()
+    async with setup_async_framework(app, max_workers=2):
+        for _ in range(6):
+            await asyncframe.manager.submit(work)
+        if mode == "manual":
+            while asyncframe.executor.pending:
+                asyncframe.executor.run_next()
+                if asyncframe.manager.pool.get_stats()["busy"] == 2:
+                    asyncframe.clock.advance(1)
+            asyncframe.clock.advance(1)
+        await asyncframe.settled()
+
+    assert most == 2
+    assert not hold
+
+
+@each_mode
+async def test_a_route_that_awaits_a_sync_task(asyncframe: Probe, mode: str) -> None:
+    """A coroutine that awaits a sync async_task gets its result."""
+    waiting: Awaitable[int] = asyncio.ensure_future(awaited(5))
+    if mode == "manual":
+        await turn()
+        asyncframe.executor.drain()
+
+    assert await waiting == 10
+
+
+@async_task
+def awaited(number: int) -> int:
+    """Return twice the number."""
+    return number * 2
+
+
+async def turn() -> None:
+    """Let the loop have one turn."""
+    loop = asyncio.get_running_loop()
+    had = loop.create_future()
+    loop.call_soon(had.set_result, None)
+    await had
