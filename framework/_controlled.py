@@ -277,21 +277,22 @@ class ControlledEngine(LocalEngine):
 
     Args:
         pool: Whose control decides.
-        hold_loop: Whether ``async def`` tasks are held back as well.
+        hold: Whether each task is held back by itself, ``async def`` ones too, in the order
+            of their submission. Else those of a loop's turn come together, as in an app.
     """
 
-    def __init__(self, pool: ControlledExecutor, *, hold_loop: bool) -> None:
+    def __init__(self, pool: ControlledExecutor, *, hold: bool) -> None:
         super().__init__(pool)
         self._control = pool._controlled.control
-        self._hold_loop = hold_loop
+        self._hold = hold
         self._held: dict[TaskRecord, Queued] = {}
 
     def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
         """Hold a record back; see `protocols.TaskEngine`."""
-        if kind == "thread":
-            self.start_thread(record, run)
-        elif not self._hold_loop:
+        if not self._hold:
             super().start(record, kind, run)
+        elif kind == "thread":
+            self.start_thread(record, run)
         else:
             self.loop_of(record)
             queued = Queued(record, kind, lambda: self._admit(record, run))

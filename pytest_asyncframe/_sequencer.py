@@ -6,9 +6,10 @@ nobody runs and nobody is expected to begin.
 
 Guarantees: whoever wakes an actor has counted it as running before it can run, so there is
 no moment in which everybody seems to stand still although somebody was woken; timers fire
-one at a time, in the order of their time, equal ones in the order of their making, and
-what one has set going comes to rest before the next; with *one_at_a_time* at most one actor
-runs at any moment, unless that one blocks where nobody sees it.
+one at a time, in the order of their time, equal ones in the order of their making (or of the
+tasks that made them, where threads run side by side), and what one has set going comes to
+rest before the next; with *one_at_a_time* at most one actor runs at any moment, unless that
+one blocks where nobody sees it.
 Relies on: everything that waits doing so through here; what does not keeps its actor
 running, so that time stands still for it.
 Lock order: `_lock` is innermost, is a raw lock (what `threading` has may be replaced), and
@@ -25,113 +26,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from framework.testing import Queued
+from pytest_asyncframe._actors import Actor, Timer, Waiter, raise_error
 
 BLOCKED_AFTER = 0.05
 """Real seconds after which an actor that has not moved no longer keeps others waiting."""
 
 RUNAWAY = 100_000
 """Moves of the clock after which something is told to run away, if nothing else happens."""
-
-
-class Actor:
-    """A thread that works for the test.
-
-    Attributes:
-        ident: The thread's identifier.
-        name: For people.
-        depth: How many things it is in the middle of: a task inside a task, a loop.
-        parked: Whether it waits to be woken.
-        wants: What it is parked for, for people.
-        waiter: What must be notified to wake it; None if it is woken by its own right.
-        timer: What wakes it in time; None if nothing does.
-        kick: Called when it may go on, on any thread, under no lock but the sequencer's.
-        away: Whether it waits for real just now, where nobody sees it.
-        stirred: Returns whether it has got something to do while it was parked, from what
-            was called on its own thread meanwhile.
-        error: What it is to raise when it goes on; None for nothing.
-    """
-
-    __slots__ = (
-        "away",
-        "depth",
-        "error",
-        "ident",
-        "kick",
-        "name",
-        "parked",
-        "stirred",
-        "timer",
-        "waiter",
-        "wants",
-        "_gate",
-    )
-
-    def __init__(self, ident: int, name: str) -> None:
-        self.ident = ident
-        self.name = name
-        self.depth = 1
-        self.away = self.parked = False
-        self.wants = ""
-        self.waiter: Waiter | None = None
-        self.timer: Timer | None = None
-        self.stirred: Callable[[], bool] = _never
-        self.error: BaseException | None = None
-        self._gate = _thread.allocate_lock()
-        self._gate.acquire()
-        self.kick: Callable[[], object] = self._gate.release
-
-    def wait_for_kick(self, seconds: float) -> bool:
-        """Block until kicked; False if *seconds* of real time have passed before."""
-        return self._gate.acquire(True, seconds)
-
-    def use_gate(self) -> None:
-        """Be kicked by the gate that `wait_for_kick` waits at."""
-        self.stirred = _never
-        self.kick = self._gate.release
-
-
-class Waiter:
-    """Stands in a condition's list of waiters: the notifier hands over, then goes on."""
-
-    __slots__ = ("_actor", "_sequencer", "notified")
-
-    def __init__(self, sequencer: Sequencer, actor: Actor) -> None:
-        self._sequencer = sequencer
-        self._actor = actor
-        self.notified = False
-
-    def release(self) -> None:
-        """Wake the waiting thread, as ``Condition.notify`` does with its waiters' locks."""
-        self._sequencer.notify(self, self._actor)
-
-
-class Timer:
-    """Something that falls due; see `framework.protocols.TimerHandle`."""
-
-    __slots__ = ("_sequencer", "actor", "background", "fn", "name", "when")
-
-    def __init__(
-        self,
-        sequencer: Sequencer,
-        when: int,
-        fn: Callable[[], object] | None,
-        actor: Actor | None,
-        background: bool = False,
-    ) -> None:
-        self._sequencer = sequencer
-        self.when = when
-        self.fn = fn
-        self.actor = actor
-        self.background = background
-
-    @property
-    def live(self) -> bool:
-        """Whether it has neither fired nor been cancelled."""
-        return self.fn is not None or self.actor is not None
-
-    def cancel(self) -> None:
-        """Keep it from firing; harmless once it has fired. Any thread."""
-        self.fn = self.actor = None
 
 
 class Sequencer:
@@ -187,12 +88,13 @@ class Sequencer:
         self.queue: list[Queued] = []
         self._choose = choose
         self._lock = _thread.allocate_lock()
+        self._deferred: list[tuple[Actor, Queued]] = []
         self._admitting = False
         self._running = 0
         self._expected = 0
         self._ready: list[Actor] = []
         self._watchers: list[Actor] = []
-        self._heap: list[tuple[int, int, Timer]] = []
+        self._heap: list[tuple[int, int, int, Timer]] = []
         self._sequence = itertools.count()
         self._stalled_at = -1
 
@@ -204,12 +106,13 @@ class Sequencer:
         actor = self.actors.get(_thread.get_ident())
         return None if actor is None or actor.away else actor
 
-    def enter(self, name: str, *, expected: bool = False) -> Actor:
+    def enter(self, name: str, *, expected: bool = False, order: int = 0) -> Actor:
         """Let the calling thread be an actor, or go deeper if it is one.
 
         Args:
             name: For people.
             expected: Whether it was counted by `expect` before.
+            order: See `Actor`.
         """
         ident = _thread.get_ident()
         actor = self.actors.get(ident)
@@ -219,7 +122,7 @@ class Sequencer:
                 with self._lock:
                     self._expected -= 1
             return actor
-        actor = Actor(ident, name)
+        actor = Actor(ident, name, 0 if self.one_at_a_time else order)
         with self._lock:
             self.beats += 1
             self._expected -= expected
@@ -244,6 +147,7 @@ class Sequencer:
         with self._lock:
             self.beats += 1
             self._expected += expected
+            self._has_returned(actor)
             if not actor.depth:
                 del self.actors[actor.ident]
                 self._running -= 1
@@ -272,6 +176,7 @@ class Sequencer:
         with self._lock:
             self._running -= 1
             self._expected += counted
+            self._has_returned(actor)
             actor.away = True
         self.go_on()
         try:
@@ -339,6 +244,7 @@ class Sequencer:
             if signalled is not None and signalled():
                 return False
             self.beats += 1
+            self._has_returned(actor)
             actor.parked = True
             actor.waiter = waiter
             actor.wants = wants
@@ -427,12 +333,27 @@ class Sequencer:
 
     # -- what waits to begin
 
-    def enqueue(self, queued: Queued) -> None:
-        """Take in something that is to begin later, or at once."""
+    def enqueue(self, queued: Queued, *, after_return: bool = False) -> None:
+        """Take in something that is to begin later, or at once.
+
+        Args:
+            queued: What is to begin.
+            after_return: Whether it must not begin before the call that has led here has
+                returned: the calling actor's next step shows that it has.
+        """
+        actor = self.here
         with self._lock:
             self.beats += 1
+            self._has_returned(actor)
             self.queue.append(queued)
+            if after_return and actor is not None:
+                self._deferred.append((actor, queued))
         self.go_on()
+
+    def _has_returned(self, actor: Actor | None) -> None:
+        """Let begin what had to wait until a call of *actor* has returned."""
+        if self._deferred:
+            self._deferred = [one for one in self._deferred if one[0] is not actor]
 
     def remove(self, queued: Queued) -> None:
         """Forget something that will not begin through here."""
@@ -454,7 +375,8 @@ class Sequencer:
         if not self.starts or not self.queue:
             return []
         room = self.room() > 0
-        return [one for one in self.queue if room or one.kind == "loop"]
+        deferred = [queued for _, queued in self._deferred]
+        return [one for one in self.queue if (room or one.kind == "loop") and one not in deferred]
 
     def _admission(self, queued: Queued) -> Callable[[], object]:
         """Take something off the queue, and return what lets it begin."""
@@ -572,14 +494,17 @@ class Sequencer:
         return timer
 
     def _push(self, when: int, fn: Callable[[], object] | None, actor: Actor | None) -> Timer:
-        timer = Timer(self, max(when, self.now), fn, actor)
-        heapq.heappush(self._heap, (timer.when, next(self._sequence), timer))
+        timer = Timer(max(when, self.now), fn, actor)
+        # Threads that run beside each other set their timers in no certain order.
+        setter = self.actors.get(_thread.get_ident())
+        order = 0 if setter is None else setter.order
+        heapq.heappush(self._heap, (timer.when, order, next(self._sequence), timer))
         return timer
 
     def _next_timer(self, limit: int | None) -> Timer | None:
         """Take the next timer off the heap: up to *limit*, or as far as time moves itself."""
         heap = self._heap
-        while heap and not heap[0][2].live:
+        while heap and not heap[0][3].live:
             heapq.heappop(heap)
         if not heap:
             return None
@@ -592,10 +517,10 @@ class Sequencer:
                 pass
             elif not self.moves or not self._somebody_waits():
                 return None
-        return heapq.heappop(heap)[2]
+        return heapq.heappop(heap)[3]
 
     def _somebody_waits(self) -> bool:
-        return any(timer.live and not timer.background for _, _, timer in self._heap)
+        return any(timer.live and not timer.background for _, _, _, timer in self._heap)
 
     def jump(self, actor: Actor, until: int, signalled: Callable[[], bool]) -> bool:
         """Move time for the only actor there is; False if it must park like others."""
@@ -622,11 +547,12 @@ class Sequencer:
     def timers(self) -> list[Timer]:
         """Return the timers that have not fired, the earliest first."""
         with self._lock:
-            return [timer for _, _, timer in sorted(self._heap) if timer.live]
+            return [timer for _, _, _, timer in sorted(self._heap) if timer.live]
 
     def settle(self, actor: Actor) -> None:
         """Block the calling thread until nobody else runs; time stands still meanwhile."""
         with self._lock:
+            self._has_returned(actor)
             actor.parked = True
             actor.waiter = None
             actor.wants = "everybody else to come to rest"
@@ -663,14 +589,3 @@ class Sequencer:
             return lambda: self._fire(fn)
         assert actor is not None
         return lambda: self._fire(lambda: self.wake_at(actor))
-
-
-def _never() -> bool:
-    return False
-
-
-def raise_error(actor: Actor) -> None:
-    """Raise what an actor was woken with, if that was an error."""
-    error, actor.error = actor.error, None
-    if error is not None:
-        raise error

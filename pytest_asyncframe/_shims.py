@@ -144,7 +144,9 @@ class _Lane:
         visit = _Visit(self)
         self.change(waiting=1)
         try:
-            future = real(visit.run, fn, args, kwargs)
+            # It may start a thread, and looks whether one is idle.
+            with self._sequencer.real():
+                future = real(visit.run, fn, args, kwargs)
         except BaseException:
             self.change(waiting=-1)
             raise

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from pytest_asyncframe._sequencer import Actor, Sequencer
+from pytest_asyncframe._actors import Actor
+from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualLoop
 
 _OWN = ("pytest_asyncframe", "framework", "asyncio", "concurrent", "anyio", "_backends")

@@ -109,7 +109,7 @@ class Toolkit:
             stack.enter_context(_shims.installed(self.clock, wall=True))
         stack.callback(_end, sequencer, pool)
         self.recorder = Recorder(self._now)
-        engine = ControlledEngine(pool, hold_loop=mode != "virtual")
+        engine = ControlledEngine(pool, hold=mode != "virtual")
         self.manager = stack.enter_context(
             override_framework(
                 clock=clock,

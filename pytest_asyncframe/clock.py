@@ -18,7 +18,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from pytest_asyncframe._sequencer import Actor, Sequencer, Timer, Waiter, raise_error
+from pytest_asyncframe._actors import Actor, Timer, Waiter, raise_error
+from pytest_asyncframe._sequencer import Sequencer
 
 _RESOLUTION = 1e-6
 """Seconds by which a loop's timers may be early; floats of long times are no finer."""
@@ -93,10 +94,12 @@ class VirtualClock:
         # before the notifier goes on.
         if not condition._is_owned():
             raise RuntimeError("cannot wait on un-acquired lock")
-        waiter = Waiter(self.sequencer, actor)
+        if timeout is not None and timeout <= 0:
+            return False
+        waiter = Waiter(self.sequencer.notify, actor)
         condition._waiters.append(waiter)
         saved = condition._release_save()
-        until = None if timeout is None else self._at(max(0.0, timeout))
+        until = None if timeout is None else self._at(timeout)
         try:
             self.sequencer.park(actor, until, waiter, "to be notified")
         finally:

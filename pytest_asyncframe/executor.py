@@ -125,14 +125,26 @@ class _Desk:
     def __init__(self, sequencer: Sequencer, pool: SequencedExecutor) -> None:
         self._sequencer = sequencer
         self._pool = pool
+        self._orders: dict[Queued, int] = {}
+        self._numbers = itertools.count(1)
 
     def queued(self, queued: Queued) -> None:
         """Let it wait until the sequencer admits it."""
-        self._sequencer.enqueue(queued)
+        self._orders[queued] = next(self._numbers)
+        # A loop's tasks are handed over in its next turn, so after their submission.
+        self._sequencer.enqueue(
+            queued,
+            after_return=queued.record is not None
+            and threading.get_ident() not in self._sequencer.loops,
+        )
 
     def begin(self, queued: Queued) -> None:
         """Let the pool's thread be an actor."""
-        self._sequencer.enter(threading.current_thread().name, expected=queued.admitted)
+        self._sequencer.enter(
+            threading.current_thread().name,
+            expected=queued.admitted,
+            order=self._orders.pop(queued, 0),
+        )
 
     def end(self, queued: Queued) -> None:  # all that is needed is the thread
         """Let the pool's thread be none any more."""
@@ -142,6 +154,7 @@ class _Desk:
 
     def withdrawn(self, queued: Queued) -> None:
         """Forget it."""
+        self._orders.pop(queued, None)
         if queued.admitted:
             self._sequencer.expect(-1)
         else:

@@ -1,0 +1,123 @@
+"""Those who work for a test, and what wakes them: actors, waiters, timers.
+
+Relies on: `_sequencer`, which alone changes them, under its lock.
+"""
+
+from __future__ import annotations
+
+import _thread
+from collections.abc import Callable
+
+
+class Actor:
+    """A thread that works for the test.
+
+    Attributes:
+        ident: The thread's identifier.
+        name: For people.
+        order: Which of several timers for one moment comes first, by who set them; the
+            same for all where only one actor runs at a time.
+        depth: How many things it is in the middle of: a task inside a task, a loop.
+        parked: Whether it waits to be woken.
+        wants: What it is parked for, for people.
+        waiter: What must be notified to wake it; None if it is woken by its own right.
+        timer: What wakes it in time; None if nothing does.
+        kick: Called when it may go on, on any thread, under no lock but the sequencer's.
+        away: Whether it waits for real just now, where nobody sees it.
+        stirred: Returns whether it has got something to do while it was parked, from what
+            was called on its own thread meanwhile.
+        error: What it is to raise when it goes on; None for nothing.
+    """
+
+    __slots__ = (
+        "away",
+        "depth",
+        "error",
+        "ident",
+        "kick",
+        "name",
+        "order",
+        "parked",
+        "stirred",
+        "timer",
+        "waiter",
+        "wants",
+        "_gate",
+    )
+
+    def __init__(self, ident: int, name: str, order: int) -> None:
+        self.ident = ident
+        self.name = name
+        self.order = order
+        self.depth = 1
+        self.away = self.parked = False
+        self.wants = ""
+        self.waiter: Waiter | None = None
+        self.timer: Timer | None = None
+        self.stirred: Callable[[], bool] = _never
+        self.error: BaseException | None = None
+        self._gate = _thread.allocate_lock()
+        self._gate.acquire()
+        self.kick: Callable[[], object] = self._gate.release
+
+    def wait_for_kick(self, seconds: float) -> bool:
+        """Block until kicked; False if *seconds* of real time have passed before."""
+        return self._gate.acquire(True, seconds)
+
+    def use_gate(self) -> None:
+        """Be kicked by the gate that `wait_for_kick` waits at."""
+        self.stirred = _never
+        self.kick = self._gate.release
+
+
+class Waiter:
+    """Stands in a condition's list of waiters: the notifier hands over, then goes on."""
+
+    __slots__ = ("_actor", "_notify", "notified")
+
+    def __init__(self, notify: Callable[[Waiter, Actor], object], actor: Actor) -> None:
+        self._notify = notify
+        self._actor = actor
+        self.notified = False
+
+    def release(self) -> None:
+        """Wake the waiting thread, as ``Condition.notify`` does with its waiters' locks."""
+        self._notify(self, self._actor)
+
+
+class Timer:
+    """Something that falls due; see `framework.protocols.TimerHandle`."""
+
+    __slots__ = ("actor", "background", "fn", "when")
+
+    def __init__(
+        self,
+        when: int,
+        fn: Callable[[], object] | None,
+        actor: Actor | None,
+        background: bool = False,
+    ) -> None:
+        self.when = when
+        self.fn = fn
+        self.actor = actor
+        self.background = background
+
+    @property
+    def live(self) -> bool:
+        """Whether it has neither fired nor been cancelled."""
+        return self.fn is not None or self.actor is not None
+
+    def cancel(self) -> None:
+        """Keep it from firing; harmless once it has fired. Any thread."""
+        self.fn = self.actor = None
+
+
+def _never() -> bool:
+    return False
+
+
+def raise_error(actor: Actor) -> None:
+    """Raise what an actor was woken with, if that was an error."""
+    error, actor.error = actor.error, None
+    if error is not None:
+        raise error
