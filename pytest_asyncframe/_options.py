@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, cast
 
@@ -94,6 +95,32 @@ def settings_for(item: pytest.Item, base: Settings) -> Settings:
             _check_keyword(keyword, value)
         found = replace(found, **marker.kwargs)
     return found
+
+
+def check_surroundings(item: pytest.Item) -> None:
+    """Check that nothing else decides over the time of a test with a virtual clock.
+
+    Raises:
+        pytest.UsageError: If something does.
+    """
+    scope = getattr(item, "_loop_scope", "function")
+    if scope != "function":
+        raise pytest.UsageError(
+            f"{item.name} has a virtual clock of its own, and its event loop is shared by its "
+            f"{scope}: let it have a loop of its own, by @pytest.mark.asyncio"
+            "(loop_scope='function') or asyncio_default_test_loop_scope = function"
+        )
+    if item.config.pluginmanager.hasplugin("looptime"):
+        raise pytest.UsageError(
+            f"{item.name} has a virtual clock, and looptime replaces the time of every event "
+            "loop as well: run pytest with '-p no:looptime', or uninstall it"
+        )
+    freezegun: Any = sys.modules.get("freezegun")
+    if freezegun is not None and freezegun.api.freeze_factories:
+        raise pytest.UsageError(
+            f"{item.name} has a virtual clock, and freezegun has frozen time outside of it: "
+            "let the clock move datetime.now(), which it does with time-machine"
+        )
 
 
 _KEYWORDS = "mode, seed, leaks, lost_failures"

@@ -39,6 +39,7 @@ class Toolkit:
         executor: The deterministic executor; None where real threads start by themselves.
         pool: The pool of the manager.
         manager: The manager; current while the toolkit is open.
+        is_virtual: Whether its time is virtual.
         recorder: What was seen of the test's tasks.
         expectations: The failures that the test expects.
         clients: The clients and servers that it has made.
@@ -57,7 +58,7 @@ class Toolkit:
         self.clock: VirtualClock | None = None
         self.executor: DeterministicExecutor | None = None
         self._stack = ExitStack()
-        self._virtual = self.mode != "threads" and (
+        self.is_virtual = self.mode != "threads" and (
             "asyncframe" in fixtures or "task_clock" in fixtures
         )
         self._moves = "asyncframe" in fixtures and self.mode != "manual"
@@ -95,7 +96,7 @@ class Toolkit:
         sequencer.patience = self.settings.stuck_timeout
         _stalls.watch(sequencer, mode)
         clock: Clock | None = None
-        if self._virtual:
+        if self.is_virtual:
             clock = self.clock = VirtualClock(sequencer)
         if mode == "virtual":
             pool = SequencedExecutor(sequencer, thread_name_prefix=_POOL_NAME, clock=clock)

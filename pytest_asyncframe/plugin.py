@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_asyncframe._options import MARKER, Settings, add_options, settings_for, settings_of
+from pytest_asyncframe._options import (
+    MARKER,
+    Settings,
+    add_options,
+    check_surroundings,
+    settings_for,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from framework import TaskManager, ThreadPoolExecutorEnhanced
@@ -22,6 +29,7 @@ FIXTURES = frozenset({"asyncframe", "task_pool", "task_manager", "task_executor"
 
 _SETTINGS = pytest.StashKey[Settings]()
 _TOOLKIT = pytest.StashKey["Toolkit"]()
+_REFUSAL = pytest.StashKey[str]()
 _FAILED = pytest.StashKey[bool]()
 
 
@@ -44,15 +52,25 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Put the test's parts together, before any fixture or loop of it is made."""
     asked = _asked(item)
     if asked:
-        settings = settings_for(item, item.config.stash[_SETTINGS])
-
-        from pytest_asyncframe._toolkit import Toolkit  # only if it is used
-
-        toolkit = Toolkit(settings, asked)
-        toolkit.open()
-        # By the session too: pytest-asyncio asks for a loop's factory before there is an item.
-        item.stash[_TOOLKIT] = item.config.stash[_TOOLKIT] = toolkit
+        try:
+            _open_toolkit(item, asked)
+        except pytest.UsageError as error:
+            # Raised by the fixtures: here it would keep other plugins from their own set-up.
+            item.stash[_REFUSAL] = str(error)
     return (yield)
+
+
+def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
+    settings = settings_for(item, item.config.stash[_SETTINGS])
+
+    from pytest_asyncframe._toolkit import Toolkit  # only if it is used
+
+    toolkit = Toolkit(settings, asked)
+    if toolkit.is_virtual:
+        check_surroundings(item)
+    toolkit.open()
+    # By the session too: pytest-asyncio asks for a loop's factory before there is an item.
+    item.stash[_TOOLKIT] = item.config.stash[_TOOLKIT] = toolkit
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -178,6 +196,9 @@ def _is_ours(name: str, definitions: Sequence[Any]) -> bool:  # Any: pytest's Fi
 
 
 def _toolkit(request: pytest.FixtureRequest) -> Toolkit:
+    refusal = request.node.stash.get(_REFUSAL, None)
+    if refusal is not None:
+        pytest.fail(refusal, pytrace=False)
     toolkit: Toolkit | None = request.node.stash.get(_TOOLKIT, None)
     if toolkit is None:
         raise pytest.UsageError(

@@ -1,0 +1,512 @@
+"""The plugin from outside: what users write, under each runner, and what they are told."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+APP = """
+    import time
+
+    from fastapi import FastAPI
+
+    from framework import background_task, setup_async_framework
+
+    app = FastAPI(lifespan=setup_async_framework)
+
+
+    @background_task
+    def process(data_id: str) -> str:
+        time.sleep(30)
+        return f"done {data_id}"
+
+
+    @background_task
+    def fail() -> None:
+        raise LookupError("on purpose")
+
+
+    @app.post("/process", status_code=202)
+    async def take(data_id: str) -> dict[str, str]:
+        return {"task_id": process(data_id)}
+"""
+
+SYNC = """
+    from app import app
+
+    def test_sync(asyncframe):
+        with asyncframe.client(app) as client:
+            task = asyncframe.run_until_complete(client.post("/process", params={"data_id": "7"}))
+        assert task.result == "done 7"
+        assert asyncframe.clock.monotonic() == 30
+"""
+
+ASYNC = """
+    from app import app
+
+    async def test_async(asyncframe):
+        async with asyncframe.client(app) as client:
+            response = await client.post("/process", params={"data_id": "7"})
+            task = await asyncframe.completed(response)
+        assert task.result == "done 7"
+        assert asyncframe.clock.monotonic() == 30
+"""
+
+INI = """
+    [pytest]
+    asyncio_default_fixture_loop_scope = function
+    filterwarnings = error
+"""
+
+
+@pytest.fixture
+def user(pytester: pytest.Pytester) -> pytest.Pytester:
+    """Give a folder with an app, as a user has it."""
+    pytester.makepyfile(app=APP)
+    pytester.syspathinsert()
+    pytester.makeini(INI)
+    return pytester
+
+
+def run(user: pytest.Pytester, *options: str) -> pytest.RunResult:
+    """Run pytest in an interpreter of its own."""
+    return user.runpytest_subprocess(*options, timeout=60)
+
+
+# -- under each runner
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), id="strict"),
+        pytest.param(("-o", "asyncio_mode=auto"), id="auto"),
+        pytest.param(("-p", "no:anyio"), id="no anyio"),
+        pytest.param(("--strict-markers", "--strict-config"), id="strict markers"),
+    ],
+)
+def test_unmarked_tests_pass(user: pytest.Pytester, options: tuple[str, ...]) -> None:
+    """A sync and an async test pass with no conftest and no configuration."""
+    user.makepyfile(test_sync=SYNC, test_async=ASYNC)
+
+    run(user, *options).assert_outcomes(passed=2)
+
+
+def test_without_pytest_asyncio(user: pytest.Pytester) -> None:
+    """Without pytest-asyncio an unmarked async test passes too."""
+    user.makeini("[pytest]\nfilterwarnings = error")
+    user.makepyfile(test_sync=SYNC, test_async=ASYNC)
+
+    run(user, "-p", "no:asyncio").assert_outcomes(passed=2)
+
+
+def test_marked_for_pytest_asyncio(user: pytest.Pytester) -> None:
+    """A test that is marked for pytest-asyncio runs on the test's clock."""
+    user.makepyfile(test_async=f"import pytest\npytestmark = pytest.mark.asyncio\n{_flat(ASYNC)}")
+
+    run(user).assert_outcomes(passed=1)
+
+
+def test_loops_of_others_are_left_alone(user: pytest.Pytester) -> None:
+    """A user's own loop factories and tests without the fixtures stay as they are."""
+    user.makeconftest(
+        """
+        import asyncio
+
+        class Mine(asyncio.SelectorEventLoop):
+            pass
+
+        def pytest_asyncio_loop_factories():
+            return {"mine": Mine}
+        """
+    )
+    user.makepyfile(
+        test_own="""
+        import asyncio
+
+        async def test_own():
+            assert type(asyncio.get_running_loop()).__name__ == "Mine"
+
+        async def test_ours(task_clock):
+            assert type(asyncio.get_running_loop()).__name__ == "VirtualLoop"
+        """
+    )
+
+    run(user, "-o", "asyncio_mode=auto").assert_outcomes(passed=2)
+
+
+def test_fixtures_of_those_names(user: pytest.Pytester) -> None:
+    """A user's own fixture of one of the names is left alone."""
+    user.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def task_manager():
+            return "mine"
+
+        @pytest.fixture
+        def clock():
+            return "mine too"
+
+        def test_own(task_manager, clock):
+            assert (task_manager, clock) == ("mine", "mine too")
+        """
+    )
+
+    run(user).assert_outcomes(passed=1)
+
+
+def test_nothing_is_imported_unless_used(pytester: pytest.Pytester) -> None:
+    """The plugin module imports neither FastAPI nor the framework, and starts no thread."""
+    code = (
+        "import sys, threading, pytest_asyncframe.plugin\n"
+        "assert not {'fastapi', 'framework', 'starlette', 'anyio'} & set(sys.modules)\n"
+        "assert threading.active_count() == 1\n"
+    )
+
+    assert pytester.run(sys.executable, "-c", code).ret == 0
+
+
+# -- isolation
+
+
+def test_nothing_is_left_of_a_test(user: pytest.Pytester) -> None:
+    """Throttle windows, ids and counters of a test are unknown to the next, after a failure too."""
+    user.makepyfile(
+        """
+        import pytest
+        from framework import RateLimitExceededError, get_task_manager, throttled_task
+
+        @throttled_task(rate_limit=1, time_window=60)
+        def once():
+            return "ran"
+
+        @pytest.mark.parametrize("number", range(3))
+        def test_isolated(asyncframe, number):
+            assert get_task_manager() is asyncframe.manager
+            assert asyncframe.manager.get_stats()["submitted"] == 0
+            assert asyncframe.clock.monotonic() == 0
+            assert once() == "ran"
+            with pytest.raises(RateLimitExceededError):
+                once()
+            asyncframe.run_until_complete(asyncframe.manager.submit_nowait(int))
+            asyncframe.clock.advance(5)
+            assert number != 1
+        """
+    )
+
+    run(user, "-p", "no:randomly").assert_outcomes(passed=2, failed=1)
+
+
+# -- what is told
+
+
+def told(user: pytest.Pytester, text: str, *options: str) -> str:
+    """Run a test file and return what pytest printed."""
+    user.makepyfile(test_it=text)
+    return run(user, *options).stdout.str()
+
+
+def test_a_leaked_task(user: pytest.Pytester) -> None:
+    """A task that a test leaves behind fails it, with the line that submitted it."""
+    text = told(
+        user,
+        """
+        from app import process
+
+        def test_leak(asyncframe):
+            process("7")
+        """,
+    )
+
+    assert "leaked task: app.process (" in text
+    assert f"is pending, submitted at {user.path / 'test_it.py'}:4 in test_leak" in text
+    assert "1 passed, 1 error" in text
+
+
+def test_a_lost_failure(user: pytest.Pytester) -> None:
+    """A failure that nobody has read fails the test, with the failure's own traceback."""
+    text = told(
+        user,
+        """
+        from app import fail
+
+        def test_lost(asyncframe):
+            fail()
+            asyncframe.run_until_idle()
+        """,
+    )
+
+    assert "lost failure: app.fail (" in text
+    assert "    LookupError: on purpose" in text
+    assert "1 passed, 1 error" in text
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        "asyncframe.expect_failure(fail, LookupError)",
+        "assert asyncframe.submitted(fail)[0].error is not None",
+    ],
+)
+def test_a_failure_that_is_known(user: pytest.Pytester, reads: str) -> None:
+    """A failure that was read or expected is none that is lost."""
+    text = told(
+        user,
+        f"""
+        from app import fail
+
+        def test_known(asyncframe):
+            fail()
+            asyncframe.run_until_idle()
+            {reads}
+        """,
+    )
+
+    assert "1 passed in" in text
+
+
+def test_an_expectation_that_is_not_met(user: pytest.Pytester) -> None:
+    """A failure that was expected and did not come fails the test."""
+    text = told(
+        user,
+        """
+        from app import fail
+
+        def test_expected(asyncframe):
+            asyncframe.expect_failure(fail, LookupError, times=2)
+            fail()
+            asyncframe.run_until_idle()
+        """,
+    )
+
+    assert (
+        "expectation not met: fail was expected to fail with LookupError twice, and did so once"
+        in text
+    )
+
+
+def test_gates_can_be_turned_off(user: pytest.Pytester) -> None:
+    """The marker turns the gates of a test off."""
+    text = told(
+        user,
+        """
+        import pytest
+        from app import fail, process
+
+        @pytest.mark.asyncframe(leaks="off", lost_failures="off")
+        def test_free(asyncframe):
+            fail()
+            asyncframe.run_until_idle()
+            process("7")
+        """,
+    )
+
+    assert "1 passed in" in text
+
+
+def test_nearest_submissions(user: pytest.Pytester) -> None:
+    """A failing matcher lists what came nearest, argument by argument."""
+    text = told(
+        user,
+        """
+        from app import process
+
+        def test_near(asyncframe):
+            process("7")
+            asyncframe.run_until_idle()
+            asyncframe.assert_submitted(process, "8")
+        """,
+    )
+
+    assert (
+        "E       AssertionError: process('8') was submitted never, expected at least once" in text
+    )
+    assert "E       nearest submissions:" in text
+    assert "E         app.process('7')" in text
+    assert "E           argument 1: '7', expected '8'" in text
+
+
+def test_a_deadlock(user: pytest.Pytester) -> None:
+    """When nobody can go on the test is told at once who waits where."""
+    text = told(
+        user,
+        """
+        import asyncio
+
+        async def test_dead(asyncframe):
+            await asyncio.Event().wait()
+        """,
+    )
+
+    assert "VirtualDeadlockError: nobody can go on at 0 s of virtual time:" in text
+    assert "MainThread waits in its event loop:" in text
+    assert "waits at test_it.py:4 in test_dead" in text
+
+
+def test_what_waits_in_the_mode_manual(user: pytest.Pytester) -> None:
+    """Waiting for a task that nobody runs is told at once, with what to call."""
+    text = told(
+        user,
+        """
+        import pytest
+        from app import process
+
+        @pytest.mark.asyncframe(mode="manual", leaks="off")
+        async def test_manual(asyncframe):
+            await asyncframe.completed(process("7"))
+        """,
+    )
+
+    assert "1 queued and not begun: app.process" in text
+    assert "call run_next(), run(task_id) or drain() first" in text
+
+
+def test_a_stuck_worker(user: pytest.Pytester) -> None:
+    """A task that blocks outside the clock is named, with its file and line."""
+    text = told(
+        user,
+        """
+        import threading
+        from framework import background_task
+
+        lock = threading.Lock()
+
+        @background_task
+        def stuck():
+            with lock:
+                pass
+
+        def test_stuck(asyncframe):
+            lock.acquire()
+            try:
+                asyncframe.run_until_complete(stuck())
+            finally:
+                lock.release()
+        """,
+        "-o",
+        "asyncframe_stuck_timeout=0.05",
+        "-o",
+        "asyncframe_leaks=off",
+    )
+
+    assert "nothing has moved for 0.05 s of real time:" in text
+    assert "blocks outside the virtual clock: test_it.py:8 in stuck" in text
+
+
+# -- wrong use
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        (
+            "mode='fast'",
+            (
+                "@pytest.mark.asyncframe(mode='fast'): mode must be one of manual, auto, "
+                "virtual, seeded, threads"
+            ),
+        ),
+        (
+            "speed=3",
+            (
+                "@pytest.mark.asyncframe has no keyword 'speed'; it takes mode, seed, leaks, "
+                "lost_failures"
+            ),
+        ),
+        ("seed='x'", "@pytest.mark.asyncframe(seed='x'): seed must be a whole number"),
+        ("'auto'", "@pytest.mark.asyncframe takes keywords only, not ('auto',)"),
+    ],
+)
+def test_wrong_markers(user: pytest.Pytester, marker: str, message: str) -> None:
+    """A wrong value in the marker is an error of that one test, and says what is allowed."""
+    text = told(
+        user,
+        f"""
+        import pytest
+
+        @pytest.mark.asyncframe({marker})
+        def test_wrong(asyncframe):
+            pass
+
+        def test_right(asyncframe):
+            pass
+        """,
+    )
+
+    assert message in text
+    assert "1 passed, 1 error" in text
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("asyncframe_mode=fast", "asyncframe_mode = 'fast' in the ini file: it must be one of"),
+        ("asyncframe_leaks=no", "asyncframe_leaks = 'no' in the ini file: it must be one of"),
+        (
+            "asyncframe_stuck_timeout=0",
+            "asyncframe_stuck_timeout = '0' in the ini file: it must be a number of seconds",
+        ),
+    ],
+)
+def test_wrong_ini(user: pytest.Pytester, option: str, message: str) -> None:
+    """A wrong value in the ini file ends the run with a usage error."""
+    result = run(user, "-o", option)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert message in result.stderr.str()
+
+
+def test_a_loop_that_tests_share(user: pytest.Pytester) -> None:
+    """A virtual clock with a loop of the module's is refused, with the cure."""
+    text = told(
+        user,
+        """
+        import pytest
+
+        @pytest.mark.asyncio(loop_scope="module")
+        async def test_shared(asyncframe):
+            pass
+        """,
+    )
+
+    assert "test_shared has a virtual clock of its own, and its event loop is shared by" in text
+    assert "let it have a loop of its own, by @pytest.mark.asyncio(loop_scope='function')" in text
+    assert "1 error" in text
+
+
+def test_looptime_beside_it(user: pytest.Pytester) -> None:
+    """A plugin that replaces the time of loops too is named, with how to leave it out."""
+    user.makepyfile(looptime="")
+    text = told(user, "def test_two(asyncframe):\n    pass", "-p", "looptime")
+
+    assert "looptime replaces the time of every event loop as well: run pytest with" in text
+
+
+def test_a_reference_without_an_id(user: pytest.Pytester) -> None:
+    """A response in which no id is found is shown, with what is looked for."""
+    text = told(
+        user,
+        """
+        def test_ref(asyncframe):
+            asyncframe.run_until_complete({"job": "7"})
+        """,
+    )
+
+    assert "LookupError: no task id was found in {'job': '7'}: give the id, a Task, or" in text
+
+
+def _flat(text: str) -> str:
+    import textwrap
+
+    return textwrap.dedent(text)
+
+
+def test_the_package_is_typed() -> None:
+    """The plugin's package tells that it has types."""
+    import pytest_asyncframe
+
+    assert (Path(pytest_asyncframe.__file__).parent / "py.typed").exists()
