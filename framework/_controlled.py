@@ -37,9 +37,9 @@ class Queued:
 
     def __init__(self, item: Any, kind: Kind, admit: Callable[[], object]) -> None:
         self._item = item
-        self.kind = kind
-        self.admitted = False
-        self.admit = admit
+        self.kind: Kind = kind
+        self.admitted: bool = False
+        self.admit: Callable[[], object] = admit
 
     @property
     def record(self) -> TaskRecord | None:

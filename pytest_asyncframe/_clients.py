@@ -55,6 +55,7 @@ class Client:
                 httpx.AsyncClient(transport=transport, **self._options)
             )
         except BaseException:
+            self._stack = None
             await stack.aclose()
             raise
 
@@ -80,10 +81,14 @@ class Client:
                 "test: write 'async with asyncframe.client(app)'"
             )
         stack = self._enter(ExitStack())
-        made = _test_client()(
-            self._app, backend_options={"loop_factory": self._loop_factory}, **self._options
-        )
-        return stack.enter_context(made)
+        try:
+            made = _test_client()(
+                self._app, backend_options={"loop_factory": self._loop_factory}, **self._options
+            )
+            return stack.enter_context(made)
+        except BaseException:
+            self._stack = None
+            raise
 
     def __exit__(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -26,9 +27,11 @@ class SequencedExecutor(ControlledExecutor):
     def __init__(
         self, sequencer: Sequencer, max_workers: int | None = None, **options: Any
     ) -> None:
-        super().__init__(_Desk(sequencer, self), max_workers, **options)
+        # Weak: a pool that nobody holds any more shuts itself down.
+        pool = weakref.ref(self)
+        super().__init__(_Desk(sequencer, pool), max_workers, **options)
         self._sequencer = sequencer
-        sequencer.room = lambda: self.room
+        sequencer.room = lambda: 0 if (here := pool()) is None else here.room
 
 
 class DeterministicExecutor(SequencedExecutor):
@@ -122,7 +125,7 @@ class DeterministicExecutor(SequencedExecutor):
 class _Desk:
     """Tells a sequencer of what a pool is given; see `framework.testing.Control`."""
 
-    def __init__(self, sequencer: Sequencer, pool: SequencedExecutor) -> None:
+    def __init__(self, sequencer: Sequencer, pool: weakref.ref[SequencedExecutor]) -> None:
         self._sequencer = sequencer
         self._pool = pool
         self._orders: dict[Queued, int] = {}
@@ -162,7 +165,8 @@ class _Desk:
 
     def freed(self) -> None:
         """Let go on whoever waited for room."""
-        if self._pool.emptying:
+        pool = self._pool()
+        if pool is not None and pool.emptying:
             self._sequencer.starts = True
         self._sequencer.go_on()
 

@@ -125,6 +125,38 @@ def pytest_asyncio_loop_factories(
     return {"asyncframe": factory}
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(
+    fixturedef: pytest.FixtureDef[Any],
+    request: Any,  # a SubRequest, which pytest does not make public
+) -> Generator[None, Any, Any]:
+    """Let anyio's runner make its loops on the test's clock, where there is one."""
+    result = yield
+    if fixturedef.argname != "anyio_backend":
+        return result
+    config = request.config
+    toolkit = config.stash.get(_TOOLKIT, None)
+    name, options = (result, {}) if isinstance(result, str) else result
+    if name != "asyncio":
+        if toolkit is not None and toolkit.is_virtual:
+            pytest.fail(
+                f"the clock drives event loops of asyncio, and anyio_backend is {name!r}",
+                pytrace=False,
+            )
+        return result
+
+    def factory() -> asyncio.AbstractEventLoop:
+        # Asked anew by each runner: the fixture may be shared by many tests.
+        now = config.stash.get(_TOOLKIT, None)
+        return asyncio.new_event_loop() if now is None else now.loop_factory()
+
+    if toolkit is None:
+        return result
+    replaced = (name, {"loop_factory": factory, **options})
+    fixturedef.cached_result = (replaced, fixturedef.cache_key(request), None)
+    return replaced
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run an ``async def`` test that no other plugin claims."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -104,9 +105,66 @@ def test_without_pytest_asyncio(user: pytest.Pytester) -> None:
 
 def test_marked_for_pytest_asyncio(user: pytest.Pytester) -> None:
     """A test that is marked for pytest-asyncio runs on the test's clock."""
-    user.makepyfile(test_async=f"import pytest\npytestmark = pytest.mark.asyncio\n{_flat(ASYNC)}")
+    user.makepyfile(
+        test_async=f"import pytest\npytestmark = pytest.mark.asyncio\n{textwrap.dedent(ASYNC)}"
+    )
 
     run(user).assert_outcomes(passed=1)
+
+
+def test_under_the_runner_of_anyio(user: pytest.Pytester) -> None:
+    """A test that is marked for anyio runs on the test's clock."""
+    user.makepyfile(
+        test_anyio=f"""
+        import pytest
+        pytestmark = pytest.mark.anyio
+
+        @pytest.fixture
+        def anyio_backend():
+            return "asyncio"
+        {textwrap.indent(textwrap.dedent(ASYNC), " " * 8)}
+        """
+    )
+
+    run(user).assert_outcomes(passed=1)
+
+
+def test_trio_is_refused(user: pytest.Pytester) -> None:
+    """A virtual clock under trio is refused: it drives loops of asyncio's."""
+    text = told(
+        user,
+        """
+        import pytest
+
+        @pytest.fixture
+        def anyio_backend():
+            return "trio"
+
+        @pytest.mark.anyio
+        async def test_trio(asyncframe, anyio_backend):
+            pass
+        """,
+    )
+
+    assert "the clock drives event loops of asyncio, and anyio_backend is 'trio'" in text
+
+
+def test_in_parallel(user: pytest.Pytester) -> None:
+    """Tests pass under xdist, and a finding at the end arrives with its text."""
+    user.makepyfile(
+        test_sync=SYNC,
+        test_async=ASYNC,
+        test_leak="""
+        from app import process
+
+        def test_leak(asyncframe):
+            process("7")
+        """,
+    )
+    result = run(user, "-n", "2")
+
+    result.assert_outcomes(passed=3, errors=1)
+    assert "leaked task: app.process (" in result.stdout.str()
 
 
 def test_loops_of_others_are_left_alone(user: pytest.Pytester) -> None:
@@ -497,12 +555,6 @@ def test_a_reference_without_an_id(user: pytest.Pytester) -> None:
     )
 
     assert "LookupError: no task id was found in {'job': '7'}: give the id, a Task, or" in text
-
-
-def _flat(text: str) -> str:
-    import textwrap
-
-    return textwrap.dedent(text)
 
 
 def test_the_package_is_typed() -> None:

@@ -1,0 +1,237 @@
+"""The probe: clients, references, matchers, and a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import re
+import threading
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+
+from framework import TaskNotFoundError, background_task, setup_async_framework
+from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.probe import Probe
+
+httpx: Any = importlib.import_module("httpx")
+
+
+@background_task
+def add(left: int, right: int = 1) -> int:
+    """Add two numbers."""
+    return left + right
+
+
+@background_task
+def other() -> None:
+    """Do nothing."""
+
+
+def app_with_state() -> FastAPI:
+    """Return an app whose lifespan gives a state, and which has a task."""
+    app = FastAPI(lifespan=setup_async_framework)
+
+    @app.post("/add", status_code=202)
+    async def start(left: int, request: Request) -> dict[str, str]:
+        assert request.app is app
+        return {"task_id": add(left)}
+
+    @app.get("/broken")
+    async def broken() -> None:
+        raise LookupError("a route's own")
+
+    return app
+
+
+def raised_by(call: Any, *args: Any, **kwargs: Any) -> str:
+    """Return the text of the assertion that fails in a call."""
+    with pytest.raises(AssertionError) as caught:
+        call(*args, **kwargs)
+    return str(caught.value)
+
+
+# -- clients
+
+
+async def test_a_routes_error_is_raised(asyncframe: Probe) -> None:
+    """An exception in a route is raised into the test."""
+    async with asyncframe.client(app_with_state()) as client:
+        with pytest.raises(LookupError, match=r"^a route's own$"):
+            await client.get("/broken")
+
+
+async def test_a_lifespan_that_fails(asyncframe: Probe) -> None:
+    """An app that does not start is told with what its lifespan raised."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+    with pytest.raises(RuntimeError, match=r"^the app's startup failed: no database$"):
+        async with asyncframe.client(app):
+            pytest.fail("it must not start")
+
+
+async def test_the_wrong_way_to_enter(asyncframe: Probe) -> None:
+    """'with' in a coroutine would block its loop, and is refused."""
+    with pytest.raises(RuntimeError, match=r"write 'async with asyncframe.client\(app\)'$"):
+        asyncframe.client(app_with_state()).__enter__()
+
+
+def test_what_is_no_app(asyncframe: Probe) -> None:
+    """Something that cannot be called is no app."""
+    with pytest.raises(TypeError, match=r"^client\(\) takes an ASGI app, not 7$"):
+        asyncframe.client(7)
+
+
+def test_a_live_server(asyncframe: Probe) -> None:
+    """A real uvicorn serves the app, and its tasks are waited for as any others."""
+    with asyncframe.live_server(app_with_state()) as server:
+        response = httpx.post(f"{server.url}/add", params={"left": 3})
+        task = asyncframe.run_until_complete(response)
+
+    assert task.result == 4
+    assert not server.running
+
+
+@pytest.mark.asyncframe(mode="threads")
+def test_real_threads(asyncframe: Probe) -> None:
+    """In the mode threads there is neither a clock nor an executor, and tasks just run."""
+    with asyncframe.live_server(app_with_state()) as server:
+        response = httpx.post(f"{server.url}/add", params={"left": 3})
+        assert asyncframe.run_until_complete(response).result == 4
+    with pytest.raises(RuntimeError, match=r"^asyncframe.clock: time is real in the mode 'th"):
+        _ = asyncframe.clock
+    with pytest.raises(RuntimeError, match=r"^asyncframe.executor: threads start by themselves"):
+        _ = asyncframe.executor
+
+
+# -- references
+
+
+@pytest.mark.parametrize("key", [None, "task_id", "id"])
+def test_references(asyncframe: Probe, key: str | None) -> None:
+    """A task is meant by its id, or by a JSON object in which the id stands."""
+    task_id = str(add(1))
+    task = asyncframe.run_until_complete(task_id if key is None else {key: task_id})
+
+    assert asyncframe.run_until_complete(task).result == 2
+
+
+def test_a_body_that_is_no_json(asyncframe: Probe) -> None:
+    """A response that is no JSON is told with the beginning of its body."""
+    with pytest.raises(LookupError, match=r"its body is no JSON but 'oops'$"):
+        asyncframe.run_until_complete(httpx.Response(500, text="oops"))
+
+
+def test_a_task_that_nobody_knows(asyncframe: Probe) -> None:
+    """An id of no task of this test is an error."""
+    with pytest.raises(TaskNotFoundError):
+        asyncframe.run_until_complete("nothing")
+
+
+# -- matchers
+
+
+async def test_submissions(asyncframe: Probe) -> None:
+    """Submissions are found by function and name, with their arguments and how often."""
+    add(1)
+    add(1)
+    add(2, right=5)
+    await asyncframe.settled()
+
+    asyncframe.assert_submitted(add, 1, times=2)
+    asyncframe.assert_submitted(add, 2, right=5)
+    asyncframe.assert_not_submitted(other)
+    assert [task.result for task in asyncframe.submitted(add)] == [2, 2, 7]
+    name = asyncframe.submitted(add)[0].name
+    assert len(asyncframe.submitted(name)) == 3
+
+
+def test_what_fails(asyncframe: Probe) -> None:
+    """A failing matcher says what was found, and what came nearest."""
+    assert raised_by(asyncframe.assert_submitted, other) == (
+        "other() was submitted never, expected at least once\nnothing was submitted"
+    )
+    task_id = add(2, right=5)
+    asyncframe.run_until_idle()
+    name = asyncframe.submitted(add)[0].name
+
+    assert raised_by(asyncframe.assert_submitted, other) == (
+        f"other() was submitted never, expected at least once\nwhat was submitted: {name}"
+    )
+    assert raised_by(asyncframe.assert_submitted, add, 2, right=6) == (
+        "add(2, right=6) was submitted never, expected at least once\n"
+        f"nearest submissions:\n  {name}(2, right=5)\n    right: 5, expected 6"
+    )
+    assert raised_by(asyncframe.assert_submitted, add, 2, right=5, times=3).startswith(
+        "add(2, right=5) was submitted once, expected 3 times\n  submitted at "
+    )
+    assert raised_by(asyncframe.assert_not_submitted, add).startswith(
+        f"add was submitted once, expected never:\n  {name}(2, right=5) at "
+    )
+    assert raised_by(asyncframe.assert_transitions, task_id, "pending>failed") == (
+        f"task {task_id} went through pending>running>completed, expected pending>failed"
+    )
+
+
+@pytest.mark.asyncframe(mode="manual")
+def test_what_has_not_ended(asyncframe: Probe) -> None:
+    """assert_idle() names each task that has not ended."""
+    task_id = add(1)
+    text = raised_by(asyncframe.assert_idle)
+
+    assert re.match(rf"^1 task has not ended:\n  .*add \({task_id}\) is pending, submit", text)
+    asyncframe.executor.drain()
+    asyncframe.assert_idle()
+
+
+# -- the clock's edges
+
+
+def test_threads_of_the_tests_own(task_clock: VirtualClock) -> None:
+    """A thread that the test starts can sleep on the clock too."""
+    woke: list[float] = []
+    began = threading.Event()
+
+    def body() -> None:
+        began.set()
+        task_clock.sleep(3)
+        woke.append(task_clock.monotonic())
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    while not task_clock.sleeping:
+        with task_clock.sequencer.away():
+            began.wait()
+    assert "t+3 s " in task_clock.explain()
+    task_clock.advance(4)
+    with task_clock.sequencer.away():
+        thread.join()
+
+    assert woke == [3.0]
+
+
+def test_a_negative_sleep(task_clock: VirtualClock) -> None:
+    """A negative time to sleep is refused, as by time.sleep."""
+    with pytest.raises(ValueError, match=r"^sleep length must be non-negative$"):
+        task_clock.sleep(-1)
+
+
+def test_run_for_on_another_loop(task_clock: VirtualClock) -> None:
+    """run_for() on a loop that is not on the clock is refused."""
+    with (
+        asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner,
+        pytest.raises(RuntimeError, match=r"^run_for\(\) was called on an event loop that is"),
+    ):
+        runner.run(task_clock.run_for(1))
+
+
+def test_time_stands_still_without_being_told(task_clock: VirtualClock) -> None:
+    """With the clock alone a wait for a time that nobody moves is told at once."""
+    with pytest.raises(
+        RuntimeError, match=r"time moves only when told here: use task_clock\.advance"
+    ):
+        task_clock.sleep(1)
