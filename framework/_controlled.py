@@ -12,6 +12,7 @@ a lock of its own while it admits.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import thread as _stdlib
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol, cast
 
@@ -226,6 +227,13 @@ class _ControlledCrew(Crew):
         self.control.freed()
         return dropped
 
+    def release(self) -> None:
+        """Let the threads end once nothing waits, held back or not; lock-free."""
+        self._closing = True
+        # At interpreter exit nobody is left to admit what is held back.
+        if not self._held or _stdlib._shutdown:
+            super().release()
+
     def _close_if_empty(self) -> None:
         with self.lock:
             ready = self._closing and not self._held and not self.closed
@@ -255,14 +263,16 @@ class ControlledExecutor(ThreadPoolExecutorEnhanced):
         self._controlled.control = control
 
     @property
-    def room(self) -> int:
-        """How many more calls or tasks could begin now; 0 or less for none."""
-        return self._controlled.room
+    def room(self) -> Callable[[], int]:
+        """Tells how many more could begin now, 0 or less for none; keeps no pool alive."""
+        crew = self._controlled
+        return lambda: crew.room
 
     @property
-    def emptying(self) -> bool:
-        """Whether it was shut down and finishes what is queued."""
-        return self._controlled.emptying
+    def emptying(self) -> Callable[[], bool]:
+        """Tells whether it was shut down and finishes what is queued; keeps no pool alive."""
+        crew = self._controlled
+        return lambda: crew.emptying
 
     def shutdown(
         self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None

@@ -43,13 +43,13 @@ class Recorder(Interceptor):
     Attributes:
         submissions: What was taken in, in order.
         attempts: When each attempt of a body began, in order.
-        events: What has happened, in order.
+        heard: What has happened, in order, and on which thread.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.submissions: list[Submission] = []
         self.attempts: list[tuple[Submission, float]] = []
-        self.events: list[TaskEvent] = []
+        self.heard: list[tuple[str, TaskEvent]] = []
         self._monotonic = monotonic
         self._watchers: dict[TaskRecord, list[Callable[[], object]]] = {}
         self._lock = threading.Lock()
@@ -68,9 +68,14 @@ class Recorder(Interceptor):
                 break
         return call()
 
+    @property
+    def events(self) -> list[TaskEvent]:
+        """What has happened, in order."""
+        return [event for _, event in self.heard]
+
     def hear(self, event: TaskEvent) -> None:
         """Note an event, and tell who waits for a task's end; see `protocols.EventSink`."""
-        self.events.append(event)
+        self.heard.append((threading.current_thread().name, event))
         if event.status is None or not event.status.is_final or event.task_id is None:
             return
         record = self.record(event.task_id)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-import weakref
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -27,11 +27,12 @@ class SequencedExecutor(ControlledExecutor):
     def __init__(
         self, sequencer: Sequencer, max_workers: int | None = None, **options: Any
     ) -> None:
-        # Weak: a pool that nobody holds any more shuts itself down.
-        pool = weakref.ref(self)
-        super().__init__(_Desk(sequencer, pool), max_workers, **options)
+        desk = _Desk(sequencer)
+        super().__init__(desk, max_workers, **options)
         self._sequencer = sequencer
-        sequencer.room = lambda: 0 if (here := pool()) is None else here.room
+        # Neither keeps the pool: one that nobody holds any more shuts itself down.
+        sequencer.room = self.room
+        desk.emptying = self.emptying
 
 
 class DeterministicExecutor(SequencedExecutor):
@@ -99,7 +100,7 @@ class DeterministicExecutor(SequencedExecutor):
         return ran
 
     def _run(self, queued: Queued) -> bool:
-        if queued.kind == "thread" and self.room <= 0:
+        if queued.kind == "thread" and self.room() <= 0:
             raise RuntimeError(
                 f"cannot run {self._id(queued)} ({queued.name}): all {self._max_workers} "
                 "threads of the pool are in the middle of a task; let them go on first, for "
@@ -125,9 +126,10 @@ class DeterministicExecutor(SequencedExecutor):
 class _Desk:
     """Tells a sequencer of what a pool is given; see `framework.testing.Control`."""
 
-    def __init__(self, sequencer: Sequencer, pool: weakref.ref[SequencedExecutor]) -> None:
+    emptying: Callable[[], bool]
+
+    def __init__(self, sequencer: Sequencer) -> None:
         self._sequencer = sequencer
-        self._pool = pool
         self._orders: dict[Queued, int] = {}
         self._numbers = itertools.count(1)
 
@@ -165,8 +167,7 @@ class _Desk:
 
     def freed(self) -> None:
         """Let go on whoever waited for room."""
-        pool = self._pool()
-        if pool is not None and pool.emptying:
+        if self.emptying():
             self._sequencer.starts = True
         self._sequencer.go_on()
 

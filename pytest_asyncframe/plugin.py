@@ -98,10 +98,16 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Note whether the test has failed."""
+    """Note whether the test has failed, and show how its tasks went."""
     report = yield
     if report.failed:
         item.stash[_FAILED] = True
+        toolkit = item.stash.get(_TOOLKIT, None)
+        if toolkit is not None and report.when == "call":
+            from pytest_asyncframe import _timeline  # only if it is used
+
+            # While everything is still alive; sections survive xdist.
+            report.sections += _timeline.sections(toolkit, item.config.rootpath)
     return report
 
 
