@@ -1,0 +1,83 @@
+"""The sequencer's edges: timers of all kinds, sockets, and turns that a seed draws."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+
+import pytest
+
+from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.probe import Probe
+
+
+def test_who_sleeps_is_told(asyncframe: Probe) -> None:
+    """explain() names the coming moments, the first one first, background ones as such."""
+    clock = asyncframe.clock
+    clock.call_at(9, print, background=True)
+    clock.call_at(3, len)  # type: ignore[arg-type]  # it is only named
+    told = clock.explain().splitlines()
+
+    assert told == ["t+3 s len", "t+9 s print, in the background"]
+    for timer in clock.sequencer.timers():
+        timer.cancel()
+    assert clock.explain() == "nothing waits for its time"
+
+
+def test_background_timers_do_not_move_time() -> None:
+    """A timer that nobody waits for fires in passing, and moves no time by itself."""
+    fired: list[float] = []
+    sequencer = Sequencer(moves=True)
+    clock = VirtualClock(sequencer)
+    clock.call_at(5, lambda: fired.append(clock.monotonic()), background=True)
+    clock.sleep(3)
+    assert (clock.monotonic(), fired) == (3, [])
+
+    clock.sleep(3)
+
+    assert (clock.monotonic(), fired) == (6, [5])
+
+
+async def test_a_loop_that_reads_a_socket(asyncframe: Probe) -> None:
+    """Bytes that another thread really sends arrive on a virtual loop."""
+    left, right = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=left)
+    sender = threading.Thread(target=right.sendall, args=(b"hello\n",))
+    sender.start()
+
+    assert await reader.readline() == b"hello\n"
+    sender.join()
+    writer.close()
+    await writer.wait_closed()
+    right.close()
+
+
+def test_a_timer_that_has_passed_fires_at_once(asyncframe: Probe) -> None:
+    """A timer for a moment that has passed fires as soon as nobody runs."""
+    fired = threading.Event()
+    asyncframe.clock.advance(10)
+    asyncframe.clock.call_at(3, fired.set)
+    assert not fired.is_set()
+
+    assert fired.wait(5)
+    assert asyncframe.clock.monotonic() == 10
+
+
+@pytest.mark.asyncframe(mode="seeded", seed=3)
+def test_turns_are_drawn(asyncframe: Probe) -> None:
+    """In the mode seeded sleep(0) lets another one go first, in an order that the seed gives."""
+    order: list[str] = []
+
+    def step(name: str) -> None:
+        for number in range(3):
+            order.append(f"{name}{number}")
+            asyncframe.clock.sleep(0)
+
+    for name in "ab":
+        asyncframe.manager.submit_nowait(step, args=(name,))
+    asyncframe.run_until_idle()
+
+    assert sorted(order) == ["a0", "a1", "a2", "b0", "b1", "b2"]
+    assert order not in (sorted(order), sorted(order, key=lambda name: name[::-1]))
