@@ -38,6 +38,7 @@ class Client:
         self._loop_factory = loop_factory
         self._options = {"base_url": base_url, **options}
         self._stack: AsyncExitStack | ExitStack | None = None
+        self.on_error: Callable[[BaseException], object] = lambda _: None
 
     @property
     def running(self) -> bool:
@@ -65,6 +66,8 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is not None:
+            self.on_error(error)
         stack, self._stack = self._stack, None
         assert isinstance(stack, AsyncExitStack)
         await stack.__aexit__(kind, error, traceback)
@@ -96,6 +99,8 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is not None:
+            self.on_error(error)
         stack, self._stack = self._stack, None
         assert isinstance(stack, ExitStack)
         stack.__exit__(kind, error, traceback)

@@ -1,14 +1,45 @@
-"""What was seen of a test's tasks: every submission with its arguments, and every event."""
+"""What was seen of a test's tasks: submissions with their arguments, and all that happened.
+
+Relies on: events being told on the thread where they happen, and the frames of threads and
+coroutines, to say where a task stands.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
+import os
+import sys
+import sysconfig
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from types import CodeType, FrameType, TracebackType
+from typing import Any, Protocol, TypeAlias
 
-from framework.protocols import Interceptor, TaskEvent, TaskRecord
+import framework
+from framework import current_task
+from framework.protocols import Interceptor, TaskEvent, TaskRecord, TaskStatus
 from framework.testing import Call, bare_function, call_of
+
+_OWN = (
+    "<",
+    *(str(Path(file).parent) + os.sep for file in (framework.__file__, __file__)),
+)
+_INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib"))
+_STANDARD = tuple(
+    {str(Path(os.__file__).parent) + os.sep, sysconfig.get_path("stdlib") + os.sep},
+)
+"""How the names of files begin that are this project's, installed, the standard library's."""
+
+_CUT_OFF = ("timed_out", "cancelled", "interrupted")
+"""Events that may come while a body is in the middle of something."""
+
+
+What: TypeAlias = TaskEvent | int | str | BaseException
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +65,70 @@ class Submission:
         return self.call.args == args and self.call.kwargs == kwargs
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Moment:
+    """One thing that happened in a test.
+
+    Attributes:
+        at: When, in seconds of the test's clock.
+        lane: Where: ``test``, ``loop``, ``clock`` or a thread's name.
+        record: The task that it happened to; None outside any.
+        what: An event, the number of an attempt that began, a text, or an error with which
+            the test left something.
+        place: Where it happened, ``file:line in function``; "" if that says nothing.
+    """
+
+    at: float
+    lane: str
+    record: TaskRecord | None
+    what: What
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Standing:
+    """Where an unfinished task stood.
+
+    Attributes:
+        record: The task.
+        status: Its status then.
+        lane: Where it was last seen; see `Moment`.
+        place: Where its body stood, ``file:line in function``; "" if it had none.
+        last: What had happened to it last; None for nothing.
+    """
+
+    record: TaskRecord
+    status: TaskStatus
+    lane: str
+    place: str
+    last: Moment | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stock:
+    """What was unfinished at one moment.
+
+    Attributes:
+        at: When, in seconds of the test's clock.
+        error: What the test was just failing with; None if that is not known.
+        tasks: The unfinished tasks, in the order of their submission.
+        timers: What `VirtualClock.explain` said; "" where time is real.
+    """
+
+    at: float
+    error: BaseException | None
+    tasks: list[Standing]
+    timers: str
+
+
+class _VirtualClock(Protocol):
+    """What is needed of a `VirtualClock`."""
+
+    on_sleep: Callable[[float], object] | None
+
+    def explain(self) -> str: ...
+
+
 class Recorder(Interceptor):
     """Sees every task of one test.
 
@@ -43,46 +138,79 @@ class Recorder(Interceptor):
     Attributes:
         submissions: What was taken in, in order.
         attempts: When each attempt of a body began, in order.
-        heard: What has happened, in order, and on which thread.
+        events: What has happened, in order.
+        moments: The same and more, each with where it happened.
+        begun: When the test began, in seconds of its clock.
+        stocks: What was unfinished whenever an error made the test leave something.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.submissions: list[Submission] = []
         self.attempts: list[tuple[Submission, float]] = []
-        self.heard: list[tuple[str, TaskEvent]] = []
+        self.events: list[TaskEvent] = []
+        self.moments: list[Moment] = []
+        self.begun = 0.0
+        self.stocks: list[Stock] = []
         self._monotonic = monotonic
+        self._clock: _VirtualClock | None = None
+        self._offered: dict[str, Submission] = {}
+        self._latest: dict[str, Submission] = {}
+        self._bodies: dict[TaskRecord, weakref.ref[Any]] = {}
+        self._last: dict[TaskRecord, Moment] = {}
+        self._loops: dict[asyncio.AbstractEventLoop, str] = {}
+        self._test_thread = threading.get_ident()
         self._watchers: dict[TaskRecord, list[Callable[[], object]]] = {}
         self._lock = threading.Lock()
 
+    def begin(self, clock: _VirtualClock | None) -> None:
+        """Note that the test begins, and hear of its sleeps if its *clock* is virtual."""
+        self.begun = self._monotonic()
+        self._clock = clock
+        if clock is not None:
+            clock.on_sleep = self.slept
+
+    # -- what the framework tells
+
     def before_accept(self, record: TaskRecord) -> None:
         """Note a task that is about to be accepted."""
-        self.submissions.append(Submission(record, call_of(record)))
+        # Counted once it is: it may yet be refused.
+        self._offered[record.task_id] = Submission(record, call_of(record))
 
     def around_attempt(
         self, record: TaskRecord, attempt: int, call: Callable[[], Any]
     ) -> Any:  # Any: whatever the task returns
         """Note when an attempt begins."""
-        for one in reversed(self.submissions):
-            if one.record is record:
-                self.attempts.append((one, self._monotonic()))
-                break
-        return call()
-
-    @property
-    def events(self) -> list[TaskEvent]:
-        """What has happened, in order."""
-        return [event for _, event in self.heard]
+        one = self._submission(record)
+        if one is not None:
+            self.attempts.append((one, self._monotonic()))
+            self._add(attempt, record)
+        made = call()
+        if inspect.iscoroutine(made):
+            self._bodies[record] = weakref.ref(made)
+        return made
 
     def hear(self, event: TaskEvent) -> None:
         """Note an event, and tell who waits for a task's end; see `protocols.EventSink`."""
-        self.heard.append((threading.current_thread().name, event))
-        if event.status is None or not event.status.is_final or event.task_id is None:
+        if event.kind == "submitted":
+            self._accept(event)
+        self.events.append(event)
+        record = None if event.task_id is None else self.record(event.task_id)
+        place = ""
+        if record is not None and event.attempt and event.kind in _CUT_OFF:
+            place = self._body_place(record) or self._thread_places().get(record, ("", ""))[1]
+        self._add(event, record, place, event.at)
+        if record is None or event.status is None or not event.status.is_final:
             return
-        record = self.record(event.task_id)
         with self._lock:
-            watchers = [] if record is None else self._watchers.pop(record, [])
+            watchers = self._watchers.pop(record, [])
         for call in watchers:
             call()
+
+    def _accept(self, event: TaskEvent) -> None:
+        one = self._offered.pop(str(event.task_id), None)
+        if one is not None:
+            self._latest[one.record.task_id] = one
+            self.submissions.append(one)
 
     def when_final(self, record: TaskRecord, call: Callable[[], object]) -> None:
         """Have *call* called once a task has ended, at once if it has; it may come twice."""
@@ -91,18 +219,190 @@ class Recorder(Interceptor):
         if record.status.is_final:
             call()
 
+    # -- what others tell
+
+    def note(self, text: str, place: str = "") -> None:
+        """Note what happens on the calling thread, in the task that it runs, if any."""
+        task = current_task()
+        self._add(text, None if task is None else self.record(task.task_id), place)
+
+    def slept(self, seconds: float) -> None:
+        """Note that the calling thread or coroutine is about to sleep."""
+        steps = _outwards(sys._getframe(1))
+        found = next((step for step in steps if _is_users(step.f_code)), None)
+        # Else it is some library that waits for something of its own.
+        if found is not None:
+            self.note(f"sleeps {seconds:.9g} s", _at(found.f_code, found.f_lineno))
+
+    def take_stock(self, error: BaseException | None = None) -> Stock:
+        """Return what is unfinished now; keep it if *error* is about to end things."""
+        for stock in self.stocks:
+            if stock.error is error:
+                return stock
+        on_threads = self._thread_places()
+        tasks = []
+        for one in tuple(self.submissions):
+            record, status = one.record, one.record.status
+            if not status.is_final or record.still_running:
+                last = self._last.get(record)
+                lane, place = on_threads.get(record, ("" if last is None else last.lane, ""))
+                place = place or self._body_place(record)
+                tasks.append(Standing(record, status, lane, place, last))
+        stock = Stock(self._monotonic(), error, tasks, self._timers())
+        if error is not None:
+            self.stocks.append(stock)
+            self._add(error, None)
+        return stock
+
+    def _timers(self) -> str:
+        try:
+            return "" if self._clock is None else self._clock.explain()
+        except Exception as error:  # a repr of the user's; stock is taken beside their error
+            return f"t+? s {type(error).__name__} while the timers were listed"
+
+    def watched(
+        self, fn: Callable[..., Awaitable[Any]]
+    ) -> Callable[..., Awaitable[Any]]:  # Any: whatever a test returns
+        """Return a test's coroutine function so that stock is taken when it fails."""
+
+        @functools.wraps(fn)
+        async def async_inner(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            try:
+                return await fn(*args, **kwargs)
+            except BaseException as error:
+                # Its runner may be about to end whatever runs on the loop.
+                self.take_stock(error)
+                raise
+
+        return async_inner
+
+    # -- what is known
+
     def of(self, fn: Callable[..., Any] | str) -> list[Submission]:
         """Return the tasks of *fn*, in the order of their submission."""
         return [one for one in self.submissions if one.is_of(fn)]
 
     def record(self, task_id: str) -> TaskRecord | None:
         """Return the latest task with this id, or None."""
-        for one in reversed(self.submissions):
-            if one.record.task_id == task_id:
-                return one.record
-        return None
+        one = self._latest.get(task_id)
+        return None if one is None else one.record
 
     @property
     def living(self) -> list[Submission]:
         """The tasks that have not ended."""
         return [one for one in self.submissions if not one.record.status.is_final]
+
+    def _submission(self, record: TaskRecord) -> Submission | None:
+        one = self._latest.get(record.task_id)
+        if one is None or one.record is record:
+            return one
+        # Its id was given to another task since.
+        return next((it for it in reversed(self.submissions) if it.record is record), None)
+
+    def _add(
+        self,
+        what: What,
+        record: TaskRecord | None,
+        place: str = "",
+        at: float | None = None,
+    ) -> None:
+        when = self._monotonic() if at is None else at
+        moment = Moment(when, self._lane(), record, what, place)
+        self.moments.append(moment)
+        if record is not None:
+            self._last[record] = moment
+
+    def _lane(self) -> str:
+        if any(map(_is_timer, _outwards(sys._getframe(1)))):
+            return "clock"
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            if threading.get_ident() == self._test_thread:
+                return "test"
+            return threading.current_thread().name
+        with self._lock:
+            number = len(self._loops) + 1
+            return self._loops.setdefault(loop, "loop" if number == 1 else f"loop-{number}")
+
+    def _body_place(self, record: TaskRecord) -> str:
+        """Return where a task's coroutine stands; "" if it has none."""
+        body = self._bodies.get(record)
+        return "" if body is None else _place_of(reversed(list(_inwards(body()))))
+
+    def _thread_places(self) -> dict[TaskRecord, tuple[str, str]]:
+        """Return which thread runs each body that is no coroutine, and where it stands."""
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        found = {}
+        for ident, frame in sys._current_frames().items():
+            inner: list[FrameType] = []
+            for step in _outwards(frame):
+                if step.f_code is _AROUND:
+                    # What follows outwards belongs to a task that waits for this one.
+                    found[step.f_locals["record"]] = names.get(ident, ""), _place_of(inner)
+                    inner = []
+                else:
+                    inner.append(step)
+        return found
+
+
+_AROUND = Recorder.around_attempt.__code__
+
+
+def raised_at(traceback: TracebackType | None) -> str:
+    """Return the innermost place of the user's in a traceback; "" if there is none."""
+    places = []
+    while traceback is not None:
+        places.append((traceback.tb_frame.f_code, traceback.tb_lineno))
+        traceback = traceback.tb_next
+    return _chosen(reversed(places))
+
+
+def _place_of(frames: Iterable[FrameType]) -> str:
+    """Return the innermost place of the user's in what a body has called, inside first."""
+    return _chosen((frame.f_code, frame.f_lineno) for frame in frames)
+
+
+def _chosen(places: Iterable[tuple[CodeType, int]]) -> str:
+    body = ""
+    for code, line in places:
+        if _is_users(code):
+            return _at(code, line)
+        # The user's own code may be installed as well: then its outermost call is shown.
+        if _is_installed(code):
+            body = _at(code, line)
+    return body
+
+
+def _is_users(code: CodeType) -> bool:
+    return not code.co_filename.startswith((*_OWN, *_INSTALLED, *_STANDARD))
+
+
+def _is_installed(code: CodeType) -> bool:
+    return code.co_filename.startswith(_INSTALLED) and not code.co_filename.startswith(_OWN)
+
+
+def _at(code: CodeType, line: int) -> str:
+    return f"{code.co_filename}:{line} in {code.co_qualname}"
+
+
+def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _inwards(body: Any) -> Iterator[FrameType]:  # Any: whatever a coroutine may await
+    while body is not None:
+        frame = getattr(body, "cr_frame", None) or getattr(body, "gi_frame", None)
+        if frame is not None:
+            yield frame
+        body = getattr(body, "cr_await", None) or getattr(body, "gi_yieldfrom", None)
+
+
+def _is_timer(frame: FrameType) -> bool:
+    # Where a virtual clock calls what has fallen due, on whichever thread comes to rest.
+    return frame.f_code.co_name == "_fire" and (
+        frame.f_globals.get("__name__") == "pytest_asyncframe._sequencer"
+    )

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pytest_asyncframe._actors import Actor
 from pytest_asyncframe._sequencer import Sequencer
@@ -135,10 +136,16 @@ def _table(sequencer: Sequencer) -> list[str]:
 
 
 def _where(task: asyncio.Task[object]) -> str:
-    stack = task.get_stack()
-    if not stack:
-        return "is about to begin"
-    chosen = next((frame for frame in reversed(stack) if not _own(frame)), stack[-1])
+    frames: list[FrameType] = []
+    step: Any = task.get_coro()
+    while step is not None:
+        frame = getattr(step, "cr_frame", None) or getattr(step, "gi_frame", None)
+        if frame is not None:
+            frames.append(frame)
+        step = getattr(step, "cr_await", None) or getattr(step, "gi_yieldfrom", None)
+    if not frames:
+        return "is about to end"
+    chosen = next((frame for frame in reversed(frames) if not _own(frame)), frames[-1])
     return f"waits at {_at(chosen)}"
 
 

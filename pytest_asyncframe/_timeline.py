@@ -1,96 +1,376 @@
-"""The task timeline of a failing test: what happened when, on which thread, and what is left."""
+"""The task timeline of a failed test: what happened, where and when, and what is unfinished.
+
+Guarantees: it never raises, whatever the values of a test do when they are shown, and holds
+nothing that a report could not carry to another process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import os
+import reprlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from framework.protocols import TaskEvent
+from framework.protocols import TaskEvent, TaskRecord, TaskStatus
 from pytest_asyncframe import _gates
+from pytest_asyncframe._seen import Moment, Standing, Stock, Submission, raised_at
 
 if TYPE_CHECKING:
+    from pytest_asyncframe._options import Severity
     from pytest_asyncframe._toolkit import Toolkit
 
-TITLE = "task timeline"
+Section: TypeAlias = tuple[str, str]
+Findings: TypeAlias = "Sequence[tuple[Severity, list[str]]]"
 
 _FIRST, _LAST = 40, 80
-"""How many events a long timeline shows from its beginning and from its end."""
+"""How many lines are kept of a long timeline, at its beginning and at its end."""
+
+_LISTED = 20
+"""How many things a list shows."""
+
+_WIDTH = 80
+"""How many characters are shown of what a user's value says of itself."""
+
+_DIGITS = 8
+"""How many digits of an id are shown."""
+
+_DELAYED = {"retrying": "to try again", "throttled": "for its turn"}
 
 
-def timeline(toolkit: Toolkit, root: Path) -> str:
-    """Return what is said of the tasks of a test that has failed; "" if it had none.
+class Timeline:
+    """What is told of one failed test; every method is called while its parts are alive.
 
     Args:
-        toolkit: The test's parts, still open.
-        root: Paths are shown from here.
+        toolkit: The test's parts.
+        root: Folder below which paths are shown relative to it.
     """
-    heard = toolkit.recorder.heard
-    if not heard:
-        return ""
-    begun = 0.0 if toolkit.is_virtual else heard[0][1].at
-    lines = [_line(lane, event, begun, root) for lane, event in heard]
-    if len(lines) > _FIRST + _LAST:
-        left_out = len(lines) - _FIRST - _LAST
-        lines[_FIRST:-_LAST] = [f"... {left_out:,} more events ..."]
-    living = toolkit.recorder.living
-    if living:
-        lines.append("not ended:")
-        lines += [f"  {_task(one.record.name, one.record.task_id)}" for one in living]
-    if toolkit.clock is not None and toolkit.sequencer is not None and toolkit.sequencer.timers():
-        lines.append("waits for its time:")
-        lines += [f"  {line}" for line in toolkit.clock.explain().splitlines()]
-    lines += _gates.lost_failures(toolkit)
-    return "\n".join(lines)
+
+    def __init__(self, toolkit: Toolkit, root: Path) -> None:
+        self._toolkit = toolkit
+        self._seen = toolkit.recorder
+        self._root = str(root) + os.sep
+        self._shown = 0
+        self._told: set[str] = set()
+        self._failed = False
+
+    def at_failure(self, error: BaseException | None) -> Section | None:
+        """Return the section of a failed set-up or call, or None if there is nothing to tell.
+
+        Args:
+            error: What it failed with; None if that is not known.
+        """
+        self._failed = True
+        return self._section("task timeline", lambda: self._whole(error, self._lost_failures()))
+
+    def at_end(self, findings: Findings) -> Section | None:
+        """Return the section of the teardown, or None if there is nothing more to tell.
+
+        Args:
+            findings: What the gates have found, and how grave it is.
+        """
+        if not self._failed:
+            # The error itself tells of the findings.
+            return self._section("task timeline", lambda: self._whole(None, ()))
+        # Pytest shows a section of this phase after a failed call if its name says so.
+        return self._section("task timeline, teardown", lambda: self._rest(findings))
+
+    def _section(self, name: str, make: Callable[[], list[str]]) -> Section | None:
+        try:
+            text = "\n".join(make())
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a report must come about whatever happens here
+            text = f"no timeline could be made: {_error(error)}"
+        # Lone surrogates would not get through to xdist's controller.
+        return (name, text.encode("utf-8", "backslashreplace").decode()) if text else None
+
+    def _lost_failures(self) -> list[str]:
+        severity = self._toolkit.settings.lost_failures
+        return [] if severity == "off" else _gates.lost_failures(self._toolkit)
+
+    def _whole(self, error: BaseException | None, findings: Iterable[str]) -> list[str]:
+        seen = self._seen
+        moments = tuple(seen.moments)
+        stock = next((it for it in seen.stocks if it.error is error), None) if error else None
+        lines = _Story(seen.submissions, self._root, seen.begun, error).lines(moments)
+        found = self._news(findings)
+        if not lines and not found:
+            return []
+        self._shown = len(moments)
+        unit = "real time" if self._toolkit.clock is None else "virtual time"
+        lines.insert(0, f"seconds of {unit} since the test began, mode {self._toolkit.mode!r}")
+        return lines + self._unfinished(stock or seen.take_stock()) + found
+
+    def _rest(self, findings: Findings) -> list[str]:
+        seen = self._seen
+        later = tuple(seen.moments)[self._shown :]
+        lines = _Story(seen.submissions, self._root, seen.begun).lines(later)
+        return lines + self._news(
+            text for severity, texts in findings if severity != "off" for text in texts
+        )
+
+    def _news(self, findings: Iterable[str]) -> list[str]:
+        """Return the findings that were not told before, with a heading."""
+        news = [text for text in findings if text not in self._told]
+        self._told.update(news)
+        return _listed("findings:", [text.replace(self._root, "") for text in news])
+
+    def _unfinished(self, stock: Stock) -> list[str]:
+        seen = self._seen
+        story = _Story(seen.submissions, self._root, seen.begun)
+        when = f"at {round(stock.at - seen.begun, 3):.9g} s"
+        if stock.error is not None:
+            when = f"when the test failed, {when}"
+        lines = _listed(
+            f"unfinished {when}:", [story.standing(one, stock.at) for one in stock.tasks]
+        )
+        return lines + _listed(f"pending timers {when}:", _timers(stock))
 
 
-def _line(lane: str, event: TaskEvent, begun: float, root: Path) -> str:
-    return f"{event.at - begun:10.3f} s  {lane:16}  {_who(event)} {_what(event, root)}"
+class _Story:
+    """Puts what happened into words.
+
+    Args:
+        submissions: The tasks of the test.
+        root: What is cut off the beginning of paths.
+        begun: When the test began, in seconds of its clock.
+        failure: What it failed with; None if that is not known.
+    """
+
+    def __init__(
+        self,
+        submissions: Sequence[Submission],
+        root: str,
+        begun: float,
+        failure: BaseException | None = None,
+    ) -> None:
+        self._root = root
+        self._begun = begun
+        self._failure = failure
+        self._calls = {one.record: one for one in tuple(submissions)}
+        self._labels = _labels(self._calls.values())
+
+    def lines(self, moments: Iterable[Moment]) -> list[str]:
+        """Return a line for each moment, but for those in the middle of too many."""
+        rows = []
+        previous: dict[TaskRecord | None, Moment] = {}
+        for moment in moments:
+            before = previous.get(moment.record)
+            previous[moment.record] = moment
+            if not _goes_without_saying(moment, before):
+                rows.append((moment.at - self._begun, self._row(moment)))
+        folded = [_fold(list(same)) for _, same in itertools.groupby(rows, lambda row: row[1])]
+        left_out = len(folded) - _FIRST - _LAST
+        if left_out > 1:
+            del folded[_FIRST:-_LAST]
+        lanes = max((len(lane) for _, (lane, _, _) in folded), default=0)
+        labels = max((len(label) for _, (_, label, _) in folded), default=0)
+        lines = [
+            f"{at:>8.3f} s  {lane:<{lanes}}  {label:<{labels}}  {text}".rstrip()
+            for at, (lane, label, text) in folded
+        ]
+        if left_out > 1:
+            lines.insert(_FIRST, f"{'...':>8}    {left_out} lines left out")
+        return lines
+
+    def standing(self, one: Standing, now: float) -> str:
+        """Return a line that says where an unfinished task stood at second *now*."""
+        return f"{self._labels.get(one.record, '')}: {self._where(one, now)}"
+
+    def _where(self, one: Standing, now: float) -> str:
+        if one.status is TaskStatus.PENDING:
+            reason = one.record.reason
+            return f"not begun, {_plain(reason)}" if reason else "not begun"
+        ended = f"{one.status.value}, but its body goes on, " if one.status.is_final else ""
+        parts = [f"on {one.lane}"]
+        if one.place:
+            parts.append(f"at {self._short(one.place)}")
+        event = None if one.last is None else one.last.what
+        if isinstance(event, TaskEvent) and event.kind in _DELAYED and event.delay is not None:
+            until = event.at + event.delay
+            # A throttled call that was not the next one waits on, and nothing tells of it.
+            when = f"until {round(until - self._begun, 3):.9g} s " if until > now else ""
+            parts.append(f"waits {when}{_DELAYED[event.kind]}")
+        return ended + ", ".join(parts)
+
+    def _row(self, moment: Moment) -> tuple[str, str, str]:
+        what = moment.what
+        if moment.record is not None:
+            label = self._labels.get(moment.record, _short_name(moment.record.name))
+        else:
+            label = _short_name(what.name) if isinstance(what, TaskEvent) else ""
+        if isinstance(what, TaskEvent):
+            text = self._event(what, moment.record)
+        elif isinstance(what, BaseException):
+            who = "the test fails" if what is self._failure else "its client is left"
+            text = f"{who} with {_error(what)}"
+        else:
+            text = f"attempt {what} started" if isinstance(what, int) else _plain(what)
+        place = f", at {self._short(moment.place)}" if moment.place else ""
+        return _plain(moment.lane), label, text + place
+
+    def _event(self, event: TaskEvent, record: TaskRecord | None) -> str:
+        match event.kind:
+            case "submitted":
+                origin = "" if event.origin is None else f" by {self._short(str(event.origin))}"
+                return f"submitted{origin}{self._call(record)}"
+            case "progress":
+                message = f" {_safely(str, event.message)}" if event.message else ""
+                return f"progress {(event.progress or 0.0) * 100:.9g} %{message}"
+            case "retrying":
+                return f"retrying in {event.delay:.9g} s after {self._raised(event.error)}"
+            case "throttled":
+                return f"throttled, waits {event.delay:.9g} s"
+            case "completed":
+                return "completed" if record is None else f"completed{_returned(record)}"
+            case "failed":
+                return f"failed with {self._raised(event.error)}{_because(event)}"
+            case "late_result":
+                return "ended too late, its outcome is dropped"
+            case _:
+                return f"{_plain(event.kind.replace('_', ' '))}{_because(event)}"
+
+    def _call(self, record: TaskRecord | None) -> str:
+        one = None if record is None else self._calls.get(record)
+        if one is None:
+            return ""
+        arguments = [_shown(value) for value in one.call.args]
+        arguments += [f"{_plain(key)}={_shown(value)}" for key, value in one.call.kwargs.items()]
+        return ": " + _plain(f"{_short_name(one.record.name)}({', '.join(arguments)})")
+
+    def _raised(self, error: BaseException | None) -> str:
+        if error is None:
+            return "an error"
+        place = raised_at(error.__traceback__)
+        return f"{_error(error)} at {self._short(place)}" if place else _error(error)
+
+    def _short(self, place: str) -> str:
+        return place.removeprefix(self._root)
 
 
-def _who(event: TaskEvent) -> str:
-    return event.name if event.task_id is None else _task(event.name, event.task_id)
+def _goes_without_saying(moment: Moment, before: Moment | None) -> bool:
+    """Whether it is an attempt that began as its task did."""
+    return (
+        isinstance(moment.what, int)
+        and before is not None
+        and isinstance(before.what, TaskEvent)
+        and before.what.kind == "started"
+        and before.what.attempt == moment.what
+    )
 
 
-def _task(name: str, task_id: str) -> str:
-    return f"{name.rpartition('.')[2]}#{task_id[:8]}"
+_Row: TypeAlias = tuple[float, tuple[str, str, str]]
 
 
-def _what(event: TaskEvent, root: Path) -> str:
-    kind = event.kind
-    if kind == "submitted":
-        return f"submitted at {_relative(str(event.origin), root)}"
-    if kind in ("retrying", "throttled"):
-        why = "" if event.error is None else f" after {_error(event.error)}"
-        return f"{kind} in {event.delay:g} s{why}"
-    if kind == "progress":
-        share = 0.0 if event.progress is None else event.progress
-        return f"{share:.0%} {event.message}".rstrip()
-    if kind == "started":
-        return f"started, attempt {event.attempt}"
-    if event.error is not None:
-        return f"{kind}: {_error(event.error)}"
-    return f"{kind}: {event.message}" if event.message else kind
+def _fold(same: list[_Row]) -> _Row:
+    """Return one row for some that follow each other and tell the same."""
+    at, (lane, label, text) = same[0]
+    if len(same) > 1:
+        text = f"{text}, {len(same)} times until {same[-1][0]:.3f} s"
+    return at, (lane, label, text)
+
+
+def _labels(submissions: Iterable[Submission]) -> dict[TaskRecord, str]:
+    """Return what each task is called, no two of them the same."""
+    records = [one.record for one in submissions]
+    labels = {}
+    for record in records:
+        labels[record] = f"{_short_name(record.name)}#{_plain(record.task_id[:_DIGITS])}"
+    for record, _ in _ambiguous(labels):
+        labels[record] = f"{_short_name(record.name)}#{_plain(record.task_id)}"
+    for record, count in _ambiguous(labels):
+        labels[record] += f" ({count})"
+    return labels
+
+
+def _ambiguous(labels: dict[TaskRecord, str]) -> list[tuple[TaskRecord, int]]:
+    """Return the tasks that are called as others are, each with its number among them."""
+    total = Counter(labels.values())
+    so_far: Counter[str] = Counter()
+    found = []
+    for record, label in labels.items():
+        so_far[label] += 1
+        if total[label] > 1:
+            found.append((record, so_far[label]))
+    return found
+
+
+def _short_name(name: str) -> str:
+    """Return a function's name without its module and class."""
+    plain = _plain(name)
+    return plain if " " in plain else plain.rpartition(".")[2] or plain
+
+
+def _because(event: TaskEvent) -> str:
+    return f": {_plain(event.message)}" if event.message else ""
+
+
+def _returned(record: TaskRecord) -> str:
+    return "" if record.result is None else f" with {_shown(record.result)}"
+
+
+def _timers(stock: Stock) -> list[str]:
+    """Return the timers that somebody waits for."""
+    lines = [_plain(line) for line in stock.timers.splitlines() if line.startswith("t+")]
+    return [line for line in lines if not line.endswith("in the background")]
+
+
+def _listed(heading: str, things: Sequence[str]) -> list[str]:
+    if not things:
+        return []
+    lines = [f"  {line}" for thing in things[:_LISTED] for line in thing.splitlines()]
+    left_out = len(things) - _LISTED
+    if left_out > 0:
+        lines.append(f"  ... {left_out} more")
+    return [heading, *lines]
+
+
+# -- values of a user's types, which may do anything when they are shown
+
+
+class _Repr(reprlib.Repr):
+    """Shows the beginning of what is long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = _WIDTH
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        """Show what is none of the built-in types."""
+        return _safely(repr, x)
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        """Show no more than the beginning."""
+        return repr(x[:_WIDTH])
+
+
+def _shown(value: Any) -> str:
+    return _safely(_Repr().repr, value)
 
 
 def _error(error: BaseException) -> str:
+    name, text = type(error).__name__, _safely(str, error)
+    return _plain(f"{name}: {text}" if text else name)
+
+
+def _safely(show: Callable[[Any], str], value: Any) -> str:
     try:
-        text = str(error)
-    except Exception:  # a user's own; the report must come all the same
-        text = "its text could not be had"
-    return f"{type(error).__name__}: {_cut(text)}"
+        return _plain(show(value))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's method may raise anything
+        word = "str" if show is str else "repr"
+        return f"<{type(value).__name__}, whose {word}() raised {type(error).__name__}>"
 
 
-def _cut(text: str, most: int = 80) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most - 3]}..."
-
-
-def _relative(origin: str, root: Path) -> str:
-    return origin.removeprefix(f"{root}/")
-
-
-def sections(toolkit: Toolkit, root: Path) -> Sequence[tuple[str, str]]:
-    """Return the sections that a failing test's report gets."""
-    text = timeline(toolkit, root)
-    return [(TITLE, text)] if text else []
+def _plain(text: str) -> str:
+    """Return a text as one short line of printable characters."""
+    # No more than is shown: a value's text may be of any length.
+    text = " ".join(text[: _WIDTH * 8].split())
+    text = "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."

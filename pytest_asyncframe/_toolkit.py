@@ -72,6 +72,7 @@ class Toolkit:
             else:
                 self._open_sequenced(stack)
             self.manager.subscribe(self.recorder.hear)
+            self.recorder.begin(self.clock)
         except BaseException:
             stack.close()
             raise

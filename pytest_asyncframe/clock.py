@@ -15,11 +15,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import Context
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVarTuple, Unpack
 
 from pytest_asyncframe._actors import Actor, Timer, Waiter, raise_error
 from pytest_asyncframe._sequencer import Sequencer
+
+_Ts = TypeVarTuple("_Ts")
+
+_END_OF_SLEEP = asyncio.futures._set_result_unless_cancelled  # type: ignore[attr-defined]
+"""What `asyncio.sleep` sets its timer for."""
 
 _RESOLUTION = 1e-6
 """Seconds by which a loop's timers may be early; floats of long times are no finer."""
@@ -38,6 +44,7 @@ class VirtualClock:
     def __init__(self, sequencer: Sequencer, wall: float | None = None) -> None:
         self.sequencer = sequencer
         self._wall = time.time() if wall is None else wall
+        self.on_sleep: Callable[[float], object] | None = None
 
     # -- what the framework uses; see `framework.protocols.Clock`
 
@@ -68,6 +75,8 @@ class VirtualClock:
         if not seconds:
             self.sequencer.yield_turn(actor)
             return
+        if self.on_sleep is not None:
+            self.on_sleep(seconds)
         until = self._at(seconds)
         self.sequencer.park(actor, until, wants=f"to sleep until {until / 1e9:.9g} s")
 
@@ -205,6 +214,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the clock's monotonic seconds."""
         return self.clock.monotonic()
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Set a timer as any loop does, and tell of it if it is a coroutine's sleep."""
+        if callback is _END_OF_SLEEP and self.clock.on_sleep is not None:
+            self.clock.on_sleep(when - self.time())
+        return super().call_at(when, callback, *args, context=context)
 
     def run_forever(self) -> None:
         """Run as any loop does, counted while it has something to do."""

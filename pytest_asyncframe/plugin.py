@@ -20,6 +20,7 @@ from pytest_asyncframe._options import (
 
 if TYPE_CHECKING:
     from framework import TaskManager, ThreadPoolExecutorEnhanced
+    from pytest_asyncframe._timeline import Findings, Timeline
     from pytest_asyncframe._toolkit import Toolkit
     from pytest_asyncframe.clock import VirtualClock
     from pytest_asyncframe.executor import DeterministicExecutor
@@ -31,6 +32,8 @@ _SETTINGS = pytest.StashKey[Settings]()
 _TOOLKIT = pytest.StashKey["Toolkit"]()
 _REFUSAL = pytest.StashKey[str]()
 _FAILED = pytest.StashKey[bool]()
+_TIMELINE = pytest.StashKey["Timeline"]()
+_LAST_WORDS = pytest.StashKey[tuple[str, str] | None]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -83,13 +86,20 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     from pytest_asyncframe import _gates  # only if it is used
 
     settings = toolkit.settings
+    findings: Findings = []
+    broken = True
     try:
         yield
         findings = [
             (settings.leaks, _gates.leaks(toolkit)),
             (settings.lost_failures, _gates.lost_failures(toolkit)),
         ]
+        broken = any(texts for severity, texts in findings if severity == "error")
     finally:
+        if broken or item.stash.get(_FAILED, False):
+            # While everything is still alive.
+            item.stash[_LAST_WORDS] = _timeline(item, toolkit).at_end(findings)
+            del item.stash[_TIMELINE]
         del item.stash[_TOOLKIT], item.config.stash[_TOOLKIT]
         toolkit.close()
     _gates.tell(findings, failed=item.stash.get(_FAILED, False))
@@ -97,18 +107,30 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, Any, Any]:
     """Note whether the test has failed, and show how its tasks went."""
     report = yield
+    section, item.stash[_LAST_WORDS] = item.stash.get(_LAST_WORDS, None), None
     if report.failed:
         item.stash[_FAILED] = True
         toolkit = item.stash.get(_TOOLKIT, None)
-        if toolkit is not None and report.when == "call":
-            from pytest_asyncframe import _timeline  # only if it is used
-
-            # While everything is still alive; sections survive xdist.
-            report.sections += _timeline.sections(toolkit, item.config.rootpath)
+        if toolkit is not None:
+            error = None if call.excinfo is None else call.excinfo.value
+            section = _timeline(item, toolkit).at_failure(error)
+    if section is not None:
+        # It survives xdist.
+        report.sections.append(section)
     return report
+
+
+def _timeline(item: pytest.Item, toolkit: Toolkit) -> Timeline:
+    from pytest_asyncframe._timeline import Timeline  # only if a test has failed
+
+    if _TIMELINE not in item.stash:
+        item.stash[_TIMELINE] = Timeline(toolkit, item.config.rootpath)
+    return item.stash[_TIMELINE]
 
 
 # -- event loops
@@ -176,6 +198,20 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     with asyncio.Runner(loop_factory=toolkit.loop_factory) as runner:
         runner.run(pyfuncitem.obj(**arguments))
     return True
+
+
+@pytest.hookimpl(wrapper=True, specname="pytest_pyfunc_call")
+def pytest_pyfunc_call_watched(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
+    """Have it noted where everything stands when a test fails, before its loop ends."""
+    toolkit = pyfuncitem.stash.get(_TOOLKIT, None)
+    fn = pyfuncitem.obj
+    if toolkit is None or not inspect.iscoroutinefunction(fn):
+        return (yield)
+    pyfuncitem.obj = toolkit.recorder.watched(fn)
+    try:
+        return (yield)
+    finally:
+        pyfuncitem.obj = fn
 
 
 # -- fixtures

@@ -72,6 +72,7 @@ class Probe:
             TypeError: If *app* cannot be called.
         """
         made = Client(app, self._toolkit.loop_factory, base_url, **options)
+        made.on_error = self._seen.take_stock
         self._toolkit.clients.append(made)
         return made
 

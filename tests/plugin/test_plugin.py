@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import textwrap
 from pathlib import Path
@@ -454,60 +453,6 @@ def test_a_stuck_worker(user: pytest.Pytester) -> None:
 
     assert "nothing has moved for 0.05 s of real time:" in text
     assert "blocks outside the virtual clock: test_it.py:8 in stuck" in text
-
-
-def test_the_timeline(user: pytest.Pytester) -> None:
-    """A failing test's report tells when what happened to its tasks, and on which thread."""
-    text = told(
-        user,
-        """
-        from framework import background_task, current_task, retry_task
-
-        @background_task
-        @retry_task(max_retries=1, retry_delay=5)
-        def flaky():
-            current_task().report_progress(0.4, "calling")
-            raise ConnectionError("no line")
-
-        def test_fails(asyncframe):
-            flaky()
-            asyncframe.run_until_idle()
-            assert False
-        """,
-    )
-    shown = re.sub(r"#[0-9a-f]{8}", "#id", text).split("- task timeline -", 1)[1].splitlines()
-
-    assert shown[1:9] == [
-        "     0.000 s  MainThread        flaky#id submitted at test_it.py:10 in test_fails",
-        "     0.000 s  asyncframe-_0     flaky#id started, attempt 1",
-        "     0.000 s  asyncframe-_0     flaky#id 40% calling",
-        "     0.000 s  asyncframe-_0     flaky#id retrying in 5 s after ConnectionError: no line",
-        "     5.000 s  asyncframe-_0     flaky#id 40% calling",
-        "     5.000 s  asyncframe-_0     flaky#id failed: ConnectionError: no line",
-        shown[7],
-        "    Traceback (most recent call last):",
-    ]
-    assert shown[7].startswith("lost failure: test_it.flaky (")
-    assert "1 failed in" in text
-
-
-def test_a_long_timeline_is_cut(user: pytest.Pytester) -> None:
-    """A long timeline shows its beginning and its end, under xdist too."""
-    text = told(
-        user,
-        """
-        def test_fails(asyncframe):
-            for number in range(100):
-                asyncframe.manager.submit_nowait(int, args=(number,))
-            asyncframe.run_until_idle()
-            assert False
-        """,
-        "-n",
-        "1",
-    )
-
-    assert "- task timeline -" in text
-    assert "... 180 more events ..." in text
 
 
 # -- wrong use
