@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,9 +11,10 @@ from typing import Any  # a task's function may take anything
 
 from framework._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework._core import Limits
+from framework._ledger import Home
 from framework._manager import TaskManager
 from framework._pool import ThreadPoolExecutorEnhanced
-from framework._runtime import Framework, Parts, set_override
+from framework._runtime import Framework, Parts, override, set_override
 from framework._task import live
 from framework.protocols import Clock, Interceptor, TaskEngine, TaskRecord, TaskStore
 
@@ -74,6 +76,8 @@ def override_framework(
     interceptor: Interceptor | None = None,
     new_id: Callable[[], str] | None = None,
     rng: random.Random | None = None,
+    loop: asyncio.AbstractEventLoop | None = None,
+    nested: bool = False,
 ) -> Iterator[TaskManager]:
     """Make one framework current in the whole process, for one test.
 
@@ -90,12 +94,16 @@ def override_framework(
         interceptor: Takes part in every task; None for nobody.
         new_id: Makes task ids; None for random ones.
         rng: Randomness for jitter; None for a generator of its own.
+        loop: Where ``async def`` tasks run that threads submit while no app is set up;
+            None for nowhere.
+        nested: Whether it may take the place of an active override, which is current
+            again afterwards. Meanwhile that one's tasks go on, and mean this one.
 
     Yields:
         The manager.
 
     Raises:
-        RuntimeError: If an override is active already.
+        RuntimeError: If an override is active already and *nested* is false.
     """
     parts = Parts(
         clock=clock,
@@ -107,9 +115,15 @@ def override_framework(
         rng=rng,
     )
     framework = Framework(parts, Limits())
+    if loop is not None:
+        framework.core.add_home(Home(framework.core, None, loop))
+    before = override() if nested else None
+    if nested:
+        set_override(None)
     set_override(framework)
     try:
         yield framework.manager
     finally:
         set_override(None)
         framework.close(0.0)
+        set_override(before)

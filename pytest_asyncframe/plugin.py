@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from framework import TaskManager, ThreadPoolExecutorEnhanced
     from pytest_asyncframe._timeline import Findings, Timeline
     from pytest_asyncframe._toolkit import Toolkit
+    from pytest_asyncframe.benchmark import Row, TaskBenchmark
     from pytest_asyncframe.clock import VirtualClock
     from pytest_asyncframe.executor import DeterministicExecutor
     from pytest_asyncframe.probe import Probe
@@ -32,6 +33,7 @@ _SETTINGS = pytest.StashKey[Settings]()
 _TOOLKIT = pytest.StashKey["Toolkit"]()
 _REFUSAL = pytest.StashKey[str]()
 _FAILED = pytest.StashKey[bool]()
+_BENCHMARKS = pytest.StashKey[list["Row"]]()
 _TIMELINE = pytest.StashKey["Timeline"]()
 _LAST_WORDS = pytest.StashKey[tuple[str, str] | None]()
 
@@ -214,6 +216,30 @@ def pytest_pyfunc_call_watched(pyfuncitem: pytest.Function) -> Generator[None, A
         pyfuncitem.obj = fn
 
 
+# -- benchmarks
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Let pytest-benchmark see which tests are benchmarks, for ``--benchmark-only``."""
+    info = getattr(item, "_fixtureinfo", None)
+    if info is None or not item.config.pluginmanager.hasplugin("benchmark"):
+        return
+    definitions = info.name2fixturedefs.get("task_benchmark", ())
+    if _is_ours("task_benchmark", definitions) and "benchmark" not in info.names_closure:
+        info.names_closure.append("benchmark")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what the benchmarks of tasks have told apart."""
+    rows = terminalreporter.config.stash.get(_BENCHMARKS, None)
+    if rows:
+        from pytest_asyncframe.benchmark import table  # only if it is used
+
+        terminalreporter.section("task_benchmark (medians)")
+        for line in table(rows):
+            terminalreporter.write_line(line)
+
+
 # -- fixtures
 
 
@@ -247,6 +273,16 @@ def task_executor(request: pytest.FixtureRequest) -> DeterministicExecutor:
 def task_clock(request: pytest.FixtureRequest) -> VirtualClock:
     """A clock that moves when it is told to, or when everybody waits."""
     return _toolkit(request).require_clock("task_clock")
+
+
+@pytest.fixture
+def task_benchmark(request: pytest.FixtureRequest) -> TaskBenchmark:
+    """Benchmarks tasks in real time, each with a manager of its own."""
+    from pytest_asyncframe.benchmark import TaskBenchmark  # only if it is used
+
+    toolkit = request.node.stash.get(_TOOLKIT, None)
+    rows = request.config.stash.setdefault(_BENCHMARKS, [])
+    return TaskBenchmark.of(request, toolkit, rows)
 
 
 def _asked(item: pytest.Item) -> frozenset[str]:
