@@ -31,9 +31,6 @@ from pytest_asyncframe._actors import Actor, Timer, Waiter, raise_error
 BLOCKED_AFTER = 0.05
 """Real seconds after which an actor that has not moved no longer keeps others waiting."""
 
-RUNAWAY = 100_000
-"""Moves of the clock after which something is told to run away, if nothing else happens."""
-
 
 class Sequencer:
     """The actors of one test, its virtual time, and what waits to begin.
@@ -49,7 +46,6 @@ class Sequencer:
         now: Nanoseconds of virtual time since the test began.
         room: Returns how many queued calls could begin now, 0 or less for none.
         beats: Counts up whenever anything changes; tells whether something moves.
-        partial: Whether an actor blocked out of sight and others went on beside it.
         allowed: Up to which nanosecond time moves by itself even if it does not; None if not.
         on_move: Called after time has moved, on any thread.
         on_stall: Called when nobody can go on; may return an error for `first`.
@@ -74,8 +70,6 @@ class Sequencer:
         self.one_at_a_time = one_at_a_time
         self.now = 0
         self.beats = 0
-        self.jumps = 0
-        self.partial = False
         self.allowed: int | None = None
         self.room: Callable[[], int] = lambda: 0
         self.on_move: Callable[[], object] | None = None
@@ -317,7 +311,6 @@ class Sequencer:
             if self._ready and self._ready[0] is actor:
                 del self._ready[0]
                 self._running += 1
-                self.partial = True
                 actor.kick()
 
     def yield_turn(self, actor: Actor) -> None:
@@ -438,7 +431,6 @@ class Sequencer:
         moved = timer.when > self.now
         if moved:
             self.now = timer.when
-            self.jumps += 1
         actor, fn = timer.actor, timer.fn
         timer.fn = timer.actor = None
         if actor is not None:
@@ -539,7 +531,6 @@ class Sequencer:
                 return False
             self.now = until
             self.beats += 1
-            self.jumps += 1
         if self.on_move is not None:
             self.on_move()
         return True
@@ -581,7 +572,6 @@ class Sequencer:
             if timer is None:
                 return None
             self.now = max(self.now, timer.when)
-            self.jumps += 1
             actor, fn = timer.actor, timer.fn
             timer.fn = timer.actor = None
             self._running += 1

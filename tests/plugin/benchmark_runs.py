@@ -73,7 +73,10 @@ def run(pytester: pytest.Pytester, tests: str, *options: str) -> pytest.RunResul
     """Run a file of tests in this process."""
     pytester.makeini(INI)
     pytester.makepyfile(HEAD + tests)
-    return pytester.runpytest_inprocess(*options)
+    with pytest.MonkeyPatch.context() as patch:
+        # By this pytest-benchmark finds that it is in a worker, where it measures nothing.
+        patch.delenv("PYTEST_XDIST_WORKER", raising=False)
+        return pytester.runpytest_inprocess(*options)
 
 
 def figures_of(pytester: pytest.Pytester, tests: str) -> dict[str, Any]:
