@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from framework import TaskManager
+from framework import TaskManager, get_task_manager
 from framework.testing import override_framework
 from tests.framework.clocks import ManualClock
 
@@ -18,7 +18,10 @@ def manual_clock() -> ManualClock:
 
 
 @pytest.fixture
-def task_manager(manual_clock: ManualClock) -> Iterator[TaskManager]:
-    """Give a manager on `manual_clock` and real threads, current for this test."""
-    with override_framework(clock=manual_clock) as manager:
+def task_manager(request: pytest.FixtureRequest) -> Iterator[TaskManager]:
+    """Give the manager on `task_clock` where a test asks for that, else on `manual_clock`."""
+    if "task_clock" in request.fixturenames:
+        yield get_task_manager()
+        return
+    with override_framework(clock=request.getfixturevalue("manual_clock")) as manager:
         yield manager
