@@ -1,4 +1,4 @@
-"""CPython's own thread-pool suite, run against our executor in a process of its own."""
+"""CPython's own thread-pool suite, run against our executors in processes of their own."""
 
 from __future__ import annotations
 
@@ -14,29 +14,37 @@ import pytest
 
 import framework
 
+EXECUTORS = {
+    "ThreadPoolExecutorEnhanced": "framework:ThreadPoolExecutorEnhanced",
+    "DeterministicExecutor": "free_running:FreeRunningExecutor",
+}
 RUNNER = Path(__file__).with_name("runner.py")
 NO_SUITE = 77
 TIME_LIMIT = 320.0  # a little more than the runner's own
 
 
-def environment() -> dict[str, str]:
-    """Return the variables for the runner.
+def environment(executor: str) -> dict[str, str]:
+    """Return the variables for the runner, which is to test *executor*.
 
     It finds the very copy of the framework that this run tests, and is not measured: the
     suite forks while threads run, and then coverage's locks stay locked in the child.
     """
     paths = [str(Path(framework.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     kept = {key: value for key, value in os.environ.items() if "COVERAGE_PROCESS" not in key}
-    return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "ASYNCFRAME_EXECUTOR": executor,
+    }
 
 
-def run_suite(output: Path) -> int:
+def run_suite(executor: str, output: Path) -> int:
     """Run the suite, write what it prints to *output*, and return its exit status."""
     # A file, since children of a runner that hangs would keep a pipe open.
     with output.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, RUNNER],
-            env=environment(),
+            env=environment(executor),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -52,11 +60,12 @@ def run_suite(output: Path) -> int:
 
 
 @pytest.mark.timeout(360)
-def test_cpython_suite(tmp_path: Path) -> None:
-    """`ThreadPoolExecutorEnhanced` passes the thread-pool tests of this Python."""
+@pytest.mark.parametrize("executor", EXECUTORS.values(), ids=EXECUTORS.keys())
+def test_cpython_suite(executor: str, tmp_path: Path) -> None:
+    """Both executors pass the thread-pool tests of CPython."""
     output = tmp_path / "suite.log"
 
-    status = run_suite(output)
+    status = run_suite(executor, output)
 
     printed = output.read_text()
     if status == NO_SUITE and "CI" not in os.environ:
