@@ -14,6 +14,7 @@ class Actor:
 
     Attributes:
         ident: The thread's identifier.
+        native_id: The system's identifier of it.
         name: For people.
         order: Which of several timers for one moment comes first, by who set them; the
             same for all where only one actor runs at a time.
@@ -23,10 +24,13 @@ class Actor:
         waiter: What must be notified to wake it; None if it is woken by its own right.
         timer: What wakes it in time; None if nothing does.
         kick: Called when it may go on, on any thread, under no lock but the sequencer's.
+        yields: Whether it is ready, but lets all others go first.
         away: Whether it waits for real just now, where nobody sees it.
         stirred: Returns whether it has got something to do while it was parked, from what
             was called on its own thread meanwhile.
         error: What it is to raise when it goes on; None for nothing.
+        looked: What it saw when it last looked around while it was ready, and how many times
+            before that it had seen the same.
     """
 
     __slots__ = (
@@ -35,27 +39,33 @@ class Actor:
         "error",
         "ident",
         "kick",
+        "looked",
         "name",
+        "native_id",
         "order",
         "parked",
         "stirred",
         "timer",
         "waiter",
         "wants",
+        "yields",
         "_gate",
     )
 
     def __init__(self, ident: int, name: str, order: int) -> None:
+        # Made by the thread itself.
         self.ident = ident
+        self.native_id = _thread.get_native_id()
         self.name = name
         self.order = order
         self.depth = 1
-        self.away = self.parked = False
+        self.away = self.parked = self.yields = False
         self.wants = ""
         self.waiter: Waiter | None = None
         self.timer: Timer | None = None
         self.stirred: Callable[[], bool] = _never
         self.error: BaseException | None = None
+        self.looked: tuple[object, int] = (None, 0)
         self._gate = _thread.allocate_lock()
         self._gate.acquire()
         self.kick: Callable[[], object] = self._gate.release

@@ -9,31 +9,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import os
 import sys
-import sysconfig
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
-from types import CodeType, FrameType, TracebackType
+from types import FrameType
 from typing import Any, Protocol, TypeAlias
 
-import framework
 from framework import current_task
 from framework.protocols import Interceptor, TaskEvent, TaskRecord, TaskStatus
 from framework.testing import Call, bare_function, call_of
-
-_OWN = (
-    "<",
-    *(str(Path(file).parent) + os.sep for file in (framework.__file__, __file__)),
-)
-_INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib"))
-_STANDARD = tuple(
-    {str(Path(os.__file__).parent) + os.sep, sysconfig.get_path("stdlib") + os.sep},
-)
-"""How the names of files begin that are this project's, installed, the standard library's."""
+from pytest_asyncframe._places import at, inwards, is_users, outwards, place_of
 
 _CUT_OFF = ("timed_out", "cancelled", "interrupted")
 """Events that may come while a body is in the middle of something."""
@@ -228,11 +215,11 @@ class Recorder(Interceptor):
 
     def slept(self, seconds: float) -> None:
         """Note that the calling thread or coroutine is about to sleep."""
-        steps = _outwards(sys._getframe(1))
-        found = next((step for step in steps if _is_users(step.f_code)), None)
+        steps = outwards(sys._getframe(1))
+        found = next((step for step in steps if is_users(step.f_code)), None)
         # Else it is some library that waits for something of its own.
         if found is not None:
-            self.note(f"sleeps {seconds:.9g} s", _at(found.f_code, found.f_lineno))
+            self.note(f"sleeps {seconds:.9g} s", at(found.f_code, found.f_lineno))
 
     def take_stock(self, error: BaseException | None = None) -> Stock:
         """Return what is unfinished now; keep it if *error* is about to end things."""
@@ -314,7 +301,7 @@ class Recorder(Interceptor):
             self._last[record] = moment
 
     def _lane(self) -> str:
-        if any(map(_is_timer, _outwards(sys._getframe(1)))):
+        if any(map(_is_timer, outwards(sys._getframe(1)))):
             return "clock"
         try:
             loop = asyncio.get_running_loop()
@@ -329,7 +316,7 @@ class Recorder(Interceptor):
     def _body_place(self, record: TaskRecord) -> str:
         """Return where a task's coroutine stands; "" if it has none."""
         body = self._bodies.get(record)
-        return "" if body is None else _place_of(reversed(list(_inwards(body()))))
+        return "" if body is None else place_of(reversed(list(inwards(body()))))
 
     def _thread_places(self) -> dict[TaskRecord, tuple[str, str]]:
         """Return which thread runs each body that is no coroutine, and where it stands."""
@@ -337,10 +324,10 @@ class Recorder(Interceptor):
         found = {}
         for ident, frame in sys._current_frames().items():
             inner: list[FrameType] = []
-            for step in _outwards(frame):
+            for step in outwards(frame):
                 if step.f_code is _AROUND:
                     # What follows outwards belongs to a task that waits for this one.
-                    found[step.f_locals["record"]] = names.get(ident, ""), _place_of(inner)
+                    found[step.f_locals["record"]] = names.get(ident, ""), place_of(inner)
                     inner = []
                 else:
                     inner.append(step)
@@ -348,57 +335,6 @@ class Recorder(Interceptor):
 
 
 _AROUND = Recorder.around_attempt.__code__
-
-
-def raised_at(traceback: TracebackType | None) -> str:
-    """Return the innermost place of the user's in a traceback; "" if there is none."""
-    places = []
-    while traceback is not None:
-        places.append((traceback.tb_frame.f_code, traceback.tb_lineno))
-        traceback = traceback.tb_next
-    return _chosen(reversed(places))
-
-
-def _place_of(frames: Iterable[FrameType]) -> str:
-    """Return the innermost place of the user's in what a body has called, inside first."""
-    return _chosen((frame.f_code, frame.f_lineno) for frame in frames)
-
-
-def _chosen(places: Iterable[tuple[CodeType, int]]) -> str:
-    body = ""
-    for code, line in places:
-        if _is_users(code):
-            return _at(code, line)
-        # The user's own code may be installed as well: then its outermost call is shown.
-        if _is_installed(code):
-            body = _at(code, line)
-    return body
-
-
-def _is_users(code: CodeType) -> bool:
-    return not code.co_filename.startswith((*_OWN, *_INSTALLED, *_STANDARD))
-
-
-def _is_installed(code: CodeType) -> bool:
-    return code.co_filename.startswith(_INSTALLED) and not code.co_filename.startswith(_OWN)
-
-
-def _at(code: CodeType, line: int) -> str:
-    return f"{code.co_filename}:{line} in {code.co_qualname}"
-
-
-def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-def _inwards(body: Any) -> Iterator[FrameType]:  # Any: whatever a coroutine may await
-    while body is not None:
-        frame = getattr(body, "cr_frame", None) or getattr(body, "gi_frame", None)
-        if frame is not None:
-            yield frame
-        body = getattr(body, "cr_await", None) or getattr(body, "gi_yieldfrom", None)
 
 
 def _is_timer(frame: FrameType) -> bool:

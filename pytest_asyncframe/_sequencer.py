@@ -1,38 +1,24 @@
-"""Who may go on now, and when virtual time moves.
+"""What comes next in a test: whose turn it is, what begins, when virtual time moves.
 
-An actor is a thread that works for the test: the test's own, a loop's, one of a pool. It
-runs, or it is parked: in a loop's `select`, in a sleep, in a wait. Time moves only while
-nobody runs and nobody is expected to begin.
-
-Guarantees: whoever wakes an actor has counted it as running before it can run, so there is
-no moment in which everybody seems to stand still although somebody was woken; timers fire
+Guarantees: time moves only while nobody runs and nobody is expected to begin; timers fire
 one at a time, in the order of their time, equal ones in the order of their making (or of the
 tasks that made them, where threads run side by side), and what one has set going comes to
-rest before the next; with *one_at_a_time* at most one actor runs at any moment, unless that
-one blocks where nobody sees it.
-Relies on: everything that waits doing so through here; what does not keeps its actor
-running, so that time stands still for it.
-Lock order: `_lock` is innermost, is a raw lock (what `threading` has may be replaced), and
-no other code runs under it. It is not held while a timer fires or something is admitted.
+rest before the next.
+Relies on: `_turns` for who runs.
+Lock order: see `_turns`. The lock is not held while a timer fires or something is admitted.
 """
 
 from __future__ import annotations
 
 import _thread
-import heapq
-import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 from framework.testing import Queued
-from pytest_asyncframe._actors import Actor, Timer, Waiter, raise_error
-
-BLOCKED_AFTER = 0.05
-"""Real seconds after which an actor that has not moved no longer keeps others waiting."""
+from pytest_asyncframe._actors import Actor, Timer
+from pytest_asyncframe._turns import Turns
 
 
-class Sequencer:
+class Sequencer(Turns):
     """The actors of one test, its virtual time, and what waits to begin.
 
     Args:
@@ -43,16 +29,11 @@ class Sequencer:
         choose: Returns which of so many possibilities comes next; the first if None.
 
     Attributes:
-        now: Nanoseconds of virtual time since the test began.
         room: Returns how many queued calls could begin now, 0 or less for none.
-        beats: Counts up whenever anything changes; tells whether something moves.
+        queue: What waits to begin, the oldest first.
         allowed: Up to which nanosecond time moves by itself even if it does not; None if not.
         on_move: Called after time has moved, on any thread.
         on_stall: Called when nobody can go on; may return an error for `first`.
-        on_quiet: Called on a parked actor when nothing has moved for `patience`.
-        patience: Real seconds after which an actor that waits looks around, above 0.
-        loops: The event loop of each actor that runs one, by the thread's identifier.
-        first: The actor that is told of a stall: the test's own.
     """
 
     def __init__(
@@ -64,265 +45,20 @@ class Sequencer:
         one_at_a_time: bool = False,
         choose: Callable[[int], int] | None = None,
     ) -> None:
+        super().__init__(one_at_a_time=one_at_a_time)
         self.moves = moves
         self.starts = starts
         self.hold = hold
-        self.one_at_a_time = one_at_a_time
-        self.now = 0
-        self.beats = 0
         self.allowed: int | None = None
         self.room: Callable[[], int] = lambda: 0
         self.on_move: Callable[[], object] | None = None
         self.on_stall: Callable[[], BaseException | None] = lambda: None
-        self.on_quiet: Callable[[Actor], BaseException | None] = lambda _: None
-        self.patience = 5.0
-        self.first: Actor | None = None
-        self.actors: dict[int, Actor] = {}
-        self.loops: dict[int, Any] = {}
         self.queue: list[Queued] = []
         self._choose = choose
-        self._lock = _thread.allocate_lock()
         self._deferred: list[tuple[Actor, Queued]] = []
         self._admitting = False
-        self._running = 0
-        self._expected = 0
-        self._ready: list[Actor] = []
         self._watchers: list[Actor] = []
-        self._heap: list[tuple[int, int, int, Timer]] = []
-        self._sequence = itertools.count()
         self._stalled_at = -1
-
-    # -- actors
-
-    @property
-    def here(self) -> Actor | None:
-        """The actor that the calling thread is; None if it is none, or away."""
-        actor = self.actors.get(_thread.get_ident())
-        return None if actor is None or actor.away else actor
-
-    def enter(self, name: str, *, expected: bool = False, order: int = 0) -> Actor:
-        """Let the calling thread be an actor, or go deeper if it is one.
-
-        Args:
-            name: For people.
-            expected: Whether it was counted by `expect` before.
-            order: See `Actor`.
-        """
-        ident = _thread.get_ident()
-        actor = self.actors.get(ident)
-        if actor is not None:
-            actor.depth += 1
-            if expected:
-                with self._lock:
-                    self._expected -= 1
-            return actor
-        actor = Actor(ident, name, 0 if self.one_at_a_time else order)
-        with self._lock:
-            self.beats += 1
-            self._expected -= expected
-            self.actors[ident] = actor
-            wait = self.one_at_a_time and self._running > 0
-            if wait:
-                self._ready.append(actor)
-            else:
-                self._running += 1
-        if wait:
-            self._await_turn(actor)
-        return actor
-
-    def leave(self, actor: Actor, *, expected: bool = False) -> None:
-        """Undo one `enter` of the calling thread.
-
-        Args:
-            actor: The calling thread's.
-            expected: Whether to count it by `expect` again.
-        """
-        actor.depth -= 1
-        with self._lock:
-            self.beats += 1
-            self._expected += expected
-            self._has_returned(actor)
-            if not actor.depth:
-                del self.actors[actor.ident]
-                self._running -= 1
-        self.go_on()
-
-    @contextmanager
-    def working(self, name: str) -> Iterator[Actor]:
-        """Let the calling thread be an actor inside."""
-        actor = self.enter(name)
-        try:
-            yield actor
-        finally:
-            self.leave(actor)
-
-    @contextmanager
-    def away(self, *, counted: bool = False) -> Iterator[None]:
-        """Let others go on while the calling thread waits for them for real.
-
-        Args:
-            counted: Whether time stands still meanwhile.
-        """
-        actor = self.here
-        if actor is None:
-            yield
-            return
-        with self._lock:
-            self._running -= 1
-            self._expected += counted
-            self._has_returned(actor)
-            actor.away = True
-        self.go_on()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._expected -= counted
-                actor.away = False
-                wait = self.one_at_a_time and self._running > 0
-                if wait:
-                    actor.use_gate()
-                    self._ready.append(actor)
-                else:
-                    self._running += 1
-            if wait:
-                self._await_turn(actor)
-
-    @contextmanager
-    def real(self) -> Iterator[None]:
-        """Let the calling thread wait for real for what takes no time."""
-        actor = self.here
-        if actor is None:
-            yield
-            return
-        actor.away = True
-        try:
-            yield
-        finally:
-            actor.away = False
-
-    def expect(self, count: int = 1) -> None:
-        """Count work that was handed to a thread and is about to begin; below 0 to take back."""
-        with self._lock:
-            self._expected += count
-        if count < 0:
-            self.go_on()
-
-    # -- parking and waking
-
-    def park(
-        self, actor: Actor, until: int | None, waiter: Waiter | None = None, wants: str = ""
-    ) -> None:
-        """Block the calling thread until it is woken, or until nanosecond *until*."""
-        actor.use_gate()
-        if not self.try_park(actor, until, waiter, wants):
-            return
-        self.go_on()
-        self._await_turn(actor)
-
-    def try_park(
-        self,
-        actor: Actor,
-        until: int | None,
-        waiter: Waiter | None,
-        wants: str,
-        signalled: Callable[[], bool] | None = None,
-    ) -> bool:
-        """Count the calling thread as parked; False if it has been woken already.
-
-        The caller then calls `go_on` and blocks until it is kicked.
-        """
-        with self._lock:
-            if waiter is not None and waiter.notified:
-                return False
-            if signalled is not None and signalled():
-                return False
-            self.beats += 1
-            self._has_returned(actor)
-            actor.parked = True
-            actor.waiter = waiter
-            actor.wants = wants
-            if until is not None:
-                actor.timer = self._push(until, None, actor)
-            self._running -= 1
-            return True
-
-    def notify(self, waiter: Waiter, actor: Actor) -> None:
-        """Wake *actor*, which is or will be parked with *waiter*.
-
-        Raises:
-            RuntimeError: If it was notified before.
-        """
-        with self._lock:
-            if waiter.notified:
-                raise RuntimeError("release unlocked lock")
-            waiter.notified = True
-            if actor.parked and actor.waiter is waiter:
-                self._wake(actor)
-
-    def wake(self, actor: Actor | None, otherwise: Callable[[], object] | None = None) -> None:
-        """Wake an actor if it is parked by its own right, or else call *otherwise*."""
-        with self._lock:
-            if actor is not None and actor.parked and actor.waiter is None:
-                self._wake(actor)
-            elif otherwise is not None:
-                otherwise()
-
-    def fail(self, actor: Actor, error: BaseException) -> None:
-        """Wake a parked actor with an error that it raises."""
-        with self._lock:
-            if actor.parked:
-                actor.error = error
-                self._wake(actor)
-
-    def _wake(self, actor: Actor) -> None:
-        self.beats += 1
-        actor.parked = False
-        timer, actor.timer = actor.timer, None
-        if timer is not None:
-            timer.cancel()
-        if self.one_at_a_time and self._running:
-            self._ready.append(actor)
-        else:
-            self._running += 1
-            actor.kick()
-
-    def _await_turn(self, actor: Actor) -> None:
-        while not actor.wait_for_kick(self.step_of(actor)):
-            self.look_around(actor)
-        raise_error(actor)
-
-    def step_of(self, actor: Actor) -> float:
-        """Return for how many real seconds to wait before looking around."""
-        return self.patience if actor.parked else BLOCKED_AFTER
-
-    def look_around(self, actor: Actor) -> None:
-        """See, on an actor that has waited for real, whether anything moves at all."""
-        if not actor.parked:
-            self._push_in(actor)
-            return
-        error = self.on_quiet(actor)
-        if error is not None:
-            self.fail(actor, error)
-
-    def _push_in(self, actor: Actor) -> None:
-        """Let a ready actor go on beside one that does not move."""
-        with self._lock:
-            if self._ready and self._ready[0] is actor:
-                del self._ready[0]
-                self._running += 1
-                actor.kick()
-
-    def yield_turn(self, actor: Actor) -> None:
-        """Let another actor go first, if one could."""
-        with self._lock:
-            if not self.one_at_a_time or (not self._ready and not self.queue):
-                return
-            actor.use_gate()
-            self._ready.append(actor)
-            self._running -= 1
-        self.go_on()
-        self._await_turn(actor)
 
     # -- what waits to begin
 
@@ -406,15 +142,17 @@ class Sequencer:
                 return self._admission(startable[0])
             if self._running or self._expected:
                 return None
-            count = len(self._ready) + len(startable)
-            if count:
-                at = self._choose(count) if self._choose is not None and count > 1 else 0
-                if at < len(self._ready):
-                    actor = self._ready.pop(at)
-                    self._running += 1
-                    actor.kick()
-                    return None
-                return self._admission(startable[at - len(self._ready)])
+            woken = [actor for actor in self._ready if not actor.yields]
+            yielding = [actor for actor in self._ready if actor.yields]
+            nexts: list[Actor | Queued] = [*woken, *startable, *yielding]
+            if nexts:
+                chosen = nexts[0 if self._choose is None else self._choose(len(nexts))]
+                if isinstance(chosen, Queued):
+                    return self._admission(chosen)
+                self._ready.remove(chosen)
+                self._running += 1
+                chosen.kick()
+                return None
             if self._watchers:
                 self._wake(self._watchers.pop())
                 return None
@@ -474,6 +212,20 @@ class Sequencer:
                 first.error = error
                 self._wake(first)
 
+    def yield_turn(self, actor: Actor) -> None:
+        """Let another actor go first, or something begin, if one could."""
+        with self._lock:
+            self._has_returned(actor)
+            if not self.one_at_a_time or (not self._ready and not self.queue):
+                return
+            actor.use_gate()
+            actor.yields = True
+            self._ready.append(actor)
+            self._running -= 1
+        self.go_on()
+        self._await_turn(actor)
+        actor.yields = False
+
     # -- time
 
     def call_at(self, when: int, fn: Callable[[], object], background: bool) -> Timer:
@@ -485,39 +237,25 @@ class Sequencer:
             self.go_on()
         return timer
 
-    def _push(self, when: int, fn: Callable[[], object] | None, actor: Actor | None) -> Timer:
-        timer = Timer(max(when, self.now), fn, actor)
-        # Threads that run beside each other set their timers in no certain order.
-        setter = self.actors.get(_thread.get_ident())
-        order = 0 if setter is None else setter.order
-        heapq.heappush(self._heap, (timer.when, order, next(self._sequence), timer))
-        return timer
-
     def _next_timer(self, limit: int | None) -> Timer | None:
-        """Take the next timer off the heap: up to *limit*, or as far as time moves itself."""
-        heap = self._heap
-        while heap and not heap[0][3].live:
-            heapq.heappop(heap)
-        if not heap:
+        """Take out the next timer: up to *limit*, or as far as time moves by itself."""
+        when = self._timers.first
+        if when is None:
             return None
-        when = heap[0][0]
         if when > self.now:
             if limit is not None:
                 if when > limit:
                     return None
             elif self.allowed is not None and when <= self.allowed:
                 pass
-            elif not self.moves or not self._somebody_waits():
+            elif not self.moves or not self._timers.foreground:
                 return None
-        return heapq.heappop(heap)[3]
-
-    def _somebody_waits(self) -> bool:
-        return any(timer.live and not timer.background for _, _, _, timer in self._heap)
+        return self._timers.pop()
 
     def jump(self, actor: Actor, until: int, signalled: Callable[[], bool]) -> bool:
         """Move time for the only actor there is; False if it must park like others."""
         with self._lock:
-            heap = self._heap
+            first = self._timers.first
             if (
                 self._running != 1
                 or not (self.moves or (self.allowed is not None and until <= self.allowed))
@@ -526,7 +264,7 @@ class Sequencer:
                 or self.queue
                 or self._watchers
                 or signalled()
-                or (heap and heap[0][0] <= until)
+                or (first is not None and first <= until)
             ):
                 return False
             self.now = until
@@ -538,7 +276,7 @@ class Sequencer:
     def timers(self) -> list[Timer]:
         """Return the timers that have not fired, the earliest first."""
         with self._lock:
-            return [timer for _, _, _, timer in sorted(self._heap) if timer.live]
+            return self._timers.live()
 
     def settle(self, actor: Actor) -> None:
         """Block the calling thread until nobody else runs; time stands still meanwhile."""

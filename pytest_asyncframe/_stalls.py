@@ -8,16 +8,15 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from pytest_asyncframe._actors import Actor
+from pytest_asyncframe._places import at, inwards, outwards, place_of
 from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualLoop
 
-_OWN = ("pytest_asyncframe", "framework", "asyncio", "concurrent", "anyio", "_backends")
 _LIBRARIES = {"threading.py", "queue.py", "selectors.py", "contextlib.py", "runners.py"}
 _IDLE = {"thread.py": ("_worker",), "_crew.py": ("_park",), "_asyncio.py": ("run",)}
 """Where a pool's thread stands that has nothing to do: the file and the function."""
@@ -31,8 +30,14 @@ class StuckError(RuntimeError):
     """Raised into a test in which somebody blocks where the clock does not see it."""
 
 
-def watch(sequencer: Sequencer, mode: str) -> None:
-    """Have *sequencer* tell a test of stalls and of what blocks out of sight."""
+def watch(sequencer: Sequencer, mode: str, note: Callable[[str], object]) -> None:
+    """Have *sequencer* tell a test of stalls and of what blocks out of sight.
+
+    Args:
+        sequencer: The test's.
+        mode: The test's, by its name.
+        note: Called with what is no error, but took the order of things out of its hands.
+    """
     before = {thread.ident for thread in threading.enumerate()}
     seen = -1
 
@@ -48,7 +53,13 @@ def watch(sequencer: Sequencer, mode: str) -> None:
             return None
         return StuckError(_who_blocks(sequencer, before))
 
+    def on_push_in(others: list[Actor]) -> None:
+        frames = sys._current_frames()
+        blocked = ", ".join(f"{one.name} at {_place(frames, one.ident)}" for one in others)
+        note(f"goes on beside what blocks outside the virtual clock: {blocked or 'a timer'}")
+
     sequencer.on_stall = on_stall
+    sequencer.on_push_in = on_push_in
     sequencer.on_quiet = on_quiet
 
 
@@ -136,32 +147,15 @@ def _table(sequencer: Sequencer) -> list[str]:
 
 
 def _where(task: asyncio.Task[object]) -> str:
-    frames: list[FrameType] = []
-    step: Any = task.get_coro()
-    while step is not None:
-        frame = getattr(step, "cr_frame", None) or getattr(step, "gi_frame", None)
-        if frame is not None:
-            frames.append(frame)
-        step = getattr(step, "cr_await", None) or getattr(step, "gi_yieldfrom", None)
-    if not frames:
-        return "is about to end"
-    chosen = next((frame for frame in reversed(frames) if not _own(frame)), frames[-1])
-    return f"waits at {_at(chosen)}"
+    frames = list(inwards(task.get_coro()))
+    return f"waits at {_shown(frames[::-1])}" if frames else "is about to end"
 
 
 def _place(frames: dict[int, FrameType], ident: int | None) -> str:
     frame = None if ident is None else frames.get(ident)
-    innermost = frame
-    while frame is not None and _own(frame):
-        frame = frame.f_back
-    shown = frame or innermost
-    return "nowhere" if shown is None else _at(shown)
+    return "nowhere" if frame is None else _shown(list(outwards(frame)))
 
 
-def _own(frame: FrameType) -> bool:
-    path = Path(frame.f_code.co_filename)
-    return path.name in _LIBRARIES or path.parent.name in _OWN
-
-
-def _at(frame: FrameType) -> str:
-    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno} in {frame.f_code.co_name}"
+def _shown(frames: list[FrameType]) -> str:
+    """Return the place that says most, of frames that come inside first, without its folder."""
+    return Path(place_of(frames) or at(frames[0].f_code, frames[0].f_lineno)).name

@@ -95,7 +95,8 @@ class Toolkit:
             choose=random.Random(self.settings.seed).randrange if mode == "seeded" else None,
         )
         sequencer.patience = self.settings.stuck_timeout
-        _stalls.watch(sequencer, mode)
+        self.recorder = Recorder(self._now)
+        _stalls.watch(sequencer, mode, self.recorder.note)
         clock: Clock | None = None
         if self.is_virtual:
             clock = self.clock = VirtualClock(sequencer)
@@ -110,7 +111,6 @@ class Toolkit:
         if self.clock is not None:
             stack.enter_context(_shims.installed(self.clock, wall=True))
         stack.callback(_end, sequencer, pool)
-        self.recorder = Recorder(self._now)
         engine = ControlledEngine(pool, hold=mode != "virtual")
         self.manager = stack.enter_context(
             override_framework(

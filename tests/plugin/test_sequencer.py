@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 
 import pytest
 
 from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe._turns import LOOK_EVERY
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
 
@@ -81,3 +83,48 @@ def test_turns_are_drawn(asyncframe: Probe) -> None:
 
     assert sorted(order) == ["a0", "a1", "a2", "b0", "b1", "b2"]
     assert order not in (sorted(order), sorted(order, key=lambda name: name[::-1]))
+
+
+def test_one_that_blocks_does_not_keep_the_others(asyncframe: Probe) -> None:
+    """A task that waits for a lock that its holder can only release in a turn gets it."""
+    lock = threading.Lock()
+    order: list[str] = []
+
+    def hold() -> None:
+        with lock:
+            asyncframe.manager.submit_nowait(block)
+            asyncframe.clock.sleep(0)
+            order.append("held")
+
+    def block() -> None:
+        with lock:
+            order.append("blocked")
+
+    asyncframe.manager.submit_nowait(hold)
+    asyncframe.run_until_idle()
+
+    assert order == ["held", "blocked"]
+
+
+def test_one_that_computes_keeps_the_others(asyncframe: Probe) -> None:
+    """A task that computes for long is not taken for one that blocks: no other runs beside it."""
+    order: list[str] = []
+
+    def compute() -> None:
+        asyncframe.manager.submit_nowait(other)
+        asyncframe.clock.sleep(0)
+        order.append("begins")
+        begun = time.thread_time()
+        while time.thread_time() < begun + 4 * LOOK_EVERY:
+            pass
+        order.append("ends")
+
+    def other() -> None:
+        order.append("other begins")
+        asyncframe.clock.sleep(0)
+        order.append("other ends")
+
+    asyncframe.manager.submit_nowait(compute)
+    asyncframe.run_until_idle()
+
+    assert order == ["other begins", "begins", "ends", "other ends"]

@@ -1,0 +1,84 @@
+"""Where code stands: the file, line and function that say most to a user.
+
+Relies on: the names of files, to tell a user's code from what is installed, from the
+standard library, and from this project.
+"""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import CodeType, FrameType, TracebackType
+from typing import Any
+
+import framework
+
+_OWN = (
+    "<",
+    *(str(Path(file).parent) + os.sep for file in (framework.__file__, __file__)),
+)
+_INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib"))
+_STANDARD = tuple(
+    {str(Path(os.__file__).parent) + os.sep, sysconfig.get_path("stdlib") + os.sep},
+)
+"""How the names of files begin that are this project's, installed, the standard library's."""
+
+
+def raised_at(traceback: TracebackType | None) -> str:
+    """Return the innermost place of the user's in a traceback; "" if there is none."""
+    places = []
+    while traceback is not None:
+        places.append((traceback.tb_frame.f_code, traceback.tb_lineno))
+        traceback = traceback.tb_next
+    return _chosen(reversed(places))
+
+
+def place_of(frames: Iterable[FrameType]) -> str:
+    """Return the innermost place of the user's in frames that come inside first.
+
+    Where there is none it is the outermost call of what is installed; "" without one.
+    """
+    return _chosen((frame.f_code, frame.f_lineno) for frame in frames)
+
+
+def _chosen(places: Iterable[tuple[CodeType, int]]) -> str:
+    body = ""
+    for code, line in places:
+        if is_users(code):
+            return at(code, line)
+        # The user's own code may be installed as well: then its outermost call is shown.
+        if _is_installed(code):
+            body = at(code, line)
+    return body
+
+
+def is_users(code: CodeType) -> bool:
+    """Whether code is a user's: neither this project's, nor installed, nor the standard's."""
+    return not code.co_filename.startswith((*_OWN, *_INSTALLED, *_STANDARD))
+
+
+def _is_installed(code: CodeType) -> bool:
+    return code.co_filename.startswith(_INSTALLED) and not code.co_filename.startswith(_OWN)
+
+
+def at(code: CodeType, line: int) -> str:
+    """Return ``file:line in function``."""
+    return f"{code.co_filename}:{line} in {code.co_qualname}"
+
+
+def outwards(frame: FrameType | None) -> Iterator[FrameType]:
+    """Yield a frame, its caller, the caller of that, and so on."""
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def inwards(body: Any) -> Iterator[FrameType]:  # Any: whatever a coroutine may await
+    """Yield the frame of a coroutine, of what that awaits, and so on."""
+    while body is not None:
+        frame = getattr(body, "cr_frame", None) or getattr(body, "gi_frame", None)
+        if frame is not None:
+            yield frame
+        body = getattr(body, "cr_await", None) or getattr(body, "gi_yieldfrom", None)

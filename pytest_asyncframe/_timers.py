@@ -1,0 +1,55 @@
+"""The moments for which something is set, the earliest first.
+
+Relies on: its caller's lock; nothing here takes one, and no other code is called.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+
+from pytest_asyncframe._actors import Actor, Timer
+
+
+class Timers:
+    """Timers by their moment; equal ones by *order*, then in the order of their making."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, int, Timer]] = []
+        self._sequence = itertools.count()
+
+    def push(
+        self,
+        when: int,
+        fn: Callable[[], object] | None,
+        actor: Actor | None,
+        order: int,
+        *,
+        background: bool = False,
+    ) -> Timer:
+        """Set a timer for nanosecond *when*, and return it; see `Timer`."""
+        timer = Timer(when, fn, actor, background)
+        heapq.heappush(self._heap, (when, order, next(self._sequence), timer))
+        return timer
+
+    @property
+    def first(self) -> int | None:
+        """The nanosecond of the earliest one; None if there is none."""
+        heap = self._heap
+        while heap and not heap[0][3].live:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
+
+    def pop(self) -> Timer:
+        """Take out the one that `first` has just told of."""
+        return heapq.heappop(self._heap)[3]
+
+    @property
+    def foreground(self) -> bool:
+        """Whether there is one that somebody waits for."""
+        return any(timer.live and not timer.background for _, _, _, timer in self._heap)
+
+    def live(self) -> list[Timer]:
+        """Return those that have not fired, the earliest first."""
+        return [timer for _, _, _, timer in sorted(self._heap) if timer.live]
