@@ -24,6 +24,9 @@ from framework.testing import ControlledExecutor
 from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
 
+_ENDED = "_asyncframe_ended"
+"""The attribute of a thread in which there is an event that is set at its end."""
+
 
 @contextmanager
 def installed(clock: VirtualClock, *, wall: bool) -> Iterator[None]:
@@ -87,11 +90,53 @@ def _thread_start(
 ) -> Callable[[threading.Thread], None]:
     @functools.wraps(real)
     def start(self: threading.Thread) -> None:
+        # Inside of a pool's submit the starter is away.
+        if threading.get_ident() in clock.sequencer.actors and not hasattr(self, _ENDED):
+            _tell_end(clock.sequencer, self)
         # It waits until the new thread has begun, which needs no virtual time.
         with clock.sequencer.real():
             real(self)
 
     return start
+
+
+def _tell_end(sequencer: Sequencer, thread: Any) -> None:  # Any: it gets attributes
+    run = thread.run
+    ended = threading.Event()
+    setattr(thread, _ENDED, ended)
+
+    def run_and_tell() -> None:
+        try:
+            run()
+        finally:
+            del thread.run
+            ended.set()
+            sequencer.has_ended(threading.get_ident())
+
+    thread.run = run_and_tell
+
+
+def _thread_join(clock: VirtualClock, real: Callable[..., None]) -> Callable[..., None]:
+    sequencer = clock.sequencer
+
+    @functools.wraps(real)
+    def join(self: threading.Thread, timeout: float | None = None) -> None:
+        ended = getattr(self, _ENDED, None)
+        ident = self.ident
+        if (
+            ended is None
+            or ident not in sequencer.known
+            or sequencer.here is None
+            or self is threading.current_thread()
+        ):
+            real(self, timeout)
+            return
+        with sequencer.joining(ident):
+            gone = ended.wait(None if timeout is None else max(timeout, 0))
+        if gone:
+            real(self)
+
+    return join
 
 
 def _submit(clock: VirtualClock, real: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
@@ -116,6 +161,7 @@ def _submit(clock: VirtualClock, real: Callable[..., Future[Any]]) -> Callable[.
 _REPLACED: tuple[tuple[Any, str, Callable[[VirtualClock, Any], Any]], ...] = (
     (threading.Condition, "wait", _condition_wait),
     (threading.Thread, "start", _thread_start),
+    (threading.Thread, "join", _thread_join),
     (threading, "_time", _monotonic),
     (queue, "time", _monotonic),
     (concurrent.futures._base, "time", _time_module),
@@ -142,26 +188,42 @@ class _Lane:
     ) -> Future[Any]:
         """Submit a call that is counted from now until its future's callbacks have run."""
         visit = _Visit(self)
-        self.change(waiting=1)
+        self.count(waiting=1)
         try:
             # It may start a thread, and looks whether one is idle.
             with self._sequencer.real():
                 future = real(visit.run, fn, args, kwargs)
         except BaseException:
-            self.change(waiting=-1)
+            self.count(waiting=-1)
             raise
         visit.follow(future)
         return future
 
-    def change(self, waiting: int = 0, working: int = 0) -> None:
+    def count(self, waiting: int = 0, working: int = 0) -> None:
         """Count calls that wait or are worked on."""
         with self._lock:
             self._waiting += waiting
             self._working += working
-            due = min(self._waiting, max(0, self._places - self._working))
-            more, self._counted = due - self._counted, due
+            more = self._recount()
         if more:
             self._sequencer.expect(more)
+
+    def begin(self) -> bool:
+        """Count a call as worked on, and return whether its thread is expected."""
+        with self._lock:
+            expected = self._counted > 0
+            self._counted -= expected
+            self._waiting -= 1
+            self._working += 1
+            more = self._recount()
+        if more:
+            self._sequencer.expect(more)
+        return expected
+
+    def _recount(self) -> int:
+        due = min(self._waiting, max(0, self._places - self._working))
+        more, self._counted = due - self._counted, due
+        return more
 
 
 class _Visit:
@@ -182,8 +244,8 @@ class _Visit:
         # Its end is told by the future, which its submitter is just getting hold of.
         self._followed.acquire()
         self._begun = True
-        self._lane._sequencer.enter(threading.current_thread().name)
-        self._lane.change(waiting=-1, working=1)
+        name = threading.current_thread().name
+        self._lane._sequencer.enter(name, expected=self._lane.begin())
         return fn(*args, **kwargs)
 
     def follow(self, future: Any) -> None:  # Any: a Future, whose inner parts are used
@@ -201,9 +263,9 @@ class _Visit:
 
     def _leave(self) -> None:
         if not self._begun:
-            self._lane.change(waiting=-1)
+            self._lane.count(waiting=-1)
             return
-        self._lane.change(working=-1)
+        self._lane.count(working=-1)
         actor = self._lane._sequencer.here
         if actor is not None:
             self._lane._sequencer.leave(actor)

@@ -44,6 +44,7 @@ class Turns(ABC):
             outside the clock, though only one is to run at a time.
         patience: Real seconds after which an actor that waits looks around, above 0.
         actors: The actors, by their thread's identifier.
+        known: The identifiers of the threads that are or have been actors and have not ended.
         loops: The event loop of each actor that runs one, by the thread's identifier.
         first: The actor that is told of a stall: the test's own.
     """
@@ -57,11 +58,13 @@ class Turns(ABC):
         self.patience = 5.0
         self.first: Actor | None = None
         self.actors: dict[int, Actor] = {}
+        self.known: set[int] = set()
         self.loops: dict[int, Any] = {}
         self._lock = _thread.allocate_lock()
         self._running = 0
         self._expected = 0
         self._ready: list[Actor] = []
+        self._joined: dict[int, _Joined] = {}
         self._timers = Timers()
 
     @abstractmethod
@@ -100,7 +103,10 @@ class Turns(ABC):
         with self._lock:
             self.beats += 1
             self._expected -= expected
+            if ident in self._joined:
+                self._count_joined(self._joined[ident], counted=False)
             self.actors[ident] = actor
+            self.known.add(ident)
             wait = self.one_at_a_time and self._running > 0
             if wait:
                 self._ready.append(actor)
@@ -125,6 +131,8 @@ class Turns(ABC):
             if not actor.depth:
                 del self.actors[actor.ident]
                 self._running -= 1
+                if actor.ident in self._joined:
+                    self._count_joined(self._joined[actor.ident], counted=True)
         self.go_on()
 
     @contextmanager
@@ -187,6 +195,39 @@ class Turns(ABC):
             self._expected += count
         if count < 0:
             self.go_on()
+
+    # -- threads that others wait for the end of
+
+    @contextmanager
+    def joining(self, ident: int) -> Iterator[None]:
+        """Let a thread that ends be counted, inside, while it is no actor."""
+        with self._lock:
+            joined = self._joined.get(ident)
+            if joined is None:
+                joined = self._joined[ident] = _Joined()
+                self._count_joined(joined, counted=ident not in self.actors)
+            joined.joiners += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                joined.joiners -= 1
+                if not joined.joiners and self._joined.pop(ident, None) is not None:
+                    self._count_joined(joined, counted=False)
+            self.go_on()
+
+    def has_ended(self, ident: int) -> None:
+        """Hear, on a thread that has told those who wait for its end, that it ends."""
+        with self._lock:
+            self.known.discard(ident)
+            joined = self._joined.pop(ident, None)
+            if joined is not None:
+                self._count_joined(joined, counted=False)
+        self.go_on()
+
+    def _count_joined(self, joined: _Joined, *, counted: bool) -> None:
+        self._expected += counted - joined.counted
+        joined.counted = counted
 
     # -- parking and waking
 
@@ -316,3 +357,16 @@ class Turns(ABC):
         setter = self.actors.get(_thread.get_ident())
         order = 0 if setter is None else setter.order
         return self._timers.push(max(when, self.now), fn, actor, order)
+
+
+class _Joined:
+    """A thread that others wait for the end of.
+
+    Between its last work for the test and its end it is no actor, and yet to wake somebody.
+    """
+
+    __slots__ = ("counted", "joiners")
+
+    def __init__(self) -> None:
+        self.counted = False
+        self.joiners = 0
