@@ -1,0 +1,227 @@
+"""What is on virtual time and what is not: the rows of docs/testing/boundaries.md."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from framework import background_task, setup_async_framework
+from pytest_asyncframe.probe import Probe
+from tests.plugin.boundary_rows import (
+    DETECTED,
+    HOUR,
+    IN_THREADS,
+    MOMENT,
+    SHIMMED,
+    SIMULATED,
+    UNSEEN,
+    Wait,
+    get,
+)
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "testing" / "boundaries.md"
+
+
+@background_task
+def run(wait: Wait) -> None:
+    """Wait in a task."""
+    wait()
+
+
+@pytest.mark.parametrize("where", ["in the test", "in a task", "in a def endpoint"])
+@pytest.mark.parametrize("row", SHIMMED)
+def test_waits_of_threads_are_on_the_clock(asyncframe: Probe, row: str, where: str) -> None:
+    """What waits an hour takes an hour of virtual time, wherever it waits."""
+    wait = SHIMMED[row]
+    if where == "in the test":
+        wait()
+    elif where == "in a task":
+        asyncframe.run_until_complete(run(wait))
+    else:
+        app = FastAPI()
+        app.get("/")(lambda: wait() and None)
+        with asyncframe.client(app) as client:
+            client.get("/")
+
+    assert asyncframe.clock.monotonic() == HOUR
+
+
+@pytest.mark.parametrize("row", [*SIMULATED, *IN_THREADS])
+async def test_waits_of_coroutines_are_on_the_clock(asyncframe: Probe, row: str) -> None:
+    """What waits an hour takes an hour of virtual time."""
+    await (SIMULATED | IN_THREADS)[row]()
+
+    assert asyncframe.clock.monotonic() == HOUR
+
+
+@pytest.mark.parametrize("where", ["in the test", "in a task", "in a thread"])
+@pytest.mark.parametrize("row", DETECTED)
+def test_what_holds_time_still(asyncframe: Probe, row: str, where: str) -> None:
+    """A timer that is due in a second does not fire while somebody does this."""
+    wait = DETECTED[row]
+    seen: list[float] = []
+
+    def look() -> None:
+        wait()
+        seen.append(asyncframe.clock.monotonic())
+
+    asyncframe.clock.call_at(1, lambda: None)
+    if where == "in the test":
+        look()
+    elif where == "in a task":
+        asyncframe.run_until_complete(run(look))
+    else:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(look).result()
+
+    assert seen == [0]
+
+
+@pytest.mark.parametrize("row", UNSEEN)
+async def test_what_time_does_not_wait_for(asyncframe: Probe, row: str) -> None:
+    """A timer that is due in a second fires before this has ended."""
+    moved = threading.Event()
+    asyncframe.clock.call_at(1, moved.set)
+    await UNSEEN[row](moved)
+
+    assert asyncframe.clock.monotonic() >= 1
+
+
+async def test_a_limit_around_what_time_does_not_wait_for(asyncframe: Probe) -> None:
+    """A client's own limit is over at once, since time moves to it while nobody else works."""
+    with pytest.raises(httpx.ReadTimeout):
+        await get(threading.Event(), timeout=HOUR)
+
+
+def test_a_live_server_is_in_real_time(asyncframe: Probe) -> None:
+    """Its loop's timers take real seconds, and no virtual ones."""
+    app = FastAPI(lifespan=setup_async_framework)
+
+    @app.get("/")
+    async def nap() -> float:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        await asyncio.sleep(MOMENT)  # noqa: TID251  # what is tested here
+        return loop.time() - begun
+
+    with asyncframe.live_server(app) as server:
+        took = httpx.get(server.url, trust_env=False).json()
+
+    assert took >= MOMENT
+    assert asyncframe.clock.monotonic() == 0
+
+
+async def test_an_alarm_is_in_real_time(asyncframe: Probe) -> None:
+    """An alarm that is set for a day does not go off when an hour of virtual time passes."""
+    rung: list[int] = []
+    handler = signal.signal(signal.SIGALRM, lambda number, _: rung.append(number))
+    seconds, _ = signal.setitimer(signal.ITIMER_REAL, HOUR / 2)
+    try:
+        await asyncio.sleep(HOUR)  # noqa: TID251  # what is tested here
+        left, _ = signal.getitimer(signal.ITIMER_REAL)
+    finally:
+        # It belongs to pytest-timeout.
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.signal(signal.SIGALRM, handler)
+
+    assert left > HOUR / 4
+    assert rung == []
+
+
+# -- what tells the time
+
+
+def test_clocks(asyncframe: Probe) -> None:
+    """With time-machine the wall clock is virtual; the others are real."""
+    today, before = datetime.now(UTC), told()
+    asyncframe.clock.advance(HOUR)
+    wall, monotonic, counter = (now - then for now, then in zip(told(), before, strict=True))
+
+    assert (datetime.now(UTC) - today).total_seconds() == pytest.approx(HOUR)
+    assert wall == pytest.approx(HOUR)
+    assert monotonic < HOUR
+    assert counter < HOUR
+
+
+def told() -> tuple[float, float, float]:
+    """Return what the clocks of the module time tell."""
+    return time.time(), time.monotonic(), time.perf_counter()  # noqa: TID251  # what is tested
+
+
+def test_clocks_without_time_machine(pytester: pytest.Pytester) -> None:
+    """Without time-machine datetime.now() and time.time() are real too."""
+    pytester.makeconftest("import sys; sys.modules['time_machine'] = None")
+    pytester.makepyfile("""
+    import time
+    from datetime import datetime
+
+    def test_clocks(asyncframe):
+        begun = datetime.now(), time.time()
+        asyncframe.clock.advance(3600)
+        assert (datetime.now() - begun[0]).total_seconds() < 3600
+        assert time.time() - begun[1] < 3600
+    """)
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_a_policy_of_uvloops(pytester: pytest.Pytester) -> None:
+    """Where pytest-asyncio is told to use uvloop, tests with a virtual clock do not."""
+    pytest.importorskip("uvloop")
+    pytester.makeini("[pytest]\nasyncio_mode = auto")
+    pytester.makeconftest("""
+    import pytest
+    import uvloop
+
+    def pytest_asyncio_loop_factories(config, item):
+        return {"uvloop": uvloop.new_event_loop}
+    """)
+    pytester.makepyfile("""
+    import asyncio
+    import uvloop
+
+    async def test_real():
+        assert isinstance(asyncio.get_running_loop(), uvloop.Loop)
+
+    async def test_virtual(asyncframe):
+        await asyncio.sleep(3600)
+        assert asyncframe.clock.monotonic() == 3600
+    """)
+    pytester.runpytest_subprocess().assert_outcomes(passed=2)
+
+
+# -- the page
+
+
+OTHERS = {
+    "httpx.AsyncClient(timeout=s)": "real",
+    "live_server(app)": "real",
+    "signal.alarm(s)": "real",
+    "datetime.now(), time.time() with time-machine": "shimmed",
+    "datetime.now(), time.time() without it": "real",
+    "time.monotonic(), time.perf_counter()": "real",
+    "uvloop": "replaced",
+}
+"""What has a test of its own above."""
+
+
+def test_the_page_says_so() -> None:
+    """The rows of the page are those that are tested, each with its kind."""
+    rows = re.findall(r"^\| `([^|]+)` \| (\w+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
+    tested = dict.fromkeys(SIMULATED, "simulated")
+    tested |= dict.fromkeys([*SHIMMED, *IN_THREADS], "shimmed")
+    tested |= dict.fromkeys(DETECTED, "detected")
+    tested |= dict.fromkeys(UNSEEN, "real")
+    tested |= OTHERS
+
+    assert len(rows) == len(dict(rows))
+    assert {row.replace("`", ""): kind for row, kind in rows} == tested
