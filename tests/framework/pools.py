@@ -1,4 +1,4 @@
-"""What tests of a pool share: a call that is stuck, counters, a process of its own."""
+"""What tests of a pool share: its clock, a call that is stuck, counters, another process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from framework import ThreadPoolExecutorEnhanced
+from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe.clock import VirtualClock
 
 PATIENCE = 10.0
 """Real seconds after which a wait for another thread is a failure."""
@@ -19,6 +21,13 @@ STATS_KEYS = {
     "failed", "cancelled", "timed_out", "rejected", "degraded", "wait_time", "run_time",
 }  # fmt: skip
 SUMMARY_KEYS = {"count", "mean", "min", "max", "p50", "p95", "p99"}
+
+
+def clock_apart() -> VirtualClock:
+    """Return a clock that stands at second 0 until it is advanced."""
+    # For pools with threads of their own, of which `task_clock` would know nothing: it would
+    # take a test that waits for one of them to be stuck.
+    return VirtualClock(Sequencer())
 
 
 class Stuck:

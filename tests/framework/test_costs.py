@@ -10,7 +10,7 @@ import asyncio
 import concurrent.futures
 import os
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -25,15 +25,14 @@ from framework import (
     _results,
     async_task,
 )
+from framework._clock import SystemClock
 from framework._core import Core
 from framework._ids import random_id
 from framework._records import TaskEvent
 from framework._workers import Worker
 from framework.testing import override_framework
-from tests.framework.clocks import ManualClock
-
-PATIENCE = 10.0
-"""Real seconds after which a wait for another thread is a failure."""
+from pytest_asyncframe.clock import VirtualClock
+from tests.framework.pools import PATIENCE
 
 BURST = 100
 
@@ -116,20 +115,31 @@ def nothing() -> None:
     """Do nothing."""
 
 
+@pytest.fixture
+def bare_manager() -> Iterator[TaskManager]:
+    """Give a manager as apps have it, for which no time passes on a machine that is busy."""
+    # Not the plugin's `task_manager`, which adds a sink and an interceptor. A clock of any
+    # other class would have the ledger keep account of what is queued.
+    clock = SystemClock()
+    clock.monotonic = lambda: 0.0
+    with override_framework(clock=clock) as manager:
+        yield manager
+
+
 # -- submitting
 
 
 async def test_a_burst_wakes_the_pool_once(
-    task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+    bare_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundred submissions of one turn of the loop are one hand-over and one wake-up of it."""
-    crew, ends = task_manager.pool._crew, Ends(task_manager)
+    crew, ends = bare_manager.pool._crew, Ends(bare_manager)
     put_all, wake = Counter(crew.put_all), Counter(crew._wake_one)
     monkeypatch.setattr(crew, "put_all", put_all)
     monkeypatch.setattr(crew, "_wake_one", wake)
     ends.expect(BURST)
     for _ in range(BURST):
-        task_manager.submit_nowait(nothing)
+        bare_manager.submit_nowait(nothing)
     assert put_all.calls == wake.calls == 0
     await Turn()
     ends.wait()
@@ -137,40 +147,40 @@ async def test_a_burst_wakes_the_pool_once(
     assert wake.threads.count(threading.get_ident()) <= 1
 
 
-async def test_locks_of_a_task() -> None:
+async def test_locks_of_a_task(bare_manager: TaskManager) -> None:
     """A submission takes the ledger's lock once, a run twice; a burst the pool's lock once."""
-    # On real time: a virtual clock keeps account of queued tasks, under the same lock.
-    with override_framework() as manager:
-        ledger, crew, ends = core_of(manager).ledger, manager.pool._crew, Ends(manager)
-        await manager.submit(nothing, wait=True)
-        own = ledger.lock, crew.lock
-        book, threads = CountingLock(ledger.lock), CountingLock(crew.lock)
-        ledger.lock, crew.lock = book, threads  # type: ignore[assignment]
-        try:
-            ends.expect(BURST)
-            for _ in range(BURST):
-                manager.submit_nowait(nothing)
-            submitting = book.taken, threads.taken
-            await Turn()
-            ends.wait()
-        finally:
-            ledger.lock, crew.lock = own
+    ledger, crew = core_of(bare_manager).ledger, bare_manager.pool._crew
+    ends = Ends(bare_manager)
+    await bare_manager.submit(nothing, wait=True)
+    own = ledger.lock, crew.lock
+    book, threads = CountingLock(ledger.lock), CountingLock(crew.lock)
+    ledger.lock, crew.lock = book, threads  # type: ignore[assignment]
+    try:
+        ends.expect(BURST)
+        for _ in range(BURST):
+            bare_manager.submit_nowait(nothing)
+        submitting = book.taken, threads.taken
+        await Turn()
+        ends.wait()
+    finally:
+        ledger.lock, crew.lock = own
     assert submitting == (BURST, 0)
     assert (book.taken, threads.taken) == (3 * BURST, 1)
 
 
 async def test_a_loop_that_is_held_up_keeps_no_task_waiting(
-    task_manager: TaskManager, manual_clock: ManualClock
+    task_manager: TaskManager, task_clock: VirtualClock
 ) -> None:
     """Without a turn of the loop the first task starts at a submission 20 ms after its own."""
     started = threading.Event()
-    task_manager.submit_nowait(started.set)
-    manual_clock.advance(0.02)
-    task_manager.submit_nowait(nothing)
+    task_ids = [task_manager.submit_nowait(started.set)]
+    task_clock.advance(0.02)
+    task_ids.append(task_manager.submit_nowait(nothing))
+    task_clock.advance(0.001)
     assert not started.is_set()
-    manual_clock.advance(0.001)
-    task_manager.submit_nowait(nothing)
+    task_ids.append(task_manager.submit_nowait(nothing))
     assert started.wait(PATIENCE)
+    await asyncio.gather(*map(task_manager.get_result, task_ids))
 
 
 def test_ids_are_read_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,10 +196,10 @@ def test_ids_are_read_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_no_future_unless_somebody_waits(
-    task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+    bare_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tasks that nobody waits for make no future and no waiter, of a loop or of a thread."""
-    loop, ends = asyncio.get_running_loop(), Ends(task_manager)
+    loop, ends = asyncio.get_running_loop(), Ends(bare_manager)
     counters = []
     for owner, name in (
         (loop, "create_future"),
@@ -202,22 +212,22 @@ async def test_no_future_unless_somebody_waits(
         counters.append(counter)
     ends.expect(BURST)
     for _ in range(BURST):
-        task_manager.submit_nowait(nothing)
+        bare_manager.submit_nowait(nothing)
     await Turn()
     ends.wait()
     assert [counter.calls for counter in counters] == [0, 0, 0, 0]
 
 
 async def test_no_event_unless_somebody_hears(
-    task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+    bare_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a sink no event is made, and with one those of the kinds that it hears."""
     made = Counter(TaskEvent)
     monkeypatch.setattr(_ledger, "TaskEvent", made)
-    await task_manager.submit(nothing, wait=True)
+    await bare_manager.submit(nothing, wait=True)
     assert made.calls == 0
-    task_manager.subscribe(lambda _: None, kinds={"started", "failed"})
-    await task_manager.submit(nothing, wait=True)
+    bare_manager.subscribe(lambda _: None, kinds={"started", "failed"})
+    await bare_manager.submit(nothing, wait=True)
     assert made.calls == 1
 
 
@@ -225,7 +235,7 @@ async def test_no_event_unless_somebody_hears(
 
 
 async def test_the_loop_is_woken_once_for_many_results(
-    task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+    bare_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eight results that come while the loop is busy wake it once."""
     loop, gate, posted = asyncio.get_running_loop(), threading.Event(), threading.Semaphore(0)
@@ -255,7 +265,7 @@ async def test_the_loop_is_woken_once_for_many_results(
 
 
 async def test_a_coroutine_in_place_makes_nothing_of_the_loops(
-    task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+    bare_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One with a limit that is not suspended makes no asyncio task, no timer and no future."""
 
@@ -269,8 +279,8 @@ async def test_a_coroutine_in_place_makes_nothing_of_the_loops(
         counter = Counter(getattr(loop, name))
         monkeypatch.setattr(loop, name, counter)
         counters.append(counter)
-    call_at = Counter(task_manager.clock.call_at)
-    monkeypatch.setattr(task_manager.clock, "call_at", call_at)
+    call_at = Counter(bare_manager.clock.call_at)
+    monkeypatch.setattr(bare_manager.clock, "call_at", call_at)
     assert await plain() == 7
     assert [counter.calls for counter in (*counters, call_at)] == [0] * 6
 

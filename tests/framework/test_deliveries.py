@@ -26,7 +26,7 @@ from framework import (
 from framework.protocols import Interceptor, TaskEvent, TaskRecord
 from framework.stores.memory import MemoryStore
 from framework.testing import override_framework
-from tests.framework.clocks import ManualClock
+from pytest_asyncframe.probe import Probe
 
 PATIENCE = 10.0
 """Real seconds after which a wait for another thread is a failure."""
@@ -114,11 +114,10 @@ async def test_a_store_that_fails_leaves_no_task_live(caplog: pytest.LogCaptureF
 
 @pytest.mark.parametrize("kind", ["thread", "loop"])
 async def test_a_cancelled_task_does_not_wait_for_its_next_attempt(
-    task_manager: TaskManager, manual_clock: ManualClock, kind: str
+    asyncframe: Probe, kind: str
 ) -> None:
     """Cancelling a task in a retry's delay ends the delay, and the task CANCELLED."""
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    manager, clock = asyncframe.manager, asyncframe.clock
 
     def fail() -> None:
         raise ConnectionError
@@ -127,32 +126,29 @@ async def test_a_cancelled_task_does_not_wait_for_its_next_attempt(
         raise ConnectionError
 
     body: Any = fail if kind == "thread" else fail_on_loop
-    task_id = await task_manager.submit(
-        retry_task(retry_delay=3600)(body),
-        on_error=lambda _: loop.call_soon_threadsafe(ended.set),
-    )
-    await asyncio.to_thread(manual_clock.wait_for_timers)
-    assert await task_manager.cancel_task(task_id) is (kind == "loop")
-    await ended.wait()
+    task_id = await manager.submit(retry_task(retry_delay=3600)(body))
+    await clock.run_for(1)
+    assert asyncframe.delays(body) == [3600]
+    assert await manager.cancel_task(task_id) is (kind == "loop")
     with pytest.raises(TaskCancelledError):
-        await task_manager.get_result(task_id)
+        await asyncframe.completed(task_id)
+    assert clock.monotonic() == 1
 
 
-def test_a_cancelled_task_does_not_wait_for_its_slot(
-    task_manager: TaskManager, manual_clock: ManualClock
-) -> None:
+async def test_a_cancelled_task_does_not_wait_for_its_slot(asyncframe: Probe) -> None:
     """Cancelling a thread that waits for a throttle's slot ends its wait and its task."""
+    clock = asyncframe.clock
 
     @throttled_task(rate_limit=1, time_window=60.0, when_limited="wait")
     def slot() -> None:
         """Take the slot."""
 
-    slot()
-    task_id = background_task(slot)()
-    manual_clock.wait_for_timers()
-    assert asyncio.run(task_manager.cancel_task(task_id)) is False
+    task_ids = [background_task(slot)() for _ in range(2)]
+    await clock.run_for(1)
+    assert await asyncframe.manager.cancel_task(task_ids[1]) is False
     with pytest.raises(TaskCancelledError):
-        task_manager.wait_result(task_id, PATIENCE)
+        await asyncframe.completed(task_ids[1])
+    assert clock.monotonic() == 1
 
 
 async def test_a_wait_that_begins_while_the_framework_stops_ends_at_once() -> None:

@@ -24,7 +24,8 @@ from framework import (
 from framework._logging import install_task_ids
 from framework.protocols import TaskEvent
 from framework.testing import override_framework
-from tests.framework.clocks import ManualClock
+from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.probe import Probe
 from tests.framework.kinds import (
     EVERY_KIND,
     PATIENCE,
@@ -192,33 +193,24 @@ async def test_a_thread_task_that_does_not_give_way_completes(
     assert (task.status, task.cancel_requested) == (TaskStatus.COMPLETED, True)
 
 
-async def test_check_cancelled_after_the_limit(
-    task_manager: TaskManager, manual_clock: ManualClock
-) -> None:
+async def test_check_cancelled_after_the_limit(asyncframe: Probe) -> None:
     """After the limit check_cancelled() raises, and the task stays TIMEOUT."""
-    started, passed = threading.Event(), threading.Event()
-    raised: list[BaseException] = []
-    left = threading.Event()
+    raised: list[float] = []
 
     def body() -> None:
         task = current_task()
         assert task is not None
-        started.set()
-        assert passed.wait(PATIENCE)
-        try:
-            task.check_cancelled()
-        except TaskCancelledError as error:
-            raised.append(error)
-        left.set()
+        for _ in range(2):
+            asyncframe.clock.sleep(3.0)
+            try:
+                task.check_cancelled()
+            except TaskCancelledError:
+                raised.append(asyncframe.clock.monotonic())
 
-    task_id = await task_manager.submit(body, timeout=5.0)
-    await reached(started)
-    manual_clock.advance(5.0)
-    passed.set()
-    await reached(left)
-    task = await task_manager.get_task(task_id)
-    assert task is not None
-    assert (task.status, len(raised)) == (TaskStatus.TIMEOUT, 1)
+    task_id = await asyncframe.manager.submit(body, timeout=5.0)
+    await asyncframe.clock.run_for(7.0)
+    task = await asyncframe.completed(task_id, check=False)
+    assert (task.status, raised) == (TaskStatus.TIMEOUT, [6.0])
     assert isinstance(task.error, TaskTimeoutError)
 
 
@@ -272,7 +264,7 @@ async def test_on_error_of_a_cancelled_task(task_manager: TaskManager) -> None:
     assert told == [TaskStatus.CANCELLED]
 
 
-async def test_on_error_at_a_limit(task_manager: TaskManager, manual_clock: ManualClock) -> None:
+async def test_on_error_at_a_limit(task_manager: TaskManager, task_clock: VirtualClock) -> None:
     """on_error is called at the limit, while the thread still runs, on a thread of its own."""
     started, gate, called = threading.Event(), threading.Event(), threading.Event()
     told: list[tuple[TaskStatus, bool, int]] = []
@@ -285,14 +277,16 @@ async def test_on_error_at_a_limit(task_manager: TaskManager, manual_clock: Manu
         started.set()
         gate.wait(PATIENCE)
 
-    await task_manager.submit(body, timeout=1.0, on_error=hook)
+    task_id = await task_manager.submit(body, timeout=1.0, on_error=hook)
     await reached(started)
-    manual_clock.advance(1.0)
+    task_clock.advance(1.0)
     await reached(called)
     gate.set()
     (one,) = told
     assert one[:2] == (TaskStatus.TIMEOUT, True)
     assert one[2] != threading.get_ident()
+    with pytest.raises(TaskTimeoutError):
+        await task_manager.get_result(task_id)
 
 
 async def test_on_complete_runs_where_the_task_completed(task_manager: TaskManager) -> None:
@@ -369,34 +363,18 @@ async def test_events_of_a_retry(task_manager: TaskManager) -> None:
     assert [event.attempt for event in events] == [0, 1, 1, 2]
 
 
-async def test_events_of_a_late_result(
-    task_manager: TaskManager, manual_clock: ManualClock
-) -> None:
+async def test_events_of_a_late_result(asyncframe: Probe) -> None:
     """After timed_out the thread's late result is one event of its own and no second end."""
     events: list[TaskEvent] = []
-    late = threading.Event()
-
-    def sink(event: TaskEvent) -> None:
-        events.append(event)
-        if event.kind == "late_result":
-            late.set()
-
-    task_manager.subscribe(sink)
-    started, gate = threading.Event(), threading.Event()
-
-    def body() -> None:
-        started.set()
-        gate.wait(PATIENCE)
-
-    task_id = await task_manager.submit(body, timeout=1.0)
-    await reached(started)
-    manual_clock.advance(1.0)
-    gate.set()
-    await reached(late)
+    asyncframe.manager.subscribe(events.append)
+    task_id = await asyncframe.manager.submit(asyncframe.clock.sleep, (3.0,), timeout=1.0)
+    await asyncframe.clock.run_for(4.0)
     assert kinds(events) == ["submitted", "started", "timed_out", "late_result"]
+    assert [event.at for event in events] == [0.0, 0.0, 1.0, 3.0]
+    asyncframe.assert_transitions(task_id, "pending>running>timeout")
     with pytest.raises(TaskTimeoutError):
-        await task_manager.get_result(task_id)
-    assert task_manager.get_stats()["late_results"] == 1
+        await asyncframe.completed(task_id)
+    assert asyncframe.manager.get_stats()["late_results"] == 1
 
 
 async def test_a_sink_that_raises_is_logged_and_others_hear(
@@ -459,10 +437,10 @@ async def failed_task(manager: TaskManager) -> tuple[str, int]:
 
 
 async def test_an_unread_failure_is_logged_once_with_its_origin(
-    manual_clock: ManualClock, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A failure nobody read is logged at ERROR when it is evicted, and not again at the end."""
-    with override_framework(clock=manual_clock) as manager:
+    with override_framework() as manager:
         task_id, line = await failed_task(manager)
         assert manager.cleanup_completed_tasks(0) == 1
     (record,) = [one for one in caplog.records if one.levelno >= logging.ERROR]
@@ -471,11 +449,9 @@ async def test_an_unread_failure_is_logged_once_with_its_origin(
     assert f"{__file__}:{line} in failed_task" in record.getMessage()
 
 
-async def test_an_unread_failure_is_logged_at_the_end(
-    manual_clock: ManualClock, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_unread_failure_is_logged_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
     """A failure that is still kept and unread when the framework stops is logged then."""
-    with override_framework(clock=manual_clock) as manager:
+    with override_framework() as manager:
         task_id, _ = await failed_task(manager)
         manager.get_all_tasks()
         before = list(caplog.records)
@@ -483,11 +459,9 @@ async def test_an_unread_failure_is_logged_at_the_end(
     assert [task_id in record.getMessage() for record in caplog.records] == [True]
 
 
-async def test_a_read_failure_is_not_logged(
-    manual_clock: ManualClock, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_read_failure_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A failure whose error was read through a snapshot is not logged as unread."""
-    with override_framework(clock=manual_clock) as manager:
+    with override_framework() as manager:
         task_id, _ = await failed_task(manager)
         task = await manager.get_task(task_id)
         assert task is not None

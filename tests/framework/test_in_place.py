@@ -16,7 +16,7 @@ from framework import (
     async_task,
     current_task,
 )
-from tests.framework.clocks import ManualClock
+from pytest_asyncframe.clock import VirtualClock
 from tests.framework.kinds import PATIENCE, reached
 
 # -- driven in place
@@ -154,13 +154,13 @@ async def test_an_in_place_body_that_swallows_its_awaiters_cancellation(
     assert await one.status() is TaskStatus.COMPLETED
 
 
-async def test_the_limit_in_place(task_manager: TaskManager, manual_clock: ManualClock) -> None:
+async def test_the_limit_in_place(task_manager: TaskManager, task_clock: VirtualClock) -> None:
     """Over its limit others hear at once, the direct awaiter when the body lets go."""
     one = InPlace(task_manager, timeout=5.0)
     one.clean_up = asyncio.Event()
     await one.start()
     other = asyncio.create_task(task_manager.get_result(one.task_id))
-    manual_clock.advance(5.0)
+    await task_clock.run_for(5.0)
     with pytest.raises(TaskTimeoutError):
         await other
     assert one.awaiter is not None
@@ -171,13 +171,13 @@ async def test_the_limit_in_place(task_manager: TaskManager, manual_clock: Manua
 
 
 async def test_the_limit_in_place_of_a_body_that_returns_late(
-    task_manager: TaskManager, manual_clock: ManualClock
+    task_manager: TaskManager, task_clock: VirtualClock
 ) -> None:
     """A body that returns after its limit gives its awaiter the error and not the result."""
     one = InPlace(task_manager, timeout=5.0)
     one.swallow = True
     await one.start()
-    manual_clock.advance(5.0)
+    await task_clock.run_for(5.0)
     assert isinstance(await one.answer(), TaskTimeoutError)
     assert task_manager.get_stats()["late_results"] == 1
 
@@ -202,7 +202,7 @@ async def test_cancelled_from_both_sides(task_manager: TaskManager, outer_first:
 
 @pytest.mark.parametrize("outer_first", [True, False])
 async def test_over_the_limit_and_cancelled_at_once(
-    task_manager: TaskManager, manual_clock: ManualClock, outer_first: bool
+    task_manager: TaskManager, task_clock: VirtualClock, outer_first: bool
 ) -> None:
     """An awaiter cancelled in the same turn as the limit ends cancelled; the task is TIMEOUT."""
     one = InPlace(task_manager, timeout=5.0)
@@ -210,12 +210,15 @@ async def test_over_the_limit_and_cancelled_at_once(
     assert one.awaiter is not None
     if outer_first:
         one.awaiter.cancel()
-    manual_clock.advance(5.0)
+    task_clock.advance(5.0)
     if not outer_first:
         one.awaiter.cancel()
     with pytest.raises(asyncio.CancelledError):
         await one.answer()
-    assert await one.status() is TaskStatus.TIMEOUT
+    task = await task_manager.get_task(one.task_id)
+    assert task is not None
+    assert task.status is TaskStatus.TIMEOUT
+    assert isinstance(task.error, TaskTimeoutError)
 
 
 async def test_cancelling_the_inner_of_two_in_place(task_manager: TaskManager) -> None:

@@ -12,12 +12,12 @@ import pytest
 
 from framework import QueueFullError, TaskTimeoutError, ThreadPoolExecutorEnhanced
 from framework._workers import Worker
-from tests.framework.clocks import ManualClock
 from tests.framework.pools import (
     PATIENCE,
     STATS_KEYS,
     SUMMARY_KEYS,
     Stuck,
+    clock_apart,
     counters,
     raises,
     settle,
@@ -62,7 +62,7 @@ def test_counted_at_second_zero_of_the_clock() -> None:
     """A call that ends when the clock shows 0 is counted like any other."""
     seen: list[dict[str, int]] = []
     stuck = Stuck()
-    with ThreadPoolExecutorEnhanced(1, clock=ManualClock(start=0.0)) as pool:
+    with ThreadPoolExecutorEnhanced(1, clock=clock_apart()) as pool:
         future = pool.submit(stuck)
         future.add_done_callback(lambda _: seen.append(counters(pool)))
         stuck.gate.set()
@@ -87,7 +87,7 @@ def test_failed_is_counted_when_the_future_resolves() -> None:
 
 def test_a_call_is_no_longer_busy_figure_after_all_ended() -> None:
     """Once every thread has ended, every submitted call is in exactly one counter."""
-    clock = ManualClock()
+    clock = clock_apart()
     pool = ThreadPoolExecutorEnhanced(2, task_timeout=5.0, clock=clock)
     stuck, late = start_stuck(pool)
     clock.advance(5.0)
@@ -153,7 +153,7 @@ def test_queued_calls_of_a_broken_pool_are_counted_as_failed() -> None:
 
 def test_times_are_measured_on_the_pools_clock() -> None:
     """Wait and run times are differences on the clock that the pool was given."""
-    clock = ManualClock()
+    clock = clock_apart()
     pool = ThreadPoolExecutorEnhanced(1, clock=clock)
     first, _ = start_stuck(pool)
     second = Stuck()
@@ -173,7 +173,7 @@ def test_times_are_measured_on_the_pools_clock() -> None:
 
 def test_get_active_tasks_names_what_runs() -> None:
     """get_active_tasks() tells name, thread, run time and whether the thread is given up."""
-    clock = ManualClock()
+    clock = clock_apart()
     pool = ThreadPoolExecutorEnhanced(1, "mine", task_timeout=10.0, clock=clock)
     stuck, _ = start_stuck(pool)
     clock.advance(4.0)
@@ -230,7 +230,7 @@ def test_cancelling_frees_a_place_in_the_queue() -> None:
 
 def test_a_call_over_the_limit_gets_the_error() -> None:
     """At the limit, and not before, the future has TaskTimeoutError while the call runs on."""
-    clock = ManualClock()
+    clock = clock_apart()
     pool = ThreadPoolExecutorEnhanced(1, task_timeout=5.0, clock=clock)
     stuck, future = start_stuck(pool)
     clock.advance(4.999)
@@ -246,7 +246,7 @@ def test_a_call_over_the_limit_gets_the_error() -> None:
 
 def test_the_limit_does_not_count_in_the_queue() -> None:
     """A call that waited longer than its limit before it started still completes."""
-    clock = ManualClock()
+    clock = clock_apart()
     pool = ThreadPoolExecutorEnhanced(1, task_timeout=5.0, clock=clock)
     stuck, _ = start_stuck(pool)
     clock.advance(4.0)
@@ -263,7 +263,7 @@ def test_the_limit_does_not_count_in_the_queue() -> None:
 
 def test_a_late_result_is_dropped() -> None:
     """What a call returns after its limit changes neither its future nor its counter."""
-    clock = ManualClock()
+    clock = clock_apart()
     pool = ThreadPoolExecutorEnhanced(1, task_timeout=5.0, clock=clock)
     stuck, future = start_stuck(pool)
     clock.advance(5.0)
@@ -277,7 +277,7 @@ def test_a_late_result_is_dropped() -> None:
 
 def test_a_given_up_thread_is_replaced() -> None:
     """A thread stuck past the limit is replaced, so the next call runs beside it."""
-    clock = ManualClock()
+    clock = clock_apart()
     pool = ThreadPoolExecutorEnhanced(1, task_timeout=5.0, clock=clock)
     stuck, _ = start_stuck(pool)
     queued = pool.submit(threading.current_thread)
@@ -292,7 +292,7 @@ def test_a_given_up_thread_is_replaced() -> None:
 
 def test_a_given_up_thread_ends_with_its_call() -> None:
     """An abandoned thread retires when its call ends, and the figures forget it."""
-    clock = ManualClock()
+    clock = clock_apart()
     pool = ThreadPoolExecutorEnhanced(1, task_timeout=5.0, clock=clock)
     stuck, _ = start_stuck(pool)
     clock.advance(5.0)
@@ -305,7 +305,7 @@ def test_a_given_up_thread_ends_with_its_call() -> None:
 
 def test_past_max_workers_given_up_the_pool_is_degraded() -> None:
     """With more than max_workers threads given up the pool says so and replaces no more."""
-    clock = ManualClock()
+    clock = clock_apart()
     pool = ThreadPoolExecutorEnhanced(1, task_timeout=5.0, queue_size=1, clock=clock)
     first, _ = start_stuck(pool)
     clock.advance(5.0)
@@ -327,7 +327,7 @@ def test_past_max_workers_given_up_the_pool_is_degraded() -> None:
 
 def test_callbacks_of_a_timed_out_future_do_not_hold_up_the_clock() -> None:
     """A done-callback that blocks at the limit leaves the clock free to fire other limits."""
-    clock = ManualClock()
+    clock = clock_apart()
     pool = ThreadPoolExecutorEnhanced(2, task_timeout=5.0, clock=clock)
     one, first = start_stuck(pool)
     two, second = start_stuck(pool)
@@ -351,10 +351,10 @@ def test_callbacks_of_a_timed_out_future_do_not_hold_up_the_clock() -> None:
 @pytest.mark.parametrize("limit", [None, float("inf")])
 def test_no_limit_sets_no_timer(limit: float | None) -> None:
     """Without a limit, or with an infinite one, no call is ever ended by time."""
-    clock = ManualClock()
+    clock = clock_apart()
     pool = ThreadPoolExecutorEnhanced(1, task_timeout=limit, clock=clock)
     stuck, future = start_stuck(pool)
-    assert clock.timers == []
+    assert clock.explain() == "nothing waits for its time"
     stuck.gate.set()
     assert future.result(PATIENCE) == "late"
     settle(pool)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from framework import TaskTimeoutError, ThreadPoolExecutorEnhanced
+from framework._clock import SystemClock
 from framework._workers import Worker
-from tests.framework.clocks import ManualClock
-from tests.framework.pools import PATIENCE, run_script, settle, start_stuck
+from tests.framework.pools import PATIENCE, clock_apart, run_script, settle, start_stuck
 
 # -- no threads to be had
 
@@ -53,11 +53,11 @@ def raises_no_thread(_: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-class NoTimers(ManualClock):
+class NoTimers(SystemClock):
     """A clock whose timer thread cannot be started."""
 
     def call_at(self, *_: object, **__: object) -> Any:
-        """Fail as `SystemClock` does when the process has too many threads."""
+        """Fail as it does when the process has too many threads."""
         raise RuntimeError("can't start new thread")
 
 
@@ -74,7 +74,7 @@ def test_callbacks_run_although_no_thread_can_be_had_for_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At the limit a watched future resolves even if no thread starts for its callbacks."""
-    clock = ManualClock()
+    clock = clock_apart()
     pool = ThreadPoolExecutorEnhanced(1, task_timeout=5.0, clock=clock)
     stuck, future = start_stuck(pool)
     told: list[Future[str]] = []
@@ -373,12 +373,12 @@ def test_system_exit_in_a_callback_does_not_end_the_thread(
     assert future.result(0) == "late"
 
 
-def test_wall_clock_is_not_read() -> None:
+def test_wall_clock_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wall clock that jumps between two stamps changes no measured time."""
-    clock = ManualClock()
+    clock = clock_apart()
     pool = ThreadPoolExecutorEnhanced(1, clock=clock)
     stuck, _ = start_stuck(pool)
-    clock.jump_wall(-3_600.0)
+    monkeypatch.setattr(clock, "time", lambda: -3_600.0)
     clock.advance(2.0)
     stuck.gate.set()
     settle(pool)

@@ -1,10 +1,9 @@
-"""What starts by itself: scheduled functions and delayed tasks, on a clock that is moved."""
+"""What starts by itself: scheduled functions and delayed tasks, on a virtual clock."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import random
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -22,63 +21,62 @@ from framework import (
     scheduled_task,
     setup_async_framework,
 )
-from framework.testing import override_framework
-from tests.framework.clocks import ManualClock
-
-PATIENCE = 10.0
+from pytest_asyncframe.probe import Probe
+from tests.framework.pools import PATIENCE, clock_apart
 
 
 @pytest.fixture
-async def manager(manual_clock: ManualClock) -> AsyncIterator[TaskManager]:
-    """Give the manager of a running framework on `manual_clock`, with two threads."""
-    gc.collect()  # the schedules of earlier tests
-    async with setup_async_framework(None, clock=manual_clock, max_workers=2):
+def no_schedules() -> None:
+    """Let go of the schedules of earlier tests."""
+    gc.collect()
+
+
+@pytest.fixture
+async def manager(no_schedules: None, asyncframe: Probe) -> AsyncIterator[TaskManager]:
+    """Give the manager of a running framework on the test's clock, with two threads."""
+    async with setup_async_framework(None, max_workers=2):
         yield get_task_manager()
 
 
-async def pass_time(clock: ManualClock, seconds: float) -> None:
-    """Move the clock, and wait until everything that this started has ended."""
-    clock.advance(seconds)
-    await asyncio.to_thread(clock.wait_until_released)
-
-
-async def test_a_schedule_runs_at_fixed_distances(
-    manager: TaskManager, manual_clock: ManualClock
-) -> None:
+async def test_a_schedule_runs_at_fixed_distances(manager: TaskManager, asyncframe: Probe) -> None:
     """Runs come every ten seconds, counted from when the schedule began."""
-    begun, runs = manual_clock.monotonic(), []
+    clock = asyncframe.clock
+    await clock.run_for(3)
+    runs = []
 
     @scheduled_task(every=10)
     def tick() -> None:
-        runs.append(manual_clock.monotonic() - begun)
+        runs.append(clock.monotonic())
+        clock.sleep(4)
 
-    for _ in range(35):
-        await pass_time(manual_clock, 1)
-    assert runs == [10, 20, 30]
+    await clock.run_for(35)
+    assert runs == [13, 23, 33]
     assert callable(tick)
 
 
-async def test_a_schedule_made_before_the_framework_starts_with_it(
-    manual_clock: ManualClock,
-) -> None:
+async def test_a_schedule_made_before_the_framework_starts_with_it(no_schedules: None) -> None:
     """A function scheduled at import is run by every framework that starts later."""
     runs: list[TaskManager] = []
+    ran = threading.Semaphore(0)
 
     @scheduled_task(every=10, run_at_start=True)
     def tick() -> None:
         runs.append(get_task_manager())
+        ran.release()
 
     managers = []
     for _ in range(2):
-        async with setup_async_framework(None, clock=manual_clock):
+        # Of its own: under a test's override all apps would share one framework.
+        async with setup_async_framework(None, clock=clock_apart()):
             managers.append(get_task_manager())
-            await pass_time(manual_clock, 0)
+            assert await asyncio.to_thread(ran.acquire, timeout=PATIENCE)
     assert runs == managers
+    assert managers[0] is not managers[1]
     assert callable(tick)
 
 
 async def test_an_async_schedule_runs_on_the_frameworks_loop(
-    manager: TaskManager, manual_clock: ManualClock
+    manager: TaskManager, asyncframe: Probe
 ) -> None:
     """An async def function is run on the loop, as a task with a name and a description."""
     loops: list[asyncio.AbstractEventLoop] = []
@@ -87,100 +85,86 @@ async def test_an_async_schedule_runs_on_the_frameworks_loop(
     async def tick() -> None:
         loops.append(asyncio.get_running_loop())
 
-    await asyncio.to_thread(manual_clock.advance, 10)
-    await asyncio.to_thread(manual_clock.wait_until_released)
+    await asyncframe.clock.run_for(10)
     assert loops == [asyncio.get_running_loop()]
+    assert [task.name for task in asyncframe.submitted("ticking")] == ["ticking"]
     shown = [task for task in manager.get_all_tasks().values() if task["name"] == "ticking"]
     assert [task["description"] for task in shown] == ["every 10 s"]
     assert callable(tick)
 
 
 async def test_a_run_that_is_still_going_has_the_next_one_skipped_and_counted(
-    manager: TaskManager, manual_clock: ManualClock
+    manager: TaskManager, asyncframe: Probe
 ) -> None:
     """Never do two runs overlap; what is left out is counted, and the next one comes."""
-    release, runs = threading.Event(), []
+    clock, runs = asyncframe.clock, []
 
     @scheduled_task(every=10)
     def tick() -> None:
-        runs.append(manual_clock.monotonic())
-        release.wait()
+        runs.append(clock.monotonic())
+        if len(runs) == 1:
+            clock.sleep(22)
 
-    begun = manual_clock.monotonic()
-    manual_clock.advance(10)
-    manual_clock.advance(20)
+    await clock.run_for(35)
     assert manager.get_stats()["scheduled_skipped"] == 2
-    release.set()
-    await asyncio.to_thread(manual_clock.wait_until_released)
-    await pass_time(manual_clock, 10)
-    assert [at - begun for at in runs][1:] == [40]
-    assert len(runs) == 2
+    await clock.run_for(10)
+    assert runs == [10, 40]
+    assert manager.get_stats()["scheduled_skipped"] == 2
     assert callable(tick)
 
 
-async def test_missed_runs_are_not_made_up(manager: TaskManager, manual_clock: ManualClock) -> None:
+async def test_missed_runs_are_not_made_up(manager: TaskManager, asyncframe: Probe) -> None:
     """After the process stood still for 95 s there is one run, and the next is due at 100 s."""
-    begun, runs = manual_clock.monotonic(), []
+    clock, runs = asyncframe.clock, []
 
     @scheduled_task(every=10)
     def tick() -> None:
-        runs.append(manual_clock.monotonic() - begun)
+        runs.append(clock.monotonic())
 
-    manual_clock._now += 95  # all at once, as a suspended machine does
-    await pass_time(manual_clock, 0)
+    clock.sequencer.now += 95 * 10**9  # all at once, as a suspended machine does
+    await clock.run_for(1)
     assert runs == [95]
-    await pass_time(manual_clock, 5)
+    await clock.run_for(4)
     assert runs == [95, 100]
     assert callable(tick)
 
 
-async def test_an_error_does_not_end_a_schedule(
-    manager: TaskManager, manual_clock: ManualClock
-) -> None:
+async def test_an_error_does_not_end_a_schedule(manager: TaskManager, asyncframe: Probe) -> None:
     """A run that fails is a FAILED task, and the next one is made all the same."""
 
     @scheduled_task(every=10, name="failing")
     def tick() -> None:
         raise ConnectionError
 
-    for _ in range(3):
-        await pass_time(manual_clock, 10)
-    shown = [task for task in manager.get_all_tasks().values() if task["name"] == "failing"]
-    assert [task["status"] for task in shown] == ["failed"] * 3
+    asyncframe.expect_failure("failing", ConnectionError, times=3)
+    await asyncframe.clock.run_for(35)
+    assert [task.status for task in asyncframe.submitted("failing")] == [TaskStatus.FAILED] * 3
     assert callable(tick)
 
 
 async def test_a_full_queue_skips_a_run_and_does_not_end_the_schedule(
-    manual_clock: ManualClock,
+    no_schedules: None, asyncframe: Probe
 ) -> None:
     """A run for which there is no room is counted as skipped, and the next one is made."""
-    started, release, runs = threading.Event(), threading.Event(), []
-
-    def block() -> None:
-        started.set()
-        release.wait()
+    clock, runs = asyncframe.clock, []
 
     @scheduled_task(every=10)
     def tick() -> None:
-        runs.append(1)
+        runs.append(clock.monotonic())
 
-    async with setup_async_framework(None, clock=manual_clock, max_workers=1, queue_size=1):
+    async with setup_async_framework(None, max_workers=1, queue_size=1):
         manager = get_task_manager()
-        await manager.submit(block)
-        await asyncio.to_thread(started.wait, PATIENCE)
+        await manager.submit(clock.sleep, (15,))
+        await clock.run_for(1)
         await manager.submit(int)
-        manual_clock.advance(10)
+        await clock.run_for(10)
         assert manager.get_stats()["scheduled_skipped"] == 1
-        release.set()
-        await asyncio.to_thread(manual_clock.wait_until_released)
-        await pass_time(manual_clock, 10)
-    assert runs == [1]
+        await clock.run_for(10)
+    assert runs == [20]
     assert callable(tick)
 
 
-async def test_schedules_are_visible_in_the_figures(
-    manager: TaskManager, manual_clock: ManualClock
-) -> None:
+async def test_schedules_are_visible_in_the_figures(manager: TaskManager) -> None:
     """get_stats() tells how many schedules wait for their time."""
     before = manager.get_stats()["scheduled"]
 
@@ -192,25 +176,25 @@ async def test_schedules_are_visible_in_the_figures(
     assert callable(tick)
 
 
-async def test_a_stopped_framework_runs_no_schedule(manual_clock: ManualClock) -> None:
+async def test_a_stopped_framework_runs_no_schedule(no_schedules: None) -> None:
     """Once the framework has been left, moving its clock starts nothing and fires no timer."""
-    runs = []
+    clock = clock_apart()  # of its own: a test's override is not left
+    ran = threading.Semaphore(0)
 
     @scheduled_task(every=10)
     def tick() -> None:
-        runs.append(1)
+        ran.release()
 
-    async with setup_async_framework(None, clock=manual_clock):
-        await pass_time(manual_clock, 10)
-    await pass_time(manual_clock, 100)
-    assert runs == [1]
-    assert manual_clock._heap == []
+    async with setup_async_framework(None, clock=clock):
+        clock.advance(10)
+        assert await asyncio.to_thread(ran.acquire, timeout=PATIENCE)
+    assert clock.explain() == "nothing waits for its time"
+    clock.advance(100)
+    assert not ran.acquire(blocking=False)
     assert callable(tick)
 
 
-async def test_a_schedule_ends_with_its_function(
-    manager: TaskManager, manual_clock: ManualClock
-) -> None:
+async def test_a_schedule_ends_with_its_function(manager: TaskManager, asyncframe: Probe) -> None:
     """A scheduled function that nobody refers to any more is not run again."""
     runs = []
     before = manager.get_stats()["scheduled"]
@@ -219,110 +203,96 @@ async def test_a_schedule_ends_with_its_function(
         runs.append(1)
 
     scheduled: Callable[[], None] | None = scheduled_task(every=10)(tick)
-    await pass_time(manual_clock, 10)
+    await asyncframe.clock.run_for(10)
     assert callable(scheduled)
     del scheduled
     manager.cleanup_completed_tasks(max_age=0)
     gc.collect()
-    await pass_time(manual_clock, 100)
+    await asyncframe.clock.run_for(100)
     assert runs == [1]
     assert manager.get_stats()["scheduled"] == before
 
 
-async def test_jitter_puts_a_run_off_by_at_most_its_share(manual_clock: ManualClock) -> None:
+async def test_jitter_puts_a_run_off_by_at_most_its_share(
+    manager: TaskManager, asyncframe: Probe
+) -> None:
     """With a jitter of 0.5 each run comes up to half an interval late, never early."""
-    begun, runs = manual_clock.monotonic(), []
+    clock, runs = asyncframe.clock, []
 
     @scheduled_task(every=10, jitter=0.5)
     def tick() -> None:
-        runs.append(manual_clock.monotonic() - begun)
+        runs.append(clock.monotonic())
 
-    with override_framework(clock=manual_clock, rng=random.Random(7)):
-        async with setup_async_framework(None):
-            for _ in range(1_000):
-                await pass_time(manual_clock, 0.1)
+    await clock.run_for(1_000)
     late = [at - 10 * (number + 1) for number, at in enumerate(runs)]
-    assert len(runs) >= 9
+    assert len(runs) >= 99
     assert min(late) >= 0
-    assert max(late) <= 5.1  # the clock is moved by a tenth
+    assert max(late) <= 5
     assert len({round(one, 1) for one in late}) > 3
     assert callable(tick)
 
 
 async def test_a_delayed_task_is_pending_with_a_reason_until_it_is_due(
-    manager: TaskManager, manual_clock: ManualClock
+    manager: TaskManager, asyncframe: Probe
 ) -> None:
     """submit(delay=30) starts after 30 s and not before, and says why it waits."""
     task_id = await manager.submit(int, delay=30)
-    await pass_time(manual_clock, 29)
+    await asyncframe.clock.run_for(29)
     waiting = await manager.get_task(task_id)
     assert waiting is not None
     assert (waiting.status, waiting.reason) == (TaskStatus.PENDING, "delayed by 30 s")
     assert manager.get_stats()["delayed"] == 1
-    manual_clock.advance(1)
-    assert await manager.get_result(task_id) == 0
-    done = await manager.get_task(task_id)
-    assert done is not None
-    assert (done.reason, done.queue_time) == ("", 30)
+    done = await asyncframe.completed(task_id)
+    assert asyncframe.clock.monotonic() == 30
+    assert (done.result, done.reason, done.queue_time) == (0, "", 30)
     assert manager.get_stats()["delayed"] == 0
 
 
-async def test_options_delay_a_background_task(
-    manager: TaskManager, manual_clock: ManualClock
-) -> None:
+async def test_options_delay_a_background_task(manager: TaskManager, asyncframe: Probe) -> None:
     """A copy made with .options(delay=30) is delayed, and the original is not."""
 
     @background_task
-    async def work() -> str:
-        return "done"
+    async def work() -> float:
+        return asyncframe.clock.monotonic()
 
     now, later = work(), work.options(delay=30)()
-    assert await manager.get_result(now) == "done"
-    task = await manager.get_task(later)
-    assert task is not None
-    assert task.status is TaskStatus.PENDING
-    manual_clock.advance(30)
-    assert await manager.get_result(later) == "done"
+    assert (await asyncframe.completed(now)).result == 0
+    assert (await asyncframe.completed(later)).result == 30
 
 
-async def test_options_delay_an_awaited_task(
-    manager: TaskManager, manual_clock: ManualClock
-) -> None:
+async def test_options_delay_an_awaited_task(manager: TaskManager, asyncframe: Probe) -> None:
     """Awaiting a delayed async task gives its result once the delay has passed."""
 
     @async_task
-    async def work() -> str:
-        return "done"
+    async def work() -> float:
+        return asyncframe.clock.monotonic()
 
-    call = asyncio.ensure_future(work.options(delay=30)())
-    await asyncio.to_thread(manual_clock.wait_for_timers)
-    assert not call.done()
-    manual_clock.advance(30)
-    assert await call == "done"
+    assert await work.options(delay=30)() == 30
 
 
 async def test_a_cancelled_delayed_task_never_starts(
-    manager: TaskManager, manual_clock: ManualClock
+    manager: TaskManager, asyncframe: Probe
 ) -> None:
     """Cancelling a delayed task ends it at once, and its time passes without a run."""
     runs: list[int] = []
     task_id = await manager.submit(runs.append, (1,), delay=30)
     assert await manager.cancel_task(task_id)
-    await pass_time(manual_clock, 60)
+    await asyncframe.clock.run_for(60)
     assert runs == []
     assert manager.get_stats()["delayed"] == 0
     with pytest.raises(TaskCancelledError):
         await manager.get_result(task_id)
 
 
-async def test_a_delayed_task_takes_a_place_in_the_queue(manual_clock: ManualClock) -> None:
+async def test_a_delayed_task_takes_a_place_in_the_queue(asyncframe: Probe) -> None:
     """Delayed tasks wait as others do, so the bound of the queue holds for them, too."""
-    async with setup_async_framework(None, clock=manual_clock, queue_size=2):
+    async with setup_async_framework(None, queue_size=2):
         manager = get_task_manager()
         for _ in range(2):
             await manager.submit(int, delay=30)
         with pytest.raises(QueueFullError):
             await manager.submit(int, delay=30)
+        await asyncframe.settled()
 
 
 @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf")])
@@ -335,32 +305,26 @@ async def test_an_impossible_delay_is_refused(manager: TaskManager, delay: float
 # -- the end of a drain
 
 
+@pytest.mark.asyncframe(leaks="off")
 async def test_the_last_chance_of_a_drain_passes_on_the_clock(
-    manual_clock: ManualClock, caplog: pytest.LogCaptureFixture
+    asyncframe: Probe, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A coroutine that swallows its cancellation is let go when the clock says so."""
-    started = asyncio.Event()
+    stop = asyncio.Event()
 
     async def swallow() -> None:
-        started.set()
-        while True:
+        while not stop.is_set():
             with suppress(asyncio.CancelledError):
-                await asyncio.Event().wait()
+                await stop.wait()
 
-    setup = setup_async_framework(None, clock=manual_clock, graceful_shutdown_timeout=0.0)
-    await setup.__aenter__()
-    manager = get_task_manager()
-    task_id = await manager.submit(swallow)
-    await started.wait()
-    leaving = asyncio.create_task(setup.__aexit__(None, None, None))
-    await asyncio.to_thread(manual_clock.wait_for_timers)
-    assert not leaving.done()
-    await asyncio.to_thread(manual_clock.advance, 0.25)
-    await leaving
-    task = await manager.get_task(task_id)
+    async with setup_async_framework(None, graceful_shutdown_timeout=1.0):
+        task_id = await asyncframe.manager.submit(swallow)
+    assert asyncframe.clock.monotonic() == 1.25
+    task = await asyncframe.manager.get_task(task_id)
     assert task is not None
     assert (task.status, task.still_running) == (TaskStatus.INTERRUPTED, False)
     assert f"{task_id} " in caplog.text
+    stop.set()
 
 
 async def test_a_coroutine_that_ends_well_in_its_last_chance_is_not_unfinished(

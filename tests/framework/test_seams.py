@@ -18,7 +18,6 @@ from framework import _registry, get_task_manager, setup_async_framework
 from framework.protocols import Interceptor, Kind, Run, TaskEvent, TaskRecord, TaskStatus
 from framework.testing import override_framework
 from tests.framework.clients import TestClient
-from tests.framework.clocks import ManualClock
 
 
 @pytest.fixture
@@ -29,6 +28,104 @@ def example() -> Iterator[ModuleType]:
     _registry.add_schedule(schedule)
     yield module
     _registry._SCHEDULES.discard(schedule)
+
+
+class StillClock:
+    """A `Clock` in a few lines: it stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._changed = threading.Condition()
+        self._timers: list[_Timer] = []
+
+    def time(self) -> float:
+        """Count from the epoch."""
+        return self._now
+
+    def monotonic(self) -> float:
+        """Return the second at which it stands."""
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        """Block until it has been moved on."""
+        woken = threading.Event()
+        self.call_at(self._now + seconds, woken.set)
+        woken.wait()
+
+    async def asleep(self, seconds: float) -> None:
+        """Suspend until it has been moved on."""
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        self.call_at(self._now + seconds, lambda: loop.call_soon_threadsafe(woken.set))
+        await woken.wait()
+
+    def call_at(self, when: float, fn: Callable[[], object], *, background: bool = False) -> _Timer:
+        """Set a timer."""
+        timer = _Timer(when, fn, background)
+        with self._changed:
+            passed = when <= self._now
+            if not passed:
+                self._timers.append(timer)
+                self._changed.notify_all()
+        if passed:
+            # Not here, since whoever sets it may hold locks.
+            threading.Thread(target=timer.fire).start()
+        return timer
+
+    def wait(self, condition: threading.Condition, timeout: float | None = None) -> bool:
+        """Wait until notified, or until it has been moved on."""
+        expired = threading.Event()
+
+        def expire() -> None:
+            with condition:
+                expired.set()
+                condition.notify_all()
+
+        timer = None if timeout is None else self.call_at(self._now + timeout, expire)
+        condition.wait()
+        if timer is not None:
+            timer.cancel()
+        return not expired.is_set()
+
+    def hold(self) -> None:
+        """Stand still in any case."""
+
+    def release(self) -> None:
+        """Stand still in any case."""
+
+    def advance(self, seconds: float) -> None:
+        """Move on, and fire what falls due."""
+        with self._changed:
+            self._now += seconds
+            due = [timer for timer in self._timers if timer.when <= self._now]
+            self._timers = [timer for timer in self._timers if timer.when > self._now]
+        for timer in sorted(due, key=lambda timer: timer.when):
+            timer.fire()
+
+    def wait_for_timer(self) -> None:
+        """Block until somebody waits for a time, who is not in the background."""
+        with self._changed:
+            assert self._changed.wait_for(
+                lambda: any(one.fn and not one.background for one in self._timers), 10.0
+            )
+
+
+class _Timer:
+    """A `TimerHandle` of `StillClock`."""
+
+    def __init__(self, when: float, fn: Callable[[], object], background: bool) -> None:
+        self.when = when
+        self.fn: Callable[[], object] | None = fn
+        self.background = background
+
+    def cancel(self) -> None:
+        """Keep it from firing."""
+        self.fn = None
+
+    def fire(self) -> None:
+        """Fire, once."""
+        fn, self.fn = self.fn, None
+        if fn is not None:
+            fn()
 
 
 class HoldingEngine:
@@ -119,21 +216,20 @@ class FailingFirst(Interceptor):
         return deliver()
 
 
-def test_a_clock_of_the_tests_moves_the_example(
-    example: ModuleType, manual_clock: ManualClock
-) -> None:
+def test_a_clock_of_the_tests_moves_the_example(example: ModuleType) -> None:
     """On a test's clock the example's delays, limits and schedule pass when it is moved."""
+    clock = StillClock()
     parameters = {"arg1": 1, "arg2": 2, "delay": 3_600}
-    with override_framework(clock=manual_clock) as manager, TestClient(example.app) as client:
+    with override_framework(clock=clock) as manager, TestClient(example.app) as client:
         task_id = client.post("/custom-task", json=parameters).json()["task_id"]
         before = client.get(f"/tasks/{task_id}").json()
-        manual_clock.advance(3_600)
+        clock.advance(3_600)
         result = manager.wait_result(task_id)
         after = client.get(f"/tasks/{task_id}").json()
         for _ in range(5):
             assert client.get("/limited").status_code == 200
         limited = client.get("/limited")
-        manual_clock.advance(60)
+        clock.advance(60)
         free = client.get("/limited")
     assert (before["status"], before["reason"]) == ("pending", "delayed by 3600 s")
     assert (after["status"], after["queue_time"], after["result"]) == ("completed", 3_600, result)
@@ -213,13 +309,11 @@ def test_a_sink_hears_every_event_of_the_example(example: ModuleType) -> None:
     assert [event.progress for event in heard if event.kind == "progress"] == [0.25, 0.5, 0.75, 1]
 
 
-def test_an_interceptor_of_the_tests_injects_faults(
-    example: ModuleType, manual_clock: ManualClock
-) -> None:
+def test_an_interceptor_of_the_tests_injects_faults(example: ModuleType) -> None:
     """An interceptor that fails each first attempt breaks a plain task and costs one retry."""
-    faults = FailingFirst()
+    faults, clock = FailingFirst(), StillClock()
     with (
-        override_framework(interceptor=faults, clock=manual_clock) as manager,
+        override_framework(interceptor=faults, clock=clock) as manager,
         TestClient(example.app) as client,
     ):
         plain = client.post("/process", params={"data_id": 7}).json()["task_id"]
@@ -227,8 +321,8 @@ def test_an_interceptor_of_the_tests_injects_faults(
             manager.wait_result(plain)
         retried = client.post("/unreliable").json()["task_id"]
         for _ in range(2):
-            manual_clock.wait_for_timers()
-            manual_clock.advance(0.1)
+            clock.wait_for_timer()
+            clock.advance(0.1)
         result = manager.wait_result(retried)
     names = [name.rpartition(".")[2] for name in faults.accepted]
     assert names == ["heartbeat", "process_large_data", "unreliable_operation"]
@@ -279,8 +373,7 @@ def test_two_apps_share_one_override() -> None:
         return app
 
     one, two = make(), make()
-    clock = ManualClock()
-    with override_framework(clock=clock) as manager, TestClient(one) as first:
+    with override_framework() as manager, TestClient(one) as first:
         waiting = first.post("/block").json()
         assert started.wait(10.0)
         with TestClient(two) as second:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Iterator
 from typing import get_args
 
 import pytest
@@ -13,7 +14,7 @@ from framework._task import LiveTask, Move, copy_record
 from framework.exceptions import TaskTimeoutError
 from framework.protocols import Kind, Run, TaskEvent, TaskRecord
 from framework.testing import override_framework
-from tests.framework.clocks import ManualClock
+from pytest_asyncframe.clock import VirtualClock
 
 MOVES: tuple[Move, ...] = get_args(Move)
 
@@ -135,9 +136,9 @@ def held_engine() -> HeldEngine:
 
 
 @pytest.fixture
-def held_manager(manual_clock: ManualClock, held_engine: HeldEngine):
+def held_manager(task_clock: VirtualClock, held_engine: HeldEngine) -> Iterator[TaskManager]:
     """Give a manager whose tasks run when the test says so."""
-    with override_framework(clock=manual_clock, engine=held_engine) as manager:
+    with override_framework(clock=task_clock, engine=held_engine, nested=True) as manager:
         yield manager
 
 
@@ -285,18 +286,18 @@ async def test_cancelled_events(held_manager: TaskManager, held_engine: HeldEngi
 
 
 def test_timed_out_events(
-    held_manager: TaskManager, held_engine: HeldEngine, manual_clock: ManualClock
+    held_manager: TaskManager, held_engine: HeldEngine, task_clock: VirtualClock
 ) -> None:
     """A task over its limit is TIMEOUT once, and its late result is told apart."""
     events: list[TaskEvent] = []
     held_manager.subscribe(events.append)
 
-    held_manager.submit_nowait(manual_clock.advance, args=(10,), timeout=5)
+    held_manager.submit_nowait(task_clock.advance, args=(10,), timeout=5)
     held_engine.run_next()
 
     assert kinds(events) == ["submitted", "started", "timed_out", "late_result"]
     assert isinstance(events[-2].error, TaskTimeoutError)
-    assert events[-2].at == 1_005.0
+    assert events[-2].at == 5.0
 
 
 def test_second_delivery_events(held_manager: TaskManager, held_engine: HeldEngine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,19 +17,17 @@ from framework import (
 )
 from framework.exceptions import DeadlockError
 from framework.testing import override_framework
-from tests.framework.clocks import ManualClock
+from pytest_asyncframe.probe import Probe
 from tests.framework.kinds import PATIENCE, Body, fail_with
 
 # -- tasks that wait for tasks
 
 
 @pytest.fixture
-def one_thread(manual_clock: ManualClock) -> Any:
+def one_thread() -> Iterator[TaskManager]:
     """Give a manager whose pool has one thread."""
-    pool = ThreadPoolExecutorEnhanced(1, clock=manual_clock)
-    with override_framework(clock=manual_clock, pool=pool) as manager:
+    with ThreadPoolExecutorEnhanced(1) as pool, override_framework(pool=pool) as manager:
         yield manager
-    pool.shutdown()
 
 
 async def test_a_nested_wait_runs_inline(one_thread: TaskManager) -> None:
@@ -190,23 +189,18 @@ async def test_an_in_place_task_that_waits_for_what_awaits_it(
         await task_manager.get_result(outer_id[0])
 
 
-async def test_a_wait_with_a_timeout_is_not_refused(
-    task_manager: TaskManager, manual_clock: ManualClock
-) -> None:
+async def test_a_wait_with_a_timeout_is_not_refused(asyncframe: Probe) -> None:
     """A task that waits for itself with a timeout gets a plain TimeoutError when it passes."""
 
     async def body() -> Any:
         task = current_task()
         assert task is not None
-        return await task_manager.get_result(task.task_id, timeout=5.0)
+        return await asyncframe.manager.get_result(task.task_id, timeout=5.0)
 
-    task_id = await task_manager.submit(body)
-    waiting = asyncio.create_task(task_manager.get_result(task_id))
-    await asyncio.to_thread(manual_clock.wait_for_timers)
-    manual_clock.advance(5.0)
     with pytest.raises(TimeoutError) as caught:
-        await waiting
+        await asyncframe.completed(await asyncframe.manager.submit(body))
     assert type(caught.value) is TimeoutError
+    assert asyncframe.clock.monotonic() == 5.0
 
 
 async def test_a_coroutine_beside_a_task_does_not_hold_it_up(
