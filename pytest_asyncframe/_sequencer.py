@@ -31,6 +31,7 @@ class Sequencer(Turns):
     Attributes:
         room: Returns how many queued calls could begin now, 0 or less for none.
         queue: What waits to begin, the oldest first.
+        files: How many files the loops watch; then time moves by itself after a silence only.
         allowed: Up to which nanosecond time moves by itself even if it does not; None if not.
         on_move: Called after time has moved, on any thread.
         on_stall: Called when nobody can go on; may return an error for `first`.
@@ -54,11 +55,13 @@ class Sequencer(Turns):
         self.on_move: Callable[[], object] | None = None
         self.on_stall: Callable[[], BaseException | None] = lambda: None
         self.queue: list[Queued] = []
+        self.files = 0
         self._choose = choose
         self._deferred: list[tuple[Actor, Queued]] = []
         self._admitting = False
         self._watchers: list[Actor] = []
         self._stalled_at = -1
+        self._silence = False
 
     # -- what waits to begin
 
@@ -248,9 +251,22 @@ class Sequencer(Turns):
                     return None
             elif self.allowed is not None and when <= self.allowed:
                 pass
-            elif not self.moves or not self._timers.foreground:
+            elif not self.moves or (self.files and not self._silence) or not self._timers.foreground:
                 return None
+        self._silence = False
         return self._timers.pop()
+
+    def is_due(self, when: int) -> bool:
+        """Whether there is a timer for *when* or before."""
+        with self._lock:
+            first = self._timers.first
+            return first is not None and first <= when
+
+    def move_after_silence(self) -> None:
+        """Let time move on though files are watched: nothing has come from them for long."""
+        self._silence = True
+        self.go_on()
+        self._silence = False
 
     def jump(self, actor: Actor, until: int, signalled: Callable[[], bool]) -> bool:
         """Move time for the only actor there is; False if it must park like others."""

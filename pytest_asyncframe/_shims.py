@@ -15,17 +15,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from framework.testing import ControlledExecutor
+from framework import ThreadPoolExecutorEnhanced
+from pytest_asyncframe import _lanes, _threads
 from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
-
-_ENDED = "_asyncframe_ended"
-"""The attribute of a thread in which there is an event that is set at its end."""
 
 
 @contextmanager
@@ -40,6 +38,12 @@ def installed(clock: VirtualClock, *, wall: bool) -> Iterator[None]:
     with ExitStack() as stack:
         for owner, name, make in _REPLACED:
             _replace(stack, owner, name, make(clock, getattr(owner, name)))
+        for owner, name, count in _COUNTED:
+            _replace(stack, owner, name, count(clock.sequencer, getattr(owner, name)))
+        processes = _lanes.process_pool()
+        if processes is not None:
+            submit = _lanes.process_pool_submit(clock.sequencer, processes.submit)
+            _replace(stack, processes, "submit", submit)
         _replace(stack, _anyio("to_thread"), "run_sync", _run_sync(clock.sequencer))
         portal = _portal(clock)
         _replace(stack, _anyio("from_thread"), "start_blocking_portal", portal)
@@ -81,194 +85,39 @@ def _monotonic(clock: VirtualClock, real: Callable[[], float]) -> Callable[[], f
     return monotonic
 
 
+class _Instant(float):
+    """A monotonic second that a deadline is compared with: one that is reached has passed.
+
+    ``concurrent.futures.as_completed`` waits once more where nothing is left to wait for.
+    """
+
+    def __rsub__(self, deadline: float) -> float:
+        return deadline - float(self) or -1e-9
+
+
 def _time_module(clock: VirtualClock, real: Any) -> SimpleNamespace:
-    return SimpleNamespace(**{**vars(real), "monotonic": _monotonic(clock, real.monotonic)})
+    def monotonic() -> float:
+        return real.monotonic() if clock.sequencer.here is None else _Instant(clock.monotonic())
 
-
-def _thread_start(
-    clock: VirtualClock, real: Callable[[threading.Thread], None]
-) -> Callable[[threading.Thread], None]:
-    @functools.wraps(real)
-    def start(self: threading.Thread) -> None:
-        # Inside of a pool's submit the starter is away.
-        if threading.get_ident() in clock.sequencer.actors and not hasattr(self, _ENDED):
-            _tell_end(clock.sequencer, self)
-        # It waits until the new thread has begun, which needs no virtual time.
-        with clock.sequencer.real():
-            real(self)
-
-    return start
-
-
-def _tell_end(sequencer: Sequencer, thread: Any) -> None:  # Any: it gets attributes
-    run = thread.run
-    ended = threading.Event()
-    setattr(thread, _ENDED, ended)
-
-    def run_and_tell() -> None:
-        try:
-            run()
-        finally:
-            del thread.run
-            ended.set()
-            sequencer.has_ended(threading.get_ident())
-
-    thread.run = run_and_tell
-
-
-def _thread_join(clock: VirtualClock, real: Callable[..., None]) -> Callable[..., None]:
-    sequencer = clock.sequencer
-
-    @functools.wraps(real)
-    def join(self: threading.Thread, timeout: float | None = None) -> None:
-        ended = getattr(self, _ENDED, None)
-        ident = self.ident
-        if (
-            ended is None
-            or ident not in sequencer.known
-            or sequencer.here is None
-            or self is threading.current_thread()
-        ):
-            real(self, timeout)
-            return
-        with sequencer.joining(ident):
-            gone = ended.wait(None if timeout is None else max(timeout, 0))
-        if gone:
-            real(self)
-
-    return join
-
-
-def _submit(clock: VirtualClock, real: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
-    lanes: dict[ThreadPoolExecutor, _Lane] = {}
-    sequencer = clock.sequencer
-
-    @functools.wraps(real)
-    def submit(
-        self: ThreadPoolExecutor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Future[Any]:
-        if isinstance(self, ControlledExecutor) or sequencer.here is None:
-            return real(self, fn, *args, **kwargs)
-        lane = lanes.get(self)
-        if lane is None:
-            lane = lanes[self] = _Lane(sequencer, self._max_workers)
-        return lane.submit(functools.partial(real, self), fn, args, kwargs)
-
-    return submit
+    return SimpleNamespace(**{**vars(real), "monotonic": monotonic})
 
 
 # What waits, and by what it measures how long.
 _REPLACED: tuple[tuple[Any, str, Callable[[VirtualClock, Any], Any]], ...] = (
     (threading.Condition, "wait", _condition_wait),
-    (threading.Thread, "start", _thread_start),
-    (threading.Thread, "join", _thread_join),
     (threading, "_time", _monotonic),
     (queue, "time", _monotonic),
     (concurrent.futures._base, "time", _time_module),
     (time, "sleep", _sleep),
-    (ThreadPoolExecutor, "submit", _submit),
 )
 
-
-class _Lane:
-    """A pool of the user's own: counts as many of its queued calls as it has threads for."""
-
-    def __init__(self, sequencer: Sequencer, places: int) -> None:
-        self._sequencer = sequencer
-        self._places = places
-        self._lock = threading.Lock()
-        self._waiting = self._working = self._counted = 0
-
-    def submit(
-        self,
-        real: Callable[..., Future[Any]],
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Future[Any]:
-        """Submit a call that is counted from now until its future's callbacks have run."""
-        visit = _Visit(self)
-        self.count(waiting=1)
-        try:
-            # It may start a thread, and looks whether one is idle.
-            with self._sequencer.real():
-                future = real(visit.run, fn, args, kwargs)
-        except BaseException:
-            self.count(waiting=-1)
-            raise
-        visit.follow(future)
-        return future
-
-    def count(self, waiting: int = 0, working: int = 0) -> None:
-        """Count calls that wait or are worked on."""
-        with self._lock:
-            self._waiting += waiting
-            self._working += working
-            more = self._recount()
-        if more:
-            self._sequencer.expect(more)
-
-    def begin(self) -> bool:
-        """Count a call as worked on, and return whether its thread is expected."""
-        with self._lock:
-            expected = self._counted > 0
-            self._counted -= expected
-            self._waiting -= 1
-            self._working += 1
-            more = self._recount()
-        if more:
-            self._sequencer.expect(more)
-        return expected
-
-    def _recount(self) -> int:
-        due = min(self._waiting, max(0, self._places - self._working))
-        more, self._counted = due - self._counted, due
-        return more
-
-
-class _Visit:
-    """One call in a lane.
-
-    Its thread is an actor until the callbacks of its future have run, since these wake
-    who waits for it: the future tells of that, being asked to invoke them.
-    """
-
-    def __init__(self, lane: _Lane) -> None:
-        self._lane = lane
-        self._begun = False
-        self._followed = threading.Lock()
-        self._followed.acquire()
-
-    def run(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run the call on the pool's thread, as an actor."""
-        # Its end is told by the future, which its submitter is just getting hold of.
-        self._followed.acquire()
-        self._begun = True
-        name = threading.current_thread().name
-        self._lane._sequencer.enter(name, expected=self._lane.begin())
-        return fn(*args, **kwargs)
-
-    def follow(self, future: Any) -> None:  # Any: a Future, whose inner parts are used
-        """Leave once the callbacks of *future* have run."""
-        invoke = future._invoke_callbacks
-
-        def invoke_and_leave() -> None:
-            try:
-                invoke()
-            finally:
-                self._leave()
-
-        future._invoke_callbacks = invoke_and_leave
-        self._followed.release()
-
-    def _leave(self) -> None:
-        if not self._begun:
-            self._lane.count(waiting=-1)
-            return
-        self._lane.count(working=-1)
-        actor = self._lane._sequencer.here
-        if actor is not None:
-            self._lane._sequencer.leave(actor)
+# What begins elsewhere, and what waits for its end.
+_COUNTED: tuple[tuple[Any, str, Callable[[Sequencer, Any], Any]], ...] = (
+    (threading.Thread, "start", _threads.start_on),
+    (threading.Thread, "join", _threads.join_on),
+    (ThreadPoolExecutor, "submit", _lanes.thread_pool_submit),
+    (ThreadPoolExecutorEnhanced, "submit", _lanes.thread_pool_submit),
+)
 
 
 def _anyio(name: str) -> Any:  # Any: a module, whose function is replaced

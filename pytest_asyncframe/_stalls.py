@@ -42,14 +42,16 @@ def watch(sequencer: Sequencer, mode: str, note: Callable[[str], object]) -> Non
     seen = -1
 
     def on_stall() -> BaseException | None:
-        if any(_strangers(sequencer, before)) or _waits_for_files(sequencer):
+        if any(_strangers(sequencer, before)) or _waits_outside(sequencer):
             return None
         return VirtualDeadlockError(_why(sequencer, mode))
 
     def on_quiet(actor: Actor) -> BaseException | None:
         nonlocal seen
         moved, seen = sequencer.beats != seen, sequencer.beats
-        if moved or actor is not sequencer.first or _waits_for_files(sequencer):
+        if moved or actor is not sequencer.first:
+            return None
+        if _waits_outside(sequencer) and all(one.parked for one in sequencer.actors.values()):
             return None
         return StuckError(_who_blocks(sequencer, before))
 
@@ -88,8 +90,9 @@ def _idle(frame: FrameType) -> bool:
     return False
 
 
-def _waits_for_files(sequencer: Sequencer) -> bool:
-    return any(loop._seat.watches_files for loop in _loops(sequencer))
+def _waits_outside(sequencer: Sequencer) -> bool:
+    """Whether a loop may yet be woken by a socket or by a signal."""
+    return any(loop._seat.watches_files or loop._seat.hears_signals for loop in _loops(sequencer))
 
 
 def _loops(sequencer: Sequencer) -> Iterator[VirtualLoop]:

@@ -27,6 +27,9 @@ _Ts = TypeVarTuple("_Ts")
 _END_OF_SLEEP = asyncio.futures._set_result_unless_cancelled  # type: ignore[attr-defined]
 """What `asyncio.sleep` sets its timer for."""
 
+_SILENCE = 0.5
+"""Real seconds without any bytes after which time moves on though a loop watches a socket."""
+
 _RESOLUTION = 1e-6
 """Seconds by which a loop's timers may be early; floats of long times are no finer."""
 
@@ -37,12 +40,12 @@ class VirtualClock:
     All durations are seconds. Safe to use from any thread.
 
     Args:
-        sequencer: Decides when time moves.
+        sequencer: Decides when time moves; None for a clock that only `advance` moves.
         wall: Wall clock at second 0, in seconds since the epoch; None for now.
     """
 
-    def __init__(self, sequencer: Sequencer, wall: float | None = None) -> None:
-        self.sequencer = sequencer
+    def __init__(self, sequencer: Sequencer | None = None, wall: float | None = None) -> None:
+        self.sequencer = Sequencer() if sequencer is None else sequencer
         self._wall = time.time() if wall is None else wall
         self.on_sleep: Callable[[float], object] | None = None
 
@@ -144,6 +147,8 @@ class VirtualClock:
     async def run_for(self, seconds: float) -> None:
         """Let *seconds* of virtual time pass, 0 or more, everybody going on meanwhile.
 
+        Everybody has come to rest when it returns, also from what falls due at its end.
+
         Raises:
             ValueError: If *seconds* is negative.
             RuntimeError: If the event loop that runs here is not on this clock.
@@ -159,9 +164,23 @@ class VirtualClock:
         kept = sequencer.allowed
         sequencer.allowed = target if kept is None else max(kept, target)
         try:
-            await asyncio.sleep(target / 1e9 - self.monotonic())
+            await self._rest(loop, target)
+            await self._rest(loop, target)
+            while sequencer.is_due(target):
+                await self._rest(loop, target)
         finally:
             sequencer.allowed = kept
+
+    async def _rest(self, loop: VirtualLoop, target: int) -> None:
+        """Wait until time stands at *target* and everybody rests."""
+        rested = asyncio.Event()
+        timer = self.sequencer.call_at(
+            target, lambda: loop.call_soon_threadsafe(rested.set), background=False
+        )
+        try:
+            await rested.wait()
+        finally:
+            timer.cancel()
 
     @property
     def sleeping(self) -> list[str]:
@@ -239,6 +258,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 del loops[actor.ident]
                 self._seat.actor = None
 
+    async def shutdown_default_executor(self, *args: Any) -> None:
+        """End the default executor as any loop does, by a thread that is counted."""
+        if self._default_executor is not None:  # type: ignore[attr-defined]  # asyncio's own
+            self.clock.sequencer.expect()
+        await super().shutdown_default_executor(*args)
+
+    def _do_shutdown(self, future: asyncio.Future[None]) -> None:
+        # On the thread that asyncio starts for it.
+        sequencer = self.clock.sequencer
+        actor = sequencer.enter("the end of the default executor", expected=True)
+        try:
+            super()._do_shutdown(future)  # type: ignore[misc]  # a method of asyncio's own
+        finally:
+            sequencer.leave(actor)
+
     def _write_to_self(self) -> None:
         # Called by call_soon_threadsafe, on the calling thread: from here on the loop runs.
         self._seat.signal()
@@ -261,15 +295,22 @@ class _Seat(selectors.BaseSelector):
         self._real = selectors.DefaultSelector()
         self._signalled = False
         self._turn = False
+        self._files = 0
+        self._beats = -1
+        self._silent = 0.0
         self.actor: Actor | None = None
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Watch a file; see `selectors`."""
-        return self._real.register(fileobj, events, data)
+        key = self._real.register(fileobj, events, data)
+        self._count_files()
+        return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
         """Watch a file no more; see `selectors`."""
-        return self._real.unregister(fileobj)
+        key = self._real.unregister(fileobj)
+        self._count_files()
+        return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Change what is watched; see `selectors`."""
@@ -281,12 +322,25 @@ class _Seat(selectors.BaseSelector):
 
     def close(self) -> None:
         """Let go of everything; see `selectors`."""
+        self._sequencer.files -= self._files
+        self._files = 0
         self._real.close()
+
+    def _count_files(self) -> None:
+        # One is the loop's own pipe.
+        files = max(0, len(self._real.get_map()) - 1)
+        self._sequencer.files += files - self._files
+        self._files = files
 
     @property
     def watches_files(self) -> bool:
         """Whether it watches more than the loop's own pipe."""
-        return len(self._real.get_map()) > 1
+        return self._files > 0
+
+    @property
+    def hears_signals(self) -> bool:
+        """Whether the loop has handlers of signals, which may wake it at any time."""
+        return bool(self._loop._signal_handlers)  # type: ignore[attr-defined]  # asyncio's own
 
     def signal(self) -> None:
         """Let the loop go on; any thread."""
@@ -314,7 +368,11 @@ class _Seat(selectors.BaseSelector):
             return []
         sequencer = self._sequencer
         until = None if timeout is None else sequencer.now + max(1, round(timeout * 1e9))
-        if until is not None and sequencer.jump(actor, until, self._was_signalled):
+        if (
+            until is not None
+            and not self._files
+            and sequencer.jump(actor, until, self._was_signalled)
+        ):
             return []
         return self._park(actor, until)
 
@@ -343,17 +401,31 @@ class _Seat(selectors.BaseSelector):
     def _wait_for_real(self, actor: Actor) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait to be kicked, or for a file; return the files that are ready."""
         sequencer = self._sequencer
-        found = self._real.select(sequencer.step_of(actor))
+        step = sequencer.step_of(actor)
+        if self._files:
+            step = min(step, _SILENCE)
+        found = self._real.select(step)
         if not found:
-            if not self._turn:
+            if not self._turn and not self._has_heard_nothing(actor):
                 sequencer.look_around(actor)
             return []
         files = [one for one in found if not self._own(one)]
         if len(files) < len(found):
             self._loop.drain_self()
-        if files:
+        if files or self._loop._ready:  # type: ignore[attr-defined]  # a signal's handler
             sequencer.wake(actor)
         return files
+
+    def _has_heard_nothing(self, actor: Actor) -> bool:
+        """Let time move on after a silence of the files; False if there is more to look at."""
+        sequencer = self._sequencer
+        if not self._files or not actor.parked:
+            return False
+        if self._beats != sequencer.beats:
+            self._beats, self._silent = sequencer.beats, 0.0
+        self._silent += _SILENCE
+        sequencer.move_after_silence()
+        return self._silent < sequencer.patience
 
     def _own(self, one: tuple[selectors.SelectorKey, int]) -> bool:
         return one[0].fileobj is self._loop._ssock  # type: ignore[attr-defined]  # its pipe
