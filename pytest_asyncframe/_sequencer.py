@@ -251,10 +251,14 @@ class Sequencer(Turns):
                     return None
             elif self.allowed is not None and when <= self.allowed:
                 pass
-            elif not self.moves or (self.files and not self._silence) or not self._timers.foreground:
+            elif not self._moves_by_itself():
                 return None
         self._silence = False
         return self._timers.pop()
+
+    def _moves_by_itself(self) -> bool:
+        held = self.files and not self._silence
+        return self.moves and not held and self._timers.foreground
 
     def is_due(self, when: int) -> bool:
         """Whether there is a timer for *when* or before."""
