@@ -45,6 +45,7 @@ TITLES = {
     "memory": "Memory and cleanup",
     "served": "Requests",
     "lag": "Lag of the event loop",
+    "tests": "Tests with the plugin",
 }
 """Title of each section with rows, by its module, in the order in which they are run."""
 
@@ -76,6 +77,14 @@ KEYS = {
     "memory": ("bytes_per_task", "gc_pause", "cleanup", "cleanup_growth"),
     "served": ("http_asyncio", "http_uvloop"),
     "lag": ("lag_sleeping_p99", "lag_sleeping_max", "lag_busy_p99", "busy_drain"),
+    "tests": (
+        "virtual_sleep",
+        "virtual_sleep_100",
+        "test_empty",
+        "test_run",
+        "executor",
+        "plugin_import",
+    ),
     GROWTH: ("pending", "retained", "workers", "waiters", "loops"),
 }
 """The rows of each section, for those who ask for one."""

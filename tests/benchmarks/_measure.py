@@ -85,7 +85,7 @@ def child(module: str, *arguments: str, timeout: float = 180) -> Any:
     """Run ``python -m module arguments`` in a fresh interpreter; its last line is JSON.
 
     Raises:
-        RuntimeError: If it fails or prints no JSON, with what it wrote to stderr.
+        RuntimeError: If it fails or prints no JSON, with what it wrote, if only to stdout.
     """
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
@@ -98,7 +98,8 @@ def child(module: str, *arguments: str, timeout: float = 180) -> Any:
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
-        raise RuntimeError(f"{module} {' '.join(arguments)} failed: {done.stderr[-2000:]}")
+        told = done.stderr or done.stdout
+        raise RuntimeError(f"{module} {' '.join(arguments)} failed: {told[-2000:]}")
     return json.loads(lines[-1])
 
 
