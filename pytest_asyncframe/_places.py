@@ -6,6 +6,7 @@ standard library, and from this project.
 
 from __future__ import annotations
 
+import functools
 import os
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -56,7 +57,13 @@ def _chosen(places: Iterable[tuple[CodeType, int]]) -> str:
 
 def is_users(code: CodeType) -> bool:
     """Whether code is a user's: neither this project's, nor installed, nor the standard's."""
-    return not code.co_filename.startswith((*_OWN, *_INSTALLED, *_STANDARD))
+    return is_users_file(code.co_filename)
+
+
+@functools.cache  # asked for each frame of each sleep
+def is_users_file(name: str) -> bool:
+    """Whether the code in a file is a user's; see `is_users`."""
+    return not name.startswith((*_OWN, *_INSTALLED, *_STANDARD))
 
 
 def _is_installed(code: CodeType) -> bool:

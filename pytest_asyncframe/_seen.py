@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeAlias
 from framework import current_task
 from framework.protocols import Interceptor, TaskEvent, TaskRecord, TaskStatus
 from framework.testing import Call, bare_function, call_of
-from pytest_asyncframe._places import at, inwards, is_users, outwards, place_of
+from pytest_asyncframe._places import at, inwards, is_users_file, outwards, place_of
 
 _CUT_OFF = ("timed_out", "cancelled", "interrupted")
 """Events that may come while a body is in the middle of something."""
@@ -52,7 +52,8 @@ class Submission:
         return self.call.args == args and self.call.kwargs == kwargs
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+# Not frozen: one is made at each sleep, at a quarter of the cost.
+@dataclass(slots=True, eq=False)
 class Moment:
     """One thing that happened in a test.
 
@@ -112,6 +113,9 @@ class _VirtualClock(Protocol):
     """What is needed of a `VirtualClock`."""
 
     on_sleep: Callable[[float], object] | None
+
+    @property
+    def firing(self) -> bool: ...
 
     def explain(self) -> str: ...
 
@@ -215,11 +219,12 @@ class Recorder(Interceptor):
 
     def slept(self, seconds: float) -> None:
         """Note that the calling thread or coroutine is about to sleep."""
-        steps = outwards(sys._getframe(1))
-        found = next((step for step in steps if is_users(step.f_code)), None)
+        step: FrameType | None = sys._getframe(1)
+        while step is not None and not is_users_file(step.f_code.co_filename):
+            step = step.f_back
         # Else it is some library that waits for something of its own.
-        if found is not None:
-            self.note(f"sleeps {seconds:.9g} s", at(found.f_code, found.f_lineno))
+        if step is not None:
+            self.note(f"sleeps {seconds:.9g} s", at(step.f_code, step.f_lineno))
 
     def take_stock(self, error: BaseException | None = None) -> Stock:
         """Return what is unfinished now; keep it if *error* is about to end things."""
@@ -301,7 +306,8 @@ class Recorder(Interceptor):
             self._last[record] = moment
 
     def _lane(self) -> str:
-        if any(map(_is_timer, outwards(sys._getframe(1)))):
+        if self._clock is not None and self._clock.firing:
+            # On whichever thread comes to rest.
             return "clock"
         try:
             loop = asyncio.get_running_loop()
@@ -309,6 +315,9 @@ class Recorder(Interceptor):
             if threading.get_ident() == self._test_thread:
                 return "test"
             return threading.current_thread().name
+        known = self._loops.get(loop)
+        if known is not None:
+            return known
         with self._lock:
             number = len(self._loops) + 1
             return self._loops.setdefault(loop, "loop" if number == 1 else f"loop-{number}")
@@ -335,10 +344,3 @@ class Recorder(Interceptor):
 
 
 _AROUND = Recorder.around_attempt.__code__
-
-
-def _is_timer(frame: FrameType) -> bool:
-    # Where a virtual clock calls what has fallen due, on whichever thread comes to rest.
-    return frame.f_code.co_name == "_fire" and (
-        frame.f_globals.get("__name__") == "pytest_asyncframe._sequencer"
-    )

@@ -35,6 +35,7 @@ class Sequencer(Turns):
         allowed: Up to which nanosecond time moves by itself even if it does not; None if not.
         on_move: Called after time has moved, on any thread.
         on_stall: Called when nobody can go on; may return an error for `first`.
+        firing: The threads that are in the middle of calling what has fallen due.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Sequencer(Turns):
         self.on_stall: Callable[[], BaseException | None] = lambda: None
         self.queue: list[Queued] = []
         self.files = 0
+        self.firing: set[int] = set()
         self._choose = choose
         self._deferred: list[tuple[Actor, Queued]] = []
         self._admitting = False
@@ -166,6 +168,9 @@ class Sequencer(Turns):
         if timer is None:
             if not self.actors or self._stalled_at == self.beats:
                 return None
+            if self.first is None or not self.first.parked:
+                # Nobody to tell, such as when a pool is shut down at the end of a test.
+                return None
             self._stalled_at = self.beats
             self._running += 1
             return self._stall
@@ -191,11 +196,17 @@ class Sequencer(Turns):
                 self._wake(actor)
 
     def _fire(self, fn: Callable[[], object]) -> None:
+        ident = _thread.get_ident()
+        # It may advance time itself, and so call what falls due meanwhile.
+        outermost = ident not in self.firing
+        self.firing.add(ident)
         try:
             if self.on_move is not None:
                 self.on_move()
             fn()
         finally:
+            if outermost:
+                self.firing.discard(ident)
             self._stop_running()
 
     def _stop_running(self) -> None:

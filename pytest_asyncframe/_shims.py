@@ -35,26 +35,32 @@ def installed(clock: VirtualClock, *, wall: bool) -> Iterator[None]:
         wall: Whether ``datetime.now()`` and ``time.time()`` show it too, where
             time-machine is installed.
     """
+    replaced: list[tuple[Any, str, Any]] = []
+
+    def replace(owner: Any, name: str, new: Any) -> None:
+        replaced.append((owner, name, getattr(owner, name)))
+        setattr(owner, name, new)
+
     with ExitStack() as stack:
+        stack.callback(_put_back, replaced)
         for owner, name, make in _REPLACED:
-            _replace(stack, owner, name, make(clock, getattr(owner, name)))
+            replace(owner, name, make(clock, getattr(owner, name)))
         for owner, name, count in _COUNTED:
-            _replace(stack, owner, name, count(clock.sequencer, getattr(owner, name)))
+            replace(owner, name, count(clock.sequencer, getattr(owner, name)))
         processes = _lanes.process_pool()
         if processes is not None:
             submit = _lanes.process_pool_submit(clock.sequencer, processes.submit)
-            _replace(stack, processes, "submit", submit)
-        _replace(stack, _anyio("to_thread"), "run_sync", _run_sync(clock.sequencer))
-        portal = _portal(clock)
-        _replace(stack, _anyio("from_thread"), "start_blocking_portal", portal)
+            replace(processes, "submit", submit)
+        replace(_anyio("to_thread"), "run_sync", _run_sync(clock.sequencer))
+        replace(_anyio("from_thread"), "start_blocking_portal", _portal(clock))
         if wall:
             _show_wall(stack, clock)
         yield
 
 
-def _replace(stack: ExitStack, owner: Any, name: str, new: Any) -> None:
-    stack.callback(setattr, owner, name, getattr(owner, name))
-    setattr(owner, name, new)
+def _put_back(replaced: list[tuple[Any, str, Any]]) -> None:
+    for owner, name, old in reversed(replaced):
+        setattr(owner, name, old)
 
 
 def _condition_wait(clock: VirtualClock, real: Callable[..., bool]) -> Callable[..., bool]:
@@ -99,7 +105,9 @@ def _time_module(clock: VirtualClock, real: Any) -> SimpleNamespace:
     def monotonic() -> float:
         return real.monotonic() if clock.sequencer.here is None else _Instant(clock.monotonic())
 
-    return SimpleNamespace(**{**vars(real), "monotonic": monotonic})
+    found = SimpleNamespace()
+    vars(found).update(vars(real), monotonic=monotonic)
+    return found
 
 
 # What waits, and by what it measures how long.

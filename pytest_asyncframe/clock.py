@@ -183,6 +183,12 @@ class VirtualClock:
             timer.cancel()
 
     @property
+    def firing(self) -> bool:
+        """Whether the calling thread is in the middle of calling what has fallen due."""
+        firing = self.sequencer.firing
+        return bool(firing) and threading.get_ident() in firing
+
+    @property
     def sleeping(self) -> list[str]:
         """Who sleeps or waits for a time, the first to wake first."""
         return [timer.actor.name for timer in self.sequencer.timers() if timer.actor is not None]
@@ -226,13 +232,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, clock: VirtualClock) -> None:
         self.clock = clock
+        self._sequencer = clock.sequencer
         self._seat = _Seat(clock.sequencer, self)
         super().__init__(self._seat)
         self._clock_resolution = _RESOLUTION
 
     def time(self) -> float:
         """Return the clock's monotonic seconds."""
-        return self.clock.monotonic()
+        return self._sequencer.now / 1e9
 
     def call_at(
         self,
@@ -242,8 +249,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """Set a timer as any loop does, and tell of it if it is a coroutine's sleep."""
-        if callback is _END_OF_SLEEP and self.clock.on_sleep is not None:
-            self.clock.on_sleep(when - self.time())
+        if callback is _END_OF_SLEEP:
+            on_sleep = self.clock.on_sleep
+            if on_sleep is not None:
+                on_sleep(when - self.time())
         return super().call_at(when, callback, *args, context=context)
 
     def run_forever(self) -> None:
@@ -287,7 +296,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class _Seat(selectors.BaseSelector):
-    """A loop's selector, in which the loop is parked while it has nothing to do."""
+    """A loop's selector, in which the loop is parked while it has nothing to do.
+
+    Attributes:
+        actor: The thread that runs the loop; None while it does not run.
+    """
 
     def __init__(self, sequencer: Sequencer, loop: VirtualLoop) -> None:
         self._sequencer = sequencer
@@ -327,7 +340,7 @@ class _Seat(selectors.BaseSelector):
         self._real.close()
 
     def _count_files(self) -> None:
-        # One is the loop's own pipe.
+        # Counted here, since it is asked for in every turn; one is the loop's own pipe.
         files = max(0, len(self._real.get_map()) - 1)
         self._sequencer.files += files - self._files
         self._files = files
@@ -360,7 +373,7 @@ class _Seat(selectors.BaseSelector):
         if actor is None:
             return self._real.select(timeout)
         waits = timeout is None or timeout > 0
-        if self.watches_files:
+        if self._files:
             ready = self._real.select(0)
             if ready or not waits:
                 return ready

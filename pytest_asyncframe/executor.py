@@ -5,9 +5,11 @@ Relies on: `_sequencer` to know what begins when, and when everybody has come to
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -28,11 +30,17 @@ class SequencedExecutor(ControlledExecutor):
         self, sequencer: Sequencer, max_workers: int | None = None, **options: Any
     ) -> None:
         desk = _Desk(sequencer)
-        super().__init__(desk, max_workers, **options)
+        workers = _standard_workers() if max_workers is None else max_workers
+        super().__init__(desk, workers, **options)
         self._sequencer = sequencer
         # Neither keeps the pool: one that nobody holds any more shuts itself down.
         sequencer.room = self.room
         desk.emptying = self.emptying
+
+
+@functools.cache  # it asks the operating system for its processors
+def _standard_workers() -> int:
+    return ThreadPoolExecutor()._max_workers
 
 
 class DeterministicExecutor(SequencedExecutor):
