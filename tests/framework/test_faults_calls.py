@@ -34,7 +34,8 @@ from framework import (
 )
 from framework.exceptions import DeadlockError
 from framework.testing import override_framework
-from tests.framework.clocks import ManualClock
+from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.probe import Probe
 
 PATIENCE = 10.0
 
@@ -50,11 +51,11 @@ async def async_pair(first: int, second: int) -> tuple[int, int]:
 
 
 @pytest.fixture
-def one_worker(manual_clock: ManualClock) -> Iterator[TaskManager]:
-    """Give a manager whose pool has one thread."""
+def one_worker() -> Iterator[TaskManager]:
+    """Give a manager whose pool, a real one, has one thread."""
     with (
-        ThreadPoolExecutorEnhanced(max_workers=1, clock=manual_clock) as pool,
-        override_framework(clock=manual_clock, pool=pool) as manager,
+        ThreadPoolExecutorEnhanced(max_workers=1) as pool,
+        override_framework(pool=pool) as manager,
     ):
         yield manager
 
@@ -559,7 +560,9 @@ def own_id() -> str:
 
 
 @pytest.mark.parametrize("kind", ["coroutine", "thread"])
-async def test_b10_each_other(task_manager: TaskManager, kind: str) -> None:
+async def test_b10_each_other(
+    task_manager: TaskManager, task_clock: VirtualClock, kind: str
+) -> None:
     """Of two tasks that wait for each other one gets a clear error, and both end."""
 
     async def coroutine(other: str) -> None:
@@ -571,32 +574,26 @@ async def test_b10_each_other(task_manager: TaskManager, kind: str) -> None:
     body: Callable[[str], object] = coroutine if kind == "coroutine" else thread
     first = await task_manager.submit(body, ("second",), task_id="first", delay=1)
     second = await task_manager.submit(body, ("first",), task_id="second", delay=1)
-    clock = task_manager.clock
-    assert isinstance(clock, ManualClock)
-    clock.advance(1)
+    await task_clock.run_for(1)
 
     for task_id in (first, second):
         with pytest.raises(DeadlockError, match=r"^this wait can never end: .* waits for .*$"):
             await task_manager.get_result(task_id)
 
 
-async def test_b10_wait_with_timeout(task_manager: TaskManager, manual_clock: ManualClock) -> None:
+async def test_b10_wait_with_timeout(asyncframe: Probe) -> None:
     """A wait that has a timeout is no deadlock: it ends by itself."""
-    asked = asyncio.Event()
 
     async def impatient() -> str:
-        asked.set()
         try:
-            await task_manager.get_result(own_id(), timeout=5)
+            await asyncframe.manager.get_result(own_id(), timeout=5)
         except TimeoutError:
             return "gave up"
         return "never"
 
-    task_id = await task_manager.submit(impatient)
-    await asked.wait()
-    manual_clock.advance(5)
+    task = await asyncframe.completed(await asyncframe.manager.submit(impatient))
 
-    assert await task_manager.get_result(task_id) == "gave up"
+    assert (task.result, task.duration) == ("gave up", 5)
 
 
 # -- B11
@@ -643,35 +640,25 @@ async def test_b11_cancelled(one_worker: TaskManager, held_body: Held) -> None:
     assert caught.value.task_id == task_id
 
 
-async def test_b11_timed_out(
-    one_worker: TaskManager, manual_clock: ManualClock, held_body: Held
-) -> None:
+async def test_b11_timed_out(asyncframe: Probe) -> None:
     """The result of a TIMEOUT task is `TaskTimeoutError` with id and limit, at once."""
-    task_id = await one_worker.submit(held_body, timeout=5)
-    await until(held_body.running)
-    manual_clock.wait_for_timers()
-    manual_clock.advance(5)
+    task_id = await asyncframe.manager.submit(asyncframe.clock.sleep, (60,), timeout=5)
 
     with pytest.raises(TaskTimeoutError) as caught:
-        await one_worker.get_result(task_id)
+        await asyncframe.manager.get_result(task_id)
 
     assert (caught.value.task_id, caught.value.limit) == (task_id, 5)
+    assert asyncframe.clock.monotonic() == 5
 
 
-async def test_b11_running(
-    one_worker: TaskManager, manual_clock: ManualClock, held_body: Held
-) -> None:
+async def test_b11_running(asyncframe: Probe) -> None:
     """The result of a running task is waited for; past the waiter's timeout it goes on."""
-    task_id = await one_worker.submit(held_body)
-    waiting = asyncio.ensure_future(one_worker.get_result(task_id, timeout=5))
-    await until(held_body.running)
-    await asyncio.to_thread(manual_clock.wait_for_timers)
-    manual_clock.advance(5)
+    task_id = await asyncframe.manager.submit(asyncframe.clock.sleep, (60,))
     with pytest.raises(TimeoutError, match=r"^task \w+ \(.*\) is running after 5 s of waiting; "):
-        await waiting
+        await asyncframe.manager.get_result(task_id, timeout=5)
 
-    held_body.go_on.set()
-    assert await one_worker.get_result(task_id) == "held"
+    assert asyncframe.clock.monotonic() == 5
+    assert (await asyncframe.completed(task_id)).duration == 60
 
 
 async def test_b11_evicted(task_manager: TaskManager) -> None:
@@ -824,7 +811,7 @@ async def test_b13_on_loop(task_manager: TaskManager) -> None:
         task_manager.wait_result(task_id)
 
 
-async def test_b13_queue_full(manual_clock: ManualClock, held_body: Held) -> None:
+async def test_b13_queue_full(held_body: Held) -> None:
     """A task that submits and waits while the queue is full gets the error, not a hang."""
 
     def outer() -> None:
@@ -833,8 +820,8 @@ async def test_b13_queue_full(manual_clock: ManualClock, held_body: Held) -> Non
         manager.wait_result(manager.submit_nowait(pair, (1, 2)))
 
     with (
-        ThreadPoolExecutorEnhanced(max_workers=1, queue_size=1, clock=manual_clock) as pool,
-        override_framework(clock=manual_clock, pool=pool) as manager,
+        ThreadPoolExecutorEnhanced(max_workers=1, queue_size=1) as pool,
+        override_framework(pool=pool) as manager,
     ):
         task_id = await manager.submit(outer)
         await until(held_body.running)

@@ -31,7 +31,8 @@ from framework import (
     setup_async_framework,
 )
 from framework._delivery import Mailbox
-from tests.framework.clocks import ManualClock
+from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.probe import Probe
 
 PATIENCE = 10.0
 """Real seconds after which a wait for another thread is a failure."""
@@ -383,17 +384,17 @@ async def test_d7_threads_go_on_while_a_coroutine_blocks(task_manager: TaskManag
 
 
 async def test_d7_no_call_of_ours_blocks_the_loop(
-    task_manager: TaskManager, manual_clock: ManualClock
+    task_manager: TaskManager, task_clock: VirtualClock
 ) -> None:
     """While a thread is stuck, waiting for it, cancelling it and looking leave the loop free."""
     body = Body()
-    task_id = await task_manager.submit(body, timeout=60.0)
+    task_id = await task_manager.submit(body, timeout=5.0)
     await reached(body.started)
     waiting = asyncio.create_task(task_manager.get_result(task_id))
     assert await task_manager.cancel_task(task_id) is False
     assert task_manager.cleanup_completed_tasks(0) == 0
     assert task_manager.get_active_count() == 1
-    manual_clock.advance(60.0)
+    await task_clock.run_for(5.0)
     with pytest.raises(TaskTimeoutError):
         await waiting
     body.gate.set()
@@ -423,13 +424,13 @@ class Stubborn:
         return "late"
 
 
-async def test_d8_over_its_limit(task_manager: TaskManager, manual_clock: ManualClock) -> None:
+async def test_d8_over_its_limit(task_manager: TaskManager, task_clock: VirtualClock) -> None:
     """A coroutine that swallows the cancellation at its limit is TIMEOUT and still running."""
     body = Stubborn()
     task_id = await task_manager.submit(body.run, timeout=5.0)
     await body.started.wait()
-    manual_clock.advance(5.0)
-    await body.swallowed.wait()
+    await task_clock.run_for(5.0)
+    assert body.swallowed.is_set()
     task = await task_manager.get_task(task_id)
     assert task is not None
     assert (task.status, task.still_running) == (TaskStatus.TIMEOUT, True)
@@ -444,7 +445,8 @@ async def test_d8_over_its_limit(task_manager: TaskManager, manual_clock: Manual
         await task_manager.get_result(task_id)
 
 
-async def test_d8_at_shutdown(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.asyncframe(leaks="off")
+async def test_d8_at_shutdown(asyncframe: Probe, caplog: pytest.LogCaptureFixture) -> None:
     """A coroutine that swallows its cancellation at shutdown is let go, and INTERRUPTED."""
     body = Stubborn()
     async with setup_async_framework(None, graceful_shutdown_timeout=0):
@@ -459,21 +461,16 @@ async def test_d8_at_shutdown(caplog: pytest.LogCaptureFixture) -> None:
     assert task_id in record.getMessage()
 
 
-async def test_d8_cancel_task_gives_up(
-    task_manager: TaskManager, manual_clock: ManualClock
-) -> None:
+async def test_d8_cancel_task_gives_up(asyncframe: Probe) -> None:
     """cancel_task() of a coroutine that does not let go is False after a second; it runs on."""
-    body = Stubborn()
-    task_id = await task_manager.submit(body.run)
+    manager, body = asyncframe.manager, Stubborn()
+    task_id = await manager.submit(body.run)
     await body.started.wait()
-    cancelling = asyncio.create_task(task_manager.cancel_task(task_id))
-    await body.swallowed.wait()
-    await asyncio.to_thread(manual_clock.wait_for_timers)
-    manual_clock.advance(1.0)
-    assert await cancelling is False
-    assert status_of(task_manager, task_id) == "running"
+    assert await manager.cancel_task(task_id) is False
+    assert (body.times, asyncframe.clock.monotonic()) == (1, 1.0)
+    assert status_of(manager, task_id) == "running"
     body.gate.set()
-    assert await task_manager.get_result(task_id) == "late"
+    assert await manager.get_result(task_id) == "late"
 
 
 # -- D9: other loops, and Python's debug modes

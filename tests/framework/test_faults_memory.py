@@ -22,7 +22,8 @@ from framework import (
     throttled_task,
 )
 from framework.testing import override_framework
-from tests.framework.clocks import ManualClock
+from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe.clock import VirtualClock
 
 PATIENCE = 10.0
 
@@ -46,17 +47,17 @@ async def test_g1_finished_tasks_are_bounded_by_number() -> None:
         assert len(manager.get_all_tasks()) == 100
 
 
-async def test_g1_finished_tasks_are_bounded_by_age() -> None:
+async def test_g1_finished_tasks_are_bounded_by_age(
+    task_manager: TaskManager, task_clock: VirtualClock
+) -> None:
     """What ended longer ago than the time to live is let go by itself."""
-    clock = ManualClock()
-    async with setup_async_framework(None, clock=clock, result_ttl=60, cleanup_interval=10):
-        manager = get_task_manager()
+    async with setup_async_framework(None, result_ttl=60, cleanup_interval=10):
         for _ in range(100):
-            await manager.submit(int, wait=True)
-        clock.advance(59)
-        before = manager.get_stats()["kept"]
-        clock.advance(11)
-        assert (before, manager.get_stats()["kept"]) == (100, 0)
+            await task_manager.submit(int, wait=True)
+        await task_clock.run_for(59)
+        before = task_manager.get_stats()["kept"]
+        await task_clock.run_for(11)
+        assert (before, task_manager.get_stats()["kept"]) == (100, 0)
 
 
 async def test_g2_results_are_let_go_with_their_tasks() -> None:
@@ -172,7 +173,7 @@ async def test_g5_a_submitter_that_is_cancelled_while_waiting_leaks_no_place() -
 
 
 def test_g6_keys_of_a_throttle_are_forgotten_once_their_window_has_passed(
-    task_manager: TaskManager, manual_clock: ManualClock
+    task_manager: TaskManager, task_clock: VirtualClock
 ) -> None:
     """Of 100,000 keys used one after the other, about those of one window are kept."""
 
@@ -190,7 +191,8 @@ def test_g6_keys_of_a_throttle_are_forgotten_once_their_window_has_passed(
         alive.add(key)
         limited(key)
         most = max(most, len(alive))
-        manual_clock.advance(0.01)
+        if number % 100 == 99:
+            task_clock.advance(1)
     # A hundred keys to a window; idle ones are looked for from a thousand on.
     assert most < 2_000
 
@@ -223,22 +225,21 @@ async def test_g7_stuck_threads_hold_up_neither_the_loop_nor_the_figures() -> No
         release.set()
 
 
-async def test_g7_threads_given_up_at_their_limit_are_replaced_and_told(
-    manual_clock: ManualClock,
-) -> None:
+async def test_g7_threads_given_up_at_their_limit_are_replaced_and_told() -> None:
     """Threads stuck past their limit give their place to others, and are counted."""
+    clock = VirtualClock(Sequencer())
     release = threading.Event()
     started = threading.Barrier(3)
 
     def block() -> None:
         started.wait(PATIENCE)
-        release.wait()
+        release.wait(PATIENCE)
 
-    with override_framework(clock=manual_clock) as manager:
-        async with setup_async_framework(None, max_workers=2):
+    with override_framework(clock=clock) as manager:
+        async with setup_async_framework(None, max_workers=2, graceful_shutdown_timeout=0):
             stuck = [await manager.submit(block, timeout=1) for _ in range(2)]
             await asyncio.to_thread(started.wait, PATIENCE)
-            manual_clock.advance(1)
+            clock.advance(1)
             assert await manager.submit(int, wait=True) == 0
             assert manager.pool.get_stats()["abandoned"] == 2
             release.set()

@@ -1,6 +1,6 @@
 """Faults of time: rows F1 to F8 of the project's fault table (there is no F7).
 
-The clock stands still until it is moved, and its wall time can jump.
+Time is virtual but in F3, and the wall clock can jump.
 """
 
 from __future__ import annotations
@@ -18,19 +18,26 @@ from framework import (
     TaskManager,
     TaskStatus,
     TaskTimeoutError,
-    ThreadPoolExecutorEnhanced,
     background_task,
     retry_task,
+    setup_async_framework,
     throttled_task,
 )
 from framework.protocols import TaskEvent
 from framework.testing import override_framework
-from tests.framework.clocks import ManualClock
+from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.probe import Probe
 
 HOUR = 3_600.0
 PATIENCE = 10.0
 
 both_ways = pytest.mark.parametrize("jump", [HOUR, -HOUR])
+
+
+def jump_wall(clock: VirtualClock, seconds: float) -> None:
+    """Set the wall clock on or back, as an operator does; no public way leads there."""
+    clock._wall += seconds
 
 
 async def get(manager: TaskManager, task_id: str) -> Task:
@@ -42,7 +49,7 @@ async def get(manager: TaskManager, task_id: str) -> Task:
 
 @both_ways
 def test_f1_a_throttle_ignores_a_jump_of_the_wall_clock(
-    task_manager: TaskManager, manual_clock: ManualClock, jump: float
+    task_manager: TaskManager, task_clock: VirtualClock, jump: float
 ) -> None:
     """A used up window is free again after its seconds, wherever the wall clock went."""
 
@@ -51,33 +58,34 @@ def test_f1_a_throttle_ignores_a_jump_of_the_wall_clock(
         return "done"
 
     assert limited() == "done"
-    manual_clock.jump_wall(jump)
+    jump_wall(task_clock, jump)
     with pytest.raises(RateLimitExceededError) as caught:
         limited()
     assert caught.value.retry_after == 60
-    manual_clock.advance(60)
+    task_clock.advance(60)
     assert limited() == "done"
 
 
 @both_ways
 async def test_f1_a_limit_ignores_a_jump_of_the_wall_clock(
-    task_manager: TaskManager, manual_clock: ManualClock, jump: float
+    task_manager: TaskManager, task_clock: VirtualClock, jump: float
 ) -> None:
     """A task times out when its seconds have passed, and not when the wall clock says so."""
     never = asyncio.Event()
     task_id = await task_manager.submit(never.wait, timeout=60)
-    await asyncio.to_thread(manual_clock.wait_for_timers)
-    manual_clock.jump_wall(jump)
-    manual_clock.advance(59)
+    await task_clock.run_for(30)
+    jump_wall(task_clock, jump)
+    await task_clock.run_for(29)
     assert (await get(task_manager, task_id)).status is TaskStatus.RUNNING
-    manual_clock.advance(1)
+    await task_clock.run_for(1)
     task = await get(task_manager, task_id)
     assert (task.status, task.duration) == (TaskStatus.TIMEOUT, 60)
+    assert isinstance(task.error, TaskTimeoutError)
 
 
 @both_ways
 async def test_f1_a_retry_ignores_a_jump_of_the_wall_clock(
-    task_manager: TaskManager, manual_clock: ManualClock, jump: float
+    task_manager: TaskManager, task_clock: VirtualClock, jump: float
 ) -> None:
     """A retry comes after its delay, wherever the wall clock went meanwhile."""
     attempts: list[float] = []
@@ -85,40 +93,40 @@ async def test_f1_a_retry_ignores_a_jump_of_the_wall_clock(
     @background_task
     @retry_task(max_retries=1, retry_delay=60)
     async def fails_once() -> None:
-        attempts.append(manual_clock.monotonic())
+        attempts.append(task_clock.monotonic())
         if len(attempts) == 1:
             raise ConnectionError
 
     task_id = fails_once()
-    await asyncio.to_thread(manual_clock.wait_for_timers)
-    manual_clock.jump_wall(jump)
-    manual_clock.advance(60)
+    await task_clock.run_for(30)
+    jump_wall(task_clock, jump)
+    await task_clock.run_for(30)
     await task_manager.get_result(task_id)
-    assert attempts[1] - attempts[0] == 60
+    assert attempts == [0, 60]
 
 
 @both_ways
 async def test_f1_a_clean_up_ignores_a_jump_of_the_wall_clock(
-    task_manager: TaskManager, manual_clock: ManualClock, jump: float
+    task_manager: TaskManager, task_clock: VirtualClock, jump: float
 ) -> None:
     """What ended a minute ago is a minute old, whatever the wall clock shows."""
     await task_manager.submit(int, wait=True)
-    manual_clock.jump_wall(jump)
-    manual_clock.advance(60)
+    jump_wall(task_clock, jump)
+    await task_clock.run_for(60)
     assert task_manager.cleanup_completed_tasks(max_age=61) == 0
     assert task_manager.cleanup_completed_tasks(max_age=60) == 1
 
 
 @both_ways
 async def test_f1_durations_ignore_a_jump_of_the_wall_clock(
-    task_manager: TaskManager, manual_clock: ManualClock, jump: float
+    task_manager: TaskManager, task_clock: VirtualClock, jump: float
 ) -> None:
     """A jump in the middle of a task makes neither its duration nor its stamps run back."""
     release = asyncio.Event()
     task_id = await task_manager.submit(release.wait, timeout=HOUR)
-    await asyncio.to_thread(manual_clock.wait_for_timers)
-    manual_clock.jump_wall(jump)
-    manual_clock.advance(5)
+    await task_clock.run_for(2)
+    jump_wall(task_clock, jump)
+    await task_clock.run_for(3)
     release.set()
     await task_manager.get_result(task_id)
     task = await get(task_manager, task_id)
@@ -128,46 +136,31 @@ async def test_f1_durations_ignore_a_jump_of_the_wall_clock(
     assert task.ended_at - task.started_at == timedelta(seconds=5)
 
 
-async def test_f2_time_in_the_queue_does_not_count_against_the_limit(
-    manual_clock: ManualClock,
-) -> None:
+async def test_f2_time_in_the_queue_does_not_count_against_the_limit(asyncframe: Probe) -> None:
     """A task that waits longer than its limit is not TIMEOUT, and then runs and completes."""
-    release, started = threading.Event(), threading.Event()
-
-    def block() -> None:
-        started.set()
-        release.wait()
-
-    pool = ThreadPoolExecutorEnhanced(max_workers=1)
-    with override_framework(clock=manual_clock, pool=pool) as manager:
-        blocker = await manager.submit(block)
-        await asyncio.to_thread(started.wait, PATIENCE)
-        queued = await manager.submit(int, timeout=1)
-        manual_clock.advance(HOUR)
-        waiting = await get(manager, queued)
-        release.set()
-        await manager.get_result(blocker)
-        assert await manager.get_result(queued) == 0
-        done = await get(manager, queued)
-    pool.shutdown()
-    assert (waiting.status, done.status) == (TaskStatus.PENDING, TaskStatus.COMPLETED)
-    assert done.queue_time == HOUR
+    async with setup_async_framework(None, max_workers=1):
+        await asyncframe.manager.submit(asyncframe.clock.sleep, (HOUR,))
+        queued = await asyncframe.manager.submit(asyncframe.clock.sleep, (0.5,), timeout=1)
+        done = await asyncframe.completed(queued)
+    assert (done.queue_time, done.duration) == (HOUR, 0.5)
+    asyncframe.assert_transitions(queued, "pending>running>completed")
 
 
-def test_f3_a_result_at_the_very_limit_has_one_outcome(
-    task_manager: TaskManager, manual_clock: ManualClock
-) -> None:
+@pytest.mark.timeout(60)
+def test_f3_a_result_at_the_very_limit_has_one_outcome() -> None:
     """Of 10,000 tasks that return as their limit passes, each has one final state and keeps it."""
     rounds = 10_000
+    # With a pool that is none of the plugin's own: it fires while threads work, so that they race.
+    clock = VirtualClock(Sequencer())
     ready, meet = threading.Barrier(2), threading.Barrier(2)
-    returning = threading.Semaphore(0)
+    returning, late = threading.Semaphore(0), threading.Semaphore(0)
     finals: dict[str | None, list[str]] = {}
 
     def hear(event: TaskEvent) -> None:
         if event.kind in {"completed", "timed_out"}:
             finals.setdefault(event.task_id, []).append(event.kind)
-
-    task_manager.subscribe(hear)
+        if event.kind == "late_result":
+            late.release()
 
     # Whoever is woken comes a little later: the body in one, the limit in the other.
     def woken() -> str:
@@ -179,35 +172,36 @@ def test_f3_a_result_at_the_very_limit_has_one_outcome(
         returning.release()
         return "in time"
 
-    for turn in range(rounds):
-        if turn % 2:
-            task_id = task_manager.submit_nowait(woken, timeout=1)
-            ready.wait(PATIENCE)
-            meet.wait(PATIENCE)
-        else:
-            task_id = task_manager.submit_nowait(waking, timeout=1)
-            returning.acquire()
-        manual_clock.advance(1)
-        try:
-            assert task_manager.wait_result(task_id, timeout=PATIENCE) == "in time"
-        except TaskTimeoutError:
-            first = "timed_out"
-        else:
-            first = "completed"
-        manual_clock.wait_until_released()
-        assert finals.pop(task_id) == [first]
-    stats = task_manager.get_stats()
+    with override_framework(clock=clock) as manager:
+        manager.subscribe(hear)
+        for turn in range(rounds):
+            if turn % 2:
+                task_id = manager.submit_nowait(woken, timeout=1)
+                ready.wait(PATIENCE)
+                meet.wait(PATIENCE)
+            else:
+                task_id = manager.submit_nowait(waking, timeout=1)
+                returning.acquire()
+            clock.advance(1)
+            try:
+                assert manager.wait_result(task_id, timeout=PATIENCE) == "in time"
+            except TaskTimeoutError:
+                first = "timed_out"
+                assert late.acquire(timeout=PATIENCE)
+            else:
+                first = "completed"
+            assert finals.pop(task_id) == [first]
+        manager.pool.shutdown()
+        stats = manager.get_stats()
+    assert finals == {}
     assert stats["completed"] + stats["timeout"] == rounds
     assert min(stats["completed"], stats["timeout"]) > 0
     assert stats["late_results"] == stats["timeout"]
 
 
-async def test_f4_a_late_result_is_dropped_and_counted(
-    task_manager: TaskManager, manual_clock: ManualClock
-) -> None:
+async def test_f4_a_late_result_is_dropped_and_counted(asyncframe: Probe) -> None:
     """A body that returns after its TIMEOUT changes nothing and calls no hook once more."""
-    release = threading.Event()
-    hooks: list[TaskStatus] = []
+    manager, hooks = asyncframe.manager, list[TaskStatus]()
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -215,19 +209,21 @@ async def test_f4_a_late_result_is_dropped_and_counted(
         hooks.append(task.status)
         loop.call_soon_threadsafe(told.set)
 
-    task_id = await task_manager.submit(release.wait, timeout=1, on_complete=hook, on_error=hook)
-    await asyncio.to_thread(manual_clock.wait_for_timers)
-    manual_clock.advance(1)
-    await told.wait()
-    limited = await get(task_manager, task_id)
-    release.set()
-    await asyncio.to_thread(manual_clock.wait_until_released)
-    late = await get(task_manager, task_id)
+    def body() -> str:
+        asyncframe.clock.sleep(10)
+        return "late"
+
+    task_id = await manager.submit(body, timeout=1, on_complete=hook, on_error=hook)
+    limited = await asyncframe.completed(task_id, check=False)
     assert (limited.status, limited.still_running) == (TaskStatus.TIMEOUT, True)
+    assert limited.duration == 1
+    await told.wait()
+    await asyncframe.clock.asleep(10)
+    late = await get(manager, task_id)
     assert (late.status, late.still_running, late.result) == (TaskStatus.TIMEOUT, False, None)
     assert isinstance(late.error, TaskTimeoutError)
     assert hooks == [TaskStatus.TIMEOUT]
-    assert task_manager.get_stats()["late_results"] == 1
+    assert manager.get_stats()["late_results"] == 1
 
 
 async def test_f5_a_clean_up_of_everything_leaves_what_runs(task_manager: TaskManager) -> None:
@@ -250,39 +246,31 @@ def test_f5_an_impossible_age_is_refused(task_manager: TaskManager, age: float) 
         task_manager.cleanup_completed_tasks(max_age=age)
 
 
-async def test_f6_a_limit_holds_for_all_attempts_together(
-    task_manager: TaskManager, manual_clock: ManualClock
-) -> None:
+async def test_f6_a_limit_holds_for_all_attempts_together(asyncframe: Probe) -> None:
     """A task that retries every 40 s under a limit of 60 s ends at 60 s, in its second delay."""
     attempts: list[float] = []
 
     @background_task(timeout=60)
     @retry_task(max_retries=10, retry_delay=40)
     async def always_fails() -> None:
-        attempts.append(manual_clock.monotonic())
+        attempts.append(asyncframe.clock.monotonic())
         raise ConnectionError
 
-    begun = manual_clock.monotonic()
-    task_id = always_fails()
-    # The limit's timer and the delay's, before and after the second attempt.
-    await asyncio.to_thread(manual_clock.wait_for_timers, 2)
-    manual_clock.advance(40)
-    await asyncio.to_thread(manual_clock.wait_for_timers, 2)
-    manual_clock.advance(20)
-    with pytest.raises(TaskTimeoutError):
-        await task_manager.get_result(task_id)
-    assert (await get(task_manager, task_id)).duration == 60
-    assert attempts == [begun, begun + 40]
+    task = await asyncframe.completed(always_fails(), check=False)
+    assert isinstance(task.error, TaskTimeoutError)
+    assert (task.duration, asyncframe.clock.monotonic()) == (60, 60)
+    assert attempts == [0, 40]
+    assert asyncframe.delays(always_fails) == [40, 40]
 
 
-async def test_f8_stamps_are_aware_and_in_utc(
-    task_manager: TaskManager, manual_clock: ManualClock
-) -> None:
+async def test_f8_stamps_are_aware_and_in_utc() -> None:
     """Stamps are aware datetimes in UTC, and ISO 8601 with an offset in JSON."""
-    task_id = await task_manager.submit(int)
-    await task_manager.get_result(task_id)
-    task = await get(task_manager, task_id)
-    now = datetime.fromtimestamp(manual_clock.time(), UTC)
+    clock = VirtualClock(Sequencer(), wall=1_700_001_000)
+    with override_framework(clock=clock) as manager:
+        task_id = await manager.submit(int)
+        await manager.get_result(task_id)
+        task = await get(manager, task_id)
+    now = datetime.fromtimestamp(1_700_001_000, UTC)
     assert (task.created_at, task.started_at, task.ended_at) == (now, now, now)
     shown = task.to_dict()
     stamps = [shown[key] for key in ("created_at", "start_time", "end_time")]

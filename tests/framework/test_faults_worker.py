@@ -11,7 +11,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import ContextVar
 from typing import Any, NoReturn
@@ -32,7 +31,8 @@ from framework import (
 from framework._workers import Worker
 from framework.protocols import TaskEvent
 from framework.testing import override_framework
-from tests.framework.clocks import ManualClock
+from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe.clock import VirtualClock
 from tests.framework.kinds import (
     EVERY_KIND,
     PATIENCE,
@@ -328,7 +328,7 @@ async def test_c9_hook_that_blocks(task_manager: TaskManager) -> None:
 
 
 async def test_c9_hook_that_blocks_at_a_limit(
-    task_manager: TaskManager, manual_clock: ManualClock
+    task_manager: TaskManager, task_clock: VirtualClock
 ) -> None:
     """A hook that blocks at a limit does not keep other limits from firing."""
     entered, gate = threading.Event(), threading.Event()
@@ -342,15 +342,16 @@ async def test_c9_hook_that_blocks_at_a_limit(
         running[index].set()
         gate.wait(PATIENCE)
 
-    await task_manager.submit(body, (0,), timeout=1.0, on_error=hook)
+    first = await task_manager.submit(body, (0,), timeout=1.0, on_error=hook)
     second = await task_manager.submit(body, (1,), timeout=2.0)
     for started in running:
         await reached(started)
-    manual_clock.advance(1.0)
+    await task_clock.run_for(1.0)
     await reached(entered)
-    manual_clock.advance(1.0)
-    with pytest.raises(TaskTimeoutError):
-        await task_manager.get_result(second)
+    await task_clock.run_for(1.0)
+    for task_id in (first, second):
+        with pytest.raises(TaskTimeoutError):
+            await task_manager.get_result(task_id)
     gate.set()
 
 
@@ -448,8 +449,9 @@ def test_c11_fork_in_a_task() -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("7\n7\n", "", 0)
 
 
-async def test_c12_all_threads_hang(manual_clock: ManualClock) -> None:
+async def test_c12_all_threads_hang() -> None:
     """With every thread stuck the figures say so, the bound refuses, and the loop goes on."""
+    clock = VirtualClock(Sequencer())
     gate, started = threading.Event(), threading.Semaphore(0)
 
     def hang() -> None:
@@ -459,8 +461,8 @@ async def test_c12_all_threads_hang(manual_clock: ManualClock) -> None:
     async def coroutine_task() -> str:
         return "alive"
 
-    pool = ThreadPoolExecutorEnhanced(2, queue_size=1, clock=manual_clock)
-    with override_framework(clock=manual_clock, pool=pool) as manager:
+    pool = ThreadPoolExecutorEnhanced(2, queue_size=1, clock=clock)
+    with override_framework(clock=clock, pool=pool) as manager:
         ids: list[str] = []
 
         async def hang_one() -> None:
@@ -470,10 +472,10 @@ async def test_c12_all_threads_hang(manual_clock: ManualClock) -> None:
         await hang_one()
         await hang_one()
         stuck = pool.get_stats()
-        manual_clock.advance(1.0)
+        clock.advance(1.0)
         await hang_one()
         await hang_one()
-        manual_clock.advance(1.0)
+        clock.advance(1.0)
         waiting = manager.submit_nowait(lambda: "at last")
         await asyncio.to_thread(int)
         with pytest.raises(QueueFullError):
@@ -490,7 +492,7 @@ async def test_c12_all_threads_hang(manual_clock: ManualClock) -> None:
     assert (alive, recovered) == ("alive", "at last")
 
 
-def raises_no_thread(_: threading.Thread) -> NoReturn:
+def raises_no_thread(*_: object, **__: object) -> NoReturn:
     """Fail as ``Thread.start`` does when the process has too many."""
     raise RuntimeError("can't start new thread")
 
@@ -521,19 +523,13 @@ def test_c13_no_thread_off_a_loop(
     assert task_manager.wait_result(task_manager.submit_nowait(int)) == 0
 
 
-class NoTimers(ManualClock):
-    """A clock whose timer thread cannot be started."""
-
-    def call_at(self, *_: object, **__: object) -> NoReturn:
-        """Fail as `SystemClock` does when the process has too many threads."""
-        raise RuntimeError("can't start new thread")
-
-
 @pytest.fixture
-def no_timers() -> Iterator[TaskManager]:
-    """Give a manager whose clock cannot set timers."""
-    with override_framework(clock=NoTimers()) as manager:
-        yield manager
+def no_timers(
+    task_manager: TaskManager, task_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> TaskManager:
+    """Give a manager whose clock cannot set timers, as if no thread started for them."""
+    monkeypatch.setattr(task_clock, "call_at", raises_no_thread)
+    return task_manager
 
 
 @pytest.mark.parametrize("make", [in_thread, on_loop])
@@ -559,7 +555,7 @@ async def test_c13_no_timer_for_a_delay(no_timers: TaskManager) -> None:
 
 
 async def test_c13_no_thread_for_a_hook(
-    task_manager: TaskManager, manual_clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    task_manager: TaskManager, task_clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hook at a limit for which no thread starts is called all the same."""
     started, gate = threading.Event(), threading.Event()
@@ -569,13 +565,17 @@ async def test_c13_no_thread_for_a_hook(
         started.set()
         gate.wait(PATIENCE)
 
-    await task_manager.submit(body, timeout=1.0, on_error=lambda task: told.append(task.status))
+    task_id = await task_manager.submit(
+        body, timeout=1.0, on_error=lambda task: told.append(task.status)
+    )
     await reached(started)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", raises_no_thread)
-        manual_clock.advance(1.0)
+        task_clock.advance(1.0)
     gate.set()
     assert told == [TaskStatus.TIMEOUT]
+    with pytest.raises(TaskTimeoutError):
+        await task_manager.get_result(task_id)
 
 
 async def test_c14_initializer_fails(caplog: pytest.LogCaptureFixture) -> None:
@@ -644,7 +644,7 @@ async def test_c15_the_next_task_on_the_thread() -> None:
 
 
 async def test_c17_limits_fire_late_but_fire(
-    task_manager: TaskManager, manual_clock: ManualClock
+    task_manager: TaskManager, task_clock: VirtualClock
 ) -> None:
     """Limits that passed while nothing could run all fire afterwards, each task once."""
     ends: list[str] = []
@@ -658,7 +658,8 @@ async def test_c17_limits_fire_late_but_fire(
     ids = [await task_manager.submit(body, timeout=limit) for limit in (1.0, 2.0, 1.0)]
     for _ in ids:
         assert await asyncio.to_thread(started.acquire, timeout=PATIENCE)
-    manual_clock.advance(60.0)
+    # The loop stands still meanwhile.
+    task_clock.advance(5.0)
     for task_id in ids:
         with pytest.raises(TaskTimeoutError):
             await task_manager.get_result(task_id)
@@ -667,7 +668,7 @@ async def test_c17_limits_fire_late_but_fire(
 
 
 async def test_c17_one_outcome_of_a_task_past_its_limit(
-    task_manager: TaskManager, manual_clock: ManualClock
+    task_manager: TaskManager, task_clock: VirtualClock
 ) -> None:
     """A task whose limit passes while it computes is TIMEOUT, once, and its result is late."""
     ends: list[str] = []
@@ -682,7 +683,7 @@ async def test_c17_one_outcome_of_a_task_past_its_limit(
     task_manager.subscribe(sink)
 
     def body() -> int:
-        manual_clock.advance(2.0)
+        task_clock.advance(2.0)
         return 7
 
     task_id = await task_manager.submit(body, timeout=1.0)
@@ -693,13 +694,13 @@ async def test_c17_one_outcome_of_a_task_past_its_limit(
 
 
 async def test_c17_one_outcome_of_a_task_that_was_quicker(
-    task_manager: TaskManager, manual_clock: ManualClock
+    task_manager: TaskManager, task_clock: VirtualClock
 ) -> None:
     """A task that returned before its limit could fire is COMPLETED, and stays so."""
     ends: list[str] = []
     task_manager.subscribe(lambda event: ends.append(event.kind) if event.kind in FINAL else None)
     task_id = await task_manager.submit(lambda: 7, timeout=1.0)
     assert await task_manager.get_result(task_id) == 7
-    manual_clock.advance(60.0)
+    await task_clock.run_for(60.0)
     assert await task_manager.get_result(task_id) == 7
     assert ends == ["completed"]

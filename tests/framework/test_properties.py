@@ -28,7 +28,7 @@ from framework._jsonsafe import jsonable
 from framework._retry import MAX_DELAY, RetryPolicy
 from framework.protocols import Kind, Run, TaskRecord
 from framework.testing import override_framework
-from tests.framework.clocks import ManualClock
+from tests.framework.exact import ExactClock
 
 EXAMPLES = 200
 MAX_RATE = 5
@@ -86,7 +86,7 @@ class Oracle:
         )
 
 
-def after(clock: ManualClock, window: float, pause: float | Fraction) -> float:
+def after(clock: ExactClock, window: float, pause: float | Fraction) -> float:
     """Return the moment a pause from now ends; a fraction counts the steps past the window."""
     now = clock.monotonic()
     if not isinstance(pause, Fraction):
@@ -114,7 +114,7 @@ def test_window_in_raise_mode(
     keyed: bool,
 ) -> None:
     """A call is refused exactly if a half-open window would hold more than the rate."""
-    clock = ManualClock(start)
+    clock = ExactClock(start)
     oracle = Oracle(rate, window)
 
     @throttled_task(rate_limit=rate, time_window=window, key=(lambda key: key) if keyed else None)
@@ -150,7 +150,7 @@ def test_retry_after_is_enough(
     start: float, rate: int, window: float, burst: list[tuple[str, float | Fraction]]
 ) -> None:
     """Whoever comes again after exactly `retry_after` seconds is let through."""
-    clock = ManualClock(start)
+    clock = ExactClock(start)
 
     @throttled_task(rate_limit=rate, time_window=window)
     def call() -> None: ...
@@ -204,7 +204,7 @@ class Loop:
 )
 def test_window_in_wait_mode(rate: int, window: float, burst: list[float | Fraction]) -> None:
     """Waiting calls pass in the order of their coming, each as early as the window allows."""
-    clock = ManualClock()
+    clock = ExactClock()
     oracle = Oracle(rate, window)
     passed: list[tuple[int, float]] = []
     # A pass takes three turns: the timer's call, the sleeper's, the next one's signal.
@@ -250,7 +250,7 @@ def test_cancelled_waiters_give_their_place_back(
     rate: int, window: float, cancelled: list[bool]
 ) -> None:
     """Those who stay pass as if those who were cancelled had never come."""
-    clock = ManualClock()
+    clock = ExactClock()
     passed: list[tuple[int, float]] = []
     turns = 4 * (len(cancelled) + rate) + 4
 
@@ -362,7 +362,7 @@ LIMITS = (0.5, 1.0, 1.1, 7.0)
 )
 def test_deadlines(steps: list[tuple[str, float, float]]) -> None:
     """What is not removed expires once, at its own second, in the order of the seconds."""
-    clock = ManualClock()
+    clock = ExactClock()
     fired: list[tuple[int, float]] = []
     deadlines: Deadlines[int] = Deadlines(clock, lambda entry: fired.append((entry, now())))
     now = clock.monotonic
@@ -397,7 +397,7 @@ def test_deadlines(steps: list[tuple[str, float, float]]) -> None:
 @given(limits=st.lists(st.sampled_from(LIMITS), min_size=1, max_size=20))
 def test_deadlines_close(limits: list[float]) -> None:
     """After `close` nothing expires and no timer is left."""
-    clock = ManualClock()
+    clock = ExactClock()
     fired: list[int] = []
     deadlines: Deadlines[int] = Deadlines(clock, fired.append)
     for number, limit in enumerate(limits):
@@ -419,7 +419,7 @@ sixty_fourths = st.integers(0, 640).map(lambda count: count / 64)
 @given(pauses=st.lists(sixty_fourths, max_size=20), age=sixty_fourths)
 def test_cleanup(pauses: list[float], age: float) -> None:
     """A clean-up forgets exactly the tasks that ended so long ago or longer."""
-    clock = ManualClock()
+    clock = ExactClock()
 
     @async_task
     async def instant() -> None: ...
@@ -556,7 +556,7 @@ Operation = Literal["submit", "run", "cancel"]
 )
 def test_queue_bound(size: int, operations: list[Operation], delayed: bool) -> None:
     """A task is refused exactly if as many wait as may, delayed ones included."""
-    clock, engine = ManualClock(), HeldEngine()
+    clock, engine = ExactClock(), HeldEngine()
     pool = ThreadPoolExecutorEnhanced(max_workers=1, queue_size=size, clock=clock)
     waiting: list[str] = []
     refused = 0
@@ -591,17 +591,18 @@ def test_queue_bound(size: int, operations: list[Operation], delayed: bool) -> N
             assert figures.get("rejected", 0) == refused
 
 
-def test_clock_protocol(manual_clock: ManualClock) -> None:
+def test_the_clock_of_the_properties() -> None:
     """Timers fire in the order of their time, each while the clock shows it."""
+    clock = ExactClock()
     fired: list[tuple[str, float]] = []
 
     def note(name: str) -> Callable[[], None]:
-        return lambda: fired.append((name, manual_clock.monotonic()))
+        return lambda: fired.append((name, clock.monotonic()))
 
-    manual_clock.call_at(1_002.0, note("second"))
-    manual_clock.call_at(1_001.0, note("first"))
-    manual_clock.call_at(1_003.0, note("cancelled")).cancel()
-    manual_clock.advance(5)
+    clock.call_at(1_002.0, note("second"))
+    clock.call_at(1_001.0, note("first"))
+    clock.call_at(1_003.0, note("cancelled")).cancel()
+    clock.advance(5)
 
     assert fired == [("first", 1_001.0), ("second", 1_002.0)]
-    assert manual_clock.monotonic() == 1_005.0
+    assert clock.monotonic() == 1_005.0

@@ -28,12 +28,55 @@ from framework._workers import Worker
 from framework.protocols import Interceptor, TaskRecord
 from framework.stores.memory import MemoryStore
 from framework.testing import override_framework
-from tests.framework.clocks import ManualClock
+from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe.clock import VirtualClock
 
 PATIENCE = 10.0
 """Real seconds after which a wait for another thread is a failure."""
 
 FINAL = {"completed", "failed", "timed_out", "cancelled", "interrupted"}
+
+
+class RacingClock(VirtualClock):
+    """A clock beside the production pool: it fires while threads work, so that they race.
+
+    Attributes:
+        held: How many calls of `hold` have not been given back.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Sequencer())
+        self._changed = threading.Condition()
+        self.held = 0
+
+    def hold(self) -> None:
+        """Count one piece of work that is about to be queued."""
+        with self._changed:
+            self.held += 1
+
+    def release(self) -> None:
+        """Count one piece of work as done."""
+        with self._changed:
+            self.held -= 1
+            self._changed.notify_all()
+
+    def wait_until_released(self) -> None:
+        """Block until everything that was queued has ended."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.held == 0, PATIENCE)
+
+
+@pytest.fixture
+def racing_clock() -> RacingClock:
+    """Give a clock that waits for no thread."""
+    return RacingClock()
+
+
+@pytest.fixture
+def task_manager(racing_clock: RacingClock) -> Iterator[TaskManager]:
+    """Give a manager on the production pool, in place of the plugin's with its own one."""
+    with override_framework(clock=racing_clock) as manager:
+        yield manager
 
 
 class Turnstile:
@@ -123,7 +166,7 @@ def cancel(manager: TaskManager, task_id: str) -> bool:
 
 
 def test_the_limit_comes_before_the_result(
-    task_manager: TaskManager, manual_clock: ManualClock
+    task_manager: TaskManager, racing_clock: RacingClock
 ) -> None:
     """A body that returned, but whose limit is decided first, is TIMEOUT and stays so."""
     # 1 the body returns, 2 the limit passes and is decided, 3 the result is refused.
@@ -132,7 +175,7 @@ def test_the_limit_comes_before_the_result(
     ends, late = ends_of(task_manager), heard(task_manager, "late_result")
     task_id = task_manager.submit_nowait(lambda: 7, timeout=1.0)
     gate.await_arrival()
-    manual_clock.advance(1.0)
+    racing_clock.advance(1.0)
     gate.let_in()
     assert late.wait(PATIENCE)
     with pytest.raises(TaskTimeoutError):
@@ -142,7 +185,7 @@ def test_the_limit_comes_before_the_result(
 
 
 def test_the_result_comes_before_the_limit(
-    task_manager: TaskManager, manual_clock: ManualClock, aside: ThreadPoolExecutor
+    task_manager: TaskManager, racing_clock: RacingClock, aside: ThreadPoolExecutor
 ) -> None:
     """A limit that has begun to fire, but is decided second, changes nothing."""
     # 1 the limit fires, 2 the body returns and is decided, 3 the limit is refused.
@@ -151,7 +194,7 @@ def test_the_result_comes_before_the_limit(
     gate = Turnstile(ledger, "end", lambda _, move, *__, **___: move == "time_out")
     task_id = task_manager.submit_nowait(body, timeout=1.0)
     assert body.started.wait(PATIENCE)
-    moving = aside.submit(manual_clock.advance, 1.0)
+    moving = aside.submit(racing_clock.advance, 1.0)
     gate.await_arrival()
     body.gate.set()
     assert task_manager.wait_result(task_id) == "result"
@@ -232,7 +275,7 @@ async def test_a_coroutine_is_cancelled_before_its_first_step(task_manager: Task
 @pytest.mark.parametrize("cancelled_first", [True, False])
 def test_the_clock_is_let_go_by_a_task_cancelled_while_it_is_queued(
     task_manager: TaskManager,
-    manual_clock: ManualClock,
+    racing_clock: RacingClock,
     aside: ThreadPoolExecutor,
     cancelled_first: bool,
 ) -> None:
@@ -255,9 +298,9 @@ def test_the_clock_is_let_go_by_a_task_cancelled_while_it_is_queued(
         assert cancel(task_manager, "mine")
     assert submitting.result(PATIENCE) == "mine"
     busy.gate.set()
-    manual_clock.wait_until_released()
+    racing_clock.wait_until_released()
     task_manager.pool.shutdown()
-    assert manual_clock.held == 0
+    assert racing_clock.held == 0
 
 
 # -- submit against shutdown
@@ -377,7 +420,7 @@ async def test_a_coroutine_waits_while_the_task_completes(
 
 @pytest.mark.parametrize("evicted_first", [True, False])
 def test_a_late_result_meets_the_eviction(
-    task_manager: TaskManager, manual_clock: ManualClock, evicted_first: bool
+    task_manager: TaskManager, racing_clock: RacingClock, evicted_first: bool
 ) -> None:
     """A late result neither brings an evicted task back nor hinders its eviction."""
     # 1 the task is TIMEOUT, 2 it is evicted, 3 its thread returns; or 1, 3, 2.
@@ -385,7 +428,7 @@ def test_a_late_result_meets_the_eviction(
     late = heard(task_manager, "late_result")
     task_id = task_manager.submit_nowait(body, timeout=1.0)
     assert body.started.wait(PATIENCE)
-    manual_clock.advance(1.0)
+    racing_clock.advance(1.0)
     with pytest.raises(TaskTimeoutError):
         task_manager.wait_result(task_id)
     if evicted_first:
@@ -467,10 +510,10 @@ def test_a_call_is_queued_while_a_thread_parks() -> None:
 
 
 @pytest.fixture
-def one_thread(manual_clock: ManualClock) -> Iterator[TaskManager]:
+def one_thread(racing_clock: RacingClock) -> Iterator[TaskManager]:
     """Give a manager whose pool has one thread."""
-    pool = ThreadPoolExecutorEnhanced(1, clock=manual_clock)
-    with override_framework(clock=manual_clock, pool=pool) as manager:
+    pool = ThreadPoolExecutorEnhanced(1, clock=racing_clock)
+    with override_framework(clock=racing_clock, pool=pool) as manager:
         yield manager
     pool.shutdown()
 
@@ -517,7 +560,7 @@ async def test_a_staged_task_and_a_thread_that_waits_for_it(
 
 @pytest.mark.parametrize("waits_first", [True, False])
 def test_a_delayed_task_and_a_thread_that_waits_for_it(
-    one_thread: TaskManager, manual_clock: ManualClock, waits_first: bool
+    one_thread: TaskManager, racing_clock: RacingClock, waits_first: bool
 ) -> None:
     """The only thread, waiting for a delayed task, runs it when it falls due."""
     # 1 the task is delayed, 2 the thread looks for it in the queue, finds nothing and
@@ -531,9 +574,9 @@ def test_a_delayed_task_and_a_thread_that_waits_for_it(
     if waits_first:
         outer.go.set()
         assert looked.passed.wait(PATIENCE)
-        manual_clock.advance(5.0)
+        racing_clock.advance(5.0)
     else:
-        manual_clock.advance(5.0)
+        racing_clock.advance(5.0)
         outer.go.set()
     assert one_thread.wait_result(waiting, timeout=None) == outer.thread
 
@@ -541,7 +584,7 @@ def test_a_delayed_task_and_a_thread_that_waits_for_it(
 @pytest.mark.parametrize("due_first", [True, False])
 def test_a_delayed_task_falls_due_while_it_is_cancelled(
     one_thread: TaskManager,
-    manual_clock: ManualClock,
+    racing_clock: RacingClock,
     aside: ThreadPoolExecutor,
     due_first: bool,
 ) -> None:
@@ -552,16 +595,16 @@ def test_a_delayed_task_falls_due_while_it_is_cancelled(
     gate = Turnstile(one_thread._core.runner, "launch")
     task_id = one_thread.submit_nowait(body, delay=5.0)
     if due_first:
-        moving = aside.submit(manual_clock.advance, 5.0)
+        moving = aside.submit(racing_clock.advance, 5.0)
         gate.await_arrival()
         assert cancel(one_thread, task_id) is True
         gate.let_in()
         moving.result(PATIENCE)
     else:
         assert cancel(one_thread, task_id) is True
-        manual_clock.advance(5.0)
+        racing_clock.advance(5.0)
     one_thread.pool.shutdown()
-    assert (body.runs, manual_clock.held) == (0, 0)
+    assert (body.runs, racing_clock.held) == (0, 0)
     assert one_thread.get_stats()["delayed"] == 0
 
 
@@ -651,7 +694,7 @@ class LyingGates(Gates):
         return gate
 
 
-def lying_gates(clock: ManualClock, between: Callable[[LyingGates], None]) -> LyingGates:
+def lying_gates(clock: VirtualClock, between: Callable[[LyingGates], None]) -> LyingGates:
     """Return gates for one call in 10 s whose only gate has become idle."""
     policy = throttle_policy("f", rate_limit=1, time_window=10.0, when_limited="raise", key=str)
     gates = LyingGates(policy)
@@ -662,22 +705,22 @@ def lying_gates(clock: ManualClock, between: Callable[[LyingGates], None]) -> Ly
     return gates
 
 
-def test_a_gate_retires_before_it_is_used(manual_clock: ManualClock) -> None:
+def test_a_gate_retires_before_it_is_used(racing_clock: RacingClock) -> None:
     """A call that found a gate which is dropped before use is counted by the fresh one."""
     # 1 a call finds the gate, 2 the gate is retired and dropped, 3 the call is counted.
-    gates = lying_gates(manual_clock, lambda it: it._purge(manual_clock.monotonic()))
-    assert gates.take("key", manual_clock.monotonic) is None
-    assert gates.take("key", manual_clock.monotonic) == manual_clock.monotonic() + 10.0
+    gates = lying_gates(racing_clock, lambda it: it._purge(racing_clock.monotonic()))
+    assert gates.take("key", racing_clock.monotonic) is None
+    assert gates.take("key", racing_clock.monotonic) == racing_clock.monotonic() + 10.0
     assert len(gates) == 1
 
 
-def test_a_gate_is_used_before_it_retires(manual_clock: ManualClock) -> None:
+def test_a_gate_is_used_before_it_retires(racing_clock: RacingClock) -> None:
     """A gate that has just counted a call is not dropped, so the limit still holds."""
     # 1 a call finds the gate, 2 the call is counted, 3 the gate is to be retired.
-    gates = lying_gates(manual_clock, lambda _: None)
-    assert gates.take("key", manual_clock.monotonic) is None
-    gates._purge(manual_clock.monotonic())
-    assert gates.take("key", manual_clock.monotonic) == manual_clock.monotonic() + 10.0
+    gates = lying_gates(racing_clock, lambda _: None)
+    assert gates.take("key", racing_clock.monotonic) is None
+    gates._purge(racing_clock.monotonic())
+    assert gates.take("key", racing_clock.monotonic) == racing_clock.monotonic() + 10.0
     assert len(gates) == 1
 
 
