@@ -56,10 +56,33 @@ def process_pool_submit(sequencer: Sequencer, real: Submit) -> Submit:
         except BaseException:
             sequencer.expect(-1)
             raise
-        future.add_done_callback(lambda _: sequencer.expect(-1))
+        _when_told(future, lambda: sequencer.expect(-1))
         return future
 
     return submit
+
+
+def _when_told(future: Any, call: Callable[[], object]) -> None:
+    """Have *call* called once all callbacks of *future* have run.
+
+    Args:
+        future: A `Future`, whose inner parts are used.
+        call: What to call; at once if the future is done.
+    """
+    invoke = future._invoke_callbacks
+
+    def invoke_and_call() -> None:
+        try:
+            invoke()
+        finally:
+            call()
+
+    with future._condition:
+        done = future.done()
+        if not done:
+            future._invoke_callbacks = invoke_and_call
+    if done:
+        call()
 
 
 class _Lane:
@@ -149,17 +172,9 @@ class _Visit:
             if told:
                 sequencer.leave(actor)
 
-    def follow(self, future: Any) -> None:  # Any: a Future, whose inner parts are used
+    def follow(self, future: Future[Any]) -> None:
         """Leave once the callbacks of *future* have run."""
-        invoke = future._invoke_callbacks
-
-        def invoke_and_leave() -> None:
-            try:
-                invoke()
-            finally:
-                self._leave()
-
-        future._invoke_callbacks = invoke_and_leave
+        _when_told(future, self._leave)
         self._followed.release()
 
     def _leave(self) -> None:

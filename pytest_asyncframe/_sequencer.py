@@ -11,6 +11,7 @@ Lock order: see `_turns`. The lock is not held while a timer fires or something 
 from __future__ import annotations
 
 import _thread
+import sys
 from collections.abc import Callable
 
 from framework.testing import Queued
@@ -242,10 +243,19 @@ class Sequencer(Turns):
 
     # -- time
 
-    def call_at(self, when: int, fn: Callable[[], object], background: bool) -> Timer:
-        """Set a timer for nanosecond *when*, or for as soon as nobody runs."""
+    def call_at(
+        self, when: int, fn: Callable[[], object], *, background: bool = False, last: bool = False
+    ) -> Timer:
+        """Set a timer for nanosecond *when*, or for as soon as nobody runs.
+
+        Args:
+            when: When to call *fn*.
+            fn: What to call.
+            background: Whether nobody waits for it.
+            last: Whether all others of that moment fire before it, also those set later.
+        """
         with self._lock:
-            timer = self._push(when, fn, None)
+            timer = self._push(when, fn, None, sys.maxsize if last else None)
             timer.background = background
         if not self._running:
             self.go_on()

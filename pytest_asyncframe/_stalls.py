@@ -38,7 +38,7 @@ def watch(sequencer: Sequencer, mode: str, note: Callable[[str], object]) -> Non
         mode: The test's, by its name.
         note: Called with what is no error, but took the order of things out of its hands.
     """
-    before = {thread.ident for thread in threading.enumerate()}
+    before = set(threading.enumerate())
     seen = -1
 
     def on_stall() -> BaseException | None:
@@ -65,12 +65,12 @@ def watch(sequencer: Sequencer, mode: str, note: Callable[[str], object]) -> Non
     sequencer.on_quiet = on_quiet
 
 
-def _strangers(sequencer: Sequencer, before: set[int | None]) -> Iterator[threading.Thread]:
+def _strangers(sequencer: Sequencer, before: set[threading.Thread]) -> Iterator[threading.Thread]:
     """Yield the threads of this test that could still wake somebody, unseen by the clock."""
     frames = sys._current_frames()
     for thread in threading.enumerate():
         ident = thread.ident
-        if ident is None or ident in before or ident in sequencer.actors:
+        if ident is None or thread in before or ident in sequencer.actors:
             continue
         frame = frames.get(ident)
         # One without a frame is only just beginning.
@@ -117,7 +117,7 @@ def _why(sequencer: Sequencer, mode: str) -> str:
     return "\n".join(lines)
 
 
-def _who_blocks(sequencer: Sequencer, before: set[int | None]) -> str:
+def _who_blocks(sequencer: Sequencer, before: set[threading.Thread]) -> str:
     lines = [f"nothing has moved for {sequencer.patience:g} s of real time:"]
     frames = sys._current_frames()
     lines += [

@@ -16,7 +16,7 @@ Start = Callable[[threading.Thread], None]
 Join = Callable[..., None]
 
 _ENDED = "_asyncframe_ended"
-"""The attribute of a thread in which there is an event that is set at its end."""
+"""The attribute of a thread in which its `_End` is."""
 
 _STARTED = "_asyncframe_started"
 """The attribute of a thread that says where it was started."""
@@ -35,7 +35,7 @@ def start_on(sequencer: Sequencer, real: Start) -> Start:
             real(self)
             return
         counted = self.name in _CALLERS
-        _tell_end(sequencer, self, counted=counted)
+        _tell_end(sequencer, self, counted=counted, pooled=sequencer.here is None)
         if counted:
             sequencer.expect()
         try:
@@ -50,11 +50,24 @@ def start_on(sequencer: Sequencer, real: Start) -> Start:
     return start
 
 
-def _tell_end(sequencer: Sequencer, thread: Any, *, counted: bool) -> None:
+class _End:
+    """The end of a thread.
+
+    Attributes:
+        came: Set on the thread when it has nothing more to do.
+        pooled: Whether it is a pool's, which works on the clock whenever it works.
+    """
+
+    def __init__(self, *, pooled: bool) -> None:
+        self.came = threading.Event()
+        self.pooled = pooled
+
+
+def _tell_end(sequencer: Sequencer, thread: Any, *, counted: bool, pooled: bool) -> None:
     # Any: it gets attributes
     run = thread.run
-    ended = threading.Event()
-    setattr(thread, _ENDED, ended)
+    end = _End(pooled=pooled)
+    setattr(thread, _ENDED, end)
 
     def run_and_tell() -> None:
         actor = sequencer.enter(thread.name, expected=True) if counted else None
@@ -62,7 +75,7 @@ def _tell_end(sequencer: Sequencer, thread: Any, *, counted: bool) -> None:
             run()
         finally:
             del thread.run
-            ended.set()
+            end.came.set()
             if actor is not None:
                 sequencer.leave(actor)
             sequencer.has_ended(threading.get_ident())
@@ -75,18 +88,18 @@ def join_on(sequencer: Sequencer, real: Join) -> Join:
 
     @functools.wraps(real)
     def join(self: threading.Thread, timeout: float | None = None) -> None:
-        ended = getattr(self, _ENDED, None)
-        ident = self.ident
+        end, ident = getattr(self, _ENDED, None), self.ident
         if (
-            ended is None
-            or ident not in sequencer.known
+            end is None
+            or ident is None
+            or not (end.pooled or ident in sequencer.known)
             or sequencer.here is None
             or self is threading.current_thread()
         ):
             real(self, timeout)
             return
         with sequencer.joining(ident):
-            gone = ended.wait(None if timeout is None else max(timeout, 0))
+            gone = end.came.wait(None if timeout is None else max(timeout, 0))
         if gone:
             real(self)
 

@@ -352,10 +352,17 @@ class Turns(ABC):
         # Where nobody is seen a thread is about to begin, or a timer is being fired.
         return times * LOOK_EVERY >= (LOOK_EVERY if others else self.patience)
 
-    def _push(self, when: int, fn: Callable[[], object] | None, actor: Actor | None) -> Timer:
-        # Threads that run beside each other set their timers in no certain order.
-        setter = self.actors.get(_thread.get_ident())
-        order = 0 if setter is None else setter.order
+    def _push(
+        self,
+        when: int,
+        fn: Callable[[], object] | None,
+        actor: Actor | None,
+        order: int | None = None,
+    ) -> Timer:
+        if order is None:
+            # Threads that run beside each other set their timers in no certain order.
+            setter = self.actors.get(_thread.get_ident())
+            order = 0 if setter is None else setter.order
         return self._timers.push(max(when, self.now), fn, actor, order)
 
 

@@ -10,6 +10,7 @@ Lock order: a condition that is waited on comes before the sequencer's lock.
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 import threading
 import time
@@ -89,7 +90,7 @@ class VirtualClock:
 
     def call_at(self, when: float, fn: Callable[[], object], *, background: bool = False) -> Timer:
         """Call *fn* at second *when*, or as soon as nobody runs if that has passed."""
-        return self.sequencer.call_at(round(when * 1e9), fn, background)
+        return self.sequencer.call_at(_nanoseconds(when), fn, background=background)
 
     def wait(self, condition: threading.Condition, timeout: float | None = None) -> bool:
         """Wait as ``Condition.wait``, for *timeout* seconds of virtual time."""
@@ -175,7 +176,7 @@ class VirtualClock:
         """Wait until time stands at *target* and everybody rests."""
         rested = asyncio.Event()
         timer = self.sequencer.call_at(
-            target, lambda: loop.call_soon_threadsafe(rested.set), background=False
+            target, lambda: loop.call_soon_threadsafe(rested.set), last=True
         )
         try:
             await rested.wait()
@@ -207,12 +208,23 @@ class VirtualClock:
         return VirtualLoop(self)
 
     def _at(self, seconds: float) -> int:
-        return self.sequencer.now + round(seconds * 1e9)
+        return self.sequencer.now + _nanoseconds(seconds)
 
     def _target(self, name: str, seconds: float) -> int:
         if not seconds >= 0:
             raise ValueError(f"{name}() takes seconds of 0 or more, not {seconds!r}")
         return self._at(seconds)
+
+
+def _nanoseconds(seconds: float) -> int:
+    """Return the first nanosecond at which a clock shows no less than *seconds*."""
+    product = seconds * 1e9
+    found = round(product)
+    # Else who waits for that second would be woken before it, and wait again, without end.
+    while found / 1e9 < seconds:
+        product = math.nextafter(product, math.inf)
+        found = math.ceil(product)
+    return found
 
 
 def _what(timer: Timer) -> str:

@@ -160,6 +160,7 @@ async def test_tasks_of_one_status(task_manager: TaskManager) -> None:
     delayed = await task_manager.submit(int, delay=60)
     assert list(task_manager.get_tasks_by_status(TaskStatus.COMPLETED)) == [done]
     assert list(task_manager.get_tasks_by_status("pending")) == [delayed]
+    assert await task_manager.cancel_task(delayed)
 
 
 async def test_what_a_task_says_of_itself(task_manager: TaskManager) -> None:

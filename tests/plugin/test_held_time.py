@@ -1,0 +1,309 @@
+"""What keeps virtual time from moving, and what ends exactly when it should."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+
+import pytest
+
+from framework import (
+    RateLimitExceededError,
+    Task,
+    TaskManager,
+    TaskTimeoutError,
+    ThreadPoolExecutorEnhanced,
+    throttled_task,
+)
+from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.probe import Probe
+
+asleep = asyncio.sleep  # noqa: TID251  # on virtual time, which is what is tested here
+
+
+def sleep(seconds: float) -> None:
+    """Sleep by the function that the plugin has put in place."""
+    time.sleep(seconds)  # noqa: TID251  # as above
+
+
+def compute(seconds: float = 0.03) -> float:
+    """Be busy for so many seconds of the thread's own processor time."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+    return seconds
+
+
+# -- pools
+
+
+@pytest.mark.parametrize("pool_type", [ThreadPoolExecutor, ThreadPoolExecutorEnhanced])
+def test_a_pool_that_computes(asyncframe: Probe, pool_type: type[ThreadPoolExecutor]) -> None:
+    """Time stands still while a thread of a user's own pool computes."""
+    with pool_type(1) as pool:
+        assert pool.submit(compute).result(5) == compute()
+
+    assert asyncframe.clock.monotonic() == 0
+
+
+@pytest.mark.parametrize("pool_type", [ThreadPoolExecutor, ThreadPoolExecutorEnhanced])
+def test_a_pool_that_is_left_while_it_sleeps(
+    asyncframe: Probe, pool_type: type[ThreadPoolExecutor]
+) -> None:
+    """The end of a pool waits for what sleeps in it, on virtual time."""
+    with pool_type(2) as pool:
+        for _ in range(4):
+            pool.submit(sleep, 10)
+
+    assert asyncframe.clock.monotonic() == 20
+
+
+def test_a_pool_that_is_left_in_a_task(asyncframe: Probe) -> None:
+    """The same in a task, and the limits of others fire meanwhile."""
+
+    def body() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(sleep, 10)
+
+    slow = asyncframe.manager.submit_nowait(sleep, (99,), timeout=3)
+    done = asyncframe.manager.submit_nowait(body)
+    asyncframe.run_until_complete(done)
+    assert asyncframe.clock.monotonic() == 10
+
+    with pytest.raises(TaskTimeoutError):
+        asyncframe.run_until_complete(slow)
+
+
+def test_many_short_calls(task_clock: VirtualClock) -> None:
+    """A pool whose threads go idle and begin again never looks like a deadlock."""
+    with ThreadPoolExecutorEnhanced(1) as pool:
+        assert [pool.submit(int).result() for _ in range(500)] == [0] * 500
+
+    assert task_clock.monotonic() == 0
+
+
+async def test_a_call_over_its_limit(asyncframe: Probe) -> None:
+    """A call that a pool gives up at its limit goes on, on the clock."""
+    ended: list[float] = []
+
+    def body() -> None:
+        sleep(8)
+        ended.append(asyncframe.clock.monotonic())
+
+    with ThreadPoolExecutorEnhanced(1, task_timeout=5, clock=asyncframe.clock) as pool:
+        call = asyncio.get_running_loop().run_in_executor(pool, body)
+        with pytest.raises(TaskTimeoutError):
+            await call
+        assert asyncframe.clock.monotonic() == 5
+
+    assert ended == [8]
+
+
+def test_a_join_with_a_timeout(asyncframe: Probe) -> None:
+    """Thread.join waits as long as it may, by the clock, for a thread that sleeps on it."""
+    pool = ThreadPoolExecutor(1)
+    pool.submit(sleep, 10)
+    (thread,) = pool._threads
+    thread.join(4)
+    assert (thread.is_alive(), asyncframe.clock.monotonic()) == (True, 4)
+
+    pool.shutdown(wait=False)
+    thread.join()
+    assert (thread.is_alive(), asyncframe.clock.monotonic()) == (False, 10)
+
+
+async def test_a_process_that_computes(asyncframe: Probe) -> None:
+    """Time stands still while a process of a pool computes."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        call = asyncio.get_running_loop().run_in_executor(pool, compute)
+        assert await asyncio.wait_for(call, 0.001) == compute()
+
+    assert asyncframe.clock.monotonic() == 0
+
+
+def test_a_process_pool_that_is_closed(asyncframe: Probe) -> None:
+    """A call that a process pool refuses does not keep time from moving."""
+    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        pool.submit(compute)
+
+    sleep(3)
+    assert asyncframe.clock.monotonic() == 3
+
+
+async def test_the_end_of_the_default_executor(asyncframe: Probe) -> None:
+    """A loop's default executor ends in no virtual time; what sleeps in it ends first."""
+    loop = asyncio.get_running_loop()
+    loop.call_later(200, lambda: None)
+    await asyncio.to_thread(int)
+    await loop.shutdown_default_executor()
+    assert asyncframe.clock.monotonic() == 0
+
+    await asyncframe.settled()
+
+
+# -- what the framework does on threads of its own
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.0])
+async def test_a_hook_at_a_limit(asyncframe: Probe, seconds: float) -> None:
+    """A hook that is called at a limit holds time while it computes, and sleeps on it."""
+    called: list[float] = []
+
+    def hook(_: Task) -> None:
+        compute()
+        sleep(seconds)
+        called.append(asyncframe.clock.monotonic())
+
+    task_id = asyncframe.manager.submit_nowait(sleep, (9,), timeout=1, on_error=hook)
+    assert (await asyncframe.completed(task_id, check=False)).error is not None
+    await asyncframe.clock.run_for(5)
+
+    assert called == [1 + seconds]
+
+
+# -- files and signals
+
+
+async def test_bytes_that_are_on_their_way(asyncframe: Probe) -> None:
+    """A timeout around a socket does not fire while the other side is at work."""
+    left, right = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=left)
+
+    def answer() -> None:
+        compute(0.1)
+        right.sendall(b"done\n")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    assert await asyncio.wait_for(reader.readline(), 60) == b"done\n"
+
+    assert asyncframe.clock.monotonic() == 0
+    thread.join()
+    right.close()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_socket_from_which_nothing_comes(asyncframe: Probe) -> None:
+    """A socket that is only open keeps time from moving for a moment, not for ever."""
+    left, right = socket.socketpair()
+    _, writer = await asyncio.open_connection(sock=left)
+    await asleep(60)
+
+    assert asyncframe.clock.monotonic() == 60
+    right.close()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_a_signal_wakes_the_loop(asyncframe: Probe) -> None:
+    """A loop with a handler for a signal is no deadlock, and goes on when that comes."""
+    loop = asyncio.get_running_loop()
+    heard = asyncio.Event()
+    loop.add_signal_handler(signal.SIGUSR1, heard.set)
+    try:
+        thread = threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGUSR1))
+        thread.start()
+        await heard.wait()
+        thread.join()
+    finally:
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    assert asyncframe.clock.monotonic() == 0
+
+
+# -- exact ends
+
+
+@pytest.mark.parametrize(
+    ("begin", "limit"), [(0.1, 0.2), (1.1, 2.2), (0, 1 / 3), (1e6, 1e-3), (0, 1e-12)]
+)
+async def test_limits_that_are_no_whole_nanoseconds(
+    asyncframe: Probe, begin: float, limit: float
+) -> None:
+    """A limit fires once, at the first nanosecond that is not before it."""
+    await asleep(begin)
+    task_id = await asyncframe.manager.submit(asyncio.Event().wait, timeout=limit)
+    with pytest.raises(TaskTimeoutError):
+        await asyncframe.completed(task_id)
+
+    late = asyncframe.clock.monotonic() - begin - limit
+    assert 0 <= late + 1e-15 * begin <= 2e-9
+
+
+def test_a_time_to_retry_after(task_clock: VirtualClock, task_manager: TaskManager) -> None:
+    """Once the clock has moved by retry_after, the call is allowed."""
+
+    @throttled_task(rate_limit=1, time_window=1 / 3)
+    def call() -> int:
+        return 1
+
+    call()
+    with pytest.raises(RateLimitExceededError) as caught:
+        call()
+    task_clock.advance(caught.value.retry_after)
+
+    assert call() == 1
+
+
+async def repeat(clock: VirtualClock, every: float, told: list[float]) -> None:
+    """Note the time again and again, by a timer that sets itself anew."""
+
+    def tick() -> None:
+        told.append(clock.monotonic())
+        clock.call_at(clock.monotonic() + every, tick)
+
+    clock.call_at(every, tick)
+
+
+async def sleep_again(clock: VirtualClock, every: float, told: list[float]) -> None:
+    """Note the time again and again, in a coroutine."""
+
+    async def go_on() -> None:
+        while True:
+            await asleep(every)
+            told.append(clock.monotonic())
+
+    told_by = asyncio.create_task(go_on())
+    told_by.add_done_callback(lambda _: None)
+
+
+@pytest.mark.asyncframe(leaks="off")
+@pytest.mark.parametrize("start", [repeat, sleep_again])
+async def test_run_for_ends_after_what_is_due_then(
+    task_clock: VirtualClock, start: Callable[..., object]
+) -> None:
+    """What falls due at the very end of run_for has happened when it returns."""
+    told: list[float] = []
+    await start(task_clock, 10, told)  # type: ignore[misc]  # one of the two above
+    await task_clock.run_for(30)
+
+    assert told == [10, 20, 30]
+
+
+def test_as_completed_with_a_timeout(asyncframe: Probe) -> None:
+    """as_completed gives up exactly when its time is over."""
+    with pytest.raises(TimeoutError):
+        list(as_completed([Future[None]()], 0.3))
+
+    assert asyncframe.clock.monotonic() == 0.3
+
+
+def test_a_clock_of_its_own() -> None:
+    """A clock that is made without anything moves by advance."""
+    clock = VirtualClock()
+    fired: list[float] = []
+    clock.call_at(2, lambda: fired.append(clock.monotonic()))
+    clock.advance(3)
+
+    assert (fired, clock.monotonic()) == ([2], 3)
