@@ -184,7 +184,8 @@ def set_override(framework: Framework | None) -> None:
         if framework is not None and _STATE.override is not None:
             raise RuntimeError(
                 "override_framework() is active already: one test has one framework; leave "
-                "the first override before the next one"
+                "the first override before the next one, or put this one in its place by "
+                "override_framework(nested=True)"
             )
         _STATE.override = framework
         _STATE.settle()

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any  # a task's function may take anything
 
+from framework import _registry
 from framework._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework._core import Limits
 from framework._ledger import Home
@@ -83,8 +84,9 @@ def override_framework(
 
     ``get_task_manager()``, the decorators and every ``setup_async_framework(app)`` inside
     use it: the limits that apps ask for apply, their clock, executor, store and engine do
-    not. Each app still drains its own tasks when it stops. It is no context variable,
-    since test clients and runners run the app in contexts of their own.
+    not. Each app still drains its own tasks when it stops. Scheduled functions that were
+    defined inside of another function meanwhile are forgotten at the end. It is no context
+    variable, since test clients and runners run the app in contexts of their own.
 
     Args:
         clock: Time for everything; None for the system's.
@@ -114,6 +116,7 @@ def override_framework(
         new_id=new_id,
         rng=rng,
     )
+    schedules = _registry.schedules()
     framework = Framework(parts, Limits())
     if loop is not None:
         framework.core.add_home(Home(framework.core, None, loop))
@@ -127,3 +130,4 @@ def override_framework(
         set_override(None)
         framework.close(0.0)
         set_override(before)
+        _registry.forget_local(schedules)

@@ -96,9 +96,17 @@ class Waiter:
 
 
 class Timer:
-    """Something that falls due; see `framework.protocols.TimerHandle`."""
+    """Something that falls due; see `framework.protocols.TimerHandle`.
 
-    __slots__ = ("actor", "background", "fn", "when")
+    Attributes:
+        when: The nanosecond for which it is set.
+        fn: What is called then; None if an actor is woken.
+        actor: Who is woken then; None if something is called.
+        background: Whether nobody waits for it.
+        place: Where it was set, if the user's own code has set it; else "".
+    """
+
+    __slots__ = ("actor", "background", "fn", "place", "when")
 
     def __init__(
         self,
@@ -111,6 +119,7 @@ class Timer:
         self.fn = fn
         self.actor = actor
         self.background = background
+        self.place = ""
 
     @property
     def live(self) -> bool:

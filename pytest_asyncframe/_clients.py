@@ -8,7 +8,7 @@ import socket
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -104,6 +104,13 @@ class Client:
         stack, self._stack = self._stack, None
         assert isinstance(stack, ExitStack)
         stack.__exit__(kind, error, traceback)
+
+    def discard(self) -> None:
+        """End what was left open, as far as that is possible without its event loop."""
+        stack, self._stack = self._stack, None
+        if isinstance(stack, ExitStack):
+            with suppress(Exception):
+                stack.close()
 
     def _enter(self, stack: Any) -> Any:
         if self._stack is not None:
@@ -251,6 +258,10 @@ class LiveServer:
         with self._away():
             self._thread.join()
         self._socket.close()
+
+    def discard(self) -> None:
+        """Stop it, as `stop`."""
+        self.stop()
 
     def _serve(self) -> None:
         try:

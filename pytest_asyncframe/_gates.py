@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pytest_asyncframe._options import Severity
     from pytest_asyncframe._toolkit import Toolkit
 
+_GRACE = 0.2
+"""Real seconds that a thread has to end after the test."""
+
 _CUT_SHORT = "the framework shut down"
 """The reason of a task that a stopping lifespan had to end."""
 
@@ -26,6 +29,7 @@ class AsyncframeWarning(UserWarning):
 
 def leaks(toolkit: Toolkit) -> list[str]:
     """Return what the test has left behind, a line or more for each."""
+    toolkit.come_to_rest()
     found = []
     for one in toolkit.recorder.submissions:
         record = one.record
@@ -36,7 +40,13 @@ def leaks(toolkit: Toolkit) -> list[str]:
             TaskStatus.INTERRUPTED,
         ):
             found.append(f"task cut short by the app's shutdown: {described(record)}")
-    found += [f"leaked client: {client} is still open" for client in toolkit.open_clients]
+    clients = toolkit.open_clients
+    found += [f"leaked client: {client} is still open" for client in clients]
+    if not clients:
+        # A client has threads of its own.
+        found += [f"leaked thread: {line}" for line in toolkit.census.left(_GRACE)]
+    if toolkit.clock is not None:
+        found += [f"leaked timer: {line}" for line in toolkit.clock.left()]
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, cast
 
@@ -97,6 +98,31 @@ def settings_for(item: pytest.Item, base: Settings) -> Settings:
     return found
 
 
+def check_fixtures(item: pytest.Item, mode: Mode, asked: Collection[str]) -> None:
+    """Check that the fixtures that a test asks for go together with its mode.
+
+    Raises:
+        pytest.UsageError: If they do not.
+    """
+    if "asyncframe" not in asked:
+        if any("mode" in marker.kwargs for marker in item.iter_markers("asyncframe")):
+            raise pytest.UsageError(
+                f"{item.name} has a mode, which is for the fixture asyncframe, and asks for "
+                f"{_listed(sorted(asked))} only: ask for asyncframe, or leave the mode out"
+            )
+        return
+    for name, modes, why in (
+        ("task_executor", ("virtual", "threads"), "threads start by themselves"),
+        ("task_clock", ("threads",), "time is real"),
+    ):
+        if name in asked and mode in modes:
+            fitting = [one for one in MODES if one not in modes]
+            raise pytest.UsageError(
+                f"{item.name} asks for {name}, and its mode is {mode!r}, in which {why}: it "
+                f"needs one of {_listed(fitting)}, or to leave {name} out"
+            )
+
+
 def check_surroundings(item: pytest.Item) -> None:
     """Check that nothing else decides over the time of a test with a virtual clock.
 
@@ -110,10 +136,21 @@ def check_surroundings(item: pytest.Item) -> None:
             f"{scope}: let it have a loop of its own, by @pytest.mark.asyncio"
             "(loop_scope='function') or asyncio_default_test_loop_scope = function"
         )
-    if item.config.pluginmanager.hasplugin("looptime"):
+    looptimes = [
+        name
+        for name, _ in item.config.pluginmanager.list_name_plugin()
+        if name.startswith("looptime")
+    ]
+    if looptimes:
+        options = " ".join(f"-p no:{name}" for name in looptimes)
         raise pytest.UsageError(
-            f"{item.name} has a virtual clock, and looptime replaces the time of every event "
-            "loop as well: run pytest with '-p no:looptime', or uninstall it"
+            f"{item.name} has a virtual clock, and looptime replaces the time of event loops "
+            f"as well: run pytest with '{options}', or uninstall it"
+        )
+    if item.get_closest_marker("trio") is not None:
+        raise pytest.UsageError(
+            f"{item.name} is run by trio, and its virtual clock drives event loops of asyncio: "
+            "leave out the marker trio and the setting trio_mode for it, or the fixture"
         )
     freezegun: Any = sys.modules.get("freezegun")
     if freezegun is not None and freezegun.api.freeze_factories:
@@ -157,5 +194,5 @@ def _ini(config: pytest.Config, key: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def _listed(values: tuple[str, ...]) -> str:
+def _listed(values: Sequence[str]) -> str:
     return ", ".join(values)

@@ -89,3 +89,10 @@ def inwards(body: Any) -> Iterator[FrameType]:  # Any: whatever a coroutine may 
         if frame is not None:
             yield frame
         body = getattr(body, "cr_await", None) or getattr(body, "gi_yieldfrom", None)
+
+
+def users_place(caller: FrameType | None) -> str:
+    """Return where *caller* stands if it is the user's own code; else ""."""
+    if caller is not None and is_users(caller.f_code):
+        return at(caller.f_code, caller.f_lineno)
+    return ""

@@ -13,13 +13,10 @@ from pathlib import Path
 from types import FrameType
 
 from pytest_asyncframe._actors import Actor
+from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._places import at, inwards, outwards, place_of
 from pytest_asyncframe._sequencer import Sequencer
-from pytest_asyncframe.clock import VirtualLoop
-
-_LIBRARIES = {"threading.py", "queue.py", "selectors.py", "contextlib.py", "runners.py"}
-_IDLE = {"thread.py": ("_worker",), "_crew.py": ("_park",), "_asyncio.py": ("run",)}
-"""Where a pool's thread stands that has nothing to do: the file and the function."""
+from pytest_asyncframe._threads import busy
 
 
 class VirtualDeadlockError(RuntimeError):
@@ -30,15 +27,20 @@ class StuckError(RuntimeError):
     """Raised into a test in which somebody blocks where the clock does not see it."""
 
 
-def watch(sequencer: Sequencer, mode: str, note: Callable[[str], object]) -> None:
+def watch(
+    sequencer: Sequencer,
+    mode: str,
+    before: set[threading.Thread],
+    note: Callable[[str], object],
+) -> None:
     """Have *sequencer* tell a test of stalls and of what blocks out of sight.
 
     Args:
         sequencer: The test's.
         mode: The test's, by its name.
+        before: The threads that there were before the test.
         note: Called with what is no error, but took the order of things out of its hands.
     """
-    before = set(threading.enumerate())
     seen = -1
 
     def on_stall() -> BaseException | None:
@@ -67,27 +69,9 @@ def watch(sequencer: Sequencer, mode: str, note: Callable[[str], object]) -> Non
 
 def _strangers(sequencer: Sequencer, before: set[threading.Thread]) -> Iterator[threading.Thread]:
     """Yield the threads of this test that could still wake somebody, unseen by the clock."""
-    frames = sys._current_frames()
-    for thread in threading.enumerate():
-        ident = thread.ident
-        if ident is None or thread in before or ident in sequencer.actors:
-            continue
-        frame = frames.get(ident)
-        # One without a frame is only just beginning.
-        if frame is None or not _idle(frame):
+    for thread in busy(before):
+        if thread.ident not in sequencer.actors:
             yield thread
-
-
-def _idle(frame: FrameType) -> bool:
-    step: FrameType | None = frame
-    while step is not None:
-        code = step.f_code
-        name = Path(code.co_filename).name
-        if name == "queue.py" or name in _LIBRARIES:
-            step = step.f_back
-            continue
-        return code.co_name in _IDLE.get(name, ())
-    return False
 
 
 def _waits_outside(sequencer: Sequencer) -> bool:

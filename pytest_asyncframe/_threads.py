@@ -1,19 +1,30 @@
 """Threads that a test starts: their start, their end, who waits for that, and what is left.
 
-Relies on: a thread's `run` being looked up when it begins.
+Relies on: a thread's `run` being looked up when it begins; the frames of threads, to tell
+which have nothing to do.
 """
 
 from __future__ import annotations
 
 import functools
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
+from pytest_asyncframe._places import outwards, place_of
 from pytest_asyncframe._sequencer import Sequencer
 
 Start = Callable[[threading.Thread], None]
 Join = Callable[..., None]
+
+_JOIN = threading.Thread.join
+_LIBRARIES = {"threading.py", "queue.py", "selectors.py", "contextlib.py", "runners.py"}
+_IDLE = {"thread.py": ("_worker",), "_crew.py": ("_park",), "_asyncio.py": ("run",)}
+"""Where a pool's thread stands that has nothing to do: the file and the function."""
 
 _ENDED = "_asyncframe_ended"
 """The attribute of a thread in which its `_End` is."""
@@ -104,3 +115,79 @@ def join_on(sequencer: Sequencer, real: Join) -> Join:
             real(self)
 
     return join
+
+
+def busy(before: set[threading.Thread]) -> Iterator[threading.Thread]:
+    """Yield the threads that have something to do, without those of *before*."""
+    frames = sys._current_frames()
+    for thread in threading.enumerate():
+        if thread.ident is None or thread in before:
+            continue
+        frame = frames.get(thread.ident)
+        # One without a frame is only just beginning.
+        if frame is None or not _idle(frame):
+            yield thread
+
+
+def _idle(frame: FrameType) -> bool:
+    for step in outwards(frame):
+        name = Path(step.f_code.co_filename).name
+        if name not in _LIBRARIES:
+            return step.f_code.co_name in _IDLE.get(name, ())
+    return False
+
+
+class Census:
+    """Knows which threads a test has started, and where.
+
+    Attributes:
+        before: The threads that there were before it.
+    """
+
+    def __init__(self) -> None:
+        self.before = set(threading.enumerate())
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Note inside where threads are started."""
+        real = threading.Thread.start
+
+        @functools.wraps(real)
+        def start(self: threading.Thread) -> None:
+            setattr(self, _STARTED, place_of(outwards(sys._getframe(1))))
+            real(self)
+
+        threading.Thread.start = start  # type: ignore[method-assign]  # see above
+        try:
+            yield
+        finally:
+            threading.Thread.start = real  # type: ignore[method-assign]
+
+    def left(self, grace: float) -> list[str]:
+        """Return which threads of the test still work, a line each.
+
+        Daemon threads are left out, which nobody needs to end, and so are the idle threads
+        of pools, which may be shared by many tests.
+
+        Args:
+            grace: Real seconds that they have to end, 0 or more.
+        """
+        processes: Any = sys.modules.get("concurrent.futures.process")
+        managers = () if processes is None else processes._threads_wakeups
+        lines = []
+        for thread in list(busy(self.before)):
+            if thread.daemon or thread in managers:
+                continue
+            # In real time: what is asleep on the clock sleeps on.
+            _JOIN(thread, grace)
+            frame = sys._current_frames().get(thread.ident or 0)
+            if not thread.is_alive() or frame is None or _idle(frame):
+                continue
+            started = getattr(thread, _STARTED, "")
+            here = place_of(outwards(frame))
+            lines.append(
+                thread.name
+                + (f", started at {started}" if started else "")
+                + (f", is at {here}" if here else "")
+            )
+        return lines

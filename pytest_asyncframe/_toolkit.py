@@ -21,10 +21,14 @@ from pytest_asyncframe._matchers import Expectation
 from pytest_asyncframe._options import Settings
 from pytest_asyncframe._seen import Recorder
 from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe._threads import Census
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.executor import DeterministicExecutor, SequencedExecutor
 
 _POOL_NAME = "asyncframe-"
+
+_GRACE = 0.2
+"""Real seconds that whoever works has to come to rest when the test ends."""
 
 
 class Toolkit:
@@ -43,6 +47,7 @@ class Toolkit:
         recorder: What was seen of the test's tasks.
         expectations: The failures that the test expects.
         clients: The clients and servers that it has made.
+        census: The threads that it has started.
     """
 
     manager: TaskManager
@@ -54,6 +59,7 @@ class Toolkit:
         self.mode = settings.mode if "asyncframe" in fixtures else _mode(fixtures)
         self.expectations: list[Expectation] = []
         self.clients: list[Client | LiveServer] = []
+        self.census = Census()
         self.sequencer: Sequencer | None = None
         self.clock: VirtualClock | None = None
         self.executor: DeterministicExecutor | None = None
@@ -66,6 +72,7 @@ class Toolkit:
     def open(self) -> None:
         """Make everything, and make the manager current."""
         stack = self._stack
+        stack.enter_context(self.census.noting())
         try:
             if self.mode == "threads":
                 self._open_pool()
@@ -96,7 +103,7 @@ class Toolkit:
         )
         sequencer.patience = self.settings.stuck_timeout
         self.recorder = Recorder(self._now)
-        _stalls.watch(sequencer, mode, self.recorder.note)
+        _stalls.watch(sequencer, mode, self.census.before, self.recorder.note)
         clock: Clock | None = None
         if self.is_virtual:
             clock = self.clock = VirtualClock(sequencer)
@@ -125,8 +132,30 @@ class Toolkit:
     def _now(self) -> float:
         return self.manager.clock.monotonic()
 
+    def come_to_rest(self) -> None:
+        """Let what is just ending end, without any time and without anything new."""
+        if self.sequencer is None:
+            ended = threading.Event()
+            for one in self.recorder.living:
+                ended.clear()
+                self.recorder.when_final(one.record, ended.set)
+                ended.wait(_GRACE)
+            return
+        sequencer, first = self.sequencer, self.sequencer.first
+        kept = sequencer.starts, sequencer.patience
+        sequencer.starts, sequencer.patience = False, min(sequencer.patience, _GRACE)
+        assert first is not None
+        try:
+            sequencer.settle(first)
+        except _stalls.StuckError:  # somebody blocks; the findings will tell
+            pass
+        finally:
+            sequencer.starts, sequencer.patience = kept
+
     def close(self) -> None:
         """End everything."""
+        for client in self.open_clients:
+            client.discard()
         self._stack.close()
 
     @property

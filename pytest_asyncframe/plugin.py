@@ -13,6 +13,7 @@ from pytest_asyncframe._options import (
     MARKER,
     Settings,
     add_options,
+    check_fixtures,
     check_surroundings,
     settings_for,
     settings_of,
@@ -57,6 +58,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Put the test's parts together, before any fixture or loop of it is made."""
     asked = _asked(item)
     if asked:
+        # Once more, where a plugin runs failed tests again.
+        item.stash[_FAILED] = False
         try:
             _open_toolkit(item, asked)
         except pytest.UsageError as error:
@@ -67,6 +70,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
 
 def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
     settings = settings_for(item, item.config.stash[_SETTINGS])
+    check_fixtures(item, settings.mode, asked)
 
     from pytest_asyncframe._toolkit import Toolkit  # only if it is used
 

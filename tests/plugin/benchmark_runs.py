@@ -69,14 +69,17 @@ def test_something_else():
 """
 
 
-def run(pytester: pytest.Pytester, tests: str, *options: str) -> pytest.RunResult:
-    """Run a file of tests in this process."""
+def run(
+    pytester: pytest.Pytester, tests: str, *options: str, apart: bool = False
+) -> pytest.RunResult:
+    """Run a file of tests in this process, or *apart* in another."""
     pytester.makeini(INI)
     pytester.makepyfile(HEAD + tests)
     with pytest.MonkeyPatch.context() as patch:
         # By this pytest-benchmark finds that it is in a worker, where it measures nothing.
         patch.delenv("PYTEST_XDIST_WORKER", raising=False)
-        return pytester.runpytest_inprocess(*options)
+        start = pytester.runpytest_subprocess if apart else pytester.runpytest_inprocess
+        return start(*options)
 
 
 def figures_of(pytester: pytest.Pytester, tests: str) -> dict[str, Any]:

@@ -126,7 +126,8 @@ def test_figures(task_benchmark):
     task_benchmark(get_task_manager)
     assert calls == []
 """
-    run(pytester, tests).assert_outcomes(passed=1)
+    # Its schedule is a module's, and would go on here until that is collected.
+    run(pytester, tests, apart=True).assert_outcomes(passed=1)
 
 
 # -- what is left behind

@@ -75,7 +75,7 @@ def test_what_holds_time_still(asyncframe: Probe, row: str, where: str) -> None:
         wait()
         seen.append(asyncframe.clock.monotonic())
 
-    asyncframe.clock.call_at(1, lambda: None)
+    timer = asyncframe.clock.call_at(1, lambda: None)
     if where == "in the test":
         look()
     elif where == "in a task":
@@ -85,6 +85,7 @@ def test_what_holds_time_still(asyncframe: Probe, row: str, where: str) -> None:
             pool.submit(look).result()
 
     assert seen == [0]
+    timer.cancel()
 
 
 @pytest.mark.parametrize("row", UNSEEN)

@@ -350,7 +350,7 @@ def test_advance_fires_in_order(task_clock: VirtualClock) -> None:
     fired: list[tuple[str, float]] = []
     task_clock.call_at(3, lambda: fired.append(("late", task_clock.monotonic())))
     task_clock.call_at(1, lambda: fired.append(("early", task_clock.monotonic())))
-    task_clock.call_at(9, lambda: fired.append(("never", task_clock.monotonic())))
+    never = task_clock.call_at(9, lambda: fired.append(("never", task_clock.monotonic())))
     cancelled = task_clock.call_at(2, lambda: fired.append(("cancelled", 0)))
     cancelled.cancel()
 
@@ -358,6 +358,7 @@ def test_advance_fires_in_order(task_clock: VirtualClock) -> None:
 
     assert fired == [("early", 1.0), ("late", 3.0)]
     assert task_clock.monotonic() == 5
+    never.cancel()
 
 
 async def test_run_for_lets_coroutines_go_on(task_clock: VirtualClock) -> None:

@@ -538,10 +538,13 @@ def test_a_loop_that_tests_share(user: pytest.Pytester) -> None:
 
 def test_looptime_beside_it(user: pytest.Pytester) -> None:
     """A plugin that replaces the time of loops too is named, with how to leave it out."""
-    user.makepyfile(looptime="")
-    text = told(user, "def test_two(asyncframe):\n    pass", "-p", "looptime")
+    user.makepyfile(looptime_plugin="")
+    text = told(user, "def test_two(asyncframe):\n    pass", "-p", "looptime_plugin")
 
-    assert "looptime replaces the time of every event loop as well: run pytest with" in text
+    assert (
+        "test_two has a virtual clock, and looptime replaces the time of event loops as well: "
+        "run pytest with '-p no:looptime_plugin', or uninstall it"
+    ) in text
 
 
 def test_a_reference_without_an_id(user: pytest.Pytester) -> None:

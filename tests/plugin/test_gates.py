@@ -1,0 +1,427 @@
+"""What a test is told of when it ends, and of fixtures and plugins that do not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from textwrap import dedent
+from typing import TypeAlias
+
+# These are loaded once, and not again by each of the runs below.
+import fastapi  # noqa: F401
+import pytest
+import uvicorn  # noqa: F401
+
+import pytest_asyncframe.probe  # noqa: F401
+
+Ending: TypeAlias = Callable[..., str]
+
+PASSED = ""
+
+
+@pytest.fixture
+def ending(pytester: pytest.Pytester) -> Ending:
+    """Return what runs a test and returns the text of its errors, "" if it passed."""
+    pytester.makeini(
+        "[pytest]\nasyncio_default_fixture_loop_scope = function\nmarkers = trio: of another plugin"
+    )
+
+    def ended(source: str, *options: str) -> str:
+        pytester.makepyfile(test_it=dedent(source))
+        without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
+        plugin = Reports()
+        pytester.inline_run(*without, *options, plugins=[plugin])
+        assert plugin.count
+        return "\n".join(plugin.texts).replace(f"{pytester.path}/", "")
+
+    return ended
+
+
+class Reports:
+    """Collects what reports say."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.texts: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the text of a failure."""
+        self.count += 1
+        if report.failed:
+            self.texts.append(f"{report.when}: {report.longreprtext}")
+
+
+# -- tasks
+
+
+@pytest.mark.parametrize("fixtures", ["task_manager, task_clock", "task_manager"])
+def test_a_task_that_is_just_ending_is_no_leak(ending: Ending, fixtures: str) -> None:
+    """What needs no time to end has ended when it is looked for what was left."""
+    told = ending(f"""
+    import pytest
+
+    @pytest.mark.parametrize("number", range(50))
+    def test_it({fixtures}, number):
+        task_manager.submit_nowait(sum, (range(20_000),))
+    """)
+
+    assert told == PASSED
+
+
+def test_a_task_that_blocks(ending: Ending) -> None:
+    """A task that blocks outside the clock when the test ends is a leak, told without a wait."""
+    told = ending("""
+    import threading
+
+    lock = threading.Lock()
+
+    def stuck():
+        with lock:
+            pass
+
+    def test_it(task_manager, task_clock):
+        lock.acquire()
+        task_manager.submit_nowait(stuck, task_id="stuck-1")
+        threading.Timer(0, lock.release)
+    """)
+
+    assert told == (
+        "teardown: leaked task: test_it.stuck (stuck-1) is running, submitted at "
+        "test_it.py:12 in test_it"
+    )
+
+
+# -- threads
+
+
+def test_a_leaked_thread(ending: Ending) -> None:
+    """A thread that still works is named, with where it was started and where it is."""
+    told = ending("""
+    import threading
+
+    gate = threading.Event()
+
+    def poll():
+        gate.wait()
+
+    def test_it(asyncframe):
+        threading.Thread(target=poll, name="poller").start()
+
+    def test_end():
+        gate.set()
+    """)
+
+    assert told == (
+        "teardown: leaked thread: poller, started at test_it.py:10 in test_it, is at "
+        "test_it.py:7 in poll"
+    )
+
+
+@pytest.mark.parametrize("mode", ["auto", "virtual", "threads"])
+def test_a_leaked_thread_in_each_mode(ending: Ending, mode: str) -> None:
+    """The same is told in real time and beside tasks, and of a thread that a task starts."""
+    told = ending(f"""
+    import threading
+    import pytest
+
+    gate = threading.Event()
+
+    def begin():
+        threading.Thread(target=gate.wait, name="poller").start()
+
+    @pytest.mark.asyncframe(mode="{mode}")
+    def test_it(asyncframe):
+        asyncframe.run_until_complete(asyncframe.manager.submit_nowait(begin))
+
+    def test_end():
+        gate.set()
+    """)
+
+    assert told == "teardown: leaked thread: poller, started at test_it.py:8 in begin"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "threading.Thread(target=len, args=([],)).start()",
+        "threading.Thread(target=gate.wait, daemon=True).start()",
+        "pool.submit(len, [])",
+        "pool.submit(len, []).result()",
+        "own.submit(len, []).result()",
+    ],
+)
+def test_what_is_no_leaked_thread(ending: Ending, body: str) -> None:
+    """Neither a thread that is about to end, nor a daemon, nor an idle one of a pool is a leak."""
+    told = ending(f"""
+    import threading
+    from concurrent.futures import ThreadPoolExecutor
+    from framework import ThreadPoolExecutorEnhanced
+
+    gate = threading.Event()
+    pool = ThreadPoolExecutor(1)
+    own = ThreadPoolExecutorEnhanced(1)
+
+    def test_it(asyncframe):
+        {body}
+
+    def test_end():
+        gate.set()
+        pool.shutdown()
+        own.shutdown()
+    """)
+
+    assert told == PASSED
+
+
+# -- timers
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ("asyncio.get_running_loop().call_later(30, print)", "print"),
+        ("asyncio.get_running_loop().call_at(32, print)", "print"),
+        ("asyncframe.clock.call_at(32, print)", "print"),
+    ],
+)
+def test_a_leaked_timer(ending: Ending, body: str, name: str) -> None:
+    """A timer that has not fired is named, with where it was set."""
+    told = ending(f"""
+    import asyncio
+
+    async def test_it(asyncframe):
+        await asyncio.sleep(2)
+        {body}
+    """)
+
+    assert told == (
+        f"teardown: leaked timer: {name}, set at test_it.py:6 in test_it, is due 30 s after "
+        "the test's end"
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "asyncio.get_running_loop().call_later(30, print).cancel()",
+        "asyncframe.clock.call_at(32, print).cancel()",
+        "asyncframe.clock.call_at(32, print, background=True)",
+        "asyncio.create_task(asyncio.sleep(30))",
+        "await asyncio.wait_for(asyncio.sleep(1), 30)",
+        "await anyio.sleep(1)",
+    ],
+)
+def test_what_is_no_leaked_timer(ending: Ending, body: str) -> None:
+    """Neither what was cancelled is a leak, nor what others than the user's code have set."""
+    told = ending(f"""
+    import anyio
+    import asyncio
+
+    async def test_it(asyncframe):
+        {body}
+    """)
+
+    assert told == PASSED
+
+
+# -- clients
+
+
+def test_a_leaked_client(ending: Ending) -> None:
+    """A client that is still open is a leak, and its app is stopped all the same."""
+    told = ending("""
+    from fastapi import FastAPI
+    from framework import setup_async_framework
+
+    ended = []
+
+    async def lifespan(app):
+        yield
+        ended.append(app)
+
+    app = FastAPI(lifespan=setup_async_framework(lifespan=lifespan))
+
+    def test_it(asyncframe):
+        asyncframe.client(app).__enter__()
+
+    def test_end():
+        assert ended == [app]
+    """)
+
+    assert told.startswith("teardown: leaked client: <pytest_asyncframe._clients.Client object")
+    assert told.endswith(" is still open")
+
+
+def test_a_server_that_is_left_open(ending: Ending) -> None:
+    """A live server that is still open is a leak, and is stopped."""
+    told = ending("""
+    import threading
+    from fastapi import FastAPI
+
+    def test_it(asyncframe):
+        asyncframe.live_server(FastAPI()).__enter__()
+
+    def test_end():
+        assert "live server" not in {thread.name for thread in threading.enumerate()}
+    """)
+
+    assert told.startswith("teardown: leaked client: <pytest_asyncframe._clients.LiveServer")
+
+
+# -- the next test
+
+
+def test_schedules_of_a_test(ending: Ending) -> None:
+    """What a test has scheduled by a function of its own does not run in the next one."""
+    told = ending("""
+    from framework import scheduled_task
+
+    kept = []
+
+    def test_first(asyncframe):
+        @scheduled_task(every=10)
+        def tick():
+            pass
+
+        kept.append(tick)
+
+    def test_next(asyncframe):
+        asyncframe.clock.advance(60)
+        asyncframe.assert_not_submitted(kept[0])
+    """)
+
+    assert told == PASSED
+
+
+def test_a_test_that_is_run_again(ending: Ending) -> None:
+    """A plugin that runs a failed test once more gets the findings of the second run."""
+    told = ending(
+        """
+    from app import runs
+
+    def test_it(asyncframe):
+        runs.append(1)
+        if len(runs) == 1:
+            assert not "the first time"
+        asyncframe.manager.submit_nowait(len, ([],), delay=9, task_id="late-1")
+    """,
+        "-p",
+        "again",
+    )
+
+    assert "the first time" in told
+    assert told.endswith(
+        "teardown: leaked task: builtins.len (late-1) is pending, submitted at "
+        "test_it.py:8 in test_it"
+    )
+
+
+@pytest.fixture(autouse=True)
+def others(pytester: pytest.Pytester) -> None:
+    """Write the plugin that runs each test twice, and what its test shares."""
+    pytester.makepyfile(
+        app="runs = []",
+        again="""
+        from _pytest.runner import runtestprotocol
+
+        def pytest_runtest_protocol(item, nextitem):
+            for _ in range(2):
+                item._initrequest()
+                runtestprotocol(item, nextitem=nextitem)
+            return True
+        """,
+    )
+    pytester.syspathinsert()
+
+
+# -- wrong use
+
+
+@pytest.mark.parametrize(
+    ("mode", "fixtures", "message"),
+    [
+        (
+            "threads",
+            "asyncframe, task_executor",
+            "test_it asks for task_executor, and its mode is 'threads', in which threads start "
+            "by themselves: it needs one of manual, auto, seeded, or to leave task_executor out",
+        ),
+        (
+            "virtual",
+            "asyncframe, task_executor",
+            "test_it asks for task_executor, and its mode is 'virtual', in which threads start "
+            "by themselves: it needs one of manual, auto, seeded, or to leave task_executor out",
+        ),
+        (
+            "threads",
+            "asyncframe, task_clock",
+            "test_it asks for task_clock, and its mode is 'threads', in which time is real: it "
+            "needs one of manual, auto, virtual, seeded, or to leave task_clock out",
+        ),
+        (
+            "threads",
+            "task_executor",
+            "test_it has a mode, which is for the fixture asyncframe, and asks for "
+            "task_executor only: ask for asyncframe, or leave the mode out",
+        ),
+    ],
+)
+def test_fixtures_and_modes_that_do_not_go_together(
+    ending: Ending, mode: str, fixtures: str, message: str
+) -> None:
+    """A fixture that the mode of the test cannot give is refused, with what would do."""
+    told = ending(f"""
+    import pytest
+
+    @pytest.mark.asyncframe(mode="{mode}")
+    def test_it({fixtures}):
+        pass
+    """)
+
+    assert told == f"setup: {message}"
+
+
+def test_frozen_time(ending: Ending, pytester: pytest.Pytester) -> None:
+    """freezegun around a test with a virtual clock is refused, with what does the same."""
+    pytester.makepyfile(
+        freezegun="""
+        class api:
+            freeze_factories = [1]
+        """
+    )
+    told = ending("""
+    import freezegun
+
+    def test_it(asyncframe):
+        pass
+    """)
+
+    assert told == (
+        "setup: test_it has a virtual clock, and freezegun has frozen time outside of it: let "
+        "the clock move datetime.now(), which it does with time-machine"
+    )
+
+
+def test_trio(ending: Ending) -> None:
+    """A test that pytest-trio would run is refused."""
+    told = ending("""
+    import pytest
+
+    @pytest.mark.trio
+    async def test_it(asyncframe):
+        pass
+    """)
+
+    assert told == (
+        "setup: test_it is run by trio, and its virtual clock drives event loops of asyncio: "
+        "leave out the marker trio and the setting trio_mode for it, or the fixture"
+    )
+
+
+def test_a_fixture_that_is_asked_for_late(ending: Ending) -> None:
+    """A fixture that is asked for while the test runs is refused, with the cure."""
+    told = ending("""
+    def test_it(request):
+        request.getfixturevalue("task_clock")
+    """)
+
+    assert "task_clock was asked for by request.getfixturevalue(): name it among the test's" in told
