@@ -25,7 +25,7 @@ from framework._driving import Drive, runs_of
 from framework._ids import TaskId
 from framework._ledger import Home, Ledger
 from framework._logging import log_final, report_unread
-from framework._policies import Policies
+from framework._policies import Policies, WatchedPolicies
 from framework._pool import ThreadPoolExecutorEnhanced
 from framework._records import EVENT_OF
 from framework._results import Results
@@ -99,7 +99,11 @@ class Core:
             self.ledger, self.boxes, self.engine, interceptor, limits.max_finished_tasks
         )
         self.runner.runs = runs_of(self.runner)
-        self.policies = Policies(self.clock, self.rng, self.runner)
+        self.policies = (
+            Policies(clock, rng, self.runner)
+            if interceptor is None
+            else WatchedPolicies(clock, rng, self.runner, interceptor)
+        )
         self.schedules = Schedules(self)
         self.apply(limits)
         self.results = Results(self.ledger, self.boxes, self.engine, pool._crew.waits)

@@ -19,7 +19,7 @@ from framework._retry import RetryPolicy
 from framework._sleepers import LoopSleeper, Sleeper, ThreadSleeper
 from framework._throttle import Gate, Gates, ThrottlePolicy
 from framework.exceptions import RateLimitExceededError, TaskCancelledError
-from framework.protocols import Clock
+from framework.protocols import Clock, Interceptor
 
 T = TypeVar("T")
 
@@ -140,11 +140,11 @@ class Policies:
         """Queue for a place; yields until when to wait, None for until signalled."""
         with _Asleep(self, sleeper, suspends=True) as asleep:
             self._announce("throttled", policy.name, due - self.clock.monotonic(), None)
-            gate = self.gates(policy).join(key, sleeper, self.clock.monotonic)
+            gate = self.gates(policy).join(key, sleeper, self.monotonic)
             passed = False
             try:
                 while not sleeper.interrupted:
-                    passed, until = gate.step(sleeper, self.clock.monotonic)
+                    passed, until = gate.step(sleeper, self.monotonic)
                     if passed:
                         return
                     yield until
@@ -243,6 +243,50 @@ class Policies:
     def host(self) -> PolicyHost | None:
         """The manager's side; None outside any framework."""
         return self._host
+
+
+class WatchedPolicies(Policies):
+    """Policies that tell an interceptor of each call that a throttle lets pass.
+
+    A class of its own, so that a framework without an interceptor pays nothing for it.
+
+    Args:
+        clock: Time for windows and delays.
+        rng: Draws the jitter.
+        host: The manager's side.
+        interceptor: Who is told.
+    """
+
+    def __init__(
+        self, clock: Clock, rng: random.Random, host: PolicyHost, interceptor: Interceptor
+    ) -> None:
+        super().__init__(clock, rng, host)
+        self.monotonic = self._read
+        self._interceptor = interceptor
+        self._latest = threading.local()
+
+    def take(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
+        """Count a call as `Policies.take`, and tell of it if it passes."""
+        due = super().take(policy, key)
+        if due is None:
+            self._tell(policy)
+        return due
+
+    def _turn(
+        self, policy: ThrottlePolicy, key: Hashable, due: float, sleeper: Sleeper
+    ) -> Generator[float | None, None, None]:
+        yield from super()._turn(policy, key, due, sleeper)
+        self._tell(policy)
+
+    def _read(self) -> float:
+        now: float = self.clock.monotonic()
+        self._latest.reading = now
+        return now
+
+    def _tell(self, policy: ThrottlePolicy) -> None:
+        # A gate's last reading on a thread is the stamp that it counts the call with. One of
+        # our own would be a little later, and windows as told could hold more than the rate.
+        self._interceptor.after_throttle(policy.name, current_record.get(), self._latest.reading)
 
 
 class _Asleep:

@@ -201,3 +201,17 @@ class Interceptor(Protocol):
     def around_delivery(self, record: TaskRecord, deliver: Callable[[], bool]) -> bool:
         """Let a worker begin on a task, by calling *deliver* (once, unless it is a fault)."""
         return deliver()
+
+    def after_throttle(self, name: str, record: TaskRecord | None, at: float) -> None:
+        """Hear of a call whose turn a throttle has let come, inside or outside a task.
+
+        Called on the thread or loop where the body begins next, and for each attempt of a
+        retry; a call that is refused, or gives up while it waits, never comes here. What
+        this raises is raised in place of the call, which is counted all the same.
+
+        Args:
+            name: The throttled function's name, as its ``throttled`` events have it.
+            record: The task that calls; None outside any.
+            at: The monotonic second at which the call was counted.
+        """
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any  # a task's function may take anything
 
 from framework import _registry
+from framework._calls import layer_of, name_of
 from framework._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework._core import Limits
 from framework._ledger import Home
@@ -27,6 +29,7 @@ __all__ = [
     "Queued",
     "bare_function",
     "call_of",
+    "function_name",
     "override_framework",
 ]
 
@@ -39,11 +42,13 @@ class Call:
         fn: The function, without any decorator of the framework.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
+        throttled: Whether the function stands behind a `throttled_task`.
     """
 
     fn: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    throttled: bool = False
 
 
 def call_of(record: TaskRecord) -> Call:
@@ -55,7 +60,8 @@ def call_of(record: TaskRecord) -> Call:
     task = live(record)
     if task.args is None:
         raise LookupError(f"task {task.task_id} has ended and keeps no arguments")
-    return Call(bare_function(task.spec.fn), task.args, dict(task.kwargs or {}))
+    fn = task.spec.fn
+    return Call(bare_function(fn), task.args, dict(task.kwargs or {}), _is_throttled(fn))
 
 
 def bare_function(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,6 +71,24 @@ def bare_function(fn: Callable[..., Any]) -> Callable[..., Any]:
         inner = inner.fn
     function: Callable[..., Any] = inner
     return function
+
+
+def function_name(fn: Callable[..., Any]) -> str:
+    """Return what *fn*, decorated or not, is called in events and `Interceptor.after_throttle`.
+
+    Its tasks have the same name, unless they were given another.
+    """
+    return name_of(fn)
+
+
+def _is_throttled(fn: Any) -> bool:
+    while True:
+        while isinstance(fn, functools.partial):
+            fn = fn.func
+        layer = layer_of(fn)
+        if layer is None or layer == "throttled_task":
+            return layer is not None
+        fn = fn.fn
 
 
 @contextmanager

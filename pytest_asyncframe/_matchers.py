@@ -111,7 +111,7 @@ def delays(seen: Recorder, fn: Function) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """When a function's tasks began, in monotonic seconds of the test's clock."""
+    """When a function's body began, in monotonic seconds of the test's clock."""
 
     starts: tuple[float, ...]
 
@@ -130,7 +130,7 @@ class Rate:
 
 def rate(seen: Recorder, fn: Function) -> Rate:
     """See `Probe.rate`."""
-    return Rate(tuple(sorted(at for one, at in seen.attempts if one.is_of(fn))))
+    return Rate(tuple(sorted(one.at for one in tuple(seen.starts) if one.is_of(fn))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeAlias
 
 from framework import current_task
 from framework.protocols import Interceptor, TaskEvent, TaskRecord, TaskStatus
-from framework.testing import Call, bare_function, call_of
+from framework.testing import Call, bare_function, call_of, function_name
 from pytest_asyncframe._places import at, inwards, is_users_file, outwards, place_of
 
 _CUT_OFF = ("timed_out", "cancelled", "interrupted")
@@ -50,6 +50,33 @@ class Submission:
     def called_with(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether its arguments equal these."""
         return self.call.args == args and self.call.kwargs == kwargs
+
+
+def full_name(fn: Callable[..., Any] | str) -> str:
+    """Return what events call *fn*, which may be a function or that name."""
+    return fn if isinstance(fn, str) else function_name(fn)
+
+
+# Not frozen, as `Moment` is not.
+@dataclass(slots=True, eq=False)
+class Start:
+    """One start of a body, past its throttle if it has one.
+
+    Attributes:
+        at: When, in seconds of the test's clock.
+        task: The task whose body it is; None for a call outside any, or inside another.
+        throttled: The name of the throttled function; None for a function that is not.
+    """
+
+    at: float
+    task: Submission | None
+    throttled: str | None = None
+
+    def is_of(self, fn: Callable[..., Any] | str) -> bool:
+        """Whether *fn* began, which may be a function or a name."""
+        if self.task is not None and self.task.is_of(fn):
+            return True
+        return self.throttled is not None and self.throttled == full_name(fn)
 
 
 # Not frozen: one is made at each sleep, at a quarter of the cost.
@@ -128,7 +155,7 @@ class Recorder(Interceptor):
 
     Attributes:
         submissions: What was taken in, in order.
-        attempts: When each attempt of a body began, in order.
+        starts: The starts of bodies, roughly in order.
         events: What has happened, in order.
         moments: The same and more, each with where it happened.
         begun: When the test began, in seconds of its clock.
@@ -137,7 +164,7 @@ class Recorder(Interceptor):
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.submissions: list[Submission] = []
-        self.attempts: list[tuple[Submission, float]] = []
+        self.starts: list[Start] = []
         self.events: list[TaskEvent] = []
         self.moments: list[Moment] = []
         self.begun = 0.0
@@ -173,12 +200,20 @@ class Recorder(Interceptor):
         """Note when an attempt begins."""
         one = self._submission(record)
         if one is not None:
-            self.attempts.append((one, self._monotonic()))
+            if not one.call.throttled:
+                self.starts.append(Start(self._monotonic(), one))
             self._add(attempt, record)
         made = call()
         if inspect.iscoroutine(made):
             self._bodies[record] = weakref.ref(made)
         return made
+
+    def after_throttle(self, name: str, record: TaskRecord | None, at: float) -> None:
+        """Note when a throttled call begins."""
+        one = None if record is None else self._submission(record)
+        if one is not None and not (one.call.throttled and function_name(one.call.fn) == name):
+            one = None
+        self.starts.append(Start(at, one, name))
 
     def hear(self, event: TaskEvent) -> None:
         """Note an event, and tell who waits for a task's end; see `protocols.EventSink`."""

@@ -189,7 +189,15 @@ class Probe:
         return _matchers.delays(self._seen, fn)
 
     def rate(self, fn: Callable[..., Any] | str) -> _matchers.Rate:
-        """Return how often *fn* began: ``rate(fn).max_in(60)`` in any 60 seconds."""
+        """Return how often the body of *fn* began: ``rate(fn).max_in(60)`` in any 60 seconds.
+
+        A throttled function begins once its turn has come, in a task or called directly, with
+        each attempt of a retry; calls of all keys count together, and refused ones do not.
+        Of any other function the attempts of its tasks are counted.
+
+        Args:
+            fn: A decorated function, or its name.
+        """
         return _matchers.rate(self._seen, fn)
 
     def expect_failure(

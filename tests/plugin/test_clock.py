@@ -267,7 +267,7 @@ def test_throttles(asyncframe: Probe) -> None:
     ran = [asyncframe.run_until_complete(task_id).result for task_id in ids]
 
     assert ran == [0, 0, 10, 10, 20, 20]
-    assert asyncframe.rate(limited).max_in(10) == 6
+    assert asyncframe.rate(limited).max_in(10) == 2
 
 
 async def test_a_day_of_cleanups_and_retries(asyncframe: Probe) -> None:

@@ -38,6 +38,7 @@ def test_messages_wait_for_their_turn(asyncframe: Probe) -> None:
     sent = [asyncframe.run_until_complete(task_id).result for task_id in ids]
 
     assert [(at - sent[0]).total_seconds() for at in sent] == [0, 0, 60, 60, 120]
+    assert asyncframe.rate(send).max_in(60) == 2
 
 
 async def test_the_third_is_sent_away(asyncframe: Probe) -> None:
