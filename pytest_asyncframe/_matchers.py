@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from framework.protocols import TaskRecord, TaskStatus
-from pytest_asyncframe._seen import Recorder, Submission
+from pytest_asyncframe._seen import Recorder, Submission, full_name
 
 Function = Callable[..., Any] | str
 
@@ -99,7 +99,7 @@ def assert_transitions(seen: Recorder, task_id: str, expected: str) -> None:
 def delays(seen: Recorder, fn: Function) -> list[float]:
     """See `Probe.delays`."""
     ids = {one.record.task_id for one in seen.of(fn)}
-    name = name_of(fn)
+    name = full_name(fn)
     return [
         event.delay
         for event in seen.events

@@ -181,6 +181,15 @@ def test_calls_from_the_test_count(asyncframe: Probe) -> None:
     assert asyncframe.rate(direct).starts == (0, 0, 10, 10)
 
 
+def test_delays_of_calls_from_the_test(asyncframe: Probe) -> None:
+    """Calls outside any task are found among the delays, by function and by name."""
+    for _ in range(3):
+        direct()
+
+    assert asyncframe.delays(direct) == [10]
+    assert asyncframe.delays(function_name(direct)) == [10]
+
+
 async def test_coroutines_of_the_test_count(asyncframe: Probe) -> None:
     """Coroutines that are awaited outside any task count when their turn has come."""
     for _ in range(3):
