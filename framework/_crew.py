@@ -352,7 +352,8 @@ class Crew:
         """
         if self.closed:
             return
-        missing = items - len(self._parked)
+        # Parked threads may be there for what was queued before, while the first one comes.
+        missing = min(items, len(self._waiting) - len(self._parked) - self._coming)
         if not self._coming:
             self._wake_one()
         while missing > 0 and self.queued and self._room():

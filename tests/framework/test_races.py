@@ -824,3 +824,31 @@ def test_a_refused_submission_gives_its_id_back() -> None:
         with pytest.raises(QueueFullError):
             manager.submit_nowait(int, task_id="mine")
         assert manager.submit_nowait(int, task_id="mine") == "mine"
+
+
+class TellingList(list[Any]):
+    """Tells when so many have been put into it."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.full = threading.Event()
+        self._count = count
+
+    def append(self, item: Any) -> None:
+        """Put something in, and tell."""
+        super().append(item)
+        if len(self) == self._count:
+            self.full.set()
+
+
+def test_a_burst_over_idle_threads_has_a_thread_for_each_call() -> None:
+    """An idle thread that is to come for one call is not counted on for the next one too."""
+    for _ in range(20):
+        with ThreadPoolExecutorEnhanced(3) as pool:
+            parked = pool._crew._parked = TellingList(2)
+            two, three = threading.Barrier(2), threading.Barrier(3)
+            for call in [pool.submit(two.wait, PATIENCE) for _ in range(2)]:
+                call.result()
+            assert parked.full.wait(PATIENCE)
+            burst = [pool.submit(three.wait, PATIENCE) for _ in range(3)]
+            assert sorted(call.result() for call in burst) == [0, 1, 2]

@@ -26,7 +26,10 @@ from pytest_asyncframe.probe import Probe
 two_wait = throttled_task(rate_limit=2, time_window=10, when_limited="wait")
 two_raise = throttled_task(rate_limit=2, time_window=10)
 
-MODES = [pytest.param(mode, marks=pytest.mark.asyncframe(mode=mode)) for mode in ("auto", "seeded")]
+MODES = [
+    pytest.param(mode, marks=pytest.mark.asyncframe(mode=mode))
+    for mode in ("auto", "virtual", "seeded")
+]
 
 
 @background_task
