@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextvars import Context
@@ -17,6 +18,7 @@ from typing import Any, Protocol, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
 
 from pytest_asyncframe._actors import Actor, raise_error
+from pytest_asyncframe._places import users_place
 from pytest_asyncframe._sequencer import Sequencer
 
 _Ts = TypeVarTuple("_Ts")
@@ -70,12 +72,26 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         *args: *_Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        """Set a timer as any loop does, and tell of it if it is a coroutine's sleep."""
+        """Set a timer as any loop does; tell if it is a coroutine's sleep, else note by whom."""
         if callback is _END_OF_SLEEP:
             on_sleep = self.clock.on_sleep
             if on_sleep is not None:
                 on_sleep(when - self.time())
-        return super().call_at(when, callback, *args, context=context)
+            return super().call_at(when, callback, *args, context=context)
+        caller = sys._getframe(1)
+        handle = super().call_at(when, callback, *args, context=context)
+        place = users_place(caller.f_back if caller.f_code is _CALL_LATER else caller)
+        if place:
+            self._places[handle] = place
+        return handle
+
+    def close(self) -> None:
+        """Close as any loop does, and tell the clock of timers that a user has left."""
+        if not self.is_closed():
+            for handle in self._scheduled:  # type: ignore[attr-defined]  # asyncio's own
+                if handle in self._places and not handle.cancelled():
+                    self.clock.abandon(handle, self._places[handle])
+        super().close()
 
     def run_forever(self) -> None:
         """Run as any loop does, counted while it has something to do."""

@@ -133,7 +133,7 @@ class Toolkit:
         return self.manager.clock.monotonic()
 
     def come_to_rest(self) -> None:
-        """Let what is just ending end, without any time and without anything new."""
+        """Let what is just ending end, without any time, nor what begins by turns only."""
         if self.sequencer is None:
             ended = threading.Event()
             for one in self.recorder.living:
@@ -143,7 +143,8 @@ class Toolkit:
             return
         sequencer, first = self.sequencer, self.sequencer.first
         kept = sequencer.starts, sequencer.patience
-        sequencer.starts, sequencer.patience = False, min(sequencer.patience, _GRACE)
+        sequencer.starts = sequencer.starts and not sequencer.hold
+        sequencer.patience = min(sequencer.patience, _GRACE)
         assert first is not None
         try:
             sequencer.settle(first)

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from time import perf_counter
 
 from framework import get_task_manager
-from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
 from tests.benchmarks._measure import OURS, Case, Samples, child, interleave
 from tests.benchmarks._rows import Goal, Row
@@ -128,7 +127,7 @@ class Ours:
     """Tasks that have really run, on a clock that `add` moves; as `ByScan`."""
 
     def __init__(self, count: int, ending: ExitStack) -> None:
-        self._clock = VirtualClock(Sequencer())
+        self._clock = VirtualClock()
         self._loop = ending.enter_context(
             FrameworkLoop(
                 clock=self._clock,

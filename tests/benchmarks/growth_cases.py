@@ -31,7 +31,6 @@ from framework import (
     setup_async_framework,
 )
 from framework.protocols import Clock
-from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
 from tests.benchmarks.floors import THREADS
 
@@ -246,7 +245,7 @@ async def pending(points: Sequence[int]) -> Costs:
 async def retained(points: Sequence[int]) -> Costs:
     """Measure calls while finished tasks are kept."""
     found = _Medians("get_task", "submit and run", "cleanup of 100")
-    clock = VirtualClock(Sequencer())
+    clock = VirtualClock()
     first = clock.monotonic()
     async with _framework(clock=clock) as manager:
         kept = 0

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from framework import ThreadPoolExecutorEnhanced
-from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
 
 PATIENCE = 10.0
@@ -27,7 +26,7 @@ def clock_apart() -> VirtualClock:
     """Return a clock that stands at second 0 until it is advanced."""
     # For pools with threads of their own, of which `task_clock` would know nothing: it would
     # take a test that waits for one of them to be stuck.
-    return VirtualClock(Sequencer())
+    return VirtualClock()
 
 
 class Stuck:

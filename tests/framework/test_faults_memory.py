@@ -22,7 +22,6 @@ from framework import (
     throttled_task,
 )
 from framework.testing import override_framework
-from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
 
 PATIENCE = 10.0
@@ -227,7 +226,7 @@ async def test_g7_stuck_threads_hold_up_neither_the_loop_nor_the_figures() -> No
 
 async def test_g7_threads_given_up_at_their_limit_are_replaced_and_told() -> None:
     """Threads stuck past their limit give their place to others, and are counted."""
-    clock = VirtualClock(Sequencer())
+    clock = VirtualClock()
     release = threading.Event()
     started = threading.Barrier(3)
 

@@ -151,7 +151,7 @@ def test_f3_a_result_at_the_very_limit_has_one_outcome() -> None:
     """Of 10,000 tasks that return as their limit passes, each has one final state and keeps it."""
     rounds = 10_000
     # With a pool that is none of the plugin's own: it fires while threads work, so that they race.
-    clock = VirtualClock(Sequencer())
+    clock = VirtualClock()
     ready, meet = threading.Barrier(2), threading.Barrier(2)
     returning, late = threading.Semaphore(0), threading.Semaphore(0)
     finals: dict[str | None, list[str]] = {}

@@ -31,7 +31,6 @@ from framework import (
 from framework._workers import Worker
 from framework.protocols import TaskEvent
 from framework.testing import override_framework
-from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
 from tests.framework.kinds import (
     EVERY_KIND,
@@ -451,7 +450,7 @@ def test_c11_fork_in_a_task() -> None:
 
 async def test_c12_all_threads_hang() -> None:
     """With every thread stuck the figures say so, the bound refuses, and the loop goes on."""
-    clock = VirtualClock(Sequencer())
+    clock = VirtualClock()
     gate, started = threading.Event(), threading.Semaphore(0)
 
     def hang() -> None:

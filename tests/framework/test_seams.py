@@ -432,7 +432,8 @@ def test_a_nested_override_is_an_error() -> None:
     """One test has one framework: a second override inside is refused with the cure."""
     text = (
         r"^override_framework\(\) is active already: one test has one framework; leave the "
-        r"first override before the next one$"
+        r"first override before the next one, or put this one in its place by "
+        r"override_framework\(nested=True\)$"
     )
     with override_framework() as outer:
         with pytest.raises(RuntimeError, match=text), override_framework():

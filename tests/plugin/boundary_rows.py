@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from time import sleep as sleep_by_name  # noqa: TID251  # what is tested
@@ -31,7 +31,7 @@ MOMENT = 0.02
 """Real seconds of what does not."""
 
 Wait = Callable[[], object]
-AsyncWait = Callable[[], Awaitable[object]]
+AsyncWait = Callable[[], Coroutine[Any, Any, object]]
 
 
 def sleep() -> None:
@@ -190,7 +190,14 @@ def database_is_locked() -> None:
         holder.close()
 
 
+def in_a_process() -> None:
+    """Wait for a pool of processes."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool.submit(abs, -1).result()
+
+
 DETECTED: dict[str, Wait] = {
+    "ProcessPoolExecutor().submit(fn)": in_a_process,
     "whatever computes": computed,
     "from time import sleep": lambda: sleep_by_name(MOMENT),
     "Lock.acquire(timeout=s)": locked,
@@ -262,12 +269,6 @@ async def wait_for_a_thread(moved: threading.Event) -> None:
     thread.join()
 
 
-async def in_a_process(_: threading.Event) -> None:
-    """Wait for a pool of processes."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        await asyncio.get_running_loop().run_in_executor(pool, abs, -1)
-
-
 async def run_with_a_timeout(moved: threading.Event) -> None:
     """Wait for a process with a time limit: by a loop of short sleeps."""
     here, there = socket.socketpair()
@@ -278,10 +279,13 @@ async def run_with_a_timeout(moved: threading.Event) -> None:
         writer.join()
 
 
-UNSEEN: dict[str, Callable[[threading.Event], Awaitable[object]]] = {
+WAITED_FOR: dict[str, Callable[[threading.Event], Coroutine[Any, Any, None]]] = {
     "httpx.AsyncClient().get(url)": get,
     "asyncio.create_subprocess_exec(command)": process_on_the_loop,
+}
+
+
+UNSEEN: dict[str, Callable[[threading.Event], Coroutine[Any, Any, None]]] = {
     "Thread(target=fn).start()": wait_for_a_thread,
-    "ProcessPoolExecutor().submit(fn)": in_a_process,
     "subprocess.run(command, timeout=s)": run_with_a_timeout,
 }

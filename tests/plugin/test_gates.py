@@ -16,6 +16,7 @@ import pytest_asyncframe.probe  # noqa: F401
 Ending: TypeAlias = Callable[..., str]
 
 PASSED = ""
+"""What is told of a test that has passed."""
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_a_task_that_blocks(ending: Ending) -> None:
 
     assert told == (
         "teardown: leaked task: test_it.stuck (stuck-1) is running, submitted at "
-        "test_it.py:12 in test_it"
+        "test_it.py:11 in test_it"
     )
 
 
@@ -111,8 +112,8 @@ def test_a_leaked_thread(ending: Ending) -> None:
     """)
 
     assert told == (
-        "teardown: leaked thread: poller, started at test_it.py:10 in test_it, is at "
-        "test_it.py:7 in poll"
+        "teardown: leaked thread: poller, started at test_it.py:9 in test_it, is at "
+        "test_it.py:6 in poll"
     )
 
 
@@ -126,7 +127,7 @@ def test_a_leaked_thread_in_each_mode(ending: Ending, mode: str) -> None:
     gate = threading.Event()
 
     def begin():
-        threading.Thread(target=gate.wait, name="poller").start()
+        threading.Thread(target=gate.wait, name="poller", daemon=False).start()
 
     @pytest.mark.asyncframe(mode="{mode}")
     def test_it(asyncframe):
@@ -136,7 +137,7 @@ def test_a_leaked_thread_in_each_mode(ending: Ending, mode: str) -> None:
         gate.set()
     """)
 
-    assert told == "teardown: leaked thread: poller, started at test_it.py:8 in begin"
+    assert told == "teardown: leaked thread: poller, started at test_it.py:7 in begin"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,7 @@ def test_a_leaked_timer(ending: Ending, body: str, name: str) -> None:
     """)
 
     assert told == (
-        f"teardown: leaked timer: {name}, set at test_it.py:6 in test_it, is due 30 s after "
+        f"teardown: leaked timer: {name}, set at test_it.py:5 in test_it, is due 30 s after "
         "the test's end"
     )
 
@@ -229,16 +230,17 @@ def test_what_is_no_leaked_timer(ending: Ending, body: str) -> None:
 def test_a_leaked_client(ending: Ending) -> None:
     """A client that is still open is a leak, and its app is stopped all the same."""
     told = ending("""
+    from contextlib import asynccontextmanager
     from fastapi import FastAPI
-    from framework import setup_async_framework
 
     ended = []
 
+    @asynccontextmanager
     async def lifespan(app):
         yield
         ended.append(app)
 
-    app = FastAPI(lifespan=setup_async_framework(lifespan=lifespan))
+    app = FastAPI(lifespan=lifespan)
 
     def test_it(asyncframe):
         asyncframe.client(app).__enter__()
@@ -311,7 +313,7 @@ def test_a_test_that_is_run_again(ending: Ending) -> None:
     assert "the first time" in told
     assert told.endswith(
         "teardown: leaked task: builtins.len (late-1) is pending, submitted at "
-        "test_it.py:8 in test_it"
+        "test_it.py:7 in test_it"
     )
 
 
@@ -335,6 +337,19 @@ def others(pytester: pytest.Pytester) -> None:
 
 # -- wrong use
 
+EXECUTOR = (
+    "test_it asks for task_executor, and its mode is '{}', in which threads start by themselves: "
+    "it needs one of manual, auto, seeded, or to leave task_executor out"
+)
+CLOCK = (
+    "test_it asks for task_clock, and its mode is 'threads', in which time is real: it needs one "
+    "of manual, auto, virtual, seeded, or to leave task_clock out"
+)
+NO_MODE = (
+    "test_it has a mode, which is for the fixture asyncframe, and asks for task_executor only: "
+    "ask for asyncframe, or leave the mode out"
+)
+
 
 @pytest.mark.parametrize(
     ("mode", "fixtures", "message"),
@@ -342,26 +357,22 @@ def others(pytester: pytest.Pytester) -> None:
         (
             "threads",
             "asyncframe, task_executor",
-            "test_it asks for task_executor, and its mode is 'threads', in which threads start "
-            "by themselves: it needs one of manual, auto, seeded, or to leave task_executor out",
+            EXECUTOR.format("threads"),
         ),
         (
             "virtual",
             "asyncframe, task_executor",
-            "test_it asks for task_executor, and its mode is 'virtual', in which threads start "
-            "by themselves: it needs one of manual, auto, seeded, or to leave task_executor out",
+            EXECUTOR.format("virtual"),
         ),
         (
             "threads",
             "asyncframe, task_clock",
-            "test_it asks for task_clock, and its mode is 'threads', in which time is real: it "
-            "needs one of manual, auto, virtual, seeded, or to leave task_clock out",
+            CLOCK,
         ),
         (
             "threads",
             "task_executor",
-            "test_it has a mode, which is for the fixture asyncframe, and asks for "
-            "task_executor only: ask for asyncframe, or leave the mode out",
+            NO_MODE,
         ),
     ],
 )
@@ -381,7 +392,7 @@ def test_fixtures_and_modes_that_do_not_go_together(
 
 
 def test_frozen_time(ending: Ending, pytester: pytest.Pytester) -> None:
-    """freezegun around a test with a virtual clock is refused, with what does the same."""
+    """Freezegun around a test with a virtual clock is refused, with what does the same."""
     pytester.makepyfile(
         freezegun="""
         class api:
