@@ -120,6 +120,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         finally:
             sequencer.leave(actor)
 
+    async def _make_subprocess_transport(self, *args: Any, **options: Any) -> Any:
+        self._seat.count_children(1)
+        try:
+            return await super()._make_subprocess_transport(*args, **options)  # type: ignore[misc]
+        except BaseException:
+            self._seat.count_children(-1)
+            raise
+
+    def _child_watcher_callback(self, *args: Any) -> None:
+        # On whatever thread watches processes; from here on the loop runs.
+        super()._child_watcher_callback(*args)  # type: ignore[misc]  # a method of asyncio's own
+        self._seat.count_children(-1)
+
     def _write_to_self(self) -> None:
         # Called by call_soon_threadsafe, on the calling thread: from here on the loop runs.
         self._seat.signal()
@@ -146,6 +159,8 @@ class _Seat(selectors.BaseSelector):
         self._real = selectors.DefaultSelector()
         self._signalled = False
         self._turn = False
+        self._counting = threading.Lock()
+        self._children = 0
         self._files = 0
         self._beats = -1
         self._silent = 0.0
@@ -173,19 +188,26 @@ class _Seat(selectors.BaseSelector):
 
     def close(self) -> None:
         """Let go of everything; see `selectors`."""
-        self._sequencer.files -= self._files
-        self._files = 0
         self._real.close()
+        self._count_files(closed=True)
 
-    def _count_files(self) -> None:
+    def count_children(self, more: int) -> None:
+        """Count processes that the loop watches, as files; any thread."""
+        with self._counting:
+            self._children += more
+        self._count_files()
+
+    def _count_files(self, *, closed: bool = False) -> None:
         # Counted here, since it is asked for in every turn; one is the loop's own pipe.
-        files = max(0, len(self._real.get_map()) - 1)
-        self._sequencer.files += files - self._files
-        self._files = files
+        with self._counting:
+            watched = self._real.get_map()
+            files = 0 if closed or watched is None else max(0, len(watched) - 1) + self._children
+            self._sequencer.files += files - self._files
+            self._files = files
 
     @property
     def watches_files(self) -> bool:
-        """Whether it watches more than the loop's own pipe."""
+        """Whether it watches more than the loop's own pipe: sockets, pipes, processes."""
         return self._files > 0
 
     @property

@@ -91,6 +91,12 @@ def inwards(body: Any) -> Iterator[FrameType]:  # Any: whatever a coroutine may 
         body = getattr(body, "cr_await", None) or getattr(body, "gi_yieldfrom", None)
 
 
+def innermost_users(frames: Iterable[FrameType]) -> str:
+    """Return the first place of the user's in frames that come inside first; "" if none."""
+    found = next((frame for frame in frames if is_users(frame.f_code)), None)
+    return "" if found is None else at(found.f_code, found.f_lineno)
+
+
 def users_place(caller: FrameType | None) -> str:
     """Return where *caller* stands if it is the user's own code; else ""."""
     if caller is not None and is_users(caller.f_code):

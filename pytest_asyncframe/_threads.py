@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from pytest_asyncframe._places import outwards, place_of
+from pytest_asyncframe._places import innermost_users, outwards, place_of
 from pytest_asyncframe._sequencer import Sequencer
 
 Start = Callable[[threading.Thread], None]
@@ -154,7 +154,7 @@ class Census:
 
         @functools.wraps(real)
         def start(self: threading.Thread) -> None:
-            setattr(self, _STARTED, place_of(outwards(sys._getframe(1))))
+            setattr(self, _STARTED, innermost_users(outwards(sys._getframe(1))))
             real(self)
 
         threading.Thread.start = start  # type: ignore[method-assign]  # see above
@@ -166,8 +166,8 @@ class Census:
     def left(self, grace: float) -> list[str]:
         """Return which threads of the test still work, a line each.
 
-        Daemon threads are left out, which nobody needs to end, and so are the idle threads
-        of pools, which may be shared by many tests.
+        Daemon threads are left out, which nobody needs to end, and so are anyio's, which its
+        loop ends, and the idle threads of pools, which may be shared by many tests.
 
         Args:
             grace: Real seconds that they have to end, 0 or more.
@@ -176,7 +176,7 @@ class Census:
         managers = () if processes is None else processes._threads_wakeups
         lines = []
         for thread in list(busy(self.before)):
-            if thread.daemon or thread in managers:
+            if thread.daemon or thread in managers or type(thread).__module__.startswith("anyio."):
                 continue
             # In real time: what is asleep on the clock sleeps on.
             _JOIN(thread, grace)
