@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
+from pytest_asyncframe._activity import activity
 from pytest_asyncframe._actors import Actor
 from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._places import at, inwards, outwards, place_of
@@ -41,7 +42,7 @@ def watch(
         before: The threads that there were before the test.
         note: Called with what is no error, but took the order of things out of its hands.
     """
-    seen = -1
+    seen: object = None
 
     def on_stall() -> BaseException | None:
         if any(_strangers(sequencer, before)) or _waits_outside(sequencer):
@@ -50,10 +51,13 @@ def watch(
 
     def on_quiet(actor: Actor) -> BaseException | None:
         nonlocal seen
-        moved, seen = sequencer.beats != seen, sequencer.beats
-        if moved or actor is not sequencer.first:
+        if actor is not sequencer.first:
             return None
-        if _waits_outside(sequencer) and all(one.parked for one in sequencer.actors.values()):
+        at_work = [one for one in list(sequencer.actors.values()) if not one.parked]
+        found = (sequencer.beats, [activity(one.native_id) for one in at_work])
+        moved, seen = found != seen, found
+        # One that computes is slow, not stuck.
+        if moved or (_waits_outside(sequencer) and not at_work):
             return None
         return StuckError(_who_blocks(sequencer, before))
 

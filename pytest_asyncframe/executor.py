@@ -109,10 +109,11 @@ class DeterministicExecutor(SequencedExecutor):
 
     def _run(self, queued: Queued) -> bool:
         if queued.kind == "thread" and self.room() <= 0:
+            threads = self.get_stats()["max_workers"]
             raise RuntimeError(
-                f"cannot run {self._id(queued)} ({queued.name}): all {self._max_workers} "
-                "threads of the pool are in the middle of a task; let them go on first, for "
-                "example by advancing the clock"
+                f"cannot run {self._id(queued)} ({queued.name}): all {threads} threads of the "
+                "pool are in the middle of a task; let them go on first, for example by "
+                "advancing the clock"
             )
         sequencer = self._sequencer
         with sequencer.working(threading.current_thread().name) as actor:

@@ -269,6 +269,52 @@ def test_a_server_that_is_left_open(ending: Ending) -> None:
     assert told.startswith("teardown: leaked client: <pytest_asyncframe._clients.LiveServer")
 
 
+# -- slow work
+
+
+def test_a_task_that_computes_for_long(ending: Ending) -> None:
+    """A task that computes for longer than one may block is not said to block."""
+    told = ending(
+        """
+    import time
+
+    def compute():
+        until = time.thread_time() + 0.4
+        while time.thread_time() < until:
+            pass
+
+    async def test_it(asyncframe):
+        await asyncframe.completed(asyncframe.manager.submit_nowait(compute))
+        assert asyncframe.clock.monotonic() == 0
+    """,
+        "-o",
+        "asyncframe_stuck_timeout=0.05",
+    )
+
+    assert told == PASSED
+
+
+def test_more_runs_than_threads(ending: Ending) -> None:
+    """What cannot be run since all threads are in the middle of a task is refused."""
+    told = ending("""
+    from framework import setup_async_framework
+
+    async def test_it(asyncframe, task_executor):
+        async with setup_async_framework(None, max_workers=1):
+            for number in range(2):
+                nap = asyncframe.clock.sleep, (5,)
+                asyncframe.manager.submit_nowait(*nap, task_id=f"nap-{number}")
+            task_executor.run_next()
+            task_executor.run_next()
+    """)
+
+    assert (
+        "RuntimeError: cannot run nap-1 (pytest_asyncframe.clock.VirtualClock.sleep): all 1 "
+        "threads of the pool are in the middle of a task; let them go on first, for example by "
+        "advancing the clock"
+    ) in told
+
+
 # -- the next test
 
 
