@@ -135,11 +135,14 @@ class Toolkit:
     def come_to_rest(self) -> None:
         """Let what is just ending end, without any time, nor what begins by turns only."""
         if self.sequencer is None:
-            ended = threading.Event()
-            for one in self.recorder.living:
-                ended.clear()
-                self.recorder.when_final(one.record, ended.set)
-                ended.wait(_GRACE)
+            living = self.recorder.living
+            ended = threading.Semaphore(0)
+            for one in living:
+                self.recorder.when_final(one.record, ended.release)
+            # Until nothing ends any more: what lasts is a finding.
+            for _ in living:
+                if not ended.acquire(timeout=_GRACE):
+                    break
             return
         sequencer, first = self.sequencer, self.sequencer.first
         kept = sequencer.starts, sequencer.patience
