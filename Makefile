@@ -1,7 +1,8 @@
 # A fresh clone needs Python 3.11 or later and make; each target sets up what it uses.
 #
 #   make demo            serve the example on http://127.0.0.1:8000 (PORT=9000 for another)
-#   make test            run the whole suite (ARGS="-k name" for a part of it)
+#   make test            run the whole suite on all processors (JOBS=0 for one process,
+#                        ARGS="-k name" for a part of it)
 #   make coverage        run it under coverage, which must be 95 % or more
 #   make lint types docs the checks; `make format` rewrites what lint would
 #   make bench           measure against peers, half an hour on a quiet machine, into
@@ -10,6 +11,7 @@
 PYTHON ?= python3
 PORT ?= 8000
 ARGS ?=
+JOBS ?= logical
 RUN ?= python -m
 VENV := .venv
 BENCH := .venv-bench
@@ -25,11 +27,11 @@ demo: $(VENV)/.demo
 	PORT=$(PORT) $(BIN)/python -m framework.example
 
 test: $(VENV)/.test
-	$(BIN)/$(RUN) pytest $(ARGS)
+	$(BIN)/$(RUN) pytest -n $(JOBS) $(ARGS)
 
 coverage: $(VENV)/.test
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest -n $(JOBS) $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
