@@ -12,6 +12,7 @@ import asyncio
 import selectors
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import Any, Protocol, TypeVarTuple, Unpack
@@ -155,7 +156,8 @@ class _Seat(selectors.BaseSelector):
 
     def __init__(self, sequencer: Sequencer, loop: VirtualLoop) -> None:
         self._sequencer = sequencer
-        self._loop = loop
+        # Held weakly, so that nothing of a test waits for a garbage collection.
+        self._loop: VirtualLoop = weakref.proxy(loop)
         self._real = selectors.DefaultSelector()
         self._signalled = False
         self._turn = False

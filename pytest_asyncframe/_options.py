@@ -15,6 +15,9 @@ Severity: TypeAlias = Literal["error", "warn", "off"]
 MODES = ("manual", "auto", "virtual", "seeded", "threads")
 SEVERITIES = ("error", "warn", "off")
 
+_LOOPTIMES = pytest.StashKey[list[str]]()
+"""Names of the plugins of looptime, once they were looked for."""
+
 MARKER = (
     "asyncframe(mode=, seed=, leaks=, lost_failures=): how the asyncframe fixtures of a test "
     "run tasks, and what becomes of leaks and of failures that nobody has read"
@@ -136,11 +139,11 @@ def check_surroundings(item: pytest.Item) -> None:
             f"{scope}: let it have a loop of its own, by @pytest.mark.asyncio"
             "(loop_scope='function') or asyncio_default_test_loop_scope = function"
         )
-    looptimes = [
-        name
-        for name, _ in item.config.pluginmanager.list_name_plugin()
-        if name.startswith("looptime")
-    ]
+    looptimes = item.config.stash.get(_LOOPTIMES, None)
+    if looptimes is None:
+        plugins = item.config.pluginmanager.list_name_plugin()
+        looptimes = [name for name, _ in plugins if name.startswith("looptime")]
+        item.config.stash[_LOOPTIMES] = looptimes
     if looptimes:
         options = " ".join(f"-p no:{name}" for name in looptimes)
         raise pytest.UsageError(
