@@ -117,7 +117,7 @@ def test_a_clock(task_clock: VirtualClock) -> None:
 async def test_a_clock_in_a_coroutine(task_clock: VirtualClock) -> None:
     """run_for() lets the other coroutines go on at each moment on the way."""
     task_id = ship.options(delay=60)(7)
-    await task_clock.run_for(91)
+    await task_clock.run_for(90)
 
     task = await get_task_manager().get_task(task_id)
     assert task is not None
