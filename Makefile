@@ -46,7 +46,8 @@ format: $(VENV)/.lint
 
 types: $(VENV)/.types
 	$(BIN)/mypy
-	PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright --verifytypes framework --ignoreexternal
+	for package in framework pytest_asyncframe; do PATH="$(CURDIR)/$(BIN):$$PATH" \
+		basedpyright --verifytypes $$package --ignoreexternal || exit 1; done
 
 imports: $(VENV)/.imports
 	$(BIN)/lint-imports --no-logo

@@ -50,7 +50,8 @@ def types(session: nox.Session) -> None:
     """Check types, and that the public ones are complete."""
     install(session, "types")
     session.run("mypy")
-    session.run("basedpyright", "--verifytypes", "framework", "--ignoreexternal")
+    for package in ("framework", "pytest_asyncframe"):
+        session.run("basedpyright", "--verifytypes", package, "--ignoreexternal")
 
 
 @nox.session

@@ -54,13 +54,15 @@ class Actor:
 
     def __init__(self, ident: int, name: str, order: int) -> None:
         # Made by the thread itself.
-        self.ident = ident
-        self.native_id = _thread.get_native_id()
-        self.name = name
-        self.order = order
-        self.depth = 1
-        self.away = self.parked = self.yields = False
-        self.wants = ""
+        self.ident: int = ident
+        self.native_id: int = _thread.get_native_id()
+        self.name: str = name
+        self.order: int = order
+        self.depth: int = 1
+        self.away: bool = False
+        self.parked: bool = False
+        self.yields: bool = False
+        self.wants: str = ""
         self.waiter: Waiter | None = None
         self.timer: Timer | None = None
         self.stirred: Callable[[], bool] = _never
@@ -88,7 +90,7 @@ class Waiter:
     def __init__(self, notify: Callable[[Waiter, Actor], object], actor: Actor) -> None:
         self._notify = notify
         self._actor = actor
-        self.notified = False
+        self.notified: bool = False
 
     def release(self) -> None:
         """Wake the waiting thread, as ``Condition.notify`` does with its waiters' locks."""
@@ -115,11 +117,11 @@ class Timer:
         actor: Actor | None,
         background: bool = False,
     ) -> None:
-        self.when = when
+        self.when: int = when
         self.fn = fn
         self.actor = actor
-        self.background = background
-        self.place = ""
+        self.background: bool = background
+        self.place: str = ""
 
     @property
     def live(self) -> bool:

@@ -223,7 +223,7 @@ class LiveServer:
         self._around = around
         self._away = away
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self.url: str = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._server = Server(uvicorn.Config(app, log_config=None))
         self._thread = threading.Thread(target=self._serve, name="live server", daemon=True)
 

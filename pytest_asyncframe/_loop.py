@@ -42,9 +42,13 @@ class LoopClock(Protocol):
     sequencer: Sequencer
     on_sleep: Callable[[float], object] | None
 
-    def monotonic(self) -> float: ...
+    def monotonic(self) -> float:
+        """Return the virtual seconds since the test began."""
+        ...
 
-    def abandon(self, handle: asyncio.TimerHandle, place: str) -> None: ...
+    def abandon(self, handle: asyncio.TimerHandle, place: str) -> None:
+        """Note a timer that will not fire, since its loop is closed."""
+        ...
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):

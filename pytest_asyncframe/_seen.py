@@ -144,7 +144,9 @@ class _VirtualClock(Protocol):
     @property
     def firing(self) -> bool: ...
 
-    def explain(self) -> str: ...
+    def explain(self) -> str:
+        """Return the coming moments and what they are."""
+        ...
 
 
 class Recorder(Interceptor):
@@ -167,7 +169,7 @@ class Recorder(Interceptor):
         self.starts: list[Start] = []
         self.events: list[TaskEvent] = []
         self.moments: list[Moment] = []
-        self.begun = 0.0
+        self.begun: float = 0.0
         self.stocks: list[Stock] = []
         self._monotonic = monotonic
         self._clock: _VirtualClock | None = None

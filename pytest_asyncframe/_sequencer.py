@@ -39,6 +39,9 @@ class Sequencer(Turns):
         firing: The threads that are in the middle of calling what has fallen due.
     """
 
+    now: int
+    beats: int
+
     def __init__(
         self,
         *,

@@ -145,7 +145,7 @@ class Census:
     """
 
     def __init__(self) -> None:
-        self.before = set(threading.enumerate())
+        self.before: set[threading.Thread] = set(threading.enumerate())
 
     @contextmanager
     def noting(self) -> Iterator[None]:

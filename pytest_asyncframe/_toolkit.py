@@ -56,15 +56,15 @@ class Toolkit:
 
     def __init__(self, settings: Settings, fixtures: Collection[str]) -> None:
         self.settings = settings
-        self.mode = settings.mode if "asyncframe" in fixtures else _mode(fixtures)
+        self.mode: str = settings.mode if "asyncframe" in fixtures else _mode(fixtures)
         self.expectations: list[Expectation] = []
         self.clients: list[Client | LiveServer] = []
-        self.census = Census()
+        self.census: Census = Census()
         self.sequencer: Sequencer | None = None
         self.clock: VirtualClock | None = None
         self.executor: DeterministicExecutor | None = None
         self._stack = ExitStack()
-        self.is_virtual = self.mode != "threads" and (
+        self.is_virtual: bool = self.mode != "threads" and (
             "asyncframe" in fixtures or "task_clock" in fixtures
         )
         self._moves = "asyncframe" in fixtures and self.mode != "manual"

@@ -51,11 +51,11 @@ class Turns(ABC):
 
     def __init__(self, *, one_at_a_time: bool) -> None:
         self.one_at_a_time = one_at_a_time
-        self.now = 0
-        self.beats = 0
+        self.now: int = 0
+        self.beats: int = 0
         self.on_quiet: Callable[[Actor], BaseException | None] = lambda _: None
         self.on_push_in: Callable[[list[Actor]], object] = lambda _: None
-        self.patience = 5.0
+        self.patience: float = 5.0
         self.first: Actor | None = None
         self.actors: dict[int, Actor] = {}
         self.known: set[int] = set()

@@ -35,7 +35,7 @@ class VirtualClock:
     """
 
     def __init__(self, sequencer: Sequencer | None = None, wall: float | None = None) -> None:
-        self.sequencer = Sequencer() if sequencer is None else sequencer
+        self.sequencer: Sequencer = Sequencer() if sequencer is None else sequencer
         self._wall = time.time() if wall is None else wall
         self.on_sleep: Callable[[float], object] | None = None
         self._abandoned: list[str] = []
