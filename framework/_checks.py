@@ -120,8 +120,10 @@ def methods(name: str, part: object, needed: tuple[str, ...]) -> None:
     Raises:
         TypeError: If one is missing.
     """
+    if part is None:
+        return
     missing = [method for method in needed if not callable(getattr(part, method, None))]
-    if part is not None and missing:
+    if missing:
         raise TypeError(
             f"{name} must have the methods of framework.protocols, and {show(part)} lacks "
             f"{', '.join(missing)}"

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import thread as _stdlib
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Protocol, cast
 
 from framework._crew import Crew
@@ -278,7 +278,10 @@ class ControlledExecutor(ThreadPoolExecutorEnhanced):
         self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
     ) -> None:
         """Take no more calls; see `ThreadPoolExecutorEnhanced.shutdown`."""
-        with self._controlled.control.outside():
+        crew = self._controlled
+        # Where there is nothing to wait for, as in most tests, nobody needs to go on.
+        waits = crew.threads or crew.queued
+        with crew.control.outside() if waits else nullcontext():
             super().shutdown(wait, cancel_futures=cancel_futures, timeout=timeout)
 
 

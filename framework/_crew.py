@@ -34,6 +34,7 @@ from framework._workers import Item, Worker, current_worker, forget_others
 from framework.exceptions import QueueFullError
 
 _LOGGER = logging.getLogger("concurrent.futures")
+_NONE_ENDED = dict.fromkeys(TaskStatus, 0)
 _TIMINGS_KEPT = 2_048
 _SLACK = 64
 """How many items that wait no longer may stay in the queue, beside as many as wait."""
@@ -81,7 +82,7 @@ class Crew:
         self.rejected = 0
         self.submitted = 0
         self.cancelled = 0
-        self.ended: dict[TaskStatus, int] = dict.fromkeys(TaskStatus, 0)
+        self.ended: dict[TaskStatus, int] = _NONE_ENDED.copy()
         self.timings: deque[tuple[float, float, float]] = deque(maxlen=_TIMINGS_KEPT)
         self._name_prefix = name_prefix
         self._initializer = initializer
