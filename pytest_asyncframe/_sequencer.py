@@ -18,6 +18,9 @@ from framework.testing import Queued
 from pytest_asyncframe._actors import Actor, Timer
 from pytest_asyncframe._turns import Turns
 
+_MOST_MOVES = 1_000_000
+"""How often time may move by itself without any progress, a matter of ten seconds or so."""
+
 
 class Sequencer(Turns):
     """The actors of one test, its virtual time, and what waits to begin.
@@ -36,6 +39,10 @@ class Sequencer(Turns):
         allowed: Up to which nanosecond time moves by itself even if it does not; None if not.
         on_move: Called after time has moved, on any thread.
         on_stall: Called when nobody can go on; may return an error for `first`.
+        on_runaway: Called when time has moved by itself `most_moves` times, and `moved` was
+            never set back to 0; may return an error for `first`.
+        moved: How often time has moved by itself.
+        most_moves: How often it may do so without any progress, from 1 on.
         firing: The threads that are in the middle of calling what has fallen due.
     """
 
@@ -59,6 +66,9 @@ class Sequencer(Turns):
         self.room: Callable[[], int] = lambda: 0
         self.on_move: Callable[[], object] | None = None
         self.on_stall: Callable[[], BaseException | None] = lambda: None
+        self.on_runaway: Callable[[], BaseException | None] = lambda: None
+        self.moved: int = 0
+        self.most_moves: int = _MOST_MOVES
         self.queue: list[Queued] = []
         self.files = 0
         self.firing: set[int] = set()
@@ -168,6 +178,10 @@ class Sequencer(Turns):
             return self._next_moment()
 
     def _next_moment(self) -> Callable[[], object] | None:
+        if self.moved >= self.most_moves:
+            self.moved = 0
+            self._running += 1
+            return lambda: self._tell_first(self.on_runaway())
         timer = self._next_timer(None)
         if timer is None:
             if not self.actors or self._stalled_at == self.beats:
@@ -177,9 +191,10 @@ class Sequencer(Turns):
                 return None
             self._stalled_at = self.beats
             self._running += 1
-            return self._stall
+            return lambda: self._tell_first(self.on_stall())
         moved = timer.when > self.now
         if moved:
+            self.moved += 1
             self.now = timer.when
         actor, fn = timer.actor, timer.fn
         timer.fn = timer.actor = None
@@ -221,8 +236,7 @@ class Sequencer(Turns):
                 self._wake(actor)
             self._running -= 1
 
-    def _stall(self) -> None:
-        error = self.on_stall()
+    def _tell_first(self, error: BaseException | None) -> None:
         with self._lock:
             self._running -= 1
             first = self.first
@@ -309,8 +323,10 @@ class Sequencer(Turns):
                 or self._watchers
                 or signalled()
                 or (first is not None and first <= until)
+                or self.moved >= self.most_moves
             ):
                 return False
+            self.moved += 1
             self.now = until
             self.beats += 1
         if self.on_move is not None:

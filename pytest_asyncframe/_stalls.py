@@ -21,7 +21,7 @@ from pytest_asyncframe._threads import busy
 
 
 class VirtualDeadlockError(RuntimeError):
-    """Raised into a test in which nobody can go on any more."""
+    """Raised into a test in which nobody can go on, or goes on for ever without any progress."""
 
 
 class StuckError(RuntimeError):
@@ -49,6 +49,13 @@ def watch(
             return None
         return VirtualDeadlockError(_why(sequencer, mode))
 
+    def on_runaway() -> BaseException | None:
+        moved = (
+            f"time has moved {sequencer.most_moves:,} times, to {sequencer.now / 1e9:.9g} s, "
+            "and nothing has happened to any task meanwhile:"
+        )
+        return VirtualDeadlockError("\n".join([moved, *_table(sequencer)]))
+
     def on_quiet(actor: Actor) -> BaseException | None:
         nonlocal seen
         if actor is not sequencer.first:
@@ -67,6 +74,7 @@ def watch(
         note(f"goes on beside what blocks outside the virtual clock: {blocked or 'a timer'}")
 
     sequencer.on_stall = on_stall
+    sequencer.on_runaway = on_runaway
     sequencer.on_push_in = on_push_in
     sequencer.on_quiet = on_quiet
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 from framework import TaskManager, ThreadPoolExecutorEnhanced
-from framework.protocols import Clock
+from framework.protocols import Clock, TaskEvent
 from framework.testing import ControlledEngine, override_framework
 from pytest_asyncframe import _shims, _stalls
 from pytest_asyncframe._clients import Client, LiveServer
@@ -78,7 +78,7 @@ class Toolkit:
                 self._open_pool()
             else:
                 self._open_sequenced(stack)
-            self.manager.subscribe(self.recorder.hear)
+            self.manager.subscribe(self._hear)
             self.recorder.begin(self.clock)
         except BaseException:
             stack.close()
@@ -128,6 +128,11 @@ class Toolkit:
                 rng=random.Random(self.settings.seed),
             )
         )
+
+    def _hear(self, event: TaskEvent) -> None:
+        if self.sequencer is not None:
+            self.sequencer.moved = 0
+        self.recorder.hear(event)
 
     def _now(self) -> float:
         return self.manager.clock.monotonic()

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe._stalls import VirtualDeadlockError
 from pytest_asyncframe._turns import LOOK_EVERY
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
@@ -128,3 +129,41 @@ def test_one_that_computes_keeps_the_others(asyncframe: Probe) -> None:
     asyncframe.run_until_idle()
 
     assert order == ["other begins", "begins", "ends", "other ends"]
+
+
+def test_time_that_runs_away(asyncframe: Probe) -> None:
+    """Where only something that never ends moves time, the test is told who waits where."""
+
+    async def heartbeat() -> None:
+        while True:  # noqa: ASYNC110  # one that never ends is the subject
+            await asyncio.sleep(60)  # noqa: TID251  # on virtual time
+
+    async def wait() -> None:
+        beating = asyncio.create_task(heartbeat(), name="heartbeat")
+        await asyncio.Event().wait()
+        beating.cancel()
+
+    asyncframe.clock.sequencer.most_moves = 100
+    with asyncio.Runner(loop_factory=asyncframe.clock.new_event_loop) as runner:
+        with pytest.raises(VirtualDeadlockError) as caught:
+            runner.run(wait())
+        told = str(caught.value).splitlines()
+
+    assert told[0] == (
+        "time has moved 100 times, to 6000 s, and nothing has happened to any task meanwhile:"
+    )
+    assert any(line.startswith("    heartbeat: waits at test_sequencer.py:") for line in told)
+
+
+def test_time_that_moves_often(asyncframe: Probe) -> None:
+    """Time may move without end as long as tasks get on meanwhile."""
+
+    def nap() -> None:
+        for _ in range(60):
+            asyncframe.clock.sleep(1)
+
+    asyncframe.clock.sequencer.most_moves = 100
+    for _ in range(5):
+        asyncframe.run_until_complete(asyncframe.manager.submit_nowait(nap))
+
+    assert asyncframe.clock.monotonic() == 300
