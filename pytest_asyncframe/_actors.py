@@ -31,12 +31,15 @@ class Actor:
         error: What it is to raise when it goes on; None for nothing.
         looked: What it saw when it last looked around while it was ready, and how many times
             before that it had seen the same.
+        heard: What it heard from outside when it last looked around while it was parked:
+            `Turns.beats`, for how many seconds nothing had come, and what threads had run.
     """
 
     __slots__ = (
         "away",
         "depth",
         "error",
+        "heard",
         "ident",
         "kick",
         "looked",
@@ -68,6 +71,7 @@ class Actor:
         self.stirred: Callable[[], bool] = _never
         self.error: BaseException | None = None
         self.looked: tuple[object, int] = (None, 0)
+        self.heard: tuple[int, float, object] = (-1, 0.0, [])
         self._gate = _thread.allocate_lock()
         self._gate.acquire()
         self.kick: Callable[[], object] = self._gate.release

@@ -29,9 +29,6 @@ _END_OF_SLEEP = asyncio.futures._set_result_unless_cancelled  # type: ignore[att
 
 _CALL_LATER = asyncio.BaseEventLoop.call_later.__code__
 
-_SILENCE = 0.5
-"""Real seconds without any bytes after which time moves on though a loop watches a socket."""
-
 _RESOLUTION = 1e-6
 """Seconds by which a loop's timers may be early; floats of long times are no finer."""
 
@@ -168,8 +165,6 @@ class _Seat(selectors.BaseSelector):
         self._counting = threading.Lock()
         self._children = 0
         self._files = 0
-        self._beats = -1
-        self._silent = 0.0
         self.actor: Actor | None = None
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
@@ -208,7 +203,7 @@ class _Seat(selectors.BaseSelector):
         with self._counting:
             watched = self._real.get_map()
             files = 0 if closed or watched is None else max(0, len(watched) - 1) + self._children
-            self._sequencer.files += files - self._files
+            self._sequencer.outside.count_files(files - self._files)
             self._files = files
 
     @property
@@ -247,11 +242,7 @@ class _Seat(selectors.BaseSelector):
             return []
         sequencer = self._sequencer
         until = None if timeout is None else sequencer.now + max(1, round(timeout * 1e9))
-        if (
-            until is not None
-            and not self._files
-            and sequencer.jump(actor, until, self._was_signalled)
-        ):
+        if until is not None and sequencer.jump(actor, until, self._was_signalled):
             return []
         return self._park(actor, until)
 
@@ -280,12 +271,9 @@ class _Seat(selectors.BaseSelector):
     def _wait_for_real(self, actor: Actor) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait to be kicked, or for a file; return the files that are ready."""
         sequencer = self._sequencer
-        step = sequencer.step_of(actor)
-        if self._files:
-            step = min(step, _SILENCE)
-        found = self._real.select(step)
+        found = self._real.select(sequencer.step_of(actor))
         if not found:
-            if not self._turn and not self._has_heard_nothing(actor):
+            if not self._turn:
                 sequencer.look_around(actor)
             return []
         files = [one for one in found if not self._own(one)]
@@ -294,17 +282,6 @@ class _Seat(selectors.BaseSelector):
         if files or self._loop._ready:  # type: ignore[attr-defined]  # a signal's handler
             sequencer.wake(actor)
         return files
-
-    def _has_heard_nothing(self, actor: Actor) -> bool:
-        """Let time move on after a silence of the files; False if there is more to look at."""
-        sequencer = self._sequencer
-        if not self._files or not actor.parked:
-            return False
-        if self._beats != sequencer.beats:
-            self._beats, self._silent = sequencer.beats, 0.0
-        self._silent += _SILENCE
-        sequencer.move_after_silence()
-        return self._silent < sequencer.patience
 
     def _own(self, one: tuple[selectors.SelectorKey, int]) -> bool:
         return one[0].fileobj is self._loop._ssock  # type: ignore[attr-defined]  # its pipe

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from framework.testing import Queued
 from pytest_asyncframe._actors import Actor, Timer
+from pytest_asyncframe._outside import FILE_SILENCE, Outside
 from pytest_asyncframe._turns import Turns
 
 _MOST_MOVES = 1_000_000
@@ -35,7 +36,7 @@ class Sequencer(Turns):
     Attributes:
         room: Returns how many queued calls could begin now, 0 or less for none.
         queue: What waits to begin, the oldest first.
-        files: How many files the loops watch; then time moves by itself after a silence only.
+        outside: What may come from outside; then time moves by itself after a silence only.
         allowed: Up to which nanosecond time moves by itself even if it does not; None if not.
         on_move: Called after time has moved, on any thread.
         on_stall: Called when nobody can go on; may return an error for `first`.
@@ -70,7 +71,7 @@ class Sequencer(Turns):
         self.moved: int = 0
         self.most_moves: int = _MOST_MOVES
         self.queue: list[Queued] = []
-        self.files = 0
+        self.outside = Outside()
         self.firing: set[int] = set()
         self._choose = choose
         self._deferred: list[tuple[Actor, Queued]] = []
@@ -295,7 +296,7 @@ class Sequencer(Turns):
         return self._timers.pop()
 
     def _moves_by_itself(self) -> bool:
-        held = self.files and not self._silence
+        held = self.outside.there and not self._silence
         return self.moves and not held and self._timers.foreground
 
     def is_due(self, when: int) -> bool:
@@ -304,11 +305,35 @@ class Sequencer(Turns):
             first = self._timers.first
             return first is not None and first <= when
 
-    def move_after_silence(self) -> None:
-        """Let time move on though files are watched: nothing has come from them for long."""
-        self._silence = True
-        self.go_on()
-        self._silence = False
+    def step_of(self, actor: Actor) -> float:
+        """Return for how many real seconds to wait before looking around."""
+        step = super().step_of(actor)
+        if actor.parked and self.outside.there:
+            return min(step, self.outside.step)
+        return step
+
+    def look_around(self, actor: Actor) -> None:
+        """See, on an actor that has waited for real, whether anything moves at all."""
+        if actor.parked and self.outside.there and self._listens(actor):
+            return
+        super().look_around(actor)
+
+    def _listens(self, actor: Actor) -> bool:
+        """Let time move after a silence outside; False if all has been silent for long."""
+        beats, silent, sample = actor.heard
+        if beats != self.beats:
+            silent = 0.0
+        silent += self.outside.step
+        found = self.outside.sample()
+        actor.heard = (self.beats, silent, found)
+        if found == sample and (not self.outside.files or silent >= FILE_SILENCE):
+            self._silence = True
+            self.go_on()
+            self._silence = False
+        if silent < self.patience:
+            return True
+        actor.heard = (self.beats, 0.0, found)
+        return False
 
     def jump(self, actor: Actor, until: int, signalled: Callable[[], bool]) -> bool:
         """Move time for the only actor there is; False if it must park like others."""
@@ -324,6 +349,7 @@ class Sequencer(Turns):
                 or signalled()
                 or (first is not None and first <= until)
                 or self.moved >= self.most_moves
+                or self.outside.there
             ):
                 return False
             self.moved += 1

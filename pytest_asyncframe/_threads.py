@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._places import innermost_users, outwards, place_of
 from pytest_asyncframe._sequencer import Sequencer
 
@@ -46,19 +47,30 @@ def start_on(sequencer: Sequencer, real: Start) -> Start:
             real(self)
             return
         counted = self.name in _CALLERS
-        _tell_end(sequencer, self, counted=counted, pooled=sequencer.here is None)
+        pooled = sequencer.here is None or _works_on_the_clock(self)
+        _tell_end(sequencer, self, counted=counted, pooled=pooled)
         if counted:
             sequencer.expect()
+        elif not pooled:
+            sequencer.outside.add_thread(self)
         try:
             # It waits until the new thread has begun, which needs no virtual time.
             with sequencer.real():
                 real(self)
         except BaseException:
+            sequencer.outside.remove_thread(self)
             if counted:
                 sequencer.expect(-1)
             raise
 
     return start
+
+
+def _works_on_the_clock(thread: Any) -> bool:  # Any: what it runs is no public attribute
+    """Whether a thread is a worker of the framework's or anyio's, or ends a loop's executor."""
+    runs = getattr(thread, "_target", None)
+    of_a_loop = isinstance(getattr(runs, "__self__", None), VirtualLoop)
+    return of_a_loop or type(thread).__module__.startswith(("anyio.", "framework."))
 
 
 class _End:
@@ -87,6 +99,7 @@ def _tell_end(sequencer: Sequencer, thread: Any, *, counted: bool, pooled: bool)
         finally:
             del thread.run
             end.came.set()
+            sequencer.outside.remove_thread(thread)
             if actor is not None:
                 sequencer.leave(actor)
             sequencer.has_ended(threading.get_ident())

@@ -282,10 +282,10 @@ async def run_with_a_timeout(moved: threading.Event) -> None:
 WAITED_FOR: dict[str, Callable[[threading.Event], Coroutine[Any, Any, None]]] = {
     "httpx.AsyncClient().get(url)": get,
     "asyncio.create_subprocess_exec(command)": process_on_the_loop,
+    "Thread(target=fn).start()": wait_for_a_thread,
 }
 
 
 UNSEEN: dict[str, Callable[[threading.Event], Coroutine[Any, Any, None]]] = {
-    "Thread(target=fn).start()": wait_for_a_thread,
     "subprocess.run(command, timeout=s)": run_with_a_timeout,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import queue
 import signal
 import socket
 import threading
@@ -220,6 +221,76 @@ async def test_a_signal_wakes_the_loop(asyncframe: Probe) -> None:
         loop.remove_signal_handler(signal.SIGUSR1)
 
     assert asyncframe.clock.monotonic() == 0
+
+
+# -- threads of the test's own
+
+
+class Desk:
+    """A thread that does what it is handed, as drivers of databases do: its queue waits in C."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while (call := self._queue.get()) is not None:
+            call()
+
+    async def run(self, call: Callable[[], float]) -> float:
+        """Have *call* called on the thread, and return its result."""
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[float] = loop.create_future()
+        self._queue.put(lambda: loop.call_soon_threadsafe(result.set_result, call()))
+        return await result
+
+    def close(self) -> None:
+        """End the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+
+async def test_a_thread_that_works_for_a_loop(asyncframe: Probe) -> None:
+    """A limit does not fire over what a thread of the test's own does for a coroutine."""
+    desk = Desk()
+
+    async def body() -> float:
+        return sum([await desk.run(compute) for _ in range(5)])
+
+    task_id = await asyncframe.manager.submit(body, timeout=0.001)
+    assert (await asyncframe.completed(task_id)).result == pytest.approx(5 * compute())
+    assert asyncframe.clock.monotonic() == 0
+    desk.close()
+
+
+async def test_a_thread_that_waits_for_work(asyncframe: Probe) -> None:
+    """A thread of the test's own that has nothing to do does not keep time from moving."""
+    desk = Desk()
+    await asleep(60)
+    assert asyncframe.clock.monotonic() == 60
+
+    task_id = await asyncframe.manager.submit(sleep, (9,))
+    await asyncframe.completed(task_id)
+    assert asyncframe.clock.monotonic() == 69
+    desk.close()
+
+
+def test_a_thread_beside_a_sync_test(asyncframe: Probe) -> None:
+    """A wait of the test for a thread of its own takes no virtual time while that computes."""
+    done = threading.Event()
+
+    def work() -> None:
+        compute()
+        done.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert done.wait(0.001)
+    thread.join()
+
+    sleep(5)
+    assert asyncframe.clock.monotonic() == 5
 
 
 # -- exact ends
