@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from pytest_asyncframe._activity import activity, runs
 from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe._stalls import VirtualDeadlockError
 from pytest_asyncframe._turns import LOOK_EVERY
@@ -167,3 +168,26 @@ def test_time_that_moves_often(asyncframe: Probe) -> None:
         asyncframe.run_until_complete(asyncframe.manager.submit_nowait(nap))
 
     assert asyncframe.clock.monotonic() == 300
+
+
+def test_whether_a_thread_runs() -> None:
+    """A thread that blocks looks the same each time, one that runs or begins never does."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def block() -> None:
+        begun.set()
+        gate.wait()
+
+    thread = threading.Thread(target=block)
+    thread.start()
+    begun.wait()
+    me, other = threading.get_native_id(), thread.native_id
+    assert activity(me) != activity(me)  # each call is another
+    assert runs(me) != runs(me)  # each call is another
+    assert runs(None) != runs(None)  # each call is another
+    assert other is not None
+    gate.set()
+    thread.join()
+
+    # As on systems that tell nothing.
+    assert (activity(other), runs(other)) == (None, None)
