@@ -71,7 +71,7 @@ class Sequencer(Turns):
         self.moved: int = 0
         self.most_moves: int = _MOST_MOVES
         self.queue: list[Queued] = []
-        self.outside = Outside()
+        self.outside: Outside = Outside()
         self.firing: set[int] = set()
         self._choose = choose
         self._deferred: list[tuple[Actor, Queued]] = []
