@@ -20,8 +20,9 @@ from typing import Any
 
 from framework._calls import TaskSpec
 from framework._context import current_home
-from framework._delivery import Mailboxes
+from framework._delivery import LoopWaiter, Mailboxes, ThreadWaiter, Waiter
 from framework._driving import Drive, runs_of
+from framework._elsewhere import Elsewhere
 from framework._ids import TaskId
 from framework._ledger import Home, Ledger
 from framework._logging import log_final, report_unread
@@ -34,7 +35,7 @@ from framework._schedules import Schedules
 from framework._task import PENDING, LiveTask, new_task
 from framework.engines.local import LocalEngine
 from framework.exceptions import TaskCancelledError
-from framework.protocols import Clock, Interceptor, TaskEngine, TaskStore
+from framework.protocols import Clock, Interceptor, RemoteEngine, TaskEngine, TaskStore
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -68,6 +69,9 @@ class Core:
         limits: How much and how long.
 
     Attributes:
+        remote: The engine, if its tasks run in other processes.
+        elsewhere: Asks for tasks of other processes; None if there can be none.
+        durable: Whether a submission that can wait returns only once its record is safe.
         homes: The apps that it serves, the latest first.
         manager: What users see of it; set by whoever puts both together.
     """
@@ -93,8 +97,14 @@ class Core:
         self.rng = rng
         self.boxes = Mailboxes()
         self.engine: TaskEngine = LocalEngine(pool, self.boxes) if engine is None else engine
+        self.remote = engine if isinstance(engine, RemoteEngine) else None
         self.limits = limits
         self.ledger = Ledger(clock, store, limits.queue_size)
+        shared = self.ledger.shared
+        self.durable = shared is not None and shared.durable
+        # The engine's word comes first: the store has it from one who heard the engine.
+        directories = [one for one in (self.remote, shared) if one is not None]
+        self.elsewhere = Elsewhere(directories, clock, self.boxes) if directories else None
         self.runner = Runner(
             self.ledger, self.boxes, self.engine, interceptor, limits.max_finished_tasks
         )
@@ -126,6 +136,8 @@ class Core:
             return self.accept_with(spec, args, kwargs, frame, delay=spec.delay)
         task = self._new_task(spec, args, kwargs, frame, self.new_id())
         self._accept(task)
+        if self.durable and asyncio._get_running_loop() is None:
+            self.secure(task)
         self.runner.launch(task)
         return task
 
@@ -139,6 +151,7 @@ class Core:
         task_id: str | None = None,
         hooks: tuple[Any, Any] | None = None,
         delay: float = 0.0,
+        begin: bool = True,
     ) -> LiveTask:
         """Take a checked call in as `accept` does, with more to it.
 
@@ -150,9 +163,11 @@ class Core:
             task_id: A chosen id, or None.
             hooks: What to call at the end: on completion, on anything else.
             delay: Seconds until it may start.
+            begin: Whether to begin with it; else `begin` must be called once it is secured.
 
         Raises:
             ValueError: If the chosen id is in use.
+            StoreUnavailableError: If its record cannot be made safe.
         """
         chosen = self.new_id() if task_id is None else task_id
         task = self._new_task(spec, args, kwargs, frame, chosen)
@@ -167,11 +182,61 @@ class Core:
                 self._accept(task)
             finally:
                 self.ledger.release(task_id)
+        if begin:
+            if self.durable and asyncio._get_running_loop() is None:
+                self.secure(task)
+            self.begin(task, delay)
+        return task
+
+    def begin(self, task: LiveTask, delay: float) -> None:
+        """Hand an accepted task to the engine, after *delay* seconds."""
         if delay:
             self.schedules.delay(task, delay)
         else:
             self.runner.launch(task)
-        return task
+
+    # -- making records safe; see `protocols.SharedStore.durable`
+
+    def secure(self, task: LiveTask) -> None:
+        """Block until a task's record is safe.
+
+        Raises:
+            StoreUnavailableError: If it is not made so in time; the task has ended FAILED.
+        """
+        waiter = ThreadWaiter(self.clock)
+        error = self._secured_by(task, waiter)
+        waiter.wait(None)
+        self._require_secured(task, error)
+
+    async def secured(self, task: LiveTask) -> None:
+        """Suspend until a task's record is safe; raises as `secure`."""
+        waiter = LoopWaiter(self.boxes)
+        error = self._secured_by(task, waiter)
+        try:
+            await waiter.future
+        except asyncio.CancelledError:
+            # Whoever submits has gone and will never know the id.
+            self.cancel_pending(task, "its submission was cancelled")
+            raise
+        self._require_secured(task, error)
+
+    def _secured_by(self, task: LiveTask, waiter: Waiter) -> list[BaseException | None]:
+        """Have *waiter* woken once it is known; return where the error stands then."""
+        shared = self.ledger.shared
+        assert shared is not None
+        error: list[BaseException | None] = []
+
+        def told(why: BaseException | None) -> None:
+            error.append(why)
+            waiter.wake()
+
+        shared.secure(task, told)
+        return error
+
+    def _require_secured(self, task: LiveTask, error: list[BaseException | None]) -> None:
+        if error[0] is not None:
+            self.runner.refuse(task, error[0])
+            raise error[0]
 
     def drive(
         self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
@@ -202,6 +267,9 @@ class Core:
         ledger, interceptor = self.ledger, self.runner.interceptor
         if interceptor is not None:
             interceptor.before_accept(task)
+        if self.remote is not None:
+            task.remote = True
+            self.remote.admit(task)
         ledger.accept(task)
         if ledger.sinks:
             ledger.emit("submitted", task)
@@ -217,7 +285,7 @@ class Core:
         context = copy_context()
         home: Home | None = current_home.get()
         if home is None or home.core is not self:
-            home = self._home()
+            home = self.home()
             # So that inside the task this is the framework that is meant.
             context.run(current_home.set, home)
         limit = spec.timeout
@@ -242,7 +310,7 @@ class Core:
             task.loop = asyncio._get_running_loop()
         return task
 
-    def _home(self) -> Home:
+    def home(self) -> Home:
         """Return the latest app's home, or one for tasks submitted before any app."""
         if not self.homes:
             self.add_home(Home(self, None, None))
@@ -268,6 +336,16 @@ class Core:
         self.engine.withdraw(task)
         self.runner.let_go(task)
         return True
+
+    def release_remote(self) -> None:
+        """Let go of the remote tasks that were published: they go on without this process.
+
+        Whoever waits for one is woken; it is not final.
+        """
+        for task in self.ledger.all_live():
+            if task.remote and not self.schedules.is_delayed(task):
+                self.ledger.release_task(task)
+                self.runner.let_go(task)
 
     # -- beginning and ending
 
@@ -298,6 +376,8 @@ class Core:
         self.policies.close()
         self.schedules.stop()
         self.runner.deadlines.close()
+        if self.elsewhere is not None:
+            self.elsewhere.close()
         for record in self.ledger.store.list():
             report_unread(record)
 

@@ -160,9 +160,10 @@ class Drive:
             except StopIteration as stop:
                 if task.limit is not None:
                     runner.overrun(task, started)
-                self._value = stop.value
                 if not runner.complete(task, stop.value) or self._asked:
                     self._keep(self._given_up, None)
+                else:
+                    self._value = task.result
             else:
                 self.suspended = True
                 # Not before: most bodies that never suspend need neither.
@@ -240,7 +241,7 @@ class Drive:
         except StopIteration as stop:
             if self._runner.complete(self._task, stop.value) and not self._asked:
                 self.owner = None
-                return stop.value
+                return self._task.result
             return self._given_up(None)
         except BaseException as error:
             if self._closing:

@@ -18,16 +18,16 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from framework._delivery import Waiter
-from framework._records import TaskEvent, TaskRecord, TaskStatus
+from framework._delivery import Waiter, wake_all
+from framework._events import Events
+from framework._records import TaskRecord, TaskStatus
 from framework._task import COMPLETED, PENDING, RUNNING, TARGETS, LiveTask, Move, copy_record
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
-from framework.protocols import Clock, EventSink, TaskStore
+from framework.protocols import Clock, SharedStore, TaskStore
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -58,7 +58,7 @@ class Home:
         self.on_idle: Callable[[], None] | None = None
 
 
-class Ledger:
+class Ledger(Events):
     """Tasks, counters and events of one manager.
 
     Args:
@@ -69,14 +69,14 @@ class Ledger:
     Attributes:
         homes: Whose tasks may be live; those that have left stay until theirs are kept.
         kept: How many finished tasks the store keeps.
-        sinks: Who hears of each kind of event; empty while nobody hears of any.
+        shared: The store, if other processes read it and must hear of live tasks as well.
     """
 
     def __init__(self, clock: Clock, store: TaskStore, queue_size: int) -> None:
-        self.clock = clock
+        super().__init__(clock)
         self.store = store
+        self.shared = store if isinstance(store, SharedStore) else None
         self.queue_size = queue_size
-        self.lock = threading.Lock()
         self.homes: list[Home] = []
         self.state = "running"
         self._reserved: set[str] = set()
@@ -85,8 +85,6 @@ class Ledger:
         self.running = 0
         self.ended: dict[TaskStatus, int] = {status: 0 for status in TaskStatus if status.is_final}
         self.extra: Counter[str] = Counter()
-        self.sinks: dict[str, tuple[EventSink, ...]] = {}
-        self._subscriptions: list[_Subscription] = []
         self.kept = 0
 
     def add_home(self, home: Home) -> None:
@@ -125,6 +123,29 @@ class Ledger:
                 task.started = started
                 task.attempts = task.bodies = 1
                 self.running += 1
+        if self.shared is not None:
+            self._note_new(task)
+
+    def _note_new(self, task: LiveTask) -> None:
+        """Have other processes know of a new task, or take it back."""
+        assert self.shared is not None
+        try:
+            self.shared.note(task)
+        except BaseException:
+            with self.lock:
+                task.home.live.pop(task.task_id, None)
+                self.submitted -= 1
+                self.extra["rejected"] += 1
+                if task.status is PENDING:
+                    self.pending -= 1
+                else:
+                    self.running -= 1
+            raise
+
+    def changed(self, task: LiveTask) -> None:
+        """Have other processes hear of a live task's change; call outside the lock."""
+        if self.shared is not None:
+            self.shared.note(task)
 
     def reserve(self, task_id: str) -> None:
         """Keep a chosen id for a task about to be accepted, until `release`.
@@ -164,6 +185,8 @@ class Ledger:
                     task.reason = ""
             task.attempts += 1
             task.bodies += 1
+        if self.shared is not None:
+            self.shared.note(task)
         return True
 
     def end(
@@ -238,6 +261,16 @@ class Ledger:
             _LOGGER.exception("the store did not take task %s", task.task_id)
         task.home.live.pop(task.task_id, None)
 
+    def release_task(self, task: LiveTask) -> None:
+        """Follow a live task no more, which goes on elsewhere; wakes who waits for it."""
+        with self.lock:
+            waiters, task.waiters = task.waiters, None
+        task.home.live.pop(task.task_id, None)
+        if waiters:
+            wake_all(waiters)
+        if task.home.on_idle is not None and not task.home.live:
+            task.home.on_idle()
+
     def find(self, task_id: object) -> TaskRecord | None:
         """Return the record with this id, live or kept; None for anything unknown."""
         if not isinstance(task_id, str):
@@ -277,7 +310,21 @@ class Ledger:
     def live_records(self) -> list[TaskRecord]:
         """Return copies of the records that are not final."""
         with self.lock:
-            return [copy_record(task) for task in self._live() if not task.status.is_final]
+            own = [copy_record(task) for task in self._live() if not task.status.is_final]
+        if self.shared is None:
+            return own
+        ids = {task.task_id for task in own}
+        # One that has just ended here is final, so it is none of the others' either.
+        others = [one for one in self.shared.list() if not one.status.is_final]
+        return own + [one for one in others if one.task_id not in ids]
+
+    def find_live(self, task_id: str) -> LiveTask | None:
+        """Return the live task of this process with this id, or None."""
+        return self._find_live(task_id)
+
+    def all_live(self) -> list[LiveTask]:
+        """Return the tasks of this process that are not final."""
+        return [task for task in self._live() if not task.status.is_final]
 
     def register(self, task: LiveTask, waiter: Waiter) -> bool:
         """Have *waiter* woken at the task's end; False if it is final already."""
@@ -302,7 +349,8 @@ class Ledger:
             if task.status.is_final:
                 return False
             task.cancel_requested = True
-            return True
+        self.changed(task)
+        return True
 
     def progress(self, task: LiveTask, share: float, message: str) -> None:
         """Note how far a task is; a final one keeps what it had."""
@@ -311,6 +359,7 @@ class Ledger:
                 return
             task.progress = share
             task.progress_message = message
+        self.changed(task)
         if self.sinks:
             self.emit("progress", task, progress=share, message=message)
 
@@ -325,68 +374,23 @@ class Ledger:
             figures = {"submitted": self.submitted}
             figures |= {PENDING.value: self.pending, RUNNING.value: self.running}
             figures |= {status.value: count for status, count in self.ended.items()}
-            return figures | dict(self.extra)
+            figures |= dict(self.extra)
+        return figures if self.shared is None else _with_others(figures, self.shared.figures())
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to a counter beside those of the statuses."""
         with self.lock:
             self.extra[name] += by
 
-    def emit(self, kind: str, record: TaskRecord, **more: Any) -> None:
-        """Tell of an event of *record*; call only if there are sinks."""
-        if kind not in self.sinks:
-            return
-        self.publish(
-            TaskEvent(
-                kind,
-                record.task_id,
-                record.name,
-                self.clock.monotonic(),
-                self.clock.time(),
-                attempt=record.attempts,
-                status=record.status,
-                origin=record.origin,
-                **more,
-            )
-        )
 
-    def publish(self, event: TaskEvent) -> None:
-        """Tell every sink of its kind of *event*; one that raises is logged."""
-        for sink in self.sinks.get(event.kind, ()):
-            try:
-                sink(event)
-            except BaseException:  # a sink is a guest; it may end neither worker nor loop
-                _LOGGER.exception("an event sink raised on %r", event.kind)
-
-    def subscribe(self, sink: EventSink, kinds: Collection[str]) -> Callable[[], None]:
-        """Add *sink* for some kinds of events; return what takes it off again."""
-        # Told apart by identity: the same sink may be there twice.
-        entry = _Subscription(sink, kinds)
-        with self.lock:
-            self._subscriptions.append(entry)
-            self.sinks = _by_kind(self._subscriptions)
-
-        def unsubscribe() -> None:
-            with self.lock:
-                if entry in self._subscriptions:
-                    self._subscriptions.remove(entry)
-                    self.sinks = _by_kind(self._subscriptions)
-
-        return unsubscribe
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Subscription:
-    sink: EventSink
-    kinds: Collection[str]
-
-
-def _by_kind(subscriptions: list[_Subscription]) -> dict[str, tuple[EventSink, ...]]:
-    sinks: dict[str, tuple[EventSink, ...]] = {}
-    for one in subscriptions:
-        for kind in one.kinds:
-            sinks[kind] = (*sinks.get(kind, ()), one.sink)
-    return sinks
+def _with_others(own: dict[str, int], shared: dict[str, int]) -> dict[str, int]:
+    """Return the counters of all processes: this one's live tasks, and what the store has."""
+    figures = own | shared
+    for status in TaskStatus:
+        live = 0 if status.is_final else own[status.value]
+        figures[status.value] = live + shared.get(status.value, 0)
+    figures["submitted"] = sum(figures[status.value] for status in TaskStatus)
+    return figures
 
 
 _NOBODY: dict[Any, None] = {}

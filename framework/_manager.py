@@ -14,19 +14,18 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, 
 from typing import Any, Literal, TypeVar, overload
 
 from framework import _checks
+from framework._cancelling import cancel
 from framework._core import Core
 from framework._ids import TaskId
 from framework._jsonsafe import JSON
 from framework._pool import ThreadPoolExecutorEnhanced
 from framework._records import EVENT_KINDS, TaskRecord, TaskStatus
 from framework._submission import take_in
-from framework._task import PENDING, RUNNING, LiveTask, Task
+from framework._task import PENDING, RUNNING, Task
 from framework.exceptions import TaskNotFoundError
 from framework.protocols import Clock, EventSink
 
 T = TypeVar("T")
-
-_CANCEL_PATIENCE = 1.0
 
 
 class TaskManager:
@@ -170,14 +169,18 @@ class TaskManager:
             BaseException: With *wait*, what `get_result` raises.
         """
         _checks.flag("wait", wait)
-        task = take_in(
-            self._core,
+        core = self._core
+        task, pause = take_in(
+            core,
             sys._getframe(1), func, args, kwargs, timeout, description, task_id,
-            on_complete, on_error, delay,
+            on_complete, on_error, delay, not core.durable,
         )  # fmt: skip
+        if core.durable:
+            await core.secured(task)
+            core.begin(task, pause)
         if not wait:
             return task.task_id
-        return await self._core.results.get(task, None)
+        return await core.results.get(task, None)
 
     @overload
     def submit_nowait(
@@ -223,7 +226,7 @@ class TaskManager:
         delay: float = 0.0,
     ) -> TaskId[Any]:
         """Take a task in as `submit` does, without a loop and from any thread."""
-        task = take_in(
+        task, _ = take_in(
             self._core,
             sys._getframe(1), func, args, kwargs, timeout, description, task_id,
             on_complete, on_error, delay,
@@ -235,9 +238,15 @@ class TaskManager:
     async def get_task(self, task_id: str) -> Task | None:
         """Return the task as it is now, or None for an id that nobody knows.
 
-        Never raises, whatever *task_id* is.
+        Never raises, whatever *task_id* is, unless other processes' tasks may be meant.
+
+        Raises:
+            StoreUnavailableError: If a store that several processes share does not answer.
         """
         record = self._core.ledger.find(task_id)
+        elsewhere = self._core.elsewhere
+        if record is None and elsewhere is not None and isinstance(task_id, str):
+            record = await elsewhere.find(task_id)
         if record is None:
             return None
         return Task(self._core.ledger.snapshot(record), source=record)
@@ -338,7 +347,10 @@ class TaskManager:
         """
         if timeout is not None:
             timeout = _checks.number("timeout", timeout, at_least=0, finite=False)
-        return await self._core.results.get(self._require(task_id), timeout)
+        record, elsewhere = self._core.ledger.find(task_id), self._core.elsewhere
+        if record is None and elsewhere is not None and isinstance(task_id, str):
+            record = await elsewhere.until_final(task_id, timeout)
+        return await self._core.results.get(_require(task_id, record), timeout)
 
     @overload
     def wait_result(self, task_id: TaskId[T], timeout: float | None = None) -> T: ...
@@ -363,13 +375,10 @@ class TaskManager:
             )
         if timeout is not None:
             timeout = _checks.number("timeout", timeout, at_least=0, finite=False)
-        return self._core.results.wait(self._require(task_id), timeout)
-
-    def _require(self, task_id: object) -> TaskRecord:
-        record = self._core.ledger.find(task_id)
-        if record is None:
-            raise TaskNotFoundError(task_id)  # type: ignore[arg-type]  # shown, whatever it is
-        return record
+        record, elsewhere = self._core.ledger.find(task_id), self._core.elsewhere
+        if record is None and elsewhere is not None and isinstance(task_id, str):
+            record = elsewhere.block_until_final(task_id, timeout)
+        return self._core.results.wait(_require(task_id, record), timeout)
 
     # -- letting them go
 
@@ -382,19 +391,7 @@ class TaskManager:
         ``current_task().check_cancelled()``. In all these cases ``cancel_requested`` is
         true. An unknown id, and a task that is final, give False.
         """
-        record = self._core.ledger.find(task_id)
-        if not isinstance(record, LiveTask) or not self._core.ledger.request_cancel(record):
-            return False
-        if self._core.cancel_pending(record, "it was cancelled before it started"):
-            return True
-        self._core.runner.stop_body(record)
-        if record.spec.kind == "thread":
-            return False
-        try:
-            await self._core.results.until_final(record, _CANCEL_PATIENCE)
-        except TimeoutError:
-            return False
-        return record.status is TaskStatus.CANCELLED
+        return await cancel(self._core, task_id)
 
     def cleanup_completed_tasks(self, max_age: float = 3600.0) -> int:
         """Forget finished tasks that ended *max_age* seconds ago or more.
@@ -411,6 +408,12 @@ class TaskManager:
         """
         age = _checks.number("max_age", max_age, at_least=0, finite=False)
         return self._core.runner.evict(ended_before=self._core.clock.monotonic() - age)
+
+
+def _require(task_id: object, record: TaskRecord | None) -> TaskRecord:
+    if record is None:
+        raise TaskNotFoundError(task_id)  # type: ignore[arg-type]  # shown, whatever it is
+    return record
 
 
 def _as_dicts(records: Iterable[TaskRecord]) -> dict[str, dict[str, JSON]]:

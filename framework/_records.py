@@ -170,6 +170,8 @@ class TaskRecord:
     still_running: Rare[bool] = Rare(False)
     reason: Rare[str] = Rare("")
     read: Rare[bool] = Rare(False)
+    remote: Rare[bool] = Rare(False)
+    payload: Rare[Any] = Rare(None)
 
     @property
     def name(self) -> str:

@@ -16,9 +16,10 @@ from framework._delivery import LoopWaiter, Mailboxes, ThreadWaiter
 from framework._ledger import Ledger
 from framework._outcomes import raise_or_return
 from framework._records import TaskRecord
-from framework._task import LiveTask
+from framework._task import PENDING, RUNNING, LiveTask
 from framework._waits import WaitGraph
 from framework._workers import current_item
+from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import TaskEngine
 
 
@@ -45,12 +46,14 @@ class Results:
         """Suspend until *record* is final; see `TaskManager.get_result`."""
         if isinstance(record, LiveTask):
             await self.until_final(record, timeout)
+            _require_final(record)
         return raise_or_return(record)
 
     def wait(self, record: TaskRecord, timeout: float | None) -> Any:
         """Block until *record* is final; see `TaskManager.wait_result`."""
         if isinstance(record, LiveTask):
             self._block_until_final(record, timeout)
+            _require_final(record)
         return raise_or_return(record)
 
     async def until_final(self, task: LiveTask, timeout: float | None) -> None:
@@ -115,6 +118,12 @@ def _waiting_node() -> object | None:
     # A coroutine that the task started beside itself does not hold the task up.
     owner: asyncio.Task[Any] | None = record.driver.owner
     return owner if owner is asyncio.current_task() else None
+
+
+def _require_final(task: LiveTask) -> None:
+    """See that a wait ended with the task, and not with the framework that followed it."""
+    if task.status is PENDING or task.status is RUNNING:
+        raise FrameworkNotStartedError("stopped")
 
 
 def _waited_too_long(task: TaskRecord, timeout: float | None) -> TimeoutError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import types
 from collections.abc import Callable
 from functools import partial
@@ -20,12 +19,13 @@ from framework._clock import SystemClock
 from framework._context import current_record
 from framework._deadlines import Deadlines
 from framework._delivery import Mailboxes, wake_all
+from framework._hooks import run_hooks
 from framework._ledger import Home, Ledger
 from framework._logging import report_unread
 from framework._outcomes import clear_frames
 from framework._records import EVENT_OF, TaskEvent, TaskRecord, TaskStatus
 from framework._sleepers import Sleeper
-from framework._task import PENDING, RUNNING, LiveTask, Move, Task, live
+from framework._task import PENDING, RUNNING, LiveTask, Move, live
 from framework.exceptions import TaskCancelledError, TaskTimeoutError
 from framework.protocols import Interceptor, Kind, Run, TaskEngine
 
@@ -71,6 +71,8 @@ class Runner:
         self.monotonic = ledger.clock.monotonic
         # Real time stands still for nobody, so nobody need tell it of queued work.
         self.accounts = not isinstance(ledger.clock, SystemClock)
+        # Makes of a result what every process will read; None if only this one does.
+        self.settle = None if ledger.shared is None else ledger.shared.settle
         self.deadlines: Deadlines[LiveTask] = Deadlines(ledger.clock, self._expire)
         self.runs: dict[Kind, Run] = {}
         self._drivers: dict[Driver, Home] = {}
@@ -216,6 +218,7 @@ class Runner:
         """Count one more attempt of a running task."""
         with self.ledger.lock:
             record.attempts += 1
+        self.ledger.changed(live(record))
 
     def begin_sleep(self, record: TaskRecord, sleeper: Sleeper) -> None:
         """Note who sleeps in a task; interrupt at once if the task is not wanted any more."""
@@ -305,9 +308,23 @@ class Runner:
         else:
             self.end(task, "fail", error=error)
 
-    def complete(self, task: LiveTask, result: Any) -> bool:
-        """End a task whose body returned *result*; False if it has ended before."""
-        waiters = self.ledger.end(task, "complete", self.monotonic(), result)
+    def complete(self, task: LiveTask, result: Any, now: float | None = None) -> bool:
+        """End a task whose body returned *result*; False if it is not COMPLETED by this.
+
+        Args:
+            task: The task.
+            result: What it returned.
+            now: Monotonic second of its end; None for now.
+        """
+        if self.settle is not None:
+            try:
+                result = self.settle(task, result)
+            except Exception as error:  # nobody else could read it: the task has no result
+                self.end(task, "fail", error=error, reason="its result cannot be kept")
+                return False
+        waiters = self.ledger.end(
+            task, "complete", self.monotonic() if now is None else now, result
+        )
         if waiters is None:
             self._late(task)
             return False
@@ -322,6 +339,7 @@ class Runner:
         reason: str = "",
         only_from: TaskStatus | None = None,
         body_ended: bool = True,
+        now: float | None = None,
     ) -> bool:
         """Make a task final without a result; False if it is, or may not be, already.
 
@@ -332,11 +350,12 @@ class Runner:
             reason: For people.
             only_from: Do nothing if the status is another one; None for any.
             body_ended: Whether its body has ended, or there was none; else it is stopped.
+            now: Monotonic second of its end; None for now.
         """
         waiters = self.ledger.end(
             task,
             move,
-            self.monotonic(),
+            self.monotonic() if now is None else now,
             None,
             error,
             error.__traceback__,
@@ -368,7 +387,7 @@ class Runner:
         if waiters:
             wake_all(waiters)
         if task.rest is not None and task.hooks is not None:
-            self._run_hooks(task, in_background=task.status is TaskStatus.TIMEOUT)
+            run_hooks(task, ledger.snapshot)
         home = task.home
         on_idle = home.on_idle
         if on_idle is not None and not home.live:
@@ -386,33 +405,16 @@ class Runner:
                 ledger.emit("evicted", record)
         if removed:
             with ledger.lock:
-                ledger.kept -= removed
+                # What others have put there is removed as well, and was never counted.
+                ledger.kept = max(0, ledger.kept - removed)
                 ledger.extra["evicted"] += removed
         return removed
 
     def _late(self, task: LiveTask) -> None:
         self.ledger.count("late_results")
+        self.ledger.changed(task)
         if self.ledger.sinks:
             self.ledger.emit("late_result", task)
-
-    def _run_hooks(self, task: LiveTask, *, in_background: bool) -> None:
-        assert task.hooks is not None
-        (on_complete, on_error), task.hooks = task.hooks, None
-        hook = on_complete if task.status is TaskStatus.COMPLETED else on_error
-        if hook is None:
-            return
-        view = Task(self.ledger.snapshot(task), source=task)
-        if in_background:
-            # The clock's thread has other deadlines to keep.
-            thread = threading.Thread(
-                target=_call_hook, args=(hook, view), name="asyncframe-hook", daemon=True
-            )
-            try:
-                thread.start()
-            except RuntimeError:  # too many threads in the process; late deadlines are better
-                _call_hook(hook, view)
-        else:
-            _call_hook(hook, view)
 
     # -- the clock's account of queued work
 
@@ -432,10 +434,3 @@ class Runner:
 
 enter = current_record.set
 """Makes a task the current one, in the context that it is called in."""
-
-
-def _call_hook(hook: Callable[[Task], object], task: Task) -> None:
-    try:
-        hook(task)
-    except BaseException:  # a hook is a guest; it may end neither thread nor loop
-        _LOGGER.exception("a hook of task %s raised", task.task_id)

@@ -20,6 +20,7 @@ from framework._ledger import Home
 from framework._manager import TaskManager
 from framework._policies import Policies, standalone
 from framework._pool import ThreadPoolExecutorEnhanced
+from framework._remote import RemoteHost
 from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import Clock, Interceptor, TaskEngine, TaskStore
 from framework.stores.memory import MemoryStore
@@ -67,6 +68,38 @@ class Framework:
         self.core.manager = self.manager = TaskManager(self.core)
         self._adopted: Limits | None = None
 
+    @property
+    def reaches_out(self) -> bool:
+        """Whether it has a store or an engine that other processes have a part in."""
+        return self.core.elsewhere is not None
+
+    def connect(self) -> None:
+        """Open a shared store and a remote engine, if there are any; blocks.
+
+        Raises:
+            Exception: What they raise if they cannot be used; none is left open then.
+        """
+        host, shared, remote = RemoteHost(self.core), self.core.ledger.shared, self.core.remote
+        if shared is not None:
+            shared.open(host)
+        try:
+            if remote is not None:
+                remote.open(host)
+        except BaseException:
+            if shared is not None:
+                shared.close(0.0)
+            raise
+
+    def hand_over(self, patience: float) -> None:
+        """Publish what waits for the broker, and follow remote tasks no more; blocks.
+
+        Args:
+            patience: Most seconds to wait for the broker, 0 or more.
+        """
+        if self.core.remote is not None:
+            self.core.remote.close(patience)
+            self.core.release_remote()
+
     def adopt(self, limits: Limits) -> None:
         """Take over the limits of an app that sets itself up under a test's override.
 
@@ -111,6 +144,8 @@ class Framework:
                 _STATE.running.remove(self)
             _STATE.settle()
         self.core.stop()
+        if self.core.ledger.shared is not None:
+            self.core.ledger.shared.close(patience)
         with _LOCK:
             if self in _STATE.open:
                 _STATE.open.remove(self)

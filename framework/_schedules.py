@@ -42,6 +42,11 @@ class ScheduleLimits(Protocol):
         """Seconds for which a finished task is kept."""
         ...
 
+    @property
+    def max_finished_tasks(self) -> int:
+        """How many finished tasks are kept."""
+        ...
+
 
 class ScheduleHost(Protocol):
     """The core, as far as it is needed here."""
@@ -154,6 +159,11 @@ class Schedules:
             timer.cancel()
             self.undelay(task)
 
+    def is_delayed(self, task: LiveTask) -> bool:
+        """Whether a task waits for its time."""
+        with self._lock:
+            return task in self._delayed
+
     def undelay(self, task: LiveTask) -> None:
         """Forget a delayed task that was cancelled."""
         with self._lock:
@@ -229,4 +239,7 @@ class Schedules:
     def _clean_up(self) -> None:
         core = self._core
         core.runner.evict(ended_before=core.clock.monotonic() - core.limits.result_ttl)
+        if core.ledger.shared is not None:
+            # Many processes put records there, and each counts its own only.
+            core.runner.evict(keep=core.limits.max_finished_tasks)
         self._plan_cleanup()

@@ -31,8 +31,14 @@ def take_in(
     on_complete: Callable[[Task], object] | None,
     on_error: Callable[[Task], object] | None,
     delay: float,
-) -> LiveTask:
-    """Check a submission and take it in; see `TaskManager.submit` for the parameters."""
+    begin: bool = True,
+) -> tuple[LiveTask, float]:
+    """Check a submission and take it in; see `TaskManager.submit` for the parameters.
+
+    Returns:
+        The task, and the seconds that it is delayed; without *begin*, `Core.begin` is still
+        to be called.
+    """
     spec = _spec(func)
     if timeout is not None or description is not None:
         spec = spec.replace(
@@ -51,7 +57,7 @@ def take_in(
                 f"{name} must be a function of the task or None, not {_checks.show(hook)}"
             )
     pause = _checks.number("delay", delay, at_least=0) or spec.delay
-    return core.accept_with(
+    task = core.accept_with(
         spec,
         positional,
         named,
@@ -59,7 +65,9 @@ def take_in(
         task_id=task_id,
         hooks=hooks if on_complete is not None or on_error is not None else None,
         delay=pause,
+        begin=begin,
     )
+    return task, pause
 
 
 def _spec(func: Callable[..., Any]) -> TaskSpec:

@@ -13,11 +13,14 @@ from typing import Any
 from starlette.exceptions import HTTPException
 
 __all__ = [
+    "BrokerUnavailableError",
     "DeadlockError",
     "FrameworkError",
     "FrameworkNotStartedError",
     "QueueFullError",
     "RateLimitExceededError",
+    "RemoteTaskError",
+    "StoreUnavailableError",
     "TaskCancelledError",
     "TaskFailedError",
     "TaskInterruptedError",
@@ -183,6 +186,50 @@ class TaskTimeoutError(FrameworkError, TimeoutError):
     def __str__(self) -> str:
         who = f"task {_cut(self.task_id)} ({self.name})" if self.task_id else self.name
         return f"{who} ran past its limit of {self.limit:g} s"
+
+
+class RemoteTaskError(FrameworkError):
+    """Stands in for an exception of another process that cannot be rebuilt in this one.
+
+    Attributes:
+        type_name: Module and qualified name of its class.
+        text: What it said, cut at 2,000 characters.
+    """
+
+    def __init__(self, type_name: str, text: str) -> None:
+        super().__init__(type_name, text)
+        self.type_name = type_name
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.text}" if self.text else self.type_name
+
+
+class _UnavailableError(FrameworkError):
+    """Something outside this process did not answer in time."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason or f"{type(self).__name__}: no reason was given"
+
+
+class StoreUnavailableError(_UnavailableError):
+    """Raised when the store did not take, or give, a task's record in time.
+
+    Attributes:
+        reason: What it said, and what to do.
+    """
+
+
+class BrokerUnavailableError(_UnavailableError):
+    """Ends a task that could not be published since the broker was away for too long.
+
+    Attributes:
+        reason: What it said, since when, and what to do.
+    """
 
 
 class DeadlockError(FrameworkError, RuntimeError):

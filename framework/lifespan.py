@@ -142,6 +142,13 @@ class _Setup(AbstractAsyncContextManager[None]):
             shared.adopt(self._limits)
         framework = Framework(self._parts, self._limits) if shared is None else shared
         self._framework = framework
+        if shared is None and framework.reaches_out:
+            try:
+                await _in_thread(framework.connect, framework.core.clock)
+            except BaseException:
+                framework.close(0.0)
+                self._framework = None
+                raise
         install_task_ids()
         self._home = home = Home(framework.core, self._app, asyncio.get_running_loop())
         framework.open(home)
@@ -180,7 +187,9 @@ class _Setup(AbstractAsyncContextManager[None]):
             framework.core.schedules.stop()
             framework.core.policies.close()
         try:
-            await drain(framework.core, home, self._grace)
+            if alone and framework.core.remote is not None:
+                await _in_thread(lambda: framework.hand_over(self._grace), clock)
+            await drain(framework.core, home, max(0.0, end - clock.monotonic()))
         finally:
             framework.leave(home)
             if self._shim is not None and self._app is not None:
@@ -192,19 +201,24 @@ class _Setup(AbstractAsyncContextManager[None]):
 
 
 async def _in_thread(call: Callable[[], None], clock: Clock) -> None:
-    """Run *call*, which blocks, on a thread of its own and wait for its end."""
+    """Run *call*, which blocks, on a thread of its own, and end as it does."""
     done = LoopSleeper(clock)
+    raised: list[BaseException] = []
 
     def body() -> None:
         try:
             call()
+        except BaseException as error:  # raised again where it is awaited
+            raised.append(error)
         finally:
             done.signal()
 
-    thread = threading.Thread(target=body, name="asyncframe-stop", daemon=True)
+    thread = threading.Thread(target=body, name="asyncframe-lifespan", daemon=True)
     thread.start()
     await done.wait(None)
     thread.join()
+    if raised:
+        raise raised[0]
 
 
 def _reset(token: Token[Any] | None) -> None:

@@ -7,17 +7,21 @@ that does gets the default behaviour of what it leaves out.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from framework._records import TaskEvent, TaskRecord, TaskStatus
 
 __all__ = [
     "Clock",
+    "EngineHost",
     "EventSink",
     "Interceptor",
     "Kind",
+    "RemoteEngine",
     "Run",
+    "SharedStore",
+    "StoreHost",
     "TaskEngine",
     "TaskEvent",
     "TaskRecord",
@@ -167,6 +171,154 @@ class TaskStore(Protocol):
         Returns:
             How many were removed, and the records; a store need not return those that
             COMPLETED if they are not asked for.
+        """
+        ...
+
+
+class StoreHost(Protocol):
+    """What a framework does for its `SharedStore`; every method from any thread."""
+
+    clock: Clock
+
+    def snapshot(self, record: TaskRecord) -> TaskRecord:
+        """Return a copy of a live record that is consistent in itself."""
+        ...
+
+    def cancel(self, task_id: str) -> None:
+        """Cancel a task of this process, since another process has asked for it."""
+
+    def interrupt(self, reason: str) -> None:
+        """End every live task INTERRUPTED: the others have given this process up."""
+
+    def adopt(self, records: Sequence[TaskRecord]) -> None:
+        """Follow from now on live remote tasks whose own process is gone."""
+
+
+@runtime_checkable
+class SharedStore(TaskStore, Protocol):
+    """A store that several processes share and that outlives each of them.
+
+    ``get``, ``list`` and ``remove`` of such a store never block: they speak of what it
+    has found out of all processes, the live tasks of this one left out.
+
+    Attributes:
+        durable: Whether ``await submit(...)``, and a submission from a thread, return
+            only once the record is safe.
+    """
+
+    durable: bool
+
+    def open(self, host: StoreHost) -> None:
+        """Begin to write and to follow the other processes; blocks.
+
+        Raises:
+            StoreUnavailableError: If it cannot be reached, or is of no use.
+        """
+
+    def close(self, patience: float) -> None:
+        """Write what waits, for at most *patience* seconds, and leave; blocks."""
+
+    def note(self, record: TaskRecord) -> None:
+        """Take in that a live record is new or has changed; quick.
+
+        Raises:
+            StoreUnavailableError: If the record is new and too many wait to be written.
+        """
+
+    def secure(self, record: TaskRecord, told: Callable[[BaseException | None], None]) -> None:
+        """Call *told* once the record as it is now is safe, or with why it is not."""
+
+    def settle(self, record: TaskRecord, result: Any) -> Any:
+        """Return a result as every process will read it.
+
+        Raises:
+            Exception: If it cannot be kept; the task then ends FAILED with this.
+        """
+
+    def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
+        """Return what is known of these ids now; may block."""
+        ...
+
+    def request_cancel(self, task_id: str) -> bool:
+        """Ask a live task's process to cancel it; False if there is none. May block."""
+        ...
+
+    def figures(self) -> dict[str, int]:
+        """Return how many records there are of each status, and the store's own counters.
+
+        This process's live ones are left out.
+        """
+        ...
+
+
+class EngineHost(Protocol):
+    """Where a `RemoteEngine` tells of its tasks; every method from any thread.
+
+    Ids that are unknown here, or final already, are ignored. *at* is in seconds since the
+    epoch, by the clock of the machine where it happened.
+    """
+
+    clock: Clock
+
+    def live(self) -> Collection[TaskRecord]:
+        """Return the tasks that are not final, as far as this process follows them."""
+        ...
+
+    def waiting(self, task_id: str, reason: str) -> None:
+        """Say why a task still waits; "" if for nothing but its turn."""
+
+    def started(self, task_id: str, at: float, attempt: int) -> None:
+        """Say that a worker has begun with a task, or with a further attempt."""
+
+    def progress(self, task_id: str, share: float, message: str) -> None:
+        """Say how far a task is, from 0.0 to 1.0."""
+
+    def announce(self, task_id: str, kind: str, delay: float, error: BaseException | None) -> None:
+        """Say that a task waits: *kind* is ``retrying`` or ``throttled``."""
+
+    def ended(
+        self,
+        task_id: str,
+        status: TaskStatus,
+        at: float,
+        *,
+        result: Any = None,
+        error: BaseException | None = None,
+        reason: str = "",
+        attempts: int = 1,
+    ) -> None:
+        """Say how a task ended; *error* is needed if it FAILED."""
+
+
+@runtime_checkable
+class RemoteEngine(TaskEngine, Protocol):
+    """An engine whose tasks run in other processes, and outlive the one that submits."""
+
+    def open(self, host: EngineHost) -> None:
+        """Begin to publish and to listen; blocks a moment.
+
+        Raises:
+            ValueError: If its settings would lose tasks or run them twice.
+        """
+
+    def close(self, patience: float) -> None:
+        """Publish what waits, for at most *patience* seconds, and leave; blocks.
+
+        What is not published by then ends CANCELLED.
+        """
+
+    def admit(self, record: TaskRecord) -> None:
+        """Look at a task before it is accepted; what this raises refuses it."""
+
+    def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
+        """Return what is known of these ids now; may block."""
+        ...
+
+    def request_cancel(self, task_id: str) -> bool:
+        """Cancel a task that no worker has, or ask its worker to; may block.
+
+        Returns:
+            False if the id is unknown, or final already.
         """
         ...
 

@@ -147,11 +147,13 @@ def override_framework(
     before = override() if nested else None
     if nested:
         set_override(None)
-    set_override(framework)
     try:
+        framework.connect()
+        set_override(framework)
         yield framework.manager
     finally:
         set_override(None)
+        framework.hand_over(0.0)
         framework.close(0.0)
         set_override(before)
         _registry.forget_local(schedules)

@@ -33,7 +33,7 @@ _ENDED = "_asyncframe_ended"
 _STARTED = "_asyncframe_started"
 """The attribute of a thread that says where it was started."""
 
-_CALLERS = ("asyncframe-hook", "asyncframe-callbacks", "asyncframe-stop")
+_CALLERS = ("asyncframe-hook", "asyncframe-callbacks", "asyncframe-lifespan")
 """Names of threads on which the framework calls what may take its time."""
 
 

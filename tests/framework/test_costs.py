@@ -223,7 +223,7 @@ async def test_no_event_unless_somebody_hears(
 ) -> None:
     """Without a sink no event is made, and with one those of the kinds that it hears."""
     made = Counter(TaskEvent)
-    monkeypatch.setattr(_ledger, "TaskEvent", made)
+    monkeypatch.setattr(_events, "TaskEvent", made)
     await bare_manager.submit(nothing, wait=True)
     assert made.calls == 0
     bare_manager.subscribe(lambda _: None, kinds={"started", "failed"})

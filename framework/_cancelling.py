@@ -1,0 +1,58 @@
+"""Cancelling a task: one that waits, one that runs here, one that another process has."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from framework._core import Core
+from framework._records import TaskRecord, TaskStatus
+from framework._task import RUNNING, LiveTask
+
+_PATIENCE: Final = 1.0
+"""Seconds that a coroutine, or another process, gets to let go of a task."""
+
+_REASON: Final = "it was cancelled before it started"
+
+
+async def cancel(core: Core, task_id: str) -> bool:
+    """Ask for a task's cancellation; see `TaskManager.cancel_task`."""
+    record = core.ledger.find(task_id)
+    if core.elsewhere is not None and (record is None or record.remote):
+        return isinstance(record, (LiveTask, type(None))) and await _elsewhere(
+            core, task_id, record
+        )
+    if not isinstance(record, LiveTask) or not core.ledger.request_cancel(record):
+        return False
+    if core.cancel_pending(record, _REASON):
+        return True
+    core.runner.stop_body(record)
+    if record.spec.kind == "thread":
+        return False
+    try:
+        await core.results.until_final(record, _PATIENCE)
+    except TimeoutError:
+        return False
+    return record.status is TaskStatus.CANCELLED
+
+
+async def _elsewhere(core: Core, task_id: object, own: LiveTask | None) -> bool:
+    """Cancel a task that another process runs; *own* if it was submitted here."""
+    assert core.elsewhere is not None
+    if not isinstance(task_id, str) or (own is not None and not core.ledger.request_cancel(own)):
+        return False
+    if own is not None and core.schedules.is_delayed(own):
+        return core.cancel_pending(own, _REASON)
+    if not await core.elsewhere.cancel(task_id):
+        return False
+    if own is not None and own.status is RUNNING and own.spec.kind == "thread":
+        # It may ask whether it is wanted, and nothing can stop it.
+        return False
+    record: TaskRecord | None = own
+    try:
+        if own is None:
+            record = await core.elsewhere.until_final(task_id, _PATIENCE)
+        else:
+            await core.results.until_final(own, _PATIENCE)
+    except TimeoutError:
+        return False
+    return record is not None and record.status is TaskStatus.CANCELLED

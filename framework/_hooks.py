@@ -1,0 +1,43 @@
+"""on_complete and on_error: what a submission wants called at its task's end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from framework._records import TaskRecord, TaskStatus
+from framework._task import LiveTask, Task
+
+_LOGGER = logging.getLogger("asyncframe")
+
+
+def run_hooks(task: LiveTask, snapshot: Callable[[TaskRecord], TaskRecord]) -> None:
+    """Call the hook for how a task has ended, once.
+
+    Args:
+        task: The task, which is final and has hooks.
+        snapshot: Copies its record.
+    """
+    assert task.hooks is not None
+    (on_complete, on_error), task.hooks = task.hooks, None
+    hook = on_complete if task.status is TaskStatus.COMPLETED else on_error
+    if hook is None:
+        return
+    view = Task(snapshot(task), source=task)
+    if task.status is not TaskStatus.TIMEOUT:
+        _call(hook, view)
+        return
+    # The clock's thread, which ends tasks over their limit, has other deadlines to keep.
+    thread = threading.Thread(target=_call, args=(hook, view), name="asyncframe-hook", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # too many threads in the process; late deadlines are better
+        _call(hook, view)
+
+
+def _call(hook: Callable[[Task], object], task: Task) -> None:
+    try:
+        hook(task)
+    except BaseException:  # a hook is a guest; it may end neither thread nor loop
+        _LOGGER.exception("a hook of task %s raised", task.task_id)

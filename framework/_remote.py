@@ -1,0 +1,209 @@
+"""What a shared store and a remote engine have to say of this process's tasks.
+
+Guarantees: a word about a task that is unknown here, or final, changes nothing; stamps of
+another machine's clock never run ahead of this one's, nor behind the submission.
+Relies on: the ledger for every move.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
+from typing import Any, Final
+
+from framework import _registry
+from framework._calls import TaskSpec
+from framework._core import Core
+from framework._ids import TaskId
+from framework._records import TaskRecord, TaskStatus
+from framework._task import PENDING, LiveTask, Move, new_task
+from framework.exceptions import (
+    FrameworkError,
+    RemoteTaskError,
+    TaskCancelledError,
+    TaskInterruptedError,
+    TaskTimeoutError,
+)
+
+_LOGGER = logging.getLogger("asyncframe")
+
+_MOVES: Final[dict[TaskStatus, Move]] = {
+    TaskStatus.FAILED: "fail",
+    TaskStatus.TIMEOUT: "time_out",
+    TaskStatus.CANCELLED: "cancel",
+    TaskStatus.INTERRUPTED: "interrupt",
+}
+
+
+class RemoteHost:
+    """The framework's side of its `SharedStore` and its `RemoteEngine`.
+
+    Args:
+        core: Whose tasks are spoken of.
+    """
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._ledger = core.ledger
+        self._runner = core.runner
+        self.clock = core.clock
+
+    # -- for a shared store
+
+    def snapshot(self, record: TaskRecord) -> TaskRecord:
+        """Return a copy of a live record that is consistent in itself."""
+        return self._ledger.snapshot(record)
+
+    def cancel(self, task_id: str) -> None:
+        """Cancel a task of this process; another process has asked for it."""
+        task = self._ledger.find_live(task_id)
+        if task is None or task.remote or not self._ledger.request_cancel(task):
+            return
+        if not self._core.cancel_pending(task, "it was cancelled before it started"):
+            self._runner.stop_body(task)
+
+    def interrupt(self, reason: str) -> None:
+        """End every live task of this process INTERRUPTED, but for remote ones."""
+        for task in self._ledger.all_live():
+            if not task.remote:
+                error = TaskInterruptedError(task.task_id, task.name)
+                self._runner.end(task, "interrupt", error=error, reason=reason, body_ended=False)
+
+    def adopt(self, records: Sequence[TaskRecord]) -> None:
+        """Follow remote tasks whose own process is gone; a final one comes to its end."""
+        adopted = [record.task_id for record in records if self._take_in(record)]
+        engine, elsewhere = self._core.remote, self._core.elsewhere
+        if not adopted or engine is None or elsewhere is None:
+            return
+        elsewhere.post(lambda: self._catch_up(engine.fetch(adopted)))
+
+    def _take_in(self, record: TaskRecord) -> bool:
+        """Make a live task of another process one of this one's; False if it cannot be."""
+        known = getattr(_registry.find(record.name), "__asyncframe_spec__", None)
+        if not isinstance(known, TaskSpec):
+            known = TaskSpec(_unknown_here, name=record.name, kind="thread", check=None)
+        frame, monotonic = sys._getframe(), self.clock.monotonic()
+        created = monotonic - max(0.0, self.clock.time() - record.created_at)
+        task = new_task(
+            TaskId(record.task_id), known, (), None, copy_context(), self._core.home(), None,
+            created, record.created_at, frame.f_code, frame.f_lasti,
+        )  # fmt: skip
+        task.label, task.code, task.remote = record.label, None, True
+        try:
+            self._ledger.accept(task, bounded=False)
+        except (FrameworkError, ValueError):  # it is stopping, or has it already
+            return False
+        return True
+
+    def _catch_up(self, records: Sequence[TaskRecord]) -> None:
+        """Bring this process's tasks to where the engine says that they are."""
+        for record in records:
+            task_id = str(record.task_id)
+            started = record.wall(record.started)
+            if started is not None:
+                self.started(task_id, started.timestamp(), record.attempts)
+            ended = record.wall(record.ended)
+            if ended is not None:
+                self.ended(
+                    task_id, record.status, ended.timestamp(), result=record.result,
+                    error=record.error, reason=record.reason, attempts=record.attempts,
+                )  # fmt: skip
+
+    # -- for a remote engine
+
+    def live(self) -> list[TaskRecord]:
+        """Return the remote tasks that are not final, as far as this process follows them."""
+        return [task for task in self._ledger.all_live() if task.remote]
+
+    def waiting(self, task_id: str, reason: str) -> None:
+        """Say why a task still waits; "" if for nothing but its turn."""
+        task = self._find(task_id)
+        if task is not None and task.reason != reason:
+            task.reason = reason
+            self._ledger.changed(task)
+
+    def started(self, task_id: str, at: float, attempt: int) -> None:
+        """Note that a worker has begun with a task, or with a further attempt."""
+        task = self._find(task_id)
+        if task is None:
+            return
+        first = task.status is PENDING
+        if first and not self._ledger.start(task, self._stamp(task, at)):
+            return
+        with self._ledger.lock:
+            task.attempts = max(attempt, 1)
+            task.bodies = 1
+            task.reason = ""
+        self._ledger.changed(task)
+        if first and self._ledger.sinks:
+            self._ledger.emit("started", task)
+
+    def progress(self, task_id: str, share: float, message: str) -> None:
+        """Note how far a task is."""
+        task = self._find(task_id)
+        if task is not None:
+            self._ledger.progress(task, share, message)
+
+    def announce(self, task_id: str, kind: str, delay: float, error: BaseException | None) -> None:
+        """Count a retry's or throttle's wait and tell the sinks of it."""
+        task = self._find(task_id)
+        if task is not None:
+            self._runner.announce(kind, task.name, task, delay, error)
+
+    def ended(
+        self,
+        task_id: str,
+        status: TaskStatus,
+        at: float,
+        *,
+        result: Any = None,
+        error: BaseException | None = None,
+        reason: str = "",
+        attempts: int = 1,
+    ) -> None:
+        """Bring a task to its end."""
+        task = self._find(task_id)
+        if task is None:
+            return
+        if task.status is PENDING and status in (TaskStatus.COMPLETED, TaskStatus.TIMEOUT):
+            # Its start was told of in words that never came.
+            self.started(task_id, at, attempts)
+        now = self._stamp(task, at)
+        if task.started is not None:
+            now = max(now, task.started)
+            task.attempts = max(task.attempts, attempts)
+        if status is TaskStatus.COMPLETED:
+            self._runner.complete(task, result, now)
+        else:
+            told = _error_of(task, status, error)
+            self._runner.end(task, _MOVES[status], error=told, reason=reason, now=now)
+        self._runner.let_go(task)
+
+    def _find(self, task_id: str) -> LiveTask | None:
+        task = self._ledger.find_live(task_id)
+        return task if task is not None and task.remote and not task.status.is_final else None
+
+    def _stamp(self, task: LiveTask, at: float) -> float:
+        """Return a wall stamp of any machine as monotonic seconds, from the submission to now."""
+        return min(max(task.created + at - task.created_at, task.created), self.clock.monotonic())
+
+
+def _error_of(task: LiveTask, status: TaskStatus, error: BaseException | None) -> BaseException:
+    if status is TaskStatus.FAILED:
+        return RemoteTaskError("unknown", "its error was not told") if error is None else error
+    if status is TaskStatus.TIMEOUT:
+        limit = task.limit if task.limit is not None else 0.0
+        own = isinstance(error, TaskTimeoutError)
+        return (
+            error if own and error is not None else TaskTimeoutError(task.task_id, task.name, limit)
+        )
+    made: Callable[[str, str], BaseException] = (
+        TaskCancelledError if status is TaskStatus.CANCELLED else TaskInterruptedError
+    )
+    return made(task.task_id, task.name)
+
+
+def _unknown_here(*_: Any, **__: Any) -> None:
+    """Stand for a function that this process does not know; never called."""

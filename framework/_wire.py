@@ -1,0 +1,371 @@
+"""Arguments, results and errors as JSON text, by the function's own annotations.
+
+What leaves this process, for a store or for a worker, leaves it through here; nothing is
+ever pickled. What comes back is built from plain JSON by the annotations of a function
+that is known in this process, or stays plain JSON.
+
+Guarantees: decoding runs no code but that of annotated types and of exception classes
+that are imported already; texts are bounded.
+Relies on: pydantic, which FastAPI brings along; imported when first needed.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import sys
+import types
+import typing
+import weakref
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+from framework._calls import name_of, signature_of
+from framework._jsonsafe import safe_repr, safe_str
+from framework.exceptions import RemoteTaskError
+
+Function: TypeAlias = Callable[..., Any]
+
+MAX_RESULT: Final = 1 << 20
+"""Longest JSON text of a result, in characters."""
+
+MAX_CALL: Final = 1 << 20
+"""Longest JSON text of a call's arguments, in characters."""
+
+_MAX_ERROR_ARGUMENTS: Final = 8_192
+_SCALARS: Final = (type(None), bool, int, float, str)
+_ANY: Final = object()
+"""Stands for an annotation that says nothing, or nothing that pydantic understands."""
+
+
+class _Value:
+    """One parameter's or result's way into JSON and back."""
+
+    __slots__ = ("_adapter", "_plain")
+
+    def __init__(self, annotation: Any) -> None:  # Any: whatever stands in the signature
+        self._adapter = _adapter(annotation)
+        # Of these types, what is in JSON is what was put into it.
+        self._plain = annotation if annotation in _SCALARS else None
+
+    def dump(self, value: Any) -> Any:
+        """Return *value* as what ``json`` takes.
+
+        Raises:
+            ValueError: If it does not fit the annotation, or JSON has nothing for it.
+        """
+        kind = type(value)
+        if kind is self._plain or (self._adapter is None and kind in _SCALARS):
+            return value
+        if self._adapter is None:
+            from pydantic_core import to_jsonable_python
+
+            return to_jsonable_python(value, inf_nan_mode="constants")
+        try:
+            return self._adapter.dump_python(value, mode="json", warnings="error")
+        except ValueError:  # not quite of the annotated type: an int for a float, say
+            return self._adapter.dump_python(
+                self._adapter.validate_python(value), mode="json", warnings="error"
+            )
+
+    def load(self, data: Any) -> Any:
+        """Return the value that plain JSON *data* stands for.
+
+        Raises:
+            ValueError: If it does not fit the annotation.
+        """
+        if self._adapter is None or type(data) is self._plain:
+            return data
+        return self._adapter.validate_json(json.dumps(data))
+
+
+class _Shape:
+    """A function's parameters and result, found out once."""
+
+    __slots__ = ("name", "named", "others", "positional", "result", "rest")
+
+    def __init__(self, fn: Function) -> None:
+        self.name = name_of(fn)
+        hints = _hints(fn)
+        self.positional: list[tuple[str, _Value]] = []
+        self.named: dict[str, _Value] = {}
+        self.rest: tuple[str, _Value] = ("args", _Value(_ANY))
+        self.others = _Value(_ANY)
+        self.result = _Value(hints.get("return", _ANY))
+        signature = signature_of(fn)
+        kinds = inspect.Parameter
+        for name, parameter in () if signature is None else signature.parameters.items():
+            value = _Value(hints.get(name, _ANY))
+            if parameter.kind is kinds.VAR_POSITIONAL:
+                self.rest = (name, value)
+            elif parameter.kind is kinds.VAR_KEYWORD:
+                self.others = value
+            else:
+                if parameter.kind is not kinds.KEYWORD_ONLY:
+                    self.positional.append((name, value))
+                if parameter.kind is not kinds.POSITIONAL_ONLY:
+                    self.named[name] = value
+
+    def convert(self, args: Any, kwargs: Any, step: str) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments after ``dump`` or ``load``, as *step* says.
+
+        Raises:
+            TypeError: If one does not fit; it names function, parameter and value.
+        """
+        known = self.positional
+        many = len(known)
+        try:
+            found = []
+            for index, value in enumerate(args):
+                name, way = known[index] if index < many else self.rest
+                found.append(getattr(way, step)(value))
+            named = {}
+            for name, value in kwargs.items():  # the message below names it
+                named[name] = getattr(self.named.get(name, self.others), step)(value)
+        except (ValueError, TypeError) as error:
+            raise TypeError(
+                f"argument {name!r} of {self.name} does not fit: {safe_repr(value)}: "
+                f"{_why(error)}; arguments travel as JSON by the annotations"
+            ) from error
+        return found, named
+
+
+def encode_call(fn: Function, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> str:
+    """Return a call's arguments as JSON text, by the annotations of *fn*.
+
+    Args:
+        fn: The function, decorated or not.
+        args: Its positional arguments, which fit its signature.
+        kwargs: Its keyword arguments, which fit; None for none.
+
+    Raises:
+        TypeError: If one does not fit its annotation, or JSON has nothing for it.
+        ValueError: If the text is longer than `MAX_CALL`.
+    """
+    shape = _shape(fn)
+    text = json.dumps(shape.convert(args, kwargs or {}, "dump"), separators=(",", ":"))
+    if len(text) > MAX_CALL:
+        raise ValueError(
+            f"the arguments of {shape.name} take {len(text):,} characters of JSON, and "
+            f"{MAX_CALL:,} are allowed: store the data and give its key instead"
+        )
+    return text
+
+
+def decode_call(fn: Function, text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments that `encode_call` put into *text*, validated by annotation.
+
+    Raises:
+        TypeError: If one does not fit.
+        ValueError: If the text is no call.
+    """
+    data = json.loads(text)
+    if not (
+        isinstance(data, list)
+        and len(data) == 2
+        and isinstance(data[0], list)
+        and isinstance(data[1], dict)
+    ):
+        raise ValueError(f"a call is [[...], {{...}}] in JSON, not {safe_repr(text)}")
+    args, kwargs = _shape(fn).convert(data[0], data[1], "load")
+    return tuple(args), kwargs
+
+
+def encode_result(fn: Function | None, value: Any) -> str:
+    """Return a result as JSON text, by the return annotation of *fn*.
+
+    Args:
+        fn: The function, decorated or not; None if it is not known here.
+        value: What it returned.
+
+    Raises:
+        TypeError: If it cannot be put into JSON, or does not fit the annotation.
+        ValueError: If the text is longer than `MAX_RESULT`.
+    """
+    way, name = _result_of(fn)
+    try:
+        text = json.dumps(way.dump(value), separators=(",", ":"))
+    except (ValueError, TypeError) as error:
+        raise TypeError(
+            f"the result of {name} cannot be kept: {safe_repr(value)}: "
+            f"{_why(error)}; results are kept as JSON by the return annotation"
+        ) from error
+    if len(text) > MAX_RESULT:
+        raise ValueError(
+            f"the result of {name} takes {len(text):,} characters of JSON, and "
+            f"{MAX_RESULT:,} are allowed: store the data and return its key instead"
+        )
+    return text
+
+
+def decode_result(fn: Function | None, text: str) -> Any:
+    """Return the result in *text*: typed if *fn* is known and it fits, else plain JSON.
+
+    Raises:
+        ValueError: If the text is no JSON.
+    """
+    data = json.loads(text)
+    try:
+        return _result_of(fn)[0].load(data)
+    except (ValueError, TypeError):  # written under another annotation than this process has
+        return data
+
+
+def settled(fn: Function | None, value: Any) -> Any:
+    """Return *value* as whoever decodes it will have it; raises as `encode_result`."""
+    kind = type(value)
+    if kind in _SCALARS and kind is not str and _result_of(fn)[0].dump(value) is value:
+        return value
+    return decode_result(fn, encode_result(fn, value))
+
+
+def encode_error(error: BaseException) -> str:
+    """Return an error as JSON text: its class, its words and, if they are JSON, its parts."""
+    cls = type(error)
+    data = {
+        "type": [cls.__module__, cls.__qualname__],
+        "text": safe_str(error),
+        "parts": _error_parts(error),
+    }
+    return json.dumps(data, separators=(",", ":"))
+
+
+def decode_error(text: str) -> BaseException:
+    """Return the error in *text*.
+
+    It is of its own class if that is imported here already, is an exception, and says the
+    same when it is built from the same arguments; else it is a `RemoteTaskError`.
+
+    Raises:
+        ValueError: If the text is no error.
+    """
+    data = json.loads(text)
+    try:
+        (module, qualname), words, parts = data["type"], data["text"], data["parts"]
+        told = RemoteTaskError(f"{module}.{qualname}", words)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"no error in JSON: {safe_repr(text)}") from error
+    cls = _imported(module, qualname)
+    if cls is None or not isinstance(parts, list) or len(parts) != 2:
+        return told
+    for make in (cls, functools.partial(cls.__new__, cls)):
+        rebuilt = _rebuilt(make, cls, *parts)
+        if rebuilt is not None and safe_str(rebuilt) == words:
+            return rebuilt
+    return told
+
+
+def _error_parts(error: BaseException) -> list[Any] | None:
+    """Return the arguments and the attributes of an error, or None if they are no JSON."""
+    try:
+        reduced: Any = error.__reduce__()
+        if reduced[0] is not type(error):
+            return None
+        state = reduced[2] if len(reduced) > 2 else None
+        notes = {key: value for key, value in (state or {}).items() if _is_plain(value)}
+        parts = [list(reduced[1]), notes]
+        text = json.dumps(parts)
+        same = json.loads(text) == parts and len(text) <= _MAX_ERROR_ARGUMENTS
+    except Exception:  # a hostile class; its words must do
+        return None
+    return parts if same else None
+
+
+def _is_plain(value: object) -> bool:
+    try:
+        return bool(json.loads(json.dumps(value)) == value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+
+
+def _imported(module: object, qualname: object) -> type[BaseException] | None:
+    """Return an exception class of a module that is imported already; imports nothing."""
+    if not isinstance(module, str) or not isinstance(qualname, str):
+        return None
+    found: Any = sys.modules.get(module)
+    for name in qualname.split("."):
+        # Not getattr: a module's own __getattr__ may import.
+        found = getattr(found, "__dict__", {}).get(name)
+    return found if isinstance(found, type) and issubclass(found, BaseException) else None
+
+
+def _rebuilt(
+    make: Callable[..., Any], cls: type[BaseException], args: Any, state: Any
+) -> BaseException | None:
+    try:
+        error = make(*args)
+        vars(error).update(state)
+    except Exception:  # its constructor takes other arguments than it keeps
+        return None
+    return error if isinstance(error, cls) else None
+
+
+def _why(error: Exception) -> str:
+    """Return in one line what is wrong with a value."""
+    told: Any = getattr(error, "errors", None)
+    if callable(told):
+        return "; ".join(str(one["msg"]) for one in told(include_url=False)[:3])
+    return safe_str(error, 500)
+
+
+# -- what is known of a function
+
+
+def _shape(fn: Function) -> _Shape:
+    inner = plain_function(fn)
+    try:
+        found = _SHAPES.get(inner)
+        if found is None:
+            found = _SHAPES[inner] = _Shape(inner)
+    except TypeError:  # no weak reference to it, or no hash
+        return _Shape(inner)
+    return found
+
+
+_SHAPES: Final[weakref.WeakKeyDictionary[Any, _Shape]] = weakref.WeakKeyDictionary()
+
+
+def _result_of(fn: Function | None) -> tuple[_Value, str]:
+    if fn is None:
+        return _UNKNOWN, "a task"
+    shape = _shape(fn)
+    return shape.result, shape.name
+
+
+def plain_function(fn: Function) -> Function:
+    """Return *fn* without any decorator of the framework, partials aside."""
+    inner: Any = fn
+    while hasattr(inner, "__asyncframe_layer__") and hasattr(inner, "fn"):
+        inner = inner.fn
+    function: Function = inner
+    return function
+
+
+def _hints(fn: Function) -> dict[str, Any]:
+    inner: Any = fn
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if not isinstance(inner, (types.FunctionType, types.MethodType, type)):
+        inner = getattr(type(inner), "__call__", inner)  # noqa: B004  # its annotations
+    try:
+        return typing.get_type_hints(inner, include_extras=True)
+    except Exception:  # an annotation that names what is not there: then it says nothing
+        return {}
+
+
+def _adapter(annotation: Any) -> Any:  # Any: a TypeAdapter of whatever it is
+    """Return pydantic's adapter, or None for an annotation that says nothing."""
+    if annotation is _ANY or annotation is Any or annotation is inspect.Parameter.empty:
+        return None
+    from pydantic import TypeAdapter
+    from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+    try:
+        return TypeAdapter(annotation)
+    except (PydanticSchemaGenerationError, PydanticUserError, TypeError):
+        # A class of the user's own that pydantic knows nothing of.
+        return None
+
+
+_UNKNOWN: Final = _Value(_ANY)
