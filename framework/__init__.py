@@ -17,13 +17,10 @@ from framework._records import TaskStatus
 from framework._runtime import get_task_manager, get_thread_pool
 from framework._task import Task
 from framework.exceptions import (
-    BrokerUnavailableError,
     FrameworkError,
     FrameworkNotStartedError,
     QueueFullError,
     RateLimitExceededError,
-    RemoteTaskError,
-    StoreUnavailableError,
     TaskCancelledError,
     TaskFailedError,
     TaskInterruptedError,
@@ -33,13 +30,10 @@ from framework.exceptions import (
 from framework.lifespan import setup_async_framework
 
 __all__ = [
-    "BrokerUnavailableError",
     "FrameworkError",
     "FrameworkNotStartedError",
     "QueueFullError",
     "RateLimitExceededError",
-    "RemoteTaskError",
-    "StoreUnavailableError",
     "Task",
     "TaskCancelledError",
     "TaskFailedError",

@@ -147,9 +147,9 @@ def override_framework(
     before = override() if nested else None
     if nested:
         set_override(None)
+    set_override(framework)
     try:
         framework.connect()
-        set_override(framework)
         yield framework.manager
     finally:
         set_override(None)

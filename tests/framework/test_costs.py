@@ -20,8 +20,8 @@ from framework import (
     TaskManager,
     ThreadPoolExecutorEnhanced,
     _delivery,
+    _events,
     _ids,
-    _ledger,
     _results,
     async_task,
 )

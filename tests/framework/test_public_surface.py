@@ -58,6 +58,9 @@ ERRORS: list[tuple[type[exceptions.FrameworkError], dict[str, Any]]] = [
     (exceptions.TaskNotFoundError, {"task_id": "1", "name": "call"}),
     (exceptions.TaskTimeoutError, {"task_id": "1", "name": "call", "limit": 2.5}),
     (exceptions.DeadlockError, {"chain": ("one", "two", "one")}),
+    (exceptions.RemoteTaskError, {"type_name": "shop.SoldOutError", "text": "none is left"}),
+    (exceptions.StoreUnavailableError, {"reason": "the disk is full"}),
+    (exceptions.BrokerUnavailableError, {"reason": "connection refused"}),
 ]
 NAMED_ERRORS = pytest.mark.parametrize(
     ("cls", "fields"), ERRORS, ids=[cls.__name__ for cls, _ in ERRORS]
