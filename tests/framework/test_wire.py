@@ -1,0 +1,309 @@
+"""Arguments, results and errors as JSON: there and back, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal
+from types import ModuleType
+from typing import Any
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel, ConfigDict
+
+from framework import RateLimitExceededError, TaskTimeoutError, background_task, retry_task
+from framework._wire import (
+    MAX_CALL,
+    MAX_RESULT,
+    decode_call,
+    decode_error,
+    decode_result,
+    encode_call,
+    encode_error,
+    encode_result,
+    plain_function,
+    settled,
+)
+from framework.exceptions import RemoteTaskError
+
+
+class Strict(BaseModel):
+    """A model that takes nothing but the very types of its fields."""
+
+    model_config = ConfigDict(strict=True)
+    moment: datetime
+    amount: Decimal
+
+
+class Unknown:
+    """A class that pydantic knows nothing of."""
+
+
+def call(number: int, /, moment: datetime, *rest: Decimal, model: Strict, **more: UUID) -> Strict:
+    """Take every kind of parameter."""
+    del number, moment, rest, more
+    return model
+
+
+def untyped(first, second=2, *, third=3):  # the point
+    """Take parameters that say nothing."""
+    return first, second, third
+
+
+def half_typed(value: Unknown, other: Missing) -> Missing:  # type: ignore[name-defined]  # noqa: F821
+    """Have annotations that cannot be used."""
+    del value, other
+
+
+def to_float(value: float) -> float:
+    """Return a float."""
+    return value
+
+
+MOMENT = datetime(2026, 1, 2, tzinfo=UTC)
+MODEL = Strict(moment=MOMENT, amount=Decimal("1.50"))
+
+
+# -- calls
+
+
+def test_every_kind_of_parameter() -> None:
+    """Positional, further, named and unnamed keyword arguments come back typed."""
+    args, kwargs = (1, MOMENT, Decimal("0.10")), {"model": MODEL, "key": UUID(int=3)}
+    assert decode_call(call, encode_call(call, args, kwargs)) == (args, kwargs)
+
+
+def test_text_is_strict_json() -> None:
+    """The text is JSON that anything can read, and lists what was given in order."""
+    text = encode_call(call, (1, MOMENT), {"model": MODEL})
+    assert json.loads(text) == [
+        [1, "2026-01-02T00:00:00Z"],
+        {"model": {"moment": "2026-01-02T00:00:00Z", "amount": "1.50"}},
+    ]
+    assert text.isascii()
+
+
+def test_without_annotations() -> None:
+    """What has no annotation comes back as plain JSON."""
+    text = encode_call(untyped, (MODEL, (1, 2)), {"third": {"a": None}})
+    assert decode_call(untyped, text) == (
+        ({"moment": "2026-01-02T00:00:00Z", "amount": "1.50"}, [1, 2]),
+        {"third": {"a": None}},
+    )
+
+
+def test_unusable_annotations() -> None:
+    """An annotation that names nothing, or what pydantic knows nothing of, says nothing."""
+    assert decode_call(half_typed, encode_call(half_typed, (1, "x"), None)) == ((1, "x"), {})
+
+
+def test_decorated_function() -> None:
+    """A decorated function's own annotations count."""
+
+    @background_task
+    @retry_task
+    def decorated(amount: Decimal) -> Decimal:
+        return amount
+
+    text = encode_call(decorated, (Decimal(1),), None)
+    assert decode_call(decorated, text) == ((Decimal(1),), {})
+    retried: Any = decorated.fn
+    assert plain_function(decorated) is retried.fn
+
+
+@pytest.mark.parametrize(
+    ("fn", "args", "words"),
+    [
+        (call, ("x",), "argument 'number' of .*call does not fit: 'x': Input should be"),
+        (call, (1, "soon"), "argument 'moment'"),
+        (call, (1, MOMENT, "x"), "argument 'rest'"),
+        (untyped, (object(),), "argument 'first' .* Unable to serialize unknown type"),
+        (untyped, ([{1: object()}],), "argument 'first'"),
+    ],
+)
+def test_argument_that_does_not_fit(fn: Any, args: tuple[Any, ...], words: str) -> None:
+    """The error names function, parameter and value."""
+    with pytest.raises(TypeError, match=words):
+        encode_call(fn, args, None)
+
+
+def test_almost_fitting() -> None:
+    """What the annotation would accept is made what it says, as a worker would do."""
+    assert encode_call(to_float, (3,), None) == "[[3.0],{}]"
+
+
+def test_too_long_a_call() -> None:
+    """Arguments that take too much room are refused, with how much is allowed."""
+    with pytest.raises(ValueError, match=f"{MAX_CALL:,} are allowed: store the data"):
+        encode_call(untyped, ("x" * MAX_CALL,), None)
+
+
+def test_refused_on_arrival() -> None:
+    """Arguments from outside are validated before anything is called with them."""
+    with pytest.raises(TypeError, match=r"argument 'number' .* does not fit: 'one'"):
+        decode_call(call, '[["one"],{}]')
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "[[],[]]", "7", "nonsense", '[[1,2],"x"]'])
+def test_no_call(text: str) -> None:
+    """A text of another shape is no call."""
+    with pytest.raises(ValueError, match=r"a call is|Expecting value"):
+        decode_call(call, text)
+
+
+# -- results
+
+
+def test_result() -> None:
+    """A result comes back as its annotation says, strict models included."""
+    assert decode_result(call, encode_result(call, MODEL)) == MODEL
+
+
+def test_result_of_an_unknown_function() -> None:
+    """Without the function, a result is plain JSON."""
+    assert decode_result(None, encode_result(call, MODEL))["amount"] == "1.50"
+
+
+def test_result_under_another_annotation() -> None:
+    """A text that does not fit is given as plain JSON, not lost."""
+    assert decode_result(call, '{"other":1}') == {"other": 1}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_not_finite(value: float) -> None:
+    """NaN and infinities survive, with and without an annotation."""
+    for fn in (to_float, untyped):
+        assert repr(decode_result(fn, encode_result(fn, value))) == repr(value)
+
+
+def test_no_json() -> None:
+    """A result that JSON has nothing for is named in the error."""
+    with pytest.raises(TypeError, match=r"the result of .*untyped cannot be kept: <function"):
+        encode_result(untyped, lambda: None)
+
+
+def test_too_long_a_result() -> None:
+    """A result that takes too much room is refused, with how much is allowed."""
+    with pytest.raises(ValueError, match=f"{MAX_RESULT:,} are allowed: store the data"):
+        encode_result(untyped, "x" * MAX_RESULT)
+
+
+def test_settled() -> None:
+    """A result is, here, what every other process will have."""
+    scalars = [None, True, 7, 0.5]
+    assert [settled(untyped, value) for value in scalars] == scalars
+    assert settled(untyped, (1, {2: 3})) == [1, {"2": 3}]
+    assert repr(settled(to_float, 3)) == "3.0"
+    assert settled(call, MODEL) == MODEL
+
+
+# -- errors
+
+
+class Sold(Exception):  # noqa: N818  # a user's own
+    """An error whose constructor makes one text of its arguments."""
+
+    def __init__(self, item: str) -> None:
+        super().__init__(f"no {item} left")
+        self.item = item
+
+
+class Hostile(Exception):  # noqa: N818  # as above
+    """An error that gives away nothing."""
+
+    def __reduce__(self) -> Any:
+        raise RuntimeError
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(),
+        ValueError("x", 1, None, [2, {"a": 3}]),
+        KeyError("k"),
+        FileNotFoundError(2, "No such file", "list.txt"),
+        TaskTimeoutError("id", "name", 2.5),
+        RateLimitExceededError("name", 5, 60.0, 2.5),
+        RemoteTaskError("shop.Error", "text"),
+        Sold("tea"),
+        SystemExit(3),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_error_comes_back(error: BaseException) -> None:
+    """An error has its class, its arguments, its attributes and its words."""
+    found = decode_error(encode_error(error))
+    assert type(found) is type(error)
+    assert (found.args, str(found)) == (error.args, str(error))
+    assert vars(found) == vars(error)
+
+
+def test_error_with_other_arguments() -> None:
+    """An error whose arguments are no JSON is told by its class and its words."""
+    found = decode_error(encode_error(ValueError("x", object)))
+    assert isinstance(found, RemoteTaskError)
+    assert found.type_name == "builtins.ValueError"
+    assert found.text == "('x', <class 'object'>)"
+
+
+def test_local_class() -> None:
+    """An error whose class cannot be named is told by its words."""
+
+    class LocalError(Exception):
+        pass
+
+    found = decode_error(encode_error(LocalError("a")))
+    assert isinstance(found, RemoteTaskError)
+    assert str(found).endswith("LocalError: a")
+
+
+def test_hostile_error() -> None:
+    """An error that gives nothing away is told all the same."""
+    found = decode_error(encode_error(Hostile()))
+    assert isinstance(found, RemoteTaskError)
+    assert found.text == "<Hostile whose repr raises RuntimeError>" or "Hostile" in found.text
+
+
+def test_nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class of a module that is not imported here is not imported for it."""
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    text = json.dumps({"type": ["colorsys", "Error"], "text": "x", "parts": [["x"], {}]})
+    assert isinstance(decode_error(text), RemoteTaskError)
+    assert "colorsys" not in sys.modules
+
+
+def test_no_import_through_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that makes its names when asked for them is not asked."""
+    asked: list[str] = []
+    module = ModuleType("lazy_module")
+    module.__dict__["__getattr__"] = asked.append
+    monkeypatch.setitem(sys.modules, "lazy_module", module)
+    text = json.dumps({"type": ["lazy_module", "Error"], "text": "x", "parts": [["x"], {}]})
+    assert isinstance(decode_error(text), RemoteTaskError)
+    assert asked == []
+
+
+@pytest.mark.parametrize("name", ["eval", "print", "object", "dict"])
+def test_only_errors_are_built(name: str) -> None:
+    """Nothing but an exception class is ever called."""
+    text = json.dumps({"type": ["builtins", name], "text": "1", "parts": [["1"], {}]})
+    assert isinstance(decode_error(text), RemoteTaskError)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"type": 1, "text": "x", "parts": null}', "x"])
+def test_no_error(text: str) -> None:
+    """A text of another shape is no error."""
+    with pytest.raises(ValueError, match=r"no error in JSON|Expecting value"):
+        decode_error(text)
+
+
+def test_long_error() -> None:
+    """An error's words and arguments are bounded."""
+    text = encode_error(ValueError("x" * 100_000))
+    assert len(text) < 3_000
+    assert isinstance(decode_error(text), RemoteTaskError)
