@@ -2,7 +2,8 @@
 #
 #   make demo            serve the example on http://127.0.0.1:8000 (PORT=9000 for another)
 #   make test            run the whole suite on all processors (JOBS=0 for one process,
-#                        ARGS="-k name" for a part of it)
+#                        ARGS="-k name" for a part of it); tests of stores and brokers need
+#                        Debian's redis-server and postgresql, and are skipped without them
 #   make coverage        run it under coverage, which must be 95 % or more
 #   make lint types docs the checks; `make format` rewrites what lint would
 #   make bench           measure against peers, half an hour on a quiet machine, into
@@ -63,8 +64,10 @@ clean:
 
 # One environment; each group of dependencies is added when a target first asks for it.
 $(VENV)/.%: pyproject.toml | $(VENV)/.made
-	$(PIP) install --editable . --group $*
+	$(PIP) install --editable '.$(EXTRAS)' --group $*
 	@touch $@
+
+$(VENV)/.test $(VENV)/.types: EXTRAS := [sql,celery]
 
 $(VENV)/.made:
 	@$(NEW_ENOUGH)

@@ -11,6 +11,7 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).parent
+EXTRAS = "[sql,celery]"  # what the tests are of, beside the package alone
 VERSIONS = ["3.11", "3.12", "3.13", "3.14"]
 
 nox.needs_version = ">=2026.10"
@@ -30,10 +31,10 @@ def offer_pythons() -> None:
 offer_pythons()
 
 
-def install(session: nox.Session, *groups: str) -> None:
-    """Install the project, editable, with groups of its dependencies."""
+def install(session: nox.Session, *groups: str, extras: str = "") -> None:
+    """Install the project, editable, with extras and with groups of its dependencies."""
     options = [word for group in groups for word in ("--group", group)]
-    session.install("--editable", ".", *options)
+    session.install("--editable", f".{extras}", *options)
 
 
 @nox.session
@@ -48,7 +49,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, and that the public ones are complete."""
-    install(session, "types")
+    install(session, "types", extras=EXTRAS)
     session.run("mypy")
     for package in ("framework", "pytest_asyncframe"):
         session.run("basedpyright", "--verifytypes", package, "--ignoreexternal")
@@ -64,14 +65,14 @@ def imports(session: nox.Session) -> None:
 @nox.session(python=VERSIONS)
 def tests(session: nox.Session) -> None:
     """Run the suite on each Python found."""
-    install(session, "test")
+    install(session, "test", extras=EXTRAS)
     session.run("python", "-m", "pytest", *session.posargs)
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Run the suite under coverage, which must reach the limit in pyproject.toml."""
-    install(session, "test")
+    install(session, "test", extras=EXTRAS)
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     session.run("coverage", "combine", "--quiet")
@@ -87,7 +88,7 @@ def wheel(session: nox.Session) -> None:
     session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
     (built,) = dist.glob("*.whl")
     session.run("check-wheel-contents", str(built))
-    session.install(str(built))
+    session.install(f"{built}{EXTRAS}")
     # Once more, since pip keeps an older build of the same version.
     session.install("--force-reinstall", "--no-deps", str(built))
     outside = dist.parent / "outside"
@@ -117,7 +118,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def soak(session: nox.Session) -> None:
     """Run the tests that take minutes, one after the other."""
-    install(session, "test")
+    install(session, "test", extras=EXTRAS)
     session.run("python", "-m", "pytest", "-m", "soak", "--timeout=3600", *session.posargs)
 
 

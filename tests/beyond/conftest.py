@@ -1,0 +1,65 @@
+"""Stores and brokers for tests: real servers, started when a test first asks for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.beyond.servers import PostgresServer, RedisServer
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    """One Redis for all tests of this process; what they ask for is `redis_url`."""
+    with closing(RedisServer("--appendonly", "no")) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def redis_url(shared_redis: RedisServer) -> str:
+    """An empty Redis; a test that stops or configures its Redis takes `redis_server`."""
+    with redis.Redis.from_url(shared_redis.url) as client:
+        client.flushall()
+    return shared_redis.url
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A running Redis of the test's own, to stop, kill, pause and start again."""
+    with closing(RedisServer()) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL for all tests of this process; what they ask for is `postgres_url`."""
+    with closing(PostgresServer()) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def postgres_url(shared_postgres: PostgresServer) -> Iterator[str]:
+    """An empty database of the test's own in PostgreSQL."""
+    with shared_postgres.database() as name:
+        yield shared_postgres.url(name)
+
+
+@pytest.fixture
+def postgres_server() -> Iterator[PostgresServer]:
+    """A running PostgreSQL of the test's own, to stop, kill and start again."""
+    with closing(PostgresServer()) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A file of SQLite that is not there yet."""
+    return f"sqlite:///{tmp_path / 'tasks.db'}"

@@ -1,0 +1,270 @@
+"""Real Redis and PostgreSQL servers, each on a loopback port of its own, that end with the tests.
+
+Nothing is left behind, however the tests end: `setpriv --pdeathsig` asks the kernel to send the
+server a signal when the thread that started it ends. So servers are started on the main thread.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import ClassVar
+
+import psycopg
+import pytest
+
+PACKAGES = {
+    "postgres": "postgresql",
+    "redis-server": "redis-server",
+    "setpriv": "util-linux",
+}
+"""Programs that the tests need, and the packages of Debian that bring them."""
+
+_PATIENCE = 15.0
+"""Real seconds that a server may take to end before the test fails."""
+
+
+def program(name: str, *, path: str | None = None) -> str:
+    """Return where a program of `PACKAGES` is.
+
+    Without it the test is skipped, or fails if the environment variable CI is set.
+
+    Args:
+        name: What the program is called.
+        path: Folders to look in, as PATH has them; None looks in PATH and, since Debian keeps
+            PostgreSQL's programs elsewhere, in the folder of its newest version.
+    """
+    if path is None:
+        kept = Path("/usr/lib/postgresql").glob("*/bin")
+        newest = sorted(kept, key=lambda folder: int(folder.parent.name), reverse=True)
+        path = os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, newest)])
+    found = shutil.which(name, path=path)
+    if found is None:
+        reason = f"{name} is not installed; on Debian: apt-get install {PACKAGES[name]}"
+        if "CI" in os.environ:
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+class Server(ABC):
+    """A server on a port that stays its own until `close`, also while it is stopped.
+
+    Attributes:
+        port: Where it listens on 127.0.0.1.
+    """
+
+    ready: ClassVar[str]
+    """Stands in the line of the log that says that it takes connections."""
+    orderly: ClassVar[signal.Signals]
+    """Ends it without a loss."""
+    abrupt: ClassVar[signal.Signals]
+    """Ends it at once, and its children with it."""
+    owner: str | None = None
+    """The user that it runs as; None is the user who runs the tests."""
+
+    def __init__(self) -> None:
+        self._setpriv = program("setpriv")
+        # Bound and not listening: the server may listen on the port, nobody is given it.
+        self._place = socket.socket()
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.bind(("127.0.0.1", 0))
+        self.port: int = self._place.getsockname()[1]
+        # Not in pytest's folder, which other users may not enter.
+        self.folder = Path(tempfile.mkdtemp(prefix="asyncframe-server-"))
+        if self.owner is not None:
+            shutil.chown(self.folder, self.owner, self.owner)
+        self._log: deque[str] = deque(maxlen=1000)
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Return the program and its arguments."""
+
+    @property
+    def log(self) -> str:
+        """The last thousand lines that it wrote."""
+        return "".join(self._log)
+
+    @property
+    def pid(self) -> int:
+        """The process that runs now."""
+        assert self._process is not None, "the server is stopped"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it, and return when it takes connections.
+
+        Raises:
+            RuntimeError: If it ended instead; its log is the message.
+        """
+        assert self._process is None, "the server runs already"
+        process = self.spawn(self.command())
+        assert process.stdout is not None
+        self._process = process
+        ready = False
+        for line in process.stdout:
+            self._log.append(line)
+            if ready := self.ready in line:
+                break
+        # A pipe that nobody empties would stop the server once it is full.
+        self._reader = threading.Thread(
+            target=self._log.extend, args=(process.stdout,), name="server-log", daemon=True
+        )
+        self._reader.start()
+        if not ready:
+            self.kill()
+            raise RuntimeError(f"{type(self).__name__} did not start:\n{self.log}")
+
+    def spawn(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        """Run a command as the server's owner, to end with the tests."""
+        options = ["--pdeathsig", self.abrupt.name.removeprefix("SIG")]
+        if self.owner is not None:
+            options += [f"--reuid={self.owner}", f"--regid={self.owner}", "--init-groups"]
+        return subprocess.Popen(
+            [self._setpriv, *options, *command],
+            cwd=self.folder,
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+
+    def stop(self) -> None:
+        """End it in order; what it has taken is there after the next `start`."""
+        self._end(self.orderly)
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        self._end(self.abrupt)
+
+    def close(self) -> None:
+        """End it if it runs, and give its folder and its port back."""
+        if self._process is not None:
+            self.kill()
+        self._place.close()
+        shutil.rmtree(self.folder)
+
+    def _end(self, number: signal.Signals) -> None:
+        assert self._process is not None, "the server is stopped"
+        process, self._process = self._process, None
+        process.send_signal(number)
+        process.send_signal(signal.SIGCONT)  # a paused one hears nothing but SIGKILL
+        process.wait(_PATIENCE)
+        if self._reader is not None:
+            self._reader.join(_PATIENCE)
+            assert not self._reader.is_alive(), f"a child has outlived its parent:\n{self.log}"
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+class RedisServer(Server):
+    """A Redis whose data outlive `stop` and `kill`.
+
+    Args:
+        options: Further arguments of `redis-server`.
+    """
+
+    ready = "Ready to accept connections"
+    orderly = signal.SIGTERM
+    abrupt = signal.SIGKILL
+
+    def __init__(self, *options: str) -> None:
+        self._program = program("redis-server")
+        self._options = options
+        super().__init__()
+
+    def command(self) -> list[str]:
+        """Return the program and its arguments."""
+        # What was handed to the system survives the process; to wait for a disk is needless.
+        kept = ["--save", "", "--appendonly", "yes", "--appendfsync", "no"]
+        listening = ["--bind", "127.0.0.1", "--port", str(self.port)]
+        return [self._program, *listening, "--dir", str(self.folder), *kept, *self._options]
+
+    @property
+    def url(self) -> str:
+        """Its first database."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def pause(self) -> None:
+        """Hold it still: it accepts connections and answers nothing until `resume`."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+
+    def resume(self) -> None:
+        """Let it go on after `pause`; it answers what has come meanwhile."""
+        os.kill(self.pid, signal.SIGCONT)
+
+
+class PostgresServer(Server):
+    """A PostgreSQL that never waits for a disk; `start` makes its files when they are not there."""
+
+    ready = "database system is ready to accept connections"
+    orderly = signal.SIGINT  # ends open connections; SIGTERM would wait for them
+    abrupt = signal.SIGQUIT  # after SIGKILL its shared memory would stay
+
+    def __init__(self) -> None:
+        self._postgres = program("postgres")
+        # It refuses to run as root.
+        self.owner = "postgres" if os.geteuid() == 0 else None
+        super().__init__()
+        self._data = str(self.folder / "data")
+        self._names = map("test_{}".format, count(1))
+
+    def command(self) -> list[str]:
+        """Return the program and its arguments."""
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "full_page_writes": "off",
+            "jit": "off",
+        }
+        words = [word for item in settings.items() for word in ("-c", "{}={}".format(*item))]
+        return [self._postgres, "-D", self._data, *words]
+
+    def start(self) -> None:
+        """Start it, and return when it takes connections."""
+        if not Path(self._data).exists():
+            initdb = str(Path(self._postgres).with_name("initdb"))
+            options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]
+            # Small segments are what most of its time would go into.
+            options += ["--no-sync", "--no-instructions", "--wal-segsize=1"]
+            process = self.spawn([initdb, "-D", self._data, *options])
+            printed, _ = process.communicate()
+            assert process.returncode == 0, printed
+        super().start()
+
+    def url(self, database: str) -> str:
+        """Return a database's address as SQLAlchemy reads it."""
+        return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """Make an empty database, yield its name, and drop it, whoever is still connected."""
+        name = next(self._names)
+        self._do(f"CREATE DATABASE {name} TEMPLATE template0")
+        try:
+            yield name
+        finally:
+            self._do(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    def _do(self, statement: str) -> None:
+        address = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        with psycopg.connect(address, autocommit=True) as connection:
+            connection.execute(statement.encode())
