@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from framework import TaskCancelledError, TaskManager, TaskStatus, TaskTimeoutError
-from tests.conformance import tasks
-from tests.conformance.backends import PATIENCE, Backend, Heard
+from tests.beyond.conformance import tasks
+from tests.beyond.conformance.backends import PATIENCE, Backend, Heard
 
 
 async def status(manager: TaskManager, task_id: str) -> TaskStatus:

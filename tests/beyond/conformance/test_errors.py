@@ -6,9 +6,9 @@ import pytest
 
 from framework import TaskFailedError, TaskManager, TaskNotFoundError, TaskStatus
 from framework._task import Task
-from tests.conformance import tasks
-from tests.conformance.backends import PATIENCE, Backend, Heard
-from tests.conformance.tasks import ShopError
+from tests.beyond.conformance import tasks
+from tests.beyond.conformance.backends import PATIENCE, Backend, Heard
+from tests.beyond.conformance.tasks import ShopError
 
 
 async def failed(manager: TaskManager, task_id: str) -> tuple[BaseException, Task]:
@@ -143,5 +143,5 @@ async def test_result_that_is_no_json(backend: Backend, manager: TaskManager) ->
         return
     error, task = await failed(manager, task_id)
     assert isinstance(error, TypeError)
-    assert "the result of tests.conformance.tasks.plain cannot be kept" in str(error)
+    assert "the result of tests.beyond.conformance.tasks.plain cannot be kept" in str(error)
     assert task.reason == "its result cannot be kept"

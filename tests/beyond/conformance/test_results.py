@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from framework import TaskManager
-from tests.conformance import tasks
-from tests.conformance.backends import PATIENCE
-from tests.conformance.tasks import Item, Point
+from tests.beyond.conformance import tasks
+from tests.beyond.conformance.backends import PATIENCE
+from tests.beyond.conformance.tasks import Item, Point
 
 
 async def result(manager: TaskManager, task_id: str) -> Any:

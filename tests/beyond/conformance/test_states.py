@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from framework import QueueFullError, Task, TaskManager, TaskStatus
-from tests.conformance import tasks
-from tests.conformance.backends import PATIENCE, Backend, Heard
+from tests.beyond.conformance import tasks
+from tests.beyond.conformance.backends import PATIENCE, Backend, Heard
 
 
 async def known(manager: TaskManager, task_id: str) -> Task:
@@ -30,7 +30,7 @@ async def test_id(manager: TaskManager) -> None:
 async def test_known_at_once(manager: TaskManager) -> None:
     """A task is known as soon as its id is."""
     task = await known(manager, tasks.add(1))
-    assert task.name == "tests.conformance.tasks.add"
+    assert task.name == "tests.beyond.conformance.tasks.add"
 
 
 async def test_completed(manager: TaskManager) -> None:
@@ -91,7 +91,7 @@ async def test_from_inside(manager: TaskManager) -> None:
     task_id = tasks.about_itself()
     assert await manager.get_result(task_id, timeout=PATIENCE) == {
         "task_id": task_id,
-        "name": "tests.conformance.tasks.about_itself",
+        "name": "tests.beyond.conformance.tasks.about_itself",
         "status": "running",
         "attempts": 1,
     }

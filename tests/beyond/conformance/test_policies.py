@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 
 from framework import RateLimitExceededError, TaskManager, TaskStatus
-from tests.conformance import tasks
-from tests.conformance.backends import PATIENCE, Heard
-from tests.conformance.tasks import ShopError
+from tests.beyond.conformance import tasks
+from tests.beyond.conformance.backends import PATIENCE, Heard
+from tests.beyond.conformance.tasks import ShopError
 
 
 async def test_retried_until_it_succeeds(manager: TaskManager) -> None:

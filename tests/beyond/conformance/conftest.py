@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from framework import TaskManager
-from tests.conformance.backends import Backend, Heard
+from tests.beyond.conformance.backends import Backend, Heard
 
 NAMES = ("memory+local",)
 
