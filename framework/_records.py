@@ -172,6 +172,7 @@ class TaskRecord:
     read: Rare[bool] = Rare(False)
     remote: Rare[bool] = Rare(False)
     payload: Rare[Any] = Rare(None)
+    encoded: Rare[str | None] = Rare(None)
 
     @property
     def name(self) -> str:

@@ -84,6 +84,15 @@ class MemoryStore:
             records += list(self._latest.values())
         return [record for record in records if status is None or record.status is status]
 
+    def oldest(self) -> TaskRecord | None:
+        """Return the record that would be removed first; None if there is none."""
+        with self._lock:
+            for generation in self._generations:
+                block = generation.first
+                if block is not None:
+                    return block.oldest()
+            return next(iter(list(self._latest.values())), None)
+
     def remove(
         self,
         *,
@@ -250,6 +259,10 @@ class _Block:
     def records(self) -> list[TaskRecord]:
         """Return all records."""
         return [self._record(place) for place in range(self._first, self._size)]
+
+    def oldest(self) -> TaskRecord:
+        """Return the first record that was not dropped."""
+        return self._record(self._first)
 
     def ended_by(self, bound: float, at_least: int) -> int:
         """Return how many of the oldest ended by *bound*, and at least so many."""

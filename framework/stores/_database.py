@@ -1,0 +1,197 @@
+"""One database: how it is reached, and how its transactions begin.
+
+Guarantees: a transaction that writes begins as such, so it never fails half-way for want
+of the lock; no call waits for the database longer than a few seconds.
+Relies on: being opened in the process, and used on threads, that may block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Literal, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+    SQLAlchemyError,
+    StatementError,
+)
+
+from framework import _checks
+
+Dialect: TypeAlias = Literal["sqlite", "postgresql"]
+
+FAULTS: Final = (SQLAlchemyError, OSError)
+"""What a database raises that is full, locked, broken or gone."""
+
+LOCK_PATIENCE: Final = 2.0
+"""Seconds to wait for a lock that another process has, each time."""
+
+_DRIVERS: Final = {
+    "sqlite": ("sqlite", "sqlite+pysqlite"),
+    "postgresql": ("postgresql", "postgresql+psycopg"),
+}
+_WRITES: Final = "asyncframe_writes"
+
+# Of a server that is gone without a word, the network itself tells only after minutes.
+_POSTGRESQL: Final = {
+    "connect_timeout": 3,
+    "keepalives": 1,
+    "keepalives_idle": 3,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5_000,
+    "application_name": "asyncframe",
+}
+# The last one ends the transaction of a process that was suspended in it: it has the lock
+# that every writer needs.
+_POSTGRESQL_SETTINGS: Final = (
+    "SET lock_timeout = '2s'",
+    "SET statement_timeout = '10s'",
+    "SET idle_in_transaction_session_timeout = '5s'",
+)
+
+
+def checked_url(url: object) -> URL:
+    """Return *url* as one of a database that is supported, with the driver that is used.
+
+    Raises:
+        TypeError: If it is neither a string nor a URL of SQLAlchemy's.
+        ValueError: If it is no URL, or one of another database, driver, or of no file.
+    """
+    if not isinstance(url, (str, URL)):
+        raise TypeError(
+            "url must be a string such as 'sqlite:///tasks.db', or a sqlalchemy.URL, not "
+            f"{_checks.show(url)}"
+        )
+    try:
+        made = sa.make_url(url)
+    except (ArgumentError, ValueError):
+        raise ValueError(
+            f"url must be one such as 'sqlite:///tasks.db' or 'postgresql://host/name', not "
+            f"{_checks.show(url)}"
+        ) from None
+    allowed = _DRIVERS.get(made.get_backend_name(), ())
+    if made.drivername not in allowed:
+        names = ", ".join(name for names in _DRIVERS.values() for name in names)
+        raise ValueError(
+            f"url must begin with one of {names}, not with {made.drivername!r}: no other "
+            "database or driver is supported"
+        )
+    if made.get_backend_name() == "sqlite":
+        _check_file(made)
+        return made.set(drivername="sqlite+pysqlite")
+    return made.set(drivername="postgresql+psycopg")
+
+
+def _check_file(url: URL) -> None:
+    name = url.database or ""
+    if name in {"", ":memory:"} or "mode=memory" in name or url.query.get("mode") == "memory":
+        raise ValueError(
+            f"url must name a file, as 'sqlite:///tasks.db' does, not {str(url)!r}: a database "
+            "in memory is one process's own; leave 'store' out to keep tasks in memory"
+        )
+
+
+class Database:
+    """Connections to one database; opens none before the first transaction.
+
+    Args:
+        url: Which, as `checked_url` returned it.
+        durable: Whether a commit waits until the disk has it.
+
+    Raises:
+        ImportError: If the database's driver is not installed.
+    """
+
+    def __init__(self, url: URL, durable: bool) -> None:
+        self.dialect: Dialect = "sqlite" if url.get_backend_name() == "sqlite" else "postgresql"
+        options: dict[str, Any] = {"connect_args": {"timeout": LOCK_PATIENCE}}
+        if self.dialect == "postgresql":
+            given = {name: value for name, value in _POSTGRESQL.items() if name not in url.query}
+            options = {
+                "connect_args": given,
+                "isolation_level": "READ COMMITTED",
+                "pool_pre_ping": True,
+            }
+        try:
+            # One for the store's own thread, the others for those who ask.
+            self._engine: Engine = sa.create_engine(
+                url, poolclass=sa.QueuePool, pool_size=2, max_overflow=2,
+                pool_timeout=LOCK_PATIENCE, **options,
+            )  # fmt: skip
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                "a store on PostgreSQL needs psycopg 3: pip install 'asyncframe[postgresql]'"
+            ) from error
+        event.listen(self._engine, "connect", self._on_connect)
+        self._settings = self._settings_of(durable)
+        if self.dialect == "sqlite":
+            event.listen(self._engine, "begin", _begin)
+
+    def _settings_of(self, durable: bool) -> tuple[str, ...]:
+        if self.dialect == "postgresql":
+            return (*_POSTGRESQL_SETTINGS, f"SET synchronous_commit = {'on' if durable else 'off'}")
+        return (
+            "PRAGMA journal_mode = WAL",
+            f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}",
+        )
+
+    def _on_connect(self, connection: Any, _: object) -> None:  # Any: a driver's connection
+        if self.dialect == "sqlite":
+            # So that the driver begins no transactions; `_begin` does.
+            connection.isolation_level = None
+        else:
+            connection.autocommit = True
+        cursor = connection.cursor()
+        for setting in self._settings:
+            cursor.execute(setting)
+        cursor.close()
+        if self.dialect == "postgresql":
+            connection.autocommit = False
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Give a connection in a transaction that only reads."""
+        with self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Give a connection in a transaction; committed at the end, else rolled back."""
+        with (
+            self._engine.connect().execution_options(**{_WRITES: True}) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        self._engine.dispose()
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def is_data_fault(error: BaseException) -> bool:
+    """Return whether the database refused what it was given, and would refuse it again."""
+    if isinstance(error, (DataError, IntegrityError, NotSupportedError, ProgrammingError)):
+        return True
+    # The base of the others as well, but itself only for what cannot be bound or encoded.
+    return type(error) is StatementError
+
+
+def why(error: BaseException) -> str:
+    """Return in one line what a database said."""
+    cause: object = getattr(error, "orig", None) or error
+    text = str(cause).strip() or type(cause).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,152 @@
+"""Which processes share the database and live, told by counters and not by clocks.
+
+Each process has a row, and a counter in it that goes up while it lives. Each watches the
+others': one whose counter stands still while this process's own goes up six times is dead.
+So clocks may differ and jump, and a database that nobody can write declares nobody dead;
+nor does a machine that was suspended.
+
+Guarantees: a process whose row is gone writes no task any more before it has got a new
+one; live tasks of a process without a row end INTERRUPTED, or are taken over if they run
+on other processes' workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from framework._ids import random_id
+from framework._records import TaskStatus
+from framework.stores._schema import PROCESSES, TASKS
+from framework.stores._statements import Statements
+
+_LOGGER = logging.getLogger("asyncframe")
+
+MISSED: Final = 6
+"""Beats of this process in which another one's counter must move."""
+
+REASON: Final = "its process ended, or stood still, before the task could end"
+
+_LIVE: Final = TASKS.c.ended_at.is_(None)
+_ORPHANED: Final = sa.and_(_LIVE, TASKS.c.process.not_in(sa.select(PROCESSES.c.process_id)))
+
+
+class GivenUpError(Exception):
+    """Raised in a transaction of a process whose row is gone; what it wrote is undone."""
+
+
+class Membership:
+    """This process's row, and what it has seen of the others'.
+
+    Args:
+        statements: How tasks are written.
+
+    Attributes:
+        process_id: Of this process since it last came in; "" before.
+    """
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+        self.process_id = ""
+        self._seen: dict[str, tuple[int, int]] = {}
+
+    def enter(self, connection: Connection, now: float) -> None:
+        """Come in, as somebody new; *now* is in wall seconds, for people."""
+        self.process_id = random_id()
+        connection.execute(
+            sa.insert(PROCESSES).values(
+                process_id=self.process_id,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                started_at=now,
+                beat=0,
+            )
+        )
+        self._seen.clear()
+
+    def leave(self, connection: Connection) -> None:
+        """Go in order: nothing of this process's is left to write."""
+        connection.execute(sa.delete(PROCESSES).where(PROCESSES.c.process_id == self.process_id))
+
+    def beat(self, connection: Connection) -> None:
+        """Show that this process lives; part of everything that it writes.
+
+        Raises:
+            GivenUpError: If another process has given it up.
+        """
+        done = connection.execute(
+            sa.update(PROCESSES)
+            .where(PROCESSES.c.process_id == self.process_id)
+            .values(beat=PROCESSES.c.beat + 1)
+        )
+        if done.rowcount == 0:
+            raise GivenUpError
+
+    def watch(self, connection: Connection) -> list[tuple[str, int]]:
+        """Look at the others, once for each beat of this process's own.
+
+        Returns:
+            Those that are dead, each with its counter.
+        """
+        found = connection.execute(sa.select(PROCESSES.c.process_id, PROCESSES.c.beat))
+        seen: dict[str, tuple[int, int]] = {}
+        for process_id, beat in found:
+            if process_id == self.process_id:
+                continue
+            last, missed = self._seen.get(process_id, (-1, 0))
+            seen[process_id] = (beat, missed + 1) if beat == last else (beat, 0)
+        self._seen = seen
+        return [(one, beat) for one, (beat, missed) in seen.items() if missed >= MISSED]
+
+    def has_orphans(self, connection: Connection) -> bool:
+        """Return whether a live task belongs to a process that is not there."""
+        query = sa.select(TASKS.c.task_id).where(_ORPHANED).limit(1)
+        return connection.execute(query).first() is not None
+
+    def bury(self, connection: Connection, dead: Sequence[tuple[str, int]]) -> None:
+        """Take the rows of dead processes away; one that has moved since lives."""
+        for process_id, beat in dead:
+            done = connection.execute(
+                sa.delete(PROCESSES).where(
+                    PROCESSES.c.process_id == process_id, PROCESSES.c.beat == beat
+                )
+            )
+            if done.rowcount:
+                _LOGGER.warning(
+                    "process %s gave no sign of life: its tasks end INTERRUPTED", process_id
+                )
+
+    def claim(self, connection: Connection, version: int, now: float) -> list[str]:
+        """End the live tasks of processes that are not there; *now* is in wall seconds.
+
+        Returns:
+            Ids of those that run on workers, which belong to this process from now on.
+        """
+        remote = TASKS.c.remote == 1
+        adopted = connection.execute(sa.select(TASKS.c.task_id).where(_ORPHANED, remote))
+        task_ids = [task_id for (task_id,) in adopted]
+        if task_ids:
+            connection.execute(
+                sa.update(TASKS)
+                .where(_ORPHANED, remote)
+                .values(process=self.process_id, version=version)
+            )
+        # Clocks differ: no end may come before its start.
+        last = sa.func.coalesce(TASKS.c.started_at, TASKS.c.created_at)
+        connection.execute(
+            sa.update(TASKS)
+            .where(_ORPHANED)
+            .values(
+                status=TaskStatus.INTERRUPTED.value,
+                ended_at=sa.case((last > now, last), else_=now),
+                reason=REASON,
+                version=version,
+            )
+        )
+        return task_ids

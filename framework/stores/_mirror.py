@@ -1,0 +1,155 @@
+"""What this process knows of all processes' tasks, so that nobody waits for the database.
+
+Guarantees: a task is known here from the moment it ends in this process, or is read from
+the database, until it is removed; one that is final here stays so.
+Lock order: its lock guards the counts and the others' live tasks; nothing is called that
+takes another one but the memory store's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+from framework._records import TaskRecord, TaskStatus
+from framework.protocols import Clock
+from framework.stores._rows import Reader, readable
+from framework.stores._statements import Row, just_before
+from framework.stores.memory import MemoryStore
+
+_COMPLETED = TaskStatus.COMPLETED
+
+
+class Mirror:
+    """Finished tasks of all processes, and the live ones of the others.
+
+    Args:
+        clock: The framework's: records have its monotonic stamps.
+        is_own: Whether a task is one of this process's own live ones.
+    """
+
+    def __init__(self, clock: Clock, is_own: Callable[[str], bool]) -> None:
+        self._clock = clock
+        self._is_own = is_own
+        self._reader = Reader()
+        self._finished = MemoryStore()
+        self._others: dict[str, TaskRecord] = {}
+        self._counts: Counter[TaskStatus] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def offset(self) -> float:
+        """What the wall clock is ahead of the monotonic one now, in seconds."""
+        return self._clock.time() - self._clock.monotonic()
+
+    # -- any thread
+
+    def put(self, record: TaskRecord) -> None:
+        """Take in one that has become final in this process."""
+        self._finished.put(record)
+        status = record.status
+        with self._lock:
+            self._counts[status] += 1
+        if self._others:
+            self.forget(record.task_id)
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        """Return a finished task's record, or None if it is unknown or live."""
+        record = self._finished.get(task_id)
+        return None if record is None else readable(record)
+
+    def records(self, status: TaskStatus | None = None) -> list[TaskRecord]:
+        """Return finished tasks in the order of their end, then the others' live ones."""
+        found = [readable(record) for record in self._finished.list(status)]
+        with self._lock:
+            others = list(self._others.values())
+        return found + [one for one in others if status is None or one.status is status]
+
+    def figures(self) -> dict[str, int]:
+        """Return how many there are of each status."""
+        with self._lock:
+            counts = self._counts.copy()
+        return {status.value: counts[status] for status in TaskStatus}
+
+    def remove(
+        self, *, ended_before: float | None, keep: int | None, completed: bool
+    ) -> tuple[int, Sequence[TaskRecord], float | None]:
+        """Remove the oldest; see `protocols.TaskStore`.
+
+        Returns:
+            How many, which, and up to which wall second other processes are to remove
+            theirs; None if there is nothing to remove.
+        """
+        now, offset = self._clock.time(), self.offset
+        removed, told = self._drop(ended_before=ended_before, keep=keep, completed=completed)
+        if not removed:
+            return 0, told, None
+        oldest = self._finished.oldest()
+        # By the stamps of what is left, so that a wall clock that has jumped removes no
+        # more elsewhere than it does here.
+        bound = now if oldest is None else just_before(_wall_end(oldest))
+        if ended_before is not None and keep is None:
+            bound = min(bound, ended_before + offset)
+        return removed, [readable(record) for record in told], bound
+
+    # -- the store's own thread
+
+    def follow(self, bound: float) -> None:
+        """Remove what ended by wall second *bound*: another process has removed it."""
+        self._drop(ended_before=bound - self.offset, keep=None, completed=False)
+
+    def absorb(self, rows: Iterable[Row]) -> None:
+        """Take in rows that other processes have written."""
+        offset = self.offset
+        for row in rows:
+            task_id: str = row[0]
+            if self._is_own(task_id) or self._finished.get(task_id) is not None:
+                continue
+            record = self._reader.record_of(row, offset)
+            status = record.status
+            if not status.is_final:
+                with self._lock:
+                    self._count_other(task_id, -1)
+                    self._others[task_id] = record
+                    self._count_other(task_id, 1)
+                continue
+            self._finished.put(record)
+            with self._lock:
+                self._counts[status] += 1
+            self.forget(task_id)
+
+    def forget(self, task_id: str) -> None:
+        """Forget another process's live task: it has ended, or is this one's now."""
+        with self._lock:
+            self._count_other(task_id, -1)
+            self._others.pop(task_id, None)
+
+    def read(self, rows: Iterable[Row]) -> list[TaskRecord]:
+        """Return the records of rows; any thread."""
+        offset = self.offset
+        return [readable(self._reader.record_of(row, offset)) for row in rows]
+
+    def _count_other(self, task_id: str, by: int) -> None:
+        record = self._others.get(task_id)
+        if record is not None:
+            self._counts[record.status] += by
+
+    def _drop(
+        self, *, ended_before: float | None, keep: int | None, completed: bool
+    ) -> tuple[int, Sequence[TaskRecord]]:
+        removed, told = self._finished.remove(
+            ended_before=ended_before, keep=keep, completed=completed
+        )
+        if removed:
+            gone = Counter(record.status for record in told)
+            if not completed:
+                gone[_COMPLETED] = removed - (gone.total() - gone[_COMPLETED])
+            with self._lock:
+                self._counts.subtract(gone)
+        return removed, told
+
+
+def _wall_end(record: TaskRecord) -> float:
+    assert record.ended is not None
+    return record.created_at + (record.ended - record.created)

@@ -1,0 +1,194 @@
+"""Records as rows of the database, and back.
+
+A row has stamps of the wall clock, a record those of this process's monotonic clock: what
+comes out of the database is moved by what the two clocks differ by at that moment.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from typing import Any, Final
+
+from framework import _registry
+from framework._ids import TaskId
+from framework._records import Label, TaskRecord, TaskStatus
+from framework._wire import decode_error, decode_result, encode_error, encode_result
+from framework.exceptions import RemoteTaskError, TaskInterruptedError
+
+COLUMNS: Final = (
+    "task_id",
+    "name",
+    "description",
+    "status",
+    "remote",
+    "created_at",
+    "started_at",
+    "ended_at",
+    "attempts",
+    "progress",
+    "progress_message",
+    "result",
+    "error",
+    "reason",
+    "cancel_requested",
+    "still_running",
+)
+"""What a record says, in this order; a row also has its process and its version."""
+
+_SCALARS: Final = (type(None), bool, int, float)
+_COMPLETED: Final = TaskStatus.COMPLETED
+_INTERRUPTED: Final = TaskStatus.INTERRUPTED
+_MAX_LABELS: Final = 1_024
+
+
+def row_of(record: TaskRecord) -> tuple[Any, ...]:
+    """Return a record that does not change meanwhile as a row in the order of `COLUMNS`.
+
+    Raises:
+        TypeError: If its result cannot be put into JSON.
+        ValueError: If its result is too long.
+    """
+    created_at, created = record.created_at, record.created
+    started, ended, status = record.started, record.ended, record.status
+    started_at = None if started is None else created_at + (started - created)
+    ended_at = None
+    if status.is_final:
+        ended_at = created_at + ((created if ended is None else ended) - created)
+    if record.rest is None:
+        progress, message, error, reason = None, "", None, ""
+        remote = cancel = still_running = 0
+    else:
+        progress, reason = record.progress, clean(record.reason)
+        message = clean(record.progress_message)
+        error = None if record.error is None else encode_error(record.error)
+        remote, cancel = int(record.remote), int(record.cancel_requested)
+        still_running = int(record.still_running)
+    return (
+        record.task_id,
+        clean(record.name),
+        clean(record.description),
+        status.value,
+        remote,
+        created_at,
+        started_at,
+        ended_at,
+        record.attempts,
+        progress,
+        message,
+        _result_text(record) if status is _COMPLETED else None,
+        error,
+        reason,
+        cancel,
+        still_running,
+    )
+
+
+def _result_text(record: TaskRecord) -> str:
+    encoded = record.encoded
+    if encoded is not None:
+        return encoded
+    result = record.result
+    if type(result) in _SCALARS:
+        return json.dumps(result)
+    return encode_result(_registry.find(record.name), result)
+
+
+def clean(text: str) -> str:
+    """Return *text* without what no database keeps: lone surrogates and NUL."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+
+
+class Unread:
+    """A result that nobody has asked for: its JSON text, in the result's place.
+
+    Most results of other processes are never asked for in this one.
+    """
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+def readable(record: TaskRecord) -> TaskRecord:
+    """Return *record*, its result turned into what it was if it is still a text."""
+    result = record.result
+    if type(result) is Unread:
+        record.result = decode_result(_registry.find(record.name), result.text)
+    return record
+
+
+class Reader:
+    """Makes records of rows. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._labels: dict[tuple[str, str], Label] = {}
+
+    def record_of(self, row: Sequence[Any], offset: float) -> TaskRecord:
+        """Return the record that *row*, in the order of `COLUMNS`, tells of.
+
+        Args:
+            row: Its values.
+            offset: What the wall clock is ahead of the monotonic one, in seconds.
+        """
+        (
+            task_id, name, description, status, remote, created_at, started_at, ended_at,
+            attempts, progress, message, result, error, reason, cancel, still_running,
+        ) = row  # fmt: skip
+        record = TaskRecord()
+        record.task_id = TaskId(task_id)
+        record.label = self._label(name, description)
+        record.status = TaskStatus(status)
+        record.created_at = created_at
+        record.created = record.queued = created_at - offset
+        # Clocks of several machines differ; no duration may be negative for that.
+        record.started = None if started_at is None else max(started_at - offset, record.created)
+        record.ended = None
+        if ended_at is not None:
+            record.ended = max(ended_at - offset, record.started or record.created)
+        record.attempts = attempts
+        record.result = None if result is None else Unread(result)
+        record.code = record.rest = None
+        record.instruction = 0
+        if progress is not None:
+            record.progress = progress
+        if message:
+            record.progress_message = message
+        if reason:
+            record.reason = reason
+        if remote:
+            record.remote = True
+        if cancel:
+            record.cancel_requested = True
+        if still_running:
+            record.still_running = True
+        if record.status.is_final and record.status is not _COMPLETED:
+            record.error = _error_of(record, error)
+            # Its own process tells of a failure that nobody has read.
+            record.read = True
+        return record
+
+    def _label(self, name: str, description: str) -> Label:
+        key = name, description
+        with self._lock:
+            found = self._labels.get(key)
+            if found is None:
+                if len(self._labels) >= _MAX_LABELS:
+                    self._labels.clear()
+                found = self._labels[key] = Label(name, description)
+        return found
+
+
+def _error_of(record: TaskRecord, text: str | None) -> BaseException:
+    if text is None and record.status is _INTERRUPTED:
+        # Another process wrote so, in one statement for all tasks of the dead one.
+        return TaskInterruptedError(record.task_id, record.name)
+    try:
+        return decode_error(text or "")
+    except ValueError:
+        return RemoteTaskError("an unknown error", text or "")

@@ -1,0 +1,157 @@
+"""The tables, and how they come to be.
+
+The schema is made and brought up to date by statements that stand here, one step for each
+version, and not by alembic: there are three tables with one history that never branches,
+every process of an app runs the same steps at the same moment when it starts, and a user
+of the library should not have to run a tool for tables that are the library's own.
+
+Guarantees: however many processes start at once, each step is made once; a database that
+a newer release has made is refused and left as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, Column, Double, Integer, MetaData, Table, Text
+from sqlalchemy.engine import Connection
+
+from framework.exceptions import StoreUnavailableError
+from framework.stores._database import Database
+
+METADATA: Final = MetaData()
+
+TASKS: Final = Table(
+    "asyncframe_tasks",
+    METADATA,
+    Column("task_id", Text, primary_key=True),
+    Column("name", Text),
+    Column("description", Text),
+    Column("status", Text),
+    Column("process", Text),
+    Column("remote", Integer),
+    Column("created_at", Double),
+    Column("started_at", Double),
+    Column("ended_at", Double),
+    Column("attempts", Integer),
+    Column("progress", Double),
+    Column("progress_message", Text),
+    Column("result", Text),
+    Column("error", Text),
+    Column("reason", Text),
+    Column("cancel_requested", Integer),
+    Column("still_running", Integer),
+    Column("version", BigInteger),
+)
+"""One row for each task. ``ended_at`` is null as long as it is live."""
+
+PROCESSES: Final = Table(
+    "asyncframe_processes",
+    METADATA,
+    Column("process_id", Text, primary_key=True),
+    Column("host", Text),
+    Column("pid", Integer),
+    Column("started_at", Double),
+    Column("beat", BigInteger),
+)
+"""One row for each living process; its tasks are live only as long as it is there."""
+
+META: Final = Table(
+    "asyncframe_meta",
+    METADATA,
+    Column("one", Integer, primary_key=True),
+    Column("schema_version", Integer),
+    Column("version", BigInteger),
+    Column("removed_before", Double),
+)
+"""One row. Whoever writes tasks advances ``version`` first and so waits for its turn."""
+
+STEPS: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        """
+        CREATE TABLE asyncframe_tasks (
+            task_id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            description TEXT NOT NULL,
+            status TEXT NOT NULL,
+            process TEXT NOT NULL,
+            remote INTEGER NOT NULL,
+            created_at DOUBLE PRECISION NOT NULL,
+            started_at DOUBLE PRECISION,
+            ended_at DOUBLE PRECISION,
+            attempts INTEGER NOT NULL,
+            progress DOUBLE PRECISION,
+            progress_message TEXT NOT NULL,
+            result TEXT,
+            error TEXT,
+            reason TEXT NOT NULL,
+            cancel_requested INTEGER NOT NULL,
+            still_running INTEGER NOT NULL,
+            version BIGINT NOT NULL
+        )
+        """,
+        "CREATE INDEX asyncframe_tasks_version ON asyncframe_tasks (version, task_id)",
+        "CREATE INDEX asyncframe_tasks_ended ON asyncframe_tasks (ended_at, task_id)",
+        "CREATE INDEX asyncframe_tasks_live ON asyncframe_tasks (process) WHERE ended_at IS NULL",
+        """
+        CREATE TABLE asyncframe_processes (
+            process_id TEXT PRIMARY KEY,
+            host TEXT NOT NULL,
+            pid INTEGER NOT NULL,
+            started_at DOUBLE PRECISION NOT NULL,
+            beat BIGINT NOT NULL
+        )
+        """,
+        """
+        CREATE TABLE asyncframe_meta (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            schema_version INTEGER NOT NULL,
+            version BIGINT NOT NULL,
+            removed_before DOUBLE PRECISION NOT NULL
+        )
+        """,
+        "INSERT INTO asyncframe_meta VALUES (1, 0, 0, 0)",
+    ),
+)
+"""What leads from each version of the schema to the next; the first begins with nothing."""
+
+_LOCK: Final = 0x6173796E63667261
+"""A number that no other program is likely to lock on the same server."""
+
+
+def prepare(database: Database, steps: tuple[tuple[str, ...], ...] = STEPS) -> None:
+    """Make the tables, or bring them up to date.
+
+    Args:
+        database: Where.
+        steps: What leads from each version to the next.
+
+    Raises:
+        StoreUnavailableError: If they are of a newer release.
+        SQLAlchemyError: If the database cannot be reached or written.
+    """
+    with database.reading() as connection:
+        found = _version(connection)
+    if found < len(steps):
+        with database.writing() as connection:
+            if database.dialect == "postgresql":
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            # Once more, now that nobody else is at it.
+            found = _version(connection)
+            for step in steps[found:]:
+                for statement in step:
+                    connection.exec_driver_sql(statement)
+            if found < len(steps):
+                connection.execute(sa.update(META).values(schema_version=len(steps)))
+    if found > len(steps):
+        raise StoreUnavailableError(
+            f"the tables of this database have version {found}, and this release knows "
+            f"{len(steps)}: use the release that made them, or a newer one"
+        )
+
+
+def _version(connection: Connection) -> int:
+    if not sa.inspect(connection).has_table(META.name):
+        return 0
+    return int(connection.execute(sa.select(META.c.schema_version)).scalar_one())

@@ -1,0 +1,216 @@
+"""What is said to the database: a whole batch in one statement, and back in one value.
+
+A driver lets go of the interpreter for each step of a statement, and a thread that has
+let go of it waits for its turn when others compute: 5 ms, for each row. So a batch goes
+in as one JSON text, which the database takes apart, and SQLite's rows come out as one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from framework._records import TaskStatus
+from framework.stores._database import Dialect
+from framework.stores._rows import COLUMNS
+from framework.stores._schema import META, TASKS
+
+CHUNK: Final = 256
+"""Most rows that are read at once: a result may take a megabyte."""
+
+DELETED: Final = 2_000
+"""Most rows that are deleted in one transaction."""
+
+_LIVE: Final = TASKS.c.ended_at.is_(None)
+_OWN: Final = ("version", "process")
+_ROW: Final = tuple(TASKS.c[name] for name in COLUMNS)
+
+Row = Sequence[Any]
+
+
+class Statements:
+    """Everything that is asked of the tables of tasks, in one database's words.
+
+    Args:
+        dialect: Which database.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect: Dialect = dialect
+        self._put = _put_of(dialect)
+        self._since = self._rows(_since())
+        self._history = self._rows(_history())
+        self._live = self._rows(_live())
+        self._of_ids = self._rows(
+            sa.select(*_ROW).where(TASKS.c.task_id.in_(bindparam("task_ids", expanding=True)))
+        )
+
+    # -- writing; each within a transaction of `Database.writing`
+
+    def advance(self, connection: Connection) -> tuple[int, float]:
+        """Wait for this writer's turn; return its version, and up to where tasks are removed."""
+        connection.execute(sa.update(META).values(version=META.c.version + 1))
+        return self.position(connection)
+
+    def put(self, connection: Connection, rows: Sequence[Row], process: str, version: int) -> None:
+        """Write rows in the order of `COLUMNS`; one that is final already stays as it is."""
+        connection.execute(
+            self._put, {"rows": json.dumps(rows), "process": process, "version": version}
+        )
+
+    def request_cancel(self, connection: Connection, task_id: str, version: int) -> bool:
+        """Mark a live task; False if it is unknown or final."""
+        done = connection.execute(
+            sa.update(TASKS)
+            .where(TASKS.c.task_id == task_id, _LIVE)
+            .values(cancel_requested=1, version=version)
+        )
+        return done.rowcount > 0
+
+    def remove(self, connection: Connection, bound: float) -> bool:
+        """Delete tasks that ended by *bound*, in wall seconds; True if some may be left."""
+        connection.execute(
+            sa.update(META).where(META.c.removed_before < bound).values(removed_before=bound)
+        )
+        oldest = (
+            sa.select(TASKS.c.task_id)
+            .where(TASKS.c.ended_at <= bound)
+            .order_by(TASKS.c.ended_at)
+            .limit(DELETED)
+        )
+        done = connection.execute(sa.delete(TASKS).where(TASKS.c.task_id.in_(oldest)))
+        return done.rowcount >= DELETED
+
+    # -- reading
+
+    def position(self, connection: Connection) -> tuple[int, float]:
+        """Return the latest version, and up to which wall second tasks are removed."""
+        row = connection.execute(sa.select(META.c.version, META.c.removed_before)).one()
+        return int(row[0]), float(row[1])
+
+    def since(self, connection: Connection, version: int, task_id: str, process: str) -> list[Row]:
+        """Return the next rows after those of *version* up to *task_id*.
+
+        Of those of *process* only the ones that somebody wants cancelled.
+
+        Returns:
+            At most `CHUNK`; each has its version and its process at the end.
+        """
+        values = {"version": version, "task_id": task_id, "process": process}
+        return self._fetch(connection, self._since, values)
+
+    def history(self, connection: Connection, ended_at: float, task_id: str) -> list[Row]:
+        """Return the next final rows in the order of their end, at most `CHUNK`."""
+        values = {"ended_at": ended_at, "task_id": task_id}
+        return self._fetch(connection, self._history, values)
+
+    def live(self, connection: Connection, task_id: str) -> list[Row]:
+        """Return the next live rows after that of *task_id*, at most `CHUNK`."""
+        return self._fetch(connection, self._live, {"task_id": task_id})
+
+    def of_ids(self, connection: Connection, task_ids: Collection[str]) -> list[Row]:
+        """Return the rows of some ids, at most `CHUNK` of them."""
+        return self._fetch(connection, self._of_ids, {"task_ids": list(task_ids)})
+
+    def _rows(self, query: sa.Select[Any]) -> sa.Select[Any]:
+        if self._dialect != "sqlite":
+            return query
+        inner = query.subquery()
+        return sa.select(sa.func.json_group_array(sa.func.json_array(*inner.c)))
+
+    def _fetch(
+        self, connection: Connection, query: sa.Select[Any], values: dict[str, Any]
+    ) -> list[Row]:
+        found = connection.execute(query, values)
+        if self._dialect != "sqlite":
+            return [tuple(row) for row in found]
+        rows: list[Row] = json.loads(found.scalar_one())
+        return rows
+
+
+def _since() -> sa.Select[Any]:
+    place = sa.tuple_(TASKS.c.version, TASKS.c.task_id)
+    return (
+        sa.select(*_ROW, *(TASKS.c[name] for name in _OWN))
+        .where(
+            place > sa.tuple_(bindparam("version"), bindparam("task_id")),
+            sa.or_(TASKS.c.process != bindparam("process"), TASKS.c.cancel_requested == 1),
+        )
+        .order_by(TASKS.c.version, TASKS.c.task_id)
+        .limit(CHUNK)
+    )
+
+
+def _history() -> sa.Select[Any]:
+    place = sa.tuple_(TASKS.c.ended_at, TASKS.c.task_id)
+    return (
+        sa.select(*_ROW)
+        .where(place > sa.tuple_(bindparam("ended_at"), bindparam("task_id")))
+        .order_by(TASKS.c.ended_at, TASKS.c.task_id)
+        .limit(CHUNK)
+    )
+
+
+def _live() -> sa.Select[Any]:
+    return (
+        sa.select(*_ROW)
+        .where(_LIVE, TASKS.c.task_id > bindparam("task_id"))
+        .order_by(TASKS.c.task_id)
+        .limit(CHUNK)
+    )
+
+
+def _put_of(dialect: Dialect) -> Any:  # Any: each dialect has an Insert of its own
+    """Return the statement that writes a batch, given as one JSON text."""
+    text = bindparam("rows", type_=sa.Text())
+    items: list[Any]
+    if dialect == "sqlite":
+        batch = sa.func.json_each(text).table_valued("value", name="batch")
+        items = [sa.func.json_extract(batch.c.value, f"$[{at}]") for at in range(len(COLUMNS))]
+    else:
+        batch = sa.func.json_array_elements(sa.cast(text, postgresql.JSON)).table_valued(
+            "value", name="batch"
+        )
+        items = [
+            sa.cast(batch.c.value.op("->>")(sa.literal_column(str(at))), TASKS.c[name].type)
+            for at, name in enumerate(COLUMNS)
+        ]
+    own = [bindparam(name, type_=TASKS.c[name].type) for name in _OWN]
+    # SQLite needs the condition to tell ON CONFLICT from the ON of a join.
+    rows = sa.select(*items, *own).select_from(batch).where(sa.true())
+    insert: Any = (sqlite if dialect == "sqlite" else postgresql).insert(TASKS)
+    insert = insert.from_select([*COLUMNS, *_OWN], rows)
+    new = insert.excluded
+    kept = {"task_id", "name", "description", "remote", "created_at", "process"}
+    changed = {name: new[name] for name in (*COLUMNS, *_OWN) if name not in kept}
+    # Another process may have set it since this one looked.
+    changed["cancel_requested"] = sa.case(
+        (TASKS.c.cancel_requested == 1, 1), else_=new.cancel_requested
+    )
+    # Tasks on workers may be followed by several processes. Of a final one nothing changes
+    # any more but that its body has let go.
+    may_write = sa.or_(TASKS.c.process == new.process, TASKS.c.remote == 1)
+    let_go = sa.and_(
+        TASKS.c.status == new.status, TASKS.c.still_running == 1, new.still_running == 0
+    )
+    live = TASKS.c.status.in_([sa.literal_column(f"'{one.value}'") for one in _LIVE_STATUSES])
+    return insert.on_conflict_do_update(
+        index_elements=[TASKS.c.task_id],
+        set_=changed,
+        where=sa.and_(may_write, sa.or_(live, let_go)),
+    )
+
+
+_LIVE_STATUSES: Final = (TaskStatus.PENDING, TaskStatus.RUNNING)
+
+
+def just_before(stamp: float) -> float:
+    """Return the latest wall second before *stamp*."""
+    return math.nextafter(stamp, -math.inf)

@@ -1,0 +1,398 @@
+"""The store's own thread: it alone writes, and follows what the other processes write.
+
+Guarantees: what was put in is written in the end, in batches, or counted and logged; the
+thread ends for nothing but `Writer.close`, whatever the database does.
+Relies on: `_backlog` for what to write; nothing else writes this process's tasks.
+Lock order: none of its own; no lock is held while the database is spoken to.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+from framework._clock import SystemClock
+from framework._records import TaskRecord
+from framework.protocols import StoreHost
+from framework.stores._backlog import Backlog
+from framework.stores._database import FAULTS, Database, is_data_fault, why
+from framework.stores._membership import GivenUpError, Membership
+from framework.stores._mirror import Mirror
+from framework.stores._rows import row_of
+from framework.stores._statements import CHUNK, Row, Statements
+
+_LOGGER = logging.getLogger("asyncframe")
+
+BATCH: Final = 500
+"""Most records in one transaction."""
+
+_ROUNDS: Final = 20
+"""Most batches before the thread looks at what the others do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often the thread does what, in seconds above 0.
+
+    Attributes:
+        gather: How long to let records come together before a batch.
+        hurry: The same while somebody waits until a record is safe.
+        look: From one look at what others have written to the next.
+        beat: From one sign of life to the next.
+        pause_min: After the first fault; doubled after each further one.
+        pause_max: Longest pause after a fault.
+    """
+
+    gather: float = 0.02
+    hurry: float = 0.002
+    look: float = 0.1
+    beat: float = 1.0
+    pause_min: float = 0.05
+    pause_max: float = 1.0
+
+
+class Writer:
+    """Writes one process's tasks and follows those of the others.
+
+    Args:
+        database: Where.
+        backlog: What waits to be written.
+        mirror: What is known of all tasks.
+        host: The framework.
+        clock: Real time, whatever time the framework has.
+        pace: How often what is done.
+
+    Attributes:
+        errors: How often the database has failed.
+        membership: This process among the others.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        backlog: Backlog,
+        mirror: Mirror,
+        host: StoreHost,
+        clock: SystemClock,
+        pace: Pace,
+    ) -> None:
+        self._database = database
+        self._backlog = backlog
+        self._mirror = mirror
+        self._host = host
+        self._clock = clock
+        self._pace = pace
+        self.statements = Statements(database.dialect)
+        self.membership = Membership(self.statements)
+        self.errors = 0
+        self._failing_since: float | None = None
+        self._pause = pace.pause_min
+        self._version = 0
+        self._removed = 0.0
+        self._lock = threading.Lock()
+        self._remove_up_to: float | None = None
+        self._looked = self._beaten = self._watched = 0.0
+        self._end: float | None = None
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # -- any thread
+
+    def open(self) -> None:
+        """Come in, take in the history, and start the thread; blocks.
+
+        Raises:
+            SQLAlchemyError: If the database fails.
+        """
+        with self._database.writing() as connection:
+            self.membership.enter(connection, self._host.clock.time())
+        self._load()
+        self._thread = threading.Thread(target=self._run, name="asyncframe-store", daemon=True)
+        self._thread.start()
+
+    def remove(self, bound: float) -> None:
+        """Have what ended by wall second *bound* removed from the database as well."""
+        with self._lock:
+            self._remove_up_to = max(bound, self._remove_up_to or 0.0)
+        self._backlog.wake()
+
+    def close(self, patience: float) -> bool:
+        """Write what waits and leave, within *patience* seconds; False if that was too short."""
+        self._end = self._clock.monotonic() + patience
+        self._closing.set()
+        self._backlog.wake()
+        thread = self._thread
+        if thread is None:
+            return True
+        thread.join(min(patience + 0.05, threading.TIMEOUT_MAX))
+        return not thread.is_alive() and not len(self._backlog)
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            waits = self._backlog.sleep(self._until_due())
+            if self._closing.is_set():
+                break
+            if waits and len(self._backlog) < BATCH:
+                pace = self._pace
+                self._closing.wait(pace.hurry if self._backlog.waited_for else pace.gather)
+            self.attempt()
+        self._finish()
+
+    def _until_due(self) -> float:
+        """Return how many seconds there are until something is to be done anyway."""
+        now, pace = self._clock.monotonic(), self._pace
+        return max(0.0, min(self._looked + pace.look, self._beaten + pace.beat) - now)
+
+    def _finish(self) -> None:
+        """Write what is left, as long as there is time, and go."""
+        end = self._end or 0.0
+        while self._clock.monotonic() < end:
+            if self.attempt(following=False) and not len(self._backlog):
+                try:
+                    with self._database.writing() as connection:
+                        self.membership.leave(connection)
+                except FAULTS as error:
+                    _LOGGER.warning("the store could not be left in order: %s", why(error))
+                return
+
+    def attempt(self, *, following: bool = True) -> bool:
+        """Do what is due once; after a fault wait a little. True if all went well."""
+        try:
+            self.write()
+            if following:
+                self.follow()
+        except GivenUpError:
+            self._come_back()
+        except FAULTS as error:
+            self._failed(error)
+            return False
+        except Exception:  # a fault of ours must not end the thread either
+            _LOGGER.exception("the store's thread met an error of its own")
+            self.errors += 1
+            self._closing.wait(self._pace.pause_max)
+            return False
+        self._recovered()
+        return True
+
+    def _failed(self, error: BaseException) -> None:
+        self.errors += 1
+        self._backlog.fault = why(error)
+        if self._failing_since is None:
+            self._failing_since = self._clock.monotonic()
+            _LOGGER.error(
+                "the store fails, and is tried again until it works; what is to be written "
+                "is kept meanwhile: %s",
+                why(error),
+            )
+        now = self._clock.monotonic()
+        pause = self._pause if self._end is None else min(self._pause, max(0.0, self._end - now))
+        self._pause = min(2 * self._pause, self._pace.pause_max)
+        self._closing.wait(pause) if self._end is None else threading.Event().wait(pause)
+
+    def _recovered(self) -> None:
+        self._pause = self._pace.pause_min
+        if self._failing_since is None:
+            return
+        seconds = self._clock.monotonic() - self._failing_since
+        self._failing_since = None
+        self._backlog.fault = ""
+        _LOGGER.info("the store works again after %.1f s", seconds)
+
+    # -- writing
+
+    def write(self) -> None:
+        """Write everything that waits, one transaction for each batch.
+
+        Raises:
+            GivenUpError: If this process has been given up.
+            SQLAlchemyError: If the database fails; what was not written is kept.
+        """
+        for _ in range(_ROUNDS):
+            records = self._backlog.take(BATCH)
+            rows = self._rows_of(records)
+            with self._lock:
+                bound = self._remove_up_to
+            if not rows and bound is None:
+                return
+            try:
+                more = self._write_batch(list(rows.values()), bound)
+            except FAULTS as error:
+                if not rows or not is_data_fault(error):
+                    raise
+                self._write_each(records, rows)
+                continue
+            self._safe(records, rows)
+            if not more and len(records) < BATCH:
+                return
+
+    def _rows_of(self, records: list[TaskRecord]) -> dict[str, Row]:
+        rows: dict[str, Row] = {}
+        for record in records:
+            try:
+                # A final one does not change any more.
+                still = record if record.status.is_final else self._host.snapshot(record)
+                rows[record.task_id] = row_of(still)
+            except Exception as error:  # this one cannot be written, the others can
+                self._give_up([record], error)
+        return rows
+
+    def _write_batch(self, rows: list[Row], bound: float | None) -> bool:
+        """Write rows, and remove what is to be; True if there is more to remove."""
+        with self._database.writing() as connection:
+            version, removed = self.statements.advance(connection)
+            self.membership.beat(connection)
+            if rows:
+                self.statements.put(connection, rows, self.membership.process_id, version)
+            left = False
+            if bound is not None:
+                removed = max(removed, bound)
+            # A clean-up may have passed what ended before it and is written only now.
+            if bound is not None or any(row[7] is not None and row[7] <= removed for row in rows):
+                left = self.statements.remove(connection, removed)
+        self._beaten = self._clock.monotonic()
+        if version == self._version + 1:
+            # Nobody else has written in between, so there is nothing to read either.
+            self._version = version
+        with self._lock:
+            if self._remove_up_to == bound and not left:
+                self._remove_up_to = None
+            return self._remove_up_to is not None
+
+    def _write_each(self, records: list[TaskRecord], rows: dict[str, Row]) -> None:
+        """Write the records of a batch that was refused one by one, without the bad ones."""
+        for record in records:
+            row = rows.get(record.task_id)
+            if row is None:
+                continue
+            try:
+                self._write_batch([row], None)
+            except FAULTS as error:
+                if not is_data_fault(error):
+                    raise
+                self._give_up([record], error)
+            else:
+                self._safe([record], rows)
+
+    def _safe(self, records: list[TaskRecord], rows: dict[str, Row]) -> None:
+        for record in records:
+            # It may have ended since; then the text is still to be written.
+            if record.rest and rows[record.task_id][7] is not None:
+                record.encoded = None
+        self._backlog.written(records)
+
+    def _give_up(self, records: list[TaskRecord], error: BaseException) -> None:
+        for record in records:
+            self.errors += 1
+            _LOGGER.error("task %s cannot be written to the store: %s", record.task_id, why(error))
+        self._backlog.written(records, error)
+
+    # -- following the others
+
+    def follow(self) -> None:
+        """Look at what the others have written, and whether they live, if it is time."""
+        now, pace = self._clock.monotonic(), self._pace
+        if now >= self._beaten + pace.beat:
+            with self._database.writing() as connection:
+                self.membership.beat(connection)
+            self._beaten = now
+        if now >= self._watched + pace.beat:
+            # After each look this process must have written once before the next.
+            self.watch()
+            self._watched = now
+        if now >= self._looked + pace.look:
+            self.look()
+            self._looked = self._clock.monotonic()
+
+    def look(self) -> None:
+        """Take in what other processes have written since the last look."""
+        with self._database.reading() as connection:
+            version, removed = self.statements.position(connection)
+            # No id comes before the empty one, in no collation.
+            place, task_id = self._version + 1, ""
+            while version != self._version:
+                rows = self.statements.since(connection, place, task_id, self.membership.process_id)
+                self._take_in(rows)
+                if len(rows) < CHUNK:
+                    break
+                place, task_id = rows[-1][-2], rows[-1][0]
+        self._version = version
+        if removed > self._removed:
+            self._removed = removed
+            self._mirror.follow(removed)
+
+    def _take_in(self, rows: list[Row]) -> None:
+        own = self.membership.process_id
+        others = []
+        for row in rows:
+            if row[-1] != own:
+                others.append(row[:-2])
+            elif row[7] is None:
+                record = self._backlog.live.get(row[0])
+                if record is not None and not record.cancel_requested:
+                    self._host.cancel(row[0])
+        self._mirror.absorb(others)
+
+    def watch(self) -> None:
+        """See whether all others live, and end or take over the tasks of those that do not."""
+        with self._database.reading() as connection:
+            dead = self.membership.watch(connection)
+            orphans = self.membership.has_orphans(connection)
+        if not dead and not orphans:
+            return
+        with self._database.writing() as connection:
+            version, _ = self.statements.advance(connection)
+            self.membership.beat(connection)
+            self.membership.bury(connection, dead)
+            now = self._host.clock.time()
+            adopted = self.membership.claim(connection, version, now)
+            records = self.read(connection, adopted)
+        for record in records:
+            self._mirror.forget(record.task_id)
+        if records:
+            self._host.adopt(records)
+
+    def read(self, connection: Any, task_ids: Collection[str]) -> list[TaskRecord]:
+        """Return what the database has of some ids; any thread."""
+        wanted = list(task_ids)
+        rows: list[Row] = []
+        for at in range(0, len(wanted), CHUNK):
+            rows += self.statements.of_ids(connection, wanted[at : at + CHUNK])
+        return self._mirror.read(row for row in rows if row[7] is None or row[7] > self._removed)
+
+    def _come_back(self) -> None:
+        """Go on as somebody new: the others have given this process up, and its tasks."""
+        _LOGGER.error(
+            "this process stood still for so long that the others that share the store have "
+            "given it up: its live tasks end INTERRUPTED here as well"
+        )
+        self._host.interrupt("the process stood still, and the others gave it up")
+        try:
+            with self._database.writing() as connection:
+                self.membership.enter(connection, self._host.clock.time())
+        except FAULTS as error:
+            self._failed(error)
+
+    def _load(self) -> None:
+        """Take in what the database has; before the thread starts."""
+        with self._database.reading() as connection:
+            self._version, self._removed = self.statements.position(connection)
+            place, task_id, more = math.nextafter(self._removed, math.inf), "", True
+            while more:
+                rows = self.statements.history(connection, place, task_id)
+                self._mirror.absorb(rows)
+                more = len(rows) == CHUNK
+                if more:
+                    place, task_id = rows[-1][7], rows[-1][0]
+            task_id, more = "", True
+            while more:
+                rows = self.statements.live(connection, task_id)
+                self._mirror.absorb(rows)
+                more = len(rows) == CHUNK
+                if more:
+                    task_id = rows[-1][0]

@@ -1,0 +1,268 @@
+"""Tasks in a SQL database: shared by several processes, kept over restarts.
+
+Needs the extra ``sql``, for PostgreSQL also the extra ``postgresql``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from framework import _checks, _registry
+from framework._clock import SystemClock
+from framework._records import TaskRecord, TaskStatus
+from framework._wire import decode_result, encode_result, settled
+from framework.exceptions import StoreUnavailableError
+from framework.protocols import StoreHost
+
+if find_spec("sqlalchemy") is None:
+    raise ImportError("a store in a SQL database needs SQLAlchemy: pip install 'asyncframe[sql]'")
+
+from framework.stores._backlog import Backlog, Told
+from framework.stores._database import FAULTS, Database, checked_url, is_data_fault, why
+from framework.stores._mirror import Mirror
+from framework.stores._schema import prepare
+from framework.stores._writer import Pace, Writer
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+__all__ = ["SQLStore"]
+
+_LOGGER = logging.getLogger("asyncframe")
+
+_OPEN_PATIENCE: Final = 5.0
+"""Seconds for which a database that cannot be used at first is tried again."""
+
+_IMMUTABLE: Final = (type(None), bool, int, float, str)
+
+
+class SQLStore:
+    """Keeps the tasks of all processes that use one database.
+
+    Give it to ``setup_async_framework(app, store=SQLStore("sqlite:///tasks.db"))``. With
+    ``uvicorn --workers 4`` each worker then answers for the tasks of all of them, and the
+    history is there after a restart. Arguments of tasks are not kept, results are, as JSON
+    by the return annotation.
+
+    Everything that a task or a route waits for is done in memory; one thread of its own,
+    "asyncframe-store", writes in batches and reads what other processes have written. While
+    the database fails, up to 100,000 records wait; then new tasks are refused. ``get_stats()``
+    counts the faults as ``store_errors`` and what waits as ``store_backlog``.
+
+    A process that dies, or stands still for six seconds, is noticed by the others: its live
+    tasks end INTERRUPTED, at the latest ten seconds later.
+
+    Args:
+        url: The database, as SQLAlchemy writes it: ``sqlite:///tasks.db`` (a file on a
+            local disk) or ``postgresql://user:password@host/name``.
+        durable: Whether ``await submit(...)``, and a submission from a thread, return only
+            once the record is on the disk; a plain decorated call from a coroutine cannot
+            wait, and does not.
+
+    Attributes:
+        durable: As given.
+
+    Raises:
+        TypeError: If *url* is no string or URL, or *durable* no bool.
+        ValueError: If *url* is of another database, or of one in memory.
+        ImportError: If SQLAlchemy or the database's driver is not installed.
+    """
+
+    def __init__(self, url: str | URL, durable: bool = False) -> None:
+        self._url: URL = checked_url(url)
+        self.durable: bool = _checks.flag("durable", durable)
+        # Here already, for an error where it is made; it connects when it is opened.
+        self._database = Database(self._url, self.durable)
+        self._pace = Pace()
+        self._open = False
+        self._begin(None)
+
+    def __repr__(self) -> str:
+        return f"SQLStore({self._url.render_as_string(hide_password=True)!r})"
+
+    def _begin(self, host: StoreHost | None) -> None:
+        self._clock = SystemClock()
+        self._backlog = Backlog(self._clock)
+        self._mirror = Mirror(
+            self._clock if host is None else host.clock, self._backlog.live.__contains__
+        )
+
+    # -- beginning and ending
+
+    def open(self, host: StoreHost) -> None:
+        """Make the tables if need be, take in the history, and begin to write; blocks.
+
+        Raises:
+            StoreUnavailableError: If the database cannot be used, for five seconds; or at
+                once, if a newer release has made its tables.
+            RuntimeError: If it is open: each framework needs a store of its own.
+        """
+        if self._open:
+            raise RuntimeError(
+                f"{self!r} is in use by a framework already: give each framework a SQLStore "
+                "of its own; they may have the same url"
+            )
+        self._check_folder()
+        self._begin(host)
+        until, error = self._clock.monotonic() + _OPEN_PATIENCE, None
+        while error is None or self._clock.monotonic() < until:
+            try:
+                prepare(self._database)
+                self._writer = Writer(
+                    self._database, self._backlog, self._mirror, host, self._clock, self._pace
+                )
+                self._writer.open()
+            except FAULTS as fault:
+                error = fault
+                if is_data_fault(fault):
+                    break
+                self._clock.sleep(self._pace.look)
+            else:
+                self._open = True
+                return
+        self._database.close()
+        raise StoreUnavailableError(f"{self!r} cannot be used: {why(error)}") from error
+
+    def _check_folder(self) -> None:
+        if self._database.dialect != "sqlite" or self._url.query.get("uri"):
+            return
+        folder = Path(self._url.database or "").absolute().parent
+        if not folder.is_dir():
+            raise StoreUnavailableError(f"{self!r} cannot be used: there is no folder {folder}")
+
+    def close(self, patience: float) -> None:
+        """Write what waits, for at most *patience* seconds, and leave; blocks.
+
+        What could not be written is logged. What is known of finished tasks can be read
+        until it is opened again.
+        """
+        if not self._open:
+            return
+        self._open = False
+        if not self._writer.close(patience):
+            _LOGGER.error(
+                "the store could not write %d task records before it was closed: %s",
+                len(self._backlog),
+                self._backlog.fault or f"{patience:g} s were too short",
+            )
+        self._backlog.close()
+        self._clock.close()
+        self._database.close()
+
+    # -- what the framework tells
+
+    def note(self, record: TaskRecord) -> None:
+        """Take in that a live record is new or has changed; half a microsecond, any thread.
+
+        Raises:
+            StoreUnavailableError: If it is new and 100,000 records wait to be written.
+        """
+        self._backlog.note(record)
+
+    def put(self, record: TaskRecord) -> None:
+        """Take in a record that has just become final; any thread."""
+        # In this order: at any moment it is known here as live, as final or as both.
+        self._mirror.put(record)
+        self._backlog.put(record)
+
+    def secure(self, record: TaskRecord, told: Told) -> None:
+        """Call *told* once the record as it is now is committed, or after five seconds.
+
+        Args:
+            record: Live or final.
+            told: Called once, on another thread, with None or a `StoreUnavailableError`.
+        """
+        self._backlog.secure(record, told)
+
+    def settle(self, record: TaskRecord, result: Any) -> Any:  # whatever the task returned
+        """Return a result as every process reads it: from JSON, by the return annotation.
+
+        Raises:
+            TypeError: If JSON has nothing for it, or it does not fit the annotation.
+            ValueError: If it is longer than a mebibyte of JSON.
+        """
+        fn = _registry.find(record.name)
+        if type(result) in _IMMUTABLE:
+            return settled(fn, result)
+        text = encode_result(fn, result)
+        if not record.status.is_final:
+            # Whoever gets the result may change it before it is written.
+            record.encoded = text
+        return decode_result(fn, text)
+
+    # -- what the framework asks; never blocks
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        """Return a finished task's record, whichever process had it; None if unknown."""
+        return self._mirror.get(task_id)
+
+    def list(self, status: TaskStatus | None = None) -> list[TaskRecord]:
+        """Return finished tasks in the order of their end, then the others' live ones."""
+        return self._mirror.records(status)
+
+    def remove(
+        self,
+        *,
+        ended_before: float | None = None,
+        keep: int | None = None,
+        completed: bool = True,
+    ) -> tuple[int, Sequence[TaskRecord]]:
+        """Remove the oldest finished tasks, of all processes; see `protocols.TaskStore`.
+
+        They are gone here at once; database and other processes follow.
+        """
+        removed, records, bound = self._mirror.remove(
+            ended_before=ended_before, keep=keep, completed=completed
+        )
+        if bound is not None and self._open:
+            self._writer.remove(bound)
+        return removed, records
+
+    def figures(self) -> dict[str, int]:
+        """Return how many tasks of each status all processes have, but for own live ones.
+
+        Beside them ``store_errors``, how often the database has failed this process, and
+        ``store_backlog``, how many records wait to be written.
+        """
+        figures = self._mirror.figures()
+        figures["store_errors"] = self._writer.errors if self._open else 0
+        figures["store_backlog"] = len(self._backlog)
+        return figures
+
+    # -- what may block
+
+    def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
+        """Return what the database has of some ids now; blocks.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        wanted = [task_id for task_id in task_ids if "\0" not in task_id]
+        try:
+            with self._database.reading() as connection:
+                return self._writer.read(connection, wanted)
+        except FAULTS as error:
+            raise self._unavailable(error) from error
+
+    def request_cancel(self, task_id: str) -> bool:
+        """Ask the process that has a live task to cancel it; blocks.
+
+        Returns:
+            False if no live task has this id.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        try:
+            with self._database.writing() as connection:
+                version, _ = self._writer.statements.advance(connection)
+                return self._writer.statements.request_cancel(connection, task_id, version)
+        except FAULTS as error:
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: BaseException) -> StoreUnavailableError:
+        return StoreUnavailableError(f"{self!r} did not answer: {why(error)}; try again later")
