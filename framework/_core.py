@@ -67,6 +67,8 @@ class Core:
         new_id: Makes task ids.
         rng: Randomness for jitter.
         limits: How much and how long.
+        runner_type: Runs the tasks; a worker of a remote engine has its own.
+        policies_type: The state of retries and throttles, without an interceptor.
 
     Attributes:
         remote: The engine, if its tasks run in other processes.
@@ -89,6 +91,8 @@ class Core:
         new_id: Callable[[], str],
         rng: random.Random,
         limits: Limits,
+        runner_type: type[Runner] = Runner,
+        policies_type: type[Policies] = Policies,
     ) -> None:
         self.pool = pool
         self.clock = clock
@@ -105,12 +109,12 @@ class Core:
         # The engine's word comes first: the store has it from one who heard the engine.
         directories = [one for one in (self.remote, shared) if one is not None]
         self.elsewhere = Elsewhere(directories, clock, self.boxes) if directories else None
-        self.runner = Runner(
+        self.runner = runner_type(
             self.ledger, self.boxes, self.engine, interceptor, limits.max_finished_tasks
         )
         self.runner.runs = runs_of(self.runner)
         self.policies = (
-            Policies(clock, rng, self.runner)
+            policies_type(clock, rng, self.runner)
             if interceptor is None
             else WatchedPolicies(clock, rng, self.runner, interceptor)
         )

@@ -250,7 +250,13 @@ def _throttled(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
 
     name = name_of(fn)
     policy = throttle_policy(name, **given)
-    dressed = dress(throttled_inner(fn, policy), fn, "throttled_task", options=options)
+    dressed = dress(
+        throttled_inner(fn, policy),
+        fn,
+        "throttled_task",
+        options=options,
+        __asyncframe_policy__=policy,
+    )
     _registry.register(name, dressed)
     return dressed
 
@@ -335,6 +341,7 @@ def _retried(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
         fn,
         "retry_task",
         options=options,
+        __asyncframe_policy__=policy,
         __asyncframe_attempts__=attempts_of(fn, name, policy),
     )
     _registry.register(name, dressed)

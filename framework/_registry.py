@@ -18,9 +18,21 @@ _LISTENERS: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
 
 
 def register(name: str, function: Any) -> None:  # Any: whatever a decorator returns
-    """Note a decorated function; of two with one name the later one is found."""
+    """Note a decorated function; of two with one name the later one is found.
+
+    A copy with other options is not another one: it may be gone after one call, and the
+    name would then stand for nothing.
+    """
     with _LOCK:
-        _BY_NAME[name] = function
+        known = _BY_NAME.get(name)
+        if known is None or known.fn is not function.fn:
+            _BY_NAME[name] = function
+
+
+def names() -> list[str]:
+    """Return the names of all decorated functions."""
+    with _LOCK:
+        return list(_BY_NAME)
 
 
 def find(name: str) -> Callable[..., Any] | None:

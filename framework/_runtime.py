@@ -21,6 +21,7 @@ from framework._manager import TaskManager
 from framework._policies import Policies, standalone
 from framework._pool import ThreadPoolExecutorEnhanced
 from framework._remote import RemoteHost
+from framework._running import Runner
 from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import Clock, Interceptor, TaskEngine, TaskStore
 from framework.stores.memory import MemoryStore
@@ -39,6 +40,8 @@ class Parts:
     interceptor: Interceptor | None = None
     new_id: Callable[[], str] | None = None
     rng: random.Random | None = None
+    runner_type: type[Runner] = Runner
+    policies_type: type[Policies] = Policies
 
 
 class Framework:
@@ -64,6 +67,8 @@ class Framework:
             new_id=parts.new_id or random_id,
             rng=parts.rng or random.Random(),
             limits=limits,
+            runner_type=parts.runner_type,
+            policies_type=parts.policies_type,
         )
         self.core.manager = self.manager = TaskManager(self.core)
         self._adopted: Limits | None = None
@@ -119,15 +124,21 @@ class Framework:
         self._adopted = limits
         self.core.apply(limits)
 
-    def open(self, home: Home) -> None:
-        """Let tasks belong to *home*, and begin if it is the first."""
+    def open(self, home: Home, *, schedules: bool = True) -> None:
+        """Let tasks belong to *home*, and begin if it is the first.
+
+        Args:
+            home: An app's share.
+            schedules: Whether to run scheduled functions and the periodic clean-up.
+        """
         self.core.add_home(home)
         with _LOCK:
             if self is not _STATE.override and self not in _STATE.running:
                 _STATE.running.append(self)
                 _STATE.open.append(self)
             _STATE.settle()
-        self.core.start()
+        if schedules:
+            self.core.start()
 
     def leave(self, home: Home) -> None:
         """Take *home*, which is drained, off the list."""

@@ -83,6 +83,7 @@ class LiveTask(TaskRecord):
     hooks: Rare[tuple[Any, Any] | None] = Rare(None)
     timer: Rare[Any] = Rare(None)
     sleeper: Rare[Any] = Rare(None)
+    delivery: Rare[Any] = Rare(None)  # what a worker of a remote engine was handed
 
 
 def new_task(

@@ -1,0 +1,315 @@
+"""A small framework inside a worker's process: runs what is delivered, tells Redis of it.
+
+The body runs where bodies of its kind run, by the same runner as in an app: a function in
+the thread that the worker called, a coroutine on a loop of its own. So states, errors and
+cancellation mean here what they mean there.
+
+Guarantees: only who has the lease of a task runs it; a lease is renewed as long as its
+body runs; an outcome is told before the message is acknowledged.
+Relies on: a worker that calls `run` on one thread at a time, or on several with soft limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+import types
+from contextvars import Context
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from framework import _wire
+from framework._calls import TaskSpec
+from framework._clock import SystemClock
+from framework._context import current_home
+from framework._core import Limits
+from framework._ids import TaskId
+from framework._ledger import Home
+from framework._records import TaskEvent, TaskStatus
+from framework._running import Runner
+from framework._runtime import Framework, Parts
+from framework._task import LiveTask, new_task
+from framework._worker_policies import PublishAgain, WorkerPolicies
+from framework.exceptions import TaskTimeoutError
+
+if TYPE_CHECKING:
+    from framework.engines._messages import Message
+    from framework.engines._state import State
+
+_LOGGER = logging.getLogger("asyncframe")
+
+_RENEW_EVERY: Final = 1.0
+_IDLE: Final = 5.0
+"""Seconds without a task after which the watch sleeps until the next one."""
+
+_PROGRESS_EVERY: Final = 0.05
+_PAUSES: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
+"""Seconds between tries to tell Redis of an end; then the worker's parent goes on."""
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One delivery that runs here; a `LiveTask.delivery`.
+
+    Attributes:
+        attempt: Attempts of the function's retry that were made before.
+        limit: The task's limit in seconds, of which less may be left.
+        holder: Name under which this process has the lease.
+        started: Monotonic second at which the body began here.
+        again: Set if it goes on in a later delivery.
+        told: Monotonic second at which progress was last told.
+        lost: Whether another process has the lease.
+    """
+
+    attempt: int
+    limit: float | None
+    holder: str
+    started: float = 0.0
+    again: PublishAgain | None = None
+    told: float = 0.0
+    lost: bool = False
+
+
+class _Runner(Runner):
+    """Leaves tasks unfinished that go on in a later delivery."""
+
+    def body_failed(self, task: LiveTask, error: BaseException) -> None:
+        """End a task whose body raised, unless it is to be published again."""
+        delivery: Delivery | None = task.delivery
+        if delivery is None or not isinstance(error, PublishAgain | SystemExit):
+            super().body_failed(task, error)
+        elif isinstance(error, PublishAgain):
+            delivery.again = error
+        elif not dying():
+            super().body_failed(task, error)
+
+    def _expire(self, task: LiveTask) -> None:
+        delivery: Delivery | None = task.delivery
+        if delivery is not None:
+            # What is left of a limit is not the limit that people know.
+            task.limit = delivery.limit
+        super()._expire(task)
+
+
+class Outpost:
+    """The framework of one process of a worker.
+
+    Args:
+        engine: A `CeleryEngine`, by which tasks that are submitted here are published.
+        holder: Name under which this process has leases.
+    """
+
+    def __init__(self, engine: Any, holder: str) -> None:  # Any: it needs the extra
+        self._state: State = engine.state
+        self._holder = holder
+        self.clock = SystemClock()
+        self._framework = Framework(
+            Parts(
+                clock=self.clock, engine=engine, runner_type=_Runner, policies_type=WorkerPolicies
+            ),
+            Limits(max_workers=1, max_finished_tasks=0),
+        )
+        self._loop = asyncio.new_event_loop()
+        self._core = self._framework.core
+        self._home = Home(self._core, None, self._loop)
+        self._framework.connect()
+        self._framework.open(self._home, schedules=False)
+        self._core.ledger.subscribe(self._on_event, ("progress", "timed_out"))
+        self._running: dict[str, LiveTask] = {}
+        self._busy = threading.Event()
+        for target, name in ((self._loop.run_forever, "loop"), (self._watch, "lease")):
+            threading.Thread(target=target, name=f"asyncframe-{name}", daemon=True).start()
+
+    def run(self, message: Message, spec: TaskSpec, attempts: int) -> Any:
+        """Run a delivered task whose lease this process has.
+
+        Args:
+            message: What was delivered.
+            spec: Its function.
+            attempts: Its attempts so far, this one included.
+
+        Returns:
+            The `PublishAgain` that says when it goes on; None if it has ended; else, if
+            Redis did not take it, what `State.end` is to be called with.
+        """
+        try:
+            args, kwargs = _wire.decode_call(spec.fn, message.call)
+            if spec.check is not None:
+                spec.check(*args, **kwargs)
+        except (TypeError, ValueError) as error:
+            return self._tell_end(
+                message.task_id, "failed", error=_wire.encode_error(error),
+                reason="its arguments were refused",
+            )  # fmt: skip
+        task = self._new_task(message, spec, args, kwargs, attempts)
+        self._running[task.task_id] = task
+        self._busy.set()
+        try:
+            task.delivery.started = self.clock.monotonic()
+            if spec.kind == "thread":
+                self._core.runner.runs["thread"](task)
+            else:
+                self._run_on_loop(task)
+        finally:
+            self._running.pop(task.task_id, None)
+        if dying():
+            # Told to end by a signal: the task is given to another process, unless it is over.
+            raise SystemExit
+        return self._outcome(task)
+
+    def _new_task(
+        self, message: Message, spec: TaskSpec, args: Any, kwargs: Any, attempts: int
+    ) -> LiveTask:
+        if (spec.name, spec.description) != (message.name, message.about):
+            spec = spec.replace(name=message.name, description=message.about)
+        context = Context()
+        context.run(current_home.set, self._home)
+        now, wall = self.clock.monotonic(), self.clock.time()
+        code = _code()
+        task = new_task(
+            TaskId(message.task_id), spec, args, kwargs or None, context, self._home,
+            message.left, now - max(0.0, wall - message.created), message.created, code, 0,
+        )  # fmt: skip
+        task.code = None
+        task.delivery = Delivery(message.attempt, message.limit, self._holder)
+        self._core.ledger.accept(task, bounded=False)
+        task.attempts = attempts - 1
+        return task
+
+    def _run_on_loop(self, task: LiveTask) -> None:
+        done = threading.Event()
+
+        def begin() -> None:
+            if self._core.runner.runs["loop"](task) and task.driver is not None:
+                task.driver.owner.add_done_callback(lambda _: done.set())
+            else:
+                done.set()
+
+        self._loop.call_soon_threadsafe(begin)
+        done.wait()
+
+    def _outcome(self, task: LiveTask) -> Any:
+        delivery: Delivery = task.delivery
+        if not task.status.is_final:
+            # Nothing here follows it any more; the next delivery may be another process's.
+            self._core.runner.disarm(task)
+            self._core.ledger.release_task(task)
+            return delivery.again
+        task.read = True
+        if task.status is TaskStatus.TIMEOUT or delivery.lost:
+            return None
+        error = "" if task.error is None else _wire.encode_error(task.error)
+        result, status, reason = "", task.status.value, task.reason
+        if task.status is TaskStatus.COMPLETED:
+            try:
+                result = _wire.encode_result(task.spec.fn, task.result)
+            except (TypeError, ValueError) as raised:
+                status, error = "failed", _wire.encode_error(raised)
+                reason = "its result cannot be kept"
+        return self._tell_end(
+            task.task_id, status, result=result, error=error, reason=reason,
+            share=task.progress, message=task.progress_message,
+        )  # fmt: skip
+
+    def _tell_end(self, task_id: str, status: str, **more: Any) -> dict[str, Any] | None:
+        call = {"task_id": task_id, "status": status, "holder": self._holder, **more}
+        for pause in (*_PAUSES, None):
+            try:
+                self._state.end(**call)
+            except Exception as error:  # whatever the client raises, Redis is away
+                _LOGGER.warning("the end of task %s is not told yet: %r", task_id, error)
+            else:
+                return None
+            if pause is not None:
+                self.clock.sleep(pause)
+        return call
+
+    # -- what is told while a body runs
+
+    def _on_event(self, event: TaskEvent) -> None:
+        task = self._running.get(event.task_id or "")
+        if task is None:
+            return
+        if event.kind == "timed_out":
+            self._tell_timeout(task)
+            return
+        delivery: Delivery = task.delivery
+        now = self.clock.monotonic()
+        # What comes in between is told with the next one, or with the end.
+        if now - delivery.told >= _PROGRESS_EVERY:
+            delivery.told = now
+            try:
+                assert event.progress is not None
+                self._state.progress(
+                    task.task_id, self._holder, event.progress, event.message[:_LONGEST]
+                )
+            except Exception as error:  # a task does not end by what Redis makes of this
+                _LOGGER.warning("progress of task %s is not told: %r", task.task_id, error)
+
+    def _tell_timeout(self, task: LiveTask) -> None:
+        delivery: Delivery = task.delivery
+        told = TaskTimeoutError(task.task_id, task.name, delivery.limit or 0.0)
+        self._tell_end(
+            task.task_id, "timeout", error=_wire.encode_error(told), reason=task.reason,
+            share=task.progress, message=task.progress_message,
+        )  # fmt: skip
+
+    # -- leases
+
+    def _watch(self) -> None:
+        """Renew the leases of what runs here, and look whether it is still wanted."""
+        idle_since = self.clock.monotonic()
+        while True:
+            if not self._running and self.clock.monotonic() - idle_since > _IDLE:
+                self._busy.clear()
+                if not self._running:
+                    self._busy.wait()
+            try:
+                self._state.awaken(self._holder, _RENEW_EVERY)
+                for task in list(self._running.values()):
+                    idle_since = self.clock.monotonic()
+                    self._renew(task)
+            except Exception as error:  # it is away; the lease may run out meanwhile
+                _LOGGER.warning("leases are not renewed: %r", error)
+                self.clock.sleep(_RENEW_EVERY)
+
+    def _renew(self, task: LiveTask) -> None:
+        wanted = self._state.renew(task.task_id, self._holder)
+        if task.task_id not in self._running or task.status.is_final:
+            return
+        if wanted is None:
+            task.delivery.lost = True
+        if wanted is not False and self._core.ledger.request_cancel(task):
+            self._core.runner.stop_body(task)
+
+
+_LONGEST: Final = 2_000
+
+
+def _code() -> types.CodeType:
+    return Outpost.run.__code__
+
+
+_DYING = threading.Event()
+
+
+def dying() -> bool:
+    """Whether this process was told to end by a signal."""
+    return _DYING.is_set()
+
+
+def watch_signal() -> None:
+    """Note from now on that SIGTERM came, and do what was done so far; main thread only."""
+    former = signal.getsignal(signal.SIGTERM)
+
+    def note(number: int, frame: types.FrameType | None) -> None:
+        _DYING.set()
+        if callable(former):
+            former(number, frame)
+        else:
+            raise SystemExit(-number)
+
+    if former is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, note)

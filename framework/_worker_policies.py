@@ -1,0 +1,169 @@
+"""Retries and throttles on a worker: published again and not slept through.
+
+A retry's delay, and the wait for a throttle's slot, would keep a worker's process from
+other tasks. Where nothing of the body would be run twice by it, that is where the retry or
+the throttle is a layer of the task's own function, the task is published again with a
+countdown instead. Windows are shared by all workers through Redis.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, TypeVar
+
+from framework._context import current_record
+from framework._jsonsafe import safe_repr
+from framework._policies import Policies
+from framework._records import TaskRecord
+from framework._retry import RetryPolicy
+from framework._sleepers import LoopSleeper, ThreadSleeper
+from framework._task import LiveTask
+from framework._throttle import ThrottlePolicy
+from framework.exceptions import TaskCancelledError
+
+T = TypeVar("T")
+
+
+class PublishAgain(BaseException):  # no error, and nobody may catch it as one
+    """Leaves a task's function, which goes on in a later delivery.
+
+    Attributes:
+        kind: ``retrying`` or ``throttled``.
+        delay: Seconds until then.
+        error: What ended the attempt; None for a throttle.
+        reason: For people.
+    """
+
+    def __init__(self, kind: str, delay: float, error: BaseException | None, reason: str) -> None:
+        super().__init__(kind, delay)
+        self.kind = kind
+        self.delay = delay
+        self.error = error
+        self.reason = reason
+
+
+class WorkerPolicies(Policies):
+    """State of retries and throttles in one process of a worker."""
+
+    # -- throttle
+
+    def take(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
+        """Count a call in the window of all workers; see `Policies.take`."""
+        record = current_record.get()
+        waits = policy.when_limited == "wait" and record is not None
+        wait = self._state().take(
+            window_key(policy, key),
+            policy.rate_limit,
+            policy.time_window,
+            record.task_id if waits and record is not None else "",
+        )
+        return None if wait is None else self.monotonic() + wait
+
+    def wait_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
+        """Publish the task again, or block until the call is counted."""
+        self._leave_if_own(policy, due)
+        sleeper = ThreadSleeper(self.clock)
+        next_due: float | None = due
+        while next_due is not None:
+            self._announce("throttled", policy.name, next_due - self.monotonic(), None)
+            self.add_sleeper(sleeper, current_record.get())
+            try:
+                sleeper.wait(next_due)
+            finally:
+                self.remove_sleeper(sleeper, current_record.get())
+            next_due = self._next(policy, key, sleeper.interrupted)
+
+    async def await_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
+        """Publish the task again, or suspend until the call is counted."""
+        self._leave_if_own(policy, due)
+        sleeper = LoopSleeper(self.clock)
+        next_due: float | None = due
+        while next_due is not None:
+            self._announce("throttled", policy.name, next_due - self.monotonic(), None)
+            self.add_sleeper(sleeper, current_record.get())
+            try:
+                await sleeper.wait(next_due)
+            finally:
+                self.remove_sleeper(sleeper, current_record.get())
+            next_due = self._next(policy, key, sleeper.interrupted)
+
+    def _leave_if_own(self, policy: ThrottlePolicy, due: float) -> None:
+        if _is_own(policy, current_record.get()):
+            # A hair late rather than early: the body then begins within its window for sure.
+            delay = max(due - self.monotonic(), 0.0) + _MARGIN
+            raise PublishAgain("throttled", delay, None, f"waits for the rate of {policy.name}")
+
+    def _next(self, policy: ThrottlePolicy, key: Hashable, interrupted: bool) -> float | None:
+        """Try once more; return when to try again, None if the call was counted."""
+        record = current_record.get()
+        if interrupted:
+            who = record.task_id if record is not None else ""
+            self._state().leave(window_key(policy, key), who)
+            if record is not None and (record.cancel_requested or record.status.is_final):
+                raise TaskCancelledError(record.task_id, record.name)
+            raise self.limited(policy, self.monotonic())
+        return self.take(policy, key)
+
+    def _state(self) -> Any:  # Any: a State, which needs the extra
+        host: Any = self.host
+        return host.engine.state
+
+    # -- retry
+
+    def retry(
+        self, policy: RetryPolicy, name: str, call: Callable[[], T], error: BaseException
+    ) -> T:
+        """Publish the task again, or go on as `Policies.retry` does."""
+        self._retry_if_own(policy, error)
+        return super().retry(policy, name, call, error)
+
+    async def retry_async(
+        self,
+        policy: RetryPolicy,
+        name: str,
+        call: Callable[[], Awaitable[T]],
+        error: BaseException,
+    ) -> T:
+        """Publish the task again, or go on as `Policies.retry_async` does."""
+        self._retry_if_own(policy, error)
+        return await super().retry_async(policy, name, call, error)
+
+    def _retry_if_own(self, policy: RetryPolicy, error: BaseException) -> None:
+        """Leave for a later delivery if *policy* is that of the task's own function."""
+        if isinstance(error, PublishAgain):
+            raise error
+        record = current_record.get()
+        if not isinstance(record, LiveTask) or not _is_own(policy, record):
+            return
+        attempt = record.delivery.attempt + 1
+        if not policy.allows(error, attempt):
+            raise error
+        if record.cancel_requested or record.status.is_final:
+            raise TaskCancelledError(record.task_id, record.name) from error
+        delay = policy.delay(attempt, self.rng.uniform)
+        reason = f"attempt {attempt} of {policy.max_retries + 1} failed; the next in {delay:g} s"
+        raise PublishAgain("retrying", delay, error, reason)
+
+
+_MARGIN = 0.005
+
+
+def _is_own(policy: object, record: TaskRecord | None) -> bool:
+    """Whether *policy* is a layer of a delivered task's own function."""
+    if not isinstance(record, LiveTask) or record.delivery is None:
+        return False
+    fn: Any = record.spec.fn
+    while (own := getattr(fn, "__asyncframe_policy__", None)) is not None:
+        # By identity: policies of equal fields may belong to different functions.
+        if own is policy:
+            return True
+        fn = fn.fn
+    return False
+
+
+def window_key(policy: ThrottlePolicy, key: Hashable) -> str:
+    """Return a throttle's key in Redis, the same in every process."""
+    if policy.key is None:
+        return policy.name
+    return f"{policy.name}:{hashlib.sha256(safe_repr(key, 2_000).encode()).hexdigest()[:32]}"

@@ -1,0 +1,150 @@
+"""What travels to a worker: one JSON object for each delivery, checked where it arrives."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Final, Self
+
+from framework import _registry
+from framework._calls import TaskSpec, name_of, signature_of, spec_for
+
+VERSION: Final = 1
+"""Of the message's form; a worker refuses any other."""
+
+
+class MessageError(ValueError):
+    """Raised for a message that is not one of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One delivery of a task.
+
+    Attributes:
+        task_id: The task.
+        fn: Name that the function is registered by.
+        name: Name of the task, as records show it.
+        about: Its description.
+        call: Its arguments, as `_wire.encode_call` gives them.
+        created: When it was submitted, wall seconds since the epoch.
+        limit: Seconds that it may run in all; None for no limit.
+        left: What remains of it.
+        seq: Number of the delivery, from 0 on; a message of an earlier one is stale.
+        attempt: Attempts of the retry that have been made before, 0 or more.
+        waited: Whether it comes back from waiting for a throttle, within one attempt.
+        due: Wall second at which it may go on; 0.0 for at once.
+        signature: What `signature_hash` gave where it was submitted.
+        version: `VERSION`.
+    """
+
+    task_id: str
+    fn: str
+    name: str
+    about: str
+    call: str
+    created: float
+    limit: float | None
+    left: float | None
+    seq: int = 0
+    attempt: int = 0
+    waited: bool = False
+    due: float = 0.0
+    signature: str = ""
+    version: int = VERSION
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what goes into JSON."""
+        return asdict(self)
+
+    def replace(self, **changed: Any) -> Self:
+        """Return a copy with other fields."""
+        return replace(self, **changed)
+
+    @classmethod
+    def from_json(cls, given: object) -> Self:
+        """Check what came over the wire.
+
+        Raises:
+            MessageError: If it is not a message of this version, each field of its type.
+        """
+        if not isinstance(given, dict) or given.keys() != _TYPES.keys():
+            raise MessageError("the message must be an object with the fields of a task message")
+        for name, types in _TYPES.items():
+            value = given[name]
+            if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+                raise MessageError(f"the field {name!r} of the message is of the wrong type")
+        if given["version"] != VERSION:
+            raise MessageError(f"the message's version must be {VERSION}; update the older side")
+        if not given["task_id"] or len(given["task_id"]) > _LONGEST_ID:
+            raise MessageError("the message's task id must have 1 to 512 characters")
+        return cls(**given)
+
+
+_LONGEST_ID = 512
+_NAMED: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "float": (float, int),
+    "int": (int,),
+    "bool": (bool,),
+    "float | None": (float, int, type(None)),
+}
+_TYPES: Final = {field.name: _NAMED[str(field.type)] for field in fields(Message)}
+
+
+class Functions:
+    """The functions that a message may name: the decorated ones, and those given by hand.
+
+    Args:
+        plain: Functions without a decorator that may be submitted.
+    """
+
+    def __init__(self, plain: Iterable[Callable[..., Any]]) -> None:
+        self._plain = {name_of(fn): spec_for(fn) for fn in plain}
+
+    def spec(self, name: str) -> TaskSpec | None:
+        """Return what is registered by *name*, or None; it is never imported for that."""
+        found = _registry.find(name)
+        spec = getattr(found, "__asyncframe_spec__", None)
+        if not isinstance(spec, TaskSpec):
+            schedule = getattr(found, "__asyncframe_schedule__", None)
+            spec = getattr(schedule, "spec", None)
+        return spec if isinstance(spec, TaskSpec) else self._plain.get(name)
+
+    def name_of(self, spec: TaskSpec) -> str | None:
+        """Return the name by which a worker finds the function of *spec*, or None."""
+        for name in (spec.name, name_of(spec.fn)):
+            known = self.spec(name)
+            if known is not None and known.fn is spec.fn:
+                return name
+        return None
+
+    def signatures(self) -> dict[str, str]:
+        """Return the `signature_hash` of every function by its name."""
+        specs = {name: self.spec(name) for name in {*_registry.names(), *self._plain}}
+        return {name: signature_hash(spec.fn) for name, spec in specs.items() if spec is not None}
+
+
+def signature_hash(fn: Callable[..., Any]) -> str:
+    """Return 16 hexadecimal digits that differ when parameters or annotations do."""
+    signature = signature_of(fn)
+    text = "?" if signature is None else _as_text(signature)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _as_text(signature: inspect.Signature) -> str:
+    parameters = [
+        f"{one.kind.name} {one.name}: {_annotation(one.annotation)}"
+        f"{'' if one.default is one.empty else ' ='}"
+        for one in signature.parameters.values()
+    ]
+    return f"({', '.join(parameters)}) -> {_annotation(signature.return_annotation)}"
+
+
+def _annotation(annotation: Any) -> str:  # Any: annotations are anything
+    if annotation is inspect.Signature.empty:
+        return ""
+    # The same text whether or not the module has postponed annotations.
+    return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)

@@ -1,0 +1,203 @@
+"""Listening to what workers report: one thread for each process that submits.
+
+Guarantees: reports are told in their order; after a gap (the stream was cut, Redis was
+away) every live task is looked up instead, so that nothing is missed for good.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Final
+
+from framework import _registry
+from framework._clock import SystemClock
+from framework._ids import TaskId
+from framework._records import Label, TaskRecord, TaskStatus
+from framework._wire import decode_error, decode_result
+from framework.engines._state import State
+from framework.exceptions import RemoteTaskError
+from framework.protocols import Clock, EngineHost
+
+_LOGGER = logging.getLogger("asyncframe")
+
+_BLOCK: Final = 1.0
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 2.0
+
+LOST: Final = "Redis does not know it any more: its data was lost or evicted"
+
+
+class Reports:
+    """Reads the stream and tells the host.
+
+    Args:
+        state: Redis.
+        host: Hears of what concerns its tasks.
+    """
+
+    def __init__(self, state: State, host: EngineHost) -> None:
+        self._state = state
+        self._host = host
+        self._clock = SystemClock()
+        self._after = ""
+        self._number = 0
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def find_place(self) -> None:
+        """Make sure that what is reported from now on will be read; blocks.
+
+        Raises:
+            Exception: What Redis raises if it cannot be reached.
+        """
+        with self._lock:
+            if not self._after:
+                self._after, self._number = self._state.latest()
+
+    def start(self) -> None:
+        """Begin to read; harmless to call twice."""
+        with self._lock:
+            if self._thread is None and not self._closed.is_set():
+                self._thread = threading.Thread(
+                    target=self._run, name="asyncframe-reports", daemon=True
+                )
+                self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; blocks for a moment."""
+        self._closed.set()
+        with self._lock:
+            thread = self._thread
+        if thread is None:
+            return
+        try:
+            self._state.poke()
+        except Exception:  # then it does not wait for Redis but for its next try
+            _LOGGER.debug("Redis is away at the end", exc_info=True)
+        thread.join(2 * _BLOCK)
+
+    # -- the thread
+
+    def _run(self) -> None:
+        pause, gap = _FIRST_PAUSE, False
+        while not self._closed.is_set():
+            try:
+                self.find_place()
+                if gap:
+                    self._catch_up()
+                    gap = False
+                gap = self._take(self._state.read(self._after, _BLOCK))
+            except Exception as error:  # whatever the client raises, Redis is away
+                if not gap and not self._closed.is_set():
+                    _LOGGER.warning("reports of workers do not come through: %r", error)
+                gap, self._after = True, ""
+                self._closed.wait(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                pause = _FIRST_PAUSE
+
+    def _take(self, entries: list[tuple[str, dict[str, str]]]) -> bool:
+        """Tell of some reports; whether some before or between them are missing."""
+        gap = False
+        for entry, fields in entries:
+            self._after = entry
+            if "n" in fields:
+                number = int(fields["n"])
+                gap |= number != self._number + 1
+                self._number = number
+                try:
+                    self._tell(fields)
+                except Exception:  # one report may not keep the others from being told
+                    _LOGGER.exception("a report was not understood: %r", fields)
+        return gap
+
+    def _tell(self, fields: Mapping[str, str]) -> None:
+        host, task_id, kind = self._host, fields["i"], fields["k"]
+        if kind == "started":
+            host.started(task_id, float(fields["at"]), int(fields["a"]))
+        elif kind == "progress":
+            host.progress(task_id, float(fields["p"]), fields["m"])
+        elif kind == "again":
+            error = decode_error(fields["e"]) if fields["e"] else None
+            host.waiting(task_id, fields["w"])
+            host.announce(task_id, fields["o"], float(fields["d"]), error)
+        elif kind == "ended" and fields["b"] == "1":
+            self._tell_state(task_id, self._state.fetch([task_id]).get(task_id))
+        elif kind == "ended":
+            self._tell_end(
+                task_id, fields["s"], fields["at"], fields["r"], fields["e"], fields["w"],
+                fields["a"], fields["f"],
+            )  # fmt: skip
+
+    def _tell_end(
+        self, task_id: str, status: str, at: str, result: str, error: str, reason: str,
+        attempts: str, fn: str,
+    ) -> None:  # fmt: skip
+        self._host.ended(
+            task_id,
+            TaskStatus(status),
+            float(at),
+            result=decode_result(_registry.find(fn), result) if result else None,
+            error=decode_error(error) if error else None,
+            reason=reason,
+            attempts=int(attempts or 0),
+        )
+
+    def _catch_up(self) -> None:
+        """Look every live task up that was published."""
+        ids = [str(one.task_id) for one in self._host.live() if one.payload is None]
+        for begin in range(0, len(ids), 1_000):
+            some = ids[begin : begin + 1_000]
+            found = self._state.fetch(some)
+            for task_id in some:
+                self._tell_state(task_id, found.get(task_id))
+
+    def _tell_state(self, task_id: str, facts: Mapping[str, str] | None) -> None:
+        if facts is None:
+            self._host.ended(task_id, TaskStatus.INTERRUPTED, self._clock.time(), reason=LOST)
+            return
+        if facts.get("started"):
+            self._host.started(task_id, float(facts["started"]), int(facts["attempts"]))
+        if facts.get("share"):
+            self._host.progress(task_id, float(facts["share"]), facts.get("message", ""))
+        if TaskStatus(facts["status"]).is_final:
+            self._tell_end(
+                task_id, facts["status"], facts["ended"], facts["result"], facts["error"],
+                facts["reason"], facts["attempts"], facts.get("fn", ""),
+            )  # fmt: skip
+        else:
+            self._host.waiting(task_id, facts.get("reason", ""))
+
+
+def record_of(task_id: str, facts: Mapping[str, str], clock: Clock) -> TaskRecord:
+    """Return what Redis says of a task as a record, its result and error typed."""
+    record = TaskRecord()
+    record.task_id = TaskId(task_id)
+    record.label = Label(facts.get("name", ""), facts.get("about", ""))
+    record.status = TaskStatus(facts["status"])
+    record.created_at = float(facts.get("created") or 0.0)
+    record.created = record.queued = clock.monotonic() - (clock.time() - record.created_at)
+    record.started = _stamp(record, facts.get("started"))
+    record.ended = _stamp(record, facts.get("ended"))
+    record.attempts = int(facts.get("attempts") or 0)
+    record.code, record.instruction, record.rest = None, 0, None
+    result, error = facts.get("result"), facts.get("error")
+    record.result = decode_result(_registry.find(facts.get("fn", "")), result) if result else None
+    if error:
+        record.error = decode_error(error)
+    elif record.status is TaskStatus.FAILED:
+        record.error = RemoteTaskError("unknown", "its error was not told")
+    if facts.get("share"):
+        record.progress = float(facts["share"])
+        record.progress_message = facts.get("message", "")
+    record.cancel_requested = facts.get("cancel") == "1"
+    record.reason = facts.get("reason", "")
+    record.remote = True
+    return record
+
+
+def _stamp(record: TaskRecord, at: str | None) -> float | None:
+    return record.created + max(0.0, float(at) - record.created_at) if at else None

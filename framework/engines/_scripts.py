@@ -1,0 +1,213 @@
+"""The moves of a remote task in Redis, each one script, so that each is one step.
+
+A task is one hash; its fields are those of `_state.Snapshot` as text. Every script that
+changes one also appends to the stream of reports, whose entries carry a running number:
+a reader that misses one knows it. Times are those of Redis, in seconds since the epoch,
+since the clocks of workers may differ.
+
+``KEYS`` are the task's hash, the stream of reports, and the counter of reports, in this
+order; ``ARGV[1]`` is the task's id.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+REPORTS_KEPT: Final = 100_000
+"""How many reports the stream holds, about; a reader further behind asks for the hashes."""
+
+INLINE_RESULT: Final = 8_192
+"""Length up to which a result travels in its report; a longer one is fetched."""
+
+_HEAD: Final = f"""
+local task, stream, counter, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+local clock = redis.call('TIME')
+local now = clock[1] + clock[2] / 1000000
+local function stamp(seconds) return string.format('%.6f', seconds) end
+local function get(field) return redis.call('HGET', task, field) or '' end
+local function tell(kind, ...)
+  local number = redis.call('INCR', counter)
+  redis.call('XADD', stream, 'MAXLEN', '~', {REPORTS_KEPT}, '*',
+    'n', number, 'k', kind, 'i', id, ...)
+end
+local function is_final(status)
+  return status ~= '' and status ~= 'pending' and status ~= 'running'
+end
+local function finish(status, result, error, reason, ttl)
+  redis.call('HSET', task, 'status', status, 'ended', stamp(now), 'result', result,
+    'error', error, 'reason', reason)
+  redis.call('HDEL', task, 'holder', 'until', 'next')
+  redis.call('EXPIRE', task, ttl)
+  local big = '0'
+  if #result > {INLINE_RESULT} then big = '1'; result = '' end
+  tell('ended', 's', status, 'at', stamp(now), 'r', result, 'e', error, 'w', reason,
+    'a', get('attempts'), 'b', big, 'f', get('fn'))
+end
+"""
+
+PUBLISH: Final = (
+    _HEAD
+    + """
+-- ARGV: id, seconds that a live hash is kept, then field, value, ...
+local status = get('status')
+if status ~= '' then return status end
+redis.call('HSET', task, 'status', 'pending', 'attempts', '0', 'seq', '0', unpack(ARGV, 3))
+redis.call('EXPIRE', task, ARGV[2])
+return 'pending'
+"""
+)
+"""Note a task that is about to be published; returns its status, old or new."""
+
+START: Final = (
+    _HEAD
+    + """
+-- ARGV: id, holder, lease, sequence, holder known to be dead, most losses, ttl of a live
+-- hash, ttl of a final one, whether it only waited ('1'), then field, value, ...
+local status = get('status')
+if is_final(status) then return {'over', '', 0} end
+if status == '' then
+  redis.call('HSET', task, 'status', 'pending', 'attempts', '0', unpack(ARGV, 10))
+end
+local seq, known = tonumber(ARGV[4]), tonumber(get('seq') ~= '' and get('seq') or '0')
+if seq < known then
+  local again = get('next')
+  if again ~= '' and seq == known - 1 then return {'again', again, 0} end
+  return {'stale', '', 0}
+end
+local holder = get('holder')
+if holder ~= '' and holder ~= ARGV[2] then
+  local left = tonumber(get('until') ~= '' and get('until') or '0') - now
+  if left > 0 and holder ~= ARGV[5] then return {'busy', holder, stamp(left)} end
+  if redis.call('HINCRBY', task, 'lost', 1) >= tonumber(ARGV[6]) then
+    finish('interrupted', '', '', 'the worker that ran it died, ' .. ARGV[6] .. ' times', ARGV[8])
+    return {'over', '', 0}
+  end
+end
+if get('cancel') == '1' then
+  finish('cancelled', '', '', 'it was cancelled', ARGV[8])
+  return {'over', '', 0}
+end
+if ARGV[9] ~= '1' then redis.call('HINCRBY', task, 'attempts', 1) end
+redis.call('HSETNX', task, 'started', stamp(now))
+redis.call('HSET', task, 'status', 'running', 'holder', ARGV[2],
+  'until', stamp(now + tonumber(ARGV[3])), 'seq', ARGV[4], 'reason', '')
+redis.call('HDEL', task, 'next')
+redis.call('EXPIRE', task, ARGV[7])
+tell('started', 'at', stamp(now), 'a', get('attempts'))
+return {'run', get('attempts'), 0}
+"""
+)
+"""Take a task's lease; see `State.start` for the verdicts."""
+
+RENEW: Final = (
+    _HEAD
+    + """
+-- ARGV: id, holder, lease
+if get('holder') ~= ARGV[2] then return -1 end
+redis.call('HSET', task, 'until', stamp(now + tonumber(ARGV[3])))
+return get('cancel') == '1' and 1 or 0
+"""
+)
+"""Go on holding a lease; 1 if cancellation was asked for, -1 if the lease is lost."""
+
+PROGRESS: Final = (
+    _HEAD
+    + """
+-- ARGV: id, holder, share, message
+if get('holder') ~= ARGV[2] then return 0 end
+redis.call('HSET', task, 'share', ARGV[3], 'message', ARGV[4])
+tell('progress', 'p', ARGV[3], 'm', ARGV[4])
+return 1
+"""
+)
+"""Note how far a task is."""
+
+AGAIN: Final = (
+    _HEAD
+    + """
+-- ARGV: id, holder, next message, kind, delay, error, reason
+if get('next') == ARGV[3] then return 1 end -- asked once more, since the answer was lost
+if get('holder') ~= ARGV[2] then return 0 end
+if get('cancel') == '1' then return -1 end
+redis.call('HINCRBY', task, 'seq', 1)
+redis.call('HSET', task, 'next', ARGV[3], 'reason', ARGV[7])
+redis.call('HDEL', task, 'holder', 'until')
+tell('again', 'o', ARGV[4], 'd', ARGV[5], 'e', ARGV[6], 'w', ARGV[7], 'a', get('attempts'))
+return 1
+"""
+)
+"""Give the lease back until the next message; -1 if cancellation was asked for."""
+
+END: Final = (
+    _HEAD
+    + """
+-- ARGV: id, holder ('' for whoever has it), sequence, status, result, error, reason, ttl,
+-- share, message
+if is_final(get('status')) then return 0 end
+if ARGV[2] ~= '' and get('holder') ~= ARGV[2] then return 0 end
+if ARGV[2] == '' and get('seq') ~= ARGV[3] then return 0 end
+if ARGV[9] ~= '' then redis.call('HSET', task, 'share', ARGV[9], 'message', ARGV[10]) end
+finish(ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8])
+return 1
+"""
+)
+"""Make a task final."""
+
+CANCEL: Final = (
+    _HEAD
+    + """
+-- ARGV: id, ttl of a final hash, reason, prefix of the lists that wake workers
+local status = get('status')
+if status == '' or is_final(status) then return 0 end
+redis.call('HSET', task, 'cancel', '1')
+local holder = get('holder')
+if status == 'pending' or holder == '' then
+  finish('cancelled', '', '', ARGV[3], ARGV[2])
+  return 1
+end
+redis.call('RPUSH', ARGV[4] .. holder, id)
+redis.call('EXPIRE', ARGV[4] .. holder, 60)
+return 2
+"""
+)
+"""Cancel: 0 unknown or final, 1 CANCELLED for good, 2 the worker is told."""
+
+THROTTLE: Final = """
+-- KEYS: stamps of the calls in the window, those who wait. ARGV: rate, window, who.
+local stamps, waiting = KEYS[1], KEYS[2]
+local rate, window, who = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local length = math.ceil(window * 1000000)
+local keep = math.ceil(window) + 60
+-- A call exactly one window after another is free, so one of that age has left.
+redis.call('ZREMRANGEBYSCORE', stamps, '-inf', now - length)
+-- Who has not come back a minute after its turn will not come.
+redis.call('ZREMRANGEBYSCORE', waiting, '-inf', now - 60000000)
+local used = redis.call('ZCARD', stamps)
+local mine = who ~= '' and redis.call('ZSCORE', waiting, who) or false
+local ahead = redis.call('ZCOUNT', waiting, '-inf', mine and ('(' .. mine) or '+inf')
+if used + ahead < rate then
+  local number = redis.call('INCR', stamps .. ':n')
+  redis.call('EXPIRE', stamps .. ':n', keep)
+  redis.call('ZADD', stamps, now, number)
+  redis.call('EXPIRE', stamps, keep)
+  if mine then redis.call('ZREM', waiting, who) end
+  return -1
+end
+-- Slots become free in the order of their stamps, and then again a window later.
+local place = used + ahead - rate
+local round = math.floor(place / rate)
+local entry = redis.call('ZRANGE', stamps, place % rate, place % rate, 'WITHSCORES')
+local from = entry[2] and tonumber(entry[2]) or now
+local due = math.max(from + length * (round + 1), now + 1)
+if who ~= '' then
+  if not mine then redis.call('ZADD', waiting, due, who) end
+  redis.call('EXPIRE', waiting, keep + math.ceil((due - now) / 1000000))
+end
+return due - now
+"""
+"""Count a call and return -1, or return in how many microseconds to try again."""
+
+LEAVE: Final = "return redis.call('ZREM', KEYS[1], ARGV[1])"
+"""Give up waiting for a throttle's slot."""

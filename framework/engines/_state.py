@@ -1,0 +1,345 @@
+"""What Redis knows of remote tasks: the one truth of them, moved by scripts only.
+
+Guarantees: each move is one step in Redis, and is reported in the stream in the order of
+the steps; a final status never changes.
+Thread rule: every method blocks for a round trip, and may be called from any thread but a
+loop's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from framework.engines import _scripts
+from framework.engines._messages import Message
+
+KEPT_LIVE: Final = 30 * 86_400
+"""Seconds without a move after which a live task's hash is dropped: its message is lost."""
+
+LEASE: Final = 5.0
+"""Seconds that a lease holds without being renewed; it is renewed every second."""
+
+MAX_LOST: Final = 10
+"""How many workers may die over a task before it is INTERRUPTED."""
+
+_TIMEOUT: Final = 5.0
+"""Seconds for a connection or an answer; Redis answers in a fraction of a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a worker is to do with a delivery.
+
+    Attributes:
+        kind: ``run``, ``over`` (final: drop), ``stale`` (a later delivery exists: drop),
+            ``again`` (that one was never published: publish it), ``busy`` (another process
+            has the lease: look again later).
+        attempts: Attempts so far, this one included, with ``run``.
+        message: The later delivery, with ``again``.
+        holder: Who has the lease, with ``busy``.
+        left: Seconds until its lease runs out, with ``busy``.
+    """
+
+    kind: str
+    attempts: int = 0
+    message: str = ""
+    holder: str = ""
+    left: float = 0.0
+
+
+class State:
+    """Remote tasks of one namespace.
+
+    Args:
+        url: Of Redis.
+        namespace: Keeps apps that share a Redis apart.
+        result_ttl: Seconds that a final task is kept, above 0.
+    """
+
+    def __init__(self, url: str, namespace: str, result_ttl: float) -> None:
+        self.prefix = f"asyncframe:{namespace}:"
+        self._ttl = max(1, round(result_ttl))
+        self.client: Any = redis.Redis.from_url(  # Any: the client's types mix sync and async
+            url,
+            decode_responses=True,
+            socket_timeout=_TIMEOUT,
+            socket_connect_timeout=_TIMEOUT,
+            # Once, for a connection that was closed while idle: the scripts bear it.
+            retry=Retry(NoBackoff(), 1),
+            client_name="asyncframe",
+        )
+        self._reports = [f"{self.prefix}reports", f"{self.prefix}reports:n"]
+        register = self.client.register_script
+        self._publish = register(_scripts.PUBLISH)
+        self._start = register(_scripts.START)
+        self._renew = register(_scripts.RENEW)
+        self._progress = register(_scripts.PROGRESS)
+        self._again = register(_scripts.AGAIN)
+        self._end = register(_scripts.END)
+        self._cancel = register(_scripts.CANCEL)
+        self._throttle = register(_scripts.THROTTLE)
+        self._leave = register(_scripts.LEAVE)
+
+    @property
+    def reports(self) -> str:
+        """Key of the stream of reports."""
+        return self._reports[0]
+
+    @property
+    def counter(self) -> str:
+        """Key of the number of the latest report."""
+        return self._reports[1]
+
+    @property
+    def workers(self) -> str:
+        """Key of the hash in which workers tell of themselves."""
+        return f"{self.prefix}workers"
+
+    def _keys(self, task_id: str) -> list[str]:
+        return [f"{self.prefix}task:{task_id}", *self._reports]
+
+    # -- the moves
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        """Note tasks that are about to be published, in one round trip."""
+        pipe = self.client.pipeline(transaction=False)
+        for message in messages:
+            self._publish(
+                self._keys(message.task_id),
+                [message.task_id, KEPT_LIVE, *_facts(message)],
+                client=pipe,
+            )
+        pipe.execute()
+
+    def start(self, message: Message, holder: str, dead: str = "") -> Verdict:
+        """Take the lease of a delivered task.
+
+        Args:
+            message: What was delivered.
+            holder: This process; see `holder_here`.
+            dead: A holder that is known to be dead.
+        """
+        kind, text, left = self._start(
+            self._keys(message.task_id),
+            [
+                message.task_id, holder, LEASE, message.seq, dead, MAX_LOST, KEPT_LIVE,
+                self._ttl, "1" if message.waited else "0", *_facts(message),
+            ],
+        )  # fmt: skip
+        if kind == "run":
+            return Verdict(kind, attempts=int(text))
+        if kind == "busy":
+            return Verdict(kind, holder=text, left=float(left))
+        return Verdict(kind, message=text)
+
+    def renew(self, task_id: str, holder: str) -> bool | None:
+        """Hold a lease longer; whether cancellation was asked for, None if it is lost."""
+        answer = self._renew(self._keys(task_id), [task_id, holder, LEASE])
+        return None if answer < 0 else bool(answer)
+
+    def progress(self, task_id: str, holder: str, share: float, message: str) -> None:
+        """Note how far a task is."""
+        self._progress(self._keys(task_id), [task_id, holder, repr(share), message])
+
+    def again(
+        self, message: Message, holder: str, kind: str, delay: float, error: str, reason: str
+    ) -> bool | None:
+        """Give the lease back until *message*, the next delivery.
+
+        Returns:
+            True if that was done, False if cancellation was asked for, None if the lease
+            is lost.
+        """
+        answer = self._again(
+            self._keys(message.task_id),
+            [
+                message.task_id, holder, json.dumps(message.as_json()), kind, repr(delay),
+                error, reason,
+            ],
+        )  # fmt: skip
+        return None if not answer else answer > 0
+
+    def sent(self, message: Message) -> None:
+        """Note that the next delivery is at the broker."""
+        self.client.hdel(self._keys(message.task_id)[0], "next")
+
+    def end(
+        self,
+        task_id: str,
+        status: str,
+        *,
+        holder: str = "",
+        seq: int = 0,
+        result: str = "",
+        error: str = "",
+        reason: str = "",
+        share: float | None = None,
+        message: str = "",
+    ) -> bool:
+        """Make a task final; False if it is already, or another process has it.
+
+        Args:
+            task_id: The task.
+            status: The final status.
+            holder: This process, if it has the lease; "" for whoever had delivery *seq*.
+            seq: Number of the delivery, without a *holder*.
+            result: As JSON.
+            error: As JSON.
+            reason: For people.
+            share: Progress, if it was ever told.
+            message: Text of the progress.
+        """
+        done = self._end(
+            self._keys(task_id),
+            [
+                task_id, holder, str(seq), status, result, error, reason, self._ttl,
+                "" if share is None else repr(share), message,
+            ],
+        )  # fmt: skip
+        return bool(done)
+
+    def cancel(self, task_id: str, reason: str) -> int:
+        """Cancel: 0 for unknown or final, 1 for CANCELLED, 2 for a worker that is told."""
+        return int(
+            self._cancel(self._keys(task_id), [task_id, self._ttl, reason, f"{self.prefix}wake:"])
+        )
+
+    def awaken(self, holder: str, seconds: float) -> bool:
+        """Block until somebody asks this process to look at its task, or *seconds* pass."""
+        return self.client.blpop([f"{self.prefix}wake:{holder}"], timeout=seconds) is not None
+
+    def fetch(self, task_ids: Collection[str]) -> dict[str, dict[str, str]]:
+        """Return the hashes of those tasks that are known, by id."""
+        ids = list(task_ids)
+        pipe = self.client.pipeline(transaction=False)
+        for task_id in ids:
+            pipe.hgetall(self._keys(task_id)[0])
+        found = pipe.execute() if ids else []
+        return {task_id: facts for task_id, facts in zip(ids, found, strict=True) if facts}
+
+    # -- throttles
+
+    def take(self, key: str, rate: int, window: float, who: str) -> float | None:
+        """Count a call and return None, or return in how many seconds to try again.
+
+        Args:
+            key: Of the window.
+            rate: Calls per window.
+            window: Seconds.
+            who: Keeps a place in the queue for this caller; "" for none.
+        """
+        stamps = f"{self.prefix}throttle:{key}"
+        answer = self._throttle([stamps, f"{stamps}:w"], [rate, repr(window), who])
+        return None if answer < 0 else answer / 1e6
+
+    def leave(self, key: str, who: str) -> None:
+        """Give a place in a throttle's queue back."""
+        self._leave([f"{self.prefix}throttle:{key}:w"], [who])
+
+    # -- reports
+
+    def latest(self) -> tuple[str, int]:
+        """Return the stream's latest entry and the number of the latest report."""
+        pipe = self.client.pipeline(transaction=True)
+        pipe.xrevrange(self.reports, count=1)
+        pipe.get(self.counter)
+        entries, number = pipe.execute()
+        return (entries[0][0] if entries else "0-0"), int(number or 0)
+
+    def poke(self) -> None:
+        """Wake every reader of the reports, for nothing."""
+        self.client.xadd(self.reports, {"k": "poke"}, maxlen=_scripts.REPORTS_KEPT)
+
+    def read(self, after: str, seconds: float) -> list[tuple[str, dict[str, str]]]:
+        """Block until there are reports after an entry, for at most *seconds*."""
+        found = self.client.xread({self.reports: after}, count=500, block=round(seconds * 1000))
+        if not found:
+            return []
+        # One stream: a list of pairs by the older protocol, a dict by the newer one.
+        batches: Iterable[Any] = found.values() if isinstance(found, dict) else found[0][1:]
+        return [entry for batch in batches for entry in _flat(batch)]
+
+
+def _flat(batch: Any) -> Iterable[tuple[str, dict[str, str]]]:  # Any: differs by protocol
+    for entry in batch:
+        if isinstance(entry, list):
+            yield from _flat(entry)
+        else:
+            yield entry
+
+
+def _facts(message: Message) -> list[str]:
+    return [
+        "name", message.name, "fn", message.fn, "about", message.about,
+        "created", repr(message.created),
+        "limit", "" if message.limit is None else repr(message.limit),
+    ]  # fmt: skip
+
+
+# -- who holds a lease
+
+
+def holder_here() -> str:
+    """Return what names this process among all of all machines, and those before it."""
+    pid = os.getpid()
+    return f"{_machine()}|{pid}|{_born(pid)}"
+
+
+def is_dead(holder: str) -> bool:
+    """Whether a process is known to be dead; False if it runs on another machine."""
+    machine, _, process = holder.partition("|")
+    pid, _, born = process.partition("|")
+    if machine != _machine() or not pid.isdigit():
+        return False
+    return _born(int(pid)) != born
+
+
+def _machine() -> str:
+    """Return the host, its boot, and its table of processes: containers have their own."""
+    if not _MACHINE:
+        boot = _read("/proc/sys/kernel/random/boot_id")[:8]
+        table = "" if not boot else str(os.stat("/proc/self/ns/pid").st_ino)  # noqa: PTH116  # a magic link, which must not be resolved
+        _MACHINE.append(f"{socket.gethostname()}@{boot}.{table}".replace("|", "-"))
+    return _MACHINE[0]
+
+
+_MACHINE: list[str] = []
+
+
+def _born(pid: int) -> str:
+    """Return when a process began, in ticks since the boot; "" if it does not live."""
+    text = _read(f"/proc/{pid}/stat")
+    # The name of the program stands in brackets and may itself hold any character.
+    after = text.rpartition(")")[2].split()
+    if len(after) > _START_TIME and after[0] not in ("Z", "X"):
+        return after[_START_TIME]
+    if text or Path("/proc/self/stat").exists():
+        return ""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return ""
+    except PermissionError:
+        pass
+    return "lives"
+
+
+_START_TIME = 19
+"""Place of the start time after the program's name (proc(5), field 22)."""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text("utf-8", "replace")
+    except OSError:
+        return ""

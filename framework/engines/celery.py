@@ -1,0 +1,386 @@
+"""The engine whose tasks run on Celery workers; needs ``pip install asyncframe[celery]``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from framework import _checks, _registry
+from framework._calls import TaskSpec
+from framework._records import TaskRecord, TaskStatus
+from framework._task import live
+from framework._wire import encode_call
+from framework.exceptions import BrokerUnavailableError
+from framework.protocols import EngineHost, Kind, Run
+
+try:
+    import redis
+    from celery import signals
+    from celery.utils.imports import symbol_by_name
+    from kombu.exceptions import OperationalError
+except ImportError as error:
+    raise ImportError(
+        "framework.engines.celery needs Celery and the Redis client: install them with "
+        "pip install asyncframe[celery]"
+    ) from error
+
+from framework.engines import _settings
+from framework.engines._messages import Functions, Message, signature_hash
+from framework.engines._publisher import Publisher, Sender
+from framework.engines._reports import Reports, record_of
+from framework.engines._state import State
+
+__all__ = ["CeleryEngine"]
+
+_LOGGER = logging.getLogger("asyncframe")
+
+TASK_NAME: Final = "asyncframe.run"
+"""Name of the one Celery task, in routes and monitors."""
+
+_NO_LIMIT: Final = 300.0
+"""The longest limit assumed while nothing has one."""
+
+
+class CeleryEngine:
+    """Runs tasks on Celery workers: ``celery -A module:celery_app worker``.
+
+    Made once, at module level of the module that workers import, after the Celery app.
+    It registers the task ``asyncframe.run`` on the app and gives those settings that the
+    app leaves open the values that lose nothing; see ``docs/howto/celery.md``.
+
+    What is submitted is put at the broker by one thread behind a queue, so that no caller
+    waits for the broker. While that is away tasks stay PENDING and say why; those that
+    waited for *publish_timeout* seconds end FAILED with `BrokerUnavailableError`.
+
+    Args:
+        celery_app: The Celery app.
+        default_limit: Limit in seconds of tasks that have none of their own, above 0; None
+            to refuse such tasks.
+        max_limit: The longest limit in seconds that a task may have, above 0; None for the
+            longest that a decorated function or *default_limit* has. The broker's
+            visibility timeout follows from it, so the death of a whole worker is noticed
+            the later, the longer it is.
+        result_ttl: Seconds for which Redis keeps a finished task, above 0.
+        publish_timeout: Seconds for which a task waits for a broker that is away, above 0.
+        queue_size: How many tasks of this process may wait to be published, from 1 on.
+        functions: Functions without a decorator that may be submitted as well.
+        queue: The Celery queue to publish to; None for where the app's routes lead.
+        state_url: URL of the Redis that keeps the states; None for the app's result
+            backend or broker, whichever is Redis.
+        namespace: Keeps apps that share a Redis apart; None for the Celery app's name.
+        allow_soft_limits: Whether workers may use another pool than prefork, where a limit
+            cannot end blocking code.
+
+    Raises:
+        TypeError: If a parameter is of the wrong type.
+        ValueError: If a number is out of range, or no Redis is named.
+        ImportError: On import of the module, without the extra.
+    """
+
+    def __init__(
+        self,
+        celery_app: Any,  # Any: Celery has no types
+        *,
+        default_limit: float | None = None,
+        max_limit: float | None = None,
+        result_ttl: float = 86_400.0,
+        publish_timeout: float = 300.0,
+        queue_size: int = 10_000,
+        functions: Iterable[Callable[..., Any]] = (),
+        queue: str | None = None,
+        state_url: str | None = None,
+        namespace: str | None = None,
+        allow_soft_limits: bool = False,
+    ) -> None:
+        if not callable(getattr(celery_app, "connection_for_write", None)):
+            raise TypeError(f"celery_app must be a Celery app, not {_checks.show(celery_app)}")
+        self.app: Any = celery_app  # Any: Celery has no types
+        self.default_limit: float | None = _finite("default_limit", default_limit)
+        self._max_limit = _finite("max_limit", max_limit)
+        if self._max_limit is not None and (self.default_limit or 0.0) > self._max_limit:
+            raise ValueError(
+                f"default_limit must be at most max_limit={max_limit!r}, not {default_limit!r}"
+            )
+        self._result_ttl = _checks.number("result_ttl", result_ttl, above=0)
+        self._publish_timeout = _checks.number("publish_timeout", publish_timeout, above=0)
+        self._queue_size = _checks.integer("queue_size", queue_size, at_least=1)
+        self._queue = None if queue is None else _checks.filled_text("queue", queue)
+        self._state_url = None if state_url is None else _checks.filled_text("state_url", state_url)
+        self._namespace = None if namespace is None else _checks.filled_text("namespace", namespace)
+        self.allow_soft_limits: bool = _checks.flag("allow_soft_limits", allow_soft_limits)
+        self.functions: Functions = Functions(functions)
+        self._state: State | None = None
+        self._host: EngineHost | None = None
+        self._publisher: Publisher | None = None
+        self._reports: Reports | None = None
+        self._in_worker = False
+        self._longest = 0.0
+        self._signatures: dict[str, str] = {}
+        _settings.prepare(celery_app)
+        self.task: Any = self._register()
+        self._connect_signals()
+
+    # -- the worker's side of it; named by text, since it stands on the whole framework
+
+    def _register(self) -> Any:
+        engine = self
+
+        def run(message: object) -> Any:  # Any: what deliver hands to the worker's parent
+            return symbol_by_name("framework.worker:deliver")(engine, message)
+
+        task = self.app.task(
+            run,
+            name=TASK_NAME,
+            serializer="json",
+            ignore_result=True,
+            acks_late=True,
+            reject_on_worker_lost=True,
+            acks_on_failure_or_timeout=True,
+            typing=False,
+            Request="framework.worker:RemoteRequest",
+        )
+        task.asyncframe_engine = self
+        return task
+
+    def _connect_signals(self) -> None:
+        def tell(which: str) -> Callable[..., None]:
+            def receive(sender: Any = None, **_: Any) -> None:
+                symbol_by_name(f"framework.worker:{which}")(self, sender)
+
+            return receive
+
+        for which in ("worker_init", "worker_ready", "worker_process_init", "worker_shutdown"):
+            getattr(signals, which).connect(tell(which), weak=False)
+
+    # -- what it is made of
+
+    @property
+    def state(self) -> State:
+        """What Redis knows; made when first asked for."""
+        if self._state is None:
+            self._state = State(self._redis_url(), self._name(), self._result_ttl)
+        return self._state
+
+    def _redis_url(self) -> str:
+        conf = self.app.conf
+        for url in (self._state_url, conf.result_backend, conf.broker_url):
+            if isinstance(url, str) and url.startswith(
+                ("redis://", "rediss://", "redis+socket", "unix://")
+            ):
+                return url.replace("redis+socket://", "unix://", 1)
+        raise ValueError(
+            "CeleryEngine needs a Redis for the states of tasks: neither the broker "
+            f"({_checks.show(_hide(conf.broker_url))}) nor the result backend of the Celery app "
+            "is one; name one by state_url='redis://...'"
+        )
+
+    def _name(self) -> str:
+        return self._namespace or self.app.main or "default"
+
+    def longest(self) -> float:
+        """Return the longest limit in seconds that a task may have here."""
+        if self._max_limit is not None:
+            return self._max_limit
+        specs = (self.functions.spec(name) for name in _registry.names())
+        own = [spec.timeout for spec in specs if spec is not None and spec.timeout is not None]
+        known = [one for one in (*own, self.default_limit) if one is not None and one < _FOREVER]
+        return max(known, default=_NO_LIMIT)
+
+    def visibility(self) -> float:
+        """Return after how many seconds the broker gives a message out again."""
+        options = self.app.conf.broker_transport_options or {}
+        return float(options.get("visibility_timeout", 3_600))
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What Redis and the broker raise when they are away."""
+        return (redis.RedisError, OperationalError)
+
+    def sender(self) -> Sender:
+        """Return a sender with a connection of its own."""
+        return Sender(self.app, self.task, self._queue)
+
+    def enter_worker(self) -> None:
+        """Listen only once a task submits others; in a worker's child process."""
+        self._in_worker = True
+        self._host = self._publisher = self._reports = None
+
+    # -- protocols.RemoteEngine
+
+    def open(self, host: EngineHost) -> None:
+        """Begin to publish and to listen; see `protocols.RemoteEngine`."""
+        if self._host is not None:
+            raise ValueError(
+                "engine must be one that no other running framework has: make a CeleryEngine "
+                "for each app"
+            )
+        if not self._in_worker:
+            _settings.require_good(self.app, self.longest())
+        state = self.state
+        self._reports = Reports(state, host)
+        self._publisher = Publisher(
+            self.sender(),
+            self._note,
+            lambda task_id: state.cancel(task_id, "it was cancelled before it started"),
+            self._message,
+            host,
+            self._queue_size,
+            self._publish_timeout,
+        )
+        self._host = host
+        if not self._in_worker:
+            self._reports.start()
+
+    def close(self, patience: float) -> None:
+        """Publish what waits, for at most *patience* seconds, and leave; blocks."""
+        publisher, reports = self._publisher, self._reports
+        if publisher is not None:
+            publisher.close(patience)
+        if reports is not None:
+            reports.close()
+        self._host = self._publisher = self._reports = None
+        if self._state is not None:
+            self._state.client.close()
+
+    def admit(self, record: TaskRecord) -> None:
+        """Look at a task before it is accepted.
+
+        Raises:
+            TypeError: If its arguments do not fit its annotations, or JSON.
+            ValueError: If its function is not registered, or its limit missing or too long.
+            QueueFullError: If as many tasks wait to be published as may.
+        """
+        task = live(record)
+        spec: TaskSpec = task.spec
+        name = self.functions.name_of(spec)
+        if name is None:
+            raise ValueError(
+                f"func must be a function that workers know, not {spec.name}: decorate it in "
+                "a module that the worker imports, or name it in CeleryEngine(functions=[...])"
+            )
+        if task.limit is None:
+            task.limit = self.default_limit
+        if task.limit is None:
+            raise ValueError(
+                f"timeout must be given for {spec.name}: on a worker every task needs a limit, "
+                "by its decorator, by submit(timeout=...), or by CeleryEngine(default_limit=...)"
+            )
+        if task.limit > self._longest:
+            self._longest = self.longest()
+        if task.limit > self._longest:
+            raise ValueError(
+                f"timeout must be at most {self._longest:g} s, the longest that the workers allow, "
+                f"not {task.limit:g} s for {spec.name}: see CeleryEngine(max_limit=...)"
+            )
+        if self._publisher is not None:
+            self._publisher.require_room()
+        task.payload = (name, encode_call(spec.fn, task.args or (), task.kwargs))
+
+    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
+        """Queue a task to be published; never blocks."""
+        publisher = self._publisher
+        if publisher is None:
+            raise RuntimeError("the engine is not open")
+        publisher.put(record)
+
+    def withdraw(self, record: TaskRecord) -> None:
+        """Forget a task that will not be run any more."""
+        if self._publisher is not None:
+            self._publisher.discard(record.task_id)
+
+    def abandon(self, record: TaskRecord) -> None:
+        """Do nothing: a worker ends a body past its limit by itself."""
+
+    def run_inline(self, record: TaskRecord) -> bool:
+        """Run nothing here; False."""
+        return False
+
+    def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
+        """Return what Redis says of these ids; blocks.
+
+        Raises:
+            BrokerUnavailableError: If Redis does not answer.
+        """
+        host = self._host
+        if host is None:
+            return []
+        try:
+            found = self.state.fetch(task_ids)
+        except redis.RedisError as error:
+            raise BrokerUnavailableError(f"Redis does not answer: {error}") from error
+        return [record_of(task_id, facts, host.clock) for task_id, facts in found.items()]
+
+    def request_cancel(self, task_id: str) -> bool:
+        """Cancel a task that no worker has, or ask its worker to; blocks.
+
+        Raises:
+            BrokerUnavailableError: If Redis does not answer, and the task is at the broker.
+        """
+        reason = "it was cancelled before it started"
+        try:
+            if self.state.cancel(task_id, reason):
+                return True
+        except redis.RedisError as error:
+            if self._withdrawn(task_id, reason):
+                return True
+            raise BrokerUnavailableError(f"Redis does not answer: {error}") from error
+        if self._withdrawn(task_id, reason):
+            return True
+        # It may have been noted in between.
+        with suppress(redis.RedisError):
+            return bool(self.state.cancel(task_id, reason))
+        return False
+
+    def _withdrawn(self, task_id: str, reason: str) -> bool:
+        publisher, host = self._publisher, self._host
+        if publisher is None or host is None or not publisher.withdraw(task_id):
+            return False
+        host.ended(task_id, TaskStatus.CANCELLED, host.clock.time(), reason=reason, attempts=0)
+        return True
+
+    # -- on the publisher's thread
+
+    def _note(self, messages: list[Message]) -> None:
+        reports = self._reports
+        if reports is not None:
+            # Before the first message is out, so that no report of it is missed.
+            reports.find_place()
+            reports.start()
+        self.state.publish(messages)
+
+    def _message(self, record: TaskRecord) -> Message:
+        task = live(record)
+        name, call = task.payload
+        return Message(
+            task_id=str(task.task_id),
+            fn=name,
+            name=task.name,
+            about=task.description,
+            call=call,
+            created=task.created_at,
+            limit=task.limit,
+            left=task.limit,
+            signature=self._signature(name, task.spec),
+        )
+
+    def _signature(self, name: str, spec: TaskSpec) -> str:
+        found = self._signatures.get(name)
+        if found is None:
+            found = self._signatures[name] = signature_hash(spec.fn)
+        return found
+
+
+_FOREVER: Final = float("inf")
+
+
+def _finite(name: str, value: object) -> float | None:
+    return None if value is None else _checks.number(name, value, above=0)
+
+
+def _hide(url: object) -> str:
+    """Return a URL without user and password."""
+    text = str(url or "none")
+    scheme, mark, rest = text.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"

@@ -1,0 +1,326 @@
+"""What a Celery worker runs for `CeleryEngine`; named there by text, and not called by hand.
+
+``celery -A module:celery_app worker`` is all that it takes: the module makes the engine,
+and the engine's signals and its one task lead here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from importlib.metadata import version
+from typing import Any, Final
+
+from framework import _wire
+from framework._clock import SystemClock
+from framework._outpost import Outpost, watch_signal
+from framework._worker_policies import PublishAgain
+from framework.exceptions import TaskTimeoutError
+
+try:
+    from celery import concurrency
+    from celery.exceptions import Reject
+    from celery.worker.request import Request
+except ImportError as error:
+    raise ImportError(
+        "framework.worker needs Celery: install it with pip install asyncframe[celery]"
+    ) from error
+
+from framework.engines import _settings
+from framework.engines._messages import Message, MessageError
+from framework.engines._state import holder_here, is_dead
+from framework.engines.celery import TASK_NAME, CeleryEngine
+
+__all__ = ["RemoteRequest", "deliver"]
+
+_LOGGER = logging.getLogger("asyncframe")
+
+_AWAY: Final = 1.0
+"""Seconds to wait before a message is handed back since Redis is away."""
+
+_TOLD_EVERY: Final = 10.0
+
+
+# -- in the pool's processes
+
+
+class _Process:
+    """What one process of the pool keeps from one task to the next."""
+
+    def __init__(self) -> None:
+        self.outpost: Outpost | None = None
+        self.lock = threading.Lock()
+        self.sending = threading.Lock()
+        self.sender: Any = None
+        self.holder = ""
+        self.pid = 0
+
+    def enter(self, engine: CeleryEngine) -> Outpost:
+        """Return this process's outpost, made when it is first needed."""
+        with self.lock:
+            if self.outpost is None or self.pid != os.getpid():
+                self.pid, self.holder = os.getpid(), holder_here()
+                engine.enter_worker()
+                self.sender = engine.sender()
+                self.outpost = Outpost(engine, self.holder)
+                if threading.current_thread() is threading.main_thread():
+                    watch_signal()
+            return self.outpost
+
+
+_PROCESS = _Process()
+
+
+def deliver(engine: CeleryEngine, given: object) -> Any:
+    """Run one delivery to its end, or see that it goes on elsewhere.
+
+    Returns:
+        None, or what the worker's parent is to tell Redis, since this process could not.
+
+    Raises:
+        Reject: If Redis does not answer; the broker gives the message out again.
+    """
+    outpost = _PROCESS.enter(engine)
+    try:
+        message = Message.from_json(given)
+    except MessageError as error:
+        _refuse(engine, given, error)
+        return None
+    try:
+        return _deliver(engine, outpost, message)
+    except (OSError, engine.errors) as error:
+        _LOGGER.warning("task %s is handed back: %r", message.task_id, error)
+        outpost.clock.sleep(_AWAY)
+        raise Reject(error, requeue=True) from error
+
+
+def _deliver(engine: CeleryEngine, outpost: Outpost, message: Message) -> Any:
+    state, early = engine.state, message.due - outpost.clock.time()
+    if early > _EARLY:
+        _send(engine, message)
+        return None
+    if message.left is not None and message.left <= 0:
+        told = TaskTimeoutError(message.task_id, message.name, message.limit or 0.0)
+        state.end(
+            message.task_id, "timeout", seq=message.seq, error=_wire.encode_error(told),
+            reason="it ran past its limit",
+        )  # fmt: skip
+        return None
+    holder = _PROCESS.holder
+    verdict = state.start(message, holder)
+    if verdict.kind == "busy" and is_dead(verdict.holder):
+        verdict = state.start(message, holder, dead=verdict.holder)
+    if verdict.kind == "busy":
+        # Dropped for good it would be lost if the other process dies.
+        pause = min(max(verdict.left, 0.0) + _AWAY, _settings.HOLD)
+        _send(engine, message.replace(due=outpost.clock.time() + pause))
+    elif verdict.kind == "again":
+        _send_next(engine, Message.from_json(json.loads(verdict.message)))
+    elif verdict.kind == "run":
+        return _run(engine, outpost, message, verdict.attempts)
+    return None
+
+
+_EARLY: Final = 0.001
+
+
+def _run(engine: CeleryEngine, outpost: Outpost, message: Message, attempts: int) -> Any:
+    spec = engine.functions.spec(message.fn)
+    if spec is None:
+        told = LookupError(
+            f"this worker knows no task function {message.fn!r}: import its module in the one "
+            "that the worker is started with"
+        )
+        engine.state.end(
+            message.task_id, "failed", holder=_PROCESS.holder,
+            error=_wire.encode_error(told), reason="it could not be started",
+        )  # fmt: skip
+        return None
+    began = outpost.clock.monotonic()
+    outcome = outpost.run(message, spec, attempts)
+    if not isinstance(outcome, PublishAgain):
+        return outcome
+    left = message.left
+    if left is not None:
+        left = max(left - (outpost.clock.monotonic() - began), 0.0)
+    following = _following(message, outcome, left, outpost.clock.time())
+    error = "" if outcome.error is None else _wire.encode_error(outcome.error)
+    taken = engine.state.again(
+        following, _PROCESS.holder, outcome.kind, outcome.delay, error, outcome.reason
+    )
+    if taken:
+        _send_next(engine, following)
+    elif taken is False:
+        engine.state.end(
+            message.task_id, "cancelled", holder=_PROCESS.holder,
+            reason="it was cancelled between two attempts",
+        )  # fmt: skip
+    return None
+
+
+def _following(message: Message, outcome: PublishAgain, left: float | None, now: float) -> Message:
+    delay, waited = outcome.delay, outcome.kind == "throttled"
+    if left is not None and not waited:
+        # A delay that reaches past the limit ends with it, TIMEOUT.
+        delay, left = min(delay, left), left - delay
+    return message.replace(
+        seq=message.seq + 1,
+        attempt=message.attempt + (0 if waited else 1),
+        waited=waited,
+        due=now + delay,
+        left=left,
+    )
+
+
+def _send_next(engine: CeleryEngine, message: Message) -> None:
+    _send(engine, message)
+    engine.state.sent(message)
+
+
+def _send(engine: CeleryEngine, message: Message) -> None:
+    """Publish a message, kept back until it is due by steps that the broker bears."""
+    wait = max(message.due - SystemClock().time(), 0.0)
+    if wait > _settings.HOLD:
+        # The last step is short enough for a full run after it.
+        longest = engine.visibility() - _settings.MARGIN / 2
+        wait = min(wait - _settings.HOLD / 2, longest)
+    with _PROCESS.sending:
+        _PROCESS.sender.send(message, wait)
+
+
+def _refuse(engine: CeleryEngine, given: object, error: MessageError) -> None:
+    """End a task whose message this version does not understand, if it is one."""
+    _LOGGER.error("a message was refused: %s", error)
+    task_id = given.get("task_id") if isinstance(given, dict) else None
+    seq = given.get("seq") if isinstance(given, dict) else None
+    if isinstance(task_id, str) and isinstance(seq, int):
+        engine.state.end(
+            task_id, "failed", seq=seq, error=_wire.encode_error(error),
+            reason="its message was refused",
+        )  # fmt: skip
+
+
+# -- in the worker's own process
+
+
+class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
+    """A delivery as the worker's own process sees it."""
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Tell of a task that is killed for its limit, if it could not do so itself."""
+        if not soft:
+            self._tell_timeout()
+        super().on_timeout(soft, timeout)
+
+    def _tell_timeout(self) -> None:
+        try:
+            message = Message.from_json(self.args[0])
+            told = TaskTimeoutError(message.task_id, message.name, message.limit or 0.0)
+            self.task.asyncframe_engine.state.end(
+                message.task_id, "timeout", seq=message.seq, error=_wire.encode_error(told),
+                reason="it was killed past its limit",
+            )  # fmt: skip
+        except Exception:  # the kill must come about in any case
+            _LOGGER.exception("the timeout of task %s is not told", self.id)
+
+    def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> None:
+        """Acknowledge a delivery, once its end is told."""
+        failed, value, _ = failed__retval__runtime
+        if failed or not isinstance(value, dict):
+            super().on_success(failed__retval__runtime, **kwargs)
+            return
+        state = self.task.asyncframe_engine.state
+
+        def insist() -> None:
+            clock = SystemClock()
+            while True:
+                try:
+                    state.end(**value)
+                except Exception:  # Redis is still away
+                    clock.sleep(_AWAY)
+                else:
+                    return
+
+        threading.Thread(target=insist, name="asyncframe-outcome", daemon=True).start()
+        super().on_success(failed__retval__runtime, **kwargs)
+
+
+def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has no types
+    """Refuse to start with settings that would lose tasks, or with a pool without limits.
+
+    Raises:
+        SystemExit: If so; Celery would only log any other exception.
+    """
+    import pydantic  # noqa: F401  # before a limit counts, and once for all processes
+
+    if worker.app is not engine.app:
+        return
+    try:
+        _settings.require_good(engine.app, engine.longest())
+        pool = concurrency.get_implementation(worker.pool_cls)
+        if not engine.allow_soft_limits and pool.__module__ != "celery.concurrency.prefork":
+            raise ValueError(
+                f"the pool must be prefork, not {pool.__module__.rpartition('.')[2]}: in any "
+                "other one a limit cannot end blocking code; start the worker with -P "
+                "prefork, or make the engine with allow_soft_limits=True"
+            )
+        engine.state.client.ping()
+    except (ValueError, OSError, engine.errors) as error:
+        raise SystemExit(f"asyncframe: the worker does not start: {error}") from error
+
+
+def worker_process_init(engine: CeleryEngine, _: object) -> None:
+    """Make ready what a task needs, so that its limit does not pay for it."""
+    _PROCESS.enter(engine)
+
+
+def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery has no types
+    """Tell in Redis of this worker, again and again."""
+    if consumer.app is not engine.app:
+        return
+    stop = threading.Event()
+    _STOPS[id(engine)] = stop
+    field, clock = holder_here(), SystemClock()
+
+    def tell() -> None:
+        while True:
+            try:
+                entry = worker_entry(engine, consumer, clock.time())
+                engine.state.client.hset(engine.state.workers, field, json.dumps(entry))
+            except Exception as error:  # Redis is away; the worker itself will say more
+                _LOGGER.debug("this worker is not listed: %r", error)
+            if stop.wait(_TOLD_EVERY):
+                return
+
+    threading.Thread(target=tell, name="asyncframe-entry", daemon=True).start()
+
+
+def worker_shutdown(engine: CeleryEngine, _: object) -> None:
+    """Take this worker off the list."""
+    stop = _STOPS.pop(id(engine), None)
+    if stop is None:
+        return
+    stop.set()
+    try:
+        engine.state.client.hdel(engine.state.workers, holder_here())
+    except Exception as error:  # it goes off the list by its age
+        _LOGGER.debug("this worker stays listed: %r", error)
+
+
+_STOPS: Final[dict[int, threading.Event]] = {}
+
+
+def worker_entry(engine: CeleryEngine, consumer: Any, now: float) -> dict[str, Any]:
+    """Return what a worker tells of itself; read by ``python -m framework doctor``."""
+    return {
+        "hostname": consumer.hostname,
+        "pid": os.getpid(),
+        "version": version("asyncframe"),
+        "time": now,
+        "longest": engine.longest(),
+        "visibility": engine.visibility(),
+        "task": TASK_NAME,
+        "signatures": engine.functions.signatures(),
+    }
