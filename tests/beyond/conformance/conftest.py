@@ -10,7 +10,7 @@ import pytest
 from framework import TaskManager
 from tests.beyond.conformance.backends import Backend, Heard
 
-NAMES = ("memory+local",)
+NAMES = ("memory+local", "sqlite+local", "postgres+local")
 
 
 @pytest.fixture(params=NAMES)
