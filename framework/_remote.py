@@ -49,6 +49,7 @@ class RemoteHost:
         self._ledger = core.ledger
         self._runner = core.runner
         self.clock = core.clock
+        self.shared = core.ledger.shared is not None
 
     # -- for a shared store
 

@@ -256,9 +256,14 @@ class EngineHost(Protocol):
 
     Ids that are unknown here, or final already, are ignored. *at* is in seconds since the
     epoch, by the clock of the machine where it happened.
+
+    Attributes:
+        clock: The framework's.
+        shared: Whether the records are kept where other processes read them, too.
     """
 
     clock: Clock
+    shared: bool
 
     def live(self) -> Collection[TaskRecord]:
         """Return the tasks that are not final, as far as this process follows them."""

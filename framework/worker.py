@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import threading
-from importlib.metadata import version
 from typing import Any, Final
 
 from framework import _wire
@@ -29,9 +28,10 @@ except ImportError as error:
     ) from error
 
 from framework.engines import _settings
+from framework.engines._entries import Entry
 from framework.engines._messages import Message, MessageError
 from framework.engines._state import holder_here, is_dead
-from framework.engines.celery import TASK_NAME, CeleryEngine
+from framework.engines.celery import CeleryEngine
 
 __all__ = ["RemoteRequest", "deliver"]
 
@@ -39,8 +39,6 @@ _LOGGER = logging.getLogger("asyncframe")
 
 _AWAY: Final = 1.0
 """Seconds to wait before a message is handed back since Redis is away."""
-
-_TOLD_EVERY: Final = 10.0
 
 
 # -- in the pool's processes
@@ -259,10 +257,10 @@ def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has n
         return
     try:
         _settings.require_good(engine.app, engine.longest())
-        pool = concurrency.get_implementation(worker.pool_cls)
-        if not engine.allow_soft_limits and pool.__module__ != "celery.concurrency.prefork":
+        pool = _pool_name(concurrency.get_implementation(worker.pool_cls))
+        if not engine.allow_soft_limits and pool != "prefork":
             raise ValueError(
-                f"the pool must be prefork, not {pool.__module__.rpartition('.')[2]}: in any "
+                f"the pool must be prefork, not {pool}: in any "
                 "other one a limit cannot end blocking code; start the worker with -P "
                 "prefork, or make the engine with allow_soft_limits=True"
             )
@@ -277,50 +275,30 @@ def worker_process_init(engine: CeleryEngine, _: object) -> None:
 
 
 def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery has no types
-    """Tell in Redis of this worker, again and again."""
+    """Tell in Redis of this worker from now on."""
     if consumer.app is not engine.app:
         return
-    stop = threading.Event()
-    _STOPS[id(engine)] = stop
-    field, clock = holder_here(), SystemClock()
-
-    def tell() -> None:
-        while True:
-            try:
-                entry = worker_entry(engine, consumer, clock.time())
-                engine.state.client.hset(engine.state.workers, field, json.dumps(entry))
-            except Exception as error:  # Redis is away; the worker itself will say more
-                _LOGGER.debug("this worker is not listed: %r", error)
-            if stop.wait(_TOLD_EVERY):
-                return
-
-    threading.Thread(target=tell, name="asyncframe-entry", daemon=True).start()
+    facts = {
+        "hostname": consumer.hostname,
+        "visibility": engine.visibility(),
+        "pool": _pool_name(consumer.pool),
+    }
+    entry = Entry(engine.state, "workers", engine.functions.signatures, facts)
+    _ENTRIES[id(engine)] = entry
+    entry.start()
 
 
 def worker_shutdown(engine: CeleryEngine, _: object) -> None:
     """Take this worker off the list."""
-    stop = _STOPS.pop(id(engine), None)
-    if stop is None:
-        return
-    stop.set()
-    try:
-        engine.state.client.hdel(engine.state.workers, holder_here())
-    except Exception as error:  # it goes off the list by its age
-        _LOGGER.debug("this worker stays listed: %r", error)
+    entry = _ENTRIES.pop(id(engine), None)
+    if entry is not None:
+        entry.close()
 
 
-_STOPS: Final[dict[int, threading.Event]] = {}
+_ENTRIES: Final[dict[int, Entry]] = {}
 
 
-def worker_entry(engine: CeleryEngine, consumer: Any, now: float) -> dict[str, Any]:
-    """Return what a worker tells of itself; read by ``python -m framework doctor``."""
-    return {
-        "hostname": consumer.hostname,
-        "pid": os.getpid(),
-        "version": version("asyncframe"),
-        "time": now,
-        "longest": engine.longest(),
-        "visibility": engine.visibility(),
-        "task": TASK_NAME,
-        "signatures": engine.functions.signatures(),
-    }
+def _pool_name(pool: object) -> str:
+    """Return what a pool, or its class, is called on the command line."""
+    cls = pool if isinstance(pool, type) else type(pool)
+    return cls.__module__.rpartition(".")[2]

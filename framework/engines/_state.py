@@ -100,10 +100,9 @@ class State:
         """Key of the number of the latest report."""
         return self._reports[1]
 
-    @property
-    def workers(self) -> str:
-        """Key of the hash in which workers tell of themselves."""
-        return f"{self.prefix}workers"
+    def processes(self, kind: str) -> str:
+        """Return the key of the hash in which processes of a kind tell of themselves."""
+        return f"{self.prefix}{kind}"
 
     def _keys(self, task_id: str) -> list[str]:
         return [f"{self.prefix}task:{task_id}", *self._reports]

@@ -27,6 +27,7 @@ except ImportError as error:
     ) from error
 
 from framework.engines import _settings
+from framework.engines._entries import Entry
 from framework.engines._messages import Functions, Message, signature_hash
 from framework.engines._publisher import Publisher, Sender
 from framework.engines._reports import Reports, record_of
@@ -115,6 +116,7 @@ class CeleryEngine:
         self._host: EngineHost | None = None
         self._publisher: Publisher | None = None
         self._reports: Reports | None = None
+        self._entry: Entry | None = None
         self._in_worker = False
         self._longest = 0.0
         self._signatures: dict[str, str] = {}
@@ -232,15 +234,20 @@ class CeleryEngine:
         self._host = host
         if not self._in_worker:
             self._reports.start()
+            facts = {"shared": host.shared}
+            self._entry = Entry(state, "apps", self.functions.signatures, facts)
+            self._entry.start()
 
     def close(self, patience: float) -> None:
         """Publish what waits, for at most *patience* seconds, and leave; blocks."""
-        publisher, reports = self._publisher, self._reports
+        publisher, reports, entry = self._publisher, self._reports, self._entry
         if publisher is not None:
             publisher.close(patience)
         if reports is not None:
             reports.close()
-        self._host = self._publisher = self._reports = None
+        if entry is not None:
+            entry.close()
+        self._host = self._publisher = self._reports = self._entry = None
         if self._state is not None:
             self._state.client.close()
 

@@ -1,0 +1,301 @@
+"""What is wrong with a Celery set-up, and the cure: ``python -m framework doctor app:celery``.
+
+Looks at the settings of the Celery app, at Redis, and at what the workers and the apps
+that run now have told of themselves. It changes nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from framework import _checks
+
+__all__ = ["Finding", "examine", "main"]
+
+GOOD: Final = 0
+FINDINGS: Final = 1
+USAGE: Final = 2
+
+_SKEW: Final = 1.0
+"""Seconds by which a clock may be off before stamps of tasks look wrong."""
+
+_FRESH: Final = 35.0
+"""Seconds after which a process that has told nothing is gone; it tells every 10 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        setting: Its name, as it stands in the configuration.
+        problem: What is wrong with it, and what comes of that.
+        cure: What to do.
+    """
+
+    setting: str
+    problem: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.setting}\n    {self.problem}\n    cure: {self.cure}"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an examination has found.
+
+    Attributes:
+        findings: What is wrong; empty if all is good.
+        notes: What could not be looked at, and why.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def examine(engine: Any) -> Report:  # Any: a CeleryEngine, whose module needs the extra
+    """Look at everything around an engine; blocks for some round trips to Redis.
+
+    Args:
+        engine: The `CeleryEngine`.
+    """
+    from framework.engines._entries import entries
+
+    report = Report()
+    report.findings.extend(_settings_of(engine))
+    client = engine.state.client
+    try:
+        client.ping()
+    except engine.errors as error:
+        report.findings.append(
+            Finding(
+                "broker",
+                f"Redis does not answer: {error}",
+                "start it, or correct broker_url and result_backend of the Celery app",
+            )
+        )
+        report.notes.append("Redis, the workers and the apps were not looked at")
+        return report
+    report.findings.extend(_redis(client, engine.errors, report.notes))
+    workers, apps = (entries(engine.state, kind, _FRESH) for kind in ("workers", "apps"))
+    if not workers:
+        report.notes.append("no worker runs now; what only a running one tells was not looked at")
+    report.findings.extend(_several_on_memory(apps))
+    report.findings.extend(_clocks([*workers, *apps]))
+    report.findings.extend(_pools(workers, engine))
+    report.findings.extend(_limits(workers, engine))
+    report.findings.extend(_versions([*workers, *apps], engine))
+    return report
+
+
+# -- what the settings say
+
+
+def _settings_of(engine: Any) -> Iterator[Finding]:
+    from framework.engines import _settings
+
+    _settings.complete(engine.app, engine.longest())
+    for setting, problem, cure in _settings.findings(engine.app, engine.longest()):
+        yield Finding(setting, problem, cure)
+    conf = engine.app.conf
+    if not conf.result_expires:
+        yield Finding(
+            "result_expires",
+            "is off: results of the app's other Celery tasks stay in Redis until it is full",
+            "leave it out (a day), or give seconds",
+        )
+    if conf.worker_pool not in ("prefork", "processes") and not engine.allow_soft_limits:
+        yield Finding(
+            "worker_pool",
+            f"is {conf.worker_pool!r}: only prefork can end blocking code at its limit",
+            "leave it out, or accept limits that are not kept: "
+            "CeleryEngine(allow_soft_limits=True)",
+        )
+
+
+# -- what Redis says
+
+
+def _redis(client: Any, errors: Any, notes: list[str]) -> Iterator[Finding]:
+    try:
+        found = {
+            name: client.config_get(name).get(name, "")
+            for name in ("maxmemory-policy", "maxmemory", "appendonly", "save")
+        }
+    except errors as error:
+        notes.append(f"the configuration of Redis was not looked at: {error}")
+        return
+    policy = found["maxmemory-policy"]
+    if policy and policy != "noeviction":
+        yield Finding(
+            "maxmemory-policy",
+            f"of Redis is {policy}: when memory is short it throws away tasks and their states",
+            "CONFIG SET maxmemory-policy noeviction",
+        )
+    if found["appendonly"] == "no" and not found["save"]:
+        yield Finding(
+            "appendonly",
+            "of Redis is no, and it saves nothing: a restart loses every task at the broker",
+            "CONFIG SET appendonly yes",
+        )
+
+
+# -- what the processes say
+
+
+def _several_on_memory(apps: Iterable[dict[str, Any]]) -> Iterator[Finding]:
+    alone = [app for app in apps if not app["shared"]]
+    if len(alone) > 1:
+        listed = ", ".join(sorted(_where(app) for app in alone))
+        yield Finding(
+            "store",
+            f"is the memory of {len(alone)} processes ({listed}): each lists and counts its own "
+            "tasks only, and forgets them when it ends",
+            "setup_async_framework(app, store=SQLStore(url), engine=...) with one url for all",
+        )
+
+
+def _clocks(processes: Iterable[dict[str, Any]]) -> Iterator[Finding]:
+    for process in processes:
+        if abs(process["skew"]) > _SKEW:
+            yield Finding(
+                "clock",
+                f"of {_where(process)} is {process['skew']:+.1f} s off that of Redis: stamps "
+                "and durations of tasks will look wrong",
+                "keep the clocks of all machines right (NTP)",
+            )
+
+
+def _pools(workers: Iterable[dict[str, Any]], engine: Any) -> Iterator[Finding]:
+    for worker in workers:
+        if worker["pool"] != "prefork" and not engine.allow_soft_limits:
+            yield Finding(
+                "--pool",
+                f"of {_where(worker)} is {worker['pool']}: a limit cannot end blocking code there",
+                "start the worker without -P, or with -P prefork",
+            )
+
+
+def _limits(workers: Iterable[dict[str, Any]], engine: Any) -> Iterator[Finding]:
+    from framework.engines import _settings
+
+    needed = engine.longest() + _settings.MARGIN
+    for worker in workers:
+        if worker["visibility"] < needed:
+            yield Finding(
+                "broker_transport_options['visibility_timeout']",
+                f"of {_where(worker)} is {worker['visibility']:g} s, and tasks may run for "
+                f"{engine.longest():g} s here: it would take a running task for lost",
+                f"start the worker with the same code and settings; it needs {needed:g} s",
+            )
+
+
+def _versions(processes: Iterable[dict[str, Any]], engine: Any) -> Iterator[Finding]:
+    """Compare the functions and the release that processes have with those found here."""
+    here, own = engine.functions.signatures(), version("asyncframe")
+    missing: defaultdict[str, list[str]] = defaultdict(list)
+    other: defaultdict[str, list[str]] = defaultdict(list)
+    for process in processes:
+        if process["version"] != own:
+            yield Finding(
+                "asyncframe",
+                f"is {process['version']} in {_where(process)}, and {own} here",
+                "install the same release everywhere",
+            )
+        for name, digest in here.items():
+            if name not in process["signatures"]:
+                missing[name].append(_where(process))
+            elif process["signatures"][name] != digest:
+                other[name].append(_where(process))
+    for name, places in sorted(other.items()):
+        yield Finding(
+            name,
+            f"has other parameters or annotations in {', '.join(sorted(places))} than here: "
+            "calls may be refused, or mean something else",
+            "deploy the same code to apps and workers; the workers first",
+        )
+    for name, places in sorted(missing.items()):
+        yield Finding(
+            name,
+            f"is not known in {', '.join(sorted(places))}: its tasks would fail there",
+            "import its module in the module that the worker is started with",
+        )
+
+
+def _where(process: dict[str, Any]) -> str:
+    return f"{process['hostname']} (pid {process['pid']})"
+
+
+# -- the command
+
+
+def main(arguments: list[str], out: TextIO | None = None) -> int:
+    """Examine the Celery app that is named, and print what was found.
+
+    Args:
+        arguments: One word, ``module:celery_app``; modules are looked for here as well.
+        out: Where to print; None for standard output.
+
+    Returns:
+        0 if all is good, 1 if there are findings, 2 if it could not be looked at.
+    """
+    out = sys.stdout if out is None else out
+    if len(arguments) != 1 or ":" not in arguments[0]:
+        print("usage: python -m framework doctor module:celery_app", file=out)
+        return USAGE
+    try:
+        engine = _engine(arguments[0])
+    except _UsageError as error:
+        print(f"doctor: {error}", file=out)
+        return USAGE
+    report = examine(engine)
+    for finding in report.findings:
+        print(finding, file=out)
+    for note in report.notes:
+        print(f"note: {note}", file=out)
+    many = len(report.findings)
+    print(
+        "all that was looked at is good" if not many else f"{many} finding{'s' * (many > 1)}",
+        file=out,
+    )
+    return FINDINGS if many else GOOD
+
+
+class _UsageError(Exception):
+    """The command names nothing that could be examined."""
+
+
+def _engine(named: str) -> Any:
+    module_name, _, attribute = named.partition(":")
+    try:
+        from framework.engines.celery import TASK_NAME
+    except ImportError as error:
+        raise _UsageError(str(error)) from None
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        app: Any = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's module does
+        last = "".join(traceback.format_exception_only(error)).strip()
+        raise _UsageError(f"{module_name!r} cannot be imported: {last}") from None
+    for name in attribute.split("."):
+        try:
+            app = getattr(app, name)
+        except AttributeError:
+            raise _UsageError(f"{module_name!r} has no {attribute!r}") from None
+    tasks = getattr(app, "tasks", None)
+    if not callable(getattr(app, "connection_for_write", None)) or tasks is None:
+        raise _UsageError(f"{named!r} must be a Celery app, not {_checks.show(app)}")
+    if TASK_NAME not in tasks:
+        raise _UsageError(f"{module_name!r} makes no CeleryEngine for {attribute!r}")
+    return tasks[TASK_NAME].asyncframe_engine

@@ -1,0 +1,96 @@
+"""Who takes part: each worker, and each app, tells of itself in Redis while it runs.
+
+Read by ``python -m framework doctor``. An entry that is no longer renewed is one of a
+process that has died.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any, Final, Literal
+
+from framework._clock import SystemClock
+from framework.engines._state import State, holder_here
+
+_LOGGER = logging.getLogger("asyncframe")
+
+EVERY: Final = 10.0
+"""Seconds from one time that a process tells of itself to the next."""
+
+
+class Entry:
+    """One process's entry, kept fresh by a thread of its own.
+
+    Args:
+        state: Redis.
+        kind: Which list it stands in.
+        signatures: Returns the hash of each function's signature by its name.
+        facts: What else the process has to tell; what JSON takes.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        kind: Literal["workers", "apps"],
+        signatures: Callable[[], Mapping[str, str]],
+        facts: Mapping[str, Any],
+    ) -> None:
+        self._state = state
+        self._key = state.processes(kind)
+        self._signatures = signatures
+        self._facts = {"hostname": socket.gethostname(), **facts}
+        self._clock = SystemClock()
+        self._field = holder_here()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="asyncframe-entry", daemon=True)
+
+    def start(self) -> None:
+        """Begin to tell, at once and then again and again."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take the entry off the list; blocks for a round trip."""
+        self._closed.set()
+        try:
+            self._state.client.hdel(self._key, self._field)
+        except Exception as error:  # it goes off the list by its age
+            _LOGGER.debug("this process stays listed: %r", error)
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._tell()
+            except Exception as error:  # Redis is away; the process itself will say more
+                _LOGGER.debug("this process is not listed: %r", error)
+            self._closed.wait(EVERY)
+
+    def _tell(self) -> None:
+        before = self._clock.time()
+        seconds, micros = self._state.client.time()
+        after, told = self._clock.time(), seconds + micros / 1e6
+        entry = {
+            **self._facts,
+            "pid": os.getpid(),
+            "version": version("asyncframe"),
+            "told": told,
+            "skew": (before + after) / 2 - told,
+            "signatures": dict(self._signatures()),
+        }
+        self._state.client.hset(self._key, self._field, json.dumps(entry))
+        if self._closed.is_set():
+            # It was taken off the list a moment ago.
+            self._state.client.hdel(self._key, self._field)
+
+
+def entries(state: State, kind: Literal["workers", "apps"], fresh: float) -> list[dict[str, Any]]:
+    """Return what the processes of a kind have told in the last *fresh* seconds; blocks."""
+    seconds, micros = state.client.time()
+    now = seconds + micros / 1e6
+    told = [json.loads(text) for text in state.client.hgetall(state.processes(kind)).values()]
+    return [one for one in told if now - one["told"] <= fresh]
