@@ -135,6 +135,7 @@ class CeleryEngine:
         task = self.app.task(
             run,
             name=TASK_NAME,
+            shared=False,  # or every other Celery app of the process would have it, too
             serializer="json",
             ignore_result=True,
             acks_late=True,
