@@ -205,19 +205,24 @@ class RemoteTaskError(FrameworkError):
         return f"{self.type_name}: {self.text}" if self.text else self.type_name
 
 
-class _UnavailableError(FrameworkError):
-    """Something outside this process did not answer in time."""
+class _UnavailableError(FrameworkError, HTTPException):
+    """Something outside this process did not answer in time; a route answers 503 by itself."""
 
     def __init__(self, reason: str = "") -> None:
-        super().__init__(reason)
+        # The reason may name hosts and users, which are none of a client's business.
+        HTTPException.__init__(self, 503, "Tasks are unavailable", _retry_after_header(1.0))
+        Exception.__init__(self, reason)
         self.reason = reason
 
     def __str__(self) -> str:
-        return self.reason or f"{type(self).__name__}: no reason was given"
+        return self.reason or "no reason was given"
+
+    def __repr__(self) -> str:
+        return Exception.__repr__(self)
 
 
 class StoreUnavailableError(_UnavailableError):
-    """Raised when the store did not take, or give, a task's record in time.
+    """Raised when the store did not take, or give, a task's record in time: 503 in a route.
 
     Attributes:
         reason: What it said, and what to do.
@@ -225,7 +230,7 @@ class StoreUnavailableError(_UnavailableError):
 
 
 class BrokerUnavailableError(_UnavailableError):
-    """Ends a task that could not be published since the broker was away for too long.
+    """Raised when the broker does not answer (503 in a route), and ends unpublished tasks.
 
     Attributes:
         reason: What it said, since when, and what to do.
