@@ -78,7 +78,8 @@ class RemoteHost:
         engine, elsewhere = self._core.remote, self._core.elsewhere
         if not adopted or engine is None or elsewhere is None:
             return
-        elsewhere.post(lambda: self._catch_up(engine.fetch(adopted)))
+        # If the engine does not answer now, it looks all live tasks up once it does.
+        elsewhere.post(lambda: self._catch_up(adopted, engine.fetch(adopted)))
 
     def _take_in(self, record: TaskRecord) -> bool:
         """Make a live task of another process one of this one's; False if it cannot be."""
@@ -98,8 +99,11 @@ class RemoteHost:
             return False
         return True
 
-    def _catch_up(self, records: Sequence[TaskRecord]) -> None:
-        """Bring this process's tasks to where the engine says that they are."""
+    def _catch_up(self, adopted: Sequence[str], records: Sequence[TaskRecord]) -> None:
+        """Bring adopted tasks to where the engine says that they are."""
+        for task_id in set(adopted) - {record.task_id for record in records}:
+            reason = "its process died before it was published"
+            self.ended(task_id, TaskStatus.INTERRUPTED, self.clock.time(), reason=reason)
         for record in records:
             task_id = str(record.task_id)
             started = record.wall(record.started)
