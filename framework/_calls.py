@@ -64,15 +64,15 @@ class TaskSpec:
         timeout: float | None = None,
         delay: float = 0.0,
     ) -> None:
-        self.fn = fn
-        self.name = name
-        self.label = Label(name, description)
-        self.kind = kind
-        self.check = check
-        self.description = description
-        self.timeout = timeout
-        self.delay = delay
-        self.attempts_inside = layer_of(fn) == "retry_task" and not is_wrapper(fn)
+        self.fn: Callable[..., Any] = fn
+        self.name: str = name
+        self.label: Label = Label(name, description)
+        self.kind: Kind = kind
+        self.check: Check | None = check
+        self.description: str = description
+        self.timeout: float | None = timeout
+        self.delay: float = delay
+        self.attempts_inside: bool = layer_of(fn) == "retry_task" and not is_wrapper(fn)
 
     def replace(
         self,

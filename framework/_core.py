@@ -72,6 +72,7 @@ class Core:
 
     Attributes:
         remote: The engine, if its tasks run in other processes.
+        in_place: Whether a coroutine that is awaited as a task runs where it is awaited.
         elsewhere: Asks for tasks of other processes; None if there can be none.
         durable: Whether a submission that can wait returns only once its record is safe.
         homes: The apps that it serves, the latest first.
@@ -102,6 +103,7 @@ class Core:
         self.boxes = Mailboxes()
         self.engine: TaskEngine = LocalEngine(pool, self.boxes) if engine is None else engine
         self.remote = engine if isinstance(engine, RemoteEngine) else None
+        self.in_place = self.remote is None
         self.limits = limits
         self.ledger = Ledger(clock, store, limits.queue_size)
         shared = self.ledger.shared

@@ -158,7 +158,7 @@ def awaitable_inner(spec: TaskSpec) -> types.FunctionType:
         if kwargs or not least <= count(args) <= most:
             check(*args, **kwargs)
         here = core()
-        if in_place and here.remote is None:
+        if in_place and here.in_place:
             drive = here.drive(spec, args, kwargs, caller(1))
             return await drive if drive.suspended else drive.outcome()
         task = here.accept(spec, args, kwargs, caller(1))

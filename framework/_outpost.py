@@ -44,6 +44,9 @@ _RENEW_EVERY: Final = 1.0
 _IDLE: Final = 5.0
 """Seconds without a task after which the watch sleeps until the next one."""
 
+_KEPT: Final = 1_000
+"""How many finished tasks are remembered, of those that tasks here wait for."""
+
 _PROGRESS_EVERY: Final = 0.05
 _PAUSES: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
 """Seconds between tries to tell Redis of an end; then the worker's parent goes on."""
@@ -61,6 +64,7 @@ class Delivery:
         again: Set if it goes on in a later delivery.
         told: Monotonic second at which progress was last told.
         lost: Whether another process has the lease.
+        ended: Whether Redis knows that it ran past its limit.
     """
 
     attempt: int
@@ -70,6 +74,7 @@ class Delivery:
     again: PublishAgain | None = None
     told: float = 0.0
     lost: bool = False
+    ended: bool = False
 
 
 class _Runner(Runner):
@@ -109,13 +114,19 @@ class Outpost:
             Parts(
                 clock=self.clock, engine=engine, runner_type=_Runner, policies_type=WorkerPolicies
             ),
-            Limits(max_workers=1, max_finished_tasks=0),
+            Limits(max_finished_tasks=_KEPT),
         )
         self._loop = asyncio.new_event_loop()
         self._core = self._framework.core
-        self._home = Home(self._core, None, self._loop)
+        # What is awaited inside a task would otherwise wait for a process that waits for it.
+        self._core.in_place = True
         self._framework.connect()
+        # What is submitted here is followed apart from what runs here: it may be the same
+        # task. The first home is asked first, and reports are about what was submitted.
+        self._home = Home(self._core, None, self._loop)
         self._framework.open(self._home, schedules=False)
+        self._delivered = Home(self._core, None, self._loop)
+        self._core.ledger.add_home(self._delivered)
         self._core.ledger.subscribe(self._on_event, ("progress", "timed_out"))
         self._running: dict[str, LiveTask] = {}
         self._busy = threading.Event()
@@ -169,7 +180,7 @@ class Outpost:
         now, wall = self.clock.monotonic(), self.clock.time()
         code = _code()
         task = new_task(
-            TaskId(message.task_id), spec, args, kwargs or None, context, self._home,
+            TaskId(message.task_id), spec, args, kwargs or None, context, self._delivered,
             message.left, now - max(0.0, wall - message.created), message.created, code, 0,
         )  # fmt: skip
         task.code = None
@@ -198,8 +209,11 @@ class Outpost:
             self._core.ledger.release_task(task)
             return delivery.again
         task.read = True
-        if task.status is TaskStatus.TIMEOUT or delivery.lost:
+        if delivery.lost:
             return None
+        if task.status is TaskStatus.TIMEOUT:
+            # The body may have let go before the event of its limit was told.
+            return None if delivery.ended else self._tell_timeout(task)
         error = "" if task.error is None else _wire.encode_error(task.error)
         result, status, reason = "", task.status.value, task.reason
         if task.status is TaskStatus.COMPLETED:
@@ -248,13 +262,15 @@ class Outpost:
             except Exception as error:  # a task does not end by what Redis makes of this
                 _LOGGER.warning("progress of task %s is not told: %r", task.task_id, error)
 
-    def _tell_timeout(self, task: LiveTask) -> None:
+    def _tell_timeout(self, task: LiveTask) -> dict[str, Any] | None:
         delivery: Delivery = task.delivery
         told = TaskTimeoutError(task.task_id, task.name, delivery.limit or 0.0)
-        self._tell_end(
+        unsaid = self._tell_end(
             task.task_id, "timeout", error=_wire.encode_error(told), reason=task.reason,
             share=task.progress, message=task.progress_message,
         )  # fmt: skip
+        delivery.ended = unsaid is None
+        return unsaid
 
     # -- leases
 
@@ -283,6 +299,8 @@ class Outpost:
             task.delivery.lost = True
         if wanted is not False and self._core.ledger.request_cancel(task):
             self._core.runner.stop_body(task)
+        if wanted:
+            self._state.heard(task.task_id)
 
 
 _LONGEST: Final = 2_000

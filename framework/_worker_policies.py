@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from framework._context import current_record
 from framework._jsonsafe import safe_repr
@@ -33,14 +33,23 @@ class PublishAgain(BaseException):  # no error, and nobody may catch it as one
         delay: Seconds until then.
         error: What ended the attempt; None for a throttle.
         reason: For people.
+        turn: Key of the throttle's window in which it has a place; "" for none.
     """
 
-    def __init__(self, kind: str, delay: float, error: BaseException | None, reason: str) -> None:
+    def __init__(
+        self,
+        kind: str,
+        delay: float,
+        error: BaseException | None,
+        reason: str,
+        turn: str = "",
+    ) -> None:
         super().__init__(kind, delay)
         self.kind = kind
         self.delay = delay
         self.error = error
         self.reason = reason
+        self.turn = turn
 
 
 class WorkerPolicies(Policies):
@@ -52,17 +61,21 @@ class WorkerPolicies(Policies):
         """Count a call in the window of all workers; see `Policies.take`."""
         record = current_record.get()
         waits = policy.when_limited == "wait" and record is not None
-        wait = self._state().take(
+        wait: float | None = self._state().take(
             window_key(policy, key),
             policy.rate_limit,
-            policy.time_window,
+            policy.time_window + _MARGIN,
             record.task_id if waits and record is not None else "",
         )
-        return None if wait is None else self.monotonic() + wait
+        if wait is None:
+            return None
+        if policy.when_limited == "raise":
+            wait = min(wait, policy.time_window)
+        return self.monotonic() + wait
 
     def wait_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
         """Publish the task again, or block until the call is counted."""
-        self._leave_if_own(policy, due)
+        self._leave_if_own(policy, key, due)
         sleeper = ThreadSleeper(self.clock)
         next_due: float | None = due
         while next_due is not None:
@@ -76,7 +89,7 @@ class WorkerPolicies(Policies):
 
     async def await_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
         """Publish the task again, or suspend until the call is counted."""
-        self._leave_if_own(policy, due)
+        self._leave_if_own(policy, key, due)
         sleeper = LoopSleeper(self.clock)
         next_due: float | None = due
         while next_due is not None:
@@ -88,11 +101,11 @@ class WorkerPolicies(Policies):
                 self.remove_sleeper(sleeper, current_record.get())
             next_due = self._next(policy, key, sleeper.interrupted)
 
-    def _leave_if_own(self, policy: ThrottlePolicy, due: float) -> None:
+    def _leave_if_own(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
         if _is_own(policy, current_record.get()):
-            # A hair late rather than early: the body then begins within its window for sure.
-            delay = max(due - self.monotonic(), 0.0) + _MARGIN
-            raise PublishAgain("throttled", delay, None, f"waits for the rate of {policy.name}")
+            delay = max(due - self.monotonic(), 0.0)
+            reason = f"waits for the rate of {policy.name}"
+            raise PublishAgain("throttled", delay, None, reason, window_key(policy, key))
 
     def _next(self, policy: ThrottlePolicy, key: Hashable, interrupted: bool) -> float | None:
         """Try once more; return when to try again, None if the call was counted."""
@@ -146,7 +159,9 @@ class WorkerPolicies(Policies):
         raise PublishAgain("retrying", delay, error, reason)
 
 
-_MARGIN = 0.005
+_MARGIN: Final = 0.01
+"""Seconds by which windows of workers are longer: a call is counted in Redis, and its body
+begins a little later, one time sooner than another. So the bodies keep to the rate as well."""
 
 
 def _is_own(policy: object, record: TaskRecord | None) -> bool:

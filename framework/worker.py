@@ -19,13 +19,12 @@ from framework._worker_policies import PublishAgain
 from framework.exceptions import TaskTimeoutError
 
 try:
-    from celery import concurrency
+    from celery import concurrency, current_app
     from celery.exceptions import Reject
-    from celery.worker.request import Request
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "framework.worker needs Celery: install it with pip install asyncframe[celery]"
-    ) from error
+    ) from _error
 
 from framework.engines import _settings
 from framework.engines._entries import Entry
@@ -33,7 +32,7 @@ from framework.engines._messages import Message, MessageError
 from framework.engines._state import holder_here, is_dead
 from framework.engines.celery import CeleryEngine
 
-__all__ = ["RemoteRequest", "deliver"]
+__all__ = ["deliver"]
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -53,7 +52,7 @@ class _Process:
         self.sending = threading.Lock()
         self.sender: Any = None
         self.holder = ""
-        self.pid = 0
+        self.pid = self.watched = 0
 
     def enter(self, engine: CeleryEngine) -> Outpost:
         """Return this process's outpost, made when it is first needed."""
@@ -63,9 +62,13 @@ class _Process:
                 engine.enter_worker()
                 self.sender = engine.sender()
                 self.outpost = Outpost(engine, self.holder)
-                if threading.current_thread() is threading.main_thread():
-                    watch_signal()
             return self.outpost
+
+    def watch_signal(self) -> None:
+        """Look out for SIGTERM from the first delivery on; before, the pool sets its own."""
+        if self.watched != self.pid and threading.current_thread() is threading.main_thread():
+            self.watched = self.pid
+            watch_signal()
 
 
 _PROCESS = _Process()
@@ -81,6 +84,7 @@ def deliver(engine: CeleryEngine, given: object) -> Any:
         Reject: If Redis does not answer; the broker gives the message out again.
     """
     outpost = _PROCESS.enter(engine)
+    _PROCESS.watch_signal()
     try:
         message = Message.from_json(given)
     except MessageError as error:
@@ -88,7 +92,7 @@ def deliver(engine: CeleryEngine, given: object) -> Any:
         return None
     try:
         return _deliver(engine, outpost, message)
-    except (OSError, engine.errors) as error:
+    except engine.errors as error:
         _LOGGER.warning("task %s is handed back: %r", message.task_id, error)
         outpost.clock.sleep(_AWAY)
         raise Reject(error, requeue=True) from error
@@ -116,6 +120,9 @@ def _deliver(engine: CeleryEngine, outpost: Outpost, message: Message) -> Any:
         _send(engine, message.replace(due=outpost.clock.time() + pause))
     elif verdict.kind == "again":
         _send_next(engine, Message.from_json(json.loads(verdict.message)))
+    elif verdict.kind == "over" and message.turn:
+        # It was cancelled while it waited, and would hold up those behind it.
+        state.leave(message.turn, message.task_id)
     elif verdict.kind == "run":
         return _run(engine, outpost, message, verdict.attempts)
     return None
@@ -137,16 +144,29 @@ def _run(engine: CeleryEngine, outpost: Outpost, message: Message, attempts: int
         )  # fmt: skip
         return None
     began = outpost.clock.monotonic()
-    outcome = outpost.run(message, spec, attempts)
+    try:
+        outcome = outpost.run(message, spec, attempts)
+    except Exception as error:  # a fault of ours: the task must not stay RUNNING for ever
+        _LOGGER.exception("task %s could not be run", message.task_id)
+        engine.state.end(
+            message.task_id,
+            "failed",
+            holder=_PROCESS.holder,
+            error=_wire.encode_error(error),
+            reason="it could not be run",
+        )
+        return None
+    # Before the message is acknowledged: this process may be ended right after.
+    engine.flush()
     if not isinstance(outcome, PublishAgain):
         return outcome
     left = message.left
     if left is not None:
         left = max(left - (outpost.clock.monotonic() - began), 0.0)
     following = _following(message, outcome, left, outpost.clock.time())
-    error = "" if outcome.error is None else _wire.encode_error(outcome.error)
+    why = "" if outcome.error is None else _wire.encode_error(outcome.error)
     taken = engine.state.again(
-        following, _PROCESS.holder, outcome.kind, outcome.delay, error, outcome.reason
+        following, _PROCESS.holder, outcome.kind, outcome.delay, why, outcome.reason
     )
     if taken:
         _send_next(engine, following)
@@ -167,6 +187,7 @@ def _following(message: Message, outcome: PublishAgain, left: float | None, now:
         seq=message.seq + 1,
         attempt=message.attempt + (0 if waited else 1),
         waited=waited,
+        turn=outcome.turn,
         due=now + delay,
         left=left,
     )
@@ -203,48 +224,6 @@ def _refuse(engine: CeleryEngine, given: object, error: MessageError) -> None:
 # -- in the worker's own process
 
 
-class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
-    """A delivery as the worker's own process sees it."""
-
-    def on_timeout(self, soft: bool, timeout: float) -> None:
-        """Tell of a task that is killed for its limit, if it could not do so itself."""
-        if not soft:
-            self._tell_timeout()
-        super().on_timeout(soft, timeout)
-
-    def _tell_timeout(self) -> None:
-        try:
-            message = Message.from_json(self.args[0])
-            told = TaskTimeoutError(message.task_id, message.name, message.limit or 0.0)
-            self.task.asyncframe_engine.state.end(
-                message.task_id, "timeout", seq=message.seq, error=_wire.encode_error(told),
-                reason="it was killed past its limit",
-            )  # fmt: skip
-        except Exception:  # the kill must come about in any case
-            _LOGGER.exception("the timeout of task %s is not told", self.id)
-
-    def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> None:
-        """Acknowledge a delivery, once its end is told."""
-        failed, value, _ = failed__retval__runtime
-        if failed or not isinstance(value, dict):
-            super().on_success(failed__retval__runtime, **kwargs)
-            return
-        state = self.task.asyncframe_engine.state
-
-        def insist() -> None:
-            clock = SystemClock()
-            while True:
-                try:
-                    state.end(**value)
-                except Exception:  # Redis is still away
-                    clock.sleep(_AWAY)
-                else:
-                    return
-
-        threading.Thread(target=insist, name="asyncframe-outcome", daemon=True).start()
-        super().on_success(failed__retval__runtime, **kwargs)
-
-
 def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has no types
     """Refuse to start with settings that would lose tasks, or with a pool without limits.
 
@@ -264,19 +243,28 @@ def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has n
                 "other one a limit cannot end blocking code; start the worker with -P "
                 "prefork, or make the engine with allow_soft_limits=True"
             )
-        engine.state.client.ping()
-    except (ValueError, OSError, engine.errors) as error:
+        # So that a wrong URL is told of here; Redis itself may come later.
+        _ = engine.state
+    except ValueError as error:
         raise SystemExit(f"asyncframe: the worker does not start: {error}") from error
 
 
 def worker_process_init(engine: CeleryEngine, _: object) -> None:
     """Make ready what a task needs, so that its limit does not pay for it."""
+    if current_app._get_current_object() is not engine.app:
+        return
     _PROCESS.enter(engine)
 
 
 def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery has no types
-    """Tell in Redis of this worker from now on."""
+    """Tell in Redis of this worker from now on, and look after its processes.
+
+    Called again whenever a lost connection is back.
+    """
     if consumer.app is not engine.app:
+        return
+    _watch_pool(consumer)
+    if id(engine) in _ENTRIES:
         return
     facts = {
         "hostname": consumer.hostname,
@@ -286,6 +274,26 @@ def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery ha
     entry = Entry(engine.state, "workers", engine.functions.signatures, facts)
     _ENTRIES[id(engine)] = entry
     entry.start()
+
+
+def _watch_pool(consumer: Any) -> None:
+    """Have the pool look often whether a process has died.
+
+    It is told so by the end of a pipe, which comes a moment before the process can be
+    waited for; if it looks in that moment it looks again after 5 s only.
+    """
+    hub, maintain = consumer.hub, getattr(consumer.pool, "_pool", None)
+    look = getattr(maintain, "maintain_pool", None)
+    if hub is None or look is None:
+        return
+    former = _TIMERS.pop(id(consumer.pool), None)
+    if former is not None:
+        former.cancel()
+    _TIMERS[id(consumer.pool)] = hub.call_repeatedly(_LOOK_EVERY, look)
+
+
+_LOOK_EVERY: Final = 0.2
+_TIMERS: Final[dict[int, Any]] = {}
 
 
 def worker_shutdown(engine: CeleryEngine, _: object) -> None:

@@ -35,6 +35,7 @@ class Message:
         seq: Number of the delivery, from 0 on; a message of an earlier one is stale.
         attempt: Attempts of the retry that have been made before, 0 or more.
         waited: Whether it comes back from waiting for a throttle, within one attempt.
+        turn: Key of the throttle's window in which it has a place; "" for none.
         due: Wall second at which it may go on; 0.0 for at once.
         signature: What `signature_hash` gave where it was submitted.
         version: `VERSION`.
@@ -51,6 +52,7 @@ class Message:
     seq: int = 0
     attempt: int = 0
     waited: bool = False
+    turn: str = ""
     due: float = 0.0
     signature: str = ""
     version: int = VERSION
@@ -115,7 +117,7 @@ class Functions:
 
     def name_of(self, spec: TaskSpec) -> str | None:
         """Return the name by which a worker finds the function of *spec*, or None."""
-        for name in (spec.name, name_of(spec.fn)):
+        for name in (name_of(spec.fn), spec.name):
             known = self.spec(name)
             if known is not None and known.fn is spec.fn:
                 return name

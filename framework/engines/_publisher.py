@@ -165,7 +165,7 @@ class Publisher:
                 )
                 self._thread.start()
             elif len(self._queue) == 1:
-                self._condition.notify()
+                self._condition.notify_all()
         if self._down:
             self._host.waiting(record.task_id, self._down)
 
@@ -173,6 +173,8 @@ class Publisher:
         """Forget a task that is not wanted any more."""
         with self._condition:
             self._queue.pop(task_id, None)
+            if not self._queue:
+                self._condition.notify_all()
 
     def withdraw(self, task_id: str) -> bool:
         """Forget a task unless it is being sent right now; whether that was done."""
@@ -185,12 +187,18 @@ class Publisher:
                 self._doubtful.append(task_id)
         return withdrawn
 
+    def flush(self) -> None:
+        """Block until everything is published, or the broker is found to be away."""
+        with self._condition:
+            while self._queue and not self._down and not self._closed:
+                self._condition.wait()
+
     def close(self, patience: float) -> None:
         """Publish what is queued for at most *patience* seconds; the rest ends CANCELLED."""
         with self._condition:
             self._closed = True
             thread = self._thread
-            self._condition.notify()
+            self._condition.notify_all()
         if thread is not None:
             self._retry.set()
             thread.join(patience)
@@ -272,8 +280,7 @@ class Publisher:
             if record is not None and record.status.is_final:
                 return True
             self._retry.wait(pause)
-            if not self._closed:
-                self._retry.clear()
+            self._retry.clear()
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _broken(self, error: Exception) -> None:
@@ -283,9 +290,11 @@ class Publisher:
         if not self._down:
             since = datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="seconds")
             self._down = f"broker unavailable since {since}: {safe_str(error, 200)}"
-            _LOGGER.warning("%s; %d tasks wait to be published", self._down, len(queued))
             for record in queued:
                 self._host.waiting(record.task_id, self._down)
+            with self._condition:
+                self._condition.notify_all()
+            _LOGGER.warning("%s; %d tasks wait to be published", self._down, len(queued))
         now = self._host.clock.monotonic()
         for record in queued:
             if now - record.queued < self._timeout:

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from typing import Final
 
-REPORTS_KEPT: Final = 100_000
+REPORTS_KEPT: Final = 20_000
 """How many reports the stream holds, about; a reader further behind asks for the hashes."""
 
-INLINE_RESULT: Final = 8_192
+INLINE_RESULT: Final = 2_048
 """Length up to which a result travels in its report; a longer one is fetched."""
 
 _HEAD: Final = f"""

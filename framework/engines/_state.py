@@ -32,6 +32,8 @@ LEASE: Final = 5.0
 MAX_LOST: Final = 10
 """How many workers may die over a task before it is INTERRUPTED."""
 
+_HEARD_KEPT: Final = 10
+
 _TIMEOUT: Final = 5.0
 """Seconds for a connection or an answer; Redis answers in a fraction of a millisecond."""
 
@@ -67,7 +69,7 @@ class State:
     """
 
     def __init__(self, url: str, namespace: str, result_ttl: float) -> None:
-        self.prefix = f"asyncframe:{namespace}:"
+        self.prefix: str = f"asyncframe:{namespace}:"
         self._ttl = max(1, round(result_ttl))
         self.client: Any = redis.Redis.from_url(  # Any: the client's types mix sync and async
             url,
@@ -213,6 +215,21 @@ class State:
             self._cancel(self._keys(task_id), [task_id, self._ttl, reason, f"{self.prefix}wake:"])
         )
 
+    def heard(self, task_id: str) -> None:
+        """Say that the task's worker has heard of its cancellation."""
+        key = f"{self.prefix}heard:{task_id}"
+        pipe = self.client.pipeline(transaction=True)
+        pipe.delete(key)
+        pipe.rpush(key, "1")
+        pipe.expire(key, _HEARD_KEPT)
+        pipe.execute()
+
+    def await_heard(self, task_id: str, seconds: float) -> None:
+        """Block until the task's worker has heard of its cancellation, or *seconds* pass."""
+        key = f"{self.prefix}heard:{task_id}"
+        # Put back, for others that ask at the same time.
+        self.client.blmove(key, key, seconds)
+
     def awaken(self, holder: str, seconds: float) -> bool:
         """Block until somebody asks this process to look at its task, or *seconds* pass."""
         return self.client.blpop([f"{self.prefix}wake:{holder}"], timeout=seconds) is not None
@@ -290,7 +307,11 @@ def _facts(message: Message) -> list[str]:
 
 def holder_here() -> str:
     """Return what names this process among all of all machines, and those before it."""
-    pid = os.getpid()
+    return holder_of(os.getpid())
+
+
+def holder_of(pid: int) -> str:
+    """Return the same for another process of this machine."""
     return f"{_machine()}|{pid}|{_born(pid)}"
 
 

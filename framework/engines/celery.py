@@ -20,11 +20,11 @@ try:
     from celery import signals
     from celery.utils.imports import symbol_by_name
     from kombu.exceptions import OperationalError
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "framework.engines.celery needs Celery and the Redis client: install them with "
         "pip install asyncframe[celery]"
-    ) from error
+    ) from _error
 
 from framework.engines import _settings
 from framework.engines._entries import Entry
@@ -142,7 +142,7 @@ class CeleryEngine:
             reject_on_worker_lost=True,
             acks_on_failure_or_timeout=True,
             typing=False,
-            Request="framework.worker:RemoteRequest",
+            Request="framework._requests:RemoteRequest",
         )
         task.asyncframe_engine = self
         return task
@@ -199,7 +199,7 @@ class CeleryEngine:
     @property
     def errors(self) -> tuple[type[Exception], ...]:
         """What Redis and the broker raise when they are away."""
-        return (redis.RedisError, OperationalError)
+        return (OSError, redis.RedisError, OperationalError)
 
     def sender(self) -> Sender:
         """Return a sender with a connection of its own."""
@@ -209,6 +209,11 @@ class CeleryEngine:
         """Listen only once a task submits others; in a worker's child process."""
         self._in_worker = True
         self._host = self._publisher = self._reports = None
+
+    def flush(self) -> None:
+        """Block until what was submitted here is published, unless the broker is away."""
+        if self._publisher is not None:
+            self._publisher.flush()
 
     # -- protocols.RemoteEngine
 
@@ -328,7 +333,13 @@ class CeleryEngine:
         """
         reason = "it was cancelled before it started"
         try:
-            if self.state.cancel(task_id, reason):
+            found = self.state.cancel(task_id, reason)
+            if found == _TOLD:
+                # So that whoever is answered knows that the body can find out.
+                self.state.await_heard(task_id, _HEARS)
+            if found == _CANCELLED:
+                self._tell_cancelled(task_id, reason)
+            if found:
                 return True
         except redis.RedisError as error:
             if self._withdrawn(task_id, reason):
@@ -342,11 +353,18 @@ class CeleryEngine:
         return False
 
     def _withdrawn(self, task_id: str, reason: str) -> bool:
-        publisher, host = self._publisher, self._host
-        if publisher is None or host is None or not publisher.withdraw(task_id):
+        publisher = self._publisher
+        if publisher is None or not publisher.withdraw(task_id):
             return False
-        host.ended(task_id, TaskStatus.CANCELLED, host.clock.time(), reason=reason, attempts=0)
+        self._tell_cancelled(task_id, reason)
         return True
+
+    def _tell_cancelled(self, task_id: str, reason: str) -> None:
+        """Have it final here before its cancellation is answered, and not with the report."""
+        host = self._host
+        if host is None:
+            return
+        host.ended(task_id, TaskStatus.CANCELLED, host.clock.time(), reason=reason, attempts=0)
 
     # -- on the publisher's thread
 
@@ -379,6 +397,11 @@ class CeleryEngine:
             found = self._signatures[name] = signature_hash(spec.fn)
         return found
 
+
+_CANCELLED: Final = 1
+_TOLD: Final = 2
+_HEARS: Final = 0.5
+"""Seconds for which to wait until a worker has heard; one that is busy hears later."""
 
 _FOREVER: Final = float("inf")
 

@@ -1,0 +1,82 @@
+"""A delivery as a worker's own process sees it, while one of its pool's processes runs it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any, Final
+
+from billiard.exceptions import TimeLimitExceeded
+from celery.worker.request import Request
+
+from framework import _wire
+from framework._clock import SystemClock
+from framework.engines._messages import Message
+from framework.engines._state import holder_of, is_dead
+from framework.exceptions import TaskTimeoutError
+
+_LOGGER = logging.getLogger("asyncframe")
+
+_AWAY: Final = 1.0
+"""Seconds between tries to tell Redis, which is away, of an outcome."""
+
+
+class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
+    """A delivery as the worker's own process sees it."""
+
+    _holder = ""
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """Note which process has the delivery."""
+        self._holder = holder_of(pid)
+        super().on_accepted(pid, time_accepted)
+
+    def on_failure(self, exc_info: Any, **kwargs: Any) -> None:
+        """Tell of a task that is about to be killed for its limit; see `_tell_timeout`."""
+        error = exc_info.exception
+        if isinstance(getattr(error, "exc", error), TimeLimitExceeded) and not self._tell_timeout():
+            self.reject(requeue=True)
+        super().on_failure(exc_info, **kwargs)
+
+    def _tell_timeout(self) -> bool:
+        """End a task TIMEOUT whose process could not do so itself.
+
+        Returns:
+            Whether it is over. A process that has died before its limit, or has not begun
+            yet, leaves the task to another one.
+        """
+        try:
+            message = Message.from_json(self.args[0])
+            state = self.task.asyncframe_engine.state
+            if self._holder and not is_dead(self._holder):
+                told = TaskTimeoutError(message.task_id, message.name, message.limit or 0.0)
+                state.end(
+                    message.task_id, "timeout", holder=self._holder,
+                    error=_wire.encode_error(told), reason="it was killed past its limit",
+                )  # fmt: skip
+            facts = state.fetch([message.task_id]).get(message.task_id)
+            return facts is None or facts["status"] not in ("pending", "running")
+        except Exception:  # the kill must come about in any case
+            _LOGGER.exception("the timeout of task %s is not told", self.id)
+            return False
+
+    def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> None:
+        """Acknowledge a delivery, once its end is told."""
+        failed, value, _ = failed__retval__runtime
+        if failed or not isinstance(value, dict):
+            super().on_success(failed__retval__runtime, **kwargs)
+            return
+        state = self.task.asyncframe_engine.state
+
+        def insist() -> None:
+            clock = SystemClock()
+            while True:
+                try:
+                    state.end(**value)
+                except Exception:  # Redis is still away
+                    clock.sleep(_AWAY)
+                else:
+                    return
+
+        threading.Thread(target=insist, name="asyncframe-outcome", daemon=True).start()
+        super().on_success(failed__retval__runtime, **kwargs)
