@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from framework.engines.celery import CeleryEngine
 from tests.beyond.servers import PostgresServer, RedisServer
+from tests.beyond.workers import CeleryWorker
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +65,32 @@ def postgres_server() -> Iterator[PostgresServer]:
 def sqlite_url(tmp_path: Path) -> str:
     """A file of SQLite that is not there yet."""
     return f"sqlite:///{tmp_path / 'tasks.db'}"
+
+
+@pytest.fixture(scope="session")
+def celery_redis() -> Iterator[RedisServer]:
+    """The Redis of `celery_worker`, which nobody empties."""
+    with closing(RedisServer("--appendonly", "no")) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def celery_worker(celery_redis: RedisServer) -> Iterator[CeleryWorker]:
+    """One worker with two processes for all tests of this process."""
+    with closing(CeleryWorker("tests.beyond.celery_app:celery_app", celery_redis.url)) as worker:
+        yield worker.start()
+
+
+@pytest.fixture
+def celery_engine(celery_redis: RedisServer, celery_worker: CeleryWorker) -> CeleryEngine:
+    """An engine whose tasks the worker runs."""
+    from tests.beyond.celery_app import make
+
+    return make(celery_redis.url)
+
+
+@pytest.fixture
+def conformance_engine(celery_engine: CeleryEngine) -> CeleryEngine:
+    """The engine of the conformance suite, by the name that it asks for."""
+    return celery_engine

@@ -1,0 +1,51 @@
+"""The app that workers of the tests run: its engine, and the modules with tasks."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery, signals
+
+from framework.engines import _settings
+from framework.engines.celery import CeleryEngine
+from tests.beyond import celery_tasks
+from tests.beyond.conformance import tasks
+
+__all__ = ["celery_app", "celery_tasks", "engine", "tasks"]
+
+
+def make(url: str, name: str = "beyond", **options: Any) -> CeleryEngine:
+    """Return an engine as the tests' workers have it."""
+    app = Celery(name, broker=url)
+    app.conf.update(worker_hijack_root_logger=False, worker_send_task_events=False)
+    given = {"default_limit": 15.0, "max_limit": 60.0, "functions": [celery_tasks.plain]}
+    return CeleryEngine(app, **{**given, **options})
+
+
+def _number(name: str, default: float) -> float:
+    return float(os.environ.get(f"ASYNCFRAME_TEST_{name}", default))
+
+
+# A worker whose death is to be noticed within a test is given less time.
+_settings.MARGIN = _number("MARGIN", _settings.MARGIN)  # type: ignore[misc]  # final elsewhere
+_settings.HOLD = _number("HOLD", _settings.HOLD)  # type: ignore[misc]  # as above
+
+engine = make(
+    os.environ.get("ASYNCFRAME_TEST_REDIS", "redis://127.0.0.1:1/0"),
+    max_limit=_number("MAX_LIMIT", 60.0),
+    default_limit=min(15.0, _number("MAX_LIMIT", 60.0)),
+    allow_soft_limits="ASYNCFRAME_TEST_SOFT" in os.environ,
+)
+celery_app = engine.app
+if "ASYNCFRAME_TEST_VISIBILITY" in os.environ:
+    celery_app.conf.broker_transport_options = {"visibility_timeout": _number("VISIBILITY", 0.0)}
+
+
+@signals.worker_ready.connect
+def tell_ready(**_: Any) -> None:
+    """Say that the worker takes tasks."""
+    writing = os.environ.pop("ASYNCFRAME_TEST_READY", None)
+    if writing is not None:
+        os.write(int(writing), b"r")
+        os.close(int(writing))

@@ -1,0 +1,293 @@
+"""Leases, deliveries and windows as Redis keeps them, step by step."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+
+from framework.engines._messages import Message
+from framework.engines._state import State, holder_here, holder_of, is_dead
+
+ELSEWHERE = "another-machine@1.1|1|1"
+"""A holder that nobody here can look after."""
+
+
+@pytest.fixture
+def state(redis_url: str) -> Iterator[State]:
+    """Tasks of an empty namespace."""
+    kept = State(redis_url, "test", 60.0)
+    yield kept
+    kept.client.close()
+
+
+@pytest.fixture
+def dead() -> str:
+    """A holder on this machine whose process has ended."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        holder = holder_of(process.pid)
+        assert not is_dead(holder)
+    return holder
+
+
+def message(seq: int = 0, task_id: str = "t") -> Message:
+    """Return one delivery of a task."""
+    return Message(task_id, "f", "f", "", "[[],{}]", 1e9, 9.0, 9.0, seq=seq)
+
+
+def facts(state: State) -> dict[str, str]:
+    """Return what Redis says of the task."""
+    return state.fetch(["t"])["t"]
+
+
+def test_first_delivery(state: State) -> None:
+    """Who asks first has the lease, and the task runs."""
+    state.publish([message()])
+    assert facts(state)["status"] == "pending"
+    verdict = state.start(message(), "me|1|1")
+    assert (verdict.kind, verdict.attempts) == ("run", 1)
+    assert (facts(state)["status"], facts(state)["holder"]) == ("running", "me|1|1")
+
+
+def test_delivery_that_redis_does_not_know(state: State) -> None:
+    """A message whose task was never noted, or forgotten, runs all the same."""
+    assert state.start(message(), "me|1|1").kind == "run"
+    assert facts(state)["name"] == "f"
+
+
+def test_busy(state: State) -> None:
+    """A second delivery learns who has the lease, and for how long."""
+    state.start(message(), ELSEWHERE)
+    verdict = state.start(message(), "me|1|1")
+    assert (verdict.kind, verdict.holder) == ("busy", ELSEWHERE)
+    assert 4.0 < verdict.left <= 5.0
+    assert facts(state)["attempts"] == "1"
+
+
+def test_lease_that_ran_out(state: State) -> None:
+    """A lease that was not renewed goes to who asks next, which is a further attempt."""
+    state.start(message(), ELSEWHERE)
+    state.client.hset(f"{state.prefix}task:t", "until", "1.0")
+    verdict = state.start(message(), "me|1|1")
+    assert (verdict.kind, verdict.attempts) == ("run", 2)
+    assert state.renew("t", ELSEWHERE) is None
+    assert state.renew("t", "me|1|1") is False
+
+
+def test_dead_holder(state: State, dead: str) -> None:
+    """The lease of a process that is known to be dead is free at once."""
+    state.start(message(), dead)
+    verdict = state.start(message(), "me|1|1")
+    assert verdict.kind == "busy"
+    assert is_dead(verdict.holder)
+    assert state.start(message(), "me|1|1", dead=verdict.holder).kind == "run"
+
+
+def test_who_is_dead() -> None:
+    """This process lives, one of its number that began at another time does not."""
+    here = holder_here()
+    machine, pid, born = here.split("|")
+    assert not is_dead(here)
+    assert is_dead(f"{machine}|{pid}|{int(born) + 1}")
+    assert is_dead(f"{machine}|{2**22 + 1}|{born}")
+    assert not is_dead(ELSEWHERE)
+    assert not is_dead("")
+
+
+def test_zombie() -> None:
+    """A process that has ended and was not waited for is dead."""
+    process = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.DEVNULL)
+    holder = holder_of(process.pid)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert is_dead(holder)
+    process.wait()
+
+
+def test_same_process_again(state: State) -> None:
+    """The process that has the lease itself may begin anew: it runs one thing at a time."""
+    state.start(message(), "me|1|1")
+    assert state.start(message(), "me|1|1").attempts == 2
+
+
+def test_end_is_for_good(state: State) -> None:
+    """A final task is not run, not cancelled and not ended again."""
+    state.start(message(), "me|1|1")
+    assert state.end("t", "completed", holder="me|1|1", result="3")
+    assert state.start(message(), "me|1|1").kind == "over"
+    assert not state.end("t", "failed", holder="me|1|1")
+    assert not state.end("t", "timeout", seq=0)
+    assert state.cancel("t", "late") == 0
+    assert (facts(state)["status"], facts(state)["result"]) == ("completed", "3")
+    assert 0 < state.client.ttl(f"{state.prefix}task:t") <= 60
+
+
+def test_end_by_another(state: State) -> None:
+    """Only who has the lease ends a task, or who knows its latest delivery."""
+    state.start(message(), "me|1|1")
+    assert not state.end("t", "completed", holder="other|2|2")
+    assert not state.end("t", "timeout", seq=1)
+    assert state.end("t", "timeout", seq=0)
+
+
+def test_cancel_at_the_broker(state: State) -> None:
+    """A task that waits is CANCELLED for good, and its message runs nothing."""
+    state.publish([message()])
+    assert state.cancel("t", "not wanted") == 1
+    assert state.start(message(), "me|1|1").kind == "over"
+    assert (facts(state)["status"], facts(state)["reason"]) == ("cancelled", "not wanted")
+
+
+def test_cancel_while_it_runs(state: State) -> None:
+    """Its holder is woken, and hears of it with the next renewal."""
+    state.start(message(), "me|1|1")
+    assert state.renew("t", "me|1|1") is False
+    assert state.cancel("t", "not wanted") == 2
+    assert state.awaken("me|1|1", 1.0)
+    assert state.renew("t", "me|1|1") is True
+
+
+def test_cancelled_and_died(state: State) -> None:
+    """A task whose worker died after its cancellation does not run again."""
+    state.start(message(), ELSEWHERE)
+    state.cancel("t", "not wanted")
+    state.client.hset(f"{state.prefix}task:t", "until", "1.0")
+    assert state.start(message(), "me|1|1").kind == "over"
+    assert facts(state)["status"] == "cancelled"
+
+
+def test_cancel_of_nobody(state: State) -> None:
+    """An unknown task is not cancelled."""
+    assert state.cancel("t", "not wanted") == 0
+
+
+def test_next_delivery(state: State) -> None:
+    """After a retry the earlier message is stale, and the later one is a further attempt."""
+    state.start(message(), "me|1|1")
+    assert state.again(message(1), "me|1|1", "retrying", 1.0, "", "failed once") is True
+    state.sent(message(1))
+    assert state.start(message(), "you|2|2").kind == "stale"
+    verdict = state.start(message(1), "you|2|2")
+    assert (verdict.kind, verdict.attempts) == ("run", 2)
+
+
+def test_next_delivery_that_was_not_sent(state: State) -> None:
+    """If a worker dies before it has sent it, the earlier message brings it about."""
+    state.start(message(), "me|1|1")
+    state.again(message(1), "me|1|1", "retrying", 1.0, "", "failed once")
+    verdict = state.start(message(), "you|2|2")
+    assert verdict.kind == "again"
+    assert '"seq": 1' in verdict.message
+
+
+def test_again_is_asked_twice(state: State) -> None:
+    """An answer that was lost on its way is the same when it is asked for once more."""
+    state.start(message(), "me|1|1")
+    for _ in range(2):
+        assert state.again(message(1), "me|1|1", "retrying", 1.0, "", "") is True
+    assert facts(state)["seq"] == "1"
+
+
+def test_again_after_a_cancellation(state: State) -> None:
+    """A task that is not wanted has no next delivery."""
+    state.start(message(), "me|1|1")
+    state.cancel("t", "not wanted")
+    assert state.again(message(1), "me|1|1", "retrying", 1.0, "", "") is False
+    assert state.again(message(1), "other|2|2", "retrying", 1.0, "", "") is None
+
+
+def test_waiting_for_a_throttle_is_no_attempt(state: State) -> None:
+    """What comes back from a throttle goes on with its attempt."""
+    state.start(message(), "me|1|1")
+    waited = message(1).replace(waited=True)
+    state.again(waited, "me|1|1", "throttled", 1.0, "", "")
+    assert state.start(waited, "me|1|1").attempts == 1
+
+
+def test_reports_are_numbered(state: State) -> None:
+    """Every move is reported once, in order, with the next number."""
+    state.publish([message()])
+    state.start(message(), "me|1|1")
+    state.progress("t", "me|1|1", 0.5, "half")
+    state.progress("t", "other|2|2", 0.9, "not its task")
+    state.end("t", "completed", holder="me|1|1", result="3")
+    told = [fields for _, fields in state.read("0-0", 0.1)]
+    assert [(one["k"], one["n"]) for one in told] == [
+        ("started", "1"),
+        ("progress", "2"),
+        ("ended", "3"),
+    ]
+    assert state.latest()[1] == 3
+
+
+# -- windows
+
+
+def test_window(state: State) -> None:
+    """As many calls pass as the rate allows; the next one hears when to come back."""
+    assert [state.take("w", 3, 30.0, "") for _ in range(3)] == [None] * 3
+    wait = state.take("w", 3, 30.0, "")
+    assert wait is not None
+    assert 29.0 < wait <= 30.0
+
+
+def test_windows_are_apart(state: State) -> None:
+    """Calls of another key do not count."""
+    assert state.take("w", 1, 30.0, "") is None
+    assert state.take("v", 1, 30.0, "") is None
+
+
+def test_queue(state: State) -> None:
+    """Those who wait are told times one after the other, and keep them when they ask again."""
+    state.take("w", 2, 10.0, "")
+    state.take("w", 2, 10.0, "")
+    waits = [state.take("w", 2, 10.0, who) for who in "abcd"]
+    rounded = [wait and round(wait / 10) for wait in waits]
+    assert rounded == [1, 1, 2, 2]
+    again = state.take("w", 2, 10.0, "a")
+    assert again is not None
+    assert again <= 10.0
+
+
+def test_nobody_jumps_the_queue(state: State) -> None:
+    """A slot that has become free goes to who waited for it, and not to a newcomer."""
+    state.take("w", 1, 0.2, "")
+    wait = state.take("w", 1, 0.2, "first")
+    assert wait is not None
+    # The window passes: a blocking read that nobody answers.
+    state.client.blpop(["nothing"], timeout=wait + 0.01)
+    assert state.take("w", 1, 0.2, "newcomer") is not None
+    assert state.take("w", 1, 0.2, "first") is None
+
+
+def test_who_left_holds_up_nobody(state: State) -> None:
+    """A place that was given back is free for the next."""
+    state.take("w", 1, 0.2, "")
+    wait = state.take("w", 1, 0.2, "first")
+    state.leave("w", "first")
+    assert wait is not None
+    state.client.blpop(["nothing"], timeout=wait + 0.01)
+    assert state.take("w", 1, 0.2, "second") is None
+
+
+def test_many_at_the_same_moment(state: State) -> None:
+    """Of many calls at once exactly as many pass as the rate allows."""
+    barrier, passed = threading.Barrier(8), count()
+
+    def call() -> None:
+        barrier.wait(5)
+        for _ in range(10):
+            if state.take("w", 13, 30.0, "") is None:
+                next(passed)
+
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert next(passed) == 13
+    assert state.client.zcard(f"{state.prefix}throttle:w") == 13
