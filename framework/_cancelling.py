@@ -42,6 +42,9 @@ async def _elsewhere(core: Core, task_id: object, own: LiveTask | None) -> bool:
         return False
     if own is not None and core.schedules.is_delayed(own):
         return core.cancel_pending(own, _REASON)
+    # Its process may have answered with the id and not have written it yet.
+    if own is None and await core.elsewhere.find(task_id) is None:
+        return False
     if not await core.elsewhere.cancel(task_id):
         return False
     if own is not None and own.status is RUNNING and own.spec.kind == "thread":

@@ -156,7 +156,7 @@ class Framework:
             _STATE.settle()
         self.core.stop()
         if self.core.ledger.shared is not None:
-            self.core.ledger.shared.close(patience)
+            self.core.ledger.shared.close(max(patience, _LAST_WORDS))
         with _LOCK:
             if self in _STATE.open:
                 _STATE.open.remove(self)
@@ -175,6 +175,9 @@ class Framework:
         if self._own_clock is not None:
             self._own_clock.forget_thread()
 
+
+_LAST_WORDS = 2.0
+"""Seconds that a shared store gets at least: how tasks have ended must be written."""
 
 _SETTLE = 0.25
 """Seconds that idle threads get to end; one that needs longer runs on past a limit."""

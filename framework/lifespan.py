@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
+import sys
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, suppress
@@ -19,11 +21,14 @@ from framework._ledger import Home
 from framework._logging import install_task_ids
 from framework._pool import ThreadPoolExecutorEnhanced
 from framework._runtime import Framework, Parts, override
+from framework._siblings import worker_count
 from framework._sleepers import LoopSleeper
 from framework.protocols import Clock, TaskEngine, TaskStore
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+
+_LOGGER = logging.getLogger("asyncframe")
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -149,6 +154,8 @@ class _Setup(AbstractAsyncContextManager[None]):
                 framework.close(0.0)
                 self._framework = None
                 raise
+        if shared is None and not framework.reaches_out:
+            _warn_of_siblings(worker_count(sys._getframe()))
         install_task_ids()
         self._home = home = Home(framework.core, self._app, asyncio.get_running_loop())
         framework.open(home)
@@ -198,6 +205,17 @@ class _Setup(AbstractAsyncContextManager[None]):
             if alone:
                 await _in_thread(lambda: framework.close(max(0.0, end - clock.monotonic())), clock)
             self._framework = None
+
+
+def _warn_of_siblings(workers: int) -> None:
+    """Say that workers whose tasks are in memory know nothing of one another's."""
+    if workers > 1:
+        _LOGGER.warning(
+            "%d worker processes serve this app and each keeps its tasks in its own memory: it "
+            "knows nothing of an id that another one gave; let them share a store, "
+            "setup_async_framework(app, store=SQLStore('sqlite:///tasks.db'))",
+            workers,
+        )
 
 
 async def _in_thread(call: Callable[[], None], clock: Clock) -> None:

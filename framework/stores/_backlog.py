@@ -107,7 +107,7 @@ class Backlog:
             ):
                 if "\0" in task_id:
                     raise ValueError(
-                        f"task_id must have no NUL to be kept in a database, not {task_id!r}"
+                        f"task_id must have no NUL, which no database keeps, not {task_id!r}"
                     )
                 if len(self._dirty) + len(self._taken) >= self._capacity:
                     raise self._full()

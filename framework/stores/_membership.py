@@ -37,6 +37,13 @@ _LIVE: Final = TASKS.c.ended_at.is_(None)
 _ORPHANED: Final = sa.and_(_LIVE, TASKS.c.process.not_in(sa.select(PROCESSES.c.process_id)))
 
 
+_BEAT: Final = (
+    sa.update(PROCESSES)
+    .where(PROCESSES.c.process_id == sa.bindparam("own"))
+    .values(beat=PROCESSES.c.beat + 1)
+)
+
+
 class GivenUpError(Exception):
     """Raised in a transaction of a process whose row is gone; what it wrote is undone."""
 
@@ -80,11 +87,7 @@ class Membership:
         Raises:
             GivenUpError: If another process has given it up.
         """
-        done = connection.execute(
-            sa.update(PROCESSES)
-            .where(PROCESSES.c.process_id == self.process_id)
-            .values(beat=PROCESSES.c.beat + 1)
-        )
+        done = connection.execute(_BEAT, {"own": self.process_id})
         if done.rowcount == 0:
             raise GivenUpError
 

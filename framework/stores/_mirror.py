@@ -2,8 +2,9 @@
 
 Guarantees: a task is known here from the moment it ends in this process, or is read from
 the database, until it is removed; one that is final here stays so.
-Lock order: its lock guards the counts and the others' live tasks; nothing is called that
-takes another one but the memory store's.
+Lock order: one lock lets a task of another process be taken in once; under it, and under
+no other, the memory store takes its own. The innermost guards the counts and the others'
+live tasks.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Mirror:
         self._others: dict[str, TaskRecord] = {}
         self._counts: Counter[TaskStatus] = Counter()
         self._lock = threading.Lock()
+        self._keeping = threading.Lock()
 
     @property
     def offset(self) -> float:
@@ -107,17 +109,26 @@ class Mirror:
             if self._is_own(task_id) or self._finished.get(task_id) is not None:
                 continue
             record = self._reader.record_of(row, offset)
-            status = record.status
-            if not status.is_final:
-                with self._lock:
-                    self._count_other(task_id, -1)
-                    self._others[task_id] = record
-                    self._count_other(task_id, 1)
+            if record.status.is_final:
+                self._keep(record)
                 continue
-            self._finished.put(record)
             with self._lock:
-                self._counts[status] += 1
-            self.forget(task_id)
+                self._count_other(task_id, -1)
+                self._others[task_id] = record
+                self._count_other(task_id, 1)
+
+    def _keep(self, record: TaskRecord) -> TaskRecord:
+        """Take in a final record of another process, once; return the one that is kept."""
+        task_id = record.task_id
+        with self._keeping:
+            known = self._finished.get(task_id)
+            if known is not None:
+                return known
+            self._finished.put(record)
+        with self._lock:
+            self._counts[record.status] += 1
+        self.forget(task_id)
+        return record
 
     def forget(self, task_id: str) -> None:
         """Forget another process's live task: it has ended, or is this one's now."""
@@ -126,9 +137,18 @@ class Mirror:
             self._others.pop(task_id, None)
 
     def read(self, rows: Iterable[Row]) -> list[TaskRecord]:
-        """Return the records of rows; any thread."""
+        """Return the records of rows that were just read; any thread.
+
+        A final one is taken in: once somebody is told of it, it is listed as such.
+        """
         offset = self.offset
-        return [readable(self._reader.record_of(row, offset)) for row in rows]
+        found = []
+        for row in rows:
+            record = self._reader.record_of(row, offset)
+            if record.status.is_final and not self._is_own(record.task_id):
+                record = self._keep(record)
+            found.append(readable(record))
+        return found
 
     def _count_other(self, task_id: str, by: int) -> None:
         record = self._others.get(task_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from framework import _registry
 from framework._ids import TaskId
@@ -43,8 +43,20 @@ _INTERRUPTED: Final = TaskStatus.INTERRUPTED
 _MAX_LABELS: Final = 1_024
 
 
-def row_of(record: TaskRecord) -> tuple[Any, ...]:
-    """Return a record that does not change meanwhile as a row in the order of `COLUMNS`.
+class Written(NamedTuple):
+    """A record as it goes into the database.
+
+    Attributes:
+        text: Its row as JSON, in the order of `COLUMNS`.
+        ended_at: When it became final, in wall seconds; None while it is live.
+    """
+
+    text: str
+    ended_at: float | None
+
+
+def row_of(record: TaskRecord) -> Written:
+    """Return a record that does not change meanwhile as a row.
 
     Raises:
         TypeError: If its result cannot be put into JSON.
@@ -65,7 +77,7 @@ def row_of(record: TaskRecord) -> tuple[Any, ...]:
         error = None if record.error is None else encode_error(record.error)
         remote, cancel = int(record.remote), int(record.cancel_requested)
         still_running = int(record.still_running)
-    return (
+    row = (
         record.task_id,
         clean(record.name),
         clean(record.description),
@@ -83,6 +95,7 @@ def row_of(record: TaskRecord) -> tuple[Any, ...]:
         cancel,
         still_running,
     )
+    return Written(json.dumps(row), ended_at)
 
 
 def _result_text(record: TaskRecord) -> str:
@@ -100,6 +113,11 @@ def clean(text: str) -> str:
     if text.isascii() and "\0" not in text:
         return text
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
+
+
+def can_be_kept(task_id: str) -> bool:
+    """Return whether every database keeps this id as it is."""
+    return clean(task_id) == task_id
 
 
 class Unread:

@@ -22,13 +22,18 @@ from framework.stores._backlog import Backlog
 from framework.stores._database import FAULTS, Database, is_data_fault, why
 from framework.stores._membership import GivenUpError, Membership
 from framework.stores._mirror import Mirror
-from framework.stores._rows import row_of
+from framework.stores._rows import Written, row_of
 from framework.stores._statements import CHUNK, Row, Statements
 
 _LOGGER = logging.getLogger("asyncframe")
 
 BATCH: Final = 500
 """Most records in one transaction."""
+
+_SLICE: Final = 8
+"""Records that are made into rows before the thread takes a breath of `_BREATH` seconds."""
+
+_BREATH: Final = 0.0001
 
 _ROUNDS: Final = 20
 """Most batches before the thread looks at what the others do."""
@@ -102,8 +107,8 @@ class Writer:
 
     # -- any thread
 
-    def open(self) -> None:
-        """Come in, take in the history, and start the thread; blocks.
+    def enter(self) -> None:
+        """Come in and take in the history; blocks.
 
         Raises:
             SQLAlchemyError: If the database fails.
@@ -111,6 +116,9 @@ class Writer:
         with self._database.writing() as connection:
             self.membership.enter(connection, self._host.clock.time())
         self._load()
+
+    def start(self) -> None:
+        """Start the thread."""
         self._thread = threading.Thread(target=self._run, name="asyncframe-store", daemon=True)
         self._thread.start()
 
@@ -231,9 +239,12 @@ class Writer:
             if not more and len(records) < BATCH:
                 return
 
-    def _rows_of(self, records: list[TaskRecord]) -> dict[str, Row]:
-        rows: dict[str, Row] = {}
-        for record in records:
+    def _rows_of(self, records: list[TaskRecord]) -> dict[str, Written]:
+        rows: dict[str, Written] = {}
+        for number, record in enumerate(records, 1):
+            if number % _SLICE == 0:
+                # Whoever waits for the interpreter, a loop say, gets it now and not 5 ms later.
+                self._clock.sleep(_BREATH)
             try:
                 # A final one does not change any more.
                 still = record if record.status.is_final else self._host.snapshot(record)
@@ -242,7 +253,7 @@ class Writer:
                 self._give_up([record], error)
         return rows
 
-    def _write_batch(self, rows: list[Row], bound: float | None) -> bool:
+    def _write_batch(self, rows: list[Written], bound: float | None) -> bool:
         """Write rows, and remove what is to be; True if there is more to remove."""
         with self._database.writing() as connection:
             version, removed = self.statements.advance(connection)
@@ -253,7 +264,9 @@ class Writer:
             if bound is not None:
                 removed = max(removed, bound)
             # A clean-up may have passed what ended before it and is written only now.
-            if bound is not None or any(row[7] is not None and row[7] <= removed for row in rows):
+            if bound is not None or any(
+                row.ended_at is not None and row.ended_at <= removed for row in rows
+            ):
                 left = self.statements.remove(connection, removed)
         self._beaten = self._clock.monotonic()
         if version == self._version + 1:
@@ -264,7 +277,7 @@ class Writer:
                 self._remove_up_to = None
             return self._remove_up_to is not None
 
-    def _write_each(self, records: list[TaskRecord], rows: dict[str, Row]) -> None:
+    def _write_each(self, records: list[TaskRecord], rows: dict[str, Written]) -> None:
         """Write the records of a batch that was refused one by one, without the bad ones."""
         for record in records:
             row = rows.get(record.task_id)
@@ -279,10 +292,11 @@ class Writer:
             else:
                 self._safe([record], rows)
 
-    def _safe(self, records: list[TaskRecord], rows: dict[str, Row]) -> None:
+    def _safe(self, records: list[TaskRecord], rows: dict[str, Written]) -> None:
         for record in records:
             # It may have ended since; then the text is still to be written.
-            if record.rest and rows[record.task_id][7] is not None:
+            row = rows.get(record.task_id)
+            if row is not None and row.ended_at is not None and record.rest:
                 record.encoded = None
         self._backlog.written(records)
 
@@ -336,7 +350,12 @@ class Writer:
                 record = self._backlog.live.get(row[0])
                 if record is not None and not record.cancel_requested:
                     self._host.cancel(row[0])
-        self._mirror.absorb(others)
+        # In the order of their end: the oldest are removed first.
+        others.sort(key=lambda row: row[7] or 0.0)
+        for at in range(0, len(others), _SLICE * _SLICE):
+            if at:
+                self._clock.sleep(_BREATH)
+            self._mirror.absorb(others[at : at + _SLICE * _SLICE])
 
     def watch(self) -> None:
         """See whether all others live, and end or take over the tasks of those that do not."""

@@ -24,6 +24,7 @@ if find_spec("sqlalchemy") is None:
 from framework.stores._backlog import Backlog, Told
 from framework.stores._database import FAULTS, Database, checked_url, is_data_fault, why
 from framework.stores._mirror import Mirror
+from framework.stores._rows import can_be_kept
 from framework.stores._schema import prepare
 from framework.stores._writer import Pace, Writer
 
@@ -115,7 +116,8 @@ class SQLStore:
                 self._writer = Writer(
                     self._database, self._backlog, self._mirror, host, self._clock, self._pace
                 )
-                self._writer.open()
+                self._writer.enter()
+                self._writer.start()
             except FAULTS as fault:
                 error = fault
                 if is_data_fault(fault):
@@ -241,7 +243,7 @@ class SQLStore:
         Raises:
             StoreUnavailableError: If the database fails.
         """
-        wanted = [task_id for task_id in task_ids if "\0" not in task_id]
+        wanted = [task_id for task_id in task_ids if can_be_kept(task_id)]
         try:
             with self._database.reading() as connection:
                 return self._writer.read(connection, wanted)
@@ -257,6 +259,8 @@ class SQLStore:
         Raises:
             StoreUnavailableError: If the database fails.
         """
+        if not can_be_kept(task_id):
+            return False
         try:
             with self._database.writing() as connection:
                 version, _ = self._writer.statements.advance(connection)

@@ -45,6 +45,7 @@ TITLES = {
     "memory": "Memory and cleanup",
     "served": "Requests",
     "lag": "Lag of the event loop",
+    "stores": "Tasks in a database",
     "tests": "Tests with the plugin",
 }
 """Title of each section with rows, by its module, in the order in which they are run."""
@@ -77,6 +78,7 @@ KEYS = {
     "memory": ("bytes_per_task", "gc_pause", "cleanup", "cleanup_growth"),
     "served": ("http_asyncio", "http_uvloop"),
     "lag": ("lag_sleeping_p99", "lag_sleeping_max", "lag_busy_p99", "busy_drain"),
+    "stores": ("store_lag_p99", "store_submit", "store_written"),
     "tests": (
         "virtual_sleep",
         "virtual_sleep_100",

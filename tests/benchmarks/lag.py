@@ -80,7 +80,7 @@ _KINDS: Mapping[str, tuple[Callable[[], None], int, Mapping[str, Way]]] = {
 # -- one measurement, in an interpreter of its own
 
 
-class _Ticks:
+class Ticks:
     """Something that is due 2 ms after the last time, on the running loop; first it is now.
 
     While the loop is held up it falls due every 2 ms all the same and each time counts, as
@@ -137,7 +137,7 @@ async def _lag(name: str, kind: str) -> dict[str, float]:
     work.touch = task
     work.expect(count)
     async with ways[name](work) as calls:
-        ticks = _Ticks()
+        ticks = Ticks()
         begin = time.perf_counter()
         # A request ends with its task, so they are made beside each other.
         requests = await _queue(calls, count, beside=name == STARLETTE)

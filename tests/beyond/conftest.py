@@ -94,3 +94,10 @@ def celery_engine(celery_redis: RedisServer, celery_worker: CeleryWorker) -> Cel
 def conformance_engine(celery_engine: CeleryEngine) -> CeleryEngine:
     """The engine of the conformance suite, by the name that it asks for."""
     return celery_engine
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def sql_url(request: pytest.FixtureRequest) -> str:
+    """An empty database of the test's own, of each kind."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url

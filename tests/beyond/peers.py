@@ -1,0 +1,184 @@
+"""Processes that share a database, all in the test's own, driven step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+
+from framework._clock import SystemClock
+from framework._ids import TaskId, random_id
+from framework._records import Label, TaskRecord, TaskStatus
+from framework._task import copy_record
+from framework.protocols import Clock
+from framework.stores._backlog import Backlog
+from framework.stores._database import Database, checked_url
+from framework.stores._mirror import Mirror
+from framework.stores._schema import TASKS, prepare
+from framework.stores._writer import Pace, Writer
+
+PENDING, RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
+COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
+INTERRUPTED = TaskStatus.INTERRUPTED
+
+START = 1_800_000_000.0
+"""The wall second at which a test begins; the monotonic clock is at 100 then."""
+
+
+class TestClock(SystemClock):
+    """A clock whose times a test sets; waits are real."""
+
+    __test__ = False
+
+    def __init__(self, wall: float = START, monotonic: float = 100.0) -> None:
+        super().__init__()
+        self.wall = wall
+        self.now = monotonic
+        self.time: Callable[[], float] = lambda: self.wall
+        self.monotonic: Callable[[], float] = lambda: self.now
+
+    def pass_time(self, seconds: float) -> None:
+        """Let both clocks go on."""
+        self.wall += seconds
+        self.now += seconds
+
+
+class Host:
+    """What a store tells its framework."""
+
+    def __init__(self, clock: TestClock) -> None:
+        self.clock: Clock = clock
+        self.cancelled: list[str] = []
+        self.interrupted: list[str] = []
+        self.adopted: list[str] = []
+
+    def snapshot(self, record: TaskRecord) -> TaskRecord:
+        """Return a copy."""
+        return copy_record(record)
+
+    def cancel(self, task_id: str) -> None:
+        """Note whose cancellation was asked for."""
+        self.cancelled.append(task_id)
+
+    def interrupt(self, reason: str) -> None:
+        """Note that this process was given up."""
+        self.interrupted.append(reason)
+
+    def adopt(self, records: Sequence[TaskRecord]) -> None:
+        """Note whose tasks are to be followed."""
+        self.adopted += [record.task_id for record in records]
+
+
+class Peer:
+    """One process that shares a database, without its thread.
+
+    Args:
+        url: The database.
+        capacity: How many records may wait.
+    """
+
+    def __init__(self, url: str, *, capacity: int = 100_000, pace: Pace | None = None) -> None:
+        self.clock = TestClock()
+        self.host = Host(self.clock)
+        self.database = Database(checked_url(url), False)
+        prepare(self.database)
+        self.backlog = Backlog(self.clock, capacity)
+        self.mirror = Mirror(self.clock, self.backlog.live.__contains__)
+        self.writer = Writer(
+            self.database, self.backlog, self.mirror, self.host, self.clock, pace or Pace()
+        )
+        self.writer.enter()
+
+    @property
+    def process_id(self) -> str:
+        """Who it is in the database."""
+        return self.writer.membership.process_id
+
+    def accept(self, task_id: str | None = None, **rest: Any) -> TaskRecord:
+        """Take in a new task."""
+        record = new_record(self.clock, task_id, **rest)
+        self.backlog.note(record)
+        return record
+
+    def start(self, record: TaskRecord) -> None:
+        """Let a task begin."""
+        record.status, record.started, record.attempts = RUNNING, self.clock.now, 1
+        self.backlog.note(record)
+
+    def end(
+        self, record: TaskRecord, status: TaskStatus = COMPLETED, result: Any = None
+    ) -> TaskRecord:
+        """Let a task end."""
+        if status is COMPLETED and record.started is None:
+            record.started = self.clock.now
+        record.ended, record.result, record.status = self.clock.now, result, status
+        if status is not COMPLETED:
+            record.error = ValueError("told")
+        self.mirror.put(record)
+        self.backlog.put(record)
+        return record
+
+    def finished(self, count: int = 1, **rest: Any) -> list[TaskRecord]:
+        """Take in tasks, let them end a second apart, and write them."""
+        records = []
+        for _ in range(count):
+            records.append(self.end(self.accept(**rest)))
+            self.clock.pass_time(1.0)
+        self.writer.write()
+        return records
+
+    def tick(self) -> None:
+        """Give a sign of life and look whether the others gave theirs."""
+        with self.database.writing() as connection:
+            self.writer.membership.beat(connection)
+        self.writer.watch()
+
+    def writer_reads(self, task_ids: list[str]) -> dict[str, TaskStatus]:
+        """Return what the database says now of some tasks."""
+        with self.database.reading() as connection:
+            found = self.writer.read(connection, task_ids)
+        return {record.task_id: record.status for record in found}
+
+    def row(self, record: TaskRecord) -> Any:
+        """Return what the database has of a task; None if nothing."""
+        with self.database.reading() as connection:
+            found = connection.execute(sa.select(TASKS).where(TASKS.c.task_id == record.task_id))
+            return found.one_or_none()
+
+    def ids(self) -> list[str]:
+        """Return the ids of all tasks that the database has."""
+        with self.database.reading() as connection:
+            return [row[0] for row in connection.execute(sa.select(TASKS.c.task_id))]
+
+    def close(self) -> None:
+        """Let go of the database, as a crash would."""
+        self.clock.close()
+        self.database.close()
+
+
+def new_record(clock: SystemClock, task_id: str | None = None, **rest: Any) -> TaskRecord:
+    """Return the record of a task that was accepted just now."""
+    record = TaskRecord()
+    record.task_id = random_id() if task_id is None else TaskId(task_id)
+    record.label = Label("tests.task", "a task of the tests")
+    record.status = PENDING
+    record.created_at = clock.time()
+    record.created = record.queued = clock.monotonic()
+    record.started = record.ended = record.result = record.code = record.rest = None
+    record.attempts = record.instruction = 0
+    for name, value in rest.items():
+        setattr(record, name, value)
+    return record
+
+
+@contextmanager
+def peers(url: str, count: int = 2, **options: Any) -> Iterator[list[Peer]]:
+    """Let some processes share a database."""
+    made = [Peer(url, **options) for _ in range(count)]
+    try:
+        yield made
+    finally:
+        for peer in made:
+            peer.close()
