@@ -13,6 +13,7 @@ import logging
 import math
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from types import FrameType
@@ -34,7 +35,7 @@ from framework._running import Runner
 from framework._schedules import Schedules
 from framework._task import PENDING, LiveTask, new_task
 from framework.engines.local import LocalEngine
-from framework.exceptions import TaskCancelledError
+from framework.exceptions import FrameworkNotStartedError, TaskCancelledError
 from framework.protocols import Clock, Interceptor, RemoteEngine, TaskEngine, TaskStore
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -115,6 +116,8 @@ class Core:
             self.ledger, self.boxes, self.engine, interceptor, limits.max_finished_tasks
         )
         self.runner.runs = runs_of(self.runner)
+        if self.remote is not None:
+            self.runner.forget = self._forget_elsewhere
         self.policies = (
             policies_type(clock, rng, self.runner)
             if interceptor is None
@@ -352,6 +355,14 @@ class Core:
             if task.remote and not self.schedules.is_delayed(task):
                 self.ledger.release_task(task)
                 self.runner.let_go(task)
+
+    def _forget_elsewhere(self, task_ids: list[str]) -> None:
+        """Have finished tasks forgotten by the remote engine, too, a moment later."""
+        remote, elsewhere = self.remote, self.elsewhere
+        assert remote is not None
+        assert elsewhere is not None
+        with suppress(FrameworkNotStartedError):  # then it forgets them by their age
+            elsewhere.post(lambda: remote.forget(task_ids))
 
     # -- beginning and ending
 

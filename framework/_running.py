@@ -74,6 +74,8 @@ class Runner:
         # Makes of a result what every process will read; None if only this one does.
         self.settle = None if ledger.shared is None else ledger.shared.settle
         self.deadlines: Deadlines[LiveTask] = Deadlines(ledger.clock, self._expire)
+        # Has finished tasks forgotten where else they are known; None if nowhere.
+        self.forget: Callable[[list[str]], None] | None = None
         self.runs: dict[Kind, Run] = {}
         self._drivers: dict[Driver, Home] = {}
         self._watchers: dict[Driver, Callable[[Driver], None]] = {}
@@ -396,13 +398,18 @@ class Runner:
     def evict(self, *, ended_before: float | None = None, keep: int | None = None) -> int:
         """Remove finished tasks from the store; return how many."""
         ledger = self.ledger
+        wanted = self.forget is not None or "evicted" in ledger.sinks
         removed, records = ledger.store.remove(
-            ended_before=ended_before, keep=keep, completed="evicted" in ledger.sinks
+            ended_before=ended_before, keep=keep, completed=wanted
         )
+        ids = []
         for record in records:
             report_unread(record)
+            ids.append(str(record.task_id))
             if ledger.sinks:
                 ledger.emit("evicted", record)
+        if ids and self.forget is not None:
+            self.forget(ids)
         if removed:
             with ledger.lock:
                 # What others have put there is removed as well, and was never counted.

@@ -319,6 +319,9 @@ class RemoteEngine(TaskEngine, Protocol):
         """Return what is known of these ids now; may block."""
         ...
 
+    def forget(self, task_ids: Collection[str]) -> None:
+        """Drop what is known of finished tasks; may block."""
+
     def request_cancel(self, task_id: str) -> bool:
         """Cancel a task that no worker has, or ask its worker to; may block.
 

@@ -209,5 +209,13 @@ return due - now
 """
 """Count a call and return -1, or return in how many microseconds to try again."""
 
+FORGET: Final = """
+-- KEYS: the task's hash
+local status = redis.call('HGET', KEYS[1], 'status')
+if not status or status == 'pending' or status == 'running' then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+"""Drop a final task."""
+
 LEAVE: Final = "return redis.call('ZREM', KEYS[1], ARGV[1])"
 """Give up waiting for a throttle's slot."""

@@ -91,6 +91,7 @@ class State:
         self._cancel = register(_scripts.CANCEL)
         self._throttle = register(_scripts.THROTTLE)
         self._leave = register(_scripts.LEAVE)
+        self._forget = register(_scripts.FORGET)
 
     @property
     def reports(self) -> str:
@@ -242,6 +243,13 @@ class State:
             pipe.hgetall(self._keys(task_id)[0])
         found = pipe.execute() if ids else []
         return {task_id: facts for task_id, facts in zip(ids, found, strict=True) if facts}
+
+    def forget(self, task_ids: Collection[str]) -> None:
+        """Drop those of these tasks that are final."""
+        pipe = self.client.pipeline(transaction=False)
+        for task_id in task_ids:
+            self._forget(self._keys(task_id)[:1], client=pipe)
+        pipe.execute()
 
     # -- throttles
 

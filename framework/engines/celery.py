@@ -325,6 +325,17 @@ class CeleryEngine:
             raise BrokerUnavailableError(f"Redis does not answer: {error}") from error
         return [record_of(task_id, facts, host.clock) for task_id, facts in found.items()]
 
+    def forget(self, task_ids: Collection[str]) -> None:
+        """Drop finished tasks from Redis; blocks.
+
+        Raises:
+            BrokerUnavailableError: If Redis does not answer; it drops them by their age then.
+        """
+        try:
+            self.state.forget(task_ids)
+        except redis.RedisError as error:
+            raise BrokerUnavailableError(f"Redis does not answer: {error}") from error
+
     def request_cancel(self, task_id: str) -> bool:
         """Cancel a task that no worker has, or ask its worker to; blocks.
 

@@ -10,7 +10,7 @@ import pytest
 from framework import TaskManager
 from tests.beyond.conformance.backends import Backend, Heard
 
-NAMES = ("memory+local", "sqlite+local", "postgres+local")
+NAMES = ("memory+local", "sqlite+local", "postgres+local", "sqlite+celery")
 
 
 @pytest.fixture(params=NAMES)
