@@ -91,6 +91,17 @@ class Membership:
         if done.rowcount == 0:
             raise GivenUpError
 
+    def turn(self, connection: Connection) -> tuple[int, float]:
+        """Wait for this process's turn to write; return its version and the removed second.
+
+        Raises:
+            GivenUpError: If the others have given this process up.
+        """
+        version, removed, present = self._statements.advance(connection, self.process_id)
+        if not present:
+            raise GivenUpError
+        return version, removed
+
     def watch(self, connection: Connection) -> list[tuple[str, int]]:
         """Look at the others, once for each beat of this process's own.
 

@@ -40,6 +40,9 @@ COLUMNS: Final = (
 _SCALARS: Final = (type(None), bool, int, float)
 _COMPLETED: Final = TaskStatus.COMPLETED
 _INTERRUPTED: Final = TaskStatus.INTERRUPTED
+_DRAWN: Final = 32
+"""Length of an id that is drawn; a chosen one as long is taken for one of them."""
+
 _MAX_LABELS: Final = 1_024
 
 
@@ -49,10 +52,12 @@ class Written(NamedTuple):
     Attributes:
         text: Its row as JSON, in the order of `COLUMNS`.
         ended_at: When it became final, in wall seconds; None while it is live.
+        chosen_id: Its id, if it was chosen and not drawn; else "".
     """
 
     text: str
     ended_at: float | None
+    chosen_id: str
 
 
 def row_of(record: TaskRecord) -> Written:
@@ -95,7 +100,8 @@ def row_of(record: TaskRecord) -> Written:
         cancel,
         still_running,
     )
-    return Written(json.dumps(row), ended_at)
+    task_id = record.task_id
+    return Written(json.dumps(row), ended_at, "" if len(task_id) == _DRAWN else task_id)
 
 
 def _result_text(record: TaskRecord) -> str:

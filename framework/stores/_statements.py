@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from framework._records import TaskStatus
 from framework.stores._database import Dialect
 from framework.stores._rows import COLUMNS, Written
-from framework.stores._schema import META, TASKS
+from framework.stores._schema import META, PROCESSES, TASKS
 
 CHUNK: Final = 256
 """Most rows that are read at once: a result may take a megabyte."""
@@ -33,6 +33,13 @@ _OWN: Final = ("version", "process")
 # Made once: making them takes as long as half a transaction.
 _ADVANCE: Final = sa.update(META).values(version=META.c.version + 1)
 _POSITION: Final = sa.select(META.c.version, META.c.removed_before)
+_PRESENT: Final = (
+    sa.select(sa.func.count())
+    .select_from(PROCESSES)
+    .where(PROCESSES.c.process_id == bindparam("process"))
+    .scalar_subquery()
+)
+_TURN: Final = sa.select(META.c.version, META.c.removed_before, _PRESENT)
 _ROW: Final = tuple(TASKS.c[name] for name in COLUMNS)
 
 Row = Sequence[Any]
@@ -57,10 +64,16 @@ class Statements:
 
     # -- writing; each within a transaction of `Database.writing`
 
-    def advance(self, connection: Connection) -> tuple[int, float]:
-        """Wait for this writer's turn; return its version, and up to where tasks are removed."""
+    def advance(self, connection: Connection, process: str) -> tuple[int, float, bool]:
+        """Wait for this writer's turn.
+
+        Returns:
+            Its version, up to which wall second tasks are removed, and whether *process* has
+            a row.
+        """
         connection.execute(_ADVANCE)
-        return self.position(connection)
+        row = connection.execute(_TURN, {"process": process}).one()
+        return int(row[0]), float(row[1]), row[2] > 0
 
     def put(
         self, connection: Connection, rows: Sequence[Written], process: str, version: int
@@ -68,6 +81,19 @@ class Statements:
         """Write rows; one that is final already stays as it is."""
         batch = f"[{','.join([row.text for row in rows])}]"
         connection.execute(self._put, {"rows": batch, "process": process, "version": version})
+
+    def strangers(
+        self, connection: Connection, task_ids: Collection[str], process: str
+    ) -> list[str]:
+        """Return those of some ids that are tasks of another process, and not on a worker."""
+        if not task_ids:
+            return []
+        found = connection.execute(
+            sa.select(TASKS.c.task_id).where(
+                TASKS.c.task_id.in_(task_ids), TASKS.c.process != process, TASKS.c.remote == 0
+            )
+        )
+        return list(found.scalars())
 
     def request_cancel(self, connection: Connection, task_id: str, version: int) -> bool:
         """Mark a live task; False if it is unknown or final."""

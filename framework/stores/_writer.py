@@ -9,21 +9,22 @@ Lock order: none of its own; no lock is held while the database is spoken to.
 from __future__ import annotations
 
 import logging
-import math
 import threading
-from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
+
+from sqlalchemy.engine import Connection
 
 from framework._clock import SystemClock
 from framework._records import TaskRecord
 from framework.protocols import StoreHost
 from framework.stores._backlog import Backlog
 from framework.stores._database import FAULTS, Database, is_data_fault, why
+from framework.stores._follower import BREATH, Follower
 from framework.stores._membership import GivenUpError, Membership
 from framework.stores._mirror import Mirror
 from framework.stores._rows import Written, row_of
-from framework.stores._statements import CHUNK, Row, Statements
+from framework.stores._statements import Statements
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -31,9 +32,10 @@ BATCH: Final = 500
 """Most records in one transaction."""
 
 _SLICE: Final = 8
-"""Records that are made into rows before the thread takes a breath of `_BREATH` seconds."""
+"""Records that are made into rows before the thread takes a breath of `BREATH` seconds."""
 
-_BREATH: Final = 0.0001
+_MAX_TEXT: Final = 8_000_000
+"""Characters after which a batch takes in no further record; a result may be a million."""
 
 _ROUNDS: Final = 20
 """Most batches before the thread looks at what the others do."""
@@ -74,6 +76,7 @@ class Writer:
     Attributes:
         errors: How often the database has failed.
         membership: This process among the others.
+        follower: What it knows of them.
     """
 
     def __init__(
@@ -87,17 +90,17 @@ class Writer:
     ) -> None:
         self._database = database
         self._backlog = backlog
-        self._mirror = mirror
         self._host = host
         self._clock = clock
         self._pace = pace
         self.statements = Statements(database.dialect)
         self.membership = Membership(self.statements)
+        self.follower = Follower(
+            database, self.statements, self.membership, backlog, mirror, host, clock
+        )
         self.errors = 0
         self._failing_since: float | None = None
         self._pause = pace.pause_min
-        self._version = 0
-        self._removed = 0.0
         self._lock = threading.Lock()
         self._remove_up_to: float | None = None
         self._looked = self._beaten = self._watched = 0.0
@@ -115,7 +118,7 @@ class Writer:
         """
         with self._database.writing() as connection:
             self.membership.enter(connection, self._host.clock.time())
-        self._load()
+        self.follower.load()
 
     def start(self) -> None:
         """Start the thread."""
@@ -236,19 +239,25 @@ class Writer:
                 self._write_each(records, rows)
                 continue
             self._safe(records, rows)
-            if not more and len(records) < BATCH:
+            if not more and not len(self._backlog):
                 return
 
     def _rows_of(self, records: list[TaskRecord]) -> dict[str, Written]:
+        """Return the rows of the first records, as many as make no huge batch."""
         rows: dict[str, Written] = {}
+        size = 0
         for number, record in enumerate(records, 1):
+            if size > _MAX_TEXT:
+                del records[number - 1 :]
+                break
             if number % _SLICE == 0:
                 # Whoever waits for the interpreter, a loop say, gets it now and not 5 ms later.
-                self._clock.sleep(_BREATH)
+                self._clock.sleep(BREATH)
             try:
                 # A final one does not change any more.
                 still = record if record.status.is_final else self._host.snapshot(record)
-                rows[record.task_id] = row_of(still)
+                row = rows[record.task_id] = row_of(still)
+                size += len(row.text)
             except Exception as error:  # this one cannot be written, the others can
                 self._give_up([record], error)
         return rows
@@ -256,10 +265,13 @@ class Writer:
     def _write_batch(self, rows: list[Written], bound: float | None) -> bool:
         """Write rows, and remove what is to be; True if there is more to remove."""
         with self._database.writing() as connection:
-            version, removed = self.statements.advance(connection)
-            self.membership.beat(connection)
+            version, removed = self.membership.turn(connection)
+            beats = self._beat_is_due()
+            if beats:
+                self.membership.beat(connection)
             if rows:
                 self.statements.put(connection, rows, self.membership.process_id, version)
+                self._tell_of_strangers(connection, rows)
             left = False
             if bound is not None:
                 removed = max(removed, bound)
@@ -268,14 +280,26 @@ class Writer:
                 row.ended_at is not None and row.ended_at <= removed for row in rows
             ):
                 left = self.statements.remove(connection, removed)
-        self._beaten = self._clock.monotonic()
-        if version == self._version + 1:
-            # Nobody else has written in between, so there is nothing to read either.
-            self._version = version
+        if beats:
+            self._beaten = self._clock.monotonic()
+        self.follower.wrote(version)
         with self._lock:
             if self._remove_up_to == bound and not left:
                 self._remove_up_to = None
             return self._remove_up_to is not None
+
+    def _beat_is_due(self) -> bool:
+        return self._clock.monotonic() >= self._beaten + self._pace.beat
+
+    def _tell_of_strangers(self, connection: Connection, rows: list[Written]) -> None:
+        """Log whose chosen id another process has given to a task of its own before."""
+        chosen = [row.chosen_id for row in rows if row.chosen_id and row.ended_at is not None]
+        for task_id in self.statements.strangers(connection, chosen, self.membership.process_id):
+            _LOGGER.error(
+                "task %r of this process is not kept: another process had given its id to a "
+                "task before",
+                task_id,
+            )
 
     def _write_each(self, records: list[TaskRecord], rows: dict[str, Written]) -> None:
         """Write the records of a batch that was refused one by one, without the bad ones."""
@@ -310,79 +334,18 @@ class Writer:
 
     def follow(self) -> None:
         """Look at what the others have written, and whether they live, if it is time."""
-        now, pace = self._clock.monotonic(), self._pace
-        if now >= self._beaten + pace.beat:
+        monotonic, pace = self._clock.monotonic, self._pace
+        if self._beat_is_due():
             with self._database.writing() as connection:
                 self.membership.beat(connection)
-            self._beaten = now
-        if now >= self._watched + pace.beat:
-            # After each look this process must have written once before the next.
-            self.watch()
-            self._watched = now
-        if now >= self._looked + pace.look:
-            self.look()
-            self._looked = self._clock.monotonic()
-
-    def look(self) -> None:
-        """Take in what other processes have written since the last look."""
-        with self._database.reading() as connection:
-            version, removed = self.statements.position(connection)
-            # No id comes before the empty one, in no collation.
-            place, task_id = self._version + 1, ""
-            while version != self._version:
-                rows = self.statements.since(connection, place, task_id, self.membership.process_id)
-                self._take_in(rows)
-                if len(rows) < CHUNK:
-                    break
-                place, task_id = rows[-1][-2], rows[-1][0]
-        self._version = version
-        if removed > self._removed:
-            self._removed = removed
-            self._mirror.follow(removed)
-
-    def _take_in(self, rows: list[Row]) -> None:
-        own = self.membership.process_id
-        others = []
-        for row in rows:
-            if row[-1] != own:
-                others.append(row[:-2])
-            elif row[7] is None:
-                record = self._backlog.live.get(row[0])
-                if record is not None and not record.cancel_requested:
-                    self._host.cancel(row[0])
-        # In the order of their end: the oldest are removed first.
-        others.sort(key=lambda row: row[7] or 0.0)
-        for at in range(0, len(others), _SLICE * _SLICE):
-            if at:
-                self._clock.sleep(_BREATH)
-            self._mirror.absorb(others[at : at + _SLICE * _SLICE])
-
-    def watch(self) -> None:
-        """See whether all others live, and end or take over the tasks of those that do not."""
-        with self._database.reading() as connection:
-            dead = self.membership.watch(connection)
-            orphans = self.membership.has_orphans(connection)
-        if not dead and not orphans:
-            return
-        with self._database.writing() as connection:
-            version, _ = self.statements.advance(connection)
-            self.membership.beat(connection)
-            self.membership.bury(connection, dead)
-            now = self._host.clock.time()
-            adopted = self.membership.claim(connection, version, now)
-            records = self.read(connection, adopted)
-        for record in records:
-            self._mirror.forget(record.task_id)
-        if records:
-            self._host.adopt(records)
-
-    def read(self, connection: Any, task_ids: Collection[str]) -> list[TaskRecord]:
-        """Return what the database has of some ids; any thread."""
-        wanted = list(task_ids)
-        rows: list[Row] = []
-        for at in range(0, len(wanted), CHUNK):
-            rows += self.statements.of_ids(connection, wanted[at : at + CHUNK])
-        return self._mirror.read(row for row in rows if row[7] is None or row[7] > self._removed)
+            self._beaten = monotonic()
+        # The time is taken afterwards: after a lock that took long, the others get theirs.
+        if monotonic() >= self._watched + pace.beat:
+            self.follower.watch()
+            self._watched = monotonic()
+        if monotonic() >= self._looked + pace.look:
+            self.follower.look()
+            self._looked = monotonic()
 
     def _come_back(self) -> None:
         """Go on as somebody new: the others have given this process up, and its tasks."""
@@ -396,22 +359,3 @@ class Writer:
                 self.membership.enter(connection, self._host.clock.time())
         except FAULTS as error:
             self._failed(error)
-
-    def _load(self) -> None:
-        """Take in what the database has; before the thread starts."""
-        with self._database.reading() as connection:
-            self._version, self._removed = self.statements.position(connection)
-            place, task_id, more = math.nextafter(self._removed, math.inf), "", True
-            while more:
-                rows = self.statements.history(connection, place, task_id)
-                self._mirror.absorb(rows)
-                more = len(rows) == CHUNK
-                if more:
-                    place, task_id = rows[-1][7], rows[-1][0]
-            task_id, more = "", True
-            while more:
-                rows = self.statements.live(connection, task_id)
-                self._mirror.absorb(rows)
-                more = len(rows) == CHUNK
-                if more:
-                    task_id = rows[-1][0]

@@ -246,7 +246,7 @@ class SQLStore:
         wanted = [task_id for task_id in task_ids if can_be_kept(task_id)]
         try:
             with self._database.reading() as connection:
-                return self._writer.read(connection, wanted)
+                return self._writer.follower.read(connection, wanted)
         except FAULTS as error:
             raise self._unavailable(error) from error
 
@@ -263,7 +263,7 @@ class SQLStore:
             return False
         try:
             with self._database.writing() as connection:
-                version, _ = self._writer.statements.advance(connection)
+                version, _, _ = self._writer.statements.advance(connection, "")
                 return self._writer.statements.request_cancel(connection, task_id, version)
         except FAULTS as error:
             raise self._unavailable(error) from error

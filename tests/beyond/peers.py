@@ -133,12 +133,12 @@ class Peer:
         """Give a sign of life and look whether the others gave theirs."""
         with self.database.writing() as connection:
             self.writer.membership.beat(connection)
-        self.writer.watch()
+        self.writer.follower.watch()
 
     def writer_reads(self, task_ids: list[str]) -> dict[str, TaskStatus]:
         """Return what the database says now of some tasks."""
         with self.database.reading() as connection:
-            found = self.writer.read(connection, task_ids)
+            found = self.writer.follower.read(connection, task_ids)
         return {record.task_id: record.status for record in found}
 
     def row(self, record: TaskRecord) -> Any:

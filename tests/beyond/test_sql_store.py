@@ -246,7 +246,7 @@ async def test_clean_up_reaches_the_other_process(sqlite_url: str) -> None:
             (other,) = peer.finished()
             assert await manager.get_task(other.task_id) is not None
         store: Any = manager._core.ledger.store
-        store._writer.look()
+        store._writer.follower.look()
         assert manager.cleanup_completed_tasks(0.0) >= 1
         assert manager.get_stats()["completed"] == len(manager.get_all_tasks())
 
@@ -263,7 +263,7 @@ def test_live_tasks_of_others_are_listed(sqlite_url: str) -> None:
         for peer in (one, two):
             peer.writer.write()
         for peer in (one, two):
-            peer.writer.look()
+            peer.writer.follower.look()
 
         assert {record.task_id for record in two.mirror.records()} == {
             waiting.task_id,
@@ -285,11 +285,11 @@ def test_task_of_another_process_that_ends(sqlite_url: str) -> None:
     with peers(sqlite_url) as (one, two):
         task = one.accept()
         one.writer.write()
-        two.writer.look()
+        two.writer.follower.look()
         one.end(task, FAILED)
         one.writer.write()
-        two.writer.look()
-        two.writer.look()
+        two.writer.follower.look()
+        two.writer.follower.look()
 
         assert [record.status for record in two.mirror.records()] == [FAILED]
         assert counted(two) == {"failed": 1}
@@ -314,7 +314,7 @@ def test_unknown_result_is_plain(sqlite_url: str) -> None:
     with peers(sqlite_url) as (one, two):
         task = one.end(one.accept(), result=[1, {"a": None}])
         one.writer.write()
-        two.writer.look()
+        two.writer.follower.look()
         found = two.mirror.get(task.task_id)
 
     assert found is not None
@@ -328,7 +328,7 @@ def test_error_text_that_is_no_error(sqlite_url: str) -> None:
         one.writer.write()
         with one.database.writing() as connection:
             connection.exec_driver_sql("UPDATE asyncframe_tasks SET error = 'no JSON'")
-        two.writer.look()
+        two.writer.follower.look()
         found = two.mirror.get(task.task_id)
 
     assert found is not None
@@ -376,7 +376,7 @@ def test_host_is_told_of_cancellation_once(sqlite_url: str) -> None:
     asked = threading.Event()
     host.cancel = lambda task_id: (host.cancelled.append(task_id), asked.set())  # type: ignore[assignment,func-returns-value]  # a spy
     with peers(sqlite_url, 1) as (peer,), peer.database.writing() as connection:
-        version, _ = peer.writer.statements.advance(connection)
+        version, _, _ = peer.writer.statements.advance(connection, "")
         assert peer.writer.statements.request_cancel(connection, record.task_id, version)
     assert asked.wait(10)
     record.cancel_requested = True
@@ -390,11 +390,11 @@ def test_listed_as_soon_as_somebody_was_told(sqlite_url: str) -> None:
     with peers(sqlite_url) as (one, two):
         task = one.accept()
         one.writer.write()
-        two.writer.look()
+        two.writer.follower.look()
         one.end(task)
         one.writer.write()
         assert two.writer_reads([task.task_id]) == {task.task_id: COMPLETED}
 
         assert [record.status for record in two.mirror.records()] == [COMPLETED]
-        two.writer.look()
+        two.writer.follower.look()
         assert counted(two) == {"completed": 1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ class Process:
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
 
@@ -38,17 +40,30 @@ class Process:
         assert self._process.stdout is not None
         return self._process.stdout.readline().split()
 
+    def read_log(self, text: str) -> bool:
+        """Read what it logs up to a line with *text*; False if it ends before."""
+        assert self._process.stderr is not None
+        return any(text in line for line in self._process.stderr)
+
     def let_run(self, count: int) -> None:
         """Let so many tasks go on."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n" * count)
         self._process.stdin.flush()
 
+    def suspend(self) -> None:
+        """Let it stand still."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """End it at once, as the kernel would for want of memory."""
         self._process.kill()
         self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             assert pipe is not None
             pipe.close()
 
@@ -152,6 +167,28 @@ async def kill_at_random(url: str, folder: Path, rng: random.Random) -> None:
         killed.kill()
     found = await check_after_kill(url, ran, accepted)
     assert found.keys() == set(accepted), "what was acknowledged is there"
+
+
+async def test_suspended_process_changes_nothing(sql_url: str, tmp_path: Path) -> None:
+    """What a process that was given up does when it goes on does not bring its tasks back."""
+    folder = tmp_path / "ran"
+    folder.mkdir()
+    with process(sql_url, folder, 4) as suspended:
+        _, *ids = suspended.read()
+        async with setup_async_framework(None, store=survivor(sql_url)):
+            manager = get_task_manager()
+            assert await manager.get_task(ids[-1]) is not None
+            suspended.suspend()
+            for task_id in ids:
+                with pytest.raises(TaskInterruptedError):
+                    await manager.get_result(task_id, timeout=15)
+            suspended.let_run(4)
+            suspended.resume()
+            # It has two workers, whose tasks run on; it says so when it finds out.
+            assert suspended.read_log("given it up")
+            assert {str(manager.get_all_tasks()[task_id]["status"]) for task_id in ids} == {
+                "interrupted"
+            }
 
 
 async def test_ten_seconds_at_the_latest(sqlite_url: str, tmp_path: Path) -> None:

@@ -46,10 +46,11 @@ def test_only_its_own_beats_count(sql_url: str) -> None:
         assert living(two) == {one.process_id, two.process_id}
 
 
-def test_every_batch_is_a_sign_of_life(sql_url: str) -> None:
-    """A process that is busy writing lives, though it gives no further sign."""
+def test_a_batch_is_a_sign_of_life(sql_url: str) -> None:
+    """A process that is busy writing lives, though it never gets to give a sign besides."""
     with peers(sql_url) as (busy, watching):
         for _ in range(3 * MISSED):
+            busy.clock.pass_time(1.0)
             busy.accept()
             busy.writer.write()
             watching.tick()
@@ -122,7 +123,7 @@ def test_task_on_a_worker_is_taken_over(sql_url: str) -> None:
     with peers(sql_url) as (dead, alive):
         task = dead.accept(remote=True)
         dead.writer.write()
-        alive.writer.look()
+        alive.writer.follower.look()
         assert [record.task_id for record in alive.mirror.records()] == [task.task_id]
         for _ in range(MISSED + 1):
             alive.tick()
@@ -194,3 +195,17 @@ def test_sign_of_life_at_the_last_moment(sql_url: str) -> None:
 
         assert other.row(task).status == "pending"
         assert slow.process_id in living(other)
+
+
+def test_backup_that_was_put_back(sql_url: str) -> None:
+    """A database that suddenly knows less than before is read anew."""
+    with peers(sql_url) as (one, two):
+        one.finished(5)
+        two.writer.follower.look()
+        with one.database.writing() as connection:
+            connection.exec_driver_sql("UPDATE asyncframe_meta SET version = 1")
+            connection.exec_driver_sql("DELETE FROM asyncframe_tasks")
+        (task,) = one.finished()
+        two.writer.follower.look()
+
+        assert two.mirror.get(task.task_id) is not None

@@ -8,7 +8,7 @@ import pytest
 
 from framework._records import TaskRecord, TaskStatus
 from framework.exceptions import StoreUnavailableError
-from framework.stores import _statements, _writer
+from framework.stores import _follower, _statements, _writer
 from tests.beyond.peers import COMPLETED, FAILED, INTERRUPTED, PENDING, RUNNING, START, Peer, peers
 
 
@@ -22,7 +22,7 @@ def test_record_comes_back_as_it_went(sql_url: str) -> None:
         one.end(task, result={"text": "grün", "deep": [1, None, 2.5]})
         one.writer.write()
         two.clock.pass_time(500.0)
-        two.writer.look()
+        two.writer.follower.look()
         found = two.mirror.get(task.task_id)
 
     assert found is not None
@@ -86,8 +86,10 @@ def test_only_still_running_changes_after_the_end(sql_url: str) -> None:
         assert peer.row(task).status == "timeout"
 
 
-def test_row_of_another_process_is_left_alone(sql_url: str) -> None:
-    """Of two tasks with one id the one that was written first is kept."""
+def test_row_of_another_process_is_left_alone(
+    sql_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of two tasks with one id the first that was written is kept, and the other told of."""
     with peers(sql_url) as (one, two):
         first = one.accept("chosen")
         one.writer.write()
@@ -96,6 +98,8 @@ def test_row_of_another_process_is_left_alone(sql_url: str) -> None:
 
         assert one.row(first).process == one.process_id
         assert one.row(first).status == "pending"
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("task 'chosen' of this process is not kept: another process had given")
 
 
 def test_cancellation_asked_for_elsewhere_stays(sql_url: str) -> None:
@@ -108,14 +112,14 @@ def test_cancellation_asked_for_elsewhere_stays(sql_url: str) -> None:
         one.writer.write()
 
         assert one.row(task).cancel_requested == 1
-        one.writer.look()
+        one.writer.follower.look()
         assert one.host.cancelled == [task.task_id]
 
 
 def cancels(peer: Peer, task_id: str) -> bool:
     """Ask for a task's cancellation as the store does."""
     with peer.database.writing() as connection:
-        version, _ = peer.writer.statements.advance(connection)
+        version, _, _ = peer.writer.statements.advance(connection, "")
         return peer.writer.statements.request_cancel(connection, task_id, version)
 
 
@@ -135,22 +139,33 @@ def test_batches_are_bounded(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> N
         tasks = [one.end(one.accept()) for _ in range(25)]
         one.writer.write()
         versions = {one.row(task).version for task in tasks}
-        two.writer.look()
+        two.writer.follower.look()
 
         assert len(versions) == 3
         assert len(one.backlog) == 0
         assert all(two.mirror.get(task.task_id) for task in tasks)
 
 
+def test_large_results_make_small_batches(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records with large results are written in several transactions, all of them."""
+    monkeypatch.setattr(_writer, "_MAX_TEXT", 5_000)
+    with peers(sql_url, 1) as (peer,):
+        tasks = [peer.end(peer.accept(), result="x" * 2_000) for _ in range(7)]
+        peer.writer.write()
+
+        assert len({peer.row(task).version for task in tasks}) == 3
+        assert len(peer.backlog) == 0
+
+
 def test_reading_in_pieces_misses_nothing(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of one transaction that are read in several pieces are all read, once each."""
-    monkeypatch.setattr(_writer, "CHUNK", 4)
+    monkeypatch.setattr(_follower, "CHUNK", 4)
     monkeypatch.setattr(_statements, "CHUNK", 4)
     with peers(sql_url) as (one, two):
         tasks = [one.end(one.accept()) for _ in range(11)]
         live = [one.accept() for _ in range(9)]
         one.writer.write()
-        two.writer.look()
+        two.writer.follower.look()
 
         ids = [record.task_id for record in two.mirror.records()]
         assert sorted(ids) == sorted(task.task_id for task in [*tasks, *live])
@@ -178,7 +193,7 @@ def test_hostile_texts(sql_url: str, text: str) -> None:
         one.end(task, result={"x": text} if text.isascii() else None)
         beside = one.end(one.accept())
         one.writer.write()
-        two.writer.look()
+        two.writer.follower.look()
         found = two.mirror.get(task.task_id)
 
         assert two.mirror.get(beside.task_id)
@@ -227,13 +242,13 @@ def test_removed_tasks_are_removed_everywhere(sql_url: str) -> None:
     with peers(sql_url) as (one, two):
         tasks = one.finished(5)
         two.clock.pass_time(5.0)
-        two.writer.look()
+        two.writer.follower.look()
         removed, _, bound = two.mirror.remove(ended_before=102.5, keep=None, completed=False)
         assert removed == 3
         assert bound is not None
         two.writer.remove(bound)
         two.writer.write()
-        one.writer.look()
+        one.writer.follower.look()
 
         left = [task.task_id for task in tasks[3:]]
         assert sorted(one.ids()) == sorted(left)
@@ -246,7 +261,7 @@ def test_too_many_are_removed(sql_url: str) -> None:
     with peers(sql_url) as (one, two):
         first = one.finished(3)
         two.clock.pass_time(10.0)
-        two.writer.look()
+        two.writer.follower.look()
         second = two.finished(3)
         removed, records, bound = two.mirror.remove(ended_before=None, keep=2, completed=True)
         assert bound is not None
@@ -362,7 +377,7 @@ def test_interrupted_by_others_is_read_so(sql_url: str) -> None:
         one.writer.write()
         for _ in range(7):
             two.tick()
-        three.writer.look()
+        three.writer.follower.look()
         found = three.mirror.get(task.task_id)
 
         assert found is not None

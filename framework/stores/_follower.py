@@ -1,0 +1,157 @@
+"""What the other processes write, and what becomes of those that die.
+
+Guarantees: every change that another process has committed is taken in, once it can be
+read; versions are handed out in the order of the commits, so none is passed over.
+Relies on: being called on the store's own thread, but for `Follower.read`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Final
+
+from sqlalchemy.engine import Connection
+
+from framework._clock import SystemClock
+from framework._records import TaskRecord
+from framework.protocols import StoreHost
+from framework.stores._backlog import Backlog
+from framework.stores._database import Database
+from framework.stores._membership import Membership
+from framework.stores._mirror import Mirror
+from framework.stores._statements import CHUNK, Row, Statements
+
+BREATH: Final = 0.0001
+"""Seconds for which the thread lets others have the interpreter, in between."""
+
+_SLICE: Final = 64
+"""Rows that are taken in before a breath."""
+
+
+class Follower:
+    """Follows the other processes.
+
+    Args:
+        database: Which they share.
+        statements: How it is asked.
+        membership: This process among them.
+        backlog: Has this process's live tasks.
+        mirror: Takes in what is found.
+        host: The framework.
+        clock: Real time.
+
+    Attributes:
+        version: Up to which all changes were read.
+        removed: Up to which wall second ended tasks were removed.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        statements: Statements,
+        membership: Membership,
+        backlog: Backlog,
+        mirror: Mirror,
+        host: StoreHost,
+        clock: SystemClock,
+    ) -> None:
+        self._database = database
+        self._statements = statements
+        self._membership = membership
+        self._backlog = backlog
+        self._mirror = mirror
+        self._host = host
+        self._clock = clock
+        self.version = 0
+        self.removed = 0.0
+
+    def wrote(self, version: int) -> None:
+        """Note that this process itself has made a change."""
+        if version == self.version + 1:
+            # Nobody else has written in between, so there is nothing to read either.
+            self.version = version
+
+    def look(self) -> None:
+        """Take in what other processes have written since the last look."""
+        process = self._membership.process_id
+        found: list[Row] = []
+        with self._database.reading() as connection:
+            version, removed = self._statements.position(connection)
+            # No id comes before the empty one, in no collation. A backup that was put back
+            # has less than was read before; then all is read anew.
+            place, task_id = self.version + 1 if version >= self.version else 0, ""
+            more = version != self.version
+            while more:
+                rows = self._statements.since(connection, place, task_id, process)
+                found += rows
+                more = len(rows) == CHUNK
+                if more:
+                    place, task_id = rows[-1][-2], rows[-1][0]
+        self._take_in(found)
+        self.version = version
+        if removed > self.removed:
+            self.removed = removed
+            self._mirror.follow(removed)
+
+    def _take_in(self, rows: list[Row]) -> None:
+        own = self._membership.process_id
+        others = []
+        for row in rows:
+            if row[-1] != own:
+                others.append(row[:-2])
+            elif row[7] is None:
+                record = self._backlog.live.get(row[0])
+                if record is not None and not record.cancel_requested:
+                    self._host.cancel(row[0])
+        # In the order of their end: the oldest are removed first.
+        others.sort(key=lambda row: row[7] or 0.0)
+        for at in range(0, len(others), _SLICE):
+            if at:
+                self._clock.sleep(BREATH)
+            self._mirror.absorb(others[at : at + _SLICE])
+
+    def watch(self) -> None:
+        """See whether all others live, and end or take over the tasks of those that do not."""
+        with self._database.reading() as connection:
+            dead = self._membership.watch(connection)
+            orphans = self._membership.has_orphans(connection)
+        if not dead and not orphans:
+            return
+        with self._database.writing() as connection:
+            version, _ = self._membership.turn(connection)
+            self._membership.bury(connection, dead)
+            now = self._host.clock.time()
+            adopted = self._membership.claim(connection, version, now)
+            records = self.read(connection, adopted)
+        for record in records:
+            self._mirror.forget(record.task_id)
+        if records:
+            self._host.adopt(records)
+
+    def read(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
+        """Return what the database has of some ids; any thread."""
+        wanted = list(task_ids)
+        rows: list[Row] = []
+        for at in range(0, len(wanted), CHUNK):
+            rows += self._statements.of_ids(connection, wanted[at : at + CHUNK])
+        return self._mirror.read(row for row in rows if row[7] is None or row[7] > self.removed)
+
+    def load(self) -> None:
+        """Take in what the database has; before all else."""
+        with self._database.reading() as connection:
+            self.version, self.removed = self._statements.position(connection)
+            place, task_id, more = math.nextafter(self.removed, math.inf), "", True
+            while more:
+                rows = self._statements.history(connection, place, task_id)
+                self._mirror.absorb(rows)
+                more = len(rows) == CHUNK
+                if more:
+                    place, task_id = rows[-1][7], rows[-1][0]
+            task_id, more = "", True
+            while more:
+                rows = self._statements.live(connection, task_id)
+                self._mirror.absorb(rows)
+                more = len(rows) == CHUNK
+                if more:
+                    task_id = rows[-1][0]
