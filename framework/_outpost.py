@@ -48,7 +48,7 @@ _KEPT: Final = 1_000
 """How many finished tasks are remembered, of those that tasks here wait for."""
 
 _PROGRESS_EVERY: Final = 0.05
-_PAUSES: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 4.0)
+_PAUSES: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
 """Seconds between tries to tell Redis of an end; then the worker's parent goes on."""
 
 
@@ -238,6 +238,7 @@ class Outpost:
                 return None
             if pause is not None:
                 self.clock.sleep(pause)
+        _LOGGER.warning("the end of task %s is left to the worker's own process", task_id)
         return call
 
     # -- what is told while a body runs

@@ -7,6 +7,7 @@ import threading
 from typing import Any, Final
 
 from billiard.exceptions import TimeLimitExceeded
+from celery.exceptions import Ignore
 from celery.worker.request import Request
 
 from framework import _wire
@@ -21,6 +22,13 @@ _AWAY: Final = 1.0
 """Seconds between tries to tell Redis, which is away, of an outcome."""
 
 
+class UnsaidError(Ignore):  # type: ignore[misc]  # Celery has no types
+    """Hands an outcome that Redis did not take to the worker's own process.
+
+    The one argument is what `State.end` is to be called with.
+    """
+
+
 class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
     """A delivery as the worker's own process sees it."""
 
@@ -32,9 +40,11 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
         super().on_accepted(pid, time_accepted)
 
     def on_failure(self, exc_info: Any, **kwargs: Any) -> None:
-        """Tell of a task that is about to be killed for its limit; see `_tell_timeout`."""
-        error = exc_info.exception
-        if isinstance(getattr(error, "exc", error), TimeLimitExceeded) and not self._tell_timeout():
+        """See to what the task's own process could not see to."""
+        error = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(error, UnsaidError):
+            self._insist(error.args[0])
+        elif isinstance(error, TimeLimitExceeded) and not self._tell_timeout():
             self.reject(requeue=True)
         super().on_failure(exc_info, **kwargs)
 
@@ -60,23 +70,17 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
             _LOGGER.exception("the timeout of task %s is not told", self.id)
             return False
 
-    def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> None:
-        """Acknowledge a delivery, once its end is told."""
-        failed, value, _ = failed__retval__runtime
-        if failed or not isinstance(value, dict):
-            super().on_success(failed__retval__runtime, **kwargs)
-            return
-        state = self.task.asyncframe_engine.state
+    def _insist(self, call: dict[str, Any]) -> None:
+        """Tell Redis of an outcome as soon as it is there again."""
+        state, clock = self.task.asyncframe_engine.state, SystemClock()
 
-        def insist() -> None:
-            clock = SystemClock()
+        def tell() -> None:
             while True:
                 try:
-                    state.end(**value)
-                except Exception:  # Redis is still away
+                    state.end(**call)
+                except Exception:  # it is still away
                     clock.sleep(_AWAY)
                 else:
                     return
 
-        threading.Thread(target=insist, name="asyncframe-outcome", daemon=True).start()
-        super().on_success(failed__retval__runtime, **kwargs)
+        threading.Thread(target=tell, name="asyncframe-outcome", daemon=True).start()

@@ -221,7 +221,8 @@ class Schedules:
             return
         try:
             table.latest = core.accept(schedule.spec, (), {}, sys._getframe())
-        except FrameworkError as error:  # a full queue must not end the schedule
+        # A full queue must not end the schedule, nor an engine that refuses the function.
+        except (FrameworkError, ValueError, TypeError) as error:
             core.ledger.count("scheduled_skipped")
             _LOGGER.warning("scheduled %s was skipped: %s", schedule.spec.name, error)
 

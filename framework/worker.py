@@ -26,6 +26,7 @@ except ImportError as _error:
         "framework.worker needs Celery: install it with pip install asyncframe[celery]"
     ) from _error
 
+from framework._requests import UnsaidError
 from framework.engines import _settings
 from framework.engines._entries import Entry
 from framework.engines._messages import Message, MessageError
@@ -74,13 +75,11 @@ class _Process:
 _PROCESS = _Process()
 
 
-def deliver(engine: CeleryEngine, given: object) -> Any:
+def deliver(engine: CeleryEngine, given: object) -> None:
     """Run one delivery to its end, or see that it goes on elsewhere.
 
-    Returns:
-        None, or what the worker's parent is to tell Redis, since this process could not.
-
     Raises:
+        UnsaidError: If Redis did not take the outcome; the worker's own process goes on.
         Reject: If Redis does not answer; the broker gives the message out again.
     """
     outpost = _PROCESS.enter(engine)
@@ -89,16 +88,19 @@ def deliver(engine: CeleryEngine, given: object) -> Any:
         message = Message.from_json(given)
     except MessageError as error:
         _refuse(engine, given, error)
-        return None
+        return
     try:
-        return _deliver(engine, outpost, message)
+        unsaid = _deliver(engine, outpost, message)
     except engine.errors as error:
         _LOGGER.warning("task %s is handed back: %r", message.task_id, error)
         outpost.clock.sleep(_AWAY)
         raise Reject(error, requeue=True) from error
+    if unsaid is not None:
+        raise UnsaidError(unsaid)
 
 
-def _deliver(engine: CeleryEngine, outpost: Outpost, message: Message) -> Any:
+def _deliver(engine: CeleryEngine, outpost: Outpost, message: Message) -> dict[str, Any] | None:
+    """Do as `deliver`; return what `State.end` is to be called with, if that is open."""
     state, early = engine.state, message.due - outpost.clock.time()
     if early > _EARLY:
         _send(engine, message)
@@ -131,7 +133,9 @@ def _deliver(engine: CeleryEngine, outpost: Outpost, message: Message) -> Any:
 _EARLY: Final = 0.001
 
 
-def _run(engine: CeleryEngine, outpost: Outpost, message: Message, attempts: int) -> Any:
+def _run(
+    engine: CeleryEngine, outpost: Outpost, message: Message, attempts: int
+) -> dict[str, Any] | None:
     spec = engine.functions.spec(message.fn)
     if spec is None:
         told = LookupError(
@@ -159,7 +163,8 @@ def _run(engine: CeleryEngine, outpost: Outpost, message: Message, attempts: int
     # Before the message is acknowledged: this process may be ended right after.
     engine.flush()
     if not isinstance(outcome, PublishAgain):
-        return outcome
+        unsaid: dict[str, Any] | None = outcome
+        return unsaid
     left = message.left
     if left is not None:
         left = max(left - (outpost.clock.monotonic() - began), 0.0)
