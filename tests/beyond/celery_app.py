@@ -7,6 +7,7 @@ from typing import Any
 
 from celery import Celery, signals
 
+from framework import _outpost
 from framework.engines import _settings
 from framework.engines.celery import CeleryEngine
 from tests.beyond import celery_tasks
@@ -31,10 +32,14 @@ def _number(name: str, default: float) -> float:
 _settings.MARGIN = _number("MARGIN", _settings.MARGIN)  # type: ignore[misc]  # final elsewhere
 _settings.HOLD = _number("HOLD", _settings.HOLD)  # type: ignore[misc]  # as above
 
+if "ASYNCFRAME_TEST_IMPATIENT" in os.environ:
+    _outpost._PAUSES = (0.05,)  # type: ignore[misc,assignment]  # as above
+
 engine = make(
     os.environ.get("ASYNCFRAME_TEST_REDIS", "redis://127.0.0.1:1/0"),
     max_limit=_number("MAX_LIMIT", 60.0),
     default_limit=min(15.0, _number("MAX_LIMIT", 60.0)),
+    queue=os.environ.get("ASYNCFRAME_TEST_QUEUE"),
     allow_soft_limits="ASYNCFRAME_TEST_SOFT" in os.environ,
 )
 celery_app = engine.app

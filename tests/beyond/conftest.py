@@ -90,6 +90,27 @@ def celery_engine(celery_redis: RedisServer, celery_worker: CeleryWorker) -> Cel
     return make(celery_redis.url)
 
 
+@pytest.fixture(scope="session")
+def fragile_worker(celery_redis: RedisServer) -> Iterator[CeleryWorker]:
+    """Another worker, with a queue of its own, whose processes may be killed.
+
+    What they have covered is lost with them, which is a pity for no other test then.
+    """
+    options = ("--concurrency", "2", "-Q", "fragile", "-n", "fragile@%h")
+    environment = {"ASYNCFRAME_TEST_QUEUE": "fragile"}
+    app = "tests.beyond.celery_app:celery_app"
+    with closing(CeleryWorker(app, celery_redis.url, *options, environment=environment)) as worker:
+        yield worker.start()
+
+
+@pytest.fixture
+def fragile_engine(celery_redis: RedisServer, fragile_worker: CeleryWorker) -> CeleryEngine:
+    """An engine whose tasks that worker runs."""
+    from tests.beyond.celery_app import make
+
+    return make(celery_redis.url, queue="fragile")
+
+
 @pytest.fixture
 def conformance_engine(celery_engine: CeleryEngine) -> CeleryEngine:
     """The engine of the conformance suite, by the name that it asks for."""

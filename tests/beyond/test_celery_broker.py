@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +27,10 @@ from framework.engines.celery import CeleryEngine
 from framework.exceptions import BrokerUnavailableError
 from tests.beyond import celery_tasks
 from tests.beyond.celery_app import make
+from tests.beyond.conformance import tasks
+from tests.beyond.conformance.backends import Gate
 from tests.beyond.servers import RedisServer
+from tests.beyond.workers import CeleryWorker, client_of
 
 PATIENCE = 15.0
 """Real seconds that something may take at most before the test fails."""
@@ -64,11 +70,11 @@ async def said() -> AsyncIterator[Said]:
 
 async def published(server: RedisServer) -> dict[str, Any]:
     """Take the next message from the broker and return what it says of its task."""
-    async with redis.asyncio.Redis.from_url(server.url, decode_responses=True) as client:
-        found = await client.blpop(["celery"], timeout=PATIENCE)
+    async with redis.asyncio.Redis.from_url(
+        server.url, decode_responses=True, socket_timeout=None
+    ) as client:
+        found = await client.brpop(["celery"], timeout=PATIENCE)
     assert found is not None
-    import base64
-
     args, _, _ = json.loads(base64.b64decode(json.loads(found[1])["body"]))
     message: dict[str, Any] = args[0]
     return message
@@ -179,7 +185,7 @@ async def test_published_tasks_outlive_the_app(redis_server: RedisServer) -> Non
 async def test_lost_data(redis_server: RedisServer) -> None:
     """A task that Redis has lost with all its data is INTERRUPTED, and says so."""
     async with (
-        redis.asyncio.Redis.from_url(redis_server.url) as client,
+        client_of(redis_server.url) as client,
         setup_async_framework(None, engine=make(redis_server.url)),
     ):
         task_id = celery_tasks.mark("first")
@@ -193,11 +199,40 @@ async def test_lost_data(redis_server: RedisServer) -> None:
         assert reason == "Redis does not know it any more: its data was lost or evicted"
 
 
+@pytest.mark.parametrize("environment", [{}, {"ASYNCFRAME_TEST_IMPATIENT": "1"}])
+async def test_end_while_it_is_away(
+    redis_server: RedisServer, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """What a task returns while Redis is away is told when that is back, and is its result.
+
+    Its process waits for a while, and then the worker itself does, which no limit ends.
+    """
+    gate = Gate(tmp_path / "gate")
+    app = "tests.beyond.celery_app:celery_app"
+    with closing(CeleryWorker(app, redis_server.url, environment=environment)) as worker:
+        worker.start()
+        async with setup_async_framework(None, engine=make(redis_server.url)):
+            started = asyncio.Event()
+            loop, manager = asyncio.get_running_loop(), get_task_manager()
+            manager.subscribe(lambda _: loop.call_soon_threadsafe(started.set), kinds=["started"])
+            task_id = tasks.hold(gate.path)
+            await asyncio.wait_for(started.wait(), PATIENCE)
+            redis_server.stop()
+            gate.open("word")
+            await asyncio.to_thread(worker.saw, f"the end of task {task_id} is not told yet")
+            if environment:
+                left = f"the end of task {task_id} is left to the worker's own process"
+                await asyncio.to_thread(worker.saw, left)
+            redis_server.start()
+            assert await manager.get_result(task_id, timeout=PATIENCE) == "word"
+    gate.close()
+
+
 async def test_missed_report(redis_url: str, shared_redis: RedisServer) -> None:
     """A report that was missed is made good as soon as a later one shows the gap."""
     engine = make(redis_url)
     async with (
-        redis.asyncio.Redis.from_url(redis_url) as client,
+        client_of(redis_url) as client,
         setup_async_framework(None, engine=engine),
     ):
         first, second = celery_tasks.mark("first"), celery_tasks.mark("second")
@@ -221,7 +256,7 @@ async def test_missed_report(redis_url: str, shared_redis: RedisServer) -> None:
 async def test_bounded_reports(redis_url: str) -> None:
     """The stream of reports does not grow for ever."""
     engine = make(redis_url)
-    async with redis.asyncio.Redis.from_url(redis_url) as client:
+    async with client_of(redis_url) as client:
         pipe = client.pipeline(transaction=False)
         for _ in range(_scripts.REPORTS_KEPT + 2_000):
             pipe.xadd(engine.state.reports, {"k": "poke"})

@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 import redis
 
-from framework import TaskManager, get_task_manager, setup_async_framework
+from framework import TaskManager, get_task_manager, scheduled_task, setup_async_framework
 from framework.engines._messages import Message, MessageError, signature_hash
 from framework.engines.celery import CeleryEngine
 from tests.beyond import celery_tasks
@@ -184,6 +184,21 @@ async def test_no_limit(celery_redis: RedisServer) -> None:
             celery_tasks.mark("x")
         with pytest.raises(ValueError, match=r"timeout must be given for .*mark"):
             await get_task_manager().submit(celery_tasks.mark, ("x",), timeout=float("inf"))
+
+
+async def test_schedule_that_is_refused(
+    celery_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A scheduled function that the engine refuses is skipped, and the app starts."""
+
+    @scheduled_task(every=60, run_at_start=True)
+    def nightly() -> None:
+        raise NotImplementedError
+
+    async with setup_async_framework(None, engine=make(celery_redis.url, default_limit=None)):
+        assert get_task_manager().get_stats()["scheduled_skipped"] == 1
+    assert "nightly was skipped: timeout must be given" in caplog.text
+    assert callable(nightly)
 
 
 async def test_options_travel(manager: TaskManager, key: str) -> None:

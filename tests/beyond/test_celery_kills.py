@@ -14,7 +14,15 @@ import psutil
 import pytest
 import redis.asyncio
 
-from framework import TaskInterruptedError, TaskManager, get_task_manager, setup_async_framework
+from framework import (
+    TaskInterruptedError,
+    TaskManager,
+    TaskStatus,
+    TaskTimeoutError,
+    get_task_manager,
+    setup_async_framework,
+)
+from framework.engines._messages import Message
 from framework.engines.celery import CeleryEngine
 from tests.beyond import celery_tasks
 from tests.beyond.celery_app import make
@@ -60,7 +68,9 @@ async def manager(engine: CeleryEngine) -> AsyncIterator[TaskManager]:
 @pytest.fixture
 async def lists(url: str) -> AsyncIterator[Any]:
     """The Redis in whose lists tasks tell what they do."""
-    async with redis.asyncio.Redis.from_url(url, decode_responses=True) as client:
+    async with redis.asyncio.Redis.from_url(
+        url, decode_responses=True, socket_timeout=None
+    ) as client:
         yield client
 
 
@@ -83,6 +93,22 @@ def workers(url: str) -> Iterator[Any]:
         worker.close()
 
 
+@pytest.fixture
+async def fragile(fragile_engine: CeleryEngine) -> AsyncIterator[TaskManager]:
+    """The manager of a framework whose tasks the worker runs that may be killed."""
+    async with setup_async_framework(None, engine=fragile_engine, graceful_shutdown_timeout=1.0):
+        yield get_task_manager()
+
+
+@pytest.fixture
+async def fragile_lists(celery_redis: RedisServer) -> AsyncIterator[Any]:
+    """The Redis in whose lists its tasks tell what they do."""
+    async with redis.asyncio.Redis.from_url(
+        celery_redis.url, decode_responses=True, socket_timeout=None
+    ) as client:
+        yield client
+
+
 async def taken(lists: Any, key: str) -> str:
     """Wait for something in a list and take it."""
     found = await lists.blpop([key], timeout=PATIENCE)
@@ -91,15 +117,72 @@ async def taken(lists: Any, key: str) -> str:
     return value
 
 
+# -- limits
+
+
+async def test_blocking_code_is_killed(fragile: TaskManager, fragile_lists: Any, key: str) -> None:
+    """Blocking code is TIMEOUT at its limit, and its process ends within a second of it."""
+    task_id = await fragile.submit(celery_tasks.hold, (key,), timeout=0.5)
+    pid = int(await taken(fragile_lists, f"{key}:started"))
+    with pytest.raises(TaskTimeoutError) as caught:
+        await fragile.get_result(task_id, timeout=PATIENCE)
+    assert caught.value.limit == 0.5
+    await ended(pid)
+    assert await fragile_lists.llen(f"{key}:done") == 0
+    task = await fragile.get_task(task_id)
+    assert task is not None
+    assert (task.status, task.attempts) == (TaskStatus.TIMEOUT, 1)
+    assert task.duration is not None
+    assert task.duration < 1.5
+
+
+async def test_code_that_holds_the_interpreter_is_killed(
+    fragile: TaskManager, fragile_lists: Any, key: str
+) -> None:
+    """One endless call without a release of the interpreter is TIMEOUT and killed as well."""
+    task_id = await fragile.submit(celery_tasks.seize, (key,), timeout=0.3)
+    pid = int(await taken(fragile_lists, f"{key}:started"))
+    with pytest.raises(TaskTimeoutError):
+        await fragile.get_result(task_id, timeout=PATIENCE)
+    await ended(pid)
+
+
+async def test_coroutine_that_clings_is_killed(
+    fragile: TaskManager, fragile_lists: Any, key: str
+) -> None:
+    """A coroutine that swallows its cancellation is TIMEOUT, and its process is ended."""
+    task_id = await fragile.submit(celery_tasks.cling, (key,), timeout=0.3)
+    pid = int(await taken(fragile_lists, f"{key}:started"))
+    await taken(fragile_lists, f"{key}:cancelled")
+    with pytest.raises(TaskTimeoutError):
+        await fragile.get_result(task_id, timeout=PATIENCE)
+    await ended(pid)
+
+
+async def ended(pid: int) -> None:
+    """Suspend until a process, which is no child of this one, has ended."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop, gone = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(descriptor, gone.set)
+    try:
+        await asyncio.wait_for(gone.wait(), PATIENCE)
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+
+
+# -- deaths
+
+
 async def test_killed_child(
-    celery_engine: CeleryEngine, celery_redis: RedisServer, key: str
+    fragile_engine: CeleryEngine, fragile: TaskManager, fragile_lists: Any, key: str
 ) -> None:
     """A task whose process is killed runs again at once, and ends once."""
-    async with (
-        setup_async_framework(None, engine=celery_engine),
-        redis.asyncio.Redis.from_url(celery_redis.url, decode_responses=True) as lists,
-    ):
-        await killed_child(get_task_manager(), lists, key, rounds=2)
+    manager, lists = fragile, fragile_lists
+    await killed_child(manager, lists, key, rounds=2)
 
 
 async def killed_child(manager: TaskManager, lists: Any, key: str, rounds: int) -> None:
@@ -117,20 +200,16 @@ async def killed_child(manager: TaskManager, lists: Any, key: str, rounds: int) 
 
 
 async def test_terminated_child(
-    celery_engine: CeleryEngine, celery_redis: RedisServer, key: str
+    fragile_engine: CeleryEngine, fragile: TaskManager, fragile_lists: Any, key: str
 ) -> None:
     """SIGTERM to a process gives its task to another one, and does not fail it."""
-    async with (
-        setup_async_framework(None, engine=celery_engine),
-        redis.asyncio.Redis.from_url(celery_redis.url, decode_responses=True) as lists,
-    ):
-        manager = get_task_manager()
-        task_id = await manager.submit(celery_tasks.hold, (key,), timeout=15)
-        os.kill(int(await taken(lists, f"{key}:started")), signal.SIGTERM)
-        second = int(await taken(lists, f"{key}:started"))
-        await lists.rpush(f"{key}:gate", "go")
-        found: Any = await manager.get_result(task_id, timeout=PATIENCE)
-        assert found == second
+    manager, lists = fragile, fragile_lists
+    task_id = await manager.submit(celery_tasks.hold, (key,), timeout=15)
+    os.kill(int(await taken(lists, f"{key}:started")), signal.SIGTERM)
+    second = int(await taken(lists, f"{key}:started"))
+    await lists.rpush(f"{key}:gate", "go")
+    found: Any = await manager.get_result(task_id, timeout=PATIENCE)
+    assert found == second
 
 
 async def test_deadly_task(manager: TaskManager, lists: Any, workers: Any, key: str) -> None:
@@ -185,36 +264,30 @@ async def test_warm_stop(manager: TaskManager, lists: Any, workers: Any, key: st
 
 
 async def test_second_delivery(
-    celery_engine: CeleryEngine, celery_redis: RedisServer, key: str
+    fragile_engine: CeleryEngine, fragile: TaskManager, fragile_lists: Any, key: str
 ) -> None:
     """A second message of a running task, and of a finished one, runs nothing."""
-    async with (
-        setup_async_framework(None, engine=celery_engine),
-        redis.asyncio.Redis.from_url(celery_redis.url, decode_responses=True) as lists,
-    ):
-        manager = get_task_manager()
-        task_id = await manager.submit(celery_tasks.hold, (key,), timeout=15)
-        await taken(lists, f"{key}:started")
-        message = message_of(celery_engine, str(task_id), key)
-        sender = celery_engine.sender()
-        await asyncio.to_thread(sender.send, message)
-        await manager.get_result(celery_tasks.mark(f"{key}:after"), timeout=PATIENCE)
-        await lists.rpush(f"{key}:gate", "go")
-        await manager.get_result(task_id, timeout=PATIENCE)
-        await asyncio.to_thread(sender.send, message)
-        await asyncio.to_thread(sender.close)
-        await manager.get_result(celery_tasks.mark(f"{key}:after"), timeout=PATIENCE)
-        assert await lists.llen(f"{key}:started") == 0
-        assert await lists.llen(f"{key}:done") == 1
-        task = await manager.get_task(task_id)
-        assert task is not None
-        assert task.attempts == 1
+    manager, lists = fragile, fragile_lists
+    task_id = await manager.submit(celery_tasks.hold, (key,), timeout=15)
+    await taken(lists, f"{key}:started")
+    message = message_of(fragile_engine, str(task_id), key)
+    sender = fragile_engine.sender()
+    await asyncio.to_thread(sender.send, message)
+    await manager.get_result(celery_tasks.mark(f"{key}:after"), timeout=PATIENCE)
+    await lists.rpush(f"{key}:gate", "go")
+    await manager.get_result(task_id, timeout=PATIENCE)
+    await asyncio.to_thread(sender.send, message)
+    await asyncio.to_thread(sender.close)
+    await manager.get_result(celery_tasks.mark(f"{key}:after"), timeout=PATIENCE)
+    assert await lists.llen(f"{key}:started") == 0
+    assert await lists.llen(f"{key}:done") == 1
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert task.attempts == 1
 
 
 def message_of(engine: CeleryEngine, task_id: str, key: str) -> Any:
     """Return the first message of a task that holds."""
-    from framework.engines._messages import Message
-
     facts = engine.state.fetch([task_id])[task_id]
     return Message(
         task_id, facts["fn"], facts["name"], "", f'[["{key}"],{{}}]', float(facts["created"]),
@@ -225,15 +298,34 @@ def message_of(engine: CeleryEngine, task_id: str, key: str) -> Any:
 @pytest.mark.soak
 @pytest.mark.timeout(300)
 async def test_killed_children_again_and_again(
-    celery_engine: CeleryEngine, celery_redis: RedisServer
+    fragile_engine: CeleryEngine, celery_redis: RedisServer
 ) -> None:
     """Fifty killed processes lose no task, and none ends twice."""
     async with (
-        setup_async_framework(None, engine=celery_engine),
-        redis.asyncio.Redis.from_url(celery_redis.url, decode_responses=True) as lists,
+        setup_async_framework(None, engine=fragile_engine),
+        redis.asyncio.Redis.from_url(
+            celery_redis.url, decode_responses=True, socket_timeout=None
+        ) as lists,
     ):
         for _ in range(10):
             await killed_child(get_task_manager(), lists, uuid4().hex, rounds=5)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(120)
+async def test_killed_worker_with_real_settings(
+    manager: TaskManager, lists: Any, workers: Any, key: str
+) -> None:
+    """With nothing shortened a task of a killed worker runs again within its limit and 40 s."""
+    first = workers(ASYNCFRAME_TEST_MAX_LIMIT="2")
+    task_id = celery_tasks.hold(key)
+    await taken(lists, f"{key}:started")
+    workers(ASYNCFRAME_TEST_MAX_LIMIT="2")
+    first.kill()
+    assert await lists.blpop([f"{key}:started"], timeout=40)
+    await lists.rpush(f"{key}:gate", "go")
+    await manager.get_result(task_id, timeout=PATIENCE)
+    assert await lists.llen(f"{key}:done") == 1
 
 
 def test_nothing_is_left(url: str) -> None:

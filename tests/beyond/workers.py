@@ -9,6 +9,9 @@ import sys
 import threading
 from collections import deque
 from pathlib import Path
+from typing import Any
+
+import redis.asyncio
 
 from tests.beyond.servers import program
 
@@ -16,6 +19,11 @@ ROOT = Path(__file__).parents[2]
 
 _PATIENCE = 20.0
 """Real seconds that a worker may take to begin or to end before the test fails."""
+
+
+def client_of(url: str) -> Any:
+    """Return a client for coroutines that waits as long as it is told to."""
+    return redis.asyncio.Redis.from_url(url, decode_responses=True, socket_timeout=None)
 
 
 class CeleryWorker:
