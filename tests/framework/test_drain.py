@@ -63,7 +63,7 @@ def assert_all_accounted_for(server: Server, *, loads: int = 1) -> None:
     assert Counter(states.values()) == {state: n * loads for state, n in EXPECTED.items()}
     unfinished = [task_id for task_id, state in states.items() if state != "completed"]
     assert sorted(reported_unfinished(server)) == sorted(unfinished)
-    warnings = [line for line in server.lines if line.startswith("WARNING asyncframe ")]
+    warnings = [line for line in server.lines if line.startswith("WARNING asyncframe unfinished")]
     assert len(warnings) == loads
     assert_in_time(server, loads)
 

@@ -154,11 +154,13 @@ def test_f3_a_result_at_the_very_limit_has_one_outcome() -> None:
     clock = VirtualClock()
     ready, meet = threading.Barrier(2), threading.Barrier(2)
     returning, late = threading.Semaphore(0), threading.Semaphore(0)
+    heard = threading.Semaphore(0)
     finals: dict[str | None, list[str]] = {}
 
     def hear(event: TaskEvent) -> None:
         if event.kind in {"completed", "timed_out"}:
             finals.setdefault(event.task_id, []).append(event.kind)
+            heard.release()
         if event.kind == "late_result":
             late.release()
 
@@ -190,6 +192,8 @@ def test_f3_a_result_at_the_very_limit_has_one_outcome() -> None:
                 assert late.acquire(timeout=PATIENCE)
             else:
                 first = "completed"
+            # A task is final a moment before that is told.
+            assert heard.acquire(timeout=PATIENCE)
             assert finals.pop(task_id) == [first]
         manager.pool.shutdown()
         stats = manager.get_stats()
