@@ -25,10 +25,11 @@ def run_hooks(task: LiveTask, snapshot: Callable[[TaskRecord], TaskRecord]) -> N
     if hook is None:
         return
     view = Task(snapshot(task), source=task)
-    if task.status is not TaskStatus.TIMEOUT:
+    if task.status is not TaskStatus.TIMEOUT and not task.remote:
         _call(hook, view)
         return
-    # The clock's thread, which ends tasks over their limit, has other deadlines to keep.
+    # The thread that ends tasks over their limit has other deadlines to keep, and the one
+    # that hears of remote tasks others to hear of.
     thread = threading.Thread(target=_call, args=(hook, view), name="asyncframe-hook", daemon=True)
     try:
         thread.start()

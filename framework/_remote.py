@@ -101,9 +101,6 @@ class RemoteHost:
 
     def _catch_up(self, adopted: Sequence[str], records: Sequence[TaskRecord]) -> None:
         """Bring adopted tasks to where the engine says that they are."""
-        for task_id in set(adopted) - {record.task_id for record in records}:
-            reason = "its process died before it was published"
-            self.ended(task_id, TaskStatus.INTERRUPTED, self.clock.time(), reason=reason)
         for record in records:
             task_id = str(record.task_id)
             started = record.wall(record.started)
@@ -115,6 +112,9 @@ class RemoteHost:
                     task_id, record.status, ended.timestamp(), result=record.result,
                     error=record.error, reason=record.reason, attempts=record.attempts,
                 )  # fmt: skip
+        for task_id in set(adopted) - {record.task_id for record in records}:
+            reason = "its process died before it was published"
+            self.ended(task_id, TaskStatus.INTERRUPTED, self.clock.time(), reason=reason)
 
     # -- for a remote engine
 

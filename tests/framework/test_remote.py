@@ -1,0 +1,437 @@
+"""What a remote engine and a shared store say of tasks, and what becomes of these."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Any
+
+import pytest
+
+from framework import (
+    FrameworkNotStartedError,
+    Task,
+    TaskCancelledError,
+    TaskInterruptedError,
+    TaskManager,
+    TaskStatus,
+    TaskTimeoutError,
+    async_task,
+    background_task,
+    get_task_manager,
+    setup_async_framework,
+)
+from framework._records import Label, TaskEvent, TaskRecord
+from framework._remote import RemoteHost
+from framework.exceptions import BrokerUnavailableError, RemoteTaskError
+from framework.protocols import EngineHost, Kind, Run
+from tests.framework.pools import PATIENCE
+
+
+class Workers:
+    """A remote engine whose workers are the test.
+
+    Attributes:
+        host: Where it tells of its tasks.
+        started: The ids that were given to it, in order.
+        records: What `fetch` knows.
+        fault: What `open` and `admit` raise; None for nothing.
+    """
+
+    host: EngineHost
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.records: dict[str, TaskRecord] = {}
+        self.fault: Exception | None = None
+        self.forgotten: list[str] = []
+        self.closed = 0
+
+    def open(self, host: EngineHost) -> None:
+        """Begin."""
+        if self.fault is not None:
+            raise self.fault
+        self.host = host
+
+    def close(self, patience: float) -> None:
+        """Leave."""
+        self.closed += 1
+
+    def admit(self, record: TaskRecord) -> None:
+        """Refuse, if the test says so."""
+        if self.fault is not None:
+            raise self.fault
+
+    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
+        """Take a task in."""
+        self.started.append(record.task_id)
+
+    def withdraw(self, record: TaskRecord) -> None:
+        """Forget it."""
+
+    def abandon(self, record: TaskRecord) -> None:
+        """Do nothing."""
+
+    def run_inline(self, record: TaskRecord) -> bool:
+        """Run nothing here."""
+        return False
+
+    def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
+        """Return what the test has written down."""
+        return [self.records[one] for one in task_ids if one in self.records]
+
+    def forget(self, task_ids: Collection[str]) -> None:
+        """Note what is forgotten."""
+        self.forgotten += task_ids
+
+    def request_cancel(self, task_id: str) -> bool:
+        """Cancel at the broker."""
+        self.host.ended(task_id, TaskStatus.CANCELLED, self.host.clock.time(), reason="asked")
+        return True
+
+
+@background_task(timeout=5)
+def work(number: int) -> int:
+    """Never run here."""
+    raise AssertionError(number)
+
+
+@async_task
+async def awaited(number: int) -> int:
+    """Never run here either."""
+    raise AssertionError(number)
+
+
+@pytest.fixture
+def workers() -> Workers:
+    """An engine whose workers are the test."""
+    return Workers()
+
+
+@pytest.fixture
+async def manager(workers: Workers) -> AsyncIterator[TaskManager]:
+    """The manager of a framework that runs on that engine."""
+    async with setup_async_framework(None, engine=workers):
+        yield get_task_manager()
+
+
+@pytest.fixture
+def host(workers: Workers, manager: TaskManager) -> RemoteHost:
+    """Where the engine tells of its tasks."""
+    assert isinstance(workers.host, RemoteHost)
+    return workers.host
+
+
+async def status(manager: TaskManager, task_id: str) -> TaskStatus:
+    """Return where a known task stands."""
+    task = await manager.get_task(task_id)
+    assert task is not None
+    return task.status
+
+
+# -- an engine's words
+
+
+async def test_whole_life(manager: TaskManager, host: RemoteHost, workers: Workers) -> None:
+    """The engine's words carry a task from PENDING to its end."""
+    heard: list[str] = []
+    manager.subscribe(lambda event: heard.append(event.kind))
+    task_id = work(1)
+    assert workers.started == [task_id]
+    host.waiting(task_id, "the broker is away")
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert (task.status, task.reason) == (TaskStatus.PENDING, "the broker is away")
+    now = host.clock.time()
+    host.started(task_id, now, 1)
+    host.progress(task_id, 0.5, "half")
+    host.announce(task_id, "retrying", 0.1, ValueError("once"))
+    host.started(task_id, now, 2)
+    host.ended(task_id, TaskStatus.COMPLETED, now, result=7, attempts=2)
+    assert await manager.get_result(task_id) == 7
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert (task.attempts, task.progress, task.reason) == (2, 0.5, "")
+    assert heard == ["submitted", "started", "progress", "retrying", "completed"]
+    assert manager.get_stats()["retrying"] == 1
+
+
+async def test_end_without_a_start(manager: TaskManager, host: RemoteHost) -> None:
+    """A task whose start was told in words that never came has started all the same."""
+    task_id = work(1)
+    host.ended(task_id, TaskStatus.COMPLETED, host.clock.time(), result=1)
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert (task.status, task.attempts, task.duration) == (TaskStatus.COMPLETED, 1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "raised"),
+    [
+        (TaskStatus.FAILED, KeyError("k"), KeyError),
+        (TaskStatus.FAILED, None, RemoteTaskError),
+        (TaskStatus.TIMEOUT, None, TaskTimeoutError),
+        (TaskStatus.TIMEOUT, TaskTimeoutError("i", "n", 5.0), TaskTimeoutError),
+        (TaskStatus.CANCELLED, None, TaskCancelledError),
+        (TaskStatus.INTERRUPTED, None, TaskInterruptedError),
+    ],
+    ids=["failed", "failed-untold", "timeout-untold", "timeout", "cancelled", "interrupted"],
+)
+async def test_other_ends(
+    manager: TaskManager,
+    host: RemoteHost,
+    end: TaskStatus,
+    error: BaseException | None,
+    raised: type[BaseException],
+) -> None:
+    """Every other end has an error of its kind, told or not."""
+    task_id = work(1)
+    host.started(task_id, host.clock.time(), 1)
+    host.ended(task_id, end, host.clock.time(), error=error, reason="told")
+    with pytest.raises(raised):
+        await manager.get_result(task_id)
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert (task.status, task.reason) == (end, "told")
+
+
+async def test_late_and_strange_words(manager: TaskManager, host: RemoteHost) -> None:
+    """Words of a task that is final, or none of this process, change nothing."""
+    task_id = work(1)
+    now = host.clock.time()
+    host.ended(task_id, TaskStatus.COMPLETED, now, result=1)
+    before = manager.get_all_tasks()
+    for one in (task_id, "nobody"):
+        host.waiting(one, "why")
+        host.started(one, now, 3)
+        host.progress(one, 1.0, "all")
+        host.announce(one, "retrying", 1.0, None)
+        host.ended(one, TaskStatus.FAILED, now, error=ValueError("late"))
+    assert manager.get_all_tasks() == before
+    assert "retrying" not in manager.get_stats()
+
+
+@pytest.mark.parametrize("off", [-3600.0, 3600.0])
+async def test_clock_of_another_machine(manager: TaskManager, host: RemoteHost, off: float) -> None:
+    """Stamps of a clock that is an hour off stay between the submission and now."""
+    task_id = work(1)
+    host.started(task_id, host.clock.time() + off, 1)
+    host.ended(task_id, TaskStatus.COMPLETED, host.clock.time() + off, result=1)
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert task.started_at is not None
+    assert task.ended_at is not None
+    assert task.created_at <= task.started_at <= task.ended_at
+    assert task.ended_at.timestamp() <= host.clock.time()
+
+
+async def test_awaited_coroutine(manager: TaskManager, host: RemoteHost, workers: Workers) -> None:
+    """An async_task on a coroutine function runs on the engine, too."""
+    waiting = asyncio.ensure_future(awaited(1))
+    await asyncio.wait([waiting], timeout=0)
+    (task_id,) = workers.started
+    host.ended(task_id, TaskStatus.COMPLETED, host.clock.time(), result=4)
+    assert await waiting == 4
+
+
+async def test_refused(manager: TaskManager, workers: Workers) -> None:
+    """What the engine does not admit is refused in the caller, and is no task."""
+    workers.fault = ValueError("no such function")
+    with pytest.raises(ValueError, match="no such function"):
+        work(1)
+    assert manager.get_stats()["submitted"] == 0
+    workers.fault = None
+
+
+async def test_cancel(manager: TaskManager, host: RemoteHost) -> None:
+    """A cancellation goes to the engine, and a delayed task needs none."""
+    here, delayed = work(1), await manager.submit(work, (1,), delay=60)
+    assert await manager.cancel_task(here)
+    assert await manager.cancel_task(delayed)
+    assert [await status(manager, one) for one in (here, delayed)] == [TaskStatus.CANCELLED] * 2
+    task = await manager.get_task(here)
+    assert task is not None
+    assert task.reason == "asked"
+
+
+async def test_cancel_a_running_one(manager: TaskManager, host: RemoteHost) -> None:
+    """Blocking code that a worker runs already is asked at once, and not waited for."""
+    task_id = work(1)
+    host.started(task_id, host.clock.time(), 1)
+    host.ended = lambda *_, **__: None  # type: ignore[method-assign]  # the worker goes on
+    assert await manager.cancel_task(task_id) is False
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert task.cancel_requested
+
+
+async def test_forgotten(manager: TaskManager, host: RemoteHost, workers: Workers) -> None:
+    """A clean-up has the engine forget as well."""
+    task_id = work(1)
+    host.ended(task_id, TaskStatus.COMPLETED, host.clock.time(), result=1)
+    assert manager.cleanup_completed_tasks(0) == 1
+    assert await manager.get_task(task_id) is None
+    assert workers.forgotten == [task_id]
+
+
+async def test_hooks_hold_nothing_up(manager: TaskManager, host: RemoteHost) -> None:
+    """A hook that blocks keeps the engine's other words from nobody."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def hook(_: Task) -> None:
+        entered.set()
+        assert leave.wait(PATIENCE)
+
+    slow, other = await manager.submit(work, (1,), on_complete=hook), work(2)
+    for task_id in (slow, other):
+        host.ended(task_id, TaskStatus.COMPLETED, host.clock.time(), result=5)
+    assert entered.wait(PATIENCE)
+    assert await manager.get_result(other) == 5
+    leave.set()
+
+
+# -- beginning and ending
+
+
+async def test_not_opened(workers: Workers) -> None:
+    """An engine that refuses to begin keeps the app from starting, and leaves nothing."""
+    workers.fault = ValueError("the visibility timeout is too short")
+    with pytest.raises(ValueError, match="too short"):
+        async with setup_async_framework(None, engine=workers):
+            pytest.fail("it started")
+    with pytest.raises(FrameworkNotStartedError):
+        get_task_manager()
+
+
+async def test_shutdown_lets_go(workers: Workers) -> None:
+    """At shutdown delayed tasks are CANCELLED and published ones let go of, as they are."""
+    ends: list[TaskEvent] = []
+    async with setup_async_framework(None, engine=workers):
+        manager = get_task_manager()
+        manager.subscribe(ends.append, kinds=["cancelled", "interrupted"])
+        published, delayed = work(1), await manager.submit(work, (2,), delay=60)
+        waiting = asyncio.ensure_future(manager.get_result(published))
+        await asyncio.wait([waiting], timeout=0)
+    assert [event.task_id for event in ends] == [delayed]
+    with pytest.raises(FrameworkNotStartedError):
+        await waiting
+    assert workers.closed == 1
+
+
+# -- tasks of processes that have died
+
+
+def record_of(task_id: str, end: TaskStatus, now: float) -> TaskRecord:
+    """Return a record as a store or an engine has it."""
+    record = TaskRecord()
+    record.task_id, record.label, record.status = task_id, Label(work_name(), "kept"), end
+    record.created_at, record.created = now - 2.0, 0.0
+    record.queued, record.started = 0.0, None if end is TaskStatus.PENDING else 1.0
+    record.ended = 2.0 if end.is_final else None
+    record.attempts, record.result, record.code, record.rest = 1, 9, None, None
+    record.remote = True
+    return record
+
+
+def work_name() -> str:
+    """Return the name of `work`."""
+    return f"{__name__}.work"
+
+
+async def test_adopted(manager: TaskManager, host: RemoteHost, workers: Workers) -> None:
+    """Tasks of a process that died come to where the engine says that they are."""
+    now = host.clock.time()
+    states = {
+        "ended": TaskStatus.COMPLETED,
+        "runs": TaskStatus.RUNNING,
+        "waits": TaskStatus.PENDING,
+    }
+    workers.records = {one: record_of(one, end, now) for one, end in states.items()}
+    caught_up = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    manager.subscribe(lambda _: loop.call_soon_threadsafe(caught_up.set), kinds=["interrupted"])
+    host.adopt([record_of(one, TaskStatus.PENDING, now) for one in (*states, "lost")])
+    assert await manager.get_result("ended", timeout=PATIENCE) == 9
+    await asyncio.wait_for(caught_up.wait(), PATIENCE)
+    assert {one: await status(manager, one) for one in states} == states
+    lost = await manager.get_task("lost")
+    assert lost is not None
+    assert lost.reason == "its process died before it was published"
+    assert lost.description == "kept"
+    host.ended("runs", TaskStatus.COMPLETED, host.clock.time(), result=3)
+    assert await manager.get_result("runs") == 3
+
+
+async def test_adopted_of_an_unknown_function(manager: TaskManager, host: RemoteHost) -> None:
+    """A function that this process does not know can be followed as well."""
+    record = record_of("strange", TaskStatus.PENDING, host.clock.time())
+    record.label = Label("nowhere.at_all", "")
+    host.adopt([record])
+    assert (await status(manager, "strange")) in {TaskStatus.PENDING, TaskStatus.INTERRUPTED}
+
+
+async def test_adopted_while_the_engine_is_away(
+    manager: TaskManager, host: RemoteHost, workers: Workers
+) -> None:
+    """Tasks that were adopted while the engine does not answer stay until it tells of them."""
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def away(_: Collection[str]) -> Sequence[TaskRecord]:
+        loop.call_soon_threadsafe(asked.set)
+        raise BrokerUnavailableError("away")
+
+    workers.fetch = away  # type: ignore[assignment,method-assign]  # as said
+    host.adopt([record_of("waits", TaskStatus.PENDING, host.clock.time())])
+    await asyncio.wait_for(asked.wait(), PATIENCE)
+    assert await status(manager, "waits") is TaskStatus.PENDING
+    assert [record.task_id for record in host.live()] == ["waits"]
+
+
+async def test_adopted_twice(manager: TaskManager, host: RemoteHost) -> None:
+    """A task that is followed already is not taken in once more."""
+    task_id = work(1)
+    host.adopt([record_of(task_id, TaskStatus.PENDING, host.clock.time())])
+    assert manager.get_stats()["submitted"] == 1
+    assert await status(manager, task_id) is TaskStatus.PENDING
+
+
+# -- a shared store's words, of tasks that run here
+
+
+@background_task
+async def forever() -> None:
+    """Run until cancelled."""
+    await asyncio.Event().wait()
+
+
+async def test_cancelled_by_another_process() -> None:
+    """A task that another process wants cancelled is, before or while it runs."""
+    async with setup_async_framework(None):
+        manager: Any = get_task_manager()
+        host = RemoteHost(manager._core)
+        runs, waits = forever(), await manager.submit(forever, delay=60)
+        begun = asyncio.Event()
+        manager.subscribe(lambda _: begun.set(), kinds=["started"])
+        await asyncio.wait_for(begun.wait(), PATIENCE)
+        for one in (runs, waits, "nobody"):
+            host.cancel(one)
+        for one in (runs, waits):
+            with pytest.raises(TaskCancelledError):
+                await manager.get_result(one, timeout=PATIENCE)
+
+
+async def test_given_up_by_the_others() -> None:
+    """A process that the others have given up ends its live tasks INTERRUPTED."""
+    async with setup_async_framework(None):
+        manager: Any = get_task_manager()
+        task_id = forever()
+        begun = asyncio.Event()
+        manager.subscribe(lambda _: begun.set(), kinds=["started"])
+        await asyncio.wait_for(begun.wait(), PATIENCE)
+        RemoteHost(manager._core).interrupt("it stood still")
+        with pytest.raises(TaskInterruptedError):
+            await manager.get_result(task_id, timeout=PATIENCE)
+        task = await manager.get_task(task_id)
+        assert task.reason == "it stood still"
