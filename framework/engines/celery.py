@@ -140,7 +140,8 @@ class CeleryEngine:
             ignore_result=True,
             acks_late=True,
             reject_on_worker_lost=True,
-            acks_on_failure_or_timeout=True,
+            acks_on_failure=True,
+            acks_on_timeout=True,
             typing=False,
             Request="framework._requests:RemoteRequest",
         )
