@@ -93,7 +93,8 @@ def examine(engine: Any) -> Report:  # Any: a CeleryEngine, whose module needs t
     report.findings.extend(_clocks([*workers, *apps]))
     report.findings.extend(_pools(workers, engine))
     report.findings.extend(_limits(workers, engine))
-    report.findings.extend(_versions([*workers, *apps], engine))
+    report.findings.extend(_releases([*workers, *apps]))
+    report.findings.extend(_functions(workers, apps, engine))
     return report
 
 
@@ -199,11 +200,8 @@ def _limits(workers: Iterable[dict[str, Any]], engine: Any) -> Iterator[Finding]
             )
 
 
-def _versions(processes: Iterable[dict[str, Any]], engine: Any) -> Iterator[Finding]:
-    """Compare the functions and the release that processes have with those found here."""
-    here, own = engine.functions.signatures(), version("asyncframe")
-    missing: defaultdict[str, list[str]] = defaultdict(list)
-    other: defaultdict[str, list[str]] = defaultdict(list)
+def _releases(processes: Iterable[dict[str, Any]]) -> Iterator[Finding]:
+    own = version("asyncframe")
     for process in processes:
         if process["version"] != own:
             yield Finding(
@@ -211,11 +209,23 @@ def _versions(processes: Iterable[dict[str, Any]], engine: Any) -> Iterator[Find
                 f"is {process['version']} in {_where(process)}, and {own} here",
                 "install the same release everywhere",
             )
-        for name, digest in here.items():
-            if name not in process["signatures"]:
-                missing[name].append(_where(process))
-            elif process["signatures"][name] != digest:
+
+
+def _functions(
+    workers: Iterable[dict[str, Any]], apps: Iterable[dict[str, Any]], engine: Any
+) -> Iterator[Finding]:
+    """Compare the functions that processes have with those found here."""
+    here = engine.functions.signatures()
+    missing: defaultdict[str, list[str]] = defaultdict(list)
+    other: defaultdict[str, list[str]] = defaultdict(list)
+    for process in (*workers, *apps):
+        for name in here.keys() & process["signatures"].keys():
+            if process["signatures"][name] != here[name]:
                 other[name].append(_where(process))
+    # An app need not know what it does not submit.
+    for worker in workers:
+        for name in here.keys() - worker["signatures"].keys():
+            missing[name].append(_where(worker))
     for name, places in sorted(other.items()):
         yield Finding(
             name,

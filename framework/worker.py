@@ -278,6 +278,8 @@ def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery ha
     }
     entry = Entry(engine.state, "workers", engine.functions.signatures, facts)
     _ENTRIES[id(engine)] = entry
+    # Once at least before anybody hears that it is ready.
+    entry.tell()
     entry.start()
 
 

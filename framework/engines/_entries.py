@@ -51,8 +51,15 @@ class Entry:
         self._thread = threading.Thread(target=self._run, name="asyncframe-entry", daemon=True)
 
     def start(self) -> None:
-        """Begin to tell, at once and then again and again."""
+        """Begin to tell, again and again."""
         self._thread.start()
+
+    def tell(self) -> None:
+        """Tell once, as far as Redis answers; blocks for two round trips."""
+        try:
+            self._tell()
+        except Exception as error:  # Redis is away; the process itself will say more
+            _LOGGER.debug("this process is not listed: %r", error)
 
     def close(self) -> None:
         """Take the entry off the list; blocks for a round trip."""
@@ -64,10 +71,7 @@ class Entry:
 
     def _run(self) -> None:
         while not self._closed.is_set():
-            try:
-                self._tell()
-            except Exception as error:  # Redis is away; the process itself will say more
-                _LOGGER.debug("this process is not listed: %r", error)
+            self.tell()
             self._closed.wait(EVERY)
 
     def _tell(self) -> None:

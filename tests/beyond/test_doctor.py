@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -14,8 +16,9 @@ import pytest
 import redis
 from celery import Celery
 
-from framework import background_task
+from framework import background_task, setup_async_framework
 from framework.doctor import FINDINGS, GOOD, USAGE, Finding, examine, main
+from framework.engines._entries import entries
 from framework.engines.celery import CeleryEngine
 from tests.beyond.servers import RedisServer
 
@@ -71,6 +74,25 @@ def test_all_good(url: str) -> None:
     entry(engine, "workers")
     report = examine(engine)
     assert (report.findings, report.notes) == ([], [])
+
+
+def test_running_worker(celery_engine: CeleryEngine) -> None:
+    """What a real worker tells of itself is understood, and good."""
+    report = examine(celery_engine)
+    # The functions of other tests are none of the worker's, whose Redis keeps nothing.
+    found = [one.setting for one in report.findings if "is not known in" not in one.problem]
+    assert (found, report.notes) == (["appendonly"], [])
+
+
+async def test_running_app(celery_engine: CeleryEngine) -> None:
+    """An app that runs is listed until it ends, with where it keeps its tasks."""
+    listed = []
+    async with setup_async_framework(None, engine=celery_engine):
+        assert celery_engine._entry is not None
+        await asyncio.to_thread(celery_engine._entry.tell)
+        listed += await asyncio.to_thread(entries, celery_engine.state, "apps", 30.0)
+    listed += await asyncio.to_thread(entries, celery_engine.state, "apps", 30.0)
+    assert [(one["pid"], one["shared"]) for one in listed] == [(os.getpid(), False)]
 
 
 def test_no_worker(url: str) -> None:
@@ -229,6 +251,14 @@ def test_unknown_function(url: str) -> None:
     )
 
 
+def test_function_of_no_app(url: str) -> None:
+    """A function that an app does not know is nothing wrong: it does not submit it."""
+    engine = engine_on(url)
+    entry(engine, "workers")
+    entry(engine, "apps", signatures={})
+    assert examine(engine).findings == []
+
+
 def test_other_release(url: str) -> None:
     """Another release of this library is found."""
     engine = engine_on(url)
@@ -255,7 +285,8 @@ def shop(tmp_path: Path, url: str) -> Path:
     """A folder with a module that makes a Celery app and an engine."""
     text = f"""
 from celery import Celery
-from framework import background_task
+from framework import background_task, setup_async_framework
+from framework.engines._entries import entries
 from framework.engines.celery import CeleryEngine
 
 celery_app = Celery("shop", broker={url!r})
