@@ -285,3 +285,66 @@ def test_one_framework_for_each_store(sqlite_url: str) -> None:
             store.open(Host(TestClock()))
         store.close(5.0)
         store.open(Host(TestClock()))
+
+
+def test_question_while_the_file_is_locked(sqlite_url: str) -> None:
+    """Who wants a task of another process cancelled is told that the store does not answer."""
+    with opened(sqlite_url) as store:
+        record = new_record(TestClock())
+        safe(store, record)
+        with (
+            locked(sqlite_url),
+            pytest.raises(
+                StoreUnavailableError, match=r"did not answer: database is locked; try again later$"
+            ),
+        ):
+            store.request_cancel(record.task_id)
+        assert store.request_cancel(record.task_id)
+        assert not store.request_cancel("unknown")
+        assert not store.request_cancel("a\0b")
+
+
+def test_error_of_its_own(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in what the store's thread does is logged, counted, and ends nothing."""
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+
+        def fails() -> None:
+            raise RuntimeError("a fault in the store")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(peer.writer.follower, "look", fails)
+            assert not peer.writer.attempt()
+        assert peer.writer.errors == 1
+        assert peer.writer.attempt()
+    assert messages(caplog) == ["ERROR: the store's thread met an error of its own"]
+
+
+def test_leaving_fails(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that cannot leave in order says so, with all its tasks written."""
+    with opened(sqlite_url) as store:
+        safe(store, new_record(TestClock()))
+
+        def fails(_: object) -> None:
+            raise sa.exc.OperationalError("leaving", {}, Exception("disk I/O error"))
+
+        monkeypatch.setattr(store._writer.membership, "leave", fails)
+    assert messages(caplog) == ["WARNING: the store could not be left in order: disk I/O error"]
+
+
+def test_coming_back_fails_at_first(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A process that was given up comes back once the database can be written again."""
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+        with peer.database.writing() as connection:
+            peer.writer.membership.leave(connection)
+        with locked(sqlite_url):
+            peer.writer._come_back()
+        task = peer.accept()
+        peer.writer.attempt()
+        peer.writer.attempt()
+
+        assert peer.row(task).process == peer.process_id
+    assert "given it up" in caplog.text

@@ -1,0 +1,68 @@
+"""How many workers a server runs is read from the settings that stand on its stack."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from framework._siblings import worker_count
+
+CODE = """
+def call(ask, **names):
+
+    config, cfg, self = names.get("config"), names.get("cfg"), names.get("self")
+    return ask()
+"""
+
+
+def asked_from(module: str, **names: Any) -> int:
+    """Return what is found by something that a function of *module* calls."""
+    namespace: dict[str, Any] = {"__name__": module}
+    exec(CODE, namespace)
+
+    def ask() -> int:
+        frame: FrameType = sys._getframe()
+        return worker_count(frame)
+
+    found: int = namespace["call"](ask, **names)
+    return found
+
+
+def settings(**values: Any) -> SimpleNamespace:
+    """Return a server's settings."""
+    return SimpleNamespace(**values)
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the environment of whoever runs the tests out."""
+    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("module", "names", "count"),
+    [
+        ("uvicorn.server", {"self": settings(config=settings(workers=4))}, 4),
+        ("uvicorn._subprocess", {"config": settings(workers=3, should_reload=False)}, 3),
+        ("uvicorn.server", {"config": settings(workers=4, should_reload=True)}, 1),
+        ("gunicorn.workers.sync", {"self": settings(cfg=settings(workers=8))}, 8),
+        ("hypercorn.run", {"config": settings(workers=2)}, 2),
+        ("uvicorn.lifespan", {}, 1),
+        ("uvicorn.server", {"config": settings(workers="many")}, 1),
+        ("uvicornish", {"config": settings(workers=4)}, 1),
+    ],
+)
+def test_settings_on_the_stack(module: str, names: dict[str, Any], count: int) -> None:
+    """The first server below on the stack that knows its number of workers is believed."""
+    assert asked_from(module, **names) == count
+
+
+@pytest.mark.parametrize(("value", "count"), [("5", 5), ("", 1), ("many", 1)])
+def test_environment(monkeypatch: pytest.MonkeyPatch, value: str, count: int) -> None:
+    """Where no server is known, the variable that servers agree on counts."""
+    monkeypatch.setenv("WEB_CONCURRENCY", value)
+
+    assert worker_count(None) == count
