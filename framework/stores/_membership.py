@@ -56,16 +56,19 @@ class Membership:
 
     Attributes:
         process_id: Of this process since it last came in; "" before.
+        identities: All that it has had.
     """
 
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
         self.process_id = ""
+        self.identities: list[str] = []
         self._seen: dict[str, tuple[int, int]] = {}
 
     def enter(self, connection: Connection, now: float) -> None:
         """Come in, as somebody new; *now* is in wall seconds, for people."""
         self.process_id = random_id()
+        self.identities.append(self.process_id)
         connection.execute(
             sa.insert(PROCESSES).values(
                 process_id=self.process_id,

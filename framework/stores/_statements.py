@@ -83,14 +83,14 @@ class Statements:
         connection.execute(self._put, {"rows": batch, "process": process, "version": version})
 
     def strangers(
-        self, connection: Connection, task_ids: Collection[str], process: str
+        self, connection: Connection, task_ids: Collection[str], own: Collection[str]
     ) -> list[str]:
-        """Return those of some ids that are tasks of another process, and not on a worker."""
+        """Return those of some ids that tasks of others than *own* have, and not on a worker."""
         if not task_ids:
             return []
         found = connection.execute(
             sa.select(TASKS.c.task_id).where(
-                TASKS.c.task_id.in_(task_ids), TASKS.c.process != process, TASKS.c.remote == 0
+                TASKS.c.task_id.in_(task_ids), TASKS.c.process.not_in(own), TASKS.c.remote == 0
             )
         )
         return list(found.scalars())

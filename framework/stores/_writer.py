@@ -294,7 +294,7 @@ class Writer:
     def _tell_of_strangers(self, connection: Connection, rows: list[Written]) -> None:
         """Log whose chosen id another process has given to a task of its own before."""
         chosen = [row.chosen_id for row in rows if row.chosen_id and row.ended_at is not None]
-        for task_id in self.statements.strangers(connection, chosen, self.membership.process_id):
+        for task_id in self.statements.strangers(connection, chosen, self.membership.identities):
             _LOGGER.error(
                 "task %r of this process is not kept: another process had given its id to a "
                 "task before",

@@ -87,7 +87,7 @@ def test_end_never_before_the_start(sql_url: str) -> None:
 def test_given_up_process_finds_out(sql_url: str, caplog: pytest.LogCaptureFixture) -> None:
     """A process that was suspended ends its own tasks, comes back as somebody new, and goes on."""
     with peers(sql_url) as (slow, other):
-        task = slow.accept()
+        task = slow.accept("chosen")
         slow.writer.write()
         before = slow.process_id
         for _ in range(MISSED + 1):
@@ -103,6 +103,7 @@ def test_given_up_process_finds_out(sql_url: str, caplog: pytest.LogCaptureFixtu
         assert slow.row(task).status == "interrupted", "what it writes late changes nothing"
         assert slow.row(fresh).process == slow.process_id
         assert living(slow) == {slow.process_id, other.process_id}
+        assert "is not kept" not in caplog.text, "its id was its own before as well"
 
 
 def test_given_up_process_writes_nothing(sql_url: str) -> None:
