@@ -66,6 +66,10 @@ class Follower:
         self.version = 0
         self.removed = 0.0
 
+    def forget(self, bound: float) -> None:
+        """Give out nothing any more that ended by wall second *bound*; any thread."""
+        self.removed = max(self.removed, bound)
+
     def wrote(self, version: int) -> None:
         """Note that this process itself has made a change."""
         if version == self.version + 1:
@@ -99,7 +103,8 @@ class Follower:
         others = []
         for row in rows:
             if row[-1] != own:
-                others.append(row[:-2])
+                if self._is_kept(row):
+                    others.append(row[:-2])
             elif row[7] is None:
                 record = self._backlog.live.get(row[0])
                 if record is not None and not record.cancel_requested:
@@ -123,19 +128,38 @@ class Follower:
             self._membership.bury(connection, dead)
             now = self._host.clock.time()
             adopted = self._membership.claim(connection, version, now)
-            records = self.read(connection, adopted)
+            records = self._mirror.read(row[:-2] for row in self._rows_of(connection, adopted))
         for record in records:
             self._mirror.forget(record.task_id)
         if records:
             self._host.adopt(records)
 
     def read(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
-        """Return what the database has of some ids; any thread."""
+        """Return what the database has of some ids; any thread.
+
+        Of this process's own tasks it may not have heard yet how they ended, or that they
+        were removed since.
+        """
+        own = self._membership.identities
+        rows, ended = [], []
+        for row in self._rows_of(connection, task_ids):
+            task_id = row[0]
+            if row[7] is not None or row[-1] not in own or task_id in self._backlog.live:
+                rows.append(row)
+            elif (known := self._mirror.get(task_id)) is not None:
+                ended.append(known)
+        return ended + self._mirror.read(row[:-2] for row in rows if self._is_kept(row))
+
+    def _rows_of(self, connection: Connection, task_ids: Collection[str]) -> list[Row]:
         wanted = list(task_ids)
         rows: list[Row] = []
         for at in range(0, len(wanted), CHUNK):
             rows += self._statements.of_ids(connection, wanted[at : at + CHUNK])
-        return self._mirror.read(row for row in rows if row[7] is None or row[7] > self.removed)
+        return rows
+
+    def _is_kept(self, row: Row) -> bool:
+        """Whether no clean-up has passed the end of a row's task."""
+        return row[7] is None or row[7] > self.removed
 
     def load(self) -> None:
         """Take in what the database has; before all else."""

@@ -40,6 +40,7 @@ _PRESENT: Final = (
     .scalar_subquery()
 )
 _TURN: Final = sa.select(META.c.version, META.c.removed_before, _PRESENT)
+_OWN_COLUMNS: Final = tuple(TASKS.c[name] for name in _OWN)
 _ROW: Final = tuple(TASKS.c[name] for name in COLUMNS)
 
 Row = Sequence[Any]
@@ -59,7 +60,9 @@ class Statements:
         self._history = self._rows(_history())
         self._live = self._rows(_live())
         self._of_ids = self._rows(
-            sa.select(*_ROW).where(TASKS.c.task_id.in_(bindparam("task_ids", expanding=True)))
+            sa.select(*_ROW, *_OWN_COLUMNS).where(
+                TASKS.c.task_id.in_(bindparam("task_ids", expanding=True))
+            )
         )
 
     # -- writing; each within a transaction of `Database.writing`
@@ -146,7 +149,7 @@ class Statements:
         return self._fetch(connection, self._live, {"task_id": task_id})
 
     def of_ids(self, connection: Connection, task_ids: Collection[str]) -> list[Row]:
-        """Return the rows of some ids, at most `CHUNK` of them."""
+        """Return the rows of some ids, at most `CHUNK` of them; each as those of `since`."""
         return self._fetch(connection, self._of_ids, {"task_ids": list(task_ids)})
 
     def _rows(self, query: sa.Select[Any]) -> sa.Select[Any]:
@@ -168,7 +171,7 @@ class Statements:
 def _since() -> sa.Select[Any]:
     place = sa.tuple_(TASKS.c.version, TASKS.c.task_id)
     return (
-        sa.select(*_ROW, *(TASKS.c[name] for name in _OWN))
+        sa.select(*_ROW, *_OWN_COLUMNS)
         .where(
             place > sa.tuple_(bindparam("version"), bindparam("task_id")),
             sa.or_(TASKS.c.process != bindparam("process"), TASKS.c.cancel_requested == 1),

@@ -127,6 +127,7 @@ class Writer:
 
     def remove(self, bound: float) -> None:
         """Have what ended by wall second *bound* removed from the database as well."""
+        self.follower.forget(bound)
         with self._lock:
             self._remove_up_to = max(bound, self._remove_up_to or 0.0)
         self._backlog.wake()

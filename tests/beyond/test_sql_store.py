@@ -398,3 +398,34 @@ def test_listed_as_soon_as_somebody_was_told(sqlite_url: str) -> None:
         assert [record.status for record in two.mirror.records()] == [COMPLETED]
         two.writer.follower.look()
         assert counted(two) == {"completed": 1}
+
+
+def test_own_task_that_has_ended_is_not_read_as_live(sqlite_url: str) -> None:
+    """What is told of an own task is how it ended, though the database has not heard of it."""
+    with peers(sqlite_url, 1) as (peer,):
+        task = peer.accept()
+        peer.writer.write()
+        peer.end(task)
+
+        assert peer.writer_reads([task.task_id]) == {task.task_id: COMPLETED}
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["written", "unwritten"])
+def test_removed_task_is_not_read_again(sqlite_url: str, written: bool) -> None:
+    """A task that was removed is unknown at once, though the database still has its row."""
+    with peers(sqlite_url, 1) as (peer,):
+        task = peer.accept()
+        peer.writer.write()
+        peer.end(task)
+        if written:
+            peer.writer.write()
+        peer.clock.pass_time(1.0)
+        _, _, bound = peer.mirror.remove(ended_before=100.5, keep=None, completed=False)
+        assert bound is not None
+        peer.writer.remove(bound)
+
+        assert peer.row(task) is not None
+        assert peer.writer_reads([task.task_id]) == {}
+        peer.writer.write()
+        assert peer.row(task) is None
+        assert peer.mirror.records() == []

@@ -195,6 +195,7 @@ def safe(store: SQLStore, record: Any) -> None:
         told.append(error)
         done.set()
 
+    store.note(record)
     store.secure(record, tell)
     assert done.wait(10)
     assert told == [None]
