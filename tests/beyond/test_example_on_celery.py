@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-import framework.example
+import framework
 from tests.beyond.servers import RedisServer
 from tests.beyond.workers import CeleryWorker
 from tests.framework.servers import serving
@@ -86,7 +86,8 @@ def who() -> int:
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """A folder with the example as a module of its own, and a worker that runs its tasks."""
     folder = tmp_path_factory.mktemp("shop")
-    text = Path(framework.example.__file__).read_text("utf-8")
+    # Not imported: its schedule would run in every framework of this process.
+    text = (Path(framework.__file__).parent / "example.py").read_text("utf-8")
     plain, given = "setup_async_framework(app, ", "setup_async_framework(app, engine=engine, "
     assert text.count(plain) == 1
     with closing(RedisServer("--appendonly", "no")) as server:
