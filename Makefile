@@ -1,7 +1,8 @@
 # A fresh clone needs Python 3.11 or later and make; each target sets up what it uses.
 #
 #   make demo            serve the example on http://127.0.0.1:8000 (PORT=9000 for another)
-#   make test            run the whole suite on all processors (JOBS=0 for one process,
+#   make test            run the whole suite, two processes to a processor, since many tests
+#                        wait for servers (JOBS=0 for one process,
 #                        ARGS="-k name" for a part of it); tests of stores and brokers need
 #                        Debian's redis-server and postgresql, and are skipped without them
 #   make coverage        run it under coverage, which must be 95 % or more
@@ -12,7 +13,7 @@
 PYTHON ?= python3
 PORT ?= 8000
 ARGS ?=
-JOBS ?= logical
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 RUN ?= python -m
 VENV := .venv
 BENCH := .venv-bench

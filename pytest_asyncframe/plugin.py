@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -164,11 +165,22 @@ def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any],
     request: Any,  # a SubRequest, which pytest does not make public
 ) -> Generator[None, Any, Any]:
-    """Let anyio's runner make its loops on the test's clock, where there is one."""
-    result = yield
+    """Let a fixture that outlives a test begin and end in real time, whichever test that is.
+
+    And let anyio's runner make its loops on the test's clock, where there is one.
+    """
+    config = request.config
+    if fixturedef.scope == "function":
+        result = yield
+    else:
+        ending = ExitStack()
+        # Finalizers run in the opposite order: this one last, and the one below first.
+        fixturedef.addfinalizer(ending.close)
+        with _real_time(config):
+            result = yield
+        fixturedef.addfinalizer(lambda: ending.enter_context(_real_time(config)))
     if fixturedef.argname != "anyio_backend":
         return result
-    config = request.config
     toolkit = config.stash.get(_TOOLKIT, None)
     name, options = (result, {}) if isinstance(result, str) else result
     if name != "asyncio":
@@ -189,6 +201,13 @@ def pytest_fixture_setup(
     replaced = (name, {"loop_factory": factory, **options})
     fixturedef.cached_result = (replaced, fixturedef.cache_key(request), None)
     return replaced
+
+
+def _real_time(config: pytest.Config) -> AbstractContextManager[None]:
+    """Let this thread wait for real, inside, also in a test with a virtual clock."""
+    toolkit = config.stash.get(_TOOLKIT, None)
+    sequencer = None if toolkit is None else toolkit.sequencer
+    return nullcontext() if sequencer is None else sequencer.real()
 
 
 @pytest.hookimpl(tryfirst=True)

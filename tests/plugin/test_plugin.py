@@ -259,6 +259,41 @@ def test_nothing_is_left_of_a_test(user: pytest.Pytester) -> None:
     run(user, "-p", "no:randomly").assert_outcomes(passed=2, failed=1)
 
 
+@pytest.mark.parametrize("first", ["plain", "virtual"])
+def test_a_fixture_that_outlives_the_test(user: pytest.Pytester, first: str) -> None:
+    """A fixture of a wider scope waits for real, in whichever test it begins and ends."""
+    user.makepyfile(
+        f"""
+        import subprocess, sys, threading, time
+        import pytest
+
+        def waits():
+            time.sleep(0.001)
+            assert threading.Event().wait(0.001) is False
+            with subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1) as child:
+                child.stdin.close()
+                child.wait(30)
+
+        @pytest.fixture(scope="module", params=[1, 2])
+        def server():
+            waits()
+            yield
+            waits()
+
+        if {first!r} == "plain":
+            def test_plain(server):
+                pass
+
+        @pytest.mark.asyncframe(mode="manual")
+        def test_virtual(server, asyncframe):
+            assert asyncframe.clock.monotonic() == 0
+        """
+    )
+
+    outcome = run(user, "-p", "no:randomly")
+    outcome.assert_outcomes(passed=4 if first == "plain" else 2)
+
+
 # -- what is told
 
 
