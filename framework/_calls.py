@@ -39,6 +39,7 @@ class TaskSpec:
         delay: Seconds from submission until it may start, 0 or more.
         check: Raises TypeError for arguments that do not fit; None if that is unknown.
         attempts_inside: Whether the function counts its attempts itself (a retry).
+        wire: What a remote engine has found out of it, for the next call; None before.
     """
 
     __slots__ = (
@@ -51,6 +52,7 @@ class TaskSpec:
         "label",
         "name",
         "timeout",
+        "wire",
     )
 
     def __init__(
@@ -72,6 +74,7 @@ class TaskSpec:
         self.description: str = description
         self.timeout: float | None = timeout
         self.delay: float = delay
+        self.wire: Any = None  # a tuple of that engine's own
         self.attempts_inside: bool = layer_of(fn) == "retry_task" and not is_wrapper(fn)
 
     def replace(

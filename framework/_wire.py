@@ -26,6 +26,7 @@ from framework._jsonsafe import safe_repr, safe_str
 from framework.exceptions import RemoteTaskError
 
 Function: TypeAlias = Callable[..., Any]
+CallEncoder: TypeAlias = Callable[[tuple[Any, ...], "dict[str, Any] | None"], str]
 
 MAX_RESULT: Final = 1 << 20
 """Longest JSON text of a result, in characters."""
@@ -35,6 +36,8 @@ MAX_CALL: Final = 1 << 20
 
 _MAX_ERROR_ARGUMENTS: Final = 8_192
 _SCALARS: Final = (type(None), bool, int, float, str)
+# Made once: dumps() would make one at each call.
+_to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 _ANY: Final = object()
 """Stands for an annotation that says nothing, or nothing that pydantic understands."""
 
@@ -113,12 +116,12 @@ class _Shape:
         Raises:
             TypeError: If one does not fit; it names function, parameter and value.
         """
-        known = self.positional
+        known, rest = self.positional, self.rest
         many = len(known)
         try:
             found = []
             for index, value in enumerate(args):
-                name, way = known[index] if index < many else self.rest
+                name, way = known[index] if index < many else rest
                 found.append(getattr(way, step)(value))
             named = {}
             for name, value in kwargs.items():  # the message below names it
@@ -129,6 +132,16 @@ class _Shape:
                 f"{_why(error)}; arguments travel as JSON by the annotations"
             ) from error
         return found, named
+
+    def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> str:
+        """Return a call's arguments as JSON text; see `encode_call`."""
+        text = _to_json(self.convert(args, kwargs or {}, "dump"))
+        if len(text) > MAX_CALL:
+            raise ValueError(
+                f"the arguments of {self.name} take {len(text):,} characters of JSON, and "
+                f"{MAX_CALL:,} are allowed: store the data and give its key instead"
+            )
+        return text
 
 
 def encode_call(fn: Function, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> str:
@@ -143,14 +156,12 @@ def encode_call(fn: Function, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         TypeError: If one does not fit its annotation, or JSON has nothing for it.
         ValueError: If the text is longer than `MAX_CALL`.
     """
-    shape = _shape(fn)
-    text = json.dumps(shape.convert(args, kwargs or {}, "dump"), separators=(",", ":"))
-    if len(text) > MAX_CALL:
-        raise ValueError(
-            f"the arguments of {shape.name} take {len(text):,} characters of JSON, and "
-            f"{MAX_CALL:,} are allowed: store the data and give its key instead"
-        )
-    return text
+    return _shape(fn).encode(args, kwargs)
+
+
+def call_encoder(fn: Function) -> CallEncoder:
+    """Return `encode_call` for one function, which is looked at now and not at each call."""
+    return _shape(fn).encode
 
 
 def decode_call(fn: Function, text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -185,7 +196,7 @@ def encode_result(fn: Function | None, value: Any) -> str:
     """
     way, name = _result_of(fn)
     try:
-        text = json.dumps(way.dump(value), separators=(",", ":"))
+        text = _to_json(way.dump(value))
     except (ValueError, TypeError) as error:
         raise TypeError(
             f"the result of {name} cannot be kept: {safe_repr(value)}: "
@@ -228,7 +239,7 @@ def encode_error(error: BaseException) -> str:
         "text": safe_str(error),
         "parts": _error_parts(error),
     }
-    return json.dumps(data, separators=(",", ":"))
+    return _to_json(data)
 
 
 def decode_error(text: str) -> BaseException:

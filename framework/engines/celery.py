@@ -11,7 +11,7 @@ from framework import _checks, _registry
 from framework._calls import TaskSpec
 from framework._records import TaskRecord, TaskStatus
 from framework._task import live
-from framework._wire import encode_call
+from framework._wire import call_encoder
 from framework.exceptions import BrokerUnavailableError
 from framework.protocols import EngineHost, Kind, Run
 
@@ -268,12 +268,10 @@ class CeleryEngine:
         """
         task = live(record)
         spec: TaskSpec = task.spec
-        name = self.functions.name_of(spec)
-        if name is None:
-            raise ValueError(
-                f"func must be a function that workers know, not {spec.name}: decorate it in "
-                "a module that the worker imports, or name it in CeleryEngine(functions=[...])"
-            )
+        known = spec.wire
+        if known is None or known[0] is not self:
+            known = spec.wire = (self, self._name_of(spec), call_encoder(spec.fn))
+        _, name, encode = known
         if task.limit is None:
             task.limit = self.default_limit
         if task.limit is None:
@@ -290,7 +288,16 @@ class CeleryEngine:
             )
         if self._publisher is not None:
             self._publisher.require_room()
-        task.payload = (name, encode_call(spec.fn, task.args or (), task.kwargs))
+        task.payload = (name, encode(task.args or (), task.kwargs))
+
+    def _name_of(self, spec: TaskSpec) -> str:
+        name = self.functions.name_of(spec)
+        if name is None:
+            raise ValueError(
+                f"func must be a function that workers know, not {spec.name}: decorate it in "
+                "a module that the worker imports, or name it in CeleryEngine(functions=[...])"
+            )
+        return name
 
     def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
         """Queue a task to be published; never blocks."""
