@@ -25,7 +25,7 @@ from framework._delivery import LoopWaiter, Mailboxes, ThreadWaiter, Waiter
 from framework._driving import Drive, runs_of
 from framework._elsewhere import Elsewhere
 from framework._ids import TaskId
-from framework._ledger import Home, Ledger
+from framework._ledger import Home, Ledger, id_in_use
 from framework._logging import log_final, report_unread
 from framework._policies import Policies, WatchedPolicies
 from framework._pool import ThreadPoolExecutorEnhanced
@@ -196,6 +196,16 @@ class Core:
                 self.secure(task)
             self.begin(task, delay)
         return task
+
+    async def require_free(self, task_id: object) -> None:
+        """See that no other process has a task of this chosen id, as far as it is written.
+
+        Raises:
+            ValueError: If one has.
+        """
+        assert self.elsewhere is not None
+        if isinstance(task_id, str) and await self.elsewhere.find(task_id, patient=False):
+            raise id_in_use(task_id)
 
     def begin(self, task: LiveTask, delay: float) -> None:
         """Hand an accepted task to the engine, after *delay* seconds."""

@@ -109,9 +109,14 @@ class Elsewhere:
 
     # -- from a coroutine
 
-    async def find(self, task_id: str) -> TaskRecord | None:
-        """Return a task's record, or None if nobody knows it; takes 0.1 s to say so."""
-        record: TaskRecord | None = await self._ask(task_id, final=False)
+    async def find(self, task_id: str, *, patient: bool = True) -> TaskRecord | None:
+        """Return a task's record, or None if nobody knows it.
+
+        Args:
+            task_id: The task.
+            patient: Whether to ask again, for 0.1 s, while nobody knows it.
+        """
+        record: TaskRecord | None = await self._ask(task_id, tries=0 if patient else len(_TRIES))
         return record
 
     async def until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:
@@ -165,11 +170,13 @@ class Elsewhere:
         task_id: str | None,
         *,
         final: bool = False,
+        tries: int = 0,
         timeout: float | None = None,
         call: Callable[[], Any] | None = None,
     ) -> Any:
         waiter = LoopWaiter(self._boxes)
         question = _Question(waiter, task_id, final=final, call=call)
+        question.tries = tries
         timer = None
         self._put(question)
         try:

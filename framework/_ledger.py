@@ -113,7 +113,7 @@ class Ledger(Events):
                 self.extra["rejected"] += 1
                 raise QueueFullError(self.queue_size)
             if task_id in live:
-                raise _id_in_use(task_id)
+                raise id_in_use(task_id)
             live[task_id] = task
             self.submitted += 1
             if started is None:
@@ -158,11 +158,11 @@ class Ledger(Events):
             if free:
                 self._reserved.add(task_id)
         if not free:
-            raise _id_in_use(task_id)
+            raise id_in_use(task_id)
         # After the reservation, so that no task of this id can end unseen in between.
         if self.store.get(task_id) is not None:
             self.release(task_id)
-            raise _id_in_use(task_id)
+            raise id_in_use(task_id)
 
     def release(self, task_id: str) -> None:
         """Give a reserved id back; its task, if it was accepted, has it."""
@@ -397,7 +397,8 @@ _NOBODY: dict[Any, None] = {}
 """What `Ledger.end` gives if nobody waits; never changed."""
 
 
-def _id_in_use(task_id: str) -> ValueError:
+def id_in_use(task_id: str) -> ValueError:
+    """Return the error for a chosen id that a task has already."""
     return ValueError(
         f"task_id must be one that no task has, not {task_id[:80]!r}: choose another, or "
         "leave it out for a random one"

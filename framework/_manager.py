@@ -170,6 +170,8 @@ class TaskManager:
         """
         _checks.flag("wait", wait)
         core = self._core
+        if task_id is not None and core.elsewhere is not None:
+            await core.require_free(task_id)
         task, pause = take_in(
             core,
             sys._getframe(1), func, args, kwargs, timeout, description, task_id,

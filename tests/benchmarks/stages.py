@@ -146,12 +146,13 @@ def command(stage: str, url: str, many: int, rate: float | None) -> list[str]:
 
 
 def spent(processes: list[psutil.Process]) -> float:
-    """Return the processor seconds that processes and their children have taken."""
+    """Return the processor seconds that processes and their children, ended ones too, took."""
     total = 0.0
     for one in processes:
         for process in (one, *one.children(recursive=True)):
             times = process.cpu_times()
             total += times.user + times.system
+            total += times.children_user + times.children_system
     return total
 
 

@@ -244,6 +244,15 @@ async def test_refused(manager: TaskManager, workers: Workers) -> None:
     workers.fault = None
 
 
+async def test_id_of_another_process(manager: TaskManager, workers: Workers) -> None:
+    """A chosen id that a task of another process has is refused; another one is free."""
+    now = manager.clock.time()
+    workers.records = {"order-7": record_of("order-7", TaskStatus.RUNNING, now)}
+    with pytest.raises(ValueError, match="task_id must be one that no task has, not 'order-7'"):
+        await manager.submit(work, (1,), task_id="order-7")
+    assert await manager.submit(work, (1,), task_id="order-8") == "order-8"
+
+
 async def test_cancel(manager: TaskManager, host: RemoteHost) -> None:
     """A cancellation goes to the engine, and a delayed task needs none."""
     here, delayed = work(1), await manager.submit(work, (1,), delay=60)
