@@ -279,6 +279,9 @@ class TaskManager:
     def get_stats(self) -> dict[str, int]:
         """Return the counters since the start: one consistent snapshot.
 
+        With a store that several processes share the tasks of all of them count, as far as
+        it keeps them; ``store_errors`` and ``store_backlog`` are its own counters.
+
         Always ``submitted = pending + running + completed + failed + timeout + cancelled +
         interrupted``. Beside them ``delayed`` and ``scheduled`` (what waits for its time
         now), ``kept`` (finished tasks in the store) and, once they are not 0,
@@ -287,7 +290,12 @@ class TaskManager:
         """
         figures = self._core.ledger.figures()
         figures |= self._core.schedules.figures()
-        figures["kept"] = self._core.ledger.kept
+        ledger = self._core.ledger
+        figures["kept"] = (
+            ledger.kept
+            if ledger.shared is None
+            else sum(figures[status.value] for status in TaskStatus if status.is_final)
+        )
         if self._core.boxes.lost:
             figures["lost_wakeups"] = self._core.boxes.lost
         return figures

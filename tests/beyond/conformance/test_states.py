@@ -151,6 +151,7 @@ async def test_stats(manager: TaskManager) -> None:
     await asyncio.wait(futures)
     stats = manager.get_stats()
     assert (stats["submitted"], stats["completed"], stats["failed"]) == (7, 5, 2)
+    assert stats["kept"] == 7
     assert stats["submitted"] == sum(stats[status.value] for status in TaskStatus)
 
 
