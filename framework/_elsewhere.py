@@ -244,12 +244,7 @@ class Elsewhere:
     def _search(self, questions: list[_Question]) -> None:
         if not questions:
             return
-        try:
-            found = self._fetch({question.task_id for question in questions if question.task_id})
-        except Exception as error:  # whoever asked is told
-            for question in questions:
-                question.finish(None, error)
-            return
+        found, error = self._fetch({one.task_id for one in questions if one.task_id})
         again = []
         for question in questions:
             record = found.get(question.task_id or "")
@@ -258,6 +253,9 @@ class Elsewhere:
             elif record is not None:
                 question.due = self._real.monotonic() + _EVERY
                 again.append(question)
+            elif error is not None:
+                # Perhaps it is known just where nobody answers.
+                question.finish(None, error)
             elif question.tries < len(_TRIES):
                 question.due = self._real.monotonic() + _TRIES[question.tries]
                 question.tries += 1
@@ -271,13 +269,21 @@ class Elsewhere:
         for question in again:
             question.finish(None, FrameworkNotStartedError("stopped"))
 
-    def _fetch(self, task_ids: set[str]) -> dict[str, TaskRecord]:
+    def _fetch(self, task_ids: set[str]) -> tuple[dict[str, TaskRecord], Exception | None]:
+        """Return what the directories know, and why one of them does not answer, if so."""
         found: dict[str, TaskRecord] = {}
+        failed: Exception | None = None
         for directory in self._directories:
             missing = task_ids - found.keys()
-            if missing:
-                found |= {str(record.task_id): record for record in directory.fetch(missing)}
-        return found
+            if not missing:
+                break
+            try:
+                records = directory.fetch(missing)
+            except Exception as error:  # whoever asked is told, if nobody else knows
+                failed = error
+            else:
+                found |= {str(record.task_id): record for record in records}
+        return found, failed
 
     def _request_cancel(self, task_id: str) -> bool:
         return any(directory.request_cancel(task_id) for directory in self._directories)

@@ -26,6 +26,7 @@ from framework._clock import SystemClock
 from framework._context import current_home
 from framework._core import Limits
 from framework._ids import TaskId
+from framework._jsonsafe import safe_str
 from framework._ledger import Home
 from framework._records import TaskEvent, TaskStatus
 from framework._running import Runner
@@ -289,7 +290,7 @@ class Outpost:
                     idle_since = self.clock.monotonic()
                     self._renew(task)
             except Exception as error:  # it is away; the lease may run out meanwhile
-                _LOGGER.warning("leases are not renewed: %r", error)
+                _LOGGER.warning("leases are not renewed: %s", safe_str(error))
                 self.clock.sleep(_RENEW_EVERY)
 
     def _renew(self, task: LiveTask) -> None:

@@ -294,7 +294,7 @@ class Publisher:
                 self._host.waiting(record.task_id, self._down)
             with self._condition:
                 self._condition.notify_all()
-            _LOGGER.warning("%s; %d tasks wait to be published", self._down, len(queued))
+            _LOGGER.warning("%s; tasks that wait to be published: %d", self._down, len(queued))
         now = self._host.clock.monotonic()
         for record in queued:
             if now - record.queued < self._timeout:

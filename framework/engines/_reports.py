@@ -14,6 +14,7 @@ from typing import Final
 from framework import _registry
 from framework._clock import SystemClock
 from framework._ids import TaskId
+from framework._jsonsafe import safe_str
 from framework._records import Label, TaskRecord, TaskStatus
 from framework._wire import decode_error, decode_result
 from framework.engines._state import State
@@ -92,7 +93,7 @@ class Reports:
                 gap = self._take(self._state.read(self._after, _BLOCK))
             except Exception as error:  # whatever the client raises, Redis is away
                 if not gap and not self._closed.is_set():
-                    _LOGGER.warning("reports of workers do not come through: %r", error)
+                    _LOGGER.warning("reports of workers do not come through: %s", safe_str(error))
                 gap, self._after = True, ""
                 self._closed.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -95,7 +95,7 @@ async def test_broker_comes_back(redis_server: RedisServer, said: Said) -> None:
         redis_server.stop()
         first = celery_tasks.mark("first")
         line = await said.words("broker unavailable since")
-        assert "1 tasks wait to be published" in line
+        assert "tasks that wait to be published: 1" in line
         second = celery_tasks.mark("second")
         for task_id in (first, second):
             state, reason = await status(task_id)

@@ -13,7 +13,7 @@ from framework._clock import SystemClock
 from framework._delivery import Mailboxes
 from framework._elsewhere import Elsewhere
 from framework._records import Label, TaskRecord
-from framework.exceptions import StoreUnavailableError
+from framework.exceptions import BrokerUnavailableError, StoreUnavailableError
 from tests.framework.pools import PATIENCE
 
 
@@ -170,6 +170,21 @@ async def test_two_directories() -> None:
     assert second.asked == [{"two"}]
     assert await elsewhere.cancel("two")
     assert (first.cancelled, second.cancelled) == (["two"], ["two"])
+    elsewhere.close()
+
+
+async def test_one_of_two_fails() -> None:
+    """While one directory does not answer, the other's word is good enough, and no word is not."""
+    first, second = Book(record_of("one")), Book(record_of("two"))
+
+    def fail(_: int) -> None:
+        raise BrokerUnavailableError("away")
+
+    first.on_ask = fail
+    elsewhere = Elsewhere([first, second], SystemClock(), Mailboxes())
+    assert await elsewhere.find("two") is second.records["two"]
+    with pytest.raises(BrokerUnavailableError):
+        await elsewhere.find("one")
     elsewhere.close()
 
 
