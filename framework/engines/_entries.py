@@ -76,8 +76,7 @@ class Entry:
 
     def _tell(self) -> None:
         before = self._clock.time()
-        seconds, micros = self._state.client.time()
-        after, told = self._clock.time(), seconds + micros / 1e6
+        told, after = self._state.now(), self._clock.time()
         entry = {
             **self._facts,
             "pid": os.getpid(),
@@ -94,7 +93,6 @@ class Entry:
 
 def entries(state: State, kind: Literal["workers", "apps"], fresh: float) -> list[dict[str, Any]]:
     """Return what the processes of a kind have told in the last *fresh* seconds; blocks."""
-    seconds, micros = state.client.time()
-    now = seconds + micros / 1e6
+    now = state.now()
     told = [json.loads(text) for text in state.client.hgetall(state.processes(kind)).values()]
     return [one for one in told if now - one["told"] <= fresh]

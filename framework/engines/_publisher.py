@@ -107,6 +107,7 @@ class Publisher:
     Args:
         sender: Sends one message.
         note: Notes messages in Redis before they are sent; blocks.
+        published: Notes there that those of some ids have been sent; blocks.
         unnote: Notes that a task will not be sent after all; blocks.
         prepare: Makes the message of a task.
         host: Hears of what becomes of tasks.
@@ -118,6 +119,7 @@ class Publisher:
         self,
         sender: Sender,
         note: Callable[[list[Message]], None],
+        published: Callable[[list[str]], None],
         unnote: Callable[[str], object],
         prepare: Callable[[TaskRecord], Message],
         host: EngineHost,
@@ -126,6 +128,7 @@ class Publisher:
     ) -> None:
         self._sender = sender
         self._note = note
+        self._published = published
         self._unnote = unnote
         self._prepare = prepare
         self._host = host
@@ -237,15 +240,20 @@ class Publisher:
         wanted = [record for record in batch if not record.status.is_final]
         messages = [self._prepare(record) for record in wanted]
         noted = not messages or self._insist(lambda: self._note(messages))
+        sent: list[str] = []
         for record, message in zip(wanted, messages, strict=True):
             if noted and self._begin(record):
                 if not self._insist(partial(self._sender.send, message), record):
                     break
+                sent.append(record.task_id)
                 record.payload = None
                 if record.reason:
                     self._host.waiting(record.task_id, "")
                 self.discard(record.task_id)
         self._sending = ""
+        if sent:
+            with suppress(Exception):  # Redis is away; at worst they are sent once more
+                self._published(sent)
         for record in batch:
             if record.status.is_final:
                 self.discard(record.task_id)

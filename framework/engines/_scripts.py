@@ -36,7 +36,7 @@ end
 local function finish(status, result, error, reason, ttl)
   redis.call('HSET', task, 'status', status, 'ended', stamp(now), 'result', result,
     'error', error, 'reason', reason)
-  redis.call('HDEL', task, 'holder', 'until', 'next')
+  redis.call('HDEL', task, 'holder', 'until', 'next', 'unsent')
   redis.call('EXPIRE', task, ttl)
   local big = '0'
   if #result > {INLINE_RESULT} then big = '1'; result = '' end
@@ -51,7 +51,8 @@ PUBLISH: Final = (
 -- ARGV: id, seconds that a live hash is kept, then field, value, ...
 local status = get('status')
 if status ~= '' then return status end
-redis.call('HSET', task, 'status', 'pending', 'attempts', '0', 'seq', '0', unpack(ARGV, 3))
+redis.call('HSET', task, 'status', 'pending', 'attempts', '0', 'seq', '0',
+  'noted', stamp(now), unpack(ARGV, 3))
 redis.call('EXPIRE', task, ARGV[2])
 return 'pending'
 """
@@ -91,7 +92,7 @@ if ARGV[9] ~= '1' then redis.call('HINCRBY', task, 'attempts', 1) end
 redis.call('HSETNX', task, 'started', stamp(now))
 redis.call('HSET', task, 'status', 'running', 'holder', ARGV[2],
   'until', stamp(now + tonumber(ARGV[3])), 'seq', ARGV[4], 'reason', '')
-redis.call('HDEL', task, 'next')
+redis.call('HDEL', task, 'next', 'unsent')
 redis.call('EXPIRE', task, ARGV[7])
 tell('started', 'at', stamp(now), 'a', get('attempts'))
 return {'run', get('attempts'), 0}

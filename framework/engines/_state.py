@@ -113,15 +113,30 @@ class State:
     # -- the moves
 
     def publish(self, messages: Sequence[Message]) -> None:
-        """Note tasks that are about to be published, in one round trip."""
+        """Note tasks that are about to be published, in one round trip; see `_rescue`."""
         pipe = self.client.pipeline(transaction=False)
         for message in messages:
             self._publish(
                 self._keys(message.task_id),
-                [message.task_id, KEPT_LIVE, *_facts(message)],
+                [
+                    message.task_id, KEPT_LIVE, *_facts(message),
+                    "unsent", json.dumps(message.as_json()),
+                ],
                 client=pipe,
-            )
+            )  # fmt: skip
         pipe.execute()
+
+    def published(self, task_ids: Collection[str]) -> None:
+        """Note that the first messages of tasks are at the broker, in one round trip."""
+        pipe = self.client.pipeline(transaction=False)
+        for task_id in task_ids:
+            pipe.hdel(self._keys(task_id)[0], "unsent")
+        pipe.execute()
+
+    def now(self) -> float:
+        """Return the wall clock of Redis, in seconds since the epoch."""
+        seconds, micros = self.client.time()
+        return float(seconds) + float(micros) / 1e6
 
     def start(self, message: Message, holder: str, dead: str = "") -> Verdict:
         """Take the lease of a delivered task.

@@ -31,6 +31,7 @@ from framework.engines._entries import Entry
 from framework.engines._messages import Functions, Message, signature_hash
 from framework.engines._publisher import Publisher, Sender
 from framework.engines._reports import Reports, record_of
+from framework.engines._rescue import Rescue
 from framework.engines._state import State
 
 __all__ = ["CeleryEngine"]
@@ -117,6 +118,7 @@ class CeleryEngine:
         self._publisher: Publisher | None = None
         self._reports: Reports | None = None
         self._entry: Entry | None = None
+        self._rescue: Rescue | None = None
         self._in_worker = False
         self._longest = 0.0
         self._signatures: dict[str, str] = {}
@@ -229,9 +231,11 @@ class CeleryEngine:
             _settings.require_good(self.app, self.longest())
         state = self.state
         self._reports = Reports(state, host)
+        self._rescue = Rescue(state, self.sender)
         self._publisher = Publisher(
             self.sender(),
             self._note,
+            state.published,
             lambda task_id: state.cancel(task_id, "it was cancelled before it started"),
             self._message,
             host,
@@ -248,12 +252,15 @@ class CeleryEngine:
     def close(self, patience: float) -> None:
         """Publish what waits, for at most *patience* seconds, and leave; blocks."""
         publisher, reports, entry = self._publisher, self._reports, self._entry
+        rescue, self._rescue = self._rescue, None
         if publisher is not None:
             publisher.close(patience)
         if reports is not None:
             reports.close()
         if entry is not None:
             entry.close()
+        if rescue is not None:
+            rescue.close()
         self._host = self._publisher = self._reports = self._entry = None
         if self._state is not None:
             self._state.client.close()
@@ -331,6 +338,8 @@ class CeleryEngine:
             found = self.state.fetch(task_ids)
         except redis.RedisError as error:
             raise BrokerUnavailableError(f"Redis does not answer: {error}") from error
+        if self._rescue is not None:
+            self._rescue.look(found)
         return [record_of(task_id, facts, host.clock) for task_id, facts in found.items()]
 
     def forget(self, task_ids: Collection[str]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import redis.asyncio
@@ -22,7 +23,8 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework.engines import _scripts
+from framework.engines import _rescue, _scripts
+from framework.engines._messages import Message
 from framework.engines.celery import CeleryEngine
 from framework.exceptions import BrokerUnavailableError
 from tests.beyond import celery_tasks
@@ -269,3 +271,20 @@ def test_engine_takes_no_thread_of_its_own(redis_server: RedisServer) -> None:
     """Making an engine neither connects nor starts anything."""
     redis_server.stop()
     assert isinstance(make(redis_server.url), CeleryEngine)
+
+
+async def test_noted_and_never_sent(
+    celery_engine: CeleryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a process noted and died before it could send is sent by whoever looks at it, once."""
+    monkeypatch.setattr(_rescue, "AFTER", -1.0)
+    state, task_id = celery_engine.state, uuid4().hex
+    name = f"{tasks.__name__}.add"
+    left = Message(task_id, name, name, "", "[[40, 2], {}]", 1.0, 15.0, 15.0)
+    await asyncio.to_thread(state.publish, [left])
+    async with setup_async_framework(None, engine=celery_engine):
+        manager = get_task_manager()
+        assert await manager.get_result(task_id, timeout=20) == 42
+        task = await manager.get_task(task_id)
+    assert task is not None
+    assert task.attempts == 1

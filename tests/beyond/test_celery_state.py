@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -52,6 +53,21 @@ def test_first_delivery(state: State) -> None:
     verdict = state.start(message(), "me|1|1")
     assert (verdict.kind, verdict.attempts) == ("run", 1)
     assert (facts(state)["status"], facts(state)["holder"]) == ("running", "me|1|1")
+
+
+def test_message_of_a_noted_task(state: State) -> None:
+    """A noted task has its message at hand until that is out, or has begun, or has ended."""
+    for way in (
+        lambda: state.published(["t"]),
+        lambda: state.start(message(), "me|1|1"),
+        lambda: state.cancel("t", "not wanted"),
+    ):
+        state.client.flushall()
+        state.publish([message()])
+        assert Message.from_json(json.loads(facts(state)["unsent"])) == message()
+        assert abs(float(facts(state)["noted"]) - state.now()) < 60
+        way()
+        assert "unsent" not in facts(state)
 
 
 def test_delivery_that_redis_does_not_know(state: State) -> None:

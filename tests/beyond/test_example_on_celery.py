@@ -28,9 +28,9 @@ from framework.stores._writer import Pace
 from framework.stores.sql import SQLStore
 
 celery_app = Celery("shop", broker={url!r})
-store = SQLStore("sqlite:///{folder}/tasks.db")
-# Twenty times as quick as it is for users to find that a process has died.
-store._pace = Pace(beat=0.05)
+store = SQLStore("sqlite:///{folder}/tasks.db", durable=True)
+# Five times as quick as it is for users to find that a process has died.
+store._pace = Pace(beat=0.2)
 """
 
 ENGINE = """
@@ -158,6 +158,7 @@ async def test_every_route(clients: list[httpx.AsyncClient]) -> None:
     assert (await there.get("/tasks/unknown")).status_code == 404
 
 
+@pytest.mark.timeout(60)
 async def test_death_of_the_server_that_submitted(
     clients: list[httpx.AsyncClient], tmp_path: Path
 ) -> None:
