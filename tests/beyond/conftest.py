@@ -13,6 +13,18 @@ from framework.engines.celery import CeleryEngine
 from tests.beyond.servers import PostgresServer, RedisServer
 from tests.beyond.workers import CeleryWorker
 
+LIMIT = 90
+"""Seconds for a test here, unless it says otherwise: servers start slowly on a busy machine."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this folder more time than others have."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and not any(
+            item.iter_markers("timeout")
+        ):
+            item.add_marker(pytest.mark.timeout(LIMIT))
+
 
 @pytest.fixture(scope="session")
 def shared_redis() -> Iterator[RedisServer]:

@@ -31,7 +31,7 @@ PACKAGES = {
 }
 """Programs that the tests need, and the packages of Debian that bring them."""
 
-_PATIENCE = 15.0
+_PATIENCE = 45.0
 """Real seconds that a server may take to end before the test fails."""
 
 

@@ -19,7 +19,7 @@ from tests.beyond.celery_app import make
 from tests.beyond.servers import RedisServer
 from tests.beyond.workers import CeleryWorker
 
-PATIENCE = 15.0
+PATIENCE = 45.0
 """Real seconds that something may take at most before the test fails."""
 
 

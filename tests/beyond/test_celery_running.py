@@ -23,7 +23,7 @@ from framework.engines.celery import CeleryEngine
 from tests.beyond import celery_tasks
 from tests.beyond.servers import RedisServer
 
-PATIENCE = 15.0
+PATIENCE = 45.0
 """Real seconds that something may take at most before the test fails."""
 
 

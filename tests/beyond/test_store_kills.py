@@ -141,7 +141,7 @@ async def test_killed_at_a_random_moment(sqlite_url: str, tmp_path: Path, turn: 
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("turn", range(50))
 async def test_killed_fifty_times(sql_url: str, tmp_path: Path, turn: int) -> None:
     """The same, fifty times."""

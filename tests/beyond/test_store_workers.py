@@ -59,7 +59,7 @@ def workers(server: Server) -> Iterator[list[Worker]]:
             worker.close()
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_every_worker_answers_for_every_task(sql_url: str) -> None:
     """Of 500 tasks, submitted to four workers in turn, each worker knows each at once."""
     with (
@@ -86,7 +86,7 @@ def test_every_worker_answers_for_every_task(sql_url: str) -> None:
     assert [one["store_errors"] for one in figures] == [0] * WORKERS
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_cancelling_a_task_of_another_worker(sql_url: str) -> None:
     """A worker cancels a coroutine that runs in another one, and all of them say so."""
     with (
@@ -101,7 +101,7 @@ def test_cancelling_a_task_of_another_worker(sql_url: str) -> None:
             assert worker.ask("GET", f"/tasks/{task_id}")[1]["status"] == "cancelled"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_history_outlives_a_restart(sql_url: str) -> None:
     """What ended before a restart is known after it, with its result."""
     with serving(APP, env={"STORE_URL": sql_url}) as server:

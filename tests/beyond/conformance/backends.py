@@ -14,7 +14,7 @@ from framework import TaskManager, get_task_manager, setup_async_framework
 from framework._records import TaskEvent
 from framework.protocols import TaskEngine, TaskStore
 
-PATIENCE = 20.0
+PATIENCE = 45.0
 """Real seconds that something may take at most before the test fails."""
 
 LIMIT = 15.0
