@@ -209,7 +209,8 @@ def throttled_task(
     The window slides: no half-open stretch of *time_window* seconds ever holds more than
     *rate_limit* calls, and a call exactly one window after another is free. It is shared
     by all callers of the decorated function under one framework, methods of all instances
-    included, and is a window of this process. Outside any framework it is the process's.
+    included, and is a window of this process, or of all workers where tasks run on Celery.
+    Outside any framework it is the process's.
 
     Args:
         fn: Not used; the bare form has no rate and is refused.

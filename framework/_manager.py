@@ -153,7 +153,8 @@ class TaskManager:
             wait: Whether to wait and return the result instead of the id.
             task_id: An id of your own, not in use; None for a random one.
             on_complete: Called with the task once it is COMPLETED, on the thread or loop
-                that completed it. What it raises is logged.
+                that completed it, or a thread of its own if that was elsewhere. What it
+                raises is logged.
             on_error: The same for every other end.
             delay: Seconds, 0 or more, that it stays PENDING at least.
 

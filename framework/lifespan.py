@@ -77,15 +77,17 @@ def setup_async_framework(
         cleanup_interval: Seconds between clean-ups by age, above 0; infinity for never.
         clock: Time for everything; None for the system's.
         executor: A pool of your own, which you shut down; excludes *max_workers*.
-        store: Where finished tasks are kept; None for this process's memory.
-        engine: Where tasks run; None for the pool and the app's loop.
+        store: Where tasks are kept, a `SQLStore` say; None for this process's memory.
+        engine: Where tasks run, a `CeleryEngine` say; None for the pool and the app's loop.
 
     Returns:
         An async context manager that gives None.
 
     Raises:
         TypeError: If a parameter is of the wrong type.
-        ValueError: If a number is out of range, or *executor* comes with *max_workers*.
+        ValueError: If a number is out of range, or *executor* comes with *max_workers*; on
+            entering, if the engine's settings would lose tasks or run them twice.
+        StoreUnavailableError: On entering, if a shared store cannot be reached.
     """
     if app is not None and not (hasattr(app, "middleware_stack") and hasattr(app, "router")):
         raise TypeError(f"app must be a FastAPI or Starlette app, or None, not {_checks.show(app)}")
