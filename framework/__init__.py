@@ -7,7 +7,6 @@ from framework._decorators import (
     async_task,
     background_task,
     retry_task,
-    scheduled_task,
     throttled_task,
 )
 from framework._ids import TaskId
@@ -15,6 +14,7 @@ from framework._manager import TaskManager
 from framework._pool import ThreadPoolExecutorEnhanced
 from framework._records import TaskStatus
 from framework._runtime import get_task_manager, get_thread_pool
+from framework._scheduled import scheduled_task
 from framework._task import Task
 from framework.exceptions import (
     FrameworkError,

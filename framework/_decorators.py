@@ -1,4 +1,4 @@
-"""background_task, async_task, throttled_task, retry_task and scheduled_task."""
+"""background_task, async_task, throttled_task and retry_task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from framework._decorated import (
     BackgroundFunction,
     RetriedFunction,
     RetryDecorator,
-    ScheduleDecorator,
     ThrottleDecorator,
 )
 from framework._inner import (
@@ -27,7 +26,6 @@ from framework._inner import (
     throttled_inner,
 )
 from framework._retry import retry_policy
-from framework._schedules import Schedule
 from framework._throttle import throttle_policy
 
 P = ParamSpec("P")
@@ -346,86 +344,6 @@ def _retried(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
         __asyncframe_attempts__=attempts_of(fn, name, policy),
     )
     _registry.register(name, dressed)
-    return dressed
-
-
-# -- scheduled_task
-
-
-def scheduled_task(
-    every: float,
-    *,
-    jitter: float = 0.0,
-    run_at_start: bool = False,
-    name: str | None = None,
-) -> ScheduleDecorator:
-    """Have every running framework run a function again and again.
-
-    Runs start at fixed distances from the framework's start, on its clock. One run at a
-    time: one that is still going when the next is due has that one skipped and counted.
-    Missed runs are not made up. An error ends its run and not the schedule. Each run is an
-    ordinary task. Calling the function runs it right there. The schedule lasts as long as
-    the decorated function is referred to.
-
-    Args:
-        every: Seconds from one run to the next, above 0.
-        jitter: Share of *every*, 0.0 to 1.0, by which each run is put off at random at most.
-        run_at_start: Whether to run at the start, too.
-        name: The tasks' name; None for the function's module and qualified name.
-
-    Returns:
-        A decorator for a function that can be called without arguments.
-
-    Raises:
-        TypeError: If the bare form is used, the function needs arguments or has a decorator
-            that must stand outside, or a parameter is of the wrong type.
-        ValueError: If a number is out of range.
-    """
-    if callable(every):
-        raise TypeError(
-            "scheduled_task has no default interval: write @scheduled_task(every=60), not "
-            "@scheduled_task"
-        )
-    seconds = _checks.number("every", every, above=0)
-    share = _checks.number("jitter", jitter, at_least=0, at_most=1)
-    _checks.flag("run_at_start", run_at_start)
-    label = None if name is None else one_line(_checks.text("name", name))
-
-    def make(fn: Callable[..., Any]) -> Any:
-        return _scheduled(fn, label, seconds, share, run_at_start)
-
-    return lambda it: decorate("scheduled_task", it, make)
-
-
-def _scheduled(
-    fn: Callable[..., Any], name: str | None, every: float, jitter: float, at_start: bool
-) -> Any:
-    spec = TaskSpec(
-        fn,
-        name=name_of(fn) if name is None else name,
-        kind=kind_of(fn),
-        check=checker_for(fn),
-        description=f"every {every:g} s",
-    )
-    if spec.check is not None:
-        try:
-            spec.check()
-        except TypeError as error:
-            raise TypeError(
-                f"scheduled_task calls {spec.name} without arguments, which does not fit: {error}"
-            ) from None
-
-    def sync_inner() -> Any:
-        return fn()
-
-    async def async_inner() -> Any:
-        return await fn()
-
-    schedule = Schedule(spec, every, jitter, at_start)
-    inner: Any = async_inner if spec.kind == "loop" else sync_inner
-    dressed = dress(inner, fn, "scheduled_task", __asyncframe_schedule__=schedule)
-    _registry.register(spec.name, dressed)
-    _registry.add_schedule(schedule)
     return dressed
 
 
