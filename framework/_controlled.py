@@ -166,10 +166,19 @@ class _ControlledCrew(Crew):
 
     def _forget(self, item: Item) -> None:
         with self.lock:
-            queued = self._held.pop(item, None) or self._admitted.pop(item, None)
+            queued = self._admitted.pop(item, None)
             self._out.discard(item)
         if queued is not None:
             self.control.withdrawn(queued)
+
+    def _unhold(self, item: Item) -> bool:
+        """Take *item*, which will not run, from what is held back; False if it is not there."""
+        with self.lock:
+            queued = self._held.pop(item, None)
+            self.cancelled += queued is not None
+        if queued is not None:
+            self.control.withdrawn(queued)
+        return queued is not None
 
     def begin_item(self, item: Item) -> Queued:
         """Note that an item begins, and return what stands for it."""
@@ -184,12 +193,11 @@ class _ControlledCrew(Crew):
 
     def discard(self, item: Item) -> bool:
         """Take *item* out of what waits; False if it has begun."""
-        with self.lock:
-            held = item in self._held
-            claimed = held or super().discard(item)
-            self.cancelled += held
-        if claimed:
+        claimed = self._unhold(item)
+        if not claimed and super().discard(item):
+            claimed = True
             self._forget(item)
+        if claimed:
             self._close_if_empty()
         return claimed
 
@@ -198,13 +206,15 @@ class _ControlledCrew(Crew):
         worker = current_worker()
         if worker is not None and worker.crew is self:
             with self.lock:
-                held = item in self._held
-                if held:
+                queued = self._held.pop(item, None)
+                if queued is not None:
                     # From here on it waits as any other crew's items do.
                     self._waiting.add(item)
-            if held:
-                self._forget(item)
-            return super().run_inline(item)
+            if queued is not None:
+                self.control.withdrawn(queued)
+            ran = super().run_inline(item)
+            self._close_if_empty()
+            return ran
         return False
 
     def abandon(self, item: Item) -> None:
@@ -218,10 +228,8 @@ class _ControlledCrew(Crew):
         """Take nothing more; what is held back is dropped, or run first."""
         with self.lock:
             self._closing = True
-            dropped = list(self._held) if drop else []
-            self.cancelled += len(dropped)
-        for item in dropped:
-            self._forget(item)
+            held = list(self._held) if drop else []
+        dropped = [item for item in held if self._unhold(item)]
         dropped += super().close(drop=True) if drop else []
         self._close_if_empty()
         self.control.freed()

@@ -64,8 +64,14 @@ class _Call(Future[T]):
         """Cancel as ``Future.cancel``, and free the place in the queue."""
         cancelled = super().cancel()
         if cancelled and self.crew.discard(self):
-            self.forget()
+            self.notify_cancelled()
         return cancelled
+
+    def notify_cancelled(self) -> None:
+        """Tell those who wait for a cancelled call; only by whoever took it off the queue."""
+        # Without this, ``concurrent.futures.wait`` and ``as_completed`` never see it done.
+        self.set_running_or_notify_cancel()
+        self.forget()
 
     def result(self, timeout: float | None = None) -> T:
         """Wait as ``Future.result``; on a thread of the same pool, run what is queued."""
@@ -147,6 +153,7 @@ class _Calls:
     def __call__(self, call: _Call[Any], /) -> bool:
         """Run a call to its end; False if it was cancelled before."""
         if not call.set_running_or_notify_cancel():
+            call.forget()
             return False
         call.started = now = self._clock.monotonic()
         call.status = TaskStatus.RUNNING
@@ -156,7 +163,8 @@ class _Calls:
     def drop(self, call: _Call[Any], error: BaseException | None, /) -> None:
         """Cancel a call that will never run, or let it fail with *error*."""
         if error is None:
-            call.cancel()
+            if call.cancel():
+                call.notify_cancelled()
         elif call.set_running_or_notify_cancel():
             call.status = TaskStatus.FAILED
             call.tell(None, error)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import CancelledError, Future
+from collections.abc import Callable
+from concurrent.futures import (
+    CancelledError,
+    Future,
+    ThreadPoolExecutor,
+    as_completed,
+    wait,
+)
 from typing import Any
 
 import pytest
@@ -131,6 +138,77 @@ def test_no_inline_run_after_shutdown_dropped_the_call() -> None:
     with pytest.raises(CancelledError):
         future.result(PATIENCE)
     assert ran == []
+
+
+# -- waiting for what was cancelled
+
+
+def test_a_cancelled_call_is_done_at_once() -> None:
+    """A call cancelled in the queue is done for wait() and as_completed(), before it comes up."""
+    pool = ThreadPoolExecutorEnhanced(1)
+    stuck, _ = start_stuck(pool)
+    queued = pool.submit(int)
+    assert queued.cancel()
+    assert queued.cancel()
+    assert wait([queued], PATIENCE).done == {queued}
+    assert list(as_completed([queued], PATIENCE)) == [queued]
+    stuck.gate.set()
+    settle(pool)
+
+
+def test_whoever_waits_hears_of_a_cancellation() -> None:
+    """wait() on another thread ends when the call is cancelled in the queue."""
+    pool = ThreadPoolExecutorEnhanced(1)
+    stuck, _ = start_stuck(pool)
+    queued = pool.submit(int)
+    with ThreadPoolExecutor(1) as aside:
+        waiting = aside.submit(wait, [queued], PATIENCE)
+        assert queued.cancel()
+        assert waiting.result(PATIENCE).done == {queued}
+    stuck.gate.set()
+    settle(pool)
+
+
+def test_calls_that_a_shutdown_drops_are_done() -> None:
+    """Calls cancelled by shutdown(cancel_futures=True) are done for wait(), each told once."""
+    pool = ThreadPoolExecutorEnhanced(1)
+    stuck, _ = start_stuck(pool)
+    queued = [pool.submit(int) for _ in range(3)]
+    told: list[Future[int]] = []
+    for future in queued:
+        future.add_done_callback(told.append)
+    assert queued[0].cancel()
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert wait(queued, PATIENCE).done == set(queued)
+    assert told == queued
+    stuck.gate.set()
+    settle(pool)
+
+
+class RememberingPool(ThreadPoolExecutorEnhanced):
+    """A pool that knows every future that it gave."""
+
+    def __init__(self, max_workers: int) -> None:
+        super().__init__(max_workers)
+        self.given: list[Future[Any]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Queue a call and remember its future."""
+        future = super().submit(fn, *args, **kwargs)
+        self.given.append(future)
+        return future
+
+
+def test_what_map_cancels_is_done() -> None:
+    """The calls that map() cancels when its caller gives up are done for wait()."""
+    pool = RememberingPool(1)
+    stuck, _ = start_stuck(pool)
+    with pytest.raises(TimeoutError):
+        list(pool.map(int, [1, 2], timeout=0))
+    cancelled = pool.given[1:]
+    assert wait(cancelled, PATIENCE).done == set(cancelled)
+    stuck.gate.set()
+    settle(pool)
 
 
 # -- what calls raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -116,6 +116,16 @@ def test_shutdown_runs_what_waits() -> None:
     assert [future.result() for future in futures] == [0, 1, 2]
     with pytest.raises(RuntimeError, match=r"^cannot schedule new futures after shutdown$"):
         pool.submit(int)
+
+
+def test_a_cancelled_call_is_done_for_those_who_wait() -> None:
+    """A call that was held back and cancelled, by itself or by a shutdown, is done for wait()."""
+    pool = DeterministicExecutor(max_workers=1)
+    futures = [pool.submit(int), pool.submit(int)]
+    assert futures[0].cancel()
+    pool.shutdown(cancel_futures=True)
+    assert wait(futures, 0).done == set(futures)
+    assert pool.get_stats()["cancelled"] == 2
 
 
 def test_shutdown_that_cancels() -> None:
