@@ -331,9 +331,12 @@ class Core:
 
     def home(self) -> Home:
         """Return the latest app's home, or one for tasks submitted before any app."""
-        if not self.homes:
-            self.add_home(Home(self, None, None))
-        return self.homes[0]
+        try:
+            return self.homes[0]
+        except IndexError:  # no app yet, or the last one has just left
+            home = Home(self, None, None)
+            self.add_home(home)
+            return home
 
     def add_home(self, home: Home) -> None:
         """Let tasks belong to *home*."""

@@ -70,13 +70,13 @@ class Deadlines(Generic[T]):
 
     def close(self) -> None:
         """Forget every entry and cancel every timer."""
+        # All of it under the lock: a timer that fires meanwhile sets another one, or none.
         with self._lock:
-            queues = list(self._queues.values())
+            for queue in self._queues.values():
+                queue.entries.clear()
+                if queue.timer is not None:
+                    queue.timer.cancel()
             self._queues.clear()
-        for queue in queues:
-            queue.entries.clear()
-            if queue.timer is not None:
-                queue.timer.cancel()
 
     def _arm(self, queue: _Queue[T], limit: float, when: float) -> None:
         queue.timer = self._clock.call_at(when, lambda: self._fire(queue, limit))
