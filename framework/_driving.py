@@ -266,7 +266,8 @@ class Drive:
         if self._asked:
             runner.end(task, "cancel", error=told, reason=task.reason or "it was cancelled")
         elif self.owner is not None and self.owner.cancelling() > self._baseline:
-            runner.end(task, "cancel", error=told, reason="what awaited it was cancelled")
+            reason = "what awaited it" if self._in_place else "its asyncio task"
+            runner.end(task, "cancel", error=told, reason=f"{reason} was cancelled")
         else:
             # Its own doing: it raised this, or awaited something that was cancelled.
             runner.end(task, "fail", error=error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import threading
@@ -17,6 +18,7 @@ from framework import (
     TaskStatus,
     TaskTimeoutError,
     ThreadPoolExecutorEnhanced,
+    async_task,
     background_task,
     current_task,
     retry_task,
@@ -467,3 +469,42 @@ async def test_a_read_failure_is_not_logged(caplog: pytest.LogCaptureFixture) ->
         assert task is not None
         assert isinstance(task.error, KeyError)
     assert caplog.records == []
+
+
+# -- reasons
+
+
+async def test_a_coroutine_that_cancels_itself(task_manager: TaskManager) -> None:
+    """Of a coroutine that cancels its own asyncio task nobody says that it was awaited."""
+
+    async def body() -> None:
+        own = asyncio.current_task()
+        assert own is not None
+        own.cancel()
+        await asyncio.Event().wait()
+
+    task_id = await task_manager.submit(body)
+    with pytest.raises(TaskCancelledError):
+        await task_manager.get_result(task_id)
+    task = await task_manager.get_task(task_id)
+    assert task is not None
+    assert task.reason == "its asyncio task was cancelled"
+    assert not task.cancel_requested
+
+
+async def test_a_coroutine_whose_awaiter_is_cancelled(task_manager: TaskManager) -> None:
+    """A coroutine that is awaited in place says that what awaited it was cancelled."""
+    started = asyncio.Event()
+
+    @async_task
+    async def body() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    awaiter = asyncio.ensure_future(body())
+    await started.wait()
+    awaiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await awaiter
+    (task,) = task_manager.get_all_tasks().values()
+    assert (task["status"], task["reason"]) == ("cancelled", "what awaited it was cancelled")
