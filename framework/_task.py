@@ -16,7 +16,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from framework._ids import TaskId
-from framework._jsonsafe import JSON, jsonable, safe_str
+from framework._jsonsafe import jsonable, safe_str
 from framework._records import Rare, TaskRecord, TaskStatus
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ class Task:
         origin = self._record.origin
         return None if origin is None else str(origin)
 
-    def to_dict(self) -> dict[str, JSON]:
+    def to_dict(self) -> dict[str, Any]:  # Any: JSON, and dicts are invariant for type checkers
         """Return everything as strict JSON, whatever the result is.
 
         Stamps are ISO 8601 in UTC, durations are seconds. Does not count as reading the

@@ -143,7 +143,7 @@ async def get_task_status(task_id: str) -> dict[str, Any]:
     task = await task_manager.get_task(task_id)
     if task is None:
         raise HTTPException(status_code=404, detail="Task not found")
-    task_info: dict[str, Any] = dict(task.to_dict())
+    task_info = task.to_dict()
     if task.status == TaskStatus.COMPLETED:
         task_info["result"] = await task_manager.get_result(task_id)
     return task_info
@@ -152,7 +152,7 @@ async def get_task_status(task_id: str) -> dict[str, Any]:
 @app.get("/tasks")
 def list_all_tasks() -> dict[str, Any]:
     """Answer with every task that is known."""
-    return dict(get_task_manager().get_all_tasks())
+    return get_task_manager().get_all_tasks()
 
 
 @app.delete("/tasks/{task_id}")

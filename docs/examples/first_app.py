@@ -37,7 +37,7 @@ async def show_task(task_id: str) -> dict[str, object]:
     task = await get_task_manager().get_task(task_id)
     if task is None:
         raise HTTPException(status_code=404, detail="Task not found")
-    return dict(task.to_dict())
+    return task.to_dict()
 
 
 @app.delete("/tasks/{task_id}")

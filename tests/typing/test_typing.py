@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,21 +15,37 @@ import framework
 
 API = Path(__file__).with_name("api.py")
 ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 HAS_MYPY = importlib.util.find_spec("mypy") is not None
+
+
+def first_block(page: str) -> str:
+    """Return the first block of Python on a page."""
+    found = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    return found[1]
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not HAS_MYPY and "CI" not in os.environ, reason="mypy is not installed")
 def test_api(tmp_path: Path) -> None:
-    """Every type in api.py is the one that mypy finds in strict mode."""
+    """Every type in api.py is the one that mypy finds in strict mode; README's app passes it."""
+    app = tmp_path / "readme_app.py"
+    app.write_text(first_block(README.read_text("utf-8")), "utf-8")
     home = Path(framework.__file__).parents[1]
     # mypy finds an installed package by itself, and wants to.
     paths = [] if home.name == "site-packages" else [str(home)]
     checked = subprocess.run(
         [
             *(sys.executable, "-m", "mypy", "--strict"),
-            *("--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(tmp_path)),
+            *(
+                "--config-file",
+                str(ROOT / "pyproject.toml"),
+                "--cache-dir",
+                str(tmp_path / "cache"),
+            ),
             str(API),
+            str(app),
         ],
         cwd=ROOT,
         env={**os.environ, "MYPYPATH": os.pathsep.join(paths)},
