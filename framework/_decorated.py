@@ -19,8 +19,8 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
-class BackgroundFunction(Protocol[P, T_co]):
-    """A function whose call takes a task in and returns its id.
+class BackgroundCall(Protocol[P, T_co]):
+    """A `BackgroundFunction`, or a method that is one and knows its instance.
 
     Attributes:
         fn: The undecorated function.
@@ -33,6 +33,14 @@ class BackgroundFunction(Protocol[P, T_co]):
         """Take the call in as a task and return its id at once; from anywhere."""
         ...
 
+
+class BackgroundFunction(BackgroundCall[P, T_co], Protocol[P, T_co]):
+    """A function whose call takes a task in and returns its id.
+
+    Attributes:
+        fn: The undecorated function.
+    """
+
     @overload
     def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
 
@@ -41,7 +49,7 @@ class BackgroundFunction(Protocol[P, T_co]):
         self: BackgroundFunction[Concatenate[S, Q], T],
         instance: S,
         owner: type[Any] | None = None,
-    ) -> Callable[Q, TaskId[T]]: ...
+    ) -> BackgroundCall[Q, T]: ...
 
     def options(
         self,

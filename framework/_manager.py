@@ -16,8 +16,8 @@ from typing import Any, Literal, TypeVar, overload
 from framework import _checks
 from framework._cancelling import cancel
 from framework._core import Core
+from framework._decorated import BackgroundCall
 from framework._ids import TaskId
-from framework._jsonsafe import JSON
 from framework._pool import ThreadPoolExecutorEnhanced
 from framework._records import EVENT_KINDS, TaskRecord, TaskStatus
 from framework._submission import take_in
@@ -59,6 +59,38 @@ class TaskManager:
         return self._core.new_id
 
     # -- taking tasks in
+
+    @overload
+    async def submit(
+        self,
+        func: BackgroundCall[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        description: str | None = None,
+        wait: Literal[False] = False,
+        task_id: str | None = None,
+        on_complete: Callable[[Task], object] | None = None,
+        on_error: Callable[[Task], object] | None = None,
+        delay: float = 0.0,
+    ) -> TaskId[T]: ...
+
+    @overload
+    async def submit(
+        self,
+        func: BackgroundCall[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        description: str | None = None,
+        wait: Literal[True],
+        task_id: str | None = None,
+        on_complete: Callable[[Task], object] | None = None,
+        on_error: Callable[[Task], object] | None = None,
+        delay: float = 0.0,
+    ) -> T: ...
 
     @overload
     async def submit(
@@ -188,6 +220,21 @@ class TaskManager:
     @overload
     def submit_nowait(
         self,
+        func: BackgroundCall[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        description: str | None = None,
+        task_id: str | None = None,
+        on_complete: Callable[[Task], object] | None = None,
+        on_error: Callable[[Task], object] | None = None,
+        delay: float = 0.0,
+    ) -> TaskId[T]: ...
+
+    @overload
+    def submit_nowait(
+        self,
         func: Callable[..., Coroutine[Any, Any, T]],
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
@@ -254,15 +301,15 @@ class TaskManager:
             return None
         return Task(self._core.ledger.snapshot(record), source=record)
 
-    def get_all_tasks(self) -> dict[str, dict[str, JSON]]:
+    def get_all_tasks(self) -> dict[str, dict[str, Any]]:
         """Return every known task as ``{task_id: Task.to_dict()}``: a snapshot."""
         return _as_dicts(self._core.ledger.records().values())
 
-    def get_active_tasks(self) -> dict[str, dict[str, JSON]]:
+    def get_active_tasks(self) -> dict[str, dict[str, Any]]:
         """Return the tasks that are PENDING or RUNNING, as `get_all_tasks`."""
         return _as_dicts(self._core.ledger.live_records())
 
-    def get_tasks_by_status(self, status: TaskStatus | str) -> dict[str, dict[str, JSON]]:
+    def get_tasks_by_status(self, status: TaskStatus | str) -> dict[str, dict[str, Any]]:
         """Return the tasks of one status, as `get_all_tasks`.
 
         Raises:
@@ -427,5 +474,5 @@ def _require(task_id: object, record: TaskRecord | None) -> TaskRecord:
     return record
 
 
-def _as_dicts(records: Iterable[TaskRecord]) -> dict[str, dict[str, JSON]]:
+def _as_dicts(records: Iterable[TaskRecord]) -> dict[str, dict[str, Any]]:
     return {str(record.task_id): Task(record).to_dict() for record in records}
