@@ -37,6 +37,9 @@ class TaskSpec:
         timeout: Limit in seconds counted from its start; None to take the framework's,
             infinity for none.
         delay: Seconds from submission until it may start, 0 or more.
+        hooks: What to call at its end: on completion, on anything else; None for neither.
+        task_id: The id that was chosen for it, or None.
+        special: Whether any of these three was chosen; most tasks ask this alone.
         check: Raises TypeError for arguments that do not fit; None if that is unknown.
         attempts_inside: Whether the function counts its attempts itself (a retry).
         wire: What a remote engine has found out of it, for the next call; None before.
@@ -48,9 +51,12 @@ class TaskSpec:
         "delay",
         "description",
         "fn",
+        "hooks",
         "kind",
         "label",
         "name",
+        "special",
+        "task_id",
         "timeout",
         "wire",
     )
@@ -65,6 +71,8 @@ class TaskSpec:
         description: str = "",
         timeout: float | None = None,
         delay: float = 0.0,
+        hooks: tuple[Any, Any] | None = None,
+        task_id: str | None = None,
     ) -> None:
         self.fn: Callable[..., Any] = fn
         self.name: str = name
@@ -74,6 +82,9 @@ class TaskSpec:
         self.description: str = description
         self.timeout: float | None = timeout
         self.delay: float = delay
+        self.hooks: tuple[Any, Any] | None = hooks
+        self.task_id: str | None = task_id
+        self.special: bool = bool(delay or hooks or task_id)
         self.wire: Any = None  # a tuple of that engine's own
         self.attempts_inside: bool = layer_of(fn) == "retry_task" and not is_wrapper(fn)
 
@@ -84,8 +95,10 @@ class TaskSpec:
         description: str | None = None,
         name: str | None = None,
         delay: float | None = None,
+        hooks: tuple[Any, Any] | None = None,
+        task_id: str | None = None,
     ) -> TaskSpec:
-        """Return a copy with what is not None in place of what was."""
+        """Return a copy with what is not None in place of what was, each hook by itself."""
         return TaskSpec(
             self.fn,
             name=self.name if name is None else name,
@@ -94,7 +107,17 @@ class TaskSpec:
             description=self.description if description is None else description,
             timeout=self.timeout if timeout is None else timeout,
             delay=self.delay if delay is None else delay,
+            hooks=merged(hooks, self.hooks),
+            task_id=self.task_id if task_id is None else task_id,
         )
+
+
+def merged(hooks: tuple[Any, Any] | None, others: tuple[Any, Any] | None) -> tuple[Any, Any] | None:
+    """Return the hooks, those of *others* where there are none; None if there is none at all."""
+    if hooks is None or hooks == (None, None):
+        return others
+    complete, error = others or (None, None)
+    return (complete if hooks[0] is None else hooks[0], error if hooks[1] is None else hooks[1])
 
 
 def spec_for(fn: Callable[..., Any]) -> TaskSpec:

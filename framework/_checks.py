@@ -114,6 +114,16 @@ def flag(name: str, value: object) -> bool:
     return value
 
 
+def hook(name: str, value: object) -> None:
+    """See that *value* can be called at a task's end, or is None.
+
+    Raises:
+        TypeError: If it cannot.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be a function of the task or None, not {show(value)}")
+
+
 def methods(name: str, part: object, needed: tuple[str, ...]) -> None:
     """See that a part of the framework has the methods of its protocol; None is no part.
 

@@ -133,7 +133,7 @@ class Core:
     def accept(
         self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
     ) -> LiveTask:
-        """Take a checked call in and hand it to the engine, after its spec's delay.
+        """Take a checked call in and hand it to the engine, as its spec says.
 
         Args:
             spec: What to run.
@@ -141,8 +141,16 @@ class Core:
             kwargs: Its keyword arguments, which fit.
             frame: Who submits.
         """
-        if spec.delay:
-            return self.accept_with(spec, args, kwargs, frame, delay=spec.delay)
+        if spec.special:
+            return self.accept_with(
+                spec,
+                args,
+                kwargs,
+                frame,
+                task_id=spec.task_id,
+                hooks=spec.hooks,
+                delay=spec.delay,
+            )
         task = self._new_task(spec, args, kwargs, frame, self.new_id())
         self._accept(task)
         if self.durable and asyncio._get_running_loop() is None:
@@ -165,7 +173,7 @@ class Core:
         """Take a checked call in as `accept` does, with more to it.
 
         Args:
-            spec: What to run; its own delay is not looked at.
+            spec: What to run; its own delay, hooks and id are not looked at.
             args: Its positional arguments, which fit.
             kwargs: Its keyword arguments, which fit.
             frame: Who submits.
@@ -258,16 +266,29 @@ class Core:
             raise error[0]
 
     def drive(
-        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+        self,
+        spec: TaskSpec,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        frame: FrameType,
+        task: LiveTask | None = None,
     ) -> Drive:
         """Take a checked call in and begin with it right here, where it is awaited.
 
         It never waits, so the bound of waiting tasks is not for it.
 
+        Args:
+            spec: What to run; its own delay, hooks and id are not looked at.
+            args: Its positional arguments, which fit.
+            kwargs: Its keyword arguments, which fit.
+            frame: Who submits.
+            task: The task, if it is made already.
+
         Returns:
             What goes on with it if it is suspended, and else has what its awaiter gets.
         """
-        task = self._new_task(spec, args, kwargs, frame, self.new_id())
+        if task is None:
+            task = self._new_task(spec, args, kwargs, frame, self.new_id())
         task.loop = asyncio.get_running_loop()
         ledger, runner, now = self.ledger, self.runner, task.created
         if runner.interceptor is not None:
@@ -281,6 +302,25 @@ class Core:
         task.driver = driver = Drive(runner, task, True)
         driver.begin(now)
         return driver
+
+    def drive_special(
+        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> Drive:
+        """Do as `drive` does, under the id and with the hooks of the spec.
+
+        Raises:
+            ValueError: If the chosen id is in use.
+        """
+        chosen = spec.task_id
+        task = self._new_task(spec, args, kwargs, frame, chosen or self.new_id())
+        task.hooks = spec.hooks
+        if chosen is None:
+            return self.drive(spec, args, kwargs, frame, task)
+        self.ledger.reserve(chosen)
+        try:
+            return self.drive(spec, args, kwargs, frame, task)
+        finally:
+            self.ledger.release(chosen)
 
     def _accept(self, task: LiveTask) -> None:
         ledger, interceptor = self.ledger, self.runner.interceptor

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
 from framework._ids import TaskId
+from framework._task import Task
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -58,6 +59,9 @@ class BackgroundFunction(BackgroundCall[P, T_co], Protocol[P, T_co]):
         description: str | None = None,
         name: str | None = None,
         delay: float | None = None,
+        task_id: str | None = None,
+        on_complete: Callable[[Task], object] | None = None,
+        on_error: Callable[[Task], object] | None = None,
     ) -> Self:
         """Return a copy with other options; None keeps what was.
 
@@ -66,6 +70,10 @@ class BackgroundFunction(BackgroundCall[P, T_co], Protocol[P, T_co]):
             description: A text for people.
             name: The task's name.
             delay: Seconds, 0 or more, that each task stays PENDING at least.
+            task_id: An id of your own for the next call; a second call is refused with
+                ``ValueError`` as long as the first one's task is known.
+            on_complete: Called with each task that is COMPLETED, as by `TaskManager.submit`.
+            on_error: The same for every other end.
         """
         ...
 
@@ -101,6 +109,9 @@ class AwaitableFunction(Protocol[P, T_co]):
         description: str | None = None,
         name: str | None = None,
         delay: float | None = None,
+        task_id: str | None = None,
+        on_complete: Callable[[Task], object] | None = None,
+        on_error: Callable[[Task], object] | None = None,
     ) -> Self:
         """Return a copy with other options, as `BackgroundFunction.options`."""
         ...

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Hashable
+import inspect
+from collections.abc import Callable, Collection, Coroutine, Hashable
 from typing import Any, Final, Literal, ParamSpec, TypeVar, overload
 
 from framework import _checks, _registry
@@ -160,22 +161,12 @@ def _task(layer: str, fn: Callable[..., Any], options: dict[str, Any]) -> Any:
 
 
 def _task_of(layer: str, spec: TaskSpec) -> Any:
-    def options(
-        *,
-        timeout: float | None = None,
-        description: str | None = None,
-        name: str | None = None,
-        delay: float | None = None,
-    ) -> Any:
+    def options(**changed: Any) -> Any:
         """Return a copy with other options; None keeps what was."""
-        changed = spec.replace(
-            timeout=_checks.limit("timeout", timeout),
-            description=None if description is None else _checks.text("description", description),
-            name=None if name is None else one_line(_checks.text("name", name)),
-            delay=None if delay is None else _checks.number("delay", delay, at_least=0),
-        )
-        return _task_of(layer, changed)
+        _require_known(spec.fn, changed, _TASK_OPTIONS)
+        return _task_of(layer, spec.replace(**_checked(**changed)))
 
+    options.__qualname__ = f"{name_of(spec.fn)}.options"
     background = layer == "background_task"
     inner = background_inner(spec) if background else awaitable_inner(spec)
     dressed = dress(
@@ -188,6 +179,32 @@ def _task_of(layer: str, spec: TaskSpec) -> Any:
     )
     _registry.register(spec.name, dressed)
     return dressed
+
+
+def _checked(
+    *,
+    timeout: object = None,
+    description: object = None,
+    name: object = None,
+    delay: object = None,
+    task_id: object = None,
+    on_complete: object = None,
+    on_error: object = None,
+) -> dict[str, Any]:
+    """Return the options of a task as `TaskSpec.replace` takes them."""
+    _checks.hook("on_complete", on_complete)
+    _checks.hook("on_error", on_error)
+    return {
+        "timeout": _checks.limit("timeout", timeout),
+        "description": None if description is None else _checks.text("description", description),
+        "name": None if name is None else one_line(_checks.text("name", name)),
+        "delay": None if delay is None else _checks.number("delay", delay, at_least=0),
+        "task_id": None if task_id is None else _checks.filled_text("task_id", task_id),
+        "hooks": (on_complete, on_error),
+    }
+
+
+_TASK_OPTIONS: Final = tuple(inspect.signature(_checked).parameters)
 
 
 # -- throttled_task
@@ -227,6 +244,8 @@ def throttled_task(
         TypeError: If the bare form is used, or a parameter is of the wrong type.
         ValueError: If a number is out of range.
     """
+    if fn is not None and not callable(fn):
+        raise _by_name("throttled_task", fn)
     if fn is not None or rate_limit is None:
         raise TypeError(
             "throttled_task has no default rate: write @throttled_task(rate_limit=5, "
@@ -245,9 +264,11 @@ def throttled_task(
 def _throttled(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
     def options(**changed: Any) -> Any:
         """Return a copy with other options and windows of its own."""
-        return _throttled(fn, _changed("throttled_task", given, changed))
+        _require_known(fn, changed, given)
+        return _throttled(fn, given | changed)
 
     name = name_of(fn)
+    options.__qualname__ = f"{name}.options"
     policy = throttle_policy(name, **given)
     dressed = dress(
         throttled_inner(fn, policy),
@@ -332,9 +353,11 @@ def retry_task(
 def _retried(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
     def options(**changed: Any) -> Any:
         """Return a copy with other options."""
-        return _retried(fn, _changed("retry_task", given, changed))
+        _require_known(fn, changed, given)
+        return _retried(fn, given | changed)
 
     name, policy = name_of(fn), retry_policy(**given)
+    options.__qualname__ = f"{name}.options"
     dressed = dress(
         retried_inner(fn, name, policy),
         fn,
@@ -355,16 +378,40 @@ def _apply(layer: str, fn: object, make: Callable[[Callable[..., Any]], Any]) ->
     if fn is _BRACKETS:
         return lambda it: decorate(layer, it, make)
     if isinstance(fn, (int, float, str)):
-        raise TypeError(
-            f"{layer} takes its options by name, as in @{layer}(name=...), not {_checks.show(fn)}"
-        )
+        raise _by_name(layer, fn)
     return decorate(layer, fn, make)
 
 
-def _changed(layer: str, given: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
-    unknown = sorted(changed.keys() - given.keys())
+_MEANT: Final = {
+    "background_task": ("timeout", 30),
+    "async_task": ("timeout", 30),
+    "throttled_task": ("rate_limit", 5),
+    "retry_task": ("max_retries", 3),
+}
+"""What a number without a name is probably meant for, with an example."""
+
+
+def _by_name(layer: str, given: object) -> TypeError:
+    option, example = _MEANT[layer]
+    if type(given) is int:
+        example = given
+    like = f"{option}={example}"
+    if isinstance(given, str) and option == "timeout":
+        like = f"description={_checks.show(given)}"
+    return TypeError(
+        f"{layer} takes its options by name, as in @{layer}({like}), not {_checks.show(given)}"
+    )
+
+
+def _require_known(fn: Callable[..., Any], changed: dict[str, Any], known: Collection[str]) -> None:
+    """See that there are all the options that are to be changed.
+
+    Raises:
+        TypeError: If there are not.
+    """
+    unknown = sorted(changed.keys() - set(known))
     if unknown:
         raise TypeError(
-            f"{layer}.options() does not know {', '.join(unknown)}; it knows {', '.join(given)}"
+            f"{name_of(fn)}.options() does not know {', '.join(unknown)}; it knows "
+            f"{', '.join(known)}"
         )
-    return given | changed

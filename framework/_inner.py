@@ -152,7 +152,8 @@ def awaitable_inner(spec: TaskSpec) -> types.FunctionType:
     """Return a coroutine function whose await gives the task's result."""
     core, caller, check = require_core, sys._getframe, spec.check or _no_check
     (least, most), count = positional_range(spec.fn), len
-    in_place = spec.kind == "loop" and not spec.delay
+    in_place = spec.kind == "loop" and not spec.special
+    special_in_place = spec.kind == "loop" and spec.special and not spec.delay
 
     async def async_inner(*args: Any, **kwargs: Any) -> Any:
         if kwargs or not least <= count(args) <= most:
@@ -160,6 +161,9 @@ def awaitable_inner(spec: TaskSpec) -> types.FunctionType:
         here = core()
         if in_place and here.in_place:
             drive = here.drive(spec, args, kwargs, caller(1))
+            return await drive if drive.suspended else drive.outcome()
+        if special_in_place and here.in_place:
+            drive = here.drive_special(spec, args, kwargs, caller(1))
             return await drive if drive.suspended else drive.outcome()
         task = here.accept(spec, args, kwargs, caller(1))
         return await here.results.get(task, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, MethodType
 from typing import Any  # a task's function may take and return anything
 
 from framework import _checks
@@ -11,6 +11,7 @@ from framework._calls import (
     TaskSpec,
     is_wrapper,
     layer_of,
+    merged,
     require_arguments,
     require_callable,
     spec_for,
@@ -39,41 +40,39 @@ def take_in(
         The task, and the seconds that it is delayed; without *begin*, `Core.begin` is still
         to be called.
     """
-    spec = _spec(func)
+    spec, bound = _spec(func)
     if timeout is not None or description is not None:
         spec = spec.replace(
             timeout=_checks.limit("timeout", timeout),
             description=None if description is None else _checks.text("description", description),
         )
     positional, named = require_arguments(args, kwargs)
+    positional = (*bound, *positional)
     if spec.check is not None:
         spec.check(*positional, **named)
     if task_id is not None:
         _checks.filled_text("task_id", task_id)
-    hooks = (on_complete, on_error)
-    for name, hook in zip(("on_complete", "on_error"), hooks, strict=True):
-        if hook is not None and not callable(hook):
-            raise TypeError(
-                f"{name} must be a function of the task or None, not {_checks.show(hook)}"
-            )
+    _checks.hook("on_complete", on_complete)
+    _checks.hook("on_error", on_error)
     pause = _checks.number("delay", delay, at_least=0) or spec.delay
     task = core.accept_with(
         spec,
         positional,
         named,
         frame,
-        task_id=task_id,
-        hooks=hooks if on_complete is not None or on_error is not None else None,
+        task_id=spec.task_id if task_id is None else task_id,
+        hooks=merged((on_complete, on_error), spec.hooks),
         delay=pause,
         begin=begin,
     )
     return task, pause
 
 
-def _spec(func: Callable[..., Any]) -> TaskSpec:
+def _spec(func: Callable[..., Any]) -> tuple[TaskSpec, tuple[Any, ...]]:
+    """Return what to run, and the instance to run it on, if *func* is a method of one."""
     if layer_of(func) in ("background_task", "async_task") and not is_wrapper(func):
         # Submitted as what it is, so that one call makes one task and not two.
         spec = func.__asyncframe_spec__  # type: ignore[attr-defined]  # set by the decorator
         assert isinstance(spec, TaskSpec)
-        return spec
-    return spec_for(require_callable("submit", func))
+        return spec, (func.__self__,) if isinstance(func, MethodType) else ()
+    return spec_for(require_callable("submit", func)), ()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dis
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from framework import (
     RateLimitExceededError,
+    Task,
     TaskManager,
     TaskStatus,
     async_task,
@@ -57,19 +59,45 @@ def test_retry_options_keep_what_is_left_out() -> None:
     [
         (
             throttled_task(rate_limit=1),
-            r"^throttled_task\.options\(\) does not know rate; it knows rate_limit, .*key$",
+            r"does not know rate; it knows rate_limit, time_window, when_limited, key$",
         ),
         (
             retry_task(),
-            r"^retry_task\.options\(\) does not know rate; it knows max_retries, .*exceptions$",
+            r"does not know rate; it knows max_retries, .*exceptions$",
         ),
+        (background_task(), r"does not know rate; it knows timeout, .*, on_error$"),
+        (async_task(), r"does not know rate; it knows timeout, .*, on_error$"),
     ],
-    ids=["throttle", "retry"],
+    ids=["throttle", "retry", "background", "async"],
 )
 def test_an_unknown_option_is_told(decorate: Any, message: str) -> None:
-    """An option that does not exist raises TypeError and names those that do."""
-    with pytest.raises(TypeError, match=message):
-        decorate(lambda: None).options(rate=2)
+    """An option that does not exist raises TypeError, in the words of whoever wrote it."""
+
+    def send() -> None:
+        """Do nothing."""
+
+    with pytest.raises(TypeError, match=rf"^[^ ]*\.send\.options\(\) {message}"):
+        decorate(send).options(rate=2)
+    with pytest.raises(TypeError, match=r"^[^ ]*\.send\.options\(\) takes 0 positional"):
+        decorate(send).options(2)
+
+
+@pytest.mark.parametrize(
+    ("decorate", "given", "like"),
+    [
+        (retry_task, 3, r"retry_task\(max_retries=3\), not 3"),
+        (retry_task, "often", r"retry_task\(max_retries=3\), not 'often'"),
+        (throttled_task, 7, r"throttled_task\(rate_limit=7\), not 7"),
+        (throttled_task, "5/minute", r"throttled_task\(rate_limit=5\), not '5/minute'"),
+        (background_task, 60, r"background_task\(timeout=60\), not 60"),
+        (background_task, 0.5, r"background_task\(timeout=30\), not 0\.5"),
+        (async_task, "a report", r"async_task\(description='a report'\), not 'a report'"),
+    ],
+)
+def test_an_option_without_its_name_is_told(decorate: Any, given: object, like: str) -> None:
+    """An option given by position raises TypeError and is shown as it can be written."""
+    with pytest.raises(TypeError, match=rf"^\w+ takes its options by name, as in @{like}$"):
+        decorate(given)
 
 
 async def test_a_retry_on_a_loops_thread_is_told_in_a_note() -> None:
@@ -100,6 +128,103 @@ async def test_an_error_that_takes_no_note_is_raised_all_the_same() -> None:
 
     with pytest.raises(StubbornError):
         fail()
+
+
+async def test_hooks_of_a_copy_are_called(task_manager: TaskManager) -> None:
+    """A copy with hooks calls them at the end of its tasks, in place of those that it had."""
+    told: list[str] = []
+
+    def note(kind: str) -> Callable[[Task], None]:
+        return lambda task: told.append(f"{kind} {task.status}")
+
+    @background_task
+    def divide(number: int) -> float:
+        return 1 / number
+
+    watched = divide.options(on_complete=note("first"), on_error=note("error"))
+    await task_manager.get_result(watched(1))
+    await task_manager.get_result(watched.options(on_complete=note("second"))(1))
+    await task_manager.get_result(divide(1))
+    for task_id in (
+        watched(0),
+        await task_manager.submit(watched, (0,), on_error=note("other")),
+    ):
+        with pytest.raises(ZeroDivisionError):
+            await task_manager.get_result(task_id)
+    assert told == ["first completed", "second completed", "error failed", "other failed"]
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_hooks_of_an_awaited_copy_are_called(task_manager: TaskManager, kind: str) -> None:
+    """Hooks are called for a task that is awaited, in place or on a thread."""
+    told: list[str] = []
+    here = asyncio.current_task()
+
+    async def async_body() -> bool:
+        return asyncio.current_task() is here
+
+    def sync_body() -> bool:
+        return True
+
+    decorated: Any = async_task(sync_body if kind == "sync" else async_body)
+    watched = decorated.options(on_complete=lambda task: told.append(task.task_id), task_id="mine")
+    assert await watched()
+    assert told == ["mine"]
+    with pytest.raises(ValueError, match=r"^task_id must be one that no task has, not 'mine'"):
+        await watched()
+
+
+async def test_a_copy_with_an_id_is_one_task(task_manager: TaskManager) -> None:
+    """A chosen id is the task's; while it is known a second call is refused."""
+
+    @background_task
+    def make() -> str:
+        return "made"
+
+    mine = make.options(task_id="report-7")
+    assert mine() == "report-7"
+    with pytest.raises(ValueError, match=r"^task_id must be one that no task has, not 'report-7'"):
+        mine()
+    assert await task_manager.get_result("report-7") == "made"
+    assert await task_manager.submit(mine, task_id="report-8") == "report-8"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("task_id", 7, r"task_id must be a string, not 7"),
+        ("task_id", "", r"task_id must be a string of at least one character.*"),
+        ("on_complete", 7, r"on_complete must be a function of the task or None, not 7"),
+        ("on_error", "log", r"on_error must be a function of the task or None, not 'log'"),
+    ],
+)
+def test_a_wrong_hook_or_id_is_told(option: str, value: object, message: str) -> None:
+    """A hook that cannot be called, and an id that is none, are refused when they are given."""
+    with pytest.raises((TypeError, ValueError), match=rf"^{message}$"):
+        background_task(int).options(**{option: value})  # type: ignore[arg-type]  # what is wrong
+
+
+async def test_a_method_is_submitted_with_its_instance(task_manager: TaskManager) -> None:
+    """A decorated method, given to submit, runs on the instance that it was taken from."""
+
+    class Report:
+        title = "June"
+
+        @background_task(description="a report")
+        def render(self, pages: int) -> str:
+            return f"{self.title}: {pages} pages"
+
+        @async_task
+        async def count(self, pages: int) -> int:
+            return pages
+
+    report = Report()
+    task_id = await task_manager.submit(report.render, (3,))
+    assert await task_manager.get_result(task_id) == "June: 3 pages"
+    task = await task_manager.get_task(task_id)
+    assert task is not None
+    assert task.description == "a report"
+    assert await task_manager.submit(report.count, kwargs={"pages": 2}, wait=True) == 2
 
 
 def test_a_scheduled_function_is_called_right_here() -> None:
