@@ -9,9 +9,9 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, HTTPException, Query
 from pydantic import BaseModel, Field
 
 from framework import (
@@ -174,7 +174,7 @@ def get_thread_pool_stats() -> dict[str, Any]:
 
 
 @app.post("/cleanup")
-def cleanup(max_age: float = 3600.0) -> dict[str, int]:
+def cleanup(max_age: Annotated[float, Query(ge=0)] = 3600.0) -> dict[str, int]:
     """Forget finished tasks of that age."""
     return {"removed": get_task_manager().cleanup_completed_tasks(max_age=max_age)}
 

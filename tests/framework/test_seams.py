@@ -237,6 +237,13 @@ def test_a_clock_of_the_tests_moves_the_example(example: ModuleType) -> None:
     assert free.status_code == 200
 
 
+@pytest.mark.parametrize("age", ["-1.1", "-inf", "nan", "old"])
+def test_example_refuses_an_age(example: ModuleType, age: str) -> None:
+    """The example answers 422 to an age that no task can have."""
+    with override_framework(), TestClient(example.app) as client:
+        assert client.post("/cleanup", params={"max_age": age}).status_code == 422
+
+
 def test_an_engine_that_holds_tasks_back_decides_when_they_run(example: ModuleType) -> None:
     """With an engine of the test's the example's tasks wait, and run when the test says so."""
     engine = HoldingEngine()
