@@ -18,7 +18,7 @@ _MAX_DEPTH = 32
 _MAX_VALUES = 100_000
 _CUT = f"<cut after {_MAX_VALUES} values>"
 _MAX_REPR = 200
-_SHORT_INT = 2_048  # bits that fit into 640 digits, the least limit that Python can be given
+SHORT_INT = 2_048  # bits that fit into 640 digits, the least limit that Python can be given
 _AS_TEXT = (UUID, Decimal, PurePath)
 _AS_ISO = (datetime, date, time)
 _SEQUENCES = (list, tuple, set, frozenset)
@@ -150,7 +150,7 @@ def _encodable(text: str) -> str:
 
 def _integer(value: int) -> int | str:
     """Return *value*, or a marker if it has more digits than Python turns into text."""
-    if value.bit_length() <= _SHORT_INT:
+    if value.bit_length() <= SHORT_INT:
         return value
     try:
         int.__repr__(value)

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from framework._calls import name_of, signature_of
-from framework._jsonsafe import safe_repr, safe_str
+from framework._jsonsafe import SHORT_INT, safe_repr, safe_str
 from framework.exceptions import RemoteTaskError
 
 Function: TypeAlias = Callable[..., Any]
@@ -223,12 +223,25 @@ def decode_result(fn: Function | None, text: str) -> Any:
         return data
 
 
-def settled(fn: Function | None, value: Any) -> Any:
-    """Return *value* as whoever decodes it will have it; raises as `encode_result`."""
-    kind = type(value)
-    if kind in _SCALARS and kind is not str and _result_of(fn)[0].dump(value) is value:
-        return value
-    return decode_result(fn, encode_result(fn, value))
+def settled(fn: Function | None, value: Any) -> tuple[Any, str | None]:
+    """Return a result as whoever decodes it will have it, and its JSON text.
+
+    The text is None if *value* itself gives it at any later time. Raises as `encode_result`.
+    """
+    way = _result_of(fn)[0]
+    if _fits_any_json(value) and way.dump(value) is value:
+        return value, None
+    text = encode_result(fn, value)
+    found = decode_result(fn, text)
+    same = type(value) is str and type(found) is str and found == value
+    return found, None if same else text
+
+
+def _fits_any_json(value: object) -> bool:
+    """Return whether JSON has something for *value*, whatever its limits are."""
+    if type(value) is int:
+        return value.bit_length() <= SHORT_INT
+    return value is None or type(value) in (bool, float)
 
 
 def encode_error(error: BaseException) -> str:

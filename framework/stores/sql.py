@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from framework import _checks, _registry
 from framework._clock import SystemClock
 from framework._records import TaskRecord, TaskStatus
-from framework._wire import decode_result, encode_result, settled
+from framework._wire import settled
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
 
@@ -37,8 +37,6 @@ _LOGGER = logging.getLogger("asyncframe")
 
 _OPEN_PATIENCE: Final = 5.0
 """Seconds for which a database that cannot be used at first is tried again."""
-
-_IMMUTABLE: Final = (type(None), bool, int, float, str)
 
 
 class SQLStore:
@@ -187,14 +185,11 @@ class SQLStore:
             TypeError: If JSON has nothing for it, or it does not fit the annotation.
             ValueError: If it is longer than a mebibyte of JSON.
         """
-        fn = _registry.find(record.name)
-        if type(result) in _IMMUTABLE:
-            return settled(fn, result)
-        text = encode_result(fn, result)
-        if not record.status.is_final:
+        value, text = settled(_registry.find(record.name), result)
+        if text is not None and not record.status.is_final:
             # Whoever gets the result may change it before it is written.
             record.encoded = text
-        return decode_result(fn, text)
+        return value
 
     # -- what the framework asks; never blocks
 

@@ -168,6 +168,34 @@ async def test_result_that_cannot_be_kept(sqlite_url: str) -> None:
             await get_task_manager().get_result(return_opaque())
 
 
+@background_task
+def power(digits: int) -> int:
+    """Return a whole number of so many digits, and one."""
+    return int(10**digits)
+
+
+@pytest.mark.parametrize("digits", [700, 5_000])
+async def test_whole_number_of_many_digits(sql_url: str, digits: int) -> None:
+    """A long whole number is kept, or its task fails: the same at once and after a restart."""
+    outcomes: list[Any] = []
+    task_ids: list[str] = []
+    for _ in range(2):
+        async with setup_async_framework(None, store=SQLStore(sql_url)):
+            task_ids = task_ids or [
+                power(digits),
+                await get_task_manager().submit(pow, (10, digits)),
+            ]
+            for task_id in task_ids:
+                found = get_task_manager().get_result(task_id)
+                outcomes += await asyncio.gather(found, return_exceptions=True)
+
+    if digits == 700:
+        assert outcomes == [10**700] * 4
+    else:
+        assert [type(outcome) for outcome in outcomes] == [TypeError] * 4
+        assert [str(one) for one in outcomes[:2]] == [str(one) for one in outcomes[2:]]
+
+
 async def test_result_is_written_as_it_was_returned(sqlite_url: str) -> None:
     """What somebody does to a result after the task has ended is not written."""
 

@@ -7,11 +7,11 @@ import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from framework import RateLimitExceededError, TaskTimeoutError, background_task, retry_task
 from framework._wire import (
@@ -59,6 +59,16 @@ def half_typed(value: Unknown, other: Missing) -> Missing:  # type: ignore[name-
 
 def to_float(value: float) -> float:
     """Return a float."""
+    return value
+
+
+def to_int(value: int) -> int:
+    """Return a whole number."""
+    return value
+
+
+def to_shout(value: str) -> Annotated[str, AfterValidator(lambda text: f"{text}!")]:
+    """Return a text that gets longer with each validation."""
     return value
 
 
@@ -192,11 +202,29 @@ def test_too_long_a_result() -> None:
 
 def test_settled() -> None:
     """A result is, here, what every other process will have."""
-    scalars = [None, True, 7, 0.5]
-    assert [settled(untyped, value) for value in scalars] == scalars
-    assert settled(untyped, (1, {2: 3})) == [1, {"2": 3}]
-    assert repr(settled(to_float, 3)) == "3.0"
-    assert settled(call, MODEL) == MODEL
+    assert settled(untyped, (1, {2: 3})) == ([1, {"2": 3}], '[1,{"2":3}]')
+    assert repr(settled(to_float, 3)) == "(3.0, '3.0')"
+    assert settled(call, MODEL)[0] == MODEL
+
+
+@pytest.mark.parametrize("value", [None, True, 7, 0.5, "text", 2**2048 - 1])
+def test_settled_as_it_is(value: Any) -> None:
+    """Of a plain value no text need be kept: it gives the same one later."""
+    assert settled(untyped, value) == (value, None)
+
+
+@pytest.mark.parametrize("value", [10**5000, -(10**5000), [10**5000]], ids=["int", "below", "list"])
+@pytest.mark.parametrize("fn", [untyped, to_int, None], ids=["untyped", "typed", "unknown"])
+def test_settled_too_many_digits(value: Any, fn: Any) -> None:
+    """A whole number that Python does not turn into text is refused, and not only when written."""
+    with pytest.raises(TypeError, match=r"^the result of .* cannot be kept: "):
+        settled(fn, value)
+
+
+def test_settled_text_is_the_first() -> None:
+    """The text of a result that changes with each reading is the one of what was returned."""
+    found, text = settled(to_shout, "a")
+    assert (found, text) == ("a!", '"a"')
 
 
 # -- errors
