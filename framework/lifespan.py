@@ -37,7 +37,7 @@ ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def setup_async_framework(
-    app: Starlette | None,
+    app: Starlette | None = None,
     *,
     max_workers: int | None = None,
     graceful_shutdown_timeout: float = 30.0,
@@ -50,11 +50,12 @@ def setup_async_framework(
     executor: ThreadPoolExecutorEnhanced | None = None,
     store: TaskStore | None = None,
     engine: TaskEngine | None = None,
-) -> AbstractAsyncContextManager[None]:
+) -> FrameworkLifespan:
     """Run a task framework for as long as the context lasts.
 
-    Give it to the app, ``FastAPI(lifespan=setup_async_framework)``, or enter it inside
-    your own lifespan, ``async with setup_async_framework(app, max_workers=10):``. It sets
+    Give it to the app, ``FastAPI(lifespan=setup_async_framework)`` or, with limits,
+    ``FastAPI(lifespan=setup_async_framework(max_workers=10))``. Or enter it inside your own
+    lifespan, ``async with setup_async_framework(app, max_workers=10):``. It sets
     ``app.state.task_manager`` and ``app.state.thread_pool`` and runs the handlers of
     ``@app.on_event``, which FastAPI skips beside a lifespan.
 
@@ -64,7 +65,7 @@ def setup_async_framework(
     meanwhile.
 
     Args:
-        app: The app, or None without one.
+        app: The app; None without one, or for the app that it is given to.
         max_workers: Threads that work at once, from 1 on; None for the standard default.
         graceful_shutdown_timeout: Seconds that tasks get to end at shutdown, 0 or more.
         task_timeout: Limit in seconds of tasks without one of their own; None for the
@@ -81,7 +82,7 @@ def setup_async_framework(
         engine: Where tasks run, a `CeleryEngine` say; None for the pool and the app's loop.
 
     Returns:
-        An async context manager that gives None.
+        An async context manager that gives None, and a lifespan.
 
     Raises:
         TypeError: If a parameter is of the wrong type.
@@ -89,8 +90,7 @@ def setup_async_framework(
             entering, if the engine's settings would lose tasks or run them twice.
         StoreUnavailableError: On entering, if a shared store cannot be reached.
     """
-    if app is not None and not (hasattr(app, "middleware_stack") and hasattr(app, "router")):
-        raise TypeError(f"app must be a FastAPI or Starlette app, or None, not {_checks.show(app)}")
+    _check_app(app)
     limits = Limits(
         max_workers=None
         if max_workers is None
@@ -108,7 +108,12 @@ def setup_async_framework(
     )
     _check_parts(clock, executor, store, engine, max_workers)
     parts = Parts(clock=clock, pool=executor, store=store, engine=engine)
-    return _Setup(app, limits, parts, grace)
+    return FrameworkLifespan(app, limits, parts, grace)
+
+
+def _check_app(app: object) -> None:
+    if app is not None and not (hasattr(app, "middleware_stack") and hasattr(app, "router")):
+        raise TypeError(f"app must be a FastAPI or Starlette app, or None, not {_checks.show(app)}")
 
 
 def _check_parts(
@@ -124,22 +129,59 @@ def _check_parts(
             f"not max_workers={max_workers!r} beside executor"
         )
     _checks.clock(clock)
+    if isinstance(store, str):
+        raise TypeError(
+            "store must be a store and not its URL: write store=SQLStore("
+            f"{_checks.show(store)}), with 'from framework.stores.sql import SQLStore'"
+        )
+    if isinstance(engine, str) or type(engine).__name__ == "Celery":
+        raise TypeError(
+            "engine must be an engine: write engine=CeleryEngine(celery_app), with 'from "
+            f"framework.engines.celery import CeleryEngine', not {_checks.show(engine)}"
+        )
     _checks.methods("store", store, ("put", "get", "list", "remove"))
     _checks.methods("engine", engine, ("start", "withdraw", "abandon", "run_inline"))
 
 
-class _Setup(AbstractAsyncContextManager[None]):
-    """One use of `setup_async_framework`."""
+class FrameworkLifespan(AbstractAsyncContextManager[None]):
+    """What `setup_async_framework` gives: a context to enter, or a lifespan for an app."""
 
-    def __init__(self, app: Starlette | None, limits: Limits, parts: Parts, grace: float) -> None:
+    # Any: limits and parts are none of the public types
+    def __init__(self, app: Starlette | None, limits: Any, parts: Any, grace: float) -> None:
         self._app = app
-        self._limits = limits
-        self._parts = parts
+        self._limits: Limits = limits
+        self._parts: Parts = parts
         self._grace = grace
         self._framework: Framework | None = None
         self._home: Home | None = None
         self._token: Token[Any] | None = None
         self._shim: _Shim | None = None
+
+    def __call__(self, app: Starlette) -> FrameworkLifespan:
+        """Return the same for an app, which calls it at each of its starts.
+
+        Raises:
+            TypeError: If it was made for another app.
+        """
+        _check_app(app)
+        if self._app is not None and self._app is not app:
+            raise TypeError(
+                "this lifespan was made for another app: leave the app out, as in FastAPI("
+                "lifespan=setup_async_framework(max_workers=10)), or enter it inside a lifespan "
+                "of your own, 'async with setup_async_framework(app, max_workers=10):'"
+            )
+        return FrameworkLifespan(app, self._limits, self._parts, self._grace)
+
+    if not TYPE_CHECKING:  # checkers refuse a plain "with", as they should
+
+        def __enter__(self):
+            """Say which kind of ``with`` it needs."""
+            raise TypeError(
+                "setup_async_framework() needs a running event loop: write 'async with' in a "
+                "coroutine instead of 'with'"
+            )
+
+        __exit__ = None
 
     async def __aenter__(self) -> None:
         if self._framework is not None:

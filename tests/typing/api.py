@@ -36,6 +36,7 @@ from framework import (
     setup_async_framework,
     throttled_task,
 )
+from framework.lifespan import FrameworkLifespan
 from framework.protocols import Clock, EventSink, TaskEvent
 from framework.testing import override_framework
 
@@ -364,7 +365,10 @@ def use_task(task: Task) -> None:
 async def use_setup(app: FastAPI, clock: Clock, pool: ThreadPoolExecutorEnhanced) -> None:
     """Set up in every way."""
     FastAPI(lifespan=setup_async_framework)
-    assert_type(setup_async_framework(app), AbstractAsyncContextManager[None])
+    FastAPI(lifespan=setup_async_framework(max_workers=4))
+    assert_type(setup_async_framework(app), FrameworkLifespan)
+    entered: AbstractAsyncContextManager[None] = setup_async_framework()
+    await entered.__aenter__()
     async with setup_async_framework(None, max_workers=4, task_timeout=5, clock=clock) as nothing:
         assert_type(nothing, None)
     async with setup_async_framework(app, executor=pool, graceful_shutdown_timeout=5):
