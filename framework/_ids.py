@@ -29,6 +29,22 @@ class TaskId(str, Generic[T_co]):
         return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
 
 
+def explain_await(error: BaseException) -> None:
+    """Say in a note what to await, if *error* comes of awaiting an id.
+
+    An id that could be awaited, to raise a better error by itself, would be awaited by
+    templates, GraphQL servers and others that await whatever they can.
+    """
+    if type(error) is not TypeError or hasattr(error, "__notes__"):
+        return
+    text = str(error)
+    if "TaskId" in text and "await" in text:
+        error.add_note(
+            "a background task gives its id at once, without 'await': wait for the result with "
+            "'await get_task_manager().get_result(task_id)', or decorate it with async_task"
+        )
+
+
 _BATCH: Final = 256
 _BYTES: Final = 16
 

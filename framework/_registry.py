@@ -35,6 +35,12 @@ def names() -> list[str]:
         return list(_BY_NAME)
 
 
+def functions() -> list[Callable[..., Any]]:
+    """Return all decorated functions."""
+    with _LOCK:
+        return list(_BY_NAME.values())
+
+
 def find(name: str) -> Callable[..., Any] | None:
     """Return the decorated function of this name, or None."""
     with _LOCK:

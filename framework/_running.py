@@ -20,6 +20,7 @@ from framework._context import current_record
 from framework._deadlines import Deadlines
 from framework._delivery import Mailboxes, wake_all
 from framework._hooks import run_hooks
+from framework._ids import explain_await
 from framework._ledger import Home, Ledger
 from framework._logging import report_unread
 from framework._outcomes import clear_frames
@@ -308,6 +309,7 @@ class Runner:
         if gave_way:
             self.end(task, "cancel", error=error, reason="it gave way to a cancellation")
         else:
+            explain_await(error)
             self.end(task, "fail", error=error)
 
     def complete(self, task: LiveTask, result: Any, now: float | None = None) -> bool:

@@ -17,6 +17,8 @@ from framework import _checks
 from framework._context import current_home
 from framework._core import Limits
 from framework._drain import drain
+from framework._endpoints import warn_of_plain_endpoints
+from framework._ids import explain_await
 from framework._ledger import Home
 from framework._logging import install_task_ids
 from framework._pool import ThreadPoolExecutorEnhanced
@@ -208,6 +210,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             self._app.state.task_manager = framework.manager
             self._app.state.thread_pool = framework.pool
             self._shim = _Shim.put_on(self._app, home)
+            warn_of_plain_endpoints(self._app)
             try:
                 await _run_handlers(self._app, "on_startup")
             except BaseException:
@@ -322,6 +325,9 @@ class _Shim:
         token = current_home.set(self._home)
         try:
             await self._inner(scope, receive, send)
+        except TypeError as error:
+            explain_await(error)
+            raise
         finally:
             current_home.reset(token)
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any
 
 import pytest
 from celery import Celery
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
 
-from framework import get_thread_pool, setup_async_framework
+from framework import (
+    TaskId,
+    TaskManager,
+    async_task,
+    background_task,
+    get_thread_pool,
+    retry_task,
+    scheduled_task,
+    setup_async_framework,
+    throttled_task,
+)
 
 
 def test_a_setup_with_limits_is_a_lifespan() -> None:
@@ -78,3 +89,108 @@ def test_what_a_part_is_made_of_is_told(parts: dict[str, Any], told: str) -> Non
     """A URL for a store, or a Celery app for an engine, is answered with how to make one."""
     with pytest.raises(TypeError, match=f"^{re.escape(told)}"):
         setup_async_framework(None, **parts)
+
+
+def test_a_route_below_a_decorator_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A decorator above the route's leaves the route with the plain function, and is named."""
+    app, router, mounted = FastAPI(lifespan=setup_async_framework), APIRouter(), FastAPI()
+
+    @background_task
+    @retry_task
+    @app.post("/send")
+    def send() -> None:
+        """Do nothing."""
+
+    @async_task
+    @router.get("/included")
+    async def included() -> None:
+        """Do nothing."""
+
+    @throttled_task(rate_limit=1)
+    @mounted.get("/mounted")
+    def limited() -> None:
+        """Do nothing."""
+
+    @app.post("/right")
+    @background_task
+    def right() -> None:
+        """Do nothing."""
+
+    @scheduled_task(3600)
+    @app.post("/refresh")
+    def refresh() -> None:
+        """Do nothing."""
+
+    app.include_router(router)
+    app.mount("/below", mounted)
+    with TestClient(app):
+        pass
+
+    assert sorted(caplog.messages) == [
+        f"the route {path} runs test_a_route_below_a_decorator_is_told.<locals>.{name} itself, "
+        f"without {layer}: the route was registered before; write @{layer} below the route's "
+        "decorator"
+        for path, name, layer in (
+            ("/included", "included", "async_task"),
+            ("/mounted", "limited", "throttled_task"),
+            ("/send", "send", "background_task"),
+        )
+    ]
+
+
+def plain() -> str:
+    """Stand for a function that is an endpoint on purpose, and a task elsewhere."""
+    return "plain"
+
+
+plain_in_background = background_task(plain)
+
+
+def test_a_plain_endpoint_on_purpose_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A function whose name still stands for itself was meant to be called as it is."""
+    app = FastAPI(lifespan=setup_async_framework)
+    app.get("/plain")(plain)
+    with TestClient(app):
+        pass
+    assert caplog.messages == []
+
+
+@background_task
+def count() -> int:
+    """Stand for a background task that somebody awaits."""
+    return 7
+
+
+async def count_and_await() -> Any:
+    """Await what cannot be awaited."""
+    return await count()  # type: ignore[misc]  # what is wrong
+
+
+AWAIT_WHAT = (
+    "a background task gives its id at once, without 'await': wait for the result with 'await "
+    "get_task_manager().get_result(task_id)', or decorate it with async_task"
+)
+
+
+def test_awaiting_an_id_in_a_route_is_told() -> None:
+    """The error of a route that awaits a background task says in a note what to await."""
+    app = FastAPI(lifespan=setup_async_framework)
+    app.get("/count")(count_and_await)
+    with TestClient(app) as client, pytest.raises(TypeError, match=r"TaskId") as caught:
+        client.get("/count")
+    assert caught.value.__notes__ == [AWAIT_WHAT]
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+async def test_awaiting_an_id_in_a_task_is_told(task_manager: TaskManager, in_place: bool) -> None:
+    """The error of a task that awaits a background task says so too, and says it once."""
+    decorated = async_task(count_and_await)
+    waiting = decorated() if in_place else task_manager.submit(decorated, wait=True)
+    with pytest.raises(TypeError, match=r"TaskId") as caught:
+        await waiting
+    assert caught.value.__notes__ == [AWAIT_WHAT]
+
+
+def test_an_id_is_nothing_that_others_await() -> None:
+    """Templates and GraphQL servers await whatever can be awaited; an id is a plain string."""
+    assert not inspect.isawaitable(TaskId("1"))

@@ -1,0 +1,67 @@
+"""Routes that run a function itself, since they were registered before it was a task."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from types import FunctionType
+from typing import Any  # routes are whatever a router has put together
+
+from framework import _registry
+from framework._calls import layer_of
+from framework._wire import plain_function
+
+_LOGGER = logging.getLogger("asyncframe")
+
+
+def warn_of_plain_endpoints(app: object) -> None:
+    """Name each route of *app* whose function has a decorator of ours above the route's.
+
+    The route was given the plain function then, and runs it as part of the request.
+    """
+    decorated: dict[FunctionType, Any] = {}
+    for function in _registry.functions():
+        plain = plain_function(function)
+        # A scheduled function that is an endpoint too is called as it is in any case.
+        if isinstance(plain, FunctionType) and layer_of(function) != "scheduled_task":
+            decorated[plain] = function
+    for route in _routes([app]):
+        endpoint = getattr(route, "endpoint", None)
+        if not isinstance(endpoint, FunctionType):
+            continue
+        stacked = decorated.get(endpoint)
+        if stacked is not None and _is_in_place_of(stacked, endpoint):
+            layer = layer_of(stacked)
+            _LOGGER.warning(
+                "the route %s runs %s itself, without %s: the route was registered before; "
+                "write @%s below the route's decorator",
+                getattr(route, "path", "?"),
+                endpoint.__qualname__,
+                layer,
+                layer,
+            )
+
+
+def _routes(pending: list[Any]) -> Iterator[Any]:
+    """Yield the routes of some routers and apps, and of those inside them."""
+    seen = set()
+    while pending:
+        inner = pending.pop()
+        if id(inner) in seen:
+            continue
+        seen.add(id(inner))
+        for route in list(getattr(inner, "routes", None) or ()):
+            yield route
+            # Of a mounted app, and of an included router in newer versions of FastAPI.
+            pending += [getattr(route, name, None) for name in ("app", "original_router")]
+
+
+def _is_in_place_of(function: Any, endpoint: FunctionType) -> bool:
+    """Whether the name of *endpoint* stands for *function*, as a decorator's syntax makes it.
+
+    Of a local function nobody can know; of a module's the plain one may be meant, if its
+    name still stands for that.
+    """
+    module, name = sys.modules.get(endpoint.__module__), endpoint.__qualname__
+    return "." in name or getattr(module, name, function) is function
