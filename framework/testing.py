@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any  # a task's function may take anything
 
 from framework import _registry
-from framework._calls import layer_of, name_of
+from framework._calls import layer_of, name_of, signature_of
 from framework._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework._core import Limits
 from framework._ledger import Home
@@ -31,6 +31,8 @@ __all__ = [
     "call_of",
     "function_name",
     "override_framework",
+    "registered_functions",
+    "signature_of",
 ]
 
 
@@ -79,6 +81,15 @@ def function_name(fn: Callable[..., Any]) -> str:
     Its tasks have the same name, unless they were given another.
     """
     return name_of(fn)
+
+
+def registered_functions() -> dict[str, Callable[..., Any]]:
+    """Return the decorated functions of this process that are still referred to, by name.
+
+    The name is that of their tasks: the one given at decoration, or `function_name`.
+    """
+    found = {name: _registry.find(name) for name in _registry.names()}
+    return {name: function for name, function in found.items() if function is not None}
 
 
 def _is_throttled(fn: Any) -> bool:
