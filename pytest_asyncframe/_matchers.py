@@ -7,20 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from framework.protocols import TaskRecord, TaskStatus
-from pytest_asyncframe._seen import Recorder, Submission, full_name
-
-Function = Callable[..., Any] | str
+from pytest_asyncframe._arguments import by_name, equal
+from pytest_asyncframe._seen import Recorder, Submission, Target
 
 _NEAREST = 3
 """How many candidates a failing assertion shows."""
 
 _DELAYED = ("retrying", "throttled")
 _FAILED = (TaskStatus.FAILED, TaskStatus.TIMEOUT)
-
-
-def name_of(fn: Function) -> str:
-    """Return what *fn* is called in messages."""
-    return fn if isinstance(fn, str) else str(getattr(fn, "__name__", fn))
 
 
 def shown_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -30,42 +24,92 @@ def shown_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return f"{name}({', '.join(parts)})"
 
 
-def assert_submitted(
-    seen: Recorder,
-    fn: Function,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    times: int | None,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A call that a test asks about; without arguments any call of the function.
+
+    Attributes:
+        target: Whose tasks are meant.
+        args: The positional arguments that the test wrote.
+        kwargs: Its keyword arguments.
+    """
+
+    target: Target
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def check(self, matcher: str) -> None:
+        """Refuse arguments that the function does not take.
+
+        Raises:
+            TypeError: If they do not fit it.
+        """
+        why = ""
+        for callee in self.target.callees:
+            try:
+                self._by_name(callee)
+            except TypeError as error:
+                why = str(error)
+            else:
+                return
+        if why and not self.any:
+            raise TypeError(
+                f"{matcher}() was given {self}, which does not fit {self.target.name}: {why}"
+            )
+
+    @property
+    def any(self) -> bool:
+        """Whether any call will do."""
+        return not self.args and not self.kwargs
+
+    def fits(self, one: Submission) -> bool:
+        """Whether a task was called so."""
+        return self.any or not self.differences(one)
+
+    def differences(self, one: Submission) -> list[str]:
+        """Return how the arguments of a task differ from these, a line for each."""
+        try:
+            wanted = self._by_name(one.call.fn if self.target.fn is None else self.target.fn)
+        except TypeError as error:  # of several functions with one name, not this one
+            return [str(error)]
+        return _differences(one.arguments, wanted)
+
+    def _by_name(self, callee: Callable[..., Any]) -> dict[str, Any]:
+        target = self.target
+        return by_name(callee, (*target.args, *self.args), {**target.kwargs, **self.kwargs})
+
+    def __str__(self) -> str:
+        return (
+            self.target.name if self.any else shown_call(self.target.name, self.args, self.kwargs)
+        )
+
+
+def assert_submitted(seen: Recorder, wanted: Wanted, times: int | None) -> None:
     """See `Probe.assert_submitted`."""
     __tracebackhide__ = True
-    found = [one for one in seen.of(fn) if one.called_with(args, kwargs)]
+    wanted.check("assert_submitted")
+    found = [one for one in seen.of(wanted.target) if wanted.fits(one)]
     if (found and times is None) or len(found) == times:
         return
-    wanted = shown_call(name_of(fn), args, kwargs)
     how_often = "at least once" if times is None else _times(times)
-    lines = [f"{wanted} was submitted {_times(len(found))}, expected {how_often}"]
-    others = [one for one in seen.of(fn) if one not in found]
+    lines = [f"{wanted} was {_submitted(len(found))}, expected {how_often}"]
+    others = [one for one in seen.of(wanted.target) if one not in found]
     if found:
         lines += [f"  submitted at {one.record.origin}" for one in found[:_NEAREST]]
     elif others:
-        others.sort(key=lambda one: _distance(one, args, kwargs))
-        lines.append("nearest submissions:")
-        for one in others[:_NEAREST]:
-            call = one.call
-            lines.append(f"  {shown_call(one.record.name, call.args, call.kwargs)}")
-            lines += [f"    {difference}" for difference in _differences(one, args, kwargs)]
+        lines += ["nearest submissions:", *_nearest(others, wanted)]
     else:
         lines.append(_what_was(seen))
     raise AssertionError("\n".join(lines))
 
 
-def assert_not_submitted(seen: Recorder, fn: Function) -> None:
+def assert_not_submitted(seen: Recorder, wanted: Wanted) -> None:
     """See `Probe.assert_not_submitted`."""
     __tracebackhide__ = True
-    found = seen.of(fn)
+    wanted.check("assert_not_submitted")
+    found = [one for one in seen.of(wanted.target) if wanted.fits(one)]
     if found:
-        lines = [f"{name_of(fn)} was submitted {_times(len(found))}, expected never:"]
+        lines = [f"{wanted} was {_submitted(len(found))}, expected never:"]
         for one in found[:_NEAREST]:
             call = shown_call(one.record.name, one.call.args, one.call.kwargs)
             lines.append(f"  {call} at {one.record.origin or 'a place no longer known'}")
@@ -96,16 +140,15 @@ def assert_transitions(seen: Recorder, task_id: str, expected: str) -> None:
         )
 
 
-def delays(seen: Recorder, fn: Function) -> list[float]:
+def delays(seen: Recorder, target: Target) -> list[float]:
     """See `Probe.delays`."""
-    ids = {one.record.task_id for one in seen.of(fn)}
-    name = full_name(fn)
+    ids = {one.record.task_id for one in seen.of(target)}
     return [
         event.delay
         for event in seen.events
         if event.kind in _DELAYED
         and event.delay is not None
-        and (event.task_id in ids or event.name == name)
+        and (event.task_id in ids or event.name in target.labels)
     ]
 
 
@@ -128,34 +171,34 @@ class Rate:
         return most
 
 
-def rate(seen: Recorder, fn: Function) -> Rate:
+def rate(seen: Recorder, target: Target) -> Rate:
     """See `Probe.rate`."""
-    return Rate(tuple(sorted(one.at for one in tuple(seen.starts) if one.is_of(fn))))
+    return Rate(tuple(sorted(one.at for one in tuple(seen.starts) if one.is_of(target))))
 
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
     """So many tasks of a function are to fail with an error."""
 
-    fn: Function
+    target: Target
     error: type[BaseException]
     times: int
 
     def fits(self, one: Submission) -> bool:
         """Whether a task failed as expected."""
-        return one.is_of(self.fn) and isinstance(one.record.error, self.error)
+        return one.is_of(self.target) and isinstance(one.record.error, self.error)
 
     def finding(self, seen: Recorder) -> str | None:
         """Return what is said if it was not met, or None."""
-        failed = [one for one in seen.of(self.fn) if one.record.status in _FAILED]
+        failed = [one for one in seen.of(self.target) if one.record.status in _FAILED]
         count = sum(self.fits(one) for one in failed)
         if count == self.times:
             return None
         others = sorted({type(one.record.error).__name__ for one in failed if not self.fits(one)})
         rest = f"; others failed with {', '.join(others)}" if others else ""
         return (
-            f"{name_of(self.fn)} was expected to fail with {self.error.__name__} "
-            f"{_times(self.times)}, and did so {_times(count)}{rest}"
+            f"{self.target.name} was expected to fail with {self.error.__name__} "
+            f"{_times(self.times)}, but {_did(count)}{rest}"
         )
 
 
@@ -176,28 +219,39 @@ def described(record: TaskRecord) -> str:
     return f"{record.name} ({record.task_id}) is {record.status.value}{place}"
 
 
-def _distance(one: Submission, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
-    return len(_differences(one, args, kwargs))
+def _nearest(others: list[Submission], wanted: Wanted) -> list[str]:
+    """Return the lines that show the submissions which differ least from what was wanted."""
+    lines = []
+    ranked = sorted(((wanted.differences(one), one) for one in others), key=lambda it: len(it[0]))
+    for differences, one in ranked[:_NEAREST]:
+        lines.append(f"  {shown_call(one.record.name, one.call.args, one.call.kwargs)}")
+        lines += [f"    {difference}" for difference in differences]
+    return lines
 
 
-def _differences(one: Submission, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+def _differences(given: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     found = []
-    for at in range(max(len(args), len(one.call.args))):
-        given = repr(one.call.args[at]) if at < len(one.call.args) else "missing"
-        wanted = repr(args[at]) if at < len(args) else "missing"
-        if given != wanted:
-            found.append(f"argument {at + 1}: {given}, expected {wanted}")
-    for key in dict.fromkeys([*kwargs, *one.call.kwargs]):
-        given = repr(one.call.kwargs[key]) if key in one.call.kwargs else "missing"
-        wanted = repr(kwargs[key]) if key in kwargs else "missing"
-        if given != wanted:
-            found.append(f"{key}: {given}, expected {wanted}")
+    for name in dict.fromkeys([*wanted, *given]):
+        if name in given and name in wanted and equal(given[name], wanted[name]):
+            continue
+        shown = repr(given[name]) if name in given else "missing"
+        expected = repr(wanted[name]) if name in wanted else "missing"
+        alike = " (they look alike, and are not equal)" if shown == expected else ""
+        found.append(f"{name}: {shown}, expected {expected}{alike}")
     return found
 
 
 def _what_was(seen: Recorder) -> str:
     names = sorted({one.record.name for one in seen.submissions})
     return f"what was submitted: {', '.join(names)}" if names else "nothing was submitted"
+
+
+def _submitted(count: int) -> str:
+    return "never submitted" if count == 0 else f"submitted {_times(count)}"
+
+
+def _did(count: int) -> str:
+    return "never did" if count == 0 else f"did so {_times(count)}"
 
 
 def _times(count: int) -> str:

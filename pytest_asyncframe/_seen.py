@@ -13,13 +13,14 @@ import sys
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol, TypeAlias
 
 from framework import current_task
 from framework.protocols import Interceptor, TaskEvent, TaskRecord, TaskStatus
-from framework.testing import Call, bare_function, call_of, function_name
+from framework.testing import Call, call_of, function_name
+from pytest_asyncframe._arguments import by_name, unwrapped
 from pytest_asyncframe._places import at, inwards, is_users_file, outwards, place_of
 
 _CUT_OFF = ("timed_out", "cancelled", "interrupted")
@@ -27,6 +28,27 @@ _CUT_OFF = ("timed_out", "cancelled", "interrupted")
 
 
 What: TypeAlias = TaskEvent | int | str | BaseException
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """Whose tasks a test means; see `_names.Names`.
+
+    Attributes:
+        name: What a test calls it.
+        labels: The names of the tasks and functions that are meant.
+        fn: The function that is meant, without decorators; None if the labels alone tell.
+        callees: Functions that are meant, for their parameters.
+        args: Positional arguments that a test has given with the function: a method's object.
+        kwargs: Keyword arguments that were given with it, by a partial.
+    """
+
+    name: str
+    labels: frozenset[str]
+    fn: Callable[..., Any] | None
+    callees: tuple[Callable[..., Any], ...]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,20 +63,16 @@ class Submission:
     record: TaskRecord
     call: Call
 
-    def is_of(self, fn: Callable[..., Any] | str) -> bool:
-        """Whether it is a task of *fn*, which may be a function or a name."""
-        if isinstance(fn, str):
-            return self.record.name == fn
-        return self.call.fn == bare_function(fn)
+    def is_of(self, target: Target) -> bool:
+        """Whether it is a task of *target*."""
+        if target.fn is not None:
+            return bool(unwrapped(self.call.fn)[0] == target.fn)
+        return self.record.name in target.labels or function_name(self.call.fn) in target.labels
 
-    def called_with(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether its arguments equal these."""
-        return self.call.args == args and self.call.kwargs == kwargs
-
-
-def full_name(fn: Callable[..., Any] | str) -> str:
-    """Return what events call *fn*, which may be a function or that name."""
-    return fn if isinstance(fn, str) else function_name(fn)
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Its arguments by parameter, defaults too."""
+        return by_name(self.call.fn, self.call.args, self.call.kwargs)
 
 
 # Not frozen, as `Moment` is not.
@@ -72,11 +90,11 @@ class Start:
     task: Submission | None
     throttled: str | None = None
 
-    def is_of(self, fn: Callable[..., Any] | str) -> bool:
-        """Whether *fn* began, which may be a function or a name."""
-        if self.task is not None and self.task.is_of(fn):
+    def is_of(self, target: Target) -> bool:
+        """Whether *target* began."""
+        if self.task is not None and self.task.is_of(target):
             return True
-        return self.throttled is not None and self.throttled == full_name(fn)
+        return self.throttled is not None and self.throttled in target.labels
 
 
 # Not frozen: one is made at each sleep, at a quarter of the cost.
@@ -308,9 +326,9 @@ class Recorder(Interceptor):
 
     # -- what is known
 
-    def of(self, fn: Callable[..., Any] | str) -> list[Submission]:
-        """Return the tasks of *fn*, in the order of their submission."""
-        return [one for one in self.submissions if one.is_of(fn)]
+    def of(self, target: Target) -> list[Submission]:
+        """Return the tasks of *target*, in the order of their submission."""
+        return [one for one in self.submissions if one.is_of(target)]
 
     def record(self, task_id: str) -> TaskRecord | None:
         """Return the latest task with this id, or None."""

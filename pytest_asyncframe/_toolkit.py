@@ -48,6 +48,7 @@ class Toolkit:
         expectations: The failures that the test expects.
         clients: The clients and servers that it has made.
         census: The threads that it has started.
+        foreign: Names of the test modules of other tests.
     """
 
     manager: TaskManager
@@ -60,6 +61,7 @@ class Toolkit:
         self.expectations: list[Expectation] = []
         self.clients: list[Client | LiveServer] = []
         self.census: Census = Census()
+        self.foreign: Collection[str] = ()
         self.sequencer: Sequencer | None = None
         self.clock: VirtualClock | None = None
         self.executor: DeterministicExecutor | None = None

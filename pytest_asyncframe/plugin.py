@@ -39,6 +39,9 @@ _BENCHMARKS = pytest.StashKey[list["Row"]]()
 _TIMELINE = pytest.StashKey["Timeline"]()
 _LAST_WORDS = pytest.StashKey[tuple[str, str] | None]()
 
+_TEST_MODULES: set[str] = set()
+"""Names of the modules that tests were collected from, by a run inside of a run too."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the ini keys."""
@@ -239,11 +242,12 @@ def pytest_pyfunc_call_watched(pyfuncitem: pytest.Function) -> Generator[None, A
         pyfuncitem.obj = fn
 
 
-# -- benchmarks
+# -- collection and benchmarks
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Let pytest-benchmark see which tests are benchmarks, for ``--benchmark-only``."""
+    """Note the test's module, and let pytest-benchmark see which tests are benchmarks."""
+    _TEST_MODULES.add(_module_name(item))
     info = getattr(item, "_fixtureinfo", None)
     if info is None or not item.config.pluginmanager.hasplugin("benchmark"):
         return
@@ -271,7 +275,9 @@ def asyncframe(request: pytest.FixtureRequest) -> Probe:
     """A framework of this test alone, with clients, waiting and matchers."""
     from pytest_asyncframe.probe import Probe  # only if it is used
 
-    return Probe(_toolkit(request))
+    toolkit = _toolkit(request)
+    toolkit.foreign = _TEST_MODULES - {_module_name(request.node)}
+    return Probe(toolkit)
 
 
 @pytest.fixture
@@ -306,6 +312,10 @@ def task_benchmark(request: pytest.FixtureRequest) -> TaskBenchmark:
     toolkit = request.node.stash.get(_TOOLKIT, None)
     rows = request.config.stash.setdefault(_BENCHMARKS, [])
     return TaskBenchmark.of(request, toolkit, rows)
+
+
+def _module_name(item: pytest.Item) -> str:
+    return str(getattr(getattr(item, "module", None), "__name__", ""))
 
 
 def _asked(item: pytest.Item) -> frozenset[str]:

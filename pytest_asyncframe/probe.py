@@ -11,6 +11,7 @@ from framework import Task, TaskManager, TaskNotFoundError
 from framework.protocols import TaskRecord
 from pytest_asyncframe import _matchers
 from pytest_asyncframe._clients import BASE_URL, Client, LiveServer
+from pytest_asyncframe._names import Names
 from pytest_asyncframe._references import task_id_of
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.executor import DeterministicExecutor
@@ -29,6 +30,7 @@ class Probe:
     def __init__(self, toolkit: Toolkit) -> None:
         self._toolkit = toolkit
         self._seen = toolkit.recorder
+        self._names = Names(toolkit.recorder, lambda: toolkit.foreign)
 
     @property
     def manager(self) -> TaskManager:
@@ -147,8 +149,23 @@ class Probe:
     # -- matchers
 
     def submitted(self, fn: Callable[..., Any] | str) -> list[Task]:
-        """Return the tasks of *fn*, a decorated function or a name, the oldest first."""
-        return [Task(one.record) for one in self._seen.of(fn)]
+        """Return the tasks of *fn*, a decorated function or a name, the oldest first.
+
+        Raises:
+            LookupError: If *fn* is a name that no function bears, or several do.
+        """
+        return [Task(one.record) for one in self._seen.of(self._names.target(fn))]
+
+    def calls(self, fn: Callable[..., Any] | str) -> list[dict[str, Any]]:
+        """Return the arguments of each of *fn*'s tasks, the oldest first.
+
+        They are by the names of the parameters, with the defaults of those left out, so that
+        ``calls(send) == [{"to": "ann", "copies": 1}]`` tells all calls and their order.
+
+        Raises:
+            LookupError: If *fn* is a name that no function bears, or several do.
+        """
+        return [one.arguments for one in self._seen.of(self._names.target(fn))]
 
     def assert_submitted(
         self,
@@ -158,21 +175,41 @@ class Probe:
         times: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Assert that *fn* was submitted with these arguments.
+        """Assert that *fn* was submitted, with these arguments if any are given.
+
+        Arguments are compared by parameter, as Python binds them: by position or by name,
+        with or without a default written out, is the same. See `calls` for all calls.
 
         Args:
             fn: A decorated function, or its name.
             args: Its positional arguments.
-            times: How often; None for at least once.
+            times: How often, 0 or more; None for at least once.
             kwargs: Its keyword arguments.
+
+        Raises:
+            AssertionError: If it was not.
+            LookupError: If *fn* is a name that no function bears, or several do.
+            TypeError: If *fn* does not take such arguments.
         """
         __tracebackhide__ = True
-        _matchers.assert_submitted(self._seen, fn, args, kwargs, times)
+        if times is not None:
+            _require_count("times", times)
+        wanted = _matchers.Wanted(self._names.target(fn), args, kwargs)
+        _matchers.assert_submitted(self._seen, wanted, times)
 
-    def assert_not_submitted(self, fn: Callable[..., Any] | str) -> None:
-        """Assert that *fn* was never submitted."""
+    def assert_not_submitted(
+        self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any
+    ) -> None:
+        """Assert that *fn* was never submitted, with these arguments if any are given.
+
+        Raises:
+            AssertionError: If it was.
+            LookupError: If *fn* is a name that no function bears, or several do.
+            TypeError: If *fn* does not take such arguments.
+        """
         __tracebackhide__ = True
-        _matchers.assert_not_submitted(self._seen, fn)
+        wanted = _matchers.Wanted(self._names.target(fn), args, kwargs)
+        _matchers.assert_not_submitted(self._seen, wanted)
 
     def assert_idle(self) -> None:
         """Assert that every task has ended."""
@@ -186,7 +223,7 @@ class Probe:
 
     def delays(self, fn: Callable[..., Any] | str) -> list[float]:
         """Return the delays of *fn*'s retries and throttled calls, in order, in seconds."""
-        return _matchers.delays(self._seen, fn)
+        return _matchers.delays(self._seen, self._names.target(fn))
 
     def rate(self, fn: Callable[..., Any] | str) -> _matchers.Rate:
         """Return how often the body of *fn* began: ``rate(fn).max_in(60)`` in any 60 seconds.
@@ -198,7 +235,7 @@ class Probe:
         Args:
             fn: A decorated function, or its name.
         """
-        return _matchers.rate(self._seen, fn)
+        return _matchers.rate(self._seen, self._names.target(fn))
 
     def expect_failure(
         self,
@@ -213,5 +250,21 @@ class Probe:
             fn: A decorated function, or its name.
             exc: The type of the error.
             times: How many, from 0 on.
+
+        Raises:
+            LookupError: If *fn* is a name that no function bears, or several do.
+            TypeError: If *exc* is no class of errors.
         """
-        self._toolkit.expectations.append(_matchers.Expectation(fn, exc, times))
+        given: object = exc
+        if not (isinstance(given, type) and issubclass(given, BaseException)):
+            raise TypeError(f"exc must be a class of errors, such as ValueError, not {exc!r}")
+        _require_count("times", times)
+        expectation = _matchers.Expectation(self._names.target(fn), exc, times)
+        self._toolkit.expectations.append(expectation)
+
+
+def _require_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be 0 or more, not {value!r}")

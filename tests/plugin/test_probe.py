@@ -153,17 +153,17 @@ async def test_submissions(asyncframe: Probe) -> None:
 def test_what_fails(asyncframe: Probe) -> None:
     """A failing matcher says what was found, and what came nearest."""
     assert raised_by(asyncframe.assert_submitted, other) == (
-        "other() was submitted never, expected at least once\nnothing was submitted"
+        "other was never submitted, expected at least once\nnothing was submitted"
     )
     task_id = add(2, right=5)
     asyncframe.run_until_idle()
     name = asyncframe.submitted(add)[0].name
 
     assert raised_by(asyncframe.assert_submitted, other) == (
-        f"other() was submitted never, expected at least once\nwhat was submitted: {name}"
+        f"other was never submitted, expected at least once\nwhat was submitted: {name}"
     )
     assert raised_by(asyncframe.assert_submitted, add, 2, right=6) == (
-        "add(2, right=6) was submitted never, expected at least once\n"
+        "add(2, right=6) was never submitted, expected at least once\n"
         f"nearest submissions:\n  {name}(2, right=5)\n    right: 5, expected 6"
     )
     assert raised_by(asyncframe.assert_submitted, add, 2, right=5, times=3).startswith(

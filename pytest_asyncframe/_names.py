@@ -1,0 +1,117 @@
+"""Which function a test means, by the function itself or by a name.
+
+Guarantees: a name that nobody bears, or that several functions bear, is an error, so that
+no assertion passes because of a typing mistake.
+"""
+
+from __future__ import annotations
+
+import difflib
+import gc
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+from framework.testing import bare_function, function_name, registered_functions
+from pytest_asyncframe._arguments import unwrapped
+from pytest_asyncframe._seen import Recorder, Target
+
+_LISTED = 5
+"""How many names a message shows."""
+
+
+class Names:
+    """The names that mean something in one test.
+
+    Args:
+        seen: What was seen of its tasks.
+        foreign: Returns the names of other test modules, whose functions are not meant.
+    """
+
+    def __init__(self, seen: Recorder, foreign: Callable[[], Collection[str]]) -> None:
+        self._seen = seen
+        self._foreign = foreign
+
+    def target(self, fn: Callable[..., Any] | str) -> Target:
+        """Return whose tasks *fn* means, a function or a name.
+
+        A name is a task's or a function's, whole or without what stands before a dot.
+
+        Raises:
+            LookupError: If nobody bears the name, or several functions do.
+            TypeError: If *fn* is neither.
+        """
+        if isinstance(fn, str):
+            return self._named(fn)
+        if not callable(fn):
+            raise TypeError(f"fn must be a decorated function or its name, not {fn!r}")
+        bare, args, kwargs = unwrapped(fn)
+        shown = str(getattr(fn, "__name__", None) or getattr(bare, "__name__", None) or fn)
+        return Target(shown, frozenset({function_name(fn)}), bare, (bare,), args, kwargs)
+
+    def _named(self, name: str) -> Target:
+        labels, functions = self._bearers(name)
+        if len(functions) > 1:
+            # One that no test refers to any more may wait for the garbage collector only.
+            gc.collect()
+            labels, functions = self._bearers(name)
+        if not labels:
+            raise LookupError(self._unknown(name))
+        if len(functions) > 1:
+            raise LookupError(
+                f"several functions are called {name!r}: {', '.join(sorted(functions))}; give "
+                "the function itself, or more of its dotted name"
+            )
+        return Target(name, frozenset(labels), None, self._functions(frozenset(labels)))
+
+    def _bearers(self, name: str) -> tuple[set[str], set[str]]:
+        """Return the whole names that *name* stands for, and the functions that bear them."""
+        known = list(self._known())
+        whole = {label for label, _ in known if label == name}
+        # A whole name is never ambiguous: it is what reports and errors call the task.
+        if whole:
+            return whole, {name}
+        found = [pair for pair in known if pair[0].endswith(f".{name}")]
+        return {label for label, _ in found}, {function for _, function in found}
+
+    def _known(self) -> Iterator[tuple[str, str]]:
+        """Yield each name of a task or function, with the name of the function that bears it."""
+        foreign = self._foreign()
+        for label, function in registered_functions().items():
+            if bare_function(function).__module__ not in foreign:
+                yield from _labels(label, function)
+        for one in tuple(self._seen.submissions):
+            yield from _labels(one.record.name, one.call.fn)
+        for event in tuple(self._seen.events):
+            if event.task_id is None:
+                yield event.name, event.name
+
+    def _functions(self, labels: frozenset[str]) -> tuple[Callable[..., Any], ...]:
+        """Return the functions that bear one of these names, each as it was submitted."""
+        submitted = [(one.record.name, one.call.fn) for one in self._seen.submissions]
+        known = [*submitted, *registered_functions().items()]
+        return tuple(fn for label, fn in known if not labels.isdisjoint((label, function_name(fn))))
+
+    def _unknown(self, name: str) -> str:
+        labels = {label for label, _ in self._known()}
+        return (
+            f"no decorated function, and no task of this test, is called {name!r}"
+            f"{_nearest(name, labels)}; give the function itself, or its name with or without "
+            "its module"
+        )
+
+
+def _labels(label: str, function: Callable[..., Any]) -> Iterator[tuple[str, str]]:
+    bearer = function_name(function)
+    yield label, bearer
+    yield bearer, bearer
+
+
+def _nearest(name: str, labels: Iterable[str]) -> str:
+    """Return which of *labels* may have been meant, as a part of a message."""
+    by_last: dict[str, set[str]] = {}
+    for label in labels:
+        by_last.setdefault(label.rpartition(".")[2], set()).add(label)
+    last = name.rpartition(".")[2]
+    close = difflib.get_close_matches(last, by_last, n=_LISTED)
+    found = [label for one in close for label in sorted(by_last[one])][:_LISTED]
+    return f": did you mean {' or '.join(found)}?" if found else ""
