@@ -1,0 +1,358 @@
+"""Which function and which arguments a matcher means."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import ANY
+
+import pytest
+
+from framework import background_task, retry_task, throttled_task
+from pytest_asyncframe.probe import Probe
+
+
+@background_task
+def send(to: str, copies: int = 1) -> str:
+    """Pretend to send."""
+    return to * copies
+
+
+@background_task(name="nightly report")
+def report() -> None:
+    """Do nothing, under a name of its own."""
+
+
+class Mailer:
+    """Something with methods that are tasks."""
+
+    @background_task
+    def post(self, to: str) -> None:
+        """Do nothing."""
+
+    @staticmethod
+    @background_task
+    def push(to: str) -> None:
+        """Do nothing."""
+
+    @classmethod
+    @background_task
+    def make(cls, to: str) -> None:
+        """Do nothing."""
+
+    def plain(self, to: str, cc: str = "") -> None:
+        """Do nothing, and be no task of its own accord."""
+
+
+def raised_by(call: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
+    """Return the text of the assertion that fails in a call."""
+    with pytest.raises(AssertionError) as caught:
+        call(*args, **kwargs)
+    return str(caught.value)
+
+
+# -- names
+
+
+@pytest.mark.parametrize("name", ["send", "test_matchers.send", send.__module__ + ".send"])
+def test_a_name_with_or_without_its_module(asyncframe: Probe, name: str) -> None:
+    """A function is found by its name alone, and by as much of its dotted name as one likes."""
+    send("ann")
+    asyncframe.run_until_idle()
+
+    asyncframe.assert_submitted(name, "ann")
+    assert len(asyncframe.submitted(name)) == 1
+    assert asyncframe.rate(name).starts == (0,)
+    raised_by(asyncframe.assert_not_submitted, name)
+
+
+def test_a_name_before_anything_is_submitted(asyncframe: Probe) -> None:
+    """A decorated function has its name whether or not it was submitted."""
+    asyncframe.assert_not_submitted("send")
+    asyncframe.assert_not_submitted("Mailer.post")
+    asyncframe.expect_failure("send", ValueError, times=0)
+    assert asyncframe.submitted("send") == []
+
+
+@pytest.mark.parametrize(
+    "matcher",
+    [
+        "assert_submitted",
+        "assert_not_submitted",
+        "submitted",
+        "calls",
+        "rate",
+        "delays",
+        "expect_failure",
+    ],
+)
+def test_a_name_that_nobody_bears(asyncframe: Probe, matcher: str) -> None:
+    """A mistyped name is an error of every matcher, with the names that come nearest."""
+    ask = getattr(asyncframe, matcher)
+    if matcher == "expect_failure":
+        ask = functools.partial(ask, exc=ValueError, times=0)
+    with pytest.raises(
+        LookupError, match=r"^no decorated function, and no task of this test, is called 'sned'"
+    ) as caught:
+        ask("sned")
+
+    assert f"{send.__module__}.send" in str(caught.value)
+
+
+def test_part_of_a_word_is_no_name(asyncframe: Probe) -> None:
+    """A name ends where a dot stands: 'end' is not 'send'."""
+    with pytest.raises(LookupError, match=r"is called 'end'"):
+        asyncframe.assert_not_submitted("end")
+
+
+def test_a_name_of_several_functions(asyncframe: Probe) -> None:
+    """A name that two functions bear is an error that names both."""
+
+    class Pager:
+        @background_task
+        def post(self) -> None: ...
+
+    with pytest.raises(LookupError, match=r"^several functions are called 'post': ") as caught:
+        asyncframe.assert_not_submitted("post")
+
+    assert "Mailer.post" in str(caught.value)
+    assert "Pager.post" in str(caught.value)
+    asyncframe.assert_not_submitted("Pager.post")
+    asyncframe.assert_not_submitted(Pager.post)
+
+
+def test_a_name_of_functions_that_are_gone(asyncframe: Probe) -> None:
+    """A function that nobody refers to any more makes no name ambiguous."""
+
+    def inner() -> None:
+        @background_task
+        def report_twice() -> None: ...
+
+        cycle: list[object] = [report_twice]
+        cycle.append(cycle)
+
+    inner()
+
+    @background_task
+    def report_twice() -> None: ...
+
+    asyncframe.assert_not_submitted("report_twice")
+
+
+def test_a_name_that_was_given(asyncframe: Probe) -> None:
+    """A task is found by the name given to it, and by its function's name."""
+    report()
+    send.options(name="urgent")("ann")
+    asyncframe.run_until_idle()
+
+    asyncframe.assert_submitted("nightly report", times=1)
+    asyncframe.assert_submitted("report", times=1)
+    asyncframe.assert_submitted("urgent", "ann", times=1)
+    asyncframe.assert_submitted("send", "ann", times=1)
+
+
+def test_what_is_not_decorated(asyncframe: Probe) -> None:
+    """A function without a decorator has a name once it was submitted; itself it is known."""
+
+    def work(number: int) -> int:
+        return number
+
+    with pytest.raises(LookupError, match=r"is called 'work'"):
+        asyncframe.assert_not_submitted("work")
+    asyncframe.assert_not_submitted(work)
+
+    asyncframe.manager.submit_nowait(work, (3,))
+    asyncframe.manager.submit_nowait(lambda: 4)
+    asyncframe.run_until_idle()
+
+    asyncframe.assert_submitted("work", 3)
+    asyncframe.assert_submitted(work, number=3)
+    asyncframe.assert_submitted("<lambda>", times=1)
+
+
+def test_names_outside_of_tasks(asyncframe: Probe) -> None:
+    """What is throttled or retried without being a task is found by its bare name."""
+
+    @retry_task(retry_delay=3)
+    @throttled_task(rate_limit=2, time_window=10, when_limited="wait")
+    def ask() -> None:
+        if len(asyncframe.rate("ask").starts) == 1:
+            raise OSError
+
+    ask()
+
+    assert asyncframe.delays("ask") == [3]
+    assert asyncframe.rate("ask").starts == (0, 3)
+
+
+def test_what_is_neither_function_nor_name(asyncframe: Probe) -> None:
+    """Anything but a function or a name is refused."""
+    with pytest.raises(TypeError, match=r"^fn must be a decorated function or its name, not 7$"):
+        asyncframe.assert_not_submitted(7)  # type: ignore[arg-type]  # the point of the test
+
+
+def test_functions_of_other_test_modules(pytester: pytest.Pytester) -> None:
+    """A function of another test module does not make a name ambiguous."""
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+    source = """
+    from framework import background_task
+
+    @background_task
+    def send(): pass
+
+    def test_it(asyncframe):
+        asyncframe.assert_not_submitted("send")
+        send()
+        asyncframe.run_until_idle()
+        asyncframe.assert_submitted("send", times=1)
+    """
+    pytester.makepyfile(test_one=source, test_two=source)
+
+    pytester.runpytest("-p", "no:cacheprovider").assert_outcomes(passed=2)
+
+
+# -- arguments
+
+
+def test_arguments_as_python_binds_them(asyncframe: Probe) -> None:
+    """By position or by name, with or without a default written out, is the same call."""
+    send("ann")
+    send(to="ben", copies=1)
+    asyncframe.run_until_idle()
+
+    asyncframe.assert_submitted(send, to="ann")
+    asyncframe.assert_submitted(send, "ann", 1)
+    asyncframe.assert_submitted(send, "ben", times=1)
+    asyncframe.assert_submitted("send", "ben", copies=1, times=1)
+    assert raised_by(asyncframe.assert_submitted, send, "ann", 2).endswith(
+        ".send('ann')\n    copies: 1, expected 2\n"
+        f"  {send.__module__}.send(to='ben', copies=1)\n"
+        "    to: 'ben', expected 'ann'\n    copies: 1, expected 2"
+    )
+
+
+def test_no_arguments_are_any(asyncframe: Probe) -> None:
+    """Without arguments any call is meant, so that the two assertions never fail together."""
+    send("ann")
+    send("ben", 2)
+    asyncframe.run_until_idle()
+
+    asyncframe.assert_submitted(send)
+    asyncframe.assert_submitted(send, times=2)
+    asyncframe.assert_not_submitted(send, "cid")
+    assert raised_by(asyncframe.assert_submitted, send, times=1).startswith(
+        "send was submitted twice, expected once\n"
+    )
+    assert raised_by(asyncframe.assert_not_submitted, send, "ben", 2).startswith(
+        "send('ben', 2) was submitted once, expected never:\n"
+    )
+
+
+def test_all_calls(asyncframe: Probe) -> None:
+    """calls() gives the arguments of each task, defaults too, so that 'none' can be told."""
+
+    def gather(*parts: int, **more: int) -> None: ...
+
+    send("ann")
+    send("ben", copies=2)
+    asyncframe.manager.submit_nowait(gather)
+    asyncframe.manager.submit_nowait(gather, (1, 2), {"three": 3})
+    asyncframe.run_until_idle()
+
+    assert asyncframe.calls(send) == [{"to": "ann", "copies": 1}, {"to": "ben", "copies": 2}]
+    assert asyncframe.calls("gather") == [
+        {"parts": (), "more": {}},
+        {"parts": (1, 2), "more": {"three": 3}},
+    ]
+    asyncframe.assert_submitted(gather, 1, 2, three=3)
+
+
+def test_arguments_that_cannot_be(asyncframe: Probe) -> None:
+    """Arguments that the function does not take are an error of the test itself."""
+    send("ann")
+    asyncframe.run_until_idle()
+    told = r" was given send\('ann', cc='ben'\), which does not fit send: got an unexpected keyword"
+
+    for fn in (send, "send"):
+        with pytest.raises(TypeError, match=rf"^assert_submitted\(\){told}"):
+            asyncframe.assert_submitted(fn, "ann", cc="ben")
+        with pytest.raises(TypeError, match=rf"^assert_not_submitted\(\){told}"):
+            asyncframe.assert_not_submitted(fn, "ann", cc="ben")
+    with pytest.raises(TypeError, match=r"^times must be a whole number, not 1\.5$"):
+        asyncframe.assert_submitted(send, times=1.5)  # type: ignore[arg-type]  # the point
+    with pytest.raises(ValueError, match=r"^times must be 0 or more, not -1$"):
+        asyncframe.assert_submitted(send, times=-1)
+    with pytest.raises(TypeError, match=r"^exc must be a class of errors, such as ValueError"):
+        asyncframe.expect_failure(send, ValueError("no"))  # type: ignore[arg-type]  # the point
+
+
+def test_methods(asyncframe: Probe) -> None:
+    """A method is asked for as it is called; its object counts beside arguments only."""
+    one, other = Mailer(), Mailer()
+    one.post("ann")
+    Mailer.push("ben")
+    one.make("cid")
+    asyncframe.manager.submit_nowait(one.plain, ("dan",))
+    asyncframe.run_until_idle()
+
+    asyncframe.assert_submitted(one.post, "ann")
+    asyncframe.assert_submitted(Mailer.post, one, to="ann")
+    asyncframe.assert_submitted("Mailer.post", ANY, "ann")
+    asyncframe.assert_submitted(other.post)
+    asyncframe.assert_not_submitted(other.post, "ann")
+    asyncframe.assert_submitted(Mailer.push, to="ben")
+    asyncframe.assert_submitted(Mailer.make, to="cid")
+    asyncframe.assert_submitted(one.plain, "dan", cc="")
+    asyncframe.assert_submitted("plain", "dan")
+
+
+def test_partials_and_objects(asyncframe: Probe) -> None:
+    """A partial is what it calls with what it gives; a callable object is itself."""
+
+    class Job:
+        def __call__(self, number: int = 0) -> None: ...
+
+    def work(left: int, right: int) -> None: ...
+
+    job = Job()
+    asyncframe.manager.submit_nowait(functools.partial(work, 1), (2,))
+    asyncframe.manager.submit_nowait(job, (0,))
+    asyncframe.manager.submit_nowait(int)
+    asyncframe.run_until_idle()
+
+    asyncframe.assert_submitted(work, 1, right=2)
+    asyncframe.assert_submitted("work", 2)
+    asyncframe.assert_submitted(functools.partial(work, right=2), 1)
+    asyncframe.assert_not_submitted(work, 1, 3)
+    asyncframe.assert_submitted(job, number=0)
+    asyncframe.assert_submitted("Job")
+    asyncframe.assert_submitted(int)
+
+
+def test_arguments_that_compare_strangely(asyncframe: Probe) -> None:
+    """The test's side decides; what says neither yes nor no is equal to itself only."""
+
+    class Array:
+        def __eq__(self, other: object) -> Any:
+            raise ValueError("the truth of an array is ambiguous")
+
+        __hash__ = None  # type: ignore[assignment]  # as arrays have it
+
+        def __repr__(self) -> str:
+            return "array"
+
+    def work(value: object) -> None: ...
+
+    array, nan = Array(), float("nan")
+    for value in (array, nan, 0.1 + 0.2):
+        asyncframe.manager.submit_nowait(work, (value,))
+    asyncframe.run_until_idle()
+
+    asyncframe.assert_submitted(work, array, times=1)
+    asyncframe.assert_submitted(work, nan, times=1)
+    asyncframe.assert_submitted(work, pytest.approx(0.3), times=1)
+    asyncframe.assert_submitted(work, ANY, times=3)
+    assert "value: array, expected array (they look alike, and are not equal)" in raised_by(
+        asyncframe.assert_submitted, work, Array()
+    )
