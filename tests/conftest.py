@@ -1,19 +1,64 @@
-"""For every test: the process ends, whatever a failed test has left."""
+"""For every test: children may be interrupted, a failure stays one, and the process ends."""
 
 from __future__ import annotations
 
 import faulthandler
+import gc
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 
-_PATIENCE = 60
-"""Real seconds that a process may take to end; then it says where its threads are."""
+from tests.patience import PATIENCE
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure() -> None:
+    """Let children hear Ctrl+C although this process was started to be deaf to it.
+
+    A shell starts what it puts in the background, as ``make test &`` in a script, with SIGINT
+    ignored, and every child would inherit that. What is handled is not inherited.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _stay_deaf)
+
+
+def _stay_deaf(number: int, frame: FrameType | None) -> None:
+    """Do what SIG_IGN does."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(nextitem: pytest.Item | None) -> Iterator[None]:
+    """Forget what a failed test has left before the next one begins.
+
+    Python keeps the last error, and by it the frames of the test: an open process or socket
+    in them would be collected in the middle of a later test, which would fail by its warning.
+    """
+    result = yield
+    if nextitem is not None and hasattr(sys, "last_value"):
+        _forget_the_last_error()
+    return result
+
+
+def _forget_the_last_error() -> None:
+    for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+        vars(sys).pop(name, None)
+    heard, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gc.collect()
+    finally:
+        sys.unraisablehook = heard
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
     """End the process although a failed test has left a pool's thread blocked."""
-    faulthandler.dump_traceback_later(_PATIENCE, exit=True)
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -26,4 +71,4 @@ def pytest_xdist_setupnodes() -> None:
     # Only where xdist is; it has no types.
     from xdist.workermanage import NodeManager  # type: ignore[import-untyped]
 
-    NodeManager.EXIT_TIMEOUT = _PATIENCE + 30
+    NodeManager.EXIT_TIMEOUT = PATIENCE + 30

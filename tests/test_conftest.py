@@ -1,0 +1,58 @@
+"""What tests/conftest.py does for every test."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.patience import PATIENCE
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A folder whose tests have the conftest of these."""
+    pytester.makeini("[pytest]\naddopts = -p no:randomly -p no:asyncio\nfilterwarnings = error\n")
+    pytester.makeconftest(
+        f"import sys\nsys.path.append({str(ROOT)!r})\nfrom tests.conftest import *\n"
+    )
+    return pytester
+
+
+def test_children_can_be_interrupted(suite: pytest.Pytester) -> None:
+    """Children of a run that was started with SIGINT ignored hear it, and the run does not."""
+    suite.makepyfile("""
+    import signal, subprocess, sys
+
+    def test_child():
+        signal.raise_signal(signal.SIGINT)
+        code = "import signal; assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN"
+        subprocess.run([sys.executable, "-c", code], check=True)
+    """)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        result = suite.runpytest_subprocess(timeout=PATIENCE)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+    result.assert_outcomes(passed=1)
+
+
+def test_what_a_failure_left_is_its_own(suite: pytest.Pytester) -> None:
+    """A process that a failed test left open fails no test after it."""
+    suite.makepyfile("""
+    import gc, subprocess, sys
+
+    def test_leaves_a_process():
+        process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1)
+        raise TimeoutError
+
+    def test_next():
+        gc.collect()
+    """)
+    result = suite.runpytest_subprocess(timeout=PATIENCE)
+
+    result.assert_outcomes(passed=1, failed=1)
