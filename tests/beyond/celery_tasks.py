@@ -25,6 +25,7 @@ from framework import (
     retry_task,
     throttled_task,
 )
+from tests.patience import PATIENCE
 
 MINE: ContextVar[str] = ContextVar("MINE", default="default")
 
@@ -247,7 +248,7 @@ async def awaits(first: int) -> int:
 def submits(key: str) -> TaskId[str]:
     """Submit another task and wait for it on another process of the worker."""
     task_id = mark(key)
-    get_task_manager().wait_result(task_id, timeout=10)
+    get_task_manager().wait_result(task_id, timeout=PATIENCE)
     return task_id
 
 

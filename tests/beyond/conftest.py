@@ -13,8 +13,8 @@ from framework.engines.celery import CeleryEngine
 from tests.beyond.servers import PostgresServer, RedisServer
 from tests.beyond.workers import CeleryWorker
 
-LIMIT = 90
-"""Seconds for a test here, unless it says otherwise: servers start slowly on a busy machine."""
+LIMIT = 300
+"""Seconds for a test here, unless it says otherwise: one server after the other starts."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

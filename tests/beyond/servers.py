@@ -24,15 +24,14 @@ from typing import ClassVar
 import psycopg
 import pytest
 
+from tests.patience import PATIENCE
+
 PACKAGES = {
     "postgres": "postgresql",
     "redis-server": "redis-server",
     "setpriv": "util-linux",
 }
 """Programs that the tests need, and the packages of Debian that bring them."""
-
-_PATIENCE = 45.0
-"""Real seconds that a server may take to end before the test fails."""
 
 
 def program(name: str, *, path: str | None = None) -> str:
@@ -164,9 +163,9 @@ class Server(ABC):
         process, self._process = self._process, None
         process.send_signal(number)
         process.send_signal(signal.SIGCONT)  # a paused one hears nothing but SIGKILL
-        process.wait(_PATIENCE)
+        process.wait(PATIENCE)
         if self._reader is not None:
-            self._reader.join(_PATIENCE)
+            self._reader.join(PATIENCE)
             assert not self._reader.is_alive(), f"a child has outlived its parent:\n{self.log}"
         assert process.stdout is not None
         process.stdout.close()

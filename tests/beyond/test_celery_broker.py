@@ -33,9 +33,7 @@ from tests.beyond.conformance import tasks
 from tests.beyond.conformance.backends import Gate
 from tests.beyond.servers import RedisServer
 from tests.beyond.workers import CeleryWorker, client_of
-
-PATIENCE = 45.0
-"""Real seconds that something may take at most before the test fails."""
+from tests.patience import PATIENCE
 
 
 class Said(logging.Handler):
@@ -284,7 +282,7 @@ async def test_noted_and_never_sent(
     await asyncio.to_thread(state.publish, [left])
     async with setup_async_framework(None, engine=celery_engine):
         manager = get_task_manager()
-        assert await manager.get_result(task_id, timeout=45) == 42
+        assert await manager.get_result(task_id, timeout=PATIENCE) == 42
         task = await manager.get_task(task_id)
     assert task is not None
     assert task.attempts == 1

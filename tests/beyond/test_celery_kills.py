@@ -28,9 +28,7 @@ from tests.beyond import celery_tasks
 from tests.beyond.celery_app import make
 from tests.beyond.servers import RedisServer
 from tests.beyond.workers import CeleryWorker
-
-PATIENCE = 45.0
-"""Real seconds that something may take at most before the test fails."""
+from tests.patience import PATIENCE
 
 SHORT = {
     "ASYNCFRAME_TEST_MAX_LIMIT": "2",

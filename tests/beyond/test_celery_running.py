@@ -22,9 +22,7 @@ from framework._records import TaskEvent
 from framework.engines.celery import CeleryEngine
 from tests.beyond import celery_tasks
 from tests.beyond.servers import RedisServer
-
-PATIENCE = 45.0
-"""Real seconds that something may take at most before the test fails."""
+from tests.patience import PATIENCE
 
 
 @pytest.fixture

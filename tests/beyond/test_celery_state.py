@@ -14,6 +14,7 @@ import pytest
 
 from framework.engines._messages import Message
 from framework.engines._state import State, holder_here, holder_of, is_dead
+from tests.patience import PATIENCE
 
 ELSEWHERE = "another-machine@1.1|1|1"
 """A holder that nobody here can look after."""
@@ -295,7 +296,7 @@ def test_many_at_the_same_moment(state: State) -> None:
     barrier, passed = threading.Barrier(8), count()
 
     def call() -> None:
-        barrier.wait(5)
+        barrier.wait(PATIENCE)
         for _ in range(10):
             if state.take("w", 13, 30.0, "") is None:
                 next(passed)
@@ -304,6 +305,6 @@ def test_many_at_the_same_moment(state: State) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE)
     assert next(passed) == 13
     assert state.client.zcard(f"{state.prefix}throttle:w") == 13

@@ -18,8 +18,7 @@ import framework
 from tests.beyond.servers import RedisServer
 from tests.beyond.workers import CeleryWorker
 from tests.framework.servers import serving
-
-PATIENCE = 45.0
+from tests.patience import PATIENCE
 
 PARTS = """
 from celery import Celery
@@ -55,7 +54,7 @@ async def start_hold(begun: str, gate: str) -> dict[str, str]:
 @app.get("/ended/{task_id}")
 async def wait_for_end(task_id: str) -> dict[str, Any]:
     """Answer once a task has ended, with all that is known of it."""
-    await get_task_manager().get_result(task_id, timeout=45)
+    await get_task_manager().get_result(task_id, timeout=60)
     return await get_task_status(task_id)
 
 
@@ -71,7 +70,7 @@ async def hear_of_end(task_id: str) -> list[str]:
             loop.call_soon_threadsafe(heard.set)
 
     get_task_manager().subscribe(hear, kinds=["completed"])
-    await asyncio.wait_for(heard.wait(), 45)
+    await asyncio.wait_for(heard.wait(), 60)
     return list(get_task_manager().get_tasks_by_status("completed"))
 
 
@@ -158,7 +157,6 @@ async def test_every_route(clients: list[httpx.AsyncClient]) -> None:
     assert (await there.get("/tasks/unknown")).status_code == 404
 
 
-@pytest.mark.timeout(180)
 async def test_death_of_the_server_that_submitted(
     clients: list[httpx.AsyncClient], tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ import redis
 import sqlalchemy
 
 from tests.beyond.servers import PACKAGES, PostgresServer, RedisServer, program
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,7 +85,7 @@ def test_redis_goes_and_comes_back(redis_server: RedisServer, end) -> None:
 def test_redis_pauses(redis_server: RedisServer) -> None:
     """A paused Redis takes connections and answers only when it goes on."""
     redis_server.pause()
-    with socket.create_connection(("127.0.0.1", redis_server.port), 10) as client:
+    with socket.create_connection(("127.0.0.1", redis_server.port), PATIENCE) as client:
         client.sendall(b"PING\r\n")
         assert psutil.Process(redis_server.pid).status() == psutil.STATUS_STOPPED
         assert select.select([client], [], [], 0)[0] == []
@@ -114,7 +115,7 @@ def test_close_while_paused() -> None:
     ended = os.pidfd_open(server.pid)
     server.pause()
     server.close()
-    assert select.select([ended], [], [], 10)[0]
+    assert select.select([ended], [], [], PATIENCE)[0]
     os.close(ended)
     assert not server.folder.exists()
 
@@ -141,7 +142,7 @@ def test_no_server_outlives_a_killed_parent() -> None:
         assert select.select(handles, [], [], 0)[0] == []
         parent.kill()
     for handle, (_, folder) in zip(handles, started, strict=True):
-        assert select.select([handle], [], [], 10)[0] == [handle]
+        assert select.select([handle], [], [], PATIENCE)[0] == [handle]
         os.close(handle)
         shutil.rmtree(folder)
 

@@ -23,6 +23,7 @@ from framework._records import TaskStatus
 from framework.protocols import SharedStore, TaskEvent
 from framework.stores.sql import SQLStore
 from tests.beyond.peers import COMPLETED, FAILED, PENDING, Host, Peer, TestClock, new_record, peers
+from tests.patience import PATIENCE
 
 
 class Report(BaseModel):
@@ -131,7 +132,7 @@ def test_extra_is_not_installed(missing: str, said: str) -> None:
     """Without its extra the store says what to install, and the framework works."""
     code = WITHOUT.format(missing=missing)
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=15
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
 
     assert done.stdout.strip() == said
@@ -141,7 +142,7 @@ def test_framework_imports_no_database() -> None:
     """Who keeps tasks in memory does not load SQLAlchemy."""
     code = "import sys, framework, framework.lifespan; print('sqlalchemy' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=15
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE
     )
 
     assert done.stdout == "False\n"
@@ -400,13 +401,13 @@ def test_host_is_told_of_cancellation_once(sqlite_url: str) -> None:
     done = threading.Event()
     store.note(record)
     store.secure(record, lambda _: done.set())
-    assert done.wait(10)
+    assert done.wait(PATIENCE)
     asked = threading.Event()
     host.cancel = lambda task_id: (host.cancelled.append(task_id), asked.set())  # type: ignore[assignment,func-returns-value]  # a spy
     with peers(sqlite_url, 1) as (peer,), peer.database.writing() as connection:
         version, _, _ = peer.writer.statements.advance(connection, "")
         assert peer.writer.statements.request_cancel(connection, record.task_id, version)
-    assert asked.wait(10)
+    assert asked.wait(PATIENCE)
     record.cancel_requested = True
     store.close(5.0)
 

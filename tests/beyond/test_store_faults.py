@@ -20,6 +20,7 @@ from framework.stores._writer import Pace
 from framework.stores.sql import SQLStore
 from tests.beyond.peers import Host, TestClock, new_record, peers
 from tests.beyond.servers import PostgresServer
+from tests.patience import PATIENCE
 
 QUICK = Pace(gather=0.001, hurry=0.001, look=0.01, beat=0.05, pause_min=0.001, pause_max=0.01)
 
@@ -197,7 +198,7 @@ def safe(store: SQLStore, record: Any) -> None:
 
     store.note(record)
     store.secure(record, tell)
-    assert done.wait(10)
+    assert done.wait(PATIENCE)
     assert told == [None]
 
 

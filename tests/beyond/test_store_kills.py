@@ -15,6 +15,7 @@ import pytest
 from framework import TaskInterruptedError, TaskManager, get_task_manager, setup_async_framework
 from framework.stores._writer import Pace
 from framework.stores.sql import SQLStore
+from tests.patience import PATIENCE
 
 PROGRAM = Path(__file__).with_name("apps") / "killed.py"
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +92,7 @@ async def ends(manager: TaskManager, ids: list[str]) -> dict[str, str]:
     """Wait for each task's end and return how it ended."""
     for task_id in ids:
         with suppress(TaskInterruptedError):
-            assert await manager.get_result(task_id, timeout=15) == task_id
+            assert await manager.get_result(task_id, timeout=PATIENCE) == task_id
     return {task_id: str(manager.get_all_tasks()[task_id]["status"]) for task_id in ids}
 
 
@@ -127,7 +128,7 @@ async def test_killed_with_tasks(sql_url: str, tmp_path: Path, running: int) -> 
             assert await manager.get_task(ids[-1]) is not None, "they are written"
             killed.let_run(running)
             for task_id in ids[:running]:
-                await manager.get_result(task_id, timeout=10)
+                await manager.get_result(task_id, timeout=PATIENCE)
         killed.kill()
     found = await check_after_kill(sql_url, folder, ids)
 
@@ -181,7 +182,7 @@ async def test_suspended_process_changes_nothing(sql_url: str, tmp_path: Path) -
             suspended.suspend()
             for task_id in ids:
                 with pytest.raises(TaskInterruptedError):
-                    await manager.get_result(task_id, timeout=15)
+                    await manager.get_result(task_id, timeout=PATIENCE)
             suspended.let_run(4)
             suspended.resume()
             # It has two workers, whose tasks run on; it says so when it finds out.

@@ -14,6 +14,7 @@ from framework.exceptions import StoreUnavailableError
 from framework.stores._database import Database, checked_url
 from framework.stores._schema import META, STEPS, prepare
 from tests.beyond.peers import peers
+from tests.patience import PATIENCE
 
 WAITS_THEN_STARTS = """
 import asyncio, sys
@@ -73,7 +74,7 @@ def test_four_processes_start_at_once(sql_url: str) -> None:
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    ends = [process.communicate(timeout=15) for process in started]
+    ends = [process.communicate(timeout=PATIENCE) for process in started]
 
     assert ends == [("5\n", "")] * 4
     with peers(sql_url, 1) as (peer,), peer.database.reading() as connection:

@@ -13,6 +13,7 @@ from framework.stores import _writer
 from framework.stores._writer import Pace
 from framework.stores.sql import SQLStore
 from tests.beyond.peers import COMPLETED, FAILED, RUNNING, Host, TestClock, new_record, peers
+from tests.patience import PATIENCE
 
 THREADS = 6
 EACH = 300
@@ -93,12 +94,12 @@ def test_two_processes_see_the_same(sql_url: str) -> None:
     written = threading.Barrier(3)
 
     def meet(_: BaseException | None) -> None:
-        written.wait(10)
+        written.wait(PATIENCE)
 
     for store, clock in zip(stores, clocks, strict=True):
         last = new_record(clock)
         store.secure(last, meet)
-    written.wait(10)
+    written.wait(PATIENCE)
     for store in stores:
         store._writer.close(10.0)
         store._writer.follower.look()

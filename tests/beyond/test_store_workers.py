@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.framework.servers import READY, Server, serving
+from tests.patience import PATIENCE
 
 WORKERS = 4
 APP = "tests.beyond.apps.shared:app"
@@ -21,7 +22,7 @@ class Worker:
     """A connection that stays open, so that one and the same worker answers on it."""
 
     def __init__(self, address: str) -> None:
-        self._connection = http.client.HTTPConnection(address, timeout=15)
+        self._connection = http.client.HTTPConnection(address, timeout=PATIENCE)
         self._connection.connect()
         self.pid: int = self.ask("GET", "/pid")[1]
 
@@ -59,7 +60,6 @@ def workers(server: Server) -> Iterator[list[Worker]]:
             worker.close()
 
 
-@pytest.mark.timeout(180)
 def test_every_worker_answers_for_every_task(sql_url: str) -> None:
     """Of 500 tasks, submitted to four workers in turn, each worker knows each at once."""
     with (
@@ -86,7 +86,6 @@ def test_every_worker_answers_for_every_task(sql_url: str) -> None:
     assert [one["store_errors"] for one in figures] == [0] * WORKERS
 
 
-@pytest.mark.timeout(180)
 def test_cancelling_a_task_of_another_worker(sql_url: str) -> None:
     """A worker cancels a coroutine that runs in another one, and all of them say so."""
     with (
@@ -101,7 +100,6 @@ def test_cancelling_a_task_of_another_worker(sql_url: str) -> None:
             assert worker.ask("GET", f"/tasks/{task_id}")[1]["status"] == "cancelled"
 
 
-@pytest.mark.timeout(180)
 def test_history_outlives_a_restart(sql_url: str) -> None:
     """What ended before a restart is known after it, with its result."""
     with serving(APP, env={"STORE_URL": sql_url}) as server:
@@ -109,7 +107,7 @@ def test_history_outlives_a_restart(sql_url: str) -> None:
             _, task_id = worker.ask("POST", "/squares/12")
             assert worker.ask("GET", f"/results/{task_id}") == (200, {"square": 144})
         server.process.terminate()
-        server.wait(15)
+        server.wait(PATIENCE)
     with (
         serving(APP, env={"STORE_URL": sql_url}) as server,
         closing(Worker(urlsplit(server.url).netloc)) as worker,

@@ -14,11 +14,9 @@ from typing import Any
 import redis.asyncio
 
 from tests.beyond.servers import program
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).parents[2]
-
-_PATIENCE = 45.0
-"""Real seconds that a worker may take to begin or to end before the test fails."""
 
 
 def client_of(url: str) -> Any:
@@ -105,7 +103,7 @@ class CeleryWorker:
     def saw(self, words: str) -> None:
         """Block until it has written a line with *words*."""
         with self._came:
-            found = self._came.wait_for(lambda: any(words in line for line in self.log), _PATIENCE)
+            found = self._came.wait_for(lambda: any(words in line for line in self.log), PATIENCE)
         assert found, f"it did not say {words!r}:\n{self.text}"
 
     @property
@@ -127,8 +125,8 @@ class CeleryWorker:
         """Return its exit status once it has ended."""
         assert self._process is not None
         assert self._reader is not None
-        status = self._process.wait(_PATIENCE)
-        self._reader.join(_PATIENCE)
+        status = self._process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
         return status
 
     def kill(self) -> None:
@@ -147,11 +145,11 @@ class CeleryWorker:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(_PATIENCE)
+                process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
         if self._reader is not None:
-            self._reader.join(_PATIENCE)
+            self._reader.join(PATIENCE)
         if process.stdout is not None:
             process.stdout.close()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.framework.servers import serving
+from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = sorted(ROOT.glob("README*.md"))
@@ -93,7 +94,7 @@ class Shell:
             ["bash", "-c", script],
             capture_output=True,
             text=True,
-            timeout=15,
+            timeout=PATIENCE,
             check=True,
             env=os.environ | self._variables,
         )
@@ -120,7 +121,6 @@ def answers_to(command: str, shell: Shell) -> Iterator[str]:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
 def test_curl(page: Path) -> None:
     """The demo answers each curl line as printed, but for ids, stamps and durations."""

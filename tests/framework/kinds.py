@@ -11,9 +11,7 @@ import pytest
 
 from framework import TaskManager, async_task
 from framework.protocols import TaskEvent
-
-PATIENCE = 10.0
-"""Real seconds after which a wait for another thread is a failure."""
+from tests.patience import PATIENCE
 
 Body = Callable[[], Any]
 

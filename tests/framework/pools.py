@@ -11,9 +11,7 @@ from concurrent.futures import Future
 
 from framework import ThreadPoolExecutorEnhanced
 from pytest_asyncframe.clock import VirtualClock
-
-PATIENCE = 10.0
-"""Real seconds after which a wait for another thread is a failure."""
+from tests.patience import PATIENCE
 
 STATS_KEYS = {
     "max_workers", "threads", "busy", "idle", "queued", "abandoned", "submitted", "completed",

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import psutil
 
+from tests.patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 """The folder that holds `tests`."""
 
 READY = "Application startup complete"
 STOPPING = "Waiting for application shutdown"
-
-_PATIENCE = 30.0
-"""Real seconds that a line of the log may take before the test fails."""
 
 
 class Server:
@@ -53,7 +52,7 @@ class Server:
         with self._changed:
             return "\n".join(self.lines)
 
-    def wait_for(self, text: str, count: int = 1, *, patience: float = _PATIENCE) -> str:
+    def wait_for(self, text: str, count: int = 1, *, patience: float = PATIENCE) -> str:
         """Block until *count* lines contain *text*; return the last of them."""
 
         def found() -> list[str]:
@@ -91,7 +90,7 @@ class Server:
                 with suppress(psutil.NoSuchProcess):
                     child.kill()
         self.process.wait()
-        self._reader.join(_PATIENCE)
+        self._reader.join(PATIENCE)
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()

@@ -221,7 +221,6 @@ def hasty_switches() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_chaos(seed: int, hasty_switches: None) -> None:
     """Whatever 16 threads do, every accepted task ends exactly once and the counters add up."""

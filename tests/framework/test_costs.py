@@ -32,7 +32,7 @@ from framework._records import TaskEvent
 from framework._workers import Worker
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
-from tests.framework.pools import PATIENCE
+from tests.patience import PATIENCE
 
 BURST = 100
 

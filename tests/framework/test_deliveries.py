@@ -27,9 +27,7 @@ from framework.protocols import Interceptor, TaskEvent, TaskRecord
 from framework.stores.memory import MemoryStore
 from framework.testing import override_framework
 from pytest_asyncframe.probe import Probe
-
-PATIENCE = 10.0
-"""Real seconds after which a wait for another thread is a failure."""
+from tests.patience import PATIENCE
 
 
 class DeliversTwice(Interceptor):

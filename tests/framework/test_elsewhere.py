@@ -14,7 +14,7 @@ from framework._delivery import Mailboxes
 from framework._elsewhere import Elsewhere
 from framework._records import Label, TaskRecord
 from framework.exceptions import BrokerUnavailableError, StoreUnavailableError
-from tests.framework.pools import PATIENCE
+from tests.patience import PATIENCE
 
 
 def record_of(task_id: str, status: TaskStatus = TaskStatus.COMPLETED) -> TaskRecord:

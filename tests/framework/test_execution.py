@@ -30,7 +30,6 @@ from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
 from tests.framework.kinds import (
     EVERY_KIND,
-    PATIENCE,
     Run,
     fail_with,
     in_thread,
@@ -38,6 +37,7 @@ from tests.framework.kinds import (
     on_loop,
     reached,
 )
+from tests.patience import PATIENCE
 
 user: ContextVar[str] = ContextVar("user", default="nobody")
 

@@ -36,8 +36,7 @@ from framework.exceptions import DeadlockError
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
-
-PATIENCE = 10.0
+from tests.patience import PATIENCE
 
 
 def pair(first: int, second: int) -> tuple[int, int]:

@@ -33,9 +33,7 @@ from framework import (
 from framework._delivery import Mailbox
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
-
-PATIENCE = 10.0
-"""Real seconds after which a wait for another thread is a failure."""
+from tests.patience import PATIENCE
 
 
 async def reached(event: threading.Event) -> None:

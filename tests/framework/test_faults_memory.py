@@ -23,8 +23,7 @@ from framework import (
 )
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
-
-PATIENCE = 10.0
+from tests.patience import PATIENCE
 
 
 class Large:

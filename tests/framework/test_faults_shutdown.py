@@ -34,8 +34,7 @@ from framework import (
 from pytest_asyncframe.probe import Probe
 from tests.framework.clients import TestClient
 from tests.framework.servers import ROOT, STOPPING, serving
-
-PATIENCE = 10.0
+from tests.patience import PATIENCE
 
 
 def run_script(text: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -130,7 +129,6 @@ def test_e3_after_sigint_nothing_runs_once_the_resources_are_closed() -> None:
     assert (done.returncode, done.stdout) == (0, "closed\n"), done.stderr
 
 
-@pytest.mark.timeout(60)
 def test_e4_workers_end_on_sigint_and_leave_no_orphan() -> None:
     """SIGINT to the parent of two workers with hanging tasks ends all three in time."""
     app, env = "tests.framework.apps.busy:app", {"BUSY_LOAD": "1"}
@@ -199,7 +197,6 @@ def test_e6_shutdown_from_a_signal_handler_that_interrupts_the_pool_returns() ->
         pool.submit(int)
 
 
-@pytest.mark.timeout(60)
 def test_e7_a_submit_that_races_with_shutdown_is_settled_or_refused() -> None:
     """In 1,000 rounds of 8 threads each call is run, or refused with RuntimeError."""
     rounds, threads = 1_000, 8

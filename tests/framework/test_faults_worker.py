@@ -34,7 +34,6 @@ from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
 from tests.framework.kinds import (
     EVERY_KIND,
-    PATIENCE,
     Body,
     Run,
     fail_with,
@@ -43,6 +42,7 @@ from tests.framework.kinds import (
     reached,
     run_submitted,
 )
+from tests.patience import PATIENCE
 
 FINAL = {"completed", "failed", "timed_out", "cancelled", "interrupted"}
 

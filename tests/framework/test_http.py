@@ -53,7 +53,6 @@ def test_with_a_full_queue_the_answer_is_503(client: Any, prefix: str) -> None:
     assert response.headers["retry-after"] == "1"
 
 
-@pytest.mark.timeout(60)
 def test_a_real_server_answers_429_and_503() -> None:
     """Over a socket both refusals arrive with status and Retry-After, and the server lives."""
     with serving(APP) as server, httpx.Client(base_url=server.url) as client:
@@ -189,7 +188,6 @@ def test_openapi_tells_what_a_decorated_endpoint_answers(
     assert schema == expected
 
 
-@pytest.mark.timeout(60)
 @each_route
 def test_a_decorated_endpoint_works_over_a_socket(server: Server, route: str) -> None:
     """A real server accepts each kind of decorated endpoint."""

@@ -17,7 +17,8 @@ from framework import (
     current_task,
 )
 from pytest_asyncframe.clock import VirtualClock
-from tests.framework.kinds import PATIENCE, reached
+from tests.framework.kinds import reached
+from tests.patience import PATIENCE
 
 # -- driven in place
 

@@ -26,8 +26,7 @@ from framework import (
     setup_async_framework,
 )
 from tests.framework.clients import TestClient
-
-PATIENCE = 10.0
+from tests.patience import PATIENCE
 
 DEPRECATED = pytest.mark.filterwarnings(r"ignore:\s*on_event is deprecated:DeprecationWarning")
 

@@ -13,7 +13,6 @@ import pytest
 from framework import QueueFullError, TaskTimeoutError, ThreadPoolExecutorEnhanced
 from framework._workers import Worker
 from tests.framework.pools import (
-    PATIENCE,
     STATS_KEYS,
     SUMMARY_KEYS,
     Stuck,
@@ -23,6 +22,7 @@ from tests.framework.pools import (
     settle,
     start_stuck,
 )
+from tests.patience import PATIENCE
 
 # -- figures
 

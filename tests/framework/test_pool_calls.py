@@ -18,7 +18,8 @@ import pytest
 
 from framework import ThreadPoolExecutorEnhanced
 from framework.exceptions import DeadlockError
-from tests.framework.pools import PATIENCE, raises, settle, start_stuck
+from tests.framework.pools import raises, settle, start_stuck
+from tests.patience import PATIENCE
 
 # -- waiting inside the pool
 

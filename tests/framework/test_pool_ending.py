@@ -17,7 +17,8 @@ import pytest
 from framework import TaskTimeoutError, ThreadPoolExecutorEnhanced
 from framework._clock import SystemClock
 from framework._workers import Worker
-from tests.framework.pools import PATIENCE, clock_apart, run_script, settle, start_stuck
+from tests.framework.pools import clock_apart, run_script, settle, start_stuck
+from tests.patience import PATIENCE
 
 # -- no threads to be had
 

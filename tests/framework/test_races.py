@@ -30,9 +30,7 @@ from framework.stores.memory import MemoryStore
 from framework.testing import override_framework
 from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
-
-PATIENCE = 10.0
-"""Real seconds after which a wait for another thread is a failure."""
+from tests.patience import PATIENCE
 
 FINAL = {"completed", "failed", "timed_out", "cancelled", "interrupted"}
 

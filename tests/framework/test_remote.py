@@ -26,7 +26,7 @@ from framework._records import Label, TaskEvent, TaskRecord
 from framework._remote import RemoteHost
 from framework.exceptions import BrokerUnavailableError, RemoteTaskError
 from framework.protocols import EngineHost, Kind, Run
-from tests.framework.pools import PATIENCE
+from tests.patience import PATIENCE
 
 
 class Workers:

@@ -22,7 +22,8 @@ from framework import (
     setup_async_framework,
 )
 from pytest_asyncframe.probe import Probe
-from tests.framework.pools import PATIENCE, clock_apart
+from tests.framework.pools import clock_apart
+from tests.patience import PATIENCE
 
 
 @pytest.fixture

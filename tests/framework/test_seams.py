@@ -18,6 +18,7 @@ from framework import _registry, get_task_manager, setup_async_framework
 from framework.protocols import Interceptor, Kind, Run, TaskEvent, TaskRecord, TaskStatus
 from framework.testing import override_framework
 from tests.framework.clients import TestClient
+from tests.patience import PATIENCE
 
 
 @pytest.fixture
@@ -382,7 +383,7 @@ def test_two_apps_share_one_override() -> None:
     one, two = make(), make()
     with override_framework() as manager, TestClient(one) as first:
         waiting = first.post("/block").json()
-        assert started.wait(10.0)
+        assert started.wait(PATIENCE)
         with TestClient(two) as second:
             assert one.state.task_manager is two.state.task_manager is manager
             assert second.get("/").status_code == 404

@@ -26,8 +26,7 @@ import uvicorn
 from framework import get_task_manager
 from tests.framework.clients import TestClient
 from tests.framework.servers import Server, serving
-
-pytestmark = pytest.mark.timeout(60)
+from tests.patience import PATIENCE
 
 FOLDER = Path(__file__).with_name("specification")
 IN_ORDER = [
@@ -198,7 +197,7 @@ def test_periodic_cleanup_cleans_up(
         manager.wait_result(manager.submit_nowait(int))
         assert client.portal is not None
         client.portal.call(hours[0].set)
-        assert slept.wait(10.0)
+        assert slept.wait(PATIENCE)
         assert manager is get_task_manager()
         assert manager.get_stats()["kept"] == 1
     assert asked == [3600, 3600]

@@ -15,6 +15,7 @@ from framework.exceptions import TaskTimeoutError
 from framework.protocols import Kind, Run, TaskEvent, TaskRecord
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
+from tests.patience import PATIENCE
 
 MOVES: tuple[Move, ...] = get_args(Move)
 
@@ -351,7 +352,7 @@ def test_race_of_ends(held_manager: TaskManager) -> None:
     won: list[Move] = []
 
     def end(move: Move) -> None:
-        barrier.wait(10.0)
+        barrier.wait(PATIENCE)
         runner = held_manager._core.runner
         if move == "complete":
             ended = runner.complete(task, None)

@@ -8,9 +8,7 @@ import threading
 import pytest
 
 from framework._clock import SystemClock, join_all
-
-PATIENCE = 10.0
-"""Real seconds after which a wait for another thread is a failure."""
+from tests.patience import PATIENCE
 
 FAR = 3_600.0
 """Seconds that no test waits for."""

@@ -18,7 +18,8 @@ from framework import (
 from framework.exceptions import DeadlockError
 from framework.testing import override_framework
 from pytest_asyncframe.probe import Probe
-from tests.framework.kinds import PATIENCE, Body, fail_with
+from tests.framework.kinds import Body, fail_with
+from tests.patience import PATIENCE
 
 # -- tasks that wait for tasks
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE
+
 APP = """
     import time
 
@@ -73,7 +75,7 @@ def user(pytester: pytest.Pytester) -> pytest.Pytester:
 
 def run(user: pytest.Pytester, *options: str) -> pytest.RunResult:
     """Run pytest in an interpreter of its own."""
-    return user.runpytest_subprocess(*options, timeout=60)
+    return user.runpytest_subprocess(*options, timeout=PATIENCE)
 
 
 # -- under each runner

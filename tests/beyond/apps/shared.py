@@ -12,6 +12,7 @@ from fastapi import FastAPI, HTTPException
 
 from framework import TaskId, background_task, get_task_manager, setup_async_framework
 from framework.stores.sql import SQLStore
+from tests.patience import PATIENCE
 
 
 @asynccontextmanager
@@ -76,7 +77,7 @@ async def task(task_id: str) -> dict[str, Any]:
 @app.get("/results/{task_id}")
 async def result(task_id: str) -> Any:
     """Wait for a task's result."""
-    return await get_task_manager().get_result(task_id, timeout=10)
+    return await get_task_manager().get_result(task_id, timeout=PATIENCE)
 
 
 @app.delete("/tasks/{task_id}")

@@ -13,9 +13,7 @@ from typing import Any
 from framework import TaskManager, get_task_manager, setup_async_framework
 from framework._records import TaskEvent
 from framework.protocols import TaskEngine, TaskStore
-
-PATIENCE = 45.0
-"""Real seconds that something may take at most before the test fails."""
+from tests.patience import PATIENCE
 
 LIMIT = 15.0
 """Limit in seconds of tasks without one of their own; a remote engine needs one."""

@@ -7,8 +7,9 @@ import pytest
 from framework import TaskFailedError, TaskManager, TaskNotFoundError, TaskStatus
 from framework._task import Task
 from tests.beyond.conformance import tasks
-from tests.beyond.conformance.backends import PATIENCE, Backend, Heard
+from tests.beyond.conformance.backends import Backend, Heard
 from tests.beyond.conformance.tasks import ShopError
+from tests.patience import PATIENCE
 
 
 async def failed(manager: TaskManager, task_id: str) -> tuple[BaseException, Task]:

@@ -9,7 +9,8 @@ import pytest
 
 from framework import TaskCancelledError, TaskManager, TaskStatus, TaskTimeoutError
 from tests.beyond.conformance import tasks
-from tests.beyond.conformance.backends import PATIENCE, Backend, Heard
+from tests.beyond.conformance.backends import Backend, Heard
+from tests.patience import PATIENCE
 
 
 async def status(manager: TaskManager, task_id: str) -> TaskStatus:

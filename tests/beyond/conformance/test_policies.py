@@ -9,8 +9,9 @@ import pytest
 
 from framework import RateLimitExceededError, TaskManager, TaskStatus
 from tests.beyond.conformance import tasks
-from tests.beyond.conformance.backends import PATIENCE, Heard
+from tests.beyond.conformance.backends import Heard
 from tests.beyond.conformance.tasks import ShopError
+from tests.patience import PATIENCE
 
 
 async def test_retried_until_it_succeeds(manager: TaskManager) -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from framework import TaskManager
 from tests.beyond.conformance import tasks
-from tests.beyond.conformance.backends import PATIENCE
 from tests.beyond.conformance.tasks import Item, Point
+from tests.patience import PATIENCE
 
 
 async def result(manager: TaskManager, task_id: str) -> Any:

@@ -10,7 +10,8 @@ import pytest
 
 from framework import QueueFullError, Task, TaskManager, TaskStatus
 from tests.beyond.conformance import tasks
-from tests.beyond.conformance.backends import PATIENCE, Backend, Heard
+from tests.beyond.conformance.backends import Backend, Heard
+from tests.patience import PATIENCE
 
 
 async def known(manager: TaskManager, task_id: str) -> Task:
