@@ -18,6 +18,7 @@ import sys
 import types
 import typing
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
@@ -36,6 +37,7 @@ MAX_CALL: Final = 1 << 20
 
 _MAX_ERROR_ARGUMENTS: Final = 8_192
 _SCALARS: Final = (type(None), bool, int, float, str)
+_SCALARS_SET: Final = frozenset(_SCALARS)
 # Made once: dumps() would make one at each call.
 _to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 _ANY: Final = object()
@@ -61,6 +63,7 @@ class _Value:
         kind = type(value)
         if kind is self._plain or (self._adapter is None and kind in _SCALARS):
             return value
+        _refuse_iterators(value)
         if self._adapter is None:
             from pydantic_core import to_jsonable_python
 
@@ -81,6 +84,37 @@ class _Value:
         if self._adapter is None or type(data) is self._plain:
             return data
         return self._adapter.validate_json(json.dumps(data))
+
+
+def _refuse_iterators(value: object) -> None:
+    """See that there is nothing in *value* that can be read only once.
+
+    pydantic would read a file or a generator to its end, and then perhaps once more.
+
+    Raises:
+        ValueError: If there is.
+    """
+    pending, seen = [[value]], set()
+    while pending:
+        for item in pending.pop():
+            kind = type(item)
+            if hasattr(kind, "__next__"):
+                raise ValueError("files, generators and other iterators cannot travel: give a list")
+            inside = _inside(item, kind)
+            if _SCALARS_SET.issuperset(map(type, inside)) or id(item) in seen:
+                continue
+            seen.add(id(item))
+            pending.append(inside)
+
+
+def _inside(item: Any, kind: type) -> Any:
+    """Return what a container or dataclass holds; nothing for other objects."""
+    if isinstance(item, dict):
+        return item.values()
+    if isinstance(item, (list, tuple, set, frozenset, deque)):
+        return item
+    fields = getattr(kind, "__dataclass_fields__", ())
+    return [getattr(item, name, None) for name in fields]
 
 
 class _Shape:

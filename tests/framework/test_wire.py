@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from io import StringIO
 from types import ModuleType
 from typing import Annotated, Any
 from uuid import UUID
@@ -142,6 +145,53 @@ def test_argument_that_does_not_fit(fn: Any, args: tuple[Any, ...], words: str) 
 def test_almost_fitting() -> None:
     """What the annotation would accept is made what it says, as a worker would do."""
     assert encode_call(to_float, (3,), None) == "[[3.0],{}]"
+
+
+@dataclass
+class Holder:
+    """A class whose field may hold anything."""
+
+    inside: Any
+
+
+def listed(numbers: list[int]) -> list[int]:
+    """Take and return a list."""
+    return numbers
+
+
+def iterated(numbers: Iterable[Any]) -> Iterable[Any]:
+    """Take and return whatever can be iterated."""
+    return numbers
+
+
+READ_ONCE = r"files, generators and other iterators cannot travel: give a list"
+
+
+@pytest.mark.parametrize("fn", [untyped, listed, iterated])
+@pytest.mark.parametrize(
+    "wrap", [lambda it: it, lambda it: [{"a": (1, it)}], Holder], ids=["bare", "deep", "field"]
+)
+@pytest.mark.parametrize(
+    "make",
+    [iter, StringIO, lambda text: (ch for ch in text)],
+    ids=["iterator", "file", "generator"],
+)
+def test_what_can_be_read_once(fn: Any, wrap: Any, make: Any) -> None:
+    """A file or generator is refused unread, wherever it stands and whatever is annotated."""
+    once = make("123")
+    with pytest.raises(TypeError, match=rf"^argument '\w+' of .*: {READ_ONCE};"):
+        encode_call(fn, (wrap(once),), None)
+    with pytest.raises(TypeError, match=rf"^the result of .*: {READ_ONCE};"):
+        encode_result(fn, wrap(once))
+    assert list(once) == ["1", "2", "3"] if make is not StringIO else once.read() == "123"
+
+
+def test_what_holds_itself_is_no_endless_search() -> None:
+    """A list inside of itself is refused by JSON, after a search that ends."""
+    endless: list[Any] = [1]
+    endless.append(endless)
+    with pytest.raises(TypeError, match=r"Circular reference"):
+        encode_call(untyped, (endless,), None)
 
 
 def test_too_long_a_call() -> None:
