@@ -135,6 +135,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super()._child_watcher_callback(*args)  # type: ignore[misc]  # a method of asyncio's own
         self._seat.count_children(-1)
 
+    def add_signal_handler(
+        self, sig: int, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts
+    ) -> None:
+        """Add a handler as any loop does; from here on each turn looks for signals."""
+        super().add_signal_handler(sig, callback, *args)
+        self._seat.hears_signals = True
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """Remove a handler as any loop does."""
+        removed = super().remove_signal_handler(sig)
+        self._seat.hears_signals = bool(self._signal_handlers)  # type: ignore[attr-defined]
+        return removed
+
     def _write_to_self(self) -> None:
         # Called by call_soon_threadsafe, on the calling thread: from here on the loop runs.
         self._seat.signal()
@@ -144,8 +157,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super()._write_to_self()  # type: ignore[misc]  # a method of asyncio's own
 
     def drain_self(self) -> None:
-        """Read away what `wake_for_real` has written."""
+        """Read what `wake_for_real` has written, and call the handlers of signals."""
         self._read_from_self()  # type: ignore[attr-defined]  # a method of asyncio's own
+
+    @property
+    def pipe(self) -> int:
+        """The file by which the loop is woken, and hears of signals."""
+        return int(self._ssock.fileno())  # type: ignore[attr-defined]  # asyncio's own
 
 
 class _Seat(selectors.BaseSelector):
@@ -153,6 +171,7 @@ class _Seat(selectors.BaseSelector):
 
     Attributes:
         actor: The thread that runs the loop; None while it does not run.
+        hears_signals: Whether the loop has handlers of signals, which may wake it at any time.
     """
 
     def __init__(self, sequencer: Sequencer, loop: VirtualLoop) -> None:
@@ -160,12 +179,14 @@ class _Seat(selectors.BaseSelector):
         # Held weakly, so that nothing of a test waits for a garbage collection.
         self._loop: VirtualLoop = weakref.proxy(loop)
         self._real = selectors.DefaultSelector()
+        self._pipe_alone: selectors.BaseSelector | None = None
         self._signalled = False
         self._turn = False
         self._counting = threading.Lock()
         self._children = 0
         self._files = 0
         self.actor: Actor | None = None
+        self.hears_signals = False
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Watch a file; see `selectors`."""
@@ -190,6 +211,8 @@ class _Seat(selectors.BaseSelector):
     def close(self) -> None:
         """Let go of everything; see `selectors`."""
         self._real.close()
+        if self._pipe_alone is not None:
+            self._pipe_alone.close()
         self._count_files(closed=True)
 
     def count_children(self, more: int) -> None:
@@ -211,11 +234,6 @@ class _Seat(selectors.BaseSelector):
         """Whether it watches more than the loop's own pipe: sockets, pipes, processes."""
         return self._files > 0
 
-    @property
-    def hears_signals(self) -> bool:
-        """Whether the loop has handlers of signals, which may wake it at any time."""
-        return bool(self._loop._signal_handlers)  # type: ignore[attr-defined]  # asyncio's own
-
     def signal(self) -> None:
         """Let the loop go on; any thread."""
         self._sequencer.wake(self.actor, self._set_signalled)
@@ -234,9 +252,9 @@ class _Seat(selectors.BaseSelector):
         if actor is None:
             return self._real.select(timeout)
         waits = timeout is None or timeout > 0
-        if self._files:
-            ready = self._real.select(0)
-            if ready or not waits:
+        if self._files or self.hears_signals:
+            ready = self._files_of(self._real.select(0))
+            if ready or not waits or self._loop._ready:  # type: ignore[attr-defined]
                 return ready
         elif not waits:
             return []
@@ -264,24 +282,38 @@ class _Seat(selectors.BaseSelector):
         sequencer.go_on()
         ready: list[tuple[selectors.SelectorKey, int]] = []
         while not self._turn:
-            ready += self._wait_for_real(actor)
+            # A file that is ready stays so until the loop has its turn: it is asked for once.
+            ready += self._wait_for_real(actor, self._pipe_only() if ready else self._real)
         raise_error(actor)
         return ready
 
-    def _wait_for_real(self, actor: Actor) -> list[tuple[selectors.SelectorKey, int]]:
+    def _wait_for_real(
+        self, actor: Actor, selector: selectors.BaseSelector
+    ) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait to be kicked, or for a file; return the files that are ready."""
         sequencer = self._sequencer
-        found = self._real.select(sequencer.step_of(actor))
+        found = selector.select(sequencer.step_of(actor))
         if not found:
             if not self._turn:
                 sequencer.look_around(actor)
             return []
-        files = [one for one in found if not self._own(one)]
-        if len(files) < len(found):
-            self._loop.drain_self()
+        files = self._files_of(found)
         if files or self._loop._ready:  # type: ignore[attr-defined]  # a signal's handler
             sequencer.wake(actor)
         return files
 
-    def _own(self, one: tuple[selectors.SelectorKey, int]) -> bool:
-        return one[0].fileobj is self._loop._ssock  # type: ignore[attr-defined]  # its pipe
+    def _files_of(
+        self, found: list[tuple[selectors.SelectorKey, int]]
+    ) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return what was found without the loop's own pipe, which is read empty."""
+        pipe = self._loop.pipe
+        files = [one for one in found if one[0].fd != pipe]
+        if len(files) < len(found):
+            self._loop.drain_self()
+        return files
+
+    def _pipe_only(self) -> selectors.BaseSelector:
+        if self._pipe_alone is None:
+            self._pipe_alone = selectors.DefaultSelector()
+            self._pipe_alone.register(self._loop.pipe, selectors.EVENT_READ)
+        return self._pipe_alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import selectors
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from pytest_asyncframe._activity import activity, runs
+from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe._stalls import VirtualDeadlockError
 from pytest_asyncframe._turns import LOOK_EVERY
@@ -53,6 +55,75 @@ async def test_a_loop_that_reads_a_socket(asyncframe: Probe) -> None:
 
     assert await reader.readline() == b"hello\n"
     sender.join()
+    writer.close()
+    await writer.wait_closed()
+    right.close()
+
+
+async def test_a_wake_up_that_comes_late(
+    asyncframe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What wakes a loop is not taken for bytes of a file, even if it comes too late to wake it."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    seat = loop._seat
+    told: list[object] = []
+    asked = threading.Lock()
+    asked.acquire()
+    select, ask = seat.select, seat._real.select
+
+    def noted(timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        found = select(timeout)
+        told.extend(found)
+        return found
+
+    def counted(timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        found = ask(timeout)
+        if asked.locked():
+            asked.release()
+        return found
+
+    monkeypatch.setattr(seat, "select", noted)
+    monkeypatch.setattr(seat._real, "select", counted)
+    loop.wake_for_real()
+    # The task goes on once the loop, which is parked, has seen its own byte.
+    task_id = asyncframe.manager.submit_nowait(asked.acquire)
+    await asyncframe.completed(task_id)
+
+    assert told == []
+
+
+async def test_a_file_is_asked_for_once(asyncframe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that has bytes to read waits for its turn without asking again and again."""
+    left, right = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=left)
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    real, asked, seen = loop._seat._real, [], threading.Lock()
+    select = real.select
+
+    def counted(timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        found = select(timeout)
+        asked.append(found)
+        if found and seen.locked():
+            seen.release()
+        return found
+
+    def send() -> None:
+        seen.acquire()
+        right.sendall(b"hello\n")
+        # The lock is a real one: the turn is still this task's.
+        seen.acquire(timeout=5)
+        asked.clear()
+        begun = time.thread_time()
+        while time.thread_time() < begun + 0.02:
+            pass
+        assert len(asked) <= 1
+
+    monkeypatch.setattr(real, "select", counted)
+    task_id = asyncframe.manager.submit_nowait(send)
+    assert await reader.readline() == b"hello\n"
+    await asyncframe.completed(task_id)
     writer.close()
     await writer.wait_closed()
     right.close()
