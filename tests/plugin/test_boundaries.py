@@ -150,6 +150,18 @@ async def test_an_alarm_is_in_real_time(asyncframe: Probe) -> None:
     assert rung == []
 
 
+async def test_time_does_not_wait_for_a_signal(asyncframe: Probe) -> None:
+    """A timer is not held up by a signal that may come."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGUSR1, lambda: None)
+    try:
+        await asyncio.sleep(HOUR)  # noqa: TID251  # what is tested here
+    finally:
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    assert asyncframe.clock.monotonic() == HOUR
+
+
 # -- what tells the time
 
 
@@ -218,6 +230,7 @@ OTHERS = {
     "httpx.AsyncClient(timeout=s)": "awaited",
     "live_server(app)": "real",
     "signal.alarm(s)": "real",
+    "loop.add_signal_handler(number, fn)": "real",
     "datetime.now(), time.time() with time-machine": "shimmed",
     "datetime.now(), time.time() without it": "real",
     "time.monotonic(), time.perf_counter()": "real",

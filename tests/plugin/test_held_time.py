@@ -223,6 +223,38 @@ async def test_a_signal_wakes_the_loop(asyncframe: Probe) -> None:
     assert asyncframe.clock.monotonic() == 0
 
 
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_signal_that_has_come(asyncframe: Probe, busy: bool) -> None:
+    """A signal that has come is served before any time passes, whether the loop waits or not."""
+    loop = asyncio.get_running_loop()
+    heard = asyncio.Event()
+    loop.add_signal_handler(signal.SIGUSR1, heard.set)
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        for _ in range(5 * busy):
+            await asleep(0)
+        assert heard.is_set() == busy
+        await asyncio.wait_for(heard.wait(), 10)
+    finally:
+        assert loop.remove_signal_handler(signal.SIGUSR1)
+
+    assert asyncframe.clock.monotonic() == 0
+
+
+async def test_a_signal_between_moves_of_time(asyncframe: Probe) -> None:
+    """A signal is served while timers move time without end."""
+    loop = asyncio.get_running_loop()
+    heard = asyncio.Event()
+    loop.add_signal_handler(signal.SIGUSR1, heard.set)
+    try:
+        asyncframe.clock.call_at(100, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+        while not heard.is_set():
+            assert asyncframe.clock.monotonic() < 200
+            await asleep(1)
+    finally:
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+
 # -- threads of the test's own
 
 
