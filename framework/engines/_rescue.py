@@ -1,9 +1,9 @@
 """Publishing what a process had noted in Redis and died before it could publish.
 
 A task is noted first and then published, in batches, so a process that dies in between
-leaves tasks that wait for nobody. Until its message is out, a task's hash has the message
-as well: whoever looks at the task some seconds later, another process that follows it or
-a client that asks for it, finds the message and publishes it.
+leaves tasks that wait for nobody. Until its message is out, a task's hash says so: whoever
+looks at the task some seconds later, another process that follows it or
+a client that asks for it, finds its message in Redis and publishes it.
 
 Guarantees: a message that is published twice, since the first process was only slow, runs
 once: the second delivery meets the lease, or the end.
@@ -48,16 +48,17 @@ class Rescue:
             found: The hashes of some tasks, by id.
         """
         left = [
-            facts
-            for facts in found.values()
+            (task_id, float(facts["noted"]))
+            for task_id, facts in found.items()
             if facts.get("unsent") and facts.get("status") == "pending"
         ]
         if not left:
             return
         now = self._state.now()
-        for facts in left:
-            if now - float(facts["noted"]) > AFTER:
-                self._publish(Message.from_json(json.loads(facts["unsent"])))
+        for task_id, noted in left:
+            text = self._state.message(task_id) if now - noted > AFTER else None
+            if text is not None:
+                self._publish(Message.from_json(json.loads(text)))
 
     def _publish(self, message: Message) -> None:
         with self._lock:

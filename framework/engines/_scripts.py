@@ -5,8 +5,8 @@ changes one also appends to the stream of reports, whose entries carry a running
 a reader that misses one knows it. Times are those of Redis, in seconds since the epoch,
 since the clocks of workers may differ.
 
-``KEYS`` are the task's hash, the stream of reports, and the counter of reports, in this
-order; ``ARGV[1]`` is the task's id.
+``KEYS`` are the task's hash, the stream of reports, the counter of reports, the live tasks
+by their latest move, and their messages, in this order; ``ARGV[1]`` is the task's id.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from typing import Final
 REPORTS_KEPT: Final = 20_000
 """How many reports the stream holds, about; a reader further behind asks for the hashes."""
 
+KEPT_LIVE: Final = 30 * 86_400
+"""Seconds without a move after which a live task's hash is dropped: nobody runs workers."""
+
 INLINE_RESULT: Final = 2_048
 """Length up to which a result travels in its report; a longer one is fetched."""
 
 _HEAD: Final = f"""
 local task, stream, counter, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+local live, messages, over = KEYS[4], KEYS[5], KEYS[1] .. ':over'
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1000000
 local function stamp(seconds) return string.format('%.6f', seconds) end
@@ -36,8 +40,12 @@ end
 local function finish(status, result, error, reason, ttl)
   redis.call('HSET', task, 'status', status, 'ended', stamp(now), 'result', result,
     'error', error, 'reason', reason)
-  redis.call('HDEL', task, 'holder', 'until', 'next', 'unsent')
+  redis.call('HDEL', task, 'holder', 'until', 'next', 'unsent', 'missing')
   redis.call('EXPIRE', task, ttl)
+  redis.call('ZREM', live, id)
+  redis.call('HDEL', messages, id)
+  -- A second message may come when the hash is gone.
+  if get('copies') ~= '' then redis.call('SET', over, '1', 'EX', {KEPT_LIVE}) end
   local big = '0'
   if #result > {INLINE_RESULT} then big = '1'; result = '' end
   tell('ended', 's', status, 'at', stamp(now), 'r', result, 'e', error, 'w', reason,
@@ -48,12 +56,14 @@ end
 PUBLISH: Final = (
     _HEAD
     + """
--- ARGV: id, seconds that a live hash is kept, then field, value, ...
+-- ARGV: id, seconds that a live hash is kept, message, then field, value, ...
 local status = get('status')
 if status ~= '' then return status end
 redis.call('HSET', task, 'status', 'pending', 'attempts', '0', 'seq', '0',
-  'noted', stamp(now), unpack(ARGV, 3))
+  'noted', stamp(now), 'unsent', '1', unpack(ARGV, 4))
 redis.call('EXPIRE', task, ARGV[2])
+redis.call('ZADD', live, now, id)
+redis.call('HSET', messages, id, ARGV[3])
 return 'pending'
 """
 )
@@ -67,12 +77,14 @@ START: Final = (
 local status = get('status')
 if is_final(status) then return {'over', '', 0} end
 if status == '' then
+  if redis.call('EXISTS', over) == 1 then return {'over', '', 0} end
   redis.call('HSET', task, 'status', 'pending', 'attempts', '0', unpack(ARGV, 10))
 end
 local seq, known = tonumber(ARGV[4]), tonumber(get('seq') ~= '' and get('seq') or '0')
 if seq < known then
-  local again = get('next')
-  if again ~= '' and seq == known - 1 then return {'again', again, 0} end
+  if get('next') ~= '' and seq == known - 1 then
+    return {'again', redis.call('HGET', messages, id), 0}
+  end
   return {'stale', '', 0}
 end
 local holder = get('holder')
@@ -92,8 +104,9 @@ if ARGV[9] ~= '1' then redis.call('HINCRBY', task, 'attempts', 1) end
 redis.call('HSETNX', task, 'started', stamp(now))
 redis.call('HSET', task, 'status', 'running', 'holder', ARGV[2],
   'until', stamp(now + tonumber(ARGV[3])), 'seq', ARGV[4], 'reason', '')
-redis.call('HDEL', task, 'next', 'unsent')
+redis.call('HDEL', task, 'next', 'unsent', 'missing')
 redis.call('EXPIRE', task, ARGV[7])
+redis.call('ZADD', live, now, id)
 tell('started', 'at', stamp(now), 'a', get('attempts'))
 return {'run', get('attempts'), 0}
 """
@@ -127,12 +140,16 @@ AGAIN: Final = (
     _HEAD
     + """
 -- ARGV: id, holder, next message, kind, delay, error, reason
-if get('next') == ARGV[3] then return 1 end -- asked once more, since the answer was lost
+if get('next') ~= '' and redis.call('HGET', messages, id) == ARGV[3] then
+  return 1 -- asked once more, since the answer was lost
+end
 if get('holder') ~= ARGV[2] then return 0 end
 if get('cancel') == '1' then return -1 end
 redis.call('HINCRBY', task, 'seq', 1)
-redis.call('HSET', task, 'next', ARGV[3], 'reason', ARGV[7])
+redis.call('HSET', task, 'next', '1', 'reason', ARGV[7])
 redis.call('HDEL', task, 'holder', 'until')
+redis.call('ZADD', live, now, id)
+redis.call('HSET', messages, id, ARGV[3])
 tell('again', 'o', ARGV[4], 'd', ARGV[5], 'e', ARGV[6], 'w', ARGV[7], 'a', get('attempts'))
 return 1
 """
@@ -172,6 +189,39 @@ return 2
 """
 )
 """Cancel: 0 unknown or final, 1 CANCELLED for good, 2 the worker is told."""
+
+RECOVER: Final = (
+    _HEAD
+    + """
+-- ARGV: id, seconds from the first sight of a lost message to the second, ttl of a final
+-- hash, shortest and longest pause until it is looked for again
+local status = get('status')
+if status == '' or is_final(status) then
+  redis.call('ZREM', live, id)
+  redis.call('HDEL', messages, id)
+  return ''
+end
+if get('holder') ~= '' and tonumber(get('until')) > now then
+  redis.call('HDEL', task, 'missing')
+  return ''
+end
+local since = get('missing')
+if since == '' or now - tonumber(since) < tonumber(ARGV[2]) then
+  redis.call('HSETNX', task, 'missing', stamp(now))
+  return ''
+end
+local message = redis.call('HGET', messages, id)
+if not message then
+  finish('interrupted', '', '', 'its message was lost', ARGV[3])
+  return ''
+end
+redis.call('HDEL', task, 'missing')
+local copies = redis.call('HINCRBY', task, 'copies', 1)
+redis.call('ZADD', live, now + math.min(ARGV[4] * 2 ^ (copies - 1), ARGV[5]), id)
+return message
+"""
+)
+"""Return the message of a task that has none at the broker; "" if it need not be sent."""
 
 THROTTLE: Final = """
 -- KEYS: stamps of the calls in the window, those who wait. ARGV: rate, window, who.

@@ -23,9 +23,6 @@ from redis.retry import Retry
 from framework.engines import _scripts
 from framework.engines._messages import Message
 
-KEPT_LIVE: Final = 30 * 86_400
-"""Seconds without a move after which a live task's hash is dropped: its message is lost."""
-
 LEASE: Final = 5.0
 """Seconds that a lease holds without being renewed; it is renewed every second."""
 
@@ -81,6 +78,7 @@ class State:
             client_name="asyncframe",
         )
         self._reports = [f"{self.prefix}reports", f"{self.prefix}reports:n"]
+        self._live, self._messages = f"{self.prefix}live", f"{self.prefix}messages"
         register = self.client.register_script
         self._publish = register(_scripts.PUBLISH)
         self._start = register(_scripts.START)
@@ -92,6 +90,7 @@ class State:
         self._throttle = register(_scripts.THROTTLE)
         self._leave = register(_scripts.LEAVE)
         self._forget = register(_scripts.FORGET)
+        self._recover = register(_scripts.RECOVER)
 
     @property
     def reports(self) -> str:
@@ -108,7 +107,7 @@ class State:
         return f"{self.prefix}{kind}"
 
     def _keys(self, task_id: str) -> list[str]:
-        return [f"{self.prefix}task:{task_id}", *self._reports]
+        return [f"{self.prefix}task:{task_id}", *self._reports, self._live, self._messages]
 
     # -- the moves
 
@@ -118,12 +117,9 @@ class State:
         for message in messages:
             self._publish(
                 self._keys(message.task_id),
-                [
-                    message.task_id, KEPT_LIVE, *_facts(message),
-                    "unsent", json.dumps(message.as_json()),
-                ],
+                [message.task_id, _scripts.KEPT_LIVE, _text(message), *_facts(message)],
                 client=pipe,
-            )  # fmt: skip
+            )
         pipe.execute()
 
     def published(self, task_ids: Collection[str]) -> None:
@@ -149,7 +145,7 @@ class State:
         kind, text, left = self._start(
             self._keys(message.task_id),
             [
-                message.task_id, holder, LEASE, message.seq, dead, MAX_LOST, KEPT_LIVE,
+                message.task_id, holder, LEASE, message.seq, dead, MAX_LOST, _scripts.KEPT_LIVE,
                 self._ttl, "1" if message.waited else "0", *_facts(message),
             ],
         )  # fmt: skip
@@ -180,8 +176,7 @@ class State:
         answer = self._again(
             self._keys(message.task_id),
             [
-                message.task_id, holder, json.dumps(message.as_json()), kind, repr(delay),
-                error, reason,
+                message.task_id, holder, _text(message), kind, repr(delay), error, reason,
             ],
         )  # fmt: skip
         return None if not answer else answer > 0
@@ -266,6 +261,51 @@ class State:
             self._forget(self._keys(task_id)[:1], client=pipe)
         pipe.execute()
 
+    # -- messages that were lost
+
+    def message(self, task_id: str) -> str | None:
+        """Return the latest message of a live task as JSON."""
+        text: str | None = self.client.hget(self._messages, task_id)
+        return text
+
+    def note_queue(self, name: str) -> None:
+        """Note that messages are put into a queue of the broker."""
+        self.client.sadd(f"{self.prefix}queues", name)
+
+    def queues(self) -> list[str]:
+        """Return the names of all queues into which messages were ever put."""
+        return sorted(self.client.smembers(f"{self.prefix}queues"))
+
+    def overdue(self, age: float) -> list[str]:
+        """Return the live tasks whose latest move is older than *age* seconds, oldest first."""
+        found: list[str] = self.client.zrangebyscore(self._live, "-inf", self.now() - age)
+        return found
+
+    def recover(self, task_id: str, wait: float, pauses: tuple[float, float]) -> str:
+        """Return the message of a task for which the broker has none, as JSON.
+
+        Args:
+            task_id: The task.
+            wait: Seconds for which its message must have been missing.
+            pauses: Seconds for which it is not looked for again, after the first message
+                and at the most; they double with each.
+
+        Returns:
+            "" if a process runs it, it is over, or its message is not missing for so long.
+        """
+        text: str = self._recover(
+            self._keys(task_id), [task_id, repr(wait), self._ttl, *map(repr, pauses)]
+        )
+        return text
+
+    def lead(self, holder: str, seconds: float) -> bool:
+        """Whether this process, and no other, is to look for lost messages now."""
+        return bool(self.client.set(f"{self.prefix}lead", holder, nx=True, px=_ms(seconds)))
+
+    def rest(self, seconds: float) -> None:
+        """Let nobody look for lost messages for so long."""
+        self.client.pexpire(f"{self.prefix}lead", _ms(seconds))
+
     # -- throttles
 
     def take(self, key: str, rate: int, window: float, who: str) -> float | None:
@@ -315,6 +355,14 @@ def _flat(batch: Any) -> Iterable[tuple[str, dict[str, str]]]:  # Any: differs b
             yield from _flat(entry)
         else:
             yield entry
+
+
+def _text(message: Message) -> str:
+    return json.dumps(message.as_json())
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
 
 
 def _facts(message: Message) -> list[str]:

@@ -57,18 +57,20 @@ def test_first_delivery(state: State) -> None:
 
 
 def test_message_of_a_noted_task(state: State) -> None:
-    """A noted task has its message at hand until that is out, or has begun, or has ended."""
-    for way in (
-        lambda: state.published(["t"]),
-        lambda: state.start(message(), "me|1|1"),
-        lambda: state.cancel("t", "not wanted"),
+    """A noted task has its message at hand until it ends, and says whether that is out."""
+    for way, is_over in (
+        (lambda: state.published(["t"]), False),
+        (lambda: state.start(message(), "me|1|1"), False),
+        (lambda: state.cancel("t", "not wanted"), True),
     ):
         state.client.flushall()
         state.publish([message()])
-        assert Message.from_json(json.loads(facts(state)["unsent"])) == message()
+        assert Message.from_json(json.loads(state.message("t") or "")) == message()
+        assert facts(state)["unsent"] == "1"
         assert abs(float(facts(state)["noted"]) - state.now()) < 60
         way()
         assert "unsent" not in facts(state)
+        assert (state.message("t") is None) is is_over
 
 
 def test_delivery_that_redis_does_not_know(state: State) -> None:
