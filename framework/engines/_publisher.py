@@ -41,12 +41,21 @@ class Sender:
         app: The Celery app.
         task: Its task that runs ours.
         queue: Where to send; None for where the app's routes lead.
+        note: Called with the name of each queue before the first message goes there.
     """
 
-    def __init__(self, app: Any, task: Any, queue: str | None) -> None:  # Any: Celery has no types
+    def __init__(
+        self,
+        app: Any,  # Any: Celery has no types
+        task: Any,
+        queue: str | None,
+        note: Callable[[str], None],
+    ) -> None:
         self._app = app
         self._task = task
         self._queue = queue
+        self._note = note
+        self._noted: set[str] = set()
         self._connection: Any = None
         self._producer: Any = None
 
@@ -60,15 +69,15 @@ class Sender:
         Raises:
             Exception: What the transport raises; the next call begins anew.
         """
-        limit = message.left
+        limit, args = message.left, (message.as_json(),)
         try:
             self._task.apply_async(
-                args=(message.as_json(),),
+                args=args,
+                **self._destination(args),
                 task_id=message.task_id,
                 producer=self._open(),
                 retry=False,
                 countdown=countdown or None,
-                queue=self._queue,
                 time_limit=None if limit is None else max(limit, 0.0) + _GRACE,
                 ignore_result=True,
                 argsrepr="",
@@ -77,6 +86,18 @@ class Sender:
         except BaseException:
             self.close()
             raise
+
+    def _destination(self, args: tuple[Any, ...]) -> dict[str, Any]:
+        """Return where a message goes, as options of `apply_async`."""
+        given = {} if self._queue is None else {"queue": self._queue}
+        options: dict[str, Any] = self._app.amqp.router.route(
+            given, self._task.name, args, {}, self._task
+        )
+        name = getattr(options.get("queue"), "name", "")
+        if name not in self._noted:
+            self._note(name)
+            self._noted.add(name)
+        return options
 
     def _open(self) -> Any:
         if self._producer is None:

@@ -50,7 +50,7 @@ def prepare(app: Any) -> None:  # Any: Celery has no types
 
 def complete(app: Any, longest: float) -> None:
     """Add to the transport's options what the user has left out; then `findings` is empty."""
-    if not _is_redis(app):
+    if not is_redis(app):
         return
     given = dict(app.conf.broker_transport_options or {})
     app.conf.broker_transport_options = {
@@ -69,7 +69,7 @@ def findings(app: Any, longest: float) -> list[tuple[str, str, str]]:
     options = conf.broker_transport_options or {}
     visible, needed = options.get("visibility_timeout", 3_600), round(longest + MARGIN)
     found = []
-    if visible < needed and _is_redis(app):
+    if visible < needed and is_redis(app):
         what = (
             f"is {visible} s, and tasks may run for {longest:g} s: the broker would hand a "
             "running task to a second worker"
@@ -92,7 +92,7 @@ def findings(app: Any, longest: float) -> list[tuple[str, str, str]]:
     return found
 
 
-def _is_redis(app: Any) -> bool:
+def is_redis(app: Any) -> bool:
     """Whether the broker forgets who has a message after a time, as Redis does."""
     return str(app.conf.broker_url or "").startswith(("redis", "sentinel"))
 

@@ -206,7 +206,7 @@ class CeleryEngine:
 
     def sender(self) -> Sender:
         """Return a sender with a connection of its own."""
-        return Sender(self.app, self.task, self._queue)
+        return Sender(self.app, self.task, self._queue, self.state.note_queue)
 
     def enter_worker(self) -> None:
         """Listen only once a task submits others; in a worker's child process."""

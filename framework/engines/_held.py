@@ -1,0 +1,140 @@
+"""Which tasks have a message at a Redis broker: in its queues, or taken and not acknowledged.
+
+Read in small parts, so that neither the broker nor this process is held up by a long
+queue. Messages move meanwhile: one that is put back while it is looked for may be missed,
+so one look alone proves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import redis
+
+_FIND: Final = r"""
+local function find(text)
+  -- Of our own text nothing but the id stands in this part of a message.
+  local _, last = string.find(text, '"correlation_id":%s*"')
+  if not last then return nil end
+  local from = last + 1
+  while true do
+    last = string.find(text, '["\\]', last + 1)
+    if not last then return nil end
+    if string.sub(text, last, last) == '"' then return string.sub(text, from, last - 1) end
+    last = last + 1
+  end
+end
+"""
+
+_QUEUE: Final = (
+    _FIND
+    + """
+-- KEYS: a queue. ARGV: first place, last place. Returns how many, their length, ids.
+local found, length = {0, 0}, 0
+for number, text in ipairs(redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2])) do
+  found[1], length = number, length + #text
+  found[#found + 1] = find(text)
+end
+found[2] = length
+return found
+"""
+)
+
+_UNACKED: Final = (
+    _FIND
+    + """
+-- KEYS: the hash of what is not acknowledged. ARGV: cursor, count. Returns cursor, ids.
+local reply = redis.call('HSCAN', KEYS[1], ARGV[1], 'COUNT', ARGV[2])
+local found = {reply[1]}
+for number = 2, #reply[2], 2 do
+  found[#found + 1] = find(reply[2][number])
+end
+return found
+"""
+)
+
+_PART: Final = 1 << 20
+"""Characters that one step should look at; a message has from 1,000 to some million."""
+
+_FEW: Final = 20
+_MANY: Final = 1_000
+
+
+class Held:
+    """What a Redis broker holds.
+
+    Args:
+        client: Its client.
+        prefix: Stands before all its keys; "" for nothing.
+        unacked: Key of the messages that are taken and not acknowledged.
+        steps: What follows the name of a queue for each priority.
+    """
+
+    def __init__(self, client: Any, prefix: str, unacked: str, steps: Iterable[str]) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._unacked = unacked
+        self._steps = tuple(steps)
+        self._queue_script = client.register_script(_QUEUE)
+        self._unacked_script = client.register_script(_UNACKED)
+
+    def ids(self, queues: Iterable[str]) -> set[str]:
+        """Return the ids of all tasks that have a message in these queues or taken from any.
+
+        Raises:
+            redis.RedisError: If the broker does not answer.
+        """
+        found: set[str] = set()
+        for name in queues:
+            for step in self._steps:
+                found.update(self._in_queue(f"{self._prefix}{name}{step}"))
+        # After the queues, since messages go from there to here.
+        found.update(self._taken())
+        return found
+
+    def count(self, queue: str) -> int:
+        """Return how many messages wait in a queue."""
+        return sum(self._client.llen(f"{self._prefix}{queue}{step}") for step in self._steps)
+
+    def _in_queue(self, key: str) -> Iterator[str]:
+        place, many = 0, _FEW
+        while True:
+            number, length, *ids = self._queue_script([key], [place, place + many - 1])
+            yield from map(_as_id, ids)
+            if number < many:
+                return
+            # What comes in meanwhile moves the rest away from the beginning: none is missed.
+            place += number
+            many = min(max(_PART * number // max(length, 1), _FEW), _MANY)
+
+    def _taken(self) -> Iterator[str]:
+        cursor, key = "0", f"{self._prefix}{self._unacked}"
+        while True:
+            told, *ids = self._unacked_script([key], [cursor, _FEW])
+            yield from map(_as_id, ids)
+            cursor = told if isinstance(told, str) else told.decode()
+            if cursor == "0":
+                return
+
+
+def _as_id(text: str | bytes) -> str:
+    found: str = json.loads(f'"{text if isinstance(text, str) else text.decode()}"')
+    return found
+
+
+@contextmanager
+def held(app: Any) -> Iterator[Held]:  # Any: Celery has no types
+    """Look at the Redis broker of a Celery app.
+
+    Raises:
+        Exception: What the transport raises if it cannot be reached.
+    """
+    limits = {"socket_connect_timeout": 2.0, "socket_timeout": 5.0, "retry_on_timeout": False}
+    with app.connection_for_write(connect_timeout=2.0, transport_options=limits) as connection:
+        channel = connection.default_channel
+        client = redis.Redis(connection_pool=channel.pool)
+        steps = ["" if step == 0 else f"{channel.sep}{step}" for step in channel.priority_steps]
+        yield Held(client, channel.global_keyprefix, channel.unacked_key, steps)
