@@ -1,0 +1,126 @@
+"""Messages that the broker has lost: found, and published again.
+
+A worker takes a message off its queue and notes a moment later that it has it. If it dies
+in between, the message is nowhere, and its task would wait for ever. The same goes for
+what a worker cannot give back, since Redis is full. So every message is kept in Redis until
+its task is final, and one worker at a time compares the tasks with what the broker holds.
+
+Guarantees: a task whose message is gone runs again; what is only slow, or was looked for
+while it moved, runs once all the same: its second delivery meets the lease, or the end,
+which is remembered for longer than the task.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from framework._clock import SystemClock
+from framework._jsonsafe import safe_str
+from framework.engines._held import held
+from framework.engines._messages import Message
+from framework.engines._publisher import Sender
+from framework.engines._state import State, holder_here
+
+_LOGGER = logging.getLogger("asyncframe")
+
+EVERY: Final = 10.0
+"""Seconds from one look to the next, and the age from which on tasks are looked at."""
+
+_SHARE: Final = 50
+"""A look may take one part in so many of the time."""
+
+_LONGEST: Final = 600.0
+"""Seconds that a look may take before another worker begins one."""
+
+_PAUSES: Final = (20.0, 3_600.0)
+"""Seconds for which a task is left alone after its first copy, and at the most."""
+
+
+class Recovery:
+    """Looks for lost messages, on a thread of its own.
+
+    Args:
+        app: The Celery app, whose broker is a Redis.
+        state: Redis.
+        sender: Makes a sender with a connection of its own; called when first needed.
+    """
+
+    def __init__(self, app: Any, state: State, sender: Callable[[], Sender]) -> None:
+        self._app = app
+        self._state = state
+        self._make = sender
+        self._clock = SystemClock()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="asyncframe-recovery", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look, again and again."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more; a look that is under way ends with its next step."""
+        self._closed.set()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self.look()
+            except Exception as error:  # the broker is away, or full; the next look tries again
+                _LOGGER.debug("lost messages were not looked for: %s", safe_str(error))
+            self._closed.wait(EVERY)
+
+    def look(self) -> None:
+        """Publish what is lost, unless another process looks; blocks.
+
+        Raises:
+            Exception: What Redis or the broker raises when it is away.
+        """
+        if not self._state.lead(holder_here(), _LONGEST):
+            return
+        began = self._clock.monotonic()
+        try:
+            self._publish(missing(self._app, self._state))
+        finally:
+            # A little less than the time to the next look of this process.
+            took = self._clock.monotonic() - began
+            self._state.rest(max(0.9 * EVERY, took * _SHARE))
+
+    def _publish(self, lost: Iterator[str]) -> None:
+        sender = None
+        try:
+            for task_id in lost:
+                text = self._state.recover(task_id, EVERY / 2, _PAUSES)
+                if self._closed.is_set():
+                    return
+                if text:
+                    sender = sender or self._make()
+                    sender.send(Message.from_json(json.loads(text)))
+                    _LOGGER.warning(
+                        "task %s was published again: the broker has lost its message", task_id
+                    )
+        finally:
+            if sender is not None:
+                sender.close()
+
+
+def missing(app: Any, state: State) -> Iterator[str]:
+    """Yield the tasks, oldest first, that wait or run and have no message at the broker.
+
+    What was published, or has begun, a moment ago is left out.
+
+    Raises:
+        Exception: What Redis or the broker raises when it is away.
+    """
+    waiting = state.overdue(EVERY)
+    if not waiting:
+        return
+    queues = state.queues()
+    if "" in queues:  # an exchange of the user's leads to who knows which
+        return
+    with held(app) as broker:
+        there = broker.ids(queues)
+    yield from (task_id for task_id in waiting if task_id not in there)
