@@ -30,6 +30,7 @@ from framework._requests import UnsaidError
 from framework.engines import _settings
 from framework.engines._entries import Entry
 from framework.engines._messages import Message, MessageError
+from framework.engines._recovery import Recovery
 from framework.engines._state import holder_here, is_dead
 from framework.engines.celery import CeleryEngine
 
@@ -262,7 +263,7 @@ def worker_process_init(engine: CeleryEngine, _: object) -> None:
 
 
 def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery has no types
-    """Tell in Redis of this worker from now on, and look after its processes.
+    """Tell of this worker in Redis and look for lost messages; watch its processes.
 
     Called again whenever a lost connection is back.
     """
@@ -281,6 +282,9 @@ def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery ha
     # Once at least before anybody hears that it is ready.
     entry.tell()
     entry.start()
+    if _settings.is_redis(engine.app):
+        recovery = _RECOVERIES[id(engine)] = Recovery(engine.app, engine.state, engine.sender)
+        recovery.start()
 
 
 def _watch_pool(consumer: Any) -> None:
@@ -305,12 +309,16 @@ _TIMERS: Final[dict[int, Any]] = {}
 
 def worker_shutdown(engine: CeleryEngine, _: object) -> None:
     """Take this worker off the list."""
+    recovery = _RECOVERIES.pop(id(engine), None)
+    if recovery is not None:
+        recovery.close()
     entry = _ENTRIES.pop(id(engine), None)
     if entry is not None:
         entry.close()
 
 
 _ENTRIES: Final[dict[int, Entry]] = {}
+_RECOVERIES: Final[dict[int, Recovery]] = {}
 
 
 def _pool_name(pool: object) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from celery import Celery, signals
 
 from framework import _outpost
-from framework.engines import _settings
+from framework.engines import _recovery, _settings
 from framework.engines.celery import CeleryEngine
 from tests.beyond import celery_tasks
 from tests.beyond.conformance import tasks
@@ -31,6 +31,7 @@ def _number(name: str, default: float) -> float:
 # A worker whose death is to be noticed within a test is given less time.
 _settings.MARGIN = _number("MARGIN", _settings.MARGIN)  # type: ignore[misc]  # final elsewhere
 _settings.HOLD = _number("HOLD", _settings.HOLD)  # type: ignore[misc]  # as above
+_recovery.EVERY = _number("EVERY", _recovery.EVERY)  # type: ignore[misc]  # as above
 
 if "ASYNCFRAME_TEST_IMPATIENT" in os.environ:
     _outpost._PAUSES = (0.05,)  # type: ignore[misc,assignment]  # as above
@@ -43,6 +44,8 @@ engine = make(
     allow_soft_limits="ASYNCFRAME_TEST_SOFT" in os.environ,
 )
 celery_app = engine.app
+if "ASYNCFRAME_TEST_POLLING" in os.environ:
+    celery_app.conf.broker_transport_options = {"polling_interval": _number("POLLING", 1.0)}
 if "ASYNCFRAME_TEST_VISIBILITY" in os.environ:
     celery_app.conf.broker_transport_options = {"visibility_timeout": _number("VISIBILITY", 0.0)}
 

@@ -236,6 +236,26 @@ async def test_killed_worker(manager: TaskManager, lists: Any, workers: Any, key
     assert await lists.llen(f"{key}:done") == 1
 
 
+async def test_message_lost_with_its_worker(
+    manager: TaskManager, engine: CeleryEngine, lists: Any, workers: Any, key: str
+) -> None:
+    """A message that a dying worker had taken and not noted yet is published again, once."""
+    first = workers(ASYNCFRAME_TEST_POLLING="60")
+    await first.waits_for_messages(lists)
+    # It can take a message, and do nothing with it.
+    first.pause()
+    task_id = celery_tasks.mark(key)
+    await asyncio.to_thread(engine.flush)
+    assert (await lists.llen("celery"), await lists.hlen("unacked")) == (0, 0)
+    first.kill()
+    workers(ASYNCFRAME_TEST_EVERY="0.2")
+    assert await manager.get_result(task_id, timeout=PATIENCE) == "done"
+    assert await lists.lrange(key, 0, -1) == ["done"]
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert task.attempts == 1
+
+
 async def test_long_wait(manager: TaskManager, lists: Any, workers: Any, key: str) -> None:
     """A wait that is longer than the visibility timeout is made in steps, and ends once."""
     workers(**SHORT)

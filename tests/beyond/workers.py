@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -128,6 +129,18 @@ class CeleryWorker:
         status = self._process.wait(PATIENCE)
         self._reader.join(PATIENCE)
         return status
+
+    async def waits_for_messages(self, client: Any) -> None:
+        """Suspend until its main process waits for messages at the Redis of *client*."""
+        async with asyncio.timeout(_PATIENCE):
+            # Each look is an answer from Redis.
+            while not any(one["cmd"] == "brpop" for one in await client.client_list()):
+                pass
+
+    def pause(self) -> None:
+        """Hold its main process still, for good."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
     def kill(self) -> None:
         """End it at once, as a crash of its machine would, but for its pool's processes."""
