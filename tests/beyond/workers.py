@@ -132,7 +132,7 @@ class CeleryWorker:
 
     async def waits_for_messages(self, client: Any) -> None:
         """Suspend until its main process waits for messages at the Redis of *client*."""
-        async with asyncio.timeout(_PATIENCE):
+        async with asyncio.timeout(PATIENCE):
             # Each look is an answer from Redis.
             while not any(one["cmd"] == "brpop" for one in await client.client_list()):
                 pass
