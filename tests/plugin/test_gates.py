@@ -6,12 +6,7 @@ from collections.abc import Callable
 from textwrap import dedent
 from typing import TypeAlias
 
-# These are loaded once, and not again by each of the runs below.
-import fastapi  # noqa: F401
 import pytest
-import uvicorn  # noqa: F401
-
-import pytest_asyncframe.probe  # noqa: F401
 
 Ending: TypeAlias = Callable[..., str]
 

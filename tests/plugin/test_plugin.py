@@ -73,9 +73,13 @@ def user(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-def run(user: pytest.Pytester, *options: str) -> pytest.RunResult:
-    """Run pytest in an interpreter of its own."""
-    return user.runpytest_subprocess(*options, timeout=PATIENCE)
+def run(user: pytest.Pytester, *options: str, apart: bool = False) -> pytest.RunResult:
+    """Run pytest in this process, or *apart* in an interpreter of its own, as users do."""
+    if apart:
+        return user.runpytest_subprocess(*options, timeout=PATIENCE)
+    # Hypothesis would be loaded anew at the end of each run.
+    without = ("-p", "no:randomly", "-p", "no:hypothesispytest")
+    return user.runpytest_inprocess(*without, *options)
 
 
 # -- under each runner
@@ -94,7 +98,7 @@ def test_unmarked_tests_pass(user: pytest.Pytester, options: tuple[str, ...]) ->
     """A sync and an async test pass with no conftest and no configuration."""
     user.makepyfile(test_sync=SYNC, test_async=ASYNC)
 
-    run(user, *options).assert_outcomes(passed=2)
+    run(user, *options, apart=not options).assert_outcomes(passed=2)
 
 
 def test_without_pytest_asyncio(user: pytest.Pytester) -> None:
@@ -258,7 +262,7 @@ def test_nothing_is_left_of_a_test(user: pytest.Pytester) -> None:
         """
     )
 
-    run(user, "-p", "no:randomly").assert_outcomes(passed=2, failed=1)
+    run(user).assert_outcomes(passed=2, failed=1)
 
 
 @pytest.mark.parametrize("first", ["plain", "virtual"])
@@ -292,8 +296,7 @@ def test_a_fixture_that_outlives_the_test(user: pytest.Pytester, first: str) -> 
         """
     )
 
-    outcome = run(user, "-p", "no:randomly")
-    outcome.assert_outcomes(passed=4 if first == "plain" else 2)
+    run(user).assert_outcomes(passed=4 if first == "plain" else 2)
 
 
 # -- what is told

@@ -5,11 +5,8 @@ from __future__ import annotations
 import re
 from textwrap import dedent
 
-# These are loaded once, and not again by each of the runs below.
-import fastapi  # noqa: F401
 import pytest
 
-import pytest_asyncframe.probe  # noqa: F401
 from pytest_asyncframe import _timeline
 
 
