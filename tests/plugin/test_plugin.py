@@ -382,7 +382,7 @@ def test_an_expectation_that_is_not_met(user: pytest.Pytester) -> None:
     )
 
     assert (
-        "expectation not met: fail was expected to fail with LookupError twice, and did so once"
+        "expectation not met: fail was expected to fail with LookupError twice, but did so once"
         in text
     )
 
@@ -421,11 +421,11 @@ def test_nearest_submissions(user: pytest.Pytester) -> None:
     )
 
     assert (
-        "E       AssertionError: process('8') was submitted never, expected at least once" in text
+        "E       AssertionError: process('8') was never submitted, expected at least once" in text
     )
     assert "E       nearest submissions:" in text
     assert "E         app.process('7')" in text
-    assert "E           argument 1: '7', expected '8'" in text
+    assert "E           data_id: '7', expected '8'" in text
 
 
 def test_a_deadlock(user: pytest.Pytester) -> None:
