@@ -4,7 +4,8 @@
 #   make test            run the whole suite, two processes to a processor, since many tests
 #                        wait for servers (JOBS=0 for one process,
 #                        ARGS="-k name" for a part of it); tests of stores and brokers need
-#                        Debian's redis-server and postgresql, and are skipped without them
+#                        Debian's redis-server, rabbitmq-server and postgresql, and are
+#                        skipped without them
 #   make coverage        run it under coverage, which must be 95 % or more
 #   make lint types docs the checks; `make format` rewrites what lint would
 #   make bench           measure against peers, half an hour on a quiet machine, into

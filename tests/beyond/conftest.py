@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from framework.engines.celery import CeleryEngine
-from tests.beyond.servers import PostgresServer, RedisServer
+from tests.beyond.servers import PostgresServer, RabbitServer, RedisServer
 from tests.beyond.workers import CeleryWorker
 
 LIMIT = 300
@@ -46,6 +46,14 @@ def redis_url(shared_redis: RedisServer) -> str:
 def redis_server() -> Iterator[RedisServer]:
     """A running Redis of the test's own, to stop, kill, pause and start again."""
     with closing(RedisServer()) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def rabbit_server() -> Iterator[RabbitServer]:
+    """A running RabbitMQ of the test's own, to stop, kill, pause and start again."""
+    with closing(RabbitServer()) as server:
         server.start()
         yield server
 

@@ -1,4 +1,6 @@
-"""Real Redis and PostgreSQL servers, each on a loopback port of its own, that end with the tests.
+"""Real servers of the kinds that stores and brokers are, which end with the tests.
+
+Each has a loopback port of its own.
 
 Nothing is left behind, however the tests end: `setpriv --pdeathsig` asks the kernel to send the
 server a signal when the thread that started it ends. So servers are started on the main thread.
@@ -27,7 +29,9 @@ import pytest
 from tests.patience import PATIENCE
 
 PACKAGES = {
+    "epmd": "erlang-base",
     "postgres": "postgresql",
+    "rabbitmq-server": "rabbitmq-server",
     "redis-server": "redis-server",
     "setpriv": "util-linux",
 }
@@ -47,7 +51,9 @@ def program(name: str, *, path: str | None = None) -> str:
     if path is None:
         kept = Path("/usr/lib/postgresql").glob("*/bin")
         newest = sorted(kept, key=lambda folder: int(folder.parent.name), reverse=True)
-        path = os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, newest)])
+        # The one on PATH changes to a user of its own.
+        folders = ["/usr/lib/rabbitmq/bin", os.environ.get("PATH", os.defpath)]
+        path = os.pathsep.join([*folders, *map(str, newest)])
     found = shutil.which(name, path=path)
     if found is None:
         reason = f"{name} is not installed; on Debian: apt-get install {PACKAGES[name]}"
@@ -92,6 +98,10 @@ class Server(ABC):
     def command(self) -> list[str]:
         """Return the program and its arguments."""
 
+    def environment(self) -> dict[str, str]:
+        """Return further variables of its environment."""
+        return {}
+
     @property
     def log(self) -> str:
         """The last thousand lines that it wrote."""
@@ -135,7 +145,7 @@ class Server(ABC):
         return subprocess.Popen(
             [self._setpriv, *options, *command],
             cwd=self.folder,
-            env={**os.environ, "LC_ALL": "C"},
+            env={**os.environ, "LC_ALL": "C", **self.environment()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -150,6 +160,15 @@ class Server(ABC):
     def kill(self) -> None:
         """End it at once, as a crash would."""
         self._end(self.abrupt)
+
+    def pause(self) -> None:
+        """Hold it still: it accepts connections and answers nothing until `resume`."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+
+    def resume(self) -> None:
+        """Let it go on after `pause`; it answers what has come meanwhile."""
+        os.kill(self.pid, signal.SIGCONT)
 
     def close(self) -> None:
         """End it if it runs, and give its folder and its port back."""
@@ -199,14 +218,72 @@ class RedisServer(Server):
         """Its first database."""
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def pause(self) -> None:
-        """Hold it still: it accepts connections and answers nothing until `resume`."""
-        os.kill(self.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
 
-    def resume(self) -> None:
-        """Let it go on after `pause`; it answers what has come meanwhile."""
-        os.kill(self.pid, signal.SIGCONT)
+class RabbitServer(Server):
+    """A RabbitMQ whose durable queues outlive `stop` and `kill`."""
+
+    ready = "Server startup complete"
+    orderly = signal.SIGTERM
+    abrupt = signal.SIGKILL
+
+    def __init__(self) -> None:
+        self._program = program("rabbitmq-server")
+        self._epmd = program("epmd")
+        super().__init__()
+        self._places = [socket.socket() for _ in range(2)]
+        for place in self._places:
+            place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            place.bind(("127.0.0.1", 0))
+        self._mapper: subprocess.Popen[str] | None = None
+        (self.folder / "plugins").write_text("[].\n", encoding="utf-8")
+        settings = f"listeners.tcp.1 = 127.0.0.1:{self.port}\nlog.console = true\n"
+        (self.folder / "rabbitmq.conf").write_text(settings, encoding="utf-8")
+
+    def command(self) -> list[str]:
+        """Return the program and its arguments."""
+        return [self._program]
+
+    def environment(self) -> dict[str, str]:
+        """Return what names its files and its ports."""
+        ports = [str(place.getsockname()[1]) for place in self._places]
+        return {
+            "HOME": str(self.folder),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": ports[0],
+            "RABBITMQ_DIST_PORT": ports[1],
+            "RABBITMQ_NODENAME": f"test{self.port}@localhost",
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_CONF_ENV_FILE": os.devnull,
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+            # One process that signals reach, and no shell around it.
+            "RABBITMQ_ALLOW_INPUT": "1",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput",
+        }
+
+    def start(self) -> None:
+        """Start it, and return when it takes connections."""
+        if self._mapper is None:
+            # It would start one that outlives it.
+            self._mapper = self.spawn([self._epmd])
+        super().start()
+
+    def close(self) -> None:
+        """End it if it runs, and give its folder and its ports back."""
+        if self._mapper is not None:
+            self._mapper.kill()
+            self._mapper.wait(PATIENCE)
+            assert self._mapper.stdout is not None
+            self._mapper.stdout.close()
+        super().close()
+        for place in self._places:
+            place.close()
+
+    @property
+    def url(self) -> str:
+        """Its first virtual host."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}//"
 
 
 class PostgresServer(Server):
