@@ -86,6 +86,7 @@ def examine(engine: Any) -> Report:  # Any: a CeleryEngine, whose module needs t
         report.notes.append("Redis, the workers and the apps were not looked at")
         return report
     report.findings.extend(_redis(client, engine.errors, report.notes))
+    report.findings.extend(_rabbitmq(engine))
     workers, apps = (entries(engine.state, kind, _FRESH) for kind in ("workers", "apps"))
     if not workers:
         report.notes.append("no worker runs now; what only a running one tells was not looked at")
@@ -147,6 +148,25 @@ def _redis(client: Any, errors: Any, notes: list[str]) -> Iterator[Finding]:
             "appendonly",
             "of Redis is no, and it saves nothing: a restart loses every task at the broker",
             "CONFIG SET appendonly yes",
+        )
+
+
+# -- what RabbitMQ says
+
+
+def _rabbitmq(engine: Any) -> Iterator[Finding]:
+    from framework.engines import _settings
+
+    if not _settings.is_rabbitmq(engine.app):
+        return
+    try:
+        with engine.app.connection_for_write(connect_timeout=2.0) as connection:
+            connection.connect()
+    except engine.errors as error:
+        yield Finding(
+            "broker",
+            f"RabbitMQ does not answer: {error}",
+            "start it, or correct broker_url of the Celery app",
         )
 
 

@@ -30,6 +30,9 @@ _BATCH: Final = 100
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
+_ANSWER: Final = 5.0
+"""Seconds for which a broker may keep an answer back."""
+
 _GRACE: Final = 0.5
 """Seconds after a task's limit at which Celery kills: the child has told of it by then."""
 
@@ -78,6 +81,7 @@ class Sender:
                 producer=self._open(),
                 retry=False,
                 countdown=countdown or None,
+                confirm_timeout=_ANSWER,
                 time_limit=None if limit is None else max(limit, 0.0) + _GRACE,
                 ignore_result=True,
                 argsrepr="",
@@ -103,10 +107,15 @@ class Sender:
         if self._producer is None:
             self._connection = self._app.connection_for_write(
                 connect_timeout=2.0,
+                # Nobody sends them here; a broker that has gone is found by the next message.
+                heartbeat=0,
+                # The first three are for Redis, the others for RabbitMQ.
                 transport_options={
                     "socket_connect_timeout": 2.0,
-                    "socket_timeout": 5.0,
+                    "socket_timeout": _ANSWER,
                     "retry_on_timeout": False,
+                    "read_timeout": _ANSWER,
+                    "write_timeout": _ANSWER,
                 },
             )
             self._producer = self._app.amqp.Producer(self._connection)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 MARGIN: Final = 30.0
 """Seconds by which the visibility timeout is longer than the longest limit."""
+
+_RABBITMQ_PATIENCE: Final = 1_800
+"""Seconds after which RabbitMQ takes a message back that is not acknowledged, unless its
+``consumer_timeout`` says otherwise."""
 
 HOLD: Final = 20.0
 """Seconds for which a worker may keep a message back and still run it to its limit before
@@ -23,10 +27,14 @@ _WANTED: Final[dict[str, Any]] = {
     "broker_connection_retry_on_startup": True,
     "result_expires": 86_400,
 }
-_TRANSPORT: Final[dict[str, Any]] = {
+_TO_REDIS: Final[dict[str, Any]] = {
     # Look for messages of dead workers each second, and not each hundredth.
     "unacked_restore_interval": 1,
     "unacked_restore_throttle": 1,
+}
+_TO_RABBITMQ: Final[dict[str, Any]] = {
+    # A message is at the broker when the broker says so, and not when it has been sent.
+    "confirm_publish": True,
 }
 
 
@@ -50,12 +58,14 @@ def prepare(app: Any) -> None:  # Any: Celery has no types
 
 def complete(app: Any, longest: float) -> None:
     """Add to the transport's options what the user has left out; then `findings` is empty."""
-    if not is_redis(app):
-        return
-    given = dict(app.conf.broker_transport_options or {})
-    app.conf.broker_transport_options = {
-        **_TRANSPORT, "visibility_timeout": round(longest + MARGIN), **given,
-    }  # fmt: skip
+    wanted: dict[str, Any] = {}
+    if is_redis(app):
+        wanted = {**_TO_REDIS, "visibility_timeout": round(longest + MARGIN)}
+    elif is_rabbitmq(app):
+        wanted = _TO_RABBITMQ
+    if wanted:
+        given = dict(app.conf.broker_transport_options or {})
+        app.conf.broker_transport_options = {**wanted, **given}
 
 
 def findings(app: Any, longest: float) -> list[tuple[str, str, str]]:
@@ -66,16 +76,7 @@ def findings(app: Any, longest: float) -> list[tuple[str, str, str]]:
         longest: The longest limit in seconds.
     """
     conf = app.conf
-    options = conf.broker_transport_options or {}
-    visible, needed = options.get("visibility_timeout", 3_600), round(longest + MARGIN)
-    found = []
-    if visible < needed and is_redis(app):
-        what = (
-            f"is {visible} s, and tasks may run for {longest:g} s: the broker would hand a "
-            "running task to a second worker"
-        )
-        cure = f"make it {needed} or more, or leave it out"
-        found.append(("broker_transport_options['visibility_timeout']", what, cure))
+    found = list(_broker_findings(app, longest))
     found += [
         (name, "is off: a worker's death would lose its tasks", "leave it out")
         for name in ("task_acks_late", "task_reject_on_worker_lost")
@@ -92,9 +93,47 @@ def findings(app: Any, longest: float) -> list[tuple[str, str, str]]:
     return found
 
 
+def _broker_findings(app: Any, longest: float) -> Iterator[tuple[str, str, str]]:
+    visible, needed = visibility(app), round(longest + MARGIN)
+    if visible < needed and (is_redis(app) or is_rabbitmq(app)):
+        what = (
+            f"is {visible:g} s, and tasks may run for {longest:g} s: the broker would hand a "
+            "running task to a second worker"
+        )
+        cure = f"make it {needed} or more, or leave it out"
+        if is_rabbitmq(app):
+            cure = (
+                f"let RabbitMQ wait for longer (consumer_timeout = {needed * 1000} in "
+                f"rabbitmq.conf) and say so here (make it {needed}), or make the limits shorter"
+            )
+        yield "broker_transport_options['visibility_timeout']", what, cure
+    options = app.conf.broker_transport_options or {}
+    if is_rabbitmq(app) and not options.get("confirm_publish", True):
+        what = "is off: RabbitMQ would lose tasks that it took a moment before it died"
+        yield "broker_transport_options['confirm_publish']", what, "leave it out"
+
+
+def visibility(app: Any) -> float:
+    """Return after how many seconds the broker gives a message out again."""
+    options = app.conf.broker_transport_options or {}
+    default = _RABBITMQ_PATIENCE if is_rabbitmq(app) else 3_600
+    return float(options.get("visibility_timeout", default))
+
+
 def is_redis(app: Any) -> bool:
-    """Whether the broker forgets who has a message after a time, as Redis does."""
-    return str(app.conf.broker_url or "").startswith(("redis", "sentinel"))
+    """Whether the broker is a Redis."""
+    return broker_url(app).startswith(("redis", "sentinel"))
+
+
+def is_rabbitmq(app: Any) -> bool:
+    """Whether the broker is a RabbitMQ."""
+    return broker_url(app).startswith(("amqp", "pyamqp"))
+
+
+def broker_url(app: Any) -> str:
+    """Return the broker's URL; the first one if there are several."""
+    given = app.conf.broker_url or ""
+    return str(given if isinstance(given, str) else next(iter(given), ""))
 
 
 def _refused(accepted: Iterable[str] | None) -> list[str]:

@@ -196,8 +196,7 @@ class CeleryEngine:
 
     def visibility(self) -> float:
         """Return after how many seconds the broker gives a message out again."""
-        options = self.app.conf.broker_transport_options or {}
-        return float(options.get("visibility_timeout", 3_600))
+        return _settings.visibility(self.app)
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:

@@ -36,8 +36,10 @@ _recovery.EVERY = _number("EVERY", _recovery.EVERY)  # type: ignore[misc]  # as 
 if "ASYNCFRAME_TEST_IMPATIENT" in os.environ:
     _outpost._PAUSES = (0.05,)  # type: ignore[misc,assignment]  # as above
 
+_redis = os.environ.get("ASYNCFRAME_TEST_REDIS", "redis://127.0.0.1:1/0")
 engine = make(
-    os.environ.get("ASYNCFRAME_TEST_REDIS", "redis://127.0.0.1:1/0"),
+    os.environ.get("ASYNCFRAME_TEST_BROKER", _redis),
+    state_url=_redis,
     max_limit=_number("MAX_LIMIT", 60.0),
     default_limit=min(15.0, _number("MAX_LIMIT", 60.0)),
     queue=os.environ.get("ASYNCFRAME_TEST_QUEUE"),
