@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
+from framework._app_rules import AppRules
 from framework._clock import SystemClock
 from framework._context import current_home
 from framework._core import Core, Limits
@@ -72,6 +73,7 @@ class Framework:
         )
         self.core.manager = self.manager = TaskManager(self.core)
         self._adopted: Limits | None = None
+        self._rules: AppRules | None = None
 
     @property
     def reaches_out(self) -> bool:
@@ -123,6 +125,16 @@ class Framework:
             )
         self._adopted = limits
         self.core.apply(limits)
+
+    def hold_to(self, rules: AppRules) -> None:
+        """Have the rules of apps that are set up under this override kept from now on."""
+        self._rules = rules
+        self.core.runner.settle = rules.settle
+
+    def take_rules(self, home: Home, parts: Parts) -> None:
+        """Hold the tasks of *home* to its app's own *parts*, which this one replaces."""
+        if self._rules is not None:
+            self._rules.add(home, parts.engine, parts.store)
 
     def open(self, home: Home, *, schedules: bool = True) -> None:
         """Let tasks belong to *home*, and begin if it is the first.

@@ -204,6 +204,8 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             _warn_of_siblings(worker_count(sys._getframe()))
         install_task_ids()
         self._home = home = Home(framework.core, self._app, asyncio.get_running_loop())
+        if shared is not None:
+            shared.take_rules(home, self._parts)
         framework.open(home)
         self._token = current_home.set(home)
         if self._app is not None:

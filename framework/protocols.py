@@ -25,6 +25,7 @@ __all__ = [
     "TaskEngine",
     "TaskEvent",
     "TaskRecord",
+    "TaskRules",
     "TaskStatus",
     "TaskStore",
     "TimerHandle",
@@ -329,6 +330,33 @@ class RemoteEngine(TaskEngine, Protocol):
             False if the id is unknown, or final already.
         """
         ...
+
+
+@runtime_checkable
+class TaskRules(Protocol):
+    """What an engine asks of tasks and makes of their values, whether or not it is open.
+
+    An engine whose tasks leave the process has these as well, so that a test's framework,
+    which takes its place, refuses what it would refuse. Every method from any thread.
+    """
+
+    def admit(self, record: TaskRecord) -> None:
+        """Look at a task before it is accepted; what this raises refuses it."""
+
+    def received(self, record: TaskRecord) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of an admitted task as its body gets them.
+
+        Raises:
+            Exception: If they cannot be read where the body runs.
+        """
+        ...
+
+    def settle(self, record: TaskRecord, result: Any) -> Any:
+        """Return a result as whoever asks for it gets it.
+
+        Raises:
+            Exception: If it cannot be told; the task then ends FAILED with this.
+        """
 
 
 class EventSink(Protocol):

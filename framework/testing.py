@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any  # a task's function may take anything
 
 from framework import _registry
+from framework._app_rules import AppRules
 from framework._calls import layer_of, name_of, signature_of
 from framework._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework._core import Limits
@@ -19,7 +20,14 @@ from framework._manager import TaskManager
 from framework._pool import ThreadPoolExecutorEnhanced
 from framework._runtime import Framework, Parts, override, set_override
 from framework._task import live
-from framework.protocols import Clock, Interceptor, TaskEngine, TaskRecord, TaskStore
+from framework.protocols import (
+    Clock,
+    Interceptor,
+    SharedStore,
+    TaskEngine,
+    TaskRecord,
+    TaskStore,
+)
 
 __all__ = [
     "Call",
@@ -114,6 +122,7 @@ def override_framework(
     rng: random.Random | None = None,
     loop: asyncio.AbstractEventLoop | None = None,
     nested: bool = False,
+    app_rules: bool = False,
 ) -> Iterator[TaskManager]:
     """Make one framework current in the whole process, for one test.
 
@@ -135,6 +144,10 @@ def override_framework(
             None for nowhere.
         nested: Whether it may take the place of an active override, which is current
             again afterwards. Meanwhile that one's tasks go on, and mean this one.
+        app_rules: Whether the tasks of an app are held to the rules of its own engine and
+            store although these are replaced: what they would refuse is refused, and
+            arguments and results are as they would arrive; see `protocols.TaskRules` and
+            `protocols.SharedStore.settle`.
 
     Yields:
         The manager.
@@ -142,17 +155,21 @@ def override_framework(
     Raises:
         RuntimeError: If an override is active already and *nested* is false.
     """
+    settle = store.settle if isinstance(store, SharedStore) else None
+    rules = AppRules(interceptor, settle) if app_rules else interceptor
     parts = Parts(
         clock=clock,
         pool=pool,
         store=store,
         engine=engine,
-        interceptor=interceptor,
+        interceptor=rules,
         new_id=new_id,
         rng=rng,
     )
     schedules = _registry.schedules()
     framework = Framework(parts, Limits())
+    if isinstance(rules, AppRules):
+        framework.hold_to(rules)
     if loop is not None:
         framework.core.add_home(Home(framework.core, None, loop))
     before = override() if nested else None

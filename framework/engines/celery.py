@@ -11,7 +11,7 @@ from framework import _checks, _registry
 from framework._calls import TaskSpec
 from framework._records import TaskRecord, TaskStatus
 from framework._task import live
-from framework._wire import call_encoder
+from framework._wire import call_encoder, decode_call, settled
 from framework.exceptions import BrokerUnavailableError
 from framework.protocols import EngineHost, Kind, Run
 
@@ -304,6 +304,26 @@ class CeleryEngine:
                 "a module that the worker imports, or name it in CeleryEngine(functions=[...])"
             )
         return name
+
+    def received(self, record: TaskRecord) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of an admitted task as a worker reads them.
+
+        Raises:
+            TypeError: If they do not fit their annotations any more.
+        """
+        task = live(record)
+        _, call = task.payload
+        return decode_call(task.spec.fn, call)
+
+    def settle(self, record: TaskRecord, result: Any) -> Any:
+        """Return a result as it comes back from a worker.
+
+        Raises:
+            TypeError: If JSON has nothing for it, or it does not fit the annotation.
+            ValueError: If it is longer than a mebibyte of JSON.
+        """
+        value, _ = settled(live(record).spec.fn, result)
+        return value
 
     def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
         """Queue a task to be published; never blocks."""

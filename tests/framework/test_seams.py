@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from framework import _registry, get_task_manager, setup_async_framework
 from framework.protocols import Interceptor, Kind, Run, TaskEvent, TaskRecord, TaskStatus
-from framework.testing import override_framework
+from framework.testing import call_of, override_framework
 from tests.framework.clients import TestClient
 from tests.patience import PATIENCE
 
@@ -447,3 +447,63 @@ def test_a_nested_override_is_an_error() -> None:
         with pytest.raises(RuntimeError, match=text), override_framework():
             pass
         assert get_task_manager() is outer
+
+
+# -- the rules of an app's own parts
+
+
+class Strict:
+    """An engine that takes whole numbers, and tells their text."""
+
+    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
+        """Run nothing: in these tests another engine takes its place."""
+        raise AssertionError("it must have been replaced")
+
+    def withdraw(self, record: TaskRecord) -> None:
+        """Forget nothing."""
+
+    def abandon(self, record: TaskRecord) -> None:
+        """Give up nothing."""
+
+    def run_inline(self, record: TaskRecord) -> bool:
+        """Run nothing here."""
+        return False
+
+    def admit(self, record: TaskRecord) -> None:
+        """Take whole numbers only."""
+        if not all(isinstance(arg, int) for arg in call_of(record).args):
+            raise TypeError("whole numbers, please")
+
+    def received(self, record: TaskRecord) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Hand on the double of each."""
+        return tuple(2 * arg for arg in call_of(record).args), {}
+
+    def settle(self, record: TaskRecord, result: Any) -> Any:
+        """Make a text of it."""
+        return f"{result} of {record.name.rpartition('.')[2]}"
+
+
+@pytest.mark.parametrize("app_rules", [True, False])
+async def test_an_apps_own_engine_keeps_its_rules(app_rules: bool) -> None:
+    """An engine that is replaced still decides over calls and values, if that is asked for."""
+    heard: list[tuple[Any, ...]] = []
+
+    class Hears(Interceptor):
+        def before_accept(self, record: TaskRecord) -> None:
+            heard.append(call_of(record).args)
+
+    def add(left: int, right: int) -> int:
+        return left + right
+
+    with override_framework(app_rules=app_rules, interceptor=Hears()) as manager:
+        async with setup_async_framework(None, engine=Strict()):
+            told = await manager.submit(add, (1, 2), wait=True)
+            if app_rules:
+                with pytest.raises(TypeError, match=r"^whole numbers, please$"):
+                    await manager.submit(add, (1, "2"))
+        # Once the app has gone nobody's rules are left.
+        answer: Any = await manager.submit(add, ("a", "b"), wait=True)
+        assert answer == "ab"
+
+    assert told == ("6 of add" if app_rules else 3)
+    assert heard[0] == (1, 2)
