@@ -11,16 +11,19 @@ import pytest
 
 Mode: TypeAlias = Literal["manual", "auto", "virtual", "seeded", "threads"]
 Severity: TypeAlias = Literal["error", "warn", "off"]
+Switch: TypeAlias = Literal["on", "off"]
 
 MODES = ("manual", "auto", "virtual", "seeded", "threads")
 SEVERITIES = ("error", "warn", "off")
+SWITCHES = ("on", "off")
 
 _LOOPTIMES = pytest.StashKey[list[str]]()
 """Names of the plugins of looptime, once they were looked for."""
 
 MARKER = (
-    "asyncframe(mode=, seed=, leaks=, lost_failures=): how the asyncframe fixtures of a test "
-    "run tasks, and what becomes of leaks and of failures that nobody has read"
+    "asyncframe(mode=, seed=, leaks=, lost_failures=, app_rules=): how the asyncframe fixtures "
+    "of a test run tasks, what becomes of leaks and of failures that nobody has read, and "
+    "whether the app's own engine and store decide what may be a task"
 )
 
 
@@ -35,6 +38,7 @@ class Settings:
         lost_failures: What becomes of failures of tasks that nobody has read.
         stuck_timeout: Real seconds without any movement after which a thread that blocks
             outside the clock is named, above 0.
+        app_rules: Whether tasks are held to the rules of the app's own engine and store.
     """
 
     mode: Mode = "auto"
@@ -42,6 +46,7 @@ class Settings:
     leaks: Severity = "error"
     lost_failures: Severity = "error"
     stuck_timeout: float = 5.0
+    app_rules: Switch = "on"
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -52,6 +57,11 @@ def add_options(parser: pytest.Parser) -> None:
         ("lost_failures", "what becomes of failures of tasks that nobody has read"),
     ):
         parser.addini(f"asyncframe_{key}", f"{what}: {_listed(SEVERITIES)}", default="error")
+    parser.addini(
+        "asyncframe_app_rules",
+        "whether tasks are held to the rules of the app's own engine and store: on, off",
+        default="on",
+    )
     parser.addini(
         "asyncframe_stuck_timeout",
         "real seconds without movement after which a thread that blocks outside the clock is named",
@@ -80,6 +90,7 @@ def settings_of(config: pytest.Config) -> Settings:
         leaks=cast("Severity", _ini(config, "leaks", SEVERITIES)),
         lost_failures=cast("Severity", _ini(config, "lost_failures", SEVERITIES)),
         stuck_timeout=stuck_timeout,
+        app_rules=cast("Switch", _ini(config, "app_rules", SWITCHES)),
     )
 
 
@@ -163,11 +174,12 @@ def check_surroundings(item: pytest.Item) -> None:
         )
 
 
-_KEYWORDS = "mode, seed, leaks, lost_failures"
+_KEYWORDS = "mode, seed, leaks, lost_failures, app_rules"
 _ALLOWED: dict[str, tuple[str, ...]] = {
     "mode": MODES,
     "leaks": SEVERITIES,
     "lost_failures": SEVERITIES,
+    "app_rules": SWITCHES,
 }
 
 

@@ -91,7 +91,9 @@ class Toolkit:
         self._stack.callback(self.pool.shutdown, cancel_futures=True, timeout=1.0)
         self.recorder = Recorder(self._now)
         self.manager = self._stack.enter_context(
-            override_framework(pool=self.pool, interceptor=self.recorder)
+            override_framework(
+                pool=self.pool, interceptor=self.recorder, app_rules=self.settings.app_rules == "on"
+            )
         )
 
     def _open_sequenced(self, stack: ExitStack) -> None:
@@ -128,6 +130,7 @@ class Toolkit:
                 pool=pool,
                 interceptor=self.recorder,
                 rng=random.Random(self.settings.seed),
+                app_rules=self.settings.app_rules == "on",
             )
         )
 
