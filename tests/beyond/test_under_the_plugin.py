@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import date
 from pathlib import Path
+from typing import Any
 
+import pytest
 from celery import Celery
 from fastapi import FastAPI
+from pydantic import BaseModel
 
-from framework import background_task, setup_async_framework
+from framework import TaskStatus, async_task, background_task, setup_async_framework
 from framework.engines.celery import CeleryEngine
 from framework.stores.sql import SQLStore
 from pytest_asyncframe.probe import Probe
@@ -47,3 +52,224 @@ async def test_parts_are_replaced(asyncframe: Probe, tmp_path: Path) -> None:
         answer = await client.post("/double/4")
         assert (await asyncframe.completed(answer)).result == 8
     assert not (tmp_path / "tasks.db").exists()
+
+
+# -- what production would refuse
+
+
+class Order(BaseModel):
+    """What a task takes and returns."""
+
+    number: int
+    day: date
+
+
+@background_task(timeout=30)
+def hold(lock: Any) -> None:
+    """Take what no JSON has."""
+
+
+@background_task
+def unlimited() -> None:
+    """Have no limit."""
+
+
+@background_task(timeout=600)
+def overlong() -> None:
+    """Have a longer limit than workers allow."""
+
+
+@background_task(timeout=30)
+def unkept() -> object:
+    """Return what no JSON has."""
+    return threading.Lock()
+
+
+@background_task(timeout=30)
+def pair(numbers: tuple[int, ...], plain: Any, order: Order) -> dict[str, Any]:
+    """Return what arrived."""
+    return {"numbers": numbers, "plain": plain, "order": order}
+
+
+@async_task(timeout=30)
+async def in_place(values: Any) -> Any:
+    """Return what arrived, and a tuple beside it."""
+    return values, ("a", "tuple")
+
+
+def undecorated() -> None:
+    """Be nothing that a worker could know."""
+
+
+def app_on(folder: Path, *parts: str) -> FastAPI:
+    """Return an app with some of the parts "celery" and "sql", none of which can be reached."""
+    celery_app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    engine = CeleryEngine(celery_app, max_limit=60) if "celery" in parts else None
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        store = SQLStore(f"sqlite:///{folder / 'none' / 'tasks.db'}") if "sql" in parts else None
+        async with setup_async_framework(app, store=store, engine=engine):
+            yield
+
+    return FastAPI(lifespan=lifespan)
+
+
+@pytest.mark.parametrize(
+    ("submit", "error", "words"),
+    [
+        (lambda _: hold(threading.Lock()), TypeError, "argument 'lock' of .*hold does not fit"),
+        (lambda _: unlimited(), ValueError, "timeout must be given for .*unlimited"),
+        (lambda _: overlong(), ValueError, "timeout must be at most 60 s"),
+        (
+            lambda probe: probe.manager.submit_nowait(undecorated, timeout=5),
+            ValueError,
+            "func must be a function that workers know, not .*undecorated",
+        ),
+    ],
+    ids=["argument", "no limit", "limit", "unknown"],
+)
+async def test_what_workers_refuse_is_refused(
+    asyncframe: Probe,
+    tmp_path: Path,
+    submit: Callable[[Probe], object],
+    error: type[Exception],
+    words: str,
+) -> None:
+    """A submission that the app's own engine would refuse is refused in a test as well."""
+    async with asyncframe.client(app_on(tmp_path, "celery")):
+        with pytest.raises(error, match=words):
+            submit(asyncframe)
+
+
+@pytest.mark.parametrize("part", ["celery", "sql"])
+async def test_a_result_that_cannot_be_kept(asyncframe: Probe, tmp_path: Path, part: str) -> None:
+    """A result that is no JSON fails its task, as it would in the app."""
+    async with asyncframe.client(app_on(tmp_path, part)):
+        task = await asyncframe.completed(unkept(), check=False)
+
+    assert task.status is TaskStatus.FAILED
+    assert task.reason == "its result cannot be kept"
+    with pytest.raises(TypeError, match=r"the result of .*unkept cannot be kept"):
+        await asyncframe.completed(task)
+
+
+@pytest.mark.parametrize("parts", [("celery",), ("celery", "sql"), ("sql",), ()])
+async def test_values_are_those_that_arrive(
+    asyncframe: Probe, tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    """Arguments and results are what JSON makes of them by the annotations."""
+    order = Order(number=7, day=date(2026, 1, 2))
+    async with asyncframe.client(app_on(tmp_path, *parts)):
+        task = await asyncframe.completed(pair((1, 2), (3, 4), order))
+        given, made = await in_place((1, 2))
+
+    day = "2026-01-02" if parts else order.day
+    assert task.result["numbers"] == ([1, 2] if parts else (1, 2))
+    assert task.result["plain"] == ([3, 4] if parts else (3, 4))
+    assert task.result["order"] == ({"number": 7, "day": day} if parts else order)
+    assert type(given) is (list if parts else tuple)
+    assert type(made) is (list if parts else tuple)
+    asyncframe.assert_submitted(pair, (1, 2), (3, 4), order)
+
+
+async def test_typed_values_are_typed_again(asyncframe: Probe, tmp_path: Path) -> None:
+    """An annotated argument is an object of its own type when it arrives, and another one."""
+    seen: list[object] = []
+
+    @background_task(timeout=5)
+    def take(order: Order, numbers: tuple[int, ...]) -> Order:
+        seen.extend((order, numbers))
+        return order
+
+    order = Order(number=7, day=date(2026, 1, 2))
+    async with asyncframe.client(app_on(tmp_path, "celery", "sql")):
+        task = await asyncframe.completed(take(order, (1, 2)))
+
+    assert seen == [order, (1, 2)]
+    assert seen[0] is not order
+    assert task.result == order
+    assert task.result is not order
+
+
+async def test_a_default_limit_holds(asyncframe: Probe, tmp_path: Path) -> None:
+    """The engine's default limit is that of a task without one of its own."""
+    celery_app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
+    engine = CeleryEngine(celery_app, default_limit=20)
+
+    @background_task
+    async def slow() -> None:
+        await asyncframe.clock.asleep(60)
+
+    app = FastAPI(lifespan=lambda app: setup_async_framework(app, engine=engine))
+    async with asyncframe.client(app):
+        task = await asyncframe.completed(slow(), check=False)
+
+    assert task.status is TaskStatus.TIMEOUT
+    assert task.duration == 20
+    assert task.error is not None
+
+
+@pytest.mark.asyncframe(app_rules="off")
+async def test_the_rules_can_be_left_out(asyncframe: Probe, tmp_path: Path) -> None:
+    """With app_rules="off" the test's own engine takes anything."""
+    async with asyncframe.client(app_on(tmp_path, "celery", "sql")):
+        hold(threading.Lock())
+        unlimited()
+        await asyncframe.settled()
+        assert (await asyncframe.completed(pair((1,), (2,), Order(number=1, day=date.min)))).result
+
+
+async def test_rules_are_of_one_app(asyncframe: Probe, tmp_path: Path) -> None:
+    """Of two apps in one test each has its own rules, and they end with it."""
+    free = FastAPI(lifespan=setup_async_framework)
+
+    @free.post("/unlimited")
+    async def start() -> str:
+        return unlimited()
+
+    strict = app_on(tmp_path, "celery")
+    strict.post("/unlimited")(start)
+    async with asyncframe.client(free) as lax, asyncframe.client(strict) as client:
+        assert (await lax.post("/unlimited")).status_code == 200
+        with pytest.raises(ValueError, match="timeout must be given"):
+            await client.post("/unlimited")
+        await asyncframe.settled()
+    asyncframe.assert_submitted(unlimited, times=1)
+    unlimited()
+    await asyncframe.settled()
+
+
+def test_the_ini_file(pytester: pytest.Pytester) -> None:
+    """asyncframe_app_rules = off leaves the rules out; another value is a usage error."""
+    ini = "[pytest]\nasyncio_default_fixture_loop_scope = function\nasyncframe_app_rules = {}"
+    pytester.makeini(ini.format("off"))
+    pytester.makepyfile(
+        """
+        import threading
+        from celery import Celery
+        from fastapi import FastAPI
+        from framework import background_task, setup_async_framework
+        from framework.engines.celery import CeleryEngine
+
+        celery_app = Celery("shop", broker="redis://127.0.0.1:1/0", set_as_current=False)
+        engine = CeleryEngine(celery_app)
+        app = FastAPI(lifespan=lambda app: setup_async_framework(app, engine=engine))
+
+        @background_task
+        def hold(lock): pass
+
+        def test_it(asyncframe):
+            with asyncframe.client(app):
+                hold(threading.Lock())
+                asyncframe.run_until_idle()
+        """
+    )
+    pytester.runpytest("-p", "no:cacheprovider").assert_outcomes(passed=1)
+
+    pytester.makeini(ini.format("maybe"))
+    found = pytester.runpytest("-p", "no:cacheprovider")
+    assert found.ret == pytest.ExitCode.USAGE_ERROR
+    found.stderr.fnmatch_lines(
+        ["*asyncframe_app_rules = 'maybe' in the ini file: it must be one of on, off"]
+    )
