@@ -8,6 +8,7 @@ sockets wait in C and stay real.
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import functools
 import importlib
@@ -110,6 +111,16 @@ def _time_module(clock: VirtualClock, real: Any) -> SimpleNamespace:
     return found
 
 
+def _new_event_loop(
+    clock: VirtualClock, real: Callable[[], asyncio.AbstractEventLoop]
+) -> Callable[[], asyncio.AbstractEventLoop]:
+    @functools.wraps(real)
+    def new_event_loop() -> asyncio.AbstractEventLoop:
+        return real() if clock.sequencer.here is None else clock.new_event_loop()
+
+    return new_event_loop
+
+
 # What waits, and by what it measures how long.
 _REPLACED: tuple[tuple[Any, str, Callable[[VirtualClock, Any], Any]], ...] = (
     (threading.Condition, "wait", _condition_wait),
@@ -117,6 +128,9 @@ _REPLACED: tuple[tuple[Any, str, Callable[[VirtualClock, Any], Any]], ...] = (
     (queue, "time", _monotonic),
     (concurrent.futures._base, "time", _time_module),
     (time, "sleep", _sleep),
+    # The first is where asyncio.Runner, and so asyncio.run, finds it.
+    (asyncio.events, "new_event_loop", _new_event_loop),
+    (asyncio, "new_event_loop", _new_event_loop),
 )
 
 # What begins elsewhere, and what waits for its end.
