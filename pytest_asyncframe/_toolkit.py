@@ -19,6 +19,7 @@ from pytest_asyncframe import _shims, _stalls
 from pytest_asyncframe._clients import Client, LiveServer
 from pytest_asyncframe._matchers import Expectation
 from pytest_asyncframe._options import Settings
+from pytest_asyncframe._runners import Runners
 from pytest_asyncframe._seen import Recorder
 from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe._threads import Census
@@ -65,6 +66,7 @@ class Toolkit:
         self.sequencer: Sequencer | None = None
         self.clock: VirtualClock | None = None
         self.executor: DeterministicExecutor | None = None
+        self._runners: Runners | None = None
         self._stack = ExitStack()
         self.is_virtual: bool = self.mode != "threads" and (
             "asyncframe" in fixtures or "task_clock" in fixtures
@@ -121,6 +123,8 @@ class Toolkit:
         sequencer.first = stack.enter_context(sequencer.working(threading.current_thread().name))
         if self.clock is not None:
             stack.enter_context(_shims.installed(self.clock, wall=True))
+            self._runners = Runners(self.clock)
+            stack.enter_context(self._runners.installed())
         stack.callback(_end, sequencer, pool)
         engine = ControlledEngine(pool, hold=mode != "virtual")
         self.manager = stack.enter_context(
@@ -223,6 +227,16 @@ class Toolkit:
     def away(self) -> AbstractContextManager[object]:
         """Let others go on while the calling thread waits for them for real."""
         return nullcontext() if self.sequencer is None else self.sequencer.away()
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """Let the calling thread wait for real, and use the loops that outlive the test."""
+        with ExitStack() as stack:
+            if self.sequencer is not None:
+                stack.enter_context(self.sequencer.real())
+            if self._runners is not None:
+                stack.enter_context(self._runners.exchanged())
+            yield
 
     @contextmanager
     def beside_server(self) -> Iterator[None]:

@@ -146,71 +146,28 @@ def _timeline(item: pytest.Item, toolkit: Toolkit) -> Timeline:
 # -- event loops
 
 
-@pytest.hookimpl(wrapper=True, optionalhook=True)
-def pytest_asyncio_loop_factories(
-    config: pytest.Config, item: pytest.Item
-) -> Generator[None, Any, Any]:
-    """Let pytest-asyncio run tests with a virtual clock on a loop of that clock."""
-    result = yield
-    if not _asked(item):
-        # Never None, which would be an error of every async test.
-        return result or {"asyncio": asyncio.new_event_loop}
-
-    def factory() -> asyncio.AbstractEventLoop:
-        toolkit = config.stash.get(_TOOLKIT, None)
-        return asyncio.new_event_loop() if toolkit is None else toolkit.loop_factory()
-
-    return {"asyncframe": factory}
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any],
     request: Any,  # a SubRequest, which pytest does not make public
 ) -> Generator[None, Any, Any]:
-    """Let a fixture that outlives a test begin and end in real time, whichever test that is.
-
-    And let anyio's runner make its loops on the test's clock, where there is one.
-    """
-    config = request.config
+    """Let a fixture that outlives a test begin and end in real time, whichever test that is."""
     if fixturedef.scope == "function":
+        return (yield)
+    config = request.config
+    ending = ExitStack()
+    # Finalizers run in the opposite order: this one last, and the one below first.
+    fixturedef.addfinalizer(ending.close)
+    with _real_time(config):
         result = yield
-    else:
-        ending = ExitStack()
-        # Finalizers run in the opposite order: this one last, and the one below first.
-        fixturedef.addfinalizer(ending.close)
-        with _real_time(config):
-            result = yield
-        fixturedef.addfinalizer(lambda: ending.enter_context(_real_time(config)))
-    if fixturedef.argname != "anyio_backend":
-        return result
-    toolkit = config.stash.get(_TOOLKIT, None)
-    name, options = (result, {}) if isinstance(result, str) else result
-    if name != "asyncio":
-        if toolkit is not None and toolkit.is_virtual:
-            pytest.fail(
-                f"the clock drives event loops of asyncio, and anyio_backend is {name!r}",
-                pytrace=False,
-            )
-        return result
-
-    def factory() -> asyncio.AbstractEventLoop:
-        # Asked anew by each runner: the fixture may be shared by many tests.
-        now = config.stash.get(_TOOLKIT, None)
-        return asyncio.new_event_loop() if now is None else now.loop_factory()
-
-    if toolkit is None:
-        return result
-    replaced = (name, {"loop_factory": factory, **options})
-    fixturedef.cached_result = (replaced, fixturedef.cache_key(request), None)
-    return replaced
+    fixturedef.addfinalizer(lambda: ending.enter_context(_real_time(config)))
+    return result
 
 
-def _real_time(config: pytest.Config) -> AbstractContextManager[None]:
+def _real_time(config: pytest.Config) -> AbstractContextManager[object]:
     """Let this thread wait for real, inside, also in a test with a virtual clock."""
     toolkit = config.stash.get(_TOOLKIT, None)
-    sequencer = None if toolkit is None else toolkit.sequencer
-    return nullcontext() if sequencer is None else sequencer.real()
+    return nullcontext() if toolkit is None else toolkit.outside()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -219,7 +176,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     toolkit = pyfuncitem.stash.get(_TOOLKIT, None)
     if toolkit is None or not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
-    if any(pyfuncitem.get_closest_marker(name) for name in ("asyncio", "anyio")):
+    if pyfuncitem.get_closest_marker("asyncio") or "anyio_backend" in pyfuncitem.funcargs:
         return None
     names = pyfuncitem._fixtureinfo.argnames
     arguments = {name: pyfuncitem.funcargs[name] for name in names}

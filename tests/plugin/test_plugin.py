@@ -135,26 +135,6 @@ def test_under_the_runner_of_anyio(user: pytest.Pytester) -> None:
     run(user).assert_outcomes(passed=1)
 
 
-def test_trio_is_refused(user: pytest.Pytester) -> None:
-    """A virtual clock under trio is refused: it drives loops of asyncio's."""
-    text = told(
-        user,
-        """
-        import pytest
-
-        @pytest.fixture
-        def anyio_backend():
-            return "trio"
-
-        @pytest.mark.anyio
-        async def test_trio(asyncframe, anyio_backend):
-            pass
-        """,
-    )
-
-    assert "the clock drives event loops of asyncio, and anyio_backend is 'trio'" in text
-
-
 def test_in_parallel(user: pytest.Pytester) -> None:
     """Tests pass under xdist, and a finding at the end arrives with its text."""
     user.makepyfile(
@@ -171,34 +151,6 @@ def test_in_parallel(user: pytest.Pytester) -> None:
 
     result.assert_outcomes(passed=3, errors=1)
     assert "leaked task: app.process (" in result.stdout.str()
-
-
-def test_loops_of_others_are_left_alone(user: pytest.Pytester) -> None:
-    """A user's own loop factories and tests without the fixtures stay as they are."""
-    user.makeconftest(
-        """
-        import asyncio
-
-        class Mine(asyncio.SelectorEventLoop):
-            pass
-
-        def pytest_asyncio_loop_factories():
-            return {"mine": Mine}
-        """
-    )
-    user.makepyfile(
-        test_own="""
-        import asyncio
-
-        async def test_own():
-            assert type(asyncio.get_running_loop()).__name__ == "Mine"
-
-        async def test_ours(task_clock):
-            assert type(asyncio.get_running_loop()).__name__ == "VirtualLoop"
-        """
-    )
-
-    run(user, "-o", "asyncio_mode=auto").assert_outcomes(passed=2)
 
 
 def test_fixtures_of_those_names(user: pytest.Pytester) -> None:
