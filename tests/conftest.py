@@ -1,4 +1,4 @@
-"""For every test: children may be interrupted, a failure stays one, and the process ends."""
+"""For the whole run: children may be interrupted, a failure stays one, the process ends."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gc
 import signal
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from types import FrameType
 
@@ -53,6 +54,14 @@ def _forget_the_last_error() -> None:
             gc.collect()
     finally:
         sys.unraisablehook = heard
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in a line each why tests were skipped, and of how many it is the reason."""
+    told = [report.longrepr for report in terminalreporter.stats.get("skipped", [])]
+    reasons = Counter(place[2] for place in told if isinstance(place, tuple))
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count} skipped: {reason.removeprefix('Skipped: ')}")
 
 
 @pytest.hookimpl(trylast=True)

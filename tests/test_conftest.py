@@ -56,3 +56,33 @@ def test_what_a_failure_left_is_its_own(suite: pytest.Pytester) -> None:
     result = suite.runpytest_subprocess(timeout=PATIENCE)
 
     result.assert_outcomes(passed=1, failed=1)
+
+
+@pytest.mark.parametrize("options", [(), ("-n2",)])
+def test_reasons_of_skips(suite: pytest.Pytester, options: tuple[str, ...]) -> None:
+    """Tests that were skipped for one reason are one line at the end, above the outcome."""
+    suite.makepyfile("""
+    import pytest
+
+    @pytest.fixture
+    def server():
+        pytest.skip("redis-server is not installed")
+
+    @pytest.mark.parametrize("number", range(20))
+    def test_of_a_server(number, server):
+        pass
+
+    @pytest.mark.skipif(True, reason="no fork there")
+    def test_of_forks():
+        pass
+
+    def test_runs():
+        pass
+    """)
+    result = suite.runpytest_subprocess(*options, timeout=PATIENCE)
+
+    assert result.outlines[-3:-1] == [
+        "20 skipped: redis-server is not installed",
+        "1 skipped: no fork there",
+    ]
+    result.assert_outcomes(passed=1, skipped=21)
