@@ -11,6 +11,7 @@ import pytest
 
 from framework.protocols import TaskStatus
 from pytest_asyncframe._matchers import described, unread_failures
+from pytest_asyncframe._places import users_part
 
 if TYPE_CHECKING:
     from pytest_asyncframe._options import Severity
@@ -56,7 +57,9 @@ def lost_failures(toolkit: Toolkit) -> list[str]:
     for one in unread_failures(toolkit.recorder, toolkit.expectations):
         error = one.record.error
         assert error is not None
-        text = "".join(traceback.format_exception(type(error), error, one.record.traceback))
+        # From the user's own code on: what has called it is the same for every task.
+        began = users_part(one.record.traceback)
+        text = "".join(traceback.format_exception(type(error), error, began))
         found.append(
             f"lost failure: {described(one.record)}, and nobody has read its error:\n"
             + "\n".join(f"    {line}" for line in text.rstrip().splitlines())

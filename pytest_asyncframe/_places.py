@@ -36,6 +36,14 @@ def raised_at(traceback: TracebackType | None) -> str:
     return _chosen(reversed(places))
 
 
+def users_part(traceback: TracebackType | None) -> TracebackType | None:
+    """Return a traceback from the user's first frame on; all of it if there is none."""
+    step = traceback
+    while step is not None and not is_users(step.tb_frame.f_code):
+        step = step.tb_next
+    return traceback if step is None else step
+
+
 def place_of(frames: Iterable[FrameType]) -> str:
     """Return the innermost place of the user's in frames that come inside first.
 

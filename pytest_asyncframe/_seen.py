@@ -12,7 +12,8 @@ import inspect
 import sys
 import threading
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol, TypeAlias
@@ -258,12 +259,26 @@ class Recorder(Interceptor):
             self._latest[one.record.task_id] = one
             self.submissions.append(one)
 
-    def when_final(self, record: TaskRecord, call: Callable[[], object]) -> None:
-        """Have *call* called once a task has ended, at once if it has; it may come twice."""
+    @contextmanager
+    def watching(self, record: TaskRecord, call: Callable[[], object]) -> Iterator[None]:
+        """Have *call* called inside once a task has ended, at once if it has.
+
+        It may be called twice, and on any thread.
+        """
         with self._lock:
             self._watchers.setdefault(record, []).append(call)
-        if record.status.is_final:
-            call()
+        try:
+            if record.status.is_final:
+                call()
+            yield
+        finally:
+            # Who waited may have given up: its loop may be closed when the task ends.
+            with self._lock:
+                left = self._watchers.get(record, [])
+                if call in left:
+                    left.remove(call)
+                if not left:
+                    self._watchers.pop(record, None)
 
     # -- what others tell
 

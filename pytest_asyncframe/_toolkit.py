@@ -151,12 +151,12 @@ class Toolkit:
         if self.sequencer is None:
             living = self.recorder.living
             ended = threading.Semaphore(0)
-            for one in living:
-                self.recorder.when_final(one.record, ended.release)
-            # Until nothing ends any more: what lasts is a finding.
-            for _ in living:
-                if not ended.acquire(timeout=_GRACE):
-                    break
+            with ExitStack() as watches:
+                for one in living:
+                    watches.enter_context(self.recorder.watching(one.record, ended.release))
+                # Until nothing ends any more: what lasts is a finding.
+                while living and ended.acquire(timeout=_GRACE):
+                    living.pop()
             return
         sequencer, first = self.sequencer, self.sequencer.first
         kept = sequencer.starts, sequencer.patience

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from framework import Task, TaskManager, TaskNotFoundError
@@ -95,7 +96,8 @@ class Probe:
 
         Args:
             ref: An id, a `framework.Task`, or a response in whose JSON an id stands.
-            check: Whether to raise the task's error if it has not COMPLETED.
+            check: Whether to raise the task's error if it has not COMPLETED. Either way the
+                failure counts as read: whoever waits for a task knows how it ended.
 
         Raises:
             LookupError: If no id is found in *ref*, or no task has it.
@@ -105,7 +107,7 @@ class Probe:
         await self._until_final(record)
         if check:
             await self.manager.get_result(record.task_id)
-        return Task(record)
+        return _read(record)
 
     def run_until_complete(self, ref: Any, *, check: bool = True) -> Task:
         """Wait as `completed`, in a test that is no coroutine."""
@@ -113,7 +115,7 @@ class Probe:
         self._block_until_final(record)
         if check:
             self.manager.wait_result(record.task_id)
-        return Task(record)
+        return _read(record)
 
     async def settled(self) -> None:
         """Wait until every task has ended, those too that others submit meanwhile."""
@@ -126,17 +128,20 @@ class Probe:
             self._block_until_final(living[0].record)
 
     async def _until_final(self, record: TaskRecord) -> None:
-        # Not by way of the manager: a failure that somebody waits for is not read thereby.
+        # Not by way of the manager: settled() must not read the failures that it waits for.
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
-        self._seen.when_final(record, lambda: loop.call_soon_threadsafe(ended.set))
-        with self._toolkit.waiting():
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop was closed while this was on its way
+                loop.call_soon_threadsafe(ended.set)
+
+        with self._seen.watching(record, tell), self._toolkit.waiting():
             await ended.wait()
 
     def _block_until_final(self, record: TaskRecord) -> None:
         ended = threading.Event()
-        self._seen.when_final(record, ended.set)
-        with self._toolkit.waiting():
+        with self._seen.watching(record, ended.set), self._toolkit.waiting():
             ended.wait()
 
     def _record(self, ref: Any) -> TaskRecord:
@@ -261,6 +266,13 @@ class Probe:
         _require_count("times", times)
         expectation = _matchers.Expectation(self._names.target(fn), exc, times)
         self._toolkit.expectations.append(expectation)
+
+
+def _read(record: TaskRecord) -> Task:
+    """Return a finished task to a test, which thereby knows of its failure."""
+    if record.error is not None:
+        record.read = True
+    return Task(record)
 
 
 def _require_count(name: str, value: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from textwrap import dedent
 from typing import TypeAlias
@@ -85,6 +86,31 @@ def test_a_task_that_blocks(ending: Ending) -> None:
     assert told == (
         "teardown: leaked task: test_it.stuck (stuck-1) is running, submitted at "
         "test_it.py:11 in test_it"
+    )
+
+
+# -- failures
+
+
+def test_who_waits_for_all_reads_no_failure(ending: Ending) -> None:
+    """settled() and run_until_idle() read nothing: a failure among many would be lost."""
+    told = ending("""
+    from framework import background_task
+
+    @background_task
+    def fails():
+        raise LookupError("no such thing")
+
+    async def test_it(asyncframe):
+        fails()
+        await asyncframe.settled()
+    """)
+
+    assert re.match(r"teardown: lost failure: test_it.fails \(\w+\) is failed, ", told)
+    assert told.endswith(
+        "and nobody has read its error:\n    Traceback (most recent call last):\n"
+        '      File "test_it.py", line 5, in fails\n'
+        '        raise LookupError("no such thing")\n    LookupError: no such thing'
     )
 
 

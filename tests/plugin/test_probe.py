@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 
-from framework import TaskNotFoundError, background_task, setup_async_framework
+from framework import TaskNotFoundError, TaskStatus, background_task, setup_async_framework
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
 
@@ -130,6 +130,53 @@ def test_a_task_that_nobody_knows(asyncframe: Probe) -> None:
     """An id of no task of this test is an error."""
     with pytest.raises(TaskNotFoundError):
         asyncframe.run_until_complete("nothing")
+
+
+# -- waiting
+
+
+@background_task
+def fails() -> None:
+    """Fail."""
+    raise LookupError("no such thing")
+
+
+async def test_whoever_waits_knows_the_failure(asyncframe: Probe) -> None:
+    """A failure is read by waiting for its task, with check=False as well."""
+    task = await asyncframe.completed(fails(), check=False)
+
+    assert task.status is TaskStatus.FAILED
+
+
+def test_whoever_waits_knows_the_failure_in_a_sync_test(asyncframe: Probe) -> None:
+    """The same holds for the sync twin."""
+    task = asyncframe.run_until_complete(fails(), check=False)
+
+    assert task.status is TaskStatus.FAILED
+
+
+@pytest.mark.parametrize("wait", ["asyncframe.completed(task_id)", "asyncframe.settled()"])
+def test_a_wait_that_was_given_up(pytester: pytest.Pytester, wait: str) -> None:
+    """Nobody is told of a task's end who has stopped waiting for it."""
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+    pytester.makepyfile(f"""
+    import asyncio, pytest
+    from framework import background_task
+
+    @background_task
+    async def slow():
+        await asyncio.sleep(50)
+
+    @pytest.mark.asyncframe(leaks="off")
+    async def test_it(asyncframe):
+        task_id = slow()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for({wait}, 1)
+    """)
+    found = pytester.runpytest("-p", "no:cacheprovider", "-o", "log_cli=true")
+
+    found.assert_outcomes(passed=1)
+    found.stdout.no_fnmatch_line("*event sink raised*")
 
 
 # -- matchers
