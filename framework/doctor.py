@@ -91,6 +91,8 @@ def examine(engine: Any) -> Report:  # Any: a CeleryEngine, whose module needs t
     if not workers:
         report.notes.append("no worker runs now; what only a running one tells was not looked at")
     report.findings.extend(_several_on_memory(apps))
+    report.findings.extend(_queues(workers, engine))
+    report.findings.extend(_shared_queues(engine))
     report.findings.extend(_clocks([*workers, *apps]))
     report.findings.extend(_pools(workers, engine))
     report.findings.extend(_limits(workers, engine))
@@ -183,6 +185,43 @@ def _several_on_memory(apps: Iterable[dict[str, Any]]) -> Iterator[Finding]:
             "tasks only, and forgets them when it ends",
             "setup_async_framework(app, store=SQLStore(url), engine=...) with one url for all",
         )
+
+
+def _queues(workers: list[dict[str, Any]], engine: Any) -> Iterator[Finding]:
+    """See that each queue to which tasks go is one from which a worker takes."""
+    taken = {name for worker in workers for name in worker.get("taken", ())}
+    for name in engine.where()["queues"]:
+        if taken and name not in taken:
+            yield Finding(
+                "queue",
+                f"is {name!r}, and no worker that runs takes from it: tasks would wait for ever",
+                f"start a worker without -Q, or with -Q {name}",
+            )
+
+
+def _shared_queues(engine: Any) -> Iterator[Finding]:
+    """Find other namespaces that use the queue of this one, as far as this Redis tells."""
+    from framework.engines._entries import all_entries
+
+    own = engine.namespace
+    users: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    filled = set()
+    for namespace, process in all_entries(engine.state, _FRESH):
+        for name in process.get("queues", ()):
+            filled.add((process["broker"], name))
+        for name in (*process.get("queues", ()), *process.get("taken", ())):
+            users[process["broker"], name].add(namespace)
+    for broker, name in sorted(filled):
+        namespaces = users[broker, name]
+        if own in namespaces and len(namespaces) > 1:
+            others = ", ".join(map(repr, sorted(namespaces - {own})))
+            yield Finding(
+                "queue",
+                f"{name!r} of the namespace {own!r} is also that of {others}: their workers take "
+                "each other's messages and have to give them back",
+                "give each app a queue of its own: leave out task_default_queue and the route of "
+                "asyncframe.run, or name another one by CeleryEngine(queue=...)",
+            )
 
 
 def _clocks(processes: Iterable[dict[str, Any]]) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any, Final, Literal
 
@@ -96,3 +96,18 @@ def entries(state: State, kind: Literal["workers", "apps"], fresh: float) -> lis
     now = state.now()
     told = [json.loads(text) for text in state.client.hgetall(state.processes(kind)).values()]
     return [one for one in told if now - one["told"] <= fresh]
+
+
+def all_entries(state: State, fresh: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what processes of every namespace of this Redis have told lately; blocks.
+
+    Looks through all keys, which takes a while where there are millions.
+    """
+    now = state.now()
+    for kind in ("workers", "apps"):
+        for key in state.client.scan_iter(f"asyncframe:*:{kind}", count=1_000, _type="hash"):
+            namespace = key.removeprefix("asyncframe:").removesuffix(f":{kind}")
+            for text in state.client.hvals(key):
+                told = json.loads(text)
+                if now - told["told"] <= fresh:
+                    yield namespace, told

@@ -47,7 +47,10 @@ def engine_on(url: str, settings: dict[str, Any] | None = None, **options: Any) 
 def entry(engine: CeleryEngine, kind: str, *, host: str = "web-1", **facts: Any) -> None:
     """Write what a process of another machine would tell of itself now."""
     seconds, _ = engine.state.client.time()
+    where = engine.where()
     told = {
+        **where,
+        "taken": ["celery", *where["queues"]],
         "hostname": host,
         "pid": 7,
         "version": version("asyncframe"),
@@ -144,6 +147,40 @@ def test_soft_limits_allowed(url: str) -> None:
     engine = engine_on(url, {"worker_pool": "threads"}, allow_soft_limits=True)
     entry(engine, "workers", pool="thread")
     assert examine(engine).findings == []
+
+
+def test_queue_of_no_worker(url: str) -> None:
+    """A queue from which none of the running workers takes is found."""
+    engine = engine_on(url)
+    entry(engine, "workers", taken=["mail"])
+    found = only(engine)
+    assert found.setting == "queue"
+    assert "is 'asyncframe.doctor', and no worker that runs takes from it" in found.problem
+    assert found.cure.endswith("with -Q asyncframe.doctor")
+    entry(engine, "workers", host="web-2", taken=["celery", "asyncframe.doctor"])
+    assert examine(engine).findings == []
+
+
+@pytest.mark.parametrize("kind", ["apps", "workers"])
+def test_shared_queue(url: str, kind: str) -> None:
+    """Two namespaces on one queue of one broker are found, from either side."""
+    one, two = (engine_on(url, namespace=name, queue="jobs") for name in ("one", "two"))
+    entry(one, "workers")
+    assert examine(one).findings == []
+    entry(two, kind)
+    for engine, own, other in ((one, "one", "two"), (two, "two", "one")):
+        (found,) = examine(engine).findings
+        assert found.setting == "queue"
+        assert f"'jobs' of the namespace '{own}' is also that of '{other}'" in found.problem
+
+
+def test_queues_that_are_apart(url: str) -> None:
+    """Namespaces whose workers only share Celery's default queue, or a name, are good."""
+    one, two, far = (engine_on(url, namespace=name) for name in ("one", "two", "far"))
+    for engine in (one, two):
+        entry(engine, "workers")
+    entry(far, "workers", broker="amqp://elsewhere//", queues=one.where()["queues"])
+    assert examine(one).findings == []
 
 
 def test_eviction(url: str) -> None:
