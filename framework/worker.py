@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import threading
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from framework import _wire
 from framework._clock import SystemClock
@@ -30,6 +30,7 @@ from framework._requests import UnsaidError
 from framework.engines import _settings
 from framework.engines._entries import Entry
 from framework.engines._messages import Message, MessageError
+from framework.engines._publisher import declared
 from framework.engines._recovery import Recovery
 from framework.engines._state import holder_here, is_dead
 from framework.engines.celery import CeleryEngine
@@ -81,7 +82,8 @@ def deliver(engine: CeleryEngine, given: object) -> None:
 
     Raises:
         UnsaidError: If Redis did not take the outcome; the worker's own process goes on.
-        Reject: If Redis does not answer; the broker gives the message out again.
+        Reject: If Redis does not answer, or the message is another app's; the broker gives it
+            out again.
     """
     outpost = _PROCESS.enter(engine)
     _PROCESS.watch_signal()
@@ -90,6 +92,8 @@ def deliver(engine: CeleryEngine, given: object) -> None:
     except MessageError as error:
         _refuse(engine, given, error)
         return
+    if message.namespace not in ("", engine.namespace):
+        _hand_on(engine, outpost, message)
     try:
         unsaid = _deliver(engine, outpost, message)
     except engine.errors as error:
@@ -215,6 +219,22 @@ def _send(engine: CeleryEngine, message: Message) -> None:
         _PROCESS.sender.send(message, wait)
 
 
+def _hand_on(engine: CeleryEngine, outpost: Outpost, message: Message) -> NoReturn:
+    """Give a message of another app back to the queue that this one shares with it.
+
+    Raises:
+        Reject: Always.
+    """
+    _LOGGER.error(
+        "task %s is of the namespace %r, and this worker is for %r: both take from one queue; "
+        "give each a queue of its own",
+        message.task_id, message.namespace, engine.namespace,
+    )  # fmt: skip
+    # Or it would come back at once, again and again, while nobody else takes it.
+    outpost.clock.sleep(_AWAY)
+    raise Reject("a task of another namespace", requeue=True)
+
+
 def _refuse(engine: CeleryEngine, given: object, error: MessageError) -> None:
     """End a task whose message this version does not understand, if it is one."""
     _LOGGER.error("a message was refused: %s", error)
@@ -240,6 +260,7 @@ def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has n
 
     if worker.app is not engine.app:
         return
+    _take_own_queue(engine)
     try:
         _settings.require_good(engine.app, engine.longest())
         pool = _pool_name(concurrency.get_implementation(worker.pool_cls))
@@ -253,6 +274,13 @@ def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has n
         _ = engine.state
     except ValueError as error:
         raise SystemExit(f"asyncframe: the worker does not start: {error}") from error
+
+
+def _take_own_queue(engine: CeleryEngine) -> None:
+    """Take from the engine's own queue as well, unless ``-Q`` says from which."""
+    queues, own = engine.app.amqp.queues, engine.own_queue()
+    if own is not None and queues._consume_from is None:
+        queues.select_add(declared(engine.app, own))
 
 
 def worker_process_init(engine: CeleryEngine, _: object) -> None:
@@ -273,9 +301,11 @@ def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery ha
     if id(engine) in _ENTRIES:
         return
     facts = {
+        **engine.where(),
         "hostname": consumer.hostname,
         "visibility": engine.visibility(),
         "pool": _pool_name(consumer.pool),
+        "taken": sorted(engine.app.amqp.queues.consume_from),
     }
     entry = Entry(engine.state, "workers", engine.functions.signatures, facts)
     _ENTRIES[id(engine)] = entry

@@ -38,6 +38,7 @@ class Message:
         turn: Key of the throttle's window in which it has a place; "" for none.
         due: Wall second at which it may go on; 0.0 for at once.
         signature: What `signature_hash` gave where it was submitted.
+        namespace: Of the app whose task it is; "" in messages of earlier releases.
         version: `VERSION`.
     """
 
@@ -55,6 +56,7 @@ class Message:
     turn: str = ""
     due: float = 0.0
     signature: str = ""
+    namespace: str = ""
     version: int = VERSION
 
     def as_json(self) -> dict[str, Any]:
@@ -72,6 +74,9 @@ class Message:
         Raises:
             MessageError: If it is not a message of this version, each field of its type.
         """
+        if isinstance(given, dict):
+            # One of an earlier release waits at the broker while workers are replaced.
+            given = {"namespace": "", **given}
         if not isinstance(given, dict) or given.keys() != _TYPES.keys():
             raise MessageError("the message must be an object with the fields of a task message")
         for name, types in _TYPES.items():

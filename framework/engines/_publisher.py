@@ -44,6 +44,7 @@ class Sender:
         app: The Celery app.
         task: Its task that runs ours.
         queue: Where to send; None for where the app's routes lead.
+        own: Where to send what no route leads anywhere; None for the app's default queue.
         note: Called with the name of each queue before the first message goes there.
     """
 
@@ -52,11 +53,13 @@ class Sender:
         app: Any,  # Any: Celery has no types
         task: Any,
         queue: str | None,
+        own: str | None,
         note: Callable[[str], None],
     ) -> None:
         self._app = app
         self._task = task
         self._queue = queue
+        self._own = own
         self._note = note
         self._noted: set[str] = set()
         self._connection: Any = None
@@ -93,11 +96,8 @@ class Sender:
 
     def _destination(self, args: tuple[Any, ...]) -> dict[str, Any]:
         """Return where a message goes, as options of `apply_async`."""
-        given = {} if self._queue is None else {"queue": self._queue}
-        options: dict[str, Any] = self._app.amqp.router.route(
-            given, self._task.name, args, {}, self._task
-        )
-        name = getattr(options.get("queue"), "name", "")
+        options: dict[str, Any] = route(self._app, self._task, self._queue, self._own, args)
+        name = queue_of(options)
         if name not in self._noted:
             self._note(name)
             self._noted.add(name)
@@ -129,6 +129,30 @@ class Sender:
                 connection.release()
             except Exception:  # it is broken; there is nothing to hand back
                 _LOGGER.debug("a broker connection did not close", exc_info=True)
+
+
+def route(
+    app: Any, task: Any, queue: str | None, own: str | None, args: tuple[Any, ...]
+) -> dict[str, Any]:
+    """Return where a message with these arguments goes; see `Sender`."""
+    router, given = app.amqp.router, {} if queue is None else {"queue": queue}
+    unsaid = queue is None and own is not None
+    if unsaid and router.lookup_route(task.name, args, {}, {}, task) is None:
+        given = {"queue": declared(app, own)}
+    options: dict[str, Any] = router.route(given, task.name, args, {}, task)
+    return options
+
+
+def queue_of(options: dict[str, Any]) -> str:
+    """Return the name of the queue that options lead to; "" if an exchange says it."""
+    name: str = getattr(options.get("queue"), "name", "")
+    return name
+
+
+def declared(app: Any, name: str | None) -> Any:
+    """Return a queue of the Celery app, which is made as its settings say if it is new."""
+    queues = app.amqp.queues
+    return queues[name] if name in queues else queues.add(queues.new_missing(name))
 
 
 class Publisher:

@@ -120,6 +120,13 @@ def visibility(app: Any) -> float:
     return float(options.get("visibility_timeout", default))
 
 
+def shown(url: object) -> str:
+    """Return a URL without user and password."""
+    text = str(url or "none")
+    scheme, mark, rest = text.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
+
+
 def is_redis(app: Any) -> bool:
     """Whether the broker is a Redis."""
     return broker_url(app).startswith(("redis", "sentinel"))

@@ -29,7 +29,7 @@ except ImportError as _error:
 from framework.engines import _settings
 from framework.engines._entries import Entry
 from framework.engines._messages import Functions, Message, signature_hash
-from framework.engines._publisher import Publisher, Sender
+from framework.engines._publisher import Publisher, Sender, queue_of, route
 from framework.engines._reports import Reports, record_of
 from framework.engines._rescue import Rescue
 from framework.engines._state import State
@@ -68,16 +68,19 @@ class CeleryEngine:
         publish_timeout: Seconds for which a task waits for a broker that is away, above 0.
         queue_size: How many tasks of this process may wait to be published, from 1 on.
         functions: Functions without a decorator that may be submitted as well.
-        queue: The Celery queue to publish to; None for where the app's routes lead.
+        queue: The Celery queue to publish to; None for where the app's routes or its
+            ``task_default_queue`` lead, and else for one that is named after *namespace*.
         state_url: URL of the Redis that keeps the states; None for the app's result
             backend or broker, whichever is Redis.
-        namespace: Keeps apps that share a Redis apart; None for the Celery app's name.
+        namespace: Keeps apps that share a Redis apart, their states and their messages; None
+            for the Celery app's name.
         allow_soft_limits: Whether workers may use another pool than prefork, where a limit
             cannot end blocking code.
 
     Raises:
         TypeError: If a parameter is of the wrong type.
-        ValueError: If a number is out of range, or no Redis is named.
+        ValueError: If a number is out of range, or the Celery app has an engine with
+            another namespace already.
         ImportError: On import of the module, without the extra.
     """
 
@@ -110,7 +113,11 @@ class CeleryEngine:
         self._queue_size = _checks.integer("queue_size", queue_size, at_least=1)
         self._queue = None if queue is None else _checks.filled_text("queue", queue)
         self._state_url = None if state_url is None else _checks.filled_text("state_url", state_url)
-        self._namespace = None if namespace is None else _checks.filled_text("namespace", namespace)
+        self.namespace: str = (
+            _checks.filled_text("namespace", namespace)
+            if namespace is not None
+            else celery_app.main or "default"
+        )
         self.allow_soft_limits: bool = _checks.flag("allow_soft_limits", allow_soft_limits)
         self.functions: Functions = Functions(functions)
         self._state: State | None = None
@@ -134,6 +141,13 @@ class CeleryEngine:
         def run(message: object) -> Any:  # Any: what deliver hands to the worker's parent
             return symbol_by_name("framework.worker:deliver")(engine, message)
 
+        # Its one task is that of the first engine.
+        known = vars(self.app).setdefault("asyncframe_namespace", self.namespace)
+        if known != self.namespace:
+            raise ValueError(
+                f"namespace must be {known!r}, which another CeleryEngine has given to this Celery "
+                f"app, not {self.namespace!r}: make a Celery app for each namespace"
+            )
         task = self.app.task(
             run,
             name=TASK_NAME,
@@ -166,7 +180,7 @@ class CeleryEngine:
     def state(self) -> State:
         """What Redis knows; made when first asked for."""
         if self._state is None:
-            self._state = State(self._redis_url(), self._name(), self._result_ttl)
+            self._state = State(self._redis_url(), self.namespace, self._result_ttl)
         return self._state
 
     def _redis_url(self) -> str:
@@ -176,14 +190,26 @@ class CeleryEngine:
                 ("redis://", "rediss://", "redis+socket", "unix://")
             ):
                 return url.replace("redis+socket://", "unix://", 1)
+        broker = _checks.show(_settings.shown(conf.broker_url))
         raise ValueError(
-            "CeleryEngine needs a Redis for the states of tasks: neither the broker "
-            f"({_checks.show(_hide(conf.broker_url))}) nor the result backend of the Celery app "
-            "is one; name one by state_url='redis://...'"
+            f"CeleryEngine needs a Redis for the states of tasks: neither the broker ({broker}) "
+            "nor the result backend of the Celery app is one; name one by state_url='redis://...'"
         )
 
-    def _name(self) -> str:
-        return self._namespace or self.app.main or "default"
+    def own_queue(self) -> str | None:
+        """Return the queue of what no route leads anywhere; None for the app's default."""
+        if self._queue is not None or self.app.conf.value_set_for("task_default_queue"):
+            return None
+        return f"asyncframe.{self.namespace}"
+
+    def where(self) -> dict[str, Any]:
+        """Return where tasks go, for `Entry`: the broker, and the queue if it is always one."""
+        try:
+            options = route(self.app, self.task, self._queue, self.own_queue(), ())
+        except Exception:  # a route of the user's that looks at the arguments
+            options = {}
+        broker = _settings.shown(_settings.broker_url(self.app))
+        return {"broker": broker, "queues": [name for name in [queue_of(options)] if name]}
 
     def longest(self) -> float:
         """Return the longest limit in seconds that a task may have here."""
@@ -205,7 +231,8 @@ class CeleryEngine:
 
     def sender(self) -> Sender:
         """Return a sender with a connection of its own."""
-        return Sender(self.app, self.task, self._queue, self.state.note_queue)
+        note = self.state.note_queue
+        return Sender(self.app, self.task, self._queue, self.own_queue(), note)
 
     def enter_worker(self) -> None:
         """Listen only once a task submits others; in a worker's child process."""
@@ -244,7 +271,7 @@ class CeleryEngine:
         self._host = host
         if not self._in_worker:
             self._reports.start()
-            facts = {"shared": host.shared}
+            facts = {"shared": host.shared, **self.where()}
             self._entry = Entry(state, "apps", self.functions.signatures, facts)
             self._entry.start()
 
@@ -436,6 +463,7 @@ class CeleryEngine:
             limit=task.limit,
             left=task.limit,
             signature=self._signature(name, task.spec),
+            namespace=self.namespace,
         )
 
     def _signature(self, name: str, spec: TaskSpec) -> str:
@@ -455,10 +483,3 @@ _FOREVER: Final = float("inf")
 
 def _finite(name: str, value: object) -> float | None:
     return None if value is None else _checks.number(name, value, above=0)
-
-
-def _hide(url: object) -> str:
-    """Return a URL without user and password."""
-    text = str(url or "none")
-    scheme, mark, rest = text.partition("://")
-    return f"{scheme}{mark}{rest.rpartition('@')[2]}"

@@ -43,6 +43,7 @@ engine = make(
     max_limit=_number("MAX_LIMIT", 60.0),
     default_limit=min(15.0, _number("MAX_LIMIT", 60.0)),
     queue=os.environ.get("ASYNCFRAME_TEST_QUEUE"),
+    namespace=os.environ.get("ASYNCFRAME_TEST_NAMESPACE"),
     allow_soft_limits="ASYNCFRAME_TEST_SOFT" in os.environ,
 )
 celery_app = engine.app

@@ -73,7 +73,7 @@ async def published(server: RedisServer) -> dict[str, Any]:
     async with redis.asyncio.Redis.from_url(
         server.url, decode_responses=True, socket_timeout=None
     ) as client:
-        found = await client.brpop(["celery"], timeout=PATIENCE)
+        found = await client.brpop(["asyncframe.beyond"], timeout=PATIENCE)
     assert found is not None
     args, _, _ = json.loads(base64.b64decode(json.loads(found[1])["body"]))
     message: dict[str, Any] = args[0]

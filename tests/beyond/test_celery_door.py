@@ -73,7 +73,7 @@ async def test_pickle_is_refused(
     ):
         producer.publish(
             ((Trap(),), {}, {}),
-            routing_key="celery",
+            routing_key="asyncframe.beyond",
             headers={"task": "asyncframe.run", "id": uuid4().hex, "lang": "py"},
         )
     await manager.get_result(celery_tasks.mark(key), timeout=PATIENCE)

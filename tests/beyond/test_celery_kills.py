@@ -246,7 +246,7 @@ async def test_message_lost_with_its_worker(
     first.pause()
     task_id = celery_tasks.mark(key)
     await asyncio.to_thread(engine.flush)
-    assert (await lists.llen("celery"), await lists.hlen("unacked")) == (0, 0)
+    assert (await lists.llen("asyncframe.beyond"), await lists.hlen("unacked")) == (0, 0)
     first.kill()
     workers(ASYNCFRAME_TEST_EVERY="0.2")
     assert await manager.get_result(task_id, timeout=PATIENCE) == "done"

@@ -28,7 +28,7 @@ def engine_on(rabbit: RabbitServer, redis_url: str) -> CeleryEngine:
 def waiting(engine: CeleryEngine, many: int) -> set[str]:
     """Take so many messages from the broker and return the ids of their tasks."""
     with engine.app.connection_for_read() as connection:
-        queue = connection.SimpleQueue(engine.app.amqp.queues["celery"])
+        queue = connection.SimpleQueue(engine.app.amqp.queues["asyncframe.beyond"])
         messages = [queue.get(timeout=PATIENCE) for _ in range(many)]
         return {one.payload[0][0]["task_id"] for one in messages}
 

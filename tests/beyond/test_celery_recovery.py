@@ -69,7 +69,7 @@ def look(engine: CeleryEngine, times: int = 2) -> None:
         recovery.look()
 
 
-def waiting(state: State, queue: str = "celery") -> list[Message]:
+def waiting(state: State, queue: str = "asyncframe.beyond") -> list[Message]:
     """Take all messages out of a queue, the next one first."""
     found = []
     while (text := state.client.rpop(queue)) is not None:
@@ -87,9 +87,9 @@ def test_ids_in_a_queue(engine: CeleryEngine, task_id: str) -> None:
     """The id of a waiting message is read from it, whatever characters it has."""
     publish(engine, message(task_id))
     with held(engine.app) as broker:
-        assert broker.ids(["celery"]) == {task_id}
+        assert broker.ids(["asyncframe.beyond"]) == {task_id}
         assert broker.ids(["other"]) == set()
-        assert (broker.count("celery"), broker.count("other")) == (1, 0)
+        assert (broker.count("asyncframe.beyond"), broker.count("other")) == (1, 0)
 
 
 def test_long_queue(engine: CeleryEngine) -> None:
@@ -98,7 +98,7 @@ def test_long_queue(engine: CeleryEngine) -> None:
     some = [message(one, about="x" * (50_000 if one == "t7" else 0)) for one in ids]
     publish(engine, *some)
     with held(engine.app) as broker:
-        assert broker.ids(["celery"]) == ids
+        assert broker.ids(["asyncframe.beyond"]) == ids
 
 
 def test_priorities_and_prefix(engine: CeleryEngine) -> None:
@@ -106,20 +106,20 @@ def test_priorities_and_prefix(engine: CeleryEngine) -> None:
     engine.task.priority = 6
     engine.app.conf.broker_transport_options = {"global_keyprefix": "shop:"}
     publish(engine, message())
-    assert engine.state.client.llen("shop:celery\x06\x166") == 1
+    assert engine.state.client.llen("shop:asyncframe.beyond\x06\x166") == 1
     with held(engine.app) as broker:
-        assert broker.ids(["celery"]) == {"t"}
+        assert broker.ids(["asyncframe.beyond"]) == {"t"}
 
 
 def test_taken_messages(engine: CeleryEngine) -> None:
     """A message that a worker has taken and noted is there."""
     publish(engine, *(message(f"t{number}") for number in range(50)))
     with engine.app.connection_for_read() as connection:
-        queue = connection.SimpleQueue("celery")
+        queue = connection.SimpleQueue("asyncframe.beyond")
         for _ in range(50):
             queue.get(timeout=30)
         with held(engine.app) as broker:
-            assert broker.ids(["celery"]) == {f"t{number}" for number in range(50)}
+            assert broker.ids(["asyncframe.beyond"]) == {f"t{number}" for number in range(50)}
 
 
 # -- what is done about the rest
@@ -161,7 +161,7 @@ def test_lost_again(engine: CeleryEngine, state: State) -> None:
 def test_noted_and_never_sent(engine: CeleryEngine, state: State) -> None:
     """What a process noted and died before it could send is sent as well."""
     state.publish([message()])
-    state.note_queue("celery")
+    state.note_queue("asyncframe.beyond")
     look(engine)
     assert waiting(state) == [message()]
 
