@@ -5,16 +5,18 @@ tasks of others cost one query each time. It is started by the first question an
 with the framework.
 
 Guarantees: every question is answered or ends with an error; a question whose asker has
-gone is dropped.
+gone is dropped; an id is called unknown only when every other process has had a second to
+write it, or when there is no other.
 Relies on: directories whose methods may block, each for a few seconds at most.
 Lock order: its condition is innermost but for a waiter's own.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from framework._clock import SystemClock
 from framework._delivery import LoopWaiter, Mailboxes, ThreadWaiter, Waiter
@@ -22,12 +24,17 @@ from framework._records import TaskRecord
 from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import Clock
 
-_TRIES: Final = (0.03, 0.07)
-"""Seconds after which an id that nobody knows is asked for again: its process writes it at
-the latest 0.1 s after it has answered with it."""
+_PAUSES: Final = (0.03, 0.07, 0.1, 0.15, 0.25, 0.4)
+"""Seconds after which an id that nobody knows is asked for again. Its process writes it
+within 0.1 s of its answer, on a busy machine within half a second; together they are twice
+that, and only ids that do not exist take so long."""
 
 _EVERY: Final = 0.05
 """Seconds from one look at an awaited task to the next."""
+
+_STEP: Final = 0.02
+"""Repeated questions are asked at multiples of so many seconds, so that those of many who
+ask for unknown ids come together into 50 queries a second."""
 
 
 class Directory(Protocol):
@@ -42,6 +49,15 @@ class Directory(Protocol):
         ...
 
 
+@runtime_checkable
+class Shared(Protocol):
+    """A directory that knows whether other processes write in it."""
+
+    def is_alone(self) -> bool:
+        """Return whether no other process can have a task that it has not written yet."""
+        ...
+
+
 class _Question:
     """What one coroutine or thread wants to know.
 
@@ -50,11 +66,12 @@ class _Question:
         final: Whether to wait until it is final.
         call: What to call on the thread, in place of a search.
         waiter: Is woken once `answer` or `error` is there.
-        due: When to ask next, in monotonic seconds.
+        tries: How often it was asked in vain.
+        seen: Whether somebody knows the task.
         dropped: Whether nobody wants the answer any more.
     """
 
-    __slots__ = ("answer", "call", "done", "dropped", "due", "error", "final", "task_id",
+    __slots__ = ("answer", "call", "done", "dropped", "error", "final", "seen", "task_id",
                  "tries", "waiter")  # fmt: skip
 
     def __init__(
@@ -70,8 +87,7 @@ class _Question:
         self.final = final
         self.call = call
         self.tries = 0
-        self.due = 0.0
-        self.dropped = self.done = False
+        self.dropped = self.done = self.seen = False
         self.answer: Any = None
         self.error: BaseException | None = None
 
@@ -94,16 +110,24 @@ class Elsewhere:
         directories: Whom to ask, the first first.
         clock: The framework's, for how long a caller waits.
         boxes: The loops' mailboxes.
+        real: Real time: other processes live in it, whatever time it is here.
     """
 
-    def __init__(self, directories: Sequence[Directory], clock: Clock, boxes: Mailboxes) -> None:
+    def __init__(
+        self,
+        directories: Sequence[Directory],
+        clock: Clock,
+        boxes: Mailboxes,
+        real: SystemClock | None = None,
+    ) -> None:
         self._directories = directories
         self._clock = clock
         self._boxes = boxes
-        # Other processes live in real time, whatever time it is here.
-        self._real = SystemClock()
+        self._real = real or SystemClock()
         self._condition = threading.Condition(threading.Lock())
-        self._questions: list[_Question] = []
+        self._new: list[_Question] = []
+        # By the multiple of `_STEP` at which they are asked again.
+        self._later: dict[int, list[_Question]] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -114,9 +138,9 @@ class Elsewhere:
 
         Args:
             task_id: The task.
-            patient: Whether to ask again, for 0.1 s, while nobody knows it.
+            patient: Whether to ask again, for a second, while nobody knows it.
         """
-        record: TaskRecord | None = await self._ask(task_id, tries=0 if patient else len(_TRIES))
+        record: TaskRecord | None = await self._ask(task_id, tries=0 if patient else len(_PAUSES))
         return record
 
     async def until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:
@@ -146,7 +170,7 @@ class Elsewhere:
         self._put(question)
         try:
             if not waiter.wait(until):
-                raise _too_long(task_id, timeout)
+                raise _too_long(question, timeout)
         finally:
             question.dropped = True
         record: TaskRecord | None = question.outcome()
@@ -160,7 +184,8 @@ class Elsewhere:
         """Answer what is still asked with an error and end the thread."""
         with self._condition:
             self._closed = True
-            left, self._questions = self._questions, []
+            left = [*self._new, *(one for due in self._later.values() for one in due)]
+            self._new, self._later = [], {}
             self._condition.notify()
         for question in left:
             question.finish(None, FrameworkNotStartedError("stopped"))
@@ -188,8 +213,7 @@ class Elsewhere:
             if timer is not None:
                 timer.cancel()
         if not question.done:
-            assert task_id is not None
-            raise _too_long(task_id, timeout)
+            raise _too_long(question, timeout)
         return question.outcome()
 
     def _put(self, question: _Question) -> None:
@@ -201,7 +225,7 @@ class Elsewhere:
                     target=self._run, name="asyncframe-elsewhere", daemon=True
                 )
                 self._thread.start()
-            self._questions.append(question)
+            self._new.append(question)
             self._condition.notify()
 
     # -- on the thread
@@ -210,7 +234,7 @@ class Elsewhere:
         while True:
             with self._condition:
                 while not self._closed and not (due := self._take_due()):
-                    self._condition.wait(self._pause())
+                    self._real.wait(self._condition, self._pause())
                 if self._closed:
                     return
             for question in due:
@@ -219,18 +243,19 @@ class Elsewhere:
             self._search([question for question in due if question.call is None])
 
     def _take_due(self) -> list[_Question]:
-        """Take the questions whose time has come off the list; those dropped, for good."""
-        now = self._real.monotonic()
-        wanted = [question for question in self._questions if not question.dropped]
-        due = [question for question in wanted if question.due <= now]
-        self._questions = [question for question in wanted if question.due > now]
-        return due
+        """Take the questions whose time has come; those dropped, for good."""
+        due, self._new = self._new, []
+        if self._later:
+            now = self._real.monotonic() / _STEP
+            for step in sorted(step for step in self._later if step <= now):
+                due += self._later.pop(step)
+        return [question for question in due if not question.dropped]
 
     def _pause(self) -> float | None:
         """Return how many seconds to sleep; None for until somebody asks."""
-        if not self._questions:
+        if not self._later:
             return None
-        return max(0.0, min(one.due for one in self._questions) - self._real.monotonic())
+        return max(0.0, min(self._later) * _STEP - self._real.monotonic())
 
     def _call(self, question: _Question) -> None:
         assert question.call is not None
@@ -245,28 +270,50 @@ class Elsewhere:
         if not questions:
             return
         found, error = self._fetch({one.task_id for one in questions if one.task_id})
-        again = []
+        again: list[tuple[float, _Question]] = []
+        unknown = []
         for question in questions:
             record = found.get(question.task_id or "")
-            if record is not None and (record.status.is_final or not question.final):
+            if record is None:
+                unknown.append(question)
+            elif record.status.is_final or not question.final:
                 question.finish(record)
-            elif record is not None:
-                question.due = self._real.monotonic() + _EVERY
-                again.append(question)
-            elif error is not None:
+            else:
+                question.seen = True
+                again.append((_EVERY, question))
+        self._ask_again(again + self._pauses(unknown, error))
+
+    def _pauses(
+        self, unknown: list[_Question], error: Exception | None
+    ) -> list[tuple[float, _Question]]:
+        """Answer questions of which nobody knows the task, or return when to ask again."""
+        again = []
+        alone: bool | None = None
+        for question in unknown:
+            if error is not None:
                 # Perhaps it is known just where nobody answers.
                 question.finish(None, error)
-            elif question.tries < len(_TRIES):
-                question.due = self._real.monotonic() + _TRIES[question.tries]
-                question.tries += 1
-                again.append(question)
-            else:
+            elif question.tries >= len(_PAUSES):
                 question.finish(None)
+            else:
+                if alone is None:
+                    alone = self._is_alone()
+                pause = 0.0 if alone else _PAUSES[question.tries]
+                # Alone, one more look: the last of the others may have written it and gone.
+                question.tries = len(_PAUSES) if alone else question.tries + 1
+                again.append((pause, question))
+        return again
+
+    def _ask_again(self, questions: list[tuple[float, _Question]]) -> None:
+        """Put questions back, each with the seconds until it is asked again."""
         with self._condition:
             if not self._closed:
-                self._questions += again
+                now = self._real.monotonic()
+                for pause, question in questions:
+                    step = math.ceil((now + pause) / _STEP) if pause else 0
+                    self._later.setdefault(step, []).append(question)
                 return
-        for question in again:
+        for _, question in questions:
             question.finish(None, FrameworkNotStartedError("stopped"))
 
     def _fetch(self, task_ids: set[str]) -> tuple[dict[str, TaskRecord], Exception | None]:
@@ -285,6 +332,13 @@ class Elsewhere:
                 found |= {str(record.task_id): record for record in records}
         return found, failed
 
+    def _is_alone(self) -> bool:
+        """Return whether there is surely no other process that could tell of a task."""
+        try:
+            return all(isinstance(one, Shared) and one.is_alone() for one in self._directories)
+        except Exception:  # nobody's answer is spoilt by it: then there may be others
+            return False
+
     def _request_cancel(self, task_id: str) -> bool:
         return any(directory.request_cancel(task_id) for directory in self._directories)
 
@@ -302,8 +356,14 @@ class _Nobody:
 _NOBODY: Final = _Nobody()
 
 
-def _too_long(task_id: str, timeout: float | None) -> TimeoutError:
+def _too_long(question: _Question, timeout: float | None) -> TimeoutError:
+    task_id = question.task_id
+    if question.seen:
+        return TimeoutError(
+            f"task {task_id}, which another process has, is not final after {timeout:g} s of "
+            "waiting; it goes on"
+        )
     return TimeoutError(
-        f"task {task_id}, which another process has, is not final after {timeout:g} s of "
-        "waiting; it goes on"
+        f"no process has told of task {task_id!r} after {timeout:g} s of waiting: it may be "
+        "unknown, or the others are too busy to write; wait for a second or longer"
     )

@@ -121,6 +121,11 @@ class Membership:
         self._seen = seen
         return [(one, beat) for one, (beat, missed) in seen.items() if missed >= MISSED]
 
+    def is_alone(self, connection: Connection) -> bool:
+        """Return whether no other process has a row; any thread."""
+        others = sa.select(PROCESSES.c.process_id).where(PROCESSES.c.process_id != self.process_id)
+        return connection.execute(others.limit(1)).first() is None
+
     def has_orphans(self, connection: Connection) -> bool:
         """Return whether a live task belongs to a process that is not there."""
         query = sa.select(TASKS.c.task_id).where(_ORPHANED).limit(1)

@@ -245,6 +245,20 @@ class SQLStore:
         except FAULTS as error:
             raise self._unavailable(error) from error
 
+    def is_alone(self) -> bool:
+        """Return whether no other process shares the database now; blocks.
+
+        What others had before they left in order is written by then.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        try:
+            with self._database.reading() as connection:
+                return self._writer.membership.is_alone(connection)
+        except FAULTS as error:
+            raise self._unavailable(error) from error
+
     def request_cancel(self, task_id: str) -> bool:
         """Ask the process that has a live task to cancel it; blocks.
 

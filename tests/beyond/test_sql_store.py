@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import pytest
@@ -278,6 +279,71 @@ async def test_clean_up_reaches_the_other_process(sqlite_url: str) -> None:
         store._writer.follower.look()
         assert manager.cleanup_completed_tasks(0.0) >= 1
         assert manager.get_stats()["completed"] == len(manager.get_all_tasks())
+
+
+# -- tasks of another process that has much to do
+
+
+class NotingClock(TestClock):
+    """A clock that notes for how long somebody is to be waited for.
+
+    Attributes:
+        waits: Seconds.
+        noted: Set with each.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+        self.noted = asyncio.Event()
+
+    def call_at(self, when: float, fn: Any, *, background: bool = False) -> Any:
+        """Note the wait, and let the real time pass."""
+        if not background:
+            self.waits.append(when - self.now)
+            self.noted.set()
+        return super().call_at(when, fn, background=background)
+
+
+async def test_cancelling_a_task_that_is_written_late(sql_url: str) -> None:
+    """A task is cancelled that its process writes only when it was asked for before."""
+    clock, store = NotingClock(), SQLStore(sql_url)
+    with peers(sql_url, 1) as (peer,):
+        task = peer.accept()
+        async with setup_async_framework(None, store=store, clock=clock):
+            looks = count(1)
+            fetch = store.fetch
+
+            def look(task_ids: Any) -> Any:
+                found = fetch(task_ids)
+                if next(looks) == 4:
+                    peer.writer.write()
+                return found
+
+            store.fetch = look  # type: ignore[method-assign]  # a spy
+            cancelling = asyncio.ensure_future(get_task_manager().cancel_task(task.task_id))
+            await clock.noted.wait()
+            peer.writer.follower.look()
+            assert peer.host.cancelled == [task.task_id]
+            peer.end(task, TaskStatus.CANCELLED)
+            peer.writer.write()
+            assert await cancelling
+        assert clock.waits == [2.0], "to hear of it, to let go, and to tell"
+
+
+async def test_unknown_id_where_nobody_else_is(sql_url: str) -> None:
+    """A process that has the database for itself knows after two looks that an id is unknown."""
+    store, looks = SQLStore(sql_url), count()
+    async with setup_async_framework(None, store=store):
+        fetch = store.fetch
+        store.fetch = lambda ids: (next(looks), fetch(ids))[1]  # type: ignore[method-assign]  # a spy
+        assert await get_task_manager().get_task("unknown") is None
+        assert next(looks) == 2
+        with peers(sql_url, 1) as (peer,):
+            assert not store.is_alone()
+            with peer.database.writing() as connection:
+                peer.writer.membership.leave(connection)
+        assert store.is_alone()
 
 
 # -- what the mirror knows

@@ -11,7 +11,7 @@ import pytest
 from framework import FrameworkNotStartedError, TaskStatus
 from framework._clock import SystemClock
 from framework._delivery import Mailboxes
-from framework._elsewhere import Elsewhere
+from framework._elsewhere import _PAUSES, _STEP, Elsewhere
 from framework._records import Label, TaskRecord
 from framework.exceptions import BrokerUnavailableError, StoreUnavailableError
 from tests.patience import PATIENCE
@@ -54,6 +54,48 @@ class Book:
         return task_id in self.records
 
 
+class AloneBook(Book):
+    """A directory in which nobody else writes.
+
+    Attributes:
+        on_alone: Called when that is asked for.
+    """
+
+    on_alone: Callable[[], object] = bool
+
+    def is_alone(self) -> bool:
+        """Say so."""
+        self.on_alone()
+        return True
+
+
+class HastyClock(SystemClock):
+    """Real time in which waiting takes none: it jumps to the end of each wait.
+
+    Attributes:
+        jumps: Whether it does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jumps = True
+        self.now = 50.0
+        self.monotonic: Callable[[], float] = lambda: self.now
+
+    def wait(self, condition: threading.Condition, timeout: float | None = None) -> bool:
+        """Wait for a notification only where there is nothing else to wait for."""
+        if timeout is None or not self.jumps:
+            return super().wait(condition)
+        self.now += timeout + 1e-6
+        return False
+
+
+@pytest.fixture
+def hasty() -> HastyClock:
+    """The real time of `elsewhere`."""
+    return HastyClock()
+
+
 @pytest.fixture
 def book() -> Book:
     """A directory with one task that has ended and one that runs."""
@@ -61,9 +103,9 @@ def book() -> Book:
 
 
 @pytest.fixture
-def elsewhere(book: Book) -> Iterator[Elsewhere]:
+def elsewhere(book: Book, hasty: HastyClock) -> Iterator[Elsewhere]:
     """One that asks the book."""
-    made = Elsewhere([book], SystemClock(), Mailboxes())
+    made = Elsewhere([book], SystemClock(), Mailboxes(), hasty)
     yield made
     made.close()
 
@@ -75,17 +117,94 @@ async def test_found(elsewhere: Elsewhere, book: Book) -> None:
     assert book.threads == {"asyncframe-elsewhere"}
 
 
-async def test_unknown(elsewhere: Elsewhere, book: Book) -> None:
-    """An unknown id is asked for three times: its process may not have written it yet."""
+async def test_unknown(elsewhere: Elsewhere, book: Book, hasty: HastyClock) -> None:
+    """An unknown id is asked for during one second: its process may not have written it yet."""
+    began = hasty.now
     assert await elsewhere.find("nobody") is None
-    assert book.asked == [{"nobody"}] * 3
+    assert book.asked == [{"nobody"}] * (1 + len(_PAUSES))
+    assert 1.0 <= hasty.now - began < 1.0 + len(_PAUSES) * (_STEP + 0.001)
 
 
-async def test_written_in_between(elsewhere: Elsewhere, book: Book) -> None:
-    """A task whose process writes it a moment later is found."""
-    late = record_of("late")
-    book.on_ask = lambda number: book.records.update(late=late) if number == 2 else None
+async def test_unknown_to_the_impatient(elsewhere: Elsewhere, book: Book) -> None:
+    """Who has no patience is told at once that nobody has written an id."""
+    assert await elsewhere.find("nobody", patient=False) is None
+    assert book.asked == [{"nobody"}]
+
+
+@pytest.mark.parametrize("after", [0.05, 0.5, 0.95])
+async def test_written_late(
+    elsewhere: Elsewhere, book: Book, hasty: HastyClock, after: float
+) -> None:
+    """A task is found that a busy process writes within a second of its answer."""
+    written = hasty.now + after
+
+    def write(_: int) -> None:
+        if hasty.now >= written:
+            book.records["late"] = record_of("late")
+
+    book.on_ask = write
+    assert await elsewhere.find("late") is book.records["late"]
+
+
+async def test_repeated_together(elsewhere: Elsewhere, book: Book, hasty: HastyClock) -> None:
+    """Many who ask for unknown ids one after the other cost few queries more than one does."""
+    loop, count = asyncio.get_running_loop(), 60
+    found: list[asyncio.Future[TaskRecord | None]] = []
+    all_asked = asyncio.Event()
+    hasty.jumps = False
+
+    def ask() -> None:
+        if len(found) < count:
+            found.append(asyncio.ensure_future(elsewhere.find(f"nobody {len(found)}")))
+
+    def after_a_look(_: int) -> None:
+        hasty.now += 0.001
+        hasty.jumps = len(found) == count
+        loop.call_soon_threadsafe(all_asked.set if hasty.jumps else ask)
+
+    book.on_ask = after_a_look
+    ask()
+    await all_asked.wait()
+    assert await asyncio.gather(*found) == [None] * count
+    assert sum(len(ids) for ids in book.asked) == count * (1 + len(_PAUSES))
+    assert len(book.asked) < count + 2.0 / _STEP
+
+
+async def test_alone(hasty: HastyClock) -> None:
+    """Where nobody else writes, an unknown id is called so after a second look at once."""
+    book, began = AloneBook(), hasty.now
+    elsewhere = Elsewhere([book], SystemClock(), Mailboxes(), hasty)
+    assert await elsewhere.find("nobody") is None
+    assert book.asked == [{"nobody"}] * 2
+    assert hasty.now - began < 0.001
+    elsewhere.close()
+
+
+async def test_alone_after_another_has_left(hasty: HastyClock) -> None:
+    """A task is found that the last of the others wrote just before it left."""
+    book, late = AloneBook(), record_of("late")
+    # 1 a look finds nothing, 2 the other one writes and leaves, 3 nobody else is there.
+    book.on_alone = lambda: book.records.update(late=late)
+    elsewhere = Elsewhere([book], SystemClock(), Mailboxes(), hasty)
     assert await elsewhere.find("late") is late
+    elsewhere.close()
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["cannot tell", "another directory"])
+async def test_perhaps_not_alone(hasty: HastyClock, other: bool) -> None:
+    """While it is not sure that nobody else writes, an unknown id is asked for in patience."""
+    book = AloneBook()
+
+    def fail() -> None:
+        raise StoreUnavailableError("locked")
+
+    if not other:
+        book.on_alone = fail
+    directories = [book, Book()] if other else [book]
+    elsewhere = Elsewhere(directories, SystemClock(), Mailboxes(), hasty)
+    assert await elsewhere.find("nobody") is None
+    assert len(book.asked) == 1 + len(_PAUSES)
+    elsewhere.close()
 
 
 async def test_until_final(elsewhere: Elsewhere, book: Book) -> None:
@@ -128,6 +247,15 @@ async def test_too_long(elsewhere: Elsewhere) -> None:
         await elsewhere.until_final("runs", 0.01)
     with pytest.raises(TimeoutError, match="it goes on"):
         await asyncio.to_thread(elsewhere.block_until_final, "runs", 0.01)
+
+
+async def test_too_short(book: Book) -> None:
+    """Who gives up before it is sure that an id is unknown is told that it may be."""
+    elsewhere = Elsewhere([book], SystemClock(), Mailboxes())
+    message = r"^no process has told of task 'nobody' after 0 s of waiting: it may be unknown, or "
+    with pytest.raises(TimeoutError, match=message):
+        await elsewhere.until_final("nobody", 0)
+    elsewhere.close()
 
 
 async def test_cancelled_question(elsewhere: Elsewhere, book: Book) -> None:
