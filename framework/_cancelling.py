@@ -9,7 +9,10 @@ from framework._records import TaskRecord, TaskStatus
 from framework._task import RUNNING, LiveTask
 
 _PATIENCE: Final = 1.0
-"""Seconds that a coroutine, or another process, gets to let go of a task."""
+"""Seconds that a coroutine gets to let go of its task."""
+
+_FAR_PATIENCE: Final = 2.0
+"""The same in another process, which has to hear of it and to tell of the end as well."""
 
 _REASON: Final = "it was cancelled before it started"
 
@@ -53,9 +56,9 @@ async def _elsewhere(core: Core, task_id: object, own: LiveTask | None) -> bool:
     record: TaskRecord | None = own
     try:
         if own is None:
-            record = await core.elsewhere.until_final(task_id, _PATIENCE)
+            record = await core.elsewhere.until_final(task_id, _FAR_PATIENCE)
         else:
-            await core.results.until_final(own, _PATIENCE)
+            await core.results.until_final(own, _FAR_PATIENCE)
     except TimeoutError:
         return False
     return record is not None and record.status is TaskStatus.CANCELLED

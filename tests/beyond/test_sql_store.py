@@ -336,7 +336,7 @@ async def test_unknown_id_where_nobody_else_is(sql_url: str) -> None:
     store, looks = SQLStore(sql_url), count()
     async with setup_async_framework(None, store=store):
         fetch = store.fetch
-        store.fetch = lambda ids: (next(looks), fetch(ids))[1]  # type: ignore[method-assign]  # a spy
+        store.fetch = lambda task_ids: (next(looks), fetch(task_ids))[1]  # type: ignore[method-assign]  # a spy
         assert await get_task_manager().get_task("unknown") is None
         assert next(looks) == 2
         with peers(sql_url, 1) as (peer,):
