@@ -29,6 +29,8 @@ from framework.exceptions import (
 )
 from framework.lifespan import setup_async_framework
 
+__version__ = "0.1.0"
+
 __all__ = [
     "FrameworkError",
     "FrameworkNotStartedError",

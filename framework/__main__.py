@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import sys
 
+from framework import __version__
+
 _USAGE = """\
 asyncframe: background tasks for FastAPI
   python -m framework.example                      serve the example app on 127.0.0.1:8000
-  python -m framework doctor module:celery_app     find what is wrong with a Celery set-up"""
+  python -m framework doctor module:celery_app     find what is wrong with a Celery set-up
+  python -m framework --version                    say which version this is"""
+
+_HELP = ("-h", "--help", "help")
 
 
 def main(arguments: list[str]) -> int:
     """Run what is asked for; return the exit status."""
-    if arguments[:1] == ["doctor"]:
+    if not arguments or any(word in _HELP for word in arguments):
+        print(_USAGE)
+        return 0
+    if arguments == ["--version"]:
+        print(f"asyncframe {__version__}")
+        return 0
+    if arguments[0] == "doctor":
         from framework import doctor
 
         return doctor.main(arguments[1:])
-    print(_USAGE)
-    return 2 if arguments else 0
+    print(f"there is no {arguments[0]!r} to run\n{_USAGE}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 import framework
 from framework import exceptions
+from tests.patience import PATIENCE
 
 NAMES = {
     "FrameworkError",
@@ -279,3 +281,45 @@ after = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
 print(before == after, threading.active_count())
 """
     assert run(code) == "True 1\n"
+
+
+def program(*arguments: str, before: str = "pass") -> subprocess.CompletedProcess[str]:
+    """Run ``python -m`` with some arguments, after a line of Python."""
+    line = f"import runpy, sys; {before}; sys.argv = {list(arguments)!r}; "
+    line += f"runpy.run_module({arguments[0]!r}, run_name='__main__', alter_sys=True)"
+    return subprocess.run(
+        [sys.executable, "-c", line], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("-h",), ("--help",), ("help",), ("doctor", "--help")], ids=" ".join
+)
+def test_help(arguments: tuple[str, ...]) -> None:
+    """Asked for help, or for nothing, the command line says what there is and succeeds."""
+    done = program("framework", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "python -m framework.example" in done.stdout
+    assert "python -m framework doctor module:celery_app" in done.stdout
+
+
+def test_an_unknown_command() -> None:
+    """What there is not is named, with what there is, and the status is 2."""
+    done = program("framework", "serve")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("there is no 'serve' to run\nasyncframe: background tasks")
+
+
+def test_version() -> None:
+    """The package knows its version, which is the distribution's."""
+    assert program("framework", "--version").stdout == f"asyncframe {framework.__version__}\n"
+    assert framework.__version__ == metadata.version("asyncframe")
+
+
+def test_the_example_without_its_server() -> None:
+    """Where uvicorn is missing, the example says which command installs it."""
+    done = program("framework.example", before="sys.modules['uvicorn'] = None")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "the example is served by uvicorn, which is not installed: pip install uvicorn\n"
+    )
