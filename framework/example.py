@@ -6,17 +6,21 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query
+from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 from framework import (
     TaskId,
     TaskStatus,
+    TaskTimeoutError,
+    __version__,
     async_task,
     background_task,
     current_task,
@@ -36,13 +40,58 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-app: FastAPI = FastAPI(title="asyncframe example", lifespan=lifespan)
+class Started(BaseModel):
+    """The answer to what starts a task: ask for the id at /tasks/{task_id}."""
+
+    task_id: TaskId[Any]
+    status: str = "processing"
+
+
+class Problem(BaseModel):
+    """The answer when something is wrong."""
+
+    detail: str
+
+
+NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    404: {"model": Problem, "description": "No task has this id"}
+}
+TOO_MANY: dict[int | str, dict[str, Any]] = {
+    429: {"model": Problem, "description": "Over the rate; Retry-After says for how long"}
+}
+BUSY: dict[int | str, dict[str, Any]] = {
+    503: {"model": Problem, "description": "The queue is full; Retry-After says for how long"}
+}
+
+app: FastAPI = FastAPI(
+    title="asyncframe example",
+    version=__version__,
+    description=(
+        "Background tasks for FastAPI that you can see, stop, scale and test.\n\n"
+        "Start a task with one of the `POST` routes below. Each answers with a task id at once, "
+        "and `GET /tasks/{task_id}` says how the task is doing. Add `?wait=10` to have it answer "
+        "when the task has ended, or after 10 seconds."
+    ),
+    openapi_tags=[
+        {"name": "Start a task", "description": "The answer is an id; the work comes later."},
+        {"name": "Wait for a result", "description": "Tracked as a task, awaited by the route."},
+        {"name": "Look at tasks", "description": "What a task is doing, and how it ended."},
+        {"name": "Counters", "description": "What the framework and its pool have done."},
+    ],
+    lifespan=lifespan,
+)
+
+
+@app.get("/", include_in_schema=False)
+async def show_what_there_is() -> RedirectResponse:
+    """Lead to the page on which every route can be tried."""
+    return RedirectResponse("/docs")
 
 
 # Background tasks: an id at once, the work later.
 
 
-@background_task(timeout=30, description="数据处理任务")
+@background_task(timeout=30, description="process some data")
 def process_large_data(data_id: str) -> dict[str, str]:
     """Work for a moment on a thread of the pool and tell how far it is."""
     task = current_task()
@@ -54,17 +103,16 @@ def process_large_data(data_id: str) -> dict[str, str]:
     return {"status": "completed", "data_id": data_id}
 
 
-@app.post("/process", status_code=202)
-async def start_processing(data_id: str) -> dict[str, str]:
+@app.post("/process", status_code=202, tags=["Start a task"], responses=BUSY)
+async def start_processing(data_id: str) -> Started:
     """Start processing and answer at once."""
-    task_id = process_large_data(data_id)
-    return {"task_id": task_id, "status": "processing"}
+    return Started(task_id=process_large_data(data_id))
 
 
 # A decorated function can be the endpoint itself; OpenAPI says that it returns an id.
 
 
-@app.post("/reports", status_code=202)
+@app.post("/reports", status_code=202, tags=["Start a task"], responses=BUSY)
 @background_task(description="a report, made on the app's loop")
 async def make_report(title: str) -> dict[str, str]:
     """Make a report."""
@@ -80,13 +128,17 @@ async def fetch_data(user_id: str) -> dict[str, str]:
     return {"user_id": user_id, "data": "..."}
 
 
-@app.get("/data/{user_id}")
+@app.get(
+    "/data/{user_id}",
+    tags=["Wait for a result"],
+    responses={504: {"model": Problem, "description": "It took longer than its limit"}},
+)
 async def get_user_data(user_id: str) -> dict[str, str]:
     """Answer with what was fetched."""
     try:
         return await fetch_data(user_id)
-    except Exception as error:
-        raise HTTPException(status_code=500, detail=str(error)) from error
+    except TaskTimeoutError as error:
+        raise HTTPException(status_code=504, detail="The data did not come in time") from error
 
 
 # Throttled tasks: over the rate the answer is 429 with Retry-After, by itself.
@@ -98,7 +150,7 @@ async def limited_api_call() -> dict[str, str]:
     return {"status": "success"}
 
 
-@app.get("/limited")
+@app.get("/limited", tags=["Wait for a result"], responses=TOO_MANY)
 async def call_limited() -> dict[str, str]:
     """Make a limited call."""
     return await limited_api_call()
@@ -118,10 +170,10 @@ async def unreliable_operation() -> dict[str, Any]:
     return {"status": "success", "attempts": attempt}
 
 
-@app.post("/unreliable", status_code=202)
-async def start_unreliable() -> dict[str, str]:
+@app.post("/unreliable", status_code=202, tags=["Start a task"], responses=BUSY)
+async def start_unreliable() -> Started:
     """Start an operation that needs retries."""
-    return {"task_id": unreliable_operation()}
+    return Started(task_id=unreliable_operation())
 
 
 # Scheduled tasks: run by the framework while it runs.
@@ -136,10 +188,19 @@ def heartbeat() -> str:
 # Looking at tasks.
 
 
-@app.get("/tasks/{task_id}")
-async def get_task_status(task_id: str) -> dict[str, Any]:
-    """Answer with a task's state, and its result once it has one."""
+@app.get("/tasks/{task_id}", tags=["Look at tasks"], responses=NOT_FOUND)
+async def get_task_status(
+    task_id: str, wait: Annotated[float, Query(ge=0, le=60)] = 0.0
+) -> dict[str, Any]:
+    """Answer with a task's state, and its result once it has one.
+
+    With `wait` the answer comes when the task has ended, or after so many seconds.
+    """
     task_manager = get_task_manager()
+    if wait:
+        # However it ends, the answer below says so.
+        with suppress(Exception):
+            await task_manager.get_result(task_id, timeout=wait)
     task = await task_manager.get_task(task_id)
     if task is None:
         raise HTTPException(status_code=404, detail="Task not found")
@@ -149,31 +210,31 @@ async def get_task_status(task_id: str) -> dict[str, Any]:
     return task_info
 
 
-@app.get("/tasks")
+@app.get("/tasks", tags=["Look at tasks"])
 def list_all_tasks() -> dict[str, Any]:
     """Answer with every task that is known."""
     return get_task_manager().get_all_tasks()
 
 
-@app.delete("/tasks/{task_id}")
+@app.delete("/tasks/{task_id}", tags=["Look at tasks"])
 async def cancel_task(task_id: str) -> dict[str, bool]:
     """Cancel a task; true only if it will never run again."""
     return {"cancelled": await get_task_manager().cancel_task(task_id)}
 
 
-@app.get("/stats")
+@app.get("/stats", tags=["Counters"])
 def get_stats() -> dict[str, int]:
     """Answer with the manager's counters."""
     return get_task_manager().get_stats()
 
 
-@app.get("/pool-stats")
+@app.get("/pool-stats", tags=["Counters"])
 def get_thread_pool_stats() -> dict[str, Any]:
     """Answer with the pool's figures."""
     return get_thread_pool().get_stats()
 
 
-@app.post("/cleanup")
+@app.post("/cleanup", tags=["Counters"])
 def cleanup(max_age: Annotated[float, Query(ge=0)] = 3600.0) -> dict[str, int]:
     """Forget finished tasks of that age."""
     return {"removed": get_task_manager().cleanup_completed_tasks(max_age=max_age)}
@@ -196,8 +257,8 @@ def my_custom_function(first: int, second: int, option: str | None = None) -> di
     return {"sum": first + second, "option": option}
 
 
-@app.post("/custom-task", status_code=202)
-async def create_custom_task(params: CustomParameters) -> dict[str, TaskId[Any]]:
+@app.post("/custom-task", status_code=202, tags=["Start a task"], responses=BUSY)
+async def create_custom_task(params: CustomParameters) -> Started:
     """Submit a function that has no decorator."""
     task_id = await get_task_manager().submit(
         func=my_custom_function,
@@ -208,12 +269,15 @@ async def create_custom_task(params: CustomParameters) -> dict[str, TaskId[Any]]
         wait=False,
         delay=params.delay,
     )
-    return {"task_id": task_id}
+    return Started(task_id=task_id)
 
 
 def main() -> None:
     """Serve the app."""
-    import uvicorn
+    try:
+        import uvicorn
+    except ModuleNotFoundError:
+        sys.exit("the example is served by uvicorn, which is not installed: pip install uvicorn")
 
     # Open requests are given up in time, so that the tasks get their own grace.
     uvicorn.run(

@@ -141,7 +141,7 @@ async def test_every_route(clients: list[httpx.AsyncClient]) -> None:
     task = await ended(there, task_id)
     assert task["result"] == {"status": "completed", "data_id": "7"}
     assert (task["progress"], task["progress_message"]) == (1.0, "part 4 of 4")
-    assert task["description"] == "数据处理任务"
+    assert task["description"] == "process some data"
     report = await here.post("/reports", params={"title": "sales"})
     assert (await ended(there, report.json()))["result"] == {"title": "sales", "report": "..."}
     assert (await here.get("/data/42")).json() == {"user_id": "42", "data": "..."}

@@ -327,3 +327,37 @@ def test_no_route_of_the_example_is_left_out(example: Example) -> None:
         ("post", "/cleanup"),
         ("post", "/custom-task"),
     }
+
+
+def test_example_start_page(example: Example) -> None:
+    """GET / leads to the page on which every route can be tried."""
+    response = example[1].get("/")
+    assert (response.status_code, response.headers["location"]) == (307, "/docs")
+    assert example[1].get("/docs").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("start", "status"), [("/process?data_id=9", "completed"), ("/unreliable", "completed")]
+)
+def test_example_waits_for_the_end(example: Example, start: str, status: str) -> None:
+    """GET /tasks/{task_id}?wait= answers once the task has ended, so nobody need ask twice."""
+    task_id = example[1].post(start).json()["task_id"]
+    answer = example[1].get(f"/tasks/{task_id}", params={"wait": 60}, timeout=PATIENCE)
+    assert answer.json()["status"] == status
+
+
+@pytest.mark.parametrize("wait", ["-1", "61", "nan", "soon"])
+def test_example_waits_within_bounds(example: Example, wait: str) -> None:
+    """GET /tasks/{task_id}?wait= answers 422 to a number that is out of range, or none."""
+    assert example[1].get("/tasks/unknown", params={"wait": wait}).status_code == 422
+
+
+def test_example_open_api(example: Example) -> None:
+    """Each route has a tag that is described, and its error answers are listed."""
+    described = example[1].get("/openapi.json").json()
+    tags = {tag["name"] for tag in described["tags"]}
+    routes = [route for path in described["paths"].values() for route in path.values()]
+    assert all(set(route["tags"]) <= tags and route["tags"] for route in routes)
+    assert {status for route in routes for status in route["responses"]} == {
+        "200", "202", "404", "422", "429", "503", "504"
+    }  # fmt: skip
