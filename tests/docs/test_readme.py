@@ -22,6 +22,8 @@ READMES = sorted(ROOT.glob("README*.md"))
 DEMO = "http://127.0.0.1:8000"
 
 _TRIES = 100
+_SERVED = {"uvicorn main:app": "main:app", "make demo": "framework.example:app"}
+"""Which app answers the lines after a command that serves one."""
 _BLOCK = re.compile(r"^```console\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _STEP = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
 _ASSIGNMENT = re.compile(r"(\w+)=\$\(")
@@ -38,14 +40,24 @@ class Step:
     answer: str
 
 
-def steps_of(page: Path) -> list[Step]:
-    """Return the commands with curl of a page, in order."""
-    return [
-        Step(command, answer.strip())
-        for block in _BLOCK.findall(page.read_text("utf-8"))
-        for command, answer in _STEP.findall(block)
-        if "curl" in command
-    ]
+def steps_of(page: Path) -> dict[str, list[Step]]:
+    """Return the commands with curl of a page, in order, by the app that is served for them."""
+    found: dict[str, list[Step]] = {app: [] for app in _SERVED.values()}
+    app = None
+    for block in _BLOCK.findall(page.read_text("utf-8")):
+        for command, answer in _STEP.findall(block):
+            app = _SERVED.get(command.partition("#")[0].strip(), app)
+            if "curl" in command:
+                assert app is not None, "nothing is served yet"
+                found[app].append(Step(command, answer.strip()))
+    return found
+
+
+def first_app(page: Path) -> str:
+    """Return the first block of Python on a page."""
+    found = re.search(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    assert found is not None
+    return found[1]
 
 
 def comparable(answer: str) -> Any:  # any JSON, or a text
@@ -113,20 +125,22 @@ def until(expected: Any, answers: Iterator[str]) -> Iterator[str]:
 
 
 def answers_to(command: str, shell: Shell) -> Iterator[str]:
-    """Yield what a command prints, again if it only asks: tasks take their time."""
+    """Yield what a command prints; again if it only asks for a task and does not wait."""
     yield shell.run(command)
-    if "-X" not in command and "for " not in command:
+    if "/tasks/$ID" in command and "wait=" not in command and "-X" not in command:
         for _ in range(_TRIES):
             yield shell.run(command)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("app", _SERVED.values())
 @pytest.mark.parametrize("page", READMES, ids=lambda page: page.name)
-def test_curl(page: Path) -> None:
-    """The demo answers each curl line as printed, but for ids, stamps and durations."""
-    steps = steps_of(page)
-    assert len(steps) >= 5
-    with serving("framework.example:app") as server:
+def test_curl(page: Path, app: str, tmp_path: Path) -> None:
+    """The apps answer each curl line as printed, but for ids, stamps and durations."""
+    steps = steps_of(page)[app]
+    assert len(steps) >= (2 if app == "main:app" else 5)
+    (tmp_path / "main.py").write_text(first_app(page), "utf-8")
+    with serving(app, app_dir=tmp_path if app == "main:app" else ROOT) as server:
         shell = Shell(server.url)
         for step in steps:
             expected = comparable(step.answer)
