@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import re
 from pathlib import Path
 
 import pytest
 from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser
+
+from framework import exceptions
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -38,3 +41,11 @@ def test_pages_are_found() -> None:
     found = {page.relative_to(ROOT).as_posix() for page in PAGES}
 
     assert {"README.md", "docs/index.md", "docs/tutorial.md", "docs/glossary.md"} <= found
+
+
+def test_every_error_is_on_the_page_of_errors() -> None:
+    """The page of errors has a row for each public error but their base."""
+    page = (DOCS / "errors.md").read_text("utf-8")
+    rows = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+
+    assert set(exceptions.__all__) - rows == {"FrameworkError"}

@@ -1,0 +1,97 @@
+"""What to hand to a task in place of what belongs to the request."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from fastapi import Depends, FastAPI, Request, UploadFile
+from fastapi.testclient import TestClient
+
+from framework import background_task, setup_async_framework
+
+
+class Session:
+    """Stands for a session of a database, such as SQLAlchemy's."""
+
+    names: ClassVar = {7: "ann"}
+
+    def __init__(self) -> None:
+        self.is_open = True
+
+    def name_of(self, user_id: int) -> str:
+        """Look a user up."""
+        assert self.is_open, "used after it was closed"
+        return self.names[user_id]
+
+
+@contextmanager
+def open_session() -> Iterator[Session]:
+    """Open a session, and close it at the end."""
+    session = Session()
+    try:
+        yield session
+    finally:
+        session.is_open = False
+
+
+def get_session() -> Iterator[Session]:
+    """Give a route its session; FastAPI closes it with the request."""
+    with open_session() as session:
+        yield session
+
+
+app = FastAPI(lifespan=setup_async_framework)
+
+
+@background_task
+def greet(user_id: int, language: str) -> str:
+    """Greet a user, with a session of the task's own."""
+    with open_session() as session:
+        name = session.name_of(user_id)
+    return f"hallo {name}" if language.startswith("de") else f"hello {name}"
+
+
+@app.post("/greetings/{user_id}", status_code=202)
+def start_greeting(
+    user_id: int, request: Request, session: Annotated[Session, Depends(get_session)]
+) -> dict[str, str]:
+    """Use the session here, and hand the id on."""
+    assert session.name_of(user_id)
+    return {"task_id": greet(user_id, request.headers.get("accept-language", ""))}
+
+
+@background_task
+def count_lines(path: Path) -> int:
+    """Count the lines of a file, and remove it."""
+    try:
+        with path.open("rb") as file:
+            return sum(1 for _ in file)
+    finally:
+        path.unlink()
+
+
+@app.post("/files", status_code=202)
+def take_file(file: UploadFile) -> dict[str, str]:
+    """Copy an uploaded file, which is closed with the request, to one that stays."""
+    with tempfile.NamedTemporaryFile(delete=False) as copy:
+        shutil.copyfileobj(file.file, copy)
+    return {"task_id": count_lines(Path(copy.name))}
+
+
+def test_a_session_of_its_own() -> None:
+    """The task looks the user up although the request's session is closed."""
+    with TestClient(app) as client:
+        answer = client.post("/greetings/7", headers={"accept-language": "de"})
+        manager = app.state.task_manager
+        assert manager.wait_result(answer.json()["task_id"], timeout=10) == "hallo ann"
+
+
+def test_a_file_that_stays() -> None:
+    """The task reads what was uploaded, and removes the copy."""
+    with TestClient(app) as client:
+        answer = client.post("/files", files={"file": b"one\ntwo\n"})
+        manager = app.state.task_manager
+        assert manager.wait_result(answer.json()["task_id"], timeout=10) == 2
