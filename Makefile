@@ -70,6 +70,8 @@ $(VENV)/.%: pyproject.toml | $(VENV)/.made
 	@touch $@
 
 $(VENV)/.test $(VENV)/.types: EXTRAS := [sql,celery]
+# The reference is made of the docstrings, and so of modules that import these.
+$(VENV)/.docs: EXTRAS := [pytest,sql,celery]
 
 # Redis and PostgreSQL from wheels, where the machine has none and a wheel is made for it;
 # without, the tests with it are skipped and the run says so.

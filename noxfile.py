@@ -111,7 +111,7 @@ def copy(source: Path, target: Path) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
-    install(session, "docs")
+    install(session, "docs", extras="[pytest,sql,celery]")
     session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
 
 

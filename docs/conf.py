@@ -13,11 +13,13 @@ project = "asyncframe"
 author = "asyncframe contributors"
 copyright = "asyncframe contributors"  # noqa: A001  # Sphinx's own name for it
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build", "examples"]
 default_role = "py:obj"  # what `single backticks` mean in docstrings
 
 myst_heading_anchors = 3
+
+copybutton_prompt_text = "$ "  # is not copied, nor what a command prints
 
 add_module_names = False
 autodoc_member_order = "bysource"
