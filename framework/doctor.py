@@ -93,6 +93,7 @@ def examine(engine: Any) -> Report:  # Any: a CeleryEngine, whose module needs t
     report.findings.extend(_several_on_memory(apps))
     report.findings.extend(_queues(workers, engine))
     report.findings.extend(_shared_queues(engine))
+    report.findings.extend(_lost(workers, engine, report.notes))
     report.findings.extend(_clocks([*workers, *apps]))
     report.findings.extend(_pools(workers, engine))
     report.findings.extend(_limits(workers, engine))
@@ -222,6 +223,30 @@ def _shared_queues(engine: Any) -> Iterator[Finding]:
                 "give each app a queue of its own: leave out task_default_queue and the route of "
                 "asyncframe.run, or name another one by CeleryEngine(queue=...)",
             )
+
+
+def _lost(workers: list[dict[str, Any]], engine: Any, notes: list[str]) -> Iterator[Finding]:
+    """Find tasks that nobody runs and that have no message at the broker."""
+    from framework.engines._recovery import stuck
+
+    try:
+        found = stuck(engine.app, engine.state)
+    except engine.errors as error:
+        notes.append(f"lost messages were not looked for: {error}")
+        return
+    if found:
+        listed = ", ".join(found[:_NAMED]) + (", ..." if len(found) > _NAMED else "")
+        yield Finding(
+            "tasks",
+            f"{len(found)} of them wait for ever: the broker has lost their messages ({listed})",
+            "look again in a minute: a running worker publishes them again"
+            if workers
+            else "start a worker: it publishes them again",
+        )
+
+
+_NAMED: Final = 5
+"""How many tasks a finding names."""
 
 
 def _clocks(processes: Iterable[dict[str, Any]]) -> Iterator[Finding]:

@@ -312,9 +312,8 @@ def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery ha
     # Once at least before anybody hears that it is ready.
     entry.tell()
     entry.start()
-    if _settings.is_redis(engine.app):
-        recovery = _RECOVERIES[id(engine)] = Recovery(engine.app, engine.state, engine.sender)
-        recovery.start()
+    recovery = _RECOVERIES[id(engine)] = Recovery(engine.app, engine.state, engine.sender)
+    recovery.start()
 
 
 def _watch_pool(consumer: Any) -> None:

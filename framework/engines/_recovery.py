@@ -23,6 +23,7 @@ from framework._jsonsafe import safe_str
 from framework.engines._held import held
 from framework.engines._messages import Message
 from framework.engines._publisher import Sender
+from framework.engines._settings import is_redis
 from framework.engines._state import State, holder_here
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -44,7 +45,7 @@ class Recovery:
     """Looks for lost messages, on a thread of its own.
 
     Args:
-        app: The Celery app, whose broker is a Redis.
+        app: The Celery app; nothing is looked for at another broker than Redis.
         state: Redis.
         sender: Makes a sender with a connection of its own; called when first needed.
     """
@@ -115,7 +116,7 @@ def missing(app: Any, state: State) -> Iterator[str]:
     Raises:
         Exception: What Redis or the broker raises when it is away.
     """
-    waiting = state.overdue(EVERY)
+    waiting = state.overdue(EVERY) if is_redis(app) else []
     if not waiting:
         return
     queues = state.queues()
@@ -124,3 +125,14 @@ def missing(app: Any, state: State) -> Iterator[str]:
     with held(app) as broker:
         there = broker.ids(queues)
     yield from (task_id for task_id in waiting if task_id not in there)
+
+
+def stuck(app: Any, state: State) -> list[str]:
+    """Return those of the `missing` tasks that no process runs, oldest first.
+
+    Raises:
+        Exception: What Redis or the broker raises when it is away.
+    """
+    lost, now = list(missing(app, state)), state.now()
+    found = state.fetch(lost)
+    return [one for one in lost if one in found and float(found[one].get("until") or 0.0) < now]

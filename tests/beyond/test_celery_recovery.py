@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from framework.doctor import examine
 from framework.engines import _recovery
 from framework.engines._held import held
 from framework.engines._messages import Message
@@ -269,6 +270,21 @@ def test_one_looks(engine: CeleryEngine, state: State) -> None:
     for _ in range(3):
         recovery.look()
     assert waiting(state) == []
+
+
+def test_doctor(engine: CeleryEngine, state: State) -> None:
+    """The doctor names the tasks that are stuck, and neither those that wait nor that run."""
+    publish(engine, *(message(f"t{number}") for number in range(9)))
+    taken = [one.task_id for one in waiting(state)]
+    publish(engine, message("waits"))
+    state.start(message(taken.pop()), ME)
+    found = {one.setting: one for one in examine(engine).findings}["tasks"]
+    assert found.problem == (
+        "8 of them wait for ever: the broker has lost their messages (t0, t1, t2, t3, t4, ...)"
+    )
+    assert found.cure == "start a worker: it publishes them again"
+    look(engine)
+    assert "tasks" not in {one.setting for one in examine(engine).findings}
 
 
 def test_unknown_queue(engine: CeleryEngine, state: State) -> None:
