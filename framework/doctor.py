@@ -111,6 +111,14 @@ def _settings_of(engine: Any) -> Iterator[Finding]:
     _settings.complete(engine.app, engine.longest())
     for setting, problem, cure in _settings.findings(engine.app, engine.longest()):
         yield Finding(setting, problem, cure)
+    names = engine.limitless()
+    if names:
+        yield Finding(
+            "timeout",
+            f"is missing for {', '.join(names)}: neither an app nor a worker starts",
+            "give each one its own by its decorator, or all of them one by "
+            "CeleryEngine(default_limit=...)",
+        )
     conf = engine.app.conf
     if not conf.result_expires:
         yield Finding(

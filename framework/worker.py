@@ -251,7 +251,7 @@ def _refuse(engine: CeleryEngine, given: object, error: MessageError) -> None:
 
 
 def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has no types
-    """Refuse to start with settings that would lose tasks, or with a pool without limits.
+    """Refuse to start with settings that would lose tasks, or without limits.
 
     Raises:
         SystemExit: If so; Celery would only log any other exception.
@@ -262,7 +262,7 @@ def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has n
         return
     _take_own_queue(engine)
     try:
-        _settings.require_good(engine.app, engine.longest())
+        engine.require_good()
         pool = _pool_name(concurrency.get_implementation(worker.pool_cls))
         if not engine.allow_soft_limits and pool != "prefork":
             raise ValueError(

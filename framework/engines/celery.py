@@ -220,6 +220,32 @@ class CeleryEngine:
         known = [one for one in (*own, self.default_limit) if one is not None and one < _FOREVER]
         return max(known, default=_NO_LIMIT)
 
+    def limitless(self) -> list[str]:
+        """Return the names of the decorated functions whose tasks would have no limit."""
+        if self.default_limit is not None:
+            return []
+        specs = {name: self.functions.spec(name) for name in _registry.names()}
+        return sorted(
+            name
+            for name, spec in specs.items()
+            if spec is not None and (spec.timeout is None or spec.timeout == _FOREVER)
+        )
+
+    def require_good(self) -> None:
+        """Complete the settings, and see that they and the functions keep what is promised.
+
+        Raises:
+            ValueError: If they do not.
+        """
+        _settings.require_good(self.app, self.longest())
+        names = self.limitless()
+        if names:
+            raise ValueError(
+                "timeout must be given for every function that workers run, not left out for "
+                f"{', '.join(names)}: give each one its own by its decorator, or all of them one "
+                "by CeleryEngine(default_limit=...)"
+            )
+
     def visibility(self) -> float:
         """Return after how many seconds the broker gives a message out again."""
         return _settings.visibility(self.app)
@@ -254,7 +280,7 @@ class CeleryEngine:
                 "for each app"
             )
         if not self._in_worker:
-            _settings.require_good(self.app, self.longest())
+            self.require_good()
         state = self.state
         self._reports = Reports(state, host)
         self._rescue = Rescue(state, self.sender)

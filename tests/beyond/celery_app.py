@@ -41,7 +41,9 @@ engine = make(
     os.environ.get("ASYNCFRAME_TEST_BROKER", _redis),
     state_url=_redis,
     max_limit=_number("MAX_LIMIT", 60.0),
-    default_limit=min(15.0, _number("MAX_LIMIT", 60.0)),
+    default_limit=(
+        None if "ASYNCFRAME_TEST_DEFAULT" in os.environ else min(15.0, _number("MAX_LIMIT", 60.0))
+    ),
     queue=os.environ.get("ASYNCFRAME_TEST_QUEUE"),
     namespace=os.environ.get("ASYNCFRAME_TEST_NAMESPACE"),
     allow_soft_limits="ASYNCFRAME_TEST_SOFT" in os.environ,

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import redis
 
-from framework import TaskManager, get_task_manager, scheduled_task, setup_async_framework
+from framework import (
+    TaskManager,
+    _registry,
+    async_task,
+    background_task,
+    get_task_manager,
+    scheduled_task,
+    setup_async_framework,
+)
 from framework.engines._messages import Message, MessageError, signature_hash
 from framework.engines.celery import CeleryEngine
 from tests.beyond import celery_tasks
@@ -175,13 +185,53 @@ async def test_limit_beyond_the_longest(manager: TaskManager) -> None:
 
 
 async def test_no_limit(celery_redis: RedisServer) -> None:
-    """A task with neither a limit of its own nor a default is refused, an endless one too."""
-    engine = make(celery_redis.url, default_limit=None)
-    async with setup_async_framework(None, engine=engine):
-        with pytest.raises(ValueError, match=r"timeout must be given for .*mark"):
-            celery_tasks.mark("x")
-        with pytest.raises(ValueError, match=r"timeout must be given for .*mark"):
-            await get_task_manager().submit(celery_tasks.mark, ("x",), timeout=float("inf"))
+    """A task with neither a limit of its own nor a default is refused where it is submitted."""
+    engine = make(celery_redis.url, default_limit=None, functions=[celery_tasks.plain])
+    with without_decorated_functions():
+        async with setup_async_framework(None, engine=engine):
+            for timeout in (None, float("inf")):
+                with pytest.raises(ValueError, match=r"timeout must be given for .*plain"):
+                    await get_task_manager().submit(celery_tasks.plain, (1,), timeout=timeout)
+
+
+@contextmanager
+def without_decorated_functions() -> Iterator[None]:
+    """Have no function registered meanwhile; a process of tests has many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_registry, "_BY_NAME", weakref.WeakValueDictionary())
+        yield
+
+
+async def test_functions_without_a_limit(celery_redis: RedisServer) -> None:
+    """An app with functions that have no limit does not start, and names each of them."""
+    with without_decorated_functions():
+
+        @background_task
+        def forgotten() -> None:
+            raise NotImplementedError
+
+        @scheduled_task(every=60)
+        def nightly() -> None:
+            raise NotImplementedError
+
+        @async_task(timeout=float("inf"))
+        async def endless() -> None:
+            raise NotImplementedError
+
+        @background_task(timeout=5)
+        def limited() -> None:
+            raise NotImplementedError
+
+        here = f"{__name__}.test_functions_without_a_limit.<locals>"
+        names = [f"{here}.{name}" for name in ("endless", "forgotten", "nightly")]
+        engine = make(celery_redis.url, default_limit=None)
+        assert engine.limitless() == names
+        with pytest.raises(ValueError, match=r"^timeout must be given") as caught:
+            async with setup_async_framework(None, engine=engine):
+                pass
+        assert f"not left out for {', '.join(names)}: " in str(caught.value)
+        assert make(celery_redis.url, default_limit=5.0).limitless() == []
+        assert all(map(callable, (forgotten, nightly, endless, limited)))
 
 
 async def test_schedule_that_is_refused(
@@ -189,14 +239,19 @@ async def test_schedule_that_is_refused(
 ) -> None:
     """A scheduled function that the engine refuses is skipped, and the app starts."""
 
-    @scheduled_task(every=60, run_at_start=True)
-    def nightly() -> None:
-        raise NotImplementedError
+    def scheduled() -> Any:
+        @scheduled_task(every=60, run_at_start=True)
+        def nightly() -> None:
+            raise NotImplementedError
 
-    async with setup_async_framework(None, engine=make(celery_redis.url, default_limit=None)):
+        return nightly
+
+    # A worker would find the second one by this name.
+    both = scheduled(), scheduled()
+    async with setup_async_framework(None, engine=make(celery_redis.url)):
         assert get_task_manager().get_stats()["scheduled_skipped"] == 1
-    assert "nightly was skipped: timeout must be given" in caplog.text
-    assert callable(nightly)
+    assert "nightly was skipped: func must be a function that workers know" in caplog.text
+    assert len(both) == 2
 
 
 async def test_options_travel(manager: TaskManager, key: str) -> None:
@@ -304,6 +359,11 @@ def test_no_redis() -> None:
     [
         ({"ASYNCFRAME_TEST_VISIBILITY": "5"}, (), "make it 90 or more"),
         ({}, ("-P", "solo"), "the pool must be prefork, not solo"),
+        (
+            {"ASYNCFRAME_TEST_DEFAULT": "none"},
+            (),
+            r"timeout must be given for every .* tests\.beyond\.celery_tasks\.ask, ",
+        ),
     ],
 )
 def test_worker_does_not_start(

@@ -31,6 +31,12 @@ def kept(text: str) -> str:
     return text
 
 
+@background_task
+def limitless(text: str) -> str:
+    """Be a function that has no limit."""
+    return text
+
+
 @pytest.fixture
 def url(redis_server: RedisServer) -> str:
     """A Redis of the test's own, which it may configure."""
@@ -140,6 +146,18 @@ def test_setting(url: str, settings: dict[str, Any], setting: str, problem: str,
     assert found.setting == setting
     assert problem in found.problem
     assert cure in found.cure
+
+
+def test_functions_without_a_limit(url: str) -> None:
+    """Functions without a limit are named, since nothing would start with them."""
+    engine = engine_on(url, default_limit=None)
+    entry(engine, "workers")
+    found = only(engine)
+    assert found.setting == "timeout"
+    assert f"is missing for {', '.join(engine.limitless())}: neither an app" in found.problem
+    assert f"{__name__}.limitless" in engine.limitless()
+    assert f"{__name__}.kept" not in engine.limitless()
+    assert found.cure.endswith("CeleryEngine(default_limit=...)")
 
 
 def test_soft_limits_allowed(url: str) -> None:
