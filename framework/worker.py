@@ -23,7 +23,7 @@ try:
     from celery.exceptions import Reject
 except ImportError as _error:
     raise ImportError(
-        "framework.worker needs Celery: install it with pip install asyncframe[celery]"
+        "framework.worker needs Celery: install it with pip install 'asyncframe[celery]'"
     ) from _error
 
 from framework._requests import UnsaidError

@@ -137,6 +137,22 @@ def check_fixtures(item: pytest.Item, mode: Mode, asked: Collection[str]) -> Non
             )
 
 
+def check_framework() -> None:
+    """Check that ``framework``, which could not be imported, is not somebody else's.
+
+    Raises:
+        pytest.UsageError: If it is.
+    """
+    found = sys.modules.get("framework")
+    if found is None or hasattr(found, "setup_async_framework"):
+        return
+    where = getattr(found, "__file__", None) or next(iter(found.__path__))
+    raise pytest.UsageError(
+        f"asyncframe's package 'framework' is hidden by another one, {where!r}: rename that, "
+        "or remove its __init__.py if it is a folder of tests"
+    )
+
+
 def check_surroundings(item: pytest.Item) -> None:
     """Check that nothing else decides over the time of a test with a virtual clock.
 

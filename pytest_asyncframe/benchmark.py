@@ -349,7 +349,7 @@ def _fixture_of(request: pytest.FixtureRequest) -> Any:  # a BenchmarkFixture, n
             return found
         told = f"and 'benchmark' is another's here: {found!r}"
     raise pytest.UsageError(
-        f"task_benchmark stands on pytest-benchmark, {told}: pip install asyncframe[pytest]"
+        f"task_benchmark stands on pytest-benchmark, {told}: pip install 'asyncframe[pytest]'"
     )
 
 

@@ -15,6 +15,7 @@ from pytest_asyncframe._options import (
     Settings,
     add_options,
     check_fixtures,
+    check_framework,
     check_surroundings,
     settings_for,
     settings_of,
@@ -76,7 +77,11 @@ def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
     settings = settings_for(item, item.config.stash[_SETTINGS])
     check_fixtures(item, settings.mode, asked)
 
-    from pytest_asyncframe._toolkit import Toolkit  # only if it is used
+    try:
+        from pytest_asyncframe._toolkit import Toolkit  # only if it is used
+    except ImportError:
+        check_framework()
+        raise
 
     toolkit = Toolkit(settings, asked)
     if toolkit.is_virtual:
@@ -230,9 +235,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture
 def asyncframe(request: pytest.FixtureRequest) -> Probe:
     """A framework of this test alone, with clients, waiting and matchers."""
+    toolkit = _toolkit(request)
+
     from pytest_asyncframe.probe import Probe  # only if it is used
 
-    toolkit = _toolkit(request)
     toolkit.foreign = _TEST_MODULES - {_module_name(request.node)}
     return Probe(toolkit)
 

@@ -1,4 +1,4 @@
-"""The engine whose tasks run on Celery workers; needs ``pip install asyncframe[celery]``."""
+"""The engine whose tasks run on Celery workers; needs ``pip install 'asyncframe[celery]'``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ try:
 except ImportError as _error:
     raise ImportError(
         "framework.engines.celery needs Celery and the Redis client: install them with "
-        "pip install asyncframe[celery]"
+        "pip install 'asyncframe[celery]'"
     ) from _error
 
 from framework.engines import _settings

@@ -39,7 +39,7 @@ def test_without_the_extra(module: str) -> None:
     run = subprocess.run(
         [sys.executable, "-c", _ABSENT % module], capture_output=True, text=True, check=True
     )
-    assert run.stdout.strip().endswith("pip install asyncframe[celery]")
+    assert run.stdout.strip().endswith("pip install 'asyncframe[celery]'")
 
 
 def test_framework_imports_neither() -> None:

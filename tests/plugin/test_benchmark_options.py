@@ -61,7 +61,7 @@ def test_xdist(pytester: pytest.Pytester) -> None:
 
 NEEDED = (
     r"E +\S*UsageError: task_benchmark stands on pytest-benchmark, {}: "
-    r"pip install asyncframe\[pytest\]$"
+    r"pip install 'asyncframe\[pytest\]'$"
 )
 
 

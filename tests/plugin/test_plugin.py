@@ -528,6 +528,21 @@ def test_a_loop_that_tests_share(user: pytest.Pytester) -> None:
     assert "1 error" in text
 
 
+@pytest.mark.parametrize("fixture", ["asyncframe", "task_manager", "task_clock"])
+def test_another_package_of_the_same_name(pytester: pytest.Pytester, fixture: str) -> None:
+    """A folder of the user's that hides the framework is named, with what to do."""
+    hiding = pytester.mkpydir("framework")
+    pytester.makepyfile(test_it=f"def test_one({fixture}):\n    pass")
+    text = run(pytester, apart=True).stdout.str()
+
+    assert (
+        f"asyncframe's package 'framework' is hidden by another one, "
+        f"'{hiding / '__init__.py'}': rename that, or remove its __init__.py if it is a folder "
+        "of tests"
+    ) in text
+    assert "1 error" in text
+
+
 def test_looptime_beside_it(user: pytest.Pytester) -> None:
     """A plugin that replaces the time of loops too is named, with how to leave it out."""
     user.makepyfile(looptime_plugin="")
