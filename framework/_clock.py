@@ -8,7 +8,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -155,7 +155,7 @@ class SystemClock:
             return None
 
 
-def join_all(threads: list[ThreadT], timeout: float | None) -> list[ThreadT]:
+def join_all(threads: Iterable[ThreadT], timeout: float | None) -> list[ThreadT]:
     """Join *threads*, together for at most *timeout* real seconds; return those alive.
 
     Args:
@@ -163,9 +163,11 @@ def join_all(threads: list[ThreadT], timeout: float | None) -> list[ThreadT]:
         timeout: Seconds, 0 or more; None to wait as long as it takes.
     """
     end = None if timeout is None else time.monotonic() + timeout
+    joined = []
     for thread in threads:
+        joined.append(thread)
         if end is None:
             thread.join()
         else:
             thread.join(min(max(0.0, end - time.monotonic()), threading.TIMEOUT_MAX))
-    return [thread for thread in threads if thread.is_alive()]
+    return [thread for thread in joined if thread.is_alive()]

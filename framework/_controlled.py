@@ -113,7 +113,7 @@ class _ControlledCrew(Crew):
     def room(self) -> int:
         """How many more items could begin now."""
         missed = max(0, self.abandoned - self.max_workers)
-        return self.max_workers - len(self._out) - missed
+        return self.max_workers + self.blocked - len(self._out) - missed
 
     @property
     def emptying(self) -> bool:
@@ -216,6 +216,16 @@ class _ControlledCrew(Crew):
             self._close_if_empty()
             return ran
         return False
+
+    def want(self, item: Item) -> bool:
+        """Let the control know that there is room for what a thread waits for."""
+        self.control.freed()
+        return True
+
+    def _room(self) -> bool:
+        return super()._room() or len(self.threads) - self.abandoned - self.blocked < (
+            self.max_workers
+        )
 
     def abandon(self, item: Item) -> None:
         """Give up the thread that runs *item*; its place is free."""

@@ -4,7 +4,8 @@ Guarantees: an item that was put in is run once or dropped once, never both, nev
 neither; while items wait, every idle thread is woken, each by the one that was woken
 before it, and new ones are started while there is room;
 a thread given up at a limit is replaced while at most `max_workers` are given up, and
-ends when its item does.
+ends when its item does; while threads wait for items of this crew, with a timeout or on an
+event loop of their own, others run what they wait for, so that such waits come to an end.
 Relies on: handlers that never raise.
 An item is in the queue, and in the set of those that wait: who takes it out of the set,
 and nobody else, runs or drops it. What was discarded stays in the queue until it comes up.
@@ -24,7 +25,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import thread as _stdlib
 from typing import Any, ClassVar
 
@@ -46,6 +47,7 @@ class Crew:
     Attributes:
         worker_type: What its threads are.
         abandoned: How many threads run on past their item's limit.
+        blocked: How many of the others stand aside; see `step_aside`.
         cancelled: How many items were taken out of the queue.
         ended: How many items ended with each status, but for those that living threads count.
         timings: When the latest items were queued, started and ended.
@@ -79,6 +81,10 @@ class Crew:
         self.forked = False
         self.broken: str | None = None
         self.abandoned = 0
+        self.blocked = 0
+        # What threads that stand aside wait for; the latest is run first, since the others
+        # may depend on it and each would need one more thread.
+        self._wanted: dict[Any, None] = {}
         self.rejected = 0
         self.submitted = 0
         self.cancelled = 0
@@ -189,6 +195,78 @@ class Crew:
         worker.count()
         return True
 
+    def step_aside(self, worker: Worker, item: Item) -> bool:
+        """Say that *worker*, one of ours, begins to wait for *item*, but can not run it.
+
+        Until `step_back` it is none of the `max_workers` that work at once; a spare thread
+        runs what is waited for.
+
+        Returns:
+            False if *item* waits for a thread and none can be started.
+        """
+        with self.lock:
+            if not worker.abandoned:
+                self.blocked += not worker.waits
+                worker.waits += 1
+            return self.want(item)
+
+    def step_back(self, worker: Worker) -> None:
+        """Say that a wait of *worker* has ended."""
+        with self.lock:
+            if worker.waits:
+                worker.waits -= 1
+                self.blocked -= not worker.waits
+            if not self.blocked:
+                self._wanted.clear()
+
+    def want(self, item: Item) -> bool:
+        """Have *item*, which a thread that stands aside waits for, run soon if it is queued.
+
+        Returns:
+            False if it waits for a thread and none can be started.
+        """
+        with self.lock:
+            if item not in self._waiting:
+                return True
+            self._wanted[item] = None
+            active = len(self.threads) - self.blocked
+            if (
+                self._parked
+                or self._coming
+                or active - self.abandoned >= self.max_workers
+                # Those whose waiters have given up run on.
+                or active >= 2 * self.max_workers
+            ):
+                return True
+            try:
+                self._start_thread(spare=True)
+            except RuntimeError:
+                return False
+            return True
+
+    def take_wanted(self, worker: Worker) -> Any | None:  # Any: an Item
+        """Count what a spare *worker* has just run; return what else is waited for, or None."""
+        if worker.stack:
+            worker.count()
+        with self.lock:
+            if worker.abandoned:
+                return None
+            if len(self.threads) - self.abandoned - self.blocked <= self.max_workers:
+                item = self._next_wanted()
+                if item is not None:
+                    worker.stack.append(item)
+                    return item
+            # In one step, so that whoever wants something now starts another one.
+            self._take_off(worker)
+            return None
+
+    def _next_wanted(self) -> Any | None:  # Any: an Item
+        while self._wanted:
+            item, _ = self._wanted.popitem()
+            if self._claim(item):
+                return item
+        return None
+
     def abandon(self, item: Item) -> None:
         """Give up the thread that runs *item*, and replace it if it is missed."""
         with self.lock:
@@ -201,6 +279,8 @@ class Crew:
                         worker.abandoned = False
                         return
                     self.abandoned += 1
+                    self.blocked -= worker.waits > 0
+                    worker.waits = 0
                     self._replace()
                     return
 
@@ -284,13 +364,16 @@ class Crew:
     def leave(self, worker: Worker) -> None:
         """Take *worker*, which ends, off the list if it was given up."""
         with self.lock:
-            # The set is replaced and not changed: the standard's users iterate over it.
             if worker.abandoned:
                 self.abandoned -= 1
-                for status, count in worker.ended.items():
-                    self.ended[status] += count
-                self.threads = self.threads - {worker}
+                self._take_off(worker)
                 self._replace()
+
+    def _take_off(self, worker: Worker) -> None:
+        for status, count in worker.ended.items():
+            self.ended[status] += count
+        # The set is replaced and not changed: the standard's users iterate over it.
+        self.threads = self.threads - {worker}
 
     def close(self, *, drop: bool) -> list[Item]:
         """Take nothing more, and with *drop* forget the queue; return what was forgotten."""
@@ -313,6 +396,13 @@ class Crew:
         while self._parked:
             self._wake_one()
 
+    def others(self, me: threading.Thread) -> Iterator[Worker]:
+        """Yield every thread but *me*, and those that are started meanwhile."""
+        seen: set[threading.Thread] = {me}
+        while left := self.threads - seen:
+            yield from left
+            seen |= left
+
     def let_go(self, worker: Worker) -> None:
         """Let the process end although *worker* does not."""
         _thread_queues().pop(worker, None)
@@ -327,7 +417,8 @@ class Crew:
         for worker in self.threads:
             self.let_go(worker)
         self.threads = set()
-        self.abandoned = 0
+        self.abandoned = self.blocked = 0
+        self._wanted = {}
         self._parked = []
         self._coming = False
         self.closed = self.forked = True
@@ -375,8 +466,9 @@ class Crew:
             except RuntimeError:
                 _LOGGER.warning("could not replace a pool thread", exc_info=True)
 
-    def _start_thread(self) -> None:
+    def _start_thread(self, *, spare: bool = False) -> None:
         worker = self.worker_type(self, f"{self._name_prefix}_{self._started}")
+        worker.spare = spare
         # Held so that interpreter exit either sees this thread or forbids it.
         with _stdlib._global_shutdown_lock:
             if _stdlib._shutdown:
@@ -384,7 +476,7 @@ class Crew:
             # Handed over, since the new thread might wait long for the lock, and a shutdown
             # that cancels the queue come first. Not past an initializer, which may block.
             if self._initializer is None:
-                worker.first = self._next()
+                worker.first = self._next_wanted() if spare else self._next()
             try:
                 worker.start()
             except RuntimeError:
@@ -392,7 +484,7 @@ class Crew:
                     self._waiting.add(worker.first)
                     self._queue.appendleft(worker.first)
                 # Too many threads in the process: those that we have will do.
-                if len(self.threads) > self.abandoned:
+                if len(self.threads) > self.abandoned and not spare:
                     return
                 raise
             self._started += 1

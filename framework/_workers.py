@@ -57,6 +57,9 @@ class Employer(Protocol):
     def take(self, worker: Worker, /) -> Any | None:  # Any: an Item
         """Return what *worker* is to run next; None if it is to end."""
 
+    def take_wanted(self, worker: Worker, /) -> Any | None:  # Any: an Item
+        """Return what *worker*, a spare one, is to run next; None if it is to end."""
+
     def leave(self, worker: Worker, /) -> None:
         """Hear that *worker* ends."""
 
@@ -74,6 +77,8 @@ class Worker(threading.Thread):
         gate: Released to wake the thread when it is parked.
         abandoned: Whether its item ran past its limit, so that the thread counts no more.
         first: What it was started for, until it begins with it; None if it is to look.
+        spare: Whether it stands in for threads that wait; see `_crew.Crew.step_aside`.
+        waits: How many such waits of this thread there are now.
         ended: How many items ended here with each status.
         counted: The latest of them, which may still be on the stack.
     """
@@ -88,12 +93,15 @@ class Worker(threading.Thread):
         self.gate.acquire()
         self.abandoned = False
         self.first: Item | None = None
+        self.spare = False
+        self.waits = 0
         self.ended: dict[TaskStatus, int] = dict.fromkeys(TaskStatus, 0)
         self.counted: Item | None = None
 
     def run(self) -> None:
         """Work until the crew has nothing more to do or this thread is given up."""
         crew = self.crew
+        take = crew.take_wanted if self.spare else crew.take
         _WORKERS[threading.get_ident()] = self
         if crew.begin():
             item = self.first
@@ -101,12 +109,12 @@ class Worker(threading.Thread):
                 self.stack.append(item)
                 self.first = None
             else:
-                item = crew.take(self)
+                item = take(self)
             while item is not None:
                 self.work(item)
                 # Not kept while this thread waits for the next one.
                 del item
-                item = crew.take(self)
+                item = take(self)
         crew.leave(self)
         del _WORKERS[threading.get_ident()]
 
