@@ -24,7 +24,7 @@ from framework._crew import Crew
 from framework._deadlines import Deadlines
 from framework._records import TaskStatus
 from framework._statistics import summary
-from framework._workers import Item, Worker, current_item
+from framework._workers import Item, Worker, current_worker
 from framework.exceptions import TaskTimeoutError
 from framework.protocols import Clock
 
@@ -74,12 +74,12 @@ class _Call(Future[T]):
         self.forget()
 
     def result(self, timeout: float | None = None) -> T:
-        """Wait as ``Future.result``; on a thread of the same pool, run what is queued."""
-        waiter = self._begin_wait(timeout)
+        """Wait as ``Future.result``; on a thread of the same pool, have it run if it is queued."""
+        end_wait = self._begin_wait(timeout)
         try:
             value = super().result(timeout)
         finally:
-            self._end_wait(waiter)
+            end_wait()
         # Before 3.13.4 the standard's future drops an error that is false (gh-132063).
         error = super().exception()
         if error is not None:
@@ -91,12 +91,12 @@ class _Call(Future[T]):
         return value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait as ``Future.exception``; on a thread of the same pool, run what is queued."""
-        waiter = self._begin_wait(timeout)
+        """Wait as ``Future.exception``; as `result`."""
+        end_wait = self._begin_wait(timeout)
         try:
             return super().exception(timeout)
         finally:
-            self._end_wait(waiter)
+            end_wait()
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Add a callback as ``Future.add_done_callback``."""
@@ -126,19 +126,26 @@ class _Call(Future[T]):
         """Drop the function and its arguments, which nobody needs any more."""
         self.fn = self.args = self.kwargs = None
 
-    def _begin_wait(self, timeout: float | None) -> Item | None:
-        if timeout is not None or self.done():
-            return None
-        waiter = current_item()
-        if waiter is None:
-            return None
-        self.crew.waits.enter(waiter, self)
-        self.crew.run_inline(self)
-        return waiter
+    def _begin_wait(self, timeout: float | None) -> Callable[[], object]:
+        """See to it that a thread of the pool does not wait in vain; return what ends that."""
+        worker, crew = current_worker(), self.crew
+        if worker is None or not worker.stack or self.done():
+            return _nothing
+        if timeout is None:
+            waiter = worker.stack[-1]
+            crew.waits.enter(waiter, self)
+            crew.run_inline(self)
+            return lambda: crew.waits.leave(waiter)
+        if worker.crew is not crew or timeout <= 0:
+            return _nothing
+        if not crew.step_aside(worker, self):
+            # Late, if it takes longer than the timeout; without a thread, it would be never.
+            crew.run_inline(self)
+        return lambda: crew.step_back(worker)
 
-    def _end_wait(self, waiter: Item | None) -> None:
-        if waiter is not None:
-            self.crew.waits.leave(waiter)
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class _Calls:
@@ -226,7 +233,8 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
 
     A call that waits, without a timeout, for the future of another call of its own pool
     runs it on its own thread if it is still queued; one that can never end raises
-    `DeadlockError`. ``concurrent.futures.wait`` and other ways of waiting do not.
+    `DeadlockError`. With a timeout, which must be kept, a thread beside *max_workers* runs
+    it. ``concurrent.futures.wait`` and other ways of waiting do neither.
 
     Args:
         max_workers: Threads that work at once, from 1 on; None for the standard's default.
@@ -335,8 +343,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         me = threading.current_thread()
         inside = isinstance(me, Worker) and me.crew is self._crew
         if wait and not interrupted and not (inside and timeout is None):
-            others = [thread for thread in self._crew.threads if thread is not me]
-            stuck = join_all(others, timeout)
+            stuck = join_all(self._crew.others(me), timeout)
             for thread in stuck:
                 self._crew.let_go(thread)
             if not stuck:
