@@ -125,7 +125,7 @@ class Core:
         )
         self.schedules = Schedules(self)
         self.apply(limits)
-        self.results = Results(self.ledger, self.boxes, self.engine, pool._crew.waits)
+        self.results = Results(self.ledger, self.boxes, self.engine, pool._crew)
         self.homes: list[Home] = []
         if _LOGGER.isEnabledFor(logging.DEBUG):
             self.ledger.subscribe(log_final, EVENT_OF.values())

@@ -419,8 +419,9 @@ class TaskManager:
     def wait_result(self, task_id: str, timeout: float | None = None) -> Any:
         """Block until a task is final and return its result; `get_result` for threads.
 
-        On a thread of the pool, and without *timeout*, a task that is still queued is run
-        right here, so that tasks which wait for tasks do not use up the pool.
+        On a thread of the pool a task that is still queued is run right here, or with
+        *timeout* on a thread beside *max_workers*, so that tasks which wait for tasks do
+        not use up the pool.
 
         Raises:
             RuntimeError: On the thread of a running event loop, which it would block.

@@ -1,7 +1,8 @@
 """Waiting for results: coroutines, threads, and threads of the pool itself.
 
 Guarantees: a waiter is woken by the end of its task and by nothing else; a thread of the
-pool that waits for a queued task runs it; a wait that can never end is refused.
+pool that waits for a queued task runs it, or lets another thread do so if it must be back
+in time or has an event loop to serve; a wait that can never end is refused.
 Relies on: the ledger to register waiters before the end or to say that it was.
 Lock order: none of its own.
 """
@@ -12,13 +13,13 @@ import asyncio
 from typing import Any  # a result is whatever the task returned
 
 from framework._context import current_record
+from framework._crew import Crew
 from framework._delivery import LoopWaiter, Mailboxes, ThreadWaiter
 from framework._ledger import Ledger
 from framework._outcomes import raise_or_return
 from framework._records import TaskRecord
 from framework._task import PENDING, RUNNING, LiveTask
-from framework._waits import WaitGraph
-from framework._workers import current_item
+from framework._workers import Worker, current_item, current_worker
 from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import TaskEngine
 
@@ -30,17 +31,16 @@ class Results:
         ledger: Where tasks move.
         boxes: The loops' mailboxes.
         engine: May run a queued task inline.
-        waits: Who waits for whom.
+        crew: The pool's threads, and who waits for whom.
     """
 
-    def __init__(
-        self, ledger: Ledger, boxes: Mailboxes, engine: TaskEngine, waits: WaitGraph
-    ) -> None:
+    def __init__(self, ledger: Ledger, boxes: Mailboxes, engine: TaskEngine, crew: Crew) -> None:
         self._ledger = ledger
         self._clock = ledger.clock
         self._boxes = boxes
         self._engine = engine
-        self._waits = waits
+        self._crew = crew
+        self._waits = crew.waits
 
     async def get(self, record: TaskRecord, timeout: float | None) -> Any:
         """Suspend until *record* is final; see `TaskManager.get_result`."""
@@ -63,14 +63,22 @@ class Results:
             TimeoutError: If it is not final by then.
             DeadlockError: If it waits for the caller.
         """
-        waiter = LoopWaiter(self._boxes)
+        here = current_worker()
+        worker = self._own(here, timeout)
+        waiter = (
+            LoopWaiter(self._boxes) if worker is None else _Aside(self._boxes, self._crew, task)
+        )
         if not self._ledger.register(task, waiter):
             return
-        node = _waiting_node() if timeout is None else None
+        node = _waiting_node(here) if timeout is None else None
         timer = None
+        aside = False
         try:
             if node is not None:
                 self._waits.enter(node, task, task=current_record.get())
+            if worker is not None:
+                self._crew.step_aside(worker, task)
+                aside = True
             if timeout is not None:
                 timer = self._clock.call_at(self._clock.monotonic() + timeout, waiter.wake)
             await waiter.future
@@ -79,6 +87,8 @@ class Results:
                 timer.cancel()
             if node is not None:
                 self._waits.leave(node)
+            if aside and worker is not None:
+                self._crew.step_back(worker)
             # None once the task has ended: then all that waited were told.
             if task.waiters is not None:
                 self._ledger.unregister(task, waiter)
@@ -89,29 +99,74 @@ class Results:
         waiter = ThreadWaiter(self._clock)
         if not self._ledger.register(task, waiter):
             return
-        node = current_item() if timeout is None else None
-        until = None if timeout is None else self._clock.monotonic() + timeout
         try:
-            if node is not None:
-                self._waits.enter(node, task)
-            final: bool | None = None
-            while final is None:
-                if node is not None:
+            if timeout is None:
+                self._wait_with_all_time(task, waiter)
+            elif not self._wait_for_seconds(task, waiter, timeout):
+                raise _waited_too_long(task, timeout)
+        finally:
+            self._ledger.unregister(task, waiter)
+
+    def _wait_with_all_time(self, task: LiveTask, waiter: ThreadWaiter) -> None:
+        node = current_item()
+        if node is None:
+            while waiter.wait(None) is None:
+                pass
+            return
+        self._waits.enter(node, task)
+        try:
+            self._engine.run_inline(task)
+            while waiter.wait(None) is None:
+                self._engine.run_inline(task)
+        finally:
+            self._waits.leave(node)
+
+    def _wait_for_seconds(self, task: LiveTask, waiter: ThreadWaiter, timeout: float) -> bool:
+        until = self._clock.monotonic() + timeout
+        worker, crew = self._own(current_worker(), timeout), self._crew
+        if worker is None:
+            while (final := waiter.wait(until)) is None:
+                pass
+            return final
+        able = crew.step_aside(worker, task)
+        try:
+            while True:
+                if not able:
+                    # Late, perhaps; without a thread to run it, it would be never.
                     self._engine.run_inline(task)
                 final = waiter.wait(until)
+                if final is not None:
+                    return final
+                able = crew.want(task)
         finally:
-            if node is not None:
-                self._waits.leave(node)
-            self._ledger.unregister(task, waiter)
-        if not final:
-            raise _waited_too_long(task, timeout)
+            crew.step_back(worker)
+
+    def _own(self, worker: Worker | None, timeout: float | None) -> Worker | None:
+        """Return the calling thread if it is one of the pool's and is about to stand still."""
+        if worker is None or worker.crew is not self._crew or not worker.stack or timeout == 0:
+            return None
+        return worker
 
 
-def _waiting_node() -> object | None:
-    """Return what stands still while this coroutine waits, if that is sure."""
-    item = current_item()
-    if item is not None and len(asyncio.all_tasks()) == 1:
-        return item
+class _Aside(LoopWaiter):
+    """A coroutine on a loop of a pool's thread: another thread must run what it waits for."""
+
+    __slots__ = ("_crew", "_task")
+
+    def __init__(self, boxes: Mailboxes, crew: Crew, task: LiveTask) -> None:
+        super().__init__(boxes)
+        self._crew = crew
+        self._task = task
+
+    def nudge(self) -> None:
+        """Have a thread run the task, which has just been queued."""
+        self._crew.want(self._task)
+
+
+def _waiting_node(worker: Worker | None) -> object | None:
+    """Return what stands still while this coroutine waits, on *worker* or elsewhere, if sure."""
+    if worker is not None and worker.stack and len(asyncio.all_tasks()) == 1:
+        return worker.stack[-1]
     record = current_record.get()
     if not isinstance(record, LiveTask) or record.driver is None:
         return None
