@@ -138,6 +138,34 @@ async def test_a_nested_wait_does_not_deadlock(asyncframe: Probe, mode: str) -> 
         assert (await asyncframe.completed(task_id)).result == 42
 
 
+def with_a_timeout() -> int:
+    """Wait for another task for so many seconds at most."""
+    return get_task_manager().wait_result(double(21), timeout=60)
+
+
+def for_a_future() -> int:
+    """Wait for a call of the bare pool for so many seconds at most."""
+    return get_task_manager().pool.submit(pow, 42, 1).result(60)
+
+
+@each_mode
+@pytest.mark.parametrize("wait", [with_a_timeout, for_a_future])
+async def test_a_nested_wait_that_may_not_run_inline(
+    asyncframe: Probe, mode: str, wait: Callable[[], int]
+) -> None:
+    """On a single thread a wait that has a timeout gets the result, before that has passed."""
+    app = FastAPI()
+    async with setup_async_framework(app, max_workers=1):
+        began = asyncframe.manager.clock.monotonic()
+        task_id = await asyncframe.manager.submit(wait)
+        await turn()
+        await let_run(asyncframe, mode)
+
+        assert (await asyncframe.completed(task_id)).result == 42
+        if mode != "threads":
+            assert asyncframe.manager.clock.monotonic() == began
+
+
 @each_mode
 async def test_tasks_begin_in_order_on_one_thread(asyncframe: Probe, mode: str) -> None:
     """With one thread each task begins once the one before has ended."""

@@ -1,0 +1,231 @@
+"""Tasks that wait, with a timeout or on a loop of their own, for tasks of their full pool."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from framework import TaskManager, ThreadPoolExecutorEnhanced, get_task_manager
+from framework._workers import Worker
+from framework.testing import override_framework
+from tests.framework.pools import Stuck, counters, settle
+from tests.patience import PATIENCE
+
+SOON = 0.01
+"""Real seconds of a wait that is to end by its timeout, which is certain, however late."""
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutorEnhanced]:
+    """Give a production pool of one thread."""
+    with ThreadPoolExecutorEnhanced(1) as pool:
+        yield pool
+
+
+@pytest.fixture
+def manager(pool: ThreadPoolExecutorEnhanced) -> Iterator[TaskManager]:
+    """Give a manager on the production pool of one thread, in real time."""
+    with override_framework(pool=pool) as manager:
+        yield manager
+
+
+def idents(*futures: Future[int]) -> list[int]:
+    """Return on which threads calls have run."""
+    return [future.result(PATIENCE) for future in futures]
+
+
+# -- bare calls
+
+
+def test_a_timed_wait_has_the_call_run_elsewhere(pool: ThreadPoolExecutorEnhanced) -> None:
+    """A call waited for with a timeout on a full pool runs, on a thread beside the waiter's."""
+
+    def outer() -> tuple[int, int]:
+        return threading.get_ident(), pool.submit(threading.get_ident).result(PATIENCE)
+
+    here, there = pool.submit(outer).result(PATIENCE)
+    assert here != there
+
+
+def test_a_timed_wait_for_the_exception(pool: ThreadPoolExecutorEnhanced) -> None:
+    """exception(timeout) on a full pool has the call run as result(timeout) does."""
+
+    def outer() -> BaseException | None:
+        return pool.submit(divmod, 1, 0).exception(PATIENCE)
+
+    assert isinstance(pool.submit(outer).result(PATIENCE), ZeroDivisionError)
+
+
+def test_timed_waits_inside_timed_waits(pool: ThreadPoolExecutorEnhanced) -> None:
+    """Twenty calls that each wait for the next with a timeout end, and all are counted."""
+
+    def down(depth: int) -> int:
+        return 0 if depth == 0 else 1 + pool.submit(down, depth - 1).result(PATIENCE)
+
+    assert pool.submit(down, 20).result(PATIENCE) == 20
+    settle(pool)
+    assert counters(pool)["completed"] == 21
+
+
+def test_the_timeout_is_kept(pool: ThreadPoolExecutorEnhanced) -> None:
+    """A call that takes longer than its waiter has patience runs on; shutdown waits for it."""
+    stuck, waited = Stuck(), threading.Event()
+    inner: list[Future[str]] = []
+
+    def outer() -> str:
+        inner.append(pool.submit(stuck))
+        try:
+            return inner[0].result(SOON)
+        finally:
+            waited.set()
+
+    future = pool.submit(outer)
+    with pytest.raises(TimeoutError):
+        future.result(PATIENCE)
+    assert stuck.started.wait(PATIENCE)
+    stuck.gate.set()
+    settle(pool)
+    assert inner[0].result(0) == "late"
+
+
+def test_the_awaited_call_goes_first(pool: ThreadPoolExecutorEnhanced) -> None:
+    """The call that is waited for runs before those that were queued earlier."""
+    ran: list[str] = []
+
+    def outer() -> None:
+        pool.submit(ran.append, "queued first")
+        pool.submit(ran.append, "awaited").result(PATIENCE)
+
+    pool.submit(outer).result(PATIENCE)
+    settle(pool)
+    assert ran == ["awaited", "queued first"]
+
+
+def test_waits_that_give_up_do_not_flood_the_pool(pool: ThreadPoolExecutorEnhanced) -> None:
+    """However many waits time out, at most twice *max_workers* threads are at work."""
+    gate = threading.Event()
+
+    def outer() -> int:
+        for _ in range(5):
+            with pytest.raises(TimeoutError):
+                pool.submit(gate.wait, PATIENCE).result(SOON)
+        return int(pool.get_stats()["threads"])
+
+    try:
+        assert pool.submit(outer).result(PATIENCE) == 2
+    finally:
+        gate.set()
+
+
+def test_spare_threads_end(pool: ThreadPoolExecutorEnhanced) -> None:
+    """A spare thread ends with what it was started for, and its calls stay counted."""
+    spare: list[threading.Thread] = []
+
+    def inner() -> None:
+        spare.append(threading.current_thread())
+
+    pool.submit(lambda: pool.submit(inner).result(PATIENCE)).result(PATIENCE)
+    spare[0].join(PATIENCE)
+    assert not spare[0].is_alive()
+    assert (pool.get_stats()["threads"], pool.get_stats()["idle"]) == (1, 1)
+    settle(pool)
+    assert counters(pool)["completed"] == 2
+
+
+def test_a_wait_in_an_idle_pool_starts_no_spare_thread() -> None:
+    """Where a thread of the pool is free to come, a timed wait starts none beside it."""
+    with ThreadPoolExecutorEnhanced(2) as pool:
+        pool.submit(lambda: pool.submit(int).result(PATIENCE)).result(PATIENCE)
+        assert pool.get_stats()["threads"] == 2
+        assert not any(worker.spare for worker in pool._crew.threads)
+
+
+def test_without_a_thread_to_be_had_the_call_runs_inline(
+    pool: ThreadPoolExecutorEnhanced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If no spare thread can be started, the waiter runs the call itself."""
+
+    def outer() -> tuple[int, int]:
+        monkeypatch.setattr(Worker, "start", no_thread)
+        return threading.get_ident(), pool.submit(threading.get_ident).result(PATIENCE)
+
+    here, there = pool.submit(outer).result(PATIENCE)
+    assert here == there
+
+
+def no_thread(_: Worker) -> None:
+    """Fail as a process that has as many threads as it may."""
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_poll_runs_nothing(pool: ThreadPoolExecutorEnhanced) -> None:
+    """result(0) asks whether there is a result, and has nothing run."""
+
+    def outer() -> bool:
+        future = pool.submit(int)
+        with pytest.raises(TimeoutError):
+            future.result(0)
+        return future.cancel()
+
+    assert pool.submit(outer).result(PATIENCE)
+
+
+# -- tasks
+
+
+def test_wait_result_with_a_timeout(manager: TaskManager) -> None:
+    """wait_result(timeout=) inside a task of a full pool returns what a spare thread made."""
+
+    def outer() -> tuple[int, int]:
+        inner = manager.submit_nowait(threading.get_ident)
+        return threading.get_ident(), manager.wait_result(inner, timeout=PATIENCE)
+
+    here, there = manager.wait_result(manager.submit_nowait(outer), timeout=PATIENCE)
+    assert here != there
+
+
+def test_wait_result_that_gives_up(manager: TaskManager) -> None:
+    """A task that takes too long for its waiter goes on, and the waiter gets TimeoutError."""
+    stuck = Stuck()
+    inner: list[Any] = []
+
+    def outer() -> None:
+        inner.append(manager.submit_nowait(stuck))
+        manager.wait_result(inner[0], timeout=SOON)
+
+    with pytest.raises(TimeoutError, match=r"^task \w+ .*; it goes on$"):
+        manager.wait_result(manager.submit_nowait(outer), timeout=PATIENCE)
+    stuck.gate.set()
+    assert manager.wait_result(inner[0], timeout=PATIENCE) == "late"
+
+
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
+@pytest.mark.parametrize("delay", [0.0, SOON], ids=["queued", "delayed"])
+def test_a_loop_inside_of_a_task(manager: TaskManager, timeout: float | None, delay: float) -> None:
+    """asyncio.run(get_result()) inside a task of a full pool gets the result."""
+
+    def outer() -> int:
+        inner = manager.submit_nowait(int, ("7",), delay=delay)
+        return asyncio.run(manager.get_result(inner, timeout))
+
+    assert manager.wait_result(manager.submit_nowait(outer), timeout=PATIENCE) == 7
+
+
+def test_many_waits_on_a_loop_inside_of_a_task(manager: TaskManager) -> None:
+    """A loop inside a task may wait for many tasks of the full pool at once."""
+
+    async def all_of(count: int) -> list[Any]:
+        ids = [await manager.submit(pow, (2, number)) for number in range(count)]
+        return await asyncio.gather(*map(manager.get_result, ids))
+
+    def outer() -> list[Any]:
+        return asyncio.run(all_of(8))
+
+    found = manager.wait_result(manager.submit_nowait(outer), timeout=PATIENCE)
+    assert found == [1, 2, 4, 8, 16, 32, 64, 128]
+    assert get_task_manager().get_stats()["completed"] == 9
