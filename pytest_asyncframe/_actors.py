@@ -22,6 +22,8 @@ class Actor:
         parked: Whether it waits to be woken.
         wants: What it is parked for, for people.
         waiter: What must be notified to wake it; None if it is woken by its own right.
+        number: Its place among those that are ready, the lowest first.
+        reserved: The number that it will have when it is woken; None for the next one then.
         timer: What wakes it in time; None if nothing does.
         kick: Called when it may go on, on any thread, under no lock but the sequencer's.
         yields: Whether it is ready, but lets all others go first.
@@ -45,8 +47,10 @@ class Actor:
         "looked",
         "name",
         "native_id",
+        "number",
         "order",
         "parked",
+        "reserved",
         "stirred",
         "timer",
         "waiter",
@@ -62,6 +66,8 @@ class Actor:
         self.name: str = name
         self.order: int = order
         self.depth: int = 1
+        self.number: int = 0
+        self.reserved: int | None = None
         self.away: bool = False
         self.parked: bool = False
         self.yields: bool = False
@@ -84,6 +90,23 @@ class Actor:
         """Be kicked by the gate that `wait_for_kick` waits at."""
         self.stirred = _never
         self.kick = self._gate.release
+
+
+class Arrival:
+    """A thread that is about to begin, announced by who has handed work to it.
+
+    Attributes:
+        number: Its place among those that are ready; see `Actor.number`.
+        has_turn: Whether a turn was given to it with the announcement.
+        is_open: Whether it has neither come nor been given up.
+    """
+
+    __slots__ = ("has_turn", "is_open", "number")
+
+    def __init__(self, number: int, has_turn: bool) -> None:
+        self.number: int = number
+        self.has_turn: bool = has_turn
+        self.is_open: bool = True
 
 
 class Waiter:

@@ -13,6 +13,7 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 from framework.testing import ControlledExecutor
+from pytest_asyncframe._actors import Arrival
 from pytest_asyncframe._sequencer import Sequencer
 
 Submit = Callable[..., Future[Any]]
@@ -49,14 +50,14 @@ def process_pool_submit(sequencer: Sequencer, real: Submit) -> Submit:
     def submit(self: Executor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if sequencer.here is None:
             return real(self, fn, *args, **kwargs)
-        sequencer.expect()
+        sequencer.count_elsewhere(1)
         try:
             with sequencer.real():
                 future = real(self, fn, *args, **kwargs)
         except BaseException:
-            sequencer.expect(-1)
+            sequencer.count_elsewhere(-1)
             raise
-        _when_told(future, lambda: sequencer.expect(-1))
+        _when_told(future, lambda: sequencer.count_elsewhere(-1))
         return future
 
     return submit
@@ -86,13 +87,17 @@ def _when_told(future: Any, call: Callable[[], object]) -> None:
 
 
 class _Lane:
-    """A thread pool: counts as many of its queued calls as it has threads for."""
+    """A thread pool: as many of its calls are announced as it has threads for.
+
+    Calls get their threads in the order in which they were submitted, and so do their
+    places among those that are ready.
+    """
 
     def __init__(self, sequencer: Sequencer, places: int) -> None:
         self.sequencer = sequencer
-        self._places = places
+        self._free = places
         self._lock = threading.Lock()
-        self._waiting = self._working = self._counted = 0
+        self._waiting: dict[_Visit, None] = {}
 
     def submit(
         self,
@@ -103,42 +108,43 @@ class _Lane:
     ) -> Future[Any]:
         """Submit a call that is counted from now until its future's callbacks have run."""
         visit = _Visit(self)
-        self.count(waiting=1)
+        with self._lock:
+            self._waiting[visit] = None
+            self._announce()
         try:
             # It may start a thread, and looks whether one is idle.
             with self.sequencer.real():
                 future = real(visit.run, fn, args, kwargs)
         except BaseException:
-            self.count(waiting=-1)
+            self.end(visit)
             raise
         visit.follow(future)
         return future
 
-    def count(self, waiting: int = 0, working: int = 0) -> None:
-        """Count calls that wait or are worked on."""
+    def begin(self, visit: _Visit) -> Arrival | None:
+        """Let a call have a place, also one that was not announced; return as what it was."""
         with self._lock:
-            self._waiting += waiting
-            self._working += working
-            more = self._recount()
-        if more:
-            self.sequencer.expect(more)
+            if visit in self._waiting:
+                del self._waiting[visit]
+                self._free -= 1
+            return visit.arrival
 
-    def begin(self) -> bool:
-        """Count a call as worked on, and return whether its thread is expected."""
+    def end(self, visit: _Visit) -> None:
+        """Let the next call have the place of one that has ended, or that never began."""
         with self._lock:
-            expected = self._counted > 0
-            self._counted -= expected
-            self._waiting -= 1
-            self._working += 1
-            more = self._recount()
-        if more:
-            self.sequencer.expect(more)
-        return expected
+            if visit in self._waiting:
+                del self._waiting[visit]
+            else:
+                self._free += 1
+            self._announce()
+        self.sequencer.give_up(visit.arrival)
 
-    def _recount(self) -> int:
-        due = min(self._waiting, max(0, self._places - self._working))
-        more, self._counted = due - self._counted, due
-        return more
+    def _announce(self) -> None:
+        while self._free > 0 and self._waiting:
+            visit = next(iter(self._waiting))
+            del self._waiting[visit]
+            self._free -= 1
+            visit.arrival = self.sequencer.expect()
 
 
 class _Visit:
@@ -147,6 +153,9 @@ class _Visit:
     Its thread is an actor until the callbacks of its future have run, since these wake
     who waits for it: the future tells of that, being asked to invoke them. At a limit that
     happens on another thread, while the call goes on.
+
+    Attributes:
+        arrival: As which its thread was announced; None while it has no place.
     """
 
     def __init__(self, lane: _Lane) -> None:
@@ -156,6 +165,7 @@ class _Visit:
         self._told = False
         self._followed = threading.Lock()
         self._followed.acquire()
+        self.arrival: Arrival | None = None
 
     def run(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the call on the pool's thread, as an actor."""
@@ -163,7 +173,7 @@ class _Visit:
         self._followed.acquire()
         self._thread = threading.get_ident()
         sequencer = self._lane.sequencer
-        actor = sequencer.enter(threading.current_thread().name, expected=self._lane.begin())
+        actor = sequencer.enter(threading.current_thread().name, self._lane.begin(self))
         try:
             return fn(*args, **kwargs)
         finally:
@@ -178,10 +188,9 @@ class _Visit:
         self._followed.release()
 
     def _leave(self) -> None:
+        self._lane.end(self)
         if self._thread is None:  # cancelled
-            self._lane.count(waiting=-1)
             return
-        self._lane.count(working=-1)
         if self._thread == threading.get_ident():
             actor = self._lane.sequencer.here
             if actor is not None:

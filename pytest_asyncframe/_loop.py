@@ -18,7 +18,7 @@ from contextvars import Context
 from typing import Any, Protocol, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
 
-from pytest_asyncframe._actors import Actor, raise_error
+from pytest_asyncframe._actors import Actor, Arrival, raise_error
 from pytest_asyncframe._places import users_place
 from pytest_asyncframe._sequencer import Sequencer
 
@@ -53,10 +53,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     Args:
         clock: Its time.
+
+    Attributes:
+        arrival: As which the thread was announced that is to run it; None if it was not.
     """
 
     def __init__(self, clock: LoopClock) -> None:
         self.clock = clock
+        self.arrival: Arrival | None = None
+        self._end_of_executor: Arrival | None = None
         self._sequencer = clock.sequencer
         self._seat = _Seat(clock.sequencer, self)
         super().__init__(self._seat)
@@ -97,7 +102,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def run_forever(self) -> None:
         """Run as any loop does, counted while it has something to do."""
-        with self.clock.sequencer.working(threading.current_thread().name) as actor:
+        name = threading.current_thread().name
+        with self.clock.sequencer.working(name, self.arrival) as actor:
             loops = self.clock.sequencer.loops
             self._seat.actor = actor
             loops[actor.ident] = self
@@ -110,13 +116,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     async def shutdown_default_executor(self, *args: Any) -> None:
         """End the default executor as any loop does, by a thread that is counted."""
         if self._default_executor is not None:  # type: ignore[attr-defined]  # asyncio's own
-            self.clock.sequencer.expect()
+            self._end_of_executor = self.clock.sequencer.expect()
         await super().shutdown_default_executor(*args)
 
     def _do_shutdown(self, future: asyncio.Future[None]) -> None:
         # On the thread that asyncio starts for it.
         sequencer = self.clock.sequencer
-        actor = sequencer.enter("the end of the default executor", expected=True)
+        actor = sequencer.enter("the end of the default executor", self._end_of_executor)
         try:
             super()._do_shutdown(future)  # type: ignore[misc]  # a method of asyncio's own
         finally:

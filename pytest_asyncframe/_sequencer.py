@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 
 from framework.testing import Queued
-from pytest_asyncframe._actors import Actor, Timer
+from pytest_asyncframe._actors import Actor, Arrival, Timer
 from pytest_asyncframe._outside import FILE_SILENCE, Outside
 from pytest_asyncframe._turns import Turns
 
@@ -75,6 +75,7 @@ class Sequencer(Turns):
         self.firing: set[int] = set()
         self._choose = choose
         self._deferred: list[tuple[Actor, Queued]] = []
+        self._admitted: dict[Queued, Arrival] = {}
         self._admitting = False
         self._watchers: list[Actor] = []
         self._stalled_at = -1
@@ -131,10 +132,16 @@ class Sequencer(Turns):
         """Take something off the queue, and return what lets it begin."""
         self.queue.remove(queued)
         self._admitting = True
-        # Nobody else is counted until its thread has begun or its loop has been woken.
-        self._expected += queued.kind == "thread"
-        self._running += queued.kind == "loop"
+        # The turn is its thread's, or this one's until its loop has been woken.
+        if queued.kind == "thread":
+            self._admitted[queued] = self._announce(with_turn=True)
+        else:
+            self._running += 1
         return lambda: self._admit(queued)
+
+    def arrival_of(self, queued: Queued) -> Arrival | None:
+        """Return as which the thread was announced that begins with *queued*, once."""
+        return self._admitted.pop(queued, None)
 
     def _admit(self, queued: Queued) -> None:
         try:
@@ -160,18 +167,26 @@ class Sequencer(Turns):
             startable = self._startable()
             if startable and not self.hold:
                 return self._admission(startable[0])
-            if self._running or self._expected:
+            if self._running or self._coming:
+                return None
+            if self._returned:
+                self._running += 1
+                self._returned.pop(0).kick()
                 return None
             woken = [actor for actor in self._ready if not actor.yields]
             yielding = [actor for actor in self._ready if actor.yields]
             nexts: list[Actor | Queued] = [*woken, *startable, *yielding]
             if nexts:
-                chosen = nexts[0 if self._choose is None else self._choose(len(nexts))]
+                # One that has no rival is not drawn: whether it waited is chance.
+                drawn = self._choose is not None and len(nexts) > 1
+                chosen = nexts[self._choose(len(nexts)) if drawn and self._choose else 0]
                 if isinstance(chosen, Queued):
                     return self._admission(chosen)
                 self._ready.remove(chosen)
                 self._running += 1
                 chosen.kick()
+                return None
+            if self._elsewhere:
                 return None
             if self._watchers:
                 self._wake(self._watchers.pop())
@@ -253,7 +268,7 @@ class Sequencer(Turns):
                 return
             actor.use_gate()
             actor.yields = True
-            self._ready.append(actor)
+            self._make_ready(actor)
             self._running -= 1
         self.go_on()
         self._await_turn(actor)
@@ -342,7 +357,8 @@ class Sequencer(Turns):
             if (
                 self._running != 1
                 or not (self.moves or (self.allowed is not None and until <= self.allowed))
-                or self._expected
+                or self._coming
+                or self._elsewhere
                 or self._ready
                 or self.queue
                 or self._watchers

@@ -23,6 +23,8 @@ from typing import Any
 
 from framework import ThreadPoolExecutorEnhanced
 from pytest_asyncframe import _lanes, _threads
+from pytest_asyncframe._actors import Arrival
+from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
 
@@ -155,16 +157,33 @@ def _portal(clock: VirtualClock) -> Callable[..., AbstractContextManager[Any]]:
     def start_blocking_portal(
         backend: str = "asyncio", backend_options: dict[str, Any] | None = None, **options: Any
     ) -> Iterator[Any]:
-        if clock.sequencer.here is not None and backend == "asyncio":
-            backend_options = {"loop_factory": clock.new_event_loop, **(backend_options or {})}
+        sequencer, arrival = clock.sequencer, None
+        if sequencer.here is not None and backend == "asyncio":
+            arrival = sequencer.expect(with_turn=True)
+            chosen = {"loop_factory": clock.new_event_loop, **(backend_options or {})}
+            factory = functools.partial(_announced, chosen["loop_factory"], arrival)
+            backend_options = {**chosen, "loop_factory": factory}
         made = real(backend, backend_options, **options)
         with ExitStack() as stack:
-            # Its thread is seen only once its loop runs.
-            with clock.sequencer.away(counted=True):
-                portal = stack.enter_context(made)
+            # Its thread takes over this one's turn until it has begun.
+            with sequencer.away(counted=True):
+                try:
+                    portal = stack.enter_context(made)
+                finally:
+                    sequencer.give_up(arrival)
             yield portal
 
     return start_blocking_portal
+
+
+def _announced(
+    factory: Callable[[], asyncio.AbstractEventLoop], arrival: Arrival
+) -> asyncio.AbstractEventLoop:
+    """Return a loop whose thread was announced, if it is on the clock."""
+    loop = factory()
+    if isinstance(loop, VirtualLoop):
+        loop.arrival = arrival
+    return loop
 
 
 def _run_sync(sequencer: Sequencer) -> Callable[..., Any]:
@@ -185,45 +204,34 @@ def _run_sync(sequencer: Sequencer) -> Callable[..., Any]:
 class _Stay:
     """One function in a thread of anyio's; stands in the place of the limiter.
 
-    It is counted from the moment at which it has a thread until its awaiter goes on, and
-    not while it waits for the limiter: those that hold this may be asleep.
+    It is announced from the moment at which it has a thread, and not while it waits for the
+    limiter: those that hold this may be asleep. Its thread is an actor until it has woken
+    the loop that waits for it.
     """
 
     def __init__(self, sequencer: Sequencer, limiter: Any) -> None:
         self._sequencer = sequencer
         self._limiter = limiter
-        self._lock = threading.Lock()
-        self._awaited = True
-        self._inside = False
+        self._arrival: Arrival | None = None
 
     async def __aenter__(self) -> None:
         if self._limiter is None:
             self._limiter = _anyio("to_thread").current_default_thread_limiter()
         await self._limiter.__aenter__()
-        self._sequencer.expect()
+        self._arrival = self._sequencer.expect()
 
     async def __aexit__(self, *error: object) -> Any:
-        with self._lock:
-            self._awaited = False
-            counted = not self._inside
-        if counted:
-            self._sequencer.expect(-1)
+        # Its awaiter may have given it up before it began.
+        self._sequencer.give_up(self._arrival)
         return await self._limiter.__aexit__(*error)
 
     def run(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run *func* on anyio's thread, as an actor."""
-        with self._lock:
-            expected = self._awaited
-            self._inside = True
-        actor = self._sequencer.enter(threading.current_thread().name, expected=expected)
+        actor = self._sequencer.enter(threading.current_thread().name, self._arrival)
         try:
             return func(*args)
         finally:
-            with self._lock:
-                # Given up by its awaiter meanwhile: nobody else would count it down.
-                awaited = self._awaited
-                self._inside = False
-            self._sequencer.leave(actor, expected=awaited)
+            self._sequencer.leave_with_signal(actor)
 
 
 def _show_wall(stack: ExitStack, clock: VirtualClock) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pytest_asyncframe._actors import Arrival
 from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._places import innermost_users, outwards, place_of
 from pytest_asyncframe._sequencer import Sequencer
@@ -48,10 +49,9 @@ def start_on(sequencer: Sequencer, real: Start) -> Start:
             return
         counted = self.name in _CALLERS
         pooled = sequencer.here is None or _works_on_the_clock(self)
-        _tell_end(sequencer, self, counted=counted, pooled=pooled)
-        if counted:
-            sequencer.expect()
-        elif not pooled:
+        arrival = sequencer.expect() if counted else None
+        _tell_end(sequencer, self, arrival, pooled=pooled)
+        if not (counted or pooled):
             sequencer.outside.add_thread(self)
         try:
             # It waits until the new thread has begun, which needs no virtual time.
@@ -59,8 +59,7 @@ def start_on(sequencer: Sequencer, real: Start) -> Start:
                 real(self)
         except BaseException:
             sequencer.outside.remove_thread(self)
-            if counted:
-                sequencer.expect(-1)
+            sequencer.give_up(arrival)
             raise
 
     return start
@@ -86,14 +85,15 @@ class _End:
         self.pooled = pooled
 
 
-def _tell_end(sequencer: Sequencer, thread: Any, *, counted: bool, pooled: bool) -> None:
-    # Any: it gets attributes
+def _tell_end(
+    sequencer: Sequencer, thread: Any, arrival: Arrival | None, *, pooled: bool
+) -> None:  # Any: it gets attributes
     run = thread.run
     end = _End(pooled=pooled)
     setattr(thread, _ENDED, end)
 
     def run_and_tell() -> None:
-        actor = sequencer.enter(thread.name, expected=True) if counted else None
+        actor = None if arrival is None else sequencer.enter(thread.name, arrival)
         try:
             run()
         finally:
@@ -112,17 +112,17 @@ def join_on(sequencer: Sequencer, real: Join) -> Join:
 
     @functools.wraps(real)
     def join(self: threading.Thread, timeout: float | None = None) -> None:
-        end, ident = getattr(self, _ENDED, None), self.ident
+        end, ident, actor = getattr(self, _ENDED, None), self.ident, sequencer.here
         if (
             end is None
             or ident is None
             or not (end.pooled or ident in sequencer.known)
-            or sequencer.here is None
+            or actor is None
             or self is threading.current_thread()
         ):
             real(self, timeout)
             return
-        with sequencer.joining(ident):
+        with sequencer.joining(ident, actor):
             gone = end.came.wait(None if timeout is None else max(timeout, 0))
         if gone:
             real(self)

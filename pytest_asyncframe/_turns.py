@@ -2,12 +2,14 @@
 
 An actor is a thread that works for the test: the test's own, a loop's, one of a pool. It
 runs, or it is parked: in a loop's `select`, in a sleep, in a wait; or it is ready, which
-means that it has been woken and waits for its turn.
+means that it has been woken, or has come, and waits for its turn.
 
 Guarantees: whoever wakes an actor has counted it as running before it can run, so there is
 no moment in which everybody seems to stand still although somebody was woken; with
 *one_at_a_time* at most one actor runs at any moment, unless that one blocks where nobody
-sees it, of which `on_push_in` tells.
+sees it, of which `on_push_in` tells; nobody gets a turn while one that was announced has
+not come, and those that are ready are in the order in which they were woken or announced,
+so that the system's order of threads does not matter.
 Relies on: everything that waits doing so through here; what does not keeps its actor
 running. `go_on`, of the sequencer that is built on this, to decide what comes next.
 Lock order: `_lock` is innermost, is a raw lock (what `threading` has may be replaced), and
@@ -17,13 +19,15 @@ no other code runs under it.
 from __future__ import annotations
 
 import _thread
+import bisect
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from pytest_asyncframe._activity import activity
-from pytest_asyncframe._actors import Actor, Timer, Waiter, raise_error
+from pytest_asyncframe._actors import Actor, Arrival, Timer, Waiter, raise_error
 from pytest_asyncframe._timers import Timers
 
 LOOK_EVERY = 0.05
@@ -62,8 +66,15 @@ class Turns(ABC):
         self.loops: dict[int, Any] = {}
         self._lock = _thread.allocate_lock()
         self._running = 0
-        self._expected = 0
+        # How many are certain to come soon: those announced, or counted while away, and
+        # threads that end. Nobody takes a turn before.
+        self._coming = 0
+        # How much is done in other processes: time stands still, and turns are taken.
+        self._elsewhere = 0
         self._ready: list[Actor] = []
+        self._returned: list[Actor] = []
+        self._owing: dict[int, Actor] = {}
+        self._numbers = itertools.count(1)
         self._joined: dict[int, _Joined] = {}
         self._timers = Timers()
 
@@ -83,62 +94,107 @@ class Turns(ABC):
         actor = self.actors.get(_thread.get_ident())
         return None if actor is None or actor.away else actor
 
-    def enter(self, name: str, *, expected: bool = False, order: int = 0) -> Actor:
+    def expect(self, *, with_turn: bool = False) -> Arrival:
+        """Announce a thread that was handed work and is about to begin.
+
+        Args:
+            with_turn: Whether it takes a turn that is given now, before all others.
+        """
+        with self._lock:
+            return self._announce(with_turn=with_turn)
+
+    def _announce(self, *, with_turn: bool) -> Arrival:
+        self._running += with_turn
+        self._coming += not with_turn
+        return Arrival(next(self._numbers), with_turn)
+
+    def give_up(self, arrival: Arrival | None) -> None:
+        """Expect a thread no more; harmless if it has come, or for None."""
+        if arrival is not None and arrival.is_open:
+            with self._lock:
+                self._close(arrival)
+            self.go_on()
+
+    def _close(self, arrival: Arrival | None) -> bool:
+        """Count an arrival no more; return whether it was still expected."""
+        if arrival is None or not arrival.is_open:
+            return False
+        arrival.is_open = False
+        self._running -= arrival.has_turn
+        self._coming -= not arrival.has_turn
+        return True
+
+    def enter(self, name: str, arrival: Arrival | None = None, *, order: int = 0) -> Actor:
         """Let the calling thread be an actor, or go deeper if it is one.
 
         Args:
             name: For people.
-            expected: Whether it was counted by `expect` before.
+            arrival: As which it was announced; None if it was not.
             order: See `Actor`.
         """
         ident = _thread.get_ident()
         actor = self.actors.get(ident)
         if actor is not None:
             actor.depth += 1
-            if expected:
-                with self._lock:
-                    self._expected -= 1
+            self.give_up(arrival)
             return actor
         actor = Actor(ident, name, 0 if self.one_at_a_time else order)
         with self._lock:
             self.beats += 1
-            self._expected -= expected
+            came = arrival if self._close(arrival) else None
             if ident in self._joined:
                 self._count_joined(self._joined[ident], counted=False)
             self.actors[ident] = actor
             self.known.add(ident)
-            wait = self.one_at_a_time and self._running > 0
-            if wait:
-                self._ready.append(actor)
-            else:
+            has_turn = self._goes_on_entering(came)
+            if has_turn:
                 self._running += 1
-        if wait:
+            else:
+                self._make_ready(actor, None if came is None else came.number)
+        if not has_turn:
+            self.go_on()
             self._await_turn(actor)
         return actor
 
-    def leave(self, actor: Actor, *, expected: bool = False) -> None:
-        """Undo one `enter` of the calling thread.
+    def _goes_on_entering(self, came: Arrival | None) -> bool:
+        if not self.one_at_a_time or (came is not None and came.has_turn):
+            return True
+        # One that was announced is always chosen among all that were.
+        return came is None and self._is_free
 
-        Args:
-            actor: The calling thread's.
-            expected: Whether to count it by `expect` again.
-        """
+    @property
+    def _is_free(self) -> bool:
+        """Whether nobody has a turn, or could have the next one."""
+        return not (self._running or self._coming or self._ready or self._returned)
+
+    def leave(self, actor: Actor) -> None:
+        """Undo one `enter` of the calling thread."""
         actor.depth -= 1
         with self._lock:
-            self.beats += 1
-            self._expected += expected
             self._has_returned(actor)
             if not actor.depth:
-                del self.actors[actor.ident]
-                self._running -= 1
-                if actor.ident in self._joined:
-                    self._count_joined(self._joined[actor.ident], counted=True)
+                self._remove(actor)
         self.go_on()
 
+    def leave_with_signal(self, actor: Actor) -> None:
+        """Undo one `enter` of the calling thread once it has woken a loop, which it does next."""
+        if actor.depth > 1:
+            self.leave(actor)
+            return
+        with self._lock:
+            self._owing[actor.ident] = actor
+
+    def _remove(self, actor: Actor) -> None:
+        self.beats += 1
+        del self.actors[actor.ident]
+        self._running -= 1
+        if actor.ident in self._joined:
+            self._count_joined(self._joined[actor.ident], counted=True)
+
     @contextmanager
-    def working(self, name: str) -> Iterator[Actor]:
-        """Let the calling thread be an actor inside."""
-        actor = self.enter(name)
+    def working(self, name: str, arrival: Arrival | None = None) -> Iterator[Actor]:
+        """Let the calling thread be an actor inside; see `enter`."""
+        actor = self.enter(name, arrival)
         try:
             yield actor
         finally:
@@ -149,7 +205,8 @@ class Turns(ABC):
         """Let others go on while the calling thread waits for them for real.
 
         Args:
-            counted: Whether time stands still meanwhile.
+            counted: Whether it is certain to be back soon: time stands still meanwhile,
+                and nobody but those with an `Arrival` takes a turn before.
         """
         actor = self.here
         if actor is None:
@@ -157,24 +214,31 @@ class Turns(ABC):
             return
         with self._lock:
             self._running -= 1
-            self._expected += counted
+            self._coming += counted
             self._has_returned(actor)
             actor.away = True
         self.go_on()
         try:
             yield
         finally:
-            with self._lock:
-                self._expected -= counted
-                actor.away = False
-                wait = self.one_at_a_time and self._running > 0
-                if wait:
-                    actor.use_gate()
-                    self._ready.append(actor)
-                else:
-                    self._running += 1
-            if wait:
-                self._await_turn(actor)
+            self._come_back(actor, counted=counted)
+
+    def _come_back(self, actor: Actor, *, counted: bool) -> None:
+        with self._lock:
+            self._coming -= counted
+            actor.away = False
+            has_turn = not self.one_at_a_time or self._is_free or (counted and not self._running)
+            if has_turn:
+                self._running += 1
+            elif counted:
+                actor.use_gate()
+                self._returned.append(actor)
+            else:
+                actor.use_gate()
+                self._make_ready(actor)
+        if not has_turn:
+            self.go_on()
+            self._await_turn(actor)
 
     @contextmanager
     def real(self) -> Iterator[None]:
@@ -189,29 +253,32 @@ class Turns(ABC):
         finally:
             actor.away = False
 
-    def expect(self, count: int = 1) -> None:
-        """Count work that was handed to a thread and is about to begin; below 0 to take back."""
+    def count_elsewhere(self, more: int) -> None:
+        """Count work that other processes do; below 0 for work that has ended."""
         with self._lock:
-            self._expected += count
-        if count < 0:
+            self.beats += 1
+            self._elsewhere += more
+        if more < 0:
             self.go_on()
 
     # -- threads that others wait for the end of
 
     @contextmanager
-    def joining(self, ident: int) -> Iterator[None]:
-        """Let a thread that ends be counted, inside, while it is no actor."""
+    def joining(self, ident: int, actor: Actor) -> Iterator[None]:
+        """Let *actor* wait, inside, for the end of a thread, which is counted once it comes."""
         with self._lock:
             joined = self._joined.get(ident)
             if joined is None:
                 joined = self._joined[ident] = _Joined()
                 self._count_joined(joined, counted=ident not in self.actors)
-            joined.joiners += 1
+            joined.joiners.append(actor)
+            actor.reserved = joined.number
         try:
             yield
         finally:
             with self._lock:
-                joined.joiners -= 1
+                actor.reserved = None
+                joined.joiners.remove(actor)
                 if not joined.joiners and self._joined.pop(ident, None) is not None:
                     self._count_joined(joined, counted=False)
             self.go_on()
@@ -220,14 +287,21 @@ class Turns(ABC):
         """Hear, on a thread that has told those who wait for its end, that it ends."""
         with self._lock:
             self.known.discard(ident)
+            owing = self._owing.pop(ident, None)
+            if owing is not None:
+                self._remove(owing)
             joined = self._joined.pop(ident, None)
             if joined is not None:
                 self._count_joined(joined, counted=False)
         self.go_on()
 
     def _count_joined(self, joined: _Joined, *, counted: bool) -> None:
-        self._expected += counted - joined.counted
+        self._coming += counted - joined.counted
         joined.counted = counted
+        joined.number = next(self._numbers) if counted else None
+        for actor in joined.joiners:
+            if actor.parked:
+                actor.reserved = joined.number
 
     # -- parking and waking
 
@@ -288,6 +362,11 @@ class Turns(ABC):
                 self._wake(actor)
             elif otherwise is not None:
                 otherwise()
+            owing = self._owing.pop(_thread.get_ident(), None) if self._owing else None
+            if owing is not None:
+                self._remove(owing)
+        if owing is not None:
+            self.go_on()
 
     def fail(self, actor: Actor, error: BaseException) -> None:
         """Wake a parked actor with an error that it raises."""
@@ -302,11 +381,16 @@ class Turns(ABC):
         timer, actor.timer = actor.timer, None
         if timer is not None:
             timer.cancel()
-        if self.one_at_a_time and self._running:
-            self._ready.append(actor)
+        if self.one_at_a_time and not self._is_free:
+            self._make_ready(actor, actor.reserved)
         else:
             self._running += 1
             actor.kick()
+
+    def _make_ready(self, actor: Actor, number: int | None = None) -> None:
+        """Let *actor* wait for its turn, at its place."""
+        actor.number = next(self._numbers) if number is None else number
+        bisect.insort(self._ready, actor, key=lambda one: one.number)
 
     def _await_turn(self, actor: Actor) -> None:
         while not actor.wait_for_kick(self.step_of(actor)):
@@ -329,16 +413,17 @@ class Turns(ABC):
     def _push_in(self, actor: Actor) -> None:
         """Let a ready actor go on beside those that block, if they all do."""
         with self._lock:
-            if not self._ready or self._ready[0] is not actor:
+            waiting = [*self._returned, *self._ready]
+            if not waiting or waiting[0] is not actor:
                 return
             others = [
                 one
                 for one in self.actors.values()
-                if not (one.parked or one.away or one in self._ready)
+                if not (one.parked or one.away or one in waiting)
             ]
             if not self._blocked(actor, others):
                 return
-            del self._ready[0]
+            del (self._returned or self._ready)[0]
             self._running += 1
             actor.kick()
         self.on_push_in(others)
@@ -369,11 +454,13 @@ class Turns(ABC):
 class _Joined:
     """A thread that others wait for the end of.
 
-    Between its last work for the test and its end it is no actor, and yet to wake somebody.
+    Between its last work for the test and its end it is no actor, and yet to wake somebody:
+    those get the place that they would have if it was woken by its last work.
     """
 
-    __slots__ = ("counted", "joiners")
+    __slots__ = ("counted", "joiners", "number")
 
     def __init__(self) -> None:
         self.counted = False
-        self.joiners = 0
+        self.joiners: list[Actor] = []
+        self.number: int | None = None

@@ -156,7 +156,7 @@ class _Desk:
         """Let the pool's thread be an actor."""
         self._sequencer.enter(
             threading.current_thread().name,
-            expected=queued.admitted,
+            self._sequencer.arrival_of(queued),
             order=self._orders.pop(queued, 0),
         )
 
@@ -170,7 +170,7 @@ class _Desk:
         """Forget it."""
         self._orders.pop(queued, None)
         if queued.admitted:
-            self._sequencer.expect(-1)
+            self._sequencer.give_up(self._sequencer.arrival_of(queued))
         else:
             self._sequencer.remove(queued)
 
