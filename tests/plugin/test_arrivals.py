@@ -1,0 +1,242 @@
+"""Calls handed to several threads at once go on in one order, however the system wakes those."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import anyio.from_thread
+import anyio.to_thread
+import pytest
+from fastapi import FastAPI
+
+from framework import ThreadPoolExecutorEnhanced
+from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe.probe import Probe
+
+CALLS = "abcde"
+
+Body = Callable[[str], None]
+
+
+class Actors(dict[int, Any]):
+    """The actors of a sequencer, whose door hears of each new one."""
+
+    door: Door
+
+    def __setitem__(self, ident: int, actor: Any) -> None:
+        """Add an actor."""
+        super().__setitem__(ident, actor)
+        self.door.let_in()
+
+
+class Door:
+    """Lets threads become actors in an order of its own, once all of them have come.
+
+    Args:
+        sequencer: The test's.
+        order: Which of those that come is let in when.
+    """
+
+    def __init__(self, sequencer: Sequencer, order: list[int]) -> None:
+        self._enter = sequencer.enter
+        self._order = order
+        self._lock = threading.Lock()
+        self._gates: list[Any] = []
+        sequencer.actors = actors = Actors(sequencer.actors)
+        actors.door = self
+        sequencer.enter = self._come  # type: ignore[method-assign]  # for this test
+
+    def _come(self, *args: Any, **options: Any) -> Any:
+        gate = threading.Lock()
+        with self._lock:
+            if len(self._gates) < len(CALLS) and threading.current_thread().name != "MainThread":
+                gate.acquire()
+                self._gates.append(gate)
+                last = len(self._gates) == len(CALLS)
+            else:
+                last = False
+        if last:
+            self.let_in()
+        gate.acquire()
+        return self._enter(*args, **options)
+
+    def let_in(self) -> None:
+        """Let in the next one, now that the one before has become an actor."""
+        if len(self._gates) == len(CALLS) and self._order:
+            self._gates[self._order.pop(0)].release()
+
+
+# -- ways to hand calls to threads
+
+
+async def each(call: Callable[[str], Awaitable[object]]) -> None:
+    """Make all calls at once, and wait for them."""
+    await asyncio.gather(*(call(name) for name in CALLS))
+
+
+async def to_thread(_: Probe, body: Body) -> None:
+    """Make them by asyncio's own function."""
+    await each(lambda name: asyncio.to_thread(body, name))
+
+
+async def in_a_pool(_: Probe, body: Body) -> None:
+    """Make them in a pool of one's own."""
+    with ThreadPoolExecutor(len(CALLS)) as pool:
+        loop = asyncio.get_running_loop()
+        await each(lambda name: loop.run_in_executor(pool, body, name))
+
+
+async def in_a_pool_of_ours(_: Probe, body: Body) -> None:
+    """Make them in a pool of the framework's kind."""
+    with ThreadPoolExecutorEnhanced(len(CALLS)) as pool:
+        loop = asyncio.get_running_loop()
+        await each(lambda name: loop.run_in_executor(pool, body, name))
+
+
+async def mapped(_: Probe, body: Body) -> None:
+    """Make them by a pool's `map`, and wait as threads do."""
+    with ThreadPoolExecutor(len(CALLS)) as pool:
+        assert len(list(pool.map(body, CALLS))) == len(CALLS)
+
+
+async def by_anyio(_: Probe, body: Body) -> None:
+    """Make them by anyio."""
+    await each(lambda name: anyio.to_thread.run_sync(body, name))
+
+
+async def by_endpoints(probe: Probe, body: Body) -> None:
+    """Make them by requests of ``def`` endpoints."""
+    app = FastAPI()
+    app.get("/{name}")(body)
+    async with probe.client(app) as client:
+        await each(lambda name: client.get(f"/{name}"))
+
+
+WAYS = [to_thread, in_a_pool, in_a_pool_of_ours, mapped, by_anyio, by_endpoints]
+
+ORDERS = random.Random(0).sample(list(itertools.permutations(range(len(CALLS)))), 5)
+
+each_way = pytest.mark.parametrize("way", WAYS)
+each_order = pytest.mark.parametrize("order", [(4, 3, 2, 1, 0), *ORDERS])
+
+
+def told(probe: Probe, way: Callable[..., Any], order: tuple[int, ...] | None) -> str:
+    """Return in which order the calls begin, go on and end, if threads come in *order*."""
+    begun = probe.clock.monotonic()
+    log: list[str] = []
+
+    def body(name: str) -> None:
+        log.append(name)
+        probe.clock.sleep(0)
+        log.append(name)
+        probe.clock.sleep(1)
+        log.append(name)
+
+    sequencer = probe.clock.sequencer
+    if order is not None:
+        door = Door(sequencer, list(order))
+    with asyncio.Runner(loop_factory=probe.clock.new_event_loop) as runner:
+        runner.run(way(probe, body))
+    assert order is None or not door._order
+    assert probe.clock.monotonic() == begun + 1
+    return "".join(log)
+
+
+@each_way
+@each_order
+def test_one_order(asyncframe: Probe, way: Callable[..., Any], order: tuple[int, ...]) -> None:
+    """In the mode auto calls go on in the order in which they were handed over."""
+    assert told(asyncframe, way, order) == CALLS * 3
+
+
+@pytest.mark.asyncframe(mode="seeded", seed=7)
+@each_way
+@each_order
+def test_one_order_for_a_seed(
+    asyncframe: Probe, way: Callable[..., Any], order: tuple[int, ...]
+) -> None:
+    """In the mode seeded a seed gives one order."""
+    sequencer = asyncframe.clock.sequencer
+    found = []
+    for arrivals in (None, order):
+        sequencer._choose = random.Random(7).randrange
+        found.append(told(asyncframe, way, arrivals))
+
+    assert found[0] == found[1] != CALLS * 3
+
+
+def test_calls_that_wait_for_a_thread(asyncframe: Probe) -> None:
+    """A call that has no thread yet takes its place once one is free, after those that had it."""
+    log: list[str] = []
+
+    def body(name: str) -> None:
+        log.append(name)
+        asyncframe.clock.sleep(0)
+        log.append(name.upper())
+
+    with ThreadPoolExecutor(2) as pool:
+        wait([pool.submit(body, name) for name in CALLS])
+
+    assert "".join(log) == "abAcBdCeDE"
+
+
+def test_a_call_that_is_cancelled_gives_its_thread_to_the_next(asyncframe: Probe) -> None:
+    """A call that is taken back is expected no more, and the next one is."""
+    log: list[str] = []
+    with ThreadPoolExecutor(1) as pool:
+        futures: list[Future[None]] = [pool.submit(log.append, name) for name in CALLS]
+        assert [future.cancel() for future in futures[1:4]] == [True] * 3
+        wait(futures)
+    asyncframe.clock.sleep(1)
+
+    assert log == ["a", "e"]
+
+
+async def test_a_call_that_is_given_up(asyncframe: Probe) -> None:
+    """A thread whose awaiter has gone holds time until it ends, and nothing after that."""
+    clock = asyncframe.clock
+    ended: list[float] = []
+
+    def body() -> None:
+        clock.sleep(5)
+        ended.append(clock.monotonic())
+
+    with anyio.move_on_after(1):
+        await anyio.to_thread.run_sync(body, abandon_on_cancel=True)
+    assert clock.monotonic() == 1
+
+    await clock.run_for(10)
+    assert (ended, clock.monotonic()) == ([5], 11)
+    assert await anyio.to_thread.run_sync(int) == 0
+
+
+def test_a_portal_that_fails_to_start(asyncframe: Probe) -> None:
+    """A loop that cannot be made is not waited for."""
+
+    def broken() -> asyncio.AbstractEventLoop:
+        raise OSError("no loop")
+
+    portal = anyio.from_thread.start_blocking_portal
+    with pytest.raises(OSError, match=r"^no loop$"):
+        portal("asyncio", {"loop_factory": broken}).__enter__()
+    asyncframe.clock.sleep(3)
+
+    assert asyncframe.clock.monotonic() == 3
+
+
+def test_a_portal_begins_before_what_is_queued(asyncframe: Probe) -> None:
+    """What was submitted before a portal starts does not begin until that runs."""
+    log: list[str] = []
+    asyncframe.manager.submit_nowait(log.append, ("task",))
+    with anyio.from_thread.start_blocking_portal("asyncio") as portal:
+        log.append("portal")
+        portal.call(log.append, "called")
+        asyncframe.run_until_idle()
+
+    assert log == ["portal", "called", "task"]
