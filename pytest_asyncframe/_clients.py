@@ -39,6 +39,7 @@ class Client:
         self._options = {"base_url": base_url, **options}
         self._stack: AsyncExitStack | ExitStack | None = None
         self.on_error: Callable[[BaseException], object] = lambda _: None
+        self.on_enter: Callable[[], object] = lambda: None
 
     @property
     def running(self) -> bool:
@@ -47,6 +48,7 @@ class Client:
 
     async def __aenter__(self) -> Any:
         """Run the app's lifespan in this loop, and return an ``httpx.AsyncClient``."""
+        self.on_enter()
         httpx = _httpx()
         stack = self._enter(AsyncExitStack())
         try:

@@ -21,7 +21,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from framework import ThreadPoolExecutorEnhanced
+from framework import TaskManager, ThreadPoolExecutorEnhanced
 from pytest_asyncframe import _lanes, _threads
 from pytest_asyncframe._actors import Arrival
 from pytest_asyncframe._loop import VirtualLoop
@@ -123,6 +123,16 @@ def _new_event_loop(
     return new_event_loop
 
 
+def _get_result(clock: VirtualClock, real: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(real)
+    async def get_result(self: TaskManager, task_id: str, timeout: float | None = None) -> Any:
+        if clock.sequencer.here is not None:
+            clock.require_loop("get_result()")
+        return await real(self, task_id, timeout)
+
+    return get_result
+
+
 # What waits, and by what it measures how long.
 _REPLACED: tuple[tuple[Any, str, Callable[[VirtualClock, Any], Any]], ...] = (
     (threading.Condition, "wait", _condition_wait),
@@ -133,6 +143,8 @@ _REPLACED: tuple[tuple[Any, str, Callable[[VirtualClock, Any], Any]], ...] = (
     # The first is where asyncio.Runner, and so asyncio.run, finds it.
     (asyncio.events, "new_event_loop", _new_event_loop),
     (asyncio, "new_event_loop", _new_event_loop),
+    # It cannot be woken on any other loop, and would wait for ever.
+    (TaskManager, "get_result", _get_result),
 )
 
 # What begins elsewhere, and what waits for its end.

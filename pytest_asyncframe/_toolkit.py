@@ -193,6 +193,16 @@ class Toolkit:
             raise RuntimeError(f"{name}: time is real in the mode {self.mode!r}")
         return self.clock
 
+    def require_loop(self, what: str) -> None:
+        """Check that a coroutine of the test's runs on the test's clock, if that is virtual.
+
+        Raises:
+            RuntimeError: If it does not.
+        """
+        # On a thread that the clock does not see everybody else can go on.
+        if self.clock is not None and self.clock.sequencer.here is not None:
+            self.clock.require_loop(what)
+
     def require_executor(self, name: str) -> DeterministicExecutor:
         """Return the executor.
 

@@ -147,12 +147,7 @@ class VirtualClock:
             RuntimeError: If the event loop that runs here is not on this clock.
         """
         target = self._target("run_for", seconds)
-        loop = asyncio.get_running_loop()
-        if not isinstance(loop, VirtualLoop) or loop.clock is not self:
-            raise RuntimeError(
-                "run_for() was called on an event loop that is not on this clock, so its "
-                "coroutines could not go on; ask for task_clock before the loop is made"
-            )
+        loop = self.require_loop("run_for()")
         sequencer = self.sequencer
         kept = sequencer.allowed
         sequencer.allowed = target if kept is None else max(kept, target)
@@ -163,6 +158,24 @@ class VirtualClock:
                 await self._rest(loop, target)
         finally:
             sequencer.allowed = kept
+
+    def require_loop(self, what: str) -> VirtualLoop:
+        """Return the running event loop.
+
+        Args:
+            what: What waits on it, for people.
+
+        Raises:
+            RuntimeError: If it is not on this clock.
+        """
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, VirtualLoop) and loop.clock is self:
+            return loop
+        raise RuntimeError(
+            f"{what} was called on {loop!r}, which is not on this test's clock, so nobody could "
+            "go on: run it by asyncio.run() without a loop factory, write the test as 'async "
+            "def', or make the loop by asyncframe.clock.new_event_loop()"
+        )
 
     async def _rest(self, loop: VirtualLoop, target: int) -> None:
         """Wait until time stands at *target* and everybody rests."""

@@ -76,6 +76,7 @@ class Probe:
         """
         made = Client(app, self._toolkit.loop_factory, base_url, **options)
         made.on_error = self._seen.take_stock
+        made.on_enter = lambda: self._toolkit.require_loop("asyncframe.client(app)")
         self._toolkit.clients.append(made)
         return made
 
@@ -103,6 +104,7 @@ class Probe:
             LookupError: If no id is found in *ref*, or no task has it.
             BaseException: The task's own error.
         """
+        self._toolkit.require_loop("completed()")
         record = self._record(ref)
         await self._until_final(record)
         if check:
@@ -119,6 +121,7 @@ class Probe:
 
     async def settled(self) -> None:
         """Wait until every task has ended, those too that others submit meanwhile."""
+        self._toolkit.require_loop("settled()")
         while (living := self._seen.living) != []:
             await self._until_final(living[0].record)
 

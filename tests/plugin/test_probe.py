@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import re
 import threading
@@ -265,15 +264,6 @@ def test_a_negative_sleep(task_clock: VirtualClock) -> None:
     """A negative time to sleep is refused, as by time.sleep."""
     with pytest.raises(ValueError, match=r"^sleep length must be non-negative$"):
         task_clock.sleep(-1)
-
-
-def test_run_for_on_another_loop(task_clock: VirtualClock) -> None:
-    """run_for() on a loop that is not on the clock is refused."""
-    with (
-        asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner,
-        pytest.raises(RuntimeError, match=r"^run_for\(\) was called on an event loop that is"),
-    ):
-        runner.run(task_clock.run_for(1))
 
 
 def test_time_stands_still_without_being_told(task_clock: VirtualClock) -> None:

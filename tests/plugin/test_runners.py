@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 import pytest
+from fastapi import FastAPI
+
+from framework import TaskId
+from pytest_asyncframe._clients import Client
+from pytest_asyncframe.probe import Probe
 
 TASKS = """
     import asyncio
@@ -92,6 +102,33 @@ class Isolated(unittest.IsolatedAsyncioTestCase):
         assert self.asyncframe.clock.monotonic() == 3610
 """
     outcome(source).assert_outcomes(passed=1)
+
+
+WAITS: dict[str, Callable[[Probe, TaskId[int]], Coroutine[Any, Any, object]]] = {
+    "run_for()": lambda probe, _: probe.clock.run_for(1),
+    "completed()": lambda probe, task_id: probe.completed(task_id),
+    "settled()": lambda probe, _: probe.settled(),
+    "get_result()": lambda probe, task_id: probe.manager.get_result(task_id),
+    "asyncframe.client(app)": lambda probe, _: entered(probe.client(FastAPI())),
+}
+
+
+async def entered(client: Client) -> None:
+    """Enter a client."""
+    async with client:
+        pass
+
+
+@pytest.mark.parametrize("what", WAITS)
+def test_a_wait_on_a_loop_of_another_kind(asyncframe: Probe, what: str) -> None:
+    """What could not be woken on a loop that is not on the clock is refused at once."""
+    task_id = asyncframe.manager.submit_nowait(int)
+    with (
+        asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner,
+        pytest.raises(RuntimeError, match=rf"^{re.escape(what)} was called on <.*SelectorEventL"),
+    ):
+        runner.run(WAITS[what](asyncframe, task_id))
+    asyncframe.run_until_idle()
 
 
 # -- anyio's runner
