@@ -21,9 +21,10 @@ _LOOPTIMES = pytest.StashKey[list[str]]()
 """Names of the plugins of looptime, once they were looked for."""
 
 MARKER = (
-    "asyncframe(mode=, seed=, leaks=, lost_failures=, app_rules=): how the asyncframe fixtures "
-    "of a test run tasks, what becomes of leaks and of failures that nobody has read, and "
-    "whether the app's own engine and store decide what may be a task"
+    "asyncframe(mode=, seed=, leaks=, lost_failures=, blocked_loop=, app_rules=): how the "
+    "asyncframe fixtures of a test run tasks, what becomes of leaks, of failures that nobody has "
+    "read and of calls that block an event loop, and whether the app's own engine and store "
+    "decide what may be a task"
 )
 
 
@@ -36,6 +37,7 @@ class Settings:
         seed: Where the order of ``seeded`` comes from.
         leaks: What becomes of what a test leaves behind.
         lost_failures: What becomes of failures of tasks that nobody has read.
+        blocked_loop: What becomes of waits that block an event loop.
         stuck_timeout: Real seconds without any movement after which a thread that blocks
             outside the clock is named, above 0.
         app_rules: Whether tasks are held to the rules of the app's own engine and store.
@@ -45,6 +47,7 @@ class Settings:
     seed: int = 0
     leaks: Severity = "error"
     lost_failures: Severity = "error"
+    blocked_loop: Severity = "error"
     stuck_timeout: float = 5.0
     app_rules: Switch = "on"
 
@@ -55,6 +58,7 @@ def add_options(parser: pytest.Parser) -> None:
     for key, what in (
         ("leaks", "what becomes of tasks, threads, timers and clients that a test leaves behind"),
         ("lost_failures", "what becomes of failures of tasks that nobody has read"),
+        ("blocked_loop", "what becomes of waits of threads that block an event loop"),
     ):
         parser.addini(f"asyncframe_{key}", f"{what}: {_listed(SEVERITIES)}", default="error")
     parser.addini(
@@ -89,6 +93,7 @@ def settings_of(config: pytest.Config) -> Settings:
         mode=cast("Mode", _ini(config, "mode", MODES)),
         leaks=cast("Severity", _ini(config, "leaks", SEVERITIES)),
         lost_failures=cast("Severity", _ini(config, "lost_failures", SEVERITIES)),
+        blocked_loop=cast("Severity", _ini(config, "blocked_loop", SEVERITIES)),
         stuck_timeout=stuck_timeout,
         app_rules=cast("Switch", _ini(config, "app_rules", SWITCHES)),
     )
@@ -190,11 +195,12 @@ def check_surroundings(item: pytest.Item) -> None:
         )
 
 
-_KEYWORDS = "mode, seed, leaks, lost_failures, app_rules"
+_KEYWORDS = "mode, seed, leaks, lost_failures, blocked_loop, app_rules"
 _ALLOWED: dict[str, tuple[str, ...]] = {
     "mode": MODES,
     "leaks": SEVERITIES,
     "lost_failures": SEVERITIES,
+    "blocked_loop": SEVERITIES,
     "app_rules": SWITCHES,
 }
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,7 +71,8 @@ def _condition_wait(clock: VirtualClock, real: Callable[..., bool]) -> Callable[
     def wait(self: threading.Condition, timeout: float | None = None) -> bool:
         if clock.sequencer.here is None:
             return real(self, timeout)
-        return clock.wait(self, timeout)
+        with _noted(clock, "Condition.wait"):
+            return clock.wait(self, timeout)
 
     return wait
 
@@ -81,10 +82,18 @@ def _sleep(clock: VirtualClock, real: Callable[[float], None]) -> Callable[[floa
     def sleep(seconds: float, /) -> None:
         if clock.sequencer.here is None:
             real(seconds)
-        else:
+        elif seconds <= 0:
             clock.sleep(seconds)
+        else:
+            with _noted(clock, "time.sleep"):
+                clock.sleep(seconds)
 
     return sleep
+
+
+def _noted(clock: VirtualClock, what: str) -> AbstractContextManager[object]:
+    """Note a wait if it blocks an event loop."""
+    return nullcontext() if asyncio._get_running_loop() is None else clock.on_block(what)
 
 
 def _monotonic(clock: VirtualClock, real: Callable[[], float]) -> Callable[[], float]:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from pytest_asyncframe._actors import Arrival
@@ -128,6 +128,11 @@ def join_on(sequencer: Sequencer, real: Join) -> Join:
             real(self)
 
     return join
+
+
+def is_join(code: CodeType) -> bool:
+    """Whether code waits for the end of a thread."""
+    return code is _JOIN.__code__ or (code.co_name == "join" and code.co_filename == __file__)
 
 
 def busy(before: set[threading.Thread]) -> Iterator[threading.Thread]:

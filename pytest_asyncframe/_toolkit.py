@@ -16,6 +16,7 @@ from framework import TaskManager, ThreadPoolExecutorEnhanced
 from framework.protocols import Clock, TaskEvent
 from framework.testing import ControlledEngine, override_framework
 from pytest_asyncframe import _shims, _stalls
+from pytest_asyncframe._blocked import BlockedLoops
 from pytest_asyncframe._clients import Client, LiveServer
 from pytest_asyncframe._matchers import Expectation
 from pytest_asyncframe._options import Settings
@@ -49,6 +50,7 @@ class Toolkit:
         expectations: The failures that the test expects.
         clients: The clients and servers that it has made.
         census: The threads that it has started.
+        blocked: What has blocked its event loops.
         foreign: Names of the test modules of other tests.
     """
 
@@ -62,6 +64,7 @@ class Toolkit:
         self.expectations: list[Expectation] = []
         self.clients: list[Client | LiveServer] = []
         self.census: Census = Census()
+        self.blocked: BlockedLoops = BlockedLoops(self._now)
         self.foreign: Collection[str] = ()
         self.sequencer: Sequencer | None = None
         self.clock: VirtualClock | None = None
@@ -113,6 +116,7 @@ class Toolkit:
         clock: Clock | None = None
         if self.is_virtual:
             clock = self.clock = VirtualClock(sequencer)
+            clock.on_block = self.blocked.noting
         if mode == "virtual":
             pool = SequencedExecutor(sequencer, thread_name_prefix=_POOL_NAME, clock=clock)
         else:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,12 +32,17 @@ class VirtualClock:
     Args:
         sequencer: Decides when time moves; None for a clock that only `advance` moves.
         wall: Wall clock at second 0, in seconds since the epoch; None for now.
+
+    Attributes:
+        on_sleep: Called before each sleep with its seconds.
+        on_block: Entered with a function's name while that blocks a thread that runs a loop.
     """
 
     def __init__(self, sequencer: Sequencer | None = None, wall: float | None = None) -> None:
         self.sequencer: Sequencer = Sequencer() if sequencer is None else sequencer
         self._wall = time.time() if wall is None else wall
         self.on_sleep: Callable[[float], object] | None = None
+        self.on_block: Callable[[str], AbstractContextManager[object]] = nullcontext
         self._abandoned: list[str] = []
 
     # -- what the framework uses; see `framework.protocols.Clock`

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -86,6 +87,7 @@ def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
     toolkit = Toolkit(settings, asked)
     if toolkit.is_virtual:
         check_surroundings(item)
+    toolkit.blocked.own = _code_of(item)
     toolkit.open()
     # By the session too: pytest-asyncio asks for a loop's factory before there is an item.
     item.stash[_TOOLKIT] = item.config.stash[_TOOLKIT] = toolkit
@@ -108,6 +110,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
         findings = [
             (settings.leaks, _gates.leaks(toolkit)),
             (settings.lost_failures, _gates.lost_failures(toolkit)),
+            (settings.blocked_loop, toolkit.blocked.told()),
         ]
         broken = any(texts for severity, texts in findings if severity == "error")
     finally:
@@ -289,6 +292,18 @@ def _asked(item: pytest.Item) -> frozenset[str]:
     return frozenset(
         name for name in FIXTURES if _is_ours(name, info.name2fixturedefs.get(name, ()))
     )
+
+
+def _code_of(item: pytest.Item) -> list[CodeType]:
+    """Return the code of a test function and of its fixtures."""
+    info: Any = getattr(item, "_fixtureinfo", None)
+    defined = [] if info is None else info.name2fixturedefs.values()
+    functions = [getattr(item, "obj", None), *(one.func for of in defined for one in of)]
+    return [fn.__code__ for fn in map(_unwrapped, functions) if hasattr(fn, "__code__")]
+
+
+def _unwrapped(fn: Any) -> Any:  # Any: a function, a method, or whatever can be called
+    return inspect.unwrap(getattr(fn, "__func__", fn))
 
 
 def _is_ours(name: str, definitions: Sequence[Any]) -> bool:  # Any: pytest's FixtureDef

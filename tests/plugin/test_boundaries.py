@@ -99,6 +99,7 @@ async def test_what_time_waits_for(asyncframe: Probe, row: str) -> None:
     assert asyncframe.clock.monotonic() == 0
 
 
+@pytest.mark.asyncframe(blocked_loop="off")  # so does subprocess.run
 @pytest.mark.parametrize("row", [*UNSEEN, *WAITED_FOR])
 async def test_what_time_does_not_wait_for(asyncframe: Probe, row: str) -> None:
     """A timer that is due in a second fires before this has ended, if it takes long."""

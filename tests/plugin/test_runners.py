@@ -49,7 +49,8 @@ def outcome(pytester: pytest.Pytester):
 
     def ran(source: str, *options: str) -> pytest.RunResult:
         pytester.makepyfile(test_it=f"from tasks import *\n{source}")
-        return pytester.runpytest_subprocess("-p", "no:randomly", *options, timeout=90)
+        without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
+        return pytester.runpytest_inprocess(*without, *options)
 
     return ran
 

@@ -1,0 +1,219 @@
+"""What a test is told of code that blocks an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+from fastapi import FastAPI
+
+from pytest_asyncframe.probe import Probe
+
+APP = """
+import asyncio
+import queue
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+from fastapi import FastAPI
+from framework import background_task
+
+app = FastAPI()
+
+@app.get("/sleep")
+async def sleep():
+    time.sleep(50)
+
+@app.get("/queue")
+async def from_queue():
+    try:
+        queue.Queue().get(timeout=3)
+    except queue.Empty:
+        pass
+
+@app.get("/event")
+async def event():
+    threading.Event().wait(3)
+
+@app.get("/future")
+async def future():
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(time.sleep, 3).result()
+
+@app.get("/thread")
+def thread():
+    time.sleep(50)
+
+@app.get("/pool")
+async def own_pool():
+    with ThreadPoolExecutor(2) as pool:
+        await asyncio.get_running_loop().run_in_executor(pool, time.sleep, 3)
+    thread = threading.Thread(target=int)
+    thread.start()
+    thread.join()
+    done = Future()
+    done.set_result(1)
+    return done.result()
+
+@background_task
+async def task():
+    time.sleep(30)
+"""
+
+
+@pytest.fixture
+def told(pytester: pytest.Pytester):
+    """Return what runs tests of the app above and returns how they ended, and what was told."""
+    pytester.makepyfile(app=APP)
+    pytester.syspathinsert()
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
+
+    def ran(source: str, *options: str) -> tuple[dict[str, int], list[str]]:
+        pytester.makepyfile(test_it=f"from app import *\n{source}")
+        without = (
+            "-p",
+            "no:randomly",
+            "-p",
+            "no:hypothesispytest",
+            "-p",
+            "no:cacheprovider",
+            "-rN",
+        )
+        result = pytester.runpytest_inprocess(*without, *options)
+        lines = [one.removeprefix("E   ") for one in result.outlines]
+        found = [one.split(": in production")[0] for one in lines if "blocked event loop:" in one]
+        return result.parseoutcomes(), [one.replace(f"{pytester.path}/", "") for one in found]
+
+    return ran
+
+
+GET = """
+async def test_async(asyncframe):
+    async with asyncframe.client(app) as client:
+        await client.get("/{path}")
+
+def test_sync(asyncframe):
+    with asyncframe.client(app) as client:
+        client.get("/{path}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("sleep", "time.sleep at app.py:15 in sleep, for 50 s of virtual time"),
+        ("queue", "queue.Queue.get at app.py:20 in from_queue, for 3 s of virtual time"),
+        ("event", "threading.Event.wait at app.py:26 in event, for 3 s of virtual time"),
+        (
+            "future",
+            (
+                "concurrent.futures._base.Future.result at app.py:31 in future, for 3 s of "
+                "virtual time"
+            ),
+        ),
+    ],
+)
+def test_a_route_that_blocks(told, path: str, line: str) -> None:
+    """A route that blocks its loop fails the test, with what blocks it and where."""
+    outcome, lines = told(GET.format(path=path))
+
+    assert outcome == {"passed": 2, "errors": 2}
+    assert lines == [f"blocked event loop: {line}"] * 2
+
+
+def test_a_task_that_blocks(told) -> None:
+    """A task of a coroutine that blocks its loop fails the test, once for all its calls."""
+    source = """
+async def test_it(asyncframe):
+    for _ in range(2):
+        await asyncframe.completed(task())
+"""
+    outcome, lines = told(source)
+
+    assert outcome == {"passed": 1, "errors": 1}
+    assert lines == [
+        "blocked event loop: time.sleep at app.py:50 in task, 2 times, for 60 s of virtual time"
+    ]
+
+
+def test_a_callback_that_blocks(told) -> None:
+    """What a loop itself has called is told too, with or without a line of the user's."""
+    source = """
+async def test_it(asyncframe):
+    loop = asyncio.get_running_loop()
+    loop.call_soon(time.sleep, 4)
+    loop.call_soon(lambda: time.sleep(5))
+    await asyncio.sleep(60)
+"""
+    _, lines = told(source)
+
+    assert lines == [
+        "blocked event loop: time.sleep at no line of your own, for 4 s of virtual time",
+        (
+            "blocked event loop: time.sleep at test_it.py:6 in test_it.<locals>.<lambda>, for 5 s "
+            "of virtual time"
+        ),
+    ]
+
+
+@pytest.mark.parametrize("path", ["thread", "pool"])
+def test_what_blocks_no_loop(told, path: str) -> None:
+    """Threads may wait, and what is over in no time may be waited for on a loop."""
+    outcome, lines = told(GET.format(path=path))
+
+    assert (outcome, lines) == ({"passed": 2}, [])
+
+
+async def test_the_test_itself_may_block_its_loop(asyncframe: Probe) -> None:
+    """A test's own coroutine may use what blocks, which no app has to wait for."""
+    asyncframe.manager.submit_nowait(asyncframe.clock.sleep, (3,))
+    asyncframe.run_until_idle()
+    threading.Event().wait(4)
+    time.sleep(5)  # noqa: ASYNC251, TID251  # what is tested
+
+    assert asyncframe.clock.monotonic() == 12
+
+
+@pytest.mark.parametrize(
+    ("severity", "outcome"),
+    [
+        ("error", {"passed": 1, "errors": 1}),
+        ("warn", {"passed": 1, "warnings": 1}),
+        ("off", {"passed": 1}),
+    ],
+)
+@pytest.mark.parametrize("by", ["the marker", "the ini file"])
+def test_how_grave_it_is(told, severity: str, outcome: dict[str, int], by: str) -> None:
+    """The marker and the ini file say what becomes of it."""
+    marker = f"@pytest.mark.asyncframe(blocked_loop={severity!r})" if by == "the marker" else ""
+    option = f"asyncframe_blocked_loop={severity if by == 'the ini file' else 'error'}"
+    source = f"""
+{marker}
+async def test_it(asyncframe):
+    await asyncframe.completed(task())
+"""
+    assert told(source, "-o", option, "-W", "default")[0] == outcome
+
+
+@pytest.mark.asyncframe(blocked_loop="off")
+def test_a_sleep_on_a_loop_takes_its_time(asyncframe: Probe) -> None:
+    """What blocks a loop takes all of its virtual time, whoever calls the loop meanwhile."""
+    app = FastAPI()
+    app.get("/")(blocks)
+    with asyncframe.client(app) as client:
+        client.get("/")
+
+    assert asyncframe.clock.monotonic() == 3600
+
+
+async def blocks() -> None:
+    """Block the loop, on which a thread calls something meanwhile."""
+    loop = asyncio.get_running_loop()
+    calls = asyncio.ensure_future(asyncio.to_thread(lambda: loop.call_soon_threadsafe(int)))
+    await asyncio.sleep(0)  # noqa: TID251  # lets it begin
+    time.sleep(3600)  # noqa: ASYNC251, TID251  # what is tested
+    await calls
