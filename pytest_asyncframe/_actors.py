@@ -21,7 +21,8 @@ class Actor:
         depth: How many things it is in the middle of: a task inside a task, a loop.
         parked: Whether it waits to be woken.
         wants: What it is parked for, for people.
-        waiter: What must be notified to wake it; None if it is woken by its own right.
+        waiter: What must be notified to wake it; None if it waits in no condition.
+        listens: Whether it is parked in its event loop, where a signal to that wakes it.
         number: Its place among those that are ready, the lowest first.
         reserved: The number that it will have when it is woken; None for the next one then.
         timer: What wakes it in time; None if nothing does.
@@ -44,6 +45,7 @@ class Actor:
         "heard",
         "ident",
         "kick",
+        "listens",
         "looked",
         "name",
         "native_id",
@@ -70,6 +72,7 @@ class Actor:
         self.reserved: int | None = None
         self.away: bool = False
         self.parked: bool = False
+        self.listens: bool = False
         self.yields: bool = False
         self.wants: str = ""
         self.waiter: Waiter | None = None

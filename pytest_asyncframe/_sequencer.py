@@ -386,6 +386,7 @@ class Sequencer(Turns):
             self._has_returned(actor)
             actor.parked = True
             actor.waiter = None
+            actor.listens = False
             actor.wants = "everybody else to come to rest"
             actor.use_gate()
             self._watchers.append(actor)

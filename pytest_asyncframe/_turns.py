@@ -336,6 +336,7 @@ class Turns(ABC):
             self._has_returned(actor)
             actor.parked = True
             actor.waiter = waiter
+            actor.listens = signalled is not None
             actor.wants = wants
             if until is not None:
                 actor.timer = self._push(until, None, actor)
@@ -356,9 +357,9 @@ class Turns(ABC):
                 self._wake(actor)
 
     def wake(self, actor: Actor | None, otherwise: Callable[[], object] | None = None) -> None:
-        """Wake an actor if it is parked by its own right, or else call *otherwise*."""
+        """Wake an actor if it is parked in its event loop, or else call *otherwise*."""
         with self._lock:
-            if actor is not None and actor.parked and actor.waiter is None:
+            if actor is not None and actor.parked and actor.listens:
                 self._wake(actor)
             elif otherwise is not None:
                 otherwise()
