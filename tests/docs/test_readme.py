@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,3 +176,15 @@ def test_links(page: Path) -> None:
     assert links
 
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+@pytest.mark.skipif(not (ROOT / "LICENSE").exists(), reason="not the whole tree")
+def test_links_on_an_index_page() -> None:
+    """What a package index shows of the README has no link into the repository."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    shown = READMES[0].read_text("utf-8")
+    for one in settings["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        shown = re.sub(one["pattern"], one["replacement"], shown)
+
+    assert re.findall(r"\]\((?!https?://)", shown) == []
+    assert "Growing (docs/scaling.md) says" in shown
