@@ -159,12 +159,12 @@ def test_a_wait_that_was_given_up(pytester: pytest.Pytester, wait: str) -> None:
     """Nobody is told of a task's end who has stopped waiting for it."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
     pytester.makepyfile(f"""
-    import asyncio, pytest
+    import asyncio, time, pytest
     from framework import background_task
 
     @background_task
-    async def slow():
-        await asyncio.sleep(50)
+    def slow():
+        time.sleep(50)
 
     @pytest.mark.asyncframe(leaks="off")
     async def test_it(asyncframe):
