@@ -41,6 +41,7 @@ def leaks(toolkit: Toolkit) -> list[str]:
             TaskStatus.INTERRUPTED,
         ):
             found.append(f"task cut short by the app's shutdown: {described(record)}")
+    found += [f"leaked call of the pool: {line}" for line in toolkit.left_calls()]
     clients = toolkit.open_clients
     found += [f"leaked client: {client} is still open" for client in clients]
     if not clients:

@@ -17,6 +17,7 @@ from framework.protocols import Clock, TaskEvent
 from framework.testing import ControlledEngine, override_framework
 from pytest_asyncframe import _shims, _stalls
 from pytest_asyncframe._blocked import BlockedLoops
+from pytest_asyncframe._calls import PoolCalls
 from pytest_asyncframe._clients import Client, LiveServer
 from pytest_asyncframe._matchers import Expectation
 from pytest_asyncframe._options import Settings
@@ -51,11 +52,13 @@ class Toolkit:
         clients: The clients and servers that it has made.
         census: The threads that it has started.
         blocked: What has blocked its event loops.
+        calls: The calls of its bare pool.
         foreign: Names of the test modules of other tests.
     """
 
     manager: TaskManager
     pool: ThreadPoolExecutorEnhanced
+    calls: PoolCalls
     recorder: Recorder
 
     def __init__(self, settings: Settings, fixtures: Collection[str]) -> None:
@@ -85,6 +88,7 @@ class Toolkit:
                 self._open_pool()
             else:
                 self._open_sequenced(stack)
+            self.calls = PoolCalls(self.pool)
             self.manager.subscribe(self._hear)
             self.recorder.begin(self.clock)
         except BaseException:
@@ -173,6 +177,10 @@ class Toolkit:
             pass
         finally:
             sequencer.starts, sequencer.patience = kept
+
+    def left_calls(self) -> list[str]:
+        """Return which calls of the bare pool have not ended, after `come_to_rest`."""
+        return self.calls.left(_GRACE if self.sequencer is None else 0.0)
 
     def close(self) -> None:
         """End everything."""

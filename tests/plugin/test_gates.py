@@ -114,6 +114,78 @@ def test_who_waits_for_all_reads_no_failure(ending: Ending) -> None:
     )
 
 
+# -- calls of the pool
+
+
+def test_calls_that_are_left_behind(ending: Ending) -> None:
+    """A call of the bare pool that runs or waits is a leak, told with who has submitted it."""
+    told = ending("""
+    import threading
+
+    gate = threading.Event()
+
+    def hold(begun):
+        begun.wait()
+        gate.wait()
+
+    def test_it(task_pool):
+        workers = task_pool.get_stats()["max_workers"]
+        begun = threading.Barrier(workers + 1)
+        for _ in range(workers + 1):
+            task_pool.submit(hold, begun)
+        begun.wait()
+
+    def test_end():
+        gate.set()
+    """)
+
+    lines = told.removeprefix("teardown: ").splitlines()
+    start = "leaked call of the pool: test_it.hold, submitted at test_it.py:13 in test_it, "
+    assert set(lines) == {f"{start}is running", f"{start}waits for a thread"}
+    assert lines.count(f"{start}waits for a thread") == 1
+
+
+@pytest.mark.parametrize(
+    ("fixtures", "state"),
+    [
+        ("task_pool, task_executor", "waits for a thread"),
+        ("task_pool, asyncframe", "waits for a thread"),
+        ("task_pool, task_clock", "is running"),
+    ],
+)
+def test_calls_on_virtual_time_are_left_behind(ending: Ending, fixtures: str, state: str) -> None:
+    """The same is told where time or order is the test's."""
+    told = ending(f"""
+    import time
+
+    def test_it({fixtures}):
+        task_pool.submit(time.sleep, 60)
+    """)
+
+    assert told == (
+        "teardown: leaked call of the pool: time.sleep, submitted at test_it.py:4 in test_it, "
+        + state
+    )
+
+
+@pytest.mark.parametrize("fixtures", ["task_pool", "task_pool, task_clock"])
+def test_calls_that_are_just_ending(ending: Ending, fixtures: str) -> None:
+    """Calls that need no time to end, were cancelled or have failed are no leaks."""
+    told = ending(f"""
+    import asyncio
+
+    def test_it({fixtures}):
+        for _ in range(50):
+            task_pool.submit(sum, range(20_000))
+        task_pool.submit(int, "no number")
+        list(task_pool.map(abs, [1, 2]))
+        with task_pool:
+            task_pool.submit(sum, range(20_000)).cancel()
+    """)
+
+    assert told == PASSED
+
+
 # -- threads
 
 

@@ -1,0 +1,50 @@
+"""Calls of a test's bare pool: who has submitted them, and which have not ended."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
+
+from framework import ThreadPoolExecutorEnhanced
+from framework.testing import function_name
+from pytest_asyncframe._places import innermost_users, outwards
+
+
+class PoolCalls:
+    """Knows the calls of one pool that somebody still refers to.
+
+    Args:
+        pool: Its ``submit`` is replaced by one that notes who has called it.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutorEnhanced) -> None:
+        self._known: weakref.WeakKeyDictionary[Future[Any], str] = weakref.WeakKeyDictionary()
+        known, real = self._known, pool.submit
+
+        def submit(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+            call = real(fn, *args, **kwargs)
+            place = innermost_users(outwards(sys._getframe(1)))
+            known[call] = function_name(fn) + (f", submitted at {place}" if place else "")
+            return call
+
+        pool.submit = submit  # type: ignore[method-assign]  # see above
+
+    def left(self, grace: float) -> list[str]:
+        """Return which calls have not ended, a line each.
+
+        Args:
+            grace: Real seconds for which one more may end, again and again; 0 for not at all.
+        """
+        living = {call for call in list(self._known.keys()) if not call.done()}
+        ended = living
+        while grace and living and ended:
+            ended, living = wait(living, timeout=grace, return_when=FIRST_COMPLETED)
+        lines = []
+        for call, name in list(self._known.items()):
+            if not call.done():
+                state = "is running" if call.running() else "waits for a thread"
+                lines.append(f"{name}, {state}")
+        return lines
