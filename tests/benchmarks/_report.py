@@ -330,11 +330,11 @@ def as_markdown(run: Run, *, pictures: bool) -> str:
         run: What was measured.
         pictures: Whether pictures were drawn of it.
     """
-    parts = [f"### Python {run.place.minor}", f"{run.place}. {tally(run.rows)}"]
-    parts.append(overview(run.rows).as_markdown())
-    others = versus(run.rows)
-    if others.lines:
-        parts += ["Against peers, sketches and variants:", others.as_markdown()]
+    parts = [f"### Python {run.place.minor}", f"{run.place}."]
+    # Goals are for those who work on it, in the report for a terminal.
+    table = overview(run.rows)
+    lines = [line[:-2] for line in table.lines]
+    parts.append(Table(table.head[:-2], lines).as_markdown())
     for group in run.groups:
         parts.append(f"#### {group.title}")
         if pictures:

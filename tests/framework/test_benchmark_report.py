@@ -186,6 +186,15 @@ def test_page_shows_pictures(run: Run) -> None:
     assert "<picture>" not in _report.as_markdown(run, pictures=False)
 
 
+def test_page_has_no_goals(run: Run) -> None:
+    """Goals, met or not, are told to those who measure, and not to readers of the page."""
+    part = _report.as_markdown(run, pictures=False)
+
+    assert "| what | ours | floor | best peer | ours / floor |\n" in part
+    assert "goal" not in part
+    assert "met" not in part.split()
+
+
 def test_notes_are_shared(row: Row) -> None:
     """Rows with one note are named before it, and those without are not."""
     rows = [row, replace(row, title="Again"), replace(row, title="Silent", note="")]
