@@ -151,13 +151,13 @@ def _redis(client: Any, errors: Any, notes: list[str]) -> Iterator[Finding]:
     if policy and policy != "noeviction":
         yield Finding(
             "maxmemory-policy",
-            f"of Redis is {policy}: when memory is short it throws away tasks and their states",
+            f"is {policy!r} in Redis: when memory is short it throws away tasks and their states",
             "CONFIG SET maxmemory-policy noeviction",
         )
     if found["appendonly"] == "no" and not found["save"]:
         yield Finding(
             "appendonly",
-            "of Redis is no, and it saves nothing: a restart loses every task at the broker",
+            "is off in Redis, and so are its snapshots: a restart loses every task at the broker",
             "CONFIG SET appendonly yes",
         )
 

@@ -212,7 +212,7 @@ def test_eviction(url: str) -> None:
         "maxmemory-policy",
         "CONFIG SET maxmemory-policy noeviction",
     )
-    assert "of Redis is allkeys-lru: when memory is short it throws away" in found.problem
+    assert "is 'allkeys-lru' in Redis: when memory is short it throws away" in found.problem
 
 
 def test_nothing_saved(url: str) -> None:
