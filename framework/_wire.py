@@ -18,10 +18,10 @@ import sys
 import types
 import typing
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
+from framework import _bytes
 from framework._calls import name_of, signature_of
 from framework._jsonsafe import SHORT_INT, safe_repr, safe_str
 from framework.exceptions import RemoteTaskError
@@ -37,20 +37,33 @@ MAX_CALL: Final = 1 << 20
 
 _MAX_ERROR_ARGUMENTS: Final = 8_192
 _SCALARS: Final = (type(None), bool, int, float, str)
-_SCALARS_SET: Final = frozenset(_SCALARS)
 # Made once: dumps() would make one at each call.
 _to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 _ANY: Final = object()
 """Stands for an annotation that says nothing, or nothing that pydantic understands."""
 
 
+_NO_BASE64: Final = (
+    "JSON has no bytes, and these models take theirs for text: {}; give each "
+    "model_config = ConfigDict(ser_json_bytes='base64', val_json_bytes='base64')"
+)
+_NO_ANNOTATION: Final = (
+    "JSON has no bytes, and they travel only where the annotation says bytes and nothing else, "
+    "such as list[bytes]"
+)
+
+
 class _Value:
     """One parameter's or result's way into JSON and back."""
 
-    __slots__ = ("_adapter", "_plain")
+    __slots__ = ("_adapter", "_has_bytes", "_plain", "refused")
 
     def __init__(self, annotation: Any) -> None:  # Any: whatever stands in the signature
-        self._adapter = _adapter(annotation)
+        adapter = _adapter(annotation)
+        self._has_bytes = adapter is not None and _bytes.has_bytes(adapter.core_schema)
+        self._adapter = _bytes.BytesAdapter(annotation) if self._has_bytes else adapter
+        models = _bytes.unencoded(self._adapter.core_schema) if self._has_bytes else []
+        self.refused = _NO_BASE64.format(", ".join(models)) if models else ""
         # Of these types, what is in JSON is what was put into it.
         self._plain = annotation if annotation in _SCALARS else None
 
@@ -63,7 +76,23 @@ class _Value:
         kind = type(value)
         if kind is self._plain or (self._adapter is None and kind in _SCALARS):
             return value
-        _refuse_iterators(value)
+        found = _bytes.bytes_in(value)
+        if not found and not self._has_bytes:
+            return self._dump(value)
+        if self.refused:
+            raise ValueError(self.refused)
+        try:
+            data = self._dump(value)
+            fits = _bytes.bytes_in(self.load(data)) == found
+        except ValueError as error:
+            if self._has_bytes and not isinstance(error, UnicodeDecodeError):
+                raise  # it is wrong for another reason
+            fits = False
+        if not fits:
+            raise ValueError(_NO_ANNOTATION)
+        return data
+
+    def _dump(self, value: Any) -> Any:
         if self._adapter is None:
             from pydantic_core import to_jsonable_python
 
@@ -83,38 +112,9 @@ class _Value:
         """
         if self._adapter is None or type(data) is self._plain:
             return data
+        if self.refused:
+            raise ValueError(self.refused)
         return self._adapter.validate_json(json.dumps(data))
-
-
-def _refuse_iterators(value: object) -> None:
-    """See that there is nothing in *value* that can be read only once.
-
-    pydantic would read a file or a generator to its end, and then perhaps once more.
-
-    Raises:
-        ValueError: If there is.
-    """
-    pending, seen = [[value]], set()
-    while pending:
-        for item in pending.pop():
-            kind = type(item)
-            if hasattr(kind, "__next__"):
-                raise ValueError("files, generators and other iterators cannot travel: give a list")
-            inside = _inside(item, kind)
-            if _SCALARS_SET.issuperset(map(type, inside)) or id(item) in seen:
-                continue
-            seen.add(id(item))
-            pending.append(inside)
-
-
-def _inside(item: Any, kind: type) -> Any:
-    """Return what a container or dataclass holds; nothing for other objects."""
-    if isinstance(item, dict):
-        return item.values()
-    if isinstance(item, (list, tuple, set, frozenset, deque)):
-        return item
-    fields = getattr(kind, "__dataclass_fields__", ())
-    return [getattr(item, name, None) for name in fields]
 
 
 class _Shape:
@@ -176,6 +176,23 @@ class _Shape:
                 f"{MAX_CALL:,} are allowed: store the data and give its key instead"
             )
         return text
+
+    def refusals(self) -> list[str]:
+        """Return why values of some annotations cannot travel, with what to do."""
+        named = dict((*self.positional, *self.named.items(), self.rest))
+        told = [
+            f"argument {name!r} of {self.name}: {one.refused}"
+            for name, one in named.items()
+            if one.refused
+        ]
+        if self.result.refused:
+            told.append(f"the result of {self.name}: {self.result.refused}")
+        return told
+
+
+def refusals(fn: Function) -> list[str]:
+    """Return which annotations of a function cannot be kept in JSON, and what to do."""
+    return _shape(fn).refusals()
 
 
 def encode_call(fn: Function, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> str:

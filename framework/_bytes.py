@@ -1,0 +1,122 @@
+"""Bytes on their way through JSON, which has none: carried as base64, or refused.
+
+pydantic takes bytes for UTF-8 unless it is told otherwise, so that those that happen to be
+text pass and others do not. Whether bytes may travel hangs on the annotation alone here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+_BYTES: Final = (bytes, bytearray, memoryview)
+_BASE64: Final[Any] = {"ser_json_bytes": "base64", "val_json_bytes": "base64"}
+_MODELS: Final = frozenset(("model", "dataclass", "typed-dict"))
+_FLAT: Final = frozenset((type(None), bool, int, float, str))
+_NO_SCHEMA: Final = frozenset(("cls", "config", "default", "function", "metadata"))
+
+
+class BytesAdapter:
+    """A pydantic adapter for an annotation with bytes, which travel as base64.
+
+    Args:
+        annotation: The annotation.
+    """
+
+    def __init__(self, annotation: Any) -> None:  # Any: annotations are anything
+        from pydantic import TypeAdapter
+
+        # In a tuple, since dataclasses are refused a configuration by themselves.
+        boxed: Any = tuple[annotation]
+        self._tuple: TypeAdapter[Any] = TypeAdapter(boxed, config=_BASE64)
+        self.core_schema: Any = self._tuple.core_schema
+
+    def dump_python(self, value: Any, **options: Any) -> Any:
+        """Return a value as what ``json`` takes."""
+        return self._tuple.dump_python((value,), **options)[0]
+
+    def validate_python(self, value: Any) -> Any:
+        """Return a value as the annotation has it."""
+        return self._tuple.validate_python((value,))[0]
+
+    def validate_json(self, text: str) -> Any:
+        """Return the value that JSON stands for."""
+        return self._tuple.validate_json(f"[{text}]")[0]
+
+
+def has_bytes(schema: Any) -> bool:
+    """Return whether there are bytes in a core schema that no serializer of the user's sees to."""
+    return next(_owners(schema, {}, ""), None) is not None
+
+
+def unencoded(schema: Any) -> list[str]:
+    """Return the models in a `BytesAdapter`'s core schema that take bytes for UTF-8."""
+    return sorted({owner for owner, config in _owners(schema, _BASE64, "") if not _encodes(config)})
+
+
+def _owners(node: Any, config: dict[str, Any], owner: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the model around each place with bytes, and the configuration that holds there."""
+    parts: Iterable[Any] = node if isinstance(node, (list, tuple)) else ()
+    if isinstance(node, dict):
+        kind = node.get("type")
+        if not isinstance(kind, str):  # a mapping of fields, by names of the user's
+            parts = node.values()
+        elif node.get("serialization") is None:
+            parts = [part for name, part in node.items() if name not in _NO_SCHEMA]
+        if kind == "bytes" and parts:
+            yield owner, config
+        if kind in _MODELS:
+            config, owner = node.get("config") or {}, _name(node, owner)
+    for part in parts:
+        yield from _owners(part, config, owner)
+
+
+def _name(node: dict[str, Any], default: str) -> str:
+    name: str = getattr(node.get("cls"), "__qualname__", default)
+    return name
+
+
+def _encodes(config: dict[str, Any]) -> bool:
+    way = config.get("ser_json_bytes")
+    return way in ("base64", "hex") and config.get("val_json_bytes") == way
+
+
+def bytes_in(value: object) -> list[bytes]:
+    """Return all bytes in containers, dataclasses and models, sorted.
+
+    Raises:
+        ValueError: If there is anything that can be read only once: pydantic would read a
+            file or a generator to its end, and then perhaps once more.
+    """
+    found: list[bytes] = []
+    pending: list[Iterable[Any]] = [[value]]
+    seen: set[int] = set()
+    while pending:
+        for item in pending.pop():
+            if isinstance(item, _BYTES):
+                found.append(bytes(item))
+                continue
+            kind = type(item)
+            if hasattr(kind, "__next__"):
+                raise ValueError("files, generators and other iterators cannot travel: give a list")
+            inside = _inside(item, kind)
+            if _FLAT.issuperset(map(type, inside)) or id(item) in seen:
+                continue
+            seen.add(id(item))
+            pending.append(inside)
+    return sorted(found)
+
+
+def _inside(item: Any, kind: type) -> Iterable[Any]:
+    """Return what a container, dataclass or model holds; nothing for other objects."""
+    if isinstance(item, dict):
+        values = item.values()
+        return values if _FLAT.issuperset(map(type, item)) else [*item, *values]
+    if isinstance(item, (list, tuple, set, frozenset, deque)):
+        return item
+    for fields in ("__dataclass_fields__", "__pydantic_fields__"):
+        names: Iterable[str] | None = getattr(kind, fields, None)
+        if names is not None:
+            return [getattr(item, name, None) for name in names]
+    return ()

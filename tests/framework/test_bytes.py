@@ -1,0 +1,190 @@
+"""Bytes as arguments and results: carried where the annotation says so, refused elsewhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+import pytest
+from pydantic import Base64Bytes, BaseModel, ConfigDict, field_serializer, field_validator
+from typing_extensions import TypedDict
+
+from framework._wire import decode_result, encode_call, encode_result, refusals, settled
+
+VALUES = (b"", b"text", b"\xff\x00\xfe")
+"""Bytes that are text, and bytes that are not."""
+
+
+class Encoded(BaseModel):
+    """A model that says how its bytes travel."""
+
+    model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
+    data: bytes
+
+
+class Hexadecimal(BaseModel):
+    """A model that sees to its bytes itself."""
+
+    data: bytes
+
+    @field_serializer("data", when_used="json")
+    def write(self, data: bytes) -> str:
+        """Write the bytes."""
+        return data.hex()
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def read(cls, data: Any) -> Any:
+        """Read them."""
+        return bytes.fromhex(data) if isinstance(data, str) else data
+
+
+class Plain(BaseModel):
+    """A model that says nothing, whose bytes pydantic takes for text."""
+
+    data: bytes
+
+
+class Around(BaseModel):
+    """A model with one like that inside."""
+
+    inner: Plain | None = None
+
+
+class Loose(BaseModel):
+    """A model in which anything may stand."""
+
+    data: Any
+
+
+@dataclass
+class Record:
+    """A dataclass."""
+
+    data: bytes
+
+
+class Mapping(TypedDict):
+    """A dict with known keys."""
+
+    data: bytes
+
+
+class Pair(NamedTuple):
+    """A tuple with names."""
+
+    data: bytes
+    number: int
+
+
+def numbered(*cases: Any) -> list[Any]:
+    """Return cases whose ids are their numbers: many annotations look the same."""
+    return [pytest.param(*case, id=str(number)) for number, case in enumerate(cases)]
+
+
+def returning(annotation: Any) -> Any:
+    """Return a function with this return annotation."""
+
+    def function() -> Any:
+        raise NotImplementedError
+
+    function.__annotations__["return"] = annotation
+    return function
+
+
+@pytest.mark.parametrize("data", VALUES)
+@pytest.mark.parametrize(
+    ("annotation", "make"),
+    numbered(
+        (bytes, lambda data: data),
+        (Annotated[bytes, "of a file"], lambda data: data),
+        (bytes | None, lambda data: data),
+        (int | bytes, lambda data: data),
+        (list[bytes], lambda data: [data, b"other"]),
+        (set[bytes], lambda data: {data}),
+        (tuple[int, bytes], lambda data: (1, data)),
+        (dict[str, bytes], lambda data: {"key": data}),
+        (dict[bytes, int], lambda data: {data: 1}),
+        (dict[str, list[bytes | None]], lambda data: {"key": [data, None]}),
+        (Record, Record),
+        (list[Record], lambda data: [Record(data)]),
+        (Mapping, lambda data: {"data": data}),
+        (Pair, lambda data: Pair(data, 1)),
+        (Encoded, lambda data: Encoded(data=data)),
+        (list[Encoded], lambda data: [Encoded(data=data)]),
+        (Hexadecimal, lambda data: Hexadecimal(data=data)),
+        (Base64Bytes, lambda data: data),
+    ),
+)
+def test_carried(annotation: Any, make: Any, data: bytes) -> None:
+    """Bytes come back as they were, text or not, wherever the annotation has them."""
+    fn, value = returning(annotation), make(data)
+    text = encode_result(fn, value)
+    assert json.loads(text) is not None
+    found = decode_result(fn, text)
+    assert (type(found), found) == (type(value), value)
+    assert settled(fn, value)[0] == value
+
+
+@pytest.mark.parametrize("data", VALUES[1:])
+@pytest.mark.parametrize(
+    ("annotation", "make"),
+    numbered(
+        (Any, lambda data: data),
+        (Any, lambda data: {"deep": [{"inside": data}]}),
+        (Any, bytearray),
+        (object, lambda data: data),
+        (str, lambda data: data),
+        (list[str], lambda data: [data]),
+        (dict[str, Any], lambda data: {"key": data}),
+        (dict[str, int], lambda data: {data: 1}),
+        (Loose, lambda data: Loose(data=data)),
+        (str | bytes, lambda data: data),
+    ),
+)
+def test_refused(annotation: Any, make: Any, data: bytes) -> None:
+    """Bytes that would not come back are refused in the same words, text or not."""
+    with pytest.raises(TypeError, match=r"only where the annotation says bytes and nothing else"):
+        encode_result(returning(annotation), make(data))
+
+
+def test_text_that_would_become_bytes() -> None:
+    """A text that would come back as bytes is refused as well."""
+    with pytest.raises(TypeError, match="JSON has no bytes"):
+        encode_result(returning(bytes | str), "aGk=")
+
+
+@pytest.mark.parametrize("data", VALUES)
+@pytest.mark.parametrize(
+    ("annotation", "make"),
+    numbered(
+        (Plain, lambda data: Plain(data=data)),
+        (list[Plain], lambda data: [Plain(data=data)]),
+        (Around, lambda data: Around(inner=Plain(data=data))),
+    ),
+)
+def test_refused_model(annotation: Any, make: Any, data: bytes) -> None:
+    """A model that takes bytes for text is refused whatever it holds, with what to do."""
+    fn = returning(annotation)
+    with pytest.raises(TypeError, match=r"take theirs for text: Plain; give each model_config = "):
+        encode_result(fn, make(data))
+    (told,) = refusals(fn)
+    assert told.startswith("the result of ")
+    assert told.endswith("ConfigDict(ser_json_bytes='base64', val_json_bytes='base64')")
+
+
+def test_refusals_of_arguments() -> None:
+    """What a function cannot be called with is known before it is called."""
+
+    def function(data: bytes, model: Plain, *rest: Plain, other: Encoded | None = None) -> None:
+        del data, model, rest, other
+
+    name = f"{__name__}.test_refusals_of_arguments.<locals>.function"
+    assert [one.partition(": ")[0] for one in refusals(function)] == [
+        f"argument 'model' of {name}",
+        f"argument 'rest' of {name}",
+    ]
+    with pytest.raises(TypeError, match="argument 'model' of"):
+        encode_call(function, (b"", Plain(data=b"text")), None)
+    assert refusals(returning(bytes)) == []
