@@ -119,6 +119,10 @@ def _settings_of(engine: Any) -> Iterator[Finding]:
             "give each one its own by its decorator, or all of them one by "
             "CeleryEngine(default_limit=...)",
         )
+    for refusal in engine.refusals():
+        place, _, why = refusal.partition(": ")
+        problem, _, cure = why.rpartition("; ")
+        yield Finding(place, f"{problem}: neither an app nor a worker starts", cure)
     conf = engine.app.conf
     if not conf.result_expires:
         yield Finding(

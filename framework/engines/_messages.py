@@ -128,10 +128,14 @@ class Functions:
                 return name
         return None
 
+    def specs(self) -> dict[str, TaskSpec]:
+        """Return what is registered, by name."""
+        found = {name: self.spec(name) for name in {*_registry.names(), *self._plain}}
+        return {name: spec for name, spec in found.items() if spec is not None}
+
     def signatures(self) -> dict[str, str]:
         """Return the `signature_hash` of every function by its name."""
-        specs = {name: self.spec(name) for name in {*_registry.names(), *self._plain}}
-        return {name: signature_hash(spec.fn) for name, spec in specs.items() if spec is not None}
+        return {name: signature_hash(spec.fn) for name, spec in self.specs().items()}
 
 
 def signature_hash(fn: Callable[..., Any]) -> str:

@@ -11,7 +11,7 @@ from framework import _checks, _registry
 from framework._calls import TaskSpec
 from framework._records import TaskRecord, TaskStatus
 from framework._task import live
-from framework._wire import call_encoder, decode_call, settled
+from framework._wire import call_encoder, decode_call, refusals, settled
 from framework.exceptions import BrokerUnavailableError
 from framework.protocols import EngineHost, Kind, Run
 
@@ -245,6 +245,14 @@ class CeleryEngine:
                 f"{', '.join(names)}: give each one its own by its decorator, or all of them one "
                 "by CeleryEngine(default_limit=...)"
             )
+        refused = self.refusals()
+        if refused:
+            raise ValueError(f"values of some annotations cannot travel: {'; '.join(refused)}")
+
+    def refusals(self) -> list[str]:
+        """Return which annotations of functions JSON has nothing for, and what to do."""
+        specs = self.functions.specs()
+        return [one for _, spec in sorted(specs.items()) for one in refusals(spec.fn)]
 
     def visibility(self) -> float:
         """Return after how many seconds the broker gives a message out again."""

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 import redis
+from pydantic import BaseModel
 
 from framework import (
     TaskManager,
@@ -232,6 +233,31 @@ async def test_functions_without_a_limit(celery_redis: RedisServer) -> None:
         assert f"not left out for {', '.join(names)}: " in str(caught.value)
         assert make(celery_redis.url, default_limit=5.0).limitless() == []
         assert all(map(callable, (forgotten, nightly, endless, limited)))
+
+
+class Upload(BaseModel):
+    """A model whose bytes pydantic takes for text."""
+
+    data: bytes
+
+
+async def test_annotation_that_is_refused(celery_redis: RedisServer) -> None:
+    """An app with a function whose values JSON cannot have does not start, and says which."""
+    with without_decorated_functions():
+
+        @background_task(timeout=5)
+        def store(upload: Upload) -> None:
+            raise NotImplementedError
+
+        name = f"{__name__}.test_annotation_that_is_refused.<locals>.store"
+        engine = make(celery_redis.url)
+        with pytest.raises(
+            ValueError, match=r"^values of some annotations cannot travel"
+        ) as caught:
+            async with setup_async_framework(None, engine=engine):
+                pass
+        assert f"argument 'upload' of {name}: JSON has no bytes" in str(caught.value)
+        assert callable(store)
 
 
 async def test_schedule_that_is_refused(

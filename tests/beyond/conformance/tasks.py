@@ -101,6 +101,12 @@ def plain(value: Any) -> Any:
 
 
 @background_task
+def turned(parts: list[bytes]) -> dict[str, bytes]:
+    """Return bytes in reverse, and all of them together."""
+    return {"last": parts[-1][::-1], "all": b"".join(parts)}
+
+
+@background_task
 def nothing() -> None:
     """Return None."""
 

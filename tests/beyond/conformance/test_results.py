@@ -79,6 +79,12 @@ async def test_models_inside(manager: TaskManager) -> None:
     assert await result(manager, tasks.models(items)) == {"a": items[0], "b": items[1]}
 
 
+async def test_bytes(manager: TaskManager) -> None:
+    """Bytes are bytes on both ways, whether or not they are text."""
+    found = await result(manager, tasks.turned([b"text", b"\xff\x00\xfe"]))
+    assert found == {"last": b"\xfe\x00\xff", "all": b"text\xff\x00\xfe"}
+
+
 async def test_moments(manager: TaskManager) -> None:
     """Moments, days and lengths of time keep their types and their time zone."""
     moment, day, length = datetime(2026, 2, 3, 4, 5, 6, 7, UTC), date(2026, 2, 3), timedelta(2.5)
