@@ -11,12 +11,12 @@ Lock order: see `_turns`. The lock is not held while a timer fires or something 
 from __future__ import annotations
 
 import _thread
-import sys
 from collections.abc import Callable
 
 from framework.testing import Queued
 from pytest_asyncframe._actors import Actor, Arrival, Timer
 from pytest_asyncframe._outside import FILE_SILENCE, Outside
+from pytest_asyncframe._timers import LAST
 from pytest_asyncframe._turns import Turns
 
 _MOST_MOVES = 1_000_000
@@ -77,7 +77,8 @@ class Sequencer(Turns):
         self._deferred: list[tuple[Actor, Queued]] = []
         self._admitted: dict[Queued, Arrival] = {}
         self._admitting = False
-        self._watchers: list[Actor] = []
+        # Those who wait for all others to come to rest, and whether for what is outside, too.
+        self._watchers: list[tuple[Actor, bool]] = []
         self._stalled_at = -1
         self._silence = False
 
@@ -189,7 +190,10 @@ class Sequencer(Turns):
             if self._elsewhere:
                 return None
             if self._watchers:
-                self._wake(self._watchers.pop())
+                watcher, listening = self._watchers[-1]
+                if not (listening and self._held):
+                    self._watchers.pop()
+                    self._wake(watcher)
                 return None
             return self._next_moment()
 
@@ -285,10 +289,11 @@ class Sequencer(Turns):
             when: When to call *fn*.
             fn: What to call.
             background: Whether nobody waits for it.
-            last: Whether all others of that moment fire before it, also those set later.
+            last: Whether all others of that moment fire before it, also those set later, and
+                what they have set going outside comes to an end.
         """
         with self._lock:
-            timer = self._push(when, fn, None, sys.maxsize if last else None)
+            timer = self._push(when, fn, None, LAST if last else None)
             timer.background = background
         if not self._running:
             self.go_on()
@@ -299,20 +304,25 @@ class Sequencer(Turns):
         when = self._timers.first
         if when is None:
             return None
-        if when > self.now:
-            if limit is not None:
-                if when > limit:
-                    return None
-            elif self.allowed is not None and when <= self.allowed:
-                pass
-            elif not self._moves_by_itself():
-                return None
+        moves = when > self.now or self._timers.first_is_last
+        if moves and not self._may_move_to(when, limit):
+            return None
         self._silence = False
         return self._timers.pop()
 
-    def _moves_by_itself(self) -> bool:
-        held = self.outside.there and not self._silence
-        return self.moves and not held and self._timers.foreground
+    def _may_move_to(self, when: int, limit: int | None) -> bool:
+        if limit is not None:
+            return when <= limit
+        if self._held:
+            return False
+        if self.allowed is not None and when <= self.allowed:
+            return True
+        return self.moves and self._timers.foreground
+
+    @property
+    def _held(self) -> bool:
+        """Whether something may yet come from outside."""
+        return self.outside.there and not self._silence
 
     def is_due(self, when: int) -> bool:
         """Whether there is a timer for *when* or before."""
@@ -380,8 +390,13 @@ class Sequencer(Turns):
         with self._lock:
             return self._timers.live()
 
-    def settle(self, actor: Actor) -> None:
-        """Block the calling thread until nobody else runs; time stands still meanwhile."""
+    def settle(self, actor: Actor, *, listening: bool = False) -> None:
+        """Block the calling thread until nobody else runs; time stands still meanwhile.
+
+        Args:
+            actor: The calling thread's.
+            listening: Whether to wait for what may yet come from outside, too.
+        """
         with self._lock:
             self._has_returned(actor)
             actor.parked = True
@@ -389,17 +404,19 @@ class Sequencer(Turns):
             actor.listens = False
             actor.wants = "everybody else to come to rest"
             actor.use_gate()
-            self._watchers.append(actor)
+            self._watchers.append((actor, listening))
             self._running -= 1
         self.go_on()
         self._await_turn(actor)
 
     def advance(self, actor: Actor, target: int) -> None:
         """Move time to *target* on the calling thread; others come to rest at each moment."""
-        self.settle(actor)
+        # A loop's own thread would listen for what only its coroutines could take in.
+        listening = actor.ident not in self.loops
+        self.settle(actor, listening=listening)
         while (step := self._step_to(target)) is not None:
             step()
-            self.settle(actor)
+            self.settle(actor, listening=listening)
         with self._lock:
             moved = target > self.now
             self.now = max(self.now, target)

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import sys
 from collections.abc import Callable
 
 from pytest_asyncframe._actors import Actor, Timer
+
+LAST = sys.maxsize
+"""The order of a timer that comes after all others of its moment."""
 
 
 class Timers:
@@ -40,6 +44,11 @@ class Timers:
         while heap and not heap[0][3].live:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
+
+    @property
+    def first_is_last(self) -> bool:
+        """Whether the one that `first` has just told of comes after all others of its moment."""
+        return self._heap[0][1] == LAST
 
     def pop(self) -> Timer:
         """Take out the one that `first` has just told of."""

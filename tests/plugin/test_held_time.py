@@ -10,10 +10,12 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import asynccontextmanager
 
 import pytest
+from fastapi import FastAPI
 
 from framework import (
     RateLimitExceededError,
@@ -323,6 +325,87 @@ def test_a_thread_beside_a_sync_test(asyncframe: Probe) -> None:
 
     sleep(5)
     assert asyncframe.clock.monotonic() == 5
+
+
+each_mode = pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(mode, marks=pytest.mark.asyncframe(mode=mode))
+        for mode in ("auto", "manual", "virtual", "seeded")
+    ],
+)
+
+
+@each_mode
+async def test_run_for_waits_for_threads(asyncframe: Probe, mode: str) -> None:
+    """What a poller hands to a thread of its own is done before run_for moves time on."""
+    desk, clock = Desk(), asyncframe.clock
+    done: list[float] = []
+
+    async def poll() -> None:
+        for _ in range(10):
+            await asleep(60)
+            await desk.run(compute)
+            done.append(clock.monotonic())
+
+    polling = asyncio.create_task(poll())
+    await clock.run_for(600)
+    assert done == [60 * number for number in range(1, 11)]
+    await polling
+    desk.close()
+
+
+@each_mode
+async def test_run_for_waits_for_sockets(asyncframe: Probe, mode: str) -> None:
+    """A limit around a socket is not over while run_for waits for the other side."""
+    left, right = socket.socketpair()
+    reader, writer = await asyncio.open_connection(sock=left)
+
+    def answer() -> None:
+        while request := right.recv(1):
+            compute()
+            right.sendall(request)
+
+    async def ask() -> bytes:
+        await asleep(1)
+        writer.write(b"?")
+        return await asyncio.wait_for(reader.read(1), 5)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    asking = asyncio.create_task(ask())
+    await asyncframe.clock.run_for(10)
+    assert asking.done()
+    assert asking.result() == b"?"
+    writer.close()
+    await writer.wait_closed()
+    thread.join()
+    right.close()
+
+
+@each_mode
+def test_advance_waits_for_threads(asyncframe: Probe, mode: str) -> None:
+    """The same with advance, in a sync test of an app."""
+    desks: list[Desk] = []
+    done: list[float] = []
+
+    async def poll() -> None:
+        while True:
+            await asleep(60)
+            await desks[0].run(compute)
+            done.append(asyncframe.clock.monotonic())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        desks.append(Desk())
+        polling = asyncio.create_task(poll())
+        yield
+        polling.cancel()
+        desks[0].close()
+
+    with asyncframe.client(FastAPI(lifespan=lifespan)):
+        asyncframe.clock.advance(300)
+        assert done == [60, 120, 180, 240, 300]
 
 
 # -- exact ends
