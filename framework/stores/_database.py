@@ -17,9 +17,6 @@ from sqlalchemy.engine import URL, Connection, Engine
 from sqlalchemy.exc import (
     ArgumentError,
     DataError,
-    IntegrityError,
-    NotSupportedError,
-    ProgrammingError,
     SQLAlchemyError,
     StatementError,
 )
@@ -30,6 +27,12 @@ Dialect: TypeAlias = Literal["sqlite", "postgresql"]
 
 FAULTS: Final = (SQLAlchemyError, OSError)
 """What a database raises that is full, locked, broken or gone."""
+
+_RECORDS_STATES: Final = ("22", "23", "54")
+"""Classes of SQLSTATE that blame what was given: data, integrity, and limits of its size."""
+
+_RECORDS_CODES: Final = (18, 19, 20)
+"""The same of SQLite: TOOBIG, CONSTRAINT and MISMATCH."""
 
 LOCK_PATIENCE: Final = 2.0
 """Seconds to wait for a lock that another process has, each time."""
@@ -185,11 +188,21 @@ def _begin(connection: Connection) -> None:
 
 
 def is_data_fault(error: BaseException) -> bool:
-    """Return whether the database refused what it was given, and would refuse it again."""
-    if isinstance(error, (DataError, IntegrityError, NotSupportedError, ProgrammingError)):
-        return True
-    # The base of the others as well, but itself only for what cannot be bound or encoded.
-    return type(error) is StatementError
+    """Return whether the database refused what it was given, and would refuse it again.
+
+    Everything that is not surely so is the database's fault: rights that are missing, tables
+    that are gone, a disk that is full. That passes.
+    """
+    cause = getattr(error, "orig", None)
+    state = getattr(cause, "sqlstate", None)
+    if state:
+        return str(state)[:2] in _RECORDS_STATES
+    code = getattr(cause, "sqlite_errorcode", None)
+    if code:
+        # The low byte is the code, the others say more about it.
+        return code & 0xFF in _RECORDS_CODES
+    # The last is the base of the others, but itself only for what cannot be bound or encoded.
+    return isinstance(error, DataError) or type(error) is StatementError
 
 
 def why(error: BaseException) -> str:

@@ -22,7 +22,7 @@ if find_spec("sqlalchemy") is None:
     raise ImportError("a store in a SQL database needs SQLAlchemy: pip install 'asyncframe[sql]'")
 
 from framework.stores._backlog import Backlog, Told
-from framework.stores._database import FAULTS, Database, checked_url, is_data_fault, why
+from framework.stores._database import FAULTS, Database, checked_url, why
 from framework.stores._mirror import Mirror
 from framework.stores._rows import can_be_kept
 from framework.stores._schema import prepare
@@ -118,8 +118,6 @@ class SQLStore:
                 self._writer.start()
             except FAULTS as fault:
                 error = fault
-                if is_data_fault(fault):
-                    break
                 self._clock.sleep(self._pace.look)
             else:
                 self._open = True

@@ -322,7 +322,9 @@ async def test_cancelling_a_task_that_is_written_late(sql_url: str) -> None:
 
             store.fetch = look  # type: ignore[method-assign]  # a spy
             cancelling = asyncio.ensure_future(get_task_manager().cancel_task(task.task_id))
-            await clock.noted.wait()
+            noted = asyncio.ensure_future(clock.noted.wait())
+            await asyncio.wait([cancelling, noted], return_when=asyncio.FIRST_COMPLETED)
+            assert not cancelling.done()
             peer.writer.follower.look()
             assert peer.host.cancelled == [task.task_id]
             peer.end(task, TaskStatus.CANCELLED)
