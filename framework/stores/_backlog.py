@@ -77,6 +77,8 @@ class Backlog:
         self._dirty: dict[str, TaskRecord] = {}
         # What the writer has taken and not written yet; its thread alone changes it.
         self._taken: dict[str, TaskRecord] = {}
+        # What the database does not take while it takes others; the writer's as well.
+        self._aside: dict[str, tuple[TaskRecord, BaseException]] = {}
         self._waiters: dict[str, list[_Waiter]] = {}
         self._taken_waiters: dict[str, list[_Waiter]] = {}
         self._deadlines: deque[_Waiter] = deque()
@@ -87,7 +89,7 @@ class Backlog:
         self.fault = ""
 
     def __len__(self) -> int:
-        return len(self._dirty) + len(self._taken)
+        return len(self._dirty) + len(self._taken) + len(self._aside)
 
     # -- any thread
 
@@ -109,7 +111,7 @@ class Backlog:
                     raise ValueError(
                         f"task_id must have no NUL, which no database keeps, not {task_id!r}"
                     )
-                if len(self._dirty) + len(self._taken) >= self._capacity:
+                if len(self) >= self._capacity:
                     raise self._full()
                 self.live[task_id] = record
             self._dirty[task_id] = record
@@ -177,7 +179,7 @@ class Backlog:
         """Sleep until something is put in, for at most *seconds*; return whether it is."""
         self._idle = True
         # After that, so that what is put in now is either seen here or wakes.
-        woken = bool(self._dirty or self._taken) or self._wake.wait(seconds)
+        woken = self.waits or self._wake.wait(seconds)
         self._idle = False
         self._wake.clear()
         return woken
@@ -193,6 +195,8 @@ class Backlog:
             with self._lock:
                 self._taken, self._dirty = self._dirty, {}
                 self._taken_waiters, self._waiters = self._waiters, {}
+            for task_id in self._aside.keys() & self._taken.keys():
+                self.set_aside(self._taken[task_id], self._aside[task_id][1])
         return list(islice(self._taken.values(), most))
 
     def written(self, records: Iterable[TaskRecord], error: BaseException | None = None) -> None:
@@ -201,6 +205,37 @@ class Backlog:
             self._taken.pop(record.task_id, None)
             for waiter in self._taken_waiters.pop(record.task_id, ()):
                 waiter.tell(error)
+
+    def postpone(self, record: TaskRecord) -> None:
+        """Have a record that was taken written after all others that wait."""
+        task_id = record.task_id
+        with self._lock:
+            self._dirty.setdefault(task_id, record)
+            waiters = self._taken_waiters.pop(task_id, [])
+            if waiters:
+                self._waiters[task_id] = waiters + self._waiters.get(task_id, [])
+            del self._taken[task_id]
+
+    def set_aside(self, record: TaskRecord, error: BaseException) -> None:
+        """Keep a record that was taken apart from the others; tell who waits for it."""
+        self._aside[record.task_id] = record, error
+        self.written([record], error)
+
+    @property
+    def aside(self) -> list[TaskRecord]:
+        """What was set aside and is not safe, those first that were tried longest ago."""
+        return [record for record, _ in self._aside.values()]
+
+    def tried(self, record: TaskRecord, *, again: bool) -> None:
+        """Forget a record that was set aside, or try it *again* after the others."""
+        kept = self._aside.pop(record.task_id)
+        if again:
+            self._aside[record.task_id] = kept
+
+    @property
+    def waits(self) -> bool:
+        """Whether something waits to be written that was not set aside."""
+        return bool(self._dirty or self._taken)
 
     def close(self) -> None:
         """Tell all who still wait that it is too late."""

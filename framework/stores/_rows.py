@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from framework import _registry
 from framework._ids import TaskId
+from framework._jsonsafe import safe_str
 from framework._records import Label, TaskRecord, TaskStatus
 from framework._wire import decode_error, decode_result, encode_error, encode_result
 from framework.exceptions import RemoteTaskError, TaskInterruptedError
@@ -44,6 +45,10 @@ _DRAWN: Final = 32
 """Length of an id that is drawn; a chosen one as long is taken for one of them."""
 
 _MAX_LABELS: Final = 1_024
+_MAX_BARE: Final = 200
+
+NOT_WHOLE: Final = "its record could not be kept whole: "
+"""Begins the reason of a task of which the store has less than it should."""
 
 
 class Written(NamedTuple):
@@ -102,6 +107,33 @@ def row_of(record: TaskRecord) -> Written:
     )
     task_id = record.task_id
     return Written(json.dumps(row), ended_at, "" if len(task_id) == _DRAWN else task_id)
+
+
+def bare_row_of(record: TaskRecord, error: BaseException, why: str) -> Written:
+    """Return as a row what can surely be kept of a record that cannot be kept whole.
+
+    One that COMPLETED and whose result is no JSON is kept as one that FAILED with *error*.
+
+    Args:
+        record: A copy, which is changed.
+        error: Why it cannot be kept whole.
+        why: The same in words.
+    """
+    record.label = Label(record.name[:_MAX_BARE], "")
+    record.attempts = min(record.attempts, 2**31 - 1)
+    record.progress, record.progress_message = None, ""
+    record.reason = NOT_WHOLE + why
+    failed = record.error
+    if failed is not None:
+        cls = type(failed)
+        record.error = RemoteTaskError(
+            f"{cls.__module__}.{cls.__qualname__}", safe_str(failed, _MAX_BARE)
+        )
+    try:
+        return row_of(record)
+    except (TypeError, ValueError):
+        record.status, record.result, record.error = TaskStatus.FAILED, None, error
+        return row_of(record)
 
 
 def _result_text(record: TaskRecord) -> str:

@@ -17,13 +17,14 @@ from sqlalchemy.engine import Connection
 
 from framework._clock import SystemClock
 from framework._records import TaskRecord
+from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
 from framework.stores._backlog import Backlog
 from framework.stores._database import FAULTS, Database, is_data_fault, why
 from framework.stores._follower import BREATH, Follower
 from framework.stores._membership import GivenUpError, Membership
 from framework.stores._mirror import Mirror
-from framework.stores._rows import Written, row_of
+from framework.stores._rows import NOT_WHOLE, Written, bare_row_of, row_of
 from framework.stores._statements import Statements
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -52,6 +53,7 @@ class Pace:
         beat: From one sign of life to the next.
         pause_min: After the first fault; doubled after each further one.
         pause_max: Longest pause after a fault.
+        aside: From one attempt at what the database takes no other way to the next.
     """
 
     gather: float = 0.02
@@ -60,6 +62,7 @@ class Pace:
     beat: float = 1.0
     pause_min: float = 0.05
     pause_max: float = 1.0
+    aside: float = 5.0
 
 
 class Writer:
@@ -103,7 +106,12 @@ class Writer:
         self._pause = pace.pause_min
         self._lock = threading.Lock()
         self._remove_up_to: float | None = None
-        self._looked = self._beaten = self._watched = 0.0
+        self._looked = self._beaten = self._watched = self._tried_aside = 0.0
+        # How many records go into the next batch; fewer after a fault.
+        self._most = BATCH
+        # Batches that were written, and at which of them a record failed all alone.
+        self._written = 0
+        self._alone: dict[str, int] = {}
         self._end: float | None = None
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -165,7 +173,7 @@ class Writer:
         """Write what is left, as long as there is time, and go."""
         end = self._end or 0.0
         while self._clock.monotonic() < end:
-            if self.attempt(following=False) and not len(self._backlog):
+            if self.attempt(following=False) and not self._backlog.waits:
                 try:
                     with self._database.writing() as connection:
                         self.membership.leave(connection)
@@ -175,19 +183,28 @@ class Writer:
 
     def attempt(self, *, following: bool = True) -> bool:
         """Do what is due once; after a fault wait a little. True if all went well."""
+        fault: BaseException | None = None
         try:
-            self.write()
+            try:
+                self.write()
+            except FAULTS as error:
+                fault = error
+            # Also after a fault: who cannot write tasks may be able to show that it lives.
             if following:
                 self.follow()
+            if fault is None:
+                self._try_aside()
         except GivenUpError:
             self._come_back()
         except FAULTS as error:
-            self._failed(error)
-            return False
+            fault = fault or error
         except Exception:  # a fault of ours must not end the thread either
             _LOGGER.exception("the store's thread met an error of its own")
             self.errors += 1
             self._closing.wait(self._pace.pause_max)
+            return False
+        if fault is not None:
+            self._failed(fault)
             return False
         self._recovered()
         return True
@@ -226,7 +243,7 @@ class Writer:
             SQLAlchemyError: If the database fails; what was not written is kept.
         """
         for _ in range(_ROUNDS):
-            records = self._backlog.take(BATCH)
+            records = self._backlog.take(self._most)
             rows = self._rows_of(records)
             with self._lock:
                 bound = self._remove_up_to
@@ -235,11 +252,16 @@ class Writer:
             try:
                 more = self._write_batch(list(rows.values()), bound)
             except FAULTS as error:
-                if not rows or not is_data_fault(error):
+                if not rows:
                     raise
-                self._write_each(records, rows)
+                if not is_data_fault(error):
+                    self._narrow(records, error)
+                    raise
+                self._write_halves(records, rows, error)
                 continue
             self._safe(records, rows)
+            self._most = min(2 * self._most, BATCH)
+            self._written += 1
             if not more and not len(self._backlog):
                 return
 
@@ -258,9 +280,11 @@ class Writer:
                 # A final one does not change any more.
                 still = record if record.status.is_final else self._host.snapshot(record)
                 row = rows[record.task_id] = row_of(still)
-                size += len(row.text)
             except Exception as error:  # this one cannot be written, the others can
-                self._give_up([record], error)
+                self._give_up(record, error)
+            else:
+                size += len(row.text)
+        records[:] = [record for record in records if record.task_id in rows]
         return rows
 
     def _write_batch(self, rows: list[Written], bound: float | None) -> bool:
@@ -302,20 +326,94 @@ class Writer:
                 task_id,
             )
 
-    def _write_each(self, records: list[TaskRecord], rows: dict[str, Written]) -> None:
-        """Write the records of a batch that was refused one by one, without the bad ones."""
-        for record in records:
-            row = rows.get(record.task_id)
-            if row is None:
-                continue
+    # -- what the database does not take
+
+    def _write_halves(
+        self, records: list[TaskRecord], rows: dict[str, Written], error: BaseException
+    ) -> None:
+        """Write a batch that was refused for something in it, without what that is."""
+        if len(records) == 1:
+            self._give_up(records[0], error)
+            return
+        half = len(records) // 2
+        for part in (records[:half], records[half:]):
             try:
-                self._write_batch([row], None)
-            except FAULTS as error:
-                if not is_data_fault(error):
+                self._write_batch([rows[record.task_id] for record in part], None)
+            except FAULTS as fault:
+                if not is_data_fault(fault):
                     raise
-                self._give_up([record], error)
+                self._write_halves(part, rows, fault)
             else:
-                self._safe([record], rows)
+                self._safe(part, rows)
+
+    def _narrow(self, records: list[TaskRecord], error: BaseException) -> None:
+        """Take fewer next time: perhaps the database fails at a single record.
+
+        One that fails all alone goes behind the others. If it does so once more, and others
+        were written meanwhile, it is set aside.
+        """
+        if len(records) > 1:
+            self._most = len(records) // 2
+            return
+        (record,) = records
+        if self._alone.setdefault(record.task_id, self._written) == self._written:
+            self._backlog.postpone(record)
+            return
+        del self._alone[record.task_id]
+        _LOGGER.error(
+            "task %s cannot be written to the store while others can; it is kept and tried "
+            "again: %s",
+            record.task_id,
+            why(error),
+        )
+        told = f"the database does not take the task's record: {why(error)}; it is tried again"
+        self._backlog.set_aside(record, StoreUnavailableError(told))
+
+    def _try_aside(self) -> None:
+        """Try what was set aside once more, up to the first that fails again."""
+        if self._clock.monotonic() < self._tried_aside + self._pace.aside:
+            return
+        self._tried_aside = self._clock.monotonic()
+        for record in self._backlog.aside:
+            try:
+                self._write_alone(record)
+            except FAULTS:
+                self.errors += 1
+                self._backlog.tried(record, again=True)
+                return
+            self._backlog.tried(record, again=False)
+
+    def _write_alone(self, record: TaskRecord) -> None:
+        rows = list(self._rows_of([record]).values())
+        try:
+            self._write_batch(rows, None)
+        except FAULTS as error:
+            if not is_data_fault(error):
+                raise
+            self._give_up(record, error)
+        else:
+            _LOGGER.info("task %s is written to the store at last", record.task_id)
+
+    def _give_up(self, record: TaskRecord, error: BaseException) -> None:
+        """Write what can be written of a record that is refused for what is in it.
+
+        Raises:
+            SQLAlchemyError: If the database fails at that; the record is kept.
+        """
+        said, told = why(error), "task %s is written to the store without what it refuses: %s"
+        row = bare_row_of(self._host.snapshot(record), error, said)
+        try:
+            self._write_batch([row], None)
+        except FAULTS as fault:
+            if not is_data_fault(fault):
+                raise
+            told = "task %s cannot be written to the store: %s"
+        _LOGGER.error(told, record.task_id, said)
+        self.errors += 1
+        self._alone.pop(record.task_id, None)
+        if NOT_WHOLE not in record.reason:
+            record.reason = f"{record.reason}; {NOT_WHOLE}{said}".removeprefix("; ")
+        self._backlog.written([record], error)
 
     def _safe(self, records: list[TaskRecord], rows: dict[str, Written]) -> None:
         for record in records:
@@ -323,13 +421,10 @@ class Writer:
             row = rows.get(record.task_id)
             if row is not None and row.ended_at is not None and record.rest:
                 record.encoded = None
+        if self._alone:
+            for record in records:
+                self._alone.pop(record.task_id, None)
         self._backlog.written(records)
-
-    def _give_up(self, records: list[TaskRecord], error: BaseException) -> None:
-        for record in records:
-            self.errors += 1
-            _LOGGER.error("task %s cannot be written to the store: %s", record.task_id, why(error))
-        self._backlog.written(records, error)
 
     # -- following the others
 
