@@ -205,7 +205,7 @@ def test_hostile_texts(sql_url: str, text: str) -> None:
 def test_bad_record_is_given_up_alone(
     sql_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A record that cannot be written is logged, and those beside it are written."""
+    """Of a task whose result is no JSON it is kept that it failed, and others are written."""
     told: list[Any] = []
     with peers(sql_url, 1) as (peer,):
         good, bad = peer.accept(), peer.accept()
@@ -215,23 +215,25 @@ def test_bad_record_is_given_up_alone(
         peer.writer.write()
 
         assert peer.row(good).status == "pending"
-        assert peer.row(bad) is None
+        assert peer.row(bad).status == "failed"
+        assert "the result of a task cannot be kept" in peer.row(bad).reason
         assert len(peer.backlog) == 0
     assert [type(error) for error in told] == [TypeError]
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith(f"task {bad.task_id} cannot be written to the store: ")
+    assert line.startswith(f"task {bad.task_id} is written to the store without what it refuses: ")
 
 
 def test_row_that_the_database_refuses(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A row that the database refuses is given up, and those beside it are written."""
+    """Of a row that the database refuses the good part is written, and so are other rows."""
     with peers(postgres_url, 1) as (peer,):
         good, bad = peer.accept(), peer.accept(attempts=2**40)
         peer.writer.write()
 
         assert peer.row(good).status == "pending"
-        assert peer.row(bad) is None
+        assert (peer.row(bad).status, peer.row(bad).attempts) == ("pending", 2**31 - 1)
+        assert "out of range" in bad.reason
         assert len(peer.backlog) == 0
-    assert f"task {bad.task_id} cannot be written" in caplog.text
+    assert f"task {bad.task_id} is written to the store without what it refuses" in caplog.text
 
 
 # -- cleaning up
