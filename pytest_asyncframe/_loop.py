@@ -29,6 +29,9 @@ _END_OF_SLEEP = asyncio.futures._set_result_unless_cancelled  # type: ignore[att
 
 _CALL_LATER = asyncio.BaseEventLoop.call_later.__code__
 
+_MOST_THROWN = 1_000
+"""How many errors the code on a loop may catch, before one ends the loop."""
+
 _RESOLUTION = 1e-6
 """Seconds by which a loop's timers may be early; floats of long times are no finer."""
 
@@ -38,6 +41,7 @@ class LoopClock(Protocol):
 
     sequencer: Sequencer
     on_sleep: Callable[[float], object] | None
+    test: asyncio.Task[Any] | None
 
     def monotonic(self) -> float:
         """Return the virtual seconds since the test began."""
@@ -62,6 +66,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.clock = clock
         self.arrival: Arrival | None = None
         self._end_of_executor: Arrival | None = None
+        self._asked: object = None
+        self._thrown = 0
         self._sequencer = clock.sequencer
         self._seat = _Seat(clock.sequencer, self)
         super().__init__(self._seat)
@@ -112,6 +118,41 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             finally:
                 del loops[actor.ident]
                 self._seat.actor = None
+
+    def run_until_complete(self, future: Any) -> Any:
+        """Run as any loop does, and know for what."""
+        self._asked = future
+        try:
+            return super().run_until_complete(future)
+        finally:
+            self._asked = None
+
+    def throw(self, error: Exception) -> bool:
+        """Raise *error* at the await at which the test waits; False if there is none.
+
+        What a test awaits may be a task of its own: then that raises it.
+        """
+        task = self.clock.test
+        if task is None or task.done() or task.get_loop() is not self:
+            task = self._task_asked_for()
+        waits_for: Any = task
+        seen: set[object] = set()
+        while isinstance(waits_for, asyncio.Task) and waits_for not in seen:
+            seen.add(waits_for)
+            waits_for = getattr(waits_for, "_fut_waiter", None)
+        self._thrown += 1
+        if waits_for is None or waits_for in seen or self._thrown > _MOST_THROWN:
+            return False
+        if waits_for.done() or waits_for.get_loop() is not self:
+            return False
+        waits_for.set_exception(error)
+        return True
+
+    def _task_asked_for(self) -> asyncio.Task[Any] | None:
+        asked = self._asked
+        if isinstance(asked, asyncio.Task):
+            return asked
+        return next((one for one in asyncio.all_tasks(self) if one.get_coro() is asked), None)
 
     async def shutdown_default_executor(self, *args: Any) -> None:
         """End the default executor as any loop does, by a thread that is counted."""
@@ -290,8 +331,19 @@ class _Seat(selectors.BaseSelector):
         while not self._turn:
             # A file that is ready stays so until the loop has its turn: it is asked for once.
             ready += self._wait_for_real(actor, self._pipe_only() if ready else self._real)
-        raise_error(actor)
+        self._raise_error(actor)
         return ready
+
+    def _raise_error(self, actor: Actor) -> None:
+        """Raise what the thread was woken with where the test waits, or else out of the loop."""
+        error = actor.error
+        if (
+            isinstance(error, Exception)
+            and actor is self._sequencer.first
+            and self._loop.throw(error)
+        ):
+            actor.error = None
+        raise_error(actor)
 
     def _wait_for_real(
         self, actor: Actor, selector: selectors.BaseSelector

@@ -28,7 +28,20 @@ _CUT_OFF = ("timed_out", "cancelled", "interrupted")
 """Events that may come while a body is in the middle of something."""
 
 
-What: TypeAlias = TaskEvent | int | str | BaseException
+@dataclass(frozen=True, slots=True, eq=False)
+class Leaving:
+    """An error with which something was left.
+
+    Attributes:
+        error: The error.
+        who: What was left, for people: the test, or a client of it.
+    """
+
+    error: BaseException
+    who: str
+
+
+What: TypeAlias = TaskEvent | int | str | Leaving
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,7 +121,7 @@ class Moment:
         lane: Where: ``test``, ``loop``, ``clock`` or a thread's name.
         record: The task that it happened to; None outside any.
         what: An event, the number of an attempt that began, a text, or an error with which
-            the test left something.
+            something was left.
         place: Where it happened, ``file:line in function``; "" if that says nothing.
     """
 
@@ -159,6 +172,7 @@ class _VirtualClock(Protocol):
     """What is needed of a `VirtualClock`."""
 
     on_sleep: Callable[[float], object] | None
+    test: asyncio.Task[Any] | None
 
     @property
     def firing(self) -> bool: ...
@@ -296,8 +310,13 @@ class Recorder(Interceptor):
         if step is not None:
             self.note(f"sleeps {seconds:.9g} s", at(step.f_code, step.f_lineno))
 
-    def take_stock(self, error: BaseException | None = None) -> Stock:
-        """Return what is unfinished now; keep it if *error* is about to end things."""
+    def take_stock(self, error: BaseException | None = None, who: str = "its client") -> Stock:
+        """Return what is unfinished now.
+
+        Args:
+            error: What is about to end things, for which it is kept; None for nothing.
+            who: What that leaves; see `Leaving`.
+        """
         for stock in self.stocks:
             if stock.error is error:
                 return stock
@@ -313,7 +332,7 @@ class Recorder(Interceptor):
         stock = Stock(self._monotonic(), error, tasks, self._timers())
         if error is not None:
             self.stocks.append(stock)
-            self._add(error, None)
+            self._add(Leaving(error, who), None)
         return stock
 
     def _timers(self) -> str:
@@ -330,11 +349,13 @@ class Recorder(Interceptor):
         @functools.wraps(fn)
         async def async_inner(*args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
+            if self._clock is not None:
+                self._clock.test = asyncio.current_task()
             try:
                 return await fn(*args, **kwargs)
             except BaseException as error:
                 # Its runner may be about to end whatever runs on the loop.
-                self.take_stock(error)
+                self.take_stock(error, "the test")
                 raise
 
         return async_inner

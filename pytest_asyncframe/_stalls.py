@@ -18,14 +18,7 @@ from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._places import at, inwards, outwards, place_of
 from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe._threads import busy
-
-
-class VirtualDeadlockError(RuntimeError):
-    """Raised into a test in which nobody can go on, or goes on for ever without any progress."""
-
-
-class StuckError(RuntimeError):
-    """Raised into a test in which somebody blocks where the clock does not see it."""
+from pytest_asyncframe.clock import StuckError, VirtualDeadlockError
 
 
 def watch(

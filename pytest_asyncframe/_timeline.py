@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from framework.protocols import TaskEvent, TaskRecord, TaskStatus
 from pytest_asyncframe import _gates
 from pytest_asyncframe._places import raised_at
-from pytest_asyncframe._seen import Moment, Standing, Stock, Submission
+from pytest_asyncframe._seen import Leaving, Moment, Standing, Stock, Submission
 
 if TYPE_CHECKING:
     from pytest_asyncframe._options import Severity
@@ -205,9 +205,10 @@ class _Story:
             label = _short_name(what.name) if isinstance(what, TaskEvent) else ""
         if isinstance(what, TaskEvent):
             text = self._event(what, moment.record)
-        elif isinstance(what, BaseException):
-            who = "the test fails" if what is self._failure else "its client is left"
-            text = f"{who} with {_error(what)}"
+        elif isinstance(what, Leaving):
+            failed = what.error is self._failure
+            text = "the test fails" if failed else f"{what.who} is left"
+            text += f" with {_error(what.error)}"
         else:
             text = f"attempt {what} started" if isinstance(what, int) else _plain(what)
         place = f", at {self._short(moment.place)}" if moment.place else ""

@@ -25,7 +25,7 @@ from pytest_asyncframe._runners import Runners
 from pytest_asyncframe._seen import Recorder
 from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe._threads import Census
-from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.clock import StuckError, VirtualClock
 from pytest_asyncframe.executor import DeterministicExecutor, SequencedExecutor
 
 _POOL_NAME = "asyncframe-"
@@ -173,7 +173,7 @@ class Toolkit:
         assert first is not None
         try:
             sequencer.settle(first)
-        except _stalls.StuckError:  # somebody blocks; the findings will tell
+        except StuckError:  # somebody blocks; the findings will tell
             pass
         finally:
             sequencer.starts, sequencer.patience = kept

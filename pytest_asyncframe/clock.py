@@ -24,6 +24,14 @@ from pytest_asyncframe._places import users_place
 from pytest_asyncframe._sequencer import Sequencer
 
 
+class VirtualDeadlockError(RuntimeError):
+    """Raised where a test waits and nobody can go on, or goes on for ever without progress."""
+
+
+class StuckError(RuntimeError):
+    """Raised where a test waits for somebody who blocks where the clock does not see it."""
+
+
 class VirtualClock:
     """Time that moves only when told, or when everybody waits.
 
@@ -35,6 +43,7 @@ class VirtualClock:
 
     Attributes:
         on_sleep: Called before each sleep with its seconds.
+        test: The task that runs the test; None where it is no coroutine.
         on_block: Entered with a function's name while that blocks a thread that runs a loop.
     """
 
@@ -43,6 +52,7 @@ class VirtualClock:
         self._wall = time.time() if wall is None else wall
         self.on_sleep: Callable[[float], object] | None = None
         self.on_block: Callable[[str], AbstractContextManager[object]] = nullcontext
+        self.test: asyncio.Task[Any] | None = None
         self._abandoned: list[str] = []
 
     # -- what the framework uses; see `framework.protocols.Clock`

@@ -193,18 +193,23 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-@pytest.hookimpl(wrapper=True, specname="pytest_pyfunc_call")
-def pytest_pyfunc_call_watched(pyfuncitem: pytest.Function) -> Generator[None, Any, Any]:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """Have it noted where everything stands when a test fails, before its loop ends."""
-    toolkit = pyfuncitem.stash.get(_TOOLKIT, None)
-    fn = pyfuncitem.obj
-    if toolkit is None or not inspect.iscoroutinefunction(fn):
+    toolkit = item.stash.get(_TOOLKIT, None)
+    fn = getattr(item, "obj", None)
+    if (
+        toolkit is None
+        or not isinstance(item, pytest.Function)
+        or not inspect.iscoroutinefunction(fn)
+    ):
         return (yield)
-    pyfuncitem.obj = toolkit.recorder.watched(fn)
+    # Before pytest-asyncio puts a function in its place that is no coroutine.
+    item.obj = toolkit.recorder.watched(fn)
     try:
         return (yield)
     finally:
-        pyfuncitem.obj = fn
+        item.obj = fn
 
 
 # -- collection and benchmarks

@@ -13,9 +13,8 @@ import pytest
 from pytest_asyncframe._activity import activity, runs
 from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._sequencer import Sequencer
-from pytest_asyncframe._stalls import VirtualDeadlockError
 from pytest_asyncframe._turns import LOOK_EVERY
-from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.clock import VirtualClock, VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
 
 

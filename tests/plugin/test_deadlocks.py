@@ -1,0 +1,133 @@
+"""Where a test is told that nobody can go on."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from framework import background_task
+from pytest_asyncframe.clock import VirtualDeadlockError
+from pytest_asyncframe.probe import Probe
+
+
+@background_task
+def process(number: int) -> int:
+    """Return what it was given."""
+    return number
+
+
+async def forever() -> None:
+    """Wait for what never comes."""
+    await asyncio.Event().wait()
+
+
+WAITS: dict[str, Callable[[Probe, str], Awaitable[object]]] = {
+    "completed": lambda probe, task_id: probe.completed(task_id),
+    "settled": lambda probe, _: probe.settled(),
+    "get_result": lambda probe, task_id: probe.manager.get_result(task_id),
+    "sleep": lambda probe, _: probe.clock.asleep(5),
+    "wait_for": lambda probe, task_id: asyncio.wait_for(probe.completed(task_id), 5),
+    "gather": lambda probe, task_id: asyncio.gather(probe.completed(task_id), forever()),
+    "task": lambda *_: asyncio.ensure_future(forever()),
+    "task of a task": lambda *_: asyncio.ensure_future(
+        asyncio.wait([asyncio.ensure_future(forever())])
+    ),
+    "shield": lambda *_: asyncio.shield(forever()),
+    "queue": lambda *_: asyncio.Queue[int]().get(),
+}
+
+
+@pytest.mark.asyncframe(mode="manual")
+@pytest.mark.parametrize("how", WAITS)
+async def test_it_is_raised_at_the_await(asyncframe: Probe, how: str) -> None:
+    """A test can catch the error where it waits, again too, and go on."""
+    task_id = process(7)
+    for _ in range(2):
+        with pytest.raises(VirtualDeadlockError, match="call run_next") as caught:
+            await WAITS[how](asyncframe, task_id)
+        assert str(caught.traceback[0].path) == __file__
+    asyncframe.executor.run_next()
+
+    assert (await asyncframe.completed(task_id)).result == 7
+
+
+@pytest.mark.asyncframe(mode="manual")
+def test_it_is_raised_in_a_loop_of_a_sync_test(asyncframe: Probe) -> None:
+    """In a loop that a sync test runs it is raised at the await too."""
+    task_id = process(7)
+
+    async def main() -> None:
+        with pytest.raises(VirtualDeadlockError):
+            await asyncframe.completed(task_id)
+
+    asyncio.run(main())
+    asyncframe.executor.drain()
+
+
+@pytest.mark.parametrize("marker", ["", "@pytest.mark.asyncio", "@pytest.mark.anyio"])
+def test_what_fails_with_it(pytester: pytest.Pytester, marker: str) -> None:
+    """A test that does not catch it shows its own line, and no client in its timeline."""
+    pytester.makepyfile(f"""
+        import asyncio
+        import pytest
+
+        @pytest.fixture
+        def anyio_backend():
+            return "asyncio"
+
+        {marker}
+        async def test_it(asyncframe):
+            await asyncio.Event().wait()
+    """)
+    text = run(pytester)
+
+    assert ">       await asyncio.Event().wait()" in text
+    assert "loop    the test fails with VirtualDeadlockError: nobody can go on at 0 s" in text
+    assert "its client" not in text
+
+
+def test_what_catches_it_again_and_again(pytester: pytest.Pytester) -> None:
+    """A loop that catches every error ends with its test, which is told to be left."""
+    pytester.makepyfile("""
+        import asyncio
+
+        async def test_it(asyncframe):
+            while True:
+                try:
+                    await asyncio.Event().wait()
+                except Exception:
+                    pass
+    """)
+    text = run(pytester)
+
+    assert "VirtualDeadlockError: nobody can go on at 0 s of virtual time:" in text
+    assert "loop    the test is left with CancelledError" in text
+
+
+def test_a_fixture_that_fails_with_it(pytester: pytest.Pytester) -> None:
+    """A fixture that waits for what never comes shows its own line."""
+    pytester.makepyfile("""
+        import asyncio
+        import pytest_asyncio
+
+        @pytest_asyncio.fixture
+        async def ready(asyncframe):
+            await asyncio.Event().wait()
+
+        async def test_it(ready):
+            pass
+    """)
+    text = run(pytester, "-o", "asyncio_mode=auto")
+
+    assert re.search(r"^> +await asyncio\.Event\(\)\.wait\(\)$", text, re.MULTILINE)
+    assert "VirtualDeadlockError: nobody can go on at 0 s of virtual time:" in text
+
+
+def run(pytester: pytest.Pytester, *options: str) -> str:
+    """Run the tests in the folder; return what was printed."""
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+    without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
+    return pytester.runpytest_inprocess(*without, *options).stdout.str()
