@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import socket
 import threading
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
+
+from pytest_asyncframe._pristine import client_classes, httpx_name
 
 BASE_URL = "http://testserver"
 
@@ -22,6 +23,8 @@ class Client:
         app: Any ASGI app.
         loop_factory: Makes the loop of the app, if it needs one of its own.
         base_url: What relative URLs begin with.
+        raise_app_exceptions: Whether what a route raises is raised to whoever requests.
+        place: Where the test has made it; "" if that is not known.
         options: Further options of the client that is made.
     """
 
@@ -30,12 +33,17 @@ class Client:
         app: Any,
         loop_factory: Callable[[], asyncio.AbstractEventLoop],
         base_url: str = BASE_URL,
+        *,
+        raise_app_exceptions: bool = True,
+        place: str = "",
         **options: Any,
     ) -> None:
         if not callable(app):
             raise TypeError(f"client() takes an ASGI app, not {app!r}")
         self._app = app
         self._loop_factory = loop_factory
+        self._raises = raise_app_exceptions
+        self._place = place
         self._options = {"base_url": base_url, **options}
         self._stack: AsyncExitStack | ExitStack | None = None
         self.on_error: Callable[[BaseException], object] = lambda _: None
@@ -49,14 +57,18 @@ class Client:
     async def __aenter__(self) -> Any:
         """Run the app's lifespan in this loop, and return an ``httpx.AsyncClient``."""
         self.on_enter()
-        httpx = _httpx()
+        async_client, asgi_transport = client_classes()
         stack = self._enter(AsyncExitStack())
         try:
             state = await stack.enter_async_context(_Lifespan(self._app))
-            transport = httpx.ASGITransport(app=_with_state(self._app, state))
-            return await stack.enter_async_context(
-                httpx.AsyncClient(transport=transport, **self._options)
+            options = self._options.copy()
+            of_transport = {name: options.pop(name) for name in _OF_TRANSPORT if name in options}
+            transport = asgi_transport(
+                app=_with_state(self._app, state),
+                raise_app_exceptions=self._raises,
+                **of_transport,
             )
+            return await stack.enter_async_context(async_client(transport=transport, **options))
         except BaseException:
             self._stack = None
             await stack.aclose()
@@ -87,8 +99,9 @@ class Client:
             )
         stack = self._enter(ExitStack())
         try:
+            options = {"raise_server_exceptions": self._raises, **self._options}
             made = _test_client()(
-                self._app, backend_options={"loop_factory": self._loop_factory}, **self._options
+                self._app, backend_options={"loop_factory": self._loop_factory}, **options
             )
             return stack.enter_context(made)
         except BaseException:
@@ -107,6 +120,15 @@ class Client:
         assert isinstance(stack, ExitStack)
         stack.__exit__(kind, error, traceback)
 
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"{name!r} is of the client that entering this one gives; enter it: 'async with "
+            "asyncframe.client(app) as client:', or 'with' in a test that is no coroutine"
+        )
+
+    def __str__(self) -> str:
+        return _described(self._app, self._place)
+
     def discard(self) -> None:
         """End what was left open, as far as that is possible without its event loop."""
         stack, self._stack = self._stack, None
@@ -121,18 +143,26 @@ class Client:
         return stack
 
 
-def _httpx() -> Any:
-    # Only tests with a client need it; httpx2 is the same under its newer name.
-    name = "httpx" if importlib.util.find_spec("httpx") is not None else "httpx2"
-    return importlib.import_module(name)
+_OF_TRANSPORT = ("root_path", "client")
+"""Options that TestClient takes itself, and that are the transport's in httpx."""
 
 
 def _test_client() -> Any:
+    httpx_name()
     with warnings.catch_warnings():
         # Starlette asks for httpx2; httpx is what most have, and works.
         warnings.filterwarnings("ignore", message=".*httpx2.*")
         from starlette.testclient import TestClient  # see above
     return TestClient
+
+
+def _described(app: Any, place: str) -> str:
+    """Return which app it is, and where the test has asked for it."""
+    title, kind = getattr(app, "title", None), type(app).__name__
+    name = getattr(app, "__qualname__", kind)
+    if isinstance(title, str) and title != kind:
+        name = f"{kind} {title!r}"
+    return f"{name}, made at {place}," if place else name
 
 
 def _with_state(app: Any, state: dict[str, Any]) -> Any:
@@ -154,44 +184,58 @@ class _Lifespan:
 
     async def __aenter__(self) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
-        self._received: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._started: asyncio.Future[None] = loop.create_future()
-        self._stopped: asyncio.Future[None] = loop.create_future()
+        self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._started: asyncio.Future[str | None] = loop.create_future()
+        self._stopped: asyncio.Future[str | None] = loop.create_future()
+        self._went_on: asyncio.Future[None] = loop.create_future()
         self._task = loop.create_task(self._run(), name="lifespan of the app")
-        await self._received.put({"type": "lifespan.startup"})
-        await self._wait(self._started)
+        await self._messages.put({"type": "lifespan.startup"})
+        await self._wait("startup", self._started)
         return self._state
 
     async def __aexit__(self, *error: object) -> None:
         if not self._task.done():
-            await self._received.put({"type": "lifespan.shutdown"})
-            await self._wait(self._stopped)
+            await self._messages.put({"type": "lifespan.shutdown"})
+            await self._wait("shutdown", self._stopped)
         await self._task
 
-    async def _wait(self, future: asyncio.Future[None]) -> None:
-        await asyncio.wait([future, self._task], return_when=asyncio.FIRST_COMPLETED)
-        if future.done():
-            future.result()
-        else:
+    async def _wait(self, phase: str, future: asyncio.Future[str | None]) -> None:
+        """Wait until the app has told how a phase went; raise its own error if it failed."""
+        told: list[asyncio.Future[Any]] = [future, self._task]
+        await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
+        if not future.done():
             # An app that does not know of lifespans raises at once, or returns.
             self._task.result()
+            return
+        failure = future.result()
+        if failure is None:
+            return
+        # It tells the text of its error first, and raises the error itself right after.
+        either: list[asyncio.Future[None]] = [self._went_on, self._task]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if self._task.done():
+            self._task.result()
+        else:
+            self._task.cancel()
+        raise RuntimeError(f"the app's {phase} failed: {failure or 'it gave no message'}")
 
     async def _run(self) -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": self._state}
         try:
-            await self._app(scope, self._received.get, self._send)
+            await self._app(scope, self._receive, self._send)
         except BaseException:
             if self._started.done():
                 raise
 
+    async def _receive(self) -> dict[str, Any]:
+        if any(one.done() and one.result() is not None for one in (self._started, self._stopped)):
+            self._went_on.set_result(None)
+        return await self._messages.get()
+
     async def _send(self, message: dict[str, Any]) -> None:
         phase, _, outcome = message["type"].removeprefix("lifespan.").partition(".")
         future = self._started if phase == "startup" else self._stopped
-        if outcome == "failed":
-            text = message.get("message") or "it gave no message"
-            future.set_exception(RuntimeError(f"the app's {phase} failed: {text}"))
-        else:
-            future.set_result(None)
+        future.set_result(message.get("message", "") if outcome == "failed" else None)
 
 
 class LiveServer:
@@ -201,6 +245,10 @@ class LiveServer:
         app: Any ASGI app.
         around: Entered while it runs.
         away: Entered while the calling thread waits for its thread.
+        place: Where the test has made it; "" if that is not known.
+
+    Raises:
+        ImportError: If uvicorn is not installed.
 
     Attributes:
         url: Where it listens, such as ``http://127.0.0.1:40123``.
@@ -211,9 +259,18 @@ class LiveServer:
         app: Any,
         around: Callable[[], AbstractContextManager[object]],
         away: Callable[[], AbstractContextManager[object]],
+        place: str = "",
     ) -> None:
-        import uvicorn  # only tests with a real server need it
+        try:
+            import uvicorn  # only tests with a real server need it
+        except ModuleNotFoundError as error:
+            if error.name != "uvicorn":
+                raise
+            text = "asyncframe.live_server() needs uvicorn: pip install 'asyncframe[pytest]'"
+            raise ImportError(text, name="uvicorn") from None
 
+        self._app = app
+        self._place = place
         ready = self._ready = threading.Event()
 
         class Server(uvicorn.Server):
@@ -260,6 +317,9 @@ class LiveServer:
         with self._away():
             self._thread.join()
         self._socket.close()
+
+    def __str__(self) -> str:
+        return f"live server of {_described(self._app, self._place)}"
 
     def discard(self) -> None:
         """Stop it, as `stop`."""

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from framework import TaskManager, ThreadPoolExecutorEnhanced
 from framework.protocols import Clock, TaskEvent
 from framework.testing import ControlledEngine, override_framework
-from pytest_asyncframe import _shims, _stalls
+from pytest_asyncframe import _pristine, _shims, _stalls
 from pytest_asyncframe._blocked import BlockedLoops
 from pytest_asyncframe._calls import PoolCalls
 from pytest_asyncframe._clients import Client, LiveServer
@@ -81,6 +81,7 @@ class Toolkit:
 
     def open(self) -> None:
         """Make everything, and make the manager current."""
+        _pristine.note()
         stack = self._stack
         stack.enter_context(self.census.noting())
         try:

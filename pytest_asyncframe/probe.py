@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ from framework.protocols import TaskRecord
 from pytest_asyncframe import _matchers
 from pytest_asyncframe._clients import BASE_URL, Client, LiveServer
 from pytest_asyncframe._names import Names
+from pytest_asyncframe._places import users_place
 from pytest_asyncframe._references import task_id_of
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.executor import DeterministicExecutor
@@ -59,22 +61,40 @@ class Probe:
 
     # -- clients
 
-    def client(self, app: Any, *, base_url: str = BASE_URL, **options: Any) -> Client:
+    def client(
+        self,
+        app: Any,
+        *,
+        base_url: str = BASE_URL,
+        raise_app_exceptions: bool = True,
+        **options: Any,
+    ) -> Client:
         """Return a client of *app*, whose lifespan runs while it is open.
 
         ``async with`` gives an ``httpx.AsyncClient`` on the test's own loop, ``with`` gives
-        Starlette's ``TestClient``, whose loop is on the test's clock too. An exception in
-        a route is raised into the test.
+        Starlette's ``TestClient``, whose loop is on the test's clock too. What the app's
+        lifespan raises is raised where the client is entered or left. What a test replaces
+        in httpx, for the app's own requests, does not reach the ``httpx.AsyncClient``.
 
         Args:
             app: Any ASGI app.
             base_url: What relative URLs begin with.
+            raise_app_exceptions: Whether an exception in a route is raised into the test;
+                else it is answered, with 500 by most apps.
             options: Further options of the client that is made.
 
         Raises:
             TypeError: If *app* cannot be called.
+            ImportError: On entering, if httpx is not installed.
         """
-        made = Client(app, self._toolkit.loop_factory, base_url, **options)
+        made = Client(
+            app,
+            self._toolkit.loop_factory,
+            base_url,
+            raise_app_exceptions=raise_app_exceptions,
+            place=users_place(sys._getframe(1)),
+            **options,
+        )
         made.on_error = self._seen.take_stock
         made.on_enter = lambda: self._toolkit.require_loop("asyncframe.client(app)")
         self._toolkit.clients.append(made)
@@ -85,8 +105,12 @@ class Probe:
 
         Its event loop is on real time. While it is open, tasks start as they are submitted,
         and virtual time moves by itself only while the test waits through this object.
+
+        Raises:
+            ImportError: If uvicorn is not installed.
         """
-        made = LiveServer(app, self._toolkit.beside_server, self._toolkit.away)
+        place = users_place(sys._getframe(1))
+        made = LiveServer(app, self._toolkit.beside_server, self._toolkit.away, place)
         self._toolkit.clients.append(made)
         return made
 

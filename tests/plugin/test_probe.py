@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import re
+import sys
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
 
 from framework import TaskNotFoundError, TaskStatus, background_task, setup_async_framework
+from pytest_asyncframe import _clients, _pristine
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
 
@@ -71,6 +76,142 @@ async def test_a_lifespan_that_fails(asyncframe: Probe) -> None:
     with pytest.raises(RuntimeError, match=r"^the app's startup failed: no database$"):
         async with asyncframe.client(app):
             pytest.fail("it must not start")
+
+
+def app_that_fails(phase: str) -> FastAPI:
+    """Return an app whose lifespan raises at its start or at its stop."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if phase == "start":
+            raise LookupError("no table")
+        yield
+        raise LookupError("no table")
+
+    return FastAPI(lifespan=lifespan)
+
+
+@pytest.mark.parametrize("phase", ["start", "stop"])
+async def test_a_lifespans_own_error(asyncframe: Probe, phase: str) -> None:
+    """What an app's lifespan raises is raised where the client is entered or left."""
+    with pytest.raises(LookupError, match=r"^no table$") as caught:
+        async with asyncframe.client(app_that_fails(phase)):
+            assert phase == "stop"
+
+    assert caught.traceback[-1].frame.code.name == "lifespan"
+
+
+@pytest.mark.parametrize("phase", ["start", "stop"])
+def test_a_lifespans_own_error_in_a_sync_test(asyncframe: Probe, phase: str) -> None:
+    """The same is so of the sync client."""
+    with pytest.raises(LookupError, match=r"^no table$"), asyncframe.client(app_that_fails(phase)):
+        assert phase == "stop"
+
+
+@pytest.mark.parametrize("phase", ["startup", "shutdown"])
+async def test_a_lifespan_that_fails_and_goes_on(asyncframe: Probe, phase: str) -> None:
+    """An app that tells of a failure, and asks for more, is not waited for."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if phase == "shutdown":
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        await send({"type": f"lifespan.{phase}.failed"})
+        await receive()
+
+    with pytest.raises(RuntimeError, match=rf"^the app's {phase} failed: it gave no message$"):
+        async with asyncframe.client(app):
+            assert phase == "shutdown"
+
+
+async def test_a_routes_error_as_an_answer(asyncframe: Probe) -> None:
+    """With raise_app_exceptions=False an error in a route is the answer that it would be."""
+    async with asyncframe.client(app_with_state(), raise_app_exceptions=False) as client:
+        assert (await client.get("/broken")).status_code == 500
+
+
+def test_a_routes_error_as_an_answer_in_a_sync_test(asyncframe: Probe) -> None:
+    """The same is so of the sync client; by default it raises as well."""
+    with asyncframe.client(app_with_state(), raise_app_exceptions=False) as client:
+        assert client.get("/broken").status_code == 500
+    with (
+        asyncframe.client(app_with_state()) as client,
+        pytest.raises(LookupError, match=r"^a route's own$"),
+    ):
+        client.get("/broken")
+
+
+async def test_options_of_the_transport(asyncframe: Probe) -> None:
+    """What TestClient takes for the connection, the async client takes as well."""
+    app = FastAPI()
+
+    @app.get("/about")
+    async def about(request: Request) -> list[Any]:
+        return [request.client, request.scope["root_path"], request.headers["accept"]]
+
+    options: dict[str, Any] = {"client": ("10.1.2.3", 4), "root_path": "/api"}
+    async with asyncframe.client(app, headers={"accept": "text/x"}, **options) as client:
+        assert (await client.get("/about")).json() == [["10.1.2.3", 4], "/api", "text/x"]
+
+
+class _Nothing:
+    """Stands for a class that a test has replaced."""
+
+
+@pytest.mark.parametrize(
+    ("name", "fake"),
+    [
+        ("AsyncClient", _Nothing),
+        ("ASGITransport", _Nothing),
+        ("AsyncClient.get", None),
+        ("AsyncClient.request", None),
+        ("AsyncClient.send", None),
+        ("AsyncClient.__init__", None),
+    ],
+)
+async def test_a_test_that_replaces_httpx(
+    asyncframe: Probe, monkeypatch: pytest.MonkeyPatch, name: str, fake: object
+) -> None:
+    """What a test replaces in httpx, for the app's own requests, is not the client's."""
+    original = httpx.AsyncClient
+    monkeypatch.setattr(f"httpx.{name}", fake)
+    async with asyncframe.client(app_with_state()) as client:
+        answer = await client.post("/add", params={"left": 3})
+        assert (await asyncframe.completed(answer)).result == 4
+        assert isinstance(client, original)
+
+
+def test_a_client_that_was_not_entered(asyncframe: Probe) -> None:
+    """A client that was not entered says so, whatever is asked of it."""
+    client = asyncframe.client(app_with_state())
+    with pytest.raises(
+        AttributeError,
+        match=r"^'post' is of the client that entering this one gives; enter it: 'async with "
+        r"asyncframe\.client\(app\) as client:', or 'with' in a test that is no coroutine$",
+    ):
+        client.post("/add")
+
+
+def test_clients_without_the_extra(asyncframe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not installed is told with the command that installs it."""
+    for name in ("httpx", "httpx2", "uvicorn"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(_pristine, "client_classes", _pristine.client_classes.__wrapped__)
+    monkeypatch.setattr(_clients, "client_classes", _pristine.client_classes)
+    cure = r"pip install 'asyncframe\[pytest\]'$"
+    client = asyncframe.client(app_with_state())
+
+    with pytest.raises(ImportError, match=rf"^asyncframe\.client\(\) needs httpx: {cure}"):
+        client.__enter__()
+    with (
+        asyncio.Runner() as runner,
+        pytest.raises(ImportError, match=rf"^asyncframe\.client\(\) needs httpx: {cure}"),
+    ):
+        runner.run(client.__aenter__())
+    with pytest.raises(ImportError, match=rf"^asyncframe\.live_server\(\) needs uvicorn: {cure}"):
+        asyncframe.live_server(app_with_state())
+    assert not client.running
 
 
 async def test_the_wrong_way_to_enter(asyncframe: Probe) -> None:

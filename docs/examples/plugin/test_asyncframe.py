@@ -67,6 +67,18 @@ def test_a_live_server(asyncframe: Probe) -> None:
         asyncframe.run_until_idle()
 
 
+@app.get("/prices")
+async def prices() -> None:
+    """Fail."""
+    raise ConnectionError("the price list is away")
+
+
+async def test_a_server_error(asyncframe: Probe) -> None:
+    """A route that fails answers 500, as a server would."""
+    async with asyncframe.client(app, raise_app_exceptions=False) as client:
+        assert (await client.get("/prices")).status_code == 500
+
+
 def test_what_was_submitted(asyncframe: Probe) -> None:
     """Tasks are found by their function, with their arguments."""
     task_id = ship(7)
