@@ -61,17 +61,44 @@ class WorkerPolicies(Policies):
         """Count a call in the window of all workers; see `Policies.take`."""
         record = current_record.get()
         waits = policy.when_limited == "wait" and record is not None
-        wait: float | None = self._state().take(
-            window_key(policy, key),
-            policy.rate_limit,
-            policy.time_window + _MARGIN,
-            record.task_id if waits and record is not None else "",
-        )
-        if wait is None:
-            return None
+        who = record.task_id if waits and record is not None else ""
+        window = window_key(policy, key)
+        while True:
+            began = self.monotonic()
+            wait, number = self._state().take(
+                window, policy.rate_limit, policy.time_window + _MARGIN, who
+            )
+            if wait is not None:
+                break
+            if self._is_counted_now(policy, window, number, began):
+                return None
         if policy.when_limited == "raise":
             wait = min(wait, policy.time_window)
-        return self.monotonic() + wait
+        moment: float = self.monotonic() + wait
+        return moment
+
+    def _is_counted_now(
+        self, policy: ThrottlePolicy, window: str, number: int, began: float
+    ) -> bool:
+        """See that a call is counted when its body begins, and not long before.
+
+        Args:
+            policy: The throttle.
+            window: Key of its window.
+            number: The call's number there.
+            began: Monotonic second before which it was not counted.
+
+        Returns:
+            False if that took longer than the window, and it has to be counted anew.
+        """
+        ahead = 0.0
+        # 1 Redis counts the call, 2 this process is held up, 3 the body begins, late.
+        # 4 A window after 1 another call is counted, and begins at once: too soon after 3.
+        while (took := self.monotonic() - began) > ahead + _MARGIN:
+            ahead, began = 2 * took, self.monotonic()
+            if not self._state().restamp(window, number, policy.time_window, ahead):
+                return False
+        return True
 
     def wait_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
         """Publish the task again, or block until the call is counted."""
@@ -160,8 +187,8 @@ class WorkerPolicies(Policies):
 
 
 _MARGIN: Final = 0.01
-"""Seconds by which windows of workers are longer: a call is counted in Redis, and its body
-begins a little later, one time sooner than another. So the bodies keep to the rate as well."""
+"""Seconds by which windows of workers are longer: a call is counted in Redis at most so long
+before its process goes on to the body. So the bodies keep to the rate as well."""
 
 
 def _is_own(policy: object, record: TaskRecord | None) -> bool:

@@ -244,7 +244,7 @@ if used + ahead < rate then
   redis.call('ZADD', stamps, now, number)
   redis.call('EXPIRE', stamps, keep)
   if mine then redis.call('ZREM', waiting, who) end
-  return -1
+  return -number
 end
 -- Slots become free in the order of their stamps, and then again a window later.
 local place = used + ahead - rate
@@ -258,7 +258,23 @@ if who ~= '' then
 end
 return due - now
 """
-"""Count a call and return -1, or return in how many microseconds to try again."""
+"""Count a call and return minus its number, or the microseconds until the next try."""
+
+RESTAMP: Final = """
+-- KEYS: stamps of the calls in the window. ARGV: number of one, window, seconds from now.
+local stamp = redis.call('ZSCORE', KEYS[1], ARGV[1])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+if not stamp then return 0 end
+if tonumber(stamp) <= now - math.ceil(ARGV[2] * 1000000) then
+  -- Others may have been counted since in its place.
+  redis.call('ZREM', KEYS[1], ARGV[1])
+  return 0
+end
+redis.call('ZADD', KEYS[1], now + math.ceil(ARGV[3] * 1000000), ARGV[1])
+return 1
+"""
+"""Count a call at another time; 0 if its window has passed, and it has to be counted anew."""
 
 FORGET: Final = """
 -- KEYS: the task's hash

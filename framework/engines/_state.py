@@ -88,6 +88,7 @@ class State:
         self._end = register(_scripts.END)
         self._cancel = register(_scripts.CANCEL)
         self._throttle = register(_scripts.THROTTLE)
+        self._restamp = register(_scripts.RESTAMP)
         self._leave = register(_scripts.LEAVE)
         self._forget = register(_scripts.FORGET)
         self._recover = register(_scripts.RECOVER)
@@ -308,18 +309,26 @@ class State:
 
     # -- throttles
 
-    def take(self, key: str, rate: int, window: float, who: str) -> float | None:
-        """Count a call and return None, or return in how many seconds to try again.
+    def take(self, key: str, rate: int, window: float, who: str) -> tuple[float | None, int]:
+        """Count a call, or tell when to try again.
 
         Args:
             key: Of the window.
             rate: Calls per window.
             window: Seconds.
             who: Keeps a place in the queue for this caller; "" for none.
+
+        Returns:
+            None and the call's number, or the seconds until the next try and 0.
         """
         stamps = f"{self.prefix}throttle:{key}"
         answer = self._throttle([stamps, f"{stamps}:w"], [rate, repr(window), who])
-        return None if answer < 0 else answer / 1e6
+        return (None, -answer) if answer < 0 else (answer / 1e6, 0)
+
+    def restamp(self, key: str, number: int, window: float, ahead: float) -> bool:
+        """Count a call as one of *ahead* seconds from now; False if its window has passed."""
+        stamps = f"{self.prefix}throttle:{key}"
+        return bool(self._restamp([stamps], [number, repr(window), repr(ahead)]))
 
     def leave(self, key: str, who: str) -> None:
         """Give a place in a throttle's queue back."""

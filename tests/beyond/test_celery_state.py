@@ -246,51 +246,56 @@ def test_reports_are_numbered(state: State) -> None:
 # -- windows
 
 
+def take(state: State, key: str, rate: int, window: float, who: str) -> float | None:
+    """Count a call, or return in how many seconds to try again."""
+    return state.take(key, rate, window, who)[0]
+
+
 def test_window(state: State) -> None:
     """As many calls pass as the rate allows; the next one hears when to come back."""
-    assert [state.take("w", 3, 30.0, "") for _ in range(3)] == [None] * 3
-    wait = state.take("w", 3, 30.0, "")
+    assert [take(state, "w", 3, 30.0, "") for _ in range(3)] == [None] * 3
+    wait = take(state, "w", 3, 30.0, "")
     assert wait is not None
     assert 29.0 < wait <= 30.0
 
 
 def test_windows_are_apart(state: State) -> None:
     """Calls of another key do not count."""
-    assert state.take("w", 1, 30.0, "") is None
-    assert state.take("v", 1, 30.0, "") is None
+    assert take(state, "w", 1, 30.0, "") is None
+    assert take(state, "v", 1, 30.0, "") is None
 
 
 def test_queue(state: State) -> None:
     """Those who wait are told times one after the other, and keep them when they ask again."""
-    state.take("w", 2, 10.0, "")
-    state.take("w", 2, 10.0, "")
-    waits = [state.take("w", 2, 10.0, who) for who in "abcd"]
+    take(state, "w", 2, 10.0, "")
+    take(state, "w", 2, 10.0, "")
+    waits = [take(state, "w", 2, 10.0, who) for who in "abcd"]
     rounded = [wait and round(wait / 10) for wait in waits]
     assert rounded == [1, 1, 2, 2]
-    again = state.take("w", 2, 10.0, "a")
+    again = take(state, "w", 2, 10.0, "a")
     assert again is not None
     assert again <= 10.0
 
 
 def test_nobody_jumps_the_queue(state: State) -> None:
     """A slot that has become free goes to who waited for it, and not to a newcomer."""
-    state.take("w", 1, 0.2, "")
-    wait = state.take("w", 1, 0.2, "first")
+    take(state, "w", 1, 0.2, "")
+    wait = take(state, "w", 1, 0.2, "first")
     assert wait is not None
     # The window passes: a blocking read that nobody answers.
     state.client.blpop(["nothing"], timeout=wait + 0.01)
-    assert state.take("w", 1, 0.2, "newcomer") is not None
-    assert state.take("w", 1, 0.2, "first") is None
+    assert take(state, "w", 1, 0.2, "newcomer") is not None
+    assert take(state, "w", 1, 0.2, "first") is None
 
 
 def test_who_left_holds_up_nobody(state: State) -> None:
     """A place that was given back is free for the next."""
-    state.take("w", 1, 0.2, "")
-    wait = state.take("w", 1, 0.2, "first")
+    take(state, "w", 1, 0.2, "")
+    wait = take(state, "w", 1, 0.2, "first")
     state.leave("w", "first")
     assert wait is not None
     state.client.blpop(["nothing"], timeout=wait + 0.01)
-    assert state.take("w", 1, 0.2, "second") is None
+    assert take(state, "w", 1, 0.2, "second") is None
 
 
 def test_many_at_the_same_moment(state: State) -> None:
@@ -300,7 +305,7 @@ def test_many_at_the_same_moment(state: State) -> None:
     def call() -> None:
         barrier.wait(PATIENCE)
         for _ in range(10):
-            if state.take("w", 13, 30.0, "") is None:
+            if take(state, "w", 13, 30.0, "") is None:
                 next(passed)
 
     threads = [threading.Thread(target=call) for _ in range(8)]
@@ -310,3 +315,22 @@ def test_many_at_the_same_moment(state: State) -> None:
         thread.join(PATIENCE)
     assert next(passed) == 13
     assert state.client.zcard(f"{state.prefix}throttle:w") == 13
+
+
+def test_counted_later(state: State) -> None:
+    """A call can be counted at a later time, and the window moves with it."""
+    _, number = state.take("w", 1, 30.0, "")
+    assert state.restamp("w", number, 30.0, 10.0)
+    wait = take(state, "w", 1, 30.0, "")
+    assert wait is not None
+    assert 30.0 < wait <= 40.0
+
+
+def test_counted_too_late(state: State) -> None:
+    """A call whose window has passed is no longer counted: others may have its place."""
+    _, number = state.take("w", 1, 30.0, "")
+    key = f"{state.prefix}throttle:w"
+    state.client.zadd(key, {str(number): (state.now() - 31.0) * 1e6})
+    assert not state.restamp("w", number, 30.0, 0.0)
+    assert not state.restamp("w", number, 30.0, 0.0)
+    assert state.client.zcard(key) == 0
