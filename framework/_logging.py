@@ -2,11 +2,15 @@
 
 Everything goes to the logger ``asyncframe``: final states at DEBUG, unread failures at
 ERROR, unfinished tasks at shutdown at WARNING.
+
+Guarantees: what users and their clients chose (ids, names, texts of errors) forges no line
+of the log and colours none: it is escaped here, for every record of that logger.
 """
 
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +20,65 @@ from framework._records import TaskEvent, TaskRecord, TaskStatus
 
 _LOGGER = logging.getLogger("asyncframe")
 _FAILURES = (TaskStatus.FAILED, TaskStatus.TIMEOUT)
+
+
+def escaped(text: str) -> str:
+    """Return *text* with everything escaped that is not printable, line ends included."""
+    if text.isprintable():
+        return text
+    return "".join(
+        ch if ch.isprintable() else ch.encode("unicode_escape").decode("ascii") for ch in text
+    )
+
+
+class _Escaped:
+    """Stands in for an argument of a log record."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __str__(self) -> str:
+        value = self._value
+        if isinstance(value, str):
+            return escaped(value)
+        return escaped(safe_str(value) if isinstance(value, BaseException) else str(value))
+
+    def __repr__(self) -> str:
+        return escaped(repr(self._value))
+
+
+class _EscapingFilter(logging.Filter):
+    """Lets every record pass, with its arguments and its traceback escaped."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Escape what was put into the text; the text itself is the framework's."""
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                one if isinstance(one, (int, float)) else _Escaped(one) for one in record.args
+            )
+        if record.exc_info and record.exc_info[1] is not None and not record.exc_text:
+            # Formatters print it in place of the exception, which stays for other handlers.
+            record.exc_text = _traceback_text(record.exc_info[1], record.exc_info[2])
+        return True
+
+
+def _traceback_text(error: BaseException, raised: Any) -> str:  # Any: a traceback or None
+    told = traceback.TracebackException(type(error), error, raised, compact=True)
+    pending: list[traceback.TracebackException | None] = [told]
+    while pending:
+        one = pending.pop()
+        if one is None:
+            continue
+        # The only place where a formatted traceback has the error's own text; not public.
+        vars(one)["_str"] = escaped(str(vars(one).get("_str", "")))
+        notes = getattr(one, "__notes__", None)
+        if isinstance(notes, (list, tuple)):
+            one.__notes__ = [escaped(safe_str(note)) for note in notes]
+        pending += [one.__cause__, one.__context__, *(one.exceptions or ())]
+    return "".join(told.format()).removesuffix("\n")
+
+
+_LOGGER.addFilter(_EscapingFilter())
 
 
 def log_final(event: TaskEvent) -> None:
