@@ -103,6 +103,26 @@ def filled_text(name: str, value: object) -> str:
     return given
 
 
+def task_id(value: object) -> str:
+    """Return *value* if a task may have it as an id of its user's choice.
+
+    Raises:
+        TypeError: If it is no string.
+        ValueError: If it is empty, too long, or not printable.
+    """
+    given = text("task_id", value)
+    if not 1 <= len(given) <= _LONGEST_ID or not given.isprintable():
+        raise ValueError(
+            f"task_id must have 1 to {_LONGEST_ID} characters, all of them printable, not "
+            f"{show(value)} ({len(given)} characters): choose another, or leave it out for a "
+            "random one"
+        )
+    return given
+
+
+_LONGEST_ID = 200
+
+
 def flag(name: str, value: object) -> bool:
     """Return *value* if it is True or False.
 

@@ -199,7 +199,7 @@ def _checked(
         "description": None if description is None else _checks.text("description", description),
         "name": None if name is None else one_line(_checks.text("name", name)),
         "delay": None if delay is None else _checks.number("delay", delay, at_least=0),
-        "task_id": None if task_id is None else _checks.filled_text("task_id", task_id),
+        "task_id": None if task_id is None else _checks.task_id(task_id),
         "hooks": (on_complete, on_error),
     }
 

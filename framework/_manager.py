@@ -183,7 +183,8 @@ class TaskManager:
                 framework's, infinity for none.
             description: A text for people; None for the function's own.
             wait: Whether to wait and return the result instead of the id.
-            task_id: An id of your own, not in use; None for a random one.
+            task_id: An id of your own, not in use, of 1 to 200 printable characters; None
+                for a random one.
             on_complete: Called with the task once it is COMPLETED, on the thread or loop
                 that completed it, or a thread of its own if that was elsewhere. What it
                 raises is logged.
@@ -204,7 +205,7 @@ class TaskManager:
         _checks.flag("wait", wait)
         core = self._core
         if task_id is not None and core.elsewhere is not None:
-            await core.require_free(task_id)
+            await core.require_free(_checks.task_id(task_id))
         task, pause = take_in(
             core,
             sys._getframe(1), func, args, kwargs, timeout, description, task_id,

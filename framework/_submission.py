@@ -51,7 +51,7 @@ def take_in(
     if spec.check is not None:
         spec.check(*positional, **named)
     if task_id is not None:
-        _checks.filled_text("task_id", task_id)
+        _checks.task_id(task_id)
     _checks.hook("on_complete", on_complete)
     _checks.hook("on_error", on_error)
     pause = _checks.number("delay", delay, at_least=0) or spec.delay

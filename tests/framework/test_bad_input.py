@@ -227,6 +227,17 @@ async def test_submit_wait(task_manager: TaskManager, value: Any) -> None:
     assert task_manager.get_stats()["submitted"] == 0
 
 
+@pytest.mark.parametrize("value", ["", "x" * 201, "a\nb", "\x1b[31mred", "\u2028", "\ud800"])
+def test_submit_id(task_manager: TaskManager, value: str) -> None:
+    """An id that is empty, too long or not printable is refused, also by `.options`."""
+    with pytest.raises(ValueError, match=r"^task_id must have 1 to 200 characters, all of them "):
+        task_manager.submit_nowait(int, task_id=value)
+    with pytest.raises(ValueError, match=r"^task_id must have 1 to 200 characters, all of them "):
+        background_task(lambda: None).options(task_id=value)
+
+    assert task_manager.get_stats()["submitted"] == 0
+
+
 def test_submit_id_in_use(task_manager: TaskManager) -> None:
     """An id that a living or a finished task has is refused."""
     task_manager.submit_nowait(int, task_id="mine")

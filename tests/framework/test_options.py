@@ -193,7 +193,7 @@ async def test_a_copy_with_an_id_is_one_task(task_manager: TaskManager) -> None:
     ("option", "value", "message"),
     [
         ("task_id", 7, r"task_id must be a string, not 7"),
-        ("task_id", "", r"task_id must be a string of at least one character.*"),
+        ("task_id", "", r"task_id must have 1 to 200 characters, all of them printable, not .*"),
         ("on_complete", 7, r"on_complete must be a function of the task or None, not 7"),
         ("on_error", "log", r"on_error must be a function of the task or None, not 'log'"),
     ],

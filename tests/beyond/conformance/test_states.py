@@ -87,6 +87,22 @@ async def test_chosen_id(manager: TaskManager) -> None:
         await manager.submit(tasks.add, (1,), task_id="order-7")
 
 
+@pytest.mark.parametrize("given", ["", "x" * 201, "a\nb", "a\x00b", "\x1b[31m", "\ud800"])
+async def test_unfit_id(manager: TaskManager, given: str) -> None:
+    """An id that is too long or not printable is refused at once, by every submission."""
+    with pytest.raises(ValueError, match=r"^task_id must have 1 to 200 characters, all of them "):
+        await manager.submit(tasks.add, (1,), task_id=given)
+    with pytest.raises(ValueError, match=r"^task_id must have 1 to 200 characters, all of them "):
+        manager.submit_nowait(tasks.add, (1,), task_id=given)
+
+
+async def test_longest_id(manager: TaskManager) -> None:
+    """An id of 200 characters, of any script, is as good as a short one."""
+    given = "\N{GREEK SMALL LETTER ALPHA}" * 200
+    assert await manager.submit(tasks.add, (1,), task_id=given) == given
+    assert await manager.get_result(given, timeout=PATIENCE) == 11
+
+
 async def test_from_inside(manager: TaskManager) -> None:
     """A task knows its own id, name, state and attempt."""
     task_id = tasks.about_itself()
