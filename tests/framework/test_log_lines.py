@@ -1,0 +1,239 @@
+"""What the log says: lines that nobody can forge, of bounded length, and of a drain in time."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from framework import (
+    ThreadPoolExecutorEnhanced,
+    background_task,
+    get_task_manager,
+    setup_async_framework,
+)
+from framework.protocols import TaskEvent
+from framework.testing import override_framework
+from pytest_asyncframe.probe import Probe
+from tests.patience import PATIENCE
+
+_CLEAN_UP = 60 * 10**9
+"""Nanosecond of a framework's first periodic clean-up, the only timer that may be left."""
+
+FORGED = "ERROR asyncframe all is lost"
+EVIL = f"told\n{FORGED}\r\x1b[31m\u2028\x85\x00{FORGED}"
+ESCAPED = EVIL.encode("unicode_escape").decode("ascii")
+
+
+@pytest.fixture
+def written() -> Iterator[Callable[[], str]]:
+    """Give what a plain handler has written of the framework's log."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s %(message)s"))
+    logger = logging.getLogger("asyncframe")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield stream.getvalue
+    logger.removeHandler(handler)
+    logger.setLevel(before)
+
+
+def require_honest(text: str) -> None:
+    """Require that nothing in a log was forged or coloured, and that the evil text is there."""
+    assert ESCAPED in text
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert not [line for line in text.split("\n") if line.startswith(FORGED)]
+
+
+class EvilError(Exception):
+    """An error whose text and representation forge lines."""
+
+    def __str__(self) -> str:
+        return EVIL
+
+    __repr__ = __str__
+
+
+def fail() -> None:
+    """Raise an error of every shape: with notes, a cause, and a group."""
+    error = EvilError()
+    error.add_note(EVIL)
+    raise ExceptionGroup(EVIL, [error, LookupError(EVIL)]) from error
+
+
+def test_an_unread_failure_forges_no_line(written: Callable[[], str]) -> None:
+    """Neither the message nor the traceback of an unread failure carries its text as it is."""
+    with override_framework() as manager:
+        ended = threading.Event()
+        manager.subscribe(lambda _: ended.set(), kinds={"failed"})
+        manager.submit_nowait(fail)
+        assert ended.wait(PATIENCE)
+    text = written()
+    require_honest(text)
+    assert "Traceback (most recent call last):" in text
+    assert "direct cause" in text
+
+
+def test_a_hook_that_fails_forges_no_line(written: Callable[[], str]) -> None:
+    """The error of a hook is logged escaped, its traceback with it."""
+
+    def hook(_: object) -> None:
+        raise EvilError
+
+    with ThreadPoolExecutorEnhanced(1) as pool, override_framework(pool=pool) as manager:
+        manager.submit_nowait(int, on_complete=hook)
+        pool.shutdown()
+    require_honest(written())
+
+
+def test_a_reason_forges_no_line(written: Callable[[], str]) -> None:
+    """A final state told at DEBUG has its reason, name and id escaped."""
+    logging.getLogger("asyncframe").debug("task %s: %r %d", EVIL, EvilError(), 7)
+    text = written()
+    require_honest(text)
+    assert text.endswith(f"{ESCAPED}: {ESCAPED} 7\n")
+
+
+def test_other_handlers_have_the_error_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """The record still has the exception, and its text is the framework's own template."""
+    error = EvilError()
+    logging.getLogger("asyncframe").error("task %s failed", "a", exc_info=error)
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+    assert (record.msg, record.getMessage()) == ("task %s failed", "task a failed")
+
+
+# -- what is unfinished at shutdown
+
+
+@pytest.mark.parametrize("count", [100, 10_000])
+async def test_the_unfinished_are_named_in_bounded_lines(
+    caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    """The WARNING names a hundred and counts the rest; at DEBUG lines of a hundred name all."""
+    gate, started = threading.Event(), threading.Event()
+
+    def block() -> None:
+        started.set()
+        gate.wait()
+
+    with caplog.at_level(logging.DEBUG, "asyncframe"):
+        async with setup_async_framework(None, max_workers=1, graceful_shutdown_timeout=0):
+            manager = get_task_manager()
+            first = manager.submit_nowait(block)
+            await asyncio.to_thread(started.wait)
+            ids = [first, *(manager.submit_nowait(int) for _ in range(count - 1))]
+    gate.set()
+    lines = [one for one in caplog.records if one.getMessage().startswith("unfinished at")]
+    (warning,) = [one.getMessage() for one in lines if one.levelno == logging.WARNING]
+    told = [one.getMessage() for one in lines if one.levelno == logging.DEBUG]
+    assert warning.startswith(f"unfinished at shutdown ({count}): {first} (")
+    assert len(re.findall(r"[0-9a-f]{32}", warning)) == 100
+    assert warning.endswith(f", and {count - 100} more") is (count > 100)
+    assert len(told) == (count // 100 if count > 100 else 0)
+    assert max(map(len, [warning, *told])) < 10_000
+    if told:
+        assert sorted(re.findall(r"[0-9a-f]{32}", " ".join(told))) == sorted(ids)
+
+
+async def test_the_loop_has_its_turns_while_many_are_cancelled() -> None:
+    """Of 10,000 queued tasks that a drain cancels, no turn of the loop cancels more than 500."""
+    gate, started = threading.Event(), threading.Event()
+    turns = 0
+    cancelled: Counter[int] = Counter()
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        if not gate.is_set():
+            asyncio.get_running_loop().call_soon(turn)
+
+    def note(_: TaskEvent) -> None:
+        cancelled[turns] += 1
+
+    def block() -> None:
+        started.set()
+        gate.wait()
+
+    async with setup_async_framework(None, max_workers=1, graceful_shutdown_timeout=0):
+        manager = get_task_manager()
+        manager.subscribe(note, kinds={"cancelled"})
+        manager.submit_nowait(block)
+        await asyncio.to_thread(started.wait)
+        for _ in range(10_000):
+            manager.submit_nowait(int)
+        turn()
+    gate.set()
+    assert cancelled.total() == 10_000
+    assert max(cancelled.values()) <= 500
+
+
+# -- what a drain waits for
+
+
+def drain_lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """Return the level and the rest of each line about what a drain waits for."""
+    found = [(one.levelname, one.getMessage()) for one in caplog.records]
+    begin = "shutting down: "
+    return [(level, text.removeprefix(begin)) for level, text in found if text.startswith(begin)]
+
+
+@background_task
+async def take(seconds: float) -> None:
+    """Take so many seconds of the framework's time."""
+    await get_task_manager().clock.asleep(seconds)
+
+
+async def test_a_drain_says_what_it_waits_for(
+    asyncframe: Probe, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A drain says at once, after a second, and every five seconds what it waits for."""
+    with caplog.at_level(logging.INFO, "asyncframe"):
+        async with setup_async_framework(None, graceful_shutdown_timeout=30):
+            ids = [take(seconds) for seconds in (3.0, 8.0)]
+            await asyncframe.clock.run_for(0)
+    first, second = (f"{one} ({__name__}.take) running" for one in ids)
+    assert drain_lines(caplog) == [
+        ("INFO", f"waiting for 2 tasks to end, 30 s at most: {first}, {second}"),
+        ("WARNING", f"still waiting for 2 tasks to end, 29 s at most: {first}, {second}"),
+        ("WARNING", f"still waiting for 1 task to end, 24 s at most: {second}"),
+    ]
+    assert asyncframe.clock.monotonic() == 8.0
+
+
+async def test_a_drain_without_limit_says_so(
+    asyncframe: Probe, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A drain that waits as long as it takes says that, and names ten tasks at the most."""
+    with caplog.at_level(logging.WARNING, "asyncframe"):
+        async with setup_async_framework(None, graceful_shutdown_timeout=float("inf")):
+            for _ in range(12):
+                take(2.0)
+    ((level, text),) = drain_lines(caplog)
+    assert level == "WARNING"
+    assert text.startswith("still waiting for 12 tasks to end, as long as it takes: ")
+    assert text.endswith(", and 2 more")
+    assert len(re.findall(r"[0-9a-f]{32}", text)) == 10
+
+
+async def test_a_drain_that_is_quick_does_not_warn(
+    asyncframe: Probe, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of tasks that end within a second only the INFO tells, of none nothing; no timer is left."""
+    with caplog.at_level(logging.INFO, "asyncframe"):
+        for seconds in ((), (0.5,)):
+            async with setup_async_framework(None):
+                for one in seconds:
+                    take(one)
+    assert [level for level, _ in drain_lines(caplog)] == ["INFO"]
+    left = asyncframe.clock.sequencer.timers()
+    assert min((timer.when for timer in left), default=_CLEAN_UP) >= _CLEAN_UP
