@@ -274,7 +274,7 @@ def require_core() -> Core:
     """Return the core that is meant here.
 
     Raises:
-        FrameworkNotStartedError: If there is none, or several and no telling which.
+        FrameworkNotStartedError: If none runs, or several do and this code belongs to none.
     """
     core = _STATE.sole or find_core()
     if core is None:
@@ -289,7 +289,7 @@ def get_task_manager() -> TaskManager:
     one running in the process. From any thread.
 
     Raises:
-        FrameworkNotStartedError: If there is none, or several and no telling which.
+        FrameworkNotStartedError: If none runs, or several do and this code belongs to none.
     """
     manager: TaskManager = require_core().manager
     return manager
@@ -299,7 +299,7 @@ def get_thread_pool() -> ThreadPoolExecutorEnhanced:
     """Return the thread pool of the framework that is current here; see `get_task_manager`.
 
     Raises:
-        FrameworkNotStartedError: If there is none, or several and no telling which.
+        FrameworkNotStartedError: If none runs, or several do and this code belongs to none.
     """
     return require_core().pool
 

@@ -67,8 +67,8 @@ def setup_async_framework(
     meanwhile.
 
     Args:
-        app: The app; None without one, or for the app that it is given to.
-        max_workers: Threads that work at once, from 1 on; None for the standard default.
+        app: The app; None to run without one, or for the app whose lifespan it becomes.
+        max_workers: Threads that work at once, 1 or more; None for the standard default.
         graceful_shutdown_timeout: Seconds that tasks get to end at shutdown, 0 or more.
         task_timeout: Limit in seconds of tasks without one of their own; None for the
             executor's, infinity for none.
@@ -80,8 +80,8 @@ def setup_async_framework(
         cleanup_interval: Seconds between clean-ups by age, above 0; infinity for never.
         clock: Time for everything; None for the system's.
         executor: A pool of your own, which you shut down; excludes *max_workers*.
-        store: Where tasks are kept, a `SQLStore` say; None for this process's memory.
-        engine: Where tasks run, a `CeleryEngine` say; None for the pool and the app's loop.
+        store: Where tasks are kept, such as a `SQLStore`; None for this process's memory.
+        engine: Where tasks run, such as a `CeleryEngine`; None for the pool and the app's loop.
 
     Returns:
         An async context manager that gives None, and a lifespan.
