@@ -1,7 +1,8 @@
 """One database: how it is reached, and how its transactions begin.
 
 Guarantees: a transaction that writes begins as such, so it never fails half-way for want
-of the lock; no call waits for the database longer than a few seconds.
+of the lock; no call waits for the database longer than a few seconds; nothing is written
+into a file of SQLite that is not at its place any more.
 Relies on: being opened in the process, and used on threads, that may block.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import sqlalchemy as sa
@@ -136,8 +138,11 @@ class Database:
             ) from error
         event.listen(self._engine, "connect", self._on_connect)
         self._settings = self._settings_of(durable)
+        # SQLite's file, and which one it was when it was opened.
+        self._file: tuple[str, tuple[int, int] | None] | None = None
         if self.dialect == "sqlite":
-            event.listen(self._engine, "begin", _begin)
+            event.listen(self._engine, "do_connect", self._before_connect)
+            event.listen(self._engine, "begin", self._begin)
 
     def _settings_of(self, durable: bool) -> tuple[str, ...]:
         if self.dialect == "postgresql":
@@ -158,6 +163,9 @@ class Database:
         cursor = connection.cursor()
         for setting in self._settings:
             cursor.execute(setting)
+        if self.dialect == "sqlite" and self._file is None:
+            file = cursor.execute("PRAGMA database_list").fetchone()[2]
+            self._file = file, _identity(file)
         cursor.close()
         if self.dialect == "postgresql":
             connection.autocommit = False
@@ -180,11 +188,37 @@ class Database:
     def close(self) -> None:
         """Close every connection that is not in use."""
         self._engine.dispose()
+        self._file = None
+
+    def _before_connect(self, *_: object) -> None:
+        # A connection to a file that is gone would make a new one, without tables.
+        self._require_file()
+
+    def _begin(self, connection: Connection) -> None:
+        self._require_file()
+        writes = connection.get_execution_options().get(_WRITES, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    def _require_file(self) -> None:
+        """See that the file is still the one that was opened.
+
+        Raises:
+            OSError: If it is not there, or is another one.
+        """
+        if self._file is not None and _identity(self._file[0]) != self._file[1]:
+            raise OSError(
+                f"the file {self._file[0]} was removed or replaced while it was in use: put it "
+                "back, or restart every process of this app, which then begins a new one"
+            )
 
 
-def _begin(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _identity(file: str) -> tuple[int, int] | None:
+    """Return what tells a file from another one at the same place; None if it is not there."""
+    try:
+        found = Path(file).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def is_data_fault(error: BaseException) -> bool:

@@ -96,6 +96,39 @@ def test_full_disk(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
     assert messages(caplog)[0] == f"{FAILS}database or disk is full"
 
 
+def moved(url: str, tmp_path: Path) -> Path:
+    """Move the file away, and return where it is."""
+    return Path(file_of(url)).rename(tmp_path / "away.db")
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+def test_file_is_removed(
+    sqlite_url: str, tmp_path: Path, replaced: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the file is gone, or another one is there, records wait; put back, it gets them."""
+    file = Path(file_of(sqlite_url))
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+        peer.finished()
+        away = moved(sqlite_url, tmp_path)
+        if replaced:
+            file.write_bytes(away.read_bytes())
+        task = peer.accept()
+        for _ in range(3):
+            assert not peer.writer.attempt()
+        assert (peer.writer.errors, len(peer.backlog)) == (3, 1)
+        assert file.exists() is replaced
+        away.replace(file)
+        assert peer.writer.attempt()
+
+        assert peer.row(task).status == "pending"
+        assert len(peer.ids()) == 2
+    (message,) = messages(caplog)
+    assert message == (
+        f"{FAILS}the file {file} was removed or replaced while it was in use: put it back, or "
+        "restart every process of this app, which then begins a new one"
+    )
+
+
 def test_refusal_says_why(sqlite_url: str) -> None:
     """Who is refused since too many records wait is told what the database said."""
     with peers(sqlite_url, 1, capacity=1, pace=QUICK) as (peer,):
@@ -287,6 +320,32 @@ def test_one_framework_for_each_store(sqlite_url: str) -> None:
             store.open(Host(TestClock()))
         store.close(5.0)
         store.open(Host(TestClock()))
+
+
+def test_file_is_removed_while_nothing_happens(
+    sqlite_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That the file is gone is noticed without any task, and told to those who ask."""
+    failed = threading.Event()
+
+    class Heard(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            failed.set()
+
+    handler = Heard(logging.ERROR)
+    logging.getLogger("asyncframe").addHandler(handler)
+    try:
+        with opened(sqlite_url) as store:
+            moved(sqlite_url, tmp_path)
+            assert failed.wait(10)
+            with pytest.raises(StoreUnavailableError, match=r"was removed or replaced while"):
+                store.fetch(["unknown"])
+            assert not Path(file_of(sqlite_url)).exists(), "no new one is made"
+    finally:
+        logging.getLogger("asyncframe").removeHandler(handler)
+    assert messages(caplog)[-1].startswith("WARNING: the store could not be left in order: the ")
+    with opened(sqlite_url) as store:
+        safe(store, new_record(TestClock()))
 
 
 def test_question_while_the_file_is_locked(sqlite_url: str) -> None:
