@@ -40,7 +40,8 @@ _MANY = 100
 """How many tasks are named in a notice, and in one line about those unfinished."""
 
 _CUT_SHORT = (TaskStatus.CANCELLED, TaskStatus.INTERRUPTED)
-_REASON = "the framework shut down"
+REASON = "the framework shut down"
+"""The reason of a task that is cut short, and of one that never begins."""
 
 
 async def drain(core: Core, home: Home, grace: float) -> None:
@@ -71,7 +72,7 @@ def _give_up_waiting(core: Core, home: Home) -> list[LiveTask]:
     """
     cancelled = []
     for task in core.ledger.living(home):
-        if task.timer is not None and core.cancel_pending(task, _REASON):
+        if task.timer is not None and core.cancel_pending(task, REASON):
             cancelled.append(task)
         sleeper = task.sleeper
         if sleeper is not None:
@@ -157,10 +158,10 @@ async def _end_all(core: Core, home: Home, tasks: list[LiveTask]) -> None:
 
 def _cancel_all(core: Core, tasks: list[LiveTask]) -> None:
     for task in tasks:
-        if core.cancel_pending(task, _REASON):
+        if core.cancel_pending(task, REASON):
             continue
         if task.driver is not None and core.ledger.request_cancel(task):
-            task.reason = _REASON
+            task.reason = REASON
             core.runner.stop_body(task)
 
 
@@ -178,7 +179,7 @@ async def _let_all_go(core: Core, home: Home) -> None:
     await _ended(core, runner.drivers_of(home), _LAST_CHANCE)
     for task in core.ledger.living(home):
         error = TaskInterruptedError(task.task_id, task.name)
-        runner.end(task, "interrupt", error=error, reason=_REASON, body_ended=False)
+        runner.end(task, "interrupt", error=error, reason=REASON, body_ended=False)
     stubborn = runner.drivers_of(home)
     for driver in stubborn:
         driver.request_cancel(let_go=True)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
-from framework import _checks
+from framework import _callers, _checks
 from framework._calls import name_of
 from framework._clock import SystemClock, join_all
 from framework._crew import Crew
@@ -217,7 +217,7 @@ class _Calls:
             return
         # Callbacks may take their time, and the clock's thread has other deadlines.
         thread = threading.Thread(
-            target=call.tell, args=(None, error), name="asyncframe-callbacks", daemon=True
+            target=call.tell, args=(None, error), name=_callers.CALLBACKS, daemon=True
         )
         try:
             thread.start()

@@ -13,7 +13,7 @@ from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from framework import _checks
+from framework import _callers, _checks
 from framework._context import current_home
 from framework._core import Limits
 from framework._drain import drain
@@ -280,7 +280,7 @@ async def _in_thread(call: Callable[[], None], clock: Clock) -> None:
         finally:
             done.signal()
 
-    thread = threading.Thread(target=body, name="asyncframe-lifespan", daemon=True)
+    thread = threading.Thread(target=body, name=_callers.LIFESPAN, daemon=True)
     thread.start()
     await done.wait(None)
     thread.join()

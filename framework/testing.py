@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any  # a task's function may take anything
 
-from framework import _registry
+from framework import _callers, _registry
 from framework._app_rules import AppRules
 from framework._calls import layer_of, name_of, signature_of
 from framework._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework._core import Limits
+from framework._crew import Crew
+from framework._drain import REASON
 from framework._ledger import Home
 from framework._manager import TaskManager
 from framework._pool import ThreadPoolExecutorEnhanced
@@ -26,6 +30,7 @@ from framework.protocols import (
     SharedStore,
     TaskEngine,
     TaskRecord,
+    TaskStatus,
     TaskStore,
 )
 
@@ -38,9 +43,13 @@ __all__ = [
     "bare_function",
     "call_of",
     "function_name",
+    "is_caller",
+    "is_idle",
+    "layer_of",
     "override_framework",
     "registered_functions",
     "signature_of",
+    "was_cut_short",
 ]
 
 
@@ -77,10 +86,29 @@ def call_of(record: TaskRecord) -> Call:
 def bare_function(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Return *fn* without any decorator of the framework."""
     inner: Any = fn
-    while hasattr(inner, "__asyncframe_layer__"):
+    while layer_of(inner) is not None:
         inner = inner.fn
     function: Callable[..., Any] = inner
     return function
+
+
+def was_cut_short(record: TaskRecord) -> bool:
+    """Return whether a stopping framework has ended a task that had not ended by itself."""
+    cut_short = record.status in (TaskStatus.CANCELLED, TaskStatus.INTERRUPTED)
+    return cut_short and record.reason == REASON
+
+
+def is_caller(thread: threading.Thread) -> bool:
+    """Return whether a thread calls a hook, callbacks or a handler of an app's, and then ends."""
+    return thread.name in (_callers.HOOK, _callers.CALLBACKS, _callers.LIFESPAN)
+
+
+def is_idle(code: CodeType) -> bool:
+    """Return whether a pool's thread that is in *code* waits there for something to do."""
+    return code is _WAITS_FOR_WORK
+
+
+_WAITS_FOR_WORK: CodeType = Crew._park.__code__
 
 
 def function_name(fn: Callable[..., Any]) -> str:

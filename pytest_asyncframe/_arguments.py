@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from framework.testing import signature_of
+from framework.testing import layer_of, signature_of
 
 Function: TypeAlias = Callable[..., Any]
 
@@ -30,7 +30,7 @@ def unwrapped(fn: Function) -> tuple[Function, tuple[Any, ...], dict[str, Any]]:
         elif isinstance(inner, types.MethodType):
             args = (inner.__self__, *args)
             inner = inner.__func__
-        elif hasattr(inner, "__asyncframe_layer__"):
+        elif layer_of(inner) is not None:
             inner = inner.fn
         else:
             return inner, args, kwargs

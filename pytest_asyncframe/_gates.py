@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from framework.protocols import TaskStatus
+from framework.testing import was_cut_short
 from pytest_asyncframe._matchers import described, unread_failures
 from pytest_asyncframe._places import users_part
 
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 _GRACE = 0.2
 """Real seconds that a thread has to end after the test."""
-
-_CUT_SHORT = "the framework shut down"
-"""The reason of a task that a stopping lifespan had to end."""
 
 
 class AsyncframeWarning(UserWarning):
@@ -36,10 +33,7 @@ def leaks(toolkit: Toolkit) -> list[str]:
         record = one.record
         if not record.status.is_final:
             found.append(f"leaked task: {described(record)}")
-        elif record.reason == _CUT_SHORT and record.status in (
-            TaskStatus.CANCELLED,
-            TaskStatus.INTERRUPTED,
-        ):
+        elif was_cut_short(record):
             found.append(f"task cut short by the app's shutdown: {described(record)}")
     found += [f"leaked call of the pool: {line}" for line in toolkit.left_calls()]
     clients = toolkit.open_clients

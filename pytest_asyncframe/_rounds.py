@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from framework import TaskManager, ThreadPoolExecutorEnhanced, current_task
 from framework.protocols import Interceptor, TaskRecord
-from framework.testing import override_framework
+from framework.testing import layer_of, override_framework
 
 T = TypeVar("T")
 Timed: TypeAlias = tuple[float, Any]  # seconds, and whatever the task returned
@@ -71,7 +71,7 @@ class Call:
         fn = self.fn
         while isinstance(fn, functools.partial):
             fn = fn.func
-        return getattr(fn, "__asyncframe_layer__", None)
+        return layer_of(fn)
 
 
 class Bench:

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+from framework.testing import is_caller, is_idle
 from pytest_asyncframe._actors import Arrival
 from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._places import innermost_users, outwards, place_of
@@ -25,17 +26,14 @@ Join = Callable[..., None]
 
 _JOIN = threading.Thread.join
 _LIBRARIES = {"threading.py", "queue.py", "selectors.py", "contextlib.py", "runners.py"}
-_IDLE = {"thread.py": ("_worker",), "_crew.py": ("_park",), "_asyncio.py": ("run",)}
-"""Where a pool's thread stands that has nothing to do: the file and the function."""
+_IDLE = {"thread.py": ("_worker",), "_asyncio.py": ("run",)}
+"""Where a thread of another pool stands that has nothing to do: the file and the function."""
 
 _ENDED = "_asyncframe_ended"
 """The attribute of a thread in which its `_End` is."""
 
 _STARTED = "_asyncframe_started"
 """The attribute of a thread that says where it was started."""
-
-_CALLERS = ("asyncframe-hook", "asyncframe-callbacks", "asyncframe-lifespan")
-"""Names of threads on which the framework calls what may take its time."""
 
 
 def start_on(sequencer: Sequencer, real: Start) -> Start:
@@ -47,7 +45,7 @@ def start_on(sequencer: Sequencer, real: Start) -> Start:
         if threading.get_ident() not in sequencer.actors or hasattr(self, _ENDED):
             real(self)
             return
-        counted = self.name in _CALLERS
+        counted = is_caller(self)
         pooled = sequencer.here is None or _works_on_the_clock(self)
         arrival = sequencer.expect() if counted else None
         _tell_end(sequencer, self, arrival, pooled=pooled)
@@ -151,7 +149,7 @@ def _idle(frame: FrameType) -> bool:
     for step in outwards(frame):
         name = Path(step.f_code.co_filename).name
         if name not in _LIBRARIES:
-            return step.f_code.co_name in _IDLE.get(name, ())
+            return is_idle(step.f_code) or step.f_code.co_name in _IDLE.get(name, ())
     return False
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
 
-from framework import background_task
+from framework import ThreadPoolExecutorEnhanced, background_task
+from pytest_asyncframe._threads import busy
 from pytest_asyncframe.clock import VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
 
@@ -65,6 +68,20 @@ def test_it_is_raised_in_a_loop_of_a_sync_test(asyncframe: Probe) -> None:
 
     asyncio.run(main())
     asyncframe.executor.drain()
+
+
+def test_beside_an_idle_thread(asyncframe: Probe) -> None:
+    """A pool's thread that waits for work is no reason to wait for it: the error comes at once."""
+    before = set(threading.enumerate())
+    with ThreadPoolExecutorEnhanced(1) as pool:
+        assert pool.submit(int).result() == 0
+        for _ in range(10_000):
+            # It is on its way to where it waits.
+            if not any(busy(before)):
+                break
+            os.sched_yield()
+        with pytest.raises(VirtualDeadlockError):
+            threading.Event().wait()
 
 
 @pytest.mark.parametrize("marker", ["", "@pytest.mark.asyncio", "@pytest.mark.anyio"])
