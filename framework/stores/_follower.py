@@ -25,6 +25,11 @@ from framework.stores._statements import CHUNK, Row, Statements
 BREATH: Final = 0.0001
 """Seconds for which the thread lets others have the interpreter, in between."""
 
+IN_TIME: Final = 0.05
+"""Seconds after which the thread goes on without a breath: where each one takes long, since
+others compute, what waits for the thread would wait for all of them. Who needs the
+interpreter then waits for it for 5 ms."""
+
 _SLICE: Final = 64
 """Rows that are taken in before a breath."""
 
@@ -111,8 +116,9 @@ class Follower:
                     self._host.cancel(row[0])
         # In the order of their end: the oldest are removed first.
         others.sort(key=lambda row: row[7] or 0.0)
+        until = self._clock.monotonic() + IN_TIME
         for at in range(0, len(others), _SLICE):
-            if at:
+            if at and self._clock.monotonic() < until:
                 self._clock.sleep(BREATH)
             self._mirror.absorb(others[at : at + _SLICE])
 

@@ -21,7 +21,7 @@ from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
 from framework.stores._backlog import Backlog
 from framework.stores._database import FAULTS, Database, is_data_fault, why
-from framework.stores._follower import BREATH, Follower
+from framework.stores._follower import BREATH, IN_TIME, Follower
 from framework.stores._membership import GivenUpError, Membership
 from framework.stores._mirror import Mirror
 from framework.stores._rows import NOT_WHOLE, Written, bare_row_of, row_of
@@ -242,9 +242,10 @@ class Writer:
             GivenUpError: If this process has been given up.
             SQLAlchemyError: If the database fails; what was not written is kept.
         """
+        until = self._clock.monotonic() + IN_TIME
         for _ in range(_ROUNDS):
             records = self._backlog.take(self._most)
-            rows = self._rows_of(records)
+            rows = self._rows_of(records, until)
             with self._lock:
                 bound = self._remove_up_to
             if not rows and bound is None:
@@ -265,15 +266,18 @@ class Writer:
             if not more and not len(self._backlog):
                 return
 
-    def _rows_of(self, records: list[TaskRecord]) -> dict[str, Written]:
-        """Return the rows of the first records, as many as make no huge batch."""
+    def _rows_of(self, records: list[TaskRecord], until: float) -> dict[str, Written]:
+        """Return the rows of the first records, as many as make no huge batch.
+
+        Takes its time up to the monotonic second *until*.
+        """
         rows: dict[str, Written] = {}
         size = 0
         for number, record in enumerate(records, 1):
             if size > _MAX_TEXT:
                 del records[number - 1 :]
                 break
-            if number % _SLICE == 0:
+            if number % _SLICE == 0 and self._clock.monotonic() < until:
                 # Whoever waits for the interpreter, a loop say, gets it now and not 5 ms later.
                 self._clock.sleep(BREATH)
             try:
@@ -384,7 +388,7 @@ class Writer:
             self._backlog.tried(record, again=False)
 
     def _write_alone(self, record: TaskRecord) -> None:
-        rows = list(self._rows_of([record]).values())
+        rows = list(self._rows_of([record], 0.0).values())
         try:
             self._write_batch(rows, None)
         except FAULTS as error:

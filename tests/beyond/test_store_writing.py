@@ -157,6 +157,36 @@ def test_large_results_make_small_batches(sql_url: str, monkeypatch: pytest.Monk
         assert len(peer.backlog) == 0
 
 
+def breathing(peer: Peer, seconds: float) -> list[float]:
+    """Let each breath of a process take so many seconds; return where they are counted."""
+    breaths: list[float] = []
+
+    def breathe(least: float) -> None:
+        breaths.append(least)
+        peer.clock.pass_time(seconds)
+
+    peer.clock.sleep = breathe
+    return breaths
+
+
+def test_records_are_not_held_up(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where other threads compute, a process that has much to write stops giving way to them."""
+    monkeypatch.setattr(_writer, "BATCH", 100)
+    with peers(sql_url) as (one, two):
+        quick, slow = breathing(one, 0.0001), breathing(two, 0.01)
+        tasks = [peer.end(peer.accept()) for peer in (one, two) for _ in range(400)]
+        for peer in (one, two):
+            peer.writer.write()
+
+        assert len(one.ids()) == len(tasks)
+        assert (len(quick), len(slow)) == (4 * (100 // 8), 5)
+        slow.clear()
+        two.writer.follower.look()
+        quick.clear()
+        one.writer.follower.look()
+        assert (len(slow), len(quick)) == (5, 6)
+
+
 def test_reading_in_pieces_misses_nothing(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of one transaction that are read in several pieces are all read, once each."""
     monkeypatch.setattr(_follower, "CHUNK", 4)
