@@ -10,10 +10,11 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, HTTPException, Query
-from fastapi.responses import RedirectResponse
+from fastapi.responses import FileResponse
 from pydantic import BaseModel, Field
 
 from framework import (
@@ -83,9 +84,9 @@ app: FastAPI = FastAPI(
 
 
 @app.get("/", include_in_schema=False)
-async def show_what_there_is() -> RedirectResponse:
-    """Lead to the page on which every route can be tried."""
-    return RedirectResponse("/docs")
+def show_what_there_is() -> FileResponse:
+    """Answer with a page that starts tasks and shows them."""
+    return FileResponse(Path(__file__).with_suffix(".html"))
 
 
 # Background tasks: an id at once, the work later.
