@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import redis
 
+from framework import _cancelling
+from framework.engines import celery
 from framework.engines.celery import CeleryEngine
 from tests.beyond.servers import PostgresServer, RabbitServer, RedisServer
 from tests.beyond.workers import CeleryWorker
+from tests.patience import PATIENCE
 
 LIMIT = 300
 """Seconds for a test here, unless it says otherwise: one server after the other starts."""
@@ -129,6 +132,15 @@ def fragile_engine(celery_redis: RedisServer, fragile_worker: CeleryWorker) -> C
     from tests.beyond.celery_app import make
 
     return make(celery_redis.url, queue="fragile")
+
+
+@pytest.fixture
+def patient_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a cancellation wait for as long as a worker of a busy machine takes to hear of it."""
+    monkeypatch.setattr(_cancelling, "_PATIENCE", PATIENCE)
+    monkeypatch.setattr(_cancelling, "_FAR_PATIENCE", PATIENCE)
+    # Redis answers within five seconds, whatever is asked.
+    monkeypatch.setattr(celery, "_HEARS", 4.0)
 
 
 @pytest.fixture

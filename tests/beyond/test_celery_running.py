@@ -149,6 +149,7 @@ async def test_progress(manager: TaskManager, lists: Any, key: str) -> None:
     assert task.progress == 0.25
 
 
+@pytest.mark.usefixtures("patient_cancel")
 async def test_cancelled_coroutine(manager: TaskManager, lists: Any, key: str) -> None:
     """A coroutine on a worker is cancelled, and cancel_task waits for it."""
     task_id = celery_tasks.hold_on_loop(key)
@@ -159,6 +160,7 @@ async def test_cancelled_coroutine(manager: TaskManager, lists: Any, key: str) -
         await manager.get_result(task_id, timeout=PATIENCE)
 
 
+@pytest.mark.usefixtures("patient_cancel")
 async def test_cancelled_thread(manager: TaskManager, lists: Any, key: str) -> None:
     """Blocking code on a worker finds out that it is not wanted, and ends CANCELLED."""
     task_id = celery_tasks.ask(key)

@@ -88,6 +88,7 @@ async def test_cancel_before_the_start(manager: TaskManager, heard: Heard) -> No
     assert heard.of(task_id) == ["submitted", "cancelled"]
 
 
+@pytest.mark.usefixtures("patient_cancel")
 async def test_cancel_a_coroutine(manager: TaskManager, heard: Heard) -> None:
     """A running coroutine is cancelled and waited for."""
     task_id = tasks.hold_on_loop()
@@ -109,6 +110,7 @@ async def test_cancel_blocking_code(backend: Backend, manager: TaskManager, hear
     assert await manager.get_result(task_id, timeout=PATIENCE) == "anyway"
 
 
+@pytest.mark.usefixtures("patient_cancel")
 async def test_give_way(backend: Backend, manager: TaskManager, heard: Heard) -> None:
     """Blocking code that asks, and is not wanted any more, ends CANCELLED."""
     gate = backend.gate()
