@@ -126,6 +126,7 @@ def _deliver(engine: CeleryEngine, outpost: Outpost, message: Message) -> dict[s
         pause = min(max(verdict.left, 0.0) + _AWAY, _settings.HOLD)
         _send(engine, message.replace(due=outpost.clock.time() + pause))
     elif verdict.kind == "again":
+        state.repeated(message.task_id)
         _send_next(engine, Message.from_json(json.loads(verdict.message)))
     elif verdict.kind == "over" and message.turn:
         # It was cancelled while it waited, and would hold up those behind it.

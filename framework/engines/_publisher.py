@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from itertools import count
 from typing import Any, Final
 
 from framework._clock import SystemClock
@@ -162,6 +163,7 @@ class Publisher:
         sender: Sends one message.
         note: Notes messages in Redis before they are sent; blocks.
         published: Notes there that those of some ids have been sent; blocks.
+        repeated: Notes that the message of an id may be sent twice; blocks.
         unnote: Notes that a task will not be sent after all; blocks.
         prepare: Makes the message of a task.
         host: Hears of what becomes of tasks.
@@ -174,6 +176,7 @@ class Publisher:
         sender: Sender,
         note: Callable[[list[Message]], None],
         published: Callable[[list[str]], None],
+        repeated: Callable[[str], None],
         unnote: Callable[[str], object],
         prepare: Callable[[TaskRecord], Message],
         host: EngineHost,
@@ -183,6 +186,7 @@ class Publisher:
         self._sender = sender
         self._note = note
         self._published = published
+        self._repeated = repeated
         self._unnote = unnote
         self._prepare = prepare
         self._host = host
@@ -297,7 +301,7 @@ class Publisher:
         sent: list[str] = []
         for record, message in zip(wanted, messages, strict=True):
             if noted and self._begin(record):
-                if not self._insist(partial(self._sender.send, message), record):
+                if not self._insist(partial(self._send, message, count()), record):
                     break
                 sent.append(record.task_id)
                 record.payload = None
@@ -311,6 +315,12 @@ class Publisher:
         for record in batch:
             if record.status.is_final:
                 self.discard(record.task_id)
+
+    def _send(self, message: Message, tries: count[int]) -> None:
+        if next(tries):
+            # A try that failed may have had its effect all the same.
+            self._repeated(message.task_id)
+        self._sender.send(message)
 
     def _begin(self, record: TaskRecord) -> bool:
         """Note that a task is being sent, unless it was withdrawn after it was noted."""

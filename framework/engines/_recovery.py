@@ -34,8 +34,8 @@ EVERY: Final = 10.0
 _SHARE: Final = 50
 """A look may take one part in so many of the time."""
 
-_LONGEST: Final = 600.0
-"""Seconds that a look may take before another worker begins one."""
+_LONGEST: Final = 60.0
+"""Seconds that a look may take before another worker begins one, since the first may have died."""
 
 _PAUSES: Final = (20.0, 3_600.0)
 """Seconds for which a task is left alone after its first copy, and at the most."""

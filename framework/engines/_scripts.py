@@ -223,6 +223,21 @@ return message
 )
 """Return the message of a task that has none at the broker; "" if it need not be sent."""
 
+REPEATED: Final = (
+    _HEAD
+    + """
+-- ARGV: id
+local status = get('status')
+if is_final(status) then
+  redis.call('SET', over, '1', 'EX', KEPT)
+elseif status ~= '' then
+  redis.call('HINCRBY', task, 'copies', 1)
+end
+return status
+"""
+).replace("KEPT", str(KEPT_LIVE))
+"""Note that a message may be at the broker twice."""
+
 THROTTLE: Final = """
 -- KEYS: stamps of the calls in the window, those who wait. ARGV: rate, window, who.
 local stamps, waiting = KEYS[1], KEYS[2]

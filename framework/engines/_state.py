@@ -91,6 +91,7 @@ class State:
         self._restamp = register(_scripts.RESTAMP)
         self._leave = register(_scripts.LEAVE)
         self._forget = register(_scripts.FORGET)
+        self._repeat = register(_scripts.REPEATED)
         self._recover = register(_scripts.RECOVER)
 
     @property
@@ -129,6 +130,10 @@ class State:
         for task_id in task_ids:
             pipe.hdel(self._keys(task_id)[0], "unsent")
         pipe.execute()
+
+    def repeated(self, task_id: str) -> None:
+        """Note that a task's message may be sent twice, so that the second finds the end."""
+        self._repeat(self._keys(task_id), [task_id])
 
     def now(self) -> float:
         """Return the wall clock of Redis, in seconds since the epoch."""

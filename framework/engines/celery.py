@@ -296,6 +296,7 @@ class CeleryEngine:
             self.sender(),
             self._note,
             state.published,
+            state.repeated,
             lambda task_id: state.cancel(task_id, "it was cancelled before it started"),
             self._message,
             host,
