@@ -40,11 +40,20 @@ class PolicyHost(Protocol):
     def begin_attempt(self, record: TaskRecord) -> None:
         """Count one more attempt of a running task."""
 
-    def begin_sleep(self, record: TaskRecord, sleeper: Sleeper) -> None:
-        """Note who sleeps in a task, to be interrupted when the task is not wanted."""
+    def begin_sleep(
+        self, record: TaskRecord, sleeper: Sleeper, reason: str, error: BaseException | None
+    ) -> None:
+        """Note who sleeps in a task, to be interrupted when the task is not wanted.
 
-    def end_sleep(self, record: TaskRecord) -> None:
-        """Forget who slept."""
+        Args:
+            record: The task.
+            sleeper: Who sleeps.
+            reason: Why, for people.
+            error: What ended the attempt before; None for a throttle.
+        """
+
+    def end_sleep(self, record: TaskRecord, reason: str) -> None:
+        """Forget who slept, and why."""
 
     def suspend_limit(self, record: TaskRecord) -> None:
         """Stop the time of a task's limit, since it waits for a throttle's slot."""
@@ -138,7 +147,7 @@ class Policies:
         self, policy: ThrottlePolicy, key: Hashable, due: float, sleeper: Sleeper
     ) -> Generator[float | None, None, None]:
         """Queue for a place; yields until when to wait, None for until signalled."""
-        with _Asleep(self, sleeper, suspends=True) as asleep:
+        with _Asleep(self, sleeper, throttle_reason(policy), suspends=True) as asleep:
             self._announce("throttled", policy.name, due - self.clock.monotonic(), None)
             gate = self.gates(policy).join(key, sleeper, self.monotonic)
             passed = False
@@ -174,7 +183,8 @@ class Policies:
         while policy.allows(error, attempt):
             delay = policy.delay(attempt, self.rng.uniform)
             sleeper = ThreadSleeper(self.clock)
-            with _Asleep(self, sleeper) as asleep:
+            reason = retry_reason(policy, attempt, delay)
+            with _Asleep(self, sleeper, reason, error) as asleep:
                 self._announce("retrying", name, delay, error)
                 sleeper.wait(self.clock.monotonic() + delay)
             if not asleep.goes_on(error):
@@ -202,7 +212,8 @@ class Policies:
         while policy.allows(error, attempt):
             delay = policy.delay(attempt, self.rng.uniform)
             sleeper = LoopSleeper(self.clock)
-            with _Asleep(self, sleeper) as asleep:
+            reason = retry_reason(policy, attempt, delay)
+            with _Asleep(self, sleeper, reason, error) as asleep:
                 self._announce("retrying", name, delay, error)
                 await sleeper.wait(self.clock.monotonic() + delay)
             if not asleep.goes_on(error):
@@ -222,22 +233,28 @@ class Policies:
         if self._host is not None:
             self._host.announce(kind, name, current_record.get(), delay, error)
 
-    def add_sleeper(self, sleeper: Sleeper, record: TaskRecord | None) -> None:
+    def add_sleeper(
+        self,
+        sleeper: Sleeper,
+        record: TaskRecord | None,
+        reason: str,
+        error: BaseException | None = None,
+    ) -> None:
         """Note who sleeps; one who comes while we are closing is interrupted at once."""
         with self._lock:
             self._sleepers.add(sleeper)
             closing = self._closing
         if record is not None and self._host is not None:
-            self._host.begin_sleep(record, sleeper)
+            self._host.begin_sleep(record, sleeper, reason, error)
         if closing:
             sleeper.interrupt()
 
-    def remove_sleeper(self, sleeper: Sleeper, record: TaskRecord | None) -> None:
+    def remove_sleeper(self, sleeper: Sleeper, record: TaskRecord | None, reason: str) -> None:
         """Forget who slept."""
         with self._lock:
             self._sleepers.discard(sleeper)
         if record is not None and self._host is not None:
-            self._host.end_sleep(record)
+            self._host.end_sleep(record, reason)
 
     @property
     def host(self) -> PolicyHost | None:
@@ -292,11 +309,21 @@ class WatchedPolicies(Policies):
 class _Asleep:
     """The time in which one call sleeps, inside or outside a task."""
 
-    __slots__ = ("_policies", "_record", "_sleeper", "_suspends")
+    __slots__ = ("_error", "_policies", "_reason", "_record", "_sleeper", "_suspends")
 
-    def __init__(self, policies: Policies, sleeper: Sleeper, *, suspends: bool = False) -> None:
+    def __init__(
+        self,
+        policies: Policies,
+        sleeper: Sleeper,
+        reason: str,
+        error: BaseException | None = None,
+        *,
+        suspends: bool = False,
+    ) -> None:
         self._policies = policies
         self._sleeper = sleeper
+        self._reason = reason
+        self._error = error
         self._record = current_record.get() if policies.host is not None else None
         self._suspends = suspends
 
@@ -304,11 +331,13 @@ class _Asleep:
         if self._record is not None and self._suspends:
             assert self._policies.host is not None
             self._policies.host.suspend_limit(self._record)
-        self._policies.add_sleeper(self._sleeper, self._record)
+        self._policies.add_sleeper(self._sleeper, self._record, self._reason, self._error)
+        # The error's traceback holds the frame that holds this.
+        self._error = None
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._policies.remove_sleeper(self._sleeper, self._record)
+        self._policies.remove_sleeper(self._sleeper, self._record, self._reason)
         if self._record is not None and self._suspends:
             assert self._policies.host is not None
             self._policies.host.resume_limit(self._record)
@@ -339,6 +368,16 @@ class _Asleep:
             assert self._policies.host is not None
             self._policies.host.begin_attempt(self._record)
         return True
+
+
+def retry_reason(policy: RetryPolicy, attempt: int, delay: float) -> str:
+    """Return why a task waits whose attempt number *attempt* has failed, for people."""
+    return f"attempt {attempt} of {policy.max_retries + 1} failed; the next in {delay:g} s"
+
+
+def throttle_reason(policy: ThrottlePolicy) -> str:
+    """Return why a task waits whose call is over a rate, for people."""
+    return f"waits for the rate of {policy.name}"
 
 
 def standalone() -> Policies:

@@ -169,6 +169,7 @@ class TaskRecord:
     cancel_requested: Rare[bool] = Rare(False)
     still_running: Rare[bool] = Rare(False)
     reason: Rare[str] = Rare("")
+    last_error: Rare[str | None] = Rare(None)
     read: Rare[bool] = Rare(False)
     remote: Rare[bool] = Rare(False)
     payload: Rare[Any] = Rare(None)

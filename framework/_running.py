@@ -21,6 +21,7 @@ from framework._deadlines import Deadlines
 from framework._delivery import Mailboxes, wake_all
 from framework._hooks import run_hooks
 from framework._ids import explain_await
+from framework._jsonsafe import safe_str
 from framework._ledger import Home, Ledger
 from framework._logging import report_unread
 from framework._outcomes import clear_frames
@@ -223,19 +224,34 @@ class Runner:
             record.attempts += 1
         self.ledger.changed(live(record))
 
-    def begin_sleep(self, record: TaskRecord, sleeper: Sleeper) -> None:
-        """Note who sleeps in a task; interrupt at once if the task is not wanted any more."""
+    def begin_sleep(
+        self, record: TaskRecord, sleeper: Sleeper, reason: str, error: BaseException | None
+    ) -> None:
+        """Note who sleeps in a task, and why; interrupt at once if the task is not wanted."""
         task = live(record)
+        text = None if error is None else f"{type(error).__name__}: {safe_str(error)}"
         with self.ledger.lock:
             task.sleeper = sleeper
             unwanted = task.cancel_requested or task.status is not RUNNING
+            if not unwanted:
+                task.reason = reason
+                task.last_error = text
         if unwanted:
             sleeper.interrupt()
+        else:
+            self.ledger.changed(task)
 
-    def end_sleep(self, record: TaskRecord) -> None:
-        """Forget who slept."""
+    def end_sleep(self, record: TaskRecord, reason: str) -> None:
+        """Forget who slept, and why, unless there is another reason by now."""
+        task = live(record)
         with self.ledger.lock:
-            live(record).sleeper = None
+            task.sleeper = None
+            ours = task.status is RUNNING and task.reason is reason
+            if ours:
+                task.reason = ""
+                task.last_error = None
+        if ours:
+            self.ledger.changed(task)
 
     # -- limits
 

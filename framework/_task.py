@@ -266,8 +266,20 @@ class Task:
 
     @property
     def reason(self) -> str:
-        """Why the task waits or how it ended, for people; often ""."""
+        """Why the task waits or how it ended, for people; often "".
+
+        A RUNNING one waits for its next attempt or for a throttle's slot.
+        """
         return self._record.reason
+
+    @property
+    def last_error(self) -> str | None:
+        """Type and text of what ended the attempt before, while the next one is waited for.
+
+        A task that ends in that wait, such as at its limit, keeps it. None at any other
+        time, and of tasks of other processes. Not in `to_dict`: it may be shown to strangers.
+        """
+        return self._record.last_error
 
     @property
     def origin(self) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from framework._context import current_record
 from framework._jsonsafe import safe_repr
-from framework._policies import Policies
+from framework._policies import Policies, retry_reason, throttle_reason
 from framework._records import TaskRecord
 from framework._retry import RetryPolicy
 from framework._sleepers import LoopSleeper, ThreadSleeper
@@ -104,35 +104,37 @@ class WorkerPolicies(Policies):
         """Publish the task again, or block until the call is counted."""
         self._leave_if_own(policy, key, due)
         sleeper = ThreadSleeper(self.clock)
+        reason = throttle_reason(policy)
         next_due: float | None = due
         while next_due is not None:
             self._announce("throttled", policy.name, next_due - self.monotonic(), None)
-            self.add_sleeper(sleeper, current_record.get())
+            self.add_sleeper(sleeper, current_record.get(), reason)
             try:
                 sleeper.wait(next_due)
             finally:
-                self.remove_sleeper(sleeper, current_record.get())
+                self.remove_sleeper(sleeper, current_record.get(), reason)
             next_due = self._next(policy, key, sleeper.interrupted)
 
     async def await_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
         """Publish the task again, or suspend until the call is counted."""
         self._leave_if_own(policy, key, due)
         sleeper = LoopSleeper(self.clock)
+        reason = throttle_reason(policy)
         next_due: float | None = due
         while next_due is not None:
             self._announce("throttled", policy.name, next_due - self.monotonic(), None)
-            self.add_sleeper(sleeper, current_record.get())
+            self.add_sleeper(sleeper, current_record.get(), reason)
             try:
                 await sleeper.wait(next_due)
             finally:
-                self.remove_sleeper(sleeper, current_record.get())
+                self.remove_sleeper(sleeper, current_record.get(), reason)
             next_due = self._next(policy, key, sleeper.interrupted)
 
     def _leave_if_own(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
         if _is_own(policy, current_record.get()):
             delay = max(due - self.monotonic(), 0.0)
-            reason = f"waits for the rate of {policy.name}"
-            raise PublishAgain("throttled", delay, None, reason, window_key(policy, key))
+            key_there = window_key(policy, key)
+            raise PublishAgain("throttled", delay, None, throttle_reason(policy), key_there)
 
     def _next(self, policy: ThrottlePolicy, key: Hashable, interrupted: bool) -> float | None:
         """Try once more; return when to try again, None if the call was counted."""
@@ -182,8 +184,7 @@ class WorkerPolicies(Policies):
         if record.cancel_requested or record.status.is_final:
             raise TaskCancelledError(record.task_id, record.name) from error
         delay = policy.delay(attempt, self.rng.uniform)
-        reason = f"attempt {attempt} of {policy.max_retries + 1} failed; the next in {delay:g} s"
-        raise PublishAgain("retrying", delay, error, reason)
+        raise PublishAgain("retrying", delay, error, retry_reason(policy, attempt, delay))
 
 
 _MARGIN: Final = 0.01

@@ -1,0 +1,111 @@
+"""What is said of a task that runs, but waits: for its next attempt, or for a throttle's slot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from framework import background_task, current_task, get_task_manager, retry_task, throttled_task
+from framework.protocols import TaskEvent
+from pytest_asyncframe.probe import Probe
+
+EVERY_KIND = pytest.mark.parametrize("kind", ["thread", "loop"])
+
+
+def failing_twice(kind: str, seen: list[tuple[str, str | None]]) -> Any:
+    """Return a background task that notes its reason, and succeeds at its third attempt."""
+
+    def note() -> None:
+        task = current_task()
+        assert task is not None
+        seen.append((task.reason, task.last_error))
+        if task.attempts < 3:
+            raise ConnectionError(f"smtp is down\n{task.attempts}")
+
+    async def note_async() -> None:
+        note()
+
+    retry = retry_task(max_retries=4, retry_delay=1.05, backoff=2.0)
+    return background_task(retry(note if kind == "thread" else note_async))
+
+
+async def told(task_id: str) -> tuple[object, object, object, object]:
+    """Return what a task says of its state."""
+    task = await get_task_manager().get_task(task_id)
+    assert task is not None
+    shown = task.to_dict()
+    return shown["status"], shown["reason"], task.last_error, shown["attempts"]
+
+
+@EVERY_KIND
+async def test_a_task_between_two_attempts(asyncframe: Probe, kind: str) -> None:
+    """While a retry waits, the reason says which attempt failed and when the next is due."""
+    seen: list[tuple[str, str | None]] = []
+    task_id = failing_twice(kind, seen)()
+    await asyncframe.clock.run_for(0.5)
+    error = "ConnectionError: smtp is down\n"
+    assert await told(task_id) == (
+        "running", "attempt 1 of 5 failed; the next in 1.05 s", f"{error}1", 1
+    )  # fmt: skip
+    await asyncframe.clock.run_for(1.0)
+    assert await told(task_id) == (
+        "running", "attempt 2 of 5 failed; the next in 2.1 s", f"{error}2", 2
+    )  # fmt: skip
+    await asyncframe.completed(task_id)
+    assert await told(task_id) == ("completed", "", None, 3)
+    assert seen == [("", None)] * 3
+
+
+@EVERY_KIND
+async def test_a_task_that_waits_for_a_slot(asyncframe: Probe, kind: str) -> None:
+    """While a throttle's slot is awaited, the reason names the function; then it is gone."""
+    seen: list[str] = []
+
+    def send() -> None:
+        task = current_task()
+        assert task is not None
+        seen.append(task.reason)
+
+    async def send_async() -> None:
+        send()
+
+    throttle = throttled_task(rate_limit=1, time_window=10.0, when_limited="wait")
+    function = send if kind == "thread" else send_async
+    task = background_task(throttle(function))
+    first, second = task(), task()
+    await asyncframe.clock.run_for(1.0)
+    name = f"{__name__}.{function.__qualname__}"
+    assert await told(first) == ("completed", "", None, 1)
+    assert await told(second) == ("running", f"waits for the rate of {name}", None, 1)
+    await asyncframe.completed(second)
+    assert await told(second) == ("completed", "", None, 1)
+    assert seen == ["", ""]
+
+
+@EVERY_KIND
+async def test_a_final_reason_is_not_overwritten(asyncframe: Probe, kind: str) -> None:
+    """A task that runs past its limit between attempts says so, and keeps the last error."""
+    seen: list[tuple[str, str | None]] = []
+    asyncframe.expect_failure(
+        failing := failing_twice(kind, seen).options(timeout=0.5), TimeoutError
+    )
+    task_id = failing()
+    await asyncframe.completed(task_id, check=False)
+    error = "ConnectionError: smtp is down\n1"
+    assert await told(task_id) == ("timeout", "it ran past its limit", error, 1)
+
+
+async def test_the_reason_is_there_before_the_event(asyncframe: Probe) -> None:
+    """Whoever hears the event of a retry finds the reason already there."""
+    found: list[str] = []
+
+    def look(event: TaskEvent) -> None:
+        found.append(str(asyncframe.manager.get_all_tasks()[event.task_id or ""]["reason"]))
+
+    asyncframe.manager.subscribe(look, kinds={"retrying"})
+    await asyncframe.completed(failing_twice("thread", [])())
+    assert found == [
+        "attempt 1 of 5 failed; the next in 1.05 s",
+        "attempt 2 of 5 failed; the next in 2.1 s",
+    ]
