@@ -64,24 +64,6 @@ def listen(listener: Any) -> list[Any]:  # Any: a _schedules.Schedules
         return list(_SCHEDULES)
 
 
-def schedules() -> set[Any]:
-    """Return all schedules so far."""
-    with _LOCK:
-        return set(_SCHEDULES)
-
-
-def forget_local(before: set[Any]) -> None:
-    """Forget the schedules that functions have made of local ones, but for those of *before*.
-
-    Args:
-        before: What `schedules` returned earlier.
-    """
-    with _LOCK:
-        for schedule in set(_SCHEDULES) - before:
-            if "<locals>" in getattr(schedule.spec.fn, "__qualname__", ""):
-                _SCHEDULES.discard(schedule)
-
-
 def unlisten(listener: Any) -> None:  # Any: as in listen
     """Tell *listener* of no more schedules."""
     with _LOCK:

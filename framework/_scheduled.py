@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from framework import _checks, _registry
 from framework._calls import TaskSpec, checker_for, kind_of, name_of, one_line
+from framework._context import current_home
 from framework._decorated import ScheduleDecorator
 from framework._inner import decorate, dress
+from framework._ledger import Home
+from framework._runtime import find_core
 from framework._schedules import Schedule
 
 
@@ -25,7 +30,9 @@ def scheduled_task(
     time: one that is still going when the next is due has that one skipped and counted.
     Missed runs are not made up. An error ends its run and not the schedule. Each run is an
     ordinary task. Calling the function runs it right there. The schedule lasts as long as
-    the decorated function is referred to.
+    the decorated function is referred to. One that is made while a framework runs, in a
+    lifespan, a request or a task say, and not by an import, is run by that one alone and
+    ends with it.
 
     Args:
         every: Seconds from one run to the next, above 0.
@@ -85,5 +92,23 @@ def _scheduled(
     inner: Any = async_inner if spec.kind == "loop" else sync_inner
     dressed = dress(inner, fn, "scheduled_task", __asyncframe_schedule__=schedule)
     _registry.register(spec.name, dressed)
-    _registry.add_schedule(schedule)
+    core = None if _by_an_import() else find_core()
+    if core is None:
+        _registry.add_schedule(schedule)
+    else:
+        home: Home | None = current_home.get()
+        core.schedules.add_own(schedule, home if home is not None and home.core is core else None)
     return dressed
+
+
+def _by_an_import() -> bool:
+    """Whether the code that runs is a module's, or was called by it while it is imported.
+
+    What such code makes lasts as long as the module, whatever has imported it.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

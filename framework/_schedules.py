@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from framework import _registry
 from framework._calls import TaskSpec
-from framework._ledger import Ledger
+from framework._ledger import Home, Ledger
 from framework._running import Runner
 from framework._task import LiveTask
 from framework.exceptions import FrameworkError
@@ -105,6 +105,8 @@ class Schedules:
         self._timetables: weakref.WeakKeyDictionary[Schedule, _Timetable] = (
             weakref.WeakKeyDictionary()
         )
+        # Those of this core alone, and the app with which each ends; None for with the core.
+        self._own: weakref.WeakKeyDictionary[Schedule, Home | None] = weakref.WeakKeyDictionary()
         self._delayed: dict[LiveTask, None] = {}
         self._running = False
         self._cleanup: TimerHandle | None = None
@@ -115,8 +117,9 @@ class Schedules:
             if self._running:
                 return
             self._running = True
+            own = list(self._own)
         self._plan_cleanup()
-        for schedule in _registry.listen(self):
+        for schedule in (*_registry.listen(self), *own):
             self.add(schedule)
 
     def stop(self) -> None:
@@ -127,6 +130,7 @@ class Schedules:
             timers = [table.timer for table in self._timetables.values()]
             timers.append(self._cleanup)
             self._timetables.clear()
+            self._own.clear()
             self._cleanup = None
         for timer in timers:
             if timer is not None:
@@ -190,6 +194,28 @@ class Schedules:
         if schedule.run_at_start:
             self._run(schedule, table)
         self._plan(weakref.ref(schedule), table)
+
+    def add_own(self, schedule: Schedule, home: Home | None) -> None:
+        """Begin with a schedule that no other core runs, now or once this one has started.
+
+        Args:
+            schedule: Made while this core was current.
+            home: The app with which it ends; None for with the core.
+        """
+        with self._lock:
+            self._own[schedule] = home
+        self.add(schedule)
+
+    def leave(self, home: Home) -> None:
+        """End the schedules of an app that stops while the core goes on."""
+        with self._lock:
+            gone = [schedule for schedule, its in self._own.items() if its is home]
+            tables = [self._timetables.pop(schedule, None) for schedule in gone]
+            for schedule in gone:
+                del self._own[schedule]
+        for table in tables:
+            if table is not None and table.timer is not None:
+                table.timer.cancel()
 
     def _plan(self, reference: weakref.ref[Schedule], table: _Timetable) -> None:
         schedule = reference()

@@ -242,6 +242,8 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
                 framework.core.ledger.state = "stopping"
             framework.core.schedules.stop()
             framework.core.policies.close()
+        else:
+            framework.core.schedules.leave(home)
         try:
             if alone and framework.core.remote is not None:
                 await _in_thread(lambda: framework.hand_over(self._grace), clock)

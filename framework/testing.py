@@ -156,9 +156,9 @@ def override_framework(
 
     ``get_task_manager()``, the decorators and every ``setup_async_framework(app)`` inside
     use it: the limits that apps ask for apply, their clock, executor, store and engine do
-    not. Each app still drains its own tasks when it stops. Scheduled functions that were
-    defined inside of another function meanwhile are forgotten at the end. It is no context
-    variable, since test clients and runners run the app in contexts of their own.
+    not. Each app still drains its own tasks when it stops. Schedules that are made
+    meanwhile, and not by an import, end with it. It is no context variable, since test
+    clients and runners run the app in contexts of their own.
 
     Args:
         clock: Time for everything; None for the system's.
@@ -194,7 +194,6 @@ def override_framework(
         new_id=new_id,
         rng=rng,
     )
-    schedules = _registry.schedules()
     framework = Framework(parts, Limits())
     if isinstance(rules, AppRules):
         framework.hold_to(rules)
@@ -212,4 +211,3 @@ def override_framework(
         framework.hand_over(0.0)
         framework.close(0.0)
         set_override(before)
-        _registry.forget_local(schedules)

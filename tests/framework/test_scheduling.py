@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from textwrap import dedent
 
 import pytest
+from fastapi import FastAPI
 
 from framework import (
     QueueFullError,
@@ -74,6 +79,95 @@ async def test_a_schedule_made_before_the_framework_starts_with_it(no_schedules:
     assert runs == managers
     assert managers[0] is not managers[1]
     assert callable(tick)
+
+
+_ticks: list[float] = []
+_kept: list[object] = []
+
+
+def tick_of_the_module() -> None:
+    """Be scheduled again and again, by each lifespan."""
+    _ticks.append(get_task_manager().clock.monotonic())
+
+
+def app_with_a_schedule() -> FastAPI:
+    """Return an app whose lifespan schedules a function of the module, and keeps the schedule."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with setup_async_framework(app):
+            _kept.append(scheduled_task(every=10)(tick_of_the_module))
+            yield
+
+    return FastAPI(lifespan=lifespan)
+
+
+@pytest.mark.parametrize("test", ["one", "next"])
+async def test_a_lifespans_schedule_ends_with_it(
+    no_schedules: None, asyncframe: Probe, test: str
+) -> None:
+    """A schedule that a lifespan makes is not there for the next one, in no test."""
+    _ticks.clear()
+    for begun in (0, 35):
+        async with asyncframe.client(app_with_a_schedule()):
+            await asyncframe.clock.run_for(35)
+        assert _ticks == [begun + 10, begun + 20, begun + 30]
+        _ticks.clear()
+    await asyncframe.clock.run_for(35)
+    assert _ticks == []
+
+
+@pytest.mark.parametrize("test", ["one", "next"])
+async def test_a_tests_schedule_ends_with_it(
+    no_schedules: None, asyncframe: Probe, test: str
+) -> None:
+    """A schedule that a test makes before its app starts is run by it, and by no other test."""
+    _ticks.clear()
+    _kept.append(scheduled_task(every=10)(tick_of_the_module))
+    async with setup_async_framework(None):
+        await asyncframe.clock.run_for(35)
+    assert _ticks == [10, 20, 30]
+
+
+async def test_a_frameworks_schedule_ends_with_it(no_schedules: None) -> None:
+    """The same is so without a test's override: each framework runs what was made inside it."""
+    counts = []
+    for _ in range(2):
+        async with setup_async_framework(None, clock=clock_apart()):
+            counts.append(get_task_manager().get_stats()["scheduled"])
+            _kept.append(scheduled_task(every=10)(tick_of_the_module))
+            counts.append(get_task_manager().get_stats()["scheduled"])
+
+    assert counts[:2] == counts[2:]
+    assert counts[1] == counts[0] + 1
+
+
+async def test_an_imports_schedule_lasts(
+    no_schedules: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A schedule of a module lasts as long as the module, also if a running app imports it."""
+    name = "scheduled_by_an_import"
+    text = """
+        from framework import scheduled_task
+
+        def make():
+            return scheduled_task(every=10)(print)
+
+        tick = make()
+    """
+    (tmp_path / f"{name}.py").write_text(dedent(text), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    counts = []
+    for _ in range(2):
+        async with setup_async_framework(None, clock=clock_apart()):
+            importlib.import_module(name)
+            counts.append(get_task_manager().get_stats()["scheduled"])
+    del sys.modules[name]
+    gc.collect()
+    async with setup_async_framework(None, clock=clock_apart()):
+        counts.append(get_task_manager().get_stats()["scheduled"])
+
+    assert counts[0] == counts[1] == counts[2] + 1
 
 
 async def test_an_async_schedule_runs_on_the_frameworks_loop(
