@@ -31,12 +31,12 @@ class BackgroundCall(Protocol[P, T_co]):
     fn: Callable[..., Any]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> TaskId[T_co]:
-        """Take the call in as a task and return its id at once; from anywhere."""
+        """Submit the call as a task and return its id at once; from anywhere."""
         ...
 
 
 class BackgroundFunction(BackgroundCall[P, T_co], Protocol[P, T_co]):
-    """A function whose call takes a task in and returns its id.
+    """A function whose call submits a task and returns its id.
 
     Attributes:
         fn: The undecorated function.
@@ -113,12 +113,12 @@ class AwaitableFunction(Protocol[P, T_co]):
         on_complete: Callable[[Task], object] | None = None,
         on_error: Callable[[Task], object] | None = None,
     ) -> Self:
-        """Return a copy with other options, as `BackgroundFunction.options`."""
+        """Return a copy with other options; see `BackgroundFunction.options`."""
         ...
 
 
 class RetriedFunction(Protocol[P, T_co]):
-    """A function that is called again when it fails; it returns what it always did.
+    """A function that is called again when it fails; it returns what the plain one returns.
 
     Attributes:
         fn: The undecorated function.
@@ -156,7 +156,7 @@ class RetriedFunction(Protocol[P, T_co]):
 
 
 class ThrottledFunction(Protocol[P, T_co]):
-    """A function that may be called so often; it returns what it always did.
+    """A function whose rate is limited; it returns what the plain one returns.
 
     Attributes:
         fn: The undecorated function.

@@ -63,16 +63,16 @@ def background_task(
 ) -> Any:
     """Make a call return a task's id at once, and run the function in the background.
 
-    Works bare and with arguments, on functions, methods, static and class methods,
-    partials and callable objects, sync (run in the pool) and ``async def`` (run on the
-    app's loop). The call may come from a coroutine, a sync route, a worker thread or a
-    script inside the framework; it never runs the body itself. Arguments that do not fit
-    raise ``TypeError`` in the caller. Calling it inside itself submits a further task.
+    Write it with options or without, on functions, methods, static and class methods,
+    partials and callable objects, sync (run in the pool) or ``async def`` (run on the app's
+    loop). It may be called from a coroutine, a sync route, a worker thread or a script inside
+    the framework; the call never runs the function itself. Arguments that do not fit raise
+    ``TypeError`` in the caller. Called inside itself, it submits another task.
 
     The undecorated function is ``.fn``; ``.options(...)`` gives a copy with other options.
 
     Args:
-        fn: The function; given by the bare form only.
+        fn: The function, where the decorator is written without brackets.
         timeout: Limit in seconds, above 0, from the start of its run, retries included;
             None for the framework's, infinity for none.
         description: A text for people.
@@ -120,7 +120,7 @@ def async_task(
     `TaskTimeoutError` when the body lets go, everyone else at once.
 
     Args:
-        fn: The function; given by the bare form only.
+        fn: The function, where the decorator is written without brackets.
         timeout: Limit in seconds, above 0, from the start of its run, retries included;
             None for the framework's, infinity for none.
         description: A text for people.
@@ -219,7 +219,7 @@ def throttled_task(
     when_limited: Literal["raise", "wait"] = "raise",
     key: Callable[..., Hashable] | None = None,
 ) -> ThrottleDecorator:
-    """Allow so many calls of a function in any window of time.
+    """Limit how often a function may be called in any window of time.
 
     The window slides: no half-open stretch of *time_window* seconds ever holds more than
     *rate_limit* calls, and a call exactly one window after another is free. It is shared
@@ -228,7 +228,7 @@ def throttled_task(
     Outside any framework it is the process's.
 
     Args:
-        fn: Not used; the bare form has no rate and is refused.
+        fn: Not used: without brackets there is no rate, which is refused.
         rate_limit: Calls per window, from 1 on.
         time_window: Length of the window in seconds, above 0.
         when_limited: ``"raise"`` `RateLimitExceededError`, or ``"wait"`` for a place, first
@@ -238,7 +238,7 @@ def throttled_task(
             None to count all calls together.
 
     Returns:
-        A decorator; it keeps the function's colour and what it returns.
+        A decorator; what it decorates stays sync or async, and returns what it did.
 
     Raises:
         TypeError: If the bare form is used, or a parameter is of the wrong type.
@@ -323,7 +323,7 @@ def retry_task(
     a note.
 
     Args:
-        fn: The function; given by the bare form only.
+        fn: The function, where the decorator is written without brackets.
         max_retries: Further attempts after the first, from 0 on.
         retry_delay: Seconds before the first retry, 0 or more.
         backoff: Factor from one delay to the next, 1 or more.
@@ -332,7 +332,7 @@ def retry_task(
         exceptions: Which errors to retry: a class or a tuple of classes, not empty.
 
     Returns:
-        A function of the same parameters, colour and result.
+        A function with the same parameters and result, sync or async as before.
 
     Raises:
         TypeError: If *fn* cannot be decorated, or a parameter is of the wrong type.

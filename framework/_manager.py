@@ -31,7 +31,7 @@ T = TypeVar("T")
 class TaskManager:
     """Owns the tasks of one framework; `get_task_manager` gives the current one.
 
-    `setup_async_framework` makes and ends it; it is not made by hand. Methods that are no
+    `setup_async_framework` makes and ends it; it is not made by hand. Methods that are not
     coroutines may be called from any thread.
     """
 
@@ -45,7 +45,7 @@ class TaskManager:
 
     @property
     def clock(self) -> Clock:
-        """All the time that the framework knows."""
+        """Where all time of the framework comes from."""
         return self._core.clock
 
     @property
@@ -170,7 +170,7 @@ class TaskManager:
         on_error: Callable[[Task], object] | None = None,
         delay: float = 0.0,
     ) -> Any:
-        """Take ``func(*args, **kwargs)`` in as a task and return its id.
+        """Submit ``func(*args, **kwargs)`` as a task and return its id.
 
         No keyword of the task's own is ever taken for one of these options.
 
@@ -276,7 +276,7 @@ class TaskManager:
         on_error: Callable[[Task], object] | None = None,
         delay: float = 0.0,
     ) -> TaskId[Any]:
-        """Take a task in as `submit` does, without a loop and from any thread."""
+        """Submit a task as `submit` does, without a loop and from any thread."""
         task, _ = take_in(
             self._core,
             sys._getframe(1), func, args, kwargs, timeout, description, task_id,
@@ -328,8 +328,8 @@ class TaskManager:
     def get_stats(self) -> dict[str, int]:
         """Return the counters since the start: one consistent snapshot.
 
-        With a store that several processes share the tasks of all of them count, as far as
-        it keeps them; ``store_errors`` and ``store_backlog`` are its own counters.
+        With a store that several processes share, they count the tasks of all of them, as far
+        as it keeps them; ``store_errors`` and ``store_backlog`` are its own counters.
 
         Always ``submitted = pending + running + completed + failed + timeout + cancelled +
         interrupted``. Beside them ``delayed`` and ``scheduled`` (what waits for its time
@@ -354,16 +354,16 @@ class TaskManager:
     ) -> Callable[[], None]:
         """Have ``sink(event)`` called for events, where they happen.
 
-        It must be quick: a slow one holds up the thread or loop that it is called on. What
-        it raises is logged, and the other sinks hear the event all the same.
+        Keep it quick: a slow one holds up the thread or loop that it is called on. What it
+        raises is logged, and the other sinks are called all the same.
 
         Args:
             sink: The function.
-            kinds: The kinds that it is called for, see `TaskEvent`; None for all. What
-                nobody hears of costs nothing.
+            kinds: The kinds that it is called for, see `TaskEvent`; None for all. Kinds
+                without a sink cost nothing.
 
         Returns:
-            What takes the sink off again; harmless to call twice.
+            A function that unsubscribes the sink; harmless to call twice.
 
         Raises:
             TypeError: If *sink* is not callable, or *kinds* is no collection of strings.
@@ -387,8 +387,8 @@ class TaskManager:
 
         Args:
             task_id: The task.
-            timeout: Most seconds to wait, 0 or more; None for as long as it takes. It is
-                the waiter's own: the task is not touched.
+            timeout: Most seconds to wait, 0 or more; None for as long as it takes. It ends
+                the wait only: the task goes on.
 
         Returns:
             What the task returned.

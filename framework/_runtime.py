@@ -285,8 +285,8 @@ def require_core() -> Core:
 def get_task_manager() -> TaskManager:
     """Return the task manager of the framework that is current here.
 
-    That is a test's, else that of the app whose request or task this is, else the only
-    one running in the process. From any thread.
+    In a test that is the test's own; in a request or a task, that of its app; elsewhere the
+    only one that runs. May be called from any thread.
 
     Raises:
         FrameworkNotStartedError: If none runs, or several do and this code belongs to none.

@@ -24,19 +24,20 @@ def scheduled_task(
     run_at_start: bool = False,
     name: str | None = None,
 ) -> ScheduleDecorator:
-    """Have every running framework run a function again and again.
+    """Run a function at fixed intervals, in every running framework.
 
-    Runs start at fixed distances from the framework's start, on its clock. One run at a
-    time: one that is still going when the next is due has that one skipped and counted.
-    Missed runs are not made up. An error ends its run and not the schedule. Each run is an
-    ordinary task. Calling the function runs it right there. The schedule lasts as long as
-    the decorated function is referred to. One that is made while a framework runs, in a
-    lifespan, a request or a task say, and not by an import, is run by that one alone and
-    ends with it.
+    The intervals are counted from the framework's start, on its clock; there is no cron and
+    no time of day. One run at a time: if a run is still going when the next is due, the next
+    is skipped and counted. Missed runs are not made up. An error ends its run and not the
+    schedule. Each run is an ordinary task. Calling the function runs it right there.
+
+    The schedule lasts as long as the decorated function is referred to. One that is made
+    while a framework runs, in a lifespan, a request or a task, and not by an import, is run by
+    that one alone and ends with it.
 
     Args:
         every: Seconds from one run to the next, above 0.
-        jitter: Share of *every*, 0.0 to 1.0, by which each run is put off at random at most.
+        jitter: The most that a run is delayed at random, as a share of *every*, 0.0 to 1.0.
         run_at_start: Whether to run at the start, too.
         name: The tasks' name; None for the function's module and qualified name.
 

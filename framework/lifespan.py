@@ -84,7 +84,7 @@ def setup_async_framework(
         engine: Where tasks run, such as a `CeleryEngine`; None for the pool and the app's loop.
 
     Returns:
-        An async context manager that gives None, and a lifespan.
+        An async context manager that gives None; also a lifespan for an app.
 
     Raises:
         TypeError: If a parameter is of the wrong type.
@@ -160,7 +160,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         self._shim: _Shim | None = None
 
     def __call__(self, app: Starlette) -> FrameworkLifespan:
-        """Return the same for an app, which calls it at each of its starts.
+        """Return a set-up with the same limits for *app*, which calls this at each start.
 
         Raises:
             TypeError: If it was made for another app.
