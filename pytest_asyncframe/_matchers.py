@@ -119,9 +119,9 @@ def assert_not_submitted(seen: Recorder, wanted: Wanted) -> None:
 def assert_idle(seen: Recorder) -> None:
     """See `Probe.assert_idle`."""
     __tracebackhide__ = True
-    if seen.living:
-        lines = [f"{_counted(len(seen.living), 'task')} not ended:"]
-        lines += [f"  {described(one.record)}" for one in seen.living]
+    if seen.awaited:
+        lines = [f"{_counted(len(seen.awaited), 'task')} not ended:"]
+        lines += [f"  {described(one.record)}" for one in seen.awaited]
         raise AssertionError("\n".join(lines))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, cast
 
@@ -21,10 +21,10 @@ _LOOPTIMES = pytest.StashKey[list[str]]()
 """Names of the plugins of looptime, once they were looked for."""
 
 MARKER = (
-    "asyncframe(mode=, seed=, leaks=, lost_failures=, blocked_loop=, app_rules=): how the "
-    "asyncframe fixtures of a test run tasks, what becomes of leaks, of failures that nobody has "
-    "read and of calls that block an event loop, and whether the app's own engine and store "
-    "decide what may be a task"
+    "asyncframe(mode=, seed=, leaks=, lost_failures=, blocked_loop=, app_rules=, pollers=): how "
+    "the asyncframe fixtures of a test run tasks, what becomes of leaks, of failures that nobody "
+    "has read and of calls that block an event loop, whether the app's own engine and store "
+    "decide what may be a task, and which tasks run until the app stops"
 )
 
 
@@ -41,6 +41,7 @@ class Settings:
         stuck_timeout: Real seconds without any movement after which a thread that blocks
             outside the clock is named, above 0.
         app_rules: Whether tasks are held to the rules of the app's own engine and store.
+        pollers: Functions, or names, whose tasks run until the app stops.
     """
 
     mode: Mode = "auto"
@@ -50,6 +51,7 @@ class Settings:
     blocked_loop: Severity = "error"
     stuck_timeout: float = 5.0
     app_rules: Switch = "on"
+    pollers: tuple[Callable[..., Any] | str, ...] = ()
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -65,6 +67,12 @@ def add_options(parser: pytest.Parser) -> None:
         "asyncframe_app_rules",
         "whether tasks are held to the rules of the app's own engine and store: on, off",
         default="on",
+    )
+    parser.addini(
+        "asyncframe_pollers",
+        "names of functions whose tasks run until the app stops, and are no leaks then",
+        type="args",
+        default=[],
     )
     parser.addini(
         "asyncframe_stuck_timeout",
@@ -96,6 +104,7 @@ def settings_of(config: pytest.Config) -> Settings:
         blocked_loop=cast("Severity", _ini(config, "blocked_loop", SEVERITIES)),
         stuck_timeout=stuck_timeout,
         app_rules=cast("Switch", _ini(config, "app_rules", SWITCHES)),
+        pollers=tuple(config.getini("asyncframe_pollers")),
     )
 
 
@@ -113,7 +122,11 @@ def settings_for(item: pytest.Item, base: Settings) -> Settings:
             )
         for keyword, value in marker.kwargs.items():
             _check_keyword(keyword, value)
-        found = replace(found, **marker.kwargs)
+        changed = dict(marker.kwargs)
+        if "pollers" in changed:
+            # Beside those of the ini file, and of markers further out.
+            changed["pollers"] = (*found.pollers, *_several(changed["pollers"]))
+        found = replace(found, **changed)
     return found
 
 
@@ -195,7 +208,7 @@ def check_surroundings(item: pytest.Item) -> None:
         )
 
 
-_KEYWORDS = "mode, seed, leaks, lost_failures, blocked_loop, app_rules"
+_KEYWORDS = "mode, seed, leaks, lost_failures, blocked_loop, app_rules, pollers"
 _ALLOWED: dict[str, tuple[str, ...]] = {
     "mode": MODES,
     "leaks": SEVERITIES,
@@ -211,6 +224,12 @@ def _check_keyword(keyword: str, value: Any) -> None:  # Any: whatever a user wr
             raise pytest.UsageError(
                 f"@pytest.mark.asyncframe(seed={value!r}): seed must be a whole number"
             )
+    elif keyword == "pollers":
+        if not all(isinstance(one, str) or callable(one) for one in _several(value)):
+            raise pytest.UsageError(
+                f"@pytest.mark.asyncframe(pollers={value!r}): pollers must be a list of functions "
+                "and names"
+            )
     elif keyword not in _ALLOWED:
         raise pytest.UsageError(
             f"@pytest.mark.asyncframe has no keyword {keyword!r}; it takes {_KEYWORDS}"
@@ -220,6 +239,10 @@ def _check_keyword(keyword: str, value: Any) -> None:  # Any: whatever a user wr
             f"@pytest.mark.asyncframe({keyword}={value!r}): {keyword} must be one of "
             f"{_listed(_ALLOWED[keyword])}"
         )
+
+
+def _several(value: Any) -> tuple[Any, ...]:  # Any: whatever a user wrote
+    return tuple(value) if isinstance(value, (list, tuple, set, frozenset)) else (value,)
 
 
 def _ini(config: pytest.Config, key: str, allowed: tuple[str, ...]) -> str:

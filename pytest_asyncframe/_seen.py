@@ -195,9 +195,11 @@ class Recorder(Interceptor):
         moments: The same and more, each with where it happened.
         begun: When the test began, in seconds of its clock.
         stocks: What was unfinished whenever an error made the test leave something.
+        pollers: The functions, or names, whose tasks run until the app stops.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.pollers: tuple[Callable[..., Any] | str, ...] = ()
         self.submissions: list[Submission] = []
         self.starts: list[Start] = []
         self.events: list[TaskEvent] = []
@@ -375,6 +377,21 @@ class Recorder(Interceptor):
     def living(self) -> list[Submission]:
         """The tasks that have not ended."""
         return [one for one in self.submissions if not one.record.status.is_final]
+
+    @property
+    def awaited(self) -> list[Submission]:
+        """The tasks that have not ended, and are to end some time: pollers are not."""
+        return [one for one in self.living if not self.is_poller(one)]
+
+    def is_poller(self, one: Submission) -> bool:
+        """Whether a task is one of those that run until the app stops."""
+        names = one.record.name, function_name(one.call.fn)
+        return any(
+            any(name == it or name.endswith(f".{it}") for name in names)
+            if isinstance(it, str)
+            else unwrapped(it)[0] == unwrapped(one.call.fn)[0]
+            for it in self.pollers
+        )
 
     def _submission(self, record: TaskRecord) -> Submission | None:
         one = self._latest.get(record.task_id)

@@ -90,6 +90,7 @@ class Toolkit:
             else:
                 self._open_sequenced(stack)
             self.calls = PoolCalls(self.pool)
+            self.recorder.pollers = self.settings.pollers
             self.manager.subscribe(self._hear)
             self.recorder.begin(self.clock)
         except BaseException:

@@ -144,14 +144,17 @@ class Probe:
         return _read(record)
 
     async def settled(self) -> None:
-        """Wait until every task has ended, those too that others submit meanwhile."""
+        """Wait until every task has ended, those too that others submit meanwhile.
+
+        Declared pollers are not waited for.
+        """
         self._toolkit.require_loop("settled()")
-        while (living := self._seen.living) != []:
+        while (living := self._seen.awaited) != []:
             await self._until_final(living[0].record)
 
     def run_until_idle(self) -> None:
         """Wait as `settled`, in a test that is no coroutine."""
-        while (living := self._seen.living) != []:
+        while (living := self._seen.awaited) != []:
             self._block_until_final(living[0].record)
 
     async def _until_final(self, record: TaskRecord) -> None:
@@ -244,7 +247,7 @@ class Probe:
         _matchers.assert_not_submitted(self._seen, wanted)
 
     def assert_idle(self) -> None:
-        """Assert that every task has ended."""
+        """Assert that every task has ended, but for declared pollers."""
         __tracebackhide__ = True
         _matchers.assert_idle(self._seen)
 

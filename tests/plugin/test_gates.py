@@ -114,6 +114,133 @@ def test_who_waits_for_all_reads_no_failure(ending: Ending) -> None:
     )
 
 
+# -- pollers
+
+POLLING = """
+import asyncio, time
+from contextlib import asynccontextmanager
+import pytest
+from fastapi import FastAPI
+from framework import background_task, setup_async_framework
+
+@background_task
+async def poll():
+    while True:
+        await asyncio.sleep(60)
+
+@background_task
+def watch():
+    while True:
+        time.sleep(60)
+
+@background_task
+def work():
+    time.sleep(100)
+
+@asynccontextmanager
+async def lifespan(app):
+    async with setup_async_framework(app):
+        poll(), watch()
+        yield
+
+app = FastAPI(lifespan=lifespan)
+
+async def use(asyncframe):
+    async with asyncframe.client(app):
+        task_id = work()
+        await asyncframe.settled()
+        asyncframe.assert_idle()
+        asyncframe.assert_transitions(task_id, "pending>running>completed")
+        asyncframe.assert_submitted(poll, times=1)
+    await asyncframe.settled()
+"""
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        "@pytest.mark.asyncframe(pollers=[poll, watch])",
+        "@pytest.mark.asyncframe(pollers=['poll', 'test_it.watch'])",
+        "@pytest.mark.asyncframe(pollers=(poll.fn, 'watch'))",
+        "@pytest.mark.asyncframe(pollers=poll)\n@pytest.mark.asyncframe(pollers='watch')",
+    ],
+)
+def test_declared_pollers(ending: Ending, declared: str) -> None:
+    """A declared poller may run until the app stops, and is not waited for."""
+    assert (
+        ending(f"{POLLING}\n{declared}\nasync def test_it(asyncframe):\n    await use(asyncframe)")
+        == ""
+    )
+
+
+def test_pollers_of_the_ini_file(ending: Ending) -> None:
+    """The ini file declares pollers for all tests; one without a client may leave them, too."""
+    tests = """
+async def test_it(asyncframe):
+    await use(asyncframe)
+
+def test_alone(asyncframe):
+    poll(), watch(), work()
+    asyncframe.run_until_idle()
+"""
+    assert ending(POLLING + tests, "-o", "asyncframe_pollers=test_it.poll watch") == PASSED
+
+
+def test_pollers_that_are_not_declared(ending: Ending) -> None:
+    """Without being declared they are tasks that the app's stop has cut short."""
+    told = ending(
+        POLLING
+        + """
+async def test_it(asyncframe):
+    async with asyncframe.client(app):
+        pass
+"""
+    )
+
+    cut = "task cut short by the app's shutdown: test_it."
+    assert told.startswith(f"teardown: {cut}poll (")
+    assert f"\n{cut}watch (" in told
+
+
+def test_a_poller_that_fails(ending: Ending) -> None:
+    """A poller that fails is a lost failure as any other task."""
+    told = ending("""
+    import pytest
+    from framework import background_task
+
+    @background_task
+    async def poll():
+        raise LookupError("no table")
+
+    @pytest.mark.asyncframe(pollers="poll")
+    async def test_it(asyncframe):
+        await asyncframe.manager.get_result(poll.options(name="other")(), timeout=5)
+
+    @pytest.mark.asyncframe(pollers="poll")
+    async def test_lost(asyncframe):
+        poll()
+        await asyncframe.clock.run_for(1)
+    """)
+
+    assert "call: " in told
+    assert "teardown: lost failure: test_it.poll (" in told
+
+
+def test_pollers_that_are_none(ending: Ending) -> None:
+    """Anything but functions and names is an error of the test."""
+    told = ending("""
+    import pytest
+
+    @pytest.mark.asyncframe(pollers=[7])
+    def test_it(asyncframe):
+        pass
+    """)
+
+    assert told == (
+        "setup: @pytest.mark.asyncframe(pollers=[7]): pollers must be a list of functions and names"
+    )
+
+
 # -- calls of the pool
 
 
