@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from framework._checks import show
 from framework._jsonsafe import safe_repr
-from framework._records import Label
+from framework._records import Label, label_of
 from framework.protocols import Kind
 
 Check: TypeAlias = Callable[..., object]
@@ -76,7 +76,7 @@ class TaskSpec:
     ) -> None:
         self.fn: Callable[..., Any] = fn
         self.name: str = name
-        self.label: Label = Label(name, description)
+        self.label: Label = label_of(name, description)
         self.kind: Kind = kind
         self.check: Check | None = check
         self.description: str = description

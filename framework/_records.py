@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -70,6 +71,16 @@ class Label:
     def __init__(self, name: str, description: str) -> None:
         self.name: str = name
         self.description: str = description
+
+
+@functools.lru_cache(maxsize=1_024)
+def label_of(name: str, description: str) -> Label:
+    """Return a label; the same one again for the same texts, as long as it was used lately.
+
+    A function that was never decorated, or is submitted with options, has its label made
+    anew at each call, and each kept task would hold one of its own.
+    """
+    return Label(name, description)
 
 
 class Rare(Generic[T]):

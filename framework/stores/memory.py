@@ -10,7 +10,7 @@ from itertools import islice, repeat
 from typing import Final
 
 from framework._ids import TaskId
-from framework._records import TaskRecord, TaskStatus
+from framework._records import TaskRecord, TaskStatus, label_of
 
 _BLOCK: Final = 256
 """How many records are packed at once."""
@@ -228,9 +228,14 @@ class _Block:
         # A tuple, which the garbage collector leaves alone if nothing in it concerns it.
         self._results = tuple([record.result for record in records])
         labels = [record.label for record in records]
-        self._labels = list(dict.fromkeys(labels))
+        place_of = dict.fromkeys(labels, 0)
+        # Texts, and not the labels: the garbage collector leaves tuples of them alone.
+        places: dict[tuple[str, str], int] = {}
+        for label in place_of:
+            place_of[label] = places.setdefault((label.name, label.description), len(places))
+        self._labels = tuple(places)
         # By place, the place of its label; there are no more labels than a byte can tell.
-        self._label_of = None if len(self._labels) == 1 else bytes(map(self._labels.index, labels))
+        self._label_of = None if len(places) == 1 else bytes(map(place_of.__getitem__, labels))
         # Tasks that were begun more than once are rare, and then few of a block.
         attempts = [record.attempts for record in records]
         self._attempts = None if attempts.count(1) == len(attempts) else attempts
@@ -302,7 +307,9 @@ class _Block:
             return whole
         record = TaskRecord()
         record.task_id = self._task_id(place)
-        record.label = self._labels[0 if self._label_of is None else self._label_of[place]]
+        record.label = label_of(
+            *self._labels[0 if self._label_of is None else self._label_of[place]]
+        )
         record.status = _COMPLETED
         stamps = memoryview(self._stamps).cast("d")[place :: self._size]
         record.created_at, record.created, record.started, record.ended = stamps

@@ -24,6 +24,7 @@ from framework import (
     _ids,
     _results,
     async_task,
+    background_task,
 )
 from framework._clock import SystemClock
 from framework._core import Core
@@ -348,3 +349,29 @@ def test_while_a_thread_comes_no_other_is_woken() -> None:
         gate.let_through()
     assert sorted(future.result(PATIENCE) for future in futures) == [0, 1]
     pool.shutdown()
+
+
+def plain() -> None:
+    """Do nothing."""
+
+
+decorated = background_task(plain)
+
+WAYS: dict[str, Callable[[TaskManager], str]] = {
+    "undecorated": lambda manager: manager.submit_nowait(plain),
+    "builtin": lambda manager: manager.submit_nowait(int),
+    "timeout": lambda manager: manager.submit_nowait(decorated, timeout=5),
+    "description": lambda manager: manager.submit_nowait(plain, description="a text"),
+    "options": lambda _: decorated.options(timeout=7, name="of its own")(),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_no_label_for_each_call(task_manager: TaskManager, way: str) -> None:
+    """However a function is submitted, its tasks share one label, which each kept one has."""
+    labels = set()
+    for _ in range(3):
+        record = task_manager._core.ledger.find(WAYS[way](task_manager))
+        assert record is not None
+        labels.add(id(record.label))
+    assert len(labels) == 1

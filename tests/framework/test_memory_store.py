@@ -218,15 +218,27 @@ def test_results_are_let_go_at_removal() -> None:
     assert [result() is None for result in results] == [True, True] + [False] * 6
 
 
+@pytest.mark.parametrize("label", [None, "always the same", "number {}"])
 def test_packed_tasks_are_nothing_to_the_garbage_collector(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, label: str | None
 ) -> None:
-    """A block of 256 tasks with plain results is at most eight objects that it looks at."""
+    """A block of 256 tasks with plain results is at most eight objects that it looks at.
+
+    Also where each task was given a description of its own when it was submitted.
+    """
     monkeypatch.setattr(memory, "_BLOCK", 256)
     gc.collect()
     before = len(gc.get_objects())
-    store, records = filled(21 * 256)
+    store, records = MemoryStore(), [record(number) for number in range(21 * 256)]
+    for number, one in enumerate(records):
+        if label is not None:
+            one.label = Label("mail.send", label.format(number))
+        store.put(one)
     assert len(store) == len(records)
+    described = [one.description for one in records]
+    one = records[0]
     records.clear()
     gc.collect()
-    assert len(gc.get_objects()) - before <= 2 * 256 + 20 * 8
+    # The latest are kept whole, each with its label.
+    assert len(gc.get_objects()) - before <= 4 * 256 + 20 * 8
+    assert [one.description for one in store.list()] == described
