@@ -190,15 +190,3 @@ async def test_suspended_process_changes_nothing(sql_url: str, tmp_path: Path) -
             assert {str(manager.get_all_tasks()[task_id]["status"]) for task_id in ids} == {
                 "interrupted"
             }
-
-
-async def test_ten_seconds_at_the_latest(sqlite_url: str, tmp_path: Path) -> None:
-    """At its usual pace a process notices within ten seconds that another one was killed."""
-    with process(sqlite_url, tmp_path, 1) as killed:
-        _, task_id = killed.read()
-        async with setup_async_framework(None, store=SQLStore(sqlite_url)):
-            manager = get_task_manager()
-            assert await manager.get_task(task_id) is not None
-            killed.kill()
-            with pytest.raises(TaskInterruptedError):
-                await manager.get_result(task_id, timeout=10.0)

@@ -7,7 +7,8 @@ import sqlalchemy as sa
 
 from framework.stores._membership import MISSED, GivenUpError
 from framework.stores._schema import PROCESSES
-from tests.beyond.peers import COMPLETED, PENDING, RUNNING, START, Peer, peers
+from framework.stores._writer import Pace
+from tests.beyond.peers import COMPLETED, INTERRUPTED, PENDING, RUNNING, START, Peer, peers
 
 
 def living(peer: Peer) -> set[str]:
@@ -34,6 +35,22 @@ def test_dead_process_is_noticed(sql_url: str) -> None:
         assert alive.row(running).ended_at == START + 60.0
         assert alive.row(ended).status == COMPLETED.value
         assert living(alive) == {alive.process_id}
+
+
+def test_ten_seconds_at_the_latest(sql_url: str) -> None:
+    """At its usual pace a process ends the tasks of a dead one within ten seconds."""
+    with peers(sql_url) as (dead, alive):
+        assert alive.writer.attempt()
+        dead.clock.pass_time(0.9)
+        task = dead.accept()
+        assert dead.writer.attempt()
+        died = alive.clock.now
+        while alive.row(task).status == PENDING.value and alive.clock.now < died + 60.0:
+            alive.clock.pass_time(Pace().look)
+            assert alive.writer.attempt()
+
+        assert alive.row(task).status == INTERRUPTED.value
+        assert MISSED <= alive.clock.now - died <= 10.0
 
 
 def test_only_its_own_beats_count(sql_url: str) -> None:

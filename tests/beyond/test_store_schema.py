@@ -16,8 +16,8 @@ from framework.stores._schema import META, STEPS, prepare
 from tests.beyond.peers import peers
 from tests.patience import PATIENCE
 
-WAITS_THEN_STARTS = """
-import asyncio, sys
+FOUR_START = """
+import asyncio, multiprocessing, sys
 from framework import get_task_manager, setup_async_framework
 from framework.stores.sql import SQLStore
 
@@ -25,9 +25,19 @@ async def main():
     async with setup_async_framework(None, store=SQLStore(sys.argv[1])):
         print(await get_task_manager().submit(str, (5,), wait=True), flush=True)
 
-print("ready", flush=True)
-sys.stdin.readline()
-asyncio.run(main())
+def start(together):
+    together.wait()
+    asyncio.run(main())
+
+# Forked, so that what they need is imported once.
+context = multiprocessing.get_context("fork")
+together = context.Barrier(4)
+started = [context.Process(target=start, args=(together,)) for _ in range(4)]
+for process in started:
+    process.start()
+for process in started:
+    process.join()
+print(*[process.exitcode for process in started])
 """
 
 
@@ -57,26 +67,12 @@ def test_tables_are_what_the_code_says(database: Database, sql_url: str) -> None
 
 def test_four_processes_start_at_once(sql_url: str) -> None:
     """Four processes that find no tables at the same moment all start, with one set of tables."""
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", WAITS_THEN_STARTS, sql_url],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(4)
-    ]
-    for process in started:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in started:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    ends = [process.communicate(timeout=PATIENCE) for process in started]
+    done = subprocess.run(
+        [sys.executable, "-c", FOUR_START, sql_url],
+        capture_output=True, text=True, check=True, timeout=PATIENCE,
+    )  # fmt: skip
 
-    assert ends == [("5\n", "")] * 4
+    assert (done.stdout, done.stderr) == ("5\n" * 4 + "0 0 0 0\n", "")
     with peers(sql_url, 1) as (peer,), peer.database.reading() as connection:
         assert connection.execute(sa.select(META.c.schema_version)).scalars().all() == [1]
 
