@@ -17,7 +17,7 @@ import pytest
 import framework
 from tests.beyond.servers import RedisServer
 from tests.beyond.workers import CeleryWorker
-from tests.framework.servers import serving
+from tests.framework.servers import Server, serving
 from tests.patience import PATIENCE
 
 PARTS = """
@@ -58,19 +58,27 @@ async def wait_for_end(task_id: str) -> dict[str, Any]:
     return await get_task_status(task_id)
 
 
-@app.get("/heard/{task_id}")
-async def hear_of_end(task_id: str) -> list[str]:
-    """Answer once this process tells of a task's end, with what it lists then."""
+HEARD: dict[str, Any] = {}
+
+
+@app.post("/heard/{task_id}")
+async def listen_for_end(task_id: str) -> None:
+    """Begin to listen for a task's end."""
     import asyncio
 
-    loop, heard = asyncio.get_running_loop(), asyncio.Event()
+    loop, HEARD[task_id] = asyncio.get_running_loop(), asyncio.Event()
 
     def hear(event: Any) -> None:
         if event.task_id == task_id:
-            loop.call_soon_threadsafe(heard.set)
+            loop.call_soon_threadsafe(HEARD[task_id].set)
 
     get_task_manager().subscribe(hear, kinds=["completed"])
-    await asyncio.wait_for(heard.wait(), 60)
+
+
+@app.get("/heard/{task_id}")
+async def hear_of_end(task_id: str) -> list[str]:
+    """Answer once this process has told of a task's end, with what it lists then."""
+    await HEARD[task_id].wait()
     return list(get_task_manager().get_tasks_by_status("completed"))
 
 
@@ -107,12 +115,18 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
             yield folder, server.url
 
 
+@pytest.fixture(scope="module")
+def other(shop: tuple[Path, str]) -> Iterator[Server]:
+    """A server of the app that no test ends."""
+    with serving("shop:app", app_dir=shop[0]) as server:
+        yield server
+
+
 @pytest.fixture
-async def clients(shop: tuple[Path, str]) -> AsyncIterator[list[httpx.AsyncClient]]:
-    """Two servers of the app that share its database."""
-    folder, _ = shop
-    with serving("shop:app", app_dir=folder) as one, serving("shop:app", app_dir=folder) as two:
-        made = [httpx.AsyncClient(base_url=server.url, timeout=PATIENCE) for server in (one, two)]
+async def clients(shop: tuple[Path, str], other: Server) -> AsyncIterator[list[httpx.AsyncClient]]:
+    """Two servers of the app that share its database; the first is the test's own."""
+    with serving("shop:app", app_dir=shop[0]) as own:
+        made = [httpx.AsyncClient(base_url=server.url, timeout=PATIENCE) for server in (own, other)]
         yield made
         for client in made:
             await client.aclose()
@@ -168,10 +182,10 @@ async def test_death_of_the_server_that_submitted(
     begun, gate = (os.open(pipe, os.O_RDWR) for pipe in pipes.values())
     task_id = await start(here, "/hold", params=pipes)
     assert await asyncio.to_thread(os.read, begun, 6) == b"begun\n"
-    hearing = asyncio.ensure_future(there.get(f"/heard/{task_id}"))
+    assert (await there.post(f"/heard/{task_id}")).status_code == 200
     psutil.Process((await here.get("/who")).json()).send_signal(signal.SIGKILL)
     os.write(gate, b"done\n")
     assert (await ended(there, task_id))["result"] == "done\n"
-    assert task_id in (await hearing).json()
+    assert task_id in (await there.get(f"/heard/{task_id}")).json()
     for number in (begun, gate):
         os.close(number)
