@@ -33,7 +33,7 @@ from framework.engines._messages import Message, MessageError
 from framework.engines._publisher import declared
 from framework.engines._recovery import Recovery
 from framework.engines._state import holder_here, is_dead
-from framework.engines.celery import CeleryEngine
+from framework.engines.celery import TASK_NAME, CeleryEngine
 
 __all__ = ["deliver"]
 
@@ -335,6 +335,20 @@ def _watch_pool(consumer: Any) -> None:
 
 _LOOK_EVERY: Final = 0.2
 _TIMERS: Final[dict[int, Any]] = {}
+
+
+def task_revoked(engine: CeleryEngine, request: Any) -> None:  # Any: Celery has no types
+    """End a task CANCELLED that Celery's own command has revoked, or that has expired there."""
+    if request.task != TASK_NAME:
+        return
+    try:
+        message = Message.from_json(request.args[0])
+        if message.namespace in ("", engine.namespace):
+            engine.state.end(
+                message.task_id, "cancelled", seq=message.seq, reason="Celery has revoked it"
+            )
+    except Exception:  # the worker goes on; the task is looked for as one that was lost
+        _LOGGER.exception("it is not told that Celery has revoked a task")
 
 
 def worker_shutdown(engine: CeleryEngine, _: object) -> None:

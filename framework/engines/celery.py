@@ -166,13 +166,15 @@ class CeleryEngine:
 
     def _connect_signals(self) -> None:
         def tell(which: str) -> Callable[..., None]:
-            def receive(sender: Any = None, **_: Any) -> None:
-                symbol_by_name(f"framework.worker:{which}")(self, sender)
+            def receive(sender: Any = None, request: Any = None, **_: Any) -> None:
+                about = sender if request is None else request
+                symbol_by_name(f"framework.worker:{which}")(self, about)
 
             return receive
 
         for which in ("worker_init", "worker_ready", "worker_process_init", "worker_shutdown"):
             getattr(signals, which).connect(tell(which), weak=False)
+        signals.task_revoked.connect(tell("task_revoked"), weak=False)
 
     # -- what it is made of
 

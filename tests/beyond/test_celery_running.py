@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import uuid4
@@ -183,6 +184,31 @@ async def test_cancelled_at_the_broker(manager: TaskManager, lists: Any, key: st
     for number in range(2):
         await lists.rpush(f"{key}{number}:gate", "go")
     for task_id in (*holders, behind):
+        await manager.get_result(task_id, timeout=PATIENCE)
+    assert await lists.llen(key) == 0
+
+
+async def test_revoked_by_celery(
+    celery_engine: CeleryEngine, manager: TaskManager, lists: Any, key: str
+) -> None:
+    """A task that Celery's own command revokes is CANCELLED, and does not wait for ever."""
+    holders = [celery_tasks.hold(f"{key}{number}") for number in range(2)]
+    for number in range(2):
+        await taken(lists, f"{key}{number}:started")
+    waits = celery_tasks.mark(key)
+    revoke, worker = celery_engine.app.control.revoke, [f"celery@{socket.gethostname()}"]
+    # It returns as soon as this one worker has answered.
+    assert await asyncio.to_thread(
+        revoke, str(waits), destination=worker, reply=True, limit=1, timeout=PATIENCE
+    )
+    for number in range(2):
+        await lists.rpush(f"{key}{number}:gate", "go")
+    with pytest.raises(TaskCancelledError):
+        await manager.get_result(waits, timeout=PATIENCE)
+    task = await manager.get_task(waits)
+    assert task is not None
+    assert (task.status, task.reason) == (TaskStatus.CANCELLED, "Celery has revoked it")
+    for task_id in holders:
         await manager.get_result(task_id, timeout=PATIENCE)
     assert await lists.llen(key) == 0
 
