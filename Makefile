@@ -51,6 +51,7 @@ types: $(VENV)/.types
 	$(BIN)/mypy
 	for package in framework pytest_asyncframe; do PATH="$(CURDIR)/$(BIN):$$PATH" \
 		basedpyright --verifytypes $$package --ignoreexternal || exit 1; done
+	PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright tests/typing
 
 imports: $(VENV)/.imports
 	$(BIN)/lint-imports --no-logo

@@ -53,6 +53,7 @@ def types(session: nox.Session) -> None:
     session.run("mypy")
     for package in ("framework", "pytest_asyncframe"):
         session.run("basedpyright", "--verifytypes", package, "--ignoreexternal")
+    session.run("basedpyright", "tests/typing")
 
 
 @nox.session
