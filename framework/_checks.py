@@ -111,7 +111,7 @@ def task_id(value: object) -> str:
         ValueError: If it is empty, too long, or not printable.
     """
     given = text("task_id", value)
-    if not 1 <= len(given) <= _LONGEST_ID or not given.isprintable():
+    if not may_be_task_id(given):
         raise ValueError(
             f"task_id must have 1 to {_LONGEST_ID} characters, all of them printable, not "
             f"{show(value)} ({len(given)} characters): choose another, or leave it out for a "
@@ -121,6 +121,11 @@ def task_id(value: object) -> str:
 
 
 _LONGEST_ID = 200
+
+
+def may_be_task_id(text: str) -> bool:
+    """Return whether some task may have *text* as its id, drawn or chosen."""
+    return 1 <= len(text) <= _LONGEST_ID and text.isprintable()
 
 
 def flag(name: str, value: object) -> bool:

@@ -125,6 +125,15 @@ async def test_unknown(elsewhere: Elsewhere, book: Book, hasty: HastyClock) -> N
     assert 1.0 <= hasty.now - began < 1.0 + len(_PAUSES) * (_STEP + 0.001)
 
 
+@pytest.mark.parametrize("task_id", ["", "a\nb", "a\0b", "\ud800", "x" * 201])
+async def test_no_task_has_such_an_id(elsewhere: Elsewhere, book: Book, task_id: str) -> None:
+    """Nobody is asked for what cannot be the id of any task."""
+    assert await elsewhere.find(task_id) is None
+    assert await elsewhere.until_final(task_id, None) is None
+    assert await asyncio.to_thread(elsewhere.block_until_final, task_id, None) is None
+    assert book.asked == []
+
+
 async def test_unknown_to_the_impatient(elsewhere: Elsewhere, book: Book) -> None:
     """Who has no patience is told at once that nobody has written an id."""
     assert await elsewhere.find("nobody", patient=False) is None
