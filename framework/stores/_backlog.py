@@ -111,7 +111,8 @@ class Backlog:
                     raise ValueError(
                         f"task_id must have no NUL, which no database keeps, not {task_id!r}"
                     )
-                if len(self) >= self._capacity:
+                # What was set aside is not looked at: it is little, and this is done often.
+                if len(self._dirty) + len(self._taken) >= self._capacity:
                     raise self._full()
                 self.live[task_id] = record
             self._dirty[task_id] = record
