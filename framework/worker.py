@@ -10,6 +10,8 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
 from framework import _wire
@@ -32,7 +34,7 @@ from framework.engines._entries import Entry
 from framework.engines._messages import Message, MessageError
 from framework.engines._publisher import declared
 from framework.engines._recovery import Recovery
-from framework.engines._state import holder_here, is_dead
+from framework.engines._state import Verdict, holder_here, is_dead
 from framework.engines.celery import TASK_NAME, CeleryEngine
 
 __all__ = ["deliver"]
@@ -56,6 +58,7 @@ class _Process:
         self.sender: Any = None
         self.holder = ""
         self.pid = self.watched = 0
+        self._claimed: set[str] = set()
 
     def enter(self, engine: CeleryEngine) -> Outpost:
         """Return this process's outpost, made when it is first needed."""
@@ -66,6 +69,19 @@ class _Process:
                 self.sender = engine.sender()
                 self.outpost = Outpost(engine, self.holder)
             return self.outpost
+
+    @contextmanager
+    def claim(self, task_id: str) -> Iterator[bool]:
+        """Keep a task to the calling thread; False if another one of this process has it."""
+        with self.lock:
+            free = task_id not in self._claimed
+            self._claimed.add(task_id)
+        try:
+            yield free
+        finally:
+            if free:
+                with self.lock:
+                    self._claimed.discard(task_id)
 
     def watch_signal(self) -> None:
         """Look out for SIGTERM from the first delivery on; before, the pool sets its own."""
@@ -95,7 +111,9 @@ def deliver(engine: CeleryEngine, given: object) -> None:
     if message.namespace not in ("", engine.namespace):
         _hand_on(engine, outpost, message)
     try:
-        unsaid = _deliver(engine, outpost, message)
+        # A lease is the process's, and a pool of threads may take a message twice.
+        with _PROCESS.claim(message.task_id) as free:
+            unsaid = _deliver(engine, outpost, message, free)
     except engine.errors as error:
         _LOGGER.warning("task %s is handed back: %r", message.task_id, error)
         outpost.clock.sleep(_AWAY)
@@ -104,7 +122,9 @@ def deliver(engine: CeleryEngine, given: object) -> None:
         raise UnsaidError(unsaid)
 
 
-def _deliver(engine: CeleryEngine, outpost: Outpost, message: Message) -> dict[str, Any] | None:
+def _deliver(
+    engine: CeleryEngine, outpost: Outpost, message: Message, free: bool
+) -> dict[str, Any] | None:
     """Do as `deliver`; return what `State.end` is to be called with, if that is open."""
     state, early = engine.state, message.due - outpost.clock.time()
     if early > _EARLY:
@@ -118,7 +138,7 @@ def _deliver(engine: CeleryEngine, outpost: Outpost, message: Message) -> dict[s
         )  # fmt: skip
         return None
     holder = _PROCESS.holder
-    verdict = state.start(message, holder)
+    verdict = state.start(message, holder) if free else Verdict("busy", holder=holder)
     if verdict.kind == "busy" and is_dead(verdict.holder):
         verdict = state.start(message, holder, dead=verdict.holder)
     if verdict.kind == "busy":
@@ -261,8 +281,8 @@ def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has n
 
     if worker.app is not engine.app:
         return
-    _take_own_queue(engine)
     try:
+        _take_own_queue(engine)
         engine.require_good()
         pool = _pool_name(concurrency.get_implementation(worker.pool_cls))
         if not engine.allow_soft_limits and pool != "prefork":

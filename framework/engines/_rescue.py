@@ -65,6 +65,7 @@ class Rescue:
             try:
                 if self._sender is None:
                     self._sender = self._make()
+                self._state.repeated(message.task_id)
                 self._sender.send(message)
                 self._state.published([message.task_id])
             except Exception as error:  # the broker is away; the next look tries again

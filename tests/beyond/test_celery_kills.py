@@ -77,9 +77,9 @@ def workers(url: str) -> Iterator[Any]:
     """Start a worker at each call; all end with the test."""
     started: list[CeleryWorker] = []
 
-    def start(processes: int = 1, **environment: str) -> CeleryWorker:
+    def start(processes: int = 1, *more: str, **environment: str) -> CeleryWorker:
         name = f"w{len(started)}@{uuid4().hex[:8]}"
-        options = ("--concurrency", str(processes), "-n", name)
+        options = ("--concurrency", str(processes), "-n", name, *more)
         worker = CeleryWorker(
             "tests.beyond.celery_app:celery_app", url, *options, environment=environment
         )
@@ -303,6 +303,23 @@ async def test_second_delivery(
     task = await manager.get_task(task_id)
     assert task is not None
     assert task.attempts == 1
+
+
+async def test_second_delivery_to_one_process(
+    manager: TaskManager, engine: CeleryEngine, lists: Any, workers: Any, key: str
+) -> None:
+    """A pool of threads that takes a message twice runs its task once."""
+    workers(2, "-P", "threads", ASYNCFRAME_TEST_SOFT="1")
+    task_id = await manager.submit(celery_tasks.hold, (key,), timeout=2)
+    await taken(lists, f"{key}:started")
+    sender = engine.sender()
+    await asyncio.to_thread(sender.send, message_of(engine, str(task_id), key))
+    await asyncio.to_thread(sender.close)
+    # The other thread has looked at the second one before it runs this.
+    await manager.get_result(celery_tasks.mark(f"{key}:after"), timeout=PATIENCE)
+    await lists.rpush(f"{key}:gate", "go")
+    await manager.get_result(task_id, timeout=PATIENCE)
+    assert await lists.llen(f"{key}:started") == 0
 
 
 def message_of(engine: CeleryEngine, task_id: str, key: str) -> Any:
