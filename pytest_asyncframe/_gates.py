@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from framework import RateLimitExceededError
 from framework.testing import was_cut_short
 from pytest_asyncframe._matchers import described, unread_failures
 from pytest_asyncframe._places import users_part
@@ -58,7 +59,7 @@ def lost_failures(toolkit: Toolkit) -> list[str]:
         began = users_part(one.record.traceback)
         text = "".join(traceback.format_exception(type(error), error, began))
         found.append(
-            f"lost failure: {described(one.record)}, and nobody has read its error:\n"
+            f"lost failure: {described(one.record)}, and nobody has read its error{_cure(error)}:\n"
             + "\n".join(f"    {line}" for line in text.rstrip().splitlines())
         )
     for expectation in toolkit.expectations:
@@ -66,6 +67,13 @@ def lost_failures(toolkit: Toolkit) -> list[str]:
         if finding is not None:
             found.append(f"expectation not met: {finding}")
     return found
+
+
+def _cure(error: BaseException) -> str:
+    """Return what else may be done than to read an error."""
+    if isinstance(error, RateLimitExceededError):
+        return " (with when_limited='wait' a task waits for its turn)"
+    return ""
 
 
 def tell(findings: Sequence[tuple[Severity, list[str]]], *, failed: bool) -> None:

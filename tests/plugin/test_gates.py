@@ -114,6 +114,30 @@ def test_who_waits_for_all_reads_no_failure(ending: Ending) -> None:
     )
 
 
+def test_a_task_over_its_rate(ending: Ending) -> None:
+    """A background task that its throttle refuses is a lost failure, told with the cure."""
+    told = ending("""
+    from framework import RateLimitExceededError, background_task, throttled_task
+
+    @background_task
+    @throttled_task(rate_limit=1, time_window=60)
+    def send(): pass
+
+    def test_it(asyncframe):
+        send(), send()
+        asyncframe.run_until_idle()
+
+    def test_announced(asyncframe):
+        asyncframe.expect_failure(send, RateLimitExceededError)
+        send(), send()
+        asyncframe.run_until_idle()
+    """)
+
+    assert told.startswith("teardown: lost failure: test_it.send (")
+    assert "has read its error (with when_limited='wait' a task waits for its turn):\n" in told
+    assert told.count("lost failure") == 1
+
+
 # -- pollers
 
 POLLING = """
