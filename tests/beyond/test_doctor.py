@@ -407,7 +407,7 @@ def test_other_words() -> None:
     assert run(ROOT).returncode == 0
     unknown = run(ROOT, "nurse")
     assert unknown.returncode == USAGE
-    assert "python -m framework doctor module:celery_app" in unknown.stdout
+    assert "python -m framework doctor module:celery_app" in unknown.stderr
 
 
 def test_printed_elsewhere() -> None:
