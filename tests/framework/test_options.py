@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dis
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from framework import (
 )
 from framework._ids import TaskId
 from framework._registry import find
+from tests.patience import PATIENCE
 
 
 def test_throttle_options_give_a_window_of_its_own(task_manager: TaskManager) -> None:
@@ -130,35 +132,35 @@ async def test_an_error_that_takes_no_note_is_raised_all_the_same() -> None:
         fail()
 
 
-async def test_hooks_of_a_copy_are_called(task_manager: TaskManager) -> None:
+def test_hooks_of_a_copy_are_called(task_manager: TaskManager) -> None:
     """A copy with hooks calls them at the end of its tasks, in place of those that it had."""
-    told: list[str] = []
+    told: SimpleQueue[str] = SimpleQueue()
 
     def note(kind: str) -> Callable[[Task], None]:
-        return lambda task: told.append(f"{kind} {task.status}")
+        return lambda task: told.put(f"{kind} {task.status} {task.error!r}")
 
     @background_task
     def divide(number: int) -> float:
         return 1 / number
 
     watched = divide.options(on_complete=note("first"), on_error=note("error"))
-    await task_manager.get_result(watched(1))
-    await task_manager.get_result(watched.options(on_complete=note("second"))(1))
-    await task_manager.get_result(divide(1))
-    for task_id in (
-        watched(0),
-        await task_manager.submit(watched, (0,), on_error=note("other")),
-    ):
-        with pytest.raises(ZeroDivisionError):
-            await task_manager.get_result(task_id)
-    assert told == ["first completed", "second completed", "error failed", "other failed"]
+    watched(1)
+    assert told.get(timeout=PATIENCE) == "first completed None"
+    watched.options(on_complete=note("second"))(1)
+    assert told.get(timeout=PATIENCE) == "second completed None"
+    watched(0)
+    assert told.get(timeout=PATIENCE) == "error failed ZeroDivisionError('division by zero')"
+    task_manager.submit_nowait(watched, (0,), on_error=note("other"))
+    assert told.get(timeout=PATIENCE) == "other failed ZeroDivisionError('division by zero')"
+    assert task_manager.wait_result(divide(1)) == 1
+    assert told.empty()
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 async def test_hooks_of_an_awaited_copy_are_called(task_manager: TaskManager, kind: str) -> None:
     """Hooks are called for a task that is awaited, in place or on a thread."""
-    told: list[str] = []
-    here = asyncio.current_task()
+    told: asyncio.Queue[str] = asyncio.Queue()
+    loop, here = asyncio.get_running_loop(), asyncio.current_task()
 
     async def async_body() -> bool:
         return asyncio.current_task() is here
@@ -167,9 +169,13 @@ async def test_hooks_of_an_awaited_copy_are_called(task_manager: TaskManager, ki
         return True
 
     decorated: Any = async_task(sync_body if kind == "sync" else async_body)
-    watched = decorated.options(on_complete=lambda task: told.append(task.task_id), task_id="mine")
+
+    def hook(task: Task) -> None:
+        loop.call_soon_threadsafe(told.put_nowait, task.task_id)
+
+    watched = decorated.options(on_complete=hook, task_id="mine")
     assert await watched()
-    assert told == ["mine"]
+    assert await told.get() == "mine"
     with pytest.raises(ValueError, match=r"^task_id must be one that no task has, not 'mine'"):
         await watched()
 
