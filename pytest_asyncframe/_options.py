@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Literal, TypeAlias, cast
 
 import pytest
@@ -21,10 +22,10 @@ _LOOPTIMES = pytest.StashKey[list[str]]()
 """Names of the plugins of looptime, once they were looked for."""
 
 MARKER = (
-    "asyncframe(mode=, seed=, leaks=, lost_failures=, blocked_loop=, app_rules=, pollers=): how "
-    "the asyncframe fixtures of a test run tasks, what becomes of leaks, of failures that nobody "
-    "has read and of calls that block an event loop, whether the app's own engine and store "
-    "decide what may be a task, and which tasks run until the app stops"
+    "asyncframe(mode=, seed=, start=, leaks=, lost_failures=, blocked_loop=, app_rules=, "
+    "pollers=): how the asyncframe fixtures of a test run tasks, what becomes of leaks, of "
+    "failures that nobody has read and of calls that block an event loop, whether the app's own "
+    "engine and store decide what may be a task, and which tasks run until the app stops"
 )
 
 
@@ -35,6 +36,7 @@ class Settings:
     Attributes:
         mode: How tasks run; see the table in the documentation.
         seed: Where the order of ``seeded`` comes from.
+        start: The date and time at second 0 of virtual time, aware; None for now.
         leaks: What becomes of what a test leaves behind.
         lost_failures: What becomes of failures of tasks that nobody has read.
         blocked_loop: What becomes of waits that block an event loop.
@@ -46,6 +48,7 @@ class Settings:
 
     mode: Mode = "auto"
     seed: int = 0
+    start: datetime | None = None
     leaks: Severity = "error"
     lost_failures: Severity = "error"
     blocked_loop: Severity = "error"
@@ -55,8 +58,19 @@ class Settings:
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """Declare the ini keys."""
+    """Declare the ini keys, and the option of the command line."""
+    parser.getgroup("asyncframe").addoption(
+        "--asyncframe-seed",
+        type=int,
+        metavar="NUMBER",
+        help="the seed of tests whose marker says none: the order of the mode seeded, and jitter",
+    )
     parser.addini("asyncframe_mode", f"how tasks run: {_listed(MODES)}", default="auto")
+    parser.addini(
+        "asyncframe_start",
+        "date and time at which virtual time begins, in ISO 8601 with its offset; empty for now",
+        default="",
+    )
     for key, what in (
         ("leaks", "what becomes of tasks, threads, timers and clients that a test leaves behind"),
         ("lost_failures", "what becomes of failures of tasks that nobody has read"),
@@ -97,8 +111,11 @@ def settings_of(config: pytest.Config) -> Settings:
             f"asyncframe_stuck_timeout = {text!r} in the ini file: it must be a number of "
             "seconds above 0"
         )
+    start = config.getini("asyncframe_start")
     return Settings(
         mode=cast("Mode", _ini(config, "mode", MODES)),
+        seed=config.getoption("asyncframe_seed") or 0,
+        start=_moment(start, f"asyncframe_start = {start!r} in the ini file") if start else None,
         leaks=cast("Severity", _ini(config, "leaks", SEVERITIES)),
         lost_failures=cast("Severity", _ini(config, "lost_failures", SEVERITIES)),
         blocked_loop=cast("Severity", _ini(config, "blocked_loop", SEVERITIES)),
@@ -126,6 +143,8 @@ def settings_for(item: pytest.Item, base: Settings) -> Settings:
         if "pollers" in changed:
             # Beside those of the ini file, and of markers further out.
             changed["pollers"] = (*found.pollers, *_several(changed["pollers"]))
+        if "start" in changed:
+            changed["start"] = _moment_of_marker(changed["start"])
         found = replace(found, **changed)
     return found
 
@@ -171,6 +190,19 @@ def check_framework() -> None:
     )
 
 
+def check_time(item: pytest.Item) -> None:
+    """Check that a test whose time is real is not told when it begins.
+
+    Raises:
+        pytest.UsageError: If its marker does.
+    """
+    if any("start" in marker.kwargs for marker in item.iter_markers("asyncframe")):
+        raise pytest.UsageError(
+            f"{item.name} has a start, which is one of virtual time, and its time is real: ask "
+            "for asyncframe, in another mode than 'threads', or for task_clock, or leave it out"
+        )
+
+
 def check_surroundings(item: pytest.Item) -> None:
     """Check that nothing else decides over the time of a test with a virtual clock.
 
@@ -208,7 +240,7 @@ def check_surroundings(item: pytest.Item) -> None:
         )
 
 
-_KEYWORDS = "mode, seed, leaks, lost_failures, blocked_loop, app_rules, pollers"
+_KEYWORDS = "mode, seed, start, leaks, lost_failures, blocked_loop, app_rules, pollers"
 _ALLOWED: dict[str, tuple[str, ...]] = {
     "mode": MODES,
     "leaks": SEVERITIES,
@@ -224,6 +256,8 @@ def _check_keyword(keyword: str, value: Any) -> None:  # Any: whatever a user wr
             raise pytest.UsageError(
                 f"@pytest.mark.asyncframe(seed={value!r}): seed must be a whole number"
             )
+    elif keyword == "start":
+        _moment_of_marker(value)
     elif keyword == "pollers":
         if not all(isinstance(one, str) or callable(one) for one in _several(value)):
             raise pytest.UsageError(
@@ -239,6 +273,23 @@ def _check_keyword(keyword: str, value: Any) -> None:  # Any: whatever a user wr
             f"@pytest.mark.asyncframe({keyword}={value!r}): {keyword} must be one of "
             f"{_listed(_ALLOWED[keyword])}"
         )
+
+
+def _moment_of_marker(value: Any) -> datetime:
+    return _moment(value, f"@pytest.mark.asyncframe(start={value!r})")
+
+
+def _moment(value: Any, given: str) -> datetime:
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        if moment.tzinfo is not None:
+            return moment
+    except (TypeError, ValueError):
+        pass
+    raise pytest.UsageError(
+        f"{given}: it must be a date and time in ISO 8601 with its offset from UTC, such as "
+        "'2030-01-01T00:00:00+00:00'"
+    )
 
 
 def _several(value: Any) -> tuple[Any, ...]:  # Any: whatever a user wrote

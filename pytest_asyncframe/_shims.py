@@ -13,6 +13,7 @@ import concurrent.futures
 import functools
 import importlib
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -58,6 +59,10 @@ def installed(clock: VirtualClock, *, wall: bool) -> Iterator[None]:
         replace(_anyio("from_thread"), "start_blocking_portal", _portal(clock))
         if wall:
             _show_wall(stack, clock)
+        for module, class_name in (("time_machine", "travel"), ("freezegun.api", "_freeze_time")):
+            moves_time = getattr(sys.modules.get(module), class_name, None)
+            if moves_time is not None:
+                replace(moves_time, "start", _refused(clock, module, moves_time.start))
         yield
 
 
@@ -253,6 +258,23 @@ class _Stay:
             return func(*args)
         finally:
             self._sequencer.leave_with_signal(actor)
+
+
+def _refused(clock: VirtualClock, module: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    name = module.partition(".")[0]
+
+    @functools.wraps(real)
+    def start(self: Any) -> Any:  # Any: a class of time-machine or freezegun
+        # Also by a fixture that outlives the test: the clock's own date would be hidden by it.
+        if threading.get_ident() not in clock.sequencer.actors:
+            return real(self)
+        raise RuntimeError(
+            f"{name} was started in a test with a virtual clock, which moves datetime.now(): set "
+            "the date by @pytest.mark.asyncframe(start='2030-01-01T00:00:00+00:00') or by "
+            "asyncframe_start in the ini file, and move time by waiting, advance() or run_for()"
+        )
+
+    return start
 
 
 def _show_wall(stack: ExitStack, clock: VirtualClock) -> None:

@@ -102,7 +102,10 @@ class Timeline:
             return []
         self._shown = len(moments)
         unit = "real time" if self._toolkit.clock is None else "virtual time"
-        lines.insert(0, f"seconds of {unit} since the test began, mode {self._toolkit.mode!r}")
+        mode = repr(self._toolkit.mode)
+        if self._toolkit.mode == "seeded":
+            mode += f", seed {self._toolkit.settings.seed}"
+        lines.insert(0, f"seconds of {unit} since the test began, mode {mode}")
         return lines + self._unfinished(stock or seen.take_stock()) + found
 
     def _rest(self, findings: Findings) -> list[str]:

@@ -121,7 +121,10 @@ class Toolkit:
         _stalls.watch(sequencer, mode, self.census.before, self.recorder.note)
         clock: Clock | None = None
         if self.is_virtual:
-            clock = self.clock = VirtualClock(sequencer)
+            start = self.settings.start
+            clock = self.clock = VirtualClock(
+                sequencer, None if start is None else start.timestamp()
+            )
             clock.on_block = self.blocked.noting
         if mode == "virtual":
             pool = SequencedExecutor(sequencer, thread_name_prefix=_POOL_NAME, clock=clock)

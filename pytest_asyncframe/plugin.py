@@ -18,6 +18,7 @@ from pytest_asyncframe._options import (
     check_fixtures,
     check_framework,
     check_surroundings,
+    check_time,
     settings_for,
     settings_of,
 )
@@ -87,9 +88,11 @@ def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
     toolkit = Toolkit(settings, asked)
     if toolkit.is_virtual:
         check_surroundings(item)
+    else:
+        check_time(item)
     toolkit.blocked.own = _code_of(item)
     toolkit.open()
-    # By the session too: pytest-asyncio asks for a loop's factory before there is an item.
+    # By the session too: fixtures that outlive the test ask for it.
     item.stash[_TOOLKIT] = item.config.stash[_TOOLKIT] = toolkit
 
 
