@@ -463,8 +463,8 @@ def test_a_stuck_worker(user: pytest.Pytester) -> None:
         (
             "speed=3",
             (
-                "@pytest.mark.asyncframe has no keyword 'speed'; it takes mode, seed, leaks, "
-                "lost_failures"
+                "@pytest.mark.asyncframe has no keyword 'speed'; it takes mode, seed, start, "
+                "leaks, lost_failures"
             ),
         ),
         ("seed='x'", "@pytest.mark.asyncframe(seed='x'): seed must be a whole number"),
