@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import random
 import threading
@@ -99,7 +100,7 @@ async def in_a_pool_of_ours(_: Probe, body: Body) -> None:
         await each(lambda name: loop.run_in_executor(pool, body, name))
 
 
-async def mapped(_: Probe, body: Body) -> None:
+def mapped(_: Probe, body: Body) -> None:
     """Make them by a pool's `map`, and wait as threads do."""
     with ThreadPoolExecutor(len(CALLS)) as pool:
         assert len(list(pool.map(body, CALLS))) == len(CALLS)
@@ -141,8 +142,11 @@ def told(probe: Probe, way: Callable[..., Any], order: tuple[int, ...] | None) -
     sequencer = probe.clock.sequencer
     if order is not None:
         door = Door(sequencer, list(order))
-    with asyncio.Runner(loop_factory=probe.clock.new_event_loop) as runner:
-        runner.run(way(probe, body))
+    if inspect.iscoroutinefunction(way):
+        with asyncio.Runner(loop_factory=probe.clock.new_event_loop) as runner:
+            runner.run(way(probe, body))
+    else:
+        way(probe, body)
     assert order is None or not door._order
     assert probe.clock.monotonic() == begun + 1
     return "".join(log)
