@@ -6,7 +6,10 @@ Relies on: `_sequencer`, which alone changes them, under its lock.
 from __future__ import annotations
 
 import _thread
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from threading import Thread
+
+from pytest_asyncframe._activity import Glance
 
 
 class Actor:
@@ -35,7 +38,7 @@ class Actor:
         looked: What it saw when it last looked around while it was ready, and how many times
             before that it had seen the same.
         heard: What it heard from outside when it last looked around while it was parked:
-            `Turns.beats`, for how many seconds nothing had come, and what threads had run.
+            `Turns.beats`, for how many seconds nothing had come, and what threads did.
     """
 
     __slots__ = (
@@ -80,7 +83,7 @@ class Actor:
         self.stirred: Callable[[], bool] = _never
         self.error: BaseException | None = None
         self.looked: tuple[object, int] = (None, 0)
-        self.heard: tuple[int, float, object] = (-1, 0.0, [])
+        self.heard: tuple[int, float, Mapping[Thread, Glance]] = (-1, 0.0, {})
         self._gate = _thread.allocate_lock()
         self._gate.acquire()
         self.kick: Callable[[], object] = self._gate.release

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import _thread
 from collections.abc import Callable
+from threading import Thread
 
 from framework.testing import Queued
 from pytest_asyncframe._actors import Actor, Arrival, Timer
-from pytest_asyncframe._outside import FILE_SILENCE, Outside
+from pytest_asyncframe._outside import Outside, Verdict
 from pytest_asyncframe._timers import LAST
-from pytest_asyncframe._turns import Turns
+from pytest_asyncframe._turns import LOOK_EVERY, Turns
 
 _MOST_MOVES = 1_000_000
 """How often time may move by itself without any progress, a matter of ten seconds or so."""
@@ -42,6 +43,7 @@ class Sequencer(Turns):
         on_stall: Called when nobody can go on; may return an error for `first`.
         on_runaway: Called when time has moved by itself `most_moves` times, and `moved` was
             never set back to 0; may return an error for `first`.
+        on_give_up: Called with threads of the test's own for which time waits no longer.
         moved: How often time has moved by itself.
         most_moves: How often it may do so without any progress, from 1 on.
         firing: The threads that are in the middle of calling what has fallen due.
@@ -71,7 +73,8 @@ class Sequencer(Turns):
         self.moved: int = 0
         self.most_moves: int = _MOST_MOVES
         self.queue: list[Queued] = []
-        self.outside: Outside = Outside()
+        self.outside: Outside = Outside(self._pollers)
+        self.on_give_up: Callable[[list[Thread]], object] = lambda _: None
         self.firing: set[int] = set()
         self._choose = choose
         self._deferred: list[tuple[Actor, Queued]] = []
@@ -204,7 +207,7 @@ class Sequencer(Turns):
             return lambda: self._tell_first(self.on_runaway())
         timer = self._next_timer(None)
         if timer is None:
-            if not self.actors or self._stalled_at == self.beats:
+            if self._held or not self.actors or self._stalled_at == self.beats:
                 return None
             if self.first is None or not self.first.parked:
                 # Nobody to tell, such as when a pool is shut down at the end of a test.
@@ -333,32 +336,45 @@ class Sequencer(Turns):
     def step_of(self, actor: Actor) -> float:
         """Return for how many real seconds to wait before looking around."""
         step = super().step_of(actor)
-        if actor.parked and self.outside.there:
+        if not actor.parked:
+            return step
+        if self.outside.there:
             return min(step, self.outside.step)
-        return step
+        # Something may have come up outside after the last one has parked.
+        return min(step, LOOK_EVERY) if actor is self.first else step
 
     def look_around(self, actor: Actor) -> None:
         """See, on an actor that has waited for real, whether anything moves at all."""
-        if actor.parked and self.outside.there and self._listens(actor):
+        if actor.parked and self._listens(actor, self.step_of(actor)):
             return
         super().look_around(actor)
 
-    def _listens(self, actor: Actor) -> bool:
+    def _listens(self, actor: Actor, step: float) -> bool:
         """Let time move after a silence outside; False if all has been silent for long."""
-        beats, silent, sample = actor.heard
-        if beats != self.beats:
+        outside = self.outside
+        beats, silent, before = actor.heard
+        now = outside.look()
+        verdict = outside.judge(before, now)
+        if beats != self.beats or verdict is Verdict.BUSY:
             silent = 0.0
-        silent += self.outside.step
-        found = self.outside.sample()
-        actor.heard = (self.beats, silent, found)
-        if found == sample and (not self.outside.files or silent >= FILE_SILENCE):
-            self._silence = True
-            self.go_on()
-            self._silence = False
+        elif verdict is not Verdict.STARVED:
+            silent += step
+        actor.heard = (self.beats, silent, now)
+        if outside.is_over(verdict, silent):
+            if verdict is Verdict.RESTLESS:
+                self.on_give_up(outside.give_up(before, now))
+            self._go_on_in_silence()
         if silent < self.patience:
             return True
-        actor.heard = (self.beats, 0.0, found)
+        actor.heard = (self.beats, 0.0, now)
         return False
+
+    def _go_on_in_silence(self) -> None:
+        self._silence = True
+        # Who could have woken somebody may have come to rest since.
+        self._stalled_at = -1
+        self.go_on()
+        self._silence = False
 
     def jump(self, actor: Actor, until: int, signalled: Callable[[], bool]) -> bool:
         """Move time for the only actor there is; False if it must park like others."""

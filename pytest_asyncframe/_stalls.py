@@ -6,13 +6,19 @@ Relies on: the frames of threads and coroutines, to say where each of them waits
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from pytest_asyncframe._activity import activity
+from pytest_asyncframe._activity import (
+    activity,
+    native_threads,
+    unseen_threads_rest,
+    waits_for_a_thread,
+)
 from pytest_asyncframe._actors import Actor
 from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._places import at, inwards, outwards, place_of
@@ -36,9 +42,10 @@ def watch(
         note: Called with what is no error, but took the order of things out of its hands.
     """
     seen: object = None
+    strangers = functools.partial(_strangers, sequencer, before, native_threads())
 
     def on_stall() -> BaseException | None:
-        if any(_strangers(sequencer, before)) or _waits_outside(sequencer):
+        if _waits_outside(sequencer) or any(strangers()):
             return None
         return VirtualDeadlockError(_why(sequencer, mode))
 
@@ -59,24 +66,39 @@ def watch(
         # One that computes is slow, not stuck.
         if moved or (_waits_outside(sequencer) and not at_work):
             return None
-        return StuckError(_who_blocks(sequencer, before))
+        return StuckError(_who_blocks(sequencer, strangers()))
 
     def on_push_in(others: list[Actor]) -> None:
         frames = sys._current_frames()
         blocked = ", ".join(f"{one.name} at {_place(frames, one.ident)}" for one in others)
         note(f"goes on beside what blocks outside the virtual clock: {blocked or 'a timer'}")
 
+    sequencer.on_give_up = functools.partial(_tell_pollers, note)
     sequencer.on_stall = on_stall
     sequencer.on_runaway = on_runaway
     sequencer.on_push_in = on_push_in
     sequencer.on_quiet = on_quiet
 
 
-def _strangers(sequencer: Sequencer, before: set[threading.Thread]) -> Iterator[threading.Thread]:
+def _tell_pollers(note: Callable[[str], object], threads: list[threading.Thread]) -> None:
+    frames = sys._current_frames()
+    for thread in threads:
+        place = _place(frames, thread.ident)
+        note(f"time moves on beside {thread.name}, which runs again and again: {place}")
+
+
+def _strangers(
+    sequencer: Sequencer, before: set[threading.Thread], native_before: set[int]
+) -> Iterator[threading.Thread]:
     """Yield the threads of this test that could still wake somebody, unseen by the clock."""
+    certain = unseen_threads_rest(native_before)
     for thread in busy(before):
-        if thread.ident not in sequencer.actors:
-            yield thread
+        if thread.ident in sequencer.actors or thread is threading.current_thread():
+            continue
+        native_id = thread.native_id
+        if certain and native_id is not None and waits_for_a_thread(native_id):
+            continue
+        yield thread
 
 
 def _waits_outside(sequencer: Sequencer) -> bool:
@@ -106,7 +128,7 @@ def _why(sequencer: Sequencer, mode: str) -> str:
     return "\n".join(lines)
 
 
-def _who_blocks(sequencer: Sequencer, before: set[threading.Thread]) -> str:
+def _who_blocks(sequencer: Sequencer, strangers: Iterable[threading.Thread]) -> str:
     lines = [f"nothing has moved for {sequencer.patience:g} s of real time:"]
     frames = sys._current_frames()
     lines += [
@@ -116,7 +138,7 @@ def _who_blocks(sequencer: Sequencer, before: set[threading.Thread]) -> str:
     ]
     lines += [
         f"  {thread.name}, which is none of the test's own, is at {_place(frames, thread.ident)}"
-        for thread in _strangers(sequencer, before)
+        for thread in strangers
     ]
     return "\n".join([*lines, *_table(sequencer)])
 

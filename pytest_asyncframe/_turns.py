@@ -74,6 +74,8 @@ class Turns(ABC):
         self._ready: list[Actor] = []
         self._returned: list[Actor] = []
         self._owing: dict[int, Actor] = {}
+        # Threads that are no actors and run again and again: their waking somebody is news.
+        self._pollers: set[int] = set()
         self._numbers = itertools.count(1)
         self._joined: dict[int, _Joined] = {}
         self._timers = Timers()
@@ -353,6 +355,7 @@ class Turns(ABC):
             if waiter.notified:
                 raise RuntimeError("release unlocked lock")
             waiter.notified = True
+            self._pollers.discard(_thread.get_ident())
             if actor.parked and actor.waiter is waiter:
                 self._wake(actor)
 
@@ -363,6 +366,7 @@ class Turns(ABC):
                 self._wake(actor)
             elif otherwise is not None:
                 otherwise()
+            self._pollers.discard(_thread.get_ident())
             owing = self._owing.pop(_thread.get_ident(), None) if self._owing else None
             if owing is not None:
                 self._remove(owing)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import multiprocessing
 import os
 import queue
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
@@ -325,6 +328,92 @@ def test_a_thread_beside_a_sync_test(asyncframe: Probe) -> None:
 
     sleep(5)
     assert asyncframe.clock.monotonic() == 5
+
+
+def nap(seconds: float = 0.05) -> float:
+    """Sleep in C, as SQLite does between two looks at a lock."""
+    ctypes.CDLL(None).usleep(int(seconds * 1e6))
+    return seconds
+
+
+async def test_a_thread_that_sleeps_in_c(asyncframe: Probe) -> None:
+    """A limit does not fire while a thread of the test's own sleeps in a library in C."""
+    desk = Desk()
+    assert await asyncio.wait_for(desk.run(nap), 0.001) == nap()
+    assert asyncframe.clock.monotonic() == 0
+    desk.close()
+
+
+async def test_writers_of_a_database(asyncframe: Probe, tmp_path: Path) -> None:
+    """A limit does not fire while threads wait for each other's locks in SQLite."""
+    desks = [Desk() for _ in range(6)]
+
+    def write(begun: Callable[[], object]) -> float:
+        with sqlite3.connect(tmp_path / "data", isolation_level=None) as connection:
+            connection.execute("begin exclusive")
+            begun()
+            connection.execute("commit")
+        connection.close()
+        return 1
+
+    # The first one holds its lock for longer than a pause of all others.
+    writers = [desks[0].run(lambda: write(nap)), *(desk.run(lambda: write(int)) for desk in desks)]
+    assert await asyncio.wait_for(asyncio.gather(*writers), 30) == [1] * 7
+    assert asyncframe.clock.monotonic() == 0
+    for desk in desks:
+        desk.close()
+
+
+async def test_a_lock_that_is_held_by_one_who_sleeps(asyncframe: Probe, tmp_path: Path) -> None:
+    """Time moves for who holds a database's lock, though a thread waits for that in real time."""
+    desk, clock = Desk(), asyncframe.clock
+    holder = sqlite3.connect(tmp_path / "data", isolation_level=None)
+
+    def write() -> float:
+        with sqlite3.connect(tmp_path / "data", isolation_level=None, timeout=60) as connection:
+            connection.execute("begin exclusive")
+        connection.close()
+        return clock.monotonic()
+
+    holder.execute("begin exclusive")
+    writing = asyncio.create_task(desk.run(write))
+    await asleep(5)
+    holder.execute("commit")
+    assert await writing == 5
+    holder.close()
+    desk.close()
+
+
+async def test_a_thread_that_polls(asyncframe: Probe) -> None:
+    """Time moves beside a thread that looks again and again, which is noted."""
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.is_set():
+            sleep(0.001)
+
+    thread = threading.Thread(target=poll, name="poller", daemon=True)
+    thread.start()
+    for _ in range(100):
+        await asleep(60)
+    stop.set()
+    thread.join()
+
+    assert asyncframe.clock.monotonic() == 6000
+    notes = [moment for moment in asyncframe._seen.moments if "beside poller" in str(moment)]
+    assert len(notes) == 1
+    assert "test_held_time.py" in str(notes[0])
+
+
+def test_a_thread_that_comes_up_late(asyncframe: Probe) -> None:
+    """A thread that a task starts while all others are parked holds time up for a moment only."""
+    desks: list[Desk] = []
+    asyncframe.clock.sequencer.patience = 60
+    asyncframe.manager.submit_nowait(lambda: desks.append(Desk()))
+    sleep(5)
+
+    assert asyncframe.clock.monotonic() == 5
+    desks[0].close()
 
 
 each_mode = pytest.mark.parametrize(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import selectors
 import socket
+import sys
 import threading
 import time
 
 import pytest
 
-from pytest_asyncframe._activity import activity, runs
+from pytest_asyncframe._activity import BEGINNING, GONE, Glance, activity, glance
 from pytest_asyncframe._loop import VirtualLoop
+from pytest_asyncframe._outside import Outside, Verdict
 from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe._turns import LOOK_EVERY
 from pytest_asyncframe.clock import VirtualClock, VirtualDeadlockError
@@ -241,11 +244,123 @@ def test_time_that_moves_often(asyncframe: Probe) -> None:
 
 
 def test_whether_a_thread_runs() -> None:
-    """A thread that runs, or that is just beginning, never looks as it did before."""
+    """A thread that runs never looks as it did before, and one without a number is beginning."""
     me = threading.get_native_id()
     assert activity(me) != activity(me)  # each call is another
-    assert runs(me) != runs(me)  # each call is another
-    assert runs(None) != runs(None)  # each call is another
+    assert glance(me).at_work
+    assert glance(None) is BEGINNING
 
     # As on systems that tell nothing: no thread has this identifier.
-    assert (activity(0), runs(0)) == (None, None)
+    assert (activity(0), glance(0)) == (None, GONE)
+
+
+def test_a_deadlock_after_work(asyncframe: Probe) -> None:
+    """A deadlock is told at once, also by the thread that has just come to rest."""
+    asyncframe.clock.sequencer.patience = 60
+    for _ in range(20):
+        asyncframe.manager.submit_nowait(int)
+        with pytest.raises(VirtualDeadlockError, match=r"^nobody can go on at 0 s of virtual time"):
+            threading.Event().wait()
+
+
+@pytest.mark.asyncframe(mode="virtual")
+def test_a_deadlock_after_work_side_by_side(asyncframe: Probe) -> None:
+    """The same where other threads may still be on their way to rest."""
+    asyncframe.clock.sequencer.patience = 60
+    for _ in range(20):
+        for _ in range(4):
+            asyncframe.manager.submit_nowait(int)
+        with pytest.raises(VirtualDeadlockError, match=r"^nobody can go on at 0 s of virtual time"):
+            threading.Event().wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a thread waits for is seen on Linux only")
+def test_a_deadlock_beside_a_thread_that_waits_for_work(asyncframe: Probe) -> None:
+    """A thread of the test's own that waits for work without a limit is not to blame."""
+    asyncframe.clock.sequencer.patience = 60
+    work: queue.SimpleQueue[None] = queue.SimpleQueue()
+    thread = threading.Thread(target=work.get)
+    thread.start()
+    with pytest.raises(VirtualDeadlockError, match=r"^nobody can go on at 0 s of virtual time"):
+        threading.Event().wait()
+    work.put(None)
+    thread.join()
+
+
+def test_no_deadlock_beside_a_thread_that_wakes_by_itself(asyncframe: Probe) -> None:
+    """A thread of the test's own that has a limit may yet wake somebody."""
+    asyncframe.clock.sequencer.patience = 60
+    woken = threading.Event()
+    thread = threading.Timer(0.2, woken.set)
+    thread.start()
+    assert woken.wait()
+    thread.join()
+
+
+# -- what threads outside do
+
+
+IDLE = Glance(ran=1_000_000, turns=10, at_work=False, on_disk=False, naps=False)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "verdict"),
+    [
+        (IDLE, IDLE, Verdict.QUIET),
+        (IDLE, IDLE._replace(ran=1_090_000, turns=12), Verdict.RESTLESS),
+        (IDLE, IDLE._replace(at_work=True), Verdict.RESTLESS),
+        (IDLE, IDLE._replace(naps=True), Verdict.RESTLESS),
+        (IDLE._replace(at_work=True), IDLE._replace(at_work=True), Verdict.STARVED),
+        (IDLE, IDLE._replace(ran=6_000_000, turns=11), Verdict.BUSY),
+        (IDLE, IDLE._replace(ran=6_000_000), Verdict.BUSY),
+        (IDLE, IDLE._replace(on_disk=True), Verdict.BUSY),
+        (BEGINNING, IDLE, Verdict.BUSY),
+        (IDLE, BEGINNING, Verdict.BUSY),
+    ],
+)
+def test_what_a_thread_has_done(before: Glance, now: Glance, verdict: Verdict) -> None:
+    """Two looks at a thread tell whether it computes, polls, waits for a processor or rests."""
+    outside, me = Outside(set()), threading.current_thread()
+
+    assert outside.judge({me: before}, {me: now}) is verdict
+
+
+def test_the_busiest_thread_counts() -> None:
+    """Threads are judged by the one that has done most."""
+    outside, one, other = Outside(set()), threading.Thread(), threading.Thread()
+    before = {one: IDLE, other: IDLE}
+
+    assert outside.judge(before, {one: IDLE, other: IDLE._replace(on_disk=True)}) is Verdict.BUSY
+    assert outside.judge(before, before) is Verdict.QUIET
+
+
+def test_a_thread_that_was_given_up() -> None:
+    """Who polls without end is not waited for, until it computes; who sleeps in C always is."""
+    pollers: set[int] = set()
+    outside, me = Outside(pollers), threading.current_thread()
+    before, polls = {me: IDLE}, {me: IDLE._replace(ran=1_090_000, turns=12)}
+    naps, busy = {me: IDLE._replace(naps=True)}, {me: IDLE._replace(ran=6_000_000)}
+    assert outside.give_up(before, naps) == []
+    assert outside.give_up(before, before) == []
+
+    assert outside.give_up(before, polls) == [me]
+    assert outside.judge(before, polls) is Verdict.QUIET
+    assert outside.give_up(before, polls) == []
+    assert outside.judge(before, busy) is Verdict.BUSY
+    assert outside.judge(before, polls) is Verdict.RESTLESS
+
+
+def test_who_wakes_somebody_is_waited_for_again(asyncframe: Probe) -> None:
+    """A thread that was given up and then wakes somebody is waited for as before."""
+    sequencer = asyncframe.clock.sequencer
+    condition, told = threading.Condition(), threading.Event()
+    sequencer._pollers.add(threading.get_ident())
+    with condition:
+        condition.notify()
+    assert sequencer._pollers
+    asyncframe.manager.submit_nowait(told.wait)
+    asyncframe.clock.sleep(1)
+    told.set()
+    asyncframe.run_until_idle()
+
+    assert not sequencer._pollers
