@@ -6,11 +6,15 @@ import sys
 import weakref
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any
+from types import CodeType, FrameType
+from typing import Any, TypeAlias
 
 from framework import ThreadPoolExecutorEnhanced
 from framework.testing import function_name
-from pytest_asyncframe._places import innermost_users, outwards
+from pytest_asyncframe._places import at, is_users_file
+
+_Submitted: TypeAlias = tuple[Callable[..., Any], tuple[CodeType, int] | None]
+"""A function, and where it was submitted."""
 
 
 class PoolCalls:
@@ -21,13 +25,18 @@ class PoolCalls:
     """
 
     def __init__(self, pool: ThreadPoolExecutorEnhanced) -> None:
-        self._known: weakref.WeakKeyDictionary[Future[Any], str] = weakref.WeakKeyDictionary()
+        self._known: weakref.WeakKeyDictionary[Future[Any], _Submitted] = (
+            weakref.WeakKeyDictionary()
+        )
         known, real = self._known, pool.submit
 
         def submit(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
             call = real(fn, *args, **kwargs)
-            place = innermost_users(outwards(sys._getframe(1)))
-            known[call] = function_name(fn) + (f", submitted at {place}" if place else "")
+            frame: FrameType | None = sys._getframe(1)
+            while frame is not None and not is_users_file(frame.f_code.co_filename):
+                frame = frame.f_back
+            # Put into words only if it is left behind: benchmarks submit many.
+            known[call] = (fn, None) if frame is None else (fn, (frame.f_code, frame.f_lineno))
             return call
 
         pool.submit = submit  # type: ignore[method-assign]  # see above
@@ -43,8 +52,9 @@ class PoolCalls:
         while grace and living and ended:
             ended, living = wait(living, timeout=grace, return_when=FIRST_COMPLETED)
         lines = []
-        for call, name in list(self._known.items()):
+        for call, (fn, place) in list(self._known.items()):
             if not call.done():
                 state = "is running" if call.running() else "waits for a thread"
-                lines.append(f"{name}, {state}")
+                submitted = "" if place is None else f" submitted at {at(*place)},"
+                lines.append(f"{function_name(fn)},{submitted} {state}")
         return lines
