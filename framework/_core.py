@@ -294,8 +294,9 @@ class Core:
         if runner.interceptor is not None:
             runner.interceptor.before_accept(task)
         if ledger.sinks:
-            ledger.accept(task, bounded=False)
-            ledger.emit("submitted", task)
+            ledger.accept(task, bounded=False, told=True)
+            if task.outbox is not None:
+                ledger.tell(task)
             runner.begin(task)
         else:
             ledger.accept(task, now)
@@ -329,9 +330,9 @@ class Core:
         if self.remote is not None:
             task.remote = True
             self.remote.admit(task)
-        ledger.accept(task)
-        if ledger.sinks:
-            ledger.emit("submitted", task)
+        ledger.accept(task, told=True)
+        if task.outbox is not None:
+            ledger.tell(task)
 
     def _new_task(
         self,

@@ -1,7 +1,9 @@
 """Telling of what happens to tasks: to each sink, of the kinds that it wants to hear of.
 
-Guarantees: a sink that raises is logged, and keeps the event from nobody else; what nobody
-hears of costs nothing.
+Guarantees: the events of one task are told one after the other, in the order in which they
+happened, whichever threads they happened on; a sink that raises is logged, and keeps the
+event from nobody else; what nobody hears of costs nothing.
+Relies on: `note` being called in the same hold of the lock as the change that it is about.
 Lock order: `lock` guards subscriptions, and in the ledger everything else; sinks are
 called without it.
 """
@@ -14,10 +16,26 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from framework._records import TaskEvent, TaskRecord
+from framework._records import TaskEvent, TaskRecord, TaskStatus
+from framework._task import LiveTask
 from framework.protocols import Clock, EventSink
 
 _LOGGER = logging.getLogger("asyncframe")
+
+
+class _Outbox:
+    """What is to be told of one task, the earliest first.
+
+    Attributes:
+        entries: The kind, the task's status and attempts then, and more fields of the event.
+        teller: Held by the thread that tells; whoever finds it held leaves that to it.
+    """
+
+    __slots__ = ("entries", "teller")
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, TaskStatus, int, dict[str, Any]]] = []
+        self.teller = threading.Lock()
 
 
 class Events:
@@ -36,8 +54,41 @@ class Events:
         self.sinks: dict[str, tuple[EventSink, ...]] = {}
         self._subscriptions: list[_Subscription] = []
 
-    def emit(self, kind: str, record: TaskRecord, **more: Any) -> None:
-        """Tell of an event of *record*; call only if there are sinks."""
+    def note(self, task: LiveTask, kind: str, **more: Any) -> None:
+        """Note an event of *task*, if anybody hears of its kind; `tell` then tells of it.
+
+        With the lock held, so that events stand in the order of the changes they are about.
+        """
+        if kind not in self.sinks:
+            return
+        outbox = task.outbox
+        if outbox is None:
+            outbox = task.outbox = _Outbox()
+        outbox.entries.append((kind, task.status, task.attempts, more))
+
+    def tell(self, task: LiveTask) -> None:
+        """Tell of what was noted of *task*; without the lock, and only after `note`.
+
+        If another thread, or a sink further up on this one, is in the middle of it, that
+        one goes on with what was noted since.
+        """
+        outbox: _Outbox = task.outbox
+        # Looked at again after the teller has let go: 1 it finds nothing more, 2 another
+        # thread notes something and leaves it to the teller, 3 the teller lets go.
+        while outbox.entries:
+            if not outbox.teller.acquire(blocking=False):
+                return
+            try:
+                while outbox.entries:
+                    kind, status, attempts, more = outbox.entries.pop(0)
+                    self.emit(kind, task, status, attempts, **more)
+            finally:
+                outbox.teller.release()
+
+    def emit(
+        self, kind: str, record: TaskRecord, status: TaskStatus, attempts: int, **more: Any
+    ) -> None:
+        """Tell at once of an event of *record*, which had this status and so many attempts."""
         if kind not in self.sinks:
             return
         self.publish(
@@ -47,8 +98,8 @@ class Events:
                 record.name,
                 self.clock.monotonic(),
                 self.clock.time(),
-                attempt=record.attempts,
-                status=record.status,
+                attempt=attempts,
+                status=status,
                 origin=record.origin,
                 **more,
             )

@@ -24,7 +24,7 @@ from typing import Any
 
 from framework._delivery import Waiter, wake_all
 from framework._events import Events
-from framework._records import TaskRecord, TaskStatus
+from framework._records import EVENT_OF, TaskRecord, TaskStatus
 from framework._task import COMPLETED, PENDING, RUNNING, TARGETS, LiveTask, Move, copy_record
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
 from framework.protocols import Clock, SharedStore, TaskStore
@@ -92,10 +92,17 @@ class Ledger(Events):
         with self.lock:
             self.homes = [one for one in self.homes if one.live or not one.closed] + [home]
 
-    def accept(self, task: LiveTask, started: float | None = None, bounded: bool = True) -> None:
+    def accept(
+        self,
+        task: LiveTask,
+        started: float | None = None,
+        bounded: bool = True,
+        told: bool = False,
+    ) -> None:
         """Take a new task in, PENDING; with *started*, RUNNING since that monotonic second.
 
-        One that does not wait is not *bounded* by how many may.
+        One that does not wait is not *bounded* by how many may. With *told* its submission
+        is noted for the sinks.
 
         Raises:
             FrameworkNotStartedError: If the manager takes no tasks any more.
@@ -123,6 +130,8 @@ class Ledger(Events):
                 task.started = started
                 task.attempts = task.bodies = 1
                 self.running += 1
+            if told and self.sinks:
+                self.note(task, "submitted")
         if self.shared is not None:
             self._note_new(task)
 
@@ -134,6 +143,7 @@ class Ledger(Events):
         except BaseException:
             with self.lock:
                 task.home.live.pop(task.task_id, None)
+                task.outbox = None
                 self.submitted -= 1
                 self.extra["rejected"] += 1
                 if task.status is PENDING:
@@ -185,6 +195,8 @@ class Ledger(Events):
                     task.reason = ""
             task.attempts += 1
             task.bodies += 1
+            if self.sinks:
+                self.note(task, "started")
         if self.shared is not None:
             self.shared.note(task)
         return True
@@ -246,6 +258,8 @@ class Ledger(Events):
             self.kept += 1
             waiters, task.waiters = task.waiters, None
             task.status = after
+            if self.sinks:
+                self.note(task, EVENT_OF[after], message=task.reason, error=task.error)
         return _NOBODY if waiters is None else waiters
 
     def keep(self, task: LiveTask) -> None:
@@ -359,9 +373,11 @@ class Ledger(Events):
                 return
             task.progress = share
             task.progress_message = message
+            if self.sinks:
+                self.note(task, "progress", progress=share, message=message)
         self.changed(task)
-        if self.sinks:
-            self.emit("progress", task, progress=share, message=message)
+        if task.outbox is not None:
+            self.tell(task)
 
     def forget(self) -> None:
         """Refuse everything from now on, in a forked child."""
@@ -376,6 +392,37 @@ class Ledger(Events):
             figures |= {status.value: count for status, count in self.ended.items()}
             figures |= dict(self.extra)
         return figures if self.shared is None else _with_others(figures, self.shared.figures())
+
+    def announce(
+        self, kind: str, task: LiveTask, delay: float, error: BaseException | None
+    ) -> None:
+        """Count a retry's or throttle's wait of a task, and tell of it unless the task is final."""
+        with self.lock:
+            self.extra[kind] += 1
+            if self.sinks and not task.status.is_final:
+                self.note(task, kind, delay=delay, error=error)
+        if task.outbox is not None:
+            self.tell(task)
+
+    def count_late(self, task: LiveTask) -> None:
+        """Count an outcome that came after the end of its task, and tell of it."""
+        with self.lock:
+            self.extra["late_results"] += 1
+            if self.sinks:
+                self.note(task, "late_result")
+        self.changed(task)
+        if task.outbox is not None:
+            self.tell(task)
+
+    def tell_evicted(self, record: TaskRecord) -> None:
+        """Tell that a finished task was forgotten; after its end was told of."""
+        if isinstance(record, LiveTask):
+            with self.lock:
+                self.note(record, "evicted")
+            if record.outbox is not None:
+                self.tell(record)
+        else:
+            self.emit("evicted", record, record.status, record.attempts)
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to a counter beside those of the statuses."""

@@ -135,15 +135,18 @@ class RemoteHost:
         if task is None:
             return
         first = task.status is PENDING
-        if first and not self._ledger.start(task, self._stamp(task, at)):
-            return
+        if first:
+            # One less, since the start counts one, and tells of so many.
+            task.attempts = max(attempt, 1) - 1
+            if not self._ledger.start(task, self._stamp(task, at)):
+                return
         with self._ledger.lock:
             task.attempts = max(attempt, 1)
             task.bodies = 1
             task.reason = ""
         self._ledger.changed(task)
-        if first and self._ledger.sinks:
-            self._ledger.emit("started", task)
+        if task.outbox is not None:
+            self._ledger.tell(task)
 
     def progress(self, task_id: str, share: float, message: str) -> None:
         """Note how far a task is."""

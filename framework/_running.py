@@ -25,7 +25,7 @@ from framework._jsonsafe import safe_str
 from framework._ledger import Home, Ledger
 from framework._logging import report_unread
 from framework._outcomes import clear_frames
-from framework._records import EVENT_OF, TaskEvent, TaskRecord, TaskStatus
+from framework._records import TaskEvent, TaskRecord, TaskStatus
 from framework._sleepers import Sleeper
 from framework._task import PENDING, RUNNING, LiveTask, Move, live
 from framework.exceptions import TaskCancelledError, TaskTimeoutError
@@ -108,8 +108,8 @@ class Runner:
         now = self.monotonic()
         if not self.ledger.start(task, now):
             return None
-        if self.ledger.sinks:
-            self.ledger.emit("started", task)
+        if task.outbox is not None:
+            self.ledger.tell(task)
         return now
 
     def add_driver(self, driver: Driver, home: Home) -> None:
@@ -148,8 +148,8 @@ class Runner:
         now = self.monotonic()
         if not self.ledger.start(task, now):
             return False
-        if self.ledger.sinks:
-            self.ledger.emit("started", task)
+        if task.outbox is not None:
+            self.ledger.tell(task)
         if task.bodies > 1:
             # A context can be entered only once; a further delivery gets its own.
             context = context.copy()
@@ -207,11 +207,11 @@ class Runner:
         error: BaseException | None,
     ) -> None:
         """Count a retry's or throttle's wait and tell the sinks of it."""
+        if record is not None:
+            self.ledger.announce(kind, live(record), delay, error)
+            return
         self.ledger.count(kind)
         if not self.ledger.sinks:
-            return
-        if record is not None:
-            self.ledger.emit(kind, record, delay=delay, error=error)
             return
         clock = self.ledger.clock
         self.ledger.publish(
@@ -399,8 +399,8 @@ class Runner:
         if task.limit_key is not None:
             self.disarm(task)
         ledger.keep(task)
-        if ledger.sinks:
-            ledger.emit(EVENT_OF[task.status], task, message=task.reason, error=task.error)
+        if task.outbox is not None:
+            ledger.tell(task)
         if ledger.kept > self.max_finished:
             # Some more than it must, so that not every further task has to.
             self.evict(keep=self.max_finished - self.max_finished // _SPARE)
@@ -425,7 +425,7 @@ class Runner:
             report_unread(record)
             ids.append(str(record.task_id))
             if ledger.sinks:
-                ledger.emit("evicted", record)
+                ledger.tell_evicted(record)
         if ids and self.forget is not None:
             self.forget(ids)
         if removed:
@@ -436,10 +436,7 @@ class Runner:
         return removed
 
     def _late(self, task: LiveTask) -> None:
-        self.ledger.count("late_results")
-        self.ledger.changed(task)
-        if self.ledger.sinks:
-            self.ledger.emit("late_result", task)
+        self.ledger.count_late(task)
 
     # -- the clock's account of queued work
 

@@ -63,6 +63,7 @@ class LiveTask(TaskRecord):
         "driver",
         "bodies",
         "handler",
+        "outbox",
     )
 
     spec: Any  # a _calls.TaskSpec, which a lower layer may not name
@@ -77,6 +78,7 @@ class LiveTask(TaskRecord):
     driver: Any
     bodies: int
     handler: Any  # a _workers.Handler
+    outbox: Any  # what is to be told of it, see `_events`; None before anything is
 
     limit_left: Rare[float | None] = Rare(None)
     held: Rare[bool] = Rare(False)
@@ -135,7 +137,7 @@ def new_task(
     task.limit = limit
     task.loop = home.loop
     task.started = task.ended = task.result = task.rest = None
-    task.limit_key = task.waiters = task.driver = task.handler = None
+    task.limit_key = task.waiters = task.driver = task.handler = task.outbox = None
     return task
 
 
