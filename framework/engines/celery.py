@@ -17,6 +17,7 @@ from framework.protocols import EngineHost, Kind, Run
 
 try:
     import redis
+    from amqp.exceptions import AMQPError, MessageNacked
     from celery import signals
     from celery.utils.imports import symbol_by_name
     from kombu.exceptions import OperationalError
@@ -263,7 +264,7 @@ class CeleryEngine:
     @property
     def errors(self) -> tuple[type[Exception], ...]:
         """What Redis and the broker raise when they are away."""
-        return (OSError, redis.RedisError, OperationalError)
+        return (OSError, redis.RedisError, OperationalError, AMQPError, MessageNacked)
 
     def sender(self) -> Sender:
         """Return a sender with a connection of its own."""

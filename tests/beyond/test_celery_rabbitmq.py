@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from amqp.exceptions import ConnectionForced, MessageNacked
+from celery.exceptions import Reject
 
-from framework import get_task_manager, setup_async_framework
+from framework import get_task_manager, setup_async_framework, worker
 from framework.doctor import examine
 from framework.engines import _publisher
+from framework.engines._messages import Message
 from framework.engines.celery import CeleryEngine
 from tests.beyond import celery_tasks
 from tests.beyond.celery_app import make
@@ -79,6 +83,25 @@ async def test_worker(rabbit_server: RabbitServer, redis_url: str) -> None:
             assert await lists.blpop([f"{key}:started"], timeout=PATIENCE)
             await lists.rpush(f"{key}:gate", "go", "go")
             assert await manager.get_result(task_id, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("error", [ConnectionForced(), MessageNacked()])
+def test_retry_that_is_not_published(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A message whose follower RabbitMQ did not take is given back, and not acknowledged."""
+    slept: list[float] = []
+    outpost = SimpleNamespace(clock=SimpleNamespace(sleep=slept.append))
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(worker, "_deliver", fail)
+    monkeypatch.setattr(worker._PROCESS, "enter", lambda _: outpost)
+    monkeypatch.setattr(worker._PROCESS, "watch_signal", lambda: None)
+    engine = make("amqp://127.0.0.1:1//", state_url="redis://127.0.0.1:1/0")
+    sent = Message("t", "f", "f", "", "[[],{}]", 1.0, 9.0, 9.0)
+    with pytest.raises(Reject) as caught:
+        worker.deliver(engine, sent.as_json())
+    assert (caught.value.requeue, slept) == (True, [1.0])
 
 
 @pytest.mark.parametrize(
