@@ -17,7 +17,8 @@ import redis
 _FIND: Final = r"""
 local function find(text)
   -- Of our own text nothing but the id stands in this part of a message.
-  local _, last = string.find(text, '"correlation_id":%s*"')
+  local _, last = string.find(text, '"correlation_id"', 1, true)
+  if last then _, last = string.find(text, '^:%s*"', last + 1) end
   if not last then return nil end
   local from = last + 1
   while true do
@@ -56,7 +57,7 @@ return found
 """
 )
 
-_PART: Final = 1 << 20
+_PART: Final = 1 << 18
 """Characters that one step should look at; a message has from 1,000 to some million."""
 
 _FEW: Final = 20
