@@ -42,6 +42,7 @@ __all__ = [
     "Queued",
     "bare_function",
     "call_of",
+    "driver_of",
     "function_name",
     "is_caller",
     "is_idle",
@@ -90,6 +91,12 @@ def bare_function(fn: Callable[..., Any]) -> Callable[..., Any]:
         inner = inner.fn
     function: Callable[..., Any] = inner
     return function
+
+
+def driver_of(record: TaskRecord) -> asyncio.Task[Any] | None:
+    """Return what drives the coroutine of a task just now; None if it has none."""
+    driver = live(record).driver
+    return None if driver is None else driver.owner
 
 
 def was_cut_short(record: TaskRecord) -> bool:

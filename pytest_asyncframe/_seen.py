@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeAlias
 
 from framework import current_task
 from framework.protocols import Interceptor, TaskEvent, TaskRecord, TaskStatus
-from framework.testing import Call, call_of, function_name
+from framework.testing import Call, call_of, driver_of, function_name
 from pytest_asyncframe._arguments import by_name, unwrapped
 from pytest_asyncframe._places import at, inwards, is_users_file, outwards, place_of
 
@@ -173,6 +173,7 @@ class _VirtualClock(Protocol):
 
     on_sleep: Callable[[float], object] | None
     test: asyncio.Task[Any] | None
+    label: Callable[[object], tuple[str, str]]
 
     @property
     def firing(self) -> bool: ...
@@ -223,6 +224,7 @@ class Recorder(Interceptor):
         self._clock = clock
         if clock is not None:
             clock.on_sleep = self.slept
+            clock.label = self.label
 
     # -- what the framework tells
 
@@ -434,6 +436,20 @@ class Recorder(Interceptor):
         """Return where a task's coroutine stands; "" if it has none."""
         body = self._bodies.get(record)
         return "" if body is None else place_of(reversed(list(inwards(body()))))
+
+    def label(self, where: object) -> tuple[str, str]:
+        """Return which task runs on a thread or in a task of asyncio's, and where it stands."""
+        record, place = None, ""
+        if isinstance(where, int):
+            frames = outwards(sys._current_frames().get(where))
+            record = next((it.f_locals["record"] for it in frames if it.f_code is _AROUND), None)
+        else:
+            living = (one.record for one in self.living)
+            record = next((one for one in living if driver_of(one) is where), None)
+            place = "" if record is None else self._body_place(record)
+        if record is None:
+            return "", ""
+        return f"{record.name.rpartition('.')[2]}#{record.task_id[:8]}", place
 
     def _thread_places(self) -> dict[TaskRecord, tuple[str, str]]:
         """Return which thread runs each body that is no coroutine, and where it stands."""

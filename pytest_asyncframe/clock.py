@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pytest_asyncframe._actors import Actor, Timer, Waiter
+from pytest_asyncframe._coming import Label, coming, name_of
 from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._places import users_place
 from pytest_asyncframe._sequencer import Sequencer
@@ -43,6 +44,7 @@ class VirtualClock:
 
     Attributes:
         on_sleep: Called before each sleep with its seconds.
+        label: Returns which task runs on a thread or in a coroutine; see `explain`.
         test: The task that runs the test; None where it is no coroutine.
         on_block: Entered with a function's name while that blocks a thread that runs a loop.
     """
@@ -52,6 +54,7 @@ class VirtualClock:
         self._wall = time.time() if wall is None else wall
         self.on_sleep: Callable[[float], object] | None = None
         self.on_block: Callable[[str], AbstractContextManager[object]] = nullcontext
+        self.label: Label = lambda _: ("", "")
         self.test: asyncio.Task[Any] | None = None
         self._abandoned: list[str] = []
 
@@ -215,13 +218,8 @@ class VirtualClock:
         return [timer.actor.name for timer in self.sequencer.timers() if timer.actor is not None]
 
     def explain(self) -> str:
-        """Return the coming moments and what they are, a line each."""
-        now = self.sequencer.now
-        lines = [
-            f"t+{(timer.when - now) / 1e9:.9g} s {_what(timer)}"
-            for timer in self.sequencer.timers()
-        ]
-        return "\n".join(lines) if lines else "nothing waits for its time"
+        """Return the coming moments, and who waits for them where, a line each."""
+        return "\n".join(coming(self.sequencer, self.label)) or "nothing waits for its time"
 
     def left(self) -> list[str]:
         """Return the timers that code of the user's has set and that have not fired, a line each.
@@ -264,16 +262,5 @@ def _nanoseconds(seconds: float) -> int:
     return found
 
 
-def _what(timer: Timer) -> str:
-    if timer.actor is not None:
-        return timer.actor.name
-    name = _name(timer.fn)
-    return f"{name}, in the background" if timer.background else name
-
-
-def _name(fn: Any) -> str:  # Any: whatever can be called
-    return str(getattr(fn, "__qualname__", None) or repr(fn))
-
-
 def _left(fn: Any, place: str, seconds: float) -> str:
-    return f"{_name(fn)}, set at {place}, is due {seconds:.9g} s after the test's end"
+    return f"{name_of(fn)}, set at {place}, is due {seconds:.9g} s after the test's end"

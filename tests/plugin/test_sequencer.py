@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import re
 import selectors
 import socket
 import sys
@@ -11,7 +12,9 @@ import threading
 import time
 
 import pytest
+from fastapi import FastAPI
 
+from framework import background_task
 from pytest_asyncframe._activity import BEGINNING, GONE, Glance, activity, glance
 from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._outside import Outside, Verdict
@@ -32,6 +35,74 @@ def test_who_sleeps_is_told(asyncframe: Probe) -> None:
     for timer in clock.sequencer.timers():
         timer.cancel()
     assert clock.explain() == "nothing waits for its time"
+
+
+@background_task
+def ship(event: threading.Event) -> bool:
+    """Wait in a thread."""
+    return event.wait(50)
+
+
+@background_task
+async def pack() -> None:
+    """Wait on a loop."""
+    await asyncio.sleep(70)  # noqa: TID251  # what is tested
+
+
+async def limited() -> None:
+    """Wait on a loop with a limit."""
+    async with asyncio.timeout(30):
+        await asyncio.Event().wait()
+
+
+def by_place(told: str) -> list[str]:
+    """Return the lines of a text without ids and without numbers of lines."""
+    return [re.sub(r"#[0-9a-f]{8}|(?<=\.py:)\d+", "", line) for line in told.splitlines()]
+
+
+async def test_who_waits_on_a_running_loop_is_told(asyncframe: Probe) -> None:
+    """explain() names coroutines and threads with their tasks, and where they stand."""
+    ship(threading.Event())
+    pack()
+    waits = asyncio.create_task(limited(), name="limited")
+    loop = asyncio.get_running_loop()
+    handle = loop.call_later(99, print)
+    await asyncframe.clock.run_for(20)
+
+    assert by_place(asyncframe.clock.explain()) == [
+        "t+10 s a limit of limited: at test_sequencer.py: in limited",
+        "t+30 s asyncframe-_0: ship at test_sequencer.py: in ship",
+        "t+50 s asyncframe tests.plugin.test_sequencer.pack: pack at test_sequencer.py: in pack",
+        "t+79 s print",
+    ]
+    handle.cancel()
+    await asyncframe.settled()
+    with pytest.raises(TimeoutError):
+        await waits
+
+
+def test_who_waits_on_another_loop_is_told(asyncframe: Probe) -> None:
+    """explain() names all that waits on the loop of an app, from a sync test."""
+    app = FastAPI()
+
+    @app.post("/")
+    async def start() -> None:
+        pack()
+        pack.options(name="second")()
+        app.state.handle = asyncio.get_running_loop().call_later(99, print)
+
+    with asyncframe.client(app) as client:
+        client.post("/")
+        asyncframe.clock.advance(20)
+        told = by_place(asyncframe.clock.explain())
+        app.state.handle.cancel()
+        asyncframe.run_until_idle()
+
+    assert told == [
+        "t+50 s asyncframe tests.plugin.test_sequencer.pack: pack at test_sequencer.py: in pack",
+        "t+50 s asyncframe second: second at test_sequencer.py: in pack",
+        "t+79 s print",
+    ]
 
 
 def test_background_timers_do_not_move_time() -> None:

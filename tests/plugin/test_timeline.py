@@ -77,7 +77,7 @@ def test_every_event_of_a_failed_test_is_a_line(tell, options):
         unfinished at 12 s:
           render#22222222: on asyncframe-_1, at test_it.py:7 in render
         pending timers at 12 s:
-          t+18 s asyncframe-_1
+          t+18 s asyncframe-_1: render#22222222 at test_it.py:7 in render
         findings:
           lost failure: test_it.charge (11111111222) is failed, submitted at test_it.py:10 in test_charge, and nobody has read its error:
         findings:
@@ -124,7 +124,8 @@ def test_what_stood_where_is_told_although_the_client_ends_it(tell):
           pack#pack-1: on loop, at test_it.py:7 in pack
           stamp#stamp-1: on asyncframe-_0, at test_it.py:9 in stamp
         pending timers when the test failed, at 2 s:
-          t+298 s asyncframe-_0
+          t+98 s asyncframe test_it.pack: pack#pack-1 at test_it.py:7 in pack
+          t+298 s asyncframe-_0: stamp#stamp-1 at test_it.py:9 in stamp
     """)  # noqa: E501  # as it is printed
 
 
@@ -192,7 +193,7 @@ def test_limits_and_progress_are_told(tell):
         unfinished at 12 s:
           slow#slow-2: timeout, but its body goes on, on asyncframe-_1, at test_it.py:6 in slow
         pending timers at 12 s:
-          t+78 s asyncframe-_1
+          t+78 s asyncframe-_1: slow#slow-2 at test_it.py:6 in slow
         findings:
           lost failure: test_it.slow (slow-1) is timeout, submitted at test_it.py:8 in test_it, and nobody has read its error:
           lost failure: test_it.slow (slow-2) is timeout, submitted at test_it.py:9 in test_it, and nobody has read its error:
