@@ -362,17 +362,12 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         crew = self._crew
         with crew.lock:
             alive = [worker for worker in crew.threads if worker.is_alive()]
-            on_stack = [item for worker in alive for item in worker.stack]
-            # Ended a moment ago but not counted yet: their waiters may be asking already.
-            counted = [worker.counted for worker in alive]
-            fresh = [
-                item
-                for item in on_stack
-                if item.started is not None and item.ended is not None and item not in counted
-            ]
             ended = crew.ended.copy()
+            fresh: list[Item] = []
             for worker in crew.threads:
-                for status, count in worker.ended.items():
+                counts, uncounted = worker.tally()
+                fresh += uncounted
+                for status, count in counts.items():
                     ended[status] += count
             for item in fresh:
                 ended[item.status] += 1

@@ -141,6 +141,26 @@ class Worker(threading.Thread):
         self.stack.pop()
         self.counted = None
 
+    def tally(self) -> tuple[dict[TaskStatus, int], list[Item]]:
+        """Return how many items ended here with each status, and those not among them yet.
+
+        From any thread. The latter have ended a moment ago: their waiters may be asking
+        already, before this thread has counted them.
+        """
+        while True:
+            # In this order: what was counted is either told by `counted` or off the stack.
+            ended = self.ended.copy()
+            counted = self.counted
+            stack = self.stack.copy()
+            # 1 the stack is read, 2 an item on it ends and is counted, 3 so are the counts.
+            if self.ended == ended:
+                break
+        return ended, [item for item in stack if item is not counted and _has_ended(item)]
+
+
+def _has_ended(item: Item) -> bool:
+    return item.started is not None and item.ended is not None and item.status.is_final
+
 
 def current_worker() -> Worker | None:
     """Return the calling thread if it is a crew's."""

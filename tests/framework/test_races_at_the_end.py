@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from framework import FrameworkNotStartedError, get_task_manager, setup_async_framework
+from framework import (
+    FrameworkNotStartedError,
+    TaskStatus,
+    ThreadPoolExecutorEnhanced,
+    get_task_manager,
+    setup_async_framework,
+)
 from framework._deadlines import Deadlines, _Queue
 from framework._ledger import Home
+from framework._workers import Item, Worker
 from tests.framework.pools import clock_apart
+from tests.patience import PATIENCE
 
 LIMIT = 5.0
 
@@ -75,3 +84,45 @@ async def test_the_last_app_leaves_while_a_task_is_submitted() -> None:
         core.homes = homes
         with pytest.raises(FrameworkNotStartedError):
             manager.submit_nowait(int)
+
+
+class _CountingStack(list[Item]):
+    """A thread's stack: right after it was read, the thread counts what has ended on it."""
+
+    worker: Worker
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.copy())
+
+    def copy(self) -> list[Item]:
+        """Return what is on the stack, and let the thread count it."""
+        items = [self[place] for place in range(len(self))]
+        if items:
+            self.worker.count()
+        return items
+
+
+class _Busy(Worker):
+    """A thread that was never started and counts as alive."""
+
+    def is_alive(self) -> bool:
+        """Say that it is."""
+        return True
+
+
+def test_a_call_is_counted_while_the_figures_are_read() -> None:
+    """A call that is counted while `get_stats` reads is counted once."""
+    # 1 get_stats reads what is on a thread's stack, 2 the call there, which has ended, is
+    # counted and leaves the stack, 3 get_stats reads the counts.
+    pool = ThreadPoolExecutorEnhanced(1, clock=clock_apart())
+    worker = _Busy(pool._crew, "busy")
+    stack = worker.stack = _CountingStack()
+    stack.worker = worker
+    pool.submit(int).result(PATIENCE)
+    pool.shutdown()
+    call: Any = SimpleNamespace(
+        name="call", status=TaskStatus.COMPLETED, queued=0.0, started=0.0, ended=1.0, handler=None
+    )
+    stack.append(call)
+    pool._crew.threads = pool._crew.threads | {worker}
+    assert pool.get_stats()["completed"] == 2
