@@ -148,7 +148,8 @@ class _Shape:
         """Return the arguments after ``dump`` or ``load``, as *step* says.
 
         Raises:
-            TypeError: If one does not fit; it names function, parameter and value.
+            TypeError: If one does not fit; it names function, parameter and type. Not the
+                value, here or in a cause: it may be a secret, and errors are logged and shown.
         """
         known, rest = self.positional, self.rest
         many = len(known)
@@ -162,9 +163,9 @@ class _Shape:
                 named[name] = getattr(self.named.get(name, self.others), step)(value)
         except (ValueError, TypeError) as error:
             raise TypeError(
-                f"argument {name!r} of {self.name} does not fit: {safe_repr(value)}: "
+                f"argument {name!r} of {self.name} does not fit: given {_kind_of(value)}: "
                 f"{_why(error)}; arguments travel as JSON by the annotations"
-            ) from error
+            ) from None
         return found, named
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> str:
@@ -229,7 +230,9 @@ def decode_call(fn: Function, text: str) -> tuple[tuple[Any, ...], dict[str, Any
         and isinstance(data[0], list)
         and isinstance(data[1], dict)
     ):
-        raise ValueError(f"a call is [[...], {{...}}] in JSON, not {safe_repr(text)}")
+        raise ValueError(
+            f"a call is [[...], {{...}}] in JSON, not {_kind_of(data)} of {len(text):,} characters"
+        )
     args, kwargs = _shape(fn).convert(data[0], data[1], "load")
     return tuple(args), kwargs
 
@@ -250,9 +253,9 @@ def encode_result(fn: Function | None, value: Any) -> str:
         text = _to_json(way.dump(value))
     except (ValueError, TypeError) as error:
         raise TypeError(
-            f"the result of {name} cannot be kept: {safe_repr(value)}: "
+            f"the result of {name} cannot be kept: given {_kind_of(value)}: "
             f"{_why(error)}; results are kept as JSON by the return annotation"
-        ) from error
+        ) from None
     if len(text) > MAX_RESULT:
         raise ValueError(
             f"the result of {name} takes {len(text):,} characters of JSON, and "
@@ -377,11 +380,17 @@ def _rebuilt(
 
 
 def _why(error: Exception) -> str:
-    """Return in one line what is wrong with a value."""
+    """Return in one line what is wrong with a value, without the value."""
     told: Any = getattr(error, "errors", None)
     if callable(told):
         return "; ".join(str(one["msg"]) for one in told(include_url=False)[:3])
-    return safe_str(error, 500)
+    # Where pydantic puts the value into the text, it is in brackets at the end.
+    return safe_str(error, 500).partition(" [")[0]
+
+
+def _kind_of(value: object) -> str:
+    """Return what sort of thing a value is, as a message says it."""
+    return "None" if value is None else f"a value of type {type(value).__qualname__}"
 
 
 # -- what is known of a function

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from io import StringIO
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import pytest
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from framework import RateLimitExceededError, TaskTimeoutError, background_task, retry_task
+from framework._calls import require_arguments
 from framework._wire import (
     MAX_CALL,
     MAX_RESULT,
@@ -129,7 +131,7 @@ def test_decorated_function() -> None:
 @pytest.mark.parametrize(
     ("fn", "args", "words"),
     [
-        (call, ("x",), "argument 'number' of .*call does not fit: 'x': Input should be"),
+        (call, ("x",), "argument 'number' of .*call does not fit: given a value of type str: In"),
         (call, (1, "soon"), "argument 'moment'"),
         (call, (1, MOMENT, "x"), "argument 'rest'"),
         (untyped, (object(),), "argument 'first' .* Unable to serialize unknown type"),
@@ -137,7 +139,7 @@ def test_decorated_function() -> None:
     ],
 )
 def test_argument_that_does_not_fit(fn: Any, args: tuple[Any, ...], words: str) -> None:
-    """The error names function, parameter and value."""
+    """The error names function, parameter and type."""
     with pytest.raises(TypeError, match=words):
         encode_call(fn, args, None)
 
@@ -202,8 +204,50 @@ def test_too_long_a_call() -> None:
 
 def test_refused_on_arrival() -> None:
     """Arguments from outside are validated before anything is called with them."""
-    with pytest.raises(TypeError, match=r"argument 'number' .* does not fit: 'one'"):
+    with pytest.raises(TypeError, match=r"argument 'number' .* does not fit: given a value of"):
         decode_call(call, '[["one"],{}]')
+
+
+SECRET = "correct horse battery staple"
+
+
+def strict_number(number: int) -> dict[str, int]:
+    """Take a number, and return what holds one."""
+    return {"number": number}
+
+
+def any_of(number: float | list[int]) -> None:
+    """Take one of several types."""
+
+
+def nothing_else(choice: Literal["a", "b"]) -> None:
+    """Take one of two texts."""
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda: encode_call(strict_number, (SECRET,), None),
+        lambda: encode_call(any_of, (), {"number": [SECRET]}),
+        lambda: decode_call(nothing_else, f'[["{SECRET}"],{{}}]'),
+        lambda: encode_call(untyped, ([{SECRET: object()}],), None),
+        lambda: decode_call(strict_number, f'[["{SECRET}"],{{}}]'),
+        lambda: decode_call(strict_number, f'["{SECRET}"]'),
+        lambda: encode_result(strict_number, {"number": SECRET}),
+        lambda: require_arguments(SECRET, None),
+        lambda: require_arguments((), [SECRET]),
+    ],
+    ids=["int", "union", "literal", "untyped", "arrived", "shape", "result", "args", "kwargs"],
+)
+def test_a_refused_value_is_not_told(refused: Callable[[], object]) -> None:
+    """Neither the error of a refused value nor its traceback shows the value."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        refused()
+    # But for the lines of this test.
+    shown = "".join(traceback.format_exception_only(caught.value))
+    assert SECRET not in shown
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "[[],[]]", "7", "nonsense", '[[1,2],"x"]'])
@@ -240,7 +284,9 @@ def test_not_finite(value: float) -> None:
 
 def test_no_json() -> None:
     """A result that JSON has nothing for is named in the error."""
-    with pytest.raises(TypeError, match=r"the result of .*untyped cannot be kept: <function"):
+    with pytest.raises(
+        TypeError, match=r"the result of .*untyped cannot be kept: given a value of type f"
+    ):
         encode_result(untyped, lambda: None)
 
 
