@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import uuid4
@@ -97,7 +98,7 @@ async def test_two_apps_on_one_redis(redis_url: str, lists: Any, workers: Any, k
     async with setup_async_framework(None, engine=engine):
         task_id = celery_tasks.mark(key)
         other = make(redis_url, namespace="one")
-        engine.flush()
+        await asyncio.to_thread(engine.flush)
         assert await lists.llen("asyncframe.two") == 1
         workers("two")
         await get_task_manager().get_result(task_id, timeout=PATIENCE)
@@ -115,7 +116,10 @@ async def test_message_of_another_namespace(
     first = workers("one", *queue, ASYNCFRAME_TEST_QUEUE="jobs")
     async with setup_async_framework(None, engine=make(redis_url, namespace="two", queue="jobs")):
         task_id = celery_tasks.mark(key)
-        first.saw(f"task {task_id} is of the namespace 'two', and this worker is for 'one'")
+        await asyncio.to_thread(
+            first.saw,
+            f"task {task_id} is of the namespace 'two', and this worker is for 'one'",
+        )
         workers("two", *queue, ASYNCFRAME_TEST_QUEUE="jobs")
         assert await get_task_manager().get_result(task_id, timeout=PATIENCE) == "done"
         task = await get_task_manager().get_task(task_id)

@@ -30,18 +30,20 @@ def engine_on(rabbit: RabbitServer, redis_url: str) -> CeleryEngine:
 
 
 def waiting(engine: CeleryEngine, many: int) -> set[str]:
-    """Take so many messages from the broker and return the ids of their tasks."""
+    """Take messages from the broker until they are of so many tasks, and return their ids."""
+    found: set[str] = set()
     with engine.app.connection_for_read() as connection:
         queue = connection.SimpleQueue(engine.app.amqp.queues["asyncframe.beyond"])
-        messages = [queue.get(timeout=PATIENCE) for _ in range(many)]
-        return {one.payload[0][0]["task_id"] for one in messages}
+        while len(found) < many:
+            found.add(queue.get(timeout=PATIENCE).payload[0][0]["task_id"])
+    return found
 
 
 async def test_killed_broker(
     rabbit_server: RabbitServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was sent to a broker that dies before it has kept it is sent again."""
-    monkeypatch.setattr(_publisher, "_ANSWER", 0.5)
+    monkeypatch.setattr(_publisher, "_ANSWER", 1.0)
     engine = engine_on(rabbit_server, redis_url)
     async with setup_async_framework(None, engine=engine):
         ids = {str(celery_tasks.mark("first"))}
