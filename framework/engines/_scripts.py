@@ -82,8 +82,10 @@ if status == '' then
 end
 local seq, known = tonumber(ARGV[4]), tonumber(get('seq') ~= '' and get('seq') or '0')
 if seq < known then
-  if get('next') ~= '' and seq == known - 1 then
-    return {'again', redis.call('HGET', messages, id), 0}
+  local again = get('next')
+  if again ~= '' and seq == known - 1 then
+    -- A worker of an earlier release has put the message itself there.
+    return {'again', again == '1' and redis.call('HGET', messages, id) or again, 0}
   end
   return {'stale', '', 0}
 end

@@ -203,6 +203,14 @@ def test_next_delivery_that_was_not_sent(state: State) -> None:
     assert '"seq": 1' in verdict.message
 
 
+def test_next_delivery_of_an_earlier_release(state: State) -> None:
+    """What a worker that is not replaced yet has left to be sent is sent."""
+    state.start(message(), "me|1|1")
+    state.again(message(1), "me|1|1", "retrying", 1.0, "", "failed once")
+    state.client.hset(f"{state.prefix}task:t", "next", json.dumps(message(1).as_json()))
+    assert Message.from_json(json.loads(state.start(message(), "you|2|2").message)) == message(1)
+
+
 def test_again_is_asked_twice(state: State) -> None:
     """An answer that was lost on its way is the same when it is asked for once more."""
     state.start(message(), "me|1|1")
