@@ -3,9 +3,8 @@
 #   make demo            serve the example on http://127.0.0.1:8000 (PORT=9000 for another)
 #   make test            run the whole suite, two processes to a processor, since many tests
 #                        wait for servers (JOBS=0 for one process,
-#                        ARGS="-k name" for a part of it); tests of stores and brokers need
-#                        Debian's redis-server, rabbitmq-server and postgresql, and are
-#                        skipped without them
+#                        ARGS="-k name" for a part of it); servers that the machine lacks
+#                        come with it, but for Debian's rabbitmq-server
 #   make coverage        run it under coverage, which must be 95 % or more
 #   make lint types docs the checks; `make format` rewrites what lint would
 #   make bench           measure against peers, half an hour on a quiet machine, into
