@@ -450,6 +450,10 @@ class TaskManager:
         gives False. A thread cannot be stopped: False, and its task may ask with
         ``current_task().check_cancelled()``. In all these cases ``cancel_requested`` is
         true. An unknown id, and a task that is final, give False.
+
+        So True means cancelled. False means asked while the task's status is ``running``
+        and its ``cancel_requested`` true, and that it cannot be cancelled if it is final in
+        another way, or unknown.
         """
         return await cancel(self._core, task_id)
 

@@ -47,6 +47,18 @@ async def convert_politely(pages: int) -> int:
     return pages
 
 
+async def stop(task_id: str) -> str:
+    """Cancel a task, and say in one word what has come of it."""
+    manager = get_task_manager()
+    if await manager.cancel_task(task_id):
+        return "cancelled"  # it will never run again
+    task = await manager.get_task(task_id)
+    if task is None or (task.status.is_final and task.status is not TaskStatus.CANCELLED):
+        return "cannot"  # it has ended in another way, or there is no such task
+    # A thread that was asked may give way at any moment, so look at the status.
+    return "cancelled" if task.status is TaskStatus.CANCELLED else "asked"
+
+
 def forget() -> None:
     """Reset the events between two tests."""
     first_page_begun.clear()
@@ -64,6 +76,27 @@ async def test_a_thread_stops_when_it_asks() -> None:
         go_on.set()
         with pytest.raises(TaskCancelledError):
             await manager.get_result(task_id)
+
+
+async def test_what_to_tell_whoever_stops_a_task() -> None:
+    """A running thread is asked, and cancelled once it asks; what has ended, or never was, not."""
+    forget()
+    async with setup_async_framework(None, max_workers=1):
+        manager = get_task_manager()
+        running, queued, delayed = convert(3), convert(3), await manager.submit(int, delay=60)
+        await asyncio.to_thread(first_page_begun.wait, 10)
+        assert await stop(queued) == "cancelled"
+        assert await stop(delayed) == "cancelled"
+        assert await stop(running) == "asked"
+        assert manager.get_all_tasks()[running]["cancel_requested"]
+        go_on.set()
+        with pytest.raises(TaskCancelledError):
+            await manager.get_result(running)
+        assert await stop(running) == "cancelled"
+        done = await manager.submit(int)
+        await manager.get_result(done)
+        assert await stop(done) == "cannot"
+        assert await stop("unknown") == "cannot"
 
 
 async def test_a_coroutine_stops_at_its_next_await() -> None:
