@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 _LOCK: Final = threading.Lock()
 _BY_NAME: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()
 _SCHEDULES: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
 _LISTENERS: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
+# No context variable: a fixture may be run in a context of its runner's own.
+_LASTING: Final[list[None]] = []
 
 
 def register(name: str, function: Any) -> None:  # Any: whatever a decorator returns
@@ -46,6 +49,21 @@ def find(name: str) -> Callable[..., Any] | None:
     with _LOCK:
         found: Callable[..., Any] | None = _BY_NAME.get(name)
         return found
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """Let schedules that are made inside be those of all frameworks; see `is_lasting`."""
+    _LASTING.append(None)
+    try:
+        yield
+    finally:
+        _LASTING.pop()
+
+
+def is_lasting() -> bool:
+    """Whether a schedule that is made now outlives the framework that is current."""
+    return bool(_LASTING)
 
 
 def add_schedule(schedule: Any) -> None:  # Any: a _schedules.Schedule, of a higher layer

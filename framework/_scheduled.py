@@ -93,7 +93,7 @@ def _scheduled(
     inner: Any = async_inner if spec.kind == "loop" else sync_inner
     dressed = dress(inner, fn, "scheduled_task", __asyncframe_schedule__=schedule)
     _registry.register(spec.name, dressed)
-    core = None if _by_an_import() else find_core()
+    core = None if _registry.is_lasting() or _by_an_import() else find_core()
     if core is None:
         _registry.add_schedule(schedule)
     else:

@@ -46,6 +46,7 @@ __all__ = [
     "function_name",
     "is_caller",
     "is_idle",
+    "lasting_schedules",
     "layer_of",
     "override_framework",
     "registered_functions",
@@ -124,6 +125,17 @@ def function_name(fn: Callable[..., Any]) -> str:
     Its tasks have the same name, unless they were given another.
     """
     return name_of(fn)
+
+
+@contextmanager
+def lasting_schedules() -> Iterator[None]:
+    """Let schedules that are made inside last, and be run by every framework.
+
+    Else those that are made under an override end with it. For what outlives a test: a
+    fixture that makes an app for many of them.
+    """
+    with _registry.lasting():
+        yield
 
 
 def registered_functions() -> dict[str, Callable[..., Any]]:

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 
 from framework import TaskManager, ThreadPoolExecutorEnhanced
 from framework.protocols import Clock, TaskEvent
-from framework.testing import ControlledEngine, override_framework
+from framework.testing import ControlledEngine, lasting_schedules, override_framework
 from pytest_asyncframe import _pristine, _shims, _stalls
 from pytest_asyncframe._blocked import BlockedLoops
 from pytest_asyncframe._calls import PoolCalls
@@ -257,8 +257,9 @@ class Toolkit:
 
     @contextmanager
     def outside(self) -> Iterator[None]:
-        """Let the calling thread wait for real, and use the loops that outlive the test."""
+        """Let the calling thread wait for real, and use and make what outlives the test."""
         with ExitStack() as stack:
+            stack.enter_context(lasting_schedules())
             if self.sequencer is not None:
                 stack.enter_context(self.sequencer.real())
             if self._runners is not None:

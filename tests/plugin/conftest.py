@@ -1,11 +1,19 @@
-"""Imports that runs of pytest inside of this one would each begin with, and forget at their end."""
+"""What runs of pytest inside of this one need: imports that each would forget, and a fixture."""
 
 from __future__ import annotations
 
 import anyio._backends._asyncio  # noqa: F401
 import fastapi.testclient  # noqa: F401
 import httpx  # noqa: F401
+import pytest
 import uvicorn  # noqa: F401
 
 import framework.testing  # noqa: F401
 import pytest_asyncframe.probe  # noqa: F401
+from tests.plugin.endings import Ending, ending_of
+
+
+@pytest.fixture
+def ending(pytester: pytest.Pytester) -> Ending:
+    """Return what runs a test and returns the text of its errors, "" if it passed."""
+    return ending_of(pytester)

@@ -3,49 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from textwrap import dedent
-from typing import TypeAlias
 
 import pytest
 
-Ending: TypeAlias = Callable[..., str]
-
-PASSED = ""
-"""What is told of a test that has passed."""
-
-
-@pytest.fixture
-def ending(pytester: pytest.Pytester) -> Ending:
-    """Return what runs a test and returns the text of its errors, "" if it passed."""
-    pytester.makeini(
-        "[pytest]\nasyncio_default_fixture_loop_scope = function\nmarkers = trio: of another plugin"
-    )
-
-    def ended(source: str, *options: str) -> str:
-        pytester.makepyfile(test_it=dedent(source))
-        without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
-        plugin = Reports()
-        pytester.inline_run(*without, *options, plugins=[plugin])
-        assert plugin.count
-        return "\n".join(plugin.texts).replace(f"{pytester.path}/", "")
-
-    return ended
-
-
-class Reports:
-    """Collects what reports say."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.texts: list[str] = []
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Keep the text of a failure."""
-        self.count += 1
-        if report.failed:
-            self.texts.append(f"{report.when}: {report.longreprtext}")
-
+from tests.plugin.endings import PASSED, Ending
 
 # -- tasks
 
@@ -136,199 +97,6 @@ def test_a_task_over_its_rate(ending: Ending) -> None:
     assert told.startswith("teardown: lost failure: test_it.send (")
     assert "has read its error (with when_limited='wait' a task waits for its turn):\n" in told
     assert told.count("lost failure") == 1
-
-
-# -- pollers
-
-POLLING = """
-import asyncio, time
-from contextlib import asynccontextmanager
-import pytest
-from fastapi import FastAPI
-from framework import background_task, setup_async_framework
-
-@background_task
-async def poll():
-    while True:
-        await asyncio.sleep(60)
-
-@background_task
-def watch():
-    while True:
-        time.sleep(60)
-
-@background_task
-def work():
-    time.sleep(100)
-
-@asynccontextmanager
-async def lifespan(app):
-    async with setup_async_framework(app):
-        poll(), watch()
-        yield
-
-app = FastAPI(lifespan=lifespan)
-
-async def use(asyncframe):
-    async with asyncframe.client(app):
-        task_id = work()
-        await asyncframe.settled()
-        asyncframe.assert_idle()
-        asyncframe.assert_transitions(task_id, "pending>running>completed")
-        asyncframe.assert_submitted(poll, times=1)
-    await asyncframe.settled()
-"""
-
-
-@pytest.mark.parametrize(
-    "declared",
-    [
-        "@pytest.mark.asyncframe(pollers=[poll, watch])",
-        "@pytest.mark.asyncframe(pollers=['poll', 'test_it.watch'])",
-        "@pytest.mark.asyncframe(pollers=(poll.fn, 'watch'))",
-        "@pytest.mark.asyncframe(pollers=poll)\n@pytest.mark.asyncframe(pollers='watch')",
-    ],
-)
-def test_declared_pollers(ending: Ending, declared: str) -> None:
-    """A declared poller may run until the app stops, and is not waited for."""
-    test = f"{declared}\nasync def test_it(asyncframe):\n    await use(asyncframe)"
-
-    assert ending(f"{POLLING}\n{test}") == PASSED
-
-
-def test_pollers_of_the_ini_file(ending: Ending) -> None:
-    """The ini file declares pollers for all tests; one without a client may leave them, too."""
-    tests = """
-async def test_it(asyncframe):
-    await use(asyncframe)
-
-def test_alone(asyncframe):
-    watch(), work()
-    asyncframe.run_until_idle()
-"""
-    assert ending(POLLING + tests, "-o", "asyncframe_pollers=test_it.poll watch") == PASSED
-
-
-def test_pollers_that_are_not_declared(ending: Ending) -> None:
-    """Without being declared they are tasks that the app's stop has cut short."""
-    told = ending(
-        POLLING
-        + """
-async def test_it(asyncframe):
-    async with asyncframe.client(app):
-        pass
-"""
-    )
-
-    cut = "task cut short by the app's shutdown: test_it."
-    assert told.startswith(f"teardown: {cut}poll (")
-    assert f"\n{cut}watch (" in told
-
-
-def test_a_poller_that_fails(ending: Ending) -> None:
-    """A poller that fails is a lost failure as any other task."""
-    told = ending("""
-    import pytest
-    from framework import background_task
-
-    @background_task
-    async def poll():
-        raise LookupError("no table")
-
-    @pytest.mark.asyncframe(pollers="poll")
-    async def test_it(asyncframe):
-        poll()
-        await asyncframe.clock.run_for(1)
-    """)
-
-    assert told.startswith("teardown: lost failure: test_it.poll (")
-
-
-def test_pollers_that_are_none(ending: Ending) -> None:
-    """Anything but functions and names is an error of the test."""
-    told = ending("""
-    import pytest
-
-    @pytest.mark.asyncframe(pollers=[7])
-    def test_it(asyncframe):
-        pass
-    """)
-
-    assert told == (
-        "setup: @pytest.mark.asyncframe(pollers=[7]): pollers must be a list of functions and names"
-    )
-
-
-# -- calls of the pool
-
-
-def test_calls_that_are_left_behind(ending: Ending) -> None:
-    """A call of the bare pool that runs or waits is a leak, told with who has submitted it."""
-    told = ending("""
-    import threading
-
-    gate = threading.Event()
-
-    def hold(begun):
-        begun.wait()
-        gate.wait()
-
-    def test_it(task_pool):
-        workers = task_pool.get_stats()["max_workers"]
-        begun = threading.Barrier(workers + 1)
-        for _ in range(workers + 1):
-            task_pool.submit(hold, begun)
-        begun.wait()
-
-    def test_end():
-        gate.set()
-    """)
-
-    lines = told.removeprefix("teardown: ").splitlines()
-    start = "leaked call of the pool: test_it.hold, submitted at test_it.py:13 in test_it, "
-    assert set(lines) == {f"{start}is running", f"{start}waits for a thread"}
-    assert lines.count(f"{start}waits for a thread") == 1
-
-
-@pytest.mark.parametrize(
-    ("fixtures", "state"),
-    [
-        ("task_pool, task_executor", "waits for a thread"),
-        ("task_pool, asyncframe", "waits for a thread"),
-        ("task_pool, task_clock", "is running"),
-    ],
-)
-def test_calls_on_virtual_time_are_left_behind(ending: Ending, fixtures: str, state: str) -> None:
-    """The same is told where time or order is the test's."""
-    told = ending(f"""
-    import time
-
-    def test_it({fixtures}):
-        task_pool.submit(time.sleep, 60)
-    """)
-
-    assert told == (
-        "teardown: leaked call of the pool: time.sleep, submitted at test_it.py:4 in test_it, "
-        + state
-    )
-
-
-@pytest.mark.parametrize("fixtures", ["task_pool", "task_pool, task_clock"])
-def test_calls_that_are_just_ending(ending: Ending, fixtures: str) -> None:
-    """Calls that need no time to end, were cancelled or have failed are no leaks."""
-    told = ending(f"""
-    import asyncio
-
-    def test_it({fixtures}):
-        for _ in range(50):
-            task_pool.submit(sum, range(20_000))
-        task_pool.submit(int, "no number")
-        list(task_pool.map(abs, [1, 2]))
-        with task_pool:
-            task_pool.submit(sum, range(20_000)).cancel()
-    """)
-
-    assert told == PASSED
 
 
 # -- threads
@@ -623,6 +391,40 @@ def others(pytester: pytest.Pytester) -> None:
         """,
     )
     pytester.syspathinsert()
+
+
+def test_schedules_of_a_wider_fixture(ending: Ending) -> None:
+    """A wider fixture's schedule is run in all of its tests, a test's own in no other one."""
+    told = ending("""
+    import pytest
+    from framework import scheduled_task, setup_async_framework
+
+    ticks, kept = [], []
+
+    def make_app(every):
+        @scheduled_task(every=every)
+        def tick():
+            ticks.append(every)
+
+        kept.append(tick)
+
+    @pytest.fixture(scope="session")
+    def app():
+        make_app(10)
+
+    @pytest.fixture
+    def own():
+        make_app(7)
+
+    @pytest.mark.parametrize("number", [1, 2, 3])
+    async def test_it(asyncframe, app, own, number):
+        ticks.clear()
+        async with setup_async_framework(None):
+            await asyncframe.clock.run_for(15)
+        assert ticks == [7, 10, 7]
+    """)
+
+    assert told == PASSED
 
 
 # -- wrong use

@@ -1,0 +1,45 @@
+"""A test in a file of its own, run to see what is told of it at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from textwrap import dedent
+from typing import TypeAlias
+
+import pytest
+
+Ending: TypeAlias = Callable[..., str]
+
+PASSED = ""
+"""What is told of a test that has passed."""
+
+
+def ending_of(pytester: pytest.Pytester) -> Ending:
+    """Return what runs a test and returns the text of its errors, "" if it passed."""
+    pytester.makeini(
+        "[pytest]\nasyncio_default_fixture_loop_scope = function\nmarkers = trio: of another plugin"
+    )
+
+    def ended(source: str, *options: str) -> str:
+        pytester.makepyfile(test_it=dedent(source))
+        without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
+        plugin = Reports()
+        pytester.inline_run(*without, *options, plugins=[plugin])
+        assert plugin.count
+        return "\n".join(plugin.texts).replace(f"{pytester.path}/", "")
+
+    return ended
+
+
+class Reports:
+    """Collects what reports say."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.texts: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep the text of a failure."""
+        self.count += 1
+        if report.failed:
+            self.texts.append(f"{report.when}: {report.longreprtext}")
