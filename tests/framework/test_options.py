@@ -152,6 +152,8 @@ def test_hooks_of_a_copy_are_called(task_manager: TaskManager) -> None:
     assert told.get(timeout=PATIENCE) == "error failed ZeroDivisionError('division by zero')"
     task_manager.submit_nowait(watched, (0,), on_error=note("other"))
     assert told.get(timeout=PATIENCE) == "other failed ZeroDivisionError('division by zero')"
+    task_manager.submit_nowait(watched, (1,))
+    assert told.get(timeout=PATIENCE) == "first completed None"
     assert task_manager.wait_result(divide(1)) == 1
     assert told.empty()
 
