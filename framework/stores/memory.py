@@ -6,6 +6,7 @@ import math
 import struct
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice, repeat
 from typing import Final
 
@@ -35,8 +36,7 @@ class MemoryStore:
     records, and what it returns.
 
     Guarantees: a record is found from `put` on until it is removed.
-    Without the GIL: `put` relies on dict operations being atomic, which they are there,
-    and on a dict's first items being read in one step, for which a lock would be needed.
+    Without the GIL: `put` relies on dict operations being atomic, which they are there.
     """
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ class MemoryStore:
             latest = self._latest
             if len(latest) < 2 * _BLOCK:  # another thread was quicker
                 return
-            records = list(islice(latest.values(), _BLOCK))
+            records = _first(latest)
             ids = [record.task_id for record in records]
             # Found there first and then dropped here, so that each is found at any moment.
             self._add(_Block(ids, records), list(map(hash, ids)))
@@ -319,6 +319,13 @@ class _Block:
         record.code = record.rest = None
         record.instruction = 0
         return record
+
+
+def _first(latest: dict[str, TaskRecord]) -> list[TaskRecord]:
+    while True:
+        # 1 the iterator is made, 2 another thread puts a record, 3 the iterator sees that.
+        with suppress(RuntimeError):
+            return list(islice(latest.values(), _BLOCK))
 
 
 def _packed_ids(ids: list[str]) -> bytes | list[str]:

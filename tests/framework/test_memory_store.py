@@ -199,6 +199,32 @@ def test_a_record_dropped_while_it_is_looked_up(monkeypatch: pytest.MonkeyPatch)
     assert facts(store.get(records[1].task_id)) == facts(records[1])
 
 
+class _GrowingDict(dict[str, TaskRecord]):
+    """Records, to which another thread adds one right after they begin to be read."""
+
+    late: TaskRecord | None = None
+
+    def values(self) -> Any:  # Any: an iterator in place of a view
+        """Return an iterator, which has seen fewer records than there are now."""
+        found = iter(super().values())
+        late, self.late = self.late, None
+        if late is not None:
+            self[late.task_id] = late
+        return found
+
+
+def test_a_record_is_put_while_others_are_packed() -> None:
+    """A record that is put just when the oldest are read to be packed disturbs nothing."""
+    store = MemoryStore()
+    records = [record(number) for number in range(9)]
+    growing = store._latest = _GrowingDict()
+    growing.late = records[8]
+    for one in records[:8]:
+        store.put(one)
+    assert sorted(map(facts, store.list()), key=str) == sorted(map(facts, records), key=str)
+    assert len(store) == 9
+
+
 def test_results_are_let_go_at_removal() -> None:
     """A removed task's result is freed at once, although its block is still there."""
 
