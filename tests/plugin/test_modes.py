@@ -148,12 +148,17 @@ def for_a_future() -> int:
     return get_task_manager().pool.submit(pow, 42, 1).result(60)
 
 
+def on_a_loop() -> int:
+    """Wait for another task on a loop of its own."""
+    return asyncio.run(get_task_manager().get_result(double(21)))
+
+
 @each_mode
-@pytest.mark.parametrize("wait", [with_a_timeout, for_a_future])
+@pytest.mark.parametrize("wait", [with_a_timeout, for_a_future, on_a_loop])
 async def test_a_nested_wait_that_may_not_run_inline(
     asyncframe: Probe, mode: str, wait: Callable[[], int]
 ) -> None:
-    """On a single thread a wait that has a timeout gets the result, before that has passed."""
+    """On a single thread a wait with a timeout, or on a loop inside, gets the result as well."""
     app = FastAPI()
     async with setup_async_framework(app, max_workers=1):
         began = asyncframe.manager.clock.monotonic()
