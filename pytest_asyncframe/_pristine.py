@@ -35,8 +35,18 @@ def client_classes() -> tuple[Any, Any]:
     Raises:
         ImportError: If httpx is not installed.
     """
-    httpx: Any = importlib.import_module(httpx_name())
-    return _copy(httpx.AsyncClient), httpx.ASGITransport
+    name = httpx_name()
+    return (
+        _copy(_original(name, "_client", "AsyncClient")),
+        _original(name, "_transports.asgi", "ASGITransport"),
+    )
+
+
+def _original(package: str, module: str, name: str) -> Any:
+    """Return a class from where it is defined: a test may have replaced the public one."""
+    public: Any = getattr(importlib.import_module(package), name)
+    defining = sys.modules.get(f"{package}.{module}")
+    return getattr(defining, name, public)
 
 
 def httpx_name() -> str:

@@ -18,6 +18,7 @@ from framework import TaskNotFoundError, TaskStatus, background_task, setup_asyn
 from pytest_asyncframe import _clients, _pristine
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
+from tests.patience import PATIENCE
 
 httpx: Any = importlib.import_module("httpx")
 
@@ -180,6 +181,22 @@ async def test_a_test_that_replaces_httpx(
         answer = await client.post("/add", params={"left": 3})
         assert (await asyncframe.completed(answer)).result == 4
         assert isinstance(client, original)
+
+
+def test_a_test_that_loads_and_replaces_httpx(pytester: pytest.Pytester) -> None:
+    """It makes no difference if httpx was not loaded before the test has replaced its client."""
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+    pytester.makepyfile("""
+    async def test_it(asyncframe, monkeypatch):
+        from starlette.applications import Starlette
+        import httpx
+        monkeypatch.setattr(httpx, "AsyncClient", None)
+        async with asyncframe.client(Starlette()) as client:
+            assert (await client.get("/")).status_code == 404
+    """)
+
+    run = pytester.runpytest_subprocess("-p", "no:cacheprovider", timeout=PATIENCE)
+    run.assert_outcomes(passed=1)
 
 
 def test_a_client_that_was_not_entered(asyncframe: Probe) -> None:
