@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -565,6 +566,14 @@ def test_a_reference_without_an_id(user: pytest.Pytester) -> None:
     )
 
     assert "LookupError: no task id was found in {'job': '7'}: give the id, a Task, or" in text
+
+
+def test_the_extra_brings_no_runner() -> None:
+    """The extra brings no plugin that warns, in suites that did not ask for it, of its options."""
+    project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text("utf-8"))
+    extra = project["project"]["optional-dependencies"]["pytest"]
+
+    assert not [one for one in extra if one.startswith("pytest-asyncio")]
 
 
 def test_the_package_is_typed() -> None:
