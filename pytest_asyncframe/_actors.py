@@ -12,6 +12,12 @@ from threading import Thread
 from pytest_asyncframe._activity import Glance
 
 
+class TestEndedError(BaseException):
+    """Raised where a thread waits on the clock of a test that has ended."""
+
+    __test__ = False  # pytest would take it for a class of tests
+
+
 class Actor:
     """A thread that works for the test.
 

@@ -16,9 +16,9 @@ from types import CodeType, FrameType
 from typing import Any
 
 from framework.testing import is_caller, is_idle
-from pytest_asyncframe._actors import Arrival
+from pytest_asyncframe._actors import Arrival, TestEndedError
 from pytest_asyncframe._loop import VirtualLoop
-from pytest_asyncframe._places import innermost_users, outwards, place_of
+from pytest_asyncframe._places import innermost_users, is_users, outwards, place_of
 from pytest_asyncframe._sequencer import Sequencer
 
 Start = Callable[[threading.Thread], None]
@@ -45,7 +45,7 @@ def start_on(sequencer: Sequencer, real: Start) -> Start:
         if threading.get_ident() not in sequencer.actors or hasattr(self, _ENDED):
             real(self)
             return
-        counted = is_caller(self)
+        counted = is_caller(self) or _is_users_timer(self, sys._getframe(1))
         pooled = sequencer.here is None or _works_on_the_clock(self)
         arrival = sequencer.expect() if counted else None
         _tell_end(sequencer, self, arrival, pooled=pooled)
@@ -61,6 +61,19 @@ def start_on(sequencer: Sequencer, real: Start) -> Start:
             raise
 
     return start
+
+
+def _is_users_timer(thread: threading.Thread, caller: FrameType) -> bool:
+    """Whether a thread is a timer that a test or its app starts, and no limit of pytest's."""
+    if not isinstance(thread, threading.Timer):
+        return False
+    for frame in outwards(caller):
+        if is_users(frame.f_code):
+            return True
+        # A plugin, and not the test, has started it: what called pytest does not matter.
+        if str(frame.f_globals.get("__name__")).startswith("_pytest."):
+            break
+    return False
 
 
 def _works_on_the_clock(thread: Any) -> bool:  # Any: what it runs is no public attribute
@@ -94,6 +107,9 @@ def _tell_end(
         actor = None if arrival is None else sequencer.enter(thread.name, arrival)
         try:
             run()
+        except TestEndedError:
+            if actor is None:
+                raise
         finally:
             del thread.run
             end.came.set()

@@ -16,6 +16,7 @@ from framework import TaskManager, ThreadPoolExecutorEnhanced
 from framework.protocols import Clock, TaskEvent
 from framework.testing import ControlledEngine, lasting_schedules, override_framework
 from pytest_asyncframe import _pristine, _shims, _stalls
+from pytest_asyncframe._actors import TestEndedError
 from pytest_asyncframe._blocked import BlockedLoops
 from pytest_asyncframe._calls import PoolCalls
 from pytest_asyncframe._clients import Client, LiveServer
@@ -279,12 +280,6 @@ class Toolkit:
             yield
         finally:
             sequencer.hold, sequencer.moves, sequencer.one_at_a_time = kept
-
-
-class TestEndedError(BaseException):
-    """Raised where a thread waits on the clock of a test that has ended."""
-
-    __test__ = False  # pytest would take it for a class of tests
 
 
 def _end(sequencer: Sequencer, pool: SequencedExecutor) -> None:

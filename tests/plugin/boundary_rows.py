@@ -58,6 +58,13 @@ def full() -> queue.Queue[int]:
     return made
 
 
+def called_by_a_timer() -> None:
+    """Wait for what a timer calls."""
+    called = threading.Event()
+    threading.Timer(HOUR, called.set).start()
+    assert called.wait(HOUR + 1)
+
+
 # -- what waits in a thread, by virtual time
 
 SHIMMED: dict[str, Wait] = {
@@ -80,6 +87,7 @@ SHIMMED: dict[str, Wait] = {
         lambda made: next(concurrent.futures.as_completed([made]))
     ),
     "ThreadPoolExecutor().submit(fn)": lambda: in_own_pool(lambda made: made.result()),
+    "threading.Timer(s, fn).start()": called_by_a_timer,
     "asyncio.run(main)": lambda: asyncio.run(asyncio.sleep(HOUR)),  # noqa: TID251  # the same
 }
 

@@ -362,7 +362,12 @@ def test_no_deadlock_beside_a_thread_that_wakes_by_itself(asyncframe: Probe) -> 
     """A thread of the test's own that has a limit may yet wake somebody."""
     asyncframe.clock.sequencer.patience = 60
     woken = threading.Event()
-    thread = threading.Timer(0.2, woken.set)
+
+    def wake() -> None:
+        threading.Event().wait(0.2)
+        woken.set()
+
+    thread = threading.Thread(target=wake)
     thread.start()
     assert woken.wait()
     thread.join()
@@ -435,3 +440,64 @@ def test_who_wakes_somebody_is_waited_for_again(asyncframe: Probe) -> None:
     asyncframe.run_until_idle()
 
     assert not sequencer._pollers
+
+
+# -- timers of threads
+
+
+def test_timers_of_threads_are_on_the_clock(asyncframe: Probe) -> None:
+    """A Timer fires at its virtual second, before a wait that ends later, or is cancelled."""
+    fired: list[float] = []
+    woken = threading.Event()
+
+    def fire() -> None:
+        asyncframe.clock.sleep(10)
+        fired.append(asyncframe.clock.monotonic())
+        woken.set()
+
+    timer, cancelled = threading.Timer(30, fire), threading.Timer(20, fired.append, (0,))
+    timer.start()
+    cancelled.start()
+    cancelled.cancel()
+
+    assert woken.wait(60)
+    assert fired == [40]
+    timer.join()
+    cancelled.join()
+
+
+def test_timers_that_a_test_leaves(pytester: pytest.Pytester) -> None:
+    """A Timer that goes on is a leaked thread; one that is a daemon ends without a word."""
+    pytester.makeini(
+        "[pytest]\nfilterwarnings = error\nasyncio_default_fixture_loop_scope=function"
+    )
+    pytester.makepyfile("""
+        import threading
+
+        def test_daemon(asyncframe):
+            timer = threading.Timer(3600, print)
+            timer.daemon = True
+            timer.start()
+
+        def test_left(asyncframe):
+            threading.Timer(3600, print).start()
+    """)
+    without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess(*without)
+
+    result.assert_outcomes(passed=2, errors=1)
+    result.stdout.fnmatch_lines(["leaked thread: Thread-*, started at *in test_left*"])
+
+
+def test_limits_of_pytest_are_in_real_time(pytester: pytest.Pytester) -> None:
+    """A limit of pytest-timeout's, which is a Timer, is not over when virtual time passes it."""
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+    pytester.makepyfile("""
+        import pytest, time
+
+        @pytest.mark.timeout(100, method="thread", func_only=True)
+        def test_long(asyncframe):
+            time.sleep(3600)
+            assert asyncframe.clock.monotonic() == 3600
+    """)
+    pytester.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=1)
