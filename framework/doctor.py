@@ -83,13 +83,13 @@ def examine(engine: Any) -> Report:  # Any: a CeleryEngine, whose module needs t
                 "start it, or correct broker_url and result_backend of the Celery app",
             )
         )
-        report.notes.append("Redis, the workers and the apps were not looked at")
+        report.notes.append("Redis, the workers and the apps were not checked")
         return report
     report.findings.extend(_redis(client, engine.errors, report.notes))
     report.findings.extend(_rabbitmq(engine))
     workers, apps = (entries(engine.state, kind, _FRESH) for kind in ("workers", "apps"))
     if not workers:
-        report.notes.append("no worker runs now; what only a running one tells was not looked at")
+        report.notes.append("no worker is running, so what only workers know was not checked")
     report.findings.extend(_several_on_memory(apps))
     report.findings.extend(_queues(workers, engine))
     report.findings.extend(_shared_queues(engine))
@@ -149,7 +149,7 @@ def _redis(client: Any, errors: Any, notes: list[str]) -> Iterator[Finding]:
             for name in ("maxmemory-policy", "maxmemory", "appendonly", "save")
         }
     except errors as error:
-        notes.append(f"the configuration of Redis was not looked at: {error}")
+        notes.append(f"the configuration of Redis was not checked: {error}")
         return
     policy = found["maxmemory-policy"]
     if policy and policy != "noeviction":
@@ -370,7 +370,7 @@ def main(arguments: list[str], out: TextIO | None = None) -> int:
         print(f"note: {note}", file=out)
     many = len(report.findings)
     print(
-        "all that was looked at is good" if not many else f"{many} finding{'s' * (many > 1)}",
+        "everything that was checked is good" if not many else f"{many} finding{'s' * (many > 1)}",
         file=out,
     )
     return FINDINGS if many else GOOD

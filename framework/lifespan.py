@@ -187,7 +187,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
 
     async def __aenter__(self) -> None:
         if self._framework is not None:
-            raise RuntimeError("this setup is in use already: call setup_async_framework() anew")
+            raise RuntimeError("this setup is in use already: call setup_async_framework() again")
         shared = override()
         if shared is not None:
             shared.adopt(self._limits)

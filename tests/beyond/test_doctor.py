@@ -108,7 +108,7 @@ def test_no_worker(url: str) -> None:
     """That no worker runs is told, and is nothing wrong."""
     report = examine(engine_on(url))
     assert report.findings == []
-    assert report.notes == ["no worker runs now; what only a running one tells was not looked at"]
+    assert report.notes == ["no worker is running, so what only workers know was not checked"]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_redis_away(redis_server: RedisServer) -> None:
     redis_server.stop()
     report = examine(engine)
     assert [found.setting for found in report.findings] == ["broker"]
-    assert report.notes == ["Redis, the workers and the apps were not looked at"]
+    assert report.notes == ["Redis, the workers and the apps were not checked"]
 
 
 def test_several_on_memory(url: str) -> None:
@@ -362,7 +362,7 @@ def test_command_on_a_good_app(shop: Path) -> None:
     """The command says that all is good and exits with 0."""
     done = run(shop, "doctor", "shop:celery_app")
     assert (done.returncode, done.stderr) == (GOOD, "")
-    assert done.stdout.splitlines()[-1] == "all that was looked at is good"
+    assert done.stdout.splitlines()[-1] == "everything that was checked is good"
 
 
 def test_command_with_findings(shop: Path) -> None:
@@ -378,7 +378,7 @@ def test_command_with_findings(shop: Path) -> None:
         "task_acks_late",
         "    is off: a worker's death would lose its tasks",
         "    cure: leave it out",
-        "note: no worker runs now; what only a running one tells was not looked at",
+        "note: no worker is running, so what only workers know was not checked",
         "1 finding",
     ]
 
