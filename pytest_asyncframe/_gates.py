@@ -46,6 +46,7 @@ def leaks(toolkit: Toolkit) -> list[str]:
         found += [f"leaked thread: {line}" for line in toolkit.census.left(_GRACE)]
     if toolkit.clock is not None:
         found += [f"leaked timer: {line}" for line in toolkit.clock.left()]
+        found += [f"never awaited: {line}" for line in toolkit.clock.not_awaited]
     return found
 
 

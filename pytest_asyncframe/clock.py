@@ -13,7 +13,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 from pytest_asyncframe._actors import Actor, Timer, Waiter
 from pytest_asyncframe._coming import Label, coming, name_of
 from pytest_asyncframe._loop import VirtualLoop
-from pytest_asyncframe._places import users_place
+from pytest_asyncframe._places import innermost_users, outwards, users_place
 from pytest_asyncframe._sequencer import Sequencer
 
 
@@ -45,6 +45,7 @@ class VirtualClock:
     Attributes:
         on_sleep: Called before each sleep with its seconds.
         label: Returns which task runs on a thread or in a coroutine; see `explain`.
+        not_awaited: What was called for nothing, since it was never awaited, a line each.
         test: The task that runs the test; None where it is no coroutine.
         on_block: Entered with a function's name while that blocks a thread that runs a loop.
     """
@@ -56,6 +57,7 @@ class VirtualClock:
         self.on_block: Callable[[str], AbstractContextManager[object]] = nullcontext
         self.label: Label = lambda _: ("", "")
         self.test: asyncio.Task[Any] | None = None
+        self.not_awaited: list[str] = []
         self._abandoned: list[str] = []
 
     # -- what the framework uses; see `framework.protocols.Clock`
@@ -155,7 +157,7 @@ class VirtualClock:
         with self.sequencer.working(threading.current_thread().name) as actor:
             self.sequencer.advance(actor, target)
 
-    async def run_for(self, seconds: float) -> None:
+    def run_for(self, seconds: float) -> Coroutine[Any, Any, None]:
         """Let *seconds* of virtual time pass, 0 or more, everybody going on meanwhile.
 
         Everybody has come to rest when it returns, also from what falls due at its end.
@@ -164,6 +166,17 @@ class VirtualClock:
             ValueError: If *seconds* is negative.
             RuntimeError: If the event loop that runs here is not on this clock.
         """
+        self._target("run_for", seconds)
+        place = innermost_users(outwards(sys._getframe(1)))
+        return _Awaited(lambda: self._run_for(seconds), lambda: self._not_awaited(seconds, place))
+
+    def _not_awaited(self, seconds: float, place: str) -> None:
+        self.not_awaited.append(
+            f"run_for({seconds!r}), called at {place}, so no time has passed: write 'await' before "
+            f"it; in a test that is no coroutine call advance({seconds!r})"
+        )
+
+    async def _run_for(self, seconds: float) -> None:
         target = self._target("run_for", seconds)
         loop = self.require_loop("run_for()")
         sequencer = self.sequencer
@@ -249,6 +262,47 @@ class VirtualClock:
         if not seconds >= 0:
             raise ValueError(f"{name}() takes seconds of 0 or more, not {seconds!r}")
         return self._at(seconds)
+
+
+class _Awaited(Coroutine[Any, Any, None]):
+    """A coroutine that is made when it is awaited, and that tells if it never is.
+
+    Args:
+        make: Makes it.
+        never: Called if nobody has awaited it.
+    """
+
+    def __init__(
+        self, make: Callable[[], Coroutine[Any, Any, None]], never: Callable[[], object]
+    ) -> None:
+        self._make = make
+        self._never = never
+        self._made: Coroutine[Any, Any, None] | None = None
+
+    @property
+    def _coroutine(self) -> Coroutine[Any, Any, None]:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._coroutine.__await__()
+
+    def send(self, value: Any, /) -> Any:
+        """Go on; see `collections.abc.Coroutine`."""
+        return self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Go on with an error; see `collections.abc.Coroutine`."""
+        return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        """End it; see `collections.abc.Coroutine`."""
+        self._coroutine.close()
+
+    def __del__(self) -> None:
+        if self._made is None:
+            self._never()
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -409,3 +409,42 @@ def test_a_test_client_of_starlettes(asyncframe: Probe) -> None:
 
     with TestClient(app) as client:
         assert client.get("/sleep").json() == 600
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_run_for_that_nobody_awaits(pytester: pytest.Pytester, kind: str) -> None:
+    """A run_for() that is not awaited is told with its line and the form that is needed."""
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+    pytester.makepyfile(f"""
+        {kind} test_it(task_clock):
+            task_clock.run_for(90)
+    """)
+    without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess(*without)
+
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            (
+                "never awaited: run_for(90), called at */test_run_for_that_nobody_awaits.py:2 in "
+                "test_it, so no time has passed: write 'await' before it; in a test that is no "
+                "coroutine call advance(90)"
+            ),
+        ]
+    )
+
+
+def test_run_for_is_a_coroutine(task_clock: VirtualClock) -> None:
+    """What takes coroutines takes run_for() too: gather, a task, asyncio.run."""
+
+    async def main() -> None:
+        await asyncio.gather(task_clock.run_for(1), asyncio.create_task(task_clock.run_for(2)))
+        cancelled = asyncio.create_task(task_clock.run_for(5))
+        await task_clock.run_for(1)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+
+    asyncio.run(task_clock.run_for(3))
+    asyncio.run(main())
+
+    assert task_clock.monotonic() == 6
