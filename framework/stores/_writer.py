@@ -9,6 +9,7 @@ Lock order: none of its own; no lock is held while the database is spoken to.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from dataclasses import dataclass
 from typing import Final
@@ -172,6 +173,8 @@ class Writer:
     def _finish(self) -> None:
         """Write what is left, as long as there is time, and go."""
         end = self._end or 0.0
+        # For what was set aside it is the last chance.
+        self._tried_aside = -math.inf
         while self._clock.monotonic() < end:
             if self.attempt(following=False) and not self._backlog.waits:
                 try:
@@ -185,12 +188,9 @@ class Writer:
         """Do what is due once; after a fault wait a little. True if all went well."""
         fault: BaseException | None = None
         try:
-            try:
-                self.write()
-            except FAULTS as error:
-                fault = error
+            fault = self._try_to_write()
             # Also after a fault: who cannot write tasks may be able to show that it lives.
-            if following:
+            if following and not self._closing.is_set():
                 self.follow()
             if fault is None:
                 self._try_aside()
@@ -208,6 +208,14 @@ class Writer:
             return False
         self._recovered()
         return True
+
+    def _try_to_write(self) -> BaseException | None:
+        """Write what waits; return why that failed, if it did."""
+        try:
+            self.write()
+        except FAULTS as error:
+            return error
+        return None
 
     def _failed(self, error: BaseException) -> None:
         self.errors += 1

@@ -228,6 +228,29 @@ def test_one_record_at_which_the_database_fails(
     assert f"task {bad.task_id} is written to the store at last" in said(caplog)
 
 
+@pytest.mark.parametrize("passes", [True, False])
+def test_set_aside_at_the_end(sql_url: str, passes: bool) -> None:
+    """What was set aside is tried once more when the store is closed, and holds up no close."""
+    with peers(sql_url, pace=QUICK) as (one, two):
+        bad = one.accept(reason=POISON)
+        with refusing(one, POISON, "no room"):
+            for _ in range(20):
+                one.accept()
+                one.writer.attempt()
+            assert one.backlog.aside == [bad]
+            if not passes:
+                one.writer.close(1.0)
+                one.writer._finish()
+        if passes:
+            one.writer.close(1.0)
+            one.writer._finish()
+
+        assert (two.row(bad) is not None) is passes
+        assert len(one.backlog) == (0 if passes else 1)
+        with two.database.reading() as connection:
+            assert two.writer.membership.is_alone(connection)
+
+
 def test_waiter_of_a_record_that_went_behind(sql_url: str) -> None:
     """Who waits for a record at which the database failed once is told when it is written."""
     told: list[Any] = []
