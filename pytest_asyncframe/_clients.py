@@ -249,9 +249,6 @@ class LiveServer:
 
     Raises:
         ImportError: If uvicorn is not installed.
-
-    Attributes:
-        url: Where it listens, such as ``http://127.0.0.1:40123``.
     """
 
     def __init__(
@@ -282,9 +279,23 @@ class LiveServer:
         self._around = around
         self._away = away
         self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url: str = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._server = Server(uvicorn.Config(app, log_config=None))
         self._thread = threading.Thread(target=self._serve, name="live server", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where it listens, such as ``http://127.0.0.1:40123``.
+
+        Raises:
+            RuntimeError: If it was never entered, so that nobody would answer.
+        """
+        if self._thread.ident is None:
+            raise RuntimeError(
+                "this live server was not entered: write 'with asyncframe.live_server(app) as "
+                "server:'"
+            )
+        return self._url
 
     @property
     def running(self) -> bool:
@@ -314,8 +325,9 @@ class LiveServer:
         """Stop it, and the app with it; harmless to call twice."""
         self._server.should_exit = True
         self._stack.close()
-        with self._away():
-            self._thread.join()
+        if self._thread.ident is not None:
+            with self._away():
+                self._thread.join()
         self._socket.close()
 
     def __str__(self) -> str:

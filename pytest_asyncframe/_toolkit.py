@@ -190,7 +190,8 @@ class Toolkit:
 
     def close(self) -> None:
         """End everything."""
-        for client in self.open_clients:
+        # Those too that were never entered: a server has its socket from the beginning.
+        for client in self.clients:
             client.discard()
         self._stack.close()
 

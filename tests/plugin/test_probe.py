@@ -210,6 +210,18 @@ def test_a_client_that_was_not_entered(asyncframe: Probe) -> None:
         client.post("/add")
 
 
+def test_a_server_that_was_not_entered(asyncframe: Probe) -> None:
+    """A live server that was not entered has no address yet, and says how to enter it."""
+    server = asyncframe.live_server(app_with_state())
+    with pytest.raises(
+        RuntimeError,
+        match=r"^this live server was not entered: write 'with asyncframe\.live_server\(app\) as "
+        r"server:'$",
+    ):
+        _ = server.url
+    assert not server.running
+
+
 def test_clients_without_the_extra(asyncframe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not installed is told with the command that installs it."""
     for name in ("httpx", "httpx2", "uvicorn"):
