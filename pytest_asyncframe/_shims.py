@@ -108,6 +108,18 @@ def _monotonic(clock: VirtualClock, real: Callable[[], float]) -> Callable[[], f
     return monotonic
 
 
+def _real_time(clock: VirtualClock, real: Callable[[], float]) -> Callable[[], float]:
+    name = real.__name__
+
+    @functools.wraps(real)
+    def read() -> float:
+        if clock.sequencer.here is not None:
+            clock.on_read(name, sys._getframe(1))
+        return real()
+
+    return read
+
+
 class _Instant(float):
     """A monotonic second that a deadline is compared with: one that is reached has passed.
 
@@ -154,6 +166,8 @@ _REPLACED: tuple[tuple[Any, str, Callable[[VirtualClock, Any], Any]], ...] = (
     (queue, "time", _monotonic),
     (concurrent.futures._base, "time", _time_module),
     (time, "sleep", _sleep),
+    (time, "monotonic", _real_time),
+    (time, "perf_counter", _real_time),
     # The first is where asyncio.Runner, and so asyncio.run, finds it.
     (asyncio.events, "new_event_loop", _new_event_loop),
     (asyncio, "new_event_loop", _new_event_loop),

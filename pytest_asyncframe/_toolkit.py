@@ -22,6 +22,7 @@ from pytest_asyncframe._calls import PoolCalls
 from pytest_asyncframe._clients import Client, LiveServer
 from pytest_asyncframe._matchers import Expectation
 from pytest_asyncframe._options import Settings
+from pytest_asyncframe._polled import RealTimeReads
 from pytest_asyncframe._runners import Runners
 from pytest_asyncframe._seen import Recorder
 from pytest_asyncframe._sequencer import Sequencer
@@ -52,6 +53,7 @@ class Toolkit:
         expectations: The failures that the test expects.
         clients: The clients and servers that it has made.
         census: The threads that it has started.
+        reads: What has read real time too often; None where the plugin has no say in time.
         blocked: What has blocked its event loops.
         calls: The calls of its bare pool.
         foreign: Names of the test modules of other tests.
@@ -73,6 +75,7 @@ class Toolkit:
         self.sequencer: Sequencer | None = None
         self.clock: VirtualClock | None = None
         self.executor: DeterministicExecutor | None = None
+        self.reads: RealTimeReads | None = None
         self._runners: Runners | None = None
         self._stack = ExitStack()
         self.is_virtual: bool = self.mode != "threads" and (
@@ -119,6 +122,7 @@ class Toolkit:
         )
         sequencer.patience = self.settings.stuck_timeout
         self.recorder = Recorder(self._now)
+        self.reads = RealTimeReads(lambda: sequencer.now, self.recorder.note)
         _stalls.watch(sequencer, mode, self.census.before, self.recorder.note)
         clock: Clock | None = None
         if self.is_virtual:
@@ -127,6 +131,7 @@ class Toolkit:
                 sequencer, None if start is None else start.timestamp()
             )
             clock.on_block = self.blocked.noting
+            clock.on_read = self.reads.hear
         if mode == "virtual":
             pool = SequencedExecutor(sequencer, thread_name_prefix=_POOL_NAME, clock=clock)
         else:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
+from types import FrameType
 from typing import Any
 
 from pytest_asyncframe._actors import Actor, Timer, Waiter
@@ -44,6 +45,7 @@ class VirtualClock:
 
     Attributes:
         on_sleep: Called before each sleep with its seconds.
+        on_read: Called with a function's name and its caller when that reads real time.
         label: Returns which task runs on a thread or in a coroutine; see `explain`.
         not_awaited: What was called for nothing, since it was never awaited, a line each.
         test: The task that runs the test; None where it is no coroutine.
@@ -55,6 +57,7 @@ class VirtualClock:
         self._wall = time.time() if wall is None else wall
         self.on_sleep: Callable[[float], object] | None = None
         self.on_block: Callable[[str], AbstractContextManager[object]] = nullcontext
+        self.on_read: Callable[[str, FrameType], object] = lambda *_: None
         self.label: Label = lambda _: ("", "")
         self.test: asyncio.Task[Any] | None = None
         self.not_awaited: list[str] = []

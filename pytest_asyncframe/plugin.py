@@ -114,6 +114,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
             (settings.leaks, _gates.leaks(toolkit)),
             (settings.lost_failures, _gates.lost_failures(toolkit)),
             (settings.blocked_loop, toolkit.blocked.told()),
+            ("warn", [] if toolkit.reads is None else toolkit.reads.told()),
         ]
         broken = any(texts for severity, texts in findings if severity == "error")
     finally:

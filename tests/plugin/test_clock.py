@@ -448,3 +448,45 @@ def test_run_for_is_a_coroutine(task_clock: VirtualClock) -> None:
     asyncio.run(main())
 
     assert task_clock.monotonic() == 6
+
+
+@pytest.mark.parametrize("name", ["monotonic", "perf_counter"])
+def test_a_wait_for_real_time_is_told(pytester: pytest.Pytester, name: str) -> None:
+    """A loop of sleeps that ends by real time is told, with its line."""
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+    pytester.makeconftest("""
+        import pytest
+
+        @pytest.fixture(autouse=True)
+        def soon(asyncframe):
+            asyncframe._toolkit.reads.many = 100
+    """)
+    pytester.makepyfile(f"""
+        import time
+
+        def wait(ended):
+            while not ended(time.{name}()):
+                time.sleep(0.5)
+
+        def test_polls(asyncframe):
+            until = time.{name}() + 0.2
+            wait(lambda now: now > until)
+
+        def test_reads(asyncframe):
+            times = iter(range(99))
+            wait(lambda now: next(times) == 98)
+            for _ in range(200):
+                time.{name}()
+    """)
+    without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess(*without, "-W", "default")
+
+    assert result.parseoutcomes() == {"passed": 2, "warnings": 1}
+    result.stdout.fnmatch_lines(
+        [
+            (
+                f"*AsyncframeWarning: real time: time.{name}() was read at 100 moments of virtual "
+                "time, at */test_a_wait_for_real_time_is_told.py:4 in wait: it is real, so *"
+            ),
+        ]
+    )
