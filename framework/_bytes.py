@@ -46,7 +46,7 @@ class BytesAdapter:
 
 
 def has_bytes(schema: Any) -> bool:
-    """Return whether there are bytes in a core schema that no serializer of the user's sees to."""
+    """Return whether a core schema has bytes that no serializer of the user's handles."""
     return next(_owners(schema, {}, ""), None) is not None
 
 

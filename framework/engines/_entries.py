@@ -24,6 +24,10 @@ EVERY: Final = 10.0
 """Seconds from one time that a process tells of itself to the next."""
 
 
+_KEPT: Final = 86_400.0
+"""Seconds after which the entry of a process that was killed is dropped."""
+
+
 class Entry:
     """One process's entry, kept fresh by a thread of its own.
 
@@ -70,9 +74,21 @@ class Entry:
             _LOGGER.debug("this process stays listed: %r", error)
 
     def _run(self) -> None:
+        try:
+            self._drop_old()
+        except Exception as error:  # Redis is away; the next process drops them
+            _LOGGER.debug("old entries are not dropped: %r", error)
         while not self._closed.is_set():
             self.tell()
             self._closed.wait(EVERY)
+
+    def _drop_old(self) -> None:
+        """Drop the entries of processes that were killed long ago."""
+        now = self._state.now()
+        told = self._state.client.hgetall(self._key).items()
+        old = [field for field, text in told if now - json.loads(text)["told"] > _KEPT]
+        if old:
+            self._state.client.hdel(self._key, *old)
 
     def _tell(self) -> None:
         before = self._clock.time()

@@ -256,6 +256,19 @@ def test_gone_processes(url: str) -> None:
     assert examine(engine).findings == []
 
 
+async def test_entries_of_the_dead(url: str) -> None:
+    """What a killed process has told of itself is dropped after a day."""
+    engine = engine_on(url)
+    seconds = engine.state.now()
+    entry(engine, "apps", host="web-1", told=seconds - 86_500)
+    entry(engine, "apps", host="web-2", told=seconds - 86_000)
+    async with setup_async_framework(None, engine=engine):
+        assert engine._entry is not None
+        await asyncio.to_thread(engine._entry._drop_old)
+        assert "web-1" not in engine.state.client.hkeys(engine.state.processes("apps"))
+        assert "web-2" in engine.state.client.hkeys(engine.state.processes("apps"))
+
+
 @pytest.mark.parametrize("skew", [2.5, -2.5])
 def test_clock(url: str, skew: float) -> None:
     """A machine whose clock is off is found, with by how much."""
