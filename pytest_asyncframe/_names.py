@@ -92,6 +92,12 @@ class Names:
         return tuple(fn for label, fn in known if not labels.isdisjoint((label, function_name(fn))))
 
     def _unknown(self, name: str) -> str:
+        strangers = [label for label in registered_functions() if f".{label}".endswith(f".{name}")]
+        if strangers:
+            return (
+                f"{name!r} is the name of {' and '.join(sorted(strangers))}, of other test "
+                "modules, whose functions are not meant by name: give the function itself"
+            )
         labels = {label for label, _ in self._known()}
         return (
             f"no decorated function, and no task of this test, is called {name!r}"

@@ -212,6 +212,39 @@ def test_functions_of_other_test_modules(pytester: pytest.Pytester) -> None:
     pytester.runpytest("-p", "no:cacheprovider").assert_outcomes(passed=2)
 
 
+def test_a_function_of_another_test_module_by_name(pytester: pytest.Pytester) -> None:
+    """The name of a function of another test module alone says what to give instead."""
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
+    pytester.makepyfile(
+        test_one="""
+        from framework import background_task
+
+        @background_task
+        def mail_it(): pass
+
+        def test_it(asyncframe):
+            asyncframe.assert_not_submitted("mail_it")
+        """,
+        test_two="""
+        import pytest
+        from test_one import mail_it
+
+        def test_it(asyncframe):
+            with pytest.raises(
+                LookupError,
+                match=r"^'mail_it' is the name of test_one.mail_it, of other test modules, whose "
+                "functions are not meant by name: give the function itself$",
+            ):
+                asyncframe.assert_not_submitted("mail_it")
+            mail_it()
+            asyncframe.run_until_idle()
+            asyncframe.assert_submitted("mail_it", times=1)
+        """,
+    )
+
+    pytester.runpytest("-p", "no:cacheprovider").assert_outcomes(passed=2)
+
+
 # -- arguments
 
 
