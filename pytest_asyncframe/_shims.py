@@ -12,6 +12,7 @@ import asyncio
 import concurrent.futures
 import functools
 import importlib
+import os
 import queue
 import sys
 import threading
@@ -46,6 +47,7 @@ def installed(clock: VirtualClock, *, wall: bool) -> Iterator[None]:
         setattr(owner, name, new)
 
     with ExitStack() as stack:
+        stack.enter_context(_real_in_children(clock.sequencer, stack))
         stack.callback(_put_back, replaced)
         for owner, name, make in _REPLACED:
             replace(owner, name, make(clock, getattr(owner, name)))
@@ -64,6 +66,35 @@ def installed(clock: VirtualClock, *, wall: bool) -> Iterator[None]:
             if moves_time is not None:
                 replace(moves_time, "start", _refused(clock, module, moves_time.start))
         yield
+
+
+_IN_CHILDREN: list[Callable[[], object]] = []
+"""What is called in a forked child, whose time is real."""
+
+
+def _after_fork() -> None:
+    while _IN_CHILDREN:
+        _IN_CHILDREN.pop()()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # there are no forks on Windows
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextmanager
+def _real_in_children(sequencer: Sequencer, stack: ExitStack) -> Iterator[None]:
+    """Let children that are forked inside wait in real time: put everything back in them."""
+
+    def put_back() -> None:
+        sequencer.forget()
+        stack.close()
+
+    _IN_CHILDREN.append(put_back)
+    try:
+        yield
+    finally:
+        if put_back in _IN_CHILDREN:
+            _IN_CHILDREN.remove(put_back)
 
 
 def _put_back(replaced: list[tuple[Any, str, Any]]) -> None:

@@ -60,6 +60,13 @@ class Turns(ABC):
         self.on_quiet: Callable[[Actor], BaseException | None] = lambda _: None
         self.on_push_in: Callable[[list[Actor]], object] = lambda _: None
         self.patience: float = 5.0
+        self.forget()
+        self._pollers: set[int] = set()
+        self._numbers = itertools.count(1)
+        self._timers = Timers()
+
+    def forget(self) -> None:
+        """Begin with nobody, as in a forked child: none of the actors' threads is there."""
         self.first: Actor | None = None
         self.actors: dict[int, Actor] = {}
         self.known: set[int] = set()
@@ -74,11 +81,7 @@ class Turns(ABC):
         self._ready: list[Actor] = []
         self._returned: list[Actor] = []
         self._owing: dict[int, Actor] = {}
-        # Threads that are no actors and run again and again: their waking somebody is news.
-        self._pollers: set[int] = set()
-        self._numbers = itertools.count(1)
         self._joined: dict[int, _Joined] = {}
-        self._timers = Timers()
 
     @abstractmethod
     def go_on(self) -> None:

@@ -232,12 +232,13 @@ OTHERS = {
     "live_server(app)": "real",
     "signal.alarm(s)": "real",
     "loop.add_signal_handler(number, fn)": "real",
+    "os.fork()": "real",
     "datetime.now(), time.time() with time-machine": "shimmed",
     "datetime.now(), time.time() without it": "real",
     "time.monotonic(), time.perf_counter()": "real",
     "uvloop": "replaced",
 }
-"""What has a test of its own above."""
+"""What has a test of its own above, or in `test_held_time`."""
 
 
 def test_the_page_says_so() -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -495,6 +496,45 @@ def test_advance_waits_for_threads(asyncframe: Probe, mode: str) -> None:
     with asyncframe.client(FastAPI(lifespan=lifespan)):
         asyncframe.clock.advance(300)
         assert done == [60, 120, 180, 240, 300]
+
+
+# -- children
+
+
+def child(start: float) -> None:
+    """End with 0 if waits take real time here, and the wall clock shows it."""
+    # Whatever happens, it goes no further than this.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(10)
+    try:
+        begun = time.perf_counter()
+        threading.Event().wait(0.03)
+        sleep(0.03)
+        lasted = time.perf_counter() - begun
+        wall = datetime.now(UTC).timestamp()
+        os._exit(0 if lasted >= 0.06 and abs(wall - start) < 1000 else 1)
+    finally:
+        os._exit(2)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no children are forked here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@each_mode
+def test_a_forked_child_is_in_real_time(asyncframe: Probe, mode: str) -> None:
+    """A child waits in real time, whoever works beside it in the test; the test goes on."""
+    asyncframe.clock.advance(5000)
+    busy = ThreadPoolExecutor(1)
+    computing = busy.submit(compute, 0.1)
+    process = os.fork()
+    if not process:
+        child(asyncframe.clock.time() - 5000)
+    assert os.waitpid(process, 0)[1] == 0
+    assert computing.result() == 0.1
+    busy.shutdown()
+
+    asyncframe.clock.advance(1)
+    assert asyncframe.clock.monotonic() == 5001
+    assert datetime.now(UTC).timestamp() == pytest.approx(asyncframe.clock.time())
 
 
 # -- exact ends
