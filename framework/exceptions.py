@@ -52,7 +52,7 @@ class FrameworkNotStartedError(FrameworkError, RuntimeError):
 _CURE = (
     "give it to the app (FastAPI(lifespan=setup_async_framework)), enter it yourself "
     "('async with setup_async_framework(app):'), or in a test use 'with TestClient(app)' "
-    "or framework.testing.override_framework()"
+    "or the fixture task_manager of the pytest plugin"
 )
 _NOT_STARTED = {
     "not started": f"no task framework is running here: {_CURE}",

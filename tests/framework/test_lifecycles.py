@@ -33,7 +33,7 @@ DEPRECATED = pytest.mark.filterwarnings(r"ignore:\s*on_event is deprecated:Depre
 CURE = (
     "give it to the app (FastAPI(lifespan=setup_async_framework)), enter it yourself "
     "('async with setup_async_framework(app):'), or in a test use 'with TestClient(app)' "
-    "or framework.testing.override_framework()"
+    "or the fixture task_manager of the pytest plugin"
 )
 
 
