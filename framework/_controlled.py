@@ -113,7 +113,12 @@ class _ControlledCrew(Crew):
     def room(self) -> int:
         """How many more items could begin now."""
         missed = max(0, self.abandoned - self.max_workers)
-        return self.max_workers + self.blocked - len(self._out) - missed
+        room = self.max_workers - len(self._out) - missed
+        if room > 0 or room + self.blocked <= 0:
+            return room
+        # As a spare thread of any crew: for what is wanted, or if all stand aside.
+        wanted = any(item in self._held for item in self._wanted)
+        return 1 if wanted or len(self._out) <= self.blocked else room
 
     @property
     def emptying(self) -> bool:
@@ -219,6 +224,9 @@ class _ControlledCrew(Crew):
 
     def want(self, item: Item) -> bool:
         """Let the control know that there is room for what a thread waits for."""
+        with self.lock:
+            if item in self._held:
+                self._wanted[item] = None
         self.control.freed()
         return True
 

@@ -85,6 +85,8 @@ class Crew:
         # What threads that stand aside wait for; the latest is run first, since the others
         # may depend on it and each would need one more thread.
         self._wanted: dict[Any, None] = {}
+        # What others of them will run themselves.
+        self._inline: set[Any] = set()
         self.rejected = 0
         self.submitted = 0
         self.cancelled = 0
@@ -195,11 +197,17 @@ class Crew:
         worker.count()
         return True
 
-    def step_aside(self, worker: Worker, item: Item) -> bool:
-        """Say that *worker*, one of ours, begins to wait for *item*, but can not run it.
+    def step_aside(self, worker: Worker, item: Item, *, inline: bool = False) -> bool:
+        """Say that *worker*, one of ours, begins to wait for *item*.
 
         Until `step_back` it is none of the `max_workers` that work at once; a spare thread
-        runs what is waited for.
+        runs what is waited for, and if all threads stand aside whatever is queued.
+
+        Args:
+            worker: The calling thread.
+            item: What it waits for.
+            inline: Whether it will run *item* itself if that is queued later, so that no
+                other thread is needed for it.
 
         Returns:
             False if *item* waits for a thread and none can be started.
@@ -208,11 +216,15 @@ class Crew:
             if not worker.abandoned:
                 self.blocked += not worker.waits
                 worker.waits += 1
-            return self.want(item)
+            if not inline:
+                return self.want(item)
+            self._inline.add(item)
+            return self._start_spare()
 
-    def step_back(self, worker: Worker) -> None:
-        """Say that a wait of *worker* has ended."""
+    def step_back(self, worker: Worker, item: Item) -> None:
+        """Say that the wait of *worker* for *item* has ended."""
         with self.lock:
+            self._inline.discard(item)
             if worker.waits:
                 worker.waits -= 1
                 self.blocked -= not worker.waits
@@ -226,23 +238,33 @@ class Crew:
             False if it waits for a thread and none can be started.
         """
         with self.lock:
-            if item not in self._waiting:
-                return True
-            self._wanted[item] = None
-            active = len(self.threads) - self.blocked
-            if (
-                self._parked
-                or self._coming
-                or active - self.abandoned >= self.max_workers
-                # Those whose waiters have given up run on.
-                or active >= 2 * self.max_workers
-            ):
-                return True
-            try:
-                self._start_thread(spare=True)
-            except RuntimeError:
-                return False
+            waits = item in self._waiting
+            if waits:
+                self._wanted[item] = None
+            return self._start_spare() or not waits
+
+    def _start_spare(self) -> bool:
+        """Start a spare thread if one is missed; False if none can be started; lock held.
+
+        That is if something is wanted, or if every thread stands aside: what they wait for,
+        such as a coroutine, may itself wait for something that is queued.
+        """
+        active = len(self.threads) - self.blocked
+        stuck = active <= self.abandoned and not self._waiting <= self._inline
+        if (
+            not (self._wanted or stuck)
+            or self._parked
+            or self._coming
+            or active - self.abandoned >= self.max_workers
+            # Those whose waiters have given up run on.
+            or active >= 2 * self.max_workers
+        ):
             return True
+        try:
+            self._start_thread(spare=True)
+        except RuntimeError:
+            return False
+        return True
 
     def take_wanted(self, worker: Worker) -> Any | None:  # Any: an Item
         """Count what a spare *worker* has just run; return what else is waited for, or None."""
@@ -251,8 +273,9 @@ class Crew:
         with self.lock:
             if worker.abandoned:
                 return None
-            if len(self.threads) - self.abandoned - self.blocked <= self.max_workers:
-                item = self._next_wanted()
+            others = len(self.threads) - self.abandoned - self.blocked - 1
+            if others < self.max_workers:
+                item = self._next_for_spare(others)
                 if item is not None:
                     worker.stack.append(item)
                     return item
@@ -260,12 +283,13 @@ class Crew:
             self._take_off(worker)
             return None
 
-    def _next_wanted(self) -> Any | None:  # Any: an Item
+    def _next_for_spare(self, others: int) -> Any | None:  # Any: an Item
+        """Claim what is wanted, or while no *others* are at work what has waited longest."""
         while self._wanted:
             item, _ = self._wanted.popitem()
             if self._claim(item):
                 return item
-        return None
+        return self._next() if self.blocked and others <= 0 else None
 
     def abandon(self, item: Item) -> None:
         """Give up the thread that runs *item*, and replace it if it is missed."""
@@ -419,6 +443,7 @@ class Crew:
         self.threads = set()
         self.abandoned = self.blocked = 0
         self._wanted = {}
+        self._inline = set()
         self._parked = []
         self._coming = False
         self.closed = self.forked = True
@@ -451,6 +476,8 @@ class Crew:
         while missing > 0 and self.queued and self._room():
             self._start_thread()
             missing -= 1
+        if self.blocked:
+            self._start_spare()
 
     def _room(self) -> bool:
         return (
@@ -476,7 +503,8 @@ class Crew:
             # Handed over, since the new thread might wait long for the lock, and a shutdown
             # that cancels the queue come first. Not past an initializer, which may block.
             if self._initializer is None:
-                worker.first = self._next_wanted() if spare else self._next()
+                others = len(self.threads) - self.abandoned - self.blocked
+                worker.first = self._next_for_spare(others) if spare else self._next()
             try:
                 worker.start()
             except RuntimeError:

@@ -132,16 +132,27 @@ class _Call(Future[T]):
         if worker is None or not worker.stack or self.done():
             return _nothing
         if timeout is None:
-            waiter = worker.stack[-1]
-            crew.waits.enter(waiter, self)
-            crew.run_inline(self)
-            return lambda: crew.waits.leave(waiter)
+            return self._begin_wait_with_all_time(worker)
         if worker.crew is not crew or timeout <= 0:
             return _nothing
         if not crew.step_aside(worker, self):
             # Late, if it takes longer than the timeout; without a thread, it would be never.
             crew.run_inline(self)
-        return lambda: crew.step_back(worker)
+        return lambda: crew.step_back(worker, self)
+
+    def _begin_wait_with_all_time(self, worker: Worker) -> Callable[[], object]:
+        waiter, crew = worker.stack[-1], self.crew
+        crew.waits.enter(waiter, self)
+        aside = not crew.run_inline(self) and worker.crew is crew
+        if aside:
+            crew.step_aside(worker, self, inline=True)
+
+        def end_wait() -> None:
+            if aside:
+                crew.step_back(worker, self)
+            crew.waits.leave(waiter)
+
+        return end_wait
 
 
 def _nothing() -> None:

@@ -10,6 +10,7 @@ Lock order: none of its own.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any  # a result is whatever the task returned
 
 from framework._context import current_record
@@ -64,21 +65,20 @@ class Results:
             DeadlockError: If it waits for the caller.
         """
         here = current_worker()
-        worker = self._own(here, timeout)
-        waiter = (
-            LoopWaiter(self._boxes) if worker is None else _Aside(self._boxes, self._crew, task)
-        )
+        worker, crew = self._own(here, timeout), self._crew
+        # What a thread of the pool stands aside for may be a coroutine that waits here.
+        hurried = worker is not None or crew.blocked
+        waiter = _Hurried(self._boxes, crew, task) if hurried else LoopWaiter(self._boxes)
         if not self._ledger.register(task, waiter):
             return
         node = _waiting_node(here) if timeout is None else None
         timer = None
-        aside = False
+        end_hurry: Callable[[], object] | None = None
         try:
             if node is not None:
                 self._waits.enter(node, task, task=current_record.get())
-            if worker is not None:
-                self._crew.step_aside(worker, task)
-                aside = True
+            if hurried:
+                end_hurry = self._hurry(worker, task)
             if timeout is not None:
                 timer = self._clock.call_at(self._clock.monotonic() + timeout, waiter.wake)
             await waiter.future
@@ -87,13 +87,22 @@ class Results:
                 timer.cancel()
             if node is not None:
                 self._waits.leave(node)
-            if aside and worker is not None:
-                self._crew.step_back(worker)
+            if end_hurry is not None:
+                end_hurry()
             # None once the task has ended: then all that waited were told.
             if task.waiters is not None:
                 self._ledger.unregister(task, waiter)
         if timeout is not None and not task.status.is_final:
             raise _waited_too_long(task, timeout)
+
+    def _hurry(self, worker: Worker | None, task: LiveTask) -> Callable[[], object] | None:
+        """Have *task* run soon, for which *worker* or others stand still; return what ends it."""
+        crew = self._crew
+        if worker is None:
+            crew.want(task)
+            return None
+        crew.step_aside(worker, task)
+        return lambda: crew.step_back(worker, task)
 
     def _block_until_final(self, task: LiveTask, timeout: float | None) -> None:
         waiter = ThreadWaiter(self._clock)
@@ -113,13 +122,27 @@ class Results:
             while waiter.wait(None) is None:
                 pass
             return
+        worker = self._own(current_worker(), None)
         self._waits.enter(node, task)
         try:
-            self._engine.run_inline(task)
-            while waiter.wait(None) is None:
-                self._engine.run_inline(task)
+            final: bool | None = None
+            while final is None:
+                ran = self._engine.run_inline(task)
+                final = (
+                    waiter.wait(None)
+                    if ran or worker is None
+                    else self._aside(worker, task, waiter)
+                )
         finally:
             self._waits.leave(node)
+
+    def _aside(self, worker: Worker, task: LiveTask, waiter: ThreadWaiter) -> bool | None:
+        """Block until woken or nudged, while other threads may run what *task* waits for."""
+        self._crew.step_aside(worker, task, inline=True)
+        try:
+            return waiter.wait(None)
+        finally:
+            self._crew.step_back(worker, task)
 
     def _wait_for_seconds(self, task: LiveTask, waiter: ThreadWaiter, timeout: float) -> bool:
         until = self._clock.monotonic() + timeout
@@ -139,7 +162,7 @@ class Results:
                     return final
                 able = crew.want(task)
         finally:
-            crew.step_back(worker)
+            crew.step_back(worker, task)
 
     def _own(self, worker: Worker | None, timeout: float | None) -> Worker | None:
         """Return the calling thread if it is one of the pool's and is about to stand still."""
@@ -148,8 +171,8 @@ class Results:
         return worker
 
 
-class _Aside(LoopWaiter):
-    """A coroutine on a loop of a pool's thread: another thread must run what it waits for."""
+class _Hurried(LoopWaiter):
+    """A coroutine that threads of the pool wait for: another must run what it waits for."""
 
     __slots__ = ("_crew", "_task")
 
