@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from framework import TaskManager, ThreadPoolExecutorEnhanced, get_task_manager
+from framework import (
+    TaskManager,
+    ThreadPoolExecutorEnhanced,
+    async_task,
+    background_task,
+    get_task_manager,
+    setup_async_framework,
+)
 from framework._workers import Worker
 from framework.testing import override_framework
 from tests.framework.pools import Stuck, counters, settle
@@ -214,6 +221,34 @@ def test_a_loop_inside_of_a_task(manager: TaskManager, timeout: float | None, de
         return asyncio.run(manager.get_result(inner, timeout))
 
     assert manager.wait_result(manager.submit_nowait(outer), timeout=PATIENCE) == 7
+
+
+@async_task
+def leaf(number: int) -> int:
+    """Run on the pool."""
+    return number
+
+
+@background_task
+async def middle(number: int) -> int:
+    """Wait for a task of the pool on the app's loop."""
+    return await leaf(number)
+
+
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
+async def test_a_coroutine_between_two_tasks_of_the_pool(
+    pool: ThreadPoolExecutorEnhanced, timeout: float | None
+) -> None:
+    """Tasks of a full pool may wait for coroutines that wait for tasks of it, many at once."""
+    with override_framework(pool=pool) as manager:
+        async with setup_async_framework(None):
+
+            def outer(number: int) -> Any:
+                return manager.wait_result(middle(number), timeout)
+
+            ids = [await manager.submit(outer, (number,)) for number in range(20)]
+            found = await asyncio.gather(*map(manager.get_result, ids))
+    assert found == list(range(20))
 
 
 def test_many_waits_on_a_loop_inside_of_a_task(manager: TaskManager) -> None:

@@ -153,8 +153,20 @@ def on_a_loop() -> int:
     return asyncio.run(get_task_manager().get_result(double(21)))
 
 
+@background_task
+async def through_the_loop(number: int) -> int:
+    """Wait for a task of the pool."""
+    found: int = await get_task_manager().get_result(double(number))
+    return found
+
+
+def for_a_coroutine() -> int:
+    """Wait for a coroutine that itself waits for a task of the pool."""
+    return get_task_manager().wait_result(through_the_loop(21))
+
+
 @each_mode
-@pytest.mark.parametrize("wait", [with_a_timeout, for_a_future, on_a_loop])
+@pytest.mark.parametrize("wait", [with_a_timeout, for_a_future, on_a_loop, for_a_coroutine])
 async def test_a_nested_wait_that_may_not_run_inline(
     asyncframe: Probe, mode: str, wait: Callable[[], int]
 ) -> None:
@@ -163,8 +175,9 @@ async def test_a_nested_wait_that_may_not_run_inline(
     async with setup_async_framework(app, max_workers=1):
         began = asyncframe.manager.clock.monotonic()
         task_id = await asyncframe.manager.submit(wait)
-        await turn()
-        await let_run(asyncframe, mode)
+        for _ in range(4):
+            await turn()
+            await let_run(asyncframe, mode)
 
         assert (await asyncframe.completed(task_id)).result == 42
         if mode != "threads":
