@@ -56,7 +56,7 @@ MODULES = (
     "waitfor",
 )
 FEWEST_TESTS = 1_000
-TIME_LIMIT = 900.0
+TIME_LIMIT = 600.0
 NO_SUITE = 77
 
 INI = """
