@@ -6,7 +6,7 @@ with the framework.
 
 Guarantees: every question is answered or ends with an error; a question whose asker has
 gone is dropped; an id is called unknown only when every other process has had a second to
-write it, or when there is no other.
+write it and could, or when there is no other.
 Relies on: directories whose methods may block, each for a few seconds at most.
 Lock order: its condition is innermost but for a waiter's own.
 """
@@ -58,6 +58,10 @@ class Shared(Protocol):
         """Return whether no other process can have a task that it has not written yet."""
         ...
 
+    def doubt(self) -> Exception | None:
+        """Return why other processes may be unable to write; None if all is well."""
+        ...
+
 
 class _Question:
     """What one coroutine or thread wants to know.
@@ -68,12 +72,13 @@ class _Question:
         call: What to call on the thread, in place of a search.
         waiter: Is woken once `answer` or `error` is there.
         tries: How often it was asked in vain.
+        last: Whether it is not asked again if nobody knows the task.
         seen: Whether somebody knows the task.
         dropped: Whether nobody wants the answer any more.
     """
 
-    __slots__ = ("answer", "call", "done", "dropped", "error", "final", "seen", "task_id",
-                 "tries", "waiter")  # fmt: skip
+    __slots__ = ("answer", "call", "done", "dropped", "error", "final", "last", "seen",
+                 "task_id", "tries", "waiter")  # fmt: skip
 
     def __init__(
         self,
@@ -88,7 +93,7 @@ class _Question:
         self.final = final
         self.call = call
         self.tries = 0
-        self.dropped = self.done = self.seen = False
+        self.dropped = self.done = self.seen = self.last = False
         self.answer: Any = None
         self.error: BaseException | None = None
 
@@ -143,7 +148,7 @@ class Elsewhere:
         """
         if not _checks.may_be_task_id(task_id):
             return None
-        record: TaskRecord | None = await self._ask(task_id, tries=0 if patient else len(_PAUSES))
+        record: TaskRecord | None = await self._ask(task_id, last=not patient)
         return record
 
     async def until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:
@@ -202,13 +207,13 @@ class Elsewhere:
         task_id: str | None,
         *,
         final: bool = False,
-        tries: int = 0,
+        last: bool = False,
         timeout: float | None = None,
         call: Callable[[], Any] | None = None,
     ) -> Any:
         waiter = LoopWaiter(self._boxes)
         question = _Question(waiter, task_id, final=final, call=call)
-        question.tries = tries
+        question.last = last
         timer = None
         self._put(question)
         try:
@@ -300,15 +305,17 @@ class Elsewhere:
             if error is not None:
                 # Perhaps it is known just where nobody answers.
                 question.finish(None, error)
-            elif question.tries >= len(_PAUSES):
+            elif question.last:
                 question.finish(None)
+            elif question.tries >= len(_PAUSES):
+                question.finish(None, self._doubt())
             else:
                 if alone is None:
                     alone = self._is_alone()
-                pause = 0.0 if alone else _PAUSES[question.tries]
                 # Alone, one more look: the last of the others may have written it and gone.
-                question.tries = len(_PAUSES) if alone else question.tries + 1
-                again.append((pause, question))
+                question.last = alone
+                again.append((0.0 if alone else _PAUSES[question.tries], question))
+                question.tries += 1
         return again
 
     def _ask_again(self, questions: list[tuple[float, _Question]]) -> None:
@@ -345,6 +352,11 @@ class Elsewhere:
             return all(isinstance(one, Shared) and one.is_alone() for one in self._directories)
         except Exception:  # nobody's answer is spoilt by it: then there may be others
             return False
+
+    def _doubt(self) -> Exception | None:
+        """Return why a task that nobody knows may be there all the same; None if it is not."""
+        doubts = (one.doubt() for one in self._directories if isinstance(one, Shared))
+        return next(filter(None, doubts), None)
 
     def _request_cancel(self, task_id: str) -> bool:
         return any(directory.request_cancel(task_id) for directory in self._directories)

@@ -257,6 +257,16 @@ class SQLStore:
         except FAULTS as error:
             raise self._unavailable(error) from error
 
+    def doubt(self) -> StoreUnavailableError | None:
+        """Return why other processes may be unable to write; None if this one can."""
+        fault = self._backlog.fault
+        if not fault:
+            return None
+        return StoreUnavailableError(
+            f"{self!r} cannot be written: {fault}; so it does not know what other processes "
+            "have accepted meanwhile; try again later"
+        )
+
     def request_cancel(self, task_id: str) -> bool:
         """Ask the process that has a live task to cancel it; blocks.
 

@@ -322,6 +322,23 @@ def test_one_framework_for_each_store(sqlite_url: str) -> None:
         store.open(Host(TestClock()))
 
 
+def test_doubt(sqlite_url: str) -> None:
+    """While a store cannot be written, what others have accepted may be unknown to it."""
+    store = SQLStore(sqlite_url)
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+        store._backlog = peer.backlog
+        assert store.doubt() is None
+        peer.accept()
+        with locked(sqlite_url):
+            peer.writer.attempt()
+            assert str(store.doubt()) == (
+                f"{store!r} cannot be written: database is locked; so it does not know what "
+                "other processes have accepted meanwhile; try again later"
+            )
+        peer.writer.attempt()
+        assert store.doubt() is None
+
+
 def test_file_is_removed_while_nothing_happens(
     sqlite_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

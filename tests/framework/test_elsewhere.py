@@ -59,14 +59,20 @@ class AloneBook(Book):
 
     Attributes:
         on_alone: Called when that is asked for.
+        doubts: Why others may be unable to write.
     """
 
     on_alone: Callable[[], object] = bool
+    doubts: Exception | None = None
 
     def is_alone(self) -> bool:
         """Say so."""
         self.on_alone()
         return True
+
+    def doubt(self) -> Exception | None:
+        """Say why."""
+        return self.doubts
 
 
 class HastyClock(SystemClock):
@@ -209,6 +215,23 @@ async def test_alone_after_another_has_left(hasty: HastyClock) -> None:
     book.on_alone = lambda: book.records.update(late=late)
     elsewhere = Elsewhere([book], SystemClock(), Mailboxes(), hasty)
     assert await elsewhere.find("late") is late
+    elsewhere.close()
+
+
+async def test_others_may_be_unable_to_write(hasty: HastyClock) -> None:
+    """While nobody can write, an id is not called unknown, unless there is no other process."""
+    book = AloneBook(record_of("done"))
+    book.doubts = StoreUnavailableError("the disk is full")
+    elsewhere = Elsewhere([Book(), book], SystemClock(), Mailboxes(), hasty)
+    with pytest.raises(StoreUnavailableError, match="the disk is full"):
+        await elsewhere.find("nobody")
+    with pytest.raises(StoreUnavailableError, match="the disk is full"):
+        await elsewhere.until_final("nobody", None)
+    assert await elsewhere.find("done")
+    assert await elsewhere.find("nobody", patient=False) is None
+    elsewhere.close()
+    elsewhere = Elsewhere([book], SystemClock(), Mailboxes(), hasty)
+    assert await elsewhere.find("nobody") is None
     elsewhere.close()
 
 
