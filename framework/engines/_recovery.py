@@ -34,7 +34,7 @@ EVERY: Final = 10.0
 _SHARE: Final = 50
 """A look may take one part in so many of the time."""
 
-_LONGEST: Final = 60.0
+_LONGEST: Final = 20.0
 """Seconds that a look may take before another worker begins one, since the first may have died."""
 
 _PAUSES: Final = (20.0, 3_600.0)
