@@ -90,12 +90,26 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             on_sleep = self.clock.on_sleep
             if on_sleep is not None:
                 on_sleep(when - self.time())
-            return super().call_at(when, callback, *args, context=context)
+            return self._set(when, callback, args, context)
         caller = sys._getframe(1)
-        handle = super().call_at(when, callback, *args, context=context)
+        handle = self._set(when, callback, args, context)
         place = users_place(caller.f_back if caller.f_code is _CALL_LATER else caller)
         if place:
             self._places[handle] = place
+        return handle
+
+    def _set(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: Context | None,
+    ) -> asyncio.TimerHandle:
+        handle = super().call_at(when, callback, *args, context=context)
+        # In debug mode a handle tells who has made it: that is neither of us.
+        made_by = handle._source_traceback  # type: ignore[attr-defined]  # asyncio's own
+        if made_by:
+            del made_by[-2:]
         return handle
 
     def close(self) -> None:
@@ -110,22 +124,27 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Run as any loop does, counted while it has something to do."""
         name = threading.current_thread().name
         with self.clock.sequencer.working(name, self.arrival) as actor:
-            loops = self.clock.sequencer.loops
-            self._seat.actor = actor
+            loops, seat = self.clock.sequencer.loops, self._seat
+            # asyncio refuses a loop that runs, or beside one: that one goes on then.
+            before, seated = loops.get(actor.ident), seat.actor
+            seat.actor = actor
             loops[actor.ident] = self
             try:
                 super().run_forever()
             finally:
-                del loops[actor.ident]
-                self._seat.actor = None
+                seat.actor = seated
+                if before is None:
+                    del loops[actor.ident]
+                else:
+                    loops[actor.ident] = before
 
     def run_until_complete(self, future: Any) -> Any:
         """Run as any loop does, and know for what."""
-        self._asked = future
+        before, self._asked = self._asked, future
         try:
             return super().run_until_complete(future)
         finally:
-            self._asked = None
+            self._asked = before
 
     def throw(self, error: Exception) -> bool:
         """Raise *error* at the await at which the test waits; False if there is none.

@@ -202,6 +202,32 @@ async def test_a_file_is_asked_for_once(asyncframe: Probe, monkeypatch: pytest.M
     right.close()
 
 
+async def test_a_loop_that_runs_already(asyncframe: Probe) -> None:
+    """A loop that runs, or another one beside it, refuses to be run as in asyncio."""
+    loop, other = asyncio.get_running_loop(), asyncframe.clock.new_event_loop()
+    with pytest.raises(RuntimeError, match=r"^This event loop is already running$"):
+        loop.run_forever()
+    for call in (other.run_forever, lambda: other.run_until_complete(asyncio.Future(loop=other))):
+        with pytest.raises(RuntimeError, match=r"^Cannot run the event loop while another loop"):
+            call()
+    other.close()
+
+    begun = asyncio.to_thread(asyncframe.clock.sleep, 3)
+    await asyncio.wait_for(begun, 5)
+    assert asyncframe.clock.monotonic() == 3
+
+
+@pytest.mark.parametrize("setter", ["call_later", "call_at"])
+async def test_who_has_set_a_timer(asyncframe: Probe, setter: str) -> None:
+    """In debug mode a timer tells where it was set, as asyncio's do."""
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    timer = getattr(loop, setter)(9, print)
+    timer.cancel()
+
+    assert re.search(r"created at .*test_sequencer\.py:\d+", repr(timer))
+
+
 def test_a_timer_that_has_passed_fires_at_once(asyncframe: Probe) -> None:
     """A timer for a moment that has passed fires as soon as nobody runs."""
     fired = threading.Event()
