@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.process
 import platform
 import threading
 from pathlib import Path
@@ -28,6 +29,18 @@ def activity(native_id: int) -> object:
     if not fields:
         return None
     return object() if fields[0] in _AT_WORK else (fields[11], fields[12])
+
+
+def child_activity() -> list[object]:
+    """Return, for the children of `multiprocessing`, what `activity` does for threads."""
+    found: list[object] = []
+    for child in tuple(multiprocessing.process._children):  # type: ignore[attr-defined]
+        try:
+            fields = Path(f"/proc/{child.pid}/stat").read_text("latin-1").rpartition(")")[2].split()
+        except OSError:
+            continue
+        found.append(object() if fields[0] in _AT_WORK else (child.pid, fields[11], fields[12]))
+    return found
 
 
 class Glance(NamedTuple):

@@ -6,7 +6,6 @@ Relies on: a future asking for its callbacks to be invoked once it has its resul
 from __future__ import annotations
 
 import functools
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -37,33 +36,7 @@ def thread_pool_submit(sequencer: Sequencer, real: Submit) -> Submit:
     return submit
 
 
-def process_pool() -> Any:
-    """Return the class of process pools if anybody has imported it, or None."""
-    module = sys.modules.get("concurrent.futures.process")
-    return None if module is None else module.ProcessPoolExecutor
-
-
-def process_pool_submit(sequencer: Sequencer, real: Submit) -> Submit:
-    """Return a process pool's `submit`, whose calls are counted from then to their end."""
-
-    @functools.wraps(real)
-    def submit(self: Executor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        if sequencer.here is None:
-            return real(self, fn, *args, **kwargs)
-        sequencer.count_elsewhere(1)
-        try:
-            with sequencer.real():
-                future = real(self, fn, *args, **kwargs)
-        except BaseException:
-            sequencer.count_elsewhere(-1)
-            raise
-        _when_told(future, lambda: sequencer.count_elsewhere(-1))
-        return future
-
-    return submit
-
-
-def _when_told(future: Any, call: Callable[[], object]) -> None:
+def when_told(future: Any, call: Callable[[], object]) -> None:
     """Have *call* called once all callbacks of *future* have run.
 
     Args:
@@ -184,7 +157,7 @@ class _Visit:
 
     def follow(self, future: Future[Any]) -> None:
         """Leave once the callbacks of *future* have run."""
-        _when_told(future, self._leave)
+        when_told(future, self._leave)
         self._followed.release()
 
     def _leave(self) -> None:

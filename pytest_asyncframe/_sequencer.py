@@ -190,7 +190,7 @@ class Sequencer(Turns):
                 self._running += 1
                 chosen.kick()
                 return None
-            if self._elsewhere:
+            if self.elsewhere:
                 return None
             if self._watchers:
                 watcher, listening = self._watchers[-1]
@@ -384,7 +384,7 @@ class Sequencer(Turns):
                 self._running != 1
                 or not (self.moves or (self.allowed is not None and until <= self.allowed))
                 or self._coming
-                or self._elsewhere
+                or self.elsewhere
                 or self._ready
                 or self.queue
                 or self._watchers

@@ -24,7 +24,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from framework import TaskManager, ThreadPoolExecutorEnhanced
-from pytest_asyncframe import _lanes, _threads
+from pytest_asyncframe import _lanes, _processes, _threads
 from pytest_asyncframe._actors import Arrival
 from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._sequencer import Sequencer
@@ -53,10 +53,8 @@ def installed(clock: VirtualClock, *, wall: bool) -> Iterator[None]:
             replace(owner, name, make(clock, getattr(owner, name)))
         for owner, name, count in _COUNTED:
             replace(owner, name, count(clock.sequencer, getattr(owner, name)))
-        processes = _lanes.process_pool()
-        if processes is not None:
-            submit = _lanes.process_pool_submit(clock.sequencer, processes.submit)
-            replace(processes, "submit", submit)
+        for owner, name, new in _processes.counted(clock.sequencer):
+            replace(owner, name, new)
         replace(_anyio("to_thread"), "run_sync", _run_sync(clock.sequencer))
         replace(_anyio("from_thread"), "start_blocking_portal", _portal(clock))
         if wall:

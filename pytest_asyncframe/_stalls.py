@@ -15,6 +15,7 @@ from types import FrameType
 
 from pytest_asyncframe._activity import (
     activity,
+    child_activity,
     native_threads,
     unseen_threads_rest,
     waits_for_a_thread,
@@ -61,7 +62,8 @@ def watch(
         if actor is not sequencer.first:
             return None
         at_work = [one for one in list(sequencer.actors.values()) if not one.parked]
-        found = (sequencer.beats, [activity(one.native_id) for one in at_work])
+        children = child_activity() if sequencer.elsewhere else None
+        found = (sequencer.beats, [activity(one.native_id) for one in at_work], children)
         moved, seen = found != seen, found
         # One that computes is slow, not stuck.
         if moved or (_waits_outside(sequencer) and not at_work):
@@ -140,6 +142,8 @@ def _who_blocks(sequencer: Sequencer, strangers: Iterable[threading.Thread]) -> 
         f"  {thread.name}, which is none of the test's own, is at {_place(frames, thread.ident)}"
         for thread in strangers
     ]
+    if sequencer.elsewhere:
+        lines.append(f"  calls in other processes that have not come back: {sequencer.elsewhere}")
     return "\n".join([*lines, *_table(sequencer)])
 
 

@@ -51,6 +51,8 @@ class Turns(ABC):
         known: The identifiers of the threads that are or have been actors and have not ended.
         loops: The event loop of each actor that runs one, by the thread's identifier.
         first: The actor that is told of a stall: the test's own.
+        elsewhere: How many calls other processes work on: time stands still meanwhile, and
+            turns are taken.
     """
 
     def __init__(self, *, one_at_a_time: bool) -> None:
@@ -76,8 +78,7 @@ class Turns(ABC):
         # How many are certain to come soon: those announced, or counted while away, and
         # threads that end. Nobody takes a turn before.
         self._coming = 0
-        # How much is done in other processes: time stands still, and turns are taken.
-        self._elsewhere = 0
+        self.elsewhere: int = 0
         self._ready: list[Actor] = []
         self._returned: list[Actor] = []
         self._owing: dict[int, Actor] = {}
@@ -262,7 +263,7 @@ class Turns(ABC):
         """Count work that other processes do; below 0 for work that has ended."""
         with self._lock:
             self.beats += 1
-            self._elsewhere += more
+            self.elsewhere += more
         if more < 0:
             self.go_on()
 

@@ -205,8 +205,15 @@ def in_a_process() -> None:
         pool.submit(abs, -1).result()
 
 
+def in_a_pool_of_processes() -> None:
+    """Wait for a pool of multiprocessing's."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        pool.apply_async(abs, (-1,)).get(timeout=1)
+
+
 DETECTED: dict[str, Wait] = {
     "ProcessPoolExecutor().submit(fn)": in_a_process,
+    "multiprocessing.Pool().apply_async(fn)": in_a_pool_of_processes,
     "whatever computes": computed,
     "from time import sleep": lambda: sleep_by_name(MOMENT),
     "Lock.acquire(timeout=s)": locked,

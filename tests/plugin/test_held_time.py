@@ -29,7 +29,7 @@ from framework import (
     ThreadPoolExecutorEnhanced,
     throttled_task,
 )
-from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.clock import StuckError, VirtualClock
 from pytest_asyncframe.probe import Probe
 
 asleep = asyncio.sleep  # noqa: TID251  # on virtual time, which is what is tested here
@@ -145,6 +145,59 @@ def test_a_process_pool_that_is_closed(asyncframe: Probe) -> None:
 
     sleep(3)
     assert asyncframe.clock.monotonic() == 3
+
+
+def test_a_process_pool_that_is_imported_in_the_test(pytester: pytest.Pytester) -> None:
+    """A process pool holds time also where its module is imported by the test itself."""
+    pytester.makepyfile("""
+    import multiprocessing
+
+    def test_it(asyncframe):
+        from concurrent.futures import ProcessPoolExecutor
+
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            assert pool.submit(abs, -1).result(timeout=5) == 1
+        assert asyncframe.clock.monotonic() == 0
+    """)
+    pytester.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=1)
+
+
+def test_pools_of_multiprocessing(asyncframe: Probe) -> None:
+    """Time stands still while a pool of multiprocessing owes a result, of whatever kind."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.apply_async(compute).get(timeout=1) == compute()
+        assert pool.map_async(abs, [-1, -2]).get(timeout=1) == [1, 2]
+        assert pool.map_async(abs, []).get(timeout=1) == []
+        assert pool.imap(abs, [-1, -2]).next(timeout=1) == 1
+        assert sorted(pool.imap_unordered(abs, [-1, -2])) == [1, 2]
+        assert asyncframe.clock.monotonic() == 0
+
+    sleep(3)
+    assert asyncframe.clock.monotonic() == 3
+
+
+def test_a_pool_of_multiprocessing_that_is_terminated(asyncframe: Probe) -> None:
+    """What a pool will never give does not keep time from moving."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        owed = pool.apply_async(compute, (3600,))
+    with pytest.raises(multiprocessing.TimeoutError):
+        owed.get(timeout=60)
+
+    assert asyncframe.clock.monotonic() == 60
+
+
+def never_end() -> None:
+    """Wait for nobody, in a process whose time is real."""
+    threading.Event().wait()
+
+
+def test_a_process_that_does_not_come_back(asyncframe: Probe) -> None:
+    """A process that neither answers nor computes is told of, as a thread is."""
+    asyncframe.clock.sequencer.patience = 0.2
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        owed = pool.apply_async(never_end)
+        with pytest.raises(StuckError, match=r"other processes that have not come back: 1\n"):
+            owed.get()
 
 
 async def test_the_end_of_the_default_executor(asyncframe: Probe) -> None:
