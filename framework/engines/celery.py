@@ -11,7 +11,7 @@ from framework import _checks, _registry
 from framework._calls import TaskSpec
 from framework._records import TaskRecord, TaskStatus
 from framework._task import live
-from framework._wire import call_encoder, decode_call, refusals, settled
+from framework._wire import CallEncoder, call_encoder, decode_call, refusals, settled
 from framework.exceptions import BrokerUnavailableError
 from framework.protocols import EngineHost, Kind, Run
 
@@ -334,14 +334,15 @@ class CeleryEngine:
 
         Raises:
             TypeError: If its arguments do not fit its annotations, or JSON.
-            ValueError: If its function is not registered, or its limit missing or too long.
+            ValueError: If its function is not registered, values of its annotations cannot
+                travel, or its limit is missing or too long.
             QueueFullError: If as many tasks wait to be published as may.
         """
         task = live(record)
         spec: TaskSpec = task.spec
         known = spec.wire
         if known is None or known[0] is not self:
-            known = spec.wire = (self, self._name_of(spec), call_encoder(spec.fn))
+            known = spec.wire = (self, self._name_of(spec), self._encoder(spec))
         _, name, encode = known
         if task.limit is None:
             task.limit = self.default_limit
@@ -360,6 +361,13 @@ class CeleryEngine:
         if self._publisher is not None:
             self._publisher.require_room()
         task.payload = (name, encode(task.args or (), task.kwargs))
+
+    def _encoder(self, spec: TaskSpec) -> CallEncoder:
+        # Of functions that the app knew when it started this was found out then.
+        refused = refusals(spec.fn)
+        if refused:
+            raise ValueError(f"values of some annotations cannot travel: {'; '.join(refused)}")
+        return call_encoder(spec.fn)
 
     def _name_of(self, spec: TaskSpec) -> str:
         name = self.functions.name_of(spec)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,21 +67,6 @@ class Order(BaseModel):
 
 
 @background_task(timeout=30)
-def hold(lock: Any) -> None:
-    """Take what no JSON has."""
-
-
-@background_task
-def unlimited() -> None:
-    """Have no limit."""
-
-
-@background_task(timeout=600)
-def overlong() -> None:
-    """Have a longer limit than workers allow."""
-
-
-@background_task(timeout=30)
 def unkept() -> object:
     """Return what no JSON has."""
     return threading.Lock()
@@ -95,6 +82,35 @@ def pair(numbers: tuple[int, ...], plain: Any, order: Order) -> dict[str, Any]:
 async def in_place(values: Any) -> Any:
     """Return what arrived, and a tuple beside it."""
     return values, ("a", "tuple")
+
+
+class Upload(BaseModel):
+    """A model whose bytes pydantic takes for text."""
+
+    data: bytes
+
+
+@pytest.fixture
+def tasks() -> Iterator[SimpleNamespace]:
+    """Give functions that workers refuse; gone afterwards, or other apps would not start."""
+
+    @background_task(timeout=30)
+    def hold(lock: Any) -> None: ...
+
+    @background_task
+    def unlimited() -> None: ...
+
+    @background_task(timeout=600)
+    def overlong() -> None: ...
+
+    @background_task(timeout=30)
+    def store(upload: Upload) -> None: ...
+
+    made = SimpleNamespace(hold=hold, unlimited=unlimited, overlong=overlong, store=store)
+    del hold, unlimited, overlong, store
+    yield made
+    vars(made).clear()
+    gc.collect()
 
 
 def undecorated() -> None:
@@ -118,28 +134,38 @@ def app_on(folder: Path, *parts: str) -> FastAPI:
 @pytest.mark.parametrize(
     ("submit", "error", "words"),
     [
-        (lambda _: hold(threading.Lock()), TypeError, "argument 'lock' of .*hold does not fit"),
-        (lambda _: unlimited(), ValueError, "timeout must be given for .*unlimited"),
-        (lambda _: overlong(), ValueError, "timeout must be at most 60 s"),
         (
-            lambda probe: probe.manager.submit_nowait(undecorated, timeout=5),
+            lambda it, _: it.hold(threading.Lock()),
+            TypeError,
+            "argument 'lock' of .*hold does not fit",
+        ),
+        (lambda it, _: it.unlimited(), ValueError, "timeout must be given for .*unlimited"),
+        (lambda it, _: it.overlong(), ValueError, "timeout must be at most 60 s"),
+        (
+            lambda it, _: it.store(Upload(data=b"text")),
+            ValueError,
+            "values of some annotations cannot travel: argument 'upload' of .*store",
+        ),
+        (
+            lambda _, probe: probe.manager.submit_nowait(undecorated, timeout=5),
             ValueError,
             "func must be a function that workers know, not .*undecorated",
         ),
     ],
-    ids=["argument", "no limit", "limit", "unknown"],
+    ids=["argument", "no limit", "limit", "annotation", "unknown"],
 )
 async def test_what_workers_refuse_is_refused(
     asyncframe: Probe,
     tmp_path: Path,
-    submit: Callable[[Probe], object],
+    tasks: SimpleNamespace,
+    submit: Callable[[SimpleNamespace, Probe], object],
     error: type[Exception],
     words: str,
 ) -> None:
     """A submission that the app's own engine would refuse is refused in a test as well."""
     async with asyncframe.client(app_on(tmp_path, "celery")):
         with pytest.raises(error, match=words):
-            submit(asyncframe)
+            submit(tasks, asyncframe)
 
 
 @pytest.mark.parametrize("part", ["celery", "sql"])
@@ -211,22 +237,27 @@ async def test_a_default_limit_holds(asyncframe: Probe, tmp_path: Path) -> None:
 
 
 @pytest.mark.asyncframe(app_rules="off")
-async def test_the_rules_can_be_left_out(asyncframe: Probe, tmp_path: Path) -> None:
+async def test_the_rules_can_be_left_out(
+    asyncframe: Probe, tmp_path: Path, tasks: SimpleNamespace
+) -> None:
     """With app_rules="off" the test's own engine takes anything."""
     async with asyncframe.client(app_on(tmp_path, "celery", "sql")):
-        hold(threading.Lock())
-        unlimited()
+        tasks.hold(threading.Lock())
+        tasks.unlimited()
         await asyncframe.settled()
         assert (await asyncframe.completed(pair((1,), (2,), Order(number=1, day=date.min)))).result
 
 
-async def test_rules_are_of_one_app(asyncframe: Probe, tmp_path: Path) -> None:
+async def test_rules_are_of_one_app(
+    asyncframe: Probe, tmp_path: Path, tasks: SimpleNamespace
+) -> None:
     """Of two apps in one test each has its own rules, and they end with it."""
     free = FastAPI(lifespan=setup_async_framework)
 
     @free.post("/unlimited")
     async def start() -> str:
-        return unlimited()
+        task_id: str = tasks.unlimited()
+        return task_id
 
     strict = app_on(tmp_path, "celery")
     strict.post("/unlimited")(start)
@@ -235,8 +266,8 @@ async def test_rules_are_of_one_app(asyncframe: Probe, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="timeout must be given"):
             await client.post("/unlimited")
         await asyncframe.settled()
-    asyncframe.assert_submitted(unlimited, times=1)
-    unlimited()
+    asyncframe.assert_submitted(tasks.unlimited, times=1)
+    tasks.unlimited()
     await asyncframe.settled()
 
 
