@@ -20,7 +20,7 @@ from framework import (
 )
 from framework._workers import Worker
 from framework.testing import override_framework
-from tests.framework.pools import Stuck, counters, settle
+from tests.framework.pools import Stuck, counters, run_script, settle
 from tests.patience import PATIENCE
 
 SOON = 0.01
@@ -168,6 +168,47 @@ def test_without_a_thread_to_be_had_the_call_runs_inline(
 def no_thread(_: Worker) -> None:
     """Fail as a process that has as many threads as it may."""
     raise RuntimeError("can't start new thread")
+
+
+def test_spare_threads_are_initialised_too() -> None:
+    """A pool's initializer runs on its spare threads before what they are started for."""
+    kept = threading.local()
+
+    def prepare() -> None:
+        kept.ready = True
+
+    with ThreadPoolExecutorEnhanced(1, initializer=prepare) as pool:
+
+        def outer() -> list[bool]:
+            return [pool.submit(lambda: kept.ready).result(PATIENCE) for _ in range(3)]
+
+        assert pool.submit(outer).result(PATIENCE) == [True] * 3
+
+
+def test_a_timed_wait_while_the_interpreter_ends() -> None:
+    """When no thread can be started any more, a queued call is run by its waiter."""
+    done = run_script(
+        """
+        import concurrent.futures.thread, threading
+        from framework import ThreadPoolExecutorEnhanced
+
+        pool, queued, ending = ThreadPoolExecutorEnhanced(1), threading.Event(), threading.Event()
+        # Called at the end of the interpreter, shortly before new threads are forbidden.
+        threading._register_atexit(ending.set)
+
+        def outer():
+            inner = pool.submit(int, "9")
+            queued.set()
+            ending.wait()
+            while not concurrent.futures.thread._shutdown:
+                pass
+            print(inner.result(60))
+
+        pool.submit(outer)
+        queued.wait()
+        """
+    )
+    assert (done.returncode, done.stdout) == (0, "9\n"), done.stderr
 
 
 def test_a_poll_runs_nothing(pool: ThreadPoolExecutorEnhanced) -> None:

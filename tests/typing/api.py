@@ -349,6 +349,7 @@ def use_task(task: Task) -> None:
     assert_type(task.cancel_requested, bool)
     assert_type(task.still_running, bool)
     assert_type(task.reason, str)
+    assert_type(task.last_error, str | None)
     assert_type(task.origin, str | None)
     assert_type(current_task(), Task | None)
     answered: dict[str, object] = task.to_dict()  # dicts are invariant, and FastAPI's users say so
