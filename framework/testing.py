@@ -22,6 +22,7 @@ from framework._drain import REASON
 from framework._ledger import Home
 from framework._manager import TaskManager
 from framework._pool import ThreadPoolExecutorEnhanced
+from framework._results import Results
 from framework._runtime import Framework, Parts, override, set_override
 from framework._task import live
 from framework.protocols import (
@@ -41,6 +42,7 @@ __all__ = [
     "ControlledExecutor",
     "Queued",
     "bare_function",
+    "before_waits",
     "call_of",
     "driver_of",
     "function_name",
@@ -98,6 +100,25 @@ def driver_of(record: TaskRecord) -> asyncio.Task[Any] | None:
     """Return what drives the coroutine of a task just now; None if it has none."""
     driver = live(record).driver
     return None if driver is None else driver.owner
+
+
+@contextmanager
+def before_waits(call: Callable[[], object]) -> Iterator[None]:
+    """Have *call* called each time that a coroutine is about to wait for a task, inside.
+
+    What it raises is raised to whoever waits, in the whole process.
+    """
+    real = Results.get
+
+    async def get(self: Results, record: TaskRecord, timeout: float | None) -> Any:
+        call()
+        return await real(self, record, timeout)
+
+    Results.get = get  # type: ignore[method-assign]  # put back below
+    try:
+        yield
+    finally:
+        Results.get = real  # type: ignore[method-assign]
 
 
 def was_cut_short(record: TaskRecord) -> bool:

@@ -23,7 +23,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from types import SimpleNamespace
 from typing import Any
 
-from framework import TaskManager, ThreadPoolExecutorEnhanced
+from framework import ThreadPoolExecutorEnhanced
+from framework.testing import before_waits
 from pytest_asyncframe import _lanes, _processes, _threads
 from pytest_asyncframe._actors import Arrival
 from pytest_asyncframe._loop import VirtualLoop
@@ -57,6 +58,7 @@ def installed(clock: VirtualClock, *, wall: bool) -> Iterator[None]:
             replace(owner, name, new)
         replace(_anyio("to_thread"), "run_sync", _run_sync(clock.sequencer))
         replace(_anyio("from_thread"), "start_blocking_portal", _portal(clock))
+        stack.enter_context(before_waits(functools.partial(_check_loop, clock)))
         if wall:
             _show_wall(stack, clock)
         for module, class_name in (("time_machine", "travel"), ("freezegun.api", "_freeze_time")):
@@ -178,14 +180,10 @@ def _new_event_loop(
     return new_event_loop
 
 
-def _get_result(clock: VirtualClock, real: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(real)
-    async def get_result(self: TaskManager, task_id: str, timeout: float | None = None) -> Any:
-        if clock.sequencer.here is not None:
-            clock.require_loop("get_result()")
-        return await real(self, task_id, timeout)
-
-    return get_result
+def _check_loop(clock: VirtualClock) -> None:
+    # Nobody can wake another loop while the clock counts its thread as running.
+    if clock.sequencer.here is not None:
+        clock.require_loop("waiting for a task")
 
 
 # What waits, and by what it measures how long.
@@ -200,8 +198,6 @@ _REPLACED: tuple[tuple[Any, str, Callable[[VirtualClock, Any], Any]], ...] = (
     # The first is where asyncio.Runner, and so asyncio.run, finds it.
     (asyncio.events, "new_event_loop", _new_event_loop),
     (asyncio, "new_event_loop", _new_event_loop),
-    # It cannot be woken on any other loop, and would wait for ever.
-    (TaskManager, "get_result", _get_result),
 )
 
 # What begins elsewhere, and what waits for its end.

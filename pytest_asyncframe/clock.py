@@ -206,9 +206,9 @@ class VirtualClock:
         if isinstance(loop, VirtualLoop) and loop.clock is self:
             return loop
         raise RuntimeError(
-            f"{what} was called on {loop!r}, which is not on this test's clock, so nobody could "
-            "go on: run it by asyncio.run() without a loop factory, write the test as 'async "
-            "def', or make the loop by asyncframe.clock.new_event_loop()"
+            f"{what} on {loop!r} could last for ever, since that loop is not on this test's clock: "
+            "run it by asyncio.run() without a loop factory, write the test as 'async def', or "
+            "make the loop by asyncframe.clock.new_event_loop()"
         )
 
     async def _rest(self, loop: VirtualLoop, target: int) -> None:
