@@ -30,6 +30,7 @@ from framework._clock import SystemClock
 from framework._core import Core
 from framework._ids import random_id
 from framework._records import TaskEvent
+from framework._task import live
 from framework._workers import Worker
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
@@ -225,8 +226,12 @@ async def test_no_event_unless_somebody_hears(
     """Without a sink no event is made, and with one those of the kinds that it hears."""
     made = Counter(TaskEvent)
     monkeypatch.setattr(_events, "TaskEvent", made)
-    await bare_manager.submit(nothing, wait=True)
+    task_id = await bare_manager.submit(nothing)
+    await bare_manager.get_result(task_id)
     assert made.calls == 0
+    record = core_of(bare_manager).ledger.find(task_id)
+    assert record is not None
+    assert live(record).outbox is None
     bare_manager.subscribe(lambda _: None, kinds={"started", "failed"})
     await bare_manager.submit(nothing, wait=True)
     assert made.calls == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ from framework import (
 from framework._deadlines import Deadlines, _Queue
 from framework._ledger import Home
 from framework._workers import Item, Worker
-from tests.framework.pools import clock_apart
+from tests.framework.pools import clock_apart, start_stuck
 from tests.patience import PATIENCE
 
 LIMIT = 5.0
@@ -126,3 +127,27 @@ def test_a_call_is_counted_while_the_figures_are_read() -> None:
     stack.append(call)
     pool._crew.threads = pool._crew.threads | {worker}
     assert pool.get_stats()["completed"] == 2
+
+
+def test_a_call_is_cancelled_while_a_shutdown_drops_it() -> None:
+    """A call that its caller cancels while a shutdown drops it is told as done, once."""
+    # 1 the shutdown takes the call off the queue, 2 the caller cancels it and finds nothing
+    # to take off, 3 the shutdown drops it, and is the one that tells.
+    pool = ThreadPoolExecutorEnhanced(1)
+    stuck, _ = start_stuck(pool)
+    queued = pool.submit(int)
+    told: list[object] = []
+    queued.add_done_callback(told.append)
+    close = pool._crew.close
+
+    def close_and_cancel(*, drop: bool) -> list[Item]:
+        dropped = close(drop=drop)
+        assert queued.cancel()
+        return dropped
+
+    pool._crew.close = close_and_cancel  # type: ignore[method-assign]  # the race's second step
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert wait([queued], PATIENCE).done == {queued}
+    assert told == [queued]
+    assert pool.get_stats()["cancelled"] == 1
+    stuck.let_go_and_join()
