@@ -178,14 +178,20 @@ class Crew:
         with self.lock:
             claimed = self._claim(item)
             self.cancelled += claimed
-            if claimed and len(self._queue) > 2 * len(self._waiting) + _SLACK:
-                # What was discarded must not pile up behind threads that are stuck.
-                waiting = [one for one in self._queue.copy() if one in self._waiting]
-                self._queue.clear()
-                self._queue.extend(waiting)
-                # A thread may have parked while it was empty.
-                self._wake_one()
+            if claimed:
+                self._tidy()
             return claimed
+
+    def _tidy(self) -> None:
+        """Keep what waits no more from piling up in the queue, behind threads that are busy."""
+        if len(self._queue) <= 2 * len(self._waiting) + _SLACK:
+            return
+        with self.lock:
+            waiting = [one for one in self._queue.copy() if one in self._waiting]
+            self._queue.clear()
+            self._queue.extend(waiting)
+            # A thread may have parked while it was empty.
+            self._wake_one()
 
     def run_inline(self, item: Item) -> bool:
         """Run *item* on this thread, if it is queued here and the thread is one of ours."""
@@ -193,6 +199,7 @@ class Crew:
         if worker is None or worker.crew is not self or not self._claim(item):
             return False
         worker.stack.append(item)
+        self._tidy()
         worker.work(item)
         worker.count()
         return True
@@ -278,6 +285,7 @@ class Crew:
                 item = self._next_for_spare(others)
                 if item is not None:
                     worker.stack.append(item)
+                    self._tidy()
                     return item
             # In one step, so that whoever wants something now starts another one.
             self._take_off(worker)

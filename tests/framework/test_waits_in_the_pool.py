@@ -211,6 +211,20 @@ def test_a_timed_wait_while_the_interpreter_ends() -> None:
     assert (done.returncode, done.stdout) == (0, "9\n"), done.stderr
 
 
+@pytest.mark.parametrize("timeout", [None, PATIENCE])
+def test_what_waiters_have_run_does_not_stay_queued(
+    pool: ThreadPoolExecutorEnhanced, timeout: float | None
+) -> None:
+    """A call that waits for one call after the other leaves none of them in the queue."""
+
+    def outer() -> int:
+        for number in range(1_000):
+            assert pool.submit(int, number).result(timeout) == number
+        return len(pool._crew._queue)
+
+    assert pool.submit(outer).result(PATIENCE) < 100
+
+
 def test_a_poll_runs_nothing(pool: ThreadPoolExecutorEnhanced) -> None:
     """result(0) asks whether there is a result, and has nothing run."""
 
