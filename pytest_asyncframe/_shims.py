@@ -305,7 +305,7 @@ def _refused(clock: VirtualClock, module: str, real: Callable[..., Any]) -> Call
     @functools.wraps(real)
     def start(self: Any) -> Any:  # Any: a class of time-machine or freezegun
         # Also by a fixture that outlives the test: the clock's own date would be hidden by it.
-        if threading.get_ident() not in clock.sequencer.actors:
+        if clock.date_is_real or threading.get_ident() not in clock.sequencer.actors:
             return real(self)
         raise RuntimeError(
             f"{name} was started in a test with a virtual clock, which moves datetime.now(): set "

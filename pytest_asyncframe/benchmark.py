@@ -24,6 +24,7 @@ from pytest_asyncframe._rounds import Bench, Bodies, Call, Figures, Timed, opene
 
 if TYPE_CHECKING:
     from pytest_asyncframe._toolkit import Toolkit
+    from pytest_asyncframe.clock import VirtualClock
 
 _WARM_UP, _BESIDE = 0.1, 0.2
 """Shares of a benchmark's time: to warm up, and for each figure beside the timed one."""
@@ -360,15 +361,22 @@ def _real_time(toolkit: Toolkit | None) -> Iterator[None]:
         if toolkit is not None and toolkit.sequencer is not None:
             stack.enter_context(toolkit.sequencer.real())
         if toolkit is not None and toolkit.clock is not None:
-            stack.enter_context(_real_wall())
+            stack.enter_context(_real_wall(toolkit.clock))
         yield
 
 
-def _real_wall() -> AbstractContextManager[object]:
+@contextmanager
+def _real_wall(clock: VirtualClock) -> Iterator[None]:
     """Let ``datetime.now()`` and ``time.time()`` show real time."""
     try:
         import time_machine  # optional; where it is missing, nothing else is shown
     except ImportError:
-        return nullcontext()
+        yield
+        return
     now = time_machine.escape_hatch.datetime.datetime.now(UTC)
-    return time_machine.travel(now, tick=True)
+    clock.date_is_real = True
+    try:
+        with time_machine.travel(now, tick=True):
+            yield
+    finally:
+        clock.date_is_real = False

@@ -44,6 +44,7 @@ class VirtualClock:
         wall: Wall clock at second 0, in seconds since the epoch; None for now.
 
     Attributes:
+        date_is_real: Whether ``datetime.now()`` shows real time for now, as in a benchmark.
         on_sleep: Called before each sleep with its seconds.
         on_read: Called with a function's name and its caller when that reads real time.
         label: Returns which task runs on a thread or in a coroutine; see `explain`.
@@ -55,6 +56,7 @@ class VirtualClock:
     def __init__(self, sequencer: Sequencer | None = None, wall: float | None = None) -> None:
         self.sequencer: Sequencer = Sequencer() if sequencer is None else sequencer
         self._wall = time.time() if wall is None else wall
+        self.date_is_real: bool = False
         self.on_sleep: Callable[[float], object] | None = None
         self.on_block: Callable[[str], AbstractContextManager[object]] = nullcontext
         self.on_read: Callable[[str, FrameType], object] = lambda *_: None
