@@ -20,7 +20,7 @@ def send(to: str, copies: int = 1) -> str:
 
 
 @background_task(name="nightly report")
-def report() -> None:
+def count_pages() -> None:
     """Do nothing, under a name of its own."""
 
 
@@ -41,7 +41,7 @@ class Mailer:
     def make(cls, to: str) -> None:
         """Do nothing."""
 
-    def plain(self, to: str, cc: str = "") -> None:
+    def note_down(self, to: str, cc: str = "") -> None:
         """Do nothing, and be no task of its own accord."""
 
 
@@ -142,12 +142,12 @@ def test_a_name_of_functions_that_are_gone(asyncframe: Probe) -> None:
 
 def test_a_name_that_was_given(asyncframe: Probe) -> None:
     """A task is found by the name given to it, and by its function's name."""
-    report()
+    count_pages()
     send.options(name="urgent")("ann")
     asyncframe.run_until_idle()
 
     asyncframe.assert_submitted("nightly report", times=1)
-    asyncframe.assert_submitted("report", times=1)
+    asyncframe.assert_submitted("count_pages", times=1)
     asyncframe.assert_submitted("urgent", "ann", times=1)
     asyncframe.assert_submitted("send", "ann", times=1)
 
@@ -176,14 +176,14 @@ def test_names_outside_of_tasks(asyncframe: Probe) -> None:
 
     @retry_task(retry_delay=3)
     @throttled_task(rate_limit=2, time_window=10, when_limited="wait")
-    def ask() -> None:
-        if len(asyncframe.rate("ask").starts) == 1:
+    def ask_again() -> None:
+        if len(asyncframe.rate("ask_again").starts) == 1:
             raise OSError
 
-    ask()
+    ask_again()
 
-    assert asyncframe.delays("ask") == [3]
-    assert asyncframe.rate("ask").starts == (0, 3)
+    assert asyncframe.delays("ask_again") == [3]
+    assert asyncframe.rate("ask_again").starts == (0, 3)
 
 
 def test_what_is_neither_function_nor_name(asyncframe: Probe) -> None:
@@ -326,7 +326,7 @@ def test_methods(asyncframe: Probe) -> None:
     one.post("ann")
     Mailer.push("ben")
     one.make("cid")
-    asyncframe.manager.submit_nowait(one.plain, ("dan",))
+    asyncframe.manager.submit_nowait(one.note_down, ("dan",))
     asyncframe.run_until_idle()
 
     asyncframe.assert_submitted(one.post, "ann")
@@ -336,8 +336,8 @@ def test_methods(asyncframe: Probe) -> None:
     asyncframe.assert_not_submitted(other.post, "ann")
     asyncframe.assert_submitted(Mailer.push, to="ben")
     asyncframe.assert_submitted(Mailer.make, to="cid")
-    asyncframe.assert_submitted(one.plain, "dan", cc="")
-    asyncframe.assert_submitted("plain", "dan")
+    asyncframe.assert_submitted(one.note_down, "dan", cc="")
+    asyncframe.assert_submitted("note_down", "dan")
 
 
 def test_partials_and_objects(asyncframe: Probe) -> None:
