@@ -122,21 +122,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def run_forever(self) -> None:
         """Run as any loop does, counted while it has something to do."""
+        # Refused before anything changes: asyncio itself forgets a running loop in 3.13.0.
+        self._check_closed()  # type: ignore[attr-defined]  # a method of asyncio's own
+        self._check_running()  # type: ignore[attr-defined]  # a method of asyncio's own
         name = threading.current_thread().name
         with self.clock.sequencer.working(name, self.arrival) as actor:
-            loops, seat = self.clock.sequencer.loops, self._seat
-            # asyncio refuses a loop that runs, or beside one: that one goes on then.
-            before, seated = loops.get(actor.ident), seat.actor
-            seat.actor = actor
+            loops = self.clock.sequencer.loops
+            self._seat.actor = actor
             loops[actor.ident] = self
             try:
                 super().run_forever()
             finally:
-                seat.actor = seated
-                if before is None:
-                    del loops[actor.ident]
-                else:
-                    loops[actor.ident] = before
+                del loops[actor.ident]
+                self._seat.actor = None
 
     def run_until_complete(self, future: Any) -> Any:
         """Run as any loop does, and know for what."""
