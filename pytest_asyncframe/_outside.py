@@ -20,7 +20,7 @@ THREAD_PAUSE = 0.005
 RESTLESS = 1.0
 """Real seconds after which time moves on though a thread of the test's own wakes now and then."""
 
-COMPUTES = 500_000
+COMPUTES = 1_000_000
 """Nanoseconds from which on a thread computes that has a processor for so long at once."""
 
 Glances = Mapping[threading.Thread, Glance]

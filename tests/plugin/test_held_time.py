@@ -455,7 +455,8 @@ async def test_a_thread_that_polls(asyncframe: Probe) -> None:
 
     assert asyncframe.clock.monotonic() == 6000
     notes = [moment for moment in asyncframe._seen.moments if "beside poller" in str(moment)]
-    assert len(notes) == 1
+    # Once, or a few times if the system lets it run for long now and then.
+    assert 1 <= len(notes) < 10
     assert "test_held_time.py" in str(notes[0])
 
 
