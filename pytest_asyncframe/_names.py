@@ -40,6 +40,7 @@ class Names:
             LookupError: If nobody bears the name, or several functions do.
             TypeError: If *fn* is neither.
         """
+        __tracebackhide__ = True
         if isinstance(fn, str):
             return self._named(fn)
         if not callable(fn):
@@ -49,6 +50,7 @@ class Names:
         return Target(shown, frozenset({function_name(fn)}), bare, (bare,), args, kwargs)
 
     def _named(self, name: str) -> Target:
+        __tracebackhide__ = True
         labels, functions = self._bearers(name)
         if len(functions) > 1:
             # One that no test refers to any more may wait for the garbage collector only.
@@ -100,9 +102,9 @@ class Names:
             )
         labels = {label for label, _ in self._known()}
         return (
-            f"no decorated function, and no task of this test, is called {name!r}"
-            f"{_nearest(name, labels)}; give the function itself, or its name with or without "
-            "its module"
+            f"no decorated function, and no task of this test, is called {name!r}."
+            f"{_nearest(name, labels)} Give the function itself, or its name with or without "
+            "its module."
         )
 
 
@@ -120,4 +122,4 @@ def _nearest(name: str, labels: Iterable[str]) -> str:
     last = name.rpartition(".")[2]
     close = difflib.get_close_matches(last, by_last, n=_LISTED)
     found = [label for one in close for label in sorted(by_last[one])][:_LISTED]
-    return f": did you mean {' or '.join(found)}?" if found else ""
+    return f" Did you mean {' or '.join(found)}?" if found else ""

@@ -189,6 +189,7 @@ class Probe:
         Raises:
             LookupError: If *fn* is a name that no function bears, or several do.
         """
+        __tracebackhide__ = True
         return [Task(one.record) for one in self._seen.of(self._names.target(fn))]
 
     def calls(self, fn: Callable[..., Any] | str) -> list[dict[str, Any]]:
@@ -200,6 +201,7 @@ class Probe:
         Raises:
             LookupError: If *fn* is a name that no function bears, or several do.
         """
+        __tracebackhide__ = True
         return [one.arguments for one in self._seen.of(self._names.target(fn))]
 
     def assert_submitted(
@@ -258,6 +260,7 @@ class Probe:
 
     def delays(self, fn: Callable[..., Any] | str) -> list[float]:
         """Return the delays of *fn*'s retries and throttled calls, in order, in seconds."""
+        __tracebackhide__ = True
         return _matchers.delays(self._seen, self._names.target(fn))
 
     def rate(self, fn: Callable[..., Any] | str) -> _matchers.Rate:
@@ -270,6 +273,7 @@ class Probe:
         Args:
             fn: A decorated function, or its name.
         """
+        __tracebackhide__ = True
         return _matchers.rate(self._seen, self._names.target(fn))
 
     def expect_failure(
@@ -290,6 +294,7 @@ class Probe:
             LookupError: If *fn* is a name that no function bears, or several do.
             TypeError: If *exc* is no class of errors.
         """
+        __tracebackhide__ = True
         given: object = exc
         if not (isinstance(given, type) and issubclass(given, BaseException)):
             raise TypeError(f"exc must be a class of errors, such as ValueError, not {exc!r}")
