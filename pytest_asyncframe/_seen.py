@@ -387,6 +387,9 @@ class Recorder(Interceptor):
 
     def is_poller(self, one: Submission) -> bool:
         """Whether a task is one of those that run until the app stops."""
+        if not self.pollers:
+            # Asked for each living task whenever one has ended.
+            return False
         names = one.record.name, function_name(one.call.fn)
         return any(
             any(name == it or name.endswith(f".{it}") for name in names)
