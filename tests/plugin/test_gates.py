@@ -396,6 +396,7 @@ def others(pytester: pytest.Pytester) -> None:
 def test_schedules_of_a_wider_fixture(ending: Ending) -> None:
     """A wider fixture's schedule is run in all of its tests, a test's own in no other one."""
     told = ending("""
+    import gc
     import pytest
     from framework import scheduled_task, setup_async_framework
 
@@ -411,6 +412,10 @@ def test_schedules_of_a_wider_fixture(ending: Ending) -> None:
     @pytest.fixture(scope="session")
     def app():
         make_app(10)
+        yield
+        # The run is inside of another, whose tests must not run this.
+        kept.clear()
+        gc.collect()
 
     @pytest.fixture
     def own():
