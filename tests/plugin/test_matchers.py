@@ -155,19 +155,19 @@ def test_a_name_that_was_given(asyncframe: Probe) -> None:
 def test_what_is_not_decorated(asyncframe: Probe) -> None:
     """A function without a decorator has a name once it was submitted; itself it is known."""
 
-    def work(number: int) -> int:
+    def weigh(number: int) -> int:
         return number
 
-    with pytest.raises(LookupError, match=r"is called 'work'"):
-        asyncframe.assert_not_submitted("work")
-    asyncframe.assert_not_submitted(work)
+    with pytest.raises(LookupError, match=r"is called 'weigh'"):
+        asyncframe.assert_not_submitted("weigh")
+    asyncframe.assert_not_submitted(weigh)
 
-    asyncframe.manager.submit_nowait(work, (3,))
+    asyncframe.manager.submit_nowait(weigh, (3,))
     asyncframe.manager.submit_nowait(lambda: 4)
     asyncframe.run_until_idle()
 
-    asyncframe.assert_submitted("work", 3)
-    asyncframe.assert_submitted(work, number=3)
+    asyncframe.assert_submitted("weigh", 3)
+    asyncframe.assert_submitted(weigh, number=3)
     asyncframe.assert_submitted("<lambda>", times=1)
 
 
