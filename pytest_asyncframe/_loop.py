@@ -367,10 +367,11 @@ class _Seat(selectors.BaseSelector):
     ) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait to be kicked, or for a file; return the files that are ready."""
         sequencer = self._sequencer
-        found = selector.select(sequencer.step_of(actor))
+        step = sequencer.step_of(actor)
+        found = selector.select(step)
         if not found:
             if not self._turn:
-                sequencer.look_around(actor)
+                sequencer.look_around(actor, step)
             return []
         files = self._files_of(found)
         if files or self._loop._ready:  # type: ignore[attr-defined]  # a signal's handler

@@ -343,13 +343,13 @@ class Sequencer(Turns):
         # Something may have come up outside after the last one has parked.
         return min(step, LOOK_EVERY) if actor is self.first else step
 
-    def look_around(self, actor: Actor) -> None:
+    def look_around(self, actor: Actor, waited: float) -> None:
         """See, on an actor that has waited for real, whether anything moves at all."""
-        if actor.parked and self._listens(actor, self.step_of(actor)):
+        if actor.parked and self._listens(actor, waited):
             return
-        super().look_around(actor)
+        super().look_around(actor, waited)
 
-    def _listens(self, actor: Actor, step: float) -> bool:
+    def _listens(self, actor: Actor, waited: float) -> bool:
         """Let time move after a silence outside; False if all has been silent for long."""
         outside = self.outside
         beats, silent, before = actor.heard
@@ -358,7 +358,7 @@ class Sequencer(Turns):
         if beats != self.beats or verdict is Verdict.BUSY:
             silent = 0.0
         elif verdict is not Verdict.STARVED:
-            silent += step
+            silent += waited
         actor.heard = (self.beats, silent, now)
         if outside.is_over(verdict, silent):
             if verdict is Verdict.RESTLESS:

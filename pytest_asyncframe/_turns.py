@@ -402,16 +402,22 @@ class Turns(ABC):
         bisect.insort(self._ready, actor, key=lambda one: one.number)
 
     def _await_turn(self, actor: Actor) -> None:
-        while not actor.wait_for_kick(self.step_of(actor)):
-            self.look_around(actor)
+        while not actor.wait_for_kick(step := self.step_of(actor)):
+            self.look_around(actor, step)
         raise_error(actor)
 
     def step_of(self, actor: Actor) -> float:
         """Return for how many real seconds to wait before looking around."""
         return self.patience if actor.parked else LOOK_EVERY
 
-    def look_around(self, actor: Actor) -> None:
-        """See, on an actor that has waited for real, whether anything moves at all."""
+    def look_around(self, actor: Actor, waited: float) -> None:
+        """See, on an actor that has waited for real, whether anything moves at all.
+
+        Args:
+            actor: The calling thread's.
+            waited: For how many real seconds: the `step_of` before the wait, since what is
+                there outside, and with it the step, may have changed meanwhile.
+        """
         if not actor.parked:
             self._push_in(actor)
             return

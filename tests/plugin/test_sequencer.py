@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from framework import background_task
 from pytest_asyncframe._activity import BEGINNING, GONE, Glance, activity, glance
 from pytest_asyncframe._loop import VirtualLoop
-from pytest_asyncframe._outside import Outside, Verdict
+from pytest_asyncframe._outside import FILE_SILENCE, THREAD_PAUSE, Outside, Verdict
 from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe._turns import LOOK_EVERY
 from pytest_asyncframe.clock import VirtualClock, VirtualDeadlockError
@@ -425,6 +425,24 @@ def test_what_a_thread_has_done(before: Glance, now: Glance, verdict: Verdict) -
     outside, me = Outside(set()), threading.current_thread()
 
     assert outside.judge({me: before}, {me: now}) is verdict
+
+
+def test_a_thread_that_ends_during_a_look() -> None:
+    """A short wait counts as a short one, though the thread for which it was short has ended."""
+    sequencer = Sequencer(moves=True, starts=True, hold=True, one_at_a_time=True)
+    with sequencer.working("the test's") as actor:
+        fired: list[int] = []
+        sequencer.call_at(60, lambda: fired.append(sequencer.now))
+        # 1 the loop waits for a thread and a file, for as long as suits the thread, 2 the
+        # thread writes to the file and ends, 3 the loop looks around.
+        sequencer.outside.count_files(1)
+        assert sequencer.try_park(actor, None, None, "a file")
+        sequencer.look_around(actor, THREAD_PAUSE)
+        sequencer.look_around(actor, THREAD_PAUSE)
+        assert fired == []
+        sequencer.look_around(actor, FILE_SILENCE)
+        assert fired == [60]
+        sequencer.wake(actor)
 
 
 def test_the_busiest_thread_counts() -> None:
