@@ -8,20 +8,13 @@ come, and waking who waits before they are taken out.
 from __future__ import annotations
 
 import functools
-import multiprocessing.pool
+import importlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any
 
 from pytest_asyncframe._lanes import Submit, when_told
 from pytest_asyncframe._sequencer import Sequencer
-
-try:
-    from concurrent.futures.process import ProcessPoolExecutor
-except ImportError:  # pragma: no cover  # there are no semaphores for it on some systems
-    _POOLS: tuple[Any, ...] = ()
-else:
-    _POOLS = (ProcessPoolExecutor,)
 
 
 def counted(sequencer: Sequencer) -> Iterator[tuple[Any, str, Any]]:
@@ -30,10 +23,16 @@ def counted(sequencer: Sequencer) -> Iterator[tuple[Any, str, Any]]:
     Yields:
         An owner, the name of its attribute, and the new value.
     """
-    for pool in _POOLS:
+    # Asked for anew in each test: a test runner that puts `sys.modules` back has modules loaded
+    # a second time, and the test uses the second one.
+    try:
+        pool = importlib.import_module("concurrent.futures.process").ProcessPoolExecutor
+    except ImportError:  # pragma: no cover  # there are no semaphores for it on some systems
+        pass
+    else:
         yield pool, "submit", _submit(sequencer, pool.submit)
     results = _Results(sequencer)
-    module: Any = multiprocessing.pool
+    module: Any = importlib.import_module("multiprocessing.pool")
     for kind in (module.ApplyResult, module.IMapIterator):
         yield kind, "__init__", results.noting(kind.__init__)
     cache = module._PoolCache

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import multiprocessing
+import multiprocessing.pool
 import os
 import queue
 import signal
 import socket
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +31,8 @@ from framework import (
     ThreadPoolExecutorEnhanced,
     throttled_task,
 )
+from pytest_asyncframe import _processes
+from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe.clock import StuckError, VirtualClock
 from pytest_asyncframe.probe import Probe
 
@@ -184,6 +188,16 @@ def test_a_pool_of_multiprocessing_that_is_terminated(asyncframe: Probe) -> None
         owed.get(timeout=60)
 
     assert asyncframe.clock.monotonic() == 60
+
+
+def test_pools_that_are_loaded_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work is counted in the module that a test finds, not in an earlier copy of it."""
+    monkeypatch.setattr(multiprocessing, "pool", multiprocessing.pool)
+    monkeypatch.delitem(sys.modules, "multiprocessing.pool")
+    sequencer = Sequencer(moves=True, starts=True, hold=True, one_at_a_time=True)
+    owners = [owner for owner, _, _ in _processes.counted(sequencer)]
+
+    assert sys.modules["multiprocessing.pool"].ApplyResult in owners
 
 
 def never_end() -> None:
