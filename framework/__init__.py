@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from framework import _exports
 from framework._current import current_task
 from framework._decorators import (
     async_task,
@@ -56,3 +57,5 @@ __all__ = [
     "setup_async_framework",
     "throttled_task",
 ]
+
+_exports.pin(globals())

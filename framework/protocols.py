@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+from framework import _exports
 from framework._records import TaskEvent, TaskRecord, TaskStatus
 
 __all__ = [
@@ -403,3 +404,6 @@ class Interceptor(Protocol):
             at: The monotonic second at which the call was counted.
         """
         return None
+
+
+_exports.pin(globals())

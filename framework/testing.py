@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any  # a task's function may take anything
 
-from framework import _callers, _registry
+from framework import _callers, _exports, _registry
 from framework._app_rules import AppRules
 from framework._calls import layer_of, name_of, signature_of
 from framework._controlled import Control, ControlledEngine, ControlledExecutor, Queued
@@ -251,3 +251,6 @@ def override_framework(
         framework.hand_over(0.0)
         framework.close(0.0)
         set_override(before)
+
+
+_exports.pin(globals())

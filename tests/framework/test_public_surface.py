@@ -142,6 +142,17 @@ def test_module_exports_what_it_has(name: str) -> None:
         assert hasattr(module, exported)
 
 
+@pytest.mark.parametrize("module", ["framework", "framework.protocols", "framework.testing"])
+def test_exports_say_where_they_are_imported_from(module: str) -> None:
+    """What a public module exports names a public module as its own, and is found there."""
+    face = importlib.import_module(module)
+    for name in face.__all__:
+        exported = getattr(face, name)
+        if name != "Kind":  # an alias of typing's
+            assert "._" not in exported.__module__
+            assert getattr(importlib.import_module(exported.__module__), name) is exported
+
+
 def test_errors_are_exported() -> None:
     """Every error that the framework defines is listed in its module, and tested here."""
     defined = {
