@@ -16,8 +16,7 @@ from typing import Any, TypeAlias
 
 from framework._checks import show
 from framework._jsonsafe import safe_repr
-from framework._records import Label, label_of
-from framework.protocols import Kind
+from framework._records import Kind, Label, label_of
 
 Check: TypeAlias = Callable[..., object]
 """Takes a call's arguments and raises TypeError if they do not fit; returns nothing."""
@@ -110,6 +109,18 @@ class TaskSpec:
             hooks=merged(hooks, self.hooks),
             task_id=self.task_id if task_id is None else task_id,
         )
+
+
+class Schedule:
+    """A function and when to run it; see `scheduled_task` for the fields."""
+
+    __slots__ = ("__weakref__", "every", "jitter", "run_at_start", "spec")
+
+    def __init__(self, spec: TaskSpec, every: float, jitter: float, run_at_start: bool) -> None:
+        self.spec = spec
+        self.every = every
+        self.jitter = jitter
+        self.run_at_start = run_at_start
 
 
 def merged(hooks: tuple[Any, Any] | None, others: tuple[Any, Any] | None) -> tuple[Any, Any] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from framework import _checks
 from framework._context import current_record
-from framework._ledger import Ledger
 from framework._task import LiveTask, Task, TaskControl
 from framework.exceptions import TaskCancelledError
 
@@ -18,11 +17,10 @@ def current_task() -> Task | None:
     record = current_record.get()
     if not isinstance(record, LiveTask):
         return None
-    ledger: Ledger = record.home.core.ledger
 
     def report_progress(progress: float, message: str) -> None:
         share = _checks.number("progress", progress, at_least=0, at_most=1)
-        ledger.progress(record, share, _checks.text("message", message))
+        record.home.core.ledger.progress(record, share, _checks.text("message", message))
 
     def check_cancelled() -> None:
         if record.cancel_requested or record.status.is_final:

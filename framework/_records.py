@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import CodeType, TracebackType
-from typing import Any, Final, Generic, Self, TypeVar, overload
+from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar, overload
 
 T = TypeVar("T")
+
+Kind: TypeAlias = Literal["thread", "loop"]
+"""Where a task's body runs: on a pool's thread, or on the app's event loop."""
 
 
 class TaskStatus(StrEnum):

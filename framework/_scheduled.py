@@ -8,13 +8,12 @@ from types import FrameType
 from typing import Any
 
 from framework import _checks, _registry
-from framework._calls import TaskSpec, checker_for, kind_of, name_of, one_line
+from framework._calls import Schedule, TaskSpec, checker_for, kind_of, name_of, one_line
 from framework._context import current_home
 from framework._decorated import ScheduleDecorator
 from framework._inner import decorate, dress
 from framework._ledger import Home
 from framework._runtime import find_core
-from framework._schedules import Schedule
 
 
 def scheduled_task(

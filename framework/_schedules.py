@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from framework import _registry
-from framework._calls import TaskSpec
+from framework._calls import Schedule, TaskSpec
 from framework._ledger import Home, Ledger
 from framework._running import Runner
 from framework._task import LiveTask
@@ -70,18 +70,6 @@ class ScheduleHost(Protocol):
     ) -> LiveTask:
         """Take a checked call in and hand it to the engine."""
         ...
-
-
-class Schedule:
-    """A function and when to run it; see `scheduled_task` for the fields."""
-
-    __slots__ = ("__weakref__", "every", "jitter", "run_at_start", "spec")
-
-    def __init__(self, spec: TaskSpec, every: float, jitter: float, run_at_start: bool) -> None:
-        self.spec = spec
-        self.every = every
-        self.jitter = jitter
-        self.run_at_start = run_at_start
 
 
 class _Timetable:

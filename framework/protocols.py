@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from framework import _exports
-from framework._records import TaskEvent, TaskRecord, TaskStatus
+from framework._records import Kind, TaskEvent, TaskRecord, TaskStatus
 
 __all__ = [
     "Clock",
@@ -31,9 +31,6 @@ __all__ = [
     "TaskStore",
     "TimerHandle",
 ]
-
-Kind: TypeAlias = Literal["thread", "loop"]
-"""Where a task's body runs: on a pool's thread, or on the app's event loop."""
 
 
 class Run(Protocol):
