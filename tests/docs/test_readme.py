@@ -187,4 +187,4 @@ def test_links_on_an_index_page() -> None:
         shown = re.sub(one["pattern"], one["replacement"], shown)
 
     assert re.findall(r"\]\((?!https?://)|!\[|demo.png", shown) == []
-    assert "Growing (docs/scaling.md) says" in shown
+    assert "Scaling (docs/scaling.md) has" in shown
