@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from framework import _exports
-from framework._current import current_task
 from framework._decorators import (
     async_task,
     background_task,
     retry_task,
     throttled_task,
 )
-from framework._ids import TaskId
 from framework._manager import TaskManager
 from framework._pool import ThreadPoolExecutorEnhanced
-from framework._records import TaskStatus
 from framework._runtime import get_task_manager, get_thread_pool
 from framework._scheduled import scheduled_task
-from framework._task import Task
+from framework._tasks import exports
+from framework._tasks.current import current_task
+from framework._tasks.ids import TaskId
+from framework._tasks.records import TaskStatus
+from framework._tasks.task import Task
 from framework.exceptions import (
     FrameworkError,
     FrameworkNotStartedError,
@@ -58,4 +58,4 @@ __all__ = [
     "throttled_task",
 ]
 
-_exports.pin(globals())
+exports.pin(globals())

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol, cast
 
 from framework._crew import Crew
 from framework._pool import ThreadPoolExecutorEnhanced
-from framework._records import TaskRecord
+from framework._tasks.records import TaskRecord
 from framework._workers import Item, Worker, current_worker
 from framework.engines.local import LocalEngine
 from framework.exceptions import QueueFullError

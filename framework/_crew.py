@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import thread as _stdlib
 from typing import Any, ClassVar
 
-from framework._records import TaskStatus
+from framework._tasks.records import TaskStatus
 from framework._waits import WaitGraph
 from framework._workers import Item, Worker, current_worker, forget_others
 from framework.exceptions import QueueFullError

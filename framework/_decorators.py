@@ -6,17 +6,6 @@ import inspect
 from collections.abc import Callable, Collection, Coroutine, Hashable
 from typing import Any, Final, Literal, ParamSpec, TypeVar, overload
 
-from framework import _checks, _registry
-from framework._calls import TaskSpec, checker_for, kind_of, name_of, one_line
-from framework._decorated import (
-    AwaitableDecorator,
-    AwaitableFunction,
-    BackgroundDecorator,
-    BackgroundFunction,
-    RetriedFunction,
-    RetryDecorator,
-    ThrottleDecorator,
-)
 from framework._inner import (
     attempts_of,
     awaitable_inner,
@@ -27,6 +16,17 @@ from framework._inner import (
     throttled_inner,
 )
 from framework._retry import retry_policy
+from framework._tasks import checks, registry
+from framework._tasks.decorated import (
+    AwaitableDecorator,
+    AwaitableFunction,
+    BackgroundDecorator,
+    BackgroundFunction,
+    RetriedFunction,
+    RetryDecorator,
+    ThrottleDecorator,
+)
+from framework._tasks.specs import TaskSpec, checker_for, kind_of, name_of, one_line
 from framework._throttle import throttle_policy
 
 P = ParamSpec("P")
@@ -141,9 +141,9 @@ def async_task(
 
 def _task_options(timeout: object, description: object, name: object) -> dict[str, Any]:
     return {
-        "timeout": _checks.limit("timeout", timeout),
-        "description": _checks.text("description", description),
-        "name": None if name is None else one_line(_checks.text("name", name)),
+        "timeout": checks.limit("timeout", timeout),
+        "description": checks.text("description", description),
+        "name": None if name is None else one_line(checks.text("name", name)),
     }
 
 
@@ -177,7 +177,7 @@ def _task_of(layer: str, spec: TaskSpec) -> Any:
         options=options,
         __asyncframe_spec__=spec,
     )
-    _registry.register(spec.name, dressed)
+    registry.register(spec.name, dressed)
     return dressed
 
 
@@ -192,14 +192,14 @@ def _checked(
     on_error: object = None,
 ) -> dict[str, Any]:
     """Return the options of a task as `TaskSpec.replace` takes them."""
-    _checks.hook("on_complete", on_complete)
-    _checks.hook("on_error", on_error)
+    checks.hook("on_complete", on_complete)
+    checks.hook("on_error", on_error)
     return {
-        "timeout": _checks.limit("timeout", timeout),
-        "description": None if description is None else _checks.text("description", description),
-        "name": None if name is None else one_line(_checks.text("name", name)),
-        "delay": None if delay is None else _checks.number("delay", delay, at_least=0),
-        "task_id": None if task_id is None else _checks.task_id(task_id),
+        "timeout": checks.limit("timeout", timeout),
+        "description": None if description is None else checks.text("description", description),
+        "name": None if name is None else one_line(checks.text("name", name)),
+        "delay": None if delay is None else checks.number("delay", delay, at_least=0),
+        "task_id": None if task_id is None else checks.task_id(task_id),
         "hooks": (on_complete, on_error),
     }
 
@@ -277,7 +277,7 @@ def _throttled(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
         options=options,
         __asyncframe_policy__=policy,
     )
-    _registry.register(name, dressed)
+    registry.register(name, dressed)
     return dressed
 
 
@@ -366,7 +366,7 @@ def _retried(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
         __asyncframe_policy__=policy,
         __asyncframe_attempts__=attempts_of(fn, name, policy),
     )
-    _registry.register(name, dressed)
+    registry.register(name, dressed)
     return dressed
 
 
@@ -397,9 +397,9 @@ def _by_name(layer: str, given: object) -> TypeError:
         example = given
     like = f"{option}={example}"
     if isinstance(given, str) and option == "timeout":
-        like = f"description={_checks.show(given)}"
+        like = f"description={checks.show(given)}"
     return TypeError(
-        f"{layer} takes its options by name, as in @{layer}({like}), not {_checks.show(given)}"
+        f"{layer} takes its options by name, as in @{layer}({like}), not {checks.show(given)}"
     )
 
 

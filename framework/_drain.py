@@ -16,10 +16,10 @@ from typing import Any
 
 from framework._core import Core
 from framework._ledger import Home
-from framework._records import TaskStatus
 from framework._running import Driver
 from framework._sleepers import LoopSleeper
-from framework._task import LiveTask
+from framework._tasks.records import TaskStatus
+from framework._tasks.task import LiveTask
 from framework.exceptions import TaskInterruptedError
 from framework.protocols import TimerHandle
 

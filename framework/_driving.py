@@ -17,9 +17,9 @@ from functools import partial
 from typing import Any
 
 from framework._outcomes import clear_frames, raise_or_return
-from framework._records import TaskRecord
 from framework._running import Runner, enter
-from framework._task import PENDING, LiveTask, live
+from framework._tasks.records import TaskRecord
+from framework._tasks.task import PENDING, LiveTask, live
 from framework.exceptions import TaskCancelledError, TaskInterruptedError
 from framework.protocols import Kind, Run
 

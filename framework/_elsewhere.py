@@ -18,10 +18,10 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
-from framework import _checks
 from framework._clock import SystemClock
 from framework._delivery import LoopWaiter, Mailboxes, ThreadWaiter, Waiter
-from framework._records import TaskRecord
+from framework._tasks import checks
+from framework._tasks.records import TaskRecord
 from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import Clock
 
@@ -146,7 +146,7 @@ class Elsewhere:
             task_id: The task.
             patient: Whether to ask again, for a second, while nobody knows it.
         """
-        if not _checks.may_be_task_id(task_id):
+        if not checks.may_be_task_id(task_id):
             return None
         record: TaskRecord | None = await self._ask(task_id, last=not patient)
         return record
@@ -157,7 +157,7 @@ class Elsewhere:
         Raises:
             TimeoutError: If *timeout* seconds, None for any number, have passed.
         """
-        if not _checks.may_be_task_id(task_id):
+        if not checks.may_be_task_id(task_id):
             return None
         record: TaskRecord | None = await self._ask(task_id, final=True, timeout=timeout)
         return record
@@ -174,7 +174,7 @@ class Elsewhere:
 
     def block_until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:
         """Block until a task is final; as `until_final`."""
-        if not _checks.may_be_task_id(task_id):
+        if not checks.may_be_task_id(task_id):
             return None
         waiter = ThreadWaiter(self._clock)
         question = _Question(waiter, task_id, final=True)

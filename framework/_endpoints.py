@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from types import FunctionType
 from typing import Any  # routes are whatever a router has put together
 
-from framework import _registry
-from framework._calls import layer_of
-from framework._wire import plain_function
+from framework._tasks import registry
+from framework._tasks.specs import layer_of
+from framework._tasks.wire import plain_function
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -21,7 +21,7 @@ def warn_of_plain_endpoints(app: object) -> None:
     The route was given the plain function then, and runs it as part of the request.
     """
     decorated: dict[FunctionType, Any] = {}
-    for function in _registry.functions():
+    for function in registry.functions():
         plain = plain_function(function)
         # A scheduled function that is an endpoint too is called as it is in any case.
         if isinstance(plain, FunctionType) and layer_of(function) != "scheduled_task":

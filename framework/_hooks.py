@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 
 from framework import _callers
-from framework._records import TaskRecord, TaskStatus
-from framework._task import LiveTask, Task
+from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.task import LiveTask, Task
 
 _LOGGER = logging.getLogger("asyncframe")
 

@@ -16,7 +16,10 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from framework._calls import (
+from framework._retry import RetryPolicy
+from framework._runtime import find_policies, require_core
+from framework._tasks.ids import TaskId
+from framework._tasks.specs import (
     Check,
     TaskSpec,
     checker_for,
@@ -26,9 +29,6 @@ from framework._calls import (
     require_callable,
     signature_of,
 )
-from framework._ids import TaskId
-from framework._retry import RetryPolicy
-from framework._runtime import find_policies, require_core
 from framework._throttle import ThrottlePolicy
 
 _RANKS = {

@@ -24,8 +24,8 @@ from typing import Any
 
 from framework._delivery import Waiter, wake_all
 from framework._events import Events
-from framework._records import EVENT_OF, TaskRecord, TaskStatus
-from framework._task import COMPLETED, PENDING, RUNNING, TARGETS, LiveTask, Move, copy_record
+from framework._tasks.records import EVENT_OF, TaskRecord, TaskStatus
+from framework._tasks.task import COMPLETED, PENDING, RUNNING, TARGETS, LiveTask, Move, copy_record
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
 from framework.protocols import Clock, SharedStore, TaskStore
 

@@ -14,9 +14,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from framework._context import current_record
-from framework._jsonsafe import safe_str
-from framework._records import TaskEvent, TaskRecord, TaskStatus
+from framework._tasks.context import current_record
+from framework._tasks.jsonsafe import safe_str
+from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus
 
 _LOGGER = logging.getLogger("asyncframe")
 _FAILURES = (TaskStatus.FAILED, TaskStatus.TIMEOUT)

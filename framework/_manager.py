@@ -13,15 +13,15 @@ import sys
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, overload
 
-from framework import _checks
 from framework._cancelling import cancel
 from framework._core import Core
-from framework._decorated import BackgroundCall
-from framework._ids import TaskId
 from framework._pool import ThreadPoolExecutorEnhanced
-from framework._records import EVENT_KINDS, TaskRecord, TaskStatus
 from framework._submission import take_in
-from framework._task import PENDING, RUNNING, Task
+from framework._tasks import checks
+from framework._tasks.decorated import BackgroundCall
+from framework._tasks.ids import TaskId
+from framework._tasks.records import EVENT_KINDS, TaskRecord, TaskStatus
+from framework._tasks.task import PENDING, RUNNING, Task
 from framework.exceptions import TaskNotFoundError
 from framework.protocols import Clock, EventSink
 
@@ -202,10 +202,10 @@ class TaskManager:
             FrameworkNotStartedError: If the framework is stopping or stopped.
             BaseException: With *wait*, what `get_result` raises.
         """
-        _checks.flag("wait", wait)
+        checks.flag("wait", wait)
         core = self._core
         if task_id is not None and core.elsewhere is not None:
-            await core.require_free(_checks.task_id(task_id))
+            await core.require_free(checks.task_id(task_id))
         task, pause = take_in(
             core,
             sys._getframe(1), func, args, kwargs, timeout, description, task_id,
@@ -316,7 +316,7 @@ class TaskManager:
         Raises:
             ValueError: If *status* is no status.
         """
-        wanted = TaskStatus(_checks.choice("status", status, tuple(map(str, TaskStatus))))
+        wanted = TaskStatus(checks.choice("status", status, tuple(map(str, TaskStatus))))
         records = self._core.ledger.records().values()
         return _as_dicts(record for record in records if record.status is wanted)
 
@@ -370,8 +370,8 @@ class TaskManager:
             ValueError: If there is no such kind.
         """
         if not callable(sink):
-            raise TypeError(f"sink must be a function of an event, not {_checks.show(sink)}")
-        chosen = EVENT_KINDS if kinds is None else _checks.choices("kinds", kinds, EVENT_KINDS)
+            raise TypeError(f"sink must be a function of an event, not {checks.show(sink)}")
+        chosen = EVENT_KINDS if kinds is None else checks.choices("kinds", kinds, EVENT_KINDS)
         return self._core.ledger.subscribe(sink, chosen)
 
     # -- their results
@@ -405,7 +405,7 @@ class TaskManager:
             DeadlockError: If the task waits, itself or through others, for the caller.
         """
         if timeout is not None:
-            timeout = _checks.number("timeout", timeout, at_least=0, finite=False)
+            timeout = checks.number("timeout", timeout, at_least=0, finite=False)
         record, elsewhere = self._core.ledger.find(task_id), self._core.elsewhere
         if record is None and elsewhere is not None and isinstance(task_id, str):
             record = await elsewhere.until_final(task_id, timeout)
@@ -434,7 +434,7 @@ class TaskManager:
                 "'await get_result(task_id)' here"
             )
         if timeout is not None:
-            timeout = _checks.number("timeout", timeout, at_least=0, finite=False)
+            timeout = checks.number("timeout", timeout, at_least=0, finite=False)
         record, elsewhere = self._core.ledger.find(task_id), self._core.elsewhere
         if record is None and elsewhere is not None and isinstance(task_id, str):
             record = elsewhere.block_until_final(task_id, timeout)
@@ -470,7 +470,7 @@ class TaskManager:
             TypeError: If *max_age* is no number.
             ValueError: If it is negative or NaN.
         """
-        age = _checks.number("max_age", max_age, at_least=0, finite=False)
+        age = checks.number("max_age", max_age, at_least=0, finite=False)
         return self._core.runner.evict(ended_before=self._core.clock.monotonic() - age)
 
 

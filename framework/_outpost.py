@@ -20,18 +20,18 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from framework import _wire
-from framework._calls import TaskSpec
 from framework._clock import SystemClock
-from framework._context import current_home
 from framework._core import Limits
-from framework._ids import TaskId
-from framework._jsonsafe import safe_str
 from framework._ledger import Home
-from framework._records import TaskEvent, TaskStatus
 from framework._running import Runner
 from framework._runtime import Framework, Parts
-from framework._task import LiveTask, new_task
+from framework._tasks import wire
+from framework._tasks.context import current_home
+from framework._tasks.ids import TaskId
+from framework._tasks.jsonsafe import safe_str
+from framework._tasks.records import TaskEvent, TaskStatus
+from framework._tasks.specs import TaskSpec
+from framework._tasks.task import LiveTask, new_task
 from framework._worker_policies import PublishAgain, WorkerPolicies
 from framework.exceptions import TaskTimeoutError
 
@@ -147,12 +147,12 @@ class Outpost:
             Redis did not take it, what `State.end` is to be called with.
         """
         try:
-            args, kwargs = _wire.decode_call(spec.fn, message.call)
+            args, kwargs = wire.decode_call(spec.fn, message.call)
             if spec.check is not None:
                 spec.check(*args, **kwargs)
         except (TypeError, ValueError) as error:
             return self._tell_end(
-                message.task_id, "failed", error=_wire.encode_error(error),
+                message.task_id, "failed", error=wire.encode_error(error),
                 reason="its arguments were refused",
             )  # fmt: skip
         task = self._new_task(message, spec, args, kwargs, attempts)
@@ -215,13 +215,13 @@ class Outpost:
         if task.status is TaskStatus.TIMEOUT:
             # The body may have let go before the event of its limit was told.
             return None if delivery.ended else self._tell_timeout(task)
-        error = "" if task.error is None else _wire.encode_error(task.error)
+        error = "" if task.error is None else wire.encode_error(task.error)
         result, status, reason = "", task.status.value, task.reason
         if task.status is TaskStatus.COMPLETED:
             try:
-                result = _wire.encode_result(task.spec.fn, task.result)
+                result = wire.encode_result(task.spec.fn, task.result)
             except (TypeError, ValueError) as raised:
-                status, error = "failed", _wire.encode_error(raised)
+                status, error = "failed", wire.encode_error(raised)
                 reason = "its result cannot be kept"
         return self._tell_end(
             task.task_id, status, result=result, error=error, reason=reason,
@@ -268,7 +268,7 @@ class Outpost:
         delivery: Delivery = task.delivery
         told = TaskTimeoutError(task.task_id, task.name, delivery.limit or 0.0)
         unsaid = self._tell_end(
-            task.task_id, "timeout", error=_wire.encode_error(told), reason=task.reason,
+            task.task_id, "timeout", error=wire.encode_error(told), reason=task.reason,
             share=task.progress, message=task.progress_message,
         )  # fmt: skip
         delivery.ended = unsaid is None

@@ -13,10 +13,10 @@ from contextlib import closing
 from typing import Protocol, TypeVar
 
 from framework._clock import SystemClock
-from framework._context import current_record
-from framework._records import TaskRecord
 from framework._retry import RetryPolicy
 from framework._sleepers import LoopSleeper, Sleeper, ThreadSleeper
+from framework._tasks.context import current_record
+from framework._tasks.records import TaskRecord
 from framework._throttle import Gate, Gates, ThrottlePolicy
 from framework.exceptions import RateLimitExceededError, TaskCancelledError
 from framework.protocols import Clock, Interceptor

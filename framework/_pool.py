@@ -17,13 +17,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
-from framework import _callers, _checks
-from framework._calls import name_of
+from framework import _callers
 from framework._clock import SystemClock, join_all
 from framework._crew import Crew
 from framework._deadlines import Deadlines
-from framework._records import TaskStatus
 from framework._statistics import summary
+from framework._tasks import checks
+from framework._tasks.records import TaskStatus
+from framework._tasks.specs import name_of
 from framework._workers import Item, Worker, current_worker
 from framework.exceptions import TaskTimeoutError
 from framework.protocols import Clock
@@ -279,15 +280,15 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         # The standard's wording, which programs may match; its check lets 2.5 and True pass.
         given: object = max_workers
         if given is not None and not (isinstance(given, int) and given <= 0):
-            _checks.integer("max_workers", max_workers, at_least=1)
-        limit = _checks.limit("task_timeout", task_timeout)
+            checks.integer("max_workers", max_workers, at_least=1)
+        limit = checks.limit("task_timeout", task_timeout)
         if queue_size is not None:
-            _checks.integer("queue_size", queue_size, at_least=1)
-        _checks.text("thread_name_prefix", thread_name_prefix)
+            checks.integer("queue_size", queue_size, at_least=1)
+        checks.text("thread_name_prefix", thread_name_prefix)
         arguments: object = initargs
         if not isinstance(arguments, (tuple, list)):
-            raise TypeError(f"initargs must be a tuple or list, not {_checks.show(arguments)}")
-        _checks.clock(clock)
+            raise TypeError(f"initargs must be a tuple or list, not {checks.show(arguments)}")
+        checks.clock(clock)
         super().__init__(max_workers, thread_name_prefix, initializer, initargs)
         self._clock = SystemClock() if clock is None else clock
         self._limit = None if limit == math.inf else limit
@@ -347,7 +348,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
             ValueError: If it is negative or NaN.
         """
         if timeout is not None:
-            timeout = _checks.number("timeout", timeout, at_least=0, finite=False)
+            timeout = checks.number("timeout", timeout, at_least=0, finite=False)
         interrupted = self._crew.lock._is_owned()  # type: ignore[attr-defined]  # as Condition does
         for item in self._crew.close(drop=cancel_futures):
             item.handler.drop(item, None)

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any, Final
 
-from framework import _registry
-from framework._calls import TaskSpec
 from framework._core import Core
-from framework._ids import TaskId
-from framework._records import TaskRecord, TaskStatus
-from framework._task import PENDING, LiveTask, Move, new_task
+from framework._tasks import registry
+from framework._tasks.ids import TaskId
+from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.specs import TaskSpec
+from framework._tasks.task import PENDING, LiveTask, Move, new_task
 from framework.exceptions import (
     FrameworkError,
     RemoteTaskError,
@@ -83,7 +83,7 @@ class RemoteHost:
 
     def _take_in(self, record: TaskRecord) -> bool:
         """Make a live task of another process one of this one's; False if it cannot be."""
-        known = getattr(_registry.find(record.name), "__asyncframe_spec__", None)
+        known = getattr(registry.find(record.name), "__asyncframe_spec__", None)
         if not isinstance(known, TaskSpec):
             known = TaskSpec(_unknown_here, name=record.name, kind="thread", check=None)
         frame, monotonic = sys._getframe(), self.clock.monotonic()

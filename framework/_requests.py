@@ -10,8 +10,8 @@ from billiard.exceptions import TimeLimitExceeded
 from celery.exceptions import Ignore
 from celery.worker.request import Request
 
-from framework import _wire
 from framework._clock import SystemClock
+from framework._tasks import wire
 from framework.engines._messages import Message
 from framework.engines._state import holder_of, is_dead
 from framework.exceptions import TaskTimeoutError
@@ -62,7 +62,7 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
                 told = TaskTimeoutError(message.task_id, message.name, message.limit or 0.0)
                 state.end(
                     message.task_id, "timeout", holder=self._holder,
-                    error=_wire.encode_error(told), reason="it was killed past its limit",
+                    error=wire.encode_error(told), reason="it was killed past its limit",
                 )  # fmt: skip
             facts = state.fetch([message.task_id]).get(message.task_id)
             return facts is None or facts["status"] not in ("pending", "running")

@@ -13,13 +13,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any  # a result is whatever the task returned
 
-from framework._context import current_record
 from framework._crew import Crew
 from framework._delivery import LoopWaiter, Mailboxes, ThreadWaiter
 from framework._ledger import Ledger
 from framework._outcomes import raise_or_return
-from framework._records import TaskRecord
-from framework._task import PENDING, RUNNING, LiveTask
+from framework._tasks.context import current_record
+from framework._tasks.records import TaskRecord
+from framework._tasks.task import PENDING, RUNNING, LiveTask
 from framework._workers import Worker, current_item, current_worker
 from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import TaskEngine

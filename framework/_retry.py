@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from framework import _checks
+from framework._tasks import checks
 from framework.exceptions import TaskCancelledError
 
 Uniform: TypeAlias = Callable[[float, float], float]
@@ -87,11 +87,11 @@ def retry_policy(
         ValueError: If one is out of its range.
     """
     return RetryPolicy(
-        max_retries=_checks.integer("max_retries", max_retries, at_least=0),
-        retry_delay=_checks.number("retry_delay", retry_delay, at_least=0),
-        backoff=_checks.number("backoff", backoff, at_least=1),
-        max_delay=None if max_delay is None else _checks.number("max_delay", max_delay, at_least=0),
-        jitter=_checks.number("jitter", jitter, at_least=0, at_most=1),
+        max_retries=checks.integer("max_retries", max_retries, at_least=0),
+        retry_delay=checks.number("retry_delay", retry_delay, at_least=0),
+        backoff=checks.number("backoff", backoff, at_least=1),
+        max_delay=None if max_delay is None else checks.number("max_delay", max_delay, at_least=0),
+        jitter=checks.number("jitter", jitter, at_least=0, at_most=1),
         exceptions=_exception_types(exceptions),
     )
 
@@ -107,6 +107,6 @@ def _exception_types(given: object) -> tuple[type[BaseException], ...]:
         if not (isinstance(one, type) and issubclass(one, BaseException)):
             raise TypeError(
                 "exceptions must be an exception class or a tuple of them, not "
-                f"{_checks.show(given)}"
+                f"{checks.show(given)}"
             )
     return types

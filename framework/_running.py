@@ -16,18 +16,18 @@ from functools import partial
 from typing import Any, Protocol
 
 from framework._clock import SystemClock
-from framework._context import current_record
 from framework._deadlines import Deadlines
 from framework._delivery import Mailboxes, wake_all
 from framework._hooks import run_hooks
-from framework._ids import explain_await
-from framework._jsonsafe import safe_str
 from framework._ledger import Home, Ledger
 from framework._logging import report_unread
 from framework._outcomes import clear_frames
-from framework._records import TaskEvent, TaskRecord, TaskStatus
 from framework._sleepers import Sleeper
-from framework._task import PENDING, RUNNING, LiveTask, Move, live
+from framework._tasks.context import current_record
+from framework._tasks.ids import explain_await
+from framework._tasks.jsonsafe import safe_str
+from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus
+from framework._tasks.task import PENDING, RUNNING, LiveTask, Move, live
 from framework.exceptions import TaskCancelledError, TaskTimeoutError
 from framework.protocols import Interceptor, Kind, Run, TaskEngine
 

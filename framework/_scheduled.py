@@ -7,13 +7,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from framework import _checks, _registry
-from framework._calls import Schedule, TaskSpec, checker_for, kind_of, name_of, one_line
-from framework._context import current_home
-from framework._decorated import ScheduleDecorator
 from framework._inner import decorate, dress
 from framework._ledger import Home
 from framework._runtime import find_core
+from framework._tasks import checks, registry
+from framework._tasks.context import current_home
+from framework._tasks.decorated import ScheduleDecorator
+from framework._tasks.specs import Schedule, TaskSpec, checker_for, kind_of, name_of, one_line
 
 
 def scheduled_task(
@@ -53,10 +53,10 @@ def scheduled_task(
             "scheduled_task has no default interval: write @scheduled_task(every=60), not "
             "@scheduled_task"
         )
-    seconds = _checks.number("every", every, above=0)
-    share = _checks.number("jitter", jitter, at_least=0, at_most=1)
-    _checks.flag("run_at_start", run_at_start)
-    label = None if name is None else one_line(_checks.text("name", name))
+    seconds = checks.number("every", every, above=0)
+    share = checks.number("jitter", jitter, at_least=0, at_most=1)
+    checks.flag("run_at_start", run_at_start)
+    label = None if name is None else one_line(checks.text("name", name))
 
     def make(fn: Callable[..., Any]) -> Any:
         return _scheduled(fn, label, seconds, share, run_at_start)
@@ -91,10 +91,10 @@ def _scheduled(
     schedule = Schedule(spec, every, jitter, at_start)
     inner: Any = async_inner if spec.kind == "loop" else sync_inner
     dressed = dress(inner, fn, "scheduled_task", __asyncframe_schedule__=schedule)
-    _registry.register(spec.name, dressed)
-    core = None if _registry.is_lasting() or _by_an_import() else find_core()
+    registry.register(spec.name, dressed)
+    core = None if registry.is_lasting() or _by_an_import() else find_core()
     if core is None:
-        _registry.add_schedule(schedule)
+        registry.add_schedule(schedule)
     else:
         home: Home | None = current_home.get()
         core.schedules.add_own(schedule, home if home is not None and home.core is core else None)

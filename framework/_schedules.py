@@ -18,11 +18,11 @@ import weakref
 from types import FrameType
 from typing import Any, Protocol
 
-from framework import _registry
-from framework._calls import Schedule, TaskSpec
 from framework._ledger import Home, Ledger
 from framework._running import Runner
-from framework._task import LiveTask
+from framework._tasks import registry
+from framework._tasks.specs import Schedule, TaskSpec
+from framework._tasks.task import LiveTask
 from framework.exceptions import FrameworkError
 from framework.protocols import Clock, TimerHandle
 
@@ -107,12 +107,12 @@ class Schedules:
             self._running = True
             own = list(self._own)
         self._plan_cleanup()
-        for schedule in (*_registry.listen(self), *own):
+        for schedule in (*registry.listen(self), *own):
             self.add(schedule)
 
     def stop(self) -> None:
         """Start nothing by itself any more; harmless to call twice."""
-        _registry.unlisten(self)
+        registry.unlisten(self)
         with self._lock:
             self._running = False
             timers = [table.timer for table in self._timetables.values()]

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from types import FrameType, MethodType
 from typing import Any  # a task's function may take and return anything
 
-from framework import _checks
-from framework._calls import (
+from framework._core import Core
+from framework._tasks import checks
+from framework._tasks.specs import (
     TaskSpec,
     is_wrapper,
     layer_of,
@@ -16,8 +17,7 @@ from framework._calls import (
     require_callable,
     spec_for,
 )
-from framework._core import Core
-from framework._task import LiveTask, Task
+from framework._tasks.task import LiveTask, Task
 
 
 def take_in(
@@ -43,18 +43,18 @@ def take_in(
     spec, bound = _spec(func)
     if timeout is not None or description is not None:
         spec = spec.replace(
-            timeout=_checks.limit("timeout", timeout),
-            description=None if description is None else _checks.text("description", description),
+            timeout=checks.limit("timeout", timeout),
+            description=None if description is None else checks.text("description", description),
         )
     positional, named = require_arguments(args, kwargs)
     positional = (*bound, *positional)
     if spec.check is not None:
         spec.check(*positional, **named)
     if task_id is not None:
-        _checks.task_id(task_id)
-    _checks.hook("on_complete", on_complete)
-    _checks.hook("on_error", on_error)
-    pause = _checks.number("delay", delay, at_least=0) or spec.delay
+        checks.task_id(task_id)
+    checks.hook("on_complete", on_complete)
+    checks.hook("on_error", on_error)
+    pause = checks.number("delay", delay, at_least=0) or spec.delay
     task = core.accept_with(
         spec,
         positional,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from framework import _checks
 from framework._sleepers import Sleeper
+from framework._tasks import checks
 
 
 class GateRetiredError(Exception):
@@ -284,12 +284,12 @@ def throttle_policy(
     """
     if key is not None and not callable(key):
         raise TypeError(
-            f"key must be a function of the call's arguments or None, not {_checks.show(key)}"
+            f"key must be a function of the call's arguments or None, not {checks.show(key)}"
         )
     return ThrottlePolicy(
         name=name,
-        rate_limit=_checks.integer("rate_limit", rate_limit, at_least=1),
-        time_window=_checks.number("time_window", time_window, above=0),
-        when_limited=_checks.choice("when_limited", when_limited, ("raise", "wait")),
+        rate_limit=checks.integer("rate_limit", rate_limit, at_least=1),
+        time_window=checks.number("time_window", time_window, above=0),
+        when_limited=checks.choice("when_limited", when_limited, ("raise", "wait")),
         key=key,
     )

@@ -12,13 +12,13 @@ import hashlib
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Final, TypeVar
 
-from framework._context import current_record
-from framework._jsonsafe import safe_repr
 from framework._policies import Policies, retry_reason, throttle_reason
-from framework._records import TaskRecord
 from framework._retry import RetryPolicy
 from framework._sleepers import LoopSleeper, ThreadSleeper
-from framework._task import LiveTask
+from framework._tasks.context import current_record
+from framework._tasks.jsonsafe import safe_repr
+from framework._tasks.records import TaskRecord
+from framework._tasks.task import LiveTask
 from framework._throttle import ThrottlePolicy
 from framework.exceptions import TaskCancelledError
 

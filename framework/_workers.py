@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from typing import Any, Protocol
 
-from framework._records import TaskStatus
+from framework._tasks.records import TaskStatus
 
 _LOGGER = logging.getLogger("concurrent.futures")
 

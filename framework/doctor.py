@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from framework import _checks
+from framework._tasks import checks
 
 __all__ = ["Finding", "examine", "main"]
 
@@ -401,7 +401,7 @@ def _engine(named: str) -> Any:
             raise _UsageError(f"{module_name!r} has no {attribute!r}") from None
     tasks = getattr(app, "tasks", None)
     if not callable(getattr(app, "connection_for_write", None)) or tasks is None:
-        raise _UsageError(f"{named!r} must be a Celery app, not {_checks.show(app)}")
+        raise _UsageError(f"{named!r} must be a Celery app, not {checks.show(app)}")
     if TASK_NAME not in tasks:
         raise _UsageError(f"{module_name!r} makes no CeleryEngine for {attribute!r}")
     return tasks[TASK_NAME].asyncframe_engine

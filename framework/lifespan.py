@@ -13,18 +13,19 @@ from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from framework import _callers, _checks
-from framework._context import current_home
+from framework import _callers
 from framework._core import Limits
 from framework._drain import drain
 from framework._endpoints import warn_of_plain_endpoints
-from framework._ids import explain_await
 from framework._ledger import Home
 from framework._logging import install_task_ids
 from framework._pool import ThreadPoolExecutorEnhanced
 from framework._runtime import Framework, Parts, override
 from framework._siblings import worker_count
 from framework._sleepers import LoopSleeper
+from framework._tasks import checks
+from framework._tasks.context import current_home
+from framework._tasks.ids import explain_await
 from framework.protocols import Clock, TaskEngine, TaskStore
 
 if TYPE_CHECKING:
@@ -96,16 +97,14 @@ def setup_async_framework(
     limits = Limits(
         max_workers=None
         if max_workers is None
-        else _checks.integer("max_workers", max_workers, at_least=1),
-        task_timeout=_checks.limit("task_timeout", task_timeout),
-        queue_size=_checks.integer("queue_size", queue_size, at_least=1),
-        result_ttl=_checks.number("result_ttl", result_ttl, above=0, finite=False),
-        max_finished_tasks=_checks.integer("max_finished_tasks", max_finished_tasks, at_least=0),
-        cleanup_interval=_checks.number(
-            "cleanup_interval", cleanup_interval, above=0, finite=False
-        ),
+        else checks.integer("max_workers", max_workers, at_least=1),
+        task_timeout=checks.limit("task_timeout", task_timeout),
+        queue_size=checks.integer("queue_size", queue_size, at_least=1),
+        result_ttl=checks.number("result_ttl", result_ttl, above=0, finite=False),
+        max_finished_tasks=checks.integer("max_finished_tasks", max_finished_tasks, at_least=0),
+        cleanup_interval=checks.number("cleanup_interval", cleanup_interval, above=0, finite=False),
     )
-    grace = _checks.number(
+    grace = checks.number(
         "graceful_shutdown_timeout", graceful_shutdown_timeout, at_least=0, finite=False
     )
     _check_parts(clock, executor, store, engine, max_workers)
@@ -115,7 +114,7 @@ def setup_async_framework(
 
 def _check_app(app: object) -> None:
     if app is not None and not (hasattr(app, "middleware_stack") and hasattr(app, "router")):
-        raise TypeError(f"app must be a FastAPI or Starlette app, or None, not {_checks.show(app)}")
+        raise TypeError(f"app must be a FastAPI or Starlette app, or None, not {checks.show(app)}")
 
 
 def _check_parts(
@@ -123,26 +122,26 @@ def _check_parts(
 ) -> None:
     if executor is not None and not isinstance(executor, ThreadPoolExecutorEnhanced):
         raise TypeError(
-            f"executor must be a ThreadPoolExecutorEnhanced or None, not {_checks.show(executor)}"
+            f"executor must be a ThreadPoolExecutorEnhanced or None, not {checks.show(executor)}"
         )
     if executor is not None and max_workers is not None:
         raise ValueError(
             "max_workers belongs to the executor that is given: leave out one of the two, "
             f"not max_workers={max_workers!r} beside executor"
         )
-    _checks.clock(clock)
+    checks.clock(clock)
     if isinstance(store, str):
         raise TypeError(
             "store must be a store and not its URL: write store=SQLStore("
-            f"{_checks.show(store)}), with 'from framework.stores.sql import SQLStore'"
+            f"{checks.show(store)}), with 'from framework.stores.sql import SQLStore'"
         )
     if isinstance(engine, str) or type(engine).__name__ == "Celery":
         raise TypeError(
             "engine must be an engine: write engine=CeleryEngine(celery_app), with 'from "
-            f"framework.engines.celery import CeleryEngine', not {_checks.show(engine)}"
+            f"framework.engines.celery import CeleryEngine', not {checks.show(engine)}"
         )
-    _checks.methods("store", store, ("put", "get", "list", "remove"))
-    _checks.methods("engine", engine, ("start", "withdraw", "abandon", "run_inline"))
+    checks.methods("store", store, ("put", "get", "list", "remove"))
+    checks.methods("engine", engine, ("start", "withdraw", "abandon", "run_inline"))
 
 
 class FrameworkLifespan(AbstractAsyncContextManager[None]):

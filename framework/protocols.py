@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from framework import _exports
-from framework._records import Kind, TaskEvent, TaskRecord, TaskStatus
+from framework._tasks import exports
+from framework._tasks.records import Kind, TaskEvent, TaskRecord, TaskStatus
 
 __all__ = [
     "Clock",
@@ -403,4 +403,4 @@ class Interceptor(Protocol):
         return None
 
 
-_exports.pin(globals())
+exports.pin(globals())

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any  # a task's function may take anything
 
-from framework import _callers, _exports, _registry
+from framework import _callers
 from framework._app_rules import AppRules
-from framework._calls import layer_of, name_of, signature_of
 from framework._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework._core import Limits
 from framework._crew import Crew
@@ -24,7 +23,9 @@ from framework._manager import TaskManager
 from framework._pool import ThreadPoolExecutorEnhanced
 from framework._results import Results
 from framework._runtime import Framework, Parts, override, set_override
-from framework._task import live
+from framework._tasks import exports, registry
+from framework._tasks.specs import layer_of, name_of, signature_of
+from framework._tasks.task import live
 from framework.protocols import (
     Clock,
     Interceptor,
@@ -155,7 +156,7 @@ def lasting_schedules() -> Iterator[None]:
     Else those that are made under an override end with it. For what outlives a test: a
     fixture that makes an app for many of them.
     """
-    with _registry.lasting():
+    with registry.lasting():
         yield
 
 
@@ -164,7 +165,7 @@ def registered_functions() -> dict[str, Callable[..., Any]]:
 
     The name is that of their tasks: the one given at decoration, or `function_name`.
     """
-    found = {name: _registry.find(name) for name in _registry.names()}
+    found = {name: registry.find(name) for name in registry.names()}
     return {name: function for name, function in found.items() if function is not None}
 
 
@@ -253,4 +254,4 @@ def override_framework(
         set_override(before)
 
 
-_exports.pin(globals())
+exports.pin(globals())

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
-from framework import _wire
 from framework._clock import SystemClock
 from framework._outpost import Outpost, watch_signal
+from framework._tasks import wire
 from framework._worker_policies import PublishAgain
 from framework.exceptions import TaskTimeoutError
 
@@ -133,7 +133,7 @@ def _deliver(
     if message.left is not None and message.left <= 0:
         told = TaskTimeoutError(message.task_id, message.name, message.limit or 0.0)
         state.end(
-            message.task_id, "timeout", seq=message.seq, error=_wire.encode_error(told),
+            message.task_id, "timeout", seq=message.seq, error=wire.encode_error(told),
             reason="it ran past its limit",
         )  # fmt: skip
         return None
@@ -170,7 +170,7 @@ def _run(
         )
         engine.state.end(
             message.task_id, "failed", holder=_PROCESS.holder,
-            error=_wire.encode_error(told), reason="it could not be started",
+            error=wire.encode_error(told), reason="it could not be started",
         )  # fmt: skip
         return None
     began = outpost.clock.monotonic()
@@ -182,7 +182,7 @@ def _run(
             message.task_id,
             "failed",
             holder=_PROCESS.holder,
-            error=_wire.encode_error(error),
+            error=wire.encode_error(error),
             reason="it could not be run",
         )
         return None
@@ -195,7 +195,7 @@ def _run(
     if left is not None:
         left = max(left - (outpost.clock.monotonic() - began), 0.0)
     following = _following(message, outcome, left, outpost.clock.time())
-    why = "" if outcome.error is None else _wire.encode_error(outcome.error)
+    why = "" if outcome.error is None else wire.encode_error(outcome.error)
     taken = engine.state.again(
         following, _PROCESS.holder, outcome.kind, outcome.delay, why, outcome.reason
     )
@@ -263,7 +263,7 @@ def _refuse(engine: CeleryEngine, given: object, error: MessageError) -> None:
     seq = given.get("seq") if isinstance(given, dict) else None
     if isinstance(task_id, str) and isinstance(seq, int):
         engine.state.end(
-            task_id, "failed", seq=seq, error=_wire.encode_error(error),
+            task_id, "failed", seq=seq, error=wire.encode_error(error),
             reason="its message was refused",
         )  # fmt: skip
 

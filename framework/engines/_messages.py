@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Self
 
-from framework import _registry
-from framework._calls import TaskSpec, name_of, signature_of, spec_for
+from framework._tasks import registry
+from framework._tasks.specs import TaskSpec, name_of, signature_of, spec_for
 
 VERSION: Final = 1
 """Of the message's form; a worker refuses any other."""
@@ -28,7 +28,7 @@ class Message:
         fn: Name that the function is registered by.
         name: Name of the task, as records show it.
         about: Its description.
-        call: Its arguments, as `_wire.encode_call` gives them.
+        call: Its arguments, as `wire.encode_call` gives them.
         created: When it was submitted, wall seconds since the epoch.
         limit: Seconds that it may run in all; None for no limit.
         left: What remains of it.
@@ -113,7 +113,7 @@ class Functions:
 
     def spec(self, name: str) -> TaskSpec | None:
         """Return what is registered by *name*, or None; it is never imported for that."""
-        found = _registry.find(name)
+        found = registry.find(name)
         spec = getattr(found, "__asyncframe_spec__", None)
         if not isinstance(spec, TaskSpec):
             schedule = getattr(found, "__asyncframe_schedule__", None)
@@ -130,7 +130,7 @@ class Functions:
 
     def specs(self) -> dict[str, TaskSpec]:
         """Return what is registered, by name."""
-        found = {name: self.spec(name) for name in {*_registry.names(), *self._plain}}
+        found = {name: self.spec(name) for name in {*registry.names(), *self._plain}}
         return {name: spec for name, spec in found.items() if spec is not None}
 
     def signatures(self) -> dict[str, str]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from framework._clock import SystemClock
-from framework._jsonsafe import safe_str
+from framework._tasks.jsonsafe import safe_str
 from framework.engines._held import held
 from framework.engines._messages import Message
 from framework.engines._publisher import Sender

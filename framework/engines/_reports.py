@@ -11,12 +11,12 @@ import threading
 from collections.abc import Mapping
 from typing import Final
 
-from framework import _registry
 from framework._clock import SystemClock
-from framework._ids import TaskId
-from framework._jsonsafe import safe_str
-from framework._records import Label, TaskRecord, TaskStatus
-from framework._wire import decode_error, decode_result
+from framework._tasks import registry
+from framework._tasks.ids import TaskId
+from framework._tasks.jsonsafe import safe_str
+from framework._tasks.records import Label, TaskRecord, TaskStatus
+from framework._tasks.wire import decode_error, decode_result
 from framework.engines._state import State
 from framework.exceptions import RemoteTaskError
 from framework.protocols import Clock, EngineHost
@@ -141,7 +141,7 @@ class Reports:
             task_id,
             TaskStatus(status),
             float(at),
-            result=decode_result(_registry.find(fn), result) if result else None,
+            result=decode_result(registry.find(fn), result) if result else None,
             error=decode_error(error) if error else None,
             reason=reason,
             attempts=int(attempts or 0),
@@ -186,7 +186,7 @@ def record_of(task_id: str, facts: Mapping[str, str], clock: Clock) -> TaskRecor
     record.attempts = int(facts.get("attempts") or 0)
     record.code, record.instruction, record.rest = None, 0, None
     result, error = facts.get("result"), facts.get("error")
-    record.result = decode_result(_registry.find(facts.get("fn", "")), result) if result else None
+    record.result = decode_result(registry.find(facts.get("fn", "")), result) if result else None
     if error:
         record.error = decode_error(error)
     elif record.status is TaskStatus.FAILED:

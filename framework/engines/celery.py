@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from framework import _checks, _registry
-from framework._calls import TaskSpec
-from framework._records import TaskRecord, TaskStatus
-from framework._task import live
-from framework._wire import CallEncoder, call_encoder, decode_call, refusals, settled
+from framework._tasks import checks, registry
+from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.specs import TaskSpec
+from framework._tasks.task import live
+from framework._tasks.wire import CallEncoder, call_encoder, decode_call, refusals, settled
 from framework.exceptions import BrokerUnavailableError
 from framework.protocols import EngineHost, Kind, Run
 
@@ -101,7 +101,7 @@ class CeleryEngine:
         allow_soft_limits: bool = False,
     ) -> None:
         if not callable(getattr(celery_app, "connection_for_write", None)):
-            raise TypeError(f"celery_app must be a Celery app, not {_checks.show(celery_app)}")
+            raise TypeError(f"celery_app must be a Celery app, not {checks.show(celery_app)}")
         self.app: Any = celery_app  # Any: Celery has no types
         self.default_limit: float | None = _finite("default_limit", default_limit)
         self._max_limit = _finite("max_limit", max_limit)
@@ -109,17 +109,17 @@ class CeleryEngine:
             raise ValueError(
                 f"default_limit must be at most max_limit={max_limit!r}, not {default_limit!r}"
             )
-        self._result_ttl = _checks.number("result_ttl", result_ttl, above=0)
-        self._publish_timeout = _checks.number("publish_timeout", publish_timeout, above=0)
-        self._queue_size = _checks.integer("queue_size", queue_size, at_least=1)
-        self._queue = None if queue is None else _checks.filled_text("queue", queue)
-        self._state_url = None if state_url is None else _checks.filled_text("state_url", state_url)
+        self._result_ttl = checks.number("result_ttl", result_ttl, above=0)
+        self._publish_timeout = checks.number("publish_timeout", publish_timeout, above=0)
+        self._queue_size = checks.integer("queue_size", queue_size, at_least=1)
+        self._queue = None if queue is None else checks.filled_text("queue", queue)
+        self._state_url = None if state_url is None else checks.filled_text("state_url", state_url)
         self.namespace: str = (
-            _checks.filled_text("namespace", namespace)
+            checks.filled_text("namespace", namespace)
             if namespace is not None
             else celery_app.main or "default"
         )
-        self.allow_soft_limits: bool = _checks.flag("allow_soft_limits", allow_soft_limits)
+        self.allow_soft_limits: bool = checks.flag("allow_soft_limits", allow_soft_limits)
         self.functions: Functions = Functions(functions)
         self._state: State | None = None
         self._host: EngineHost | None = None
@@ -193,7 +193,7 @@ class CeleryEngine:
                 ("redis://", "rediss://", "redis+socket", "unix://")
             ):
                 return url.replace("redis+socket://", "unix://", 1)
-        broker = _checks.show(_settings.shown(conf.broker_url))
+        broker = checks.show(_settings.shown(conf.broker_url))
         raise ValueError(
             f"CeleryEngine needs a Redis for the states of tasks: neither the broker ({broker}) "
             "nor the result backend of the Celery app is one; name one by state_url='redis://...'"
@@ -218,7 +218,7 @@ class CeleryEngine:
         """Return the longest limit in seconds that a task may have here."""
         if self._max_limit is not None:
             return self._max_limit
-        specs = (self.functions.spec(name) for name in _registry.names())
+        specs = (self.functions.spec(name) for name in registry.names())
         own = [spec.timeout for spec in specs if spec is not None and spec.timeout is not None]
         known = [one for one in (*own, self.default_limit) if one is not None and one < _FOREVER]
         return max(known, default=_NO_LIMIT)
@@ -227,7 +227,7 @@ class CeleryEngine:
         """Return the names of the decorated functions whose tasks would have no limit."""
         if self.default_limit is not None:
             return []
-        specs = {name: self.functions.spec(name) for name in _registry.names()}
+        specs = {name: self.functions.spec(name) for name in registry.names()}
         return sorted(
             name
             for name, spec in specs.items()
@@ -528,4 +528,4 @@ _FOREVER: Final = float("inf")
 
 
 def _finite(name: str, value: object) -> float | None:
-    return None if value is None else _checks.number(name, value, above=0)
+    return None if value is None else checks.number(name, value, above=0)

@@ -7,8 +7,8 @@ from functools import partial
 
 from framework._delivery import Mailboxes
 from framework._pool import ThreadPoolExecutorEnhanced
-from framework._records import TaskRecord
-from framework._task import PENDING, LiveTask, live
+from framework._tasks.records import TaskRecord
+from framework._tasks.task import PENDING, LiveTask, live
 from framework.protocols import Kind, Run
 
 _FLUSH_AFTER = 0.02

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Final, TypeAlias
 
 from framework._clock import SystemClock
-from framework._records import TaskRecord, TaskStatus
+from framework._tasks.records import TaskRecord, TaskStatus
 from framework.exceptions import StoreUnavailableError
 
 _LOGGER = logging.getLogger("asyncframe")

@@ -23,7 +23,7 @@ from sqlalchemy.exc import (
     StatementError,
 )
 
-from framework import _checks
+from framework._tasks import checks
 
 Dialect: TypeAlias = Literal["sqlite", "postgresql"]
 
@@ -74,14 +74,14 @@ def checked_url(url: object) -> URL:
     if not isinstance(url, (str, URL)):
         raise TypeError(
             "url must be a string such as 'sqlite:///tasks.db', or a sqlalchemy.URL, not "
-            f"{_checks.show(url)}"
+            f"{checks.show(url)}"
         )
     try:
         made = sa.make_url(url)
     except (ArgumentError, ValueError):
         raise ValueError(
             f"url must be one such as 'sqlite:///tasks.db' or 'postgresql://host/name', not "
-            f"{_checks.show(url)}"
+            f"{checks.show(url)}"
         ) from None
     allowed = _DRIVERS.get(made.get_backend_name(), ())
     if made.drivername not in allowed:

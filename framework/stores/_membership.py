@@ -21,8 +21,8 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from framework._ids import random_id
-from framework._records import TaskStatus
+from framework._tasks.ids import random_id
+from framework._tasks.records import TaskStatus
 from framework.stores._schema import PROCESSES, TASKS
 from framework.stores._statements import Statements
 

@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from framework._records import TaskRecord, TaskStatus
+from framework._tasks.records import TaskRecord, TaskStatus
 from framework.protocols import Clock
 from framework.stores._rows import Reader, readable
 from framework.stores._statements import Row, just_before

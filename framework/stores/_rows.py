@@ -11,11 +11,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from framework import _registry
-from framework._ids import TaskId
-from framework._jsonsafe import safe_str
-from framework._records import Label, TaskRecord, TaskStatus
-from framework._wire import decode_error, decode_result, encode_error, encode_result
+from framework._tasks import registry
+from framework._tasks.ids import TaskId
+from framework._tasks.jsonsafe import safe_str
+from framework._tasks.records import Label, TaskRecord, TaskStatus
+from framework._tasks.wire import decode_error, decode_result, encode_error, encode_result
 from framework.exceptions import RemoteTaskError, TaskInterruptedError
 
 COLUMNS: Final = (
@@ -143,7 +143,7 @@ def _result_text(record: TaskRecord) -> str:
     result = record.result
     if type(result) in _SCALARS:
         return json.dumps(result)
-    return encode_result(_registry.find(record.name), result)
+    return encode_result(registry.find(record.name), result)
 
 
 def clean(text: str) -> str:
@@ -174,7 +174,7 @@ def readable(record: TaskRecord) -> TaskRecord:
     """Return *record*, its result turned into what it was if it is still a text."""
     result = record.result
     if type(result) is Unread:
-        record.result = decode_result(_registry.find(record.name), result.text)
+        record.result = decode_result(registry.find(record.name), result.text)
     return record
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import bindparam
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from framework._records import TaskStatus
+from framework._tasks.records import TaskStatus
 from framework.stores._database import Dialect
 from framework.stores._rows import COLUMNS, Written
 from framework.stores._schema import META, PROCESSES, TASKS

@@ -17,7 +17,7 @@ from typing import Final
 from sqlalchemy.engine import Connection
 
 from framework._clock import SystemClock
-from framework._records import TaskRecord
+from framework._tasks.records import TaskRecord
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
 from framework.stores._backlog import Backlog

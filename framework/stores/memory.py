@@ -10,8 +10,8 @@ from contextlib import suppress
 from itertools import islice, repeat
 from typing import Final
 
-from framework._ids import TaskId
-from framework._records import TaskRecord, TaskStatus, label_of
+from framework._tasks.ids import TaskId
+from framework._tasks.records import TaskRecord, TaskStatus, label_of
 
 _BLOCK: Final = 256
 """How many records are packed at once."""

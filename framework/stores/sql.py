@@ -11,10 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from framework import _checks, _registry
 from framework._clock import SystemClock
-from framework._records import TaskRecord, TaskStatus
-from framework._wire import settled
+from framework._tasks import checks, registry
+from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.wire import settled
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
 
@@ -73,7 +73,7 @@ class SQLStore:
 
     def __init__(self, url: str | URL, durable: bool = False) -> None:
         self._url: URL = checked_url(url)
-        self.durable: bool = _checks.flag("durable", durable)
+        self.durable: bool = checks.flag("durable", durable)
         # Here already, for an error where it is made; it connects when it is opened.
         self._database = Database(self._url, self.durable)
         self._pace = Pace()
@@ -183,7 +183,7 @@ class SQLStore:
             TypeError: If JSON has nothing for it, or it does not fit the annotation.
             ValueError: If it is longer than a mebibyte of JSON.
         """
-        value, text = settled(_registry.find(record.name), result)
+        value, text = settled(registry.find(record.name), result)
         if text is not None and not record.status.is_final:
             # Whoever gets the result may change it before it is written.
             record.encoded = text

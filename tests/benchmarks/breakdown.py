@@ -25,7 +25,7 @@ from framework import (
 )
 from framework._core import Core
 from framework._running import enter
-from framework._task import LiveTask
+from framework._tasks.task import LiveTask
 from framework._workers import Worker
 
 SIZE = 2_000

@@ -16,13 +16,13 @@ from pydantic import BaseModel
 
 from framework import (
     TaskManager,
-    _registry,
     async_task,
     background_task,
     get_task_manager,
     scheduled_task,
     setup_async_framework,
 )
+from framework._tasks import registry
 from framework.engines._messages import Message, MessageError, signature_hash
 from framework.engines.celery import CeleryEngine
 from tests.beyond import celery_tasks
@@ -199,7 +199,7 @@ async def test_no_limit(celery_redis: RedisServer) -> None:
 def without_decorated_functions() -> Iterator[None]:
     """Have no function registered meanwhile; a process of tests has many."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_registry, "_BY_NAME", weakref.WeakValueDictionary())
+        patch.setattr(registry, "_BY_NAME", weakref.WeakValueDictionary())
         yield
 
 

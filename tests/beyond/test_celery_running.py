@@ -19,7 +19,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._records import TaskEvent
+from framework._tasks.records import TaskEvent
 from framework.engines.celery import CeleryEngine
 from tests.beyond import celery_tasks
 from tests.beyond.servers import RedisServer

@@ -20,7 +20,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._records import TaskStatus
+from framework._tasks.records import TaskStatus
 from framework.protocols import SharedStore, TaskEvent
 from framework.stores.sql import SQLStore
 from tests.beyond.peers import COMPLETED, FAILED, PENDING, Host, Peer, TestClock, new_record, peers

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from framework._records import TaskStatus
-from framework._task import copy_record
+from framework._tasks.records import TaskStatus
+from framework._tasks.task import copy_record
 from framework.stores import _writer
 from framework.stores._writer import Pace
 from framework.stores.sql import SQLStore

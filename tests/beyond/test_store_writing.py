@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from framework._records import TaskRecord, TaskStatus
+from framework._tasks.records import TaskRecord, TaskStatus
 from framework.exceptions import StoreUnavailableError
 from framework.stores import _follower, _statements, _writer
 from tests.beyond.peers import COMPLETED, FAILED, INTERRUPTED, PENDING, RUNNING, START, Peer, peers

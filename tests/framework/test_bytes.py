@@ -10,7 +10,7 @@ import pytest
 from pydantic import Base64Bytes, BaseModel, ConfigDict, field_serializer, field_validator
 from typing_extensions import TypedDict
 
-from framework._wire import decode_result, encode_call, encode_result, refusals, settled
+from framework._tasks.wire import decode_result, encode_call, encode_result, refusals, settled
 
 VALUES = (b"", b"text", b"\xff\x00\xfe")
 """Bytes that are text, and bytes that are not."""

@@ -21,16 +21,16 @@ from framework import (
     ThreadPoolExecutorEnhanced,
     _delivery,
     _events,
-    _ids,
     _results,
     async_task,
     background_task,
 )
 from framework._clock import SystemClock
 from framework._core import Core
-from framework._ids import random_id
-from framework._records import TaskEvent
-from framework._task import live
+from framework._tasks import ids
+from framework._tasks.ids import random_id
+from framework._tasks.records import TaskEvent
+from framework._tasks.task import live
 from framework._workers import Worker
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
@@ -187,7 +187,7 @@ async def test_a_loop_that_is_held_up_keeps_no_task_waiting(
 
 def test_ids_are_read_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """For 512 ids the operating system is asked twice."""
-    monkeypatch.setattr(_ids, "_SPARE", [])
+    monkeypatch.setattr(ids, "_SPARE", [])
     urandom = Counter(os.urandom)
     monkeypatch.setattr(os, "urandom", urandom)
     assert len({random_id() for _ in range(512)}) == 512

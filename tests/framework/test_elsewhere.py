@@ -12,7 +12,7 @@ from framework import FrameworkNotStartedError, TaskStatus
 from framework._clock import SystemClock
 from framework._delivery import Mailboxes
 from framework._elsewhere import _PAUSES, _STEP, Elsewhere
-from framework._records import Label, TaskRecord
+from framework._tasks.records import Label, TaskRecord
 from framework.exceptions import BrokerUnavailableError, StoreUnavailableError
 from tests.patience import PATIENCE
 

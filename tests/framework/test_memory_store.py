@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework._ids import random_id
-from framework._records import Label, TaskRecord, TaskStatus
+from framework._tasks.ids import random_id
+from framework._tasks.records import Label, TaskRecord, TaskStatus
 from framework.stores import memory
 from framework.stores.memory import MemoryStore
 

@@ -22,8 +22,8 @@ from framework import (
     scheduled_task,
     throttled_task,
 )
-from framework._ids import TaskId
-from framework._registry import find
+from framework._tasks.ids import TaskId
+from framework._tasks.registry import find
 from tests.patience import PATIENCE
 
 

@@ -24,8 +24,8 @@ from framework import (
     throttled_task,
 )
 from framework._deadlines import Deadlines
-from framework._jsonsafe import jsonable
 from framework._retry import MAX_DELAY, RetryPolicy
+from framework._tasks.jsonsafe import jsonable
 from framework.protocols import Kind, Run, TaskRecord
 from framework.testing import override_framework
 from tests.framework.exact import ExactClock

@@ -22,7 +22,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._delivery import Waiter
-from framework._task import LiveTask
+from framework._tasks.task import LiveTask
 from framework._throttle import Gate, Gates, throttle_policy
 from framework._workers import Worker
 from framework.protocols import Interceptor, TaskRecord

@@ -22,8 +22,8 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._records import Label, TaskEvent, TaskRecord
 from framework._remote import RemoteHost
+from framework._tasks.records import Label, TaskEvent, TaskRecord
 from framework.exceptions import BrokerUnavailableError, RemoteTaskError
 from framework.protocols import EngineHost, Kind, Run
 from tests.patience import PATIENCE

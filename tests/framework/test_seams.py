@@ -14,7 +14,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from framework import _registry, get_task_manager, setup_async_framework
+from framework import get_task_manager, setup_async_framework
+from framework._tasks import registry
 from framework.protocols import Interceptor, Kind, Run, TaskEvent, TaskRecord, TaskStatus
 from framework.testing import call_of, override_framework
 from tests.framework.clients import TestClient
@@ -26,9 +27,9 @@ def example() -> Iterator[ModuleType]:
     """Give the example app; its schedule is run while the test lasts, and not for others."""
     module = importlib.import_module("framework.example")
     schedule = module.heartbeat.__asyncframe_schedule__
-    _registry.add_schedule(schedule)
+    registry.add_schedule(schedule)
     yield module
-    _registry._SCHEDULES.discard(schedule)
+    registry._SCHEDULES.discard(schedule)
 
 
 class StillClock:

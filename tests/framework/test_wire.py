@@ -18,8 +18,8 @@ import pytest
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from framework import RateLimitExceededError, TaskTimeoutError, background_task, retry_task
-from framework._calls import require_arguments
-from framework._wire import (
+from framework._tasks.specs import require_arguments
+from framework._tasks.wire import (
     MAX_CALL,
     MAX_RESULT,
     decode_call,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from framework import TaskManager, get_task_manager, setup_async_framework
-from framework._records import TaskEvent
+from framework._tasks.records import TaskEvent
 from framework.protocols import TaskEngine, TaskStore
 from tests.patience import PATIENCE
 

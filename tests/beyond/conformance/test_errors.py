@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from framework import TaskFailedError, TaskManager, TaskNotFoundError, TaskStatus
-from framework._task import Task
+from framework._tasks.task import Task
 from tests.beyond.conformance import tasks
 from tests.beyond.conformance.backends import Backend, Heard
 from tests.beyond.conformance.tasks import ShopError

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from framework import _checks
-from framework._context import current_record
-from framework._task import LiveTask, Task, TaskControl
+from framework._tasks import checks
+from framework._tasks.context import current_record
+from framework._tasks.task import LiveTask, Task, TaskControl
 from framework.exceptions import TaskCancelledError
 
 
@@ -19,8 +19,8 @@ def current_task() -> Task | None:
         return None
 
     def report_progress(progress: float, message: str) -> None:
-        share = _checks.number("progress", progress, at_least=0, at_most=1)
-        record.home.core.ledger.progress(record, share, _checks.text("message", message))
+        share = checks.number("progress", progress, at_least=0, at_most=1)
+        record.home.core.ledger.progress(record, share, checks.text("message", message))
 
     def check_cancelled() -> None:
         if record.cancel_requested or record.status.is_final:

@@ -66,7 +66,7 @@ def is_lasting() -> bool:
     return bool(_LASTING)
 
 
-def add_schedule(schedule: Any) -> None:  # Any: a _calls.Schedule, of a higher layer
+def add_schedule(schedule: Any) -> None:  # Any: a specs.Schedule
     """Note a scheduled function and tell the frameworks that run already."""
     with _LOCK:
         _SCHEDULES.add(schedule)
@@ -75,7 +75,7 @@ def add_schedule(schedule: Any) -> None:  # Any: a _calls.Schedule, of a higher 
         listener.add(schedule)
 
 
-def listen(listener: Any) -> list[Any]:  # Any: a _calls.Schedules
+def listen(listener: Any) -> list[Any]:  # Any: a _schedules.Schedules
     """Return all schedules so far; ``listener.add(schedule)`` is called for later ones."""
     with _LOCK:
         _LISTENERS.add(listener)

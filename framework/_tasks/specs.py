@@ -14,9 +14,9 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from framework._checks import show
-from framework._jsonsafe import safe_repr
-from framework._records import Kind, Label, label_of
+from framework._tasks.checks import show
+from framework._tasks.jsonsafe import safe_repr
+from framework._tasks.records import Kind, Label, label_of
 
 Check: TypeAlias = Callable[..., object]
 """Takes a call's arguments and raises TypeError if they do not fit; returns nothing."""

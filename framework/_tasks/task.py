@@ -15,9 +15,9 @@ from datetime import datetime
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from framework._ids import TaskId
-from framework._jsonsafe import jsonable, safe_str
-from framework._records import Rare, TaskRecord, TaskStatus
+from framework._tasks.ids import TaskId
+from framework._tasks.jsonsafe import jsonable, safe_str
+from framework._tasks.records import Rare, TaskRecord, TaskStatus
 
 if TYPE_CHECKING:
     import asyncio
@@ -66,7 +66,7 @@ class LiveTask(TaskRecord):
         "outbox",
     )
 
-    spec: Any  # a _calls.TaskSpec, which a lower layer may not name
+    spec: Any  # a specs.TaskSpec
     args: tuple[Any, ...] | None
     kwargs: dict[str, Any] | None
     context: Context | None
@@ -108,7 +108,7 @@ def new_task(
 
     Args:
         task_id: Its id.
-        spec: The `_calls.TaskSpec` of its function.
+        spec: The `specs.TaskSpec` of its function.
         args: The call's positional arguments.
         kwargs: The call's keyword arguments; None if there are none, since a dict for each
             task is one more for the garbage collector.

@@ -21,9 +21,9 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from framework import _bytes
-from framework._calls import name_of, signature_of
-from framework._jsonsafe import SHORT_INT, safe_repr, safe_str
+from framework._tasks import json_bytes
+from framework._tasks.jsonsafe import SHORT_INT, safe_repr, safe_str
+from framework._tasks.specs import name_of, signature_of
 from framework.exceptions import RemoteTaskError
 
 Function: TypeAlias = Callable[..., Any]
@@ -60,9 +60,9 @@ class _Value:
 
     def __init__(self, annotation: Any) -> None:  # Any: whatever stands in the signature
         adapter = _adapter(annotation)
-        self._has_bytes = adapter is not None and _bytes.has_bytes(adapter.core_schema)
-        self._adapter = _bytes.BytesAdapter(annotation) if self._has_bytes else adapter
-        models = _bytes.unencoded(self._adapter.core_schema) if self._has_bytes else []
+        self._has_bytes = adapter is not None and json_bytes.has_bytes(adapter.core_schema)
+        self._adapter = json_bytes.BytesAdapter(annotation) if self._has_bytes else adapter
+        models = json_bytes.unencoded(self._adapter.core_schema) if self._has_bytes else []
         self.refused = _NO_BASE64.format(", ".join(models)) if models else ""
         # Of these types, what is in JSON is what was put into it.
         self._plain = annotation if annotation in _SCALARS else None
@@ -76,14 +76,14 @@ class _Value:
         kind = type(value)
         if kind is self._plain or (self._adapter is None and kind in _SCALARS):
             return value
-        found = _bytes.bytes_in(value)
+        found = json_bytes.bytes_in(value)
         if not found and not self._has_bytes:
             return self._dump(value)
         if self.refused:
             raise ValueError(self.refused)
         try:
             data = self._dump(value)
-            fits = _bytes.bytes_in(self.load(data)) == found
+            fits = json_bytes.bytes_in(self.load(data)) == found
         except ValueError as error:
             if self._has_bytes and not isinstance(error, UnicodeDecodeError):
                 raise  # it is wrong for another reason

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from framework._records import TaskRecord
+    from framework._tasks.records import TaskRecord
 
 current_home: ContextVar[Any | None] = ContextVar("asyncframe_home", default=None)
 """The ``_runtime.Home`` of the app whose request or task runs here, else None."""

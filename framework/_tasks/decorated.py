@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
 
-from framework._ids import TaskId
-from framework._task import Task
+from framework._tasks.ids import TaskId
+from framework._tasks.task import Task
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
