@@ -9,7 +9,6 @@ from framework._decorators import (
     throttled_task,
 )
 from framework._manager import TaskManager
-from framework._pool import ThreadPoolExecutorEnhanced
 from framework._runtime import get_task_manager, get_thread_pool
 from framework._scheduled import scheduled_task
 from framework._tasks import exports
@@ -17,6 +16,7 @@ from framework._tasks.current import current_task
 from framework._tasks.ids import TaskId
 from framework._tasks.records import TaskStatus
 from framework._tasks.task import Task
+from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.exceptions import (
     FrameworkError,
     FrameworkNotStartedError,

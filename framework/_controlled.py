@@ -16,10 +16,10 @@ from concurrent.futures import thread as _stdlib
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Protocol, cast
 
-from framework._crew import Crew
-from framework._pool import ThreadPoolExecutorEnhanced
 from framework._tasks.records import TaskRecord
-from framework._workers import Item, Worker, current_worker
+from framework._threads.crew import Crew
+from framework._threads.pool import ThreadPoolExecutorEnhanced
+from framework._threads.pool_threads import Item, Worker, current_worker
 from framework.engines.local import LocalEngine
 from framework.exceptions import QueueFullError
 from framework.protocols import Kind, Run

@@ -19,13 +19,11 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from framework._delivery import LoopWaiter, Mailboxes, ThreadWaiter, Waiter
 from framework._driving import Drive, runs_of
 from framework._elsewhere import Elsewhere
 from framework._ledger import Home, Ledger, id_in_use
 from framework._logging import log_final, report_unread
 from framework._policies import Policies, WatchedPolicies
-from framework._pool import ThreadPoolExecutorEnhanced
 from framework._results import Results
 from framework._running import Runner
 from framework._schedules import Schedules
@@ -34,6 +32,8 @@ from framework._tasks.ids import TaskId
 from framework._tasks.records import EVENT_OF
 from framework._tasks.specs import TaskSpec
 from framework._tasks.task import PENDING, LiveTask, new_task
+from framework._threads.pool import ThreadPoolExecutorEnhanced
+from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter, Waiter
 from framework.engines.local import LocalEngine
 from framework.exceptions import FrameworkNotStartedError, TaskCancelledError
 from framework.protocols import Clock, Interceptor, RemoteEngine, TaskEngine, TaskStore

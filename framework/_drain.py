@@ -17,9 +17,9 @@ from typing import Any
 from framework._core import Core
 from framework._ledger import Home
 from framework._running import Driver
-from framework._sleepers import LoopSleeper
 from framework._tasks.records import TaskStatus
 from framework._tasks.task import LiveTask
+from framework._threads.sleepers import LoopSleeper
 from framework.exceptions import TaskInterruptedError
 from framework.protocols import TimerHandle
 

@@ -18,10 +18,10 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
-from framework._clock import SystemClock
-from framework._delivery import LoopWaiter, Mailboxes, ThreadWaiter, Waiter
 from framework._tasks import checks
 from framework._tasks.records import TaskRecord
+from framework._threads.clock import SystemClock
+from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter, Waiter
 from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import Clock
 

@@ -6,9 +6,9 @@ import logging
 import threading
 from collections.abc import Callable
 
-from framework import _callers
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.task import LiveTask, Task
+from framework._threads import thread_names
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -31,7 +31,7 @@ def run_hooks(task: LiveTask, snapshot: Callable[[TaskRecord], TaskRecord]) -> N
         return
     # The thread that ends tasks over their limit has other deadlines to keep, and the one
     # that hears of remote tasks others to hear of.
-    thread = threading.Thread(target=_call, args=(hook, view), name=_callers.HOOK, daemon=True)
+    thread = threading.Thread(target=_call, args=(hook, view), name=thread_names.HOOK, daemon=True)
     try:
         thread.start()
     except RuntimeError:  # too many threads in the process; late deadlines are better

@@ -15,13 +15,13 @@ from typing import Any, Literal, TypeVar, overload
 
 from framework._cancelling import cancel
 from framework._core import Core
-from framework._pool import ThreadPoolExecutorEnhanced
 from framework._submission import take_in
 from framework._tasks import checks
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.ids import TaskId
 from framework._tasks.records import EVENT_KINDS, TaskRecord, TaskStatus
 from framework._tasks.task import PENDING, RUNNING, Task
+from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.exceptions import TaskNotFoundError
 from framework.protocols import Clock, EventSink
 

@@ -20,7 +20,6 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from framework._clock import SystemClock
 from framework._core import Limits
 from framework._ledger import Home
 from framework._running import Runner
@@ -32,6 +31,7 @@ from framework._tasks.jsonsafe import safe_str
 from framework._tasks.records import TaskEvent, TaskStatus
 from framework._tasks.specs import TaskSpec
 from framework._tasks.task import LiveTask, new_task
+from framework._threads.clock import SystemClock
 from framework._worker_policies import PublishAgain, WorkerPolicies
 from framework.exceptions import TaskTimeoutError
 

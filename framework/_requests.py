@@ -10,8 +10,8 @@ from billiard.exceptions import TimeLimitExceeded
 from celery.exceptions import Ignore
 from celery.worker.request import Request
 
-from framework._clock import SystemClock
 from framework._tasks import wire
+from framework._threads.clock import SystemClock
 from framework.engines._messages import Message
 from framework.engines._state import holder_of, is_dead
 from framework.exceptions import TaskTimeoutError

@@ -13,14 +13,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Any  # a result is whatever the task returned
 
-from framework._crew import Crew
-from framework._delivery import LoopWaiter, Mailboxes, ThreadWaiter
 from framework._ledger import Ledger
 from framework._outcomes import raise_or_return
 from framework._tasks.context import current_record
 from framework._tasks.records import TaskRecord
 from framework._tasks.task import PENDING, RUNNING, LiveTask
-from framework._workers import Worker, current_item, current_worker
+from framework._threads.crew import Crew
+from framework._threads.pool_threads import Worker, current_item, current_worker
+from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
 from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import TaskEngine
 

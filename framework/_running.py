@@ -15,19 +15,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from framework._clock import SystemClock
-from framework._deadlines import Deadlines
-from framework._delivery import Mailboxes, wake_all
 from framework._hooks import run_hooks
 from framework._ledger import Home, Ledger
 from framework._logging import report_unread
 from framework._outcomes import clear_frames
-from framework._sleepers import Sleeper
 from framework._tasks.context import current_record
 from framework._tasks.ids import explain_await
 from framework._tasks.jsonsafe import safe_str
 from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus
 from framework._tasks.task import PENDING, RUNNING, LiveTask, Move, live
+from framework._threads.clock import SystemClock
+from framework._threads.deadlines import Deadlines
+from framework._threads.sleepers import Sleeper
+from framework._threads.waiters import Mailboxes, wake_all
 from framework.exceptions import TaskCancelledError, TaskTimeoutError
 from framework.protocols import Interceptor, Kind, Run, TaskEngine
 

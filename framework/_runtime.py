@@ -13,16 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from framework._app_rules import AppRules
-from framework._clock import SystemClock
 from framework._core import Core, Limits
 from framework._ledger import Home
 from framework._manager import TaskManager
 from framework._policies import Policies, standalone
-from framework._pool import ThreadPoolExecutorEnhanced
 from framework._remote import RemoteHost
 from framework._running import Runner
 from framework._tasks.context import current_home
 from framework._tasks.ids import random_id
+from framework._threads.clock import SystemClock
+from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import Clock, Interceptor, TaskEngine, TaskStore
 from framework.stores.memory import MemoryStore

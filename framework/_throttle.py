@@ -9,8 +9,8 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from framework._sleepers import Sleeper
 from framework._tasks import checks
+from framework._threads.sleepers import Sleeper
 
 
 class GateRetiredError(Exception):

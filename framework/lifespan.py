@@ -13,19 +13,19 @@ from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from framework import _callers
 from framework._core import Limits
 from framework._drain import drain
 from framework._endpoints import warn_of_plain_endpoints
 from framework._ledger import Home
 from framework._logging import install_task_ids
-from framework._pool import ThreadPoolExecutorEnhanced
 from framework._runtime import Framework, Parts, override
 from framework._siblings import worker_count
-from framework._sleepers import LoopSleeper
 from framework._tasks import checks
 from framework._tasks.context import current_home
 from framework._tasks.ids import explain_await
+from framework._threads import thread_names
+from framework._threads.pool import ThreadPoolExecutorEnhanced
+from framework._threads.sleepers import LoopSleeper
 from framework.protocols import Clock, TaskEngine, TaskStore
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ async def _in_thread(call: Callable[[], None], clock: Clock) -> None:
         finally:
             done.signal()
 
-    thread = threading.Thread(target=body, name=_callers.LIFESPAN, daemon=True)
+    thread = threading.Thread(target=body, name=thread_names.LIFESPAN, daemon=True)
     thread.start()
     await done.wait(None)
     thread.join()

@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any  # a task's function may take anything
 
-from framework import _callers
 from framework._app_rules import AppRules
 from framework._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework._core import Limits
-from framework._crew import Crew
 from framework._drain import REASON
 from framework._ledger import Home
 from framework._manager import TaskManager
-from framework._pool import ThreadPoolExecutorEnhanced
 from framework._results import Results
 from framework._runtime import Framework, Parts, override, set_override
 from framework._tasks import exports, registry
 from framework._tasks.specs import layer_of, name_of, signature_of
 from framework._tasks.task import live
+from framework._threads import thread_names
+from framework._threads.crew import Crew
+from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.protocols import (
     Clock,
     Interceptor,
@@ -130,7 +130,7 @@ def was_cut_short(record: TaskRecord) -> bool:
 
 def is_caller(thread: threading.Thread) -> bool:
     """Return whether a thread calls a hook, callbacks or a handler of an app's, and then ends."""
-    return thread.name in (_callers.HOOK, _callers.CALLBACKS, _callers.LIFESPAN)
+    return thread.name in (thread_names.HOOK, thread_names.CALLBACKS, thread_names.LIFESPAN)
 
 
 def is_idle(code: CodeType) -> bool:

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
-from framework._clock import SystemClock
 from framework._outpost import Outpost, watch_signal
 from framework._tasks import wire
+from framework._threads.clock import SystemClock
 from framework._worker_policies import PublishAgain
 from framework.exceptions import TaskTimeoutError
 

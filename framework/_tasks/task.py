@@ -77,7 +77,7 @@ class LiveTask(TaskRecord):
     waiters: dict[Any, None] | None
     driver: Any
     bodies: int
-    handler: Any  # a _workers.Handler
+    handler: Any  # a pool_threads.Handler
     outbox: Any  # what is to be told of it, see `_events`; None before anything is
 
     limit_left: Rare[float | None] = Rare(None)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from typing import Any, Final, Literal
 
-from framework._clock import SystemClock
+from framework._threads.clock import SystemClock
 from framework.engines._state import State, holder_here
 
 _LOGGER = logging.getLogger("asyncframe")

@@ -18,8 +18,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from framework._clock import SystemClock
 from framework._tasks.jsonsafe import safe_str
+from framework._threads.clock import SystemClock
 from framework.engines._held import held
 from framework.engines._messages import Message
 from framework.engines._publisher import Sender

@@ -11,12 +11,12 @@ import threading
 from collections.abc import Mapping
 from typing import Final
 
-from framework._clock import SystemClock
 from framework._tasks import registry
 from framework._tasks.ids import TaskId
 from framework._tasks.jsonsafe import safe_str
 from framework._tasks.records import Label, TaskRecord, TaskStatus
 from framework._tasks.wire import decode_error, decode_result
+from framework._threads.clock import SystemClock
 from framework.engines._state import State
 from framework.exceptions import RemoteTaskError
 from framework.protocols import Clock, EngineHost

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from framework._delivery import Mailboxes
-from framework._pool import ThreadPoolExecutorEnhanced
 from framework._tasks.records import TaskRecord
 from framework._tasks.task import PENDING, LiveTask, live
+from framework._threads.pool import ThreadPoolExecutorEnhanced
+from framework._threads.waiters import Mailboxes
 from framework.protocols import Kind, Run
 
 _FLUSH_AFTER = 0.02

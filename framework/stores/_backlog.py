@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final, TypeAlias
 
-from framework._clock import SystemClock
 from framework._tasks.records import TaskRecord, TaskStatus
+from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 
 _LOGGER = logging.getLogger("asyncframe")

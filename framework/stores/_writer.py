@@ -16,8 +16,8 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from framework._clock import SystemClock
 from framework._tasks.records import TaskRecord
+from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
 from framework.stores._backlog import Backlog

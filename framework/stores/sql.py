@@ -11,10 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from framework._clock import SystemClock
 from framework._tasks import checks, registry
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.wire import settled
+from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
 

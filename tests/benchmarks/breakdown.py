@@ -26,7 +26,7 @@ from framework import (
 from framework._core import Core
 from framework._running import enter
 from framework._tasks.task import LiveTask
-from framework._workers import Worker
+from framework._threads.pool_threads import Worker
 
 SIZE = 2_000
 """Tasks of a batch."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from framework._clock import SystemClock
 from framework._tasks.ids import TaskId, random_id
 from framework._tasks.records import Label, TaskRecord, TaskStatus
 from framework._tasks.task import copy_record
+from framework._threads.clock import SystemClock
 from framework.protocols import Clock
 from framework.stores._backlog import Backlog
 from framework.stores._database import Database, checked_url

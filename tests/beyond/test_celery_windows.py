@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from framework._clock import SystemClock
+from framework._threads.clock import SystemClock
 from framework._throttle import throttle_policy
 from framework._worker_policies import WorkerPolicies
 from framework.engines._state import State

@@ -19,19 +19,19 @@ import pytest
 from framework import (
     TaskManager,
     ThreadPoolExecutorEnhanced,
-    _delivery,
     _events,
     _results,
     async_task,
     background_task,
 )
-from framework._clock import SystemClock
 from framework._core import Core
 from framework._tasks import ids
 from framework._tasks.ids import random_id
 from framework._tasks.records import TaskEvent
 from framework._tasks.task import live
-from framework._workers import Worker
+from framework._threads import waiters
+from framework._threads.clock import SystemClock
+from framework._threads.pool_threads import Worker
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
 from tests.patience import PATIENCE
@@ -245,9 +245,9 @@ async def test_the_loop_is_woken_once_for_many_results(
 ) -> None:
     """Eight results that come while the loop is busy wake it once."""
     loop, gate, posted = asyncio.get_running_loop(), threading.Event(), threading.Semaphore(0)
-    post = _delivery.Mailbox.post
+    post = waiters.Mailbox.post
 
-    def telling_post(box: _delivery.Mailbox, call: Callable[[], object]) -> bool:
+    def telling_post(box: waiters.Mailbox, call: Callable[[], object]) -> bool:
         sent = post(box, call)
         posted.release()
         return sent
@@ -260,7 +260,7 @@ async def test_the_loop_is_woken_once_for_many_results(
     # One turn for the submissions, one for their hand-over.
     await Turn()
     await Turn()
-    monkeypatch.setattr(_delivery.Mailbox, "post", telling_post)
+    monkeypatch.setattr(waiters.Mailbox, "post", telling_post)
     wakes = Counter(loop.call_soon_threadsafe)
     monkeypatch.setattr(loop, "call_soon_threadsafe", wakes)
     gate.set()

@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import pytest
 
 from framework import FrameworkNotStartedError, TaskStatus
-from framework._clock import SystemClock
-from framework._delivery import Mailboxes
 from framework._elsewhere import _PAUSES, _STEP, Elsewhere
 from framework._tasks.records import Label, TaskRecord
+from framework._threads.clock import SystemClock
+from framework._threads.waiters import Mailboxes
 from framework.exceptions import BrokerUnavailableError, StoreUnavailableError
 from tests.patience import PATIENCE
 

@@ -30,7 +30,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._delivery import Mailbox
+from framework._threads.waiters import Mailbox
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE

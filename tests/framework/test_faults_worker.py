@@ -28,7 +28,7 @@ from framework import (
     async_task,
     current_task,
 )
-from framework._workers import Worker
+from framework._threads.pool_threads import Worker
 from framework.protocols import TaskEvent
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock

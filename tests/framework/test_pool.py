@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from framework import QueueFullError, TaskTimeoutError, ThreadPoolExecutorEnhanced
-from framework._workers import Worker
+from framework._threads.pool_threads import Worker
 from tests.framework.pools import (
     STATS_KEYS,
     SUMMARY_KEYS,

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from framework import TaskTimeoutError, ThreadPoolExecutorEnhanced
-from framework._clock import SystemClock
-from framework._workers import Worker
+from framework._threads.clock import SystemClock
+from framework._threads.pool_threads import Worker
 from tests.framework.pools import clock_apart, run_script, settle, start_stuck
 from tests.patience import PATIENCE
 

@@ -23,9 +23,9 @@ from framework import (
     async_task,
     throttled_task,
 )
-from framework._deadlines import Deadlines
 from framework._retry import MAX_DELAY, RetryPolicy
 from framework._tasks.jsonsafe import jsonable
+from framework._threads.deadlines import Deadlines
 from framework.protocols import Kind, Run, TaskRecord
 from framework.testing import override_framework
 from tests.framework.exact import ExactClock

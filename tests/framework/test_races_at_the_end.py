@@ -17,9 +17,9 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._deadlines import Deadlines, _Queue
 from framework._ledger import Home
-from framework._workers import Item, Worker
+from framework._threads.deadlines import Deadlines, _Queue
+from framework._threads.pool_threads import Item, Worker
 from tests.framework.pools import clock_apart, start_stuck
 from tests.patience import PATIENCE
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from framework._clock import SystemClock, join_all
+from framework._threads.clock import SystemClock, join_all
 from tests.patience import PATIENCE
 
 FAR = 3_600.0

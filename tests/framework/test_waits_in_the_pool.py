@@ -18,7 +18,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._workers import Worker
+from framework._threads.pool_threads import Worker
 from framework.testing import override_framework
 from tests.framework.pools import Stuck, counters, run_script, settle
 from tests.patience import PATIENCE

@@ -3,7 +3,7 @@
 Guarantees: what `concurrent.futures.ThreadPoolExecutor` guarantees (CPython's own tests
 of it pass); a call over its limit gets `TaskTimeoutError` at once and its late outcome
 is dropped; a call that waits for another queued call of its own pool runs it.
-Relies on: `_crew` for threads and queue.
+Relies on: `crew` for threads and queue.
 Lock order: the crew's lock decides who settles a call; futures are settled without it.
 """
 
@@ -17,15 +17,15 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
-from framework import _callers
-from framework._clock import SystemClock, join_all
-from framework._crew import Crew
-from framework._deadlines import Deadlines
-from framework._statistics import summary
 from framework._tasks import checks
 from framework._tasks.records import TaskStatus
 from framework._tasks.specs import name_of
-from framework._workers import Item, Worker, current_worker
+from framework._threads import thread_names
+from framework._threads.clock import SystemClock, join_all
+from framework._threads.crew import Crew
+from framework._threads.deadlines import Deadlines
+from framework._threads.figures import summary
+from framework._threads.pool_threads import Item, Worker, current_worker
 from framework.exceptions import TaskTimeoutError
 from framework.protocols import Clock
 
@@ -229,7 +229,7 @@ class _Calls:
             return
         # Callbacks may take their time, and the clock's thread has other deadlines.
         thread = threading.Thread(
-            target=call.tell, args=(None, error), name=_callers.CALLBACKS, daemon=True
+            target=call.tell, args=(None, error), name=thread_names.CALLBACKS, daemon=True
         )
         try:
             thread.start()

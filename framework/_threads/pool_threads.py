@@ -47,7 +47,7 @@ class Handler(Protocol):
 
 
 class Employer(Protocol):
-    """Whose threads they are; see `_crew.Crew`."""
+    """Whose threads they are; see `crew.Crew`."""
 
     timings: deque[tuple[float, float, float]]
 
@@ -77,7 +77,7 @@ class Worker(threading.Thread):
         gate: Released to wake the thread when it is parked.
         abandoned: Whether its item ran past its limit, so that the thread counts no more.
         first: What it was started for, until it begins with it; None if it is to look.
-        spare: Whether it stands in for threads that wait; see `_crew.Crew.step_aside`.
+        spare: Whether it stands in for threads that wait; see `crew.Crew.step_aside`.
         waits: How many such waits of this thread there are now.
         ended: How many items ended here with each status.
         counted: The latest of them, which may still be on the stack.

@@ -30,8 +30,8 @@ from concurrent.futures import thread as _stdlib
 from typing import Any, ClassVar
 
 from framework._tasks.records import TaskStatus
-from framework._waits import WaitGraph
-from framework._workers import Item, Worker, current_worker, forget_others
+from framework._threads.pool_threads import Item, Worker, current_worker, forget_others
+from framework._threads.wait_graph import WaitGraph
 from framework.exceptions import QueueFullError
 
 _LOGGER = logging.getLogger("concurrent.futures")

@@ -1,0 +1,1 @@
+"""Threads, loops and time: nothing in here knows a manager."""
