@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from framework._ledger import Home
+from framework._running.ledger import Home
 from framework._tasks.task import live
 from framework.protocols import Interceptor, SharedStore, TaskRecord, TaskRules
 

@@ -2,7 +2,7 @@
 
 Guarantees: a call that does not fit is refused in the caller; a task that is taken in
 reaches the engine, or its time table, or ends FAILED.
-Relies on: `_ledger` for the bound and the refusal after the end.
+Relies on: `ledger` for the bound and the refusal after the end.
 Lock order: none of its own.
 """
 
@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from framework._driving import Drive, runs_of
 from framework._elsewhere import Elsewhere
-from framework._ledger import Home, Ledger, id_in_use
-from framework._logging import log_final, report_unread
-from framework._policies import Policies, WatchedPolicies
-from framework._results import Results
-from framework._running import Runner
+from framework._running.coroutines import Drive, runs_of
+from framework._running.ledger import Home, Ledger, id_in_use
+from framework._running.log import log_final, report_unread
+from framework._running.policies import Policies, WatchedPolicies
+from framework._running.results import Results
+from framework._running.runner import Runner
 from framework._schedules import Schedules
 from framework._tasks.context import current_home
 from framework._tasks.ids import TaskId

@@ -15,7 +15,8 @@ from framework._inner import (
     retried_inner,
     throttled_inner,
 )
-from framework._retry import retry_policy
+from framework._running.retry import retry_policy
+from framework._running.throttle import throttle_policy
 from framework._tasks import checks, registry
 from framework._tasks.decorated import (
     AwaitableDecorator,
@@ -27,7 +28,6 @@ from framework._tasks.decorated import (
     ThrottleDecorator,
 )
 from framework._tasks.specs import TaskSpec, checker_for, kind_of, name_of, one_line
-from framework._throttle import throttle_policy
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -15,8 +15,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from framework._core import Core
-from framework._ledger import Home
-from framework._running import Driver
+from framework._running.ledger import Home
+from framework._running.runner import Driver
 from framework._tasks.records import TaskStatus
 from framework._tasks.task import LiveTask
 from framework._threads.sleepers import LoopSleeper

@@ -16,7 +16,8 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from framework._retry import RetryPolicy
+from framework._running.retry import RetryPolicy
+from framework._running.throttle import ThrottlePolicy
 from framework._runtime import find_policies, require_core
 from framework._tasks.ids import TaskId
 from framework._tasks.specs import (
@@ -29,7 +30,6 @@ from framework._tasks.specs import (
     require_callable,
     signature_of,
 )
-from framework._throttle import ThrottlePolicy
 
 _RANKS = {
     "throttled_task": 1,

@@ -1,7 +1,7 @@
 """TaskManager: knows its tasks, hands out their results, lets them go.
 
 Guarantees: an accepted task ends in exactly one final state; nothing here blocks a loop.
-Relies on: `_core` for what it is made of, `_ledger` for states, `_results` for waiting.
+Relies on: `_core` for what it is made of, `ledger` for states, `results` for waiting.
 Lock order: none of its own.
 """
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, fields
 
 from framework._app_rules import AppRules
 from framework._core import Core, Limits
-from framework._ledger import Home
 from framework._manager import TaskManager
-from framework._policies import Policies, standalone
 from framework._remote import RemoteHost
-from framework._running import Runner
+from framework._running.ledger import Home
+from framework._running.policies import Policies, standalone
+from framework._running.runner import Runner
 from framework._tasks.context import current_home
 from framework._tasks.ids import random_id
 from framework._threads.clock import SystemClock

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 from framework._inner import decorate, dress
-from framework._ledger import Home
+from framework._running.ledger import Home
 from framework._runtime import find_core
 from framework._tasks import checks, registry
 from framework._tasks.context import current_home

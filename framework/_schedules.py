@@ -18,8 +18,8 @@ import weakref
 from types import FrameType
 from typing import Any, Protocol
 
-from framework._ledger import Home, Ledger
-from framework._running import Runner
+from framework._running.ledger import Home, Ledger
+from framework._running.runner import Runner
 from framework._tasks import registry
 from framework._tasks.specs import Schedule, TaskSpec
 from framework._tasks.task import LiveTask

@@ -12,14 +12,14 @@ import hashlib
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Final, TypeVar
 
-from framework._policies import Policies, retry_reason, throttle_reason
-from framework._retry import RetryPolicy
+from framework._running.policies import Policies, retry_reason, throttle_reason
+from framework._running.retry import RetryPolicy
+from framework._running.throttle import ThrottlePolicy
 from framework._tasks.context import current_record
 from framework._tasks.jsonsafe import safe_repr
 from framework._tasks.records import TaskRecord
 from framework._tasks.task import LiveTask
 from framework._threads.sleepers import LoopSleeper, ThreadSleeper
-from framework._throttle import ThrottlePolicy
 from framework.exceptions import TaskCancelledError
 
 T = TypeVar("T")

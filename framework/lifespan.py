@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from framework._core import Limits
 from framework._drain import drain
 from framework._endpoints import warn_of_plain_endpoints
-from framework._ledger import Home
-from framework._logging import install_task_ids
+from framework._running.ledger import Home
+from framework._running.log import install_task_ids
 from framework._runtime import Framework, Parts, override
 from framework._siblings import worker_count
 from framework._tasks import checks

@@ -16,9 +16,9 @@ from framework._app_rules import AppRules
 from framework._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework._core import Limits
 from framework._drain import REASON
-from framework._ledger import Home
 from framework._manager import TaskManager
-from framework._results import Results
+from framework._running.ledger import Home
+from framework._running.results import Results
 from framework._runtime import Framework, Parts, override, set_override
 from framework._tasks import exports, registry
 from framework._tasks.specs import layer_of, name_of, signature_of

@@ -1,6 +1,6 @@
 """The state machine's table, and a task as users see it.
 
-`_ledger` is the only place where a status changes, by this table::
+`ledger` is the only place where a status changes, by this table::
 
     PENDING -> RUNNING -> COMPLETED | FAILED | TIMEOUT | CANCELLED | INTERRUPTED
     PENDING -> FAILED | CANCELLED | INTERRUPTED       (never ran)
@@ -38,7 +38,7 @@ _MOVES: Final[dict[Move, dict[TaskStatus, TaskStatus]]] = {
 }
 
 # What each move leads to from each status; None where it is refused. Whole, so that it is
-# read without a call; see `_ledger`.
+# read without a call; see `ledger`.
 TARGETS: Final[dict[Move, dict[TaskStatus, TaskStatus | None]]] = {
     move: dict.fromkeys(TaskStatus) | targets for move, targets in _MOVES.items()
 }
@@ -70,7 +70,7 @@ class LiveTask(TaskRecord):
     args: tuple[Any, ...] | None
     kwargs: dict[str, Any] | None
     context: Context | None
-    home: Any  # a _ledger.Home
+    home: Any  # a ledger.Home
     limit: float | None
     limit_key: float | None
     loop: asyncio.AbstractEventLoop | None
@@ -78,7 +78,7 @@ class LiveTask(TaskRecord):
     driver: Any
     bodies: int
     handler: Any  # a pool_threads.Handler
-    outbox: Any  # what is to be told of it, see `_events`; None before anything is
+    outbox: Any  # what is to be told of it, see `events`; None before anything is
 
     limit_left: Rare[float | None] = Rare(None)
     held: Rare[bool] = Rare(False)
@@ -113,7 +113,7 @@ def new_task(
         kwargs: The call's keyword arguments; None if there are none, since a dict for each
             task is one more for the garbage collector.
         context: What its body runs in.
-        home: The `_ledger.Home` that it belongs to.
+        home: The `ledger.Home` that it belongs to.
         limit: Seconds from its start that it may run; None for any number.
         now: Monotonic second of its submission.
         wall: The same by the wall clock, in seconds since the epoch.

@@ -24,7 +24,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._core import Core
-from framework._running import enter
+from framework._running.runner import enter
 from framework._tasks.task import LiveTask
 from framework._threads.pool_threads import Worker
 

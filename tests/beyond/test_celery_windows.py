@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from framework._running.throttle import throttle_policy
 from framework._threads.clock import SystemClock
-from framework._throttle import throttle_policy
 from framework._worker_policies import WorkerPolicies
 from framework.engines._state import State
 from framework.exceptions import RateLimitExceededError

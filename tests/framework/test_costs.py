@@ -16,15 +16,9 @@ from typing import Any
 
 import pytest
 
-from framework import (
-    TaskManager,
-    ThreadPoolExecutorEnhanced,
-    _events,
-    _results,
-    async_task,
-    background_task,
-)
+from framework import TaskManager, ThreadPoolExecutorEnhanced, async_task, background_task
 from framework._core import Core
+from framework._running import events, results
 from framework._tasks import ids
 from framework._tasks.ids import random_id
 from framework._tasks.records import TaskEvent
@@ -205,8 +199,8 @@ async def test_no_future_unless_somebody_waits(
     counters = []
     for owner, name in (
         (loop, "create_future"),
-        (_results, "LoopWaiter"),
-        (_results, "ThreadWaiter"),
+        (results, "LoopWaiter"),
+        (results, "ThreadWaiter"),
         (concurrent.futures.Future, "__init__"),
     ):
         counter = Counter(getattr(owner, name))
@@ -225,7 +219,7 @@ async def test_no_event_unless_somebody_hears(
 ) -> None:
     """Without a sink no event is made, and with one those of the kinds that it hears."""
     made = Counter(TaskEvent)
-    monkeypatch.setattr(_events, "TaskEvent", made)
+    monkeypatch.setattr(events, "TaskEvent", made)
     task_id = await bare_manager.submit(nothing)
     await bare_manager.get_result(task_id)
     assert made.calls == 0

@@ -23,7 +23,7 @@ from framework import (
     current_task,
     retry_task,
 )
-from framework._logging import install_task_ids
+from framework._running.log import install_task_ids
 from framework.protocols import TaskEvent
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock

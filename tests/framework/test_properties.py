@@ -23,7 +23,7 @@ from framework import (
     async_task,
     throttled_task,
 )
-from framework._retry import MAX_DELAY, RetryPolicy
+from framework._running.retry import MAX_DELAY, RetryPolicy
 from framework._tasks.jsonsafe import jsonable
 from framework._threads.deadlines import Deadlines
 from framework.protocols import Kind, Run, TaskRecord

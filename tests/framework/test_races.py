@@ -21,10 +21,10 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
+from framework._running.throttle import Gate, Gates, throttle_policy
 from framework._tasks.task import LiveTask
 from framework._threads.pool_threads import Worker
 from framework._threads.waiters import Waiter
-from framework._throttle import Gate, Gates, throttle_policy
 from framework.protocols import Interceptor, TaskRecord
 from framework.stores.memory import MemoryStore
 from framework.testing import override_framework

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from framework._events import Events
+from framework._running.events import Events
 from framework._tasks.records import EVENT_OF, TaskRecord, TaskStatus
 from framework._tasks.task import COMPLETED, PENDING, RUNNING, TARGETS, LiveTask, Move, copy_record
 from framework._threads.waiters import Waiter, wake_all

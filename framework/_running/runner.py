@@ -15,10 +15,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
-from framework._hooks import run_hooks
-from framework._ledger import Home, Ledger
-from framework._logging import report_unread
-from framework._outcomes import clear_frames
+from framework._running.hooks import run_hooks
+from framework._running.ledger import Home, Ledger
+from framework._running.log import report_unread
+from framework._running.outcomes import clear_frames
 from framework._tasks.context import current_record
 from framework._tasks.ids import explain_await
 from framework._tasks.jsonsafe import safe_str
@@ -38,7 +38,7 @@ _SPARE = 128
 
 
 class Driver(Protocol):
-    """What drives a coroutine; see `_driving.Drive`."""
+    """What drives a coroutine; see `coroutines.Drive`."""
 
     owner: asyncio.Task[Any] | None
 
@@ -196,7 +196,7 @@ class Runner:
             return fn.__asyncframe_attempts__(attempt, args, kwargs)
         return around(task, task.attempts, partial(fn, *args, **kwargs))
 
-    # -- what policies need of the tasks they act in; see `_policies.PolicyHost`
+    # -- what policies need of the tasks they act in; see `policies.PolicyHost`
 
     def announce(
         self,

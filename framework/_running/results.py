@@ -13,8 +13,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any  # a result is whatever the task returned
 
-from framework._ledger import Ledger
-from framework._outcomes import raise_or_return
+from framework._running.ledger import Ledger
+from framework._running.outcomes import raise_or_return
 from framework._tasks.context import current_record
 from framework._tasks.records import TaskRecord
 from framework._tasks.task import PENDING, RUNNING, LiveTask

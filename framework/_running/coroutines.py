@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Generator
 from functools import partial
 from typing import Any
 
-from framework._outcomes import clear_frames, raise_or_return
-from framework._running import Runner, enter
+from framework._running.outcomes import clear_frames, raise_or_return
+from framework._running.runner import Runner, enter
 from framework._tasks.records import TaskRecord
 from framework._tasks.task import PENDING, LiveTask, live
 from framework.exceptions import TaskCancelledError, TaskInterruptedError

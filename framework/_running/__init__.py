@@ -1,0 +1,1 @@
+"""How one task runs: counted, begun, retried, limited, ended, and made known."""
