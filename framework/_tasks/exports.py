@@ -13,8 +13,7 @@ def pin(module: dict[str, Any]) -> None:
     Args:
         module: The variables of the public module, with ``__all__``.
     """
-    package = str(module["__name__"]).partition(".")[0]
     for name in module["__all__"]:
         exported = module[name]
-        if getattr(exported, "__module__", "").startswith(f"{package}._"):
+        if "._" in getattr(exported, "__module__", ""):
             exported.__module__ = module["__name__"]

@@ -13,11 +13,11 @@ from framework._tasks.records import Label, TaskRecord, TaskStatus
 from framework._tasks.task import copy_record
 from framework._threads.clock import SystemClock
 from framework.protocols import Clock
-from framework.stores._backlog import Backlog
-from framework.stores._database import Database, checked_url
-from framework.stores._mirror import Mirror
-from framework.stores._schema import TASKS, prepare
-from framework.stores._writer import Pace, Writer
+from framework.stores.sql._backlog import Backlog
+from framework.stores.sql._database import Database, checked_url
+from framework.stores.sql._mirror import Mirror
+from framework.stores.sql._schema import TASKS, prepare
+from framework.stores.sql._writer import Pace, Writer
 
 PENDING, RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED

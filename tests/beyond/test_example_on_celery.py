@@ -23,7 +23,7 @@ from tests.patience import PATIENCE
 PARTS = """
 from celery import Celery
 from framework.engines.celery import CeleryEngine
-from framework.stores._writer import Pace
+from framework.stores.sql._writer import Pace
 from framework.stores.sql import SQLStore
 
 celery_app = Celery("shop", broker={url!r})

@@ -14,10 +14,9 @@ import pytest
 import sqlalchemy as sa
 
 from framework.exceptions import StoreUnavailableError
-from framework.stores import _database
-from framework.stores._backlog import SECURE_PATIENCE
-from framework.stores._writer import Pace
-from framework.stores.sql import SQLStore
+from framework.stores.sql import SQLStore, _database
+from framework.stores.sql._backlog import SECURE_PATIENCE
+from framework.stores.sql._writer import Pace
 from tests.beyond.peers import Host, TestClock, new_record, peers
 from tests.beyond.servers import PostgresServer
 from tests.patience import PATIENCE
@@ -301,7 +300,7 @@ def test_store_cannot_be_opened(tmp_path: Path) -> None:
 
 def test_file_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is no database is refused, with what SQLite says of it."""
-    monkeypatch.setattr("framework.stores.sql._OPEN_PATIENCE", 0.05)
+    monkeypatch.setattr("framework.stores.sql._store._OPEN_PATIENCE", 0.05)
     file = tmp_path / "notes.txt"
     file.write_text("no database\n" * 1_000)
     store = SQLStore(f"sqlite:///{file}")

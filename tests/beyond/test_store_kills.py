@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from framework import TaskInterruptedError, TaskManager, get_task_manager, setup_async_framework
-from framework.stores._writer import Pace
 from framework.stores.sql import SQLStore
+from framework.stores.sql._writer import Pace
 from tests.patience import PATIENCE
 
 PROGRAM = Path(__file__).with_name("apps") / "killed.py"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from framework.stores._membership import MISSED, GivenUpError
-from framework.stores._schema import PROCESSES
-from framework.stores._writer import Pace
+from framework.stores.sql._membership import MISSED, GivenUpError
+from framework.stores.sql._schema import PROCESSES
+from framework.stores.sql._writer import Pace
 from tests.beyond.peers import COMPLETED, INTERRUPTED, PENDING, RUNNING, START, Peer, peers
 
 

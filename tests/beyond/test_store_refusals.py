@@ -13,9 +13,9 @@ import pytest
 import sqlalchemy as sa
 
 from framework.exceptions import StoreUnavailableError
-from framework.stores._database import is_data_fault
-from framework.stores._membership import MISSED
-from framework.stores._writer import Pace
+from framework.stores.sql._database import is_data_fault
+from framework.stores.sql._membership import MISSED
+from framework.stores.sql._writer import Pace
 from tests.beyond.peers import FAILED, Peer, peers
 from tests.beyond.servers import PostgresServer
 

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from framework.exceptions import StoreUnavailableError
-from framework.stores._database import Database, checked_url
-from framework.stores._schema import META, STEPS, prepare
+from framework.stores.sql._database import Database, checked_url
+from framework.stores.sql._schema import META, STEPS, prepare
 from tests.beyond.peers import peers
 from tests.patience import PATIENCE
 

@@ -9,9 +9,8 @@ import pytest
 
 from framework._tasks.records import TaskStatus
 from framework._tasks.task import copy_record
-from framework.stores import _writer
-from framework.stores._writer import Pace
-from framework.stores.sql import SQLStore
+from framework.stores.sql import SQLStore, _writer
+from framework.stores.sql._writer import Pace
 from tests.beyond.peers import COMPLETED, FAILED, RUNNING, Host, TestClock, new_record, peers
 from tests.patience import PATIENCE
 

@@ -8,7 +8,7 @@ import pytest
 
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework.exceptions import StoreUnavailableError
-from framework.stores import _follower, _statements, _writer
+from framework.stores.sql import _follower, _statements, _writer
 from tests.beyond.peers import COMPLETED, FAILED, INTERRUPTED, PENDING, RUNNING, START, Peer, peers
 
 

@@ -142,7 +142,15 @@ def test_module_exports_what_it_has(name: str) -> None:
         assert hasattr(module, exported)
 
 
-@pytest.mark.parametrize("module", ["framework", "framework.protocols", "framework.testing"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "framework",
+        "framework.protocols",
+        "framework.stores.sql",
+        "framework.testing",
+    ],
+)
 def test_exports_say_where_they_are_imported_from(module: str) -> None:
     """What a public module exports names a public module as its own, and is found there."""
     face = importlib.import_module(module)

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework.protocols import Clock
-from framework.stores._rows import Reader, readable
-from framework.stores._statements import Row, just_before
 from framework.stores.memory import MemoryStore
+from framework.stores.sql._rows import Reader, readable
+from framework.stores.sql._statements import Row, just_before
 
 _COMPLETED = TaskStatus.COMPLETED
 

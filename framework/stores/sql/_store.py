@@ -1,13 +1,9 @@
-"""Tasks in a SQL database: shared by several processes, kept over restarts.
-
-Needs the extra ``sql``, for PostgreSQL also the extra ``postgresql``.
-"""
+"""SQLStore: what the framework asks of a store, answered by the mirror and the writer."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,21 +13,15 @@ from framework._tasks.wire import settled
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
-
-if find_spec("sqlalchemy") is None:
-    raise ImportError("a store in a SQL database needs SQLAlchemy: pip install 'asyncframe[sql]'")
-
-from framework.stores._backlog import Backlog, Told
-from framework.stores._database import FAULTS, Database, checked_url, why
-from framework.stores._mirror import Mirror
-from framework.stores._rows import can_be_kept
-from framework.stores._schema import prepare
-from framework.stores._writer import Pace, Writer
+from framework.stores.sql._backlog import Backlog, Told
+from framework.stores.sql._database import FAULTS, Database, checked_url, why
+from framework.stores.sql._mirror import Mirror
+from framework.stores.sql._rows import can_be_kept
+from framework.stores.sql._schema import prepare
+from framework.stores.sql._writer import Pace, Writer
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
-
-__all__ = ["SQLStore"]
 
 _LOGGER = logging.getLogger("asyncframe")
 

@@ -16,11 +16,11 @@ from sqlalchemy.engine import Connection
 from framework._tasks.records import TaskRecord
 from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
-from framework.stores._backlog import Backlog
-from framework.stores._database import Database
-from framework.stores._membership import Membership
-from framework.stores._mirror import Mirror
-from framework.stores._statements import CHUNK, Row, Statements
+from framework.stores.sql._backlog import Backlog
+from framework.stores.sql._database import Database
+from framework.stores.sql._membership import Membership
+from framework.stores.sql._mirror import Mirror
+from framework.stores.sql._statements import CHUNK, Row, Statements
 
 BREATH: Final = 0.0001
 """Seconds for which the thread lets others have the interpreter, in between."""

@@ -18,9 +18,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from framework._tasks.records import TaskStatus
-from framework.stores._database import Dialect
-from framework.stores._rows import COLUMNS, Written
-from framework.stores._schema import META, PROCESSES, TASKS
+from framework.stores.sql._database import Dialect
+from framework.stores.sql._rows import COLUMNS, Written
+from framework.stores.sql._schema import META, PROCESSES, TASKS
 
 CHUNK: Final = 256
 """Most rows that are read at once: a result may take a megabyte."""

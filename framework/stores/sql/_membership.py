@@ -23,8 +23,8 @@ from sqlalchemy.engine import Connection
 
 from framework._tasks.ids import random_id
 from framework._tasks.records import TaskStatus
-from framework.stores._schema import PROCESSES, TASKS
-from framework.stores._statements import Statements
+from framework.stores.sql._schema import PROCESSES, TASKS
+from framework.stores.sql._statements import Statements
 
 _LOGGER = logging.getLogger("asyncframe")
 

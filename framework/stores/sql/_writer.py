@@ -20,13 +20,13 @@ from framework._tasks.records import TaskRecord
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
-from framework.stores._backlog import Backlog
-from framework.stores._database import FAULTS, Database, is_data_fault, why
-from framework.stores._follower import BREATH, IN_TIME, Follower
-from framework.stores._membership import GivenUpError, Membership
-from framework.stores._mirror import Mirror
-from framework.stores._rows import NOT_WHOLE, Written, bare_row_of, row_of
-from framework.stores._statements import Statements
+from framework.stores.sql._backlog import Backlog
+from framework.stores.sql._database import FAULTS, Database, is_data_fault, why
+from framework.stores.sql._follower import BREATH, IN_TIME, Follower
+from framework.stores.sql._membership import GivenUpError, Membership
+from framework.stores.sql._mirror import Mirror
+from framework.stores.sql._rows import NOT_WHOLE, Written, bare_row_of, row_of
+from framework.stores.sql._statements import Statements
 
 _LOGGER = logging.getLogger("asyncframe")
 
