@@ -27,13 +27,13 @@ def count_words(text: str) -> dict[str, int]:
 
 @app.post("/texts", status_code=202)
 async def take_text(text: str) -> dict[str, str]:
-    """Begin to count and answer at once."""
+    """Start counting and answer immediately."""
     return {"task_id": count_words(text)}
 
 
 @app.get("/tasks/{task_id}")
 async def show_task(task_id: str) -> dict[str, object]:
-    """Answer with what is known of a task."""
+    """Return the status of a task."""
     task = await get_task_manager().get_task(task_id)
     if task is None:
         raise HTTPException(status_code=404, detail="Task not found")
@@ -42,12 +42,12 @@ async def show_task(task_id: str) -> dict[str, object]:
 
 @app.delete("/tasks/{task_id}")
 async def stop_task(task_id: str) -> dict[str, bool]:
-    """Cancel a task; true only if it will never run again."""
+    """Cancel a task, and tell whether that worked."""
     return {"cancelled": await get_task_manager().cancel_task(task_id)}
 
 
 def test_words_are_counted() -> None:
-    """The id comes at once, the counts follow, and both answers say so."""
+    """The app returns an id, and later the counts."""
     with TestClient(app) as client:
         answer = client.post("/texts", params={"text": "red blue\nred"})
         assert answer.status_code == 202
@@ -63,24 +63,24 @@ def test_words_are_counted() -> None:
 
 
 def test_an_unknown_id_is_404() -> None:
-    """An id that nobody knows is no error of the server."""
+    """The app answers 404 for an unknown id."""
     with TestClient(app) as client:
         assert client.get("/tasks/unknown").status_code == 404
 
 
 def test_counting_needs_no_framework() -> None:
-    """The undecorated function is a plain one."""
+    """The undecorated function can be called without a framework."""
     assert count_words.fn("red") == {"red": 1}
 
 
 def test_a_task_needs_a_text() -> None:
-    """A call that does not fit is refused in the caller, not in the background."""
+    """A call with missing arguments raises in the caller, not in the background."""
     with TestClient(app), pytest.raises(TypeError, match="missing 1 required positional argument"):
         count_words()  # type: ignore[call-arg]
 
 
 def test_a_delayed_count_can_be_cancelled() -> None:
-    """A task that has not begun never will."""
+    """A delayed task that is cancelled never starts."""
     started = threading.Event()
     with TestClient(app) as client:
         manager = app.state.task_manager
