@@ -36,8 +36,8 @@ from framework._worker_policies import PublishAgain, WorkerPolicies
 from framework.exceptions import TaskTimeoutError
 
 if TYPE_CHECKING:
-    from framework.engines._messages import Message
-    from framework.engines._state import State
+    from framework.engines.celery._messages import Message
+    from framework.engines.celery._state import State
 
 _LOGGER = logging.getLogger("asyncframe")
 

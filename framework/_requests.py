@@ -12,8 +12,8 @@ from celery.worker.request import Request
 
 from framework._tasks import wire
 from framework._threads.clock import SystemClock
-from framework.engines._messages import Message
-from framework.engines._state import holder_of, is_dead
+from framework.engines.celery._messages import Message
+from framework.engines.celery._state import holder_of, is_dead
 from framework.exceptions import TaskTimeoutError
 
 _LOGGER = logging.getLogger("asyncframe")

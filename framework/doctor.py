@@ -68,7 +68,7 @@ def examine(engine: Any) -> Report:  # Any: a CeleryEngine, whose module needs t
     Args:
         engine: The `CeleryEngine`.
     """
-    from framework.engines._entries import entries
+    from framework.engines.celery._entries import entries
 
     report = Report()
     report.findings.extend(_settings_of(engine))
@@ -106,7 +106,7 @@ def examine(engine: Any) -> Report:  # Any: a CeleryEngine, whose module needs t
 
 
 def _settings_of(engine: Any) -> Iterator[Finding]:
-    from framework.engines import _settings
+    from framework.engines.celery import _settings
 
     _settings.complete(engine.app, engine.longest())
     for setting, problem, cure in _settings.findings(engine.app, engine.longest()):
@@ -170,7 +170,7 @@ def _redis(client: Any, errors: Any, notes: list[str]) -> Iterator[Finding]:
 
 
 def _rabbitmq(engine: Any) -> Iterator[Finding]:
-    from framework.engines import _settings
+    from framework.engines.celery import _settings
 
     if not _settings.is_rabbitmq(engine.app):
         return
@@ -214,7 +214,7 @@ def _queues(workers: list[dict[str, Any]], engine: Any) -> Iterator[Finding]:
 
 def _shared_queues(engine: Any) -> Iterator[Finding]:
     """Find other namespaces that use the queue of this one, as far as this Redis tells."""
-    from framework.engines._entries import all_entries
+    from framework.engines.celery._entries import all_entries
 
     own = engine.namespace
     users: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
@@ -239,7 +239,7 @@ def _shared_queues(engine: Any) -> Iterator[Finding]:
 
 def _lost(workers: list[dict[str, Any]], engine: Any, notes: list[str]) -> Iterator[Finding]:
     """Find tasks that nobody runs and that have no message at the broker."""
-    from framework.engines._recovery import stuck
+    from framework.engines.celery._recovery import stuck
 
     try:
         found = stuck(engine.app, engine.state)
@@ -283,7 +283,7 @@ def _pools(workers: Iterable[dict[str, Any]], engine: Any) -> Iterator[Finding]:
 
 
 def _limits(workers: Iterable[dict[str, Any]], engine: Any) -> Iterator[Finding]:
-    from framework.engines import _settings
+    from framework.engines.celery import _settings
 
     needed = engine.longest() + _settings.MARGIN
     for worker in workers:
@@ -383,7 +383,7 @@ class _UsageError(Exception):
 def _engine(named: str) -> Any:
     module_name, _, attribute = named.partition(":")
     try:
-        from framework.engines.celery import TASK_NAME
+        from framework.engines.celery._engine import TASK_NAME
     except ImportError as error:
         raise _UsageError(str(error)) from None
     here = str(Path.cwd())

@@ -13,7 +13,6 @@ from types import CodeType
 from typing import Any  # a task's function may take anything
 
 from framework._app_rules import AppRules
-from framework._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework._core import Limits
 from framework._drain import REASON
 from framework._manager import TaskManager
@@ -26,6 +25,7 @@ from framework._tasks.task import live
 from framework._threads import thread_names
 from framework._threads.crew import Crew
 from framework._threads.pool import ThreadPoolExecutorEnhanced
+from framework.engines._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework.protocols import (
     Clock,
     Interceptor,

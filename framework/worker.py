@@ -29,13 +29,13 @@ except ImportError as _error:
     ) from _error
 
 from framework._requests import UnsaidError
-from framework.engines import _settings
-from framework.engines._entries import Entry
-from framework.engines._messages import Message, MessageError
-from framework.engines._publisher import declared
-from framework.engines._recovery import Recovery
-from framework.engines._state import Verdict, holder_here, is_dead
-from framework.engines.celery import TASK_NAME, CeleryEngine
+from framework.engines.celery import CeleryEngine, _settings
+from framework.engines.celery._engine import TASK_NAME
+from framework.engines.celery._entries import Entry
+from framework.engines.celery._messages import Message, MessageError
+from framework.engines.celery._publisher import declared
+from framework.engines.celery._recovery import Recovery
+from framework.engines.celery._state import Verdict, holder_here, is_dead
 
 __all__ = ["deliver"]
 

@@ -8,8 +8,7 @@ from typing import Any
 from celery import Celery, signals
 
 from framework import _outpost
-from framework.engines import _recovery, _settings
-from framework.engines.celery import CeleryEngine
+from framework.engines.celery import CeleryEngine, _recovery, _settings
 from tests.beyond import celery_tasks
 from tests.beyond.conformance import tasks
 

@@ -10,8 +10,7 @@ import pytest
 import redis
 
 from framework import _cancelling
-from framework.engines import celery
-from framework.engines.celery import CeleryEngine
+from framework.engines.celery import CeleryEngine, _engine
 from tests.beyond.servers import PostgresServer, RabbitServer, RedisServer
 from tests.beyond.workers import CeleryWorker
 from tests.patience import PATIENCE
@@ -140,7 +139,7 @@ def patient_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_cancelling, "_PATIENCE", PATIENCE)
     monkeypatch.setattr(_cancelling, "_FAR_PATIENCE", PATIENCE)
     # Redis answers within five seconds, whatever is asked.
-    monkeypatch.setattr(celery, "_HEARS", 4.0)
+    monkeypatch.setattr(_engine, "_HEARS", 4.0)
 
 
 @pytest.fixture

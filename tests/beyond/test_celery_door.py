@@ -23,8 +23,8 @@ from framework import (
     setup_async_framework,
 )
 from framework._tasks import registry
-from framework.engines._messages import Message, MessageError, signature_hash
 from framework.engines.celery import CeleryEngine
+from framework.engines.celery._messages import Message, MessageError, signature_hash
 from tests.beyond import celery_tasks
 from tests.beyond.celery_app import make
 from tests.beyond.servers import RedisServer

@@ -22,8 +22,8 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework.engines._messages import Message
 from framework.engines.celery import CeleryEngine
+from framework.engines.celery._messages import Message
 from tests.beyond import celery_tasks
 from tests.beyond.celery_app import make
 from tests.beyond.servers import RedisServer

@@ -10,9 +10,10 @@ from uuid import uuid4
 import pytest
 
 from framework import get_task_manager, setup_async_framework
-from framework.engines._messages import Message
-from framework.engines._publisher import queue_of, route
-from framework.engines.celery import TASK_NAME, CeleryEngine
+from framework.engines.celery import CeleryEngine
+from framework.engines.celery._engine import TASK_NAME
+from framework.engines.celery._messages import Message
+from framework.engines.celery._publisher import queue_of, route
 from tests.beyond import celery_tasks
 from tests.beyond.celery_app import make
 from tests.beyond.workers import CeleryWorker, client_of

@@ -14,9 +14,8 @@ from celery.exceptions import Reject
 
 from framework import get_task_manager, setup_async_framework, worker
 from framework.doctor import examine
-from framework.engines import _publisher
-from framework.engines._messages import Message
-from framework.engines.celery import CeleryEngine
+from framework.engines.celery import CeleryEngine, _publisher
+from framework.engines.celery._messages import Message
 from tests.beyond import celery_tasks
 from tests.beyond.celery_app import make
 from tests.beyond.servers import RabbitServer

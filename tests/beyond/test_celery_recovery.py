@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from framework.doctor import examine
-from framework.engines import _recovery
-from framework.engines._held import held
-from framework.engines._messages import Message
-from framework.engines._recovery import Recovery, missing
-from framework.engines._state import State
-from framework.engines.celery import CeleryEngine
+from framework.engines.celery import CeleryEngine, _recovery
+from framework.engines.celery._held import held
+from framework.engines.celery._messages import Message
+from framework.engines.celery._recovery import Recovery, missing
+from framework.engines.celery._state import State
 from tests.beyond.celery_app import make
 from tests.beyond.servers import RedisServer
 

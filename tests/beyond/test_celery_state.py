@@ -12,8 +12,8 @@ from itertools import count
 
 import pytest
 
-from framework.engines._messages import Message
-from framework.engines._state import State, holder_here, holder_of, is_dead
+from framework.engines.celery._messages import Message
+from framework.engines.celery._state import State, holder_here, holder_of, is_dead
 from tests.patience import PATIENCE
 
 ELSEWHERE = "another-machine@1.1|1|1"

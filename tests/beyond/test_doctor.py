@@ -18,8 +18,8 @@ from celery import Celery
 
 from framework import background_task, setup_async_framework
 from framework.doctor import FINDINGS, GOOD, USAGE, Finding, examine, main
-from framework.engines._entries import entries
 from framework.engines.celery import CeleryEngine
+from framework.engines.celery._entries import entries
 from tests.beyond.servers import RedisServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -354,7 +354,7 @@ def shop(tmp_path: Path, url: str) -> Path:
     text = f"""
 from celery import Celery
 from framework import background_task, setup_async_framework
-from framework.engines._entries import entries
+from framework.engines.celery._entries import entries
 from framework.engines.celery import CeleryEngine
 
 celery_app = Celery("shop", broker={url!r})

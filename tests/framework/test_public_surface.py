@@ -146,6 +146,7 @@ def test_module_exports_what_it_has(name: str) -> None:
     "module",
     [
         "framework",
+        "framework.engines.celery",
         "framework.protocols",
         "framework.stores.sql",
         "framework.testing",

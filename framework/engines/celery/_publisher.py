@@ -21,7 +21,7 @@ from typing import Any, Final
 from framework._tasks.jsonsafe import safe_str
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._threads.clock import SystemClock
-from framework.engines._messages import Message
+from framework.engines.celery._messages import Message
 from framework.exceptions import BrokerUnavailableError, QueueFullError
 from framework.protocols import EngineHost
 

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import Any, Final, Literal
 
 from framework._threads.clock import SystemClock
-from framework.engines._state import State, holder_here
+from framework.engines.celery._state import State, holder_here
 
 _LOGGER = logging.getLogger("asyncframe")
 

@@ -20,11 +20,11 @@ from typing import Any, Final
 
 from framework._tasks.jsonsafe import safe_str
 from framework._threads.clock import SystemClock
-from framework.engines._held import held
-from framework.engines._messages import Message
-from framework.engines._publisher import Sender
-from framework.engines._settings import is_redis
-from framework.engines._state import State, holder_here
+from framework.engines.celery._held import held
+from framework.engines.celery._messages import Message
+from framework.engines.celery._publisher import Sender
+from framework.engines.celery._settings import is_redis
+from framework.engines.celery._state import State, holder_here
 
 _LOGGER = logging.getLogger("asyncframe")
 

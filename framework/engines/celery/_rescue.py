@@ -17,9 +17,9 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from framework.engines._messages import Message
-from framework.engines._publisher import Sender
-from framework.engines._state import State
+from framework.engines.celery._messages import Message
+from framework.engines.celery._publisher import Sender
+from framework.engines.celery._state import State
 
 _LOGGER = logging.getLogger("asyncframe")
 

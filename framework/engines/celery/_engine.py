@@ -1,4 +1,4 @@
-"""The engine whose tasks run on Celery workers; needs ``pip install 'asyncframe[celery]'``."""
+"""CeleryEngine: what a framework asks of an engine, by messages and by what Redis knows."""
 
 from __future__ import annotations
 
@@ -7,35 +7,26 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
+import redis
+from amqp.exceptions import AMQPError, MessageNacked
+from celery import signals
+from celery.utils.imports import symbol_by_name
+from kombu.exceptions import OperationalError
+
 from framework._tasks import checks, registry
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.specs import TaskSpec
 from framework._tasks.task import live
 from framework._tasks.wire import CallEncoder, call_encoder, decode_call, refusals, settled
+from framework.engines.celery import _settings
+from framework.engines.celery._entries import Entry
+from framework.engines.celery._messages import Functions, Message, signature_hash
+from framework.engines.celery._publisher import Publisher, Sender, queue_of, route
+from framework.engines.celery._reports import Reports, record_of
+from framework.engines.celery._rescue import Rescue
+from framework.engines.celery._state import State
 from framework.exceptions import BrokerUnavailableError
 from framework.protocols import EngineHost, Kind, Run
-
-try:
-    import redis
-    from amqp.exceptions import AMQPError, MessageNacked
-    from celery import signals
-    from celery.utils.imports import symbol_by_name
-    from kombu.exceptions import OperationalError
-except ImportError as _error:
-    raise ImportError(
-        "framework.engines.celery needs Celery and the Redis client: install them with "
-        "pip install 'asyncframe[celery]'"
-    ) from _error
-
-from framework.engines import _settings
-from framework.engines._entries import Entry
-from framework.engines._messages import Functions, Message, signature_hash
-from framework.engines._publisher import Publisher, Sender, queue_of, route
-from framework.engines._reports import Reports, record_of
-from framework.engines._rescue import Rescue
-from framework.engines._state import State
-
-__all__ = ["CeleryEngine"]
 
 _LOGGER = logging.getLogger("asyncframe")
 

@@ -17,7 +17,7 @@ from framework._tasks.jsonsafe import safe_str
 from framework._tasks.records import Label, TaskRecord, TaskStatus
 from framework._tasks.wire import decode_error, decode_result
 from framework._threads.clock import SystemClock
-from framework.engines._state import State
+from framework.engines.celery._state import State
 from framework.exceptions import RemoteTaskError
 from framework.protocols import Clock, EngineHost
 

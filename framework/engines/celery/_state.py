@@ -20,8 +20,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from framework.engines import _scripts
-from framework.engines._messages import Message
+from framework.engines.celery import _scripts
+from framework.engines.celery._messages import Message
 
 LEASE: Final = 5.0
 """Seconds that a lease holds without being renewed; it is renewed every second."""

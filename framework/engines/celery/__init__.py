@@ -1,0 +1,19 @@
+"""The engine whose tasks run on Celery workers; needs ``pip install 'asyncframe[celery]'``."""
+
+from __future__ import annotations
+
+from framework._tasks import exports
+
+try:
+    from framework.engines.celery._engine import CeleryEngine
+except ModuleNotFoundError as _error:
+    if (_error.name or "").partition(".")[0] == "framework":
+        raise
+    raise ImportError(
+        "framework.engines.celery needs Celery and the Redis client: install them with "
+        "pip install 'asyncframe[celery]'"
+    ) from _error
+
+__all__ = ["CeleryEngine"]
+
+exports.pin(globals())
