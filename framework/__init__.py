@@ -8,8 +8,8 @@ from framework._decorators import (
     retry_task,
     throttled_task,
 )
-from framework._manager import TaskManager
-from framework._runtime import get_task_manager, get_thread_pool
+from framework._manager.frameworks import get_task_manager, get_thread_pool
+from framework._manager.manager import TaskManager
 from framework._scheduled import scheduled_task
 from framework._tasks import exports
 from framework._tasks.current import current_task

@@ -16,9 +16,9 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from framework._manager.frameworks import find_policies, require_core
 from framework._running.retry import RetryPolicy
 from framework._running.throttle import ThrottlePolicy
-from framework._runtime import find_policies, require_core
 from framework._tasks.ids import TaskId
 from framework._tasks.specs import (
     Check,

@@ -20,10 +20,10 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from framework._core import Limits
+from framework._manager.core import Limits
+from framework._manager.frameworks import Framework, Parts
 from framework._running.ledger import Home
 from framework._running.runner import Runner
-from framework._runtime import Framework, Parts
 from framework._tasks import wire
 from framework._tasks.context import current_home
 from framework._tasks.ids import TaskId

@@ -8,8 +8,8 @@ from types import FrameType
 from typing import Any
 
 from framework._inner import decorate, dress
+from framework._manager.frameworks import find_core
 from framework._running.ledger import Home
-from framework._runtime import find_core
 from framework._tasks import checks, registry
 from framework._tasks.context import current_home
 from framework._tasks.decorated import ScheduleDecorator

@@ -13,13 +13,13 @@ from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from framework._core import Limits
-from framework._drain import drain
 from framework._endpoints import warn_of_plain_endpoints
+from framework._manager.core import Limits
+from framework._manager.drain import drain
+from framework._manager.frameworks import Framework, Parts, override
+from framework._manager.servers import worker_count
 from framework._running.ledger import Home
 from framework._running.log import install_task_ids
-from framework._runtime import Framework, Parts, override
-from framework._siblings import worker_count
 from framework._tasks import checks
 from framework._tasks.context import current_home
 from framework._tasks.ids import explain_await

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any  # a task's function may take anything
 
-from framework._app_rules import AppRules
-from framework._core import Limits
-from framework._drain import REASON
-from framework._manager import TaskManager
+from framework._manager.app_rules import AppRules
+from framework._manager.core import Limits
+from framework._manager.drain import REASON
+from framework._manager.frameworks import Framework, Parts, override, set_override
+from framework._manager.manager import TaskManager
 from framework._running.ledger import Home
 from framework._running.results import Results
-from framework._runtime import Framework, Parts, override, set_override
 from framework._tasks import exports, registry
 from framework._tasks.specs import layer_of, name_of, signature_of
 from framework._tasks.task import live

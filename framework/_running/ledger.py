@@ -49,7 +49,7 @@ class Home:
 
     def __init__(
         self, core: Any, app: Any, loop: asyncio.AbstractEventLoop | None
-    ) -> None:  # Any: a _core.Core and an app, both of higher layers
+    ) -> None:  # Any: a core.Core and an app, both of higher layers
         self.core = core
         self.app = app
         self.loop = loop

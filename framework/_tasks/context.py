@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from framework._tasks.records import TaskRecord
 
 current_home: ContextVar[Any | None] = ContextVar("asyncframe_home", default=None)
-"""The ``_runtime.Home`` of the app whose request or task runs here, else None."""
+"""The ``ledger.Home`` of the app whose request or task runs here, else None."""
 
 current_record: ContextVar[TaskRecord | None] = ContextVar("asyncframe_task", default=None)
 """The live record of the task that runs here, else None."""

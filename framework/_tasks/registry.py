@@ -75,7 +75,7 @@ def add_schedule(schedule: Any) -> None:  # Any: a specs.Schedule
         listener.add(schedule)
 
 
-def listen(listener: Any) -> list[Any]:  # Any: a _schedules.Schedules
+def listen(listener: Any) -> list[Any]:  # Any: a schedules.Schedules
     """Return all schedules so far; ``listener.add(schedule)`` is called for later ones."""
     with _LOCK:
         _LISTENERS.add(listener)

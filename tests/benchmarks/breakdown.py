@@ -23,7 +23,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._core import Core
+from framework._manager.core import Core
 from framework._running.runner import enter
 from framework._tasks.task import LiveTask
 from framework._threads.pool_threads import Worker

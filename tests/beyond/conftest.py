@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from framework import _cancelling
+from framework._manager import cancelling
 from framework.engines.celery import CeleryEngine, _engine
 from tests.beyond.servers import PostgresServer, RabbitServer, RedisServer
 from tests.beyond.workers import CeleryWorker
@@ -136,8 +136,8 @@ def fragile_engine(celery_redis: RedisServer, fragile_worker: CeleryWorker) -> C
 @pytest.fixture
 def patient_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a cancellation wait for as long as a worker of a busy machine takes to hear of it."""
-    monkeypatch.setattr(_cancelling, "_PATIENCE", PATIENCE)
-    monkeypatch.setattr(_cancelling, "_FAR_PATIENCE", PATIENCE)
+    monkeypatch.setattr(cancelling, "_PATIENCE", PATIENCE)
+    monkeypatch.setattr(cancelling, "_FAR_PATIENCE", PATIENCE)
     # Redis answers within five seconds, whatever is asked.
     monkeypatch.setattr(_engine, "_HEARS", 4.0)
 

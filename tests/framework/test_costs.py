@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from framework import TaskManager, ThreadPoolExecutorEnhanced, async_task, background_task
-from framework._core import Core
+from framework._manager.core import Core
 from framework._running import events, results
 from framework._tasks import ids
 from framework._tasks.ids import random_id

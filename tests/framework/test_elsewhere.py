@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import pytest
 
 from framework import FrameworkNotStartedError, TaskStatus
-from framework._elsewhere import _PAUSES, _STEP, Elsewhere
+from framework._manager.elsewhere import _PAUSES, _STEP, Elsewhere
 from framework._tasks.records import Label, TaskRecord
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import Mailboxes

@@ -22,7 +22,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._remote import RemoteHost
+from framework._manager.host import RemoteHost
 from framework._tasks.records import Label, TaskEvent, TaskRecord
 from framework.exceptions import BrokerUnavailableError, RemoteTaskError
 from framework.protocols import EngineHost, Kind, Run

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from framework._siblings import worker_count
+from framework._manager.servers import worker_count
 
 CODE = """
 def call(ask, **names):

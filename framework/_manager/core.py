@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from framework._elsewhere import Elsewhere
+from framework._manager.elsewhere import Elsewhere
+from framework._manager.schedules import Schedules
 from framework._running.coroutines import Drive, runs_of
 from framework._running.ledger import Home, Ledger, id_in_use
 from framework._running.log import log_final, report_unread
 from framework._running.policies import Policies, WatchedPolicies
 from framework._running.results import Results
 from framework._running.runner import Runner
-from framework._schedules import Schedules
 from framework._tasks.context import current_home
 from framework._tasks.ids import TaskId
 from framework._tasks.records import EVENT_OF

@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
-from framework._app_rules import AppRules
-from framework._core import Core, Limits
-from framework._manager import TaskManager
-from framework._remote import RemoteHost
+from framework._manager.app_rules import AppRules
+from framework._manager.core import Core, Limits
+from framework._manager.host import RemoteHost
+from framework._manager.manager import TaskManager
 from framework._running.ledger import Home
 from framework._running.policies import Policies, standalone
 from framework._running.runner import Runner

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any, Final
 
-from framework._core import Core
+from framework._manager.core import Core
 from framework._tasks import registry
 from framework._tasks.ids import TaskId
 from framework._tasks.records import TaskRecord, TaskStatus

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import FrameType, MethodType
 from typing import Any  # a task's function may take and return anything
 
-from framework._core import Core
+from framework._manager.core import Core
 from framework._tasks import checks
 from framework._tasks.specs import (
     TaskSpec,

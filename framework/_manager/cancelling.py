@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from framework._core import Core
+from framework._manager.core import Core
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.task import RUNNING, LiveTask
 

@@ -14,7 +14,7 @@ import math
 from collections.abc import Coroutine
 from typing import Any
 
-from framework._core import Core
+from framework._manager.core import Core
 from framework._running.ledger import Home
 from framework._running.runner import Driver
 from framework._tasks.records import TaskStatus

@@ -1,7 +1,7 @@
 """TaskManager: knows its tasks, hands out their results, lets them go.
 
 Guarantees: an accepted task ends in exactly one final state; nothing here blocks a loop.
-Relies on: `_core` for what it is made of, `ledger` for states, `results` for waiting.
+Relies on: `core` for what it is made of, `ledger` for states, `results` for waiting.
 Lock order: none of its own.
 """
 
@@ -13,9 +13,9 @@ import sys
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, overload
 
-from framework._cancelling import cancel
-from framework._core import Core
-from framework._submission import take_in
+from framework._manager.cancelling import cancel
+from framework._manager.core import Core
+from framework._manager.intake import take_in
 from framework._tasks import checks
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.ids import TaskId
@@ -35,7 +35,7 @@ class TaskManager:
     coroutines may be called from any thread.
     """
 
-    def __init__(self, core: Any) -> None:  # Any: a _core.Core, which is not public
+    def __init__(self, core: Any) -> None:  # Any: a core.Core, which is not public
         self._core: Core = core
 
     @property

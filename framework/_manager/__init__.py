@@ -1,0 +1,1 @@
+"""All tasks of an app, from intake to drain, and which framework is current."""
