@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from framework._decorators import (
-    async_task,
-    background_task,
-    retry_task,
-    throttled_task,
-)
+from framework._decorators.scheduled import scheduled_task
+from framework._decorators.submitted import async_task, background_task, retry_task, throttled_task
 from framework._manager.frameworks import get_task_manager, get_thread_pool
 from framework._manager.manager import TaskManager
-from framework._scheduled import scheduled_task
 from framework._tasks import exports
 from framework._tasks.current import current_task
 from framework._tasks.ids import TaskId

@@ -13,7 +13,7 @@ from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from framework._endpoints import warn_of_plain_endpoints
+from framework._decorators.endpoints import warn_of_plain_endpoints
 from framework._manager.core import Limits
 from framework._manager.drain import drain
 from framework._manager.frameworks import Framework, Parts, override

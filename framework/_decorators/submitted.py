@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Coroutine, Hashable
 from typing import Any, Final, Literal, ParamSpec, TypeVar, overload
 
-from framework._inner import (
+from framework._decorators.dressing import (
     attempts_of,
     awaitable_inner,
     background_inner,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from framework._inner import decorate, dress
+from framework._decorators.dressing import decorate, dress
 from framework._manager.frameworks import find_core
 from framework._running.ledger import Home
 from framework._tasks import checks, registry

@@ -1,0 +1,1 @@
+"""What users put on functions."""
