@@ -7,8 +7,8 @@ from typing import Any
 
 from celery import Celery, signals
 
-from framework import _outpost
 from framework.engines.celery import CeleryEngine, _recovery, _settings
+from framework.worker import _outpost
 from tests.beyond import celery_tasks
 from tests.beyond.conformance import tasks
 

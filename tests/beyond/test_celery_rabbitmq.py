@@ -95,9 +95,9 @@ def test_retry_that_is_not_published(monkeypatch: pytest.MonkeyPatch, error: Exc
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(worker, "_deliver", fail)
-    monkeypatch.setattr(worker._PROCESS, "enter", lambda _: outpost)
-    monkeypatch.setattr(worker._PROCESS, "watch_signal", lambda: None)
+    monkeypatch.setattr(_signals, "_deliver", fail)
+    monkeypatch.setattr(_signals._PROCESS, "enter", lambda _: outpost)
+    monkeypatch.setattr(_signals._PROCESS, "watch_signal", lambda: None)
     engine = make("amqp://127.0.0.1:1//", state_url="redis://127.0.0.1:1/0")
     sent = Message("t", "f", "f", "", "[[],{}]", 1.0, 9.0, 9.0)
     with pytest.raises(Reject) as caught:

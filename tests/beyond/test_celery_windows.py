@@ -11,9 +11,9 @@ import pytest
 
 from framework._running.throttle import throttle_policy
 from framework._threads.clock import SystemClock
-from framework._worker_policies import WorkerPolicies
 from framework.engines.celery._state import State
 from framework.exceptions import RateLimitExceededError
+from framework.worker._policies import WorkerPolicies
 
 POLICY = throttle_policy("calls", rate_limit=2, time_window=30.0, when_limited="raise", key=None)
 

@@ -151,7 +151,7 @@ class CeleryEngine:
             acks_on_failure=True,
             acks_on_timeout=True,
             typing=False,
-            Request="framework._requests:RemoteRequest",
+            Request="framework.worker._request:RemoteRequest",
         )
         task.asyncframe_engine = self
         return task

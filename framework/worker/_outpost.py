@@ -32,8 +32,8 @@ from framework._tasks.records import TaskEvent, TaskStatus
 from framework._tasks.specs import TaskSpec
 from framework._tasks.task import LiveTask, new_task
 from framework._threads.clock import SystemClock
-from framework._worker_policies import PublishAgain, WorkerPolicies
 from framework.exceptions import TaskTimeoutError
+from framework.worker._policies import PublishAgain, WorkerPolicies
 
 if TYPE_CHECKING:
     from framework.engines.celery._messages import Message

@@ -1,8 +1,4 @@
-"""What a Celery worker runs for `CeleryEngine`; named there by text, and not called by hand.
-
-``celery -A module:celery_app worker`` is all that it takes: the module makes the engine,
-and the engine's signals and its one task lead here.
-"""
+"""Deliveries in the pool's processes, and the signals in the worker's own process."""
 
 from __future__ import annotations
 
@@ -14,21 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
-from framework._outpost import Outpost, watch_signal
+from celery import concurrency, current_app
+from celery.exceptions import Reject
+
 from framework._tasks import wire
 from framework._threads.clock import SystemClock
-from framework._worker_policies import PublishAgain
-from framework.exceptions import TaskTimeoutError
-
-try:
-    from celery import concurrency, current_app
-    from celery.exceptions import Reject
-except ImportError as _error:
-    raise ImportError(
-        "framework.worker needs Celery: install it with pip install 'asyncframe[celery]'"
-    ) from _error
-
-from framework._requests import UnsaidError
 from framework.engines.celery import CeleryEngine, _settings
 from framework.engines.celery._engine import TASK_NAME
 from framework.engines.celery._entries import Entry
@@ -36,8 +22,10 @@ from framework.engines.celery._messages import Message, MessageError
 from framework.engines.celery._publisher import declared
 from framework.engines.celery._recovery import Recovery
 from framework.engines.celery._state import Verdict, holder_here, is_dead
-
-__all__ = ["deliver"]
+from framework.exceptions import TaskTimeoutError
+from framework.worker._outpost import Outpost, watch_signal
+from framework.worker._policies import PublishAgain
+from framework.worker._request import UnsaidError
 
 _LOGGER = logging.getLogger("asyncframe")
 

@@ -1,0 +1,32 @@
+"""What a Celery worker runs for `CeleryEngine`; named there by text, and not called by hand.
+
+``celery -A module:celery_app worker`` is all that it takes: the module makes the engine,
+and the engine's signals and its one task lead here.
+"""
+
+from __future__ import annotations
+
+try:
+    from framework.worker._signals import (
+        deliver,
+        task_revoked,
+        worker_init,
+        worker_process_init,
+        worker_ready,
+        worker_shutdown,
+    )
+except ModuleNotFoundError as _error:
+    if (_error.name or "").partition(".")[0] == "framework":
+        raise
+    raise ImportError(
+        "framework.worker needs Celery: install it with pip install 'asyncframe[celery]'"
+    ) from _error
+
+__all__ = [
+    "deliver",
+    "task_revoked",
+    "worker_init",
+    "worker_process_init",
+    "worker_ready",
+    "worker_shutdown",
+]
