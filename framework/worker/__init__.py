@@ -7,8 +7,8 @@ and the engine's signals and its one task lead here.
 from __future__ import annotations
 
 try:
+    from framework.worker._deliveries import deliver
     from framework.worker._signals import (
-        deliver,
         task_revoked,
         worker_init,
         worker_process_init,

@@ -1,262 +1,21 @@
-"""Deliveries in the pool's processes, and the signals in the worker's own process."""
+"""Celery's signals in a worker: check its start, list it in Redis, watch its processes."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from celery import concurrency, current_app
-from celery.exceptions import Reject
 
-from framework._tasks import wire
-from framework._threads.clock import SystemClock
-from framework.engines.celery import CeleryEngine, _settings
+from framework.engines.celery import CeleryEngine
 from framework.engines.celery._engine import TASK_NAME
 from framework.engines.celery._entries import Entry
-from framework.engines.celery._messages import Message, MessageError
+from framework.engines.celery._messages import Message
 from framework.engines.celery._publisher import declared
 from framework.engines.celery._recovery import Recovery
-from framework.engines.celery._state import Verdict, holder_here, is_dead
-from framework.exceptions import TaskTimeoutError
-from framework.worker._outpost import Outpost, watch_signal
-from framework.worker._policies import PublishAgain
-from framework.worker._request import UnsaidError
+from framework.worker._deliveries import PROCESS
 
 _LOGGER = logging.getLogger("asyncframe")
-
-_AWAY: Final = 1.0
-"""Seconds to wait before a message is handed back since Redis is away."""
-
-
-# -- in the pool's processes
-
-
-class _Process:
-    """What one process of the pool keeps from one task to the next."""
-
-    def __init__(self) -> None:
-        self.outpost: Outpost | None = None
-        self.lock = threading.Lock()
-        self.sending = threading.Lock()
-        self.sender: Any = None
-        self.holder = ""
-        self.pid = self.watched = 0
-        self._claimed: set[str] = set()
-
-    def enter(self, engine: CeleryEngine) -> Outpost:
-        """Return this process's outpost, made when it is first needed."""
-        with self.lock:
-            if self.outpost is None or self.pid != os.getpid():
-                self.pid, self.holder = os.getpid(), holder_here()
-                engine.enter_worker()
-                self.sender = engine.sender()
-                self.outpost = Outpost(engine, self.holder)
-            return self.outpost
-
-    @contextmanager
-    def claim(self, task_id: str) -> Iterator[bool]:
-        """Keep a task to the calling thread; False if another one of this process has it."""
-        with self.lock:
-            free = task_id not in self._claimed
-            self._claimed.add(task_id)
-        try:
-            yield free
-        finally:
-            if free:
-                with self.lock:
-                    self._claimed.discard(task_id)
-
-    def watch_signal(self) -> None:
-        """Look out for SIGTERM from the first delivery on; before, the pool sets its own."""
-        if self.watched != self.pid and threading.current_thread() is threading.main_thread():
-            self.watched = self.pid
-            watch_signal()
-
-
-_PROCESS = _Process()
-
-
-def deliver(engine: CeleryEngine, given: object) -> None:
-    """Run one delivery to its end, or see that it goes on elsewhere.
-
-    Raises:
-        UnsaidError: If Redis did not take the outcome; the worker's own process goes on.
-        Reject: If Redis does not answer, or the message is another app's; the broker gives it
-            out again.
-    """
-    outpost = _PROCESS.enter(engine)
-    _PROCESS.watch_signal()
-    try:
-        message = Message.from_json(given)
-    except MessageError as error:
-        _refuse(engine, given, error)
-        return
-    if message.namespace not in ("", engine.namespace):
-        _hand_on(engine, outpost, message)
-    try:
-        # A lease is the process's, and a pool of threads may take a message twice.
-        with _PROCESS.claim(message.task_id) as free:
-            unsaid = _deliver(engine, outpost, message, free)
-    except engine.errors as error:
-        _LOGGER.warning("task %s is handed back: %r", message.task_id, error)
-        outpost.clock.sleep(_AWAY)
-        raise Reject(error, requeue=True) from error
-    if unsaid is not None:
-        raise UnsaidError(unsaid)
-
-
-def _deliver(
-    engine: CeleryEngine, outpost: Outpost, message: Message, free: bool
-) -> dict[str, Any] | None:
-    """Do as `deliver`; return what `State.end` is to be called with, if that is open."""
-    state, early = engine.state, message.due - outpost.clock.time()
-    if early > _EARLY:
-        _send(engine, message)
-        return None
-    if message.left is not None and message.left <= 0:
-        told = TaskTimeoutError(message.task_id, message.name, message.limit or 0.0)
-        state.end(
-            message.task_id, "timeout", seq=message.seq, error=wire.encode_error(told),
-            reason="it ran past its limit",
-        )  # fmt: skip
-        return None
-    holder = _PROCESS.holder
-    verdict = state.start(message, holder) if free else Verdict("busy", holder=holder)
-    if verdict.kind == "busy" and is_dead(verdict.holder):
-        verdict = state.start(message, holder, dead=verdict.holder)
-    if verdict.kind == "busy":
-        # Dropped for good it would be lost if the other process dies.
-        pause = min(max(verdict.left, 0.0) + _AWAY, _settings.HOLD)
-        _send(engine, message.replace(due=outpost.clock.time() + pause))
-    elif verdict.kind == "again":
-        state.repeated(message.task_id)
-        _send_next(engine, Message.from_json(json.loads(verdict.message)))
-    elif verdict.kind == "over" and message.turn:
-        # It was cancelled while it waited, and would hold up those behind it.
-        state.leave(message.turn, message.task_id)
-    elif verdict.kind == "run":
-        return _run(engine, outpost, message, verdict.attempts)
-    return None
-
-
-_EARLY: Final = 0.001
-
-
-def _run(
-    engine: CeleryEngine, outpost: Outpost, message: Message, attempts: int
-) -> dict[str, Any] | None:
-    spec = engine.functions.spec(message.fn)
-    if spec is None:
-        told = LookupError(
-            f"this worker knows no task function {message.fn!r}: import its module in the one "
-            "that the worker is started with"
-        )
-        engine.state.end(
-            message.task_id, "failed", holder=_PROCESS.holder,
-            error=wire.encode_error(told), reason="it could not be started",
-        )  # fmt: skip
-        return None
-    began = outpost.clock.monotonic()
-    try:
-        outcome = outpost.run(message, spec, attempts)
-    except Exception as error:  # a fault of ours: the task must not stay RUNNING for ever
-        _LOGGER.exception("task %s could not be run", message.task_id)
-        engine.state.end(
-            message.task_id,
-            "failed",
-            holder=_PROCESS.holder,
-            error=wire.encode_error(error),
-            reason="it could not be run",
-        )
-        return None
-    # Before the message is acknowledged: this process may be ended right after.
-    engine.flush()
-    if not isinstance(outcome, PublishAgain):
-        unsaid: dict[str, Any] | None = outcome
-        return unsaid
-    left = message.left
-    if left is not None:
-        left = max(left - (outpost.clock.monotonic() - began), 0.0)
-    following = _following(message, outcome, left, outpost.clock.time())
-    why = "" if outcome.error is None else wire.encode_error(outcome.error)
-    taken = engine.state.again(
-        following, _PROCESS.holder, outcome.kind, outcome.delay, why, outcome.reason
-    )
-    if taken:
-        _send_next(engine, following)
-    elif taken is False:
-        engine.state.end(
-            message.task_id, "cancelled", holder=_PROCESS.holder,
-            reason="it was cancelled between two attempts",
-        )  # fmt: skip
-    return None
-
-
-def _following(message: Message, outcome: PublishAgain, left: float | None, now: float) -> Message:
-    delay, waited = outcome.delay, outcome.kind == "throttled"
-    if left is not None and not waited:
-        # A delay that reaches past the limit ends with it, TIMEOUT.
-        delay, left = min(delay, left), left - delay
-    return message.replace(
-        seq=message.seq + 1,
-        attempt=message.attempt + (0 if waited else 1),
-        waited=waited,
-        turn=outcome.turn,
-        due=now + delay,
-        left=left,
-    )
-
-
-def _send_next(engine: CeleryEngine, message: Message) -> None:
-    _send(engine, message)
-    engine.state.sent(message)
-
-
-def _send(engine: CeleryEngine, message: Message) -> None:
-    """Publish a message, kept back until it is due by steps that the broker bears."""
-    wait = max(message.due - SystemClock().time(), 0.0)
-    if wait > _settings.HOLD:
-        # The last step is short enough for a full run after it.
-        longest = engine.visibility() - _settings.MARGIN / 2
-        wait = min(wait - _settings.HOLD / 2, longest)
-    with _PROCESS.sending:
-        _PROCESS.sender.send(message, wait)
-
-
-def _hand_on(engine: CeleryEngine, outpost: Outpost, message: Message) -> NoReturn:
-    """Give a message of another app back to the queue that this one shares with it.
-
-    Raises:
-        Reject: Always.
-    """
-    _LOGGER.error(
-        "task %s is of the namespace %r, and this worker is for %r: both take from one queue; "
-        "give each a queue of its own",
-        message.task_id, message.namespace, engine.namespace,
-    )  # fmt: skip
-    # Or it would come back at once, again and again, while nobody else takes it.
-    outpost.clock.sleep(_AWAY)
-    raise Reject("a task of another namespace", requeue=True)
-
-
-def _refuse(engine: CeleryEngine, given: object, error: MessageError) -> None:
-    """End a task whose message this version does not understand, if it is one."""
-    _LOGGER.error("a message was refused: %s", error)
-    task_id = given.get("task_id") if isinstance(given, dict) else None
-    seq = given.get("seq") if isinstance(given, dict) else None
-    if isinstance(task_id, str) and isinstance(seq, int):
-        engine.state.end(
-            task_id, "failed", seq=seq, error=wire.encode_error(error),
-            reason="its message was refused",
-        )  # fmt: skip
-
-
-# -- in the worker's own process
 
 
 def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has no types
@@ -296,7 +55,7 @@ def worker_process_init(engine: CeleryEngine, _: object) -> None:
     """Make ready what a task needs, so that its limit does not pay for it."""
     if current_app._get_current_object() is not engine.app:
         return
-    _PROCESS.enter(engine)
+    PROCESS.enter(engine)
 
 
 def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery has no types

@@ -16,6 +16,7 @@ from framework import get_task_manager, setup_async_framework, worker
 from framework.doctor import examine
 from framework.engines.celery import CeleryEngine, _publisher
 from framework.engines.celery._messages import Message
+from framework.worker import _deliveries
 from tests.beyond import celery_tasks
 from tests.beyond.celery_app import make
 from tests.beyond.servers import RabbitServer
@@ -95,9 +96,9 @@ def test_retry_that_is_not_published(monkeypatch: pytest.MonkeyPatch, error: Exc
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(_signals, "_deliver", fail)
-    monkeypatch.setattr(_signals._PROCESS, "enter", lambda _: outpost)
-    monkeypatch.setattr(_signals._PROCESS, "watch_signal", lambda: None)
+    monkeypatch.setattr(_deliveries, "_deliver", fail)
+    monkeypatch.setattr(_deliveries.PROCESS, "enter", lambda _: outpost)
+    monkeypatch.setattr(_deliveries.PROCESS, "watch_signal", lambda: None)
     engine = make("amqp://127.0.0.1:1//", state_url="redis://127.0.0.1:1/0")
     sent = Message("t", "f", "f", "", "[[],{}]", 1.0, 9.0, 9.0)
     with pytest.raises(Reject) as caught:
