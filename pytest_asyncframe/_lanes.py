@@ -12,8 +12,8 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 from framework.testing import ControlledExecutor
-from pytest_asyncframe._actors import Arrival
-from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe._turns.actors import Arrival
+from pytest_asyncframe._turns.sequencer import Sequencer
 
 Submit = Callable[..., Future[Any]]
 

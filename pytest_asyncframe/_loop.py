@@ -2,7 +2,7 @@
 
 Guarantees: a loop that has something to do keeps time from moving, one that would sleep lets
 it move, unless it watches a socket from which something may come.
-Relies on: `_sequencer` to decide when time moves, and on asyncio's own loop asking its
+Relies on: `sequencer` to decide when time moves, and on asyncio's own loop asking its
 selector for how long to wait.
 """
 
@@ -18,9 +18,9 @@ from contextvars import Context
 from typing import Any, Protocol, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
 
-from pytest_asyncframe._actors import Actor, Arrival, raise_error
 from pytest_asyncframe._places import users_place
-from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe._turns.actors import Actor, Arrival, raise_error
+from pytest_asyncframe._turns.sequencer import Sequencer
 
 _Ts = TypeVarTuple("_Ts")
 

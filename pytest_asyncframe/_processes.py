@@ -14,7 +14,7 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 from pytest_asyncframe._lanes import Submit, when_told
-from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe._turns.sequencer import Sequencer
 
 
 def counted(sequencer: Sequencer) -> Iterator[tuple[Any, str, Any]]:

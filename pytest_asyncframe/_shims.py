@@ -26,9 +26,9 @@ from typing import Any
 from framework import ThreadPoolExecutorEnhanced
 from framework.testing import before_waits
 from pytest_asyncframe import _lanes, _processes, _threads
-from pytest_asyncframe._actors import Arrival
 from pytest_asyncframe._loop import VirtualLoop
-from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe._turns.actors import Arrival
+from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
 
 

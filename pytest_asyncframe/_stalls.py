@@ -13,18 +13,18 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from pytest_asyncframe._activity import (
+from pytest_asyncframe._loop import VirtualLoop
+from pytest_asyncframe._places import at, inwards, outwards, place_of
+from pytest_asyncframe._threads import busy
+from pytest_asyncframe._turns.activity import (
     activity,
     child_activity,
     native_threads,
     unseen_threads_rest,
     waits_for_a_thread,
 )
-from pytest_asyncframe._actors import Actor
-from pytest_asyncframe._loop import VirtualLoop
-from pytest_asyncframe._places import at, inwards, outwards, place_of
-from pytest_asyncframe._sequencer import Sequencer
-from pytest_asyncframe._threads import busy
+from pytest_asyncframe._turns.actors import Actor
+from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import StuckError, VirtualDeadlockError
 
 

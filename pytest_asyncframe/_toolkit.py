@@ -16,7 +16,6 @@ from framework import TaskManager, ThreadPoolExecutorEnhanced
 from framework.protocols import Clock, TaskEvent
 from framework.testing import ControlledEngine, lasting_schedules, override_framework
 from pytest_asyncframe import _pristine, _shims, _stalls
-from pytest_asyncframe._actors import TestEndedError
 from pytest_asyncframe._blocked import BlockedLoops
 from pytest_asyncframe._calls import PoolCalls
 from pytest_asyncframe._clients import Client, LiveServer
@@ -25,8 +24,9 @@ from pytest_asyncframe._options import Settings
 from pytest_asyncframe._polled import RealTimeReads
 from pytest_asyncframe._runners import Runners
 from pytest_asyncframe._seen import Recorder
-from pytest_asyncframe._sequencer import Sequencer
 from pytest_asyncframe._threads import Census
+from pytest_asyncframe._turns.actors import TestEndedError
+from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import StuckError, VirtualClock
 from pytest_asyncframe.executor import DeterministicExecutor, SequencedExecutor
 

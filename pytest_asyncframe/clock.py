@@ -2,7 +2,7 @@
 
 Guarantees: what `framework.protocols.Clock` asks for; `monotonic` begins at 0 and `time`
 moves with it, so that both always tell the same.
-Relies on: `_sequencer` to decide when time moves.
+Relies on: `sequencer` to decide when time moves.
 Lock order: a condition that is waited on comes before the sequencer's lock.
 """
 
@@ -19,11 +19,11 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from pytest_asyncframe._actors import Actor, Timer, Waiter
 from pytest_asyncframe._coming import Label, coming, name_of
 from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._places import innermost_users, outwards, users_place
-from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe._turns.actors import Actor, Timer, Waiter
+from pytest_asyncframe._turns.sequencer import Sequencer
 
 
 class VirtualDeadlockError(RuntimeError):

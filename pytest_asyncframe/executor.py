@@ -1,6 +1,6 @@
 """DeterministicExecutor: a thread pool that starts nothing by itself.
 
-Relies on: `_sequencer` to know what begins when, and when everybody has come to rest.
+Relies on: `sequencer` to know what begins when, and when everybody has come to rest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from framework.testing import ControlledExecutor, Queued
-from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe._turns.sequencer import Sequencer
 
 
 class SequencedExecutor(ControlledExecutor):

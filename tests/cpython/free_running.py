@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.executor import DeterministicExecutor
 
 

@@ -25,7 +25,7 @@ from framework import (
 )
 from framework.protocols import TaskEvent
 from framework.testing import override_framework
-from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE

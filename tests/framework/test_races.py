@@ -28,7 +28,7 @@ from framework._threads.waiters import Waiter
 from framework.protocols import Interceptor, TaskRecord
 from framework.stores.memory import MemoryStore
 from framework.testing import override_framework
-from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
 from tests.patience import PATIENCE
 

@@ -17,7 +17,7 @@ import pytest
 from fastapi import FastAPI
 
 from framework import ThreadPoolExecutorEnhanced
-from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.probe import Probe
 
 CALLS = "abcde"

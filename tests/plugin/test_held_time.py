@@ -32,7 +32,7 @@ from framework import (
     throttled_task,
 )
 from pytest_asyncframe import _processes
-from pytest_asyncframe._sequencer import Sequencer
+from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import StuckError, VirtualClock
 from pytest_asyncframe.probe import Probe
 

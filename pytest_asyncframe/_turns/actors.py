@@ -1,6 +1,6 @@
 """Those who work for a test, and what wakes them: actors, waiters, timers.
 
-Relies on: `_sequencer`, which alone changes them, under its lock.
+Relies on: `sequencer`, which alone changes them, under its lock.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import _thread
 from collections.abc import Callable, Mapping
 from threading import Thread
 
-from pytest_asyncframe._activity import Glance
+from pytest_asyncframe._turns.activity import Glance
 
 
 class TestEndedError(BaseException):

@@ -4,8 +4,8 @@ Guarantees: time moves only while nobody runs and nobody is expected to begin; t
 one at a time, in the order of their time, equal ones in the order of their making (or of the
 tasks that made them, where threads run side by side), and what one has set going comes to
 rest before the next.
-Relies on: `_turns` for who runs.
-Lock order: see `_turns`. The lock is not held while a timer fires or something is admitted.
+Relies on: `turns` for who runs.
+Lock order: see `turns`. The lock is not held while a timer fires or something is admitted.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Callable
 from threading import Thread
 
 from framework.testing import Queued
-from pytest_asyncframe._actors import Actor, Arrival, Timer
-from pytest_asyncframe._outside import Outside, Verdict
-from pytest_asyncframe._timers import LAST
-from pytest_asyncframe._turns import LOOK_EVERY, Turns
+from pytest_asyncframe._turns.actors import Actor, Arrival, Timer
+from pytest_asyncframe._turns.outside import Outside, Verdict
+from pytest_asyncframe._turns.timers import LAST
+from pytest_asyncframe._turns.turns import LOOK_EVERY, Turns
 
 _MOST_MOVES = 1_000_000
 """How often time may move by itself without any progress, a matter of ten seconds or so."""

@@ -10,7 +10,7 @@ import itertools
 import sys
 from collections.abc import Callable
 
-from pytest_asyncframe._actors import Actor, Timer
+from pytest_asyncframe._turns.actors import Actor, Timer
 
 LAST = sys.maxsize
 """The order of a timer that comes after all others of its moment."""

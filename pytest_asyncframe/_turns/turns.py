@@ -26,9 +26,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pytest_asyncframe._activity import activity
-from pytest_asyncframe._actors import Actor, Arrival, Timer, Waiter, raise_error
-from pytest_asyncframe._timers import Timers
+from pytest_asyncframe._turns.activity import activity
+from pytest_asyncframe._turns.actors import Actor, Arrival, Timer, Waiter, raise_error
+from pytest_asyncframe._turns.timers import Timers
 
 LOOK_EVERY = 0.05
 """Real seconds after which an actor that is ready looks whether those that run block."""

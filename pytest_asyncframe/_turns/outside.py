@@ -1,6 +1,6 @@
 """What may yet come from where the clock does not see: files of loops, a test's own threads.
 
-Relies on: `_activity` to tell what a thread does.
+Relies on: `activity` to tell what a thread does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import enum
 import threading
 from collections.abc import Mapping
 
-from pytest_asyncframe._activity import BEGINNING, Glance, glance
+from pytest_asyncframe._turns.activity import BEGINNING, Glance, glance
 
 FILE_SILENCE = 0.5
 """Real seconds without any bytes after which time moves on though a loop watches a file."""
