@@ -15,19 +15,19 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from framework import TaskManager, ThreadPoolExecutorEnhanced
 from framework.protocols import Clock, TaskEvent
 from framework.testing import ControlledEngine, lasting_schedules, override_framework
-from pytest_asyncframe import _pristine, _shims, _stalls
-from pytest_asyncframe._blocked import BlockedLoops
+from pytest_asyncframe import _pristine
 from pytest_asyncframe._calls import PoolCalls
 from pytest_asyncframe._clients import Client, LiveServer
 from pytest_asyncframe._matchers import Expectation
 from pytest_asyncframe._options import Settings
-from pytest_asyncframe._polled import RealTimeReads
-from pytest_asyncframe._runners import Runners
 from pytest_asyncframe._seen import Recorder
-from pytest_asyncframe._threads import Census
 from pytest_asyncframe._turns.actors import TestEndedError
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe.clock import StuckError, VirtualClock
+from pytest_asyncframe.clock import StuckError, VirtualClock, _patches, _stalls
+from pytest_asyncframe.clock._blocked import BlockedLoops
+from pytest_asyncframe.clock._polled import RealTimeReads
+from pytest_asyncframe.clock._runners import Runners
+from pytest_asyncframe.clock._threads import Census
 from pytest_asyncframe.executor import DeterministicExecutor, SequencedExecutor
 
 _POOL_NAME = "asyncframe-"
@@ -141,7 +141,7 @@ class Toolkit:
         self.pool = pool
         sequencer.first = stack.enter_context(sequencer.working(threading.current_thread().name))
         if self.clock is not None:
-            stack.enter_context(_shims.installed(self.clock, wall=True))
+            stack.enter_context(_patches.installed(self.clock, wall=True))
             self._runners = Runners(self.clock)
             stack.enter_context(self._runners.installed())
         stack.callback(_end, sequencer, pool)

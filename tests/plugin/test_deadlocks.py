@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from framework import ThreadPoolExecutorEnhanced, background_task
-from pytest_asyncframe._threads import busy
 from pytest_asyncframe.clock import VirtualDeadlockError
+from pytest_asyncframe.clock._threads import busy
 from pytest_asyncframe.probe import Probe
 
 

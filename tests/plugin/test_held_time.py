@@ -31,9 +31,8 @@ from framework import (
     ThreadPoolExecutorEnhanced,
     throttled_task,
 )
-from pytest_asyncframe import _processes
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe.clock import StuckError, VirtualClock
+from pytest_asyncframe.clock import StuckError, VirtualClock, _processes
 from pytest_asyncframe.probe import Probe
 
 asleep = asyncio.sleep  # noqa: TID251  # on virtual time, which is what is tested here

@@ -15,12 +15,12 @@ import pytest
 from fastapi import FastAPI
 
 from framework import background_task
-from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._turns.activity import BEGINNING, GONE, Glance, activity, glance
 from pytest_asyncframe._turns.outside import FILE_SILENCE, THREAD_PAUSE, Outside, Verdict
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe._turns.turns import LOOK_EVERY
 from pytest_asyncframe.clock import VirtualClock, VirtualDeadlockError
+from pytest_asyncframe.clock._loop import VirtualLoop
 from pytest_asyncframe.probe import Probe
 
 

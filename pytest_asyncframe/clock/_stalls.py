@@ -13,9 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._places import at, inwards, outwards, place_of
-from pytest_asyncframe._threads import busy
 from pytest_asyncframe._turns.activity import (
     activity,
     child_activity,
@@ -25,7 +23,9 @@ from pytest_asyncframe._turns.activity import (
 )
 from pytest_asyncframe._turns.actors import Actor
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe.clock import StuckError, VirtualDeadlockError
+from pytest_asyncframe.clock._clock import StuckError, VirtualDeadlockError
+from pytest_asyncframe.clock._loop import VirtualLoop
+from pytest_asyncframe.clock._threads import busy
 
 
 def watch(

@@ -25,11 +25,11 @@ from typing import Any
 
 from framework import ThreadPoolExecutorEnhanced
 from framework.testing import before_waits
-from pytest_asyncframe import _lanes, _processes, _threads
-from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._turns.actors import Arrival
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.clock import _pools, _processes, _threads
+from pytest_asyncframe.clock._clock import VirtualClock
+from pytest_asyncframe.clock._loop import VirtualLoop
 
 
 @contextmanager
@@ -204,8 +204,8 @@ _REPLACED: tuple[tuple[Any, str, Callable[[VirtualClock, Any], Any]], ...] = (
 _COUNTED: tuple[tuple[Any, str, Callable[[Sequencer, Any], Any]], ...] = (
     (threading.Thread, "start", _threads.start_on),
     (threading.Thread, "join", _threads.join_on),
-    (ThreadPoolExecutor, "submit", _lanes.thread_pool_submit),
-    (ThreadPoolExecutorEnhanced, "submit", _lanes.thread_pool_submit),
+    (ThreadPoolExecutor, "submit", _pools.thread_pool_submit),
+    (ThreadPoolExecutorEnhanced, "submit", _pools.thread_pool_submit),
 )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.clock._clock import VirtualClock
 
 
 class Runners:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any
 
-from pytest_asyncframe._lanes import Submit, when_told
 from pytest_asyncframe._turns.sequencer import Sequencer
+from pytest_asyncframe.clock._pools import Submit, when_told
 
 
 def counted(sequencer: Sequencer) -> Iterator[tuple[Any, str, Any]]:

@@ -16,10 +16,10 @@ from types import CodeType, FrameType
 from typing import Any
 
 from framework.testing import is_caller, is_idle
-from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._places import innermost_users, is_users, outwards, place_of
 from pytest_asyncframe._turns.actors import Arrival, TestEndedError
 from pytest_asyncframe._turns.sequencer import Sequencer
+from pytest_asyncframe.clock._loop import VirtualLoop
 
 Start = Callable[[threading.Thread], None]
 Join = Callable[..., None]

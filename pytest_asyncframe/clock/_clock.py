@@ -19,11 +19,11 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from pytest_asyncframe._coming import Label, coming, name_of
-from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._places import innermost_users, outwards, users_place
 from pytest_asyncframe._turns.actors import Actor, Timer, Waiter
 from pytest_asyncframe._turns.sequencer import Sequencer
+from pytest_asyncframe.clock._coming import Label, coming, name_of
+from pytest_asyncframe.clock._loop import VirtualLoop
 
 
 class VirtualDeadlockError(RuntimeError):

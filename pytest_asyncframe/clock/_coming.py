@@ -13,10 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
 
-from pytest_asyncframe._loop import VirtualLoop
 from pytest_asyncframe._places import inwards, outwards, place_of
 from pytest_asyncframe._turns.actors import Timer
 from pytest_asyncframe._turns.sequencer import Sequencer
+from pytest_asyncframe.clock._loop import VirtualLoop
 
 Label: TypeAlias = Callable[[object], tuple[str, str]]
 """Returns which task runs on a thread, given its identifier, or in a task of asyncio's, and where
