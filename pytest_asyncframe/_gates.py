@@ -11,8 +11,8 @@ import pytest
 
 from framework import RateLimitExceededError
 from framework.testing import was_cut_short
-from pytest_asyncframe._matchers import described, unread_failures
 from pytest_asyncframe._places import users_part
+from pytest_asyncframe._seen.matchers import described, unread_failures
 
 if TYPE_CHECKING:
     from pytest_asyncframe._options import Severity

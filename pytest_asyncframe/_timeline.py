@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from framework.protocols import TaskEvent, TaskRecord, TaskStatus
 from pytest_asyncframe import _gates
 from pytest_asyncframe._places import raised_at
-from pytest_asyncframe._seen import Leaving, Moment, Standing, Stock, Submission
+from pytest_asyncframe._seen.recorder import Leaving, Moment, Standing, Stock, Submission
 
 if TYPE_CHECKING:
     from pytest_asyncframe._options import Severity

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from framework import Task, TaskManager, TaskNotFoundError
 from framework.protocols import TaskRecord
-from pytest_asyncframe import _matchers
 from pytest_asyncframe._clients import BASE_URL, Client, LiveServer
-from pytest_asyncframe._names import Names
 from pytest_asyncframe._places import users_place
-from pytest_asyncframe._references import task_id_of
+from pytest_asyncframe._seen import matchers
+from pytest_asyncframe._seen.names import Names
+from pytest_asyncframe._seen.references import task_id_of
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.executor import DeterministicExecutor
 
@@ -231,8 +231,8 @@ class Probe:
         __tracebackhide__ = True
         if times is not None:
             _require_count("times", times)
-        wanted = _matchers.Wanted(self._names.target(fn), args, kwargs)
-        _matchers.assert_submitted(self._seen, wanted, times)
+        wanted = matchers.Wanted(self._names.target(fn), args, kwargs)
+        matchers.assert_submitted(self._seen, wanted, times)
 
     def assert_not_submitted(
         self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any
@@ -245,25 +245,25 @@ class Probe:
             TypeError: If *fn* does not take such arguments.
         """
         __tracebackhide__ = True
-        wanted = _matchers.Wanted(self._names.target(fn), args, kwargs)
-        _matchers.assert_not_submitted(self._seen, wanted)
+        wanted = matchers.Wanted(self._names.target(fn), args, kwargs)
+        matchers.assert_not_submitted(self._seen, wanted)
 
     def assert_idle(self) -> None:
         """Assert that every task has ended, but for declared pollers."""
         __tracebackhide__ = True
-        _matchers.assert_idle(self._seen)
+        matchers.assert_idle(self._seen)
 
     def assert_transitions(self, ref: Any, expected: str) -> None:
         """Assert through which states a task went, such as ``"pending>running>completed"``."""
         __tracebackhide__ = True
-        _matchers.assert_transitions(self._seen, task_id_of(ref), expected)
+        matchers.assert_transitions(self._seen, task_id_of(ref), expected)
 
     def delays(self, fn: Callable[..., Any] | str) -> list[float]:
         """Return the delays of *fn*'s retries and throttled calls, in order, in seconds."""
         __tracebackhide__ = True
-        return _matchers.delays(self._seen, self._names.target(fn))
+        return matchers.delays(self._seen, self._names.target(fn))
 
-    def rate(self, fn: Callable[..., Any] | str) -> _matchers.Rate:
+    def rate(self, fn: Callable[..., Any] | str) -> matchers.Rate:
         """Return how often the body of *fn* began: ``rate(fn).max_in(60)`` in any 60 seconds.
 
         A throttled function begins once its turn has come, in a task or called directly, with
@@ -274,7 +274,7 @@ class Probe:
             fn: A decorated function, or its name.
         """
         __tracebackhide__ = True
-        return _matchers.rate(self._seen, self._names.target(fn))
+        return matchers.rate(self._seen, self._names.target(fn))
 
     def expect_failure(
         self,
@@ -299,7 +299,7 @@ class Probe:
         if not (isinstance(given, type) and issubclass(given, BaseException)):
             raise TypeError(f"exc must be a class of errors, such as ValueError, not {exc!r}")
         _require_count("times", times)
-        expectation = _matchers.Expectation(self._names.target(fn), exc, times)
+        expectation = matchers.Expectation(self._names.target(fn), exc, times)
         self._toolkit.expectations.append(expectation)
 
 

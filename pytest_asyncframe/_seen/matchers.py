@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from framework.protocols import TaskRecord, TaskStatus
-from pytest_asyncframe._arguments import by_name, equal
-from pytest_asyncframe._seen import Recorder, Submission, Target
+from pytest_asyncframe._seen.arguments import by_name, equal
+from pytest_asyncframe._seen.recorder import Recorder, Submission, Target
 
 _NEAREST = 3
 """How many candidates a failing assertion shows."""

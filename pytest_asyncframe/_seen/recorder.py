@@ -21,8 +21,8 @@ from typing import Any, Protocol, TypeAlias
 from framework import current_task
 from framework.protocols import Interceptor, TaskEvent, TaskRecord, TaskStatus
 from framework.testing import Call, call_of, driver_of, function_name
-from pytest_asyncframe._arguments import by_name, unwrapped
 from pytest_asyncframe._places import at, inwards, is_users_file, outwards, place_of
+from pytest_asyncframe._seen.arguments import by_name, unwrapped
 
 _CUT_OFF = ("timed_out", "cancelled", "interrupted")
 """Events that may come while a body is in the middle of something."""
@@ -46,7 +46,7 @@ What: TypeAlias = TaskEvent | int | str | Leaving
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """Whose tasks a test means; see `_names.Names`.
+    """Whose tasks a test means; see `names.Names`.
 
     Attributes:
         name: What a test calls it.

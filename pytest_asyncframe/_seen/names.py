@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from framework.testing import bare_function, function_name, registered_functions
-from pytest_asyncframe._arguments import unwrapped
-from pytest_asyncframe._seen import Recorder, Target
+from pytest_asyncframe._seen.arguments import unwrapped
+from pytest_asyncframe._seen.recorder import Recorder, Target
 
 _LISTED = 5
 """How many names a message shows."""
