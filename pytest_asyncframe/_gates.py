@@ -15,8 +15,8 @@ from pytest_asyncframe._places import users_part
 from pytest_asyncframe._seen.matchers import described, unread_failures
 
 if TYPE_CHECKING:
-    from pytest_asyncframe._options import Severity
-    from pytest_asyncframe._toolkit import Toolkit
+    from pytest_asyncframe._toolkit.options import Severity
+    from pytest_asyncframe._toolkit.toolkit import Toolkit
 
 _GRACE = 0.2
 """Real seconds that a thread has to end after the test."""

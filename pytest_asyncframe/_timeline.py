@@ -20,8 +20,8 @@ from pytest_asyncframe._places import raised_at
 from pytest_asyncframe._seen.recorder import Leaving, Moment, Standing, Stock, Submission
 
 if TYPE_CHECKING:
-    from pytest_asyncframe._options import Severity
-    from pytest_asyncframe._toolkit import Toolkit
+    from pytest_asyncframe._toolkit.options import Severity
+    from pytest_asyncframe._toolkit.toolkit import Toolkit
 
 Section: TypeAlias = tuple[str, str]
 Findings: TypeAlias = "Sequence[tuple[Severity, list[str]]]"

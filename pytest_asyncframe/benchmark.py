@@ -23,7 +23,7 @@ import pytest
 from pytest_asyncframe._rounds import Bench, Bodies, Call, Figures, Timed, opened, repeat
 
 if TYPE_CHECKING:
-    from pytest_asyncframe._toolkit import Toolkit
+    from pytest_asyncframe._toolkit.toolkit import Toolkit
     from pytest_asyncframe.clock import VirtualClock
 
 _WARM_UP, _BESIDE = 0.1, 0.2

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_asyncframe._options import (
+from pytest_asyncframe._toolkit.options import (
     MARKER,
     Settings,
     add_options,
@@ -26,7 +26,7 @@ from pytest_asyncframe._options import (
 if TYPE_CHECKING:
     from framework import TaskManager, ThreadPoolExecutorEnhanced
     from pytest_asyncframe._timeline import Findings, Timeline
-    from pytest_asyncframe._toolkit import Toolkit
+    from pytest_asyncframe._toolkit.toolkit import Toolkit
     from pytest_asyncframe.benchmark import Row, TaskBenchmark
     from pytest_asyncframe.clock import VirtualClock
     from pytest_asyncframe.executor import DeterministicExecutor
@@ -80,7 +80,7 @@ def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
     check_fixtures(item, settings.mode, asked)
 
     try:
-        from pytest_asyncframe._toolkit import Toolkit  # only if it is used
+        from pytest_asyncframe._toolkit.toolkit import Toolkit  # only if it is used
     except ImportError:
         check_framework()
         raise

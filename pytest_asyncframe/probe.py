@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from framework import Task, TaskManager, TaskNotFoundError
 from framework.protocols import TaskRecord
-from pytest_asyncframe._clients import BASE_URL, Client, LiveServer
 from pytest_asyncframe._places import users_place
 from pytest_asyncframe._seen import matchers
 from pytest_asyncframe._seen.names import Names
 from pytest_asyncframe._seen.references import task_id_of
+from pytest_asyncframe._toolkit.clients import BASE_URL, Client, LiveServer
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.executor import DeterministicExecutor
 
 if TYPE_CHECKING:
-    from pytest_asyncframe._toolkit import Toolkit
+    from pytest_asyncframe._toolkit.toolkit import Toolkit
 
 
 class Probe:

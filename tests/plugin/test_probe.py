@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI, Request
 
 from framework import TaskNotFoundError, TaskStatus, background_task, setup_async_framework
-from pytest_asyncframe import _clients, _pristine
+from pytest_asyncframe._toolkit import clients, pristine
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
@@ -226,8 +226,8 @@ def test_clients_without_the_extra(asyncframe: Probe, monkeypatch: pytest.Monkey
     """What is not installed is told with the command that installs it."""
     for name in ("httpx", "httpx2", "uvicorn"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(_pristine, "client_classes", _pristine.client_classes.__wrapped__)
-    monkeypatch.setattr(_clients, "client_classes", _pristine.client_classes)
+    monkeypatch.setattr(pristine, "client_classes", pristine.client_classes.__wrapped__)
+    monkeypatch.setattr(clients, "client_classes", pristine.client_classes)
     cure = r"pip install 'asyncframe\[pytest\]'$"
     client = asyncframe.client(app_with_state())
 

@@ -11,7 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from framework import TaskId, async_task
-from pytest_asyncframe._clients import Client
+from pytest_asyncframe._toolkit.clients import Client
 from pytest_asyncframe.probe import Probe
 
 TASKS = """

@@ -15,12 +15,12 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from framework import TaskManager, ThreadPoolExecutorEnhanced
 from framework.protocols import Clock, TaskEvent
 from framework.testing import ControlledEngine, lasting_schedules, override_framework
-from pytest_asyncframe import _pristine
-from pytest_asyncframe._clients import Client, LiveServer
-from pytest_asyncframe._options import Settings
 from pytest_asyncframe._seen.calls import PoolCalls
 from pytest_asyncframe._seen.matchers import Expectation
 from pytest_asyncframe._seen.recorder import Recorder
+from pytest_asyncframe._toolkit import pristine
+from pytest_asyncframe._toolkit.clients import Client, LiveServer
+from pytest_asyncframe._toolkit.options import Settings
 from pytest_asyncframe._turns.actors import TestEndedError
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import StuckError, VirtualClock, _patches, _stalls
@@ -85,7 +85,7 @@ class Toolkit:
 
     def open(self) -> None:
         """Make everything, and make the manager current."""
-        _pristine.note()
+        pristine.note()
         stack = self._stack
         stack.enter_context(self.census.noting())
         try:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, suppre
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from pytest_asyncframe._pristine import client_classes, httpx_name
+from pytest_asyncframe._toolkit.pristine import client_classes, httpx_name
 
 BASE_URL = "http://testserver"
 
