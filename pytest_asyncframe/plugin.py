@@ -25,7 +25,7 @@ from pytest_asyncframe._toolkit.options import (
 
 if TYPE_CHECKING:
     from framework import TaskManager, ThreadPoolExecutorEnhanced
-    from pytest_asyncframe._timeline import Findings, Timeline
+    from pytest_asyncframe._report.timeline import Findings, Timeline
     from pytest_asyncframe._toolkit.toolkit import Toolkit
     from pytest_asyncframe.benchmark import Row, TaskBenchmark
     from pytest_asyncframe.clock import VirtualClock
@@ -103,7 +103,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     if toolkit is None:
         return (yield)
 
-    from pytest_asyncframe import _gates  # only if it is used
+    from pytest_asyncframe._report import gates  # only if it is used
 
     settings = toolkit.settings
     findings: Findings = []
@@ -111,8 +111,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     try:
         yield
         findings = [
-            (settings.leaks, _gates.leaks(toolkit)),
-            (settings.lost_failures, _gates.lost_failures(toolkit)),
+            (settings.leaks, gates.leaks(toolkit)),
+            (settings.lost_failures, gates.lost_failures(toolkit)),
             (settings.blocked_loop, toolkit.blocked.told()),
             ("warn", [] if toolkit.reads is None else toolkit.reads.told()),
         ]
@@ -124,7 +124,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
             del item.stash[_TIMELINE]
         del item.stash[_TOOLKIT], item.config.stash[_TOOLKIT]
         toolkit.close()
-    _gates.tell(findings, failed=item.stash.get(_FAILED, False))
+    gates.tell(findings, failed=item.stash.get(_FAILED, False))
     return None
 
 
@@ -148,7 +148,7 @@ def pytest_runtest_makereport(
 
 
 def _timeline(item: pytest.Item, toolkit: Toolkit) -> Timeline:
-    from pytest_asyncframe._timeline import Timeline  # only if a test has failed
+    from pytest_asyncframe._report.timeline import Timeline  # only if a test has failed
 
     if _TIMELINE not in item.stash:
         item.stash[_TIMELINE] = Timeline(toolkit, item.config.rootpath)

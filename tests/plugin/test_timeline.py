@@ -7,7 +7,7 @@ from textwrap import dedent
 
 import pytest
 
-from pytest_asyncframe import _timeline
+from pytest_asyncframe._report import timeline
 
 
 @pytest.fixture
@@ -362,7 +362,7 @@ def test_a_value_may_do_anything_when_it_is_shown(tell):
 
 def test_a_timeline_that_fails_says_so(tell, monkeypatch):
     """An error of the timeline itself takes its place and leaves the report as it was."""
-    monkeypatch.setattr(_timeline, "_labels", {})
+    monkeypatch.setattr(timeline, "_labels", {})
     assert tell(RETRIES) == ["no timeline could be made: TypeError: 'dict' object is not callable"]
 
 

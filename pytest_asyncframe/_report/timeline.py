@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from framework.protocols import TaskEvent, TaskRecord, TaskStatus
-from pytest_asyncframe import _gates
 from pytest_asyncframe._places import raised_at
+from pytest_asyncframe._report import gates
 from pytest_asyncframe._seen.recorder import Leaving, Moment, Standing, Stock, Submission
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Timeline:
 
     def _lost_failures(self) -> list[str]:
         severity = self._toolkit.settings.lost_failures
-        return [] if severity == "off" else _gates.lost_failures(self._toolkit)
+        return [] if severity == "off" else gates.lost_failures(self._toolkit)
 
     def _whole(self, error: BaseException | None, findings: Iterable[str]) -> list[str]:
         seen = self._seen
