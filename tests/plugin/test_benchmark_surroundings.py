@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_asyncframe import _rounds
+from pytest_asyncframe.benchmark import _rounds
 from tests.plugin.benchmark_runs import run
 
 # -- what else is there

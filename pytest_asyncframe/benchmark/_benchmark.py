@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from pytest_asyncframe._rounds import Bench, Bodies, Call, Figures, Timed, opened, repeat
+from pytest_asyncframe.benchmark._rounds import Bench, Bodies, Call, Figures, Timed, opened, repeat
 
 if TYPE_CHECKING:
     from pytest_asyncframe._toolkit.toolkit import Toolkit
