@@ -16,10 +16,10 @@ from contextlib import closing
 from framework import get_task_manager, setup_async_framework
 from framework.engines.celery import CeleryEngine
 from tests.benchmarks._measure import percentile
-from tests.beyond import celery_tasks
-from tests.beyond.celery_app import make
-from tests.beyond.servers import RedisServer
-from tests.beyond.workers import CeleryWorker
+from tests.processes import celery_tasks
+from tests.processes.celery_app import make
+from tests.processes.servers import RedisServer
+from tests.processes.workers import CeleryWorker
 
 _TASKS = 1_000
 _TICK = 0.001
@@ -88,7 +88,7 @@ def main() -> None:
     with closing(RedisServer("--appendonly", "no")) as server:
         server.start()
         arguments = ("--concurrency", str(options.processes))
-        app = "tests.beyond.celery_app:celery_app"
+        app = "tests.processes.celery_app:celery_app"
         with closing(CeleryWorker(app, server.url, *arguments)) as worker:
             worker.start()
             for kind, submit in kinds.items():

@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 
 from framework import background_task, get_task_manager, setup_async_framework
-from tests.beyond.servers import PostgresServer, RedisServer
+from tests.processes.servers import PostgresServer, RedisServer
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.framework.servers import serving
 from tests.patience import PATIENCE
+from tests.serving import serving
 
 ROOT = Path(__file__).resolve().parents[2]
 READMES = sorted(ROOT.glob("README*.md"))

@@ -12,7 +12,7 @@ import pytest
 from framework import QueueFullError, RateLimitExceededError, TaskManager
 from tests.framework.apps.limits import app
 from tests.framework.clients import TestClient
-from tests.framework.servers import Server, serving
+from tests.serving import Server, serving
 
 APP = "tests.framework.apps.limits:app"
 

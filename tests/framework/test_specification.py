@@ -26,8 +26,8 @@ import uvicorn
 
 from framework import get_task_manager
 from tests.framework.clients import TestClient
-from tests.framework.servers import Server, serving
 from tests.patience import PATIENCE
+from tests.serving import Server, serving
 
 FOLDER = Path(__file__).with_name("specification")
 IN_ORDER = [

@@ -1,0 +1,62 @@
+"""Very many tasks cost no more memory than is allowed; each measured in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.serving import ROOT
+
+PROGRAM = "tests.framework.apps.many"
+
+
+def measure(what: str, *numbers: int, patience: float = 200.0) -> dict[str, Any]:
+    """Run the program and return its figures; ``grown`` is in millions of bytes."""
+    command = [sys.executable, "-m", PROGRAM, what, *map(str, numbers)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=patience, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+@pytest.mark.timeout(240)
+def test_finished_tasks_cost_nothing_once_as_many_are_kept_as_may_be() -> None:
+    """Of 200,000 tasks that nobody asks for, the last two thirds add less than 5 MB."""
+    figures = measure("finished", 200_000, 20_000)
+    assert figures["completed"] == 200_000
+    # The oldest 128th goes at once.
+    assert 20_000 - 20_000 // 128 <= figures["kept"] <= 20_000
+    assert figures["grown"] < 5
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_a_million_finished_tasks_stay_bounded_at_the_default_retention() -> None:
+    """Of 1,000,000 tasks that nobody asks for, the last two thirds add less than 5 MB."""
+    figures = measure("finished", 1_000_000, 100_000, patience=500.0)
+    assert figures["completed"] == 1_000_000
+    assert figures["kept"] == 100_000
+    assert figures["grown"] < 5
+
+
+@pytest.mark.timeout(240)
+def test_failures_do_not_keep_their_locals() -> None:
+    """2,000 failures with a local of 1 MB each, all kept, add less than 30 MB."""
+    figures = measure("failed", 2_000)
+    assert figures["failed"] == figures["kept"] == 2_020
+    assert figures["grown"] < 30
+
+
+@pytest.mark.timeout(240)
+def test_a_full_queue_refuses_and_does_not_grow() -> None:
+    """Behind stuck workers a queue of 1,000 refuses each of 100,000 more, for under 20 MB."""
+    figures = measure("refused", 100_000)
+    assert figures["pending"] == 1_000
+    assert figures["rejected"] == 100_000
+    assert figures["grown"] < 20

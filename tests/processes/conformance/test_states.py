@@ -1,0 +1,231 @@
+"""What is known of tasks while they live and after, on every backend."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from framework import QueueFullError, Task, TaskManager, TaskStatus
+from tests.patience import PATIENCE
+from tests.processes.conformance import tasks
+from tests.processes.conformance.backends import Backend, Heard
+
+
+async def known(manager: TaskManager, task_id: str) -> Task:
+    """Return a task that is known."""
+    task = await manager.get_task(task_id)
+    assert task is not None
+    return task
+
+
+async def test_id(manager: TaskManager) -> None:
+    """An id is 32 hexadecimal digits, and no two are the same."""
+    ids = {tasks.add(1) for _ in range(20)}
+    assert len(ids) == 20
+    assert all(len(bytes.fromhex(one)) == 16 for one in ids)
+
+
+async def test_known_at_once(manager: TaskManager) -> None:
+    """A task is known as soon as its id is."""
+    task = await known(manager, tasks.add(1))
+    assert task.name == "tests.processes.conformance.tasks.add"
+
+
+async def test_completed(manager: TaskManager) -> None:
+    """A task that returned is COMPLETED, once begun, and has its stamps in order."""
+    before = datetime.now(UTC)
+    task_id = tasks.add(1)
+    await manager.get_result(task_id, timeout=PATIENCE)
+    task = await known(manager, task_id)
+    assert (task.status, task.attempts, task.error) == (TaskStatus.COMPLETED, 1, None)
+    assert task.started_at is not None
+    assert task.ended_at is not None
+    assert before <= task.created_at <= task.started_at <= task.ended_at <= datetime.now(UTC)
+    assert task.duration is not None
+    assert task.duration >= 0
+
+
+async def test_running(backend: Backend, manager: TaskManager, heard: Heard) -> None:
+    """A task is RUNNING while its body is, and COMPLETED afterwards."""
+    gate = backend.gate()
+    task_id = tasks.hold(gate.path)
+    await heard.event(task_id, "started")
+    task = await known(manager, task_id)
+    assert (task.status, task.ended_at, task.attempts) == (TaskStatus.RUNNING, None, 1)
+    gate.open("done")
+    assert await manager.get_result(task_id, timeout=PATIENCE) == "done"
+
+
+async def test_snapshot(backend: Backend, manager: TaskManager, heard: Heard) -> None:
+    """A task that was got does not change by itself."""
+    gate = backend.gate()
+    task_id = tasks.hold(gate.path)
+    await heard.event(task_id, "started")
+    task = await known(manager, task_id)
+    gate.open()
+    await manager.get_result(task_id, timeout=PATIENCE)
+    assert task.status is TaskStatus.RUNNING
+
+
+async def test_description(manager: TaskManager) -> None:
+    """A task has the description of its function, or the one of its submission."""
+    own = await manager.submit(tasks.plain, (1,))
+    given = await manager.submit(tasks.plain, (1,), description="of its own")
+    assert (await known(manager, own)).description == "gives back what it gets"
+    assert (await known(manager, given)).description == "of its own"
+
+
+async def test_chosen_id(manager: TaskManager) -> None:
+    """An id may be chosen, and no other task can have it."""
+    task_id = await manager.submit(tasks.add, (1,), task_id="order-7")
+    assert task_id == "order-7"
+    assert await manager.get_result("order-7", timeout=PATIENCE) == 11
+    with pytest.raises(ValueError, match="task_id must be one that no task has"):
+        await manager.submit(tasks.add, (1,), task_id="order-7")
+
+
+@pytest.mark.parametrize("given", ["", "x" * 201, "a\nb", "a\x00b", "\x1b[31m", "\ud800"])
+async def test_unfit_id(manager: TaskManager, given: str) -> None:
+    """An id that is too long or not printable is refused at once, by every submission."""
+    with pytest.raises(ValueError, match=r"^task_id must have 1 to 200 characters, all of them "):
+        await manager.submit(tasks.add, (1,), task_id=given)
+    with pytest.raises(ValueError, match=r"^task_id must have 1 to 200 characters, all of them "):
+        manager.submit_nowait(tasks.add, (1,), task_id=given)
+
+
+async def test_longest_id(manager: TaskManager) -> None:
+    """An id of 200 characters, of any script, is as good as a short one."""
+    given = "\N{GREEK SMALL LETTER ALPHA}" * 200
+    assert await manager.submit(tasks.add, (1,), task_id=given) == given
+    assert await manager.get_result(given, timeout=PATIENCE) == 11
+
+
+async def test_from_inside(manager: TaskManager) -> None:
+    """A task knows its own id, name, state and attempt."""
+    task_id = tasks.about_itself()
+    assert await manager.get_result(task_id, timeout=PATIENCE) == {
+        "task_id": task_id,
+        "name": "tests.processes.conformance.tasks.about_itself",
+        "status": "running",
+        "attempts": 1,
+    }
+
+
+async def test_progress(backend: Backend, manager: TaskManager, heard: Heard) -> None:
+    """Progress is told while the task runs, and shown."""
+    gate = backend.gate()
+    task_id = tasks.report(gate.path)
+    event = await heard.event(task_id, "progress")
+    assert (event.progress, event.message) == (0.25, "a quarter")
+    task = await known(manager, task_id)
+    assert (task.progress, task.to_dict()["progress_message"]) == (0.25, "a quarter")
+    gate.open()
+    await manager.get_result(task_id, timeout=PATIENCE)
+
+
+async def test_events(manager: TaskManager, heard: Heard) -> None:
+    """A task's events come in order, each once."""
+    task_id = tasks.add(1)
+    await heard.event(task_id, "completed")
+    assert heard.of(task_id) == ["submitted", "started", "completed"]
+
+
+async def test_all_tasks(manager: TaskManager) -> None:
+    """get_all_tasks() has each task, as to_dict() shows it."""
+    ids = [tasks.add(1), tasks.fail()]
+    await asyncio.wait([asyncio.ensure_future(manager.get_result(one)) for one in ids])
+    shown = manager.get_all_tasks()
+    assert set(shown) == set(ids)
+    assert shown[ids[0]] == (await known(manager, ids[0])).to_dict()
+
+
+async def test_by_status(manager: TaskManager) -> None:
+    """get_tasks_by_status() has the tasks of that status."""
+    good, bad = tasks.add(1), tasks.fail()
+    await asyncio.wait([asyncio.ensure_future(manager.get_result(one)) for one in (good, bad)])
+    assert set(manager.get_tasks_by_status("completed")) == {good}
+    assert set(manager.get_tasks_by_status(TaskStatus.FAILED)) == {bad}
+
+
+async def test_active(backend: Backend, manager: TaskManager, heard: Heard) -> None:
+    """Active tasks are those that have not ended."""
+    gate = backend.gate()
+    task_id = tasks.hold(gate.path)
+    await heard.event(task_id, "started")
+    assert (set(manager.get_active_tasks()), manager.get_active_count()) == ({task_id}, 1)
+    gate.open()
+    await manager.get_result(task_id, timeout=PATIENCE)
+    assert (manager.get_active_tasks(), manager.get_active_count()) == ({}, 0)
+
+
+async def test_stats(manager: TaskManager) -> None:
+    """The counters add up."""
+    good, bad = [tasks.add(one) for one in range(5)], [tasks.fail() for _ in range(2)]
+    futures = [asyncio.ensure_future(manager.get_result(one)) for one in good + bad]
+    await asyncio.wait(futures)
+    stats = manager.get_stats()
+    assert (stats["submitted"], stats["completed"], stats["failed"]) == (7, 5, 2)
+    assert stats["kept"] == 7
+    assert stats["submitted"] == sum(stats[status.value] for status in TaskStatus)
+
+
+async def test_clean_up(backend: Backend, manager: TaskManager, heard: Heard) -> None:
+    """A clean-up forgets what has ended, and nothing else."""
+    gate = backend.gate()
+    done, runs = tasks.add(1), tasks.hold(gate.path)
+    await manager.get_result(done, timeout=PATIENCE)
+    await heard.event(runs, "started")
+    assert manager.cleanup_completed_tasks(max_age=0) == 1
+    assert set(manager.get_all_tasks()) == {runs}
+    assert await manager.get_task(done) is None
+    gate.open()
+    await manager.get_result(runs, timeout=PATIENCE)
+
+
+async def test_young_ones_stay(manager: TaskManager) -> None:
+    """A clean-up leaves alone what is younger than its age."""
+    task_id = tasks.add(1)
+    await manager.get_result(task_id, timeout=PATIENCE)
+    assert manager.cleanup_completed_tasks(max_age=60) == 0
+    assert await manager.get_task(task_id) is not None
+
+
+async def test_delayed(manager: TaskManager) -> None:
+    """A delayed task is PENDING until its time has come, and says so."""
+    task_id = await manager.submit(tasks.now, delay=0.2)
+    task = await known(manager, task_id)
+    assert (task.status, task.reason) == (TaskStatus.PENDING, "delayed by 0.2 s")
+    ran_at: Any = await manager.get_result(task_id, timeout=PATIENCE)
+    assert (ran_at - task.created_at).total_seconds() >= 0.19
+
+
+async def test_queue_bound(backend: Backend) -> None:
+    """No more tasks may wait than the bound says."""
+    async with backend.run(queue_size=2) as manager:
+        ids = [await manager.submit(tasks.add, (1,), delay=30) for _ in range(2)]
+        with pytest.raises(QueueFullError):
+            tasks.add(1)
+        for one in ids:
+            assert await manager.cancel_task(one)
+
+
+async def test_hooks(manager: TaskManager) -> None:
+    """on_complete hears of a success and on_error of everything else."""
+    loop, told = asyncio.get_running_loop(), asyncio.Queue[tuple[str, TaskStatus]]()
+
+    def tell(which: str, task: Task) -> None:
+        loop.call_soon_threadsafe(told.put_nowait, (which, task.status))
+
+    await manager.submit(
+        tasks.add, (1,),
+        on_complete=lambda task: tell("complete", task),
+        on_error=lambda task: tell("error", task),
+    )  # fmt: skip
+    async with asyncio.timeout(PATIENCE):
+        assert await told.get() == ("complete", TaskStatus.COMPLETED)
+    await manager.submit(tasks.fail, on_error=lambda task: tell("error", task))
+    async with asyncio.timeout(PATIENCE):
+        assert await told.get() == ("error", TaskStatus.FAILED)

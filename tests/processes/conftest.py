@@ -1,0 +1,155 @@
+"""Stores and brokers for tests: real servers, started when a test first asks for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import redis
+
+from framework._manager import cancelling
+from framework.engines.celery import CeleryEngine, _engine
+from tests.patience import PATIENCE
+from tests.processes.servers import PostgresServer, RabbitServer, RedisServer
+from tests.processes.workers import CeleryWorker
+
+LIMIT = 300
+"""Seconds for a test here, unless it says otherwise: one server after the other starts."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this folder more time than others have."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and not any(
+            item.iter_markers("timeout")
+        ):
+            item.add_marker(pytest.mark.timeout(LIMIT))
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[RedisServer]:
+    """One Redis for all tests of this process; what they ask for is `redis_url`."""
+    with closing(RedisServer("--appendonly", "no")) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def redis_url(shared_redis: RedisServer) -> str:
+    """An empty Redis; a test that stops or configures its Redis takes `redis_server`."""
+    with redis.Redis.from_url(shared_redis.url) as client:
+        client.flushall()
+    return shared_redis.url
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A running Redis of the test's own, to stop, kill, pause and start again."""
+    with closing(RedisServer()) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def rabbit_server() -> Iterator[RabbitServer]:
+    """A running RabbitMQ of the test's own, to stop, kill, pause and start again."""
+    with closing(RabbitServer()) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL for all tests of this process; what they ask for is `postgres_url`."""
+    with closing(PostgresServer()) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def postgres_url(shared_postgres: PostgresServer) -> Iterator[str]:
+    """An empty database of the test's own in PostgreSQL."""
+    with shared_postgres.database() as name:
+        yield shared_postgres.url(name)
+
+
+@pytest.fixture
+def postgres_server() -> Iterator[PostgresServer]:
+    """A running PostgreSQL of the test's own, to stop, kill and start again."""
+    with closing(PostgresServer()) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A file of SQLite that is not there yet."""
+    return f"sqlite:///{tmp_path / 'tasks.db'}"
+
+
+@pytest.fixture(scope="session")
+def celery_redis() -> Iterator[RedisServer]:
+    """The Redis of `celery_worker`, which nobody empties."""
+    with closing(RedisServer("--appendonly", "no")) as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture(scope="session")
+def celery_worker(celery_redis: RedisServer) -> Iterator[CeleryWorker]:
+    """One worker with two processes for all tests of this process."""
+    with closing(CeleryWorker("tests.processes.celery_app:celery_app", celery_redis.url)) as worker:
+        yield worker.start()
+
+
+@pytest.fixture
+def celery_engine(celery_redis: RedisServer, celery_worker: CeleryWorker) -> CeleryEngine:
+    """An engine whose tasks the worker runs."""
+    from tests.processes.celery_app import make
+
+    return make(celery_redis.url)
+
+
+@pytest.fixture(scope="session")
+def fragile_worker(celery_redis: RedisServer) -> Iterator[CeleryWorker]:
+    """Another worker, with a queue of its own, whose processes may be killed.
+
+    What they have covered is lost with them, which is a pity for no other test then.
+    """
+    options = ("--concurrency", "2", "-Q", "fragile", "-n", "fragile@%h")
+    environment = {"ASYNCFRAME_TEST_QUEUE": "fragile"}
+    app = "tests.processes.celery_app:celery_app"
+    with closing(CeleryWorker(app, celery_redis.url, *options, environment=environment)) as worker:
+        yield worker.start()
+
+
+@pytest.fixture
+def fragile_engine(celery_redis: RedisServer, fragile_worker: CeleryWorker) -> CeleryEngine:
+    """An engine whose tasks that worker runs."""
+    from tests.processes.celery_app import make
+
+    return make(celery_redis.url, queue="fragile")
+
+
+@pytest.fixture
+def patient_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a cancellation wait for as long as a worker of a busy machine takes to hear of it."""
+    monkeypatch.setattr(cancelling, "_PATIENCE", PATIENCE)
+    monkeypatch.setattr(cancelling, "_FAR_PATIENCE", PATIENCE)
+    # Redis answers within five seconds, whatever is asked.
+    monkeypatch.setattr(_engine, "_HEARS", 4.0)
+
+
+@pytest.fixture
+def conformance_engine(celery_engine: CeleryEngine) -> CeleryEngine:
+    """The engine of the conformance suite, by the name that it asks for."""
+    return celery_engine
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def sql_url(request: pytest.FixtureRequest) -> str:
+    """An empty database of the test's own, of each kind."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url

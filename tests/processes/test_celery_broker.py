@@ -1,0 +1,287 @@
+"""A broker that is away: tasks say so, wait for it, and are not lost in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import redis.asyncio
+
+from framework import (
+    QueueFullError,
+    TaskCancelledError,
+    TaskInterruptedError,
+    TaskStatus,
+    get_task_manager,
+    setup_async_framework,
+)
+from framework.engines.celery import CeleryEngine, _rescue, _scripts
+from framework.engines.celery._messages import Message
+from framework.exceptions import BrokerUnavailableError
+from tests.patience import PATIENCE
+from tests.processes import celery_tasks
+from tests.processes.celery_app import make
+from tests.processes.conformance import tasks
+from tests.processes.conformance.backends import Gate
+from tests.processes.servers import RedisServer
+from tests.processes.workers import CeleryWorker, client_of
+
+
+class Said(logging.Handler):
+    """Lets a test wait for words in the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: asyncio.Queue[str] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take in a line; any thread."""
+        self._loop.call_soon_threadsafe(self.lines.put_nowait, record.getMessage())
+
+    async def words(self, words: str) -> str:
+        """Suspend until a line with *words* has come."""
+        async with asyncio.timeout(PATIENCE):
+            while words not in (line := await self.lines.get()):
+                pass
+        return line
+
+
+@pytest.fixture
+async def said() -> AsyncIterator[Said]:
+    """What the framework logs from now on."""
+    handler, logger = Said(), logging.getLogger("asyncframe")
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(before)
+
+
+async def published(server: RedisServer) -> dict[str, Any]:
+    """Take the next message from the broker and return what it says of its task."""
+    async with redis.asyncio.Redis.from_url(
+        server.url, decode_responses=True, socket_timeout=None
+    ) as client:
+        found = await client.brpop(["asyncframe.processes"], timeout=PATIENCE)
+    assert found is not None
+    args, _, _ = json.loads(base64.b64decode(json.loads(found[1])["body"]))
+    message: dict[str, Any] = args[0]
+    return message
+
+
+async def status(task_id: str) -> tuple[TaskStatus, str]:
+    """Return where a task stands, and why."""
+    task = await get_task_manager().get_task(task_id)
+    assert task is not None
+    return task.status, task.reason
+
+
+async def test_broker_comes_back(redis_server: RedisServer, said: Said) -> None:
+    """While the broker is away tasks are PENDING and say so; then they are published."""
+    async with setup_async_framework(
+        None, engine=make(redis_server.url), graceful_shutdown_timeout=1.0
+    ):
+        redis_server.stop()
+        first = celery_tasks.mark("first")
+        line = await said.words("broker unavailable since")
+        assert "tasks that wait to be published: 1" in line
+        second = celery_tasks.mark("second")
+        for task_id in (first, second):
+            state, reason = await status(task_id)
+            assert state is TaskStatus.PENDING
+            assert reason.startswith("broker unavailable since 20")
+        redis_server.start()
+        await said.words("the broker is back")
+        ids = [(await published(redis_server))["task_id"] for _ in range(2)]
+        assert ids == [first, second]
+        assert await status(first) == (TaskStatus.PENDING, "")
+
+
+async def test_broker_stays_away(redis_server: RedisServer) -> None:
+    """A task that waited for too long has failed, and says why."""
+    engine = make(redis_server.url, publish_timeout=0.3)
+    async with setup_async_framework(None, engine=engine, graceful_shutdown_timeout=0.1):
+        redis_server.stop()
+        task_id = celery_tasks.mark("first")
+        with pytest.raises(BrokerUnavailableError, match=r"given up after 0\.3 s"):
+            await get_task_manager().get_result(task_id, timeout=PATIENCE)
+        assert await status(task_id) == (TaskStatus.FAILED, "it could not be published")
+
+
+async def test_cancel_while_it_is_away(redis_server: RedisServer, said: Said) -> None:
+    """A task that was not published is cancelled without the broker, and never published."""
+    async with setup_async_framework(
+        None, engine=make(redis_server.url), graceful_shutdown_timeout=1.0
+    ):
+        redis_server.stop()
+        gone, kept = celery_tasks.mark("gone"), celery_tasks.mark("kept")
+        await said.words("broker unavailable since")
+        assert await get_task_manager().cancel_task(gone) is True
+        with pytest.raises(TaskCancelledError):
+            await get_task_manager().get_result(gone)
+        redis_server.start()
+        assert (await published(redis_server))["task_id"] == kept
+
+
+async def test_full_queue(redis_server: RedisServer, said: Said) -> None:
+    """As many tasks wait to be published as may; one more is refused."""
+    engine = make(redis_server.url, queue_size=2)
+    async with setup_async_framework(None, engine=engine, graceful_shutdown_timeout=0.1):
+        redis_server.stop()
+        celery_tasks.mark("first")
+        await said.words("broker unavailable since")
+        celery_tasks.mark("second")
+        with pytest.raises(QueueFullError) as caught:
+            celery_tasks.mark("third")
+        assert (caught.value.queue_size, caught.value.status_code) == (2, 503)
+
+
+async def test_shutdown_while_it_is_away(redis_server: RedisServer, said: Said) -> None:
+    """A shutdown does not wait for a broker: what is not published ends CANCELLED."""
+    async with setup_async_framework(
+        None, engine=make(redis_server.url), graceful_shutdown_timeout=0.2
+    ):
+        manager = get_task_manager()
+        redis_server.stop()
+        task_id = celery_tasks.mark("first")
+        await said.words("broker unavailable since")
+    with pytest.raises(TaskCancelledError):
+        await manager.get_result(task_id)
+
+
+async def test_start_while_it_is_away(redis_server: RedisServer) -> None:
+    """An app starts without its broker, and publishes when that has come."""
+    redis_server.stop()
+    async with setup_async_framework(
+        None, engine=make(redis_server.url), graceful_shutdown_timeout=1.0
+    ):
+        task_id = celery_tasks.mark("first")
+        redis_server.start()
+        assert (await published(redis_server))["task_id"] == task_id
+
+
+async def test_published_tasks_outlive_the_app(redis_server: RedisServer) -> None:
+    """A shutdown leaves what is published at the broker, for workers."""
+    engine = make(redis_server.url)
+    async with setup_async_framework(None, engine=engine):
+        task_id = celery_tasks.mark("first")
+    message = await published(redis_server)
+    assert (message["task_id"], message["limit"], message["seq"]) == (task_id, 15.0, 0)
+    facts = engine.state.fetch([task_id])[task_id]
+    assert facts["status"] == "pending"
+
+
+async def test_lost_data(redis_server: RedisServer) -> None:
+    """A task that Redis has lost with all its data is INTERRUPTED, and says so."""
+    async with (
+        client_of(redis_server.url) as client,
+        setup_async_framework(None, engine=make(redis_server.url)),
+    ):
+        task_id = celery_tasks.mark("first")
+        await published(redis_server)
+        await client.flushall()
+        redis_server.kill()
+        redis_server.start()
+        with pytest.raises(TaskInterruptedError):
+            await get_task_manager().get_result(task_id, timeout=PATIENCE)
+        _, reason = await status(task_id)
+        assert reason == "Redis does not know it any more: its data was lost or evicted"
+
+
+@pytest.mark.parametrize("environment", [{}, {"ASYNCFRAME_TEST_IMPATIENT": "1"}])
+async def test_end_while_it_is_away(
+    redis_server: RedisServer, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """What a task returns while Redis is away is told when that is back, and is its result.
+
+    Its process waits for a while, and then the worker itself does, which no limit ends.
+    """
+    gate = Gate(tmp_path / "gate")
+    app = "tests.processes.celery_app:celery_app"
+    with closing(CeleryWorker(app, redis_server.url, environment=environment)) as worker:
+        worker.start()
+        async with setup_async_framework(None, engine=make(redis_server.url)):
+            started = asyncio.Event()
+            loop, manager = asyncio.get_running_loop(), get_task_manager()
+            manager.subscribe(lambda _: loop.call_soon_threadsafe(started.set), kinds=["started"])
+            task_id = tasks.hold(gate.path)
+            await asyncio.wait_for(started.wait(), PATIENCE)
+            redis_server.stop()
+            gate.open("word")
+            await asyncio.to_thread(worker.saw, f"the end of task {task_id} is not told yet")
+            if environment:
+                left = f"the end of task {task_id} is left to the worker's own process"
+                await asyncio.to_thread(worker.saw, left)
+            redis_server.start()
+            assert await manager.get_result(task_id, timeout=PATIENCE) == "word"
+    gate.close()
+
+
+async def test_missed_report(redis_url: str, shared_redis: RedisServer) -> None:
+    """A report that was missed is made good as soon as a later one shows the gap."""
+    engine = make(redis_url)
+    async with (
+        client_of(redis_url) as client,
+        setup_async_framework(None, engine=engine),
+    ):
+        first, second = celery_tasks.mark("first"), celery_tasks.mark("second")
+        for _ in range(2):
+            await published(shared_redis)
+        state = engine.state
+        # 1 The first ends, and its report is lost: its number is used, and is not there.
+        key = f"{state.prefix}task:{first}"
+        facts: Any = {"status": "completed", "result": '"here"', "started": "1.0", "ended": "2.0",
+                 "attempts": "1", "reason": "", "error": ""}  # fmt: skip
+        await client.hset(key, mapping=facts)
+        await client.incr(state.counter)
+        # 2 The second is cancelled, which is reported.
+        await asyncio.to_thread(state.cancel, str(second), "by hand")
+        with pytest.raises(TaskCancelledError):
+            await get_task_manager().get_result(second, timeout=PATIENCE)
+        # 3 The number of that report tells that one is missing.
+        assert await get_task_manager().get_result(first, timeout=PATIENCE) == "here"
+
+
+async def test_bounded_reports(redis_url: str) -> None:
+    """The stream of reports does not grow for ever."""
+    engine = make(redis_url)
+    async with client_of(redis_url) as client:
+        pipe = client.pipeline(transaction=False)
+        for _ in range(_scripts.REPORTS_KEPT + 2_000):
+            pipe.xadd(engine.state.reports, {"k": "poke"})
+        await pipe.execute()
+        await asyncio.to_thread(engine.state.poke)
+        assert await client.xlen(engine.state.reports) <= _scripts.REPORTS_KEPT + 200
+
+
+def test_engine_takes_no_thread_of_its_own(redis_server: RedisServer) -> None:
+    """Making an engine neither connects nor starts anything."""
+    redis_server.stop()
+    assert isinstance(make(redis_server.url), CeleryEngine)
+
+
+async def test_noted_and_never_sent(
+    celery_engine: CeleryEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a process noted and died before it could send is sent by whoever looks at it, once."""
+    monkeypatch.setattr(_rescue, "AFTER", -1.0)
+    state, task_id = celery_engine.state, uuid4().hex
+    name = f"{tasks.__name__}.add"
+    left = Message(task_id, name, name, "", "[[40, 2], {}]", 1.0, 15.0, 15.0)
+    await asyncio.to_thread(state.publish, [left])
+    async with setup_async_framework(None, engine=celery_engine):
+        manager = get_task_manager()
+        assert await manager.get_result(task_id, timeout=PATIENCE) == 42
+        task = await manager.get_task(task_id)
+    assert task is not None
+    assert task.attempts == 1

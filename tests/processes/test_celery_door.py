@@ -1,0 +1,450 @@
+"""What a worker lets in, and what an app lets out: JSON, and functions that are registered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import redis
+from pydantic import BaseModel
+
+from framework import (
+    TaskManager,
+    async_task,
+    background_task,
+    get_task_manager,
+    scheduled_task,
+    setup_async_framework,
+)
+from framework._tasks import registry
+from framework.engines.celery import CeleryEngine
+from framework.engines.celery._messages import Message, MessageError, signature_hash
+from tests.patience import PATIENCE
+from tests.processes import celery_tasks
+from tests.processes.celery_app import make
+from tests.processes.servers import RedisServer
+from tests.processes.workers import CeleryWorker
+
+
+class Trap:
+    """Runs code of the sender's choice where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return celery_tasks.tell, ("trapped",)
+
+
+@pytest.fixture
+async def manager(celery_engine: CeleryEngine) -> AsyncIterator[TaskManager]:
+    """The manager of a framework whose tasks the worker runs."""
+    async with setup_async_framework(None, engine=celery_engine, graceful_shutdown_timeout=1.0):
+        yield get_task_manager()
+
+
+@pytest.fixture
+def key() -> str:
+    """A list of the test's own."""
+    return uuid4().hex
+
+
+def message(**fields: Any) -> Message:
+    """Return a message of `mark`, but for some fields."""
+    name = "tests.processes.celery_tasks.mark"
+    whole = {
+        "task_id": uuid4().hex, "fn": name, "name": name, "about": "", "call": '[["x"],{}]',
+        "created": 1e9, "limit": 9.0, "left": 9.0,
+    }  # fmt: skip
+    return Message(**{**whole, **fields})
+
+
+async def outcome(engine: CeleryEngine, manager: TaskManager, sent: Message) -> Any:
+    """Publish a message by hand and wait for what becomes of its task."""
+    sender = engine.sender()
+    await asyncio.to_thread(engine.state.publish, [sent])
+    await asyncio.to_thread(sender.send, sent)
+    await asyncio.to_thread(sender.close)
+    return await manager.get_result(sent.task_id, timeout=PATIENCE)
+
+
+# -- what a worker refuses
+
+
+async def test_pickle_is_refused(
+    celery_engine: CeleryEngine, celery_redis: RedisServer, manager: TaskManager, key: str
+) -> None:
+    """A pickled message is dropped without being unpickled."""
+    with (
+        celery_engine.app.connection_for_write() as connection,
+        connection.Producer(serializer="pickle") as producer,
+    ):
+        producer.publish(
+            ((Trap(),), {}, {}),
+            routing_key="asyncframe.processes",
+            headers={"task": "asyncframe.run", "id": uuid4().hex, "lang": "py"},
+        )
+    await manager.get_result(celery_tasks.mark(key), timeout=PATIENCE)
+    with redis.Redis.from_url(celery_redis.url) as client:
+        assert client.llen("trapped") == 0
+        assert client.llen(key) == 1
+
+
+async def test_function_that_is_not_registered(
+    celery_engine: CeleryEngine, manager: TaskManager
+) -> None:
+    """A message that names any other function fails its task, and imports nothing."""
+    with pytest.raises(LookupError, match=r"knows no task function 'antigravity\.geohash'"):
+        await outcome(celery_engine, manager, message(fn="antigravity.geohash"))
+
+
+async def test_helper_of_a_module_with_tasks(
+    celery_engine: CeleryEngine, manager: TaskManager
+) -> None:
+    """A function beside tasks that is none of them cannot be named either."""
+    name = "tests.processes.celery_tasks.tell"
+    with pytest.raises(LookupError, match="knows no task function"):
+        await outcome(celery_engine, manager, message(fn=name))
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ('[[["no text"]],{}]', TypeError),
+        ('[["a","b","c"],{}]', TypeError),
+        ("[[],{}]", TypeError),
+        ('{"args":[]}', ValueError),
+    ],
+)
+async def test_arguments_that_do_not_fit(
+    celery_engine: CeleryEngine, manager: TaskManager, call: str, error: type[Exception]
+) -> None:
+    """Arguments that do not fit the annotations fail the task before its body begins."""
+    with pytest.raises(error):
+        await outcome(celery_engine, manager, message(call=call))
+
+
+async def test_message_of_another_version(
+    celery_engine: CeleryEngine, manager: TaskManager
+) -> None:
+    """A message of a form that the worker does not know fails its task, and says so."""
+    with pytest.raises(MessageError, match="version must be 1"):
+        await outcome(celery_engine, manager, message(version=2))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None,
+        [],
+        {},
+        message().as_json() | {"more": 1},
+        message().as_json() | {"seq": "0"},
+        message().as_json() | {"seq": True},
+        message().as_json() | {"waited": 1},
+        message().as_json() | {"limit": "9"},
+        message().as_json() | {"task_id": ""},
+        message().as_json() | {"task_id": "x" * 513},
+    ],
+)
+def test_what_is_no_message(given: object) -> None:
+    """Whatever is not of the right form, field by field, is refused."""
+    with pytest.raises(MessageError):
+        Message.from_json(given)
+
+
+def test_message_there_and_back() -> None:
+    """A message is the same after its way through JSON."""
+    sent = message(limit=None, left=None, seq=3, waited=True, due=2.5)
+    assert Message.from_json(json.loads(json.dumps(sent.as_json()))) == sent
+
+
+# -- what an app refuses
+
+
+async def test_function_that_workers_do_not_know(manager: TaskManager) -> None:
+    """A plain function that the engine was not given is refused where it is submitted."""
+    with pytest.raises(ValueError, match=r"not tests\.processes\.celery_tasks\.unknown: decor"):
+        await manager.submit(celery_tasks.unknown, (1,))
+    with pytest.raises(ValueError, match="func must be a function that workers know"):
+        await manager.submit(lambda: None)
+
+
+async def test_argument_without_json(manager: TaskManager) -> None:
+    """An argument that JSON has nothing for is refused where it is submitted."""
+    with pytest.raises(TypeError, match=r"argument .key. of tests\.processes\.celery_tasks\.mark"):
+        celery_tasks.mark(object())  # type: ignore[arg-type]  # that is the test
+
+
+async def test_limit_beyond_the_longest(manager: TaskManager) -> None:
+    """A limit longer than the workers allow is refused where it is submitted."""
+    with pytest.raises(ValueError, match=r"timeout must be at most 60 s.*not 61 s"):
+        await manager.submit(celery_tasks.mark, ("x",), timeout=61)
+
+
+async def test_no_limit(celery_redis: RedisServer) -> None:
+    """A task with neither a limit of its own nor a default is refused where it is submitted."""
+    engine = make(celery_redis.url, default_limit=None, functions=[celery_tasks.plain])
+    with without_decorated_functions():
+        async with setup_async_framework(None, engine=engine):
+            for timeout in (None, float("inf")):
+                with pytest.raises(ValueError, match=r"timeout must be given for .*plain"):
+                    await get_task_manager().submit(celery_tasks.plain, (1,), timeout=timeout)
+
+
+@contextmanager
+def without_decorated_functions() -> Iterator[None]:
+    """Have no function registered meanwhile; a process of tests has many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_BY_NAME", weakref.WeakValueDictionary())
+        yield
+
+
+async def test_functions_without_a_limit(celery_redis: RedisServer) -> None:
+    """An app with functions that have no limit does not start, and names each of them."""
+    with without_decorated_functions():
+
+        @background_task
+        def forgotten() -> None:
+            raise NotImplementedError
+
+        @scheduled_task(every=60)
+        def nightly() -> None:
+            raise NotImplementedError
+
+        @async_task(timeout=float("inf"))
+        async def endless() -> None:
+            raise NotImplementedError
+
+        @background_task(timeout=5)
+        def limited() -> None:
+            raise NotImplementedError
+
+        here = f"{__name__}.test_functions_without_a_limit.<locals>"
+        names = [f"{here}.{name}" for name in ("endless", "forgotten", "nightly")]
+        engine = make(celery_redis.url, default_limit=None)
+        assert engine.limitless() == names
+        with pytest.raises(ValueError, match=r"^timeout must be given") as caught:
+            async with setup_async_framework(None, engine=engine):
+                pass
+        assert f"not left out for {', '.join(names)}: " in str(caught.value)
+        assert make(celery_redis.url, default_limit=5.0).limitless() == []
+        assert all(map(callable, (forgotten, nightly, endless, limited)))
+
+
+class Upload(BaseModel):
+    """A model whose bytes pydantic takes for text."""
+
+    data: bytes
+
+
+async def test_annotation_that_is_refused(celery_redis: RedisServer) -> None:
+    """An app with a function whose values JSON cannot have does not start, and says which."""
+    with without_decorated_functions():
+
+        @background_task(timeout=5)
+        def store(upload: Upload) -> None:
+            raise NotImplementedError
+
+        name = f"{__name__}.test_annotation_that_is_refused.<locals>.store"
+        engine = make(celery_redis.url)
+        with pytest.raises(
+            ValueError, match=r"^values of some annotations cannot travel"
+        ) as caught:
+            async with setup_async_framework(None, engine=engine):
+                pass
+        assert f"argument 'upload' of {name}: JSON has no bytes" in str(caught.value)
+        assert callable(store)
+
+
+async def test_schedule_that_is_refused(
+    celery_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A scheduled function that the engine refuses is skipped, and the app starts."""
+
+    def scheduled() -> Any:
+        @scheduled_task(every=60, run_at_start=True)
+        def nightly() -> None:
+            raise NotImplementedError
+
+        return nightly
+
+    # A worker would find the second one by this name.
+    both = scheduled(), scheduled()
+    async with setup_async_framework(None, engine=make(celery_redis.url)):
+        assert get_task_manager().get_stats()["scheduled_skipped"] == 1
+    assert "nightly was skipped: func must be a function that workers know" in caplog.text
+    assert len(both) == 2
+
+
+async def test_options_travel(manager: TaskManager, key: str) -> None:
+    """A copy with other options runs as the function that it is a copy of."""
+    copied = celery_tasks.mark.options(name="renamed", description="a copy", timeout=5)
+    task_id = copied(key)
+    assert await manager.get_result(task_id, timeout=PATIENCE) == "done"
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert (task.name, task.description) == ("renamed", "a copy")
+    # The copy is gone after the call; the function itself is still known.
+    assert await manager.get_result(celery_tasks.mark.options(timeout=5)(key)) == "done"
+    assert await manager.get_result(celery_tasks.mark(key)) == "done"
+
+
+# -- settings that would lose tasks, or run them twice
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"broker_transport_options": {"visibility_timeout": 89}}, "make it 90 or more"),
+        ({"task_acks_late": False}, "task_acks_late is off"),
+        ({"task_reject_on_worker_lost": False}, "task_reject_on_worker_lost is off"),
+        ({"accept_content": ["json", "pickle"]}, "accept_content has pickle"),
+        ({"task_always_eager": True}, "task_always_eager is on"),
+    ],
+)
+async def test_refused_settings(
+    celery_redis: RedisServer, settings: dict[str, Any], message: str
+) -> None:
+    """An app whose settings would lose tasks does not start."""
+    engine = make(celery_redis.url)
+    engine.app.conf.update(settings)
+    with pytest.raises(ValueError, match=message):
+        async with setup_async_framework(None, engine=engine):
+            pass
+
+
+async def test_settings_that_are_left_open(celery_redis: RedisServer) -> None:
+    """What the user has not set is set, what fits is kept."""
+    engine = make(celery_redis.url)
+    engine.app.conf.broker_transport_options = {"visibility_timeout": 500, "max_retries": 2}
+    async with setup_async_framework(None, engine=engine):
+        conf = engine.app.conf
+        assert conf.task_acks_late
+        assert conf.task_reject_on_worker_lost
+        assert conf.worker_prefetch_multiplier == 1
+        assert conf.broker_transport_options == {
+            "visibility_timeout": 500,
+            "max_retries": 2,
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
+        }
+
+
+async def test_engine_in_use(celery_redis: RedisServer) -> None:
+    """One engine serves one framework at a time, and another one after it."""
+    engine = make(celery_redis.url)
+    async with setup_async_framework(None, engine=engine):
+        with pytest.raises(ValueError, match="engine must be one that no other"):
+            async with setup_async_framework(None, engine=engine):
+                pass
+    async with setup_async_framework(None, engine=engine):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"default_limit": 0}, ValueError, "default_limit"),
+        ({"default_limit": 61.0}, ValueError, r"default_limit must be at most max_limit=60\.0"),
+        ({"max_limit": float("inf")}, ValueError, "max_limit"),
+        ({"result_ttl": 0}, ValueError, "result_ttl"),
+        ({"publish_timeout": -1}, ValueError, "publish_timeout"),
+        ({"queue_size": 0}, ValueError, "queue_size"),
+        ({"queue": ""}, ValueError, "queue"),
+        ({"namespace": 3}, TypeError, "namespace"),
+        ({"allow_soft_limits": 1}, TypeError, "allow_soft_limits"),
+    ],
+)
+def test_wrong_parameters(options: Any, error: type[Exception], message: str) -> None:
+    """A wrong parameter is refused where the engine is made, by its name."""
+    with pytest.raises(error, match=message):
+        make("redis://127.0.0.1:1/0", **options)
+
+
+def test_no_celery_app() -> None:
+    """What is no Celery app is refused."""
+    with pytest.raises(TypeError, match="celery_app must be a Celery app, not 'redis://'"):
+        CeleryEngine("redis://")
+
+
+def test_no_redis() -> None:
+    """Without any Redis for the states the engine says how to name one, and no password."""
+    engine = make("amqp://user:secret@host//")
+    with pytest.raises(ValueError, match=r"state_url='redis://") as caught:
+        _ = engine.state
+    assert "secret" not in str(caught.value)
+    assert make("amqp://host//", state_url="redis://127.0.0.1:1/0").state.prefix
+
+
+@pytest.mark.parametrize(
+    ("environment", "options", "message"),
+    [
+        ({"ASYNCFRAME_TEST_VISIBILITY": "5"}, (), "make it 90 or more"),
+        ({}, ("-P", "solo"), "the pool must be prefork, not solo"),
+        (
+            {"ASYNCFRAME_TEST_DEFAULT": "none"},
+            (),
+            r"timeout must be given for every .* tests\.processes\.celery_tasks\.ask, ",
+        ),
+    ],
+)
+def test_worker_does_not_start(
+    celery_redis: RedisServer,
+    environment: dict[str, str],
+    options: tuple[str, ...],
+    message: str,
+) -> None:
+    """A worker whose settings would lose tasks, or whose pool ignores limits, does not start."""
+    worker = CeleryWorker(
+        "tests.processes.celery_app:celery_app", celery_redis.url, *options, environment=environment
+    )
+    try:
+        with pytest.raises(RuntimeError, match=message):
+            worker.start()
+        assert worker.wait() != 0
+    finally:
+        worker.close()
+
+
+async def test_soft_limits(redis_url: str, key: str) -> None:
+    """With soft limits allowed a worker may use threads, and runs several tasks in them."""
+    worker = CeleryWorker(
+        "tests.processes.celery_app:celery_app", redis_url, "-P", "threads", "--concurrency", "2",
+        environment={"ASYNCFRAME_TEST_SOFT": "1"},
+    )  # fmt: skip
+    try:
+        worker.start()
+        async with setup_async_framework(None, engine=make(redis_url)):
+            manager = get_task_manager()
+            ids = [celery_tasks.mark(key), celery_tasks.awaits(1)]
+            found = [await manager.get_result(one, timeout=PATIENCE) for one in ids]
+            assert found == ["done", 2]
+    finally:
+        worker.close()
+
+
+# -- signatures
+
+
+def test_signature_hash() -> None:
+    """The hash differs when a parameter, an annotation or a default does."""
+
+    def first(a: int, b: str = "x") -> int:
+        raise NotImplementedError
+
+    def same(a: int, b: str = "y") -> int:
+        raise NotImplementedError
+
+    def other(a: int, b: str) -> int:
+        raise NotImplementedError
+
+    def another(a: int, b: bytes = b"") -> int:
+        raise NotImplementedError
+
+    hashes = [signature_hash(fn) for fn in (first, same, other, another, len)]
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 4

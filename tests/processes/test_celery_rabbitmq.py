@@ -1,0 +1,143 @@
+"""RabbitMQ as the broker, beside a Redis for the states."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from amqp.exceptions import ConnectionForced, MessageNacked
+from celery.exceptions import Reject
+
+from framework import get_task_manager, setup_async_framework, worker
+from framework.doctor import examine
+from framework.engines.celery import CeleryEngine, _publisher
+from framework.engines.celery._messages import Message
+from framework.worker import _deliveries
+from tests.patience import PATIENCE
+from tests.processes import celery_tasks
+from tests.processes.celery_app import make
+from tests.processes.servers import RabbitServer
+from tests.processes.workers import CeleryWorker, client_of
+
+
+def engine_on(rabbit: RabbitServer, redis_url: str) -> CeleryEngine:
+    """Make an engine on both servers."""
+    return make(rabbit.url, state_url=redis_url)
+
+
+def waiting(engine: CeleryEngine, many: int) -> set[str]:
+    """Take messages from the broker until they are of so many tasks, and return their ids."""
+    found: set[str] = set()
+    with engine.app.connection_for_read() as connection:
+        queue = connection.SimpleQueue(engine.app.amqp.queues["asyncframe.processes"])
+        while len(found) < many:
+            found.add(queue.get(timeout=PATIENCE).payload[0][0]["task_id"])
+    return found
+
+
+async def test_killed_broker(
+    rabbit_server: RabbitServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent to a broker that dies before it has kept it is sent again."""
+    monkeypatch.setattr(_publisher, "_ANSWER", 1.0)
+    engine = engine_on(rabbit_server, redis_url)
+    async with setup_async_framework(None, engine=engine):
+        ids = {str(celery_tasks.mark("first"))}
+        await asyncio.to_thread(engine.flush)
+        # 1 It takes what is sent to it no further than its machine's memory.
+        rabbit_server.pause()
+        ids |= {str(celery_tasks.mark("later")) for _ in range(20)}
+        # 2 All is sent, or the first one is found to have no answer.
+        await asyncio.to_thread(engine.flush)
+        # 3 It dies, and comes back with what it had on its disk.
+        rabbit_server.kill()
+        rabbit_server.start()
+        assert await asyncio.to_thread(waiting, engine, 21) == ids
+        # What had no answer may have arrived all the same.
+        found = await asyncio.to_thread(engine.state.fetch, ids)
+        assert any("copies" in facts for facts in found.values())
+
+
+async def test_worker(rabbit_server: RabbitServer, redis_url: str) -> None:
+    """A worker takes from RabbitMQ, publishes retries there, and one that dies loses nothing."""
+    key, environment = uuid4().hex, {"ASYNCFRAME_TEST_BROKER": rabbit_server.url}
+    app, options = "tests.processes.celery_app:celery_app", ("--concurrency", "1")
+    first, second = (
+        CeleryWorker(app, redis_url, *options, environment=environment) for _ in range(2)
+    )
+    with closing(first), closing(second):
+        first.start()
+        async with (
+            client_of(redis_url) as lists,
+            setup_async_framework(None, engine=engine_on(rabbit_server, redis_url)),
+        ):
+            manager = get_task_manager()
+            with pytest.raises(ConnectionError, match="attempt 3"):
+                await manager.get_result(celery_tasks.fails(key), timeout=PATIENCE)
+            task_id = celery_tasks.hold(key)
+            assert await lists.blpop([f"{key}:started"], timeout=PATIENCE)
+            first.kill()
+            second.start()
+            assert await lists.blpop([f"{key}:started"], timeout=PATIENCE)
+            await lists.rpush(f"{key}:gate", "go", "go")
+            assert await manager.get_result(task_id, timeout=PATIENCE)
+
+
+@pytest.mark.parametrize("error", [ConnectionForced(), MessageNacked()])
+def test_retry_that_is_not_published(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A message whose follower RabbitMQ did not take is given back, and not acknowledged."""
+    slept: list[float] = []
+    outpost = SimpleNamespace(clock=SimpleNamespace(sleep=slept.append))
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(_deliveries, "_deliver", fail)
+    monkeypatch.setattr(_deliveries.PROCESS, "enter", lambda _: outpost)
+    monkeypatch.setattr(_deliveries.PROCESS, "watch_signal", lambda: None)
+    engine = make("amqp://127.0.0.1:1//", state_url="redis://127.0.0.1:1/0")
+    sent = Message("t", "f", "f", "", "[[],{}]", 1.0, 9.0, 9.0)
+    with pytest.raises(Reject) as caught:
+        worker.deliver(engine, sent.as_json())
+    assert (caught.value.requeue, slept) == (True, [1.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"confirm_publish": False}, "RabbitMQ would lose tasks"),
+        ({"visibility_timeout": 80}, r"consumer_timeout = 90000 in rabbitmq\.conf"),
+    ],
+)
+async def test_refused_settings(redis_url: str, options: dict[str, Any], message: str) -> None:
+    """An app whose settings would lose tasks on RabbitMQ does not start."""
+    engine = make("amqp://127.0.0.1:1//", state_url=redis_url)
+    engine.app.conf.broker_transport_options = options
+    with pytest.raises(ValueError, match=message):
+        async with setup_async_framework(None, engine=engine):
+            pass
+
+
+def test_doctor(rabbit_server: RabbitServer, redis_url: str) -> None:
+    """The doctor finds nothing wrong with a RabbitMQ that runs, and says when it does not."""
+    engine = engine_on(rabbit_server, redis_url)
+    assert [one.setting for one in examine(engine).findings] == ["appendonly"]
+    rabbit_server.stop()
+    found = examine(engine).findings
+    assert [one.setting for one in found] == ["appendonly", "broker"]
+    assert found[1].problem.startswith("RabbitMQ does not answer: ")
+
+
+async def test_longest_limit(redis_url: str) -> None:
+    """A limit that is longer than RabbitMQ waits by default needs its own consent."""
+    engine = make("amqp://127.0.0.1:1//", state_url=redis_url, max_limit=3_600.0)
+    with pytest.raises(ValueError, match=r"is 1800 s, and tasks may run for 3600 s"):
+        async with setup_async_framework(None, engine=engine):
+            pass
+    engine.app.conf.broker_transport_options = {"visibility_timeout": 3_630}
+    async with setup_async_framework(None, engine=engine):
+        assert engine.app.conf.broker_transport_options["confirm_publish"] is True

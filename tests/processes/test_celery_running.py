@@ -1,0 +1,322 @@
+"""Tasks on a real Celery worker: limits, retries, throttles, cancellation, nesting."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import redis.asyncio
+
+from framework import (
+    TaskCancelledError,
+    TaskManager,
+    TaskStatus,
+    TaskTimeoutError,
+    get_task_manager,
+    setup_async_framework,
+)
+from framework._tasks.records import TaskEvent
+from framework.engines.celery import CeleryEngine
+from tests.patience import PATIENCE
+from tests.processes import celery_tasks
+from tests.processes.servers import RedisServer
+
+
+@pytest.fixture
+async def manager(celery_engine: CeleryEngine) -> AsyncIterator[TaskManager]:
+    """The manager of a framework whose tasks the worker runs."""
+    async with setup_async_framework(None, engine=celery_engine, graceful_shutdown_timeout=1.0):
+        yield get_task_manager()
+
+
+@pytest.fixture
+async def lists(celery_redis: RedisServer) -> AsyncIterator[Any]:
+    """The Redis in whose lists tasks tell what they do."""
+    async with redis.asyncio.Redis.from_url(
+        celery_redis.url, decode_responses=True, socket_timeout=None
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+def key() -> str:
+    """A list of the test's own."""
+    return uuid4().hex
+
+
+async def taken(lists: Any, key: str) -> str:
+    """Wait for something in a list and take it."""
+    found = await lists.blpop([key], timeout=PATIENCE)
+    assert found is not None, f"nothing came into {key}"
+    value: str = found[1]
+    return value
+
+
+async def heard(manager: TaskManager, *kinds: str) -> asyncio.Queue[TaskEvent]:
+    """Return a queue into which the events of these kinds come."""
+    loop, queue = asyncio.get_running_loop(), asyncio.Queue[TaskEvent]()
+    manager.subscribe(lambda event: loop.call_soon_threadsafe(queue.put_nowait, event), kinds=kinds)
+    return queue
+
+
+# -- results
+
+
+async def test_plain_function(manager: TaskManager) -> None:
+    """A function that the engine was given by hand runs without a decorator."""
+    assert await manager.submit(celery_tasks.plain, (1,), wait=True) == 2
+
+
+async def test_large_result(manager: TaskManager) -> None:
+    """A result that is too long for its report comes whole all the same."""
+    assert len(await manager.get_result(celery_tasks.large(100_000), timeout=PATIENCE)) == 100_000
+
+
+async def test_too_large_result(manager: TaskManager) -> None:
+    """A result over a million characters is the task's failure."""
+    with pytest.raises(ValueError, match="characters of JSON"):
+        await manager.get_result(celery_tasks.large(1 << 20), timeout=PATIENCE)
+
+
+async def test_result_without_json(manager: TaskManager) -> None:
+    """A result that JSON has nothing for is the task's failure."""
+    with pytest.raises(TypeError, match="opaque cannot be kept"):
+        await manager.get_result(celery_tasks.opaque(), timeout=PATIENCE)
+
+
+async def test_system_exit(manager: TaskManager, lists: Any, key: str) -> None:
+    """A body that raises SystemExit has failed, and the worker's process lives on."""
+    first, second = celery_tasks.exits(), celery_tasks.mark(key)
+    with pytest.raises(Exception, match="SystemExit"):
+        await manager.get_result(first, timeout=PATIENCE)
+    task = await manager.get_task(first)
+    assert task is not None
+    assert (task.status, task.attempts) == (TaskStatus.FAILED, 1)
+    assert await manager.get_result(second, timeout=PATIENCE) == "done"
+
+
+async def test_context_does_not_travel(manager: TaskManager) -> None:
+    """A context variable of the submitter is not seen by the body."""
+    celery_tasks.MINE.set("the submitter's")
+    assert await manager.get_result(celery_tasks.context(), timeout=PATIENCE) == "default"
+
+
+async def test_read_by_another_process(
+    manager: TaskManager, celery_redis: RedisServer, celery_worker: object
+) -> None:
+    """Whoever has the engine finds a task of another framework, and its typed result."""
+    from tests.processes.celery_app import make
+
+    task_id = str(celery_tasks.mark("elsewhere", "text"))
+    await manager.get_result(task_id, timeout=PATIENCE)
+    other = make(celery_redis.url)
+    async with setup_async_framework(None, engine=other):
+        (record,) = await asyncio.to_thread(other.fetch, [task_id])
+    assert (record.status, record.result, record.attempts) == (TaskStatus.COMPLETED, "text", 1)
+
+
+# -- nesting
+
+
+async def test_awaited_inside(manager: TaskManager) -> None:
+    """An async_task that a task awaits runs where it is awaited."""
+    assert await manager.get_result(celery_tasks.awaits(1), timeout=PATIENCE) == 2
+
+
+async def test_submitted_inside(manager: TaskManager, lists: Any, key: str) -> None:
+    """A task that a task submits is published, and may be waited for."""
+    inner = await manager.get_result(celery_tasks.submits(key), timeout=PATIENCE)
+    assert await manager.get_result(inner, timeout=PATIENCE) == "done"
+    assert await lists.llen(key) == 1
+
+
+# -- progress and cancellation
+
+
+async def test_progress(manager: TaskManager, lists: Any, key: str) -> None:
+    """What a body reports arrives while it runs."""
+    events = await heard(manager, "progress")
+    task_id = celery_tasks.steps(key)
+    event = await asyncio.wait_for(events.get(), PATIENCE)
+    assert (event.task_id, event.progress, event.message) == (task_id, 0.25, "a quarter")
+    await lists.rpush(f"{key}:gate", "go")
+    await manager.get_result(task_id, timeout=PATIENCE)
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert task.progress == 0.25
+
+
+@pytest.mark.usefixtures("patient_cancel")
+async def test_cancelled_coroutine(manager: TaskManager, lists: Any, key: str) -> None:
+    """A coroutine on a worker is cancelled, and cancel_task waits for it."""
+    task_id = celery_tasks.hold_on_loop(key)
+    await taken(lists, f"{key}:started")
+    assert await manager.cancel_task(task_id) is True
+    assert await taken(lists, f"{key}:cancelled") == "done"
+    with pytest.raises(TaskCancelledError):
+        await manager.get_result(task_id, timeout=PATIENCE)
+
+
+@pytest.mark.usefixtures("patient_cancel")
+async def test_cancelled_thread(manager: TaskManager, lists: Any, key: str) -> None:
+    """Blocking code on a worker finds out that it is not wanted, and ends CANCELLED."""
+    task_id = celery_tasks.ask(key)
+    await taken(lists, f"{key}:started")
+    assert await manager.cancel_task(task_id) is False
+    await lists.rpush(f"{key}:gate", "go")
+    with pytest.raises(TaskCancelledError):
+        await manager.get_result(task_id, timeout=PATIENCE)
+
+
+async def test_cancelled_at_the_broker(manager: TaskManager, lists: Any, key: str) -> None:
+    """A task that waits at the broker never runs once it was cancelled."""
+    holders = [celery_tasks.hold(f"{key}{number}") for number in range(2)]
+    for number in range(2):
+        await taken(lists, f"{key}{number}:started")
+    waits = celery_tasks.mark(key)
+    # Both processes are busy; what is submitted after it is published after it.
+    behind = celery_tasks.mark(f"{key}:behind")
+    assert await manager.cancel_task(waits) is True
+    for number in range(2):
+        await lists.rpush(f"{key}{number}:gate", "go")
+    for task_id in (*holders, behind):
+        await manager.get_result(task_id, timeout=PATIENCE)
+    assert await lists.llen(key) == 0
+
+
+async def test_revoked_by_celery(
+    celery_engine: CeleryEngine, manager: TaskManager, lists: Any, key: str
+) -> None:
+    """A task that Celery's own command revokes is CANCELLED, and does not wait for ever."""
+    holders = [celery_tasks.hold(f"{key}{number}") for number in range(2)]
+    for number in range(2):
+        await taken(lists, f"{key}{number}:started")
+    waits = celery_tasks.mark(key)
+    revoke, worker = celery_engine.app.control.revoke, [f"celery@{socket.gethostname()}"]
+    # It returns as soon as this one worker has answered.
+    assert await asyncio.to_thread(
+        revoke, str(waits), destination=worker, reply=True, limit=1, timeout=PATIENCE
+    )
+    for number in range(2):
+        await lists.rpush(f"{key}{number}:gate", "go")
+    with pytest.raises(TaskCancelledError):
+        await manager.get_result(waits, timeout=PATIENCE)
+    task = await manager.get_task(waits)
+    assert task is not None
+    assert (task.status, task.reason) == (TaskStatus.CANCELLED, "Celery has revoked it")
+    for task_id in holders:
+        await manager.get_result(task_id, timeout=PATIENCE)
+    assert await lists.llen(key) == 0
+
+
+# -- limits
+
+
+async def test_coroutine_at_its_limit(manager: TaskManager, lists: Any, key: str) -> None:
+    """A coroutine is cancelled at its limit, and its process goes on."""
+    task_id = await manager.submit(celery_tasks.hold_on_loop, (key,), timeout=0.3)
+    await taken(lists, f"{key}:started")
+    with pytest.raises(TaskTimeoutError) as caught:
+        await manager.get_result(task_id, timeout=PATIENCE)
+    assert caught.value.limit == 0.3
+    assert await taken(lists, f"{key}:cancelled") == "done"
+    assert await manager.get_result(celery_tasks.mark(key), timeout=PATIENCE) == "done"
+
+
+# -- retries
+
+
+async def test_retries_are_published_again(manager: TaskManager, lists: Any, key: str) -> None:
+    """Retries have the delays of the embedded engine, and each attempt is counted once."""
+    events = await heard(manager, "retrying")
+    with pytest.raises(ConnectionError, match="attempt 3"):
+        await manager.get_result(celery_tasks.fails(key), timeout=PATIENCE)
+    attempts = [one.partition(":")[0] for one in await lists.lrange(key, 0, -1)]
+    assert attempts == ["1", "2", "3"]
+    told = [await asyncio.wait_for(events.get(), PATIENCE) for _ in range(2)]
+    assert [event.delay for event in told] == [0.05, pytest.approx(0.15)]
+    assert [str(event.error) for event in told] == ["attempt 1", "attempt 2"]
+
+
+async def test_cancelled_between_attempts(manager: TaskManager, lists: Any, key: str) -> None:
+    """A task that waits for its next attempt is cancelled at once, blocking or not."""
+    events = await heard(manager, "retrying")
+    task_id = await manager.submit(celery_tasks.fails_for_long, (key,), timeout=50)
+    await asyncio.wait_for(events.get(), PATIENCE)
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert (task.status, task.reason) == (
+        TaskStatus.RUNNING,
+        "attempt 1 of 2 failed; the next in 30 s",
+    )
+    assert await manager.cancel_task(task_id) is True
+    with pytest.raises(TaskCancelledError):
+        await manager.get_result(task_id, timeout=PATIENCE)
+
+
+async def test_delay_past_the_limit(manager: TaskManager, lists: Any, key: str) -> None:
+    """A delay that reaches past the limit ends with it, TIMEOUT."""
+    task_id = await manager.submit(celery_tasks.fails_for_long, (key,), timeout=0.5)
+    with pytest.raises(TaskTimeoutError) as caught:
+        await manager.get_result(task_id, timeout=PATIENCE)
+    assert caught.value.limit == 0.5
+    assert await lists.llen(key) == 1
+
+
+# -- throttles
+
+
+async def test_window_of_all_workers(manager: TaskManager, lists: Any, key: str) -> None:
+    """All processes share one window: the calls of each round begin a window after the last's."""
+    seconds, micros = await lists.time()
+    before = seconds + micros / 1e6
+    ids = [celery_tasks.measured(key) for _ in range(14)]
+    for task_id in ids:
+        await manager.get_result(task_id, timeout=PATIENCE)
+    stamps = sorted(float(one) for one in await lists.lrange(key, 0, -1))
+    assert len(stamps) == 14
+    # However late a body begins, it does not begin before its call is counted.
+    assert all(stamp - before >= number // 4 * 0.4 for number, stamp in enumerate(stamps))
+
+
+async def test_wait_does_not_count(manager: TaskManager, lists: Any, key: str) -> None:
+    """Waiting for a place is no attempt, and leaves the process to other tasks."""
+    events = await heard(manager, "throttled")
+    first, second = celery_tasks.once(key), celery_tasks.once(key)
+    event = await asyncio.wait_for(events.get(), PATIENCE)
+    assert event.task_id in (first, second)
+    others = [celery_tasks.mark(f"{key}:other") for _ in range(4)]
+    for task_id in others:
+        await manager.get_result(task_id, timeout=PATIENCE)
+    assert await manager.cancel_task(str(event.task_id)) is True
+    with pytest.raises(TaskCancelledError):
+        await manager.get_result(str(event.task_id), timeout=PATIENCE)
+    assert await lists.llen(key) == 1
+
+
+async def test_place_of_a_cancelled_task(manager: TaskManager, lists: Any, key: str) -> None:
+    """Who was cancelled while it waited for a place holds up nobody behind it."""
+    events = await heard(manager, "throttled")
+    await manager.get_result(celery_tasks.briefly(key), timeout=PATIENCE)
+    gone = celery_tasks.briefly(key)
+    await asyncio.wait_for(events.get(), PATIENCE)
+    last = celery_tasks.briefly(key)
+    await asyncio.wait_for(events.get(), PATIENCE)
+    assert await manager.cancel_task(gone) is True
+    await manager.get_result(last, timeout=PATIENCE)
+    assert await lists.llen(key) == 2
+
+
+@pytest.mark.parametrize("task", [celery_tasks.body, celery_tasks.body_on_loop])
+async def test_throttle_inside_a_body(
+    manager: TaskManager, lists: Any, key: str, task: Any
+) -> None:
+    """A wait inside a body is waited for there: what came before it is not run again."""
+    events = await heard(manager, "throttled")
+    await manager.get_result(task(key), timeout=PATIENCE)
+    assert (await lists.llen(f"{key}:body"), await lists.llen(key)) == (1, 2)
+    assert events.empty()

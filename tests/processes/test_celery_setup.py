@@ -1,0 +1,92 @@
+"""The extra stays an extra, and the documented app works as it stands."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.processes.servers import RedisServer
+from tests.processes.workers import CeleryWorker
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+_ABSENT = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("celery", "kombu", "redis", "billiard"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+import framework, framework.testing, framework.protocols
+try:
+    import %s
+except ImportError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("module", ["framework.engines.celery", "framework.worker"])
+def test_without_the_extra(module: str) -> None:
+    """Without Celery the framework works, and the engine says which extra to install."""
+    run = subprocess.run(
+        [sys.executable, "-c", _ABSENT % module], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip().endswith("pip install 'asyncframe[celery]'")
+
+
+def test_framework_imports_neither() -> None:
+    """Importing the framework loads neither Celery nor the Redis client."""
+    program = "import sys, framework; print({'celery', 'kombu', 'redis'} & set(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "set()"
+
+
+async def test_documented_app(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app of the how-to page answers with what a worker made, typed."""
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    environment = {"REDIS_URL": redis_url, "PYTHONPATH": str(EXAMPLES)}
+    worker = CeleryWorker("on_celery:celery_app", redis_url, environment=environment)
+    # It tells nobody when it is ready, and need not: the message waits for it.
+    try:
+        worker.begin()
+        app = _example(monkeypatch).app
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(app=app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                started = await client.post("/reports", params={"title": "sales"})
+                assert started.status_code == 202
+                read = await client.get(f"/reports/{started.json()['task_id']}")
+                assert read.json() == {"title": "sales", "pages": 3}
+    finally:
+        worker.close()
+
+
+def _example(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import the documented module by its own name, as a worker does."""
+    spec = importlib.util.spec_from_file_location("on_celery", EXAMPLES / "on_celery.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "on_celery", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_worker_waits_for_redis(redis_server: RedisServer) -> None:
+    """A worker that is started before its Redis takes tasks once that has come."""
+    redis_server.stop()
+    with closing(CeleryWorker("tests.processes.celery_app:celery_app", redis_server.url)) as worker:
+        ready = worker.begin()
+        worker.saw("Trying again in")
+        redis_server.start()
+        assert os.read(ready, 1) == b"r"

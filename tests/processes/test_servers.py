@@ -1,0 +1,191 @@
+"""The servers of these tests: empty for each test, stopped when told to, gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+import redis
+import sqlalchemy
+
+from tests.patience import PATIENCE
+from tests.processes.servers import WHEELS, PostgresServer, RedisServer, program
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PARENT = """
+import sys
+from tests.processes.servers import PostgresServer, RedisServer
+for server in (RedisServer(), PostgresServer()):
+    server.start()
+    print(server.pid, server.folder, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_redis_is_empty(redis_url: str, turn: str) -> None:
+    """No test finds in the Redis what another has left there."""
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.dbsize() == 0
+        client.set("left", turn)
+
+
+@pytest.mark.parametrize("turn", ["first", "second"])
+def test_database_is_empty(postgres_url: str, turn: str) -> None:
+    """Each test has a database of PostgreSQL in which no other has made tables."""
+    engine = sqlalchemy.create_engine(postgres_url)
+    with engine.begin() as connection:
+        assert sqlalchemy.inspect(connection).get_table_names() == []
+        connection.execute(sqlalchemy.text("CREATE TABLE left_by_a_test (turn text)"))
+    engine.dispose()
+
+
+def test_database_is_dropped_under_a_connection(shared_postgres: PostgresServer) -> None:
+    """A connection that a test has left open keeps no database."""
+    with shared_postgres.database() as name:
+        address = shared_postgres.url(name).replace("+psycopg", "")
+        left = psycopg.connect(address)
+
+    with pytest.raises(psycopg.OperationalError, match=f'database "{name}" does not exist'):
+        psycopg.connect(address)
+    left.close()
+
+
+def test_sqlite_url_is_a_new_file(sqlite_url: str, tmp_path: Path) -> None:
+    """SQLite's file is made in the test's own folder by the first who writes."""
+    assert list(tmp_path.iterdir()) == []
+    engine = sqlalchemy.create_engine(sqlite_url)
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE tasks (id text)"))
+    engine.dispose()
+    assert [file.name for file in tmp_path.iterdir()] == ["tasks.db"]
+
+
+@pytest.mark.parametrize("end", [RedisServer.stop, RedisServer.kill])
+def test_redis_goes_and_comes_back(redis_server: RedisServer, end) -> None:
+    """A Redis that was ended refuses connections; started again, it has its port and its data."""
+    with redis.Redis.from_url(redis_server.url, retry=None) as client:
+        client.set("kept", "yes")
+        end(redis_server)
+        with pytest.raises(redis.exceptions.ConnectionError):
+            client.get("kept")
+        redis_server.start()
+        assert client.get("kept") == b"yes"
+
+
+def test_redis_pauses(redis_server: RedisServer) -> None:
+    """A paused Redis takes connections and answers only when it goes on."""
+    redis_server.pause()
+    with socket.create_connection(("127.0.0.1", redis_server.port), PATIENCE) as client:
+        client.sendall(b"PING\r\n")
+        assert psutil.Process(redis_server.pid).status() == psutil.STATUS_STOPPED
+        assert select.select([client], [], [], 0)[0] == []
+        redis_server.resume()
+        assert client.recv(100) == b"+PONG\r\n"
+
+
+def test_postgres_goes_and_comes_back(postgres_server: PostgresServer) -> None:
+    """A PostgreSQL that crashed refuses connections; started again, it has its data."""
+    with postgres_server.database() as name:
+        engine = sqlalchemy.create_engine(postgres_server.url(name))
+        with engine.begin() as connection:
+            connection.execute(sqlalchemy.text("CREATE TABLE kept (id text)"))
+        postgres_server.kill()
+        engine.dispose()
+        with pytest.raises(sqlalchemy.exc.OperationalError, match="Connection refused"):
+            engine.connect()
+        postgres_server.start()
+        assert sqlalchemy.inspect(engine).get_table_names() == ["kept"]
+        engine.dispose()
+
+
+def test_close_while_paused() -> None:
+    """Closing ends a server that is paused and removes its folder."""
+    server = RedisServer()
+    server.start()
+    ended = os.pidfd_open(server.pid)
+    server.pause()
+    server.close()
+    assert select.select([ended], [], [], PATIENCE)[0]
+    os.close(ended)
+    assert not server.folder.exists()
+
+
+def test_log_of_a_failed_start() -> None:
+    """A server that does not start says in the error what it wrote."""
+    server = RedisServer("--no-such-option", "1")
+    with pytest.raises(RuntimeError, match=r"^RedisServer did not start:\n(?s:.)*no-such-option"):
+        server.start()
+    server.close()
+
+
+def test_no_server_outlives_a_killed_parent() -> None:
+    """When the process that started servers is killed, the servers end too."""
+    for name in ("postgres", "redis-server"):
+        program(name)
+    command = [sys.executable, "-c", PARENT]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        started = [parent.stdout.readline().split() for _ in range(2)]
+        handles = [os.pidfd_open(int(pid)) for pid, _ in started]
+        assert select.select(handles, [], [], 0)[0] == []
+        parent.kill()
+    for handle, (_, folder) in zip(handles, started, strict=True):
+        assert select.select([handle], [], [], PATIENCE)[0] == [handle]
+        os.close(handle)
+        shutil.rmtree(folder)
+
+
+def test_wheels_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is on the path is preferred to the program of a wheel, which is found without it."""
+    package, folder = WHEELS["redis-server"]
+    brought, installed = tmp_path / package / folder, tmp_path / "bin"
+    for home in (brought, installed):
+        home.mkdir(parents=True)
+        (home / "redis-server").touch(0o755)
+    (tmp_path / package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    monkeypatch.setenv("PATH", str(installed))
+    assert program("redis-server") == str(installed / "redis-server")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert program("redis-server") == str(brought / "redis-server")
+
+
+def test_groups_that_bring_servers() -> None:
+    """Each wheel is in the group of dependencies that has the program's name."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
+    for name, (package, _) in WHEELS.items():
+        assert [re.split("[^a-z-]", one)[0] for one in groups[name]] == [package.replace("_", "-")]
+
+
+def test_missing_program_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine without a server its tests are skipped, with the cure as reason."""
+    monkeypatch.delenv("CI", raising=False)
+    reason = r"^setpriv is not installed: apt-get install util-linux$"
+    with pytest.raises(pytest.skip.Exception, match=reason):
+        program("setpriv", path="/nowhere")
+
+
+def test_missing_program_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where CI is set no server may be missing."""
+    monkeypatch.setenv("CI", "true")
+    reason = (
+        r"^redis-server is not installed: apt-get install redis-server, "
+        r"or pip install --group redis-server$"
+    )
+    with pytest.raises(pytest.fail.Exception, match=reason):
+        program("redis-server", path="/nowhere")

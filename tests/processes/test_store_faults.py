@@ -1,0 +1,427 @@
+"""When the database fails: nothing hangs, nothing is lost that fits, and it is said once."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from framework.exceptions import StoreUnavailableError
+from framework.stores.sql import SQLStore, _database
+from framework.stores.sql._backlog import SECURE_PATIENCE
+from framework.stores.sql._writer import Pace
+from tests.patience import PATIENCE
+from tests.processes.servers import PostgresServer
+from tests.processes.siblings import Host, TestClock, new_record, peers
+
+QUICK = Pace(gather=0.001, hurry=0.001, look=0.01, beat=0.05, pause_min=0.001, pause_max=0.01)
+
+
+@pytest.fixture(autouse=True)
+def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a lock for no longer than a moment."""
+    monkeypatch.setattr(_database, "LOCK_PATIENCE", 0.01)
+
+
+def file_of(url: str) -> str:
+    """Return the file that a URL of SQLite names."""
+    return url.removeprefix("sqlite:///")
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Keep everybody else from the file."""
+    with closing(sqlite3.connect(file_of(url), isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the store has logged, without what changes from run to run."""
+    return [
+        f"{record.levelname}: {record.getMessage().split(' after ')[0]}"
+        for record in caplog.records
+        if record.name == "asyncframe"
+    ]
+
+
+FAILS = (
+    "ERROR: the store fails, and is tried again until it works; what is to be written is kept "
+    "meanwhile: "
+)
+
+
+def test_locked_file(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """While another program locks the file, records wait; afterwards they are written."""
+    caplog.set_level(logging.INFO)
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+        task = peer.accept()
+        with locked(sqlite_url):
+            assert not peer.writer.attempt()
+            assert not peer.writer.attempt()
+            assert peer.writer.errors == 2
+            assert len(peer.backlog) == 1
+        assert peer.writer.attempt()
+
+        assert peer.row(task).status == "pending"
+        assert len(peer.backlog) == 0
+    assert messages(caplog) == [f"{FAILS}database is locked", "INFO: the store works again"]
+
+
+def test_full_disk(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """While the disk is full, records wait; they are written once there is room."""
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+
+        def limit(pages: int) -> None:
+            with peer.database.reading() as connection:
+                connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+        limit(1)  # which is as many as there are
+        tasks = [peer.end(peer.accept(reason="x" * 10_000)) for _ in range(20)]
+        assert not peer.writer.attempt()
+        assert len(peer.backlog) == 20
+        limit(100_000)
+        assert peer.writer.attempt()
+
+        assert sorted(peer.ids()) == sorted(task.task_id for task in tasks)
+    assert messages(caplog)[0] == f"{FAILS}database or disk is full"
+
+
+def moved(url: str, tmp_path: Path) -> Path:
+    """Move the file away, and return where it is."""
+    return Path(file_of(url)).rename(tmp_path / "away.db")
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+def test_file_is_removed(
+    sqlite_url: str, tmp_path: Path, replaced: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the file is gone, or another one is there, records wait; put back, it gets them."""
+    file = Path(file_of(sqlite_url))
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+        peer.finished()
+        away = moved(sqlite_url, tmp_path)
+        if replaced:
+            file.write_bytes(away.read_bytes())
+        task = peer.accept()
+        for _ in range(3):
+            assert not peer.writer.attempt()
+        assert (peer.writer.errors, len(peer.backlog)) == (3, 1)
+        assert file.exists() is replaced
+        away.replace(file)
+        assert peer.writer.attempt()
+
+        assert peer.row(task).status == "pending"
+        assert len(peer.ids()) == 2
+    (message,) = messages(caplog)
+    assert message == (
+        f"{FAILS}the file {file} was removed or replaced while it was in use: put it back, or "
+        "restart every process of this app, which then begins a new one"
+    )
+
+
+def test_refusal_says_why(sqlite_url: str) -> None:
+    """Who is refused since too many records wait is told what the database said."""
+    with peers(sqlite_url, 1, capacity=1, pace=QUICK) as (peer,):
+        peer.accept()
+        with locked(sqlite_url):
+            peer.writer.attempt()
+            with pytest.raises(
+                StoreUnavailableError,
+                match=r"^1 task records wait to be written to the store and no more may: "
+                r"database is locked; submit again later, or answer 503$",
+            ):
+                peer.accept()
+
+
+def test_change_during_a_fault_is_written_last(sqlite_url: str) -> None:
+    """What becomes of a task while its record waits is what is written in the end."""
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+        task = peer.accept()
+        with locked(sqlite_url):
+            peer.writer.attempt()
+            peer.start(task)
+            peer.end(task, result=7)
+        peer.writer.attempt()
+        peer.writer.attempt()
+
+        assert (peer.row(task).status, peer.row(task).result) == ("completed", "7")
+
+
+def test_told_when_it_is_safe(sql_url: str) -> None:
+    """Who waits for a record to be safe is told after the commit, and not before."""
+    told: list[BaseException | None] = []
+    with peers(sql_url, 1) as (peer,):
+        peer.backlog.secure(peer.accept(), told.append)
+        assert told == []
+        peer.writer.write()
+
+    assert told == [None]
+
+
+def test_told_in_time_that_it_is_not_safe(sqlite_url: str) -> None:
+    """After five seconds without a commit, who waits is told so, once."""
+    told: list[BaseException | None] = []
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+        task = peer.accept()
+        peer.backlog.secure(task, told.append)
+        with locked(sqlite_url):
+            peer.writer.attempt()
+            peer.clock.now += SECURE_PATIENCE - 0.1
+            peer.backlog._expire()
+            assert told == []
+            peer.clock.now += 0.2
+            peer.backlog._expire()
+        peer.writer.attempt()
+
+        assert peer.row(task).status == "pending", "it goes on trying"
+    assert [str(error) for error in told] == [
+        "the store has not written the task within 5 s: database is locked; it goes on trying"
+    ]
+
+
+def test_guest_that_raises(sql_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What is called once a record is safe may raise and harms nobody."""
+
+    def raises(_: BaseException | None) -> None:
+        raise RuntimeError("a guest")
+
+    with peers(sql_url, 1) as (peer,):
+        task = peer.accept()
+        peer.backlog.secure(task, raises)
+        peer.writer.write()
+
+        assert peer.row(task) is not None
+        assert len(peer.backlog) == 0
+    assert messages(caplog) == ["ERROR: what waited for a record to be safe raised"]
+
+
+# -- the whole store, with its thread
+
+
+@contextmanager
+def opened(url: str, pace: Pace = QUICK) -> Iterator[SQLStore]:
+    """Run a store."""
+    store = SQLStore(url)
+    store._pace = pace
+    store.open(Host(TestClock()))
+    try:
+        yield store
+    finally:
+        store.close(5.0)
+
+
+def safe(store: SQLStore, record: Any) -> None:
+    """Block until a record is safe."""
+    told: list[BaseException | None] = []
+    done = threading.Event()
+
+    def tell(error: BaseException | None) -> None:
+        told.append(error)
+        done.set()
+
+    store.note(record)
+    store.secure(record, tell)
+    assert done.wait(PATIENCE)
+    assert told == [None]
+
+
+def test_thread_outlives_a_fault(sqlite_url: str) -> None:
+    """The store's own thread writes again once a lock is gone, and says how often it failed."""
+    with opened(sqlite_url) as store:
+        record = new_record(TestClock())
+        with locked(sqlite_url):
+            store.note(record)
+            assert store.figures()["store_backlog"] == 1
+        safe(store, record)
+
+        assert store.figures()["store_backlog"] == 0
+        assert [found.task_id for found in store.fetch([record.task_id])] == [record.task_id]
+
+
+def test_server_goes_and_comes_back(postgres_server: PostgresServer) -> None:
+    """A PostgreSQL that is away for a while gets every record once it is back."""
+    with postgres_server.database() as name, opened(postgres_server.url(name)) as store:
+        first, second = new_record(TestClock()), new_record(TestClock())
+        safe(store, first)
+        postgres_server.kill()
+        store.note(second)
+        with pytest.raises(StoreUnavailableError, match=r"did not answer: .*; try again later$"):
+            store.fetch([first.task_id])
+        postgres_server.start()
+        safe(store, second)
+
+        ids = {record.task_id for record in store.fetch([first.task_id, second.task_id])}
+        assert ids == {first.task_id, second.task_id}
+
+
+def test_close_gives_up_in_time(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A store that cannot write says at its end how many records it has not written."""
+    with opened(sqlite_url) as store:
+        safe(store, new_record(TestClock()))
+        with locked(sqlite_url):
+            for _ in range(3):
+                store.note(new_record(TestClock()))
+            store.close(0.2)
+
+    assert messages(caplog)[-1] == (
+        "ERROR: the store could not write 3 task records before it was closed: database is locked"
+    )
+
+
+def test_close_writes_what_waits(sql_url: str) -> None:
+    """A store that is closed writes everything first, and leaves in order."""
+    with opened(sql_url, Pace()) as store:
+        records = [new_record(TestClock()) for _ in range(1_200)]
+        for record in records:
+            store.note(record)
+    with peers(sql_url, 1) as (peer,):
+        assert len(peer.ids()) == 1_200
+        with peer.database.reading() as connection:
+            count = connection.exec_driver_sql("SELECT count(*) FROM asyncframe_processes")
+            assert count.scalar_one() == 1
+
+
+def test_store_cannot_be_opened(tmp_path: Path) -> None:
+    """A file in a folder that is not there is refused at once, with the folder's name."""
+    folder = tmp_path / "missing"
+    store = SQLStore(f"sqlite:///{folder}/tasks.db")
+    with pytest.raises(StoreUnavailableError, match=rf"there is no folder {folder}$"):
+        store.open(Host(TestClock()))
+
+
+def test_file_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is no database is refused, with what SQLite says of it."""
+    monkeypatch.setattr("framework.stores.sql._store._OPEN_PATIENCE", 0.05)
+    file = tmp_path / "notes.txt"
+    file.write_text("no database\n" * 1_000)
+    store = SQLStore(f"sqlite:///{file}")
+    with pytest.raises(
+        StoreUnavailableError, match=r"cannot be used: file is not a database$"
+    ) as caught:
+        store.open(Host(TestClock()))
+    assert isinstance(caught.value.__cause__, sa.exc.SQLAlchemyError)
+    assert file.read_text().startswith("no database")
+
+
+def test_one_framework_for_each_store(sqlite_url: str) -> None:
+    """A store that is in use cannot be opened once more; closed, it can."""
+    with opened(sqlite_url) as store:
+        with pytest.raises(RuntimeError, match=r"is in use by a framework already"):
+            store.open(Host(TestClock()))
+        store.close(5.0)
+        store.open(Host(TestClock()))
+
+
+def test_doubt(sqlite_url: str) -> None:
+    """While a store cannot be written, what others have accepted may be unknown to it."""
+    store = SQLStore(sqlite_url)
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+        store._backlog = peer.backlog
+        assert store.doubt() is None
+        peer.accept()
+        with locked(sqlite_url):
+            peer.writer.attempt()
+            assert str(store.doubt()) == (
+                f"{store!r} cannot be written: database is locked; so it does not know what "
+                "other processes have accepted meanwhile; try again later"
+            )
+        peer.writer.attempt()
+        assert store.doubt() is None
+
+
+def test_file_is_removed_while_nothing_happens(
+    sqlite_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That the file is gone is noticed without any task, and told to those who ask."""
+    failed = threading.Event()
+
+    class Heard(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            failed.set()
+
+    handler = Heard(logging.ERROR)
+    logging.getLogger("asyncframe").addHandler(handler)
+    try:
+        with opened(sqlite_url) as store:
+            moved(sqlite_url, tmp_path)
+            assert failed.wait(10)
+            with pytest.raises(StoreUnavailableError, match=r"was removed or replaced while"):
+                store.fetch(["unknown"])
+            assert not Path(file_of(sqlite_url)).exists(), "no new one is made"
+    finally:
+        logging.getLogger("asyncframe").removeHandler(handler)
+    assert messages(caplog)[-1].startswith("WARNING: the store could not be left in order: the ")
+    with opened(sqlite_url) as store:
+        safe(store, new_record(TestClock()))
+
+
+def test_question_while_the_file_is_locked(sqlite_url: str) -> None:
+    """Who wants a task of another process cancelled is told that the store does not answer."""
+    with opened(sqlite_url) as store:
+        record = new_record(TestClock())
+        safe(store, record)
+        with (
+            locked(sqlite_url),
+            pytest.raises(
+                StoreUnavailableError, match=r"did not answer: database is locked; try again later$"
+            ),
+        ):
+            store.request_cancel(record.task_id)
+        assert store.request_cancel(record.task_id)
+        assert not store.request_cancel("unknown")
+        assert not store.request_cancel("a\0b")
+
+
+def test_error_of_its_own(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in what the store's thread does is logged, counted, and ends nothing."""
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+
+        def fails() -> None:
+            raise RuntimeError("a fault in the store")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(peer.writer.follower, "look", fails)
+            assert not peer.writer.attempt()
+        assert peer.writer.errors == 1
+        assert peer.writer.attempt()
+    assert messages(caplog) == ["ERROR: the store's thread met an error of its own"]
+
+
+def test_leaving_fails(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that cannot leave in order says so, with all its tasks written."""
+    with opened(sqlite_url) as store:
+        safe(store, new_record(TestClock()))
+
+        def fails(_: object) -> None:
+            raise sa.exc.OperationalError("leaving", {}, Exception("disk I/O error"))
+
+        monkeypatch.setattr(store._writer.membership, "leave", fails)
+    assert messages(caplog) == ["WARNING: the store could not be left in order: disk I/O error"]
+
+
+def test_coming_back_fails_at_first(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A process that was given up comes back once the database can be written again."""
+    with peers(sqlite_url, 1, pace=QUICK) as (peer,):
+        with peer.database.writing() as connection:
+            peer.writer.membership.leave(connection)
+        with locked(sqlite_url):
+            peer.writer._come_back()
+        task = peer.accept()
+        peer.writer.attempt()
+        peer.writer.attempt()
+
+        assert peer.row(task).process == peer.process_id
+    assert "given it up" in caplog.text

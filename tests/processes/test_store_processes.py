@@ -1,0 +1,229 @@
+"""Who lives is told by counters: the dead are noticed, the living never given up by mistake."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from framework.stores.sql._membership import MISSED, GivenUpError
+from framework.stores.sql._schema import PROCESSES
+from framework.stores.sql._writer import Pace
+from tests.processes.siblings import COMPLETED, INTERRUPTED, PENDING, RUNNING, START, Peer, peers
+
+
+def living(peer: Peer) -> set[str]:
+    """Return the ids of the processes that have a row."""
+    with peer.database.reading() as connection:
+        return set(connection.execute(sa.select(PROCESSES.c.process_id)).scalars())
+
+
+def test_dead_process_is_noticed(sql_url: str) -> None:
+    """A process that gives no sign of life for six beats of another's is given up, not before."""
+    with peers(sql_url) as (dead, alive):
+        waiting, running, ended = dead.accept(), dead.accept(), dead.accept()
+        dead.start(running)
+        dead.end(ended)
+        dead.writer.write()
+        alive.clock.pass_time(60.0)
+        for _ in range(MISSED):
+            alive.tick()
+        assert alive.row(waiting).status == PENDING.value
+        assert alive.row(running).status == RUNNING.value
+        alive.tick()
+
+        assert alive.row(waiting).status == alive.row(running).status == "interrupted"
+        assert alive.row(running).ended_at == START + 60.0
+        assert alive.row(ended).status == COMPLETED.value
+        assert living(alive) == {alive.process_id}
+
+
+def test_ten_seconds_at_the_latest(sql_url: str) -> None:
+    """At its usual pace a process ends the tasks of a dead one within ten seconds."""
+    with peers(sql_url) as (dead, alive):
+        assert alive.writer.attempt()
+        dead.clock.pass_time(0.9)
+        task = dead.accept()
+        assert dead.writer.attempt()
+        died = alive.clock.now
+        while alive.row(task).status == PENDING.value and alive.clock.now < died + 60.0:
+            alive.clock.pass_time(Pace().look)
+            assert alive.writer.attempt()
+
+        assert alive.row(task).status == INTERRUPTED.value
+        assert MISSED <= alive.clock.now - died <= 10.0
+
+
+def test_only_its_own_beats_count(sql_url: str) -> None:
+    """However late it is by whatever clock, who cannot write declares nobody dead."""
+    with peers(sql_url) as (one, two):
+        two.tick()
+        two.clock.pass_time(86_400.0)
+        two.tick()
+
+        assert living(two) == {one.process_id, two.process_id}
+
+
+def test_a_batch_is_a_sign_of_life(sql_url: str) -> None:
+    """A process that is busy writing lives, though it never gets to give a sign besides."""
+    with peers(sql_url) as (busy, watching):
+        for _ in range(3 * MISSED):
+            busy.clock.pass_time(1.0)
+            busy.accept()
+            busy.writer.write()
+            watching.tick()
+
+        assert living(watching) == {busy.process_id, watching.process_id}
+
+
+def test_clocks_that_differ(sql_url: str) -> None:
+    """Processes whose clocks are years apart, or jump, live side by side."""
+    with peers(sql_url) as (one, two):
+        one.clock.wall -= 1e8
+        for _ in range(3 * MISSED):
+            one.tick()
+            two.tick()
+            two.clock.wall += 1e6
+
+        assert living(one) == {one.process_id, two.process_id}
+
+
+def test_end_never_before_the_start(sql_url: str) -> None:
+    """A task that is ended by a process whose clock is behind ends no earlier than it began."""
+    with peers(sql_url) as (dead, alive):
+        task = dead.accept()
+        dead.clock.pass_time(5.0)
+        dead.start(task)
+        dead.writer.write()
+        alive.clock.wall -= 1_000.0
+        for _ in range(MISSED + 1):
+            alive.tick()
+
+        assert alive.row(task).ended_at == alive.row(task).started_at == START + 5.0
+
+
+def test_given_up_process_finds_out(sql_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A process that was suspended ends its own tasks, comes back as somebody new, and goes on."""
+    with peers(sql_url) as (slow, other):
+        task = slow.accept("chosen")
+        slow.writer.write()
+        before = slow.process_id
+        for _ in range(MISSED + 1):
+            other.tick()
+        fresh = slow.accept()
+        assert slow.writer.attempt()
+
+        assert slow.host.interrupted == ["the process stood still, and the others gave it up"]
+        assert "stood still for so long" in caplog.text
+        assert slow.process_id != before
+        slow.end(task)
+        assert slow.writer.attempt()
+        assert slow.row(task).status == "interrupted", "what it writes late changes nothing"
+        assert slow.row(fresh).process == slow.process_id
+        assert living(slow) == {slow.process_id, other.process_id}
+        assert "is not kept" not in caplog.text, "its id was its own before as well"
+
+
+def test_given_up_process_writes_nothing(sql_url: str) -> None:
+    """In the transaction in which it finds out, a process that was given up writes nothing."""
+    with peers(sql_url) as (slow, other):
+        for _ in range(MISSED + 1):
+            other.tick()
+        task = slow.accept()
+        with pytest.raises(GivenUpError):
+            slow.writer.write()
+
+        assert slow.row(task) is None
+        assert len(slow.backlog) == 1
+
+
+def test_task_on_a_worker_is_taken_over(sql_url: str) -> None:
+    """A task that runs elsewhere outlives the process that submitted it: another one follows."""
+    with peers(sql_url) as (dead, alive):
+        task = dead.accept(remote=True)
+        dead.writer.write()
+        alive.writer.follower.look()
+        assert [record.task_id for record in alive.mirror.records()] == [task.task_id]
+        for _ in range(MISSED + 1):
+            alive.tick()
+
+        assert alive.host.adopted == [task.task_id]
+        assert alive.row(task).status == "pending"
+        assert alive.row(task).process == alive.process_id
+        assert alive.mirror.records() == []
+
+
+def test_both_who_follow_a_task_may_write(sql_url: str) -> None:
+    """Of a task on a worker the first word of its end counts, whichever process has it."""
+    with peers(sql_url) as (slow, other):
+        task = slow.accept(remote=True)
+        slow.writer.write()
+        for _ in range(MISSED + 1):
+            other.tick()
+        slow.end(task, result=1)
+        assert slow.writer.attempt()
+        assert slow.writer.attempt()
+
+        assert other.row(task).status == "completed"
+
+
+def test_task_of_nobody_is_ended(sql_url: str) -> None:
+    """A live task whose process has left without it is ended by the next look."""
+    with peers(sql_url) as (gone, alive):
+        task, remote = gone.accept(), gone.accept(remote=True)
+        gone.writer.write()
+        with gone.database.writing() as connection:
+            gone.writer.membership.leave(connection)
+        alive.tick()
+
+        assert alive.row(task).status == "interrupted"
+        assert alive.host.adopted == [remote.task_id]
+
+
+def test_two_notice_the_same_death(sql_url: str) -> None:
+    """Of two processes that give up a third at once, one ends its tasks, once."""
+    with peers(sql_url, 3) as (dead, one, two):
+        task = dead.accept()
+        dead.writer.write()
+        for _ in range(MISSED + 1):
+            one.tick()
+            two.tick()
+        row = one.row(task)
+        one.tick()
+        two.tick()
+
+        assert row.status == "interrupted"
+        assert one.row(task) == row
+        assert living(one) == {one.process_id, two.process_id}
+
+
+def test_sign_of_life_at_the_last_moment(sql_url: str) -> None:
+    """A process that gives a sign between the look and the verdict is not given up."""
+    with peers(sql_url) as (slow, other):
+        task = slow.accept()
+        slow.writer.write()
+        for _ in range(MISSED):
+            other.tick()
+        with other.database.reading() as connection:
+            dead = other.writer.membership.watch(connection)
+        assert [process_id for process_id, _ in dead] == [slow.process_id]
+        slow.tick()
+        with other.database.writing() as connection:
+            other.writer.membership.bury(connection, dead)
+            other.writer.membership.claim(connection, 99, START)
+
+        assert other.row(task).status == "pending"
+        assert slow.process_id in living(other)
+
+
+def test_backup_that_was_put_back(sql_url: str) -> None:
+    """A database that suddenly knows less than before is read anew."""
+    with peers(sql_url) as (one, two):
+        one.finished(5)
+        two.writer.follower.look()
+        with one.database.writing() as connection:
+            connection.exec_driver_sql("UPDATE asyncframe_meta SET version = 1")
+            connection.exec_driver_sql("DELETE FROM asyncframe_tasks")
+        (task,) = one.finished()
+        two.writer.follower.look()
+
+        assert two.mirror.get(task.task_id) is not None

@@ -1,0 +1,116 @@
+"""The tables of the SQL store: made once, by whoever comes first, and brought up to date."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import sqlalchemy as sa
+
+from framework.exceptions import StoreUnavailableError
+from framework.stores.sql._database import Database, checked_url
+from framework.stores.sql._schema import META, STEPS, prepare
+from tests.patience import PATIENCE
+from tests.processes.siblings import peers
+
+FOUR_START = """
+import asyncio, multiprocessing, sys
+from framework import get_task_manager, setup_async_framework
+from framework.stores.sql import SQLStore
+
+async def main():
+    async with setup_async_framework(None, store=SQLStore(sys.argv[1])):
+        print(await get_task_manager().submit(str, (5,), wait=True), flush=True)
+
+def start(together):
+    together.wait()
+    asyncio.run(main())
+
+# Forked, so that what they need is imported once.
+context = multiprocessing.get_context("fork")
+together = context.Barrier(4)
+started = [context.Process(target=start, args=(together,)) for _ in range(4)]
+for process in started:
+    process.start()
+for process in started:
+    process.join()
+print(*[process.exitcode for process in started])
+"""
+
+
+@pytest.fixture
+def database(sql_url: str) -> Iterator[Database]:
+    """A database without tables."""
+    with closing(Database(checked_url(sql_url), False)) as made:
+        yield made
+
+
+def columns(url: str, table: str) -> set[str]:
+    """Return the names of a table's columns."""
+    engine = sa.create_engine(url)
+    try:
+        return {column["name"] for column in sa.inspect(engine).get_columns(table)}
+    finally:
+        engine.dispose()
+
+
+def test_tables_are_what_the_code_says(database: Database, sql_url: str) -> None:
+    """Each table has the columns that the code reads, and no others."""
+    prepare(database)
+
+    for table in META.metadata.tables.values():
+        assert columns(sql_url, table.name) == {column.name for column in table.columns}
+
+
+def test_four_processes_start_at_once(sql_url: str) -> None:
+    """Four processes that find no tables at the same moment all start, with one set of tables."""
+    done = subprocess.run(
+        [sys.executable, "-c", FOUR_START, sql_url],
+        capture_output=True, text=True, check=True, timeout=PATIENCE,
+    )  # fmt: skip
+
+    assert (done.stdout, done.stderr) == ("5\n" * 4 + "0 0 0 0\n", "")
+    with peers(sql_url, 1) as (peer,), peer.database.reading() as connection:
+        assert connection.execute(sa.select(META.c.schema_version)).scalars().all() == [1]
+
+
+def test_migration_keeps_the_data(sql_url: str) -> None:
+    """A database of the version before gets the next step, once, and keeps its rows."""
+    with peers(sql_url, 1) as (peer,):
+        (record,) = peer.finished()
+        further = (*STEPS, ("ALTER TABLE asyncframe_tasks ADD COLUMN owner TEXT",))
+        prepare(peer.database, further)
+        prepare(peer.database, further)
+
+        assert "owner" in columns(sql_url, "asyncframe_tasks")
+        assert peer.row(record).status == "completed"
+        with peer.database.reading() as connection:
+            assert connection.execute(sa.select(META.c.schema_version)).scalar_one() == 2
+
+
+def test_failed_step_changes_nothing(database: Database, sql_url: str) -> None:
+    """A step that fails half-way leaves the tables at the version before."""
+    prepare(database)
+    further = (*STEPS, ("ALTER TABLE asyncframe_tasks ADD COLUMN owner TEXT", "no SQL at all"))
+
+    with pytest.raises(sa.exc.SQLAlchemyError):
+        prepare(database, further)
+
+    assert "owner" not in columns(sql_url, "asyncframe_tasks")
+    with database.reading() as connection:
+        assert connection.execute(sa.select(META.c.schema_version)).scalar_one() == 1
+
+
+def test_newer_tables_are_refused(database: Database) -> None:
+    """Tables of a newer release are left alone, with an error that says so."""
+    prepare(database, (*STEPS, ("ALTER TABLE asyncframe_tasks ADD COLUMN owner TEXT",)))
+
+    with pytest.raises(
+        StoreUnavailableError,
+        match=r"^the tables of this database have version 2, and this release knows 1: use "
+        r"the release that made them, or a newer one$",
+    ):
+        prepare(database)
