@@ -7,6 +7,7 @@
 #                        come with it, but for Debian's rabbitmq-server
 #   make coverage        run it under coverage, which must be 95 % or more
 #   make lint types docs the checks; `make format` rewrites what lint would
+#   make wheel           build the wheel, and try it in an environment of its own
 #   make bench           measure against peers, half an hour on a quiet machine, into
 #                        docs/performance.md (ARGS="--only submission,calls --rounds 3" for
 #                        a part of it, into no page)
@@ -23,7 +24,7 @@ NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || 
 	{ echo 'asyncframe needs Python 3.11 or later: make PYTHON=/path/to/python' >&2; exit 1; }
 
 .DEFAULT_GOAL := test
-.PHONY: demo test coverage lint format types imports docs bench clean
+.PHONY: demo test coverage lint format types imports docs wheel bench clean
 
 demo: $(VENV)/.demo
 	PORT=$(PORT) $(BIN)/python -m framework.example
@@ -57,6 +58,18 @@ imports: $(VENV)/.imports
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+# As users have it: the wheel and its extras alone, and tests like theirs. With a pytest.ini of
+# their own they see nothing of this tree.
+wheel: $(VENV)/.wheel
+	rm -rf build
+	$(BIN)/python -m build --quiet --outdir build
+	$(BIN)/check-wheel-contents build/*.whl
+	$(BIN)/python -m venv --without-pip build/venv
+	$(PIP) --python build/venv/bin/python install "$$(echo build/*.whl)[pytest,sql,celery]"
+	cp -r docs/examples/plugin build/tests
+	touch build/tests/pytest.ini
+	cd build/tests && ../venv/bin/python -m framework --version && ../venv/bin/pytest
 
 bench: $(BENCH)/.made
 	$(BENCH)/bin/python -m tests.benchmarks $(ARGS)
