@@ -1,4 +1,6 @@
-# A fresh clone needs Python 3.11 or later and make; each target sets up what it uses.
+# Every check and every program of this project is written here, once: `nox` and `.ci/run` call
+# these targets. A fresh clone needs Python 3.11 or later and make; each target sets up what it
+# uses.
 #
 #   make demo            serve the example on http://127.0.0.1:8000 (PORT=9000 for another)
 #   make test            run the whole suite, two processes to a processor, since many tests
@@ -6,7 +8,10 @@
 #                        ARGS="-k name" for a part of it); servers that the machine lacks
 #                        come with it, but for Debian's rabbitmq-server
 #   make coverage        run it under coverage, which must be 95 % or more
-#   make lint types docs the checks; `make format` rewrites what lint would
+#   make soak            run the tests that take minutes, one after the other
+#   make lint types imports docs
+#                        the checks; `make format` rewrites what lint would
+#   make changelog       check that a change of the packages has its fragment in changelog.d/
 #   make wheel           build the wheel, and try it in an environment of its own
 #   make bench           measure against peers, half an hour on a quiet machine, into
 #                        docs/performance.md (ARGS="--only submission,calls --rounds 3" for
@@ -17,14 +22,16 @@ ARGS ?=
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 RUN ?= python -m
 VENV := .venv
-BENCH := .venv-bench
+BENCH := $(VENV)-bench
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# It takes the first Python on the path, whatever --pythonpath says to --verifytypes.
+PYRIGHT := PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright
 NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo 'asyncframe needs Python 3.11 or later: make PYTHON=/path/to/python' >&2; exit 1; }
 
 .DEFAULT_GOAL := test
-.PHONY: demo test coverage lint format types imports docs wheel bench clean
+.PHONY: demo test coverage covered soak lint format types imports docs changelog wheel bench clean
 
 demo: $(VENV)/.demo
 	PORT=$(PORT) $(BIN)/python -m framework.example
@@ -32,11 +39,20 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test $(VENV)/.servers
 	$(BIN)/$(RUN) pytest -n $(JOBS) $(ARGS)
 
-coverage: $(VENV)/.test $(VENV)/.servers
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n $(JOBS) $(ARGS)
+coverage:
+	rm -f .coverage .coverage.*
+	$(MAKE) test RUN='coverage run -m'
+	$(MAKE) covered
+
+# What the last run under coverage has reached. A process that a test killed while it saved
+# leaves a damaged file; what it ran does not count.
+covered:
+	$(BIN)/python .ci/damaged.py .coverage.* | xargs rm -fv
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+soak: $(VENV)/.test $(VENV)/.servers
+	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check
@@ -49,15 +65,18 @@ format: $(VENV)/.lint
 
 types: $(VENV)/.types
 	$(BIN)/mypy
-	for package in framework pytest_asyncframe; do PATH="$(CURDIR)/$(BIN):$$PATH" \
-		basedpyright --verifytypes $$package --ignoreexternal || exit 1; done
-	PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright tests/typing
+	$(PYRIGHT) --verifytypes framework --ignoreexternal
+	$(PYRIGHT) --verifytypes pytest_asyncframe --ignoreexternal
+	$(PYRIGHT) tests/typing
 
 imports: $(VENV)/.imports
 	$(BIN)/lint-imports --no-logo
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+changelog:
+	.ci/changelog
 
 # As users have it: the wheel and its extras alone, and tests like theirs. With a pytest.ini of
 # their own they see nothing of this tree.
