@@ -261,7 +261,7 @@ def figures(row: Row) -> Table:
         lines.append(
             [name, amount(row, name), number(samples.ratio), f"{least} to {greatest}"],
         )
-    return Table([row.title, "median", f"/ {row.floor}", "in the rounds"], lines)
+    return Table([row.title, "median", f"/ {row.floor}", "range"], lines)
 
 
 def growth(curve: Curve) -> Table:

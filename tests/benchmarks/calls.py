@@ -197,7 +197,7 @@ def _id_row(loop: FrameworkLoop, rounds: int, peers: bool) -> Row:
         floor=UUID4,
         samples=take_turns({name: case(make) for name, make in makers.items()}, UUID4, rounds),
         goals=(Goal(UUID4, 0.12), Goal(UUID_UTILS, 1.2)),
-        note="uuid_utils is compiled.",
+        note="uuid_utils is a compiled extension.",
     )
 
 

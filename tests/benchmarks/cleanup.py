@@ -47,9 +47,9 @@ def rows(rounds: int) -> Iterator[Row]:
         samples=samples({DEQUE: DEQUE, SCAN: SCAN, OURS: OURS}, DEQUE),
         goals=(Goal(DEQUE, 1.1), Goal(SCAN, 1 / 300)),
         unranked=(SCAN,),
-        note="A full collection goes before, so that none are in the processor's caches. The "
-        "deque and the dict hold bare times; nothing is counted, announced or looked through "
-        "for failures that nobody has read.",
+        note="A full garbage collection comes first, so that nothing is in the CPU caches. The "
+        "deque and the dict hold only times. They count nothing, emit no events and do not look "
+        "for unread failures.",
     )
     yield Row(
         key="cleanup_growth",
@@ -58,7 +58,7 @@ def rows(rounds: int) -> Iterator[Row]:
         floor=AT_FEW,
         samples=samples({AT_FEW: AT_FEW, OURS: OURS}, AT_FEW),
         goals=(Goal(AT_FEW, 4.0),),
-        note="The few stay in the processor's caches.",
+        note=f"The {FEW:,} stay in the CPU caches.",
     )
 
 

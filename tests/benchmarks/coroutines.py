@@ -239,8 +239,9 @@ def rows(rounds: int, *, peers: bool) -> Iterator[Row]:
                 floor=BARE,
                 samples=take_turns(_cases(loop, calls), BARE, rounds),
                 goals=subject.goals,
-                note="The bare await is one coroutine that awaits another. Only ours and "
-                "taskiq give an id and keep the outcome; aiojobs and create_task set no limit.",
+                note="The bare await is one coroutine that awaits another. Only asyncframe and "
+                "taskiq give an id and keep the result. aiojobs and create_task set no time "
+                "limit.",
             )
 
 

@@ -37,39 +37,39 @@ _SUBJECTS: Mapping[str, _Subject] = {
         "Cost of a call while tasks wait for a thread",
         "tasks waiting",
         _POWERS,
-        "None is meant to grow. run is the time per task in which four threads get through "
-        "all that wait.",
+        "No cost should grow. run is the time per task in which four threads run all waiting "
+        "tasks.",
     ),
     "retained": _Subject(
         growth_cases.retained,
         "Cost of a call while finished tasks are kept",
         "tasks kept",
         _POWERS,
-        "None is meant to grow. submit and run is per task, in bursts of 100.",
+        "No cost should grow. submit and run is the time per task, in bursts of 100.",
     ),
     "workers": _Subject(
         growth_cases.workers,
         "Time per task",
         "threads",
         (1, 2, 4, 8, 16, 32, 64),
-        f"In bursts of {growth_cases.BURST:,}. Tasks that do nothing cannot become faster with "
-        f"more threads, since one at a time has the interpreter. {growth_cases.SLEEPERS} that "
-        "sleep are to take 1 ms divided by the threads each.",
+        f"In bursts of {growth_cases.BURST:,}. More threads cannot speed up tasks that do nothing, "
+        f"because only one thread at a time has the GIL. Each of {growth_cases.SLEEPERS} sleeping "
+        "tasks should take 1 ms divided by the number of threads.",
     ),
     "waiters": _Subject(
         growth_cases.waiters,
         "Cost of get_result for each coroutine that waits",
         "coroutines waiting",
         tuple(10**power for power in range(5)),
-        "It may fall, since the wake-up of the loop is shared, and must not rise. What is "
-        "waited for is submitted and run in it.",
+        "The cost may fall, because the waiters share the wake-up of the event loop, but it must "
+        "not rise. It includes submitting and running the tasks.",
     ),
     "loops": _Subject(
         growth_cases.loops,
         "Time per round trip from event loops in threads of their own",
         "event loops",
         (1, 2, 4, 8),
-        "All of them call one framework with four threads, each loop one call after the other.",
+        "All loops use one framework with four threads. Each loop makes one call after the other.",
     ),
 }
 

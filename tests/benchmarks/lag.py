@@ -187,8 +187,8 @@ def rows(rounds: int, *, peers: bool) -> Iterator[Row]:
         floor=FLOOR,
         samples=sleeping["p99"],
         goals=[Goal(FLOOR, 1.1), Goal(ANYIO, 0.2), Goal(STARLETTE, 0.03)],
-        note="By how much something comes late that is due every 2 ms. The loop counts in "
-        "whole milliseconds.",
+        note="How late a callback runs that is due every 2 ms. The event loop counts in whole "
+        "milliseconds.",
     )
     yield Row(
         key="lag_sleeping_max",
@@ -197,13 +197,13 @@ def rows(rounds: int, *, peers: bool) -> Iterator[Row]:
         floor=FLOOR,
         samples=sleeping["max"],
         goals=[Goal(FLOOR, 0.5)],
-        note="Mostly the submission of all the tasks in one go, which happens on the loop.",
+        note="Mostly the time to submit all tasks at once, which happens on the event loop.",
     )
     busy = _measure("busy", rounds, peers=peers)
     note = (
-        f"asyncframe with sys.setswitchinterval({_SWITCH_INTERVAL}), which holds for the whole "
-        f"process and is the app's to choose. A task is a loop of {_STEPS:,} steps in Python, "
-        "about 5 ms by itself."
+        f"asyncframe with sys.setswitchinterval({_SWITCH_INTERVAL}), which affects the whole "
+        f"process, so the app has to set it. A task is a Python loop of {_STEPS:,} steps, which "
+        "takes about 5 ms on its own."
     )
     yield Row(
         key="lag_busy_p99",
@@ -223,7 +223,8 @@ def rows(rounds: int, *, peers: bool) -> Iterator[Row]:
         samples=busy["drain"],
         goals=[Goal(ANYIO, 0.5)],
         unranked=_VARIANTS,
-        note=f"{note} One thread computes at a time, so this is the work itself for everyone.",
+        note=f"{note} Only one thread computes at a time, so for every case this is the work "
+        "itself.",
     )
 
 

@@ -53,8 +53,8 @@ def _bytes_row(rounds: int, peers: bool) -> Row:
         # Two, since the bytes are the same ones each time.
         samples=_in_children("bytes", names, min(rounds, 2)),
         goals=(Goal(RECORDS, 0.65), Goal(CELERY, 0.5), Goal(TASKIQ, 0.16), Goal(HUEY, 1.2)),
-        note="Heap, with a small number as result. huey, dramatiq and celery keep the result "
-        "and no times; their stores were made large enough for all.",
+        note="Heap memory, with a small number as the result. huey, dramatiq and celery keep "
+        "only the result, without timestamps. Their stores were large enough for all tasks.",
     )
 
 
@@ -67,7 +67,7 @@ def _pause_row(rounds: int) -> Row:
         # Two, since each is the middle of five collections, and takes a while to get there.
         samples=_in_children("pause", [RECORDS, OURS], min(rounds, 2)),
         goals=(Goal(RECORDS, 0.05),),
-        note="Every thread stands still that long. The tasks were submitted and run.",
+        note="All threads are stopped for this long. The tasks were really submitted and run.",
     )
 
 

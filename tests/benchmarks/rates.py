@@ -293,8 +293,9 @@ def _row(loop: FrameworkLoop, rounds: int, population: int, peers: bool) -> Row:
         samples=take_turns(cases, DEQUE, rounds),
         goals=(Goal(DEQUE, 1.05), Goal(AIOLIMITER, 0.40, 0.52), Goal(LIMITS, 0.15)),
         unranked=(RING_LOCKED,),
-        note="No call is refused. All stand before the same function, in a wrapper that hands "
-        "on any arguments; aiolimiter's is a coroutine, slowapi's an endpoint with its request.",
+        note="No call is refused. All check before the same function, in a wrapper that passes "
+        "on any arguments. With aiolimiter it is a coroutine, with slowapi an endpoint that "
+        "takes a request.",
     )
 
 
@@ -309,8 +310,8 @@ def _loop_row(loop: FrameworkLoop, rounds: int, population: int, peers: bool) ->
         samples=take_turns(cases, DEQUE, rounds),
         goals=(Goal(DEQUE, 0.55), Goal(AIOLIMITER, 0.22, 0.30), Goal(LIMITS_AIO, 0.15)),
         unranked=(RING,),
-        note="No call is refused. All stand before the same coroutine, in a wrapper that hands "
-        "on any arguments and is part of every figure.",
+        note="No call is refused. All check before the same coroutine, in a wrapper that passes "
+        "on any arguments. Every figure includes the wrapper.",
     )
 
 

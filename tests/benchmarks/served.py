@@ -175,6 +175,7 @@ def rows(rounds: int, *, peers: bool) -> Iterator[Row]:
             unranked=[OURS_ASYNC],
             note=(
                 f"One process, {_CONNECTIONS} connections. create_task, aiojobs and the async "
-                "ones run the job on the loop; only asyncframe, taskiq and huey give an id."
+                "functions run the job on the event loop. Only asyncframe, taskiq and huey give "
+                "an id."
             ),
         )

@@ -52,9 +52,9 @@ def rows(rounds: int, *, peers: bool) -> Iterator[Row]:
     """Measure the sleeps of one task and of many, in fresh interpreters."""
     names = [SKETCH, OURS, *((TRIO, LOOPTIME) if peers else ())]
     note = (
-        "Ours is a whole test with the probe: threads are counted, datetime.now() moves along, "
-        "and every sleep is noted for the timeline. The others are a loop alone. The floor "
-        "is asyncio's loop with a selector of ten lines, which watches no files and no threads."
+        "Ours is a complete test with the probe: it counts threads, moves datetime.now(), and "
+        "records every sleep for the timeline. The others are only an event loop. The floor is "
+        "asyncio's loop with a selector of ten lines, which watches no files and no threads."
     )
     yield Row(
         key="virtual_sleep",

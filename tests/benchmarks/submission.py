@@ -74,8 +74,8 @@ class _Plan:
 
 
 _UNTRACKED = (
-    "asyncio.to_thread, anyio, create_task and aiojobs give no id and keep no status, and the "
-    "last two run the function in the loop."
+    "asyncio.to_thread, anyio, create_task and aiojobs give no id and keep no status. The last "
+    "two run the function on the event loop."
 )
 
 _PLANS = (
@@ -98,7 +98,7 @@ _PLANS = (
             Goal(CREATE_TASK, 0.40),
             Goal(TASKIQ_SYNC, 0.08),
         ),
-        f"{_UNTRACKED} The burst is 2,000 for Starlette, 1,500 for celery, 1,000 for "
+        f"{_UNTRACKED} Bursts are 2,000 for Starlette, 1,500 for celery, and 1,000 for "
         "APScheduler and pydocket.",
     ),
     _Plan(
@@ -109,7 +109,7 @@ _PLANS = (
             Goal(HUEY, 0.10),
             Goal(CREATE_TASK, 0.40),
         ),
-        "Bursts as above. huey is the fastest that keeps a result.",
+        "Bursts as above. huey is the fastest peer that keeps results.",
     ),
     _Plan(
         "round_trip_p50",
@@ -120,13 +120,13 @@ _PLANS = (
             Goal(TASKIQ_POLL, 0.001),
         ),
         "The floor is asyncio.wrap_future(pool.submit()), as in loop.run_in_executor. "
-        "create_task, aiojobs, pydocket and taskiq's async function cross to no thread.",
+        "create_task, aiojobs, pydocket and taskiq's async function use no thread.",
     ),
     _Plan(
         "round_trip_p99",
         "The same: 99th percentile",
         (Goal(STDLIB, 1.0),),
-        "Left out where there are fewer than 100 round trips.",
+        "Omitted for cases with fewer than 100 round trips.",
     ),
     _Plan(
         "round_trip_8_p50",
@@ -155,7 +155,7 @@ _SINK_PLANS = (
         "time_per_task",
         "Run a burst of 10,000 tasks, final states logged: per task",
         (),
-        "As above. Every task is formatted on the thread that ran it.",
+        "As above. Each record is formatted on the thread that ran the task.",
     ),
 )
 

@@ -112,9 +112,9 @@ def _empty_rows(rounds: int) -> Iterator[Row]:
         samples=each,
         goals=(Goal(BARE, 1.5),),
         unranked=(NOT_ASKED,),
-        note=f"Both are run by pytest-asyncio. The least of {_RUNS} runs of {TESTS} tests, less "
-        "that of runs of one, shared among the other tests: so the start of pytest does not "
-        "count.",
+        note=f"pytest-asyncio runs both. The fastest of {_RUNS} runs of {TESTS} tests, minus the "
+        f"fastest run of one test, divided by the other {TESTS - 1}. So the start of pytest is "
+        "not counted.",
     )
     yield Row(
         key="test_run",
@@ -124,8 +124,8 @@ def _empty_rows(rounds: int) -> Iterator[Row]:
         samples=whole,
         goals=(),
         unranked=(NOT_ASKED,),
-        note="From the start of the process until its end, the least as above. The "
-        "framework and what it needs are imported when the first test asks for the probe.",
+        note="From the start of the process to its end, the fastest run as above. The framework "
+        "is imported when the first test uses the probe.",
     )
 
 
@@ -218,7 +218,7 @@ def _executor_row(rounds: int) -> Row:
         goals=(Goal(UNUSED, 1.5), Goal(STARTED, 0.02)),
         unranked=(STARTED,),
         note=f"Ours is deterministic and starts no thread. The started one runs {THREADS} calls "
-        "that do nothing but wait until all threads are there.",
+        "that only wait until all threads have started.",
     )
 
 
@@ -245,8 +245,8 @@ def _import_row(rounds: int, peers: bool) -> Row:
         floor=ALLOWANCE,
         samples=interleave(cases, ALLOWANCE, rounds),
         goals=(Goal(ALLOWANCE, 1.0),),
-        note=f"The least of {_IMPORTS} fresh interpreters in each round. Every run of pytest on "
-        "the machine pays it, with or without tests of tasks. Most of it is asyncio.",
+        note=f"The fastest of {_IMPORTS} new interpreters in each round. Every pytest run on the "
+        "machine pays for this, with or without tests of tasks. Most of it is asyncio.",
     )
 
 
