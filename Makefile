@@ -30,6 +30,9 @@ PYRIGHT := PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright
 NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo 'asyncframe needs Python 3.11 or later: make PYTHON=/path/to/python' >&2; exit 1; }
 
+# The suite starts some hundred interpreters, which read what was compiled once.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := test
 .PHONY: demo test coverage covered soak lint format types imports docs changelog wheel bench clean
 

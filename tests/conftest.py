@@ -31,6 +31,16 @@ def _stay_deaf(number: int, frame: FrameType | None) -> None:
     """Do what SIG_IGN does."""
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what lasts until the end: modules, tests and parameters.
+
+    Tests look for garbage hundreds of times, and each look would walk through all of it.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(nextitem: pytest.Item | None) -> Iterator[None]:
     """Forget what a failed test has left before the next one begins.
