@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from framework._running.ledger import Home
-from framework._tasks.task import live
+from framework._tasks.live import live
 from framework.protocols import Interceptor, SharedStore, TaskRecord, TaskRules
 
 Settle: TypeAlias = Callable[[TaskRecord, Any], Any]

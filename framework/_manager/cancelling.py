@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from framework._manager.core import Core
+from framework._tasks.live import RUNNING, LiveTask
 from framework._tasks.records import TaskRecord, TaskStatus
-from framework._tasks.task import RUNNING, LiveTask
 
 _PATIENCE: Final = 1.0
 """Seconds that a coroutine gets to let go of its task."""

@@ -29,9 +29,9 @@ from framework._running.results import Results
 from framework._running.runner import Runner
 from framework._tasks.context import current_home
 from framework._tasks.ids import TaskId
+from framework._tasks.live import PENDING, LiveTask, new_task
 from framework._tasks.records import EVENT_OF
 from framework._tasks.specs import TaskSpec
-from framework._tasks.task import PENDING, LiveTask, new_task
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter, Waiter
 from framework.engines.local import LocalEngine

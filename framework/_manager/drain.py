@@ -17,8 +17,8 @@ from typing import Any
 from framework._manager.core import Core
 from framework._running.ledger import Home
 from framework._running.runner import Driver
+from framework._tasks.live import LiveTask
 from framework._tasks.records import TaskStatus
-from framework._tasks.task import LiveTask
 from framework._threads.sleepers import LoopSleeper
 from framework.exceptions import TaskInterruptedError
 from framework.protocols import TimerHandle

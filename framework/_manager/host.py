@@ -16,9 +16,9 @@ from typing import Any, Final
 from framework._manager.core import Core
 from framework._tasks import registry
 from framework._tasks.ids import TaskId
+from framework._tasks.live import PENDING, LiveTask, Move, new_task
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.specs import TaskSpec
-from framework._tasks.task import PENDING, LiveTask, Move, new_task
 from framework.exceptions import (
     FrameworkError,
     RemoteTaskError,

@@ -8,6 +8,7 @@ from typing import Any  # a task's function may take and return anything
 
 from framework._manager.core import Core
 from framework._tasks import checks
+from framework._tasks.live import LiveTask
 from framework._tasks.specs import (
     TaskSpec,
     is_wrapper,
@@ -17,7 +18,7 @@ from framework._tasks.specs import (
     require_callable,
     spec_for,
 )
-from framework._tasks.task import LiveTask, Task
+from framework._tasks.task import Task
 
 
 def take_in(

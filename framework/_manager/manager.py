@@ -19,8 +19,9 @@ from framework._manager.intake import take_in
 from framework._tasks import checks
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.ids import TaskId
+from framework._tasks.live import PENDING, RUNNING
 from framework._tasks.records import EVENT_KINDS, TaskRecord, TaskStatus
-from framework._tasks.task import PENDING, RUNNING, Task
+from framework._tasks.task import Task
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.exceptions import TaskNotFoundError
 from framework.protocols import Clock, EventSink

@@ -21,8 +21,8 @@ from typing import Any, Protocol
 from framework._running.ledger import Home, Ledger
 from framework._running.runner import Runner
 from framework._tasks import registry
+from framework._tasks.live import LiveTask
 from framework._tasks.specs import Schedule, TaskSpec
-from framework._tasks.task import LiveTask
 from framework.exceptions import FrameworkError
 from framework.protocols import Clock, TimerHandle
 

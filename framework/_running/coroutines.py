@@ -18,8 +18,8 @@ from typing import Any
 
 from framework._running.outcomes import clear_frames, raise_or_return
 from framework._running.runner import Runner, enter
+from framework._tasks.live import PENDING, LiveTask, live
 from framework._tasks.records import TaskRecord
-from framework._tasks.task import PENDING, LiveTask, live
 from framework.exceptions import TaskCancelledError, TaskInterruptedError
 from framework.protocols import Kind, Run
 

@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from framework._tasks.live import LiveTask
 from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus
-from framework._tasks.task import LiveTask
 from framework.protocols import Clock, EventSink
 
 _LOGGER = logging.getLogger("asyncframe")

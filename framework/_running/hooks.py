@@ -6,8 +6,9 @@ import logging
 import threading
 from collections.abc import Callable
 
+from framework._tasks.live import LiveTask
 from framework._tasks.records import TaskRecord, TaskStatus
-from framework._tasks.task import LiveTask, Task
+from framework._tasks.task import Task
 from framework._threads import thread_names
 
 _LOGGER = logging.getLogger("asyncframe")

@@ -23,8 +23,8 @@ from types import TracebackType
 from typing import Any
 
 from framework._running.events import Events
+from framework._tasks.live import COMPLETED, PENDING, RUNNING, TARGETS, LiveTask, Move, copy_record
 from framework._tasks.records import EVENT_OF, TaskRecord, TaskStatus
-from framework._tasks.task import COMPLETED, PENDING, RUNNING, TARGETS, LiveTask, Move, copy_record
 from framework._threads.waiters import Waiter, wake_all
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
 from framework.protocols import Clock, SharedStore, TaskStore

@@ -22,8 +22,8 @@ from framework._running.outcomes import clear_frames
 from framework._tasks.context import current_record
 from framework._tasks.ids import explain_await
 from framework._tasks.jsonsafe import safe_str
+from framework._tasks.live import PENDING, RUNNING, LiveTask, Move, live
 from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus
-from framework._tasks.task import PENDING, RUNNING, LiveTask, Move, live
 from framework._threads.clock import SystemClock
 from framework._threads.deadlines import Deadlines
 from framework._threads.sleepers import Sleeper

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from framework._tasks import checks
 from framework._tasks.context import current_record
-from framework._tasks.task import LiveTask, Task, TaskControl
+from framework._tasks.live import LiveTask
+from framework._tasks.task import Task, TaskControl
 from framework.exceptions import TaskCancelledError
 
 

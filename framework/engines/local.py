@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from framework._tasks.live import PENDING, LiveTask, live
 from framework._tasks.records import TaskRecord
-from framework._tasks.task import PENDING, LiveTask, live
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.waiters import Mailboxes
 from framework.protocols import Kind, Run

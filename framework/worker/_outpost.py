@@ -28,9 +28,9 @@ from framework._tasks import wire
 from framework._tasks.context import current_home
 from framework._tasks.ids import TaskId
 from framework._tasks.jsonsafe import safe_str
+from framework._tasks.live import LiveTask, new_task
 from framework._tasks.records import TaskEvent, TaskStatus
 from framework._tasks.specs import TaskSpec
-from framework._tasks.task import LiveTask, new_task
 from framework._threads.clock import SystemClock
 from framework.exceptions import TaskTimeoutError
 from framework.worker._policies import PublishAgain, WorkerPolicies

@@ -17,8 +17,8 @@ from framework._running.retry import RetryPolicy
 from framework._running.throttle import ThrottlePolicy
 from framework._tasks.context import current_record
 from framework._tasks.jsonsafe import safe_repr
+from framework._tasks.live import LiveTask
 from framework._tasks.records import TaskRecord
-from framework._tasks.task import LiveTask
 from framework._threads.sleepers import LoopSleeper, ThreadSleeper
 from framework.exceptions import TaskCancelledError
 

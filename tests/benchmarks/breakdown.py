@@ -25,7 +25,7 @@ from framework import (
 )
 from framework._manager.core import Core
 from framework._running.runner import enter
-from framework._tasks.task import LiveTask
+from framework._tasks.live import LiveTask
 from framework._threads.pool_threads import Worker
 
 SIZE = 2_000

@@ -21,8 +21,8 @@ from framework._manager.core import Core
 from framework._running import events, results
 from framework._tasks import ids
 from framework._tasks.ids import random_id
+from framework._tasks.live import live
 from framework._tasks.records import TaskEvent
-from framework._tasks.task import live
 from framework._threads import waiters
 from framework._threads.clock import SystemClock
 from framework._threads.pool_threads import Worker

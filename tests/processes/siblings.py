@@ -9,8 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from framework._tasks.ids import TaskId, random_id
+from framework._tasks.live import copy_record
 from framework._tasks.records import Label, TaskRecord, TaskStatus
-from framework._tasks.task import copy_record
 from framework._threads.clock import SystemClock
 from framework.protocols import Clock
 from framework.stores.sql._backlog import Backlog

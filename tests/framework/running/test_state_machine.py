@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from framework import TaskManager, TaskStatus, async_task
-from framework._tasks.task import LiveTask, Move, copy_record
+from framework._tasks.live import LiveTask, Move, copy_record
 from framework.exceptions import TaskTimeoutError
 from framework.protocols import Kind, Run, TaskEvent, TaskRecord
 from framework.testing import override_framework
