@@ -18,11 +18,11 @@ from framework._manager.core import Limits
 from framework._manager.drain import drain
 from framework._manager.frameworks import Framework, Parts, override
 from framework._manager.servers import worker_count
-from framework._running.ledger import Home
 from framework._running.log import install_task_ids
 from framework._tasks import checks
-from framework._tasks.context import current_home
+from framework._tasks.current import current_home
 from framework._tasks.ids import explain_await
+from framework._tasks.live import Home
 from framework._threads import thread_names
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.sleepers import LoopSleeper

@@ -17,11 +17,10 @@ from framework._manager.core import Limits
 from framework._manager.drain import REASON
 from framework._manager.frameworks import Framework, Parts, override, set_override
 from framework._manager.manager import TaskManager
-from framework._running.ledger import Home
 from framework._running.results import Results
 from framework._tasks import exports, registry
-from framework._tasks.live import live
-from framework._tasks.specs import layer_of, name_of, signature_of
+from framework._tasks.functions import layer_of, name_of, signature_of
+from framework._tasks.live import Home, live
 from framework._threads import thread_names
 from framework._threads.crew import Crew
 from framework._threads.pool import ThreadPoolExecutorEnhanced

@@ -19,10 +19,8 @@ from typing import Any
 from framework._manager.frameworks import find_policies, require_core
 from framework._running.retry import RetryPolicy
 from framework._running.throttle import ThrottlePolicy
-from framework._tasks.ids import TaskId
-from framework._tasks.specs import (
+from framework._tasks.functions import (
     Check,
-    TaskSpec,
     checker_for,
     is_async,
     layer_of,
@@ -30,6 +28,8 @@ from framework._tasks.specs import (
     require_callable,
     signature_of,
 )
+from framework._tasks.ids import TaskId
+from framework._tasks.specs import TaskSpec
 
 _RANKS = {
     "throttled_task": 1,

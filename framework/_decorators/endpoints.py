@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import Any  # routes are whatever a router has put together
 
 from framework._tasks import registry
-from framework._tasks.specs import layer_of
+from framework._tasks.functions import layer_of
 from framework._tasks.wire import plain_function
 
 _LOGGER = logging.getLogger("asyncframe")

@@ -9,11 +9,12 @@ from typing import Any
 
 from framework._decorators.dressing import decorate, dress
 from framework._manager.frameworks import find_core
-from framework._running.ledger import Home
 from framework._tasks import checks, registry
-from framework._tasks.context import current_home
+from framework._tasks.current import current_home
 from framework._tasks.decorated import ScheduleDecorator
-from framework._tasks.specs import Schedule, TaskSpec, checker_for, kind_of, name_of, one_line
+from framework._tasks.functions import checker_for, kind_of, name_of, one_line
+from framework._tasks.live import Home
+from framework._tasks.specs import Schedule, TaskSpec
 
 
 def scheduled_task(

@@ -27,7 +27,8 @@ from framework._tasks.decorated import (
     RetryDecorator,
     ThrottleDecorator,
 )
-from framework._tasks.specs import TaskSpec, checker_for, kind_of, name_of, one_line
+from framework._tasks.functions import checker_for, kind_of, name_of, one_line
+from framework._tasks.specs import TaskSpec
 
 P = ParamSpec("P")
 T = TypeVar("T")

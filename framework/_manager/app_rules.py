@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from framework._running.ledger import Home
-from framework._tasks.live import live
+from framework._tasks.live import Home, live
 from framework.protocols import Interceptor, SharedStore, TaskRecord, TaskRules
 
 Settle: TypeAlias = Callable[[TaskRecord, Any], Any]

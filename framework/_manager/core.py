@@ -22,18 +22,18 @@ from typing import Any
 from framework._manager.elsewhere import Elsewhere
 from framework._manager.schedules import Schedules
 from framework._running.coroutines import Drive, runs_of
-from framework._running.ledger import Home, Ledger, id_in_use
+from framework._running.ledger import Ledger, id_in_use
 from framework._running.log import log_final, report_unread
 from framework._running.policies import Policies, WatchedPolicies
 from framework._running.results import Results
 from framework._running.runner import Runner
-from framework._tasks.context import current_home
+from framework._tasks.current import current_home
 from framework._tasks.ids import TaskId
-from framework._tasks.live import PENDING, LiveTask, new_task
+from framework._tasks.live import PENDING, Home, LiveTask, Waiter, new_task
 from framework._tasks.records import EVENT_OF
-from framework._tasks.specs import TaskSpec
+from framework._tasks.specs import Hooks, TaskSpec
 from framework._threads.pool import ThreadPoolExecutorEnhanced
-from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter, Waiter
+from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
 from framework.engines.local import LocalEngine
 from framework.exceptions import FrameworkNotStartedError, TaskCancelledError
 from framework.protocols import Clock, Interceptor, RemoteEngine, TaskEngine, TaskStore
@@ -80,7 +80,7 @@ class Core:
         manager: What users see of it; set by whoever puts both together.
     """
 
-    manager: Any  # a TaskManager, of a higher layer
+    manager: object  # a TaskManager, which is made of this
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class Core:
         frame: FrameType,
         *,
         task_id: str | None = None,
-        hooks: tuple[Any, Any] | None = None,
+        hooks: Hooks | None = None,
         delay: float = 0.0,
         begin: bool = True,
     ) -> LiveTask:

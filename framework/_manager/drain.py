@@ -15,9 +15,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from framework._manager.core import Core
-from framework._running.ledger import Home
 from framework._running.runner import Driver
-from framework._tasks.live import LiveTask
+from framework._tasks.live import Home, LiveTask
 from framework._tasks.records import TaskStatus
 from framework._threads.sleepers import LoopSleeper
 from framework.exceptions import TaskInterruptedError

@@ -19,9 +19,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 from framework._tasks import checks
+from framework._tasks.live import Waiter
 from framework._tasks.records import TaskRecord
 from framework._threads.clock import SystemClock
-from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter, Waiter
+from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
 from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import Clock
 

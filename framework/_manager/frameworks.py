@@ -16,11 +16,11 @@ from framework._manager.app_rules import AppRules
 from framework._manager.core import Core, Limits
 from framework._manager.host import RemoteHost
 from framework._manager.manager import TaskManager
-from framework._running.ledger import Home
 from framework._running.policies import Policies, standalone
 from framework._running.runner import Runner
-from framework._tasks.context import current_home
+from framework._tasks.current import current_home
 from framework._tasks.ids import random_id
+from framework._tasks.live import Home
 from framework._threads.clock import SystemClock
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.exceptions import FrameworkNotStartedError
@@ -260,7 +260,8 @@ def find_core() -> Core | None:
         return _STATE.override.core
     home = current_home.get()
     if home is not None:
-        core: Core = home.core
+        core = home.core
+        assert isinstance(core, Core)
         if core.ledger.state not in _ENDED:
             return core
     running = _STATE.running
@@ -291,7 +292,8 @@ def get_task_manager() -> TaskManager:
     Raises:
         FrameworkNotStartedError: If none runs, or several do and this code belongs to none.
     """
-    manager: TaskManager = require_core().manager
+    manager = require_core().manager
+    assert isinstance(manager, TaskManager)
     return manager
 
 

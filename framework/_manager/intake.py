@@ -8,16 +8,9 @@ from typing import Any  # a task's function may take and return anything
 
 from framework._manager.core import Core
 from framework._tasks import checks
+from framework._tasks.functions import is_wrapper, layer_of, require_callable
 from framework._tasks.live import LiveTask
-from framework._tasks.specs import (
-    TaskSpec,
-    is_wrapper,
-    layer_of,
-    merged,
-    require_arguments,
-    require_callable,
-    spec_for,
-)
+from framework._tasks.specs import TaskSpec, merged, require_arguments, spec_for
 from framework._tasks.task import Task
 
 

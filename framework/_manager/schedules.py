@@ -18,10 +18,10 @@ import weakref
 from types import FrameType
 from typing import Any, Protocol
 
-from framework._running.ledger import Home, Ledger
+from framework._running.ledger import Ledger
 from framework._running.runner import Runner
 from framework._tasks import registry
-from framework._tasks.live import LiveTask
+from framework._tasks.live import Home, LiveTask
 from framework._tasks.specs import Schedule, TaskSpec
 from framework.exceptions import FrameworkError
 from framework.protocols import Clock, TimerHandle

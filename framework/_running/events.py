@@ -16,26 +16,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from framework._tasks.live import LiveTask
+from framework._tasks.live import LiveTask, Outbox
 from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus
 from framework.protocols import Clock, EventSink
 
 _LOGGER = logging.getLogger("asyncframe")
-
-
-class _Outbox:
-    """What is to be told of one task, the earliest first.
-
-    Attributes:
-        entries: The kind, the task's status and attempts then, and more fields of the event.
-        teller: Held by the thread that tells; whoever finds it held leaves that to it.
-    """
-
-    __slots__ = ("entries", "teller")
-
-    def __init__(self) -> None:
-        self.entries: list[tuple[str, TaskStatus, int, dict[str, Any]]] = []
-        self.teller = threading.Lock()
 
 
 class Events:
@@ -63,7 +48,7 @@ class Events:
             return
         outbox = task.outbox
         if outbox is None:
-            outbox = task.outbox = _Outbox()
+            outbox = task.outbox = Outbox()
         outbox.entries.append((kind, task.status, task.attempts, more))
 
     def tell(self, task: LiveTask) -> None:
@@ -72,7 +57,8 @@ class Events:
         If another thread, or a sink further up on this one, is in the middle of it, that
         one goes on with what was noted since.
         """
-        outbox: _Outbox = task.outbox
+        outbox = task.outbox
+        assert outbox is not None
         # Looked at again after the teller has let go: 1 it finds nothing more, 2 another
         # thread notes something and leaves it to the teller, 3 the teller lets go.
         while outbox.entries:

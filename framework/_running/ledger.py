@@ -14,48 +14,30 @@ tasks, which lose entries and are read without it; their single operations are a
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from framework._running.events import Events
-from framework._tasks.live import COMPLETED, PENDING, RUNNING, TARGETS, LiveTask, Move, copy_record
+from framework._tasks.live import (
+    COMPLETED,
+    PENDING,
+    RUNNING,
+    TARGETS,
+    Home,
+    LiveTask,
+    Move,
+    Waiter,
+    copy_record,
+)
 from framework._tasks.records import EVENT_OF, TaskRecord, TaskStatus
-from framework._threads.waiters import Waiter, wake_all
+from framework._threads.waiters import wake_all
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
 from framework.protocols import Clock, SharedStore, TaskStore
 
 _LOGGER = logging.getLogger("asyncframe")
-
-
-class Home:
-    """One app's share of a manager: the loop that its tasks run on, and how many live.
-
-    Attributes:
-        core: The manager's parts.
-        app: The app, or None.
-        loop: Where its ``async def`` tasks run; None to run each on its submitter's loop.
-        closed: Whether it takes no tasks any more.
-        live: Its tasks that are not final yet, or not handed over yet, by id.
-        on_idle: Called when `live` has become empty, on any thread, perhaps more than once;
-            None while nobody asks.
-    """
-
-    __slots__ = ("app", "closed", "core", "live", "loop", "on_idle")
-
-    def __init__(
-        self, core: Any, app: Any, loop: asyncio.AbstractEventLoop | None
-    ) -> None:  # Any: a core.Core and an app, both of higher layers
-        self.core = core
-        self.app = app
-        self.loop = loop
-        self.closed = False
-        self.live: dict[str, LiveTask] = {}
-        self.on_idle: Callable[[], None] | None = None
 
 
 class Ledger(Events):

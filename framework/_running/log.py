@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from framework._tasks.context import current_record
+from framework._tasks.current import current_record
 from framework._tasks.jsonsafe import safe_str
 from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus
 

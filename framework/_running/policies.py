@@ -14,10 +14,11 @@ from typing import Protocol, TypeVar
 
 from framework._running.retry import RetryPolicy
 from framework._running.throttle import Gate, Gates, ThrottlePolicy
-from framework._tasks.context import current_record
+from framework._tasks.current import current_record
+from framework._tasks.live import Sleeper
 from framework._tasks.records import TaskRecord
 from framework._threads.clock import SystemClock
-from framework._threads.sleepers import LoopSleeper, Sleeper, ThreadSleeper
+from framework._threads.sleepers import LoopSleeper, ThreadSleeper
 from framework.exceptions import RateLimitExceededError, TaskCancelledError
 from framework.protocols import Clock, Interceptor
 

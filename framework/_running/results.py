@@ -15,7 +15,7 @@ from typing import Any  # a result is whatever the task returned
 
 from framework._running.ledger import Ledger
 from framework._running.outcomes import raise_or_return
-from framework._tasks.context import current_record
+from framework._tasks.current import current_record
 from framework._tasks.live import PENDING, RUNNING, LiveTask
 from framework._tasks.records import TaskRecord
 from framework._threads.crew import Crew

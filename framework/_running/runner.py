@@ -16,17 +16,16 @@ from functools import partial
 from typing import Any, Protocol
 
 from framework._running.hooks import run_hooks
-from framework._running.ledger import Home, Ledger
+from framework._running.ledger import Ledger
 from framework._running.log import report_unread
 from framework._running.outcomes import clear_frames
-from framework._tasks.context import current_record
+from framework._tasks.current import current_record
 from framework._tasks.ids import explain_await
 from framework._tasks.jsonsafe import safe_str
-from framework._tasks.live import PENDING, RUNNING, LiveTask, Move, live
+from framework._tasks.live import PENDING, RUNNING, Home, LiveTask, Move, Sleeper, live
 from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus
 from framework._threads.clock import SystemClock
 from framework._threads.deadlines import Deadlines
-from framework._threads.sleepers import Sleeper
 from framework._threads.waiters import Mailboxes, wake_all
 from framework.exceptions import TaskCancelledError, TaskTimeoutError
 from framework.protocols import Interceptor, Kind, Run, TaskEngine
@@ -187,7 +186,7 @@ class Runner:
         assert self.interceptor is not None
         kwargs = named or {}
         around = self.interceptor.around_attempt
-        fn = task.spec.fn
+        fn: Any = task.spec.fn  # with an attribute that only a retried function has
         if task.spec.attempts_inside:
 
             def attempt(call: Callable[[], Any]) -> Any:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from framework._tasks import checks
-from framework._threads.sleepers import Sleeper
+from framework._tasks.live import Sleeper
 
 
 class GateRetiredError(Exception):

@@ -1,12 +1,22 @@
-"""current_task: a task seen from inside."""
+"""What is current here: the framework that is meant, and the task that runs.
+
+Both are context variables, so they follow a request or a task wherever its context goes.
+"""
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 from framework._tasks import checks
-from framework._tasks.context import current_record
-from framework._tasks.live import LiveTask
+from framework._tasks.live import Home, LiveTask
 from framework._tasks.task import Task, TaskControl
 from framework.exceptions import TaskCancelledError
+
+current_home: ContextVar[Home | None] = ContextVar("asyncframe_home", default=None)
+"""The `live.Home` of the app whose request or task runs here, else None."""
+
+current_record: ContextVar[LiveTask | None] = ContextVar("asyncframe_task", default=None)
+"""The task that runs here, else None."""
 
 
 def current_task() -> Task | None:
@@ -16,7 +26,7 @@ def current_task() -> Task | None:
     threads that copy the context.
     """
     record = current_record.get()
-    if not isinstance(record, LiveTask):
+    if record is None:
         return None
 
     def report_progress(progress: float, message: str) -> None:

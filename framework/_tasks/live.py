@@ -9,15 +9,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
 from contextvars import Context
 from types import CodeType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from framework._tasks.ids import TaskId
 from framework._tasks.records import Rare, TaskRecord, TaskStatus
-
-if TYPE_CHECKING:
-    import asyncio
+from framework._tasks.specs import Hooks, TaskSpec
 
 Move: TypeAlias = Literal["start", "complete", "fail", "time_out", "cancel", "interrupt"]
 
@@ -39,6 +40,107 @@ _MOVES: Final[dict[Move, dict[TaskStatus, TaskStatus]]] = {
 TARGETS: Final[dict[Move, dict[TaskStatus, TaskStatus | None]]] = {
     move: dict.fromkeys(TaskStatus) | targets for move, targets in _MOVES.items()
 }
+
+
+class Waiter(Protocol):
+    """Somebody who waits for a task to become final."""
+
+    def wake(self) -> None:
+        """Say that the task is final; any thread."""
+
+    def nudge(self) -> None:
+        """Say that the task has just been queued, so that it could be run inline."""
+
+
+class Sleeper(Protocol):
+    """A call that sleeps inside a task: a retry's delay, a throttle's wait.
+
+    Attributes:
+        interrupted: Whether it must not go on as it meant to.
+    """
+
+    interrupted: bool
+
+    def signal(self) -> None:
+        """End the present wait; any thread."""
+
+    def interrupt(self) -> None:
+        """End the present wait and every later one; any thread."""
+
+
+class Driver(Protocol):
+    """What drives a task's coroutine: a `coroutines.Drive`.
+
+    Attributes:
+        owner: The asyncio task that awaits it; None before its first step.
+    """
+
+    owner: asyncio.Task[Any] | None
+
+    def request_cancel(self, *, let_go: bool = False) -> None:
+        """Cancel the coroutine from any thread; with *let_go* do not wait for it to end."""
+
+
+class Timer(Protocol):
+    """What starts a delayed task."""
+
+    def cancel(self) -> None:
+        """Keep it from starting the task."""
+
+
+class ProgressLedger(Protocol):
+    """Where a running task's progress is noted: a `ledger.Ledger`."""
+
+    def progress(self, task: LiveTask, share: float, message: str) -> None:
+        """Note how far a task is; a final one keeps what it had."""
+
+
+class Owner(Protocol):
+    """What a home is a share of, as far as a task needs it: a `core.Core`."""
+
+    @property
+    def ledger(self) -> ProgressLedger:
+        """Where its tasks are counted and moved."""
+        ...
+
+
+class Home:
+    """One app's share of a manager: the loop that its tasks run on, and how many live.
+
+    Attributes:
+        core: What it is a share of: a `core.Core`.
+        app: The app, or None.
+        loop: Where its ``async def`` tasks run; None to run each on its submitter's loop.
+        closed: Whether it takes no tasks any more.
+        live: Its tasks that are not final yet, or not handed over yet, by id.
+        on_idle: Called when `live` has become empty, on any thread, perhaps more than once;
+            None while nobody asks.
+    """
+
+    __slots__ = ("app", "closed", "core", "live", "loop", "on_idle")
+
+    def __init__(self, core: Owner, app: object, loop: asyncio.AbstractEventLoop | None) -> None:
+        self.core = core
+        self.app = app
+        self.loop = loop
+        self.closed = False
+        self.live: dict[str, LiveTask] = {}
+        self.on_idle: Callable[[], None] | None = None
+
+
+class Outbox:
+    """What is to be told of one task, the earliest first.
+
+    Attributes:
+        entries: The kind, the task's status and attempts then, and more fields of the event.
+        teller: Held by the thread that tells; whoever finds it held leaves that to it.
+    """
+
+    __slots__ = ("entries", "teller")
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, TaskStatus, int, dict[str, Any]]] = []
+        self.teller = threading.Lock()
 
 
 class LiveTask(TaskRecord):
@@ -63,35 +165,35 @@ class LiveTask(TaskRecord):
         "outbox",
     )
 
-    spec: Any  # a specs.TaskSpec
+    spec: TaskSpec
     args: tuple[Any, ...] | None
     kwargs: dict[str, Any] | None
     context: Context | None
-    home: Any  # a ledger.Home
+    home: Home
     limit: float | None
     limit_key: float | None
     loop: asyncio.AbstractEventLoop | None
-    waiters: dict[Any, None] | None
-    driver: Any
+    waiters: dict[Waiter, None] | None
+    driver: Driver | None
     bodies: int
     handler: Any  # a pool_threads.Handler
-    outbox: Any  # what is to be told of it, see `events`; None before anything is
+    outbox: Outbox | None
 
     limit_left: Rare[float | None] = Rare(None)
     held: Rare[bool] = Rare(False)
-    hooks: Rare[tuple[Any, Any] | None] = Rare(None)
-    timer: Rare[Any] = Rare(None)
-    sleeper: Rare[Any] = Rare(None)
+    hooks: Rare[Hooks | None] = Rare(None)
+    timer: Rare[Timer | None] = Rare(None)
+    sleeper: Rare[Sleeper | None] = Rare(None)
     delivery: Rare[Any] = Rare(None)  # what a worker of a remote engine was handed
 
 
 def new_task(
     task_id: TaskId[Any],
-    spec: Any,
+    spec: TaskSpec,
     args: tuple[Any, ...],
     kwargs: dict[str, Any] | None,
     context: Context,
-    home: Any,
+    home: Home,
     limit: float | None,
     now: float,
     wall: float,
@@ -105,12 +207,12 @@ def new_task(
 
     Args:
         task_id: Its id.
-        spec: The `specs.TaskSpec` of its function.
+        spec: Its function, as a task.
         args: The call's positional arguments.
         kwargs: The call's keyword arguments; None if there are none, since a dict for each
             task is one more for the garbage collector.
         context: What its body runs in.
-        home: The `ledger.Home` that it belongs to.
+        home: The app's share that it belongs to.
         limit: Seconds from its start that it may run; None for any number.
         now: Monotonic second of its submission.
         wall: The same by the wall clock, in seconds since the epoch.

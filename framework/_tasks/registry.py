@@ -10,12 +10,22 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol
+
+from framework._tasks.specs import Schedule
+
+
+class Listener(Protocol):
+    """Runs schedules: the `schedules.Schedules` of a framework."""
+
+    def add(self, schedule: Schedule) -> None:
+        """Begin with a schedule that was made since."""
+
 
 _LOCK: Final = threading.Lock()
 _BY_NAME: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()
-_SCHEDULES: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
-_LISTENERS: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
+_SCHEDULES: Final[weakref.WeakSet[Schedule]] = weakref.WeakSet()
+_LISTENERS: Final[weakref.WeakSet[Listener]] = weakref.WeakSet()
 # No context variable: a fixture may be run in a context of its runner's own.
 _LASTING: Final[list[None]] = []
 
@@ -66,7 +76,7 @@ def is_lasting() -> bool:
     return bool(_LASTING)
 
 
-def add_schedule(schedule: Any) -> None:  # Any: a specs.Schedule
+def add_schedule(schedule: Schedule) -> None:
     """Note a scheduled function and tell the frameworks that run already."""
     with _LOCK:
         _SCHEDULES.add(schedule)
@@ -75,14 +85,14 @@ def add_schedule(schedule: Any) -> None:  # Any: a specs.Schedule
         listener.add(schedule)
 
 
-def listen(listener: Any) -> list[Any]:  # Any: a schedules.Schedules
+def listen(listener: Listener) -> list[Schedule]:
     """Return all schedules so far; ``listener.add(schedule)`` is called for later ones."""
     with _LOCK:
         _LISTENERS.add(listener)
         return list(_SCHEDULES)
 
 
-def unlisten(listener: Any) -> None:  # Any: as in listen
+def unlisten(listener: Listener) -> None:
     """Tell *listener* of no more schedules."""
     with _LOCK:
         _LISTENERS.discard(listener)

@@ -1,27 +1,21 @@
-"""What can be a task: its kind, its name, and the check of its arguments.
-
-Everything slow about a function (its signature, its colour) is found out once, at
-decoration or at the first submission of its code, never per call.
-"""
+"""TaskSpec and Schedule: a function as a task, with its options, and when it runs by itself."""
 
 from __future__ import annotations
 
-import functools
-import inspect
-import sys
 import types
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from framework._tasks.checks import show
-from framework._tasks.jsonsafe import safe_repr
+from framework._tasks.functions import Check, checker_for, is_wrapper, kind_of, layer_of, name_of
 from framework._tasks.records import Kind, Label, label_of
+from framework._tasks.task import Task
 
-Check: TypeAlias = Callable[..., object]
-"""Takes a call's arguments and raises TypeError if they do not fit; returns nothing."""
+Hook: TypeAlias = Callable[[Task], object]
+"""What is called with a task once it has ended."""
 
-_MAX_NAME = 200
+Hooks: TypeAlias = tuple[Hook | None, Hook | None]
+"""What is called when a task is COMPLETED, and when it ends in any other way."""
 
 
 class TaskSpec:
@@ -70,7 +64,7 @@ class TaskSpec:
         description: str = "",
         timeout: float | None = None,
         delay: float = 0.0,
-        hooks: tuple[Any, Any] | None = None,
+        hooks: Hooks | None = None,
         task_id: str | None = None,
     ) -> None:
         self.fn: Callable[..., Any] = fn
@@ -81,7 +75,7 @@ class TaskSpec:
         self.description: str = description
         self.timeout: float | None = timeout
         self.delay: float = delay
-        self.hooks: tuple[Any, Any] | None = hooks
+        self.hooks: Hooks | None = hooks
         self.task_id: str | None = task_id
         self.special: bool = bool(delay or hooks or task_id)
         self.wire: Any = None  # a tuple of that engine's own
@@ -94,7 +88,7 @@ class TaskSpec:
         description: str | None = None,
         name: str | None = None,
         delay: float | None = None,
-        hooks: tuple[Any, Any] | None = None,
+        hooks: Hooks | None = None,
         task_id: str | None = None,
     ) -> TaskSpec:
         """Return a copy with what is not None in place of what was, each hook by itself."""
@@ -123,7 +117,7 @@ class Schedule:
         self.run_at_start = run_at_start
 
 
-def merged(hooks: tuple[Any, Any] | None, others: tuple[Any, Any] | None) -> tuple[Any, Any] | None:
+def merged(hooks: Hooks | None, others: Hooks | None) -> Hooks | None:
     """Return the hooks, those of *others* where there are none; None if there is none at all."""
     if hooks is None or hooks == (None, None):
         return others
@@ -153,164 +147,6 @@ def spec_for(fn: Callable[..., Any]) -> TaskSpec:
 _KNOWN: weakref.WeakKeyDictionary[types.CodeType, dict[object, tuple[str, Kind, Check | None]]] = (
     weakref.WeakKeyDictionary()
 )
-
-
-def kind_of(fn: Callable[..., Any]) -> Kind:
-    """Return where *fn* runs as a task."""
-    return "loop" if is_async(fn) else "thread"
-
-
-def layer_of(fn: object) -> str | None:
-    """Return which of our decorators *fn* comes from, or None if from none."""
-    return getattr(fn, "__asyncframe_layer__", None)
-
-
-def is_wrapper(fn: object) -> bool:
-    """Whether *fn* is somebody's wrapper, whose ``functools.wraps`` copied our marks.
-
-    A decorated function of ours never has ``__wrapped__``.
-    """
-    return hasattr(fn, "__wrapped__")
-
-
-def is_async(fn: Callable[..., Any]) -> bool:
-    """Whether calling *fn* gives a coroutine; sees through partials and callable objects."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
-        getattr(fn, "__call__", None)  # noqa: B004  # asks for its colour, not whether it exists
-    )
-
-
-def name_of(fn: object) -> str:
-    """Return a name for *fn* that is one line, printable and at most 200 characters."""
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    qualname = getattr(fn, "__qualname__", None)
-    if not isinstance(qualname, str):
-        cls = type(fn)
-        qualname, fn = cls.__qualname__, cls
-    module = getattr(fn, "__module__", None)
-    if module == "__main__":
-        # What runs as a script is imported by its own name everywhere else.
-        module = getattr(sys.modules["__main__"].__spec__, "name", module)
-    full = f"{module}.{qualname}" if isinstance(module, str) else qualname
-    return one_line(full)
-
-
-def one_line(text: str, limit: int = _MAX_NAME) -> str:
-    """Return *text* on one printable line, cut at *limit* characters."""
-    shown = "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in text)
-    return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
-
-
-def require_callable(what: str, fn: object) -> Callable[..., Any]:
-    """Return *fn* if it can be run as a task, or say what is wrong with it.
-
-    Args:
-        what: The decorator or parameter, for the message.
-        fn: What was given.
-
-    Raises:
-        TypeError: If it is a coroutine object (which is closed), not callable, or a
-            generator function, whose body would never run.
-    """
-    if inspect.iscoroutine(fn):
-        fn.close()
-        raise TypeError(
-            f"{what} needs a function, not the coroutine {safe_repr(fn)}: give the function "
-            "itself and its arguments, as in submit(fn, args=(1, 2))"
-        )
-    if isinstance(fn, (staticmethod, classmethod)):
-        fn = fn.__func__
-    if not callable(fn):
-        raise TypeError(f"{what} needs a function or another callable, not {show(fn)}")
-    inner: object = fn
-    while isinstance(inner, functools.partial):
-        inner = inner.func
-    for probe in (inner, getattr(type(inner), "__call__", None)):  # noqa: B004  # asks for its kind
-        if inspect.isgeneratorfunction(probe) or inspect.isasyncgenfunction(probe):
-            raise TypeError(
-                f"{what} cannot take the generator function {name_of(fn)}: its body would "
-                "never run as a task; return a list, or loop inside the task"
-            )
-    return fn
-
-
-def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:
-    """Return the signature of *fn*, annotations as they stand; None if it has none."""
-    try:
-        return inspect.signature(fn)
-    except (ValueError, TypeError):  # a builtin without a text signature
-        return None
-    except NameError:  # from 3.14 on, an annotation that names what is not there yet
-        from annotationlib import Format  # type: ignore[import-not-found]  # from 3.14 on
-
-        return inspect.signature(fn, annotation_format=Format.FORWARDREF)  # type: ignore[call-arg]  # as above
-
-
-def positional_range(fn: Callable[..., Any]) -> tuple[int, int]:
-    """Return how many positional arguments alone fit *fn*, least and most.
-
-    Counting them costs less than calling a checker. (1, 0), which nothing is within, if
-    no such call fits or the signature is unknown.
-    """
-    signature = signature_of(fn)
-    if signature is None:
-        return 1, 0
-    kinds = inspect.Parameter
-    least = most = 0
-    for parameter in signature.parameters.values():
-        needed = parameter.default is kinds.empty
-        if parameter.kind is kinds.VAR_POSITIONAL:
-            most = sys.maxsize
-        elif parameter.kind is kinds.KEYWORD_ONLY and needed:
-            return 1, 0
-        elif parameter.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD):
-            least += needed
-            most += most < sys.maxsize
-    return least, most
-
-
-def checker_for(fn: Callable[..., Any]) -> Check | None:
-    """Return a function that takes the same arguments as *fn* and does nothing.
-
-    Calling it costs a tenth of ``Signature.bind`` and raises the interpreter's own
-    ``TypeError`` for a wrong call. None if the signature is unknown.
-    """
-    signature = signature_of(fn)
-    if signature is None:
-        return None
-    name = getattr(fn, "__name__", None) or type(fn).__name__
-    return _empty_twin(signature, name)
-
-
-def _empty_twin(signature: inspect.Signature, name: str) -> Check:
-    """Compile ``def name(<the same parameters>): pass``."""
-    parts: list[str] = []
-    kinds = [parameter.kind for parameter in signature.parameters.values()]
-    last_positional = kinds.count(inspect.Parameter.POSITIONAL_ONLY) - 1
-    star_seen = False
-    for index, parameter in enumerate(signature.parameters.values()):
-        default = "" if parameter.default is inspect.Parameter.empty else "=None"
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            star_seen = True
-            parts.append(f"*{parameter.name}")
-            continue
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            parts.append(f"**{parameter.name}")
-            continue
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and not star_seen:
-            star_seen = True
-            parts.append("*")
-        parts.append(f"{parameter.name}{default}")
-        if index == last_positional:
-            parts.append("/")
-    namespace: dict[str, Any] = {}
-    exec(f"def twin({', '.join(parts)}): pass", namespace)  # noqa: S102  # names come from a signature
-    twin: types.FunctionType = namespace["twin"]
-    twin.__name__ = twin.__qualname__ = name if name.isidentifier() else "task"
-    return twin
 
 
 def require_arguments(args: object, kwargs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:

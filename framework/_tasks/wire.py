@@ -22,8 +22,8 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from framework._tasks import json_bytes
+from framework._tasks.functions import name_of, signature_of
 from framework._tasks.jsonsafe import SHORT_INT, safe_repr, safe_str
-from framework._tasks.specs import name_of, signature_of
 from framework.exceptions import RemoteTaskError
 
 Function: TypeAlias = Callable[..., Any]

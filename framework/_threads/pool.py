@@ -18,8 +18,8 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from framework._tasks import checks
+from framework._tasks.functions import name_of
 from framework._tasks.records import TaskStatus
-from framework._tasks.specs import name_of
 from framework._threads import thread_names
 from framework._threads.clock import SystemClock, join_all
 from framework._threads.crew import Crew

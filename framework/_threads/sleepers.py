@@ -8,25 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Protocol
 
 from framework.protocols import Clock
-
-
-class Sleeper(Protocol):
-    """One call that sleeps.
-
-    Attributes:
-        interrupted: Whether it must not go on as it meant to.
-    """
-
-    interrupted: bool
-
-    def signal(self) -> None:
-        """End the present wait; any thread."""
-
-    def interrupt(self) -> None:
-        """End the present wait and every later one; any thread."""
 
 
 class ThreadSleeper:

@@ -14,21 +14,11 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
+from framework._tasks.live import Waiter
 from framework.protocols import Clock
 
 _LOGGER = logging.getLogger("asyncframe")
-
-
-class Waiter(Protocol):
-    """Somebody who waits for a task to become final."""
-
-    def wake(self) -> None:
-        """Say that the task is final; any thread."""
-
-    def nudge(self) -> None:
-        """Say that the task has just been queued, so that it could be run inline."""
 
 
 class Mailbox:

@@ -22,13 +22,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from framework._manager.core import Limits
 from framework._manager.frameworks import Framework, Parts
-from framework._running.ledger import Home
 from framework._running.runner import Runner
 from framework._tasks import wire
-from framework._tasks.context import current_home
+from framework._tasks.current import current_home
 from framework._tasks.ids import TaskId
 from framework._tasks.jsonsafe import safe_str
-from framework._tasks.live import LiveTask, new_task
+from framework._tasks.live import Home, LiveTask, new_task
 from framework._tasks.records import TaskEvent, TaskStatus
 from framework._tasks.specs import TaskSpec
 from framework._threads.clock import SystemClock
@@ -195,6 +194,7 @@ class Outpost:
 
         def begin() -> None:
             if self._core.runner.runs["loop"](task) and task.driver is not None:
+                assert task.driver.owner is not None
                 task.driver.owner.add_done_callback(lambda _: done.set())
             else:
                 done.set()

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from framework._running.policies import Policies, retry_reason, throttle_reason
 from framework._running.retry import RetryPolicy
 from framework._running.throttle import ThrottlePolicy
-from framework._tasks.context import current_record
+from framework._tasks.current import current_record
 from framework._tasks.jsonsafe import safe_repr
 from framework._tasks.live import LiveTask
 from framework._tasks.records import TaskRecord

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Self
 
 from framework._tasks import registry
-from framework._tasks.specs import TaskSpec, name_of, signature_of, spec_for
+from framework._tasks.functions import name_of, signature_of
+from framework._tasks.specs import TaskSpec, spec_for
 
 VERSION: Final = 1
 """Of the message's form; a worker refuses any other."""

@@ -22,9 +22,8 @@ from framework import (
     setup_async_framework,
 )
 from framework._running.throttle import Gate, Gates, throttle_policy
-from framework._tasks.live import LiveTask
+from framework._tasks.live import LiveTask, Waiter
 from framework._threads.pool_threads import Worker
-from framework._threads.waiters import Waiter
 from framework.protocols import Interceptor, TaskRecord
 from framework.stores.memory import MemoryStore
 from framework.testing import override_framework

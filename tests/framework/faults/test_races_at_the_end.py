@@ -17,7 +17,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._running.ledger import Home
+from framework._tasks.live import Home
 from framework._threads.deadlines import Deadlines, _Queue
 from framework._threads.pool_threads import Item, Worker
 from tests.framework.pools import clock_apart, start_stuck
