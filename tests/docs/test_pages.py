@@ -1,4 +1,4 @@
-"""Every Python block of the READMEs and the documentation runs as it stands."""
+"""Every Python block of the documentation, and of the pages in the root, runs as it stands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(
     page
-    for page in [*ROOT.glob("README*.md"), *DOCS.rglob("*.md")]
+    for page in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
     if "_build" not in page.relative_to(ROOT).parts
 )
 
