@@ -24,6 +24,7 @@ from framework._tasks.live import Home, live
 from framework._threads import thread_names
 from framework._threads.crew import Crew
 from framework._threads.pool import ThreadPoolExecutorEnhanced
+from framework._threads.pool_threads import Worker
 from framework.engines._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework.protocols import (
     Clock,
@@ -48,6 +49,7 @@ __all__ = [
     "function_name",
     "is_caller",
     "is_idle",
+    "is_pool_thread",
     "lasting_schedules",
     "layer_of",
     "override_framework",
@@ -130,6 +132,11 @@ def was_cut_short(record: TaskRecord) -> bool:
 def is_caller(thread: threading.Thread) -> bool:
     """Return whether a thread calls a hook, callbacks or a handler of an app's, and then ends."""
     return thread.name in (thread_names.HOOK, thread_names.CALLBACKS, thread_names.LIFESPAN)
+
+
+def is_pool_thread(thread: threading.Thread) -> bool:
+    """Return whether a thread belongs to a `ThreadPoolExecutorEnhanced`."""
+    return isinstance(thread, Worker)
 
 
 def is_idle(code: CodeType) -> bool:

@@ -11,11 +11,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from framework.testing import is_caller, is_idle
+from framework.testing import is_caller, is_idle, is_pool_thread
 from pytest_asyncframe._places import innermost_users, is_users, outwards, place_of
 from pytest_asyncframe._turns.actors import Arrival, TestEndedError
 from pytest_asyncframe._turns.sequencer import Sequencer
@@ -25,9 +24,15 @@ Start = Callable[[threading.Thread], None]
 Join = Callable[..., None]
 
 _JOIN = threading.Thread.join
-_LIBRARIES = {"threading.py", "queue.py", "selectors.py", "contextlib.py", "runners.py"}
-_IDLE = {"thread.py": ("_worker",), "_asyncio.py": ("run",)}
-"""Where a thread of another pool stands that has nothing to do: the file and the function."""
+
+_WAITING = {
+    *("threading", "queue", "selectors", "contextlib", "asyncio.runners"),
+    f"{__package__}._patches",
+}
+"""Modules that wait for others: their caller shows whether a thread is idle."""
+
+_IDLE = {("concurrent.futures.thread", "_worker"), ("anyio._backends._asyncio", "run")}
+"""Where idle threads of other pools wait for work: the module and the function."""
 
 _ENDED = "_asyncframe_ended"
 """The attribute of a thread in which its `_End` is."""
@@ -80,7 +85,12 @@ def _works_on_the_clock(thread: Any) -> bool:  # Any: what it runs is no public 
     """Whether a thread is a worker of the framework's or anyio's, or ends a loop's executor."""
     runs = getattr(thread, "_target", None)
     of_a_loop = isinstance(getattr(runs, "__self__", None), VirtualLoop)
-    return of_a_loop or type(thread).__module__.startswith(("anyio.", "framework."))
+    return of_a_loop or is_pool_thread(thread) or _is_anyios(thread)
+
+
+def _is_anyios(thread: threading.Thread) -> bool:
+    """Whether a thread is one of anyio's workers."""
+    return type(thread).__module__.startswith("anyio.")
 
 
 class _End:
@@ -126,27 +136,33 @@ def join_on(sequencer: Sequencer, real: Join) -> Join:
 
     @functools.wraps(real)
     def join(self: threading.Thread, timeout: float | None = None) -> None:
-        end, ident, actor = getattr(self, _ENDED, None), self.ident, sequencer.here
-        if (
-            end is None
-            or ident is None
-            or not (end.pooled or ident in sequencer.known)
-            or actor is None
-            or self is threading.current_thread()
-        ):
-            real(self, timeout)
-            return
-        with sequencer.joining(ident, actor):
-            gone = end.came.wait(None if timeout is None else max(timeout, 0))
-        if gone:
-            real(self)
+        _join(sequencer, real, self, timeout)
 
     return join
 
 
+def _join(
+    sequencer: Sequencer, real: Join, thread: threading.Thread, timeout: float | None
+) -> None:
+    end, ident, actor = getattr(thread, _ENDED, None), thread.ident, sequencer.here
+    if (
+        end is None
+        or ident is None
+        or not (end.pooled or ident in sequencer.known)
+        or actor is None
+        or thread is threading.current_thread()
+    ):
+        real(thread, timeout)
+        return
+    with sequencer.joining(ident, actor):
+        gone = end.came.wait(None if timeout is None else max(timeout, 0))
+    if gone:
+        real(thread)
+
+
 def is_join(code: CodeType) -> bool:
-    """Whether code waits for the end of a thread."""
-    return code is _JOIN.__code__ or (code.co_name == "join" and code.co_filename == __file__)
+    """Whether code is that of `Thread.join`, replaced or not."""
+    return code in (_JOIN.__code__, _join.__code__)
 
 
 def busy(before: set[threading.Thread]) -> Iterator[threading.Thread]:
@@ -163,9 +179,9 @@ def busy(before: set[threading.Thread]) -> Iterator[threading.Thread]:
 
 def _idle(frame: FrameType) -> bool:
     for step in outwards(frame):
-        name = Path(step.f_code.co_filename).name
-        if name not in _LIBRARIES:
-            return is_idle(step.f_code) or step.f_code.co_name in _IDLE.get(name, ())
+        module, code = step.f_globals.get("__name__"), step.f_code
+        if module not in _WAITING:
+            return is_idle(code) or (module, code.co_name) in _IDLE
     return False
 
 
@@ -208,7 +224,7 @@ class Census:
         managers = () if processes is None else processes._threads_wakeups
         lines = []
         for thread in list(busy(self.before)):
-            if thread.daemon or thread in managers or type(thread).__module__.startswith("anyio."):
+            if thread.daemon or thread in managers or _is_anyios(thread):
                 continue
             # In real time: what is asleep on the clock sleeps on.
             _JOIN(thread, grace)

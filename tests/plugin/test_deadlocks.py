@@ -7,11 +7,13 @@ import os
 import re
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import anyio.to_thread
 import pytest
 
 from framework import ThreadPoolExecutorEnhanced, background_task
-from pytest_asyncframe.clock import VirtualDeadlockError
+from pytest_asyncframe.clock import VirtualDeadlockError, _stalls
 from pytest_asyncframe.clock._threads import busy
 from pytest_asyncframe.probe import Probe
 
@@ -70,18 +72,39 @@ def test_it_is_raised_in_a_loop_of_a_sync_test(asyncframe: Probe) -> None:
     asyncframe.executor.drain()
 
 
-def test_beside_an_idle_thread(asyncframe: Probe) -> None:
-    """A pool's thread that waits for work is no reason to wait for it: the error comes at once."""
+@pytest.mark.parametrize("pool_type", [ThreadPoolExecutor, ThreadPoolExecutorEnhanced])
+def test_beside_an_idle_pool_thread(
+    asyncframe: Probe, monkeypatch: pytest.MonkeyPatch, pool_type: type[ThreadPoolExecutor]
+) -> None:
+    """An idle pool thread does not delay the error, on systems without ``/proc`` too."""
+    monkeypatch.setattr(_stalls, "waits_for_a_thread", lambda _: False)
     before = set(threading.enumerate())
-    with ThreadPoolExecutorEnhanced(1) as pool:
+    with pool_type(1) as pool:
         assert pool.submit(int).result() == 0
-        for _ in range(10_000):
-            # It is on its way to where it waits.
-            if not any(busy(before)):
-                break
-            os.sched_yield()
+        await_idle(before)
         with pytest.raises(VirtualDeadlockError):
             threading.Event().wait()
+
+
+async def test_beside_an_idle_thread_of_anyio(
+    asyncframe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle thread of anyio does not delay the error either."""
+    monkeypatch.setattr(_stalls, "waits_for_a_thread", lambda _: False)
+    before = set(threading.enumerate())
+    assert await anyio.to_thread.run_sync(int) == 0
+    await_idle(before)
+    with pytest.raises(VirtualDeadlockError):
+        await asyncio.Event().wait()
+
+
+def await_idle(before: set[threading.Thread]) -> None:
+    """Wait until no thread is busy, except those of *before*."""
+    for _ in range(10_000):
+        if not any(busy(before)):
+            return
+        os.sched_yield()
+    pytest.fail(f"still busy: {list(busy(before))}")
 
 
 @pytest.mark.parametrize("marker", ["", "@pytest.mark.asyncio", "@pytest.mark.anyio"])

@@ -125,6 +125,34 @@ def test_a_leaked_thread(ending: Ending) -> None:
     )
 
 
+def test_a_leaked_thread_in_a_module_named_like_the_pools(
+    ending: Ending, pytester: pytest.Pytester
+) -> None:
+    """A thread in the user's own ``thread.py`` is not mistaken for an idle one of a pool."""
+    pytester.makepyfile(
+        thread="""
+        import threading
+
+        gate = threading.Event()
+
+        def _worker():
+            gate.wait()
+        """
+    )
+    told = ending("""
+    import threading
+    from thread import _worker, gate
+
+    def test_it(asyncframe):
+        threading.Thread(target=_worker, name="worker").start()
+
+    def test_end():
+        gate.set()
+    """)
+
+    assert "leaked thread: worker, started at test_it.py:5 in test_it, is at thread.py:6" in told
+
+
 @pytest.mark.parametrize("mode", ["auto", "virtual", "threads"])
 def test_a_leaked_thread_in_each_mode(ending: Ending, mode: str) -> None:
     """The same is told in real time and beside tasks, and of a thread that a task starts."""
