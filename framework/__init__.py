@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from framework._decorators.retried import retry_task
 from framework._decorators.scheduled import scheduled_task
-from framework._decorators.submitted import async_task, background_task, retry_task, throttled_task
+from framework._decorators.submitted import async_task, background_task
+from framework._decorators.throttled import throttled_task
 from framework._manager.frameworks import get_task_manager, get_thread_pool
 from framework._manager.manager import TaskManager
 from framework._tasks import exports

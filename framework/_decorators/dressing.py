@@ -1,35 +1,22 @@
-"""The functions that decorated ones are replaced by.
+"""What all decorators do: check a function, and make what replaces it look like it.
 
-Each resolves the manager per call and starts nothing at import. They read no name of this
-module while they run, only closures: `dress` gives them the globals of the function that
-they stand for, so that FastAPI finds its string annotations there.
+What replaces it resolves the manager per call and starts nothing at import. It reads no name
+of its module while it runs, only closures: `dress` gives it the globals of the function that
+it stands for, so that FastAPI finds its string annotations there.
 """
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import functools
 import inspect
-import sys
 import types
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, Final
 
-from framework._manager.frameworks import find_policies, require_core
-from framework._running.retry import RetryPolicy
-from framework._running.throttle import ThrottlePolicy
-from framework._tasks.functions import (
-    Check,
-    checker_for,
-    is_async,
-    layer_of,
-    positional_range,
-    require_callable,
-    signature_of,
-)
+from framework._tasks import checks
+from framework._tasks.functions import is_async, layer_of, name_of, require_callable, signature_of
 from framework._tasks.ids import TaskId
-from framework._tasks.specs import TaskSpec
 
 _RANKS = {
     "throttled_task": 1,
@@ -133,158 +120,57 @@ def _annotations(signature: inspect.Signature) -> dict[str, Any]:
     return found
 
 
-def background_inner(spec: TaskSpec) -> types.FunctionType:
-    """Return a function whose call takes a task in and returns its id."""
-    core, caller, check = require_core, sys._getframe, spec.check or _no_check
-    (least, most), count = positional_range(spec.fn), len
-
-    def sync_inner(*args: Any, **kwargs: Any) -> TaskId[Any]:
-        if kwargs or not least <= count(args) <= most:
-            check(*args, **kwargs)
-        task = core().accept(spec, args, kwargs, caller(1))
-        return task.task_id  # type: ignore[return-value]  # made a TaskId by the intake
-
-    assert isinstance(sync_inner, types.FunctionType)
-    return sync_inner
-
-
-def awaitable_inner(spec: TaskSpec) -> types.FunctionType:
-    """Return a coroutine function whose await gives the task's result."""
-    core, caller, check = require_core, sys._getframe, spec.check or _no_check
-    (least, most), count = positional_range(spec.fn), len
-    in_place = spec.kind == "loop" and not spec.special
-    special_in_place = spec.kind == "loop" and spec.special and not spec.delay
-
-    async def async_inner(*args: Any, **kwargs: Any) -> Any:
-        if kwargs or not least <= count(args) <= most:
-            check(*args, **kwargs)
-        here = core()
-        if in_place and here.in_place:
-            drive = here.drive(spec, args, kwargs, caller(1))
-            return await drive if drive.suspended else drive.outcome()
-        if special_in_place and here.in_place:
-            drive = here.drive_special(spec, args, kwargs, caller(1))
-            return await drive if drive.suspended else drive.outcome()
-        task = here.accept(spec, args, kwargs, caller(1))
-        return await here.results.get(task, None)
-
-    assert isinstance(async_inner, types.FunctionType)
-    return async_inner
-
-
-def _no_check(*_: Any, **__: Any) -> None:
-    """Accept any arguments, of a builtin that does not tell its signature."""
-
-
-def throttled_inner(fn: Callable[..., Any], policy: ThrottlePolicy) -> types.FunctionType:
-    """Return *fn* behind its rate, in the colour of *fn*."""
-    policies, running_loop, key = find_policies, asyncio._get_running_loop, policy.key
-    waits = policy.when_limited == "wait"
-
-    def sync_inner(*args: Any, **kwargs: Any) -> Any:
-        here = policies()
-        its_key = None if key is None else key(*args, **kwargs)
-        due = here.take(policy, its_key)
-        if due is not None:
-            # On a loop's thread there is no waiting.
-            if not waits or running_loop() is not None:
-                raise here.refuse(policy, due)
-            here.wait_turn(policy, its_key, due)
-        return fn(*args, **kwargs)
-
-    async def async_inner(*args: Any, **kwargs: Any) -> Any:
-        here = policies()
-        its_key = None if key is None else key(*args, **kwargs)
-        due = here.take(policy, its_key)
-        if due is not None:
-            if not waits:
-                raise here.refuse(policy, due)
-            await here.await_turn(policy, its_key, due)
-        return await fn(*args, **kwargs)
-
-    return _of_colour(fn, sync_inner, async_inner)
-
-
-def retried_inner(fn: Callable[..., Any], name: str, policy: RetryPolicy) -> types.FunctionType:
-    """Return *fn* with retries, in the colour of *fn*; the first try is outside the loop."""
-    policies, call_later, exceptions = find_policies, functools.partial, policy.exceptions
-    note_on_loop, fits, check = _note_on_loop, _fits, checker_for(fn)
-
-    def sync_inner(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return fn(*args, **kwargs)
-        except exceptions as error:
-            first = error
-        if not fits(first, check, args, kwargs) or note_on_loop(first, policy):
-            raise first
-        return policies().retry(policy, name, call_later(fn, *args, **kwargs), first)
-
-    async def async_inner(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return await fn(*args, **kwargs)
-        except exceptions as error:
-            first = error
-        if not fits(first, check, args, kwargs):
-            raise first
-        return await policies().retry_async(policy, name, call_later(fn, *args, **kwargs), first)
-
-    return _of_colour(fn, sync_inner, async_inner)
-
-
-def attempts_of(
-    fn: Callable[..., Any], name: str, policy: RetryPolicy
-) -> Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]:
-    """Return what runs *fn* with retries and something around each attempt.
-
-    ``attempts(around, args, kwargs)`` has each attempt made by ``around(call)``.
-    """
-
-    def attempts(around: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = functools.partial(around, functools.partial(fn, *args, **kwargs))
-        if is_async(fn):
-            return retried_inner(_as_async(call), name, policy)()
-        return retried_inner(call, name, policy)()
-
-    return attempts
-
-
-def _as_async(call: Callable[[], Any]) -> Callable[[], Any]:
-    async def attempt() -> Any:
-        return await call()
-
-    return attempt
-
-
-def _fits(
-    error: BaseException, check: Check | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> bool:
-    """Whether the call that ended with *error* fits; one that does not is never retried."""
-    if check is None or not isinstance(error, TypeError):
-        return True
-    try:
-        check(*args, **kwargs)
-    except TypeError:
-        return False
-    return True
-
-
-def _note_on_loop(error: BaseException, policy: RetryPolicy) -> bool:
-    """Whether a sync function fails on a loop's thread, where no retry may wait."""
-    if asyncio._get_running_loop() is None or not policy.allows(error, 1):
-        return False
-    try:
-        error.add_note(
-            "not retried: retry_task would block the event loop that runs on this thread; "
-            "make the function async, or run it in a thread (background_task, async_task)"
-        )
-    except Exception:  # an exception class may refuse attributes; it is raised all the same
-        return True
-    return True
-
-
-def _of_colour(
+def of_colour(
     fn: Callable[..., Any], sync_inner: object, async_inner: object
 ) -> types.FunctionType:
     chosen = async_inner if is_async(fn) else sync_inner
     assert isinstance(chosen, types.FunctionType)
     return chosen
+
+
+BRACKETS: Final = object()
+"""Stands for the function that the form with brackets is not given; None is refused."""
+
+
+def apply(layer: str, fn: object, make: Callable[[Callable[..., Any]], Any]) -> Any:
+    """Decorate *fn*, or return the decorator if it is used with arguments."""
+    if fn is BRACKETS:
+        return lambda it: decorate(layer, it, make)
+    if isinstance(fn, (int, float, str)):
+        raise by_name(layer, fn)
+    return decorate(layer, fn, make)
+
+
+_MEANT: Final = {
+    "background_task": ("timeout", 30),
+    "async_task": ("timeout", 30),
+    "throttled_task": ("rate_limit", 5),
+    "retry_task": ("max_retries", 3),
+}
+"""What a number without a name is probably meant for, with an example."""
+
+
+def by_name(layer: str, given: object) -> TypeError:
+    option, example = _MEANT[layer]
+    if type(given) is int:
+        example = given
+    like = f"{option}={example}"
+    if isinstance(given, str) and option == "timeout":
+        like = f"description={checks.show(given)}"
+    return TypeError(
+        f"{layer} takes its options by name, as in @{layer}({like}), not {checks.show(given)}"
+    )
+
+
+def require_known(fn: Callable[..., Any], changed: dict[str, Any], known: Collection[str]) -> None:
+    """See that there are all the options that are to be changed.
+
+    Raises:
+        TypeError: If there are not.
+    """
+    unknown = sorted(changed.keys() - set(known))
+    if unknown:
+        raise TypeError(
+            f"{name_of(fn)}.options() does not know {', '.join(unknown)}; it knows "
+            f"{', '.join(known)}"
+        )

@@ -1,43 +1,28 @@
-"""background_task, async_task, throttled_task and retry_task."""
+"""background_task and async_task: a call becomes a task."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Coroutine, Hashable
-from typing import Any, Final, Literal, ParamSpec, TypeVar, overload
+import sys
+import types
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, ParamSpec, TypeVar, overload
 
-from framework._decorators.dressing import (
-    attempts_of,
-    awaitable_inner,
-    background_inner,
-    decorate,
-    dress,
-    retried_inner,
-    throttled_inner,
-)
-from framework._running.retry import retry_policy
-from framework._running.throttle import throttle_policy
+from framework._decorators.dressing import BRACKETS, apply, dress, require_known
+from framework._manager.frameworks import require_core
 from framework._tasks import checks, registry
 from framework._tasks.decorated import (
     AwaitableDecorator,
     AwaitableFunction,
     BackgroundDecorator,
     BackgroundFunction,
-    RetriedFunction,
-    RetryDecorator,
-    ThrottleDecorator,
 )
-from framework._tasks.functions import checker_for, kind_of, name_of, one_line
+from framework._tasks.functions import checker_for, kind_of, name_of, one_line, positional_range
+from framework._tasks.ids import TaskId
 from framework._tasks.specs import TaskSpec
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_BRACKETS: Final = object()
-"""Stands for the function that the form with brackets is not given; None is refused."""
-
-
-# -- background_task and async_task
 
 
 @overload
@@ -55,7 +40,7 @@ def background_task(
 
 
 def background_task(
-    fn: Any = _BRACKETS,
+    fn: Any = BRACKETS,
     /,
     *,
     timeout: float | None = None,
@@ -88,7 +73,7 @@ def background_task(
         ValueError: If *timeout* is out of range.
     """
     options = _task_options(timeout, description, name)
-    return _apply("background_task", fn, lambda it: _task("background_task", it, options))
+    return apply("background_task", fn, lambda it: _task("background_task", it, options))
 
 
 @overload
@@ -106,7 +91,7 @@ def async_task(
 
 
 def async_task(
-    fn: Any = _BRACKETS,
+    fn: Any = BRACKETS,
     /,
     *,
     timeout: float | None = None,
@@ -137,7 +122,7 @@ def async_task(
         ValueError: If *timeout* is out of range.
     """
     options = _task_options(timeout, description, name)
-    return _apply("async_task", fn, lambda it: _task("async_task", it, options))
+    return apply("async_task", fn, lambda it: _task("async_task", it, options))
 
 
 def _task_options(timeout: object, description: object, name: object) -> dict[str, Any]:
@@ -164,7 +149,7 @@ def _task(layer: str, fn: Callable[..., Any], options: dict[str, Any]) -> Any:
 def _task_of(layer: str, spec: TaskSpec) -> Any:
     def options(**changed: Any) -> Any:
         """Return a copy with other options; None keeps what was."""
-        _require_known(spec.fn, changed, _TASK_OPTIONS)
+        require_known(spec.fn, changed, _TASK_OPTIONS)
         return _task_of(layer, spec.replace(**_checked(**changed)))
 
     options.__qualname__ = f"{name_of(spec.fn)}.options"
@@ -208,211 +193,44 @@ def _checked(
 _TASK_OPTIONS: Final = tuple(inspect.signature(_checked).parameters)
 
 
-# -- throttled_task
+def background_inner(spec: TaskSpec) -> types.FunctionType:
+    """Return a function whose call takes a task in and returns its id."""
+    core, caller, check = require_core, sys._getframe, spec.check or _no_check
+    (least, most), count = positional_range(spec.fn), len
+
+    def sync_inner(*args: Any, **kwargs: Any) -> TaskId[Any]:
+        if kwargs or not least <= count(args) <= most:
+            check(*args, **kwargs)
+        task = core().accept(spec, args, kwargs, caller(1))
+        return task.task_id  # type: ignore[return-value]  # made a TaskId by the intake
+
+    assert isinstance(sync_inner, types.FunctionType)
+    return sync_inner
 
 
-def throttled_task(
-    fn: object = None,
-    /,
-    *,
-    rate_limit: int | None = None,
-    time_window: float = 60.0,
-    when_limited: Literal["raise", "wait"] = "raise",
-    key: Callable[..., Hashable] | None = None,
-) -> ThrottleDecorator:
-    """Limit how often a function may be called in any window of time.
+def awaitable_inner(spec: TaskSpec) -> types.FunctionType:
+    """Return a coroutine function whose await gives the task's result."""
+    core, caller, check = require_core, sys._getframe, spec.check or _no_check
+    (least, most), count = positional_range(spec.fn), len
+    in_place = spec.kind == "loop" and not spec.special
+    special_in_place = spec.kind == "loop" and spec.special and not spec.delay
 
-    The window slides: no half-open stretch of *time_window* seconds ever holds more than
-    *rate_limit* calls, and a call exactly one window after another is free. It is shared
-    by all callers of the decorated function under one framework, methods of all instances
-    included, and is a window of this process, or of all workers where tasks run on Celery.
-    Outside any framework it is the process's.
+    async def async_inner(*args: Any, **kwargs: Any) -> Any:
+        if kwargs or not least <= count(args) <= most:
+            check(*args, **kwargs)
+        here = core()
+        if in_place and here.in_place:
+            drive = here.drive(spec, args, kwargs, caller(1))
+            return await drive if drive.suspended else drive.outcome()
+        if special_in_place and here.in_place:
+            drive = here.drive_special(spec, args, kwargs, caller(1))
+            return await drive if drive.suspended else drive.outcome()
+        task = here.accept(spec, args, kwargs, caller(1))
+        return await here.results.get(task, None)
 
-    Args:
-        fn: Not used: without brackets there is no rate, which is refused.
-        rate_limit: Calls per window, from 1 on.
-        time_window: Length of the window in seconds, above 0.
-        when_limited: ``"raise"`` `RateLimitExceededError`, or ``"wait"`` for a place, first
-            come, first served. A sync function called on a loop's thread cannot wait and
-            raises. Waiting does not count against a task's limit.
-        key: Called with the arguments; calls of different keys do not count together.
-            None to count all calls together.
-
-    Returns:
-        A decorator; what it decorates stays sync or async, and returns what it did.
-
-    Raises:
-        TypeError: If the bare form is used, or a parameter is of the wrong type.
-        ValueError: If a number is out of range.
-    """
-    if fn is not None and not callable(fn):
-        raise _by_name("throttled_task", fn)
-    if fn is not None or rate_limit is None:
-        raise TypeError(
-            "throttled_task has no default rate: write @throttled_task(rate_limit=5, "
-            f"time_window=60), not {'@throttled_task' if fn is not None else 'rate_limit=None'}"
-        )
-    given = {
-        "rate_limit": rate_limit,
-        "time_window": time_window,
-        "when_limited": when_limited,
-        "key": key,
-    }
-    throttle_policy("", **given)
-    return lambda it: decorate("throttled_task", it, lambda one: _throttled(one, given))
+    assert isinstance(async_inner, types.FunctionType)
+    return async_inner
 
 
-def _throttled(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
-    def options(**changed: Any) -> Any:
-        """Return a copy with other options and windows of its own."""
-        _require_known(fn, changed, given)
-        return _throttled(fn, given | changed)
-
-    name = name_of(fn)
-    options.__qualname__ = f"{name}.options"
-    policy = throttle_policy(name, **given)
-    dressed = dress(
-        throttled_inner(fn, policy),
-        fn,
-        "throttled_task",
-        options=options,
-        __asyncframe_policy__=policy,
-    )
-    registry.register(name, dressed)
-    return dressed
-
-
-# -- retry_task
-
-
-@overload
-def retry_task(fn: Callable[P, T], /) -> RetriedFunction[P, T]: ...
-
-
-@overload
-def retry_task(
-    *,
-    max_retries: int = 3,
-    retry_delay: float = 1.0,
-    backoff: float = 1.0,
-    max_delay: float | None = None,
-    jitter: float = 0.0,
-    exceptions: type[BaseException] | tuple[type[BaseException], ...] = Exception,
-) -> RetryDecorator: ...
-
-
-def retry_task(
-    fn: Any = _BRACKETS,
-    /,
-    *,
-    max_retries: int = 3,
-    retry_delay: float = 1.0,
-    backoff: float = 1.0,
-    max_delay: float | None = None,
-    jitter: float = 0.0,
-    exceptions: type[BaseException] | tuple[type[BaseException], ...] = Exception,
-) -> Any:
-    """Call a function again when it fails, up to ``max_retries + 1`` times in all.
-
-    The delay before retry n (from 1 on) is
-    ``min(max_delay, retry_delay * backoff**(n - 1))``, and then plus or minus *jitter* as a
-    share of it, so that a jittered delay may pass *max_delay*. The last error is raised as
-    it was. Cancellation, ``SystemExit``, ``KeyboardInterrupt`` and a call whose arguments
-    do not fit are never retried. A delay ends at once when the framework shuts down, with
-    the last error, and when the task is cancelled or over its limit. A sync function called
-    on a loop's thread is not retried, since that would block the loop: its error says so in
-    a note.
-
-    Args:
-        fn: The function, where the decorator is written without brackets.
-        max_retries: Further attempts after the first, from 0 on.
-        retry_delay: Seconds before the first retry, 0 or more.
-        backoff: Factor from one delay to the next, 1 or more.
-        max_delay: Longest delay in seconds, 0 or more; None for 1e9.
-        jitter: Share of the delay, 0.0 to 1.0.
-        exceptions: Which errors to retry: a class or a tuple of classes, not empty.
-
-    Returns:
-        A function with the same parameters and result, sync or async as before.
-
-    Raises:
-        TypeError: If *fn* cannot be decorated, or a parameter is of the wrong type.
-        ValueError: If a number is out of range, or *exceptions* is empty.
-    """
-    given = {
-        "max_retries": max_retries,
-        "retry_delay": retry_delay,
-        "backoff": backoff,
-        "max_delay": max_delay,
-        "jitter": jitter,
-        "exceptions": exceptions,
-    }
-    retry_policy(**given)
-    return _apply("retry_task", fn, lambda it: _retried(it, given))
-
-
-def _retried(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
-    def options(**changed: Any) -> Any:
-        """Return a copy with other options."""
-        _require_known(fn, changed, given)
-        return _retried(fn, given | changed)
-
-    name, policy = name_of(fn), retry_policy(**given)
-    options.__qualname__ = f"{name}.options"
-    dressed = dress(
-        retried_inner(fn, name, policy),
-        fn,
-        "retry_task",
-        options=options,
-        __asyncframe_policy__=policy,
-        __asyncframe_attempts__=attempts_of(fn, name, policy),
-    )
-    registry.register(name, dressed)
-    return dressed
-
-
-# -- what they share
-
-
-def _apply(layer: str, fn: object, make: Callable[[Callable[..., Any]], Any]) -> Any:
-    """Decorate *fn*, or return the decorator if it is used with arguments."""
-    if fn is _BRACKETS:
-        return lambda it: decorate(layer, it, make)
-    if isinstance(fn, (int, float, str)):
-        raise _by_name(layer, fn)
-    return decorate(layer, fn, make)
-
-
-_MEANT: Final = {
-    "background_task": ("timeout", 30),
-    "async_task": ("timeout", 30),
-    "throttled_task": ("rate_limit", 5),
-    "retry_task": ("max_retries", 3),
-}
-"""What a number without a name is probably meant for, with an example."""
-
-
-def _by_name(layer: str, given: object) -> TypeError:
-    option, example = _MEANT[layer]
-    if type(given) is int:
-        example = given
-    like = f"{option}={example}"
-    if isinstance(given, str) and option == "timeout":
-        like = f"description={checks.show(given)}"
-    return TypeError(
-        f"{layer} takes its options by name, as in @{layer}({like}), not {checks.show(given)}"
-    )
-
-
-def _require_known(fn: Callable[..., Any], changed: dict[str, Any], known: Collection[str]) -> None:
-    """See that there are all the options that are to be changed.
-
-    Raises:
-        TypeError: If there are not.
-    """
-    unknown = sorted(changed.keys() - set(known))
-    if unknown:
-        raise TypeError(
-            f"{name_of(fn)}.options() does not know {', '.join(unknown)}; it knows "
-            f"{', '.join(known)}"
-        )
+def _no_check(*_: Any, **__: Any) -> None:
+    """Accept any arguments, of a builtin that does not tell its signature."""

@@ -1,0 +1,182 @@
+"""retry_task: a function that is called again when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import types
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, overload
+
+from framework._decorators.dressing import BRACKETS, apply, dress, of_colour, require_known
+from framework._manager.frameworks import find_policies
+from framework._running.retry import RetryPolicy, retry_policy
+from framework._tasks import registry
+from framework._tasks.decorated import RetriedFunction, RetryDecorator
+from framework._tasks.functions import Check, checker_for, is_async, name_of
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@overload
+def retry_task(fn: Callable[P, T], /) -> RetriedFunction[P, T]: ...
+
+
+@overload
+def retry_task(
+    *,
+    max_retries: int = 3,
+    retry_delay: float = 1.0,
+    backoff: float = 1.0,
+    max_delay: float | None = None,
+    jitter: float = 0.0,
+    exceptions: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+) -> RetryDecorator: ...
+
+
+def retry_task(
+    fn: Any = BRACKETS,
+    /,
+    *,
+    max_retries: int = 3,
+    retry_delay: float = 1.0,
+    backoff: float = 1.0,
+    max_delay: float | None = None,
+    jitter: float = 0.0,
+    exceptions: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+) -> Any:
+    """Call a function again when it fails, up to ``max_retries + 1`` times in all.
+
+    The delay before retry n (from 1 on) is
+    ``min(max_delay, retry_delay * backoff**(n - 1))``, and then plus or minus *jitter* as a
+    share of it, so that a jittered delay may pass *max_delay*. The last error is raised as
+    it was. Cancellation, ``SystemExit``, ``KeyboardInterrupt`` and a call whose arguments
+    do not fit are never retried. A delay ends at once when the framework shuts down, with
+    the last error, and when the task is cancelled or over its limit. A sync function called
+    on a loop's thread is not retried, since that would block the loop: its error says so in
+    a note.
+
+    Args:
+        fn: The function, where the decorator is written without brackets.
+        max_retries: Further attempts after the first, from 0 on.
+        retry_delay: Seconds before the first retry, 0 or more.
+        backoff: Factor from one delay to the next, 1 or more.
+        max_delay: Longest delay in seconds, 0 or more; None for 1e9.
+        jitter: Share of the delay, 0.0 to 1.0.
+        exceptions: Which errors to retry: a class or a tuple of classes, not empty.
+
+    Returns:
+        A function with the same parameters and result, sync or async as before.
+
+    Raises:
+        TypeError: If *fn* cannot be decorated, or a parameter is of the wrong type.
+        ValueError: If a number is out of range, or *exceptions* is empty.
+    """
+    given = {
+        "max_retries": max_retries,
+        "retry_delay": retry_delay,
+        "backoff": backoff,
+        "max_delay": max_delay,
+        "jitter": jitter,
+        "exceptions": exceptions,
+    }
+    retry_policy(**given)
+    return apply("retry_task", fn, lambda it: _retried(it, given))
+
+
+def _retried(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
+    def options(**changed: Any) -> Any:
+        """Return a copy with other options."""
+        require_known(fn, changed, given)
+        return _retried(fn, given | changed)
+
+    name, policy = name_of(fn), retry_policy(**given)
+    options.__qualname__ = f"{name}.options"
+    dressed = dress(
+        retried_inner(fn, name, policy),
+        fn,
+        "retry_task",
+        options=options,
+        __asyncframe_policy__=policy,
+        __asyncframe_attempts__=attempts_of(fn, name, policy),
+    )
+    registry.register(name, dressed)
+    return dressed
+
+
+def retried_inner(fn: Callable[..., Any], name: str, policy: RetryPolicy) -> types.FunctionType:
+    """Return *fn* with retries, in the colour of *fn*; the first try is outside the loop."""
+    policies, call_later, exceptions = find_policies, functools.partial, policy.exceptions
+    note_on_loop, fits, check = _note_on_loop, _fits, checker_for(fn)
+
+    def sync_inner(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return fn(*args, **kwargs)
+        except exceptions as error:
+            first = error
+        if not fits(first, check, args, kwargs) or note_on_loop(first, policy):
+            raise first
+        return policies().retry(policy, name, call_later(fn, *args, **kwargs), first)
+
+    async def async_inner(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await fn(*args, **kwargs)
+        except exceptions as error:
+            first = error
+        if not fits(first, check, args, kwargs):
+            raise first
+        return await policies().retry_async(policy, name, call_later(fn, *args, **kwargs), first)
+
+    return of_colour(fn, sync_inner, async_inner)
+
+
+def attempts_of(
+    fn: Callable[..., Any], name: str, policy: RetryPolicy
+) -> Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]:
+    """Return what runs *fn* with retries and something around each attempt.
+
+    ``attempts(around, args, kwargs)`` has each attempt made by ``around(call)``.
+    """
+
+    def attempts(around: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = functools.partial(around, functools.partial(fn, *args, **kwargs))
+        if is_async(fn):
+            return retried_inner(_as_async(call), name, policy)()
+        return retried_inner(call, name, policy)()
+
+    return attempts
+
+
+def _as_async(call: Callable[[], Any]) -> Callable[[], Any]:
+    async def attempt() -> Any:
+        return await call()
+
+    return attempt
+
+
+def _fits(
+    error: BaseException, check: Check | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> bool:
+    """Whether the call that ended with *error* fits; one that does not is never retried."""
+    if check is None or not isinstance(error, TypeError):
+        return True
+    try:
+        check(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+def _note_on_loop(error: BaseException, policy: RetryPolicy) -> bool:
+    """Whether a sync function fails on a loop's thread, where no retry may wait."""
+    if asyncio._get_running_loop() is None or not policy.allows(error, 1):
+        return False
+    try:
+        error.add_note(
+            "not retried: retry_task would block the event loop that runs on this thread; "
+            "make the function async, or run it in a thread (background_task, async_task)"
+        )
+    except Exception:  # an exception class may refuse attributes; it is raised all the same
+        return True
+    return True
