@@ -1,4 +1,4 @@
-"""A test with httpx.AsyncClient, which runs no lifespan by itself."""
+"""A test with httpx.AsyncClient, which does not run the lifespan."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,19 +13,19 @@ app = FastAPI(lifespan=setup_async_framework)
 
 @background_task
 async def greet(name: str) -> str:
-    """Greet, on the app's loop."""
+    """Greet, on the app's event loop."""
     return f"hello {name}"
 
 
 @app.post("/greetings", status_code=202)
 async def start(name: str) -> str:
-    """Begin a greeting."""
+    """Start a greeting."""
     return greet(name)
 
 
 @asynccontextmanager
 async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """Run the app's lifespan and give a client of it, all on this test's loop."""
+    """Run the app's lifespan and yield a client, all on this test's event loop."""
     transport = httpx.ASGITransport(app=app)
     async with (
         app.router.lifespan_context(app),
@@ -35,7 +35,7 @@ async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def test_a_greeting() -> None:
-    """The task runs on the loop of the test, which waits for it."""
+    """The task runs on the test's event loop, and the test waits for it."""
     async with client_of(app) as client:
         answer = await client.post("/greetings", params={"name": "ann"})
         assert answer.status_code == 202

@@ -1,4 +1,4 @@
-"""Tasks that compute: a shorter switch interval, and one of them at a time."""
+"""Tasks that compute: use a shorter switch interval, and run one at a time."""
 
 import sys
 import threading
@@ -13,7 +13,7 @@ from framework import background_task, setup_async_framework
 
 @contextmanager
 def switch_interval(seconds: float) -> Iterator[None]:
-    """Have the interpreter change threads that often, in the whole process."""
+    """Set the interpreter's switch interval for the whole process."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(seconds)
     try:
@@ -24,7 +24,7 @@ def switch_interval(seconds: float) -> Iterator[None]:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Run the framework with a loop that comes through sooner."""
+    """Run the framework so that the event loop gets the GIL sooner."""
     with switch_interval(0.0005):
         async with setup_async_framework(app):
             yield
@@ -37,19 +37,19 @@ computing = threading.Lock()
 
 @background_task
 def add_squares(below: int) -> int:
-    """Compute, while no other task does; what only waits stays outside of the lock."""
+    """Compute while no other task does. Keep code that only waits outside the lock."""
     with computing:
         return sum(number * number for number in range(below))
 
 
 @app.post("/sums", status_code=202)
 async def start(below: int) -> str:
-    """Begin one."""
+    """Start a computation."""
     return add_squares(below)
 
 
 def test_the_interval_holds_while_the_app_runs() -> None:
-    """It is set before the first task and given back at the end."""
+    """The interval is set before the first task and restored at the end."""
     before = sys.getswitchinterval()
     with TestClient(app) as client:
         assert round(sys.getswitchinterval(), 6) == 0.0005

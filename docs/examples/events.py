@@ -1,4 +1,4 @@
-"""What the framework tells: events, and log records that know their task."""
+"""Events, and log records that contain the id of their task."""
 
 import logging
 import threading
@@ -16,7 +16,7 @@ logger = logging.getLogger("shop")
 
 
 class EventCounter:
-    """A sink that counts what happens; called wherever it happens, so it is quick."""
+    """A sink that counts events. It runs wherever they happen, so it must be fast."""
 
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
@@ -31,7 +31,7 @@ counter = EventCounter()
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Subscribe as soon as there is a manager."""
+    """Subscribe as soon as the framework runs."""
     async with setup_async_framework(app):
         get_task_manager().subscribe(counter)
         yield
@@ -42,18 +42,18 @@ app = FastAPI(lifespan=lifespan)
 
 @background_task
 def ship(order: str) -> None:
-    """Log something; the record knows the task without being told."""
+    """Log something; the record contains the task id automatically."""
     logger.warning("shipping %s", order)
 
 
 @background_task
 def fail() -> None:
-    """Fail, and let nobody notice."""
+    """Fail, with nobody waiting for the result."""
     raise ValueError("out of stock")
 
 
 class Kept(logging.Handler):
-    """A handler that keeps its records, for the tests below."""
+    """A logging handler that keeps its records, for the tests below."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Kept(logging.Handler):
 
 
 def test_a_log_record_knows_its_task() -> None:
-    """record.task_id is the id, so a format may have %(task_id)s in it."""
+    """record.task_id is the id, so a format may contain %(task_id)s."""
     kept = Kept()
     logger.addHandler(kept)
     try:
@@ -80,7 +80,7 @@ def test_a_log_record_knows_its_task() -> None:
 
 
 def test_events_are_heard() -> None:
-    """One event for each step of a task's life."""
+    """A task that completes has the events submitted, started and completed."""
     counter.kinds.clear()
     ids: list[str | None] = []
     completed = threading.Event()
@@ -100,7 +100,7 @@ def test_events_are_heard() -> None:
 
 
 def test_a_failure_that_nobody_read_is_logged() -> None:
-    """Once, at ERROR, when the framework stops or forgets the task."""
+    """It is logged once, at ERROR, when the framework stops or forgets the task."""
     kept = Kept()
     logging.getLogger("asyncframe").addHandler(kept)
     try:

@@ -1,4 +1,4 @@
-"""What to hand to a task in place of what belongs to the request."""
+"""What to pass to a task instead of objects that belong to the request."""
 
 import shutil
 import tempfile
@@ -14,7 +14,7 @@ from framework import background_task, setup_async_framework
 
 
 class Session:
-    """Stands for a session of a database, such as SQLAlchemy's."""
+    """Stands for a database session, such as SQLAlchemy's."""
 
     names: ClassVar = {7: "ann"}
 
@@ -29,7 +29,7 @@ class Session:
 
 @contextmanager
 def open_session() -> Iterator[Session]:
-    """Open a session, and close it at the end."""
+    """Open a session and close it at the end."""
     session = Session()
     try:
         yield session
@@ -38,7 +38,7 @@ def open_session() -> Iterator[Session]:
 
 
 def get_session() -> Iterator[Session]:
-    """Give a route its session; FastAPI closes it with the request."""
+    """Open a session for a route; FastAPI closes it with the request."""
     with open_session() as session:
         yield session
 
@@ -48,7 +48,7 @@ app = FastAPI(lifespan=setup_async_framework)
 
 @background_task
 def greet(user_id: int, language: str) -> str:
-    """Greet a user, with a session of the task's own."""
+    """Greet a user; the task opens its own session."""
     with open_session() as session:
         name = session.name_of(user_id)
     return f"hallo {name}" if language.startswith("de") else f"hello {name}"
@@ -58,14 +58,14 @@ def greet(user_id: int, language: str) -> str:
 def start_greeting(
     user_id: int, request: Request, session: Annotated[Session, Depends(get_session)]
 ) -> dict[str, str]:
-    """Use the session here, and hand the id on."""
+    """Use the session here, and pass the id to the task."""
     assert session.name_of(user_id)
     return {"task_id": greet(user_id, request.headers.get("accept-language", ""))}
 
 
 @background_task
 def count_lines(path: Path) -> int:
-    """Count the lines of a file, and remove it."""
+    """Count the lines of a file and remove it."""
     try:
         with path.open("rb") as file:
             return sum(1 for _ in file)
@@ -75,14 +75,14 @@ def count_lines(path: Path) -> int:
 
 @app.post("/files", status_code=202)
 def take_file(file: UploadFile) -> dict[str, str]:
-    """Copy an uploaded file, which is closed with the request, to one that stays."""
+    """Copy the uploaded file, because FastAPI closes it with the request."""
     with tempfile.NamedTemporaryFile(delete=False) as copy:
         shutil.copyfileobj(file.file, copy)
     return {"task_id": count_lines(Path(copy.name))}
 
 
 def test_a_session_of_its_own() -> None:
-    """The task looks the user up although the request's session is closed."""
+    """The task can look up the user although the request's session is closed."""
     with TestClient(app) as client:
         answer = client.post("/greetings/7", headers={"accept-language": "de"})
         manager = app.state.task_manager
@@ -90,7 +90,7 @@ def test_a_session_of_its_own() -> None:
 
 
 def test_a_file_that_stays() -> None:
-    """The task reads what was uploaded, and removes the copy."""
+    """The task reads the copy of the upload and removes it."""
     with TestClient(app) as client:
         answer = client.post("/files", files={"file": b"one\ntwo\n"})
         manager = app.state.task_manager

@@ -1,4 +1,4 @@
-"""Tasks that start by themselves, and tasks that start later."""
+"""Tasks that run on a schedule, and tasks that start later."""
 
 import asyncio
 import threading
@@ -16,19 +16,19 @@ refreshed = threading.Event()
 
 @scheduled_task(every=60, jitter=0.1, run_at_start=True)
 def refresh_cache() -> str:
-    """Run at the start, and about once a minute for as long as a framework runs."""
+    """Run at the start, and about once a minute while the framework runs."""
     refreshed.set()
     return "fresh"
 
 
 @background_task
 def remind(user: str) -> str:
-    """Remind somebody."""
+    """Remind a user."""
     return f"{user}, it is time"
 
 
 async def test_it_runs_at_the_start() -> None:
-    """Each run is a task of its own, with the function's name."""
+    """Each run is a task with the function's name."""
     refreshed.clear()
     async with setup_async_framework(None):
         await asyncio.to_thread(refreshed.wait, 10)
@@ -39,7 +39,7 @@ async def test_it_runs_at_the_start() -> None:
 
 
 async def test_a_task_is_put_off() -> None:
-    """A delayed task starts when its delay is over."""
+    """A delayed task starts after its delay."""
     async with setup_async_framework(None):
         manager = get_task_manager()
         task_id = remind.options(delay=0.02)("ann")
@@ -51,7 +51,7 @@ async def test_a_task_is_put_off() -> None:
 
 
 async def test_what_is_put_off_does_not_hold_up_the_end() -> None:
-    """At shutdown a delayed task is CANCELLED at once; nobody waits an hour for it."""
+    """A shutdown cancels a delayed task immediately, without waiting for an hour."""
     async with setup_async_framework(None):
         manager = get_task_manager()
         task_id = await manager.submit(remind, ("bob",), delay=3600)

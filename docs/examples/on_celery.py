@@ -1,6 +1,6 @@
 """An app whose tasks run on Celery workers.
 
-Start the app with uvicorn, and beside it ``celery -A on_celery:celery_app worker``.
+Start the app with uvicorn, and a worker with ``celery -A on_celery:celery_app worker``.
 """
 
 import os
@@ -19,7 +19,7 @@ app = FastAPI(lifespan=lambda app: setup_async_framework(app, engine=engine))
 
 
 class Report(BaseModel):
-    """What a task returns; it arrives as this again."""
+    """The result of a task; it comes back as a Report."""
 
     title: str
     pages: int
@@ -27,7 +27,7 @@ class Report(BaseModel):
 
 @background_task(timeout=20)
 def make_report(title: str, pages: int = 3) -> Report:
-    """Work on a process of a Celery worker."""
+    """Run on a Celery worker."""
     task = current_task()
     for page in range(pages):
         if task is not None:
@@ -38,24 +38,24 @@ def make_report(title: str, pages: int = 3) -> Report:
 
 @app.post("/reports", status_code=202)
 async def start(title: str) -> dict[str, str]:
-    """Answer with the id at once; nobody waits for the broker."""
+    """Return the id immediately, without waiting for the broker."""
     return {"task_id": make_report(title)}
 
 
 @app.get("/reports/{task_id}")
 async def read(task_id: str) -> Report:
-    """Wait for the report."""
+    """Wait for the report and return it."""
     report: Report = await get_task_manager().get_result(task_id, timeout=30)
     return report
 
 
 def test_settings() -> None:
-    """The engine has set what loses nothing, since the app had set nothing."""
+    """The engine has configured the Celery app so that it loses no tasks."""
     assert celery_app.conf.task_acks_late
     assert celery_app.conf.worker_prefetch_multiplier == 1
     assert "asyncframe.run" in celery_app.tasks
 
 
 def test_body() -> None:
-    """The function itself is tested without Celery, Redis or a framework."""
+    """The function itself can be tested without Celery, Redis or a framework."""
     assert make_report.fn("sales").pages == 3

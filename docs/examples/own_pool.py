@@ -1,4 +1,4 @@
-"""A pool of your own, limits for all tasks, and a full queue."""
+"""Your own pool, time limits for all tasks, and a full queue."""
 
 import threading
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ open_gate = threading.Event()
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Make the pool, run the framework on it, and shut it down at the end."""
+    """Create the pool, run the framework with it, and shut it down at the end."""
     with ThreadPoolExecutorEnhanced(
         max_workers=1,
         thread_name_prefix="custom-pool-",
@@ -33,32 +33,32 @@ app = FastAPI(lifespan=lifespan)
 
 
 def occupy(started: threading.Event) -> None:
-    """Keep the only thread busy until the gate opens."""
+    """Occupy the only thread until the gate opens."""
     started.set()
     open_gate.wait(10)
 
 
 @background_task
 def name_thread() -> str:
-    """Wait for the gate, then tell which thread this is."""
+    """Wait for the gate, then return the name of this thread."""
     open_gate.wait(10)
     return threading.current_thread().name
 
 
 @app.post("/names", status_code=202)
 async def start() -> str:
-    """Begin; a full queue answers 503 by itself."""
+    """Start a task; if the queue is full, the response is 503."""
     return name_thread()
 
 
 @app.get("/pool-stats")
 def pool_stats() -> dict[str, object]:
-    """Answer with the pool's figures."""
+    """Return the pool's statistics."""
     return get_thread_pool().get_stats()
 
 
 def test_tasks_run_on_the_own_pool() -> None:
-    """Threads bear the pool's prefix, and its figures count them."""
+    """Tasks run on threads with the pool's prefix."""
     open_gate.set()
     with TestClient(app) as client:
         task_id = client.post("/names").json()
@@ -69,7 +69,7 @@ def test_tasks_run_on_the_own_pool() -> None:
 
 
 def test_a_full_queue_answers_503() -> None:
-    """Two tasks may wait; one more is refused, with a time to try again."""
+    """Two tasks may wait; the third is refused with a Retry-After header."""
     open_gate.clear()
     started = threading.Event()
     with TestClient(app) as client:

@@ -1,4 +1,4 @@
-"""A test that puts the framework together from parts of its own."""
+"""Tests that replace parts of the framework."""
 
 import itertools
 from collections.abc import Callable
@@ -16,20 +16,20 @@ app = FastAPI(lifespan=setup_async_framework)
 
 @throttled_task(rate_limit=5, time_window=60)
 async def limited_call() -> str:
-    """Be called five times a minute at most."""
+    """Be called at most five times a minute."""
     return "done"
 
 
 @app.get("/limited")
 async def call() -> str:
-    """Make a limited call."""
+    """Call the rate-limited function."""
     return await limited_call()
 
 
 @background_task
 @retry_task(max_retries=1, retry_delay=0)
 def import_orders() -> str:
-    """Do what goes wrong now and then."""
+    """Import orders; this may fail sometimes."""
     return "imported"
 
 
@@ -42,15 +42,15 @@ class Timer(TimerHandle):
         self.background = background
 
     def cancel(self) -> None:
-        """Keep it from firing."""
+        """Cancel the timer."""
         self.fn = None
 
 
 class ManualClock(Clock):
     """Time that stands still until a test moves it.
 
-    Threads that wait with a timeout (a sync retry or throttle) wait in real time: this
-    is the least that works, not the most that is possible.
+    Threads that wait with a timeout (a sync retry or throttle) wait in real time, because
+    this clock is as simple as possible.
     """
 
     def __init__(self) -> None:
@@ -70,13 +70,13 @@ class ManualClock(Clock):
         return 1_700_000_000.0 + self.now
 
     def monotonic(self) -> float:
-        """Return the seconds so far."""
+        """Return the seconds since the start."""
         return self.now
 
     def call_at(
         self, when: float, fn: Callable[[], object], *, background: bool = False
     ) -> TimerHandle:
-        """Note a timer; `advance` fires it."""
+        """Add a timer; `advance` fires it."""
         timer = Timer(when, fn, background)
         self.timers.append(timer)
         return timer
@@ -86,7 +86,7 @@ class ManualClock(Clock):
         return bool(condition.wait(timeout))
 
     def advance(self, seconds: float) -> None:
-        """Move time on and fire what has fallen due."""
+        """Move time forward and fire the timers that are due."""
         self.now += seconds
         due = sorted((one for one in self.timers if one.when <= self.now), key=lambda t: t.when)
         self.timers = [one for one in self.timers if one.when > self.now]
@@ -96,17 +96,17 @@ class ManualClock(Clock):
 
 
 class FailFirst(Interceptor):
-    """A fault: the first attempt of every task fails."""
+    """Makes the first attempt of every task fail."""
 
     def around_attempt(self, record: TaskRecord, attempt: int, call: Callable[[], Any]) -> Any:
-        """Fail, or make the attempt."""
+        """Fail the first attempt, and run the others."""
         if attempt == 1:
-            raise ConnectionError("a fault")
+            raise ConnectionError("injected by the test")
         return call()
 
 
 def test_a_minute_passes_at_once() -> None:
-    """The sixth call is refused; a minute later there is room again."""
+    """The sixth call is refused; a minute later calls are allowed again."""
     clock = ManualClock()
     with override_framework(clock=clock), TestClient(app) as client:
         assert [client.get("/limited").status_code for _ in range(6)] == [200] * 5 + [429]
@@ -117,7 +117,7 @@ def test_a_minute_passes_at_once() -> None:
 
 
 def test_a_delay_of_an_hour_takes_no_time() -> None:
-    """A delayed task starts when the clock is moved."""
+    """A delayed task starts when the test moves the clock."""
     clock = ManualClock()
     with override_framework(clock=clock) as manager, TestClient(app):
         task_id = manager.submit_nowait(lambda: "done", delay=3600)
@@ -127,7 +127,7 @@ def test_a_delay_of_an_hour_takes_no_time() -> None:
 
 
 def test_a_fault_is_survived() -> None:
-    """The first attempt fails and the retry succeeds; ids are chosen by the test."""
+    """The first attempt fails and the retry succeeds; the test chooses the ids."""
     numbers = itertools.count(1)
     with override_framework(
         interceptor=FailFirst(), new_id=lambda: f"task-{next(numbers)}"

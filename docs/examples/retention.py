@@ -1,4 +1,4 @@
-"""How long finished tasks are kept."""
+"""How long to keep finished tasks."""
 
 import threading
 from collections.abc import AsyncIterator
@@ -13,12 +13,12 @@ from framework.protocols import TaskEvent
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Keep finished tasks for a day, but no more than two of them."""
+    """Keep finished tasks for a day, but at most two of them."""
     async with setup_async_framework(
         app,
-        result_ttl=86_400,  # forget what ended a day ago
-        cleanup_interval=3_600,  # look for it once an hour
-        max_finished_tasks=2,  # and never keep more than so many
+        result_ttl=86_400,  # forget tasks that ended a day ago
+        cleanup_interval=3_600,  # clean up once an hour
+        max_finished_tasks=2,  # never keep more than two
     ):
         yield
 
@@ -33,7 +33,7 @@ def double(number: int) -> int:
 
 
 def test_the_oldest_are_forgotten() -> None:
-    """Of three finished tasks the two that ended last are kept."""
+    """Of three finished tasks, the two that ended last are kept."""
     forgotten = threading.Event()
 
     def note_eviction(event: TaskEvent) -> None:
@@ -53,7 +53,7 @@ def test_the_oldest_are_forgotten() -> None:
 
 
 def test_a_clean_up_by_hand() -> None:
-    """cleanup_completed_tasks says how many it has forgotten."""
+    """cleanup_completed_tasks returns how many tasks it removed."""
     with TestClient(app):
         manager = app.state.task_manager
         manager.wait_result(manager.submit_nowait(double, (1,)), timeout=10)

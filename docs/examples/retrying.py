@@ -1,4 +1,4 @@
-"""Retries with growing delays."""
+"""Retries with exponential backoff."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from framework.protocols import TaskEvent
 
 
 class Partner:
-    """Something out there that fails twice and then answers."""
+    """A remote service that fails twice and then answers."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -25,12 +25,12 @@ class Partner:
     max_retries=5, retry_delay=0.01, backoff=2, max_delay=0.1, exceptions=(ConnectionError,)
 )
 async def ask(partner: Partner) -> str:
-    """Ask until there is an answer, six times at most."""
+    """Ask until there is an answer, at most six times."""
     return partner.ask()
 
 
 async def test_delays_grow() -> None:
-    """Two failures cost two delays, the second twice the first."""
+    """Two failures cause two delays, and the second is twice the first."""
     events: list[TaskEvent] = []
     async with setup_async_framework(None):
         manager = get_task_manager()
@@ -52,6 +52,6 @@ async def never_works() -> None:
 
 
 async def test_the_last_error_is_raised_as_it_was() -> None:
-    """Whoever waits gets the function's own exception, here without any framework."""
+    """The caller gets the function's own exception, here without a framework."""
     with pytest.raises(ConnectionError, match="no answer"):
         await never_works()

@@ -1,4 +1,4 @@
-"""The framework without FastAPI, in a script."""
+"""Tasks in a script, without FastAPI."""
 
 import asyncio
 
@@ -22,18 +22,18 @@ def square(number: int) -> int:
 
 @async_task(timeout=10)
 def parse(text: str) -> int:
-    """Run on a thread too, and be awaited for the result."""
+    """Parse a number, on a thread; the caller awaits the result."""
     return int(text)
 
 
 @throttled_task(rate_limit=1_000, time_window=1)
 def look_up(name: str) -> str:
-    """Keep to a rate, with or without a framework."""
+    """Look up a name, at a limited rate; this needs no framework."""
     return name.upper()
 
 
 async def main() -> list[int]:
-    """Do all of it at once and wait for the results in order."""
+    """Start all tasks, and wait for their results in order."""
     async with setup_async_framework(None, max_workers=4):
         manager = get_task_manager()
         ids = [square(number) for number in range(5)]
@@ -42,12 +42,12 @@ async def main() -> list[int]:
 
 
 def test_a_script() -> None:
-    """A script needs no app, only a loop."""
+    """A script needs no app, only an event loop."""
     assert asyncio.run(main()) == [0, 1, 4, 9, 16, 42]
 
 
 def test_what_works_without_a_framework() -> None:
-    """Throttle and retry do; a task needs a framework and says so."""
+    """Throttles work without a framework; a task raises an error that says what it needs."""
     assert look_up("ann") == "ANN"
     assert square.fn(3) == 9
     with pytest.raises(FrameworkNotStartedError, match="no task framework is running here"):

@@ -1,4 +1,4 @@
-"""Tasks of several worker processes in one database."""
+"""Several worker processes that keep their tasks in one database."""
 
 import os
 import tempfile
@@ -15,7 +15,7 @@ from framework.stores.sql import SQLStore
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Keep the tasks of all workers in one place."""
+    """Keep the tasks of all workers in one database."""
     url = os.environ.get("TASKS_URL", "sqlite:///tasks.db")
     async with setup_async_framework(app, store=SQLStore(url)):
         yield
@@ -25,7 +25,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 class Report(BaseModel):
-    """What a task returns: kept as JSON, and given back as a Report."""
+    """The result of a task: stored as JSON, and returned as a Report."""
 
     pages: int
 
@@ -38,13 +38,13 @@ def make_report(pages: int) -> Report:
 
 @app.post("/reports/{pages}", status_code=202)
 async def order(pages: int) -> TaskId[Report]:
-    """Order a report from whichever worker gets the request."""
+    """Start a report on the worker that gets this request."""
     return make_report(pages)
 
 
 @app.get("/reports/{task_id}")
 async def fetch(task_id: str) -> Report:
-    """Give the report to whoever asks whichever worker for it."""
+    """Return the report; any worker can answer this request."""
     if await get_task_manager().get_task(task_id) is None:
         raise HTTPException(404)
     report: Report = await get_task_manager().get_result(task_id, timeout=10)
@@ -52,7 +52,7 @@ async def fetch(task_id: str) -> Report:
 
 
 def test_after_a_restart() -> None:
-    """A report that was made before a restart is there after it."""
+    """A report from before a restart is still there after it."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TASKS_URL"] = f"sqlite:///{folder}/tasks.db"
         with TestClient(app) as client:

@@ -1,4 +1,4 @@
-"""Limits and cancellation that work in threads, since the task asks."""
+"""Time limits and cancellation in threads: the task checks."""
 
 import asyncio
 import threading
@@ -22,7 +22,7 @@ go_on = threading.Event()
 
 @background_task(timeout=60)
 def convert(pages: int) -> int:
-    """Convert a document page by page, and stop between two pages when asked to."""
+    """Convert a document page by page, and stop between pages when cancelled."""
     task = current_task()
     for number in range(1, pages + 1):
         if task is not None:
@@ -34,28 +34,28 @@ def convert(pages: int) -> int:
 
 
 def convert_page() -> None:
-    """Stand for work that nothing can interrupt."""
+    """Stand for work that cannot be interrupted."""
     first_page_begun.set()
     go_on.wait(10)
 
 
 @background_task
 async def convert_politely(pages: int) -> int:
-    """Be cancelled at the next await; no question needs to be asked."""
+    """Stop at the next await when cancelled, without checking."""
     first_page_begun.set()
     await asyncio.Event().wait()
     return pages
 
 
 async def stop(task_id: str) -> str:
-    """Cancel a task, and say in one word what has come of it."""
+    """Cancel a task, and return the outcome in one word."""
     manager = get_task_manager()
     if await manager.cancel_task(task_id):
-        return "cancelled"  # it will never run again
+        return "cancelled"  # its function never started, or has stopped
     task = await manager.get_task(task_id)
     if task is None or (task.status.is_final and task.status is not TaskStatus.CANCELLED):
-        return "cannot"  # it has ended in another way, or there is no such task
-    # A thread that was asked may give way at any moment, so look at the status.
+        return "cannot"  # it ended with another status, or does not exist
+    # A thread may stop at any moment after the request, so check the status.
     return "cancelled" if task.status is TaskStatus.CANCELLED else "asked"
 
 
@@ -66,7 +66,7 @@ def forget() -> None:
 
 
 async def test_a_thread_stops_when_it_asks() -> None:
-    """A running thread gives False, and the task ends CANCELLED when it asks."""
+    """cancel_task returns False for a thread; the task ends CANCELLED when it checks."""
     forget()
     async with setup_async_framework(None):
         manager = get_task_manager()
@@ -79,7 +79,7 @@ async def test_a_thread_stops_when_it_asks() -> None:
 
 
 async def test_what_to_tell_whoever_stops_a_task() -> None:
-    """A running thread is asked, and cancelled once it asks; what has ended, or never was, not."""
+    """Each state of a task gives its word: cancelled, asked or cannot."""
     forget()
     async with setup_async_framework(None, max_workers=1):
         manager = get_task_manager()
@@ -100,7 +100,7 @@ async def test_what_to_tell_whoever_stops_a_task() -> None:
 
 
 async def test_a_coroutine_stops_at_its_next_await() -> None:
-    """An async function is cancelled and waited for, so the answer is True."""
+    """An async task is cancelled and awaited, so cancel_task returns True."""
     forget()
     async with setup_async_framework(None):
         manager = get_task_manager()
@@ -110,7 +110,7 @@ async def test_a_coroutine_stops_at_its_next_await() -> None:
 
 
 async def test_at_the_limit_the_thread_runs_on() -> None:
-    """TIMEOUT comes at the limit; the thread ends when it asks, and is seen until then."""
+    """The task is TIMEOUT at its limit; the thread runs until it checks."""
     forget()
     ended = threading.Event()
 

@@ -1,4 +1,4 @@
-"""A rate for each user, answered with 429, and a rate that is waited for."""
+"""A rate limit for each user that answers 429, and a rate limit that waits."""
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -10,14 +10,14 @@ app = FastAPI(lifespan=setup_async_framework)
 
 
 class Message(BaseModel):
-    """Something that a user says."""
+    """A message from a user."""
 
     user: str
     text: str
 
 
 def by_user(message: Message) -> str:
-    """Count by user; takes the same parameters as the throttled function."""
+    """Return the user; takes the same parameters as the throttled function."""
     return message.user
 
 
@@ -29,19 +29,19 @@ async def send(message: Message) -> str:
 
 @app.post("/messages")
 async def post_message(message: Message) -> str:
-    """Send a message; over the rate the answer is 429 by itself."""
+    """Send a message; above the rate limit the response is 429."""
     return await send(message)
 
 
 @background_task
 @throttled_task(rate_limit=1, time_window=0.02, when_limited="wait")
 def call_slow_partner(number: int) -> int:
-    """Call something that allows one call at a time; tasks wait for their turn."""
+    """Call a slow service; tasks wait for their turn."""
     return number
 
 
 def test_each_user_has_a_rate_of_their_own() -> None:
-    """The third message of one user is refused, the first of another is not."""
+    """The third message from one user is refused, but not the first from another."""
     ann, bob = ({"user": user, "text": "hi"} for user in ("ann", "bob"))
     with TestClient(app) as client:
         assert [client.post("/messages", json=ann).status_code for _ in range(2)] == [200, 200]
@@ -53,7 +53,7 @@ def test_each_user_has_a_rate_of_their_own() -> None:
 
 
 def test_tasks_wait_for_their_turn() -> None:
-    """Three tasks at a rate of one all complete."""
+    """Three tasks complete although only one may run per window."""
     with TestClient(app):
         manager = app.state.task_manager
         ids = [manager.submit_nowait(call_slow_partner, (number,)) for number in range(3)]

@@ -1,4 +1,4 @@
-"""Mounted apps share their parent's framework; two served apps have one each."""
+"""A mounted app uses its parent's framework; independent apps have one each."""
 
 import pytest
 from fastapi import FastAPI
@@ -15,11 +15,11 @@ from framework import (
 
 @background_task
 def whose() -> TaskManager:
-    """Tell which manager is current inside the task."""
+    """Return the manager that is current inside the task."""
     return get_task_manager()
 
 
-sub = FastAPI()  # no lifespan: that of a mounted app is not run
+sub = FastAPI()  # no lifespan, because Starlette does not run it for mounted apps
 app = FastAPI(lifespan=setup_async_framework)
 app.mount("/sub", sub)
 other = FastAPI(lifespan=setup_async_framework)
@@ -28,12 +28,12 @@ other = FastAPI(lifespan=setup_async_framework)
 @sub.post("/tasks")
 @other.post("/tasks")
 async def start() -> str:
-    """Begin a task under the manager of whichever app serves this request."""
+    """Start a task with the manager of the app that serves this request."""
     return whose()
 
 
 def test_a_mounted_app_uses_its_parents_framework() -> None:
-    """One lifespan, the parent's, is enough."""
+    """The parent's lifespan is enough."""
     with TestClient(app) as client:
         task_id = client.post("/sub/tasks").json()
         manager = app.state.task_manager
@@ -41,7 +41,7 @@ def test_a_mounted_app_uses_its_parents_framework() -> None:
 
 
 def test_two_apps_have_a_framework_each() -> None:
-    """Requests and tasks know their own; code outside both must say which it means."""
+    """Requests and tasks use their own app's manager; other code has to choose."""
     with TestClient(app) as client, TestClient(other) as other_client:
         for one, its_client, path in ((app, client, "/sub/tasks"), (other, other_client, "/tasks")):
             task_id = its_client.post(path).json()
