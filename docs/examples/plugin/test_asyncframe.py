@@ -1,4 +1,4 @@
-"""What the fixture asyncframe can do, a test for each part of it."""
+"""What the fixture asyncframe can do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def invoice(order: int, *, copies: int = 1) -> str:
 
 @background_task
 def ship(order: int) -> str:
-    """Have the invoice written, by a task of its own."""
+    """Submit another task that writes the invoice."""
     invoice(order, copies=2)
     return f"order {order} is on its way"
 
@@ -36,12 +36,12 @@ def refund(order: int) -> None:
 
 @app.post("/orders/{order}/shipment", status_code=202)
 async def start_shipment(order: int) -> dict[str, str]:
-    """Answer at once, and ship in the background."""
+    """Answer immediately, and ship in the background."""
     return {"task_id": ship(order)}
 
 
 async def test_waiting(asyncframe: Probe) -> None:
-    """completed() waits for one task, settled() for all that is going on."""
+    """completed() waits for one task, settled() for all tasks."""
     async with asyncframe.client(app) as client:
         response = await client.post("/orders/7/shipment")
         task = await asyncframe.completed(response)
@@ -52,7 +52,7 @@ async def test_waiting(asyncframe: Probe) -> None:
 
 
 def test_waiting_in_a_sync_test(asyncframe: Probe) -> None:
-    """run_until_complete() and run_until_idle() are the same for tests that are 'def'."""
+    """In a sync test, use run_until_complete() and run_until_idle()."""
     with asyncframe.client(app) as client:
         response = client.post("/orders/7/shipment")
         assert asyncframe.run_until_complete(response).result == "order 7 is on its way"
@@ -60,7 +60,7 @@ def test_waiting_in_a_sync_test(asyncframe: Probe) -> None:
 
 
 def test_a_live_server(asyncframe: Probe) -> None:
-    """A real server, for what needs a socket."""
+    """A real server, for clients that need a socket."""
     with asyncframe.live_server(app) as server:
         response = httpx.post(f"{server.url}/orders/7/shipment", trust_env=False)
         assert asyncframe.run_until_complete(response).result == "order 7 is on its way"
@@ -74,13 +74,13 @@ async def prices() -> None:
 
 
 async def test_a_server_error(asyncframe: Probe) -> None:
-    """A route that fails answers 500, as a server would."""
+    """A route that fails answers 500, as on a server."""
     async with asyncframe.client(app, raise_app_exceptions=False) as client:
         assert (await client.get("/prices")).status_code == 500
 
 
 def test_what_was_submitted(asyncframe: Probe) -> None:
-    """Tasks are found by their function, with their arguments."""
+    """Matchers find tasks by function and arguments."""
     task_id = ship(7)
     asyncframe.run_until_idle()
 
@@ -92,13 +92,13 @@ def test_what_was_submitted(asyncframe: Probe) -> None:
 
 
 def test_a_failure_that_is_raised(asyncframe: Probe) -> None:
-    """Who waits for a task gets its error."""
+    """Waiting for a failed task raises its error."""
     with pytest.raises(PermissionError, match="order 7"):
         asyncframe.run_until_complete(refund(7))
 
 
 def test_a_failure_that_is_expected(asyncframe: Probe) -> None:
-    """A failure that nobody waits for is announced, or else the test fails at its end."""
+    """If nobody waits for a failure, announce it; otherwise the test fails."""
     asyncframe.expect_failure(refund, PermissionError)
     refund(7)
     asyncframe.run_until_idle()
@@ -106,7 +106,7 @@ def test_a_failure_that_is_expected(asyncframe: Probe) -> None:
 
 @pytest.mark.asyncframe(mode="manual")
 def test_the_parts(asyncframe: Probe) -> None:
-    """The manager, the executor and the clock of the test are there for what the rest has not."""
+    """The test's manager, executor and clock are available for everything else."""
     task_id = invoice(7)
     assert asyncframe.executor.pending == (task_id,)
 
@@ -116,6 +116,6 @@ def test_the_parts(asyncframe: Probe) -> None:
 
 
 def test_an_unknown_task(asyncframe: Probe) -> None:
-    """An id of no task of this test is an error."""
+    """An unknown task id is an error."""
     with pytest.raises(TaskNotFoundError):
         asyncframe.run_until_complete("7")

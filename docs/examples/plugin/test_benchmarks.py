@@ -1,4 +1,4 @@
-"""Benchmarks of an app's own tasks, which are run once as tests unless they are asked for."""
+"""Benchmarks of an app's tasks; without --benchmark-only they run once, as tests."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ def archive(invoice: bytes, folder: Path) -> int:
 
 @async_task
 async def total(*amounts: int) -> int:
-    """Add up, inside whoever awaits it."""
+    """Add numbers, inside the awaiting coroutine."""
     return sum(amounts)
 
 
 @pytest.fixture(autouse=True)
 def once_unless_asked(benchmark: Any, request: pytest.FixtureRequest) -> None:
-    """Keep a run of all tests from timing anything."""
+    """Measure only if the command line asks for it."""
     if not request.config.getoption("benchmark_only"):
         benchmark.disabled = True
 
 
 def test_sign(task_benchmark: TaskBenchmark) -> None:
-    """All there is to tell of a task that computes."""
+    """Everything about a task that computes."""
     assert len(task_benchmark(sign, b"3 books" * 1_000)) == 64
 
 
 def test_total(task_benchmark: TaskBenchmark) -> None:
-    """All there is to tell of a coroutine that is awaited in place."""
+    """Everything about an awaited coroutine."""
     assert task_benchmark(total, 3, 4) == 7
 
 
 def test_submit(task_benchmark: TaskBenchmark) -> None:
-    """What an endpoint waits for before it can answer with an id."""
+    """How long a route waits for the id."""
     assert task_benchmark.submit(sign, b"3 books")
 
 
 def test_round_trip(task_benchmark: TaskBenchmark, tmp_path: Path) -> None:
-    """What somebody waits for who wants the result."""
+    """How long a caller waits for the result."""
     assert task_benchmark.round_trip(archive, b"3 books", folder=tmp_path) == 7
 
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_throughput(task_benchmark: TaskBenchmark, tmp_path: Path, threads: int) -> None:
-    """What a task takes where many wait, by the size of the pool."""
+    """The time per task when many are waiting, for two pool sizes."""
     task_benchmark.max_workers = threads
     assert task_benchmark.throughput(archive, b"3 books", tmp_path, tasks=200) == 7

@@ -1,4 +1,4 @@
-"""A task that can be stopped, and a test that stops it."""
+"""A task that can be cancelled, and a test that cancels it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ app = FastAPI(lifespan=setup_async_framework)
 
 @background_task
 def convert(pages: int) -> int:
-    """Look between two pages whether anybody still wants them."""
+    """Check between pages whether the task was cancelled."""
     task = current_task()
     assert task is not None
     for _ in range(pages):
@@ -31,18 +31,18 @@ def convert(pages: int) -> int:
 
 @app.post("/conversions", status_code=202)
 async def begin(pages: int) -> dict[str, str]:
-    """Begin to convert."""
+    """Start converting."""
     return {"task_id": convert(pages)}
 
 
 @app.delete("/conversions/{task_id}", status_code=204)
 async def stop(task_id: str) -> None:
-    """Ask for the conversion to stop."""
+    """Cancel the conversion."""
     await get_task_manager().cancel_task(task_id)
 
 
 async def test_it_stops_between_two_pages(asyncframe: Probe) -> None:
-    """Stopped after 25 seconds, it ends at 30, when its third page is done."""
+    """Cancelled after 25 seconds, the task ends at 30, after its third page."""
     async with asyncframe.client(app) as client:
         response = await client.post("/conversions", params={"pages": 100})
         await asyncframe.clock.run_for(25)

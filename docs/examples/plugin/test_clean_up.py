@@ -1,4 +1,4 @@
-"""What an app does by the hour and by the day, and tests that do not wait for it."""
+"""An app with hourly and daily work, and tests that do not wait for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def order(cart: str) -> str:
 
 
 def remove_carts() -> int:
-    """Remove what nobody has ordered."""
+    """Remove old carts."""
     removed = len(carts)
     carts.clear()
     return removed
@@ -28,7 +28,7 @@ def remove_carts() -> int:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Look for carts every hour, and forget finished tasks after a day."""
+    """Remove carts every hour, and forget finished tasks after a day."""
     app.state.hourly = scheduled_task(every=3600)(remove_carts)
     async with setup_async_framework(app, result_ttl=86_400, cleanup_interval=60):
         yield
@@ -39,7 +39,7 @@ app = FastAPI(lifespan=lifespan)
 
 
 async def test_every_hour(asyncframe: Probe) -> None:
-    """A cart is there for an hour, and then it is not."""
+    """A cart is removed after an hour."""
     async with asyncframe.client(app):
         carts["7"] = 12.5
         await asyncframe.clock.run_for(3599)
@@ -52,7 +52,7 @@ async def test_every_hour(asyncframe: Probe) -> None:
 
 
 async def test_a_day_later(asyncframe: Probe) -> None:
-    """A finished task is known for a day."""
+    """A finished task is forgotten after a day."""
     async with asyncframe.client(app):
         task_id = order("7")
         await asyncframe.completed(task_id)
@@ -64,7 +64,7 @@ async def test_a_day_later(asyncframe: Probe) -> None:
 
 
 async def test_put_off(asyncframe: Probe) -> None:
-    """A task that is put off begins when its delay is over, and not before."""
+    """A delayed task starts after its delay, and not before."""
     async with asyncframe.client(app):
         task_id = order.options(delay=3600)("8")
         asyncframe.assert_transitions(task_id, "pending")

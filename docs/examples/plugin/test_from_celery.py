@@ -1,4 +1,4 @@
-"""A test that used task_always_eager, as it is written here."""
+"""Tests that used task_always_eager before."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ sent: list[str] = []
 @background_task(timeout=300)
 @retry_task(max_retries=2, retry_delay=60, exceptions=(ConnectionError,))
 def send_welcome(address: str) -> str:
-    """Send a message, and try again a minute later if the server is away."""
+    """Send a message, and retry after a minute if the server is down."""
     deliver(address)
     return f"welcome, {address}"
 
 
 def deliver(address: str) -> None:
-    """Hand a message over."""
+    """Deliver a message."""
     sent.append(address)
 
 
 @app.post("/users", status_code=202)
 async def register(address: str) -> dict[str, str]:
-    """Register somebody, and welcome them in the background."""
+    """Register a user, and send a welcome message in the background."""
     return {"task_id": send_welcome(address)}
 
 
 async def test_register(asyncframe: Probe) -> None:
-    """The request is answered first, and the message is sent then."""
+    """The response comes first; the message is sent after it."""
     sent.clear()
     async with asyncframe.client(app) as client:
         response = await client.post("/users", params={"address": "ann@example.org"})
@@ -47,7 +47,7 @@ async def test_register(asyncframe: Probe) -> None:
 
 
 def test_the_server_is_away(asyncframe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure is the task's, not the caller's; it is retried after a minute, twice."""
+    """The failure is raised in the task, not in the caller, after two retries."""
 
     def refuse(address: str) -> None:
         raise ConnectionError("away")

@@ -1,4 +1,4 @@
-"""A test that used StubBroker, as it is written here."""
+"""Tests that used StubBroker before."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def fetch(url: str) -> str:
 
 @background_task(timeout=10)
 def crawl() -> None:
-    """Take longer than is allowed."""
+    """Run longer than the time limit."""
     get_task_manager().clock.sleep(60)
 
 
 def test_count_words(asyncframe: Probe) -> None:
-    """Where the broker and its worker were joined, the test waits for the task."""
+    """Wait for the task, instead of joining the broker and its worker."""
     task = asyncframe.run_until_complete(count_words("http://example.org"))
 
     assert task.result == 3
@@ -39,7 +39,7 @@ def test_count_words(asyncframe: Probe) -> None:
 
 
 def test_the_page_is_away(asyncframe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting for a task raises its error, after all the retries, which take no time."""
+    """Waiting for a task raises its error after all retries, which take no real time."""
 
     def fail(url: str) -> str:
         raise ConnectionError("away")
@@ -52,7 +52,7 @@ def test_the_page_is_away(asyncframe: Probe, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_limit(asyncframe: Probe) -> None:
-    """A limit holds in tests too."""
+    """Time limits are enforced in tests too."""
     with pytest.raises(TaskTimeoutError):
         asyncframe.run_until_complete(crawl())
 

@@ -1,4 +1,4 @@
-"""A test that used InMemoryBroker, as it is written here."""
+"""Tests that used InMemoryBroker before."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from pytest_asyncframe.probe import Probe
 
 @background_task
 async def add_one(value: int) -> int:
-    """Take a second."""
+    """Add one, in a second."""
     await asyncio.sleep(1)
     return value + 1
 
 
 @background_task
 async def add_two(value: int) -> None:
-    """Have it added by two tasks of its own."""
+    """Add two, by submitting two other tasks."""
     add_one(value)
     add_one(value)
 
 
 async def test_add_one(asyncframe: Probe) -> None:
-    """Where kiq() gave a task and wait_result() its result, the call gives an id."""
+    """Call the function instead of kiq(), and wait with completed()."""
     task = await asyncframe.completed(add_one(1))
 
     assert task.result == 2
 
 
 async def test_add_two(asyncframe: Probe) -> None:
-    """Where the broker's wait_all() was awaited, settled() is."""
+    """Use settled() instead of the broker's wait_all()."""
     add_two(1)
     await asyncframe.settled()
 
@@ -41,7 +41,7 @@ async def test_add_two(asyncframe: Probe) -> None:
 
 @pytest.mark.asyncframe(mode="manual")
 async def test_before_it_runs(asyncframe: Probe) -> None:
-    """Where await_inplace decided when a task runs, the executor does."""
+    """Use the executor instead of await_inplace to decide when a task runs."""
     task_id = add_one(1)
     asyncframe.assert_transitions(task_id, "pending")
 

@@ -1,4 +1,4 @@
-"""Tasks with a limit, and tests of what becomes of them."""
+"""Tasks with a time limit, and tests for them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pytest_asyncframe.probe import Probe
 
 @background_task(timeout=5)
 def render(seconds: float) -> str:
-    """Take so long."""
+    """Sleep on a thread."""
     time.sleep(seconds)
     return "a picture"
 
 
 @background_task(timeout=5)
 async def fetch(seconds: float) -> str:
-    """Take so long, as a coroutine."""
+    """Sleep in a coroutine."""
     await asyncio.sleep(seconds)
     return "a page"
 
 
 def test_in_time(asyncframe: Probe) -> None:
-    """What takes less than 5 seconds is done."""
+    """A task that takes less than 5 seconds completes."""
     assert asyncframe.run_until_complete(render(4.9)).result == "a picture"
 
 
 def test_too_late(asyncframe: Probe) -> None:
-    """What takes longer is given up after 5 seconds, to the digit."""
+    """A task that takes longer is TIMEOUT after exactly 5 seconds."""
     with pytest.raises(TaskTimeoutError):
         asyncframe.run_until_complete(render(60))
 
@@ -39,7 +39,7 @@ def test_too_late(asyncframe: Probe) -> None:
 
 
 async def test_too_late_as_a_coroutine(asyncframe: Probe) -> None:
-    """A coroutine is cancelled at its limit; check=False gives the task and raises nothing."""
+    """A coroutine is cancelled at its limit; with check=False nothing is raised."""
     asyncframe.expect_failure(fetch, TaskTimeoutError)
     task = await asyncframe.completed(fetch(60), check=False)
 

@@ -14,19 +14,19 @@ app = FastAPI(lifespan=setup_async_framework)
 
 @background_task
 def ship(order: int) -> str:
-    """Take half a minute, as the carrier does."""
+    """Ship an order, which takes half a minute."""
     time.sleep(30)
     return f"order {order} is on its way"
 
 
 @app.post("/orders/{order}/shipment", status_code=202)
 async def start_shipment(order: int) -> dict[str, str]:
-    """Answer at once, and ship in the background."""
+    """Answer immediately, and ship in the background."""
     return {"task_id": ship(order)}
 
 
 async def test_a_shipment(asyncframe: Probe) -> None:
-    """A request is answered with an id, and the task behind it ends well."""
+    """The response contains the task id, and the task completes."""
     async with asyncframe.client(app) as client:
         response = await client.post("/orders/7/shipment")
         assert response.status_code == 202
@@ -37,7 +37,7 @@ async def test_a_shipment(asyncframe: Probe) -> None:
 
 
 def test_a_shipment_in_a_sync_test(asyncframe: Probe) -> None:
-    """The same in a test that is no coroutine, by Starlette's client."""
+    """The same in a sync test, with Starlette's client."""
     with asyncframe.client(app) as client:
         task = asyncframe.run_until_complete(client.post("/orders/7/shipment"))
 

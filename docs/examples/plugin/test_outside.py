@@ -1,4 +1,4 @@
-"""Work that is not on virtual time, and how tests of it hold still."""
+"""Work that takes real time, and how to test it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pytest_asyncframe.probe import Probe
 
 
 def bank(transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """Return a client of the bank, by way of *transport* if there is one."""
+    """Return a client for the bank, with *transport* if there is one."""
     return httpx.AsyncClient(base_url="https://bank.example", transport=transport, timeout=5)
 
 
 async def test_a_fake_in_place_of_the_network(asyncframe: Probe) -> None:
-    """What is answered in place takes no time, or as much virtual time as the fake sleeps."""
+    """A fake takes no real time, however long it sleeps."""
 
     async def answer(request: httpx.Request) -> httpx.Response:
         await asyncio.sleep(4)
@@ -34,14 +34,14 @@ async def test_a_fake_in_place_of_the_network(asyncframe: Probe) -> None:
 
 @background_task(timeout=5)
 async def version() -> str:
-    """Ask a program, in a thread: time stands still until it has answered."""
+    """Run a program in a thread: virtual time stands still until it ends."""
     command = [sys.executable, "--version"]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, check=True)
     return str(done.stdout, "utf-8")
 
 
 async def test_a_program_in_a_thread(asyncframe: Probe) -> None:
-    """A limit does not fire over it, however long it takes."""
+    """The time limit does not pass, however long the program takes."""
     task = await asyncframe.completed(version())
 
     assert task.result.startswith("Python 3")
@@ -50,7 +50,7 @@ async def test_a_program_in_a_thread(asyncframe: Probe) -> None:
 
 @background_task(timeout=5)
 async def version_on_the_loop() -> str:
-    """Ask a program on the loop: virtual time would move on to the limit meanwhile."""
+    """Run a program on the event loop: virtual time would move on to the limit."""
     program = await asyncio.create_subprocess_exec(
         sys.executable, "--version", stdout=subprocess.PIPE
     )
@@ -60,7 +60,7 @@ async def version_on_the_loop() -> str:
 
 @pytest.mark.asyncframe(mode="threads")
 async def test_a_program_in_real_time(asyncframe: Probe) -> None:
-    """In the mode threads time is real, and everything takes as long as it takes."""
+    """In the mode threads all time is real."""
     task = await asyncframe.completed(version_on_the_loop())
 
     assert task.result.startswith("Python 3")

@@ -1,4 +1,4 @@
-"""The parts of the toolkit, each asked for alone or with others."""
+"""The single fixtures, alone and together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pytest_asyncframe.executor import DeterministicExecutor
 
 @background_task
 def ship(order: int) -> str:
-    """Take half a minute, as the carrier does."""
+    """Ship an order, which takes half a minute."""
     time.sleep(30)
     return f"order {order} is on its way"
 
@@ -35,7 +35,7 @@ def add(left: int, right: int) -> int:
 
 
 async def test_a_manager_alone(task_manager: TaskManager) -> None:
-    """A manager of this test alone, with real threads and in real time."""
+    """A manager for this test, with real threads and in real time."""
     task_id = add(3, 4)
 
     assert await task_manager.get_result(task_id) == 7
@@ -43,7 +43,7 @@ async def test_a_manager_alone(task_manager: TaskManager) -> None:
 
 
 def test_a_manager_with_a_clock(task_manager: TaskManager, task_clock: VirtualClock) -> None:
-    """The same with time that moves when it is told to."""
+    """With a clock, time moves when the test moves it."""
     task_id = ship(7)
     task_clock.advance(30)
 
@@ -54,7 +54,7 @@ def test_a_manager_with_a_clock(task_manager: TaskManager, task_clock: VirtualCl
 
 
 def test_a_pool(task_pool: ThreadPoolExecutorEnhanced) -> None:
-    """A pool with real threads, which ends with the test."""
+    """A pool with real threads that is shut down after the test."""
     assert task_pool.submit(pow, 2, 10).result() == 1024
     assert task_pool.get_stats()["completed"] == 1
 
@@ -63,7 +63,7 @@ def test_a_pool(task_pool: ThreadPoolExecutorEnhanced) -> None:
 
 
 def test_an_executor(task_executor: DeterministicExecutor) -> None:
-    """Nothing runs until the test says so, and only what it says."""
+    """A task runs only when the test runs it."""
     first, second = add(1, 1), add(2, 2)
     assert list(task_executor.pending) == [first, second]
 
@@ -75,7 +75,7 @@ def test_an_executor(task_executor: DeterministicExecutor) -> None:
 
 
 def test_an_executor_for_code_of_your_own(task_executor: DeterministicExecutor) -> None:
-    """It is a ThreadPoolExecutor, and can be given to what wants one."""
+    """It is a ThreadPoolExecutor, so you can pass it to code that needs one."""
     assert isinstance(task_executor, ThreadPoolExecutor)
     squares = task_executor.map(pow, [2, 3], [2, 2])
 
@@ -86,7 +86,7 @@ def test_an_executor_for_code_of_your_own(task_executor: DeterministicExecutor) 
 def test_an_executor_with_a_clock(
     task_executor: DeterministicExecutor, task_manager: TaskManager, task_clock: VirtualClock
 ) -> None:
-    """A task that sleeps is in the middle of its work when drain() returns."""
+    """drain() returns when the task sleeps in the middle of its work."""
     task_id = ship(7)
     task_executor.drain()
     (running,) = task_manager.get_active_tasks()
@@ -100,7 +100,7 @@ def test_an_executor_with_a_clock(
 
 
 def test_a_clock(task_clock: VirtualClock) -> None:
-    """Time stands still until it is told to move."""
+    """Time stands still until the test moves it."""
     task_id = ship(7)
     began = task_clock.now()
     task_clock.advance(29.5)
@@ -115,7 +115,7 @@ def test_a_clock(task_clock: VirtualClock) -> None:
 
 
 async def test_a_clock_in_a_coroutine(task_clock: VirtualClock) -> None:
-    """run_for() lets the other coroutines go on at each moment on the way."""
+    """run_for() lets other coroutines run while time moves."""
     task_id = ship.options(delay=60)(7)
     await task_clock.run_for(90)
 

@@ -1,4 +1,4 @@
-"""A task that runs until its app stops."""
+"""A task that runs until the app stops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ prices: list[float] = []
 
 @background_task
 async def poll_prices() -> None:
-    """Look for a new price every minute."""
+    """Check for a new price every minute."""
     while True:
         prices.append(1.5)
         await asyncio.sleep(60)
@@ -25,7 +25,7 @@ async def poll_prices() -> None:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Begin to poll, and end it before the framework stops."""
+    """Start the poller, and end it before the framework stops."""
     async with setup_async_framework(app):
         poller = poll_prices()
         yield
@@ -33,7 +33,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def test_an_app_that_ends_its_poller(asyncframe: Probe) -> None:
-    """A poller that the lifespan ends is no leak."""
+    """A poller that the lifespan ends is not a leak."""
     prices.clear()
     async with asyncframe.client(FastAPI(lifespan=lifespan)):
         await asyncframe.clock.run_for(90)
@@ -43,7 +43,7 @@ async def test_an_app_that_ends_its_poller(asyncframe: Probe) -> None:
 
 @pytest.mark.asyncframe(pollers=[poll_prices])
 async def test_a_declared_poller(asyncframe: Probe) -> None:
-    """A declared poller may be cut short, and settled() does not wait for it."""
+    """settled() does not wait for a declared poller, and the shutdown may cut it short."""
     app = FastAPI(lifespan=setup_async_framework)
     async with asyncframe.client(app):
         poll_prices()

@@ -1,4 +1,4 @@
-"""A task that is retried, and tests of its attempts and delays."""
+"""A task that is retried, and tests for its attempts and delays."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pytest_asyncframe.probe import Probe
 
 
 def pay(order: int) -> str:
-    """Ask the bank; the tests put something else in its place."""
+    """Ask the bank; the tests replace this."""
     raise ConnectionError(f"no bank for order {order}")
 
 
 @background_task
 @retry_task(max_retries=3, retry_delay=10, backoff=2, exceptions=(ConnectionError,))
 def charge(order: int) -> str:
-    """Try four times in all, while the bank is away."""
+    """Try up to four times while the bank is not available."""
     return pay(order)
 
 
 def test_it_gives_up(asyncframe: Probe) -> None:
-    """After 10, 20 and 40 seconds the last error is the task's."""
+    """After delays of 10, 20 and 40 seconds the task fails with the last error."""
     task_id = charge(7)
 
     with pytest.raises(ConnectionError, match="no bank for order 7"):
@@ -30,7 +30,7 @@ def test_it_gives_up(asyncframe: Probe) -> None:
 
 
 def test_the_bank_comes_back(asyncframe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third attempt goes well, half a minute after the first."""
+    """The third attempt succeeds, half a minute after the first."""
     answers = [ConnectionError(), ConnectionError(), "paid"]
 
     def pay_at_last(order: int) -> str:
@@ -49,7 +49,7 @@ def test_the_bank_comes_back(asyncframe: Probe, monkeypatch: pytest.MonkeyPatch)
 def test_what_is_not_worth_another_attempt(
     asyncframe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An error that is none of *exceptions* ends the task at once."""
+    """An error that is not in *exceptions* ends the task immediately."""
 
     def refuse(order: int) -> str:
         raise PermissionError("no money")

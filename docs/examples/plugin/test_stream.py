@@ -1,4 +1,4 @@
-"""Server-sent events and a WebSocket that tell how tasks go, and tests that read them."""
+"""Server-sent events and a WebSocket that report on tasks, and tests that read them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ app = FastAPI(lifespan=setup_async_framework)
 
 @background_task
 def build(pages: int) -> str:
-    """Take ten seconds for each page, and report them."""
+    """Build a book, ten seconds for each page, and report progress."""
     task = current_task()
     assert task is not None
     for page in range(1, pages + 1):
@@ -32,12 +32,12 @@ def build(pages: int) -> str:
 
 @contextmanager
 def listening() -> Iterator[asyncio.Queue[TaskEvent]]:
-    """Give a queue of all events from now on."""
+    """Yield a queue that receives all events from now on."""
     loop = asyncio.get_running_loop()
     heard: asyncio.Queue[TaskEvent] = asyncio.Queue()
 
     def hear(event: TaskEvent) -> None:
-        # Called on whatever thread it happens.
+        # Called on the thread where the event happens.
         loop.call_soon_threadsafe(heard.put_nowait, event)
 
     unsubscribe = get_task_manager().subscribe(hear)
@@ -48,7 +48,7 @@ def listening() -> Iterator[asyncio.Queue[TaskEvent]]:
 
 
 async def news(task_id: str) -> AsyncIterator[str]:
-    """Yield how far a task is, until it has ended."""
+    """Yield the progress of a task until it has ended."""
     with listening() as heard:
         task = await get_task_manager().get_task(task_id)
         while task is not None and not task.status.is_final:
@@ -60,7 +60,7 @@ async def news(task_id: str) -> AsyncIterator[str]:
 
 
 async def all_news() -> AsyncIterator[str]:
-    """Yield everything that happens to tasks; it has no end."""
+    """Yield the events of all tasks, without an end."""
     with listening() as heard:
         yield ": listening\n\n"
         while True:
@@ -69,25 +69,25 @@ async def all_news() -> AsyncIterator[str]:
 
 @app.post("/books", status_code=202)
 async def make(pages: int) -> dict[str, str]:
-    """Begin a book."""
+    """Start building a book."""
     return {"task_id": build(pages)}
 
 
 @app.get("/books/{task_id}/events")
 async def follow(task_id: str) -> StreamingResponse:
-    """Tell how a book goes, until it is there."""
+    """Stream the progress of a book until it is finished."""
     return StreamingResponse(news(task_id), media_type="text/event-stream")
 
 
 @app.get("/events")
 async def follow_all() -> StreamingResponse:
-    """Tell what happens to all books, for ever."""
+    """Stream the events of all books, without an end."""
     return StreamingResponse(all_news(), media_type="text/event-stream")
 
 
 @app.websocket("/books")
 async def make_and_follow(socket: WebSocket) -> None:
-    """Build a book of as many pages as the client sends, and tell how it goes."""
+    """Build a book with as many pages as the client sends, and send its progress."""
     await socket.accept()
     task_id = build(int(await socket.receive_text()))
     async for text in news(task_id):
@@ -96,7 +96,7 @@ async def make_and_follow(socket: WebSocket) -> None:
 
 
 async def test_a_stream_that_ends(asyncframe: Probe) -> None:
-    """Each page is told, and the end."""
+    """The stream reports each page, and the end."""
     async with asyncframe.client(app) as client:
         task_id = (await client.post("/books", params={"pages": 2})).json()["task_id"]
         response = await client.get(f"/books/{task_id}/events")
@@ -111,7 +111,7 @@ async def test_a_stream_that_ends(asyncframe: Probe) -> None:
 
 
 def test_a_stream_without_an_end(asyncframe: Probe) -> None:
-    """A sync test reads as much of it as it wants."""
+    """A sync test can read as many lines as it needs."""
     with asyncframe.client(app) as client, client.stream("GET", "/events") as response:
         lines = response.iter_lines()
         assert next(lines) == ": listening"
@@ -122,7 +122,7 @@ def test_a_stream_without_an_end(asyncframe: Probe) -> None:
 
 
 def test_a_stream_without_an_end_over_a_socket(asyncframe: Probe) -> None:
-    """The same over a real connection, by any client."""
+    """The same over a real connection, with any client."""
     with (
         asyncframe.live_server(app) as server,
         httpx.Client(base_url=server.url, trust_env=False) as client,
@@ -137,7 +137,7 @@ def test_a_stream_without_an_end_over_a_socket(asyncframe: Probe) -> None:
 
 
 def test_a_web_socket(asyncframe: Probe) -> None:
-    """TestClient's WebSocket is on the same clock."""
+    """TestClient's WebSocket uses the same clock."""
     with asyncframe.client(app) as client, client.websocket_connect("/books") as socket:
         socket.send_text("2")
         told = [socket.receive_text() for _ in range(3)]

@@ -1,4 +1,4 @@
-"""A throttled task, and tests of its rate."""
+"""A throttled task, and tests for its rate."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ app = FastAPI(lifespan=setup_async_framework)
 @background_task
 @throttled_task(rate_limit=2, time_window=60, when_limited="wait")
 def send(number: int) -> datetime:
-    """Send no more than two messages in any minute; the others wait for their turn."""
+    """Send at most two messages a minute; the others wait for their turn."""
     return datetime.now(UTC)
 
 
 @async_task
 @throttled_task(rate_limit=2, time_window=60)
 async def search(text: str) -> str:
-    """Search no more than twice in any minute; who comes third is sent away."""
+    """Search at most twice a minute; the third call is refused."""
     return f"found {text}"
 
 
 @app.get("/search")
 async def start_search(text: str) -> str:
-    """Answer 429 to who comes third."""
+    """Search; the third call in a minute gets 429."""
     return await search(text)
 
 
 def test_messages_wait_for_their_turn(asyncframe: Probe) -> None:
-    """Five messages take two minutes, and no minute has more than two."""
+    """Five messages take two minutes, with at most two in any minute."""
     ids = [send(number) for number in range(5)]
     sent = [asyncframe.run_until_complete(task_id).result for task_id in ids]
 
@@ -42,7 +42,7 @@ def test_messages_wait_for_their_turn(asyncframe: Probe) -> None:
 
 
 async def test_the_third_is_sent_away(asyncframe: Probe) -> None:
-    """The third search of a minute is answered 429; a minute later there is room again."""
+    """The third search in a minute gets 429; a minute later it is allowed again."""
     async with asyncframe.client(app) as client:
         answers = [await client.get("/search", params={"text": "tea"}) for _ in range(3)]
         await asyncframe.clock.run_for(60)
