@@ -28,7 +28,7 @@ async def cancel(core: Core, task_id: str) -> bool:
         return False
     if core.cancel_pending(record, _REASON):
         return True
-    core.runner.stop_body(record)
+    core.endings.stop_body(record)
     if record.spec.kind == "thread":
         return False
     try:

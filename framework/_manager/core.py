@@ -22,8 +22,10 @@ from typing import Any
 from framework._manager.elsewhere import Elsewhere
 from framework._manager.schedules import Schedules
 from framework._running.coroutines import Drive, runs_of
+from framework._running.endings import Endings
 from framework._running.ledger import Ledger, id_in_use
 from framework._running.log import log_final, report_unread
+from framework._running.pauses import Pauses
 from framework._running.policies import Policies, WatchedPolicies
 from framework._running.results import Results
 from framework._running.runner import Runner
@@ -68,7 +70,7 @@ class Core:
         new_id: Makes task ids.
         rng: Randomness for jitter.
         limits: How much and how long.
-        runner_type: Runs the tasks; a worker of a remote engine has its own.
+        endings_type: Ends the tasks; a worker of a remote engine has its own.
         policies_type: The state of retries and throttles, without an interceptor.
 
     Attributes:
@@ -93,7 +95,7 @@ class Core:
         new_id: Callable[[], str],
         rng: random.Random,
         limits: Limits,
-        runner_type: type[Runner] = Runner,
+        endings_type: type[Endings] = Endings,
         policies_type: type[Policies] = Policies,
     ) -> None:
         self.pool = pool
@@ -112,16 +114,16 @@ class Core:
         # The engine's word comes first: the store has it from one who heard the engine.
         directories = [one for one in (self.remote, shared) if one is not None]
         self.elsewhere = Elsewhere(directories, clock, self.boxes) if directories else None
-        self.runner = runner_type(
-            self.ledger, self.boxes, self.engine, interceptor, limits.max_finished_tasks
-        )
+        self.endings = endings_type(self.ledger, self.engine, limits.max_finished_tasks)
+        self.runner = Runner(self.endings, self.boxes, self.engine, interceptor)
         self.runner.runs = runs_of(self.runner)
         if self.remote is not None:
-            self.runner.forget = self._forget_elsewhere
+            self.endings.retention.forget = self._forget_elsewhere
+        pauses = Pauses(self.ledger, self.endings.limits)
         self.policies = (
-            policies_type(clock, rng, self.runner)
+            policies_type(clock, rng, pauses)
             if interceptor is None
-            else WatchedPolicies(clock, rng, self.runner, interceptor)
+            else WatchedPolicies(clock, rng, pauses, interceptor)
         )
         self.schedules = Schedules(self)
         self.apply(limits)
@@ -297,7 +299,7 @@ class Core:
             ledger.accept(task, bounded=False, told=True)
             if task.outbox is not None:
                 ledger.tell(task)
-            runner.begin(task)
+            runner.start(task)
         else:
             ledger.accept(task, now)
         task.driver = driver = Drive(runner, task, True)
@@ -390,7 +392,7 @@ class Core:
     def cancel_pending(self, task: LiveTask, reason: str) -> bool:
         """End a task CANCELLED if it is still PENDING; it then never starts."""
         error = TaskCancelledError(task.task_id, task.name)
-        if not self.runner.end(task, "cancel", error=error, reason=reason, only_from=PENDING):
+        if not self.endings.end(task, "cancel", error=error, reason=reason, only_from=PENDING):
             return False
         timer, task.timer = task.timer, None
         if timer is not None:
@@ -425,7 +427,7 @@ class Core:
         self.limits = limits
         own = self.pool.queue_size
         self.ledger.queue_size = limits.queue_size if own is None else min(own, limits.queue_size)
-        self.runner.max_finished = limits.max_finished_tasks
+        self.endings.retention.max_finished = limits.max_finished_tasks
         limit = self.pool.task_timeout if limits.task_timeout is None else limits.task_timeout
         self._default_limit = None if limit == math.inf else limit
         if limits.max_workers is not None:
@@ -446,7 +448,7 @@ class Core:
             self.ledger.state = "stopped"
         self.policies.close()
         self.schedules.stop()
-        self.runner.deadlines.close()
+        self.endings.limits.close()
         if self.elsewhere is not None:
             self.elsewhere.close()
         for record in self.ledger.store.list():

@@ -15,8 +15,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from framework._manager.core import Core
-from framework._running.runner import Driver
-from framework._tasks.live import Home, LiveTask
+from framework._tasks.live import Driver, Home, LiveTask
 from framework._tasks.records import TaskStatus
 from framework._threads.sleepers import LoopSleeper
 from framework.exceptions import TaskInterruptedError
@@ -58,7 +57,7 @@ async def drain(core: Core, home: Home, grace: float) -> None:
         await _idle(core, home, grace)
     finally:
         unfinished = core.ledger.living(home)
-        if unfinished or core.runner.drivers_of(home):
+        if unfinished or core.runner.drives.of(home):
             await _shielded(_end_all(core, home, unfinished))
         _report([*given_up, *unfinished])
 
@@ -161,7 +160,7 @@ def _cancel_all(core: Core, tasks: list[LiveTask]) -> None:
             continue
         if task.driver is not None and core.ledger.request_cancel(task):
             task.reason = REASON
-            core.runner.stop_body(task)
+            core.endings.stop_body(task)
 
 
 async def _turn() -> None:
@@ -174,12 +173,12 @@ async def _turn() -> None:
 
 async def _let_all_go(core: Core, home: Home) -> None:
     """Give cancelled coroutines their last chance, then go on without whoever is left."""
-    runner = core.runner
-    await _ended(core, runner.drivers_of(home), _LAST_CHANCE)
+    drives = core.runner.drives
+    await _ended(core, drives.of(home), _LAST_CHANCE)
     for task in core.ledger.living(home):
         error = TaskInterruptedError(task.task_id, task.name)
-        runner.end(task, "interrupt", error=error, reason=REASON, body_ended=False)
-    stubborn = runner.drivers_of(home)
+        core.endings.end(task, "interrupt", error=error, reason=REASON, body_ended=False)
+    stubborn = drives.of(home)
     for driver in stubborn:
         driver.request_cancel(let_go=True)
     await _ended(core, stubborn, _LAST_CHANCE)
@@ -197,7 +196,7 @@ async def _ended(core: Core, drivers: list[Driver], seconds: float) -> None:
 
     # Each is asked once whether it has ended already, and tells once if it ends later.
     for driver in drivers:
-        core.runner.when_ended(driver, note)
+        core.runner.drives.when_ended(driver, note)
     if len(ended) < len(drivers):
         await sleeper.wait(core.clock.monotonic() + seconds)
 

@@ -16,8 +16,8 @@ from framework._manager.app_rules import AppRules
 from framework._manager.core import Core, Limits
 from framework._manager.host import RemoteHost
 from framework._manager.manager import TaskManager
+from framework._running.endings import Endings
 from framework._running.policies import Policies, standalone
-from framework._running.runner import Runner
 from framework._tasks.current import current_home
 from framework._tasks.ids import random_id
 from framework._tasks.live import Home
@@ -41,7 +41,7 @@ class Parts:
     interceptor: Interceptor | None = None
     new_id: Callable[[], str] | None = None
     rng: random.Random | None = None
-    runner_type: type[Runner] = Runner
+    endings_type: type[Endings] = Endings
     policies_type: type[Policies] = Policies
 
 
@@ -68,7 +68,7 @@ class Framework:
             new_id=parts.new_id or random_id,
             rng=parts.rng or random.Random(),
             limits=limits,
-            runner_type=parts.runner_type,
+            endings_type=parts.endings_type,
             policies_type=parts.policies_type,
         )
         self.core.manager = self.manager = TaskManager(self.core)
@@ -129,7 +129,7 @@ class Framework:
     def hold_to(self, rules: AppRules) -> None:
         """Have the rules of apps that are set up under this override kept from now on."""
         self._rules = rules
-        self.core.runner.settle = rules.settle
+        self.core.endings.settle = rules.settle
 
     def take_rules(self, home: Home, parts: Parts) -> None:
         """Hold the tasks of *home* to its app's own *parts*, which this one replaces."""

@@ -47,7 +47,7 @@ class RemoteHost:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._ledger = core.ledger
-        self._runner = core.runner
+        self._endings = core.endings
         self.clock = core.clock
         self.shared = core.ledger.shared is not None
 
@@ -63,14 +63,14 @@ class RemoteHost:
         if task is None or task.remote or not self._ledger.request_cancel(task):
             return
         if not self._core.cancel_pending(task, "it was cancelled before it started"):
-            self._runner.stop_body(task)
+            self._endings.stop_body(task)
 
     def interrupt(self, reason: str) -> None:
         """End every live task of this process INTERRUPTED, but for remote ones."""
         for task in self._ledger.all_live():
             if not task.remote:
                 error = TaskInterruptedError(task.task_id, task.name)
-                self._runner.end(task, "interrupt", error=error, reason=reason, body_ended=False)
+                self._endings.end(task, "interrupt", error=error, reason=reason, body_ended=False)
 
     def adopt(self, records: Sequence[TaskRecord]) -> None:
         """Follow remote tasks whose own process is gone; a final one comes to its end."""
@@ -158,7 +158,7 @@ class RemoteHost:
         """Count a retry's or throttle's wait and tell the sinks of it."""
         task = self._find(task_id)
         if task is not None:
-            self._runner.announce(kind, task.name, task, delay, error)
+            self._ledger.announce(kind, task, delay, error)
 
     def ended(
         self,
@@ -183,11 +183,11 @@ class RemoteHost:
             now = max(now, task.started)
             task.attempts = max(task.attempts, attempts)
         if status is TaskStatus.COMPLETED:
-            self._runner.complete(task, result, now)
+            self._endings.complete(task, result, now)
         else:
             told = _error_of(task, status, error)
-            self._runner.end(task, _MOVES[status], error=told, reason=reason, now=now)
-        self._runner.let_go(task)
+            self._endings.end(task, _MOVES[status], error=told, reason=reason, now=now)
+        self._core.runner.let_go(task)
 
     def _find(self, task_id: str) -> LiveTask | None:
         task = self._ledger.find_live(task_id)

@@ -472,7 +472,7 @@ class TaskManager:
             ValueError: If it is negative or NaN.
         """
         age = checks.number("max_age", max_age, at_least=0, finite=False)
-        return self._core.runner.evict(ended_before=self._core.clock.monotonic() - age)
+        return self._core.endings.retention.evict(ended_before=self._core.clock.monotonic() - age)
 
 
 def _require(task_id: object, record: TaskRecord | None) -> TaskRecord:

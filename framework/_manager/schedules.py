@@ -18,6 +18,7 @@ import weakref
 from types import FrameType
 from typing import Any, Protocol
 
+from framework._running.endings import Endings
 from framework._running.ledger import Ledger
 from framework._running.runner import Runner
 from framework._tasks import registry
@@ -55,6 +56,7 @@ class ScheduleHost(Protocol):
     rng: random.Random
     ledger: Ledger
     runner: Runner
+    endings: Endings
 
     @property
     def limits(self) -> ScheduleLimits:
@@ -253,8 +255,8 @@ class Schedules:
 
     def _clean_up(self) -> None:
         core = self._core
-        core.runner.evict(ended_before=core.clock.monotonic() - core.limits.result_ttl)
+        core.endings.retention.evict(ended_before=core.clock.monotonic() - core.limits.result_ttl)
         if core.ledger.shared is not None:
             # Many processes put records there, and each counts its own only.
-            core.runner.evict(keep=core.limits.max_finished_tasks)
+            core.endings.retention.evict(keep=core.limits.max_finished_tasks)
         self._plan_cleanup()

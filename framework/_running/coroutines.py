@@ -41,7 +41,7 @@ class _Run:
                 return self._deliver(task)
             return runner.interceptor.around_delivery(task, partial(self._deliver, task))
         except Exception as error:  # an interceptor's or a closed loop's; the task must end
-            runner.end(task, "fail", error=error, reason="its delivery failed")
+            runner.endings.end(task, "fail", error=error, reason="its delivery failed")
             return False
         finally:
             if runner.accounts:
@@ -54,7 +54,8 @@ class _Run:
             runner.refuse(task, error)
             return
         told = TaskCancelledError(task.task_id, task.name)
-        runner.end(task, "cancel", error=told, reason="its pool was shut down", only_from=PENDING)
+        reason = "its pool was shut down"
+        runner.endings.end(task, "cancel", error=told, reason=reason, only_from=PENDING)
         runner.let_go(task)
 
 
@@ -118,7 +119,7 @@ class Drive:
 
     async def main(self) -> None:
         """Drive the task as an asyncio task of its own, which never fails."""
-        started = self._runner.begin(self._task)
+        started = self._runner.start(self._task)
         if started is None:
             return
         self.begin(started)
@@ -159,17 +160,17 @@ class Drive:
                 self._value = run(coroutine.send, None)
             except StopIteration as stop:
                 if task.limit is not None:
-                    runner.overrun(task, started)
-                if not runner.complete(task, stop.value) or self._asked:
+                    runner.limits.overrun(task, started)
+                if not runner.endings.complete(task, stop.value) or self._asked:
                     self._keep(self._given_up, None)
                 else:
                     self._value = task.result
             else:
                 self.suspended = True
                 # Not before: most bodies that never suspend need neither.
-                runner.add_driver(self, task.home)
+                runner.drives.add(self, task.home)
                 if task.limit is not None:
-                    runner.arm(task, started)
+                    runner.limits.arm(task, started)
                 return
         except BaseException as error:  # a body may raise anything; its awaiter is told
             self._first_failed(error, started)
@@ -180,9 +181,9 @@ class Drive:
         """End a task whose first step raised, or what came right after it."""
         if self.suspended:
             self.suspended = False
-            self._runner.remove_driver(self)
+            self._runner.drives.remove(self)
         elif self._task.limit is not None:
-            self._runner.overrun(self._task, started)
+            self._runner.limits.overrun(self._task, started)
         self._keep(self._failed, error)
 
     def _called(self, task: LiveTask, run: Callable[..., Any]) -> Any:
@@ -239,7 +240,7 @@ class Drive:
                     _abandon_coroutine(run, coroutine, self._task)
                     raise asyncio.CancelledError
         except StopIteration as stop:
-            if self._runner.complete(self._task, stop.value) and not self._asked:
+            if self._runner.endings.complete(self._task, stop.value) and not self._asked:
                 self.owner = None
                 return self._task.result
             return self._given_up(None)
@@ -247,30 +248,30 @@ class Drive:
             if self._closing:
                 task = self._task
                 told = TaskInterruptedError(task.task_id, task.name)
-                self._runner.end(task, "interrupt", error=told, reason="its loop closed")
+                self._runner.endings.end(task, "interrupt", error=told, reason="its loop closed")
                 raise
             return self._failed(error)
         finally:
             self.suspended = False
-            self._runner.remove_driver(self)
+            self._runner.drives.remove(self)
             self._task.driver = None
 
     def _failed(self, error: BaseException) -> Any:
         """End the task whose coroutine raised, and raise what its awaiter is to see."""
-        task, runner = self._task, self._runner
+        task, endings = self._task, self._runner.endings
         if not isinstance(error, asyncio.CancelledError):
-            runner.body_failed(task, error)
+            endings.body_failed(task, error)
             return self._given_up(error)
         clear_frames(error)
         told = TaskCancelledError(task.task_id, task.name)
         if self._asked:
-            runner.end(task, "cancel", error=told, reason=task.reason or "it was cancelled")
+            endings.end(task, "cancel", error=told, reason=task.reason or "it was cancelled")
         elif self.owner is not None and self.owner.cancelling() > self._baseline:
             reason = "what awaited it" if self._in_place else "its asyncio task"
-            runner.end(task, "cancel", error=told, reason=f"{reason} was cancelled")
+            endings.end(task, "cancel", error=told, reason=f"{reason} was cancelled")
         else:
             # Its own doing: it raised this, or awaited something that was cancelled.
-            runner.end(task, "fail", error=error)
+            endings.end(task, "fail", error=error)
         return self._given_up(error)
 
     def _given_up(self, error: BaseException | None) -> Any:

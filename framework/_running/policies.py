@@ -10,57 +10,19 @@ import random
 import threading
 from collections.abc import Awaitable, Callable, Generator, Hashable
 from contextlib import closing
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
+from framework._running.pauses import Pauses
 from framework._running.retry import RetryPolicy
 from framework._running.throttle import Gate, Gates, ThrottlePolicy
 from framework._tasks.current import current_record
-from framework._tasks.live import Sleeper
-from framework._tasks.records import TaskRecord
+from framework._tasks.live import LiveTask, Sleeper
 from framework._threads.clock import SystemClock
 from framework._threads.sleepers import LoopSleeper, ThreadSleeper
 from framework.exceptions import RateLimitExceededError, TaskCancelledError
 from framework.protocols import Clock, Interceptor
 
 T = TypeVar("T")
-
-
-class PolicyHost(Protocol):
-    """What a manager does for policies that act inside its tasks."""
-
-    def announce(
-        self,
-        kind: str,
-        name: str,
-        record: TaskRecord | None,
-        delay: float,
-        error: BaseException | None,
-    ) -> None:
-        """Tell of a retry's or throttle's wait of *delay* seconds."""
-
-    def begin_attempt(self, record: TaskRecord) -> None:
-        """Count one more attempt of a running task."""
-
-    def begin_sleep(
-        self, record: TaskRecord, sleeper: Sleeper, reason: str, error: BaseException | None
-    ) -> None:
-        """Note who sleeps in a task, to be interrupted when the task is not wanted.
-
-        Args:
-            record: The task.
-            sleeper: Who sleeps.
-            reason: Why, for people.
-            error: What ended the attempt before; None for a throttle.
-        """
-
-    def end_sleep(self, record: TaskRecord, reason: str) -> None:
-        """Forget who slept, and why."""
-
-    def suspend_limit(self, record: TaskRecord) -> None:
-        """Stop the time of a task's limit, since it waits for a throttle's slot."""
-
-    def resume_limit(self, record: TaskRecord) -> None:
-        """Let the time of a task's limit go on."""
 
 
 class Policies:
@@ -72,7 +34,7 @@ class Policies:
         host: The manager's side; None outside any framework.
     """
 
-    def __init__(self, clock: Clock, rng: random.Random, host: PolicyHost | None = None) -> None:
+    def __init__(self, clock: Clock, rng: random.Random, host: Pauses | None = None) -> None:
         self.clock = clock
         self.monotonic = clock.monotonic
         self.rng = rng
@@ -237,7 +199,7 @@ class Policies:
     def add_sleeper(
         self,
         sleeper: Sleeper,
-        record: TaskRecord | None,
+        record: LiveTask | None,
         reason: str,
         error: BaseException | None = None,
     ) -> None:
@@ -250,7 +212,7 @@ class Policies:
         if closing:
             sleeper.interrupt()
 
-    def remove_sleeper(self, sleeper: Sleeper, record: TaskRecord | None, reason: str) -> None:
+    def remove_sleeper(self, sleeper: Sleeper, record: LiveTask | None, reason: str) -> None:
         """Forget who slept."""
         with self._lock:
             self._sleepers.discard(sleeper)
@@ -258,7 +220,7 @@ class Policies:
             self._host.end_sleep(record, reason)
 
     @property
-    def host(self) -> PolicyHost | None:
+    def host(self) -> Pauses | None:
         """The manager's side; None outside any framework."""
         return self._host
 
@@ -276,7 +238,7 @@ class WatchedPolicies(Policies):
     """
 
     def __init__(
-        self, clock: Clock, rng: random.Random, host: PolicyHost, interceptor: Interceptor
+        self, clock: Clock, rng: random.Random, host: Pauses, interceptor: Interceptor
     ) -> None:
         super().__init__(clock, rng, host)
         self.monotonic = self._read
@@ -331,7 +293,7 @@ class _Asleep:
     def __enter__(self) -> _Asleep:
         if self._record is not None and self._suspends:
             assert self._policies.host is not None
-            self._policies.host.suspend_limit(self._record)
+            self._policies.host.limits.suspend(self._record)
         self._policies.add_sleeper(self._sleeper, self._record, self._reason, self._error)
         # The error's traceback holds the frame that holds this.
         self._error = None
@@ -341,7 +303,7 @@ class _Asleep:
         self._policies.remove_sleeper(self._sleeper, self._record, self._reason)
         if self._record is not None and self._suspends:
             assert self._policies.host is not None
-            self._policies.host.resume_limit(self._record)
+            self._policies.host.limits.resume(self._record)
 
     def require_wanted(self) -> None:
         """See that the task, if there is one, is still wanted.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from framework._manager.core import Limits
 from framework._manager.frameworks import Framework, Parts
-from framework._running.runner import Runner
+from framework._running.endings import Endings
 from framework._tasks import wire
 from framework._tasks.current import current_home
 from framework._tasks.ids import TaskId
@@ -77,7 +77,7 @@ class Delivery:
     ended: bool = False
 
 
-class _Runner(Runner):
+class _Endings(Endings):
     """Leaves tasks unfinished that go on in a later delivery."""
 
     def body_failed(self, task: LiveTask, error: BaseException) -> None:
@@ -90,12 +90,13 @@ class _Runner(Runner):
         elif not dying():
             super().body_failed(task, error)
 
-    def _expire(self, task: LiveTask) -> None:
+    def time_out(self, task: LiveTask) -> None:
+        """End a task TIMEOUT that has reached its limit, which is named as people know it."""
         delivery: Delivery | None = task.delivery
         if delivery is not None:
-            # What is left of a limit is not the limit that people know.
+            # What counted here was what deliveries before have left of it.
             task.limit = delivery.limit
-        super()._expire(task)
+        super().time_out(task)
 
 
 class Outpost:
@@ -112,7 +113,7 @@ class Outpost:
         self.clock = SystemClock()
         self._framework = Framework(
             Parts(
-                clock=self.clock, engine=engine, runner_type=_Runner, policies_type=WorkerPolicies
+                clock=self.clock, engine=engine, endings_type=_Endings, policies_type=WorkerPolicies
             ),
             Limits(max_finished_tasks=_KEPT),
         )
@@ -206,7 +207,7 @@ class Outpost:
         delivery: Delivery = task.delivery
         if not task.status.is_final:
             # Nothing here follows it any more; the next delivery may be another process's.
-            self._core.runner.disarm(task)
+            self._core.endings.limits.disarm(task)
             self._core.ledger.release_task(task)
             return delivery.again
         task.read = True
@@ -300,7 +301,7 @@ class Outpost:
         if wanted is None:
             task.delivery.lost = True
         if wanted is not False and self._core.ledger.request_cancel(task):
-            self._core.runner.stop_body(task)
+            self._core.endings.stop_body(task)
         if wanted:
             self._state.heard(task.task_id)
 

@@ -86,7 +86,7 @@ def test_a_task_ends_while_its_start_is_told(manager: TaskManager, clock: Virtua
     # The limit begins to count once the start was told of, so it is ended by hand.
     (task,) = manager._core.ledger.all_live()
     error = TimeoutError()
-    sinks.meanwhile(lambda: manager._core.runner.end(task, "interrupt", error, body_ended=False))
+    sinks.meanwhile(lambda: manager._core.endings.end(task, "interrupt", error, body_ended=False))
     assert late.wait(PATIENCE)
     assert sinks.heard == ["submitted", "started", "interrupted", "late_result"]
 
@@ -184,9 +184,9 @@ def test_events_have_the_status_of_their_moment(manager: TaskManager) -> None:
 
         def run_and_end() -> None:
             (task,) = manager._core.ledger.all_live()
-            runner = manager._core.runner
-            assert runner.begin(task) is not None
-            runner.end(task, "interrupt", TimeoutError(), body_ended=False)
+            core = manager._core
+            assert core.runner.start(task) is not None
+            core.endings.end(task, "interrupt", TimeoutError(), body_ended=False)
 
         sinks.meanwhile(run_and_end)
         assert told.wait(PATIENCE)

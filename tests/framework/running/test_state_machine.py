@@ -353,11 +353,11 @@ def test_race_of_ends(held_manager: TaskManager) -> None:
 
     def end(move: Move) -> None:
         barrier.wait(PATIENCE)
-        runner = held_manager._core.runner
+        endings = held_manager._core.endings
         if move == "complete":
-            ended = runner.complete(task, None)
+            ended = endings.complete(task, None)
         else:
-            ended = runner.end(task, move, ValueError(move), body_ended=False)
+            ended = endings.end(task, move, ValueError(move), body_ended=False)
         if ended:
             won.append(move)
 
