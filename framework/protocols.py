@@ -6,6 +6,7 @@ that does gets the default behaviour of what it leaves out.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +17,7 @@ from framework._tasks.records import Kind, TaskEvent, TaskRecord, TaskStatus
 __all__ = [
     "Clock",
     "EngineHost",
+    "EngineTask",
     "EventSink",
     "Interceptor",
     "Kind",
@@ -25,23 +27,172 @@ __all__ = [
     "StoreHost",
     "TaskEngine",
     "TaskEvent",
+    "TaskFunction",
     "TaskRecord",
     "TaskRules",
     "TaskStatus",
     "TaskStore",
+    "TaskWaiter",
     "TimerHandle",
 ]
 
 
-class Run(Protocol):
-    """What an engine does with a record that it was given; safe to call twice."""
+class TaskFunction(Protocol):
+    """A function as its tasks have it, shared by all tasks that call it.
 
-    def __call__(self, record: TaskRecord, /) -> bool:
+    ``submit(timeout=...)`` and ``.options(...)`` make another one of the same ``fn``.
+
+    Attributes:
+        engine_note: The engine's own, None at first. Whatever it found out about the
+            function, for the next task. Two engines may meet in one process, so keep in it
+            whose it is. Any thread.
+    """
+
+    engine_note: Any
+
+    @property
+    def fn(self) -> Callable[..., Any]:
+        """The function as it was given, with any retry and throttle around it."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The name in records and logs."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """A text for people; "" if there is none."""
+        ...
+
+    @property
+    def kind(self) -> Kind:
+        """Where the function runs in a process: ``"loop"`` for an ``async def`` one."""
+        ...
+
+    @property
+    def timeout(self) -> float | None:
+        """Its own limit in seconds; None for the app's, infinity for none."""
+        ...
+
+
+class TaskWaiter(Protocol):
+    """A thread or coroutine that waits for a task."""
+
+    def nudge(self) -> None:
+        """Wake it to run the task inline, now that the task is queued. Any thread."""
+
+
+class EngineTask(Protocol):
+    """What an engine may see of a task, and the little that it may write.
+
+    It is the same object in every call about that task, from `RemoteEngine.admit` or
+    `TaskEngine.start` until the task has ended, and any thread may read it. A status
+    changes only by `Run` or `EngineHost`, never here, and may do so at any moment on
+    another thread. Drop the object when the task has ended.
+
+    Attributes:
+        limit: Seconds from its start that the task may run; None for any number. An engine
+            may set it in ``admit``, and not later. `Run` keeps it by itself; a remote
+            engine sees to it.
+        handler: The engine's own, None at first: where one that queues tasks may keep the
+            `Run` of ``start``. Costs nothing.
+        engine_note: The engine's own: anything else, None at first. It costs a dict for
+            each task that has one.
+    """
+
+    limit: float | None
+    handler: Any
+    engine_note: Any
+
+    @property
+    def task_id(self) -> str:
+        """The id, which never changes."""
+        ...
+
+    @property
+    def spec(self) -> TaskFunction:
+        """What the task runs."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The name in records and logs, that of `spec`."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """A text for people; "" if there is none."""
+        ...
+
+    @property
+    def args(self) -> tuple[Any, ...] | None:
+        """Positional arguments; None once the task has ended. Not to be changed."""
+        ...
+
+    @property
+    def kwargs(self) -> dict[str, Any] | None:
+        """Keyword arguments; None for none, or once the task has ended."""
+        ...
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """Where an ``async def`` task runs in this process; None if there is no loop."""
+        ...
+
+    @property
+    def status(self) -> TaskStatus:
+        """Where the task stands. PENDING in ``admit`` and ``start``."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why the task waits or how it ended, for people; often ""."""
+        ...
+
+    @property
+    def created_at(self) -> float:
+        """When it was submitted, in seconds since the epoch."""
+        ...
+
+    @property
+    def queued(self) -> float:
+        """Monotonic second of the framework's clock at which it came to the engine."""
+        ...
+
+    @property
+    def started(self) -> float | None:
+        """Monotonic second at which its body first began; None if it has not."""
+        ...
+
+    @property
+    def ended(self) -> float | None:
+        """Monotonic second at which it became final; None if it has not."""
+        ...
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether somebody asked for its cancellation."""
+        ...
+
+    @property
+    def waiters(self) -> Collection[TaskWaiter] | None:
+        """Who waits for the task; None for nobody.
+
+        An engine with `TaskEngine.run_inline` nudges each when it has queued the task.
+        """
+        ...
+
+
+class Run(Protocol):
+    """What an engine does with a task that it was given; safe to call twice."""
+
+    def __call__(self, task: EngineTask, /) -> bool:
         """Run a task to its end (thread) or start it (loop); False if it has ended."""
         ...
 
-    def drop(self, record: TaskRecord, error: BaseException | None, /) -> None:
-        """Say that a record will never run: it ends FAILED with *error*, or CANCELLED."""
+    def drop(self, task: EngineTask, error: BaseException | None, /) -> None:
+        """End a task that will never run: FAILED with *error*, CANCELLED without one."""
 
 
 class TimerHandle(Protocol):
@@ -104,30 +255,30 @@ class TaskEngine(Protocol):
     Thread rule: every method may be called from any thread, none may block.
     """
 
-    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
-        """See to it that ``run(record)`` is called once, later.
+    def start(self, task: EngineTask, kind: Kind, run: Run) -> None:
+        """See to it that ``run(task)`` is called once, later.
 
         Never call it on the caller's stack. A ``"thread"`` run may be called on any
-        thread that may block; a ``"loop"`` run on the thread of the record's loop.
+        thread that may block; a ``"loop"`` run on the thread of the task's loop.
 
         Raises:
             Exception: If the task cannot be started; it ends FAILED with this error.
         """
 
-    def withdraw(self, record: TaskRecord) -> None:
-        """Forget a record that will not be run any more; it was cancelled or claimed."""
+    def withdraw(self, task: EngineTask) -> None:
+        """Forget a task that will not be run any more, such as a cancelled one."""
         return None
 
-    def abandon(self, record: TaskRecord) -> None:
-        """Give up the thread that runs a record past its limit: it may never come back."""
+    def abandon(self, task: EngineTask) -> None:
+        """Give up the thread that runs a task past its limit: it may never come back."""
         return None
 
-    def run_inline(self, record: TaskRecord) -> bool:
-        """Run a queued record on the calling thread, which must wait for it anyway.
+    def run_inline(self, task: EngineTask) -> bool:
+        """Run a queued task on the calling thread, which must wait for it anyway.
 
         Returns:
             Whether it was run here; False if the thread is none of the engine's or the
-            record is not queued.
+            task is not queued.
         """
         return False
 
@@ -264,7 +415,7 @@ class EngineHost(Protocol):
     clock: Clock
     shared: bool
 
-    def live(self) -> Collection[TaskRecord]:
+    def live(self) -> Collection[EngineTask]:
         """Return the tasks that are not final, as far as this process follows them."""
         ...
 
@@ -311,7 +462,7 @@ class RemoteEngine(TaskEngine, Protocol):
         What is not published by then ends CANCELLED.
         """
 
-    def admit(self, record: TaskRecord) -> None:
+    def admit(self, task: EngineTask) -> None:
         """Look at a task before it is accepted; what this raises refuses it."""
 
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
@@ -338,10 +489,10 @@ class TaskRules(Protocol):
     which takes its place, refuses what it would refuse. Every method from any thread.
     """
 
-    def admit(self, record: TaskRecord) -> None:
+    def admit(self, task: EngineTask) -> None:
         """Look at a task before it is accepted; what this raises refuses it."""
 
-    def received(self, record: TaskRecord) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def received(self, task: EngineTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments of an admitted task as its body gets them.
 
         Raises:
@@ -349,7 +500,7 @@ class TaskRules(Protocol):
         """
         ...
 
-    def settle(self, record: TaskRecord, result: Any) -> Any:
+    def settle(self, task: EngineTask, result: Any) -> Any:
         """Return a result as whoever asks for it gets it.
 
         Raises:

@@ -39,10 +39,10 @@ class AppRules(Interceptor):
 
     def settle(self, record: TaskRecord, result: Any) -> Any:
         """Return a result as whoever asks for it would get it; raises if it cannot be kept."""
-        home = live(record).home
-        engine, store = self._engines.get(home), self._stores.get(home)
+        task = live(record)
+        engine, store = self._engines.get(task.home), self._stores.get(task.home)
         if engine is not None:
-            result = engine.settle(record, result)
+            result = engine.settle(task, result)
         if store is not None:
             result = store.settle(record, result)
         return result if self._settle is None else self._settle(record, result)
@@ -55,8 +55,8 @@ class AppRules(Interceptor):
         task = live(record)
         engine = self._engines.get(task.home)
         if engine is not None:
-            engine.admit(record)
-            task.args, kwargs = engine.received(record)
+            engine.admit(task)
+            task.args, kwargs = engine.received(task)
             task.kwargs = kwargs or None
 
     def around_attempt(self, record: TaskRecord, attempt: int, call: Callable[[], Any]) -> Any:

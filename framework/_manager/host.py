@@ -118,7 +118,7 @@ class RemoteHost:
 
     # -- for a remote engine
 
-    def live(self) -> list[TaskRecord]:
+    def live(self) -> list[LiveTask]:
         """Return the remote tasks that are not final, as far as this process follows them."""
         return [task for task in self._ledger.all_live() if task.remote]
 

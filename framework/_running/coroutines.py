@@ -18,8 +18,7 @@ from typing import Any
 
 from framework._running.outcomes import clear_frames, raise_or_return
 from framework._running.runner import Runner, enter
-from framework._tasks.live import PENDING, LiveTask, live
-from framework._tasks.records import TaskRecord
+from framework._tasks.live import PENDING, LiveTask
 from framework.exceptions import TaskCancelledError, TaskInterruptedError
 from framework.protocols import Kind, Run
 
@@ -47,9 +46,9 @@ class _Run:
             if runner.accounts:
                 runner.let_go(task)
 
-    def drop(self, record: TaskRecord, error: BaseException | None, /) -> None:
+    def drop(self, task: Any, error: BaseException | None, /) -> None:  # Any: as above
         """End a task that will never run."""
-        runner, task = self._runner, live(record)
+        runner = self._runner
         if error is not None:
             runner.refuse(task, error)
             return

@@ -176,7 +176,7 @@ class LiveTask(TaskRecord):
     waiters: dict[Waiter, None] | None
     driver: Driver | None
     bodies: int
-    handler: Any  # a pool_threads.Handler
+    handler: Any  # the engine's, see `protocols.EngineTask`; here a pool_threads.Handler
     outbox: Outbox | None
 
     limit_left: Rare[float | None] = Rare(None)
@@ -185,6 +185,7 @@ class LiveTask(TaskRecord):
     timer: Rare[Timer | None] = Rare(None)
     sleeper: Rare[Sleeper | None] = Rare(None)
     delivery: Rare[Any] = Rare(None)  # what a worker of a remote engine was handed
+    engine_note: Rare[Any] = Rare(None)  # the engine's, see `protocols.EngineTask`
 
 
 def new_task(

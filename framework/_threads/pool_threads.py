@@ -23,16 +23,32 @@ class Item(Protocol):
         handler: Who knows what to do with it.
     """
 
+    handler: Any  # a Handler of this kind of item
+
     @property
     def name(self) -> str:
         """Name for figures and messages."""
         ...
 
-    status: TaskStatus
-    queued: float
-    started: float | None
-    ended: float | None
-    handler: Any  # a Handler of this kind of item
+    @property
+    def status(self) -> TaskStatus:
+        """Where it stands."""
+        ...
+
+    @property
+    def queued(self) -> float:
+        """When it was queued."""
+        ...
+
+    @property
+    def started(self) -> float | None:
+        """When it began; None if it has not."""
+        ...
+
+    @property
+    def ended(self) -> float | None:
+        """When it ended; None if it has not."""
+        ...
 
 
 class Handler(Protocol):

@@ -22,7 +22,7 @@ from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.pool_threads import Item, Worker, current_worker
 from framework.engines.local import LocalEngine
 from framework.exceptions import QueueFullError
-from framework.protocols import Kind, Run
+from framework.protocols import EngineTask, Kind, Run
 
 
 class Queued:
@@ -324,34 +324,34 @@ class ControlledEngine(LocalEngine):
         super().__init__(pool)
         self._control = pool._controlled.control
         self._hold = hold
-        self._held: dict[TaskRecord, Queued] = {}
+        self._held: dict[EngineTask, Queued] = {}
 
-    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
-        """Hold a record back; see `protocols.TaskEngine`."""
+    def start(self, task: EngineTask, kind: Kind, run: Run) -> None:
+        """Hold a task back; see `protocols.TaskEngine`."""
         if not self._hold:
-            super().start(record, kind, run)
+            super().start(task, kind, run)
         elif kind == "thread":
-            self.start_thread(record, run)
+            self.start_thread(task, run)
         else:
-            self.loop_of(record)
-            queued = Queued(record, kind, lambda: self._admit(record, run))
-            self._held[record] = queued
+            self.loop_of(task)
+            queued = Queued(task, kind, lambda: self._admit(task, run))
+            self._held[task] = queued
             self._control.queued(queued)
 
-    def _admit(self, record: TaskRecord, run: Run) -> None:
-        queued = self._held.pop(record, None)
+    def _admit(self, task: EngineTask, run: Run) -> None:
+        queued = self._held.pop(task, None)
         if queued is None:
             return
         self._control.withdrawn(queued)
         try:
-            super().start(record, "loop", run)
+            super().start(task, "loop", run)
         except RuntimeError as error:
-            run.drop(record, error)
+            run.drop(task, error)
 
-    def withdraw(self, record: TaskRecord) -> None:
-        """Forget a record that will not be run any more."""
-        queued = self._held.pop(record, None)
+    def withdraw(self, task: EngineTask) -> None:
+        """Forget a task that will not be run any more."""
+        queued = self._held.pop(task, None)
         if queued is None:
-            super().withdraw(record)
+            super().withdraw(task)
         else:
             self._control.withdrawn(queued)

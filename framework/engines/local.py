@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from framework._tasks.live import PENDING, LiveTask, live
-from framework._tasks.records import TaskRecord
+from framework._tasks.live import PENDING
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.waiters import Mailboxes
-from framework.protocols import Kind, Run
+from framework.protocols import EngineTask, Kind, Run
 
 _FLUSH_AFTER = 0.02
 """Seconds that a task is staged at most while its loop's thread submits more."""
@@ -22,8 +21,8 @@ class _Staging:
 
     def __init__(self, since: float) -> None:
         self.since = since
-        self.threads: list[LiveTask] = []
-        self.coroutines: list[LiveTask] = []
+        self.threads: list[EngineTask] = []
+        self.coroutines: list[EngineTask] = []
 
 
 class LocalEngine:
@@ -45,9 +44,8 @@ class LocalEngine:
         # Each is touched by its own loop's thread only.
         self._staged: dict[asyncio.AbstractEventLoop, _Staging] = {}
 
-    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
-        """Run a record as soon as its submission has returned; see `protocols.TaskEngine`."""
-        task: LiveTask = record  # type: ignore[assignment]  # it is one of the manager's own
+    def start(self, task: EngineTask, kind: Kind, run: Run) -> None:
+        """Run a task as soon as its submission has returned; see `protocols.TaskEngine`."""
         task.handler = run
         here = asyncio._get_running_loop()
         if kind == "thread":
@@ -55,23 +53,22 @@ class LocalEngine:
                 self._dispatch([task])
                 return
             staging = self._staged.get(here)
-            if staging is None or task.created - staging.since > _FLUSH_AFTER:
-                staging = self._stage(here, task.created)
+            if staging is None or task.queued - staging.since > _FLUSH_AFTER:
+                staging = self._stage(here, task.queued)
             staging.threads.append(task)
             return
         home = self.loop_of(task)
         if here is home:
-            self._stage(here, task.created).coroutines.append(task)
+            self._stage(here, task.queued).coroutines.append(task)
         elif not self._boxes.of(home).post(partial(run, task)):
             raise RuntimeError("the event loop of the task's app is closed")
 
-    def loop_of(self, record: TaskRecord) -> asyncio.AbstractEventLoop:
+    def loop_of(self, task: EngineTask) -> asyncio.AbstractEventLoop:
         """Return the loop that an ``async def`` task runs on.
 
         Raises:
             RuntimeError: If there is none.
         """
-        task: LiveTask = record  # type: ignore[assignment]  # it is one of the manager's own
         if task.loop is None:
             raise RuntimeError(
                 f"{task.name} is an async function, which needs an event loop, and there is "
@@ -79,23 +76,22 @@ class LocalEngine:
             )
         return task.loop
 
-    def start_thread(self, record: TaskRecord, run: Run) -> None:
-        """Hand a record to the pool at once, whether or not this is a loop's thread."""
-        task = live(record)
+    def start_thread(self, task: EngineTask, run: Run) -> None:
+        """Hand a task to the pool at once, whether or not this is a loop's thread."""
         task.handler = run
         self._dispatch([task])
 
-    def withdraw(self, record: TaskRecord) -> None:
-        """Free the place of a record in the queue."""
-        self.pool._crew.discard(live(record))
+    def withdraw(self, task: EngineTask) -> None:
+        """Free the place of a task in the queue."""
+        self.pool._crew.discard(task)
 
-    def abandon(self, record: TaskRecord) -> None:
-        """Give up the thread that runs *record*; the pool starts another in its place."""
-        self.pool._crew.abandon(live(record))
+    def abandon(self, task: EngineTask) -> None:
+        """Give up the thread that runs *task*; the pool starts another in its place."""
+        self.pool._crew.abandon(task)
 
-    def run_inline(self, record: TaskRecord) -> bool:
-        """Run a queued record on the calling thread of the pool."""
-        return self.pool._crew.run_inline(live(record))
+    def run_inline(self, task: EngineTask) -> bool:
+        """Run a queued task on the calling thread of the pool."""
+        return self.pool._crew.run_inline(task)
 
     def _stage(self, loop: asyncio.AbstractEventLoop, now: float) -> _Staging:
         staging = self._staged.get(loop)
@@ -114,7 +110,7 @@ class LocalEngine:
         for task in staging.coroutines:
             task.handler(task)
 
-    def _dispatch(self, tasks: list[LiveTask]) -> None:
+    def _dispatch(self, tasks: list[EngineTask]) -> None:
         wanted = [task for task in tasks if task.status is PENDING]
         for task, error in self.pool._crew.put_all(wanted):
             task.handler.drop(task, error)

@@ -26,7 +26,7 @@ from framework import (
 from framework._running.retry import MAX_DELAY, RetryPolicy
 from framework._tasks.jsonsafe import jsonable
 from framework._threads.deadlines import Deadlines
-from framework.protocols import Kind, Run, TaskRecord
+from framework.protocols import EngineTask, Kind, Run
 from framework.testing import override_framework
 from tests.framework.exact import ExactClock
 
@@ -527,20 +527,20 @@ class HeldEngine:
     """Starts nothing by itself."""
 
     def __init__(self) -> None:
-        self.held: dict[TaskRecord, Run] = {}
+        self.held: dict[EngineTask, Run] = {}
 
-    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
-        """Keep a record."""
-        self.held[record] = run
+    def start(self, task: EngineTask, kind: Kind, run: Run) -> None:
+        """Keep a task."""
+        self.held[task] = run
 
-    def withdraw(self, record: TaskRecord) -> None:
-        """Forget a record."""
-        self.held.pop(record, None)
+    def withdraw(self, task: EngineTask) -> None:
+        """Forget a task."""
+        self.held.pop(task, None)
 
-    def abandon(self, record: TaskRecord) -> None:
+    def abandon(self, task: EngineTask) -> None:
         """Do nothing: there is no thread."""
 
-    def run_inline(self, record: TaskRecord) -> bool:
+    def run_inline(self, task: EngineTask) -> bool:
         """Run nothing inline."""
         return False
 

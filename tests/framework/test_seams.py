@@ -16,7 +16,15 @@ from fastapi import FastAPI
 
 from framework import get_task_manager, setup_async_framework
 from framework._tasks import registry
-from framework.protocols import Interceptor, Kind, Run, TaskEvent, TaskRecord, TaskStatus
+from framework.protocols import (
+    EngineTask,
+    Interceptor,
+    Kind,
+    Run,
+    TaskEvent,
+    TaskRecord,
+    TaskStatus,
+)
 from framework.testing import call_of, override_framework
 from tests.framework.clients import TestClient
 from tests.patience import PATIENCE
@@ -134,28 +142,28 @@ class HoldingEngine:
     """An engine that runs nothing until it is told to: a `TaskEngine` in a few lines."""
 
     def __init__(self) -> None:
-        self.held: deque[tuple[TaskRecord, Kind, Run]] = deque()
+        self.held: deque[tuple[EngineTask, Kind, Run]] = deque()
 
-    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
+    def start(self, task: EngineTask, kind: Kind, run: Run) -> None:
         """Hold a task back."""
-        self.held.append((record, kind, run))
+        self.held.append((task, kind, run))
 
-    def withdraw(self, record: TaskRecord) -> None:
+    def withdraw(self, task: EngineTask) -> None:
         """Forget a task that was cancelled."""
-        self.held = deque(entry for entry in self.held if entry[0] is not record)
+        self.held = deque(entry for entry in self.held if entry[0] is not task)
 
-    def abandon(self, record: TaskRecord) -> None:
+    def abandon(self, task: EngineTask) -> None:
         """Have no thread to give up."""
 
-    def run_inline(self, record: TaskRecord) -> bool:
+    def run_inline(self, task: EngineTask) -> bool:
         """Run nothing on the caller's thread."""
         return False
 
     def run_next(self) -> str:
         """Run the task that was held back first, here, and return its id."""
-        record, _, run = self.held.popleft()
-        run(record)
-        return record.task_id
+        task, _, run = self.held.popleft()
+        run(task)
+        return task.task_id
 
 
 class ListStore:
@@ -456,32 +464,32 @@ def test_a_nested_override_is_an_error() -> None:
 class Strict:
     """An engine that takes whole numbers, and tells their text."""
 
-    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
+    def start(self, task: EngineTask, kind: Kind, run: Run) -> None:
         """Run nothing: in these tests another engine takes its place."""
         raise AssertionError("it must have been replaced")
 
-    def withdraw(self, record: TaskRecord) -> None:
+    def withdraw(self, task: EngineTask) -> None:
         """Forget nothing."""
 
-    def abandon(self, record: TaskRecord) -> None:
+    def abandon(self, task: EngineTask) -> None:
         """Give up nothing."""
 
-    def run_inline(self, record: TaskRecord) -> bool:
+    def run_inline(self, task: EngineTask) -> bool:
         """Run nothing here."""
         return False
 
-    def admit(self, record: TaskRecord) -> None:
+    def admit(self, task: EngineTask) -> None:
         """Take whole numbers only."""
-        if not all(isinstance(arg, int) for arg in call_of(record).args):
+        if not all(isinstance(arg, int) for arg in task.args or ()):
             raise TypeError("whole numbers, please")
 
-    def received(self, record: TaskRecord) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def received(self, task: EngineTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Hand on the double of each."""
-        return tuple(2 * arg for arg in call_of(record).args), {}
+        return tuple(2 * arg for arg in task.args or ()), {}
 
-    def settle(self, record: TaskRecord, result: Any) -> Any:
+    def settle(self, task: EngineTask, result: Any) -> Any:
         """Make a text of it."""
-        return f"{result} of {record.name.rpartition('.')[2]}"
+        return f"{result} of {task.name.rpartition('.')[2]}"
 
 
 @pytest.mark.parametrize("app_rules", [True, False])

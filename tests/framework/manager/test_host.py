@@ -25,7 +25,7 @@ from framework import (
 from framework._manager.host import RemoteHost
 from framework._tasks.records import Label, TaskEvent, TaskRecord
 from framework.exceptions import BrokerUnavailableError, RemoteTaskError
-from framework.protocols import EngineHost, Kind, Run
+from framework.protocols import EngineHost, EngineTask, Kind, Run
 from tests.patience import PATIENCE
 
 
@@ -58,22 +58,22 @@ class Workers:
         """Leave."""
         self.closed += 1
 
-    def admit(self, record: TaskRecord) -> None:
+    def admit(self, task: EngineTask) -> None:
         """Refuse, if the test says so."""
         if self.fault is not None:
             raise self.fault
 
-    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
+    def start(self, task: EngineTask, kind: Kind, run: Run) -> None:
         """Take a task in."""
-        self.started.append(record.task_id)
+        self.started.append(task.task_id)
 
-    def withdraw(self, record: TaskRecord) -> None:
+    def withdraw(self, task: EngineTask) -> None:
         """Forget it."""
 
-    def abandon(self, record: TaskRecord) -> None:
+    def abandon(self, task: EngineTask) -> None:
         """Do nothing."""
 
-    def run_inline(self, record: TaskRecord) -> bool:
+    def run_inline(self, task: EngineTask) -> bool:
         """Run nothing here."""
         return False
 

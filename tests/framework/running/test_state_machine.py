@@ -12,7 +12,7 @@ import pytest
 from framework import TaskManager, TaskStatus, async_task
 from framework._tasks.live import LiveTask, Move, copy_record
 from framework.exceptions import TaskTimeoutError
-from framework.protocols import Kind, Run, TaskEvent, TaskRecord
+from framework.protocols import EngineTask, Kind, Run, TaskEvent, TaskRecord
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
 from tests.patience import PATIENCE
@@ -82,29 +82,29 @@ class HeldEngine:
     """Starts nothing by itself: what it was given waits for the test to run it."""
 
     def __init__(self) -> None:
-        self.held: list[tuple[TaskRecord, Run]] = []
+        self.held: list[tuple[EngineTask, Run]] = []
         self.refusal: Exception | None = None
 
-    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
-        """Keep a record, or refuse it."""
+    def start(self, task: EngineTask, kind: Kind, run: Run) -> None:
+        """Keep a task, or refuse it."""
         if self.refusal is not None:
             raise self.refusal
-        self.held.append((record, run))
+        self.held.append((task, run))
 
-    def withdraw(self, record: TaskRecord) -> None:
+    def withdraw(self, task: EngineTask) -> None:
         """Keep it: a late delivery of a cancelled task must do no harm."""
 
-    def abandon(self, record: TaskRecord) -> None:
+    def abandon(self, task: EngineTask) -> None:
         """Do nothing: the thread is the test's own."""
 
-    def run_inline(self, record: TaskRecord) -> bool:
+    def run_inline(self, task: EngineTask) -> bool:
         """Run nothing inline."""
         return False
 
     def run_next(self) -> bool:
-        """Deliver the oldest record, on this thread; return what the run says."""
-        record, run = self.held.pop(0)
-        return run(record)
+        """Deliver the oldest task, on this thread; return what the run says."""
+        task, run = self.held.pop(0)
+        return run(task)
 
 
 def record_in(status: str, manager: TaskManager) -> LiveTask:
