@@ -35,7 +35,7 @@ class TaskSpec:
         special: Whether any of these three was chosen; most tasks ask this alone.
         check: Raises TypeError for arguments that do not fit; None if that is unknown.
         attempts_inside: Whether the function counts its attempts itself (a retry).
-        wire: What a remote engine has found out of it, for the next call; None before.
+        engine_note: The engine's own, see `protocols.TaskFunction`.
     """
 
     __slots__ = (
@@ -43,6 +43,7 @@ class TaskSpec:
         "check",
         "delay",
         "description",
+        "engine_note",
         "fn",
         "hooks",
         "kind",
@@ -51,7 +52,6 @@ class TaskSpec:
         "special",
         "task_id",
         "timeout",
-        "wire",
     )
 
     def __init__(
@@ -78,7 +78,7 @@ class TaskSpec:
         self.hooks: Hooks | None = hooks
         self.task_id: str | None = task_id
         self.special: bool = bool(delay or hooks or task_id)
-        self.wire: Any = None  # a tuple of that engine's own
+        self.engine_note: Any = None
         self.attempts_inside: bool = layer_of(fn) == "retry_task" and not is_wrapper(fn)
 
     def replace(

@@ -16,7 +16,6 @@ from kombu.exceptions import OperationalError
 from framework._tasks import checks, registry
 from framework._tasks.live import live
 from framework._tasks.records import TaskRecord, TaskStatus
-from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import CallEncoder, call_encoder, decode_call, refusals, settled
 from framework.engines.celery import _settings
 from framework.engines.celery._entries import Entry
@@ -26,7 +25,7 @@ from framework.engines.celery._reports import Reports, record_of
 from framework.engines.celery._rescue import Rescue
 from framework.engines.celery._state import State
 from framework.exceptions import BrokerUnavailableError
-from framework.protocols import EngineHost, Kind, Run
+from framework.protocols import EngineHost, EngineTask, Kind, Run, TaskFunction
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -320,7 +319,7 @@ class CeleryEngine:
         if self._state is not None:
             self._state.client.close()
 
-    def admit(self, record: TaskRecord) -> None:
+    def admit(self, task: EngineTask) -> None:
         """Look at a task before it is accepted.
 
         Raises:
@@ -329,11 +328,10 @@ class CeleryEngine:
                 travel, or its limit is missing or too long.
             QueueFullError: If as many tasks wait to be published as may.
         """
-        task = live(record)
-        spec: TaskSpec = task.spec
-        known = spec.wire
+        spec = task.spec
+        known = spec.engine_note
         if known is None or known[0] is not self:
-            known = spec.wire = (self, self._name_of(spec), self._encoder(spec))
+            known = spec.engine_note = (self, self._name_of(spec), self._encoder(spec))
         _, name, encode = known
         if task.limit is None:
             task.limit = self.default_limit
@@ -351,16 +349,16 @@ class CeleryEngine:
             )
         if self._publisher is not None:
             self._publisher.require_room()
-        task.payload = (name, encode(task.args or (), task.kwargs))
+        task.engine_note = (name, encode(task.args or (), task.kwargs))
 
-    def _encoder(self, spec: TaskSpec) -> CallEncoder:
+    def _encoder(self, spec: TaskFunction) -> CallEncoder:
         # Of functions that the app knew when it started this was found out then.
         refused = refusals(spec.fn)
         if refused:
             raise ValueError(f"values of some annotations cannot travel: {'; '.join(refused)}")
         return call_encoder(spec.fn)
 
-    def _name_of(self, spec: TaskSpec) -> str:
+    def _name_of(self, spec: TaskFunction) -> str:
         name = self.functions.name_of(spec)
         if name is None:
             raise ValueError(
@@ -369,42 +367,41 @@ class CeleryEngine:
             )
         return name
 
-    def received(self, record: TaskRecord) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def received(self, task: EngineTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments of an admitted task as a worker reads them.
 
         Raises:
             TypeError: If they do not fit their annotations any more.
         """
-        task = live(record)
-        _, call = task.payload
+        _, call = task.engine_note
         return decode_call(task.spec.fn, call)
 
-    def settle(self, record: TaskRecord, result: Any) -> Any:
+    def settle(self, task: EngineTask, result: Any) -> Any:
         """Return a result as it comes back from a worker.
 
         Raises:
             TypeError: If JSON has nothing for it, or it does not fit the annotation.
             ValueError: If it is longer than a mebibyte of JSON.
         """
-        value, _ = settled(live(record).spec.fn, result)
+        value, _ = settled(task.spec.fn, result)
         return value
 
-    def start(self, record: TaskRecord, kind: Kind, run: Run) -> None:
+    def start(self, task: EngineTask, kind: Kind, run: Run) -> None:
         """Queue a task to be published; never blocks."""
         publisher = self._publisher
         if publisher is None:
             raise RuntimeError("the engine is not open")
-        publisher.put(record)
+        publisher.put(task)
 
-    def withdraw(self, record: TaskRecord) -> None:
+    def withdraw(self, task: EngineTask) -> None:
         """Forget a task that will not be run any more."""
         if self._publisher is not None:
-            self._publisher.discard(record.task_id)
+            self._publisher.discard(task.task_id)
 
-    def abandon(self, record: TaskRecord) -> None:
+    def abandon(self, task: EngineTask) -> None:
         """Do nothing: a worker ends a body past its limit by itself."""
 
-    def run_inline(self, record: TaskRecord) -> bool:
+    def run_inline(self, task: EngineTask) -> bool:
         """Run nothing here; False."""
         return False
 
@@ -487,9 +484,8 @@ class CeleryEngine:
             reports.start()
         self.state.publish(messages)
 
-    def _message(self, record: TaskRecord) -> Message:
-        task = live(record)
-        name, call = task.payload
+    def _message(self, task: EngineTask) -> Message:
+        name, call = task.engine_note
         return Message(
             task_id=str(task.task_id),
             fn=name,
@@ -503,7 +499,7 @@ class CeleryEngine:
             namespace=self.namespace,
         )
 
-    def _signature(self, name: str, spec: TaskSpec) -> str:
+    def _signature(self, name: str, spec: TaskFunction) -> str:
         found = self._signatures.get(name)
         if found is None:
             found = self._signatures[name] = signature_hash(spec.fn)

@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 from framework._tasks import registry
 from framework._tasks.functions import name_of, signature_of
 from framework._tasks.specs import TaskSpec, spec_for
+from framework.protocols import TaskFunction
 
 VERSION: Final = 1
 """Of the message's form; a worker refuses any other."""
@@ -121,7 +122,7 @@ class Functions:
             spec = getattr(schedule, "spec", None)
         return spec if isinstance(spec, TaskSpec) else self._plain.get(name)
 
-    def name_of(self, spec: TaskSpec) -> str | None:
+    def name_of(self, spec: TaskFunction) -> str | None:
         """Return the name by which a worker finds the function of *spec*, or None."""
         for name in (name_of(spec.fn), spec.name):
             known = self.spec(name)

@@ -19,11 +19,11 @@ from itertools import count
 from typing import Any, Final
 
 from framework._tasks.jsonsafe import safe_str
-from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.records import TaskStatus
 from framework._threads.clock import SystemClock
 from framework.engines.celery._messages import Message
 from framework.exceptions import BrokerUnavailableError, QueueFullError
-from framework.protocols import EngineHost
+from framework.protocols import EngineHost, EngineTask
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -178,7 +178,7 @@ class Publisher:
         published: Callable[[list[str]], None],
         repeated: Callable[[str], None],
         unnote: Callable[[str], object],
-        prepare: Callable[[TaskRecord], Message],
+        prepare: Callable[[EngineTask], Message],
         host: EngineHost,
         size: int,
         timeout: float,
@@ -194,7 +194,7 @@ class Publisher:
         self._timeout = timeout
         self._clock = SystemClock()
         self._condition = threading.Condition(threading.Lock())
-        self._queue: dict[str, TaskRecord] = {}
+        self._queue: dict[str, EngineTask] = {}
         self._sending = ""
         self._doubtful: list[str] = []
         self._down = ""
@@ -214,12 +214,12 @@ class Publisher:
         if len(self._queue) >= self._size:
             raise QueueFullError(self._size)
 
-    def put(self, record: TaskRecord) -> None:
+    def put(self, task: EngineTask) -> None:
         """Queue a task; never blocks."""
         with self._condition:
             if self._closed:
                 raise RuntimeError("the engine is closed and publishes no more")
-            self._queue[record.task_id] = record
+            self._queue[task.task_id] = task
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="asyncframe-publisher", daemon=True
@@ -228,7 +228,7 @@ class Publisher:
             elif len(self._queue) == 1:
                 self._condition.notify_all()
         if self._down:
-            self._host.waiting(record.task_id, self._down)
+            self._host.waiting(task.task_id, self._down)
 
     def discard(self, task_id: str) -> None:
         """Forget a task that is not wanted any more."""
@@ -269,14 +269,14 @@ class Publisher:
             thread.join(_LAST)
         with self._condition:
             left, self._queue = list(self._queue.values()), {}
-        for record in left:
+        for task in left:
             self._host.ended(
-                record.task_id, TaskStatus.CANCELLED, self._clock.time(),
+                task.task_id, TaskStatus.CANCELLED, self._clock.time(),
                 reason="the framework shut down before it was published",
             )  # fmt: skip
             if not self._down:
                 with suppress(Exception):  # at worst it stays PENDING in Redis
-                    self._unnote(record.task_id)
+                    self._unnote(task.task_id)
 
     # -- the thread
 
@@ -293,28 +293,28 @@ class Publisher:
         finally:
             self._sender.close()
 
-    def _publish(self, batch: list[TaskRecord]) -> None:
+    def _publish(self, batch: list[EngineTask]) -> None:
         """Publish some; each is taken off the queue when that has been done."""
-        wanted = [record for record in batch if not record.status.is_final]
-        messages = [self._prepare(record) for record in wanted]
+        wanted = [task for task in batch if not task.status.is_final]
+        messages = [self._prepare(task) for task in wanted]
         noted = not messages or self._insist(lambda: self._note(messages))
         sent: list[str] = []
-        for record, message in zip(wanted, messages, strict=True):
-            if noted and self._begin(record):
-                if not self._insist(partial(self._send, message, count()), record):
+        for task, message in zip(wanted, messages, strict=True):
+            if noted and self._begin(task):
+                if not self._insist(partial(self._send, message, count()), task):
                     break
-                sent.append(record.task_id)
-                record.payload = None
-                if record.reason:
-                    self._host.waiting(record.task_id, "")
-                self.discard(record.task_id)
+                sent.append(task.task_id)
+                task.engine_note = None
+                if task.reason:
+                    self._host.waiting(task.task_id, "")
+                self.discard(task.task_id)
         self._sending = ""
         if sent:
             with suppress(Exception):  # Redis is away; at worst they are sent once more
                 self._published(sent)
-        for record in batch:
-            if record.status.is_final:
-                self.discard(record.task_id)
+        for task in batch:
+            if task.status.is_final:
+                self.discard(task.task_id)
 
     def _send(self, message: Message, tries: count[int]) -> None:
         if next(tries):
@@ -322,21 +322,21 @@ class Publisher:
             self._repeated(message.task_id)
         self._sender.send(message)
 
-    def _begin(self, record: TaskRecord) -> bool:
+    def _begin(self, task: EngineTask) -> bool:
         """Note that a task is being sent, unless it was withdrawn after it was noted."""
         with self._condition:
-            if record.task_id in self._queue:
-                self._sending = record.task_id
+            if task.task_id in self._queue:
+                self._sending = task.task_id
                 return True
-        self._insist(partial(self._unnote, record.task_id))
+        self._insist(partial(self._unnote, task.task_id))
         return False
 
-    def _insist(self, call: Callable[[], object], record: TaskRecord | None = None) -> bool:
+    def _insist(self, call: Callable[[], object], task: EngineTask | None = None) -> bool:
         """Make a call to the broker until it succeeds; False if it is given up.
 
         Args:
             call: May raise anything.
-            record: Give up when this task is final; None for when nothing is queued.
+            task: Give up when this task is final; None for when nothing is queued.
         """
         pause = _FIRST_PAUSE
         while True:
@@ -347,9 +347,9 @@ class Publisher:
             else:
                 self._mended()
                 return True
-            if self._give_up or (record is None and not self._queue):
+            if self._give_up or (task is None and not self._queue):
                 return False
-            if record is not None and record.status.is_final:
+            if task is not None and task.status.is_final:
                 return True
             self._retry.wait(pause)
             self._retry.clear()
@@ -362,23 +362,23 @@ class Publisher:
         if not self._down:
             since = datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="seconds")
             self._down = f"broker unavailable since {since}: {safe_str(error, 200)}"
-            for record in queued:
-                self._host.waiting(record.task_id, self._down)
+            for task in queued:
+                self._host.waiting(task.task_id, self._down)
             with self._condition:
                 self._condition.notify_all()
             _LOGGER.warning("%s; tasks that wait to be published: %d", self._down, len(queued))
         now = self._host.clock.monotonic()
-        for record in queued:
-            if now - record.queued < self._timeout:
+        for task in queued:
+            if now - task.queued < self._timeout:
                 break
-            self.discard(record.task_id)
-            self._doubtful.append(record.task_id)
+            self.discard(task.task_id)
+            self._doubtful.append(task.task_id)
             told = BrokerUnavailableError(
                 f"{self._down}; the task was given up after {self._timeout:g} s "
                 "(publish_timeout): see that the broker runs, and submit it again"
             )
             self._host.ended(
-                record.task_id, TaskStatus.FAILED, self._clock.time(), error=told,
+                task.task_id, TaskStatus.FAILED, self._clock.time(), error=told,
                 reason="it could not be published",
             )  # fmt: skip
 
@@ -390,8 +390,8 @@ class Publisher:
         with self._condition:
             queued = list(self._queue.values())
             doubtful, self._doubtful = self._doubtful, []
-        for record in queued:
-            self._host.waiting(record.task_id, "")
+        for task in queued:
+            self._host.waiting(task.task_id, "")
         for task_id in doubtful:
             self._insist(partial(self._unnote, task_id))
 

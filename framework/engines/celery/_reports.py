@@ -148,8 +148,8 @@ class Reports:
         )
 
     def _catch_up(self) -> None:
-        """Look every live task up that was published."""
-        ids = [str(one.task_id) for one in self._host.live() if one.payload is None]
+        """Look every live task up that was published; see `CeleryEngine.admit`."""
+        ids = [str(one.task_id) for one in self._host.live() if one.engine_note is None]
         for begin in range(0, len(ids), 1_000):
             some = ids[begin : begin + 1_000]
             found = self._state.fetch(some)
