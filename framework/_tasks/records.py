@@ -137,13 +137,39 @@ _FIRST = threading.Lock()
 class TaskRecord:
     """The facts of one task, as the manager writes them and a store keeps them.
 
-    ``created``, ``queued``, ``started`` and ``ended`` are monotonic seconds of the
-    framework's clock, None while they have not happened; ``created_at`` is the wall clock
-    at submission, in seconds since the epoch, and the only stamp shown to people: the
-    others are derived from it, so a wall clock that jumps makes no negative duration.
-    ``code`` and ``instruction`` tell where it was submitted and cost a tenth of a file name
-    and a line to take; ``code`` is None if that is no longer known.
-    ``rest`` holds what few tasks have; see `Rare`.
+    A store may read all of it on any thread. Of a live task it changes at any moment, so read
+    a consistent copy (`protocols.StoreHost.snapshot`). A final one changes no more, but for
+    ``read`` and ``still_running``; a store may keep it for as long as it likes.
+
+    Attributes:
+        task_id: The id.
+        label: Name and description, shared by the tasks of one function.
+        status: Where the task stands.
+        created_at: When it was submitted, in seconds since the epoch. The only stamp of the
+            wall clock: people are shown the others by their distance from this one, so a
+            wall clock that jumps makes no negative duration.
+        created: The same in monotonic seconds of the framework's clock, as the next three.
+        queued: When it came to the engine: later than `created` if it was delayed.
+        started: When its body first began; None if it has not.
+        ended: When it became final; None if it has not.
+        attempts: How often its body was begun.
+        result: What it returned; None unless it COMPLETED.
+        code: The code that submitted it, which costs a tenth of a file name and a line to
+            take; None if that is no longer known.
+        instruction: The instruction in it.
+        rest: What few tasks have, by name; None if it has nothing of it. See `Rare`.
+        error: What it raised, or why it has no result.
+        traceback: The error's traceback as first raised.
+        progress: Share done as last reported, 0.0 to 1.0; None if never reported.
+        progress_message: The words that came with it.
+        cancel_requested: Whether somebody asked for its cancellation.
+        still_running: Whether a body runs on although the task is final.
+        reason: Why it waits or how it ended, for people.
+        last_error: What ended the attempt before, while the next one is waited for.
+        read: Whether somebody has read its failure.
+        remote: Whether a `protocols.RemoteEngine` runs it, so that it may outlive the process
+            that submitted it.
+        store_note: The store's own, None at first; copies have it as well.
     """
 
     __slots__ = (
@@ -186,8 +212,7 @@ class TaskRecord:
     last_error: Rare[str | None] = Rare(None)
     read: Rare[bool] = Rare(False)
     remote: Rare[bool] = Rare(False)
-    payload: Rare[Any] = Rare(None)
-    encoded: Rare[str | None] = Rare(None)
+    store_note: Rare[Any] = Rare(None)
 
     @property
     def name(self) -> str:

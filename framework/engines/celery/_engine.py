@@ -14,7 +14,6 @@ from celery.utils.imports import symbol_by_name
 from kombu.exceptions import OperationalError
 
 from framework._tasks import checks, registry
-from framework._tasks.live import live
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.wire import CallEncoder, call_encoder, decode_call, refusals, settled
 from framework.engines.celery import _settings

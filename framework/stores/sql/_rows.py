@@ -137,7 +137,7 @@ def bare_row_of(record: TaskRecord, error: BaseException, why: str) -> Written:
 
 
 def _result_text(record: TaskRecord) -> str:
-    encoded = record.encoded
+    encoded: str | None = record.store_note
     if encoded is not None:
         return encoded
     result = record.result

@@ -176,7 +176,7 @@ class SQLStore:
         value, text = settled(registry.find(record.name), result)
         if text is not None and not record.status.is_final:
             # Whoever gets the result may change it before it is written.
-            record.encoded = text
+            record.store_note = text
         return value
 
     # -- what the framework asks; never blocks

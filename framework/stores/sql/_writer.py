@@ -432,7 +432,7 @@ class Writer:
             # It may have ended since; then the text is still to be written.
             row = rows.get(record.task_id)
             if row is not None and row.ended_at is not None and record.rest:
-                record.encoded = None
+                record.store_note = None
         if self._alone:
             for record in records:
                 self._alone.pop(record.task_id, None)
