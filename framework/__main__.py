@@ -1,4 +1,4 @@
-"""``python -m framework`` says what there is to run, and runs the doctor."""
+"""``python -m framework`` prints what you can run, and runs the doctor."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from framework import __version__
 _USAGE = """\
 asyncframe: background tasks for FastAPI
   python -m framework.example                      serve the example app on 127.0.0.1:8000
-  python -m framework doctor module:celery_app     find what is wrong with a Celery set-up
-  python -m framework --version                    say which version this is"""
+  python -m framework doctor module:celery_app     check a Celery configuration
+  python -m framework --version                    print the version"""
 
 _HELP = ("-h", "--help", "help")
 
 
 def main(arguments: list[str]) -> int:
-    """Run what is asked for; return the exit status."""
+    """Run a command; return the exit status."""
     if not arguments or any(word in _HELP for word in arguments):
         print(_USAGE)
         return 0
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         from framework import doctor
 
         return doctor.main(arguments[1:])
-    print(f"there is no {arguments[0]!r} to run\n{_USAGE}", file=sys.stderr)
+    print(f"unknown command {arguments[0]!r}\n{_USAGE}", file=sys.stderr)
     return 2
 
 

@@ -1,6 +1,6 @@
-"""A complete app: every feature of the framework behind a route of its own.
+"""A complete app with a route for every feature of the framework.
 
-``python -m framework.example`` serves it on 127.0.0.1, port 8000 or what ``PORT`` says.
+``python -m framework.example`` serves it on 127.0.0.1, port 8000 or ``$PORT``.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from framework import (
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Run the framework for as long as the app serves."""
+    """Run the framework while the app runs."""
     async with setup_async_framework(app, max_workers=10, graceful_shutdown_timeout=5.0):
         yield
 
 
 class Started(BaseModel):
-    """The answer to what starts a task: ask for the id at /tasks/{task_id}."""
+    """The response of routes that start a task; ask for its status at /tasks/{task_id}."""
 
     task_id: TaskId[Any]
     status: str = "processing"
 
 
 class Problem(BaseModel):
-    """The answer when something is wrong."""
+    """An error response."""
 
     detail: str
 
@@ -58,10 +58,10 @@ NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No task has this id"}
 }
 TOO_MANY: dict[int | str, dict[str, Any]] = {
-    429: {"model": Problem, "description": "Over the rate; Retry-After says for how long"}
+    429: {"model": Problem, "description": "Rate limit exceeded; see Retry-After"}
 }
 BUSY: dict[int | str, dict[str, Any]] = {
-    503: {"model": Problem, "description": "The queue is full; Retry-After says for how long"}
+    503: {"model": Problem, "description": "The task queue is full; see Retry-After"}
 }
 
 app: FastAPI = FastAPI(
@@ -69,35 +69,35 @@ app: FastAPI = FastAPI(
     version=__version__,
     description=(
         "Background tasks for FastAPI that you can see, stop, scale and test.\n\n"
-        "Start a task with one of the `POST` routes below. Each answers with a task id at once, "
-        "and `GET /tasks/{task_id}` says how the task is doing. Add `?wait=10` to have it answer "
+        "Start a task with one of the `POST` routes below. Each returns a task id immediately. "
+        "Ask for the task's status with `GET /tasks/{task_id}`. With `?wait=10` the response comes "
         "when the task has ended, or after 10 seconds."
     ),
     openapi_tags=[
-        {"name": "Start a task", "description": "The answer is an id; the work comes later."},
-        {"name": "Wait for a result", "description": "Tracked as a task, awaited by the route."},
-        {"name": "Look at tasks", "description": "What a task is doing, and how it ended."},
-        {"name": "Counters", "description": "What the framework and its pool have done."},
+        {"name": "Start a task", "description": "Returns a task id and runs in the background."},
+        {"name": "Wait for a result", "description": "Runs as a task that the route awaits."},
+        {"name": "Look at tasks", "description": "Status, progress, results and cancellation."},
+        {"name": "Counters", "description": "Statistics of the framework and its thread pool."},
     ],
     lifespan=lifespan,
 )
 
 
 @app.get("/", include_in_schema=False)
-def show_what_there_is() -> FileResponse:
-    """Answer with a page that starts tasks and shows them."""
+def show_page() -> FileResponse:
+    """Return a page that starts tasks and shows their status."""
     return FileResponse(Path(__file__).with_suffix(".html"))
 
 
-# Background tasks: an id at once, the work later.
+# Background tasks: the call returns an id, and the function runs later.
 
 
 @background_task(timeout=30, description="process some data")
 def process_large_data(data_id: str) -> dict[str, str]:
-    """Work for a moment on a thread of the pool and tell how far it is."""
+    """Work on a thread of the pool, and report progress."""
     task = current_task()
     for step in range(1, 5):
-        time.sleep(0.02)  # noqa: TID251  # stands for blocking work of your own
+        time.sleep(0.02)  # noqa: TID251  # stands for blocking work
         if task is not None:
             task.check_cancelled()
             task.report_progress(step / 4, f"part {step} of 4")
@@ -106,54 +106,54 @@ def process_large_data(data_id: str) -> dict[str, str]:
 
 @app.post("/process", status_code=202, tags=["Start a task"], responses=BUSY)
 async def start_processing(data_id: str) -> Started:
-    """Start processing and answer at once."""
+    """Start processing and return the task id."""
     return Started(task_id=process_large_data(data_id))
 
 
-# A decorated function can be the endpoint itself; OpenAPI says that it returns an id.
+# A decorated function can itself be a route; in OpenAPI it returns an id.
 
 
 @app.post("/reports", status_code=202, tags=["Start a task"], responses=BUSY)
-@background_task(description="a report, made on the app's loop")
+@background_task(description="a report, made on the event loop")
 async def make_report(title: str) -> dict[str, str]:
     """Make a report."""
     return {"title": title, "report": "..."}
 
 
-# Async tasks: wait for the result, tracked all the same.
+# Async tasks: await the result of a task.
 
 
 @async_task(timeout=10)
 async def fetch_data(user_id: str) -> dict[str, str]:
-    """Fetch something, in place."""
+    """Fetch some data."""
     return {"user_id": user_id, "data": "..."}
 
 
 @app.get(
     "/data/{user_id}",
     tags=["Wait for a result"],
-    responses={504: {"model": Problem, "description": "It took longer than its limit"}},
+    responses={504: {"model": Problem, "description": "The task ran past its time limit"}},
 )
 async def get_user_data(user_id: str) -> dict[str, str]:
-    """Answer with what was fetched."""
+    """Return the fetched data."""
     try:
         return await fetch_data(user_id)
     except TaskTimeoutError as error:
-        raise HTTPException(status_code=504, detail="The data did not come in time") from error
+        raise HTTPException(status_code=504, detail="The data did not arrive in time") from error
 
 
-# Throttled tasks: over the rate the answer is 429 with Retry-After, by itself.
+# Throttled tasks: above the rate limit the response is 429 with Retry-After.
 
 
 @throttled_task(rate_limit=5, time_window=60)
 async def limited_api_call() -> dict[str, str]:
-    """Call something that allows five calls a minute."""
+    """Call an API that allows five calls a minute."""
     return {"status": "success"}
 
 
 @app.get("/limited", tags=["Wait for a result"], responses=TOO_MANY)
 async def call_limited() -> dict[str, str]:
-    """Make a limited call."""
+    """Call the rate-limited function."""
     return await limited_api_call()
 
 
@@ -173,11 +173,11 @@ async def unreliable_operation() -> dict[str, Any]:
 
 @app.post("/unreliable", status_code=202, tags=["Start a task"], responses=BUSY)
 async def start_unreliable() -> Started:
-    """Start an operation that needs retries."""
+    """Start an operation that fails twice and then succeeds."""
     return Started(task_id=unreliable_operation())
 
 
-# Scheduled tasks: run by the framework while it runs.
+# Scheduled tasks: the framework runs them at an interval.
 
 
 @scheduled_task(every=60, run_at_start=True)
@@ -193,13 +193,13 @@ def heartbeat() -> str:
 async def get_task_status(
     task_id: str, wait: Annotated[float, Query(ge=0, le=60)] = 0.0
 ) -> dict[str, Any]:
-    """Answer with a task's state, and its result once it has one.
+    """Return a task's status, and its result if it has completed.
 
-    With `wait` the answer comes when the task has ended, or after so many seconds.
+    With `wait`, respond when the task has ended, or after that many seconds.
     """
     task_manager = get_task_manager()
     if wait:
-        # However it ends, the answer below says so.
+        # The response below shows how the task ended.
         with suppress(Exception):
             await task_manager.get_result(task_id, timeout=wait)
     task = await task_manager.get_task(task_id)
@@ -213,39 +213,39 @@ async def get_task_status(
 
 @app.get("/tasks", tags=["Look at tasks"])
 def list_all_tasks() -> dict[str, Any]:
-    """Answer with every task that is known."""
+    """Return all tasks."""
     return get_task_manager().get_all_tasks()
 
 
 @app.delete("/tasks/{task_id}", tags=["Look at tasks"])
 async def cancel_task(task_id: str) -> dict[str, bool]:
-    """Cancel a task; true only if it will never run again."""
+    """Cancel a task; true if it was cancelled, false if it is still running."""
     return {"cancelled": await get_task_manager().cancel_task(task_id)}
 
 
 @app.get("/stats", tags=["Counters"])
 def get_stats() -> dict[str, int]:
-    """Answer with the manager's counters."""
+    """Return the manager's counters."""
     return get_task_manager().get_stats()
 
 
 @app.get("/pool-stats", tags=["Counters"])
 def get_thread_pool_stats() -> dict[str, Any]:
-    """Answer with the pool's figures."""
+    """Return the pool's statistics."""
     return get_thread_pool().get_stats()
 
 
 @app.post("/cleanup", tags=["Counters"])
 def cleanup(max_age: Annotated[float, Query(ge=0)] = 3600.0) -> dict[str, int]:
-    """Forget finished tasks of that age."""
+    """Forget finished tasks that are older than `max_age` seconds."""
     return {"removed": get_task_manager().cleanup_completed_tasks(max_age=max_age)}
 
 
-# Tasks made by hand.
+# Custom tasks: submit any function.
 
 
 class CustomParameters(BaseModel):
-    """What the custom task is called with."""
+    """Arguments of the custom task."""
 
     arg1: int
     arg2: int
@@ -278,9 +278,9 @@ def main() -> None:
     try:
         import uvicorn
     except ModuleNotFoundError:
-        sys.exit("the example is served by uvicorn, which is not installed: pip install uvicorn")
+        sys.exit("the example needs uvicorn, which is not installed: pip install uvicorn")
 
-    # Open requests are given up in time, so that the tasks get their own grace.
+    # With a limit for open requests, tasks get their own time at shutdown.
     uvicorn.run(
         app,
         host="127.0.0.1",

@@ -327,7 +327,7 @@ def test_an_unknown_command() -> None:
     """What there is not is named, with what there is, and the status is 2."""
     done = program("framework", "serve")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("there is no 'serve' to run\nasyncframe: background tasks")
+    assert done.stderr.startswith("unknown command 'serve'\nasyncframe: background tasks")
 
 
 def test_version() -> None:
@@ -341,5 +341,5 @@ def test_the_example_without_its_server() -> None:
     done = program("framework.example", before="sys.modules['uvicorn'] = None")
     assert done.returncode == 1
     assert done.stderr == (
-        "the example is served by uvicorn, which is not installed: pip install uvicorn\n"
+        "the example needs uvicorn, which is not installed: pip install uvicorn\n"
     )
