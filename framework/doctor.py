@@ -1,7 +1,7 @@
-"""What is wrong with a Celery set-up, and the cure: ``python -m framework doctor app:celery``.
+"""Checks a Celery configuration: ``python -m framework doctor module:celery_app``.
 
-Looks at the settings of the Celery app, at Redis, and at what the workers and the apps
-that run now have told of themselves. It changes nothing.
+It checks the settings of the Celery app, Redis, and the workers and apps that are running.
+It changes nothing.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ FINDINGS: Final = 1
 USAGE: Final = 2
 
 _SKEW: Final = 1.0
-"""Seconds by which a clock may be off before stamps of tasks look wrong."""
+"""How many seconds a clock may be wrong before timestamps of tasks look wrong."""
 
 _FRESH: Final = 35.0
-"""Seconds after which a process that has told nothing is gone; it tells every 10 s."""
+"""Seconds after which a silent process counts as gone; it reports every 10 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong.
+    """A problem.
 
     Attributes:
-        setting: Its name, as it stands in the configuration.
-        problem: What is wrong with it, and what comes of that.
-        cure: What to do.
+        setting: Name of the setting, as in the configuration.
+        problem: What is wrong with it, and the consequence.
+        cure: How to fix it.
     """
 
     setting: str
@@ -51,11 +51,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an examination has found.
+    """The result of an examination.
 
     Attributes:
-        findings: What is wrong; empty if all is good.
-        notes: What could not be looked at, and why.
+        findings: The problems; empty if there are none.
+        notes: What could not be checked, and why.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Report:
 
 
 def examine(engine: Any) -> Report:  # Any: a CeleryEngine, whose module needs the extra
-    """Look at everything around an engine; blocks for some round trips to Redis.
+    """Check everything around an engine; blocks for some round trips to Redis.
 
     Args:
         engine: The `CeleryEngine`.
@@ -80,7 +80,7 @@ def examine(engine: Any) -> Report:  # Any: a CeleryEngine, whose module needs t
             Finding(
                 "broker",
                 f"Redis does not answer: {error}",
-                "start it, or correct broker_url and result_backend of the Celery app",
+                "start it, or fix broker_url and result_backend of the Celery app",
             )
         )
         report.notes.append("Redis, the workers and the apps were not checked")
@@ -89,7 +89,7 @@ def examine(engine: Any) -> Report:  # Any: a CeleryEngine, whose module needs t
     report.findings.extend(_rabbitmq(engine))
     workers, apps = (entries(engine.state, kind, _FRESH) for kind in ("workers", "apps"))
     if not workers:
-        report.notes.append("no worker is running, so what only workers know was not checked")
+        report.notes.append("no worker is running, so the workers were not checked")
     report.findings.extend(_several_on_memory(apps))
     report.findings.extend(_queues(workers, engine))
     report.findings.extend(_shared_queues(engine))
@@ -116,7 +116,7 @@ def _settings_of(engine: Any) -> Iterator[Finding]:
         yield Finding(
             "timeout",
             f"is missing for {', '.join(names)}: neither an app nor a worker starts",
-            "give each one its own by its decorator, or all of them one by "
+            "set it in the decorator of each one, or for all of them with "
             "CeleryEngine(default_limit=...)",
         )
     for refusal in engine.refusals():
@@ -128,13 +128,13 @@ def _settings_of(engine: Any) -> Iterator[Finding]:
         yield Finding(
             "result_expires",
             "is off: results of the app's other Celery tasks stay in Redis until it is full",
-            "leave it out (a day), or give seconds",
+            "remove it (the default is a day), or set a number of seconds",
         )
     if conf.worker_pool not in ("prefork", "processes") and not engine.allow_soft_limits:
         yield Finding(
             "worker_pool",
-            f"is {conf.worker_pool!r}: only prefork can end blocking code at its limit",
-            "leave it out, or accept limits that are not kept: "
+            f"is {conf.worker_pool!r}: only prefork can stop blocking code at its time limit",
+            "remove it, or accept that time limits are not enforced: "
             "CeleryEngine(allow_soft_limits=True)",
         )
 
@@ -155,7 +155,7 @@ def _redis(client: Any, errors: Any, notes: list[str]) -> Iterator[Finding]:
     if policy and policy != "noeviction":
         yield Finding(
             "maxmemory-policy",
-            f"is {policy!r} in Redis: when memory is short it throws away tasks and their states",
+            f"is {policy!r} in Redis: when memory is full it deletes tasks and their states",
             "CONFIG SET maxmemory-policy noeviction",
         )
     if found["appendonly"] == "no" and not found["save"]:
@@ -181,7 +181,7 @@ def _rabbitmq(engine: Any) -> Iterator[Finding]:
         yield Finding(
             "broker",
             f"RabbitMQ does not answer: {error}",
-            "start it, or correct broker_url of the Celery app",
+            "start it, or fix broker_url of the Celery app",
         )
 
 
@@ -194,26 +194,27 @@ def _several_on_memory(apps: Iterable[dict[str, Any]]) -> Iterator[Finding]:
         listed = ", ".join(sorted(_where(app) for app in alone))
         yield Finding(
             "store",
-            f"is the memory of {len(alone)} processes ({listed}): each lists and counts its own "
-            "tasks only, and forgets them when it ends",
-            "setup_async_framework(app, store=SQLStore(url), engine=...) with one url for all",
+            f"is the memory of {len(alone)} processes ({listed}): each lists and counts only its "
+            "own tasks, and forgets them when it exits",
+            "use setup_async_framework(app, store=SQLStore(url), engine=...) with the same url in "
+            "all processes",
         )
 
 
 def _queues(workers: list[dict[str, Any]], engine: Any) -> Iterator[Finding]:
-    """See that each queue to which tasks go is one from which a worker takes."""
+    """Check that a worker consumes each queue that tasks are published to."""
     taken = {name for worker in workers for name in worker.get("taken", ())}
     for name in engine.where()["queues"]:
         if taken and name not in taken:
             yield Finding(
                 "queue",
-                f"is {name!r}, and no worker that runs takes from it: tasks would wait for ever",
+                f"is {name!r}, and no running worker consumes it: tasks would wait forever",
                 f"start a worker without -Q, or with -Q {name}",
             )
 
 
 def _shared_queues(engine: Any) -> Iterator[Finding]:
-    """Find other namespaces that use the queue of this one, as far as this Redis tells."""
+    """Find other namespaces in this Redis that use the queue of this one."""
     from framework.engines.celery._entries import all_entries
 
     own = engine.namespace
@@ -230,15 +231,15 @@ def _shared_queues(engine: Any) -> Iterator[Finding]:
             others = ", ".join(map(repr, sorted(namespaces - {own})))
             yield Finding(
                 "queue",
-                f"{name!r} of the namespace {own!r} is also that of {others}: their workers take "
-                "each other's messages and have to give them back",
-                "give each app a queue of its own: leave out task_default_queue and the route of "
-                "asyncframe.run, or name another one by CeleryEngine(queue=...)",
+                f"{name!r} of the namespace {own!r} is also the queue of {others}: their workers "
+                "get each other's messages and have to return them",
+                "give each app its own queue: remove task_default_queue and the route for "
+                "asyncframe.run, or choose another queue with CeleryEngine(queue=...)",
             )
 
 
 def _lost(workers: list[dict[str, Any]], engine: Any, notes: list[str]) -> Iterator[Finding]:
-    """Find tasks that nobody runs and that have no message at the broker."""
+    """Find tasks that are not running and have no message at the broker."""
     from framework.engines.celery._recovery import stuck
 
     try:
@@ -250,15 +251,15 @@ def _lost(workers: list[dict[str, Any]], engine: Any, notes: list[str]) -> Itera
         listed = ", ".join(found[:_NAMED]) + (", ..." if len(found) > _NAMED else "")
         yield Finding(
             "tasks",
-            f"{len(found)} of them wait for ever: the broker has lost their messages ({listed})",
-            "look again in a minute: a running worker publishes them again"
+            f"{len(found)} of them wait forever: the broker has lost their messages ({listed})",
+            "check again in a minute: a running worker publishes them again"
             if workers
             else "start a worker: it publishes them again",
         )
 
 
 _NAMED: Final = 5
-"""How many tasks a finding names."""
+"""How many tasks a finding lists."""
 
 
 def _clocks(processes: Iterable[dict[str, Any]]) -> Iterator[Finding]:
@@ -266,9 +267,9 @@ def _clocks(processes: Iterable[dict[str, Any]]) -> Iterator[Finding]:
         if abs(process["skew"]) > _SKEW:
             yield Finding(
                 "clock",
-                f"of {_where(process)} is {process['skew']:+.1f} s off that of Redis: stamps "
+                f"of {_where(process)} differs from Redis by {process['skew']:+.1f} s: timestamps "
                 "and durations of tasks will look wrong",
-                "keep the clocks of all machines right (NTP)",
+                "synchronise the clocks of all machines (NTP)",
             )
 
 
@@ -277,7 +278,8 @@ def _pools(workers: Iterable[dict[str, Any]], engine: Any) -> Iterator[Finding]:
         if worker["pool"] != "prefork" and not engine.allow_soft_limits:
             yield Finding(
                 "--pool",
-                f"of {_where(worker)} is {worker['pool']}: a limit cannot end blocking code there",
+                f"of {_where(worker)} is {worker['pool']}: it cannot stop blocking code at its "
+                "time limit",
                 "start the worker without -P, or with -P prefork",
             )
 
@@ -291,7 +293,7 @@ def _limits(workers: Iterable[dict[str, Any]], engine: Any) -> Iterator[Finding]
             yield Finding(
                 "broker_transport_options['visibility_timeout']",
                 f"of {_where(worker)} is {worker['visibility']:g} s, and tasks may run for "
-                f"{engine.longest():g} s here: it would take a running task for lost",
+                f"{engine.longest():g} s here: the worker would treat a running task as lost",
                 f"start the worker with the same code and settings; it needs {needed:g} s",
             )
 
@@ -326,14 +328,14 @@ def _functions(
         yield Finding(
             name,
             f"has other parameters or annotations in {', '.join(sorted(places))} than here: "
-            "calls may be refused, or mean something else",
-            "deploy the same code to apps and workers; the workers first",
+            "calls may be refused or misunderstood",
+            "deploy the same code to apps and workers, workers first",
         )
     for name, places in sorted(missing.items()):
         yield Finding(
             name,
             f"is not known in {', '.join(sorted(places))}: its tasks would fail there",
-            "import its module in the module that the worker is started with",
+            "import its module in the module that you start the worker with",
         )
 
 
@@ -345,14 +347,14 @@ def _where(process: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str], out: TextIO | None = None) -> int:
-    """Examine the Celery app that is named, and print what was found.
+    """Examine a Celery app and print the findings.
 
     Args:
-        arguments: One word, ``module:celery_app``; modules are looked for here as well.
+        arguments: One word, ``module:celery_app``; the current folder is searched too.
         out: Where to print; None for standard output.
 
     Returns:
-        0 if all is good, 1 if there are findings, 2 if it could not be looked at.
+        0 if there are no findings, 1 if there are some, 2 if the app was not found.
     """
     out = sys.stdout if out is None else out
     if len(arguments) != 1 or ":" not in arguments[0]:
@@ -370,14 +372,14 @@ def main(arguments: list[str], out: TextIO | None = None) -> int:
         print(f"note: {note}", file=out)
     many = len(report.findings)
     print(
-        "everything that was checked is good" if not many else f"{many} finding{'s' * (many > 1)}",
+        "no problems found" if not many else f"{many} finding{'s' * (many > 1)}",
         file=out,
     )
     return FINDINGS if many else GOOD
 
 
 class _UsageError(Exception):
-    """The command names nothing that could be examined."""
+    """The argument does not name a Celery app with an engine."""
 
 
 def _engine(named: str) -> Any:
@@ -403,5 +405,5 @@ def _engine(named: str) -> Any:
     if not callable(getattr(app, "connection_for_write", None)) or tasks is None:
         raise _UsageError(f"{named!r} must be a Celery app, not {checks.show(app)}")
     if TASK_NAME not in tasks:
-        raise _UsageError(f"{module_name!r} makes no CeleryEngine for {attribute!r}")
+        raise _UsageError(f"{module_name!r} creates no CeleryEngine for {attribute!r}")
     return tasks[TASK_NAME].asyncframe_engine

@@ -299,7 +299,7 @@ async def test_options_travel(manager: TaskManager, key: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"broker_transport_options": {"visibility_timeout": 89}}, "make it 90 or more"),
+        ({"broker_transport_options": {"visibility_timeout": 89}}, "set it to 90 or more"),
         ({"task_acks_late": False}, "task_acks_late is off"),
         ({"task_reject_on_worker_lost": False}, "task_reject_on_worker_lost is off"),
         ({"accept_content": ["json", "pickle"]}, "accept_content has pickle"),
@@ -383,7 +383,7 @@ def test_no_redis() -> None:
 @pytest.mark.parametrize(
     ("environment", "options", "message"),
     [
-        ({"ASYNCFRAME_TEST_VISIBILITY": "5"}, (), "make it 90 or more"),
+        ({"ASYNCFRAME_TEST_VISIBILITY": "5"}, (), "set it to 90 or more"),
         ({}, ("-P", "solo"), "the pool must be prefork, not solo"),
         (
             {"ASYNCFRAME_TEST_DEFAULT": "none"},

@@ -109,7 +109,7 @@ def test_retry_that_is_not_published(monkeypatch: pytest.MonkeyPatch, error: Exc
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"confirm_publish": False}, "RabbitMQ would lose tasks"),
+        ({"confirm_publish": False}, "it loses tasks that it has just"),
         ({"visibility_timeout": 80}, r"consumer_timeout = 90000 in rabbitmq\.conf"),
     ],
 )

@@ -279,7 +279,7 @@ def test_doctor(engine: CeleryEngine, state: State) -> None:
     state.start(message(taken.pop()), ME)
     found = {one.setting: one for one in examine(engine).findings}["tasks"]
     assert found.problem == (
-        "8 of them wait for ever: the broker has lost their messages (t0, t1, t2, t3, t4, ...)"
+        "8 of them wait forever: the broker has lost their messages (t0, t1, t2, t3, t4, ...)"
     )
     assert found.cure == "start a worker: it publishes them again"
     look(engine)

@@ -78,17 +78,17 @@ def findings(app: Any, longest: float) -> list[tuple[str, str, str]]:
     conf = app.conf
     found = list(_broker_findings(app, longest))
     found += [
-        (name, "is off: a worker's death would lose its tasks", "leave it out")
+        (name, "is off: a worker's death would lose its tasks", "remove it")
         for name in ("task_acks_late", "task_reject_on_worker_lost")
         if not conf[name]
     ]
     accepted = _refused(conf.accept_content)
     if accepted:
         what = f"has {', '.join(accepted)}: a message of that kind could run any code"
-        found.append(("accept_content", what, "leave it out, or make it ['json']"))
+        found.append(("accept_content", what, "remove it, or set it to ['json']"))
     if conf.task_always_eager:
         what = "is on: tasks would run where they are submitted"
-        cure = "leave it out; in tests the embedded engine takes the place of this one"
+        cure = "remove it; in tests the plugin replaces the engine anyway"
         found.append(("task_always_eager", what, cure))
     return found
 
@@ -97,20 +97,20 @@ def _broker_findings(app: Any, longest: float) -> Iterator[tuple[str, str, str]]
     visible, needed = visibility(app), round(longest + MARGIN)
     if visible < needed and (is_redis(app) or is_rabbitmq(app)):
         what = (
-            f"is {visible:g} s, and tasks may run for {longest:g} s: the broker would hand a "
-            "running task to a second worker"
+            f"is {visible:g} s, and tasks may run for {longest:g} s: the broker would deliver a "
+            "running task to another worker too"
         )
-        cure = f"make it {needed} or more, or leave it out"
+        cure = f"set it to {needed} or more, or remove it"
         if is_rabbitmq(app):
             cure = (
-                f"let RabbitMQ wait for longer (consumer_timeout = {needed * 1000} in "
-                f"rabbitmq.conf) and say so here (make it {needed}), or make the limits shorter"
+                f"increase RabbitMQ's timeout (consumer_timeout = {needed * 1000} in "
+                f"rabbitmq.conf) and set it here (to {needed}), or use shorter time limits"
             )
         yield "broker_transport_options['visibility_timeout']", what, cure
     options = app.conf.broker_transport_options or {}
     if is_rabbitmq(app) and not options.get("confirm_publish", True):
-        what = "is off: RabbitMQ would lose tasks that it took a moment before it died"
-        yield "broker_transport_options['confirm_publish']", what, "leave it out"
+        what = "is off: if RabbitMQ crashes, it loses tasks that it has just accepted"
+        yield "broker_transport_options['confirm_publish']", what, "remove it"
 
 
 def visibility(app: Any) -> float:
@@ -157,6 +157,6 @@ def require_good(app: Any, longest: float) -> None:
     found = findings(app, longest)
     if found:
         raise ValueError(
-            "the settings of the Celery app do not fit: "
+            "wrong settings of the Celery app: "
             + "; ".join(f"{name} {what}; {cure}" for name, what, cure in found)
         )
