@@ -34,6 +34,7 @@ NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || 
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := test
+.NOTPARALLEL: # pip must not install into an environment twice at a time
 .PHONY: demo test coverage covered soak lint format types imports docs changelog wheel bench clean
 
 demo: $(VENV)/.demo
