@@ -119,6 +119,9 @@ class Outpost:
         )
         self._loop = asyncio.new_event_loop()
         self._core = self._framework.core
+        policies = self._core.policies
+        assert isinstance(policies, WorkerPolicies)
+        policies.windows = engine.state
         # What is awaited inside a task would otherwise wait for a process that waits for it.
         self._core.in_place = True
         self._framework.connect()

@@ -53,7 +53,13 @@ class PublishAgain(BaseException):  # no error, and nobody may catch it as one
 
 
 class WorkerPolicies(Policies):
-    """State of retries and throttles in one process of a worker."""
+    """State of retries and throttles in one process of a worker.
+
+    Attributes:
+        windows: A `State`, with the windows of all workers; set by the outpost.
+    """
+
+    windows: Any  # its class needs the extra
 
     # -- throttle
 
@@ -65,7 +71,7 @@ class WorkerPolicies(Policies):
         window = window_key(policy, key)
         while True:
             began = self.monotonic()
-            wait, number = self._state().take(
+            wait, number = self.windows.take(
                 window, policy.rate_limit, policy.time_window + _MARGIN, who
             )
             if wait is not None:
@@ -96,7 +102,7 @@ class WorkerPolicies(Policies):
         # 4 A window after 1 another call is counted, and begins at once: too soon after 3.
         while (took := self.monotonic() - began) > ahead + _MARGIN:
             ahead, began = 2 * took, self.monotonic()
-            if not self._state().restamp(window, number, policy.time_window, ahead):
+            if not self.windows.restamp(window, number, policy.time_window, ahead):
                 return False
         return True
 
@@ -141,15 +147,11 @@ class WorkerPolicies(Policies):
         record = current_record.get()
         if interrupted:
             who = record.task_id if record is not None else ""
-            self._state().leave(window_key(policy, key), who)
+            self.windows.leave(window_key(policy, key), who)
             if record is not None and (record.cancel_requested or record.status.is_final):
                 raise TaskCancelledError(record.task_id, record.name)
             raise self.limited(policy, self.monotonic())
         return self.take(policy, key)
-
-    def _state(self) -> Any:  # Any: a State, which needs the extra
-        host: Any = self.host
-        return host.engine.state
 
     # -- retry
 

@@ -61,8 +61,9 @@ def way(state: State) -> SlowWay:
 @pytest.fixture
 def policies(way: SlowWay) -> WorkerPolicies:
     """What a process of a worker has."""
-    host: Any = SimpleNamespace(engine=SimpleNamespace(state=way))
+    host: Any = SimpleNamespace()
     made = WorkerPolicies(SystemClock(), random.Random(0), host)
+    made.windows = way
     # It moves while the way to Redis is slow.
     made.monotonic = lambda: way.now
     return made
