@@ -143,6 +143,17 @@ def test_a_release(repository: Repository) -> None:
     assert repository.check() == (0, "")
 
 
+def test_a_correction_of_the_changelog(repository: Repository) -> None:
+    """To correct what a release said is no release: fragments from before it still count."""
+    repository.git("checkout", "--quiet", "main")
+    repository.commit("framework/new.py", "changelog.d/+words.added.md")
+    repository.write("CHANGELOG.md", "## 0.1.0\n- A correction\n")
+    repository.commit("framework/newer.py")
+    repository.commit("framework/newest.py")
+
+    assert repository.check() == (0, "")
+
+
 def test_a_base_that_is_given(repository: Repository) -> None:
     """CI_BASE says where a push begins, on main too."""
     repository.git("checkout", "--quiet", "main")
