@@ -19,7 +19,7 @@ from framework._manager.frameworks import Framework, Parts, override, set_overri
 from framework._manager.manager import TaskManager
 from framework._running.results import Results
 from framework._tasks import exports, registry
-from framework._tasks.functions import layer_of, name_of, signature_of
+from framework._tasks.functions import bare_function, layer_of, name_of, signature_of
 from framework._tasks.live import Home, live
 from framework._threads import thread_names
 from framework._threads.crew import Crew
@@ -87,15 +87,6 @@ def call_of(record: TaskRecord) -> Call:
         raise LookupError(f"task {task.task_id} has ended and keeps no arguments")
     fn = task.spec.fn
     return Call(bare_function(fn), task.args, dict(task.kwargs or {}), _is_throttled(fn))
-
-
-def bare_function(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Return *fn* without any decorator of the framework."""
-    inner: Any = fn
-    while layer_of(inner) is not None:
-        inner = inner.fn
-    function: Callable[..., Any] = inner
-    return function
 
 
 def driver_of(record: TaskRecord) -> asyncio.Task[Any] | None:

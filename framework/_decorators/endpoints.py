@@ -9,8 +9,7 @@ from types import FunctionType
 from typing import Any  # routes are whatever a router has put together
 
 from framework._tasks import registry
-from framework._tasks.functions import layer_of
-from framework._tasks.wire import plain_function
+from framework._tasks.functions import bare_function, layer_of
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -22,7 +21,7 @@ def warn_of_plain_endpoints(app: object) -> None:
     """
     decorated: dict[FunctionType, Any] = {}
     for function in registry.functions():
-        plain = plain_function(function)
+        plain = bare_function(function)
         # A scheduled function that is an endpoint too is called as it is in any case.
         if isinstance(plain, FunctionType) and layer_of(function) != "scheduled_task":
             decorated[plain] = function

@@ -33,6 +33,16 @@ def layer_of(fn: object) -> str | None:
     return getattr(fn, "__asyncframe_layer__", None)
 
 
+def bare_function(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return *fn* without any decorator of the framework, partials aside."""
+    inner: Any = fn
+    # A wrapper of somebody's has our mark, by functools.wraps, but no `fn`.
+    while layer_of(inner) is not None and hasattr(inner, "fn"):
+        inner = inner.fn
+    function: Callable[..., Any] = inner
+    return function
+
+
 def is_wrapper(fn: object) -> bool:
     """Whether *fn* is somebody's wrapper, whose ``functools.wraps`` copied our marks.
 

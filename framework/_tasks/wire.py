@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 from framework._tasks import json_bytes
-from framework._tasks.functions import name_of, signature_of
+from framework._tasks.functions import bare_function, name_of, signature_of
 from framework._tasks.jsonsafe import SHORT_INT, safe_repr, safe_str
 from framework.exceptions import RemoteTaskError
 
@@ -397,7 +397,7 @@ def _kind_of(value: object) -> str:
 
 
 def _shape(fn: Function) -> _Shape:
-    inner = plain_function(fn)
+    inner = bare_function(fn)
     try:
         found = _SHAPES.get(inner)
         if found is None:
@@ -415,15 +415,6 @@ def _result_of(fn: Function | None) -> tuple[_Value, str]:
         return _UNKNOWN, "a task"
     shape = _shape(fn)
     return shape.result, shape.name
-
-
-def plain_function(fn: Function) -> Function:
-    """Return *fn* without any decorator of the framework, partials aside."""
-    inner: Any = fn
-    while hasattr(inner, "__asyncframe_layer__") and hasattr(inner, "fn"):
-        inner = inner.fn
-    function: Function = inner
-    return function
 
 
 def _hints(fn: Function) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import pytest
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from framework import RateLimitExceededError, TaskTimeoutError, background_task, retry_task
+from framework._tasks.functions import bare_function
 from framework._tasks.specs import require_arguments
 from framework._tasks.wire import (
     MAX_CALL,
@@ -28,7 +29,6 @@ from framework._tasks.wire import (
     encode_call,
     encode_error,
     encode_result,
-    plain_function,
     settled,
 )
 from framework.exceptions import RemoteTaskError
@@ -125,7 +125,7 @@ def test_decorated_function() -> None:
     text = encode_call(decorated, (Decimal(1),), None)
     assert decode_call(decorated, text) == ((Decimal(1),), {})
     retried: Any = decorated.fn
-    assert plain_function(decorated) is retried.fn
+    assert bare_function(decorated) is retried.fn
 
 
 @pytest.mark.parametrize(
