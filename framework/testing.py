@@ -162,7 +162,7 @@ def registered_functions() -> dict[str, Callable[..., Any]]:
 
     The name is that of their tasks: the one given at decoration, or `function_name`.
     """
-    found = {name: registry.find(name) for name in registry.names()}
+    found = {name: registry.find_function(name) for name in registry.names()}
     return {name: function for name, function in found.items() if function is not None}
 
 

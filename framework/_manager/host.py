@@ -83,7 +83,7 @@ class RemoteHost:
 
     def _take_in(self, record: TaskRecord) -> bool:
         """Make a live task of another process one of this one's; False if it cannot be."""
-        known = getattr(registry.find(record.name), "__asyncframe_spec__", None)
+        known = getattr(registry.find_function(record.name), "__asyncframe_spec__", None)
         if not isinstance(known, TaskSpec):
             known = TaskSpec(_unknown_here, name=record.name, kind="thread", check=None)
         frame, monotonic = sys._getframe(), self.clock.monotonic()

@@ -54,7 +54,7 @@ def functions() -> list[Callable[..., Any]]:
         return list(_BY_NAME.values())
 
 
-def find(name: str) -> Callable[..., Any] | None:
+def find_function(name: str) -> Callable[..., Any] | None:
     """Return the decorated function of this name, or None."""
     with _LOCK:
         found: Callable[..., Any] | None = _BY_NAME.get(name)

@@ -115,7 +115,7 @@ class Functions:
 
     def spec(self, name: str) -> TaskSpec | None:
         """Return what is registered by *name*, or None; it is never imported for that."""
-        found = registry.find(name)
+        found = registry.find_function(name)
         spec = getattr(found, "__asyncframe_spec__", None)
         if not isinstance(spec, TaskSpec):
             schedule = getattr(found, "__asyncframe_schedule__", None)

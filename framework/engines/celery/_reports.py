@@ -141,7 +141,7 @@ class Reports:
             task_id,
             TaskStatus(status),
             float(at),
-            result=decode_result(registry.find(fn), result) if result else None,
+            result=decode_result(registry.find_function(fn), result) if result else None,
             error=decode_error(error) if error else None,
             reason=reason,
             attempts=int(attempts or 0),
@@ -186,7 +186,9 @@ def record_of(task_id: str, facts: Mapping[str, str], clock: Clock) -> TaskRecor
     record.attempts = int(facts.get("attempts") or 0)
     record.code, record.instruction, record.rest = None, 0, None
     result, error = facts.get("result"), facts.get("error")
-    record.result = decode_result(registry.find(facts.get("fn", "")), result) if result else None
+    record.result = (
+        decode_result(registry.find_function(facts.get("fn", "")), result) if result else None
+    )
     if error:
         record.error = decode_error(error)
     elif record.status is TaskStatus.FAILED:

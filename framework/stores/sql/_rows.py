@@ -143,7 +143,7 @@ def _result_text(record: TaskRecord) -> str:
     result = record.result
     if type(result) in _SCALARS:
         return json.dumps(result)
-    return encode_result(registry.find(record.name), result)
+    return encode_result(registry.find_function(record.name), result)
 
 
 def clean(text: str) -> str:
@@ -174,7 +174,7 @@ def readable(record: TaskRecord) -> TaskRecord:
     """Return *record*, its result turned into what it was if it is still a text."""
     result = record.result
     if type(result) is Unread:
-        record.result = decode_result(registry.find(record.name), result.text)
+        record.result = decode_result(registry.find_function(record.name), result.text)
     return record
 
 

@@ -173,7 +173,7 @@ class SQLStore:
             TypeError: If JSON has nothing for it, or it does not fit the annotation.
             ValueError: If it is longer than a mebibyte of JSON.
         """
-        value, text = settled(registry.find(record.name), result)
+        value, text = settled(registry.find_function(record.name), result)
         if text is not None and not record.status.is_final:
             # Whoever gets the result may change it before it is written.
             record.store_note = text

@@ -23,7 +23,7 @@ from framework import (
     throttled_task,
 )
 from framework._tasks.ids import TaskId
-from framework._tasks.registry import find
+from framework._tasks.registry import find_function
 from tests.patience import PATIENCE
 
 
@@ -272,8 +272,8 @@ def test_a_decorated_function_is_found_by_its_name() -> None:
     def make() -> None:
         """Do nothing."""
 
-    assert find("reports.make") is make
-    assert find("reports.none") is None
+    assert find_function("reports.make") is make
+    assert find_function("reports.none") is None
 
 
 def test_an_annotation_that_is_not_there_yet_is_an_id_of_anything() -> None:
