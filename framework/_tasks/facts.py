@@ -1,0 +1,134 @@
+"""A record as plain JSON, for what keeps or passes it on outside this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+from framework._tasks import registry
+from framework._tasks.ids import TaskId
+from framework._tasks.records import TaskRecord, TaskStatus, label_of
+from framework._tasks.wire import decode_error, decode_result, encode_error, encode_result
+from framework.exceptions import RemoteTaskError, TaskCancelledError, TaskInterruptedError
+
+
+class _Times(Protocol):
+    """The two times of a `protocols.Clock`."""
+
+    def time(self) -> float:
+        """Return the wall clock in seconds since the epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds that never go back."""
+        ...
+
+
+def dump_record(record: TaskRecord) -> dict[str, Any]:
+    """Return what outlives the process of a record, as a dict for ``json.dumps``.
+
+    Always ``task_id``, ``name``, ``status`` and ``created_at``. The others are left out
+    while they say nothing: ``description``, ``started_at``, ``ended_at``, ``attempts``,
+    ``result``, ``error``, ``reason``, ``progress``, ``progress_message``,
+    ``cancel_requested``, ``still_running`` and ``remote``. Stamps are in seconds since the
+    epoch; ``result`` and ``error`` are the texts of `encode_result` and `encode_error`.
+
+    Args:
+        record: A final one, or a snapshot of a live one: it must not change meanwhile.
+
+    Raises:
+        TypeError: If the result cannot be put into JSON.
+        ValueError: If the result is too long.
+    """
+    started, ended = record.wall(record.started), record.wall(record.ended)
+    completed = record.status is TaskStatus.COMPLETED
+    error = record.error
+    facts = {
+        "task_id": str(record.task_id),
+        "name": record.name,
+        "description": record.description,
+        "status": record.status.value,
+        "created_at": record.created_at,
+        "started_at": _seconds(started),
+        "ended_at": _seconds(ended),
+        "attempts": record.attempts,
+        "result": encode_result(registry.find_function(record.name), record.result)
+        if completed
+        else None,
+        "error": None if error is None else encode_error(error),
+        "reason": record.reason,
+        "progress": record.progress,
+        "progress_message": record.progress_message,
+        "cancel_requested": record.cancel_requested,
+        "still_running": record.still_running,
+        "remote": record.remote,
+    }
+    return {key: value for key, value in facts.items() if value != _LEFT_OUT.get(key, ...)}
+
+
+_LEFT_OUT: Final[dict[str, Any]] = {
+    **dict.fromkeys(("description", "reason", "progress_message"), ""),
+    **dict.fromkeys(("started_at", "ended_at", "result", "error", "progress")),
+    **dict.fromkeys(("cancel_requested", "still_running", "remote"), False),
+    "attempts": 0,
+}
+"""What each says while it says nothing."""
+
+
+def _seconds(stamp: datetime | None) -> float | None:
+    return None if stamp is None else stamp.timestamp()
+
+
+def load_record(facts: Mapping[str, Any], clock: _Times) -> TaskRecord:
+    """Return the record that `dump_record` has put into *facts*.
+
+    Result and error are what they were, as far as their types are known in this process; see
+    `decode_result` and `decode_error`. A failure counts as read: its own process told of it.
+
+    Args:
+        facts: The same keys, those that are left out at their defaults.
+        clock: The framework's, whose monotonic seconds the record's stamps will have.
+
+    Raises:
+        KeyError: If one of the four that are never left out is missing.
+        ValueError: If a value is not what `dump_record` gives.
+    """
+    record = TaskRecord()
+    record.task_id = TaskId(facts["task_id"])
+    record.label = label_of(facts["name"], facts.get("description") or "")
+    record.status = TaskStatus(facts["status"])
+    record.created_at = float(facts["created_at"])
+    record.created = record.queued = clock.monotonic() - (clock.time() - record.created_at)
+    record.started = _stamp(record, facts.get("started_at"))
+    record.ended = _stamp(record, facts.get("ended_at"))
+    record.attempts = facts.get("attempts") or 0
+    record.result = record.code = record.rest = None
+    record.instruction = 0
+    if facts.get("result"):
+        record.result = decode_result(registry.find_function(record.name), facts["result"])
+    if record.status.is_final and record.status is not TaskStatus.COMPLETED:
+        record.error = _error_of(record, facts.get("error"))
+        record.read = True
+    record.reason = facts.get("reason") or ""
+    record.progress = facts.get("progress")
+    record.progress_message = facts.get("progress_message") or ""
+    record.cancel_requested = bool(facts.get("cancel_requested"))
+    record.still_running = bool(facts.get("still_running"))
+    record.remote = bool(facts.get("remote"))
+    return record
+
+
+def _stamp(record: TaskRecord, at: float | None) -> float | None:
+    # Clocks of several machines differ; no duration may be negative for that.
+    return None if at is None else record.created + max(0.0, at - record.created_at)
+
+
+def _error_of(record: TaskRecord, text: str | None) -> BaseException:
+    if text:
+        return decode_error(text)
+    if record.status is TaskStatus.CANCELLED:
+        return TaskCancelledError(record.task_id, record.name)
+    if record.status is TaskStatus.INTERRUPTED:
+        return TaskInterruptedError(record.task_id, record.name)
+    return RemoteTaskError("unknown", "its error was not told")
