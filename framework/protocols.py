@@ -2,17 +2,30 @@
 
 Each is chosen per framework, never globally. A class need not inherit from these; one
 that does gets the default behaviour of what it leaves out.
+
+The functions at the end put calls, results, errors and records into JSON, for an engine or a
+store that passes them to another process or keeps them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from framework._tasks import exports
+from framework._tasks.engine_task import EngineTask, TaskFunction, TaskWaiter
+from framework._tasks.facts import dump_record, load_record
 from framework._tasks.records import Kind, TaskEvent, TaskRecord, TaskStatus
+from framework._tasks.registry import find_function
+from framework._tasks.wire import (
+    decode_call,
+    decode_error,
+    decode_result,
+    encode_call,
+    encode_error,
+    encode_result,
+)
 
 __all__ = [
     "Clock",
@@ -23,6 +36,7 @@ __all__ = [
     "Kind",
     "RemoteEngine",
     "Run",
+    "SharedDirectory",
     "SharedStore",
     "StoreHost",
     "TaskEngine",
@@ -34,154 +48,16 @@ __all__ = [
     "TaskStore",
     "TaskWaiter",
     "TimerHandle",
+    "decode_call",
+    "decode_error",
+    "decode_result",
+    "dump_record",
+    "encode_call",
+    "encode_error",
+    "encode_result",
+    "find_function",
+    "load_record",
 ]
-
-
-class TaskFunction(Protocol):
-    """A function as its tasks have it, shared by all tasks that call it.
-
-    ``submit(timeout=...)`` and ``.options(...)`` make another one of the same ``fn``.
-
-    Attributes:
-        engine_note: The engine's own, None at first. Whatever it found out about the
-            function, for the next task. Two engines may meet in one process, so keep in it
-            whose it is. Any thread.
-    """
-
-    engine_note: Any
-
-    @property
-    def fn(self) -> Callable[..., Any]:
-        """The function as it was given, with any retry and throttle around it."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """The name in records and logs."""
-        ...
-
-    @property
-    def description(self) -> str:
-        """A text for people; "" if there is none."""
-        ...
-
-    @property
-    def kind(self) -> Kind:
-        """Where the function runs in a process: ``"loop"`` for an ``async def`` one."""
-        ...
-
-    @property
-    def timeout(self) -> float | None:
-        """Its own limit in seconds; None for the app's, infinity for none."""
-        ...
-
-
-class TaskWaiter(Protocol):
-    """A thread or coroutine that waits for a task."""
-
-    def nudge(self) -> None:
-        """Wake it to run the task inline, now that the task is queued. Any thread."""
-
-
-class EngineTask(Protocol):
-    """What an engine may see of a task, and the little that it may write.
-
-    It is the same object in every call about that task, from `RemoteEngine.admit` or
-    `TaskEngine.start` until the task has ended, and any thread may read it. A status
-    changes only by `Run` or `EngineHost`, never here, and may do so at any moment on
-    another thread. Drop the object when the task has ended.
-
-    Attributes:
-        limit: Seconds from its start that the task may run; None for any number. An engine
-            may set it in ``admit``, and not later. `Run` keeps it by itself; a remote
-            engine sees to it.
-        handler: The engine's own, None at first: where one that queues tasks may keep the
-            `Run` of ``start``. Costs nothing.
-        engine_note: The engine's own: anything else, None at first. It costs a dict for
-            each task that has one.
-    """
-
-    limit: float | None
-    handler: Any
-    engine_note: Any
-
-    @property
-    def task_id(self) -> str:
-        """The id, which never changes."""
-        ...
-
-    @property
-    def spec(self) -> TaskFunction:
-        """What the task runs."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """The name in records and logs, that of `spec`."""
-        ...
-
-    @property
-    def description(self) -> str:
-        """A text for people; "" if there is none."""
-        ...
-
-    @property
-    def args(self) -> tuple[Any, ...] | None:
-        """Positional arguments; None once the task has ended. Not to be changed."""
-        ...
-
-    @property
-    def kwargs(self) -> dict[str, Any] | None:
-        """Keyword arguments; None for none, or once the task has ended."""
-        ...
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        """Where an ``async def`` task runs in this process; None if there is no loop."""
-        ...
-
-    @property
-    def status(self) -> TaskStatus:
-        """Where the task stands. PENDING in ``admit`` and ``start``."""
-        ...
-
-    @property
-    def reason(self) -> str:
-        """Why the task waits or how it ended, for people; often ""."""
-        ...
-
-    @property
-    def created_at(self) -> float:
-        """When it was submitted, in seconds since the epoch."""
-        ...
-
-    @property
-    def queued(self) -> float:
-        """Monotonic second of the framework's clock at which it came to the engine."""
-        ...
-
-    @property
-    def started(self) -> float | None:
-        """Monotonic second at which its body first began; None if it has not."""
-        ...
-
-    @property
-    def ended(self) -> float | None:
-        """Monotonic second at which it became final; None if it has not."""
-        ...
-
-    @property
-    def cancel_requested(self) -> bool:
-        """Whether somebody asked for its cancellation."""
-        ...
-
-    @property
-    def waiters(self) -> Collection[TaskWaiter] | None:
-        """Who waits for the task; None for nobody.
-
-        An engine with `TaskEngine.run_inline` nudges each when it has queued the task.
-        """
-        ...
 
 
 class Run(Protocol):
@@ -397,6 +273,27 @@ class SharedStore(TaskStore, Protocol):
         """Return how many records there are of each status, and the store's own counters.
 
         This process's live ones are left out.
+        """
+        ...
+
+
+@runtime_checkable
+class SharedDirectory(Protocol):
+    """What a `SharedStore` or a `RemoteEngine` may have as well, to answer unknown ids better.
+
+    An id that nobody knows may be that of a task that another process has just accepted, so
+    it is asked for again for a second. One that has these methods can say when that is in
+    vain. Both may block.
+    """
+
+    def is_alone(self) -> bool:
+        """Return whether no other process can have a task that ``fetch`` does not find yet."""
+        ...
+
+    def doubt(self) -> Exception | None:
+        """Return why ``fetch`` may miss tasks that other processes have; None if all is well.
+
+        Whoever asks for an unknown id gets it as an error then.
         """
         ...
 

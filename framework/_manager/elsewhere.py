@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol
 
 from framework._tasks import checks
 from framework._tasks.live import Waiter
@@ -24,7 +24,7 @@ from framework._tasks.records import TaskRecord
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
 from framework.exceptions import FrameworkNotStartedError
-from framework.protocols import Clock
+from framework.protocols import Clock, SharedDirectory
 
 _PAUSES: Final = (0.03, 0.07, 0.1, 0.15, 0.25, 0.4)
 """Seconds after which an id that nobody knows is asked for again. Its process writes it
@@ -48,19 +48,6 @@ class Directory(Protocol):
 
     def request_cancel(self, task_id: str) -> bool:
         """Ask for a task's cancellation; False if it is unknown or final."""
-        ...
-
-
-@runtime_checkable
-class Shared(Protocol):
-    """A directory that knows whether other processes write in it."""
-
-    def is_alone(self) -> bool:
-        """Return whether no other process can have a task that it has not written yet."""
-        ...
-
-    def doubt(self) -> Exception | None:
-        """Return why other processes may be unable to write; None if all is well."""
         ...
 
 
@@ -350,13 +337,15 @@ class Elsewhere:
     def _is_alone(self) -> bool:
         """Return whether there is surely no other process that could tell of a task."""
         try:
-            return all(isinstance(one, Shared) and one.is_alone() for one in self._directories)
+            return all(
+                isinstance(one, SharedDirectory) and one.is_alone() for one in self._directories
+            )
         except Exception:  # nobody's answer is spoilt by it: then there may be others
             return False
 
     def _doubt(self) -> Exception | None:
         """Return why a task that nobody knows may be there all the same; None if it is not."""
-        doubts = (one.doubt() for one in self._directories if isinstance(one, Shared))
+        doubts = (one.doubt() for one in self._directories if isinstance(one, SharedDirectory))
         return next(filter(None, doubts), None)
 
     def _request_cancel(self, task_id: str) -> bool:
