@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from framework._decorators.endpoints import warn_of_plain_endpoints
-from framework._manager.core import Limits
 from framework._manager.drain import drain
 from framework._manager.frameworks import Framework, Parts, override
 from framework._manager.servers import worker_count
+from framework._manager.settings import Settings
 from framework._running.log import install_task_ids
 from framework._tasks import checks
 from framework._tasks.current import current_home
@@ -94,22 +94,20 @@ def setup_async_framework(
         StoreUnavailableError: On entering, if a shared store cannot be reached.
     """
     _check_app(app)
-    limits = Limits(
-        max_workers=None
-        if max_workers is None
-        else checks.integer("max_workers", max_workers, at_least=1),
-        task_timeout=checks.limit("task_timeout", task_timeout),
-        queue_size=checks.integer("queue_size", queue_size, at_least=1),
-        result_ttl=checks.number("result_ttl", result_ttl, above=0, finite=False),
-        max_finished_tasks=checks.integer("max_finished_tasks", max_finished_tasks, at_least=0),
-        cleanup_interval=checks.number("cleanup_interval", cleanup_interval, above=0, finite=False),
+    settings = Settings.checked(
+        max_workers=max_workers,
+        task_timeout=task_timeout,
+        queue_size=queue_size,
+        result_ttl=result_ttl,
+        max_finished_tasks=max_finished_tasks,
+        cleanup_interval=cleanup_interval,
     )
     grace = checks.number(
         "graceful_shutdown_timeout", graceful_shutdown_timeout, at_least=0, finite=False
     )
     _check_parts(clock, executor, store, engine, max_workers)
     parts = Parts(clock=clock, pool=executor, store=store, engine=engine)
-    return FrameworkLifespan(app, limits, parts, grace)
+    return FrameworkLifespan(app, settings, parts, grace)
 
 
 def _check_app(app: object) -> None:
@@ -147,10 +145,10 @@ def _check_parts(
 class FrameworkLifespan(AbstractAsyncContextManager[None]):
     """What `setup_async_framework` gives: a context to enter, or a lifespan for an app."""
 
-    # Any: limits and parts are none of the public types
-    def __init__(self, app: Starlette | None, limits: Any, parts: Any, grace: float) -> None:
+    # Any: settings and parts are none of the public types
+    def __init__(self, app: Starlette | None, settings: Any, parts: Any, grace: float) -> None:
         self._app = app
-        self._limits: Limits = limits
+        self._settings: Settings = settings
         self._parts: Parts = parts
         self._grace = grace
         self._framework: Framework | None = None
@@ -159,7 +157,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         self._shim: _Shim | None = None
 
     def __call__(self, app: Starlette) -> FrameworkLifespan:
-        """Return a set-up with the same limits for *app*, which calls this at each start.
+        """Return a set-up with the same settings for *app*, which calls this at each start.
 
         Raises:
             TypeError: If it was made for another app.
@@ -171,7 +169,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
                 "lifespan=setup_async_framework(max_workers=10)), or enter it inside a lifespan "
                 "of your own, 'async with setup_async_framework(app, max_workers=10):'"
             )
-        return FrameworkLifespan(app, self._limits, self._parts, self._grace)
+        return FrameworkLifespan(app, self._settings, self._parts, self._grace)
 
     if not TYPE_CHECKING:  # checkers refuse a plain "with", as they should
 
@@ -189,8 +187,8 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             raise RuntimeError("this setup is in use already: call setup_async_framework() again")
         shared = override()
         if shared is not None:
-            shared.adopt(self._limits)
-        framework = Framework(self._parts, self._limits) if shared is None else shared
+            shared.adopt(self._settings)
+        framework = Framework(self._parts, self._settings) if shared is None else shared
         self._framework = framework
         if shared is None and framework.reaches_out:
             try:
@@ -237,10 +235,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         end = clock.monotonic() + self._grace
         alone = override() is not framework
         if alone:
-            with framework.core.ledger.lock:
-                framework.core.ledger.state = "stopping"
-            framework.core.schedules.stop()
-            framework.core.policies.close()
+            framework.core.wind_down()
         else:
             framework.core.schedules.leave(home)
         try:

@@ -13,10 +13,10 @@ from types import CodeType
 from typing import Any  # a task's function may take anything
 
 from framework._manager.app_rules import AppRules
-from framework._manager.core import Limits
 from framework._manager.drain import REASON
 from framework._manager.frameworks import Framework, Parts, override, set_override
 from framework._manager.manager import TaskManager
+from framework._manager.settings import Settings
 from framework._running.results import Results
 from framework._tasks import exports, registry
 from framework._tasks.functions import bare_function, layer_of, name_of, signature_of
@@ -232,11 +232,11 @@ def override_framework(
         new_id=new_id,
         rng=rng,
     )
-    framework = Framework(parts, Limits())
+    framework = Framework(parts, Settings())
     if isinstance(rules, AppRules):
         framework.hold_to(rules)
     if loop is not None:
-        framework.core.add_home(Home(framework.core, None, loop))
+        framework.core.intake.add_home(Home(framework.core, None, loop))
     before = override() if nested else None
     if nested:
         set_override(None)

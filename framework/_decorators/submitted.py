@@ -201,7 +201,7 @@ def background_inner(spec: TaskSpec) -> types.FunctionType:
     def sync_inner(*args: Any, **kwargs: Any) -> TaskId[Any]:
         if kwargs or not least <= count(args) <= most:
             check(*args, **kwargs)
-        task = core().accept(spec, args, kwargs, caller(1))
+        task = core().intake.accept(spec, args, kwargs, caller(1))
         return task.task_id  # type: ignore[return-value]  # made a TaskId by the intake
 
     assert isinstance(sync_inner, types.FunctionType)
@@ -219,13 +219,14 @@ def awaitable_inner(spec: TaskSpec) -> types.FunctionType:
         if kwargs or not least <= count(args) <= most:
             check(*args, **kwargs)
         here = core()
-        if in_place and here.in_place:
-            drive = here.drive(spec, args, kwargs, caller(1))
+        intake = here.intake
+        if in_place and intake.in_place:
+            drive = intake.drive(spec, args, kwargs, caller(1))
             return await drive if drive.suspended else drive.outcome()
-        if special_in_place and here.in_place:
-            drive = here.drive_special(spec, args, kwargs, caller(1))
+        if special_in_place and intake.in_place:
+            drive = intake.drive_special(spec, args, kwargs, caller(1))
             return await drive if drive.suspended else drive.outcome()
-        task = here.accept(spec, args, kwargs, caller(1))
+        task = intake.accept(spec, args, kwargs, caller(1))
         return await here.results.get(task, None)
 
     assert isinstance(async_inner, types.FunctionType)

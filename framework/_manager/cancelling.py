@@ -26,7 +26,7 @@ async def cancel(core: Core, task_id: str) -> bool:
         )
     if not isinstance(record, LiveTask) or not core.ledger.request_cancel(record):
         return False
-    if core.cancel_pending(record, _REASON):
+    if core.intake.cancel_pending(record, _REASON):
         return True
     core.endings.stop_body(record)
     if record.spec.kind == "thread":
@@ -43,8 +43,8 @@ async def _elsewhere(core: Core, task_id: object, own: LiveTask | None) -> bool:
     assert core.elsewhere is not None
     if not isinstance(task_id, str) or (own is not None and not core.ledger.request_cancel(own)):
         return False
-    if own is not None and core.schedules.is_delayed(own):
-        return core.cancel_pending(own, _REASON)
+    if own is not None and own in core.delays:
+        return core.intake.cancel_pending(own, _REASON)
     # Its process may have answered with the id and not have written it yet.
     if own is None and await core.elsewhere.find(task_id) is None:
         return False

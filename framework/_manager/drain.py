@@ -50,8 +50,7 @@ async def drain(core: Core, home: Home, grace: float) -> None:
         home: Takes no tasks any more from now on.
         grace: Seconds to let tasks end by themselves, 0 or more, infinity for any time.
     """
-    with core.ledger.lock:
-        home.closed = True
+    core.ledger.close_home(home)
     given_up = _give_up_waiting(core, home)
     try:
         await _idle(core, home, grace)
@@ -70,7 +69,7 @@ def _give_up_waiting(core: Core, home: Home) -> list[LiveTask]:
     """
     cancelled = []
     for task in core.ledger.living(home):
-        if task.timer is not None and core.cancel_pending(task, REASON):
+        if task.timer is not None and core.intake.cancel_pending(task, REASON):
             cancelled.append(task)
         sleeper = task.sleeper
         if sleeper is not None:
@@ -156,7 +155,7 @@ async def _end_all(core: Core, home: Home, tasks: list[LiveTask]) -> None:
 
 def _cancel_all(core: Core, tasks: list[LiveTask]) -> None:
     for task in tasks:
-        if core.cancel_pending(task, REASON):
+        if core.intake.cancel_pending(task, REASON):
             continue
         if task.driver is not None and core.ledger.request_cancel(task):
             task.reason = REASON

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from framework._manager.app_rules import AppRules
-from framework._manager.core import Core, Limits
+from framework._manager.core import Core
 from framework._manager.host import RemoteHost
 from framework._manager.manager import TaskManager
+from framework._manager.settings import Settings
 from framework._running.endings import Endings
 from framework._running.policies import Policies, standalone
 from framework._tasks.current import current_home
@@ -51,13 +52,13 @@ class Framework:
     What is not given is made here and ended by `close`; what is given belongs to its giver.
     """
 
-    def __init__(self, parts: Parts, limits: Limits) -> None:
+    def __init__(self, parts: Parts, settings: Settings) -> None:
         self._own_clock = SystemClock() if parts.clock is None else None
         clock: Clock | None = parts.clock if self._own_clock is None else self._own_clock
         assert clock is not None
         self._own_pool = parts.pool is None
         self.pool = parts.pool or ThreadPoolExecutorEnhanced(
-            limits.max_workers, POOL_NAME, clock=clock
+            settings.max_workers, POOL_NAME, clock=clock
         )
         self.core = Core(
             pool=self.pool,
@@ -67,12 +68,12 @@ class Framework:
             interceptor=parts.interceptor,
             new_id=parts.new_id or random_id,
             rng=parts.rng or random.Random(),
-            limits=limits,
+            settings=settings,
             endings_type=parts.endings_type,
             policies_type=parts.policies_type,
         )
         self.core.manager = self.manager = TaskManager(self.core)
-        self._adopted: Limits | None = None
+        self._adopted: Settings | None = None
         self._rules: AppRules | None = None
 
     @property
@@ -107,24 +108,24 @@ class Framework:
             self.core.remote.close(patience)
             self.core.release_remote()
 
-    def adopt(self, limits: Limits) -> None:
-        """Take over the limits of an app that sets itself up under a test's override.
+    def adopt(self, settings: Settings) -> None:
+        """Take over the settings of an app that sets itself up under a test's override.
 
         Raises:
-            ValueError: If another app has asked for other limits before.
+            ValueError: If another app has asked for other settings before.
         """
-        if self._adopted is not None and self._adopted != limits:
+        if self._adopted is not None and self._adopted != settings:
             differing = [
                 field.name
-                for field in fields(limits)
-                if getattr(self._adopted, field.name) != getattr(limits, field.name)
+                for field in fields(settings)
+                if getattr(self._adopted, field.name) != getattr(settings, field.name)
             ]
             raise ValueError(
                 "two apps under one test share its framework and must ask for the same "
-                f"limits; they differ in {', '.join(differing)}"
+                f"settings; they differ in {', '.join(differing)}"
             )
-        self._adopted = limits
-        self.core.apply(limits)
+        self._adopted = settings
+        self.core.apply(settings)
 
     def hold_to(self, rules: AppRules) -> None:
         """Have the rules of apps that are set up under this override kept from now on."""
@@ -143,7 +144,7 @@ class Framework:
             home: An app's share.
             schedules: Whether to run scheduled functions and the periodic clean-up.
         """
-        self.core.add_home(home)
+        self.core.intake.add_home(home)
         with _LOCK:
             if self is not _STATE.override and self not in _STATE.running:
                 _STATE.running.append(self)
@@ -154,8 +155,9 @@ class Framework:
 
     def leave(self, home: Home) -> None:
         """Take *home*, which is drained, off the list."""
-        if home in self.core.homes:
-            self.core.homes.remove(home)
+        homes = self.core.intake.homes
+        if home in homes:
+            homes.remove(home)
 
     def close(self, patience: float) -> None:
         """End everything that was made here; blocks for at most *patience* seconds.
@@ -262,13 +264,10 @@ def find_core() -> Core | None:
     if home is not None:
         core = home.core
         assert isinstance(core, Core)
-        if core.ledger.state not in _ENDED:
+        if not core.ledger.has_ended:
             return core
     running = _STATE.running
     return running[0].core if len(running) == 1 else None
-
-
-_ENDED = ("stopped", "forked")
 
 
 def require_core() -> Core:

@@ -62,7 +62,7 @@ class RemoteHost:
         task = self._ledger.find_live(task_id)
         if task is None or task.remote or not self._ledger.request_cancel(task):
             return
-        if not self._core.cancel_pending(task, "it was cancelled before it started"):
+        if not self._core.intake.cancel_pending(task, "it was cancelled before it started"):
             self._endings.stop_body(task)
 
     def interrupt(self, reason: str) -> None:
@@ -89,7 +89,7 @@ class RemoteHost:
         frame, monotonic = sys._getframe(), self.clock.monotonic()
         created = monotonic - max(0.0, self.clock.time() - record.created_at)
         task = new_task(
-            TaskId(record.task_id), known, (), None, copy_context(), self._core.home(), None,
+            TaskId(record.task_id), known, (), None, copy_context(), self._core.intake.home(), None,
             created, record.created_at, frame.f_code, frame.f_lasti,
         )  # fmt: skip
         task.label, task.code, task.remote = record.label, None, True

@@ -1,21 +1,358 @@
-"""Submitting a function that was never decorated, or one that was."""
+"""Taking calls in as tasks, and handing them over.
+
+Guarantees: a call that does not fit is refused in the caller; a task that is taken in
+reaches the engine, or waits for its time, or ends FAILED.
+Relies on: `ledger` for the bound and the refusal after the end.
+Lock order: none of its own.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Callable
+from contextvars import copy_context
 from types import FrameType, MethodType
 from typing import Any  # a task's function may take and return anything
 
-from framework._manager.core import Core
+from framework._manager.delays import Delays
+from framework._manager.elsewhere import Elsewhere
+from framework._running.coroutines import Drive
+from framework._running.ledger import Ledger, id_in_use
+from framework._running.runner import Runner
 from framework._tasks import checks
+from framework._tasks.current import current_home
 from framework._tasks.functions import is_wrapper, layer_of, require_callable
-from framework._tasks.live import LiveTask
-from framework._tasks.specs import TaskSpec, merged, require_arguments, spec_for
+from framework._tasks.ids import TaskId
+from framework._tasks.live import PENDING, Home, LiveTask, Owner, Waiter, new_task
+from framework._tasks.specs import Hooks, TaskSpec, merged, require_arguments, spec_for
 from framework._tasks.task import Task
+from framework._threads.waiters import LoopWaiter, ThreadWaiter
+from framework.exceptions import TaskCancelledError
+from framework.protocols import RemoteEngine
+
+
+class Intake:
+    """Takes checked calls in as tasks of one manager, and hands them over.
+
+    Args:
+        ledger: Counts them.
+        runner: Hands them to the engine.
+        delays: Keeps those that may not start yet.
+        elsewhere: Asks for tasks of other processes; None if there can be none.
+        remote: The engine, if its tasks run in other processes; else None.
+        new_id: Makes task ids.
+        owner: What the homes are shares of, which is this manager's core.
+
+    Attributes:
+        homes: The apps that it serves, the latest first.
+        in_place: Whether a coroutine that is awaited as a task runs where it is awaited.
+        durable: Whether a submission that can wait returns only once its record is safe.
+        default_limit: Seconds that a task may run which has no limit of its own; None for
+            any number.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        runner: Runner,
+        delays: Delays,
+        elsewhere: Elsewhere | None,
+        remote: RemoteEngine | None,
+        new_id: Callable[[], str],
+        owner: Owner,
+    ) -> None:
+        self.ledger = ledger
+        self.runner = runner
+        self.new_id = new_id
+        self.homes: list[Home] = []
+        self.in_place = remote is None
+        self.durable = ledger.shared is not None and ledger.shared.durable
+        self.default_limit: float | None = None
+        self._delays = delays
+        self._elsewhere = elsewhere
+        self._remote = remote
+        self._owner = owner
+        # Read by every submission.
+        self._monotonic, self._time = ledger.clock.monotonic, ledger.clock.time
+
+    def accept(
+        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> LiveTask:
+        """Take a checked call in and hand it to the engine, as its spec says.
+
+        Args:
+            spec: What to run.
+            args: Its positional arguments, which fit.
+            kwargs: Its keyword arguments, which fit.
+            frame: Who submits.
+        """
+        if spec.special:
+            return self.accept_with(
+                spec,
+                args,
+                kwargs,
+                frame,
+                task_id=spec.task_id,
+                hooks=spec.hooks,
+                delay=spec.delay,
+            )
+        task = self._new_task(spec, args, kwargs, frame, self.new_id())
+        self._accept(task)
+        if self.durable and asyncio._get_running_loop() is None:
+            self.secure(task)
+        self.runner.launch(task)
+        return task
+
+    def accept_with(
+        self,
+        spec: TaskSpec,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        frame: FrameType,
+        *,
+        task_id: str | None = None,
+        hooks: Hooks | None = None,
+        delay: float = 0.0,
+        begin: bool = True,
+    ) -> LiveTask:
+        """Take a checked call in as `accept` does, with more to it.
+
+        Args:
+            spec: What to run; its own delay, hooks and id are not looked at.
+            args: Its positional arguments, which fit.
+            kwargs: Its keyword arguments, which fit.
+            frame: Who submits.
+            task_id: A chosen id, or None.
+            hooks: What to call at the end: on completion, on anything else.
+            delay: Seconds until it may start.
+            begin: Whether to begin with it; else `begin` must be called once it is secured.
+
+        Raises:
+            ValueError: If the chosen id is in use.
+            StoreUnavailableError: If its record cannot be made safe.
+        """
+        chosen = self.new_id() if task_id is None else task_id
+        task = self._new_task(spec, args, kwargs, frame, chosen)
+        task.hooks = hooks
+        if delay:
+            task.reason = f"delayed by {delay:g} s"
+        if task_id is None:
+            self._accept(task)
+        else:
+            self.ledger.reserve(task_id)
+            try:
+                self._accept(task)
+            finally:
+                self.ledger.release(task_id)
+        if begin:
+            if self.durable and asyncio._get_running_loop() is None:
+                self.secure(task)
+            self.begin(task, delay)
+        return task
+
+    async def require_free(self, task_id: object) -> None:
+        """See that no other process has a task of this chosen id, as far as it is written.
+
+        Raises:
+            ValueError: If one has.
+        """
+        assert self._elsewhere is not None
+        if isinstance(task_id, str) and await self._elsewhere.find(task_id, patient=False):
+            raise id_in_use(task_id)
+
+    def begin(self, task: LiveTask, delay: float) -> None:
+        """Hand an accepted task to the engine, after *delay* seconds."""
+        if delay:
+            self._delays.delay(task, delay)
+        else:
+            self.runner.launch(task)
+
+    # -- making records safe; see `protocols.SharedStore.durable`
+
+    def secure(self, task: LiveTask) -> None:
+        """Block until a task's record is safe.
+
+        Raises:
+            StoreUnavailableError: If it is not made so in time; the task has ended FAILED.
+        """
+        waiter = ThreadWaiter(self.ledger.clock)
+        error = self._secured_by(task, waiter)
+        waiter.wait(None)
+        self._require_secured(task, error)
+
+    async def secured(self, task: LiveTask) -> None:
+        """Suspend until a task's record is safe; raises as `secure`."""
+        waiter = LoopWaiter(self.runner.boxes)
+        error = self._secured_by(task, waiter)
+        try:
+            await waiter.future
+        except asyncio.CancelledError:
+            # Whoever submits has gone and will never know the id.
+            self.cancel_pending(task, "its submission was cancelled")
+            raise
+        self._require_secured(task, error)
+
+    def _secured_by(self, task: LiveTask, waiter: Waiter) -> list[BaseException | None]:
+        """Have *waiter* woken once it is known; return where the error stands then."""
+        shared = self.ledger.shared
+        assert shared is not None
+        error: list[BaseException | None] = []
+
+        def told(why: BaseException | None) -> None:
+            error.append(why)
+            waiter.wake()
+
+        shared.secure(task, told)
+        return error
+
+    def _require_secured(self, task: LiveTask, error: list[BaseException | None]) -> None:
+        if error[0] is not None:
+            self.runner.refuse(task, error[0])
+            raise error[0]
+
+    def drive(
+        self,
+        spec: TaskSpec,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        frame: FrameType,
+        task: LiveTask | None = None,
+    ) -> Drive:
+        """Take a checked call in and begin with it right here, where it is awaited.
+
+        It never waits, so the bound of waiting tasks is not for it.
+
+        Args:
+            spec: What to run; its own delay, hooks and id are not looked at.
+            args: Its positional arguments, which fit.
+            kwargs: Its keyword arguments, which fit.
+            frame: Who submits.
+            task: The task, if it is made already.
+
+        Returns:
+            What goes on with it if it is suspended, and else has what its awaiter gets.
+        """
+        if task is None:
+            task = self._new_task(spec, args, kwargs, frame, self.new_id())
+        task.loop = asyncio.get_running_loop()
+        ledger, runner, now = self.ledger, self.runner, task.created
+        if runner.interceptor is not None:
+            runner.interceptor.before_accept(task)
+        if ledger.sinks:
+            ledger.accept(task, bounded=False, told=True)
+            if task.outbox is not None:
+                ledger.tell(task)
+            runner.start(task)
+        else:
+            ledger.accept(task, now)
+        task.driver = driver = Drive(runner, task, True)
+        driver.begin(now)
+        return driver
+
+    def drive_special(
+        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+    ) -> Drive:
+        """Do as `drive` does, under the id and with the hooks of the spec.
+
+        Raises:
+            ValueError: If the chosen id is in use.
+        """
+        chosen = spec.task_id
+        task = self._new_task(spec, args, kwargs, frame, chosen or self.new_id())
+        task.hooks = spec.hooks
+        if chosen is None:
+            return self.drive(spec, args, kwargs, frame, task)
+        self.ledger.reserve(chosen)
+        try:
+            return self.drive(spec, args, kwargs, frame, task)
+        finally:
+            self.ledger.release(chosen)
+
+    def _accept(self, task: LiveTask) -> None:
+        ledger, interceptor = self.ledger, self.runner.interceptor
+        if interceptor is not None:
+            interceptor.before_accept(task)
+        if self._remote is not None:
+            task.remote = True
+            self._remote.admit(task)
+        ledger.accept(task, told=True)
+        if task.outbox is not None:
+            ledger.tell(task)
+
+    def _new_task(
+        self,
+        spec: TaskSpec,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        frame: FrameType,
+        task_id: str,
+    ) -> LiveTask:
+        context = copy_context()
+        home: Home | None = current_home.get()
+        if home is None or home.core is not self._owner:
+            home = self.home()
+            # So that inside the task this is the framework that is meant.
+            context.run(current_home.set, home)
+        limit = spec.timeout
+        if limit is None:
+            limit = self.default_limit
+        elif limit == math.inf:
+            limit = None
+        task = new_task(
+            task_id if type(task_id) is TaskId else TaskId(task_id),
+            spec,
+            args,
+            kwargs or None,
+            context,
+            home,
+            limit,
+            self._monotonic(),
+            self._time(),
+            frame.f_code,
+            frame.f_lasti,
+        )
+        if task.loop is None:
+            task.loop = asyncio._get_running_loop()
+        return task
+
+    # -- homes
+
+    def home(self) -> Home:
+        """Return the latest app's home, or one for tasks submitted before any app."""
+        try:
+            return self.homes[0]
+        except IndexError:  # no app yet, or the last one has just left
+            home = Home(self._owner, None, None)
+            self.add_home(home)
+            return home
+
+    def add_home(self, home: Home) -> None:
+        """Let tasks belong to *home*."""
+        # The latest app comes first: it is the one meant where nothing else says so.
+        self.homes.insert(0, home)
+        self.ledger.add_home(home)
+
+    # -- taking a task back
+
+    def cancel_pending(self, task: LiveTask, reason: str) -> bool:
+        """End a task CANCELLED if it is still PENDING; it then never starts."""
+        error = TaskCancelledError(task.task_id, task.name)
+        if not self.runner.endings.end(
+            task, "cancel", error=error, reason=reason, only_from=PENDING
+        ):
+            return False
+        timer, task.timer = task.timer, None
+        if timer is not None:
+            timer.cancel()
+        self._delays.forget(task)
+        self.runner.engine.withdraw(task)
+        self.runner.let_go(task)
+        return True
 
 
 def take_in(
-    core: Core,
+    intake: Intake,
     frame: FrameType,
     func: Callable[..., Any],
     args: object,
@@ -31,7 +368,7 @@ def take_in(
     """Check a submission and take it in; see `TaskManager.submit` for the parameters.
 
     Returns:
-        The task, and the seconds that it is delayed; without *begin*, `Core.begin` is still
+        The task, and the seconds that it is delayed; without *begin*, `Intake.begin` is still
         to be called.
     """
     spec, bound = _spec(func)
@@ -49,7 +386,7 @@ def take_in(
     checks.hook("on_complete", on_complete)
     checks.hook("on_error", on_error)
     pause = checks.number("delay", delay, at_least=0) or spec.delay
-    task = core.accept_with(
+    task = intake.accept_with(
         spec,
         positional,
         named,

@@ -57,7 +57,7 @@ class TaskManager:
     @property
     def new_id(self) -> Callable[[], str]:
         """Makes the ids of tasks."""
-        return self._core.new_id
+        return self._core.intake.new_id
 
     # -- taking tasks in
 
@@ -206,15 +206,15 @@ class TaskManager:
         checks.flag("wait", wait)
         core = self._core
         if task_id is not None and core.elsewhere is not None:
-            await core.require_free(checks.task_id(task_id))
+            await core.intake.require_free(checks.task_id(task_id))
         task, pause = take_in(
-            core,
+            core.intake,
             sys._getframe(1), func, args, kwargs, timeout, description, task_id,
-            on_complete, on_error, delay, not core.durable,
+            on_complete, on_error, delay, not core.intake.durable,
         )  # fmt: skip
-        if core.durable:
-            await core.secured(task)
-            core.begin(task, pause)
+        if core.intake.durable:
+            await core.intake.secured(task)
+            core.intake.begin(task, pause)
         if not wait:
             return task.task_id
         return await core.results.get(task, None)
@@ -279,7 +279,7 @@ class TaskManager:
     ) -> TaskId[Any]:
         """Submit a task as `submit` does, without a loop and from any thread."""
         task, _ = take_in(
-            self._core,
+            self._core.intake,
             sys._getframe(1), func, args, kwargs, timeout, description, task_id,
             on_complete, on_error, delay,
         )  # fmt: skip
@@ -339,7 +339,7 @@ class TaskManager:
         ``scheduled_skipped``, ``lost_wakeups`` (waiters whose loop was closed).
         """
         figures = self._core.ledger.figures()
-        figures |= self._core.schedules.figures()
+        figures |= {"delayed": len(self._core.delays), "scheduled": len(self._core.schedules)}
         ledger = self._core.ledger
         figures["kept"] = (
             ledger.kept

@@ -18,7 +18,7 @@ import logging
 import threading
 from collections import Counter
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from framework._running.events import Events
 from framework._tasks.live import (
@@ -39,6 +39,9 @@ from framework.protocols import Clock, SharedStore, TaskStore
 
 _LOGGER = logging.getLogger("asyncframe")
 
+State: TypeAlias = Literal["running", "stopping", "stopped", "forked"]
+"""Where a framework stands; changed here alone, and with the lock held but for a fork."""
+
 
 class Ledger(Events):
     """Tasks, counters and events of one manager.
@@ -52,6 +55,7 @@ class Ledger(Events):
         homes: Whose tasks may be live; those that have left stay until theirs are kept.
         kept: How many finished tasks the store keeps.
         shared: The store, if other processes read it and must hear of live tasks as well.
+        state: Where the framework stands.
     """
 
     def __init__(self, clock: Clock, store: TaskStore, queue_size: int) -> None:
@@ -60,7 +64,7 @@ class Ledger(Events):
         self.shared = store if isinstance(store, SharedStore) else None
         self.queue_size = queue_size
         self.homes: list[Home] = []
-        self.state = "running"
+        self.state: State = "running"
         self._reserved: set[str] = set()
         self.submitted = 0
         self.pending = 0
@@ -360,6 +364,29 @@ class Ledger(Events):
         self.changed(task)
         if task.outbox is not None:
             self.tell(task)
+
+    def close_home(self, home: Home) -> None:
+        """Take no more tasks of *home*; when this returns, all that it will ever have are live."""
+        with self.lock:
+            home.closed = True
+
+    def wind_down(self) -> None:
+        """Take no more tasks of any home, since the framework is about to stop."""
+        with self.lock:
+            if self.state == "running":
+                self.state = "stopping"
+
+    def stop(self) -> bool:
+        """Take no more tasks, for good; False if that was so already."""
+        with self.lock:
+            stops = self.state != "stopped"
+            self.state = "stopped"
+        return stops
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the framework has stopped for good, or this is a fork of it."""
+        return self.state in ("stopped", "forked")
 
     def forget(self) -> None:
         """Refuse everything from now on, in a forked child."""

@@ -20,8 +20,8 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from framework._manager.core import Limits
 from framework._manager.frameworks import Framework, Parts
+from framework._manager.settings import Settings
 from framework._running.endings import Endings
 from framework._tasks import wire
 from framework._tasks.current import current_home
@@ -115,7 +115,7 @@ class Outpost:
             Parts(
                 clock=self.clock, engine=engine, endings_type=_Endings, policies_type=WorkerPolicies
             ),
-            Limits(max_finished_tasks=_KEPT),
+            Settings(max_finished_tasks=_KEPT),
         )
         self._loop = asyncio.new_event_loop()
         self._core = self._framework.core
@@ -123,7 +123,7 @@ class Outpost:
         assert isinstance(policies, WorkerPolicies)
         policies.windows = engine.state
         # What is awaited inside a task would otherwise wait for a process that waits for it.
-        self._core.in_place = True
+        self._core.intake.in_place = True
         self._framework.connect()
         # What is submitted here is followed apart from what runs here: it may be the same
         # task. The first home is asked first, and reports are about what was submitted.

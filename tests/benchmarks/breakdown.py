@@ -96,11 +96,12 @@ class _Bench:
         turns = range(SIZE)
         whole = _each(lambda _: touch(), turns)
         self._taken_back()
-        new_id = _each(lambda _: made.append(core.new_id()), turns)
+        new_id = _each(lambda _: made.append(core.intake.new_id()), turns)
         context = _each(lambda _: made.append(copy_context()), turns)
         made.clear()
         record = _each(
-            lambda _: made.append(core._new_task(spec, (), {}, frame, core.new_id())), turns
+            lambda _: made.append(core.intake._new_task(spec, (), {}, frame, core.intake.new_id())),
+            turns,
         )
         accept = _each(core.ledger.accept, made)
         launch = _each(core.runner.launch, made)
@@ -168,7 +169,8 @@ class _Bench:
         made: list[Any] = []
         whole = _each(awaited, turns)
         record = _each(
-            lambda _: made.append(core._new_task(spec, (), {}, frame, core.new_id())), turns
+            lambda _: made.append(core.intake._new_task(spec, (), {}, frame, core.intake.new_id())),
+            turns,
         )
         accept = _each(lambda task: core.ledger.accept(task, 1.0), made)
         end = _each(lambda task: core.ledger.end(task, "complete", 2.0), made)

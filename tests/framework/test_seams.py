@@ -427,7 +427,7 @@ async def test_an_app_that_stops_under_an_override_ends_its_own_tasks_alone() ->
 async def test_apps_that_ask_for_differing_limits_cannot_share_an_override() -> None:
     """The second app of a test must ask for the limits of the first, or it is told which."""
     text = (
-        r"^two apps under one test share its framework and must ask for the same limits; they "
+        r"^two apps under one test share its framework and must ask for the same settings; they "
         r"differ in max_workers, result_ttl$"
     )
     with override_framework():

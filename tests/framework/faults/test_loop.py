@@ -123,7 +123,7 @@ async def test_d1_coroutine_task_for_a_closed_loop(aside_loop: asyncio.AbstractE
 
     async with setup_async_framework(None):
         manager = get_task_manager()
-        manager._core.homes[0].loop = aside_loop
+        manager._core.intake.homes[0].loop = aside_loop
         aside_loop.close()
         task_id = await asyncio.to_thread(manager.submit_nowait, body)
         with pytest.raises(RuntimeError, match=r"^the event loop of the task's app is closed$"):

@@ -82,7 +82,7 @@ async def test_the_last_app_leaves_while_a_task_is_submitted() -> None:
     core = manager._core
     leaving = _LeavingHomes([Home(core, None, asyncio.get_running_loop())])
     for homes in (leaving, list[Home]()):
-        core.homes = homes
+        core.intake.homes = homes
         with pytest.raises(FrameworkNotStartedError):
             manager.submit_nowait(int)
 

@@ -1,0 +1,47 @@
+"""What an app asks of its framework, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from framework._tasks import checks
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How much, how long and how often; see `setup_async_framework` for the fields.
+
+    The pool's own bound and limit hold where these are wider or None.
+    """
+
+    max_workers: int | None = None
+    task_timeout: float | None = None
+    queue_size: int = 10_000
+    result_ttl: float = 86_400.0
+    max_finished_tasks: int = 100_000
+    cleanup_interval: float = 60.0
+
+    @classmethod
+    def checked(cls, **given: Any) -> Settings:  # Any: whatever a user has given
+        """Return settings of these values, one for each field.
+
+        Raises:
+            TypeError: If a value is of the wrong type.
+            ValueError: If a value is out of range.
+        """
+        workers = given["max_workers"]
+        return cls(
+            max_workers=workers
+            if workers is None
+            else checks.integer("max_workers", workers, at_least=1),
+            task_timeout=checks.limit("task_timeout", given["task_timeout"]),
+            queue_size=checks.integer("queue_size", given["queue_size"], at_least=1),
+            result_ttl=checks.number("result_ttl", given["result_ttl"], above=0, finite=False),
+            max_finished_tasks=checks.integer(
+                "max_finished_tasks", given["max_finished_tasks"], at_least=0
+            ),
+            cleanup_interval=checks.number(
+                "cleanup_interval", given["cleanup_interval"], above=0, finite=False
+            ),
+        )
