@@ -36,8 +36,8 @@ class TaskManager:
     coroutines may be called from any thread.
     """
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
+    def __init__(self, core: Any) -> None:  # Any: a core.Core, which is not public
+        self._core: Core = core
 
     @property
     def pool(self) -> ThreadPoolExecutorEnhanced:
