@@ -178,7 +178,7 @@ class _Desk:
         """Let go on whoever waited for room."""
         if self.emptying():
             self._sequencer.starts = True
-        self._sequencer.go_on()
+        self._sequencer.dispatch()
 
     def outside(self) -> AbstractContextManager[object]:
         """Let the pool's threads go on while the calling one waits for their end."""

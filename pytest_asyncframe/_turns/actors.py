@@ -38,7 +38,7 @@ class Actor:
         kick: Called when it may go on, on any thread, under no lock but the sequencer's.
         yields: Whether it is ready, but lets all others go first.
         away: Whether it waits for real just now, where nobody sees it.
-        stirred: Returns whether it has got something to do while it was parked, from what
+        has_work: Returns whether it has got something to do while it was parked, from what
             was called on its own thread meanwhile.
         error: What it is to raise when it goes on; None for nothing.
         looked: What it saw when it last looked around while it was ready, and how many times
@@ -62,7 +62,7 @@ class Actor:
         "order",
         "parked",
         "reserved",
-        "stirred",
+        "has_work",
         "timer",
         "waiter",
         "wants",
@@ -86,7 +86,7 @@ class Actor:
         self.wants: str = ""
         self.waiter: Waiter | None = None
         self.timer: Timer | None = None
-        self.stirred: Callable[[], bool] = _never
+        self.has_work: Callable[[], bool] = _never
         self.error: BaseException | None = None
         self.looked: tuple[object, int] = (None, 0)
         self.heard: tuple[int, float, Mapping[Thread, Glance]] = (-1, 0.0, {})
@@ -100,7 +100,7 @@ class Actor:
 
     def use_gate(self) -> None:
         """Be kicked by the gate that `wait_for_kick` waits at."""
-        self.stirred = _never
+        self.has_work = _never
         self.kick = self._gate.release
 
 

@@ -18,7 +18,7 @@ from framework.testing import Queued
 from pytest_asyncframe._turns.actors import Actor, Arrival, Timer
 from pytest_asyncframe._turns.outside import Outside, Verdict
 from pytest_asyncframe._turns.timers import LAST
-from pytest_asyncframe._turns.turns import LOOK_EVERY, Turns
+from pytest_asyncframe._turns.turns import POLL_INTERVAL, Turns
 
 _MOST_MOVES = 1_000_000
 """How often time may move by itself without any progress, a matter of ten seconds or so."""
@@ -98,13 +98,13 @@ class Sequencer(Turns):
         actor = self.here
         with self._lock:
             self.beats += 1
-            self._has_returned(actor)
+            self._on_next_step(actor)
             self.queue.append(queued)
             if after_return and actor is not None:
                 self._deferred.append((actor, queued))
-        self.go_on()
+        self.dispatch()
 
-    def _has_returned(self, actor: Actor | None) -> None:
+    def _on_next_step(self, actor: Actor | None) -> None:
         """Let begin what had to wait until a call of *actor* has returned."""
         if self._deferred:
             self._deferred = [one for one in self._deferred if one[0] is not actor]
@@ -122,7 +122,7 @@ class Sequencer(Turns):
                 return False
             step = self._admission(queued)
         step()
-        self.go_on()
+        self.dispatch()
         return True
 
     def _startable(self) -> list[Queued]:
@@ -153,11 +153,11 @@ class Sequencer(Turns):
         finally:
             self._admitting = False
             if queued.kind == "loop":
-                self._stop_running()
+                self._release_turn()
 
     # -- going on
 
-    def go_on(self) -> None:
+    def dispatch(self) -> None:
         """Let whoever is next go on; called by whoever has just changed something."""
         while (step := self._next_step()) is not None:
             step()
@@ -249,13 +249,13 @@ class Sequencer(Turns):
         finally:
             if outermost:
                 self.firing.discard(ident)
-            self._stop_running()
+            self._release_turn()
 
-    def _stop_running(self) -> None:
+    def _release_turn(self) -> None:
         """Undo what kept time from moving while something was called on this thread."""
         with self._lock:
             actor = self.actors.get(_thread.get_ident())
-            if actor is not None and actor.parked and actor.stirred():
+            if actor is not None and actor.parked and actor.has_work():
                 self._wake(actor)
             self._running -= 1
 
@@ -270,14 +270,14 @@ class Sequencer(Turns):
     def yield_turn(self, actor: Actor) -> None:
         """Let another actor go first, or something begin, if one could."""
         with self._lock:
-            self._has_returned(actor)
+            self._on_next_step(actor)
             if not self.one_at_a_time or (not self._ready and not self.queue):
                 return
             actor.use_gate()
             actor.yields = True
             self._make_ready(actor)
             self._running -= 1
-        self.go_on()
+        self.dispatch()
         self._await_turn(actor)
         actor.yields = False
 
@@ -299,7 +299,7 @@ class Sequencer(Turns):
             timer = self._push(when, fn, None, LAST if last else None)
             timer.background = background
         if not self._running:
-            self.go_on()
+            self.dispatch()
         return timer
 
     def _next_timer(self, limit: int | None) -> Timer | None:
@@ -333,23 +333,23 @@ class Sequencer(Turns):
             first = self._timers.first
             return first is not None and first <= when
 
-    def step_of(self, actor: Actor) -> float:
+    def poll_interval(self, actor: Actor) -> float:
         """Return for how many real seconds to wait before looking around."""
-        step = super().step_of(actor)
+        step = super().poll_interval(actor)
         if not actor.parked:
             return step
         if self.outside.there:
             return min(step, self.outside.step)
         # Something may have come up outside after the last one has parked.
-        return min(step, LOOK_EVERY) if actor is self.first else step
+        return min(step, POLL_INTERVAL) if actor is self.first else step
 
-    def look_around(self, actor: Actor, waited: float) -> None:
+    def check_progress(self, actor: Actor, waited: float) -> None:
         """See, on an actor that has waited for real, whether anything moves at all."""
-        if actor.parked and self._listens(actor, waited):
+        if actor.parked and self._listen_outside(actor, waited):
             return
-        super().look_around(actor, waited)
+        super().check_progress(actor, waited)
 
-    def _listens(self, actor: Actor, waited: float) -> bool:
+    def _listen_outside(self, actor: Actor, waited: float) -> bool:
         """Let time move after a silence outside; False if all has been silent for long."""
         outside = self.outside
         beats, silent, before = actor.heard
@@ -363,17 +363,17 @@ class Sequencer(Turns):
         if outside.is_over(verdict, silent):
             if verdict is Verdict.RESTLESS:
                 self.on_give_up(outside.give_up(before, now))
-            self._go_on_in_silence()
+            self._dispatch_in_silence()
         if silent < self.patience:
             return True
         actor.heard = (self.beats, 0.0, now)
         return False
 
-    def _go_on_in_silence(self) -> None:
+    def _dispatch_in_silence(self) -> None:
         self._silence = True
         # Who could have woken somebody may have come to rest since.
         self._stalled_at = -1
-        self.go_on()
+        self.dispatch()
         self._silence = False
 
     def jump(self, actor: Actor, until: int, signalled: Callable[[], bool]) -> bool:
@@ -414,7 +414,7 @@ class Sequencer(Turns):
             listening: Whether to wait for what may yet come from outside, too.
         """
         with self._lock:
-            self._has_returned(actor)
+            self._on_next_step(actor)
             actor.parked = True
             actor.waiter = None
             actor.listens = False
@@ -422,7 +422,7 @@ class Sequencer(Turns):
             actor.use_gate()
             self._watchers.append((actor, listening))
             self._running -= 1
-        self.go_on()
+        self.dispatch()
         self._await_turn(actor)
 
     def advance(self, actor: Actor, target: int) -> None:

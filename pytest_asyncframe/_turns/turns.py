@@ -7,11 +7,11 @@ means that it has been woken, or has come, and waits for its turn.
 Guarantees: whoever wakes an actor has counted it as running before it can run, so there is
 no moment in which everybody seems to stand still although somebody was woken; with
 *one_at_a_time* at most one actor runs at any moment, unless that one blocks where nobody
-sees it, of which `on_push_in` tells; nobody gets a turn while one that was announced has
+sees it, of which `on_overtake` tells; nobody gets a turn while one that was announced has
 not come, and those that are ready are in the order in which they were woken or announced,
 so that the system's order of threads does not matter.
 Relies on: everything that waits doing so through here; what does not keeps its actor
-running. `go_on`, of the sequencer that is built on this, to decide what comes next.
+running. `dispatch`, of the sequencer that is built on this, to decide what comes next.
 Lock order: `_lock` is innermost, is a raw lock (what `threading` has may be replaced), and
 no other code runs under it.
 """
@@ -30,7 +30,7 @@ from pytest_asyncframe._turns.activity import activity
 from pytest_asyncframe._turns.actors import Actor, Arrival, Timer, Waiter, raise_error
 from pytest_asyncframe._turns.timers import Timers
 
-LOOK_EVERY = 0.05
+POLL_INTERVAL = 0.05
 """Real seconds after which an actor that is ready looks whether those that run block."""
 
 
@@ -44,7 +44,7 @@ class Turns(ABC):
         now: Nanoseconds of virtual time since the test began.
         beats: Counts up whenever anything changes; tells whether something moves.
         on_quiet: Called on a parked actor when nothing has moved for `patience`.
-        on_push_in: Called on an actor that goes on beside others, with these: they block,
+        on_overtake: Called on an actor that goes on beside others, with these: they block,
             outside the clock, though only one is to run at a time.
         patience: Real seconds after which an actor that waits looks around, above 0.
         actors: The actors, by their thread's identifier.
@@ -60,7 +60,7 @@ class Turns(ABC):
         self.now: int = 0
         self.beats: int = 0
         self.on_quiet: Callable[[Actor], BaseException | None] = lambda _: None
-        self.on_push_in: Callable[[list[Actor]], object] = lambda _: None
+        self.on_overtake: Callable[[list[Actor]], object] = lambda _: None
         self.patience: float = 5.0
         self.forget()
         self._pollers: set[int] = set()
@@ -85,11 +85,11 @@ class Turns(ABC):
         self._joined: dict[int, _Joined] = {}
 
     @abstractmethod
-    def go_on(self) -> None:
+    def dispatch(self) -> None:
         """Let whoever is next go on; called by whoever has just changed something."""
 
     @abstractmethod
-    def _has_returned(self, actor: Actor | None) -> None:
+    def _on_next_step(self, actor: Actor | None) -> None:
         """Hear, under the lock, that *actor* takes its next step."""
 
     # -- actors
@@ -119,7 +119,7 @@ class Turns(ABC):
         if arrival is not None and arrival.is_open:
             with self._lock:
                 self._close(arrival)
-            self.go_on()
+            self.dispatch()
 
     def _close(self, arrival: Arrival | None) -> bool:
         """Count an arrival no more; return whether it was still expected."""
@@ -152,17 +152,17 @@ class Turns(ABC):
                 self._count_joined(self._joined[ident], counted=False)
             self.actors[ident] = actor
             self.known.add(ident)
-            has_turn = self._goes_on_entering(came)
+            has_turn = self._enters_at_once(came)
             if has_turn:
                 self._running += 1
             else:
                 self._make_ready(actor, None if came is None else came.number)
         if not has_turn:
-            self.go_on()
+            self.dispatch()
             self._await_turn(actor)
         return actor
 
-    def _goes_on_entering(self, came: Arrival | None) -> bool:
+    def _enters_at_once(self, came: Arrival | None) -> bool:
         if not self.one_at_a_time or (came is not None and came.has_turn):
             return True
         # One that was announced is always chosen among all that were.
@@ -177,12 +177,12 @@ class Turns(ABC):
         """Undo one `enter` of the calling thread."""
         actor.depth -= 1
         with self._lock:
-            self._has_returned(actor)
+            self._on_next_step(actor)
             if not actor.depth:
                 self._remove(actor)
-        self.go_on()
+        self.dispatch()
 
-    def leave_with_signal(self, actor: Actor) -> None:
+    def leave_after_wake(self, actor: Actor) -> None:
         """Undo one `enter` of the calling thread once it has woken a loop, which it does next."""
         if actor.depth > 1:
             self.leave(actor)
@@ -221,9 +221,9 @@ class Turns(ABC):
         with self._lock:
             self._running -= 1
             self._coming += counted
-            self._has_returned(actor)
+            self._on_next_step(actor)
             actor.away = True
-        self.go_on()
+        self.dispatch()
         try:
             yield
         finally:
@@ -243,7 +243,7 @@ class Turns(ABC):
                 actor.use_gate()
                 self._make_ready(actor)
         if not has_turn:
-            self.go_on()
+            self.dispatch()
             self._await_turn(actor)
 
     @contextmanager
@@ -265,7 +265,7 @@ class Turns(ABC):
             self.beats += 1
             self.elsewhere += more
         if more < 0:
-            self.go_on()
+            self.dispatch()
 
     # -- threads that others wait for the end of
 
@@ -287,7 +287,7 @@ class Turns(ABC):
                 joined.joiners.remove(actor)
                 if not joined.joiners and self._joined.pop(ident, None) is not None:
                     self._count_joined(joined, counted=False)
-            self.go_on()
+            self.dispatch()
 
     def has_ended(self, ident: int) -> None:
         """Hear, on a thread that has told those who wait for its end, that it ends."""
@@ -299,7 +299,7 @@ class Turns(ABC):
             joined = self._joined.pop(ident, None)
             if joined is not None:
                 self._count_joined(joined, counted=False)
-        self.go_on()
+        self.dispatch()
 
     def _count_joined(self, joined: _Joined, *, counted: bool) -> None:
         self._coming += counted - joined.counted
@@ -318,7 +318,7 @@ class Turns(ABC):
         actor.use_gate()
         if not self.try_park(actor, until, waiter, wants):
             return
-        self.go_on()
+        self.dispatch()
         self._await_turn(actor)
 
     def try_park(
@@ -331,7 +331,7 @@ class Turns(ABC):
     ) -> bool:
         """Count the calling thread as parked; False if it has been woken already.
 
-        The caller then calls `go_on` and blocks until it is kicked.
+        The caller then calls `dispatch` and blocks until it is kicked.
         """
         with self._lock:
             if waiter is not None and waiter.notified:
@@ -339,7 +339,7 @@ class Turns(ABC):
             if signalled is not None and signalled():
                 return False
             self.beats += 1
-            self._has_returned(actor)
+            self._on_next_step(actor)
             actor.parked = True
             actor.waiter = waiter
             actor.listens = signalled is not None
@@ -375,7 +375,7 @@ class Turns(ABC):
             if owing is not None:
                 self._remove(owing)
         if owing is not None:
-            self.go_on()
+            self.dispatch()
 
     def fail(self, actor: Actor, error: BaseException) -> None:
         """Wake a parked actor with an error that it raises."""
@@ -402,30 +402,30 @@ class Turns(ABC):
         bisect.insort(self._ready, actor, key=lambda one: one.number)
 
     def _await_turn(self, actor: Actor) -> None:
-        while not actor.wait_for_kick(step := self.step_of(actor)):
-            self.look_around(actor, step)
+        while not actor.wait_for_kick(step := self.poll_interval(actor)):
+            self.check_progress(actor, step)
         raise_error(actor)
 
-    def step_of(self, actor: Actor) -> float:
+    def poll_interval(self, actor: Actor) -> float:
         """Return for how many real seconds to wait before looking around."""
-        return self.patience if actor.parked else LOOK_EVERY
+        return self.patience if actor.parked else POLL_INTERVAL
 
-    def look_around(self, actor: Actor, waited: float) -> None:
+    def check_progress(self, actor: Actor, waited: float) -> None:
         """See, on an actor that has waited for real, whether anything moves at all.
 
         Args:
             actor: The calling thread's.
-            waited: For how many real seconds: the `step_of` before the wait, since what is
+            waited: For how many real seconds: the `poll_interval` before the wait, since what is
                 there outside, and with it the step, may have changed meanwhile.
         """
         if not actor.parked:
-            self._push_in(actor)
+            self._overtake(actor)
             return
         error = self.on_quiet(actor)
         if error is not None:
             self.fail(actor, error)
 
-    def _push_in(self, actor: Actor) -> None:
+    def _overtake(self, actor: Actor) -> None:
         """Let a ready actor go on beside those that block, if they all do."""
         with self._lock:
             waiting = [*self._returned, *self._ready]
@@ -441,7 +441,7 @@ class Turns(ABC):
             del (self._returned or self._ready)[0]
             self._running += 1
             actor.kick()
-        self.on_push_in(others)
+        self.on_overtake(others)
 
     def _blocked(self, actor: Actor, others: list[Actor]) -> bool:
         """Whether *others* have blocked since *actor*, which is ready, last looked around."""
@@ -450,7 +450,7 @@ class Turns(ABC):
         times = times + 1 if seen == before else 0
         actor.looked = (seen, times)
         # Where nobody is seen a thread is about to begin, or a timer is being fired.
-        return times * LOOK_EVERY >= (LOOK_EVERY if others else self.patience)
+        return times * POLL_INTERVAL >= (POLL_INTERVAL if others else self.patience)
 
     def _push(
         self,

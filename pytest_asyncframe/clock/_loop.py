@@ -340,10 +340,10 @@ class _Seat(selectors.BaseSelector):
 
         pending = self._loop._ready  # type: ignore[attr-defined]  # asyncio's own queue
         actor.kick = kick
-        actor.stirred = lambda: bool(pending)
+        actor.has_work = lambda: bool(pending)
         if not sequencer.try_park(actor, until, None, "its event loop", self._was_signalled):
             return []
-        sequencer.go_on()
+        sequencer.dispatch()
         ready: list[tuple[selectors.SelectorKey, int]] = []
         while not self._turn:
             # A file that is ready stays so until the loop has its turn: it is asked for once.
@@ -367,11 +367,11 @@ class _Seat(selectors.BaseSelector):
     ) -> list[tuple[selectors.SelectorKey, int]]:
         """Wait to be kicked, or for a file; return the files that are ready."""
         sequencer = self._sequencer
-        step = sequencer.step_of(actor)
+        step = sequencer.poll_interval(actor)
         found = selector.select(step)
         if not found:
             if not self._turn:
-                sequencer.look_around(actor, step)
+                sequencer.check_progress(actor, step)
             return []
         files = self._files_of(found)
         if files or self._loop._ready:  # type: ignore[attr-defined]  # a signal's handler

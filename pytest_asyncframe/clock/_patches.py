@@ -296,7 +296,7 @@ class _Stay:
         try:
             return func(*args)
         finally:
-            self._sequencer.leave_with_signal(actor)
+            self._sequencer.leave_after_wake(actor)
 
 
 def _refused(clock: VirtualClock, module: str, real: Callable[..., Any]) -> Callable[..., Any]:

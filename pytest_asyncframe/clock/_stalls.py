@@ -70,7 +70,7 @@ def watch(
             return None
         return StuckError(_who_blocks(sequencer, strangers()))
 
-    def on_push_in(others: list[Actor]) -> None:
+    def on_overtake(others: list[Actor]) -> None:
         frames = sys._current_frames()
         blocked = ", ".join(f"{one.name} at {_place(frames, one.ident)}" for one in others)
         note(f"goes on beside what blocks outside the virtual clock: {blocked or 'a timer'}")
@@ -78,7 +78,7 @@ def watch(
     sequencer.on_give_up = functools.partial(_tell_pollers, note)
     sequencer.on_stall = on_stall
     sequencer.on_runaway = on_runaway
-    sequencer.on_push_in = on_push_in
+    sequencer.on_overtake = on_overtake
     sequencer.on_quiet = on_quiet
 
 

@@ -18,7 +18,7 @@ from framework import background_task
 from pytest_asyncframe._turns.activity import BEGINNING, GONE, Glance, activity, glance
 from pytest_asyncframe._turns.outside import FILE_SILENCE, THREAD_PAUSE, Outside, Verdict
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe._turns.turns import LOOK_EVERY
+from pytest_asyncframe._turns.turns import POLL_INTERVAL
 from pytest_asyncframe.clock import VirtualClock, VirtualDeadlockError
 from pytest_asyncframe.clock._loop import VirtualLoop
 from pytest_asyncframe.probe import Probe
@@ -287,7 +287,7 @@ def test_one_that_computes_keeps_the_others(asyncframe: Probe) -> None:
         asyncframe.clock.sleep(0)
         order.append("begins")
         begun = time.thread_time()
-        while time.thread_time() < begun + 4 * LOOK_EVERY:
+        while time.thread_time() < begun + 4 * POLL_INTERVAL:
             pass
         order.append("ends")
 
@@ -437,10 +437,10 @@ def test_a_thread_that_ends_during_a_look() -> None:
         # thread writes to the file and ends, 3 the loop looks around.
         sequencer.outside.count_files(1)
         assert sequencer.try_park(actor, None, None, "a file")
-        sequencer.look_around(actor, THREAD_PAUSE)
-        sequencer.look_around(actor, THREAD_PAUSE)
+        sequencer.check_progress(actor, THREAD_PAUSE)
+        sequencer.check_progress(actor, THREAD_PAUSE)
         assert fired == []
-        sequencer.look_around(actor, FILE_SILENCE)
+        sequencer.check_progress(actor, FILE_SILENCE)
         assert fired == [60]
         sequencer.wake(actor)
 
