@@ -1,19 +1,27 @@
-"""Who may run: the actors of one test, their turns, parking and waking.
+"""Which threads of a test may run: actors, their turns, parking and waking.
 
-An actor is a thread that works for the test: the test's own, a loop's, one of a pool. It
-runs, or it is parked: in a loop's `select`, in a sleep, in a wait; or it is ready, which
-means that it has been woken, or has come, and waits for its turn.
+An actor is a thread that works for the test: the test's own, an event loop's, or one of a
+pool. It is in one of three states:
 
-Guarantees: whoever wakes an actor has counted it as running before it can run, so there is
-no moment in which everybody seems to stand still although somebody was woken; with
-*one_at_a_time* at most one actor runs at any moment, unless that one blocks where nobody
-sees it, of which `on_overtake` tells; nobody gets a turn while one that was announced has
-not come, and those that are ready are in the order in which they were woken or announced,
-so that the system's order of threads does not matter.
-Relies on: everything that waits doing so through here; what does not keeps its actor
-running. `dispatch`, of the sequencer that is built on this, to decide what comes next.
-Lock order: `_lock` is innermost, is a raw lock (what `threading` has may be replaced), and
-no other code runs under it.
+- running;
+- parked, in the `select` of an event loop, in a sleep or in a wait;
+- ready: it has been woken or has just started, and waits for its turn.
+
+Guarantees:
+    An actor is counted as running before it is woken, so the test never looks idle while
+    an actor is on its way.
+    With *one_at_a_time* one actor runs at a time. Only if it blocks outside the clock does
+    another one run beside it; then `on_overtake` is called.
+    No actor gets a turn while an announced thread has not started. Ready actors run in the
+    order in which they were woken or announced, whatever the operating system does.
+Relies on:
+    Every wait goes through this module. An actor that waits elsewhere counts as running.
+    `dispatch` of the subclass decides what runs next. It is called, without the lock, after
+    every change that may leave nobody running.
+Lock order:
+    `_lock` is the innermost lock. What is called with it held takes no lock: `Actor.kick`,
+    `Actor.has_work`, and the flags of a loop's selector. It is a raw lock, since the plugin
+    replaces the waits of `threading` by ones that come back here.
 """
 
 from __future__ import annotations
@@ -31,28 +39,28 @@ from pytest_asyncframe._turns.actors import Actor, Arrival, Timer, Waiter, raise
 from pytest_asyncframe._turns.timers import Timers
 
 POLL_INTERVAL = 0.05
-"""Real seconds after which an actor that is ready looks whether those that run block."""
+"""Real seconds after which a ready actor checks whether the running ones block."""
 
 
 class Turns(ABC):
     """The actors of one test, and which of them run.
 
     Args:
-        one_at_a_time: Whether only one actor runs at any moment.
+        one_at_a_time: Whether only one actor runs at a time.
 
     Attributes:
         now: Nanoseconds of virtual time since the test began.
-        beats: Counts up whenever anything changes; tells whether something moves.
-        on_quiet: Called on a parked actor when nothing has moved for `patience`.
-        on_overtake: Called on an actor that goes on beside others, with these: they block,
-            outside the clock, though only one is to run at a time.
-        patience: Real seconds after which an actor that waits looks around, above 0.
-        actors: The actors, by their thread's identifier.
-        known: The identifiers of the threads that are or have been actors and have not ended.
-        loops: The event loop of each actor that runs one, by the thread's identifier.
-        first: The actor that is told of a stall: the test's own.
-        elsewhere: How many calls other processes work on: time stands still meanwhile, and
-            turns are taken.
+        beats: A counter that changes whenever anything happens.
+        on_quiet: Called on a parked actor when nothing has happened for `patience`. May
+            return an error, which that actor raises.
+        on_overtake: Called on an actor that runs beside others because these block outside
+            the clock, with those others.
+        patience: Real seconds after which a parked actor checks for progress, above 0.
+        actors: The actors, by thread identifier.
+        known: Identifiers of the threads that have been actors and have not ended.
+        loops: The event loop that each actor runs, if any, by thread identifier.
+        first: The actor of the test itself, which raises the errors of a deadlock.
+        elsewhere: Number of calls that run in other processes. Time stands still meanwhile.
     """
 
     def __init__(self, *, one_at_a_time: bool) -> None:
@@ -68,15 +76,15 @@ class Turns(ABC):
         self._timers = Timers()
 
     def forget(self) -> None:
-        """Begin with nobody, as in a forked child: none of the actors' threads is there."""
+        """Drop all actors, as in a forked child, which has none of their threads."""
         self.first: Actor | None = None
         self.actors: dict[int, Actor] = {}
         self.known: set[int] = set()
         self.loops: dict[int, Any] = {}
         self._lock = _thread.allocate_lock()
         self._running = 0
-        # How many are certain to come soon: those announced, or counted while away, and
-        # threads that end. Nobody takes a turn before.
+        # Threads that will be running soon: announced, away but counted, or joined and about
+        # to end. No turn is given before they are there.
         self._coming = 0
         self.elsewhere: int = 0
         self._ready: list[Actor] = []
@@ -86,25 +94,27 @@ class Turns(ABC):
 
     @abstractmethod
     def dispatch(self) -> None:
-        """Let whoever is next go on; called by whoever has just changed something."""
+        """Wake the next actor if nobody runs; called after every change."""
 
     @abstractmethod
     def _on_next_step(self, actor: Actor | None) -> None:
-        """Hear, under the lock, that *actor* takes its next step."""
+        """Called with the lock held when *actor* takes its next step."""
 
     # -- actors
 
     @property
     def here(self) -> Actor | None:
-        """The actor that the calling thread is; None if it is none, or away."""
+        """The actor of the calling thread; None if it has none or is away."""
+        # Without the lock, since it is read at every wait: only a thread itself adds or removes
+        # its entry, and changes its `away`.
         actor = self.actors.get(_thread.get_ident())
         return None if actor is None or actor.away else actor
 
     def expect(self, *, with_turn: bool = False) -> Arrival:
-        """Announce a thread that was handed work and is about to begin.
+        """Announce a thread that was given work and is about to start.
 
         Args:
-            with_turn: Whether it takes a turn that is given now, before all others.
+            with_turn: Whether it gets a turn now, before all others.
         """
         with self._lock:
             return self._announce(with_turn=with_turn)
@@ -115,14 +125,14 @@ class Turns(ABC):
         return Arrival(next(self._numbers), with_turn)
 
     def give_up(self, arrival: Arrival | None) -> None:
-        """Expect a thread no more; harmless if it has come, or for None."""
+        """Stop expecting a thread. Does nothing if it has started, or for None."""
         if arrival is not None and arrival.is_open:
             with self._lock:
                 self._close(arrival)
             self.dispatch()
 
     def _close(self, arrival: Arrival | None) -> bool:
-        """Count an arrival no more; return whether it was still expected."""
+        """Stop counting an arrival; return whether it was still expected."""
         if arrival is None or not arrival.is_open:
             return False
         arrival.is_open = False
@@ -131,11 +141,11 @@ class Turns(ABC):
         return True
 
     def enter(self, name: str, arrival: Arrival | None = None, *, order: int = 0) -> Actor:
-        """Let the calling thread be an actor, or go deeper if it is one.
+        """Make the calling thread an actor; count one level deeper if it is one already.
 
         Args:
-            name: For people.
-            arrival: As which it was announced; None if it was not.
+            name: Name for messages.
+            arrival: The announcement of this thread; None if it was not announced.
             order: See `Actor`.
         """
         ident = _thread.get_ident()
@@ -149,6 +159,7 @@ class Turns(ABC):
             self.beats += 1
             came = arrival if self._close(arrival) else None
             if ident in self._joined:
+                # It works again, so it is not about to end.
                 self._count_joined(self._joined[ident], counted=False)
             self.actors[ident] = actor
             self.known.add(ident)
@@ -165,12 +176,12 @@ class Turns(ABC):
     def _enters_at_once(self, came: Arrival | None) -> bool:
         if not self.one_at_a_time or (came is not None and came.has_turn):
             return True
-        # One that was announced is always chosen among all that were.
+        # An announced thread always queues: the announcements give the order.
         return came is None and self._is_free
 
     @property
     def _is_free(self) -> bool:
-        """Whether nobody has a turn, or could have the next one."""
+        """Whether nobody runs, and nobody waits for the next turn."""
         return not (self._running or self._coming or self._ready or self._returned)
 
     def leave(self, actor: Actor) -> None:
@@ -183,7 +194,10 @@ class Turns(ABC):
         self.dispatch()
 
     def leave_after_wake(self, actor: Actor) -> None:
-        """Undo one `enter` of the calling thread once it has woken a loop, which it does next."""
+        """Undo one `enter` of the calling thread as soon as it has woken an event loop.
+
+        The thread stays counted until then, so that time does not move in between.
+        """
         if actor.depth > 1:
             self.leave(actor)
             return
@@ -199,7 +213,7 @@ class Turns(ABC):
 
     @contextmanager
     def working(self, name: str, arrival: Arrival | None = None) -> Iterator[Actor]:
-        """Let the calling thread be an actor inside; see `enter`."""
+        """Make the calling thread an actor inside the block; see `enter`."""
         actor = self.enter(name, arrival)
         try:
             yield actor
@@ -208,11 +222,11 @@ class Turns(ABC):
 
     @contextmanager
     def away(self, *, counted: bool = False) -> Iterator[None]:
-        """Let others go on while the calling thread waits for them for real.
+        """Let others run while the calling thread waits for them in real time.
 
         Args:
-            counted: Whether it is certain to be back soon: time stands still meanwhile,
-                and nobody but those with an `Arrival` takes a turn before.
+            counted: Whether it will certainly be back soon. Time stands still meanwhile,
+                and only announced threads get a turn.
         """
         actor = self.here
         if actor is None:
@@ -248,11 +262,12 @@ class Turns(ABC):
 
     @contextmanager
     def real(self) -> Iterator[None]:
-        """Let the calling thread wait for real for what takes no time."""
+        """Let this thread block in real time for something that takes no virtual time."""
         actor = self.here
         if actor is None:
             yield
             return
+        # Still counted as running, so neither the lock nor a dispatch is needed.
         actor.away = True
         try:
             yield
@@ -260,22 +275,26 @@ class Turns(ABC):
             actor.away = False
 
     def count_elsewhere(self, more: int) -> None:
-        """Count work that other processes do; below 0 for work that has ended."""
+        """Add to the number of calls in other processes; below 0 for those that have ended."""
         with self._lock:
             self.beats += 1
             self.elsewhere += more
         if more < 0:
             self.dispatch()
 
-    # -- threads that others wait for the end of
+    # -- joined threads
 
     @contextmanager
     def joining(self, ident: int, actor: Actor) -> Iterator[None]:
-        """Let *actor* wait, inside, for the end of a thread, which is counted once it comes."""
+        """Let *actor* wait inside the block for a thread to end.
+
+        Once the thread has left, it is counted as coming until it has woken its joiners.
+        """
         with self._lock:
             joined = self._joined.get(ident)
             if joined is None:
                 joined = self._joined[ident] = _Joined()
+                # A joined thread that is no actor has done its work and is about to end.
                 self._count_joined(joined, counted=ident not in self.actors)
             joined.joiners.append(actor)
             actor.reserved = joined.number
@@ -290,11 +309,12 @@ class Turns(ABC):
             self.dispatch()
 
     def has_ended(self, ident: int) -> None:
-        """Hear, on a thread that has told those who wait for its end, that it ends."""
+        """Record that the calling thread has ended, after its joiners were told."""
         with self._lock:
             self.known.discard(ident)
             owing = self._owing.pop(ident, None)
             if owing is not None:
+                # It never woke its loop, which may be closed.
                 self._remove(owing)
             joined = self._joined.pop(ident, None)
             if joined is not None:
@@ -314,7 +334,7 @@ class Turns(ABC):
     def park(
         self, actor: Actor, until: int | None, waiter: Waiter | None = None, wants: str = ""
     ) -> None:
-        """Block the calling thread until it is woken, or until nanosecond *until*."""
+        """Block the calling thread until it is woken, at the latest at nanosecond *until*."""
         actor.use_gate()
         if not self.try_park(actor, until, waiter, wants):
             return
@@ -331,9 +351,10 @@ class Turns(ABC):
     ) -> bool:
         """Count the calling thread as parked; False if it has been woken already.
 
-        The caller then calls `dispatch` and blocks until it is kicked.
+        On True the caller calls `dispatch` and blocks until `Actor.kick` is called.
         """
         with self._lock:
+            # Under the lock that wakers hold, so that no wake-up falls between test and parking.
             if waiter is not None and waiter.notified:
                 return False
             if signalled is not None and signalled():
@@ -350,7 +371,7 @@ class Turns(ABC):
             return True
 
     def notify(self, waiter: Waiter, actor: Actor) -> None:
-        """Wake *actor*, which is or will be parked with *waiter*.
+        """Wake *actor*, which is parked with *waiter* or about to be.
 
         Raises:
             RuntimeError: If it was notified before.
@@ -359,12 +380,14 @@ class Turns(ABC):
             if waiter.notified:
                 raise RuntimeError("release unlocked lock")
             waiter.notified = True
+            # Who wakes others does not merely poll: time waits for it again.
             self._pollers.discard(_thread.get_ident())
             if actor.parked and actor.waiter is waiter:
                 self._wake(actor)
 
     def wake(self, actor: Actor | None, otherwise: Callable[[], object] | None = None) -> None:
-        """Wake an actor if it is parked in its event loop, or else call *otherwise*."""
+        """Wake an actor that is parked in its event loop; else call *otherwise*."""
+        # Both under one lock: a loop that is just parking must not miss the flag that is set.
         with self._lock:
             if actor is not None and actor.parked and actor.listens:
                 self._wake(actor)
@@ -378,7 +401,7 @@ class Turns(ABC):
             self.dispatch()
 
     def fail(self, actor: Actor, error: BaseException) -> None:
-        """Wake a parked actor with an error that it raises."""
+        """Wake a parked actor, which then raises *error*."""
         with self._lock:
             if actor.parked:
                 actor.error = error
@@ -397,7 +420,7 @@ class Turns(ABC):
             actor.kick()
 
     def _make_ready(self, actor: Actor, number: int | None = None) -> None:
-        """Let *actor* wait for its turn, at its place."""
+        """Queue *actor* for a turn, in the order of *number*."""
         actor.number = next(self._numbers) if number is None else number
         bisect.insort(self._ready, actor, key=lambda one: one.number)
 
@@ -407,16 +430,16 @@ class Turns(ABC):
         raise_error(actor)
 
     def poll_interval(self, actor: Actor) -> float:
-        """Return for how many real seconds to wait before looking around."""
+        """Return how many real seconds an actor waits before it checks for progress."""
         return self.patience if actor.parked else POLL_INTERVAL
 
     def check_progress(self, actor: Actor, waited: float) -> None:
-        """See, on an actor that has waited for real, whether anything moves at all.
+        """Check, on an actor that has waited in real time, whether anything happens at all.
 
         Args:
             actor: The calling thread's.
-            waited: For how many real seconds: the `poll_interval` before the wait, since what is
-                there outside, and with it the step, may have changed meanwhile.
+            waited: Real seconds that it has waited: the `poll_interval` before the wait,
+                which may be another one by now.
         """
         if not actor.parked:
             self._overtake(actor)
@@ -426,7 +449,7 @@ class Turns(ABC):
             self.fail(actor, error)
 
     def _overtake(self, actor: Actor) -> None:
-        """Let a ready actor go on beside those that block, if they all do."""
+        """Let a ready actor run beside the running ones if all of these block."""
         with self._lock:
             waiting = [*self._returned, *self._ready]
             if not waiting or waiting[0] is not actor:
@@ -444,12 +467,12 @@ class Turns(ABC):
         self.on_overtake(others)
 
     def _blocked(self, actor: Actor, others: list[Actor]) -> bool:
-        """Whether *others* have blocked since *actor*, which is ready, last looked around."""
+        """Whether *others* have blocked since *actor*, which is ready, last checked."""
         seen = (self.beats, [activity(one.native_id) for one in others])
         before, times = actor.looked
         times = times + 1 if seen == before else 0
         actor.looked = (seen, times)
-        # Where nobody is seen a thread is about to begin, or a timer is being fired.
+        # Nobody to check means that a thread is about to start, or a timer is firing.
         return times * POLL_INTERVAL >= (POLL_INTERVAL if others else self.patience)
 
     def _push(
@@ -460,17 +483,20 @@ class Turns(ABC):
         order: int | None = None,
     ) -> Timer:
         if order is None:
-            # Threads that run beside each other set their timers in no certain order.
+            # Threads that run side by side set their timers in random order.
             setter = self.actors.get(_thread.get_ident())
             order = 0 if setter is None else setter.order
         return self._timers.push(max(when, self.now), fn, actor, order)
 
 
 class _Joined:
-    """A thread that others wait for the end of.
+    """A thread that other actors join.
 
-    Between its last work for the test and its end it is no actor, and yet to wake somebody:
-    those get the place that they would have if it was woken by its last work.
+    Attributes:
+        counted: Whether it is counted as coming: it has left, and will wake its joiners.
+        joiners: The actors that wait for it to end.
+        number: The place that joiners get when they are woken, taken when the thread left,
+            so that it does not depend on how long the thread takes to end.
     """
 
     __slots__ = ("counted", "joiners", "number")
