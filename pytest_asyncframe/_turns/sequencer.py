@@ -1,11 +1,16 @@
-"""What comes next in a test: whose turn it is, what begins, when virtual time moves.
+"""What happens next in a test: who gets a turn, what starts, when virtual time moves.
 
-Guarantees: time moves only while nobody runs and nobody is expected to begin; timers fire
-one at a time, in the order of their time, equal ones in the order of their making (or of the
-tasks that made them, where threads run side by side), and what one has set going comes to
-rest before the next.
-Relies on: `turns` for who runs.
-Lock order: see `turns`. The lock is not held while a timer fires or something is admitted.
+Guarantees:
+    Time moves only while no actor runs and no announced thread is yet to start.
+    Timers fire one at a time, in the order of their times; equal ones in the order in which
+    they were set, or of the tasks that set them where threads run side by side. What a timer
+    starts is idle again before the next one fires.
+Relies on:
+    `turns` for which actors run.
+    `outside` for what else may happen: then time moves only after a silence.
+Lock order:
+    See `turns`. The lock is not held while a timer fires or a queued call is admitted. With
+    it held, `room` and `choose` are called, which take no lock.
 """
 
 from __future__ import annotations
@@ -21,32 +26,33 @@ from pytest_asyncframe._turns.timers import LAST
 from pytest_asyncframe._turns.turns import POLL_INTERVAL, Turns
 
 _MOST_MOVES = 1_000_000
-"""How often time may move by itself without any progress, a matter of ten seconds or so."""
+"""How often time may move by itself without progress; takes some ten seconds."""
 
 
 class Sequencer(Turns):
-    """The actors of one test, its virtual time, and what waits to begin.
+    """The actors of one test, its virtual time and its queue.
 
     Args:
         moves: Whether time moves by itself when nobody runs.
-        starts: Whether what is queued begins by itself.
-        hold: Whether it waits until nobody runs; else it begins as soon as there is room.
-        one_at_a_time: Whether only one actor runs at any moment.
-        choose: Returns which of so many possibilities comes next; the first if None.
+        starts: Whether queued calls start by themselves.
+        hold: Whether they wait until nobody runs; else they start as soon as there is room.
+        one_at_a_time: Whether only one actor runs at a time.
+        choose: Returns which of *n* candidates comes next, from 0; None for the first.
 
     Attributes:
-        room: Returns how many queued calls could begin now, 0 or less for none.
-        queue: What waits to begin, the oldest first.
-        outside: What may come from outside; then time moves by itself after a silence only.
-        allowed: Up to which nanosecond time moves by itself even if it does not; None if not.
+        room: Returns how many queued calls could start now, 0 or less for none.
+        queue: The queued tasks and calls, oldest first.
+        outside: What may happen outside the clock; then time moves only after a silence.
+        allowed: Nanosecond up to which time moves by itself though `moves` is false; None
+            for not at all.
         on_move: Called after time has moved, on any thread.
-        on_stall: Called when nobody can go on; may return an error for `first`.
-        on_runaway: Called when time has moved by itself `most_moves` times, and `moved` was
-            never set back to 0; may return an error for `first`.
-        on_give_up: Called with threads of the test's own for which time waits no longer.
-        moved: How often time has moved by itself.
-        most_moves: How often it may do so without any progress, from 1 on.
-        firing: The threads that are in the middle of calling what has fallen due.
+        on_stall: Called at a deadlock; may return an error for `first`.
+        on_runaway: Called when `moved` has reached `most_moves`; may return an error for
+            `first`.
+        on_give_up: Called with the test's own threads that time no longer waits for.
+        moved: How often time has moved by itself; whoever sees progress sets it to 0.
+        most_moves: Limit of `moved`, from 1 on.
+        firing: Identifiers of the threads that are running a timer's callback.
     """
 
     now: int
@@ -77,23 +83,24 @@ class Sequencer(Turns):
         self.on_give_up: Callable[[list[Thread]], object] = lambda _: None
         self.firing: set[int] = set()
         self._choose = choose
+        # Queued by an actor during a call that has not returned yet; see `enqueue`.
         self._deferred: list[tuple[Actor, Queued]] = []
         self._admitted: dict[Queued, Arrival] = {}
         self._admitting = False
-        # Those who wait for all others to come to rest, and whether for what is outside, too.
+        # Actors that wait until nobody else runs, and whether also for what is outside.
         self._watchers: list[tuple[Actor, bool]] = []
         self._stalled_at = -1
         self._silence = False
 
-    # -- what waits to begin
+    # -- the queue
 
     def enqueue(self, queued: Queued, *, after_return: bool = False) -> None:
-        """Take in something that is to begin later, or at once.
+        """Queue a task or call, which may start at once.
 
         Args:
-            queued: What is to begin.
-            after_return: Whether it must not begin before the call that has led here has
-                returned: the calling actor's next step shows that it has.
+            queued: The task or call.
+            after_return: Whether it must not start before the submitting call has returned.
+                The next step of the calling actor shows that it has.
         """
         actor = self.here
         with self._lock:
@@ -105,18 +112,18 @@ class Sequencer(Turns):
         self.dispatch()
 
     def _on_next_step(self, actor: Actor | None) -> None:
-        """Let begin what had to wait until a call of *actor* has returned."""
+        """Release what had to wait until a call of *actor* returned."""
         if self._deferred:
             self._deferred = [one for one in self._deferred if one[0] is not actor]
 
     def remove(self, queued: Queued) -> None:
-        """Forget something that will not begin through here."""
+        """Take a task or call off the queue without starting it."""
         with self._lock:
             if queued in self.queue:
                 self.queue.remove(queued)
 
     def admit(self, queued: Queued) -> bool:
-        """Let something begin; False if it was not waiting any more."""
+        """Start a queued task or call; False if it is no longer queued."""
         with self._lock:
             if queued not in self.queue:
                 return False
@@ -133,10 +140,10 @@ class Sequencer(Turns):
         return [one for one in self.queue if (room or one.kind == "loop") and one not in deferred]
 
     def _admission(self, queued: Queued) -> Callable[[], object]:
-        """Take something off the queue, and return what lets it begin."""
+        """Take a task or call off the queue; return what starts it, to be called unlocked."""
         self.queue.remove(queued)
         self._admitting = True
-        # The turn is its thread's, or this one's until its loop has been woken.
+        # The turn belongs to its thread, or to this one until it has woken the loop.
         if queued.kind == "thread":
             self._admitted[queued] = self._announce(with_turn=True)
         else:
@@ -144,7 +151,7 @@ class Sequencer(Turns):
         return lambda: self._admit(queued)
 
     def arrival_of(self, queued: Queued) -> Arrival | None:
-        """Return as which the thread was announced that begins with *queued*, once."""
+        """Return, once, the announcement of the thread that runs *queued*."""
         return self._admitted.pop(queued, None)
 
     def _admit(self, queued: Queued) -> None:
@@ -155,18 +162,19 @@ class Sequencer(Turns):
             if queued.kind == "loop":
                 self._release_turn()
 
-    # -- going on
+    # -- dispatching
 
     def dispatch(self) -> None:
-        """Let whoever is next go on; called by whoever has just changed something."""
+        """Wake the next actor, start the next queued call, or move time to the next timer."""
         while (step := self._next_step()) is not None:
             step()
 
     def _next_step(self) -> Callable[[], object] | None:
         """Decide what comes next; return what is to be called without the lock, or None."""
+        # The order of these tests is the order of priority.
         with self._lock:
             if self._admitting:
-                # Whoever admits goes on itself; two at once would change the order.
+                # The admitting thread dispatches again; two at once would mix up the order.
                 return None
             startable = self._startable()
             if startable and not self.hold:
@@ -174,6 +182,7 @@ class Sequencer(Turns):
             if self._running or self._coming:
                 return None
             if self._returned:
+                # They had a turn, and have only been away for a moment.
                 self._running += 1
                 self._returned.pop(0).kick()
                 return None
@@ -181,7 +190,8 @@ class Sequencer(Turns):
             yielding = [actor for actor in self._ready if actor.yields]
             nexts: list[Actor | Queued] = [*woken, *startable, *yielding]
             if nexts:
-                # One that has no rival is not drawn: whether it waited is chance.
+                # A single candidate is not drawn: whether it had to queue is chance, and a
+                # draw more or less would change all that follow from the same seed.
                 drawn = self._choose is not None and len(nexts) > 1
                 chosen = nexts[self._choose(len(nexts)) if drawn and self._choose else 0]
                 if isinstance(chosen, Queued):
@@ -210,8 +220,9 @@ class Sequencer(Turns):
             if self._held or not self.actors or self._stalled_at == self.beats:
                 return None
             if self.first is None or not self.first.parked:
-                # Nobody to tell, such as when a pool is shut down at the end of a test.
+                # Nobody can raise it, for example while a pool shuts down after the test.
                 return None
+            # Once for each change: what raises nothing now is not asked again until then.
             self._stalled_at = self.beats
             self._running += 1
             return lambda: self._tell_first(self.on_stall())
@@ -225,6 +236,7 @@ class Sequencer(Turns):
             if not moved or self.on_move is None:
                 self._wake(actor)
                 return None
+            # The wall clock is moved before anybody can read it.
             self._running += 1
             return lambda: self._fire(lambda: self.wake_at(actor))
         self._running += 1
@@ -232,14 +244,14 @@ class Sequencer(Turns):
         return lambda: self._fire(fn)
 
     def wake_at(self, actor: Actor) -> None:
-        """Wake an actor whose time has come."""
+        """Wake an actor whose timer has fired."""
         with self._lock:
             if actor.parked:
                 self._wake(actor)
 
     def _fire(self, fn: Callable[[], object]) -> None:
         ident = _thread.get_ident()
-        # It may advance time itself, and so call what falls due meanwhile.
+        # A callback may advance time itself, and so fire other timers.
         outermost = ident not in self.firing
         self.firing.add(ident)
         try:
@@ -252,8 +264,10 @@ class Sequencer(Turns):
             self._release_turn()
 
     def _release_turn(self) -> None:
-        """Undo what kept time from moving while something was called on this thread."""
+        """Give back the turn that this thread has taken to call something."""
         with self._lock:
+            # What was called may have given this thread's own loop something to do. It is
+            # parked in its `select`, which nobody else would end.
             actor = self.actors.get(_thread.get_ident())
             if actor is not None and actor.parked and actor.has_work():
                 self._wake(actor)
@@ -268,7 +282,7 @@ class Sequencer(Turns):
                 self._wake(first)
 
     def yield_turn(self, actor: Actor) -> None:
-        """Let another actor go first, or something begin, if one could."""
+        """Let another actor run or a queued call start first, if there is one."""
         with self._lock:
             self._on_next_step(actor)
             if not self.one_at_a_time or (not self._ready and not self.queue):
@@ -286,24 +300,29 @@ class Sequencer(Turns):
     def call_at(
         self, when: int, fn: Callable[[], object], *, background: bool = False, last: bool = False
     ) -> Timer:
-        """Set a timer for nanosecond *when*, or for as soon as nobody runs.
+        """Call *fn* at nanosecond *when*, or as soon as nobody runs if that has passed.
 
         Args:
-            when: When to call *fn*.
-            fn: What to call.
-            background: Whether nobody waits for it.
-            last: Whether all others of that moment fire before it, also those set later, and
-                what they have set going outside comes to an end.
+            when: The nanosecond of virtual time.
+            fn: The function.
+            background: Whether nobody waits for it, so that time does not move for it.
+            last: Whether it fires after all other timers of that nanosecond, also those that
+                are set later, and after a silence outside.
         """
         with self._lock:
             timer = self._push(when, fn, None, LAST if last else None)
             timer.background = background
+        # Without the lock: whoever runs dispatches when it stops.
         if not self._running:
             self.dispatch()
         return timer
 
     def _next_timer(self, limit: int | None) -> Timer | None:
-        """Take out the next timer: up to *limit*, or as far as time moves by itself."""
+        """Remove and return the next timer; None if time may not move that far.
+
+        Args:
+            limit: Nanosecond up to which time may move; None for as far as it moves by itself.
+        """
         when = self._timers.first
         if when is None:
             return None
@@ -324,33 +343,33 @@ class Sequencer(Turns):
 
     @property
     def _held(self) -> bool:
-        """Whether something may yet come from outside."""
+        """Whether something may yet happen outside the clock."""
         return self.outside.there and not self._silence
 
     def is_due(self, when: int) -> bool:
-        """Whether there is a timer for *when* or before."""
+        """Whether a timer is due at nanosecond *when* or before."""
         with self._lock:
             first = self._timers.first
             return first is not None and first <= when
 
     def poll_interval(self, actor: Actor) -> float:
-        """Return for how many real seconds to wait before looking around."""
+        """Return how many real seconds an actor waits before it checks for progress."""
         step = super().poll_interval(actor)
         if not actor.parked:
             return step
         if self.outside.there:
             return min(step, self.outside.step)
-        # Something may have come up outside after the last one has parked.
+        # A thread may start after the last actor has parked, and nobody dispatches then.
         return min(step, POLL_INTERVAL) if actor is self.first else step
 
     def check_progress(self, actor: Actor, waited: float) -> None:
-        """See, on an actor that has waited for real, whether anything moves at all."""
+        """Check, on an actor that has waited in real time, whether anything happens at all."""
         if actor.parked and self._listen_outside(actor, waited):
             return
         super().check_progress(actor, waited)
 
     def _listen_outside(self, actor: Actor, waited: float) -> bool:
-        """Let time move after a silence outside; False if all has been silent for long."""
+        """Let time move after a silence outside; False once `patience` has passed silently."""
         outside = self.outside
         beats, silent, before = actor.heard
         now = outside.look()
@@ -358,6 +377,7 @@ class Sequencer(Turns):
         if beats != self.beats or verdict is Verdict.BUSY:
             silent = 0.0
         elif verdict is not Verdict.STARVED:
+            # A thread that got no processor is not silent: it had no chance to do anything.
             silent += waited
         actor.heard = (self.beats, silent, now)
         if outside.is_over(verdict, silent):
@@ -371,13 +391,24 @@ class Sequencer(Turns):
 
     def _dispatch_in_silence(self) -> None:
         self._silence = True
-        # Who could have woken somebody may have come to rest since.
+        # A thread that could have woken an actor then may be idle by now.
         self._stalled_at = -1
         self.dispatch()
         self._silence = False
 
     def jump(self, actor: Actor, until: int, signalled: Callable[[], bool]) -> bool:
-        """Move time for the only actor there is; False if it must park like others."""
+        """Move time to *until* without parking, if that comes to the same.
+
+        This is for speed: a coroutine that sleeps needs no other thread to move time.
+
+        Args:
+            actor: The calling thread's.
+            until: The nanosecond at which it would be woken.
+            signalled: Returns whether its loop was woken meanwhile.
+
+        Returns:
+            Whether time has moved; False if the actor must park.
+        """
         with self._lock:
             first = self._timers.first
             if (
@@ -407,18 +438,18 @@ class Sequencer(Turns):
             return self._timers.live()
 
     def settle(self, actor: Actor, *, listening: bool = False) -> None:
-        """Block the calling thread until nobody else runs; time stands still meanwhile.
+        """Block the calling thread until nobody else runs. Time stands still meanwhile.
 
         Args:
             actor: The calling thread's.
-            listening: Whether to wait for what may yet come from outside, too.
+            listening: Whether to wait for a silence outside too.
         """
         with self._lock:
             self._on_next_step(actor)
             actor.parked = True
             actor.waiter = None
             actor.listens = False
-            actor.wants = "everybody else to come to rest"
+            actor.wants = "for all others to be idle"
             actor.use_gate()
             self._watchers.append((actor, listening))
             self._running -= 1
@@ -426,8 +457,8 @@ class Sequencer(Turns):
         self._await_turn(actor)
 
     def advance(self, actor: Actor, target: int) -> None:
-        """Move time to *target* on the calling thread; others come to rest at each moment."""
-        # A loop's own thread would listen for what only its coroutines could take in.
+        """Move time to *target*; at each timer, wait until all others are idle again."""
+        # On a loop's own thread its sockets cannot be read meanwhile, so nothing can happen.
         listening = actor.ident not in self.loops
         self.settle(actor, listening=listening)
         while (step := self._step_to(target)) is not None:
@@ -440,7 +471,7 @@ class Sequencer(Turns):
             self.on_move()
 
     def _step_to(self, target: int) -> Callable[[], object] | None:
-        """Take what falls due next, not after *target*; the caller runs meanwhile."""
+        """Move time to the next timer up to *target*; return what fires it, or None."""
         with self._lock:
             timer = self._next_timer(target)
             if timer is None:
