@@ -1,1 +1,1 @@
-"""Who may run in a test, and when its time moves; built on raw locks alone."""
+"""Which threads of a test may run and when its time moves; built on raw locks alone."""

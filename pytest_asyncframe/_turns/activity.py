@@ -1,4 +1,4 @@
-"""Whether a thread computes or blocks, as far as the system tells."""
+"""Whether a thread computes or blocks, as the operating system sees it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 _AT_WORK = ("R", "D")
-"""States of a thread that has a processor or waits for one, or for a disk."""
+"""States of a thread that runs, is ready to run, or waits for a disk."""
 
 
 def activity(native_id: int) -> object:
-    """Return what equals the result of an earlier call if the thread has blocked since.
+    """Return a value that equals that of an earlier call if the thread has blocked since.
 
-    A thread that polls, with short real sleeps, counts as one that blocks.
+    A thread that polls with short real sleeps counts as blocked.
 
     Args:
         native_id: The system's identifier of a thread of this process.
 
     Returns:
-        On Linux a value that equals nothing else while the thread computes or waits for a
-        processor, and its processor time in ticks of 10 ms else (proc(5), fields 3, 14 and
-        15 of ``stat``). Where there is no ``/proc``, always the same.
+        On Linux, a unique value while the thread runs or is ready to run, else its processor
+        time in ticks of 10 ms (proc(5), fields 3, 14 and 15 of ``stat``). Without ``/proc``
+        always the same value.
     """
     fields = _stat(native_id)
     if not fields:
@@ -32,7 +32,7 @@ def activity(native_id: int) -> object:
 
 
 def child_activity() -> list[object]:
-    """Return, for the children of `multiprocessing`, what `activity` does for threads."""
+    """Return for each child process of `multiprocessing` what `activity` returns for threads."""
     found: list[object] = []
     for child in tuple(multiprocessing.process._children):  # type: ignore[attr-defined]
         try:
@@ -44,15 +44,15 @@ def child_activity() -> list[object]:
 
 
 class Glance(NamedTuple):
-    """What the system tells of a thread at one moment; see proc(5), ``schedstat``.
+    """What the system says about a thread at one moment; see proc(5), ``schedstat``.
 
     Attributes:
-        ran: For how many nanoseconds it has had a processor; -1 for one that is just beginning.
-        turns: How many times it has got one.
-        at_work: Whether it has one now, or waits for one.
+        ran: Nanoseconds that it has run; -1 for a thread that is just starting.
+        turns: Number of times that it got a processor.
+        at_work: Whether it runs now or is ready to run.
         on_disk: Whether it waits for a disk.
-        naps: Whether it is in a sleep of a library in C, such as SQLite has between two
-            looks at a lock: it goes on by itself. Python's own sleep is none.
+        naps: Whether it sleeps in a C library, as SQLite does between two attempts to get a
+            lock. Python's own ``time.sleep`` does not count.
     """
 
     ran: int
@@ -63,17 +63,17 @@ class Glance(NamedTuple):
 
 
 BEGINNING = Glance(-1, 0, True, False, False)
-"""A thread of which nothing is known yet."""
+"""A thread that nothing is known about yet."""
 
 GONE = Glance(0, 0, False, False, False)
-"""A thread that has ended, or any where there is no ``/proc``."""
+"""A thread that has ended; any thread where there is no ``/proc``."""
 
 
 def glance(native_id: int | None) -> Glance:
-    """Return what the system tells of a thread now.
+    """Return what the system says about a thread now.
 
     Args:
-        native_id: As of `activity`; None for a thread that is just beginning.
+        native_id: The system's identifier; None for a thread that is just starting.
     """
     if native_id is None:
         return BEGINNING
@@ -88,13 +88,13 @@ def glance(native_id: int | None) -> Glance:
 
 
 def waits_for_a_thread(native_id: int) -> bool:
-    """Whether a thread waits for a lock without a limit, so that only another can wake it."""
+    """Whether a thread waits for a lock without a timeout, so that only others can wake it."""
     call = _system_call(native_id)
     return _at_a_lock(call) and int(call[_LIMIT], 16) == 0
 
 
 def native_threads() -> set[int]:
-    """Return the identifiers of all threads there are, by the system's count."""
+    """Return the system's identifiers of all threads of this process."""
     try:
         return {int(task.name) for task in Path("/proc/self/task").iterdir()}
     except OSError:
@@ -102,12 +102,12 @@ def native_threads() -> set[int]:
 
 
 def unseen_threads_rest(before: set[int]) -> bool:
-    """Whether all threads that Python knows nothing of wait for a lock.
+    """Whether all threads that Python does not know of wait for a lock.
 
-    Those of a library in C may else be at work for a thread that waits for them.
+    Otherwise a thread of a C library may be working for a Python thread that waits for it.
 
     Args:
-        before: Those of which it does not matter.
+        before: Threads that do not matter.
     """
     there = native_threads()
     unseen = there - before - {thread.native_id for thread in threading.enumerate()}
@@ -122,25 +122,25 @@ def _naps(native_id: int) -> bool:
     call = _system_call(native_id)
     if not call or call[0] not in (_CALLS.get("nanosleep"), _CALLS.get("clock_nanosleep")):
         return False
-    # Python sleeps until a moment of the monotonic clock; C libraries for a time.
+    # Python sleeps until a time of the monotonic clock (0x1, 0x1); C libraries for a duration.
     return call[0] == _CALLS["nanosleep"] or call[1:3] != ["0x1", "0x1"]
 
 
 _TICK = 10_000_000
-"""Nanoseconds of a tick, where the kernel counts no shorter times."""
+"""Nanoseconds of a tick, for kernels without ``schedstat``."""
 
 _CALLS: dict[str, str] = {
     "x86_64": {"futex": "202", "nanosleep": "35", "clock_nanosleep": "230"},
     "aarch64": {"futex": "98", "nanosleep": "101", "clock_nanosleep": "115"},
 }.get(platform.machine(), {})
-"""Numbers of the kernel's calls, as in its ``unistd.h``; none where we do not know them."""
+"""Numbers of system calls, as in the kernel's ``unistd.h``; empty on other machines."""
 
 _LIMIT = 4
-"""Where a futex call has the address of its limit, 0 for none: after its number, and three."""
+"""Index of a futex call's timeout, 0 for none: after the call's number and three arguments."""
 
 
 def _system_call(native_id: int) -> list[str]:
-    """Return the kernel's call that a thread blocks in, and its arguments; none if it runs."""
+    """Return the system call that a thread blocks in, and its arguments; [] if it runs."""
     return _read(native_id, "syscall").split()
 
 
@@ -152,5 +152,5 @@ def _read(native_id: int, name: str) -> str:
 
 
 def _stat(native_id: int) -> list[str]:
-    # The name, in brackets, may hold anything.
+    # The thread's name, in brackets, may contain anything.
     return _read(native_id, "stat").rpartition(")")[2].split()

@@ -1,6 +1,6 @@
-"""Those who work for a test, and what wakes them: actors, waiters, timers.
+"""The threads that work for a test and what wakes them: actors, waiters, timers.
 
-Relies on: `sequencer`, which alone changes them, under its lock.
+Relies on: `turns` and `sequencer`, which alone change them, with their lock held.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pytest_asyncframe._turns.activity import Glance
 
 
 class TestEndedError(BaseException):
-    """Raised where a thread waits on the clock of a test that has ended."""
+    """Raised in threads that still wait on the clock when their test ends."""
 
-    __test__ = False  # pytest would take it for a class of tests
+    __test__ = False  # or pytest collects it as a class of tests
 
 
 class Actor:
@@ -23,28 +23,28 @@ class Actor:
 
     Attributes:
         ident: The thread's identifier.
-        native_id: The system's identifier of it.
-        name: For people.
-        order: Which of several timers for one moment comes first, by who set them; the
-            same for all where only one actor runs at a time.
-        depth: How many things it is in the middle of: a task inside a task, a loop.
+        native_id: The system's identifier of the thread.
+        name: Name for messages.
+        order: Order among timers for one moment, by the actor that set them; the same for
+            all where one actor runs at a time.
+        depth: Number of `enter` calls not yet undone: a task inside a task, a loop.
         parked: Whether it waits to be woken.
-        wants: What it is parked for, for people.
-        waiter: What must be notified to wake it; None if it waits in no condition.
-        listens: Whether it is parked in its event loop, where a signal to that wakes it.
-        number: Its place among those that are ready, the lowest first.
-        reserved: The number that it will have when it is woken; None for the next one then.
-        timer: What wakes it in time; None if nothing does.
-        kick: Called when it may go on, on any thread, under no lock but the sequencer's.
-        yields: Whether it is ready, but lets all others go first.
-        away: Whether it waits for real just now, where nobody sees it.
-        has_work: Returns whether it has got something to do while it was parked, from what
-            was called on its own thread meanwhile.
-        error: What it is to raise when it goes on; None for nothing.
-        looked: What it saw when it last looked around while it was ready, and how many times
-            before that it had seen the same.
-        heard: What it heard from outside when it last looked around while it was parked:
-            `Turns.beats`, for how many seconds nothing had come, and what threads did.
+        wants: What it is parked for, for messages.
+        waiter: What must be notified to wake it; None if it waits for no condition.
+        listens: Whether it is parked in its event loop, which wakes it when it gets work.
+        number: Its place among the ready actors, lowest first.
+        reserved: The number that it gets when it is woken; None for the next free one.
+        timer: The timer that wakes it; None if there is none.
+        kick: Lets it run. Called on any thread, with no lock held but the sequencer's.
+        yields: Whether it is ready but lets all others run first.
+        away: Whether it waits in real time just now, unseen by the sequencer.
+        has_work: Returns whether callbacks on its own thread gave its loop something to do
+            while it was parked.
+        error: Raised when it runs again; None for nothing.
+        looked: What it saw at its last check while it was ready, and how many checks in a
+            row had seen the same before.
+        heard: What it saw at its last check while it was parked: `Turns.beats`, the seconds
+            of silence so far, and the test's own threads.
     """
 
     __slots__ = (
@@ -71,7 +71,7 @@ class Actor:
     )
 
     def __init__(self, ident: int, name: str, order: int) -> None:
-        # Made by the thread itself.
+        # Called on the thread itself.
         self.ident: int = ident
         self.native_id: int = _thread.get_native_id()
         self.name: str = name
@@ -95,22 +95,22 @@ class Actor:
         self.kick: Callable[[], object] = self._gate.release
 
     def wait_for_kick(self, seconds: float) -> bool:
-        """Block until kicked; False if *seconds* of real time have passed before."""
+        """Block until `kick` is called; False after *seconds* of real time."""
         return self._gate.acquire(True, seconds)
 
     def use_gate(self) -> None:
-        """Be kicked by the gate that `wait_for_kick` waits at."""
+        """Let `kick` end `wait_for_kick`, and not the `select` of a loop."""
         self.has_work = _never
         self.kick = self._gate.release
 
 
 class Arrival:
-    """A thread that is about to begin, announced by who has handed work to it.
+    """The announcement of a thread that was given work and is about to start.
 
     Attributes:
-        number: Its place among those that are ready; see `Actor.number`.
-        has_turn: Whether a turn was given to it with the announcement.
-        is_open: Whether it has neither come nor been given up.
+        number: Its place among the ready actors; see `Actor.number`.
+        has_turn: Whether it was given a turn already.
+        is_open: Whether the thread is still expected.
     """
 
     __slots__ = ("has_turn", "is_open", "number")
@@ -122,7 +122,10 @@ class Arrival:
 
 
 class Waiter:
-    """Stands in a condition's list of waiters: the notifier hands over, then goes on."""
+    """Takes the place of a lock in a condition's list of waiters.
+
+    The notifier counts the waiting thread as running before it continues itself.
+    """
 
     __slots__ = ("_actor", "_notify", "notified")
 
@@ -132,19 +135,19 @@ class Waiter:
         self.notified: bool = False
 
     def release(self) -> None:
-        """Wake the waiting thread, as ``Condition.notify`` does with its waiters' locks."""
+        """Wake the waiting thread; called by ``Condition.notify``."""
         self._notify(self, self._actor)
 
 
 class Timer:
-    """Something that falls due; see `framework.protocols.TimerHandle`.
+    """A timer on virtual time; see `framework.protocols.TimerHandle`.
 
     Attributes:
-        when: The nanosecond for which it is set.
-        fn: What is called then; None if an actor is woken.
-        actor: Who is woken then; None if something is called.
-        background: Whether nobody waits for it.
-        place: Where it was set, if the user's own code has set it; else "".
+        when: The nanosecond at which it fires.
+        fn: The function that it calls; None if it wakes an actor.
+        actor: The actor that it wakes; None if it calls a function.
+        background: Whether nobody waits for it, so that time does not move for it.
+        place: Where the user's code set it; "" if other code did.
     """
 
     __slots__ = ("actor", "background", "fn", "place", "when")
@@ -168,7 +171,7 @@ class Timer:
         return self.fn is not None or self.actor is not None
 
     def cancel(self) -> None:
-        """Keep it from firing; harmless once it has fired. Any thread."""
+        """Cancel it; does nothing once it has fired. Any thread."""
         self.fn = self.actor = None
 
 
@@ -177,7 +180,7 @@ def _never() -> bool:
 
 
 def raise_error(actor: Actor) -> None:
-    """Raise what an actor was woken with, if that was an error."""
+    """Raise the error that an actor was woken with, if any."""
     error, actor.error = actor.error, None
     if error is not None:
         raise error

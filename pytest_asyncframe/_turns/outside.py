@@ -1,6 +1,6 @@
-"""What may yet come from where the clock does not see: files of loops, a test's own threads.
+"""What may happen outside the clock: sockets and files of loops, threads of the test's own.
 
-Relies on: `activity` to tell what a thread does.
+Relies on: `activity` for what a thread does.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ from collections.abc import Mapping
 from pytest_asyncframe._turns.activity import BEGINNING, Glance, glance
 
 FILE_SILENCE = 0.5
-"""Real seconds without any bytes after which time moves on though a loop watches a file."""
+"""Real seconds without data after which time moves on although a loop watches a file."""
 
 THREAD_PAUSE = 0.005
-"""Real seconds after which time moves on if no thread of the test's own has run meanwhile."""
+"""Real seconds after which time moves on if none of the test's own threads has run."""
 
 RESTLESS = 1.0
-"""Real seconds after which time moves on though a thread of the test's own wakes now and then."""
+"""Real seconds after which time moves on although a thread of the test's own keeps polling."""
 
 COMPUTES = 1_000_000
-"""Nanoseconds from which on a thread computes that has a processor for so long at once."""
+"""Nanoseconds on a processor without a break from which a thread counts as computing."""
 
 Glances = Mapping[threading.Thread, Glance]
 
 
 class Verdict(enum.Enum):
-    """What threads have done between two glances, by the busiest of them."""
+    """What threads did between two looks; the busiest one decides."""
 
     QUIET = "none has run"
-    RESTLESS = "some have run a little, or sleep in C: they poll, or work in small steps"
-    STARVED = "some have had no processor, though they would run"
-    BUSY = "some compute, write to a disk, or have only begun"
+    RESTLESS = "some have run for a moment or sleep in C: they poll, or work in small steps"
+    STARVED = "some were ready to run but got no processor"
+    BUSY = "some compute, wait for a disk, or have just started"
 
 
 class Outside:
     """What a test waits for in real time.
 
     Args:
-        pollers: The identifiers of threads that have been restless for long without
-            waking anybody: time does not wait for them until they do.
+        pollers: Identifiers of the threads that have polled for long without waking
+            anybody. Time does not wait for them until they wake somebody or compute.
 
     Attributes:
-        files: How many files, and processes, the test's loops watch.
-        there: Whether there is anything; read often.
+        files: Number of files and processes that the test's loops watch.
+        there: Whether there are any files or threads; an attribute, since it is read often.
     """
 
     def __init__(self, pollers: set[int]) -> None:
@@ -55,19 +55,19 @@ class Outside:
         self._lock = threading.Lock()
 
     def count_files(self, more: int) -> None:
-        """Count files that a loop watches from now on; below 0 for no longer."""
+        """Add to the number of watched files; below 0 for those no longer watched."""
         with self._lock:
             self.files += more
             self._look()
 
     def add_thread(self, thread: threading.Thread) -> None:
-        """Note a thread of the test's own that has been started."""
+        """Add a thread of the test's own, which is about to start."""
         with self._lock:
             self._threads.add(thread)
             self._look()
 
     def remove_thread(self, thread: threading.Thread) -> None:
-        """Note that a thread has ended."""
+        """Remove a thread that has ended."""
         with self._lock:
             self._threads.discard(thread)
             self._pollers.discard(thread.ident or 0)
@@ -78,7 +78,7 @@ class Outside:
 
     @property
     def step(self) -> float:
-        """For how many real seconds to listen before looking whether something came."""
+        """Real seconds to wait before each look."""
         return THREAD_PAUSE if self._threads else FILE_SILENCE
 
     def look(self) -> Glances:
@@ -87,7 +87,7 @@ class Outside:
             return {thread: glance(thread.native_id) for thread in self._threads}
 
     def judge(self, before: Glances, now: Glances) -> Verdict:
-        """Return what the threads have done between two looks."""
+        """Return what the threads did between two looks."""
         found = Verdict.QUIET
         for thread, seen in now.items():
             verdict = _judged(before.get(thread, BEGINNING), seen)
@@ -100,16 +100,21 @@ class Outside:
         return found
 
     def is_over(self, verdict: Verdict, silent: float) -> bool:
-        """Whether time may move on after a look, *silent* seconds after the last sign of life."""
+        """Whether time may move on.
+
+        Args:
+            verdict: What the threads did since the look before.
+            silent: Real seconds since anything last happened.
+        """
         if verdict is Verdict.QUIET:
             return silent >= FILE_SILENCE or not self.files
         return verdict is Verdict.RESTLESS and silent >= RESTLESS
 
     def give_up(self, before: Glances, now: Glances) -> list[threading.Thread]:
-        """Wait no more for those that have been restless for long, and return them.
+        """Stop waiting for the threads that poll, and return them.
 
-        One that sleeps in C waits for what others hold, such as a database's lock: it is
-        waited for as long the next time.
+        Those that sleep in C are not given up: they wait for what others hold, such as the
+        lock of a database.
         """
         found = [
             thread

@@ -1,6 +1,6 @@
-"""The moments for which something is set, the earliest first.
+"""The timers of a test, earliest first.
 
-Relies on: its caller's lock; nothing here takes one, and no other code is called.
+Relies on: the caller's lock. Nothing here takes a lock or calls other code.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pytest_asyncframe._turns.actors import Actor, Timer
 
 LAST = sys.maxsize
-"""The order of a timer that comes after all others of its moment."""
+"""The order of a timer that fires after all others of its moment."""
 
 
 class Timers:
-    """Timers by their moment; equal ones by *order*, then in the order of their making."""
+    """Timers in the order of their times; equal ones by *order*, then as they were set."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, int, Timer]] = []
@@ -32,14 +32,14 @@ class Timers:
         *,
         background: bool = False,
     ) -> Timer:
-        """Set a timer for nanosecond *when*, and return it; see `Timer`."""
+        """Set a timer and return it; see `Timer` for the arguments."""
         timer = Timer(when, fn, actor, background)
         heapq.heappush(self._heap, (when, order, next(self._sequence), timer))
         return timer
 
     @property
     def first(self) -> int | None:
-        """The nanosecond of the earliest one; None if there is none."""
+        """The nanosecond of the earliest timer; None if there is none."""
         heap = self._heap
         while heap and not heap[0][3].live:
             heapq.heappop(heap)
@@ -47,18 +47,18 @@ class Timers:
 
     @property
     def first_is_last(self) -> bool:
-        """Whether the one that `first` has just told of comes after all others of its moment."""
+        """Whether the timer of `first` fires after all others of its moment."""
         return self._heap[0][1] == LAST
 
     def pop(self) -> Timer:
-        """Take out the one that `first` has just told of."""
+        """Remove and return the timer of `first`, which must have been read before."""
         return heapq.heappop(self._heap)[3]
 
     @property
     def foreground(self) -> bool:
-        """Whether there is one that somebody waits for."""
+        """Whether there is a timer that somebody waits for."""
         return any(timer.live and not timer.background for _, _, _, timer in self._heap)
 
     def live(self) -> list[Timer]:
-        """Return those that have not fired, the earliest first."""
+        """Return the timers that have not fired, earliest first."""
         return [timer for _, _, _, timer in sorted(self._heap) if timer.live]
