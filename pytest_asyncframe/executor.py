@@ -1,6 +1,6 @@
-"""DeterministicExecutor: a thread pool that starts nothing by itself.
+"""DeterministicExecutor: a thread pool that runs only what a test tells it to.
 
-Relies on: `sequencer` to know what begins when, and when everybody has come to rest.
+Relies on: `sequencer` for when queued calls start and when nobody runs any more.
 """
 
 from __future__ import annotations
@@ -18,39 +18,38 @@ from pytest_asyncframe._turns.sequencer import Sequencer
 
 
 class SequencedExecutor(ControlledExecutor):
-    """A pool whose work begins when a sequencer says so.
+    """A thread pool whose queued calls start when a sequencer says so.
 
     Args:
-        sequencer: Decides when what is queued begins.
-        max_workers: Threads that work at once, from 1 on; None for the standard's default.
+        sequencer: Decides when queued calls start.
+        max_workers: Number of threads, from 1 on; None for the default of Python's pools.
         options: Further parameters of `framework.ThreadPoolExecutorEnhanced`.
     """
 
     def __init__(
         self, sequencer: Sequencer, max_workers: int | None = None, **options: Any
     ) -> None:
-        desk = _Desk(sequencer)
+        control = _SequencerControl(sequencer)
         workers = _standard_workers() if max_workers is None else max_workers
-        super().__init__(desk, workers, **options)
+        super().__init__(control, workers, **options)
         self._sequencer = sequencer
-        # Neither keeps the pool: one that nobody holds any more shuts itself down.
+        # Neither refers to the pool, which shuts down when nobody refers to it any more.
         sequencer.room = self.room
-        desk.emptying = self.emptying
+        control.emptying = self.emptying
 
 
-@functools.cache  # it asks the operating system for its processors
+@functools.cache  # counting the processors takes a system call
 def _standard_workers() -> int:
     return ThreadPoolExecutor()._max_workers
 
 
 class DeterministicExecutor(SequencedExecutor):
-    """A `concurrent.futures.ThreadPoolExecutor` that runs what a test tells it to.
+    """A `concurrent.futures.ThreadPoolExecutor` that runs only what a test tells it to.
 
-    Work is done on real threads, while the caller of `run_next`, `run` or `drain` waits
-    until it has ended, or waits for something that only the test can bring about. Failures
-    are kept in the task or future, never raised here. All methods may be called from any
-    thread but the pool's own; on an event loop's thread, its coroutines go on only after
-    the call.
+    Tasks and calls run on real threads. `run_next`, `run` and `drain` block until they have
+    ended, or wait for something that only the test can do. Errors are stored in the task or
+    future and never raised here. Call these methods from any thread except the pool's own.
+    On the thread of an event loop, its coroutines continue only after the call.
     """
 
     _ids: dict[Queued, str]
@@ -66,17 +65,18 @@ class DeterministicExecutor(SequencedExecutor):
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """The ids of what waits to be run, the oldest first.
+        """The ids of the queued tasks and calls, oldest first.
 
-        A task has its own id, a call of the bare pool ``call-1``, ``call-2`` and so on.
+        Tasks have their own ids. Calls submitted to the pool directly are named ``call-1``,
+        ``call-2`` and so on.
         """
         return tuple(self._id(queued) for queued in tuple(self._sequencer.queue))
 
     def run_next(self) -> str | None:
-        """Run what has waited longest; return its id, or None if nothing waits.
+        """Run the oldest queued task or call; return its id, or None if nothing is queued.
 
         Raises:
-            RuntimeError: If all *max_workers* threads are in the middle of something.
+            RuntimeError: If all *max_workers* threads are busy.
         """
         while (waiting := tuple(self._sequencer.queue)) != ():
             if self._run(waiting[0]):
@@ -84,23 +84,23 @@ class DeterministicExecutor(SequencedExecutor):
         return None
 
     def run(self, task_id: str) -> None:
-        """Run one thing that waits.
+        """Run one queued task or call.
 
         Raises:
-            LookupError: If nothing that waits has this id.
-            RuntimeError: If all *max_workers* threads are in the middle of something.
+            LookupError: If nothing with this id is queued.
+            RuntimeError: If all *max_workers* threads are busy.
         """
         for queued in tuple(self._sequencer.queue):
             if self._id(queued) == task_id and self._run(queued):
                 return
-        waiting = ", ".join(self.pending) or "nothing waits"
-        raise LookupError(f"nothing that waits has the id {task_id!r}; what waits: {waiting}")
+        queued_ids = ", ".join(self.pending) or "nothing"
+        raise LookupError(f"nothing is queued with the id {task_id!r}; queued: {queued_ids}")
 
     def drain(self) -> list[str]:
-        """Run everything that waits, and what that submits; return the ids in that order.
+        """Run everything that is queued, and what that submits; return the ids in order.
 
         Raises:
-            RuntimeError: If all *max_workers* threads are in the middle of something.
+            RuntimeError: If all *max_workers* threads are busy.
         """
         ran = []
         while (task_id := self.run_next()) is not None:
@@ -112,8 +112,7 @@ class DeterministicExecutor(SequencedExecutor):
             threads = self.get_stats()["max_workers"]
             raise RuntimeError(
                 f"cannot run {self._id(queued)} ({queued.name}): all {threads} threads of the "
-                "pool are in the middle of a task; let them go on first, for example by "
-                "advancing the clock"
+                "pool are busy; let them finish first, for example by advancing the clock"
             )
         sequencer = self._sequencer
         with sequencer.working(threading.current_thread().name) as actor:
@@ -132,8 +131,8 @@ class DeterministicExecutor(SequencedExecutor):
         return found
 
 
-class _Desk:
-    """Tells a sequencer of what a pool is given; see `framework.testing.Control`."""
+class _SequencerControl:
+    """Lets a sequencer decide when a pool's calls start; see `framework.testing.Control`."""
 
     emptying: Callable[[], bool]
 
@@ -143,9 +142,9 @@ class _Desk:
         self._numbers = itertools.count(1)
 
     def queued(self, queued: Queued) -> None:
-        """Let it wait until the sequencer admits it."""
+        """Queue a task or call with the sequencer."""
         self._orders[queued] = next(self._numbers)
-        # A loop's tasks are handed over in its next turn, so after their submission.
+        # A loop queues tasks in its next iteration, when their submission has returned.
         self._sequencer.enqueue(
             queued,
             after_return=queued.record is not None
@@ -153,21 +152,21 @@ class _Desk:
         )
 
     def begin(self, queued: Queued) -> None:
-        """Let the pool's thread be an actor."""
+        """Make the pool's thread an actor."""
         self._sequencer.enter(
             threading.current_thread().name,
             self._sequencer.arrival_of(queued),
             order=self._orders.pop(queued, 0),
         )
 
-    def end(self, queued: Queued) -> None:  # all that is needed is the thread
-        """Let the pool's thread be none any more."""
+    def end(self, queued: Queued) -> None:
+        """End the actor of the pool's thread."""
         actor = self._sequencer.here
         assert actor is not None
         self._sequencer.leave(actor)
 
     def withdrawn(self, queued: Queued) -> None:
-        """Forget it."""
+        """Take a task or call that will not run off the queue."""
         self._orders.pop(queued, None)
         if queued.admitted:
             self._sequencer.give_up(self._sequencer.arrival_of(queued))
@@ -175,11 +174,11 @@ class _Desk:
             self._sequencer.remove(queued)
 
     def freed(self) -> None:
-        """Let go on whoever waited for room."""
+        """Start what waited for room."""
         if self.emptying():
             self._sequencer.starts = True
         self._sequencer.dispatch()
 
     def outside(self) -> AbstractContextManager[object]:
-        """Let the pool's threads go on while the calling one waits for their end."""
+        """Let the pool's threads run while the calling thread waits for them to end."""
         return self._sequencer.away()

@@ -54,7 +54,7 @@ def test_run_by_id(task_executor: DeterministicExecutor, task_manager: TaskManag
 
     assert task_executor.pending == (first,)
     assert task_manager.wait_result(second) == ""
-    with pytest.raises(LookupError, match=rf"^nothing that waits has the id 'x'; .*: {first}$"):
+    with pytest.raises(LookupError, match=rf"^nothing is queued with the id 'x'; queued: {first}$"):
         task_executor.run("x")
     task_executor.drain()
 

@@ -350,8 +350,7 @@ def test_more_runs_than_threads(ending: Ending) -> None:
 
     assert (
         "RuntimeError: cannot run nap-1 (pytest_asyncframe.clock.VirtualClock.sleep): all 1 "
-        "threads of the pool are in the middle of a task; let them go on first, for example by "
-        "advancing the clock"
+        "threads of the pool are busy; let them finish first, for example by advancing the clock"
     ) in told
 
 
