@@ -204,8 +204,8 @@ _REPLACED: tuple[tuple[Any, str, Callable[[VirtualClock, Any], Any]], ...] = (
 _COUNTED: tuple[tuple[Any, str, Callable[[Sequencer, Any], Any]], ...] = (
     (threading.Thread, "start", _threads.start_on),
     (threading.Thread, "join", _threads.join_on),
-    (ThreadPoolExecutor, "submit", _pools.thread_pool_submit),
-    (ThreadPoolExecutorEnhanced, "submit", _pools.thread_pool_submit),
+    (ThreadPoolExecutor, "submit", _pools.counted_submit),
+    (ThreadPoolExecutorEnhanced, "submit", _pools.counted_submit),
 )
 
 

@@ -1,6 +1,6 @@
-"""Pools of a user's own: what is handed to them holds time while a thread works on it.
+"""The user's own thread pools: time stands still while one of their threads works.
 
-Relies on: a future asking for its callbacks to be invoked once it has its result.
+Relies on: a future calling its `_invoke_callbacks` once it has its result.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from pytest_asyncframe._turns.sequencer import Sequencer
 Submit = Callable[..., Future[Any]]
 
 
-def thread_pool_submit(sequencer: Sequencer, real: Submit) -> Submit:
-    """Return a thread pool's `submit` whose calls are counted."""
-    lanes: dict[Executor, _Lane] = {}
+def counted_submit(sequencer: Sequencer, real: Submit) -> Submit:
+    """Return a `submit` for thread pools that counts their calls."""
+    pools: dict[Executor, _CountedPool] = {}
 
     @functools.wraps(real)
     def submit(
         self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Future[Any]:  # Any: a thread pool, whose inner parts are used
+    ) -> Future[Any]:  # Any: a thread pool, whose private attributes are used
         if isinstance(self, ControlledExecutor) or sequencer.here is None:
             return real(self, fn, *args, **kwargs)
-        lane = lanes.get(self)
-        if lane is None:
-            lane = lanes[self] = _Lane(sequencer, self._max_workers)
-        return lane.submit(functools.partial(real, self), fn, args, kwargs)
+        pool = pools.get(self)
+        if pool is None:
+            pool = pools[self] = _CountedPool(sequencer, self._max_workers)
+        return pool.submit(functools.partial(real, self), fn, args, kwargs)
 
     return submit
 
 
-def when_told(future: Any, call: Callable[[], object]) -> None:
-    """Have *call* called once all callbacks of *future* have run.
+def after_callbacks(future: Any, call: Callable[[], object]) -> None:
+    """Call *call* after all callbacks of *future*; at once if it is done.
 
     Args:
-        future: A `Future`, whose inner parts are used.
-        call: What to call; at once if the future is done.
+        future: A `Future`, whose private attributes are used.
+        call: The function.
     """
     invoke = future._invoke_callbacks
 
@@ -59,18 +59,18 @@ def when_told(future: Any, call: Callable[[], object]) -> None:
         call()
 
 
-class _Lane:
-    """A thread pool: as many of its calls are announced as it has threads for.
+class _CountedPool:
+    """A thread pool that announces as many of its calls as it has threads.
 
-    Calls get their threads in the order in which they were submitted, and so do their
-    places among those that are ready.
+    Calls are announced in the order of their submission, which is also the order in which
+    they get their turns.
     """
 
-    def __init__(self, sequencer: Sequencer, places: int) -> None:
+    def __init__(self, sequencer: Sequencer, threads: int) -> None:
         self.sequencer = sequencer
-        self._free = places
+        self._free = threads
         self._lock = threading.Lock()
-        self._waiting: dict[_Visit, None] = {}
+        self._waiting: dict[_CountedCall, None] = {}
 
     def submit(
         self,
@@ -79,95 +79,95 @@ class _Lane:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Future[Any]:
-        """Submit a call that is counted from now until its future's callbacks have run."""
-        visit = _Visit(self)
+        """Submit a call, counted from now until the callbacks of its future have run."""
+        call = _CountedCall(self)
         with self._lock:
-            self._waiting[visit] = None
+            self._waiting[call] = None
             self._announce()
         try:
-            # It may start a thread, and looks whether one is idle.
+            # It may wait for a new thread to start.
             with self.sequencer.real():
-                future = real(visit.run, fn, args, kwargs)
+                future = real(call.run, fn, args, kwargs)
         except BaseException:
-            self.end(visit)
+            self.end(call)
             raise
-        visit.follow(future)
+        call.follow(future)
         return future
 
-    def begin(self, visit: _Visit) -> Arrival | None:
-        """Let a call have a place, also one that was not announced; return as what it was."""
+    def begin(self, call: _CountedCall) -> Arrival | None:
+        """Give a call a thread; return its announcement, None if it was not announced."""
         with self._lock:
-            if visit in self._waiting:
-                del self._waiting[visit]
+            if call in self._waiting:
+                del self._waiting[call]
                 self._free -= 1
-            return visit.arrival
+            return call.arrival
 
-    def end(self, visit: _Visit) -> None:
-        """Let the next call have the place of one that has ended, or that never began."""
+    def end(self, call: _CountedCall) -> None:
+        """Give the thread of a call that has ended, or was cancelled, to the next one."""
         with self._lock:
-            if visit in self._waiting:
-                del self._waiting[visit]
+            if call in self._waiting:
+                del self._waiting[call]
             else:
                 self._free += 1
             self._announce()
-        self.sequencer.give_up(visit.arrival)
+        self.sequencer.give_up(call.arrival)
 
     def _announce(self) -> None:
         while self._free > 0 and self._waiting:
-            visit = next(iter(self._waiting))
-            del self._waiting[visit]
+            call = next(iter(self._waiting))
+            del self._waiting[call]
             self._free -= 1
-            visit.arrival = self.sequencer.expect()
+            call.arrival = self.sequencer.expect()
 
 
-class _Visit:
-    """One call in a lane.
+class _CountedCall:
+    """One call of a pool.
 
     Its thread is an actor until the callbacks of its future have run, since these wake
-    who waits for it: the future tells of that, being asked to invoke them. At a limit that
-    happens on another thread, while the call goes on.
+    whoever waits for the result. At a time limit they run on another thread, while the call
+    is still running.
 
     Attributes:
-        arrival: As which its thread was announced; None while it has no place.
+        arrival: The announcement of its thread; None while no thread is free.
     """
 
-    def __init__(self, lane: _Lane) -> None:
-        self._lane = lane
+    def __init__(self, pool: _CountedPool) -> None:
+        self._pool = pool
         self._lock = threading.Lock()
         self._thread: int | None = None
-        self._told = False
+        self._ended = False
         self._followed = threading.Lock()
         self._followed.acquire()
         self.arrival: Arrival | None = None
 
     def run(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the call on the pool's thread, as an actor."""
-        # Its end is told by the future, which its submitter is just getting hold of.
+        # Not before `follow`: the submitter may not have the future yet.
         self._followed.acquire()
         self._thread = threading.get_ident()
-        sequencer = self._lane.sequencer
-        actor = sequencer.enter(threading.current_thread().name, self._lane.begin(self))
+        sequencer = self._pool.sequencer
+        actor = sequencer.enter(threading.current_thread().name, self._pool.begin(self))
         try:
             return fn(*args, **kwargs)
         finally:
             with self._lock:
-                told = self._told
-            if told:
+                ended = self._ended
+            if ended:
                 sequencer.leave(actor)
 
     def follow(self, future: Future[Any]) -> None:
-        """Leave once the callbacks of *future* have run."""
-        when_told(future, self._leave)
+        """Leave once the callbacks of *future* have run; see `run`."""
+        after_callbacks(future, self._leave)
         self._followed.release()
 
     def _leave(self) -> None:
-        self._lane.end(self)
+        self._pool.end(self)
         if self._thread is None:  # cancelled
             return
         if self._thread == threading.get_ident():
-            actor = self._lane.sequencer.here
+            actor = self._pool.sequencer.here
             if actor is not None:
-                self._lane.sequencer.leave(actor)
+                self._pool.sequencer.leave(actor)
             return
         with self._lock:
-            self._told = True
+            self._ended = True

@@ -14,7 +14,7 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe.clock._pools import Submit, when_told
+from pytest_asyncframe.clock._pools import Submit, after_callbacks
 
 
 def counted(sequencer: Sequencer) -> Iterator[tuple[Any, str, Any]]:
@@ -54,7 +54,7 @@ def _submit(sequencer: Sequencer, real: Submit) -> Submit:
         except BaseException:
             sequencer.count_elsewhere(-1)
             raise
-        when_told(future, lambda: sequencer.count_elsewhere(-1))
+        after_callbacks(future, lambda: sequencer.count_elsewhere(-1))
         return future
 
     return submit
