@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from framework.testing import ControlledExecutor
 from pytest_asyncframe._turns.actors import Arrival
@@ -20,7 +21,8 @@ Submit = Callable[..., Future[Any]]
 
 def counted_submit(sequencer: Sequencer, real: Submit) -> Submit:
     """Return a `submit` for thread pools that counts their calls."""
-    pools: dict[Executor, _CountedPool] = {}
+    # Weakly, since a pool ends its threads when nobody refers to it any more.
+    pools: WeakKeyDictionary[Executor, _CountedPool] = WeakKeyDictionary()
 
     @functools.wraps(real)
     def submit(

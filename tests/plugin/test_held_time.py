@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import multiprocessing
 import multiprocessing.pool
 import os
@@ -14,6 +15,7 @@ import sqlite3
 import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import asynccontextmanager
@@ -97,6 +99,19 @@ def test_many_short_calls(task_clock: VirtualClock) -> None:
         assert [pool.submit(int).result() for _ in range(500)] == [0] * 500
 
     assert task_clock.monotonic() == 0
+
+
+@pytest.mark.parametrize("pool_type", [ThreadPoolExecutor, ThreadPoolExecutorEnhanced])
+def test_a_pool_that_is_dropped(asyncframe: Probe, pool_type: type[ThreadPoolExecutor]) -> None:
+    """A pool that nobody refers to any more ends its threads, as without the plugin."""
+    pool = pool_type(1)
+    thread = pool.submit(threading.current_thread).result()
+    dropped = weakref.ref(pool)
+    del pool
+    gc.collect()
+
+    assert dropped() is None
+    thread.join()
 
 
 async def test_a_call_over_its_limit(asyncframe: Probe) -> None:
