@@ -113,8 +113,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
         findings = [
             (settings.leaks, gates.leaks(toolkit)),
             (settings.lost_failures, gates.lost_failures(toolkit)),
-            (settings.blocked_loop, toolkit.blocked.told()),
-            ("warn", [] if toolkit.reads is None else toolkit.reads.told()),
+            (settings.blocked_loop, toolkit.blocked.findings()),
+            ("warn", [] if toolkit.reads is None else toolkit.reads.findings()),
         ]
         broken = any(texts for severity, texts in findings if severity == "error")
     finally:

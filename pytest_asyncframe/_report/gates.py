@@ -43,7 +43,7 @@ def leaks(toolkit: Toolkit) -> list[str]:
     found += [f"leaked client: {client} is still open" for client in clients]
     if not clients:
         # A client has threads of its own.
-        found += [f"leaked thread: {line}" for line in toolkit.census.left(_GRACE)]
+        found += [f"leaked thread: {line}" for line in toolkit.threads.left(_GRACE)]
     if toolkit.clock is not None:
         found += [f"leaked timer: {line}" for line in toolkit.clock.left()]
         found += [f"never awaited: {line}" for line in toolkit.clock.not_awaited]

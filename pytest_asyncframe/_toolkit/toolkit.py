@@ -27,7 +27,7 @@ from pytest_asyncframe.clock import StuckError, VirtualClock, _patches, _stalls
 from pytest_asyncframe.clock._blocked import BlockedLoops
 from pytest_asyncframe.clock._polled import RealTimeReads
 from pytest_asyncframe.clock._runners import Runners
-from pytest_asyncframe.clock._threads import Census
+from pytest_asyncframe.clock._threads import StartedThreads
 from pytest_asyncframe.executor import DeterministicExecutor, SequencedExecutor
 
 _POOL_NAME = "asyncframe-"
@@ -52,7 +52,7 @@ class Toolkit:
         recorder: What was seen of the test's tasks.
         expectations: The failures that the test expects.
         clients: The clients and servers that it has made.
-        census: The threads that it has started.
+        threads: The threads that it has started.
         reads: What has read real time too often; None where the plugin has no say in time.
         blocked: What has blocked its event loops.
         calls: The calls of its bare pool.
@@ -69,7 +69,7 @@ class Toolkit:
         self.mode: str = settings.mode if "asyncframe" in fixtures else _mode(fixtures)
         self.expectations: list[Expectation] = []
         self.clients: list[Client | LiveServer] = []
-        self.census: Census = Census()
+        self.threads: StartedThreads = StartedThreads()
         self.blocked: BlockedLoops = BlockedLoops(self._now)
         self.foreign: Collection[str] = ()
         self.sequencer: Sequencer | None = None
@@ -87,7 +87,7 @@ class Toolkit:
         """Make everything, and make the manager current."""
         pristine.note()
         stack = self._stack
-        stack.enter_context(self.census.noting())
+        stack.enter_context(self.threads.recording())
         try:
             if self.mode == "threads":
                 self._open_pool()
@@ -123,7 +123,7 @@ class Toolkit:
         sequencer.patience = self.settings.stuck_timeout
         self.recorder = Recorder(self._now)
         self.reads = RealTimeReads(lambda: sequencer.now, self.recorder.note)
-        _stalls.watch(sequencer, mode, self.census.before, self.recorder.note)
+        _stalls.watch(sequencer, mode, self.threads.before, self.recorder.note)
         clock: Clock | None = None
         if self.is_virtual:
             start = self.settings.start
@@ -131,7 +131,7 @@ class Toolkit:
                 sequencer, None if start is None else start.timestamp()
             )
             clock.on_block = self.blocked.noting
-            clock.on_read = self.reads.hear
+            clock.on_read = self.reads.count
         if mode == "virtual":
             pool = SequencedExecutor(sequencer, thread_name_prefix=_POOL_NAME, clock=clock)
         else:

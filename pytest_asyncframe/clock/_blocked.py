@@ -59,7 +59,7 @@ class BlockedLoops:
             place = place_of(frames) or "no line of your own"
             self._found.setdefault((_called(frames) or what, place), []).append(seconds)
 
-    def told(self) -> list[str]:
+    def findings(self) -> list[str]:
         """Return what has blocked a loop, a line each."""
         return [
             f"blocked event loop: {what} at {place}, {_how_long(times)}: in production everything "

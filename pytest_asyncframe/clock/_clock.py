@@ -22,7 +22,7 @@ from typing import Any
 from pytest_asyncframe._places import innermost_users, outwards, users_place
 from pytest_asyncframe._turns.actors import Actor, Timer, Waiter
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe.clock._coming import Label, coming, name_of
+from pytest_asyncframe.clock._explain import Label, name_of, upcoming
 from pytest_asyncframe.clock._loop import VirtualLoop
 
 
@@ -173,7 +173,9 @@ class VirtualClock:
         """
         self._target("run_for", seconds)
         place = innermost_users(outwards(sys._getframe(1)))
-        return _Awaited(lambda: self._run_for(seconds), lambda: self._not_awaited(seconds, place))
+        return _LazyCoroutine(
+            lambda: self._run_for(seconds), lambda: self._not_awaited(seconds, place)
+        )
 
     def _not_awaited(self, seconds: float, place: str) -> None:
         self.not_awaited.append(
@@ -236,8 +238,8 @@ class VirtualClock:
         return [timer.actor.name for timer in self.sequencer.timers() if timer.actor is not None]
 
     def explain(self) -> str:
-        """Return the coming moments, and who waits for them where, a line each."""
-        return "\n".join(coming(self.sequencer, self.label)) or "nothing waits for its time"
+        """Return the upcoming moments, and who waits for them where, a line each."""
+        return "\n".join(upcoming(self.sequencer, self.label)) or "nothing waits for its time"
 
     def left(self) -> list[str]:
         """Return the timers that code of the user's has set and that have not fired, a line each.
@@ -269,7 +271,7 @@ class VirtualClock:
         return self._at(seconds)
 
 
-class _Awaited(Coroutine[Any, Any, None]):
+class _LazyCoroutine(Coroutine[Any, Any, None]):
     """A coroutine that is made when it is awaited, and that tells if it never is.
 
     Args:

@@ -69,8 +69,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._asked: object = None
         self._thrown = 0
         self._sequencer = clock.sequencer
-        self._seat = _Seat(clock.sequencer, self)
-        super().__init__(self._seat)
+        self._parking = _ParkingSelector(clock.sequencer, self)
+        super().__init__(self._parking)
         self._clock_resolution = _RESOLUTION
         self._places: WeakKeyDictionary[asyncio.TimerHandle, str] = WeakKeyDictionary()
 
@@ -128,13 +128,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         name = threading.current_thread().name
         with self.clock.sequencer.working(name, self.arrival) as actor:
             loops = self.clock.sequencer.loops
-            self._seat.actor = actor
+            self._parking.actor = actor
             loops[actor.ident] = self
             try:
                 super().run_forever()
             finally:
                 del loops[actor.ident]
-                self._seat.actor = None
+                self._parking.actor = None
 
     def run_until_complete(self, future: Any) -> Any:
         """Run as any loop does, and know for what."""
@@ -187,34 +187,34 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             sequencer.leave(actor)
 
     async def _make_subprocess_transport(self, *args: Any, **options: Any) -> Any:
-        self._seat.count_children(1)
+        self._parking.count_children(1)
         try:
             return await super()._make_subprocess_transport(*args, **options)  # type: ignore[misc]
         except BaseException:
-            self._seat.count_children(-1)
+            self._parking.count_children(-1)
             raise
 
     def _child_watcher_callback(self, *args: Any) -> None:
         # On whatever thread watches processes; from here on the loop runs.
         super()._child_watcher_callback(*args)  # type: ignore[misc]  # a method of asyncio's own
-        self._seat.count_children(-1)
+        self._parking.count_children(-1)
 
     def add_signal_handler(
         self, sig: int, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts
     ) -> None:
         """Add a handler as any loop does; from here on each turn looks for signals."""
         super().add_signal_handler(sig, callback, *args)
-        self._seat.hears_signals = True
+        self._parking.hears_signals = True
 
     def remove_signal_handler(self, sig: int) -> bool:
         """Remove a handler as any loop does."""
         removed = super().remove_signal_handler(sig)
-        self._seat.hears_signals = bool(self._signal_handlers)  # type: ignore[attr-defined]
+        self._parking.hears_signals = bool(self._signal_handlers)  # type: ignore[attr-defined]
         return removed
 
     def _write_to_self(self) -> None:
         # Called by call_soon_threadsafe, on the calling thread: from here on the loop runs.
-        self._seat.signal()
+        self._parking.signal()
 
     def wake_for_real(self) -> None:
         """Wake the loop's thread out of its `select`."""
@@ -230,7 +230,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return int(self._ssock.fileno())  # type: ignore[attr-defined]  # asyncio's own
 
 
-class _Seat(selectors.BaseSelector):
+class _ParkingSelector(selectors.BaseSelector):
     """A loop's selector, in which the loop is parked while it has nothing to do.
 
     Attributes:

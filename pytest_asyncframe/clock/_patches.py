@@ -3,7 +3,7 @@
 Guarantees: replaced functions do what they did on every thread that is no actor of the
 test's sequencer; everything is put back, in the opposite order.
 Relies on: waits in Python going through `threading.Condition`. Locks, ``SimpleQueue`` and
-sockets wait in C and stay real.
+sockets wait in C and call real.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _condition_wait(clock: VirtualClock, real: Callable[..., bool]) -> Callable[
     def wait(self: threading.Condition, timeout: float | None = None) -> bool:
         if clock.sequencer.here is None:
             return real(self, timeout)
-        with _noted(clock, "Condition.wait"):
+        with _watch_block(clock, "Condition.wait"):
             return clock.wait(self, timeout)
 
     return wait
@@ -121,13 +121,13 @@ def _sleep(clock: VirtualClock, real: Callable[[float], None]) -> Callable[[floa
         elif seconds <= 0:
             clock.sleep(seconds)
         else:
-            with _noted(clock, "time.sleep"):
+            with _watch_block(clock, "time.sleep"):
                 clock.sleep(seconds)
 
     return sleep
 
 
-def _noted(clock: VirtualClock, what: str) -> AbstractContextManager[object]:
+def _watch_block(clock: VirtualClock, what: str) -> AbstractContextManager[object]:
     """Note a wait if it blocks an event loop."""
     return nullcontext() if asyncio._get_running_loop() is None else clock.on_block(what)
 
@@ -260,13 +260,13 @@ def _run_sync(sequencer: Sequencer) -> Callable[..., Any]:
     ) -> Any:
         if sequencer.here is None:
             return await real(func, *args, limiter=limiter, **options)
-        stay = _Stay(sequencer, limiter)
-        return await real(stay.run, func, args, limiter=stay, **options)
+        call = _CountedCall(sequencer, limiter)
+        return await real(call.run, func, args, limiter=call, **options)
 
     return run_sync
 
 
-class _Stay:
+class _CountedCall:
     """One function in a thread of anyio's; stands in the place of the limiter.
 
     It is announced from the moment at which it has a thread, and not while it waits for the

@@ -32,7 +32,7 @@ class RealTimeReads:
         self._seen: dict[tuple[CodeType, int], tuple[int, int]] = {}
         self._found: list[str] = []
 
-    def hear(self, name: str, caller: FrameType) -> None:
+    def count(self, name: str, caller: FrameType) -> None:
         """Count a read of ``time.<name>()`` by *caller*; any thread."""
         line, now = (caller.f_code, caller.f_lineno), self._now()
         moments, before = self._seen.get(line, (0, -1))
@@ -48,6 +48,6 @@ class RealTimeReads:
                 "do not; read get_task_manager().clock.monotonic() there, or the time of the loop"
             )
 
-    def told(self) -> list[str]:
+    def findings(self) -> list[str]:
         """Return what has read real time so often, a line each."""
         return self._found

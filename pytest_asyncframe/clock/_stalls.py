@@ -105,7 +105,9 @@ def _strangers(
 
 def _waits_outside(sequencer: Sequencer) -> bool:
     """Whether a loop may yet be woken by a socket or by a signal."""
-    return any(loop._seat.watches_files or loop._seat.hears_signals for loop in _loops(sequencer))
+    return any(
+        loop._parking.watches_files or loop._parking.hears_signals for loop in _loops(sequencer)
+    )
 
 
 def _loops(sequencer: Sequencer) -> Iterator[VirtualLoop]:

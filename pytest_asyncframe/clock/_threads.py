@@ -185,7 +185,7 @@ def _idle(frame: FrameType) -> bool:
     return False
 
 
-class Census:
+class StartedThreads:
     """Knows which threads a test has started, and where.
 
     Attributes:
@@ -196,7 +196,7 @@ class Census:
         self.before: set[threading.Thread] = set(threading.enumerate())
 
     @contextmanager
-    def noting(self) -> Iterator[None]:
+    def recording(self) -> Iterator[None]:
         """Note inside where threads are started."""
         real = threading.Thread.start
 

@@ -139,11 +139,11 @@ async def test_a_wake_up_that_comes_late(
     """What wakes a loop is not taken for bytes of a file, even if it comes too late to wake it."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
-    seat = loop._seat
+    parking = loop._parking
     told: list[object] = []
     asked = threading.Lock()
     asked.acquire()
-    select, ask = seat.select, seat._real.select
+    select, ask = parking.select, parking._real.select
 
     def noted(timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         found = select(timeout)
@@ -156,8 +156,8 @@ async def test_a_wake_up_that_comes_late(
             asked.release()
         return found
 
-    monkeypatch.setattr(seat, "select", noted)
-    monkeypatch.setattr(seat._real, "select", counted)
+    monkeypatch.setattr(parking, "select", noted)
+    monkeypatch.setattr(parking._real, "select", counted)
     loop.wake_for_real()
     # The task goes on once the loop, which is parked, has seen its own byte.
     task_id = asyncframe.manager.submit_nowait(asked.acquire)
@@ -172,7 +172,7 @@ async def test_a_file_is_asked_for_once(asyncframe: Probe, monkeypatch: pytest.M
     reader, writer = await asyncio.open_connection(sock=left)
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
-    real, asked, seen = loop._seat._real, [], threading.Lock()
+    real, asked, seen = loop._parking._real, [], threading.Lock()
     select = real.select
 
     def counted(timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:

@@ -23,7 +23,7 @@ Label: TypeAlias = Callable[[object], tuple[str, str]]
 that stands if its frames do not show it; "" for what is not known."""
 
 
-def coming(sequencer: Sequencer, label: Label) -> list[str]:
+def upcoming(sequencer: Sequencer, label: Label) -> list[str]:
     """Return the moments for which something is set, the earliest first, a line each."""
     found = [*_of_threads(sequencer, label), *_of_loops(sequencer, label)]
     found.sort(key=lambda one: one[0])
