@@ -1,4 +1,4 @@
-"""Python's waiting on virtual time: `VirtualClock`, its event loop, and what is patched for it."""
+"""Virtual time for what waits in Python: `VirtualClock`, its event loop, and patches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pytest_asyncframe.clock._clock import StuckError, VirtualClock, VirtualDead
 
 __all__ = ["StuckError", "VirtualClock", "VirtualDeadlockError"]
 
-# Where users import them from, whatever module they are defined in. A sleep may be a task,
-# and is called after its module then.
+# The module that users import them from. `VirtualClock.sleep` may be submitted as a task,
+# whose name contains its module.
 for _public in (StuckError, VirtualClock, VirtualClock.sleep, VirtualDeadlockError):
     _public.__module__ = __name__

@@ -1,9 +1,9 @@
-"""VirtualClock: time that moves only when told, or when everybody waits.
+"""VirtualClock: time that moves only when told to, or when all threads and coroutines wait.
 
-Guarantees: what `framework.protocols.Clock` asks for; `monotonic` begins at 0 and `time`
-moves with it, so that both always tell the same.
-Relies on: `sequencer` to decide when time moves.
-Lock order: a condition that is waited on comes before the sequencer's lock.
+Guarantees: what `framework.protocols.Clock` requires; `monotonic` starts at 0 and `time`
+moves with it.
+Relies on: `sequencer` for when time moves.
+Lock order: the lock of a condition that is waited on, then the sequencer's lock.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from pytest_asyncframe.clock._loop import VirtualLoop
 
 
 class VirtualDeadlockError(RuntimeError):
-    """Raised where a test waits and nobody can go on, or goes on for ever without progress."""
+    """Raised where a test waits and nothing can ever wake it, or only timers run for ever."""
 
 
 class StuckError(RuntimeError):
-    """Raised where a test waits for somebody who blocks where the clock does not see it."""
+    """Raised where a test waits for a thread that blocks outside the virtual clock."""
 
 
 class VirtualClock:
-    """Time that moves only when told, or when everybody waits.
+    """Time that moves only when told to, or when all threads and coroutines wait.
 
-    All durations are seconds. Safe to use from any thread.
+    All durations are in seconds. Methods may be called from any thread.
 
     Args:
         sequencer: Decides when time moves; None for a clock that only `advance` moves.
-        wall: Wall clock at second 0, in seconds since the epoch; None for now.
+        wall: Wall clock time at second 0, in seconds since the epoch; None for now.
 
     Attributes:
-        date_is_real: Whether ``datetime.now()`` shows real time for now, as in a benchmark.
-        on_sleep: Called before each sleep with its seconds.
-        on_read: Called with a function's name and its caller when that reads real time.
+        date_is_real: Whether ``datetime.now()`` shows real time at present, as in a benchmark.
+        on_sleep: Called with the seconds before each sleep.
+        on_read: Called with the name of a function that reads real time, and its caller.
         label: Returns which task runs on a thread or in a coroutine; see `explain`.
-        not_awaited: What was called for nothing, since it was never awaited, a line each.
-        test: The task that runs the test; None where it is no coroutine.
-        on_block: Entered with a function's name while that blocks a thread that runs a loop.
+        not_awaited: Calls of `run_for` that were never awaited, a line each.
+        test: The asyncio task that runs the test; None for a test that is no coroutine.
+        on_block: Entered with the name of a function while it blocks the thread of a loop.
     """
 
     def __init__(self, sequencer: Sequencer | None = None, wall: float | None = None) -> None:
@@ -65,10 +65,10 @@ class VirtualClock:
         self.not_awaited: list[str] = []
         self._abandoned: list[str] = []
 
-    # -- what the framework uses; see `framework.protocols.Clock`
+    # -- for the framework; see `framework.protocols.Clock`
 
     def time(self) -> float:
-        """Return the wall clock in seconds since the epoch."""
+        """Return the wall clock time in seconds since the epoch."""
         return self._wall + self.sequencer.now / 1e9
 
     def monotonic(self) -> float:
@@ -76,7 +76,7 @@ class VirtualClock:
         return self.sequencer.now / 1e9
 
     def now(self) -> datetime:
-        """Return the wall clock, aware UTC."""
+        """Return the wall clock time as an aware datetime in UTC."""
         return datetime.fromtimestamp(self.time(), UTC)
 
     def sleep(self, seconds: float) -> None:
@@ -110,7 +110,7 @@ class VirtualClock:
         return timer
 
     def wait(self, condition: threading.Condition, timeout: float | None = None) -> bool:
-        """Wait as ``Condition.wait``, for *timeout* seconds of virtual time."""
+        """Wait as ``Condition.wait`` does, for *timeout* seconds of virtual time."""
         actor = self.sequencer.here
         if actor is not None:
             return self._wait(actor, condition, timeout)
@@ -119,9 +119,9 @@ class VirtualClock:
 
     def _wait(
         self, actor: Actor, condition: Any, timeout: float | None
-    ) -> bool:  # Any: a Condition, whose inner parts are used
-        # As Condition.wait does it, with a waiter that counts the woken thread as running
-        # before the notifier goes on.
+    ) -> bool:  # Any: a Condition, whose private attributes are used
+        # Like Condition.wait, but with a waiter that counts the woken thread as running
+        # before the notifier continues.
         if not condition._is_owned():
             raise RuntimeError("cannot wait on un-acquired lock")
         if timeout is not None and timeout <= 0:
@@ -135,25 +135,25 @@ class VirtualClock:
         finally:
             condition._acquire_restore(saved)
             if not waiter.notified:
-                # Unless somebody is about to notify it.
+                # It is gone if somebody is about to notify it.
                 with suppress(ValueError):
                     condition._waiters.remove(waiter)
         return waiter.notified
 
     def hold(self) -> None:
-        """Do nothing: the pool tells the sequencer of what it is given."""
+        """Do nothing, since the pool tells the sequencer what it is given."""
 
     def release(self) -> None:
-        """Do nothing, as `hold`."""
+        """Do nothing; see `hold`."""
 
-    # -- what tests use
+    # -- for tests
 
     def advance(self, seconds: float) -> None:
-        """Move time by *seconds*, 0 or more, and let fire what falls due, in order.
+        """Move time by *seconds*, 0 or more, and fire the timers that are due, in order.
 
-        Threads come to rest at each moment before time goes on. On an event loop's thread
-        its coroutines cannot go on meanwhile: what has fallen due for them follows when
-        they next get their turn; use `run_for` to let them go on at each moment.
+        At each timer, threads run until all of them wait again. On the thread of an event
+        loop, coroutines cannot run meanwhile: their timers fire after the call. Use
+        `run_for` in a coroutine.
 
         Raises:
             ValueError: If *seconds* is negative.
@@ -163,9 +163,9 @@ class VirtualClock:
             self.sequencer.advance(actor, target)
 
     def run_for(self, seconds: float) -> Coroutine[Any, Any, None]:
-        """Let *seconds* of virtual time pass, 0 or more, everybody going on meanwhile.
+        """Let *seconds* of virtual time pass, 0 or more, while threads and coroutines run.
 
-        Everybody has come to rest when it returns, also from what falls due at its end.
+        When it returns, all of them wait again, also those with a timer at its very end.
 
         Raises:
             ValueError: If *seconds* is negative.
@@ -179,8 +179,8 @@ class VirtualClock:
 
     def _not_awaited(self, seconds: float, place: str) -> None:
         self.not_awaited.append(
-            f"run_for({seconds!r}), called at {place}, so no time has passed: write 'await' before "
-            f"it; in a test that is no coroutine call advance({seconds!r})"
+            f"run_for({seconds!r}), called at {place}, so no time has passed: await it, or call "
+            f"advance({seconds!r}) in a test that is not a coroutine"
         )
 
     async def _run_for(self, seconds: float) -> None:
@@ -201,22 +201,22 @@ class VirtualClock:
         """Return the running event loop.
 
         Args:
-            what: What waits on it, for people.
+            what: The function that waits on it, for the message.
 
         Raises:
-            RuntimeError: If it is not on this clock.
+            RuntimeError: If the loop does not use this clock.
         """
         loop = asyncio.get_running_loop()
         if isinstance(loop, VirtualLoop) and loop.clock is self:
             return loop
         raise RuntimeError(
-            f"{what} on {loop!r} could last for ever, since that loop is not on this test's clock: "
-            "run it by asyncio.run() without a loop factory, write the test as 'async def', or "
-            "make the loop by asyncframe.clock.new_event_loop()"
+            f"{what} on {loop!r} could wait forever, since that loop does not use this test's "
+            "clock: call asyncio.run() without a loop factory, write the test as 'async def', or "
+            "create the loop with asyncframe.clock.new_event_loop()"
         )
 
     async def _rest(self, loop: VirtualLoop, target: int) -> None:
-        """Wait until time stands at *target* and everybody rests."""
+        """Wait until time has reached *target* and nobody else runs."""
         rested = asyncio.Event()
         timer = self.sequencer.call_at(
             target, lambda: loop.call_soon_threadsafe(rested.set), last=True
@@ -228,23 +228,23 @@ class VirtualClock:
 
     @property
     def firing(self) -> bool:
-        """Whether the calling thread is in the middle of calling what has fallen due."""
+        """Whether the calling thread is running the callback of a timer."""
         firing = self.sequencer.firing
         return bool(firing) and threading.get_ident() in firing
 
     @property
     def sleeping(self) -> list[str]:
-        """Who sleeps or waits for a time, the first to wake first."""
+        """The names of the threads that sleep or wait with a timeout, first to wake first."""
         return [timer.actor.name for timer in self.sequencer.timers() if timer.actor is not None]
 
     def explain(self) -> str:
-        """Return the upcoming moments, and who waits for them where, a line each."""
-        return "\n".join(upcoming(self.sequencer, self.label)) or "nothing waits for its time"
+        """Return the pending timers, and who waits for them where, a line each."""
+        return "\n".join(upcoming(self.sequencer, self.label)) or "no pending timers"
 
     def left(self) -> list[str]:
-        """Return the timers that code of the user's has set and that have not fired, a line each.
+        """Return the user's own timers that have not fired, a line each.
 
-        Those of an event loop are told of once that is closed.
+        Those of an event loop are included once the loop is closed.
         """
         set_here = [timer for timer in self.sequencer.timers() if timer.place]
         return self._abandoned + [
@@ -254,7 +254,7 @@ class VirtualClock:
         ]
 
     def abandon(self, handle: asyncio.TimerHandle, place: str) -> None:
-        """Note a timer that will not fire, since its loop is closed."""
+        """Record a timer that will not fire, since its loop is closed."""
         fn: Any = handle._callback  # type: ignore[attr-defined]  # asyncio's own
         self._abandoned.append(_left(fn, place, handle.when() - self.monotonic()))
 
@@ -272,11 +272,11 @@ class VirtualClock:
 
 
 class _LazyCoroutine(Coroutine[Any, Any, None]):
-    """A coroutine that is made when it is awaited, and that tells if it never is.
+    """A coroutine that is created when it is awaited, and reports if it never is.
 
     Args:
-        make: Makes it.
-        never: Called if nobody has awaited it.
+        make: Creates the coroutine.
+        never: Called if it was never awaited.
     """
 
     def __init__(
@@ -296,15 +296,15 @@ class _LazyCoroutine(Coroutine[Any, Any, None]):
         return self._coroutine.__await__()
 
     def send(self, value: Any, /) -> Any:
-        """Go on; see `collections.abc.Coroutine`."""
+        """Resume it; see `collections.abc.Coroutine`."""
         return self._coroutine.send(value)
 
     def throw(self, *error: Any) -> Any:
-        """Go on with an error; see `collections.abc.Coroutine`."""
+        """Raise an error in it; see `collections.abc.Coroutine`."""
         return self._coroutine.throw(*error)
 
     def close(self) -> None:
-        """End it; see `collections.abc.Coroutine`."""
+        """Close it; see `collections.abc.Coroutine`."""
         self._coroutine.close()
 
     def __del__(self) -> None:
@@ -313,10 +313,10 @@ class _LazyCoroutine(Coroutine[Any, Any, None]):
 
 
 def _nanoseconds(seconds: float) -> int:
-    """Return the first nanosecond at which a clock shows no less than *seconds*."""
+    """Return the first nanosecond at which a clock shows *seconds* or more."""
     product = seconds * 1e9
     found = round(product)
-    # Else who waits for that second would be woken before it, and wait again, without end.
+    # Rounded down, a waiter would be woken too early and wait again, without end.
     while found / 1e9 < seconds:
         product = math.nextafter(product, math.inf)
         found = math.ceil(product)
@@ -324,4 +324,4 @@ def _nanoseconds(seconds: float) -> int:
 
 
 def _left(fn: Any, place: str, seconds: float) -> str:
-    return f"{name_of(fn)}, set at {place}, is due {seconds:.9g} s after the test's end"
+    return f"{name_of(fn)}, set at {place}, would fire {seconds:.9g} s after the end of the test"

@@ -1,7 +1,7 @@
-"""What is due next in a test, and who waits for it, in words.
+"""The pending timers of a test, for `VirtualClock.explain`.
 
 Relies on: the timers of event loops and the frames of threads and coroutines, to say which
-task a moment belongs to and where that stands.
+task waits for a timer and where.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._loop import VirtualLoop
 
 Label: TypeAlias = Callable[[object], tuple[str, str]]
-"""Returns which task runs on a thread, given its identifier, or in a task of asyncio's, and where
-that stands if its frames do not show it; "" for what is not known."""
+"""Returns the name of the task that runs on a thread (given its identifier) or in an asyncio task,
+and its place if the frames do not show it; "" for what is not known."""
 
 
 def upcoming(sequencer: Sequencer, label: Label) -> list[str]:
-    """Return the moments for which something is set, the earliest first, a line each."""
+    """Return the pending timers, earliest first, a line each."""
     found = [*_of_threads(sequencer, label), *_of_loops(sequencer, label)]
     found.sort(key=lambda one: one[0])
     return [f"t+{(when - sequencer.now) / 1e9:.9g} s {what}" for when, what in found]
@@ -37,7 +37,7 @@ def _of_threads(sequencer: Sequencer, label: Label) -> Iterator[tuple[int, str]]
         if actor is None:
             yield timer.when, _called(timer)
         elif not actor.listens:
-            # One that listens is a loop, whose own timers are told.
+            # An actor that listens is a loop, whose own timers are listed.
             frame = frames.get(actor.ident)
             yield timer.when, _line(actor.name, label(actor.ident), outwards(frame))
 
@@ -83,5 +83,5 @@ def _called(timer: Timer) -> str:
 
 
 def name_of(fn: Any) -> str:  # Any: whatever can be called
-    """Return what a function is called."""
+    """Return the name of a function."""
     return str(getattr(fn, "__qualname__", None) or repr(fn))

@@ -427,8 +427,8 @@ def test_run_for_that_nobody_awaits(pytester: pytest.Pytester, kind: str) -> Non
         [
             (
                 "never awaited: run_for(90), called at */test_run_for_that_nobody_awaits.py:2 in "
-                "test_it, so no time has passed: write 'await' before it; in a test that is no "
-                "coroutine call advance(90)"
+                "test_it, so no time has passed: await it, or call advance(90) in a test that is "
+                "not a coroutine"
             ),
         ]
     )
@@ -486,7 +486,7 @@ def test_a_wait_for_real_time_is_told(pytester: pytest.Pytester, name: str) -> N
         [
             (
                 f"*AsyncframeWarning: real time: time.{name}() was read at 100 moments of virtual "
-                "time, at */test_a_wait_for_real_time_is_told.py:4 in wait: it is real, so *"
+                "time, at */test_a_wait_for_real_time_is_told.py:4 in wait: it shows real time, *"
             ),
         ]
     )

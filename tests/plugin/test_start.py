@@ -154,7 +154,7 @@ class _freeze_time:
     """)
 
     assert outcome == {"failed": 1}
-    assert "was started in a test with a virtual clock, which moves datetime.now(): set" in text
+    assert "was started in a test with a virtual clock, which sets datetime.now(): set" in text
 
 
 def test_another_clock_after_a_test(told) -> None:

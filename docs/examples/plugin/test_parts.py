@@ -108,7 +108,7 @@ def test_a_clock(task_clock: VirtualClock) -> None:
     assert task_clock.explain().startswith("t+0.5 s asyncframe-_0: ship#")
 
     task_clock.advance(0.5)
-    assert task_clock.explain() == "nothing waits for its time"
+    assert task_clock.explain() == "no pending timers"
     assert task_clock.monotonic() == 30
     assert (task_clock.now() - began).total_seconds() == pytest.approx(30)
     assert get_task_manager().wait_result(task_id) == "order 7 is on its way"
