@@ -1,6 +1,6 @@
-"""What has blocked an event loop: waits of threads that were in the middle of a loop's step.
+"""Calls that blocked an event loop: a thread waited while it ran a callback of its loop.
 
-Relies on: the frames of the calling thread, to tell the code that is tested from the test's own.
+Relies on: the frames of the calling thread, to tell the tested code from the test's own.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pytest_asyncframe._places import is_users, outwards, place_of
 from pytest_asyncframe.clock._threads import is_join
 
 _STEP: CodeType = asyncio.BaseEventLoop._run_once.__code__  # type: ignore[attr-defined]  # asyncio's
-"""What calls the callbacks of a loop."""
+"""Runs the callbacks of a loop."""
 
 
 class BlockedLoops:
-    """Notes where the event loops of one test were blocked, and for how long.
+    """Records where the event loops of one test were blocked, and for how long.
 
     Args:
         monotonic: Returns the seconds of the test's clock.
 
     Attributes:
-        own: The code of the test function and of its fixtures, which may block their loop.
+        own: The code of the test function and its fixtures, which may block their loop.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -37,10 +37,10 @@ class BlockedLoops:
 
     @contextmanager
     def noting(self, what: str) -> Iterator[None]:
-        """Note that the calling thread, which runs a loop, waits inside.
+        """Record that the calling thread, which runs a loop, waits inside the block.
 
         Args:
-            what: The function that waits, if the user's code has called it itself.
+            what: The name of the waiting function, for a direct call of the user's.
         """
         caller = outwards(sys._getframe(2))
         frames = list(itertools.takewhile(lambda one: one.f_code is not _STEP, caller))
@@ -49,7 +49,7 @@ class BlockedLoops:
             yield
         finally:
             seconds = self._monotonic() - begun
-            # Threads that are about to end are joined in no time, such as those of a pool.
+            # Joining a thread that is about to end, such as a pool's, takes no time.
             if seconds or not any(is_join(frame.f_code) for frame in frames):
                 self._note(what, frames, seconds)
 
@@ -60,10 +60,10 @@ class BlockedLoops:
             self._found.setdefault((_called(frames) or what, place), []).append(seconds)
 
     def findings(self) -> list[str]:
-        """Return what has blocked a loop, a line each."""
+        """Return what blocked a loop, a line each."""
         return [
             f"blocked event loop: {what} at {place}, {_how_long(times)}: in production everything "
-            "else on that loop waits meanwhile; await something, or use asyncio.to_thread()"
+            "else on that loop waits meanwhile; await instead, or use asyncio.to_thread()"
             for (what, place), times in self._found.items()
         ]
 
@@ -73,13 +73,13 @@ def _is_of_coroutine(code: CodeType) -> bool:
 
 
 def _called(frames: list[FrameType]) -> str:
-    """Return which function the user's code has called; "" if it is the one that waits."""
+    """Return the function that the user's code called; "" if that is the waiting one."""
     called = ""
     for frame in frames:
         if is_users(frame.f_code):
             return called
         name = f"{frame.f_globals.get('__name__')}.{frame.f_code.co_qualname}"
-        # What stands in the place of a function has no name that a user knows.
+        # A replaced function has a name that no user knows.
         called = "" if "<locals>" in name or name.startswith("contextlib.") else name
     return ""
 

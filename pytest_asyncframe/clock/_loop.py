@@ -1,9 +1,9 @@
-"""The event loop that lives on a virtual clock.
+"""The event loop of a virtual clock.
 
-Guarantees: a loop that has something to do keeps time from moving, one that would sleep lets
-it move, unless it watches a socket from which something may come.
-Relies on: `sequencer` to decide when time moves, and on asyncio's own loop asking its
-selector for how long to wait.
+Guarantees: time stands still while the loop has something to do. It may move while the loop
+waits in its selector; if the loop watches sockets, only after a silence.
+Relies on: `sequencer` for when time moves, and asyncio's own loop passing its timeout to the
+selector.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from pytest_asyncframe._turns.sequencer import Sequencer
 _Ts = TypeVarTuple("_Ts")
 
 _END_OF_SLEEP = asyncio.futures._set_result_unless_cancelled  # type: ignore[attr-defined]
-"""What `asyncio.sleep` sets its timer for."""
+"""The callback of the timers that `asyncio.sleep` sets."""
 
 _CALL_LATER = asyncio.BaseEventLoop.call_later.__code__
 
 _MOST_THROWN = 1_000
-"""How many errors the code on a loop may catch, before one ends the loop."""
+"""How many errors the code on a loop may catch before one ends the loop."""
 
 _RESOLUTION = 1e-6
-"""Seconds by which a loop's timers may be early; floats of long times are no finer."""
+"""Seconds by which timers may fire early; floats of long times are not more precise."""
 
 
 class LoopClock(Protocol):
-    """What a loop asks of its clock, which is a `VirtualClock`."""
+    """What a loop needs of its `VirtualClock`."""
 
     sequencer: Sequencer
     on_sleep: Callable[[float], object] | None
@@ -48,18 +48,18 @@ class LoopClock(Protocol):
         ...
 
     def abandon(self, handle: asyncio.TimerHandle, place: str) -> None:
-        """Note a timer that will not fire, since its loop is closed."""
+        """Record a timer that will not fire, since its loop is closed."""
         ...
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time is a `VirtualClock`'s.
+    """An event loop whose time is that of a `VirtualClock`.
 
     Args:
-        clock: Its time.
+        clock: The clock.
 
     Attributes:
-        arrival: As which the thread was announced that is to run it; None if it was not.
+        arrival: The announcement of the thread that will run it; None if there is none.
     """
 
     def __init__(self, clock: LoopClock) -> None:
@@ -85,7 +85,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         *args: *_Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        """Set a timer as any loop does; tell if it is a coroutine's sleep, else note by whom."""
+        """Set a timer; report the sleep of a coroutine, and record who set any other timer."""
         if callback is _END_OF_SLEEP:
             on_sleep = self.clock.on_sleep
             if on_sleep is not None:
@@ -106,14 +106,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         context: Context | None,
     ) -> asyncio.TimerHandle:
         handle = super().call_at(when, callback, *args, context=context)
-        # In debug mode a handle tells who has made it: that is neither of us.
+        # In debug mode a handle shows its creator, which is neither of these two frames.
         made_by = handle._source_traceback  # type: ignore[attr-defined]  # asyncio's own
         if made_by:
             del made_by[-2:]
         return handle
 
     def close(self) -> None:
-        """Close as any loop does, and tell the clock of timers that a user has left."""
+        """Close the loop, and report the timers that the user's code has left to the clock."""
         if not self.is_closed():
             for handle in self._scheduled:  # type: ignore[attr-defined]  # asyncio's own
                 if handle in self._places and not handle.cancelled():
@@ -121,8 +121,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().close()
 
     def run_forever(self) -> None:
-        """Run as any loop does, counted while it has something to do."""
-        # Refused before anything changes: asyncio itself forgets a running loop in 3.13.0.
+        """Run the loop on the calling thread, which is an actor meanwhile."""
+        # Checked before anything changes: in 3.13.0 asyncio forgets a loop that is running.
         self._check_closed()  # type: ignore[attr-defined]  # a method of asyncio's own
         self._check_running()  # type: ignore[attr-defined]  # a method of asyncio's own
         name = threading.current_thread().name
@@ -137,7 +137,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 self._parking.actor = None
 
     def run_until_complete(self, future: Any) -> Any:
-        """Run as any loop does, and know for what."""
+        """Run the loop, and remember the future for `throw`."""
         before, self._asked = self._asked, future
         try:
             return super().run_until_complete(future)
@@ -145,9 +145,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self._asked = before
 
     def throw(self, error: Exception) -> bool:
-        """Raise *error* at the await at which the test waits; False if there is none.
+        """Raise *error* at the ``await`` where the test waits; False if there is none.
 
-        What a test awaits may be a task of its own: then that raises it.
+        Where the test awaits an asyncio task, the error is raised where that task waits.
         """
         task = self.clock.test
         if task is None or task.done() or task.get_loop() is not self:
@@ -172,13 +172,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return next((one for one in asyncio.all_tasks(self) if one.get_coro() is asked), None)
 
     async def shutdown_default_executor(self, *args: Any) -> None:
-        """End the default executor as any loop does, by a thread that is counted."""
+        """Shut down the default executor, on a thread that is announced."""
         if self._default_executor is not None:  # type: ignore[attr-defined]  # asyncio's own
             self._end_of_executor = self.clock.sequencer.expect()
         await super().shutdown_default_executor(*args)
 
     def _do_shutdown(self, future: asyncio.Future[None]) -> None:
-        # On the thread that asyncio starts for it.
+        # Runs on the thread that asyncio starts for it.
         sequencer = self.clock.sequencer
         actor = sequencer.enter("the end of the default executor", self._end_of_executor)
         try:
@@ -195,52 +195,57 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             raise
 
     def _child_watcher_callback(self, *args: Any) -> None:
-        # On whatever thread watches processes; from here on the loop runs.
+        # Called on any thread that watches processes. It wakes the loop first.
         super()._child_watcher_callback(*args)  # type: ignore[misc]  # a method of asyncio's own
         self._parking.count_children(-1)
 
     def add_signal_handler(
         self, sig: int, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts
     ) -> None:
-        """Add a handler as any loop does; from here on each turn looks for signals."""
+        """Add a handler; from now on the loop checks for signals in each iteration."""
         super().add_signal_handler(sig, callback, *args)
         self._parking.hears_signals = True
 
     def remove_signal_handler(self, sig: int) -> bool:
-        """Remove a handler as any loop does."""
+        """Remove a handler."""
         removed = super().remove_signal_handler(sig)
         self._parking.hears_signals = bool(self._signal_handlers)  # type: ignore[attr-defined]
         return removed
 
     def _write_to_self(self) -> None:
-        # Called by call_soon_threadsafe, on the calling thread: from here on the loop runs.
+        # Called by call_soon_threadsafe on any thread. The loop counts as running at once.
         self._parking.signal()
 
+    @property
+    def awaits_outside(self) -> bool:
+        """Whether a socket, a process or a signal may yet wake it."""
+        return self._parking.watches_files or self._parking.hears_signals
+
     def wake_for_real(self) -> None:
-        """Wake the loop's thread out of its `select`."""
+        """Wake the thread of the loop from its `select`."""
         super()._write_to_self()  # type: ignore[misc]  # a method of asyncio's own
 
     def drain_self(self) -> None:
-        """Read what `wake_for_real` has written, and call the handlers of signals."""
+        """Read what `wake_for_real` wrote, and run the handlers of signals."""
         self._read_from_self()  # type: ignore[attr-defined]  # a method of asyncio's own
 
     @property
     def pipe(self) -> int:
-        """The file by which the loop is woken, and hears of signals."""
+        """The file that wakes the loop, for signals too."""
         return int(self._ssock.fileno())  # type: ignore[attr-defined]  # asyncio's own
 
 
 class _ParkingSelector(selectors.BaseSelector):
-    """A loop's selector, in which the loop is parked while it has nothing to do.
+    """The selector of a loop, which parks its thread while the loop has nothing to do.
 
     Attributes:
-        actor: The thread that runs the loop; None while it does not run.
-        hears_signals: Whether the loop has handlers of signals, which may wake it at any time.
+        actor: The actor of the thread that runs the loop; None while it does not run.
+        hears_signals: Whether the loop handles signals, which may wake it at any time.
     """
 
     def __init__(self, sequencer: Sequencer, loop: VirtualLoop) -> None:
         self._sequencer = sequencer
-        # Held weakly, so that nothing of a test waits for a garbage collection.
+        # Weakly, so that no cycle keeps the loop until a garbage collection.
         self._loop: VirtualLoop = weakref.proxy(loop)
         self._real = selectors.DefaultSelector()
         self._pipe_alone: selectors.BaseSelector | None = None
@@ -259,34 +264,34 @@ class _ParkingSelector(selectors.BaseSelector):
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
-        """Watch a file no more; see `selectors`."""
+        """Stop watching a file; see `selectors`."""
         key = self._real.unregister(fileobj)
         self._count_files()
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Change what is watched; see `selectors`."""
+        """Change the events to watch for; see `selectors`."""
         return self._real.modify(fileobj, events, data)
 
     def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
-        """Return what is watched; see `selectors`."""
+        """Return the watched files; see `selectors`."""
         return self._real.get_map()
 
     def close(self) -> None:
-        """Let go of everything; see `selectors`."""
+        """Close the selector; see `selectors`."""
         self._real.close()
         if self._pipe_alone is not None:
             self._pipe_alone.close()
         self._count_files(closed=True)
 
     def count_children(self, more: int) -> None:
-        """Count processes that the loop watches, as files; any thread."""
+        """Add to the number of watched processes, which count as files. Any thread."""
         with self._counting:
             self._children += more
         self._count_files()
 
     def _count_files(self, *, closed: bool = False) -> None:
-        # Counted here, since it is asked for in every turn; one is the loop's own pipe.
+        # Counted when it changes, since every iteration reads it. One is the loop's own pipe.
         with self._counting:
             watched = self._real.get_map()
             files = 0 if closed or watched is None else max(0, len(watched) - 1) + self._children
@@ -295,23 +300,23 @@ class _ParkingSelector(selectors.BaseSelector):
 
     @property
     def watches_files(self) -> bool:
-        """Whether it watches more than the loop's own pipe: sockets, pipes, processes."""
+        """Whether it watches sockets, pipes or processes, not just the loop's own pipe."""
         return self._files > 0
 
     def signal(self) -> None:
-        """Let the loop go on; any thread."""
+        """Wake the loop, or keep it from parking. Any thread."""
         self._sequencer.wake(self.actor, self._set_signalled)
 
     def _set_signalled(self) -> None:
         self._signalled = True
 
     def _was_signalled(self) -> bool:
-        # Under the sequencer's lock, where signals are set.
+        # With the sequencer's lock held, as `_set_signalled`.
         was, self._signalled = self._signalled, False
         return was
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return what is ready; park the loop if nothing is and it need not return."""
+        """Return the files that are ready; park the loop if it has nothing else to do."""
         actor = self.actor
         if actor is None:
             return self._real.select(timeout)
@@ -346,13 +351,13 @@ class _ParkingSelector(selectors.BaseSelector):
         sequencer.dispatch()
         ready: list[tuple[selectors.SelectorKey, int]] = []
         while not self._turn:
-            # A file that is ready stays so until the loop has its turn: it is asked for once.
+            # A ready file stays ready until the loop has its turn, so it is not polled again.
             ready += self._wait_for_real(actor, self._pipe_only() if ready else self._real)
         self._raise_error(actor)
         return ready
 
     def _raise_error(self, actor: Actor) -> None:
-        """Raise what the thread was woken with where the test waits, or else out of the loop."""
+        """Raise the error that the thread was woken with, where the test waits if possible."""
         error = actor.error
         if (
             isinstance(error, Exception)
@@ -365,7 +370,7 @@ class _ParkingSelector(selectors.BaseSelector):
     def _wait_for_real(
         self, actor: Actor, selector: selectors.BaseSelector
     ) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait to be kicked, or for a file; return the files that are ready."""
+        """Wait for `Actor.kick` or a file in real time; return the files that are ready."""
         sequencer = self._sequencer
         step = sequencer.poll_interval(actor)
         found = selector.select(step)
@@ -381,7 +386,7 @@ class _ParkingSelector(selectors.BaseSelector):
     def _files_of(
         self, found: list[tuple[selectors.SelectorKey, int]]
     ) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return what was found without the loop's own pipe, which is read empty."""
+        """Return *found* without the loop's own pipe, which is emptied."""
         pipe = self._loop.pipe
         files = [one for one in found if one[0].fd != pipe]
         if len(files) < len(found):

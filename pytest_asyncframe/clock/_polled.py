@@ -1,6 +1,6 @@
-"""What reads real time again and again while virtual time moves: a wait that cannot see it end.
+"""Code that polls real time while virtual time moves, and so waits too long.
 
-Relies on: the frames of the calling thread, to say whose code reads.
+Relies on: the frames of the calling thread, to say which code polls.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from types import CodeType, FrameType
 from pytest_asyncframe._places import outwards, place_of
 
 _MANY = 10_000
-"""Moments at which one line reads real time before it is told."""
+"""Moments of virtual time at which a line may read real time before it is reported."""
 
 
 class RealTimeReads:
-    """Counts at how many virtual moments each line reads ``time.monotonic()`` and the like.
+    """Counts at how many moments each line reads ``time.monotonic()`` and the like.
 
     Args:
         now: Returns the nanoseconds of virtual time.
-        note: Called with a text and a place as soon as there is something to tell.
+        note: Called with a text and a place when a line is reported.
 
     Attributes:
-        many: Moments after which a line is told, from 1 on.
+        many: Moments after which a line is reported, from 1 on.
     """
 
     def __init__(self, now: Callable[[], int], note: Callable[[str, str], object]) -> None:
@@ -41,13 +41,13 @@ class RealTimeReads:
         self._seen[line] = (moments + 1, now)
         if moments + 1 == self.many:
             place = place_of(outwards(caller))
-            self._note(f"reads time.{name}(), which is real, again and again", place)
+            self._note(f"polls time.{name}(), which shows real time", place)
             self._found.append(
                 f"real time: time.{name}() was read at {self.many:,} moments of virtual time, at "
-                f"{place}: it is real, so what waits for it takes real time, and sleeps beside it "
-                "do not; read get_task_manager().clock.monotonic() there, or the time of the loop"
+                f"{place}: it shows real time, so code that polls it waits in real time, while "
+                "sleeps take none; use get_task_manager().clock.monotonic() or loop.time() there"
             )
 
     def findings(self) -> list[str]:
-        """Return what has read real time so often, a line each."""
+        """Return what polled real time, a line each."""
         return self._found

@@ -1,4 +1,4 @@
-"""What is said when nobody can go on, or when somebody blocks out of the clock's sight.
+"""Errors for a test that cannot continue, or that blocks outside the virtual clock.
 
 Relies on: the frames of threads and coroutines, to say where each of them waits.
 """
@@ -34,13 +34,13 @@ def watch(
     before: set[threading.Thread],
     note: Callable[[str], object],
 ) -> None:
-    """Have *sequencer* tell a test of stalls and of what blocks out of sight.
+    """Let *sequencer* raise an error at a deadlock and where something blocks unseen.
 
     Args:
-        sequencer: The test's.
-        mode: The test's, by its name.
-        before: The threads that there were before the test.
-        note: Called with what is no error, but took the order of things out of its hands.
+        sequencer: The test's sequencer.
+        mode: The name of the test's mode.
+        before: The threads that existed before the test.
+        note: Called with a text for the timeline when the sequencer did not wait for something.
     """
     seen: object = None
     strangers = functools.partial(_strangers, sequencer, before, native_threads())
@@ -53,7 +53,7 @@ def watch(
     def on_runaway() -> BaseException | None:
         moved = (
             f"time has moved {sequencer.most_moves:,} times, to {sequencer.now / 1e9:.9g} s, "
-            "and nothing has happened to any task meanwhile:"
+            "without progress in any task:"
         )
         return VirtualDeadlockError("\n".join([moved, *_table(sequencer)]))
 
@@ -65,7 +65,7 @@ def watch(
         children = child_activity() if sequencer.elsewhere else None
         found = (sequencer.beats, [activity(one.native_id) for one in at_work], children)
         moved, seen = found != seen, found
-        # One that computes is slow, not stuck.
+        # A thread that computes is slow, not stuck.
         if moved or (_waits_outside(sequencer) and not at_work):
             return None
         return StuckError(_who_blocks(sequencer, strangers()))
@@ -73,7 +73,7 @@ def watch(
     def on_overtake(others: list[Actor]) -> None:
         frames = sys._current_frames()
         blocked = ", ".join(f"{one.name} at {_place(frames, one.ident)}" for one in others)
-        note(f"goes on beside what blocks outside the virtual clock: {blocked or 'a timer'}")
+        note(f"runs beside what blocks outside the virtual clock: {blocked or 'a timer'}")
 
     sequencer.on_give_up = functools.partial(_tell_pollers, note)
     sequencer.on_stall = on_stall
@@ -86,13 +86,13 @@ def _tell_pollers(note: Callable[[str], object], threads: list[threading.Thread]
     frames = sys._current_frames()
     for thread in threads:
         place = _place(frames, thread.ident)
-        note(f"time moves on beside {thread.name}, which runs again and again: {place}")
+        note(f"time moves on without waiting for {thread.name}, which keeps polling: {place}")
 
 
 def _strangers(
     sequencer: Sequencer, before: set[threading.Thread], native_before: set[int]
 ) -> Iterator[threading.Thread]:
-    """Yield the threads of this test that could still wake somebody, unseen by the clock."""
+    """Yield the threads started during the test that may wake somebody unseen by the clock."""
     certain = unseen_threads_rest(native_before)
     for thread in busy(before):
         if thread.ident in sequencer.actors or thread is threading.current_thread():
@@ -104,10 +104,8 @@ def _strangers(
 
 
 def _waits_outside(sequencer: Sequencer) -> bool:
-    """Whether a loop may yet be woken by a socket or by a signal."""
-    return any(
-        loop._parking.watches_files or loop._parking.hears_signals for loop in _loops(sequencer)
-    )
+    """Whether a loop may yet be woken by a socket or a signal."""
+    return any(loop.awaits_outside for loop in _loops(sequencer))
 
 
 def _loops(sequencer: Sequencer) -> Iterator[VirtualLoop]:
@@ -118,22 +116,22 @@ def _loops(sequencer: Sequencer) -> Iterator[VirtualLoop]:
 
 
 def _why(sequencer: Sequencer, mode: str) -> str:
-    lines = [f"nobody can go on at {sequencer.now / 1e9:.9g} s of virtual time:"]
+    lines = [f"nothing can continue at {sequencer.now / 1e9:.9g} s of virtual time:"]
     lines += _table(sequencer)
     if sequencer.queue:
         names = ", ".join(queued.name for queued in sequencer.queue)
-        lines.append(f"{len(sequencer.queue)} queued and not begun: {names}")
+        lines.append(f"{len(sequencer.queue)} queued and not started: {names}")
         if mode == "manual":
             lines.append(
-                "nothing runs by itself here: call run_next(), run(task_id) or drain() first"
+                "tasks do not start by themselves here: call run_next(), run(task_id) or drain()"
             )
     elif not sequencer.moves and sequencer.timers():
-        lines.append("time moves only when told here: use task_clock.advance() or run_for()")
+        lines.append("time does not move by itself here: call task_clock.advance() or run_for()")
     return "\n".join(lines)
 
 
 def _who_blocks(sequencer: Sequencer, strangers: Iterable[threading.Thread]) -> str:
-    lines = [f"nothing has moved for {sequencer.patience:g} s of real time:"]
+    lines = [f"nothing has happened for {sequencer.patience:g} s of real time:"]
     frames = sys._current_frames()
     lines += [
         f"  {actor.name} blocks outside the virtual clock: {_place(frames, actor.ident)}"
@@ -141,16 +139,16 @@ def _who_blocks(sequencer: Sequencer, strangers: Iterable[threading.Thread]) -> 
         if not actor.parked
     ]
     lines += [
-        f"  {thread.name}, which is none of the test's own, is at {_place(frames, thread.ident)}"
+        f"  {thread.name}, which the clock does not control, is at {_place(frames, thread.ident)}"
         for thread in strangers
     ]
     if sequencer.elsewhere:
-        lines.append(f"  calls in other processes that have not come back: {sequencer.elsewhere}")
+        lines.append(f"  calls in other processes that have not returned: {sequencer.elsewhere}")
     return "\n".join([*lines, *_table(sequencer)])
 
 
 def _table(sequencer: Sequencer) -> list[str]:
-    """Return a line for each actor that waits, and for each coroutine of its loop."""
+    """Return a line for each actor that waits, and for each coroutine on its loop."""
     frames = sys._current_frames()
     lines = []
     for actor in list(sequencer.actors.values()):
@@ -177,5 +175,5 @@ def _place(frames: dict[int, FrameType], ident: int | None) -> str:
 
 
 def _shown(frames: list[FrameType]) -> str:
-    """Return the place that says most, of frames that come inside first, without its folder."""
+    """Return the most telling place of frames given innermost first, without its folder."""
     return Path(place_of(frames) or at(frames[0].f_code, frames[0].f_lineno)).name

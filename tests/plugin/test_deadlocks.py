@@ -125,7 +125,7 @@ def test_what_fails_with_it(pytester: pytest.Pytester, marker: str) -> None:
     text = run(pytester)
 
     assert ">       await asyncio.Event().wait()" in text
-    assert "loop    the test fails with VirtualDeadlockError: nobody can go on at 0 s" in text
+    assert "loop    the test fails with VirtualDeadlockError: nothing can continue at 0 s" in text
     assert "its client" not in text
 
 
@@ -143,7 +143,7 @@ def test_what_catches_it_again_and_again(pytester: pytest.Pytester) -> None:
     """)
     text = run(pytester)
 
-    assert "VirtualDeadlockError: nobody can go on at 0 s of virtual time:" in text
+    assert "VirtualDeadlockError: nothing can continue at 0 s of virtual time:" in text
     assert "loop    the test is left with CancelledError" in text
 
 
@@ -163,7 +163,7 @@ def test_a_fixture_that_fails_with_it(pytester: pytest.Pytester) -> None:
     text = run(pytester, "-o", "asyncio_mode=auto")
 
     assert re.search(r"^> +await asyncio\.Event\(\)\.wait\(\)$", text, re.MULTILINE)
-    assert "VirtualDeadlockError: nobody can go on at 0 s of virtual time:" in text
+    assert "VirtualDeadlockError: nothing can continue at 0 s of virtual time:" in text
 
 
 def run(pytester: pytest.Pytester, *options: str) -> str:

@@ -224,7 +224,7 @@ def test_a_process_that_does_not_come_back(asyncframe: Probe) -> None:
     asyncframe.clock.sequencer.patience = 0.2
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         owed = pool.apply_async(never_end)
-        with pytest.raises(StuckError, match=r"other processes that have not come back: 1\n"):
+        with pytest.raises(StuckError, match=r"other processes that have not returned: 1\n"):
             owed.get()
 
 
@@ -482,7 +482,7 @@ async def test_a_thread_that_polls(asyncframe: Probe) -> None:
     thread.join()
 
     assert asyncframe.clock.monotonic() == 6000
-    notes = [moment for moment in asyncframe._seen.moments if "beside poller" in str(moment)]
+    notes = [moment for moment in asyncframe._seen.moments if "waiting for poller" in str(moment)]
     # Once, or a few times if the system lets it run for long now and then.
     assert 1 <= len(notes) < 10
     assert "test_held_time.py" in str(notes[0])

@@ -393,7 +393,7 @@ def test_a_deadlock(user: pytest.Pytester) -> None:
         """,
     )
 
-    assert "VirtualDeadlockError: nobody can go on at 0 s of virtual time:" in text
+    assert "VirtualDeadlockError: nothing can continue at 0 s of virtual time:" in text
     assert "MainThread waits in its event loop:" in text
     assert "waits at test_it.py:4 in test_dead" in text
 
@@ -412,8 +412,8 @@ def test_what_waits_in_the_mode_manual(user: pytest.Pytester) -> None:
         """,
     )
 
-    assert "1 queued and not begun: app.process" in text
-    assert "call run_next(), run(task_id) or drain() first" in text
+    assert "1 queued and not started: app.process" in text
+    assert "call run_next(), run(task_id) or drain()" in text
 
 
 def test_a_stuck_worker(user: pytest.Pytester) -> None:
@@ -444,7 +444,7 @@ def test_a_stuck_worker(user: pytest.Pytester) -> None:
         "asyncframe_leaks=off",
     )
 
-    assert "nothing has moved for 0.05 s of real time:" in text
+    assert "nothing has happened for 0.05 s of real time:" in text
     assert "blocks outside the virtual clock: test_it.py:8 in stuck" in text
 
 

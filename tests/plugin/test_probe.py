@@ -439,6 +439,6 @@ def test_a_negative_sleep(task_clock: VirtualClock) -> None:
 def test_time_stands_still_without_being_told(task_clock: VirtualClock) -> None:
     """With the clock alone a wait for a time that nobody moves is told at once."""
     with pytest.raises(
-        RuntimeError, match=r"time moves only when told here: use task_clock\.advance"
+        RuntimeError, match=r"time does not move by itself here: call task_clock\.advance"
     ):
         task_clock.sleep(1)
