@@ -1,9 +1,9 @@
-"""What makes the threads of a test wait on its clock, put in place for one test at a time.
+"""Patches of the standard library and anyio that make a test's threads wait on its clock.
 
-Guarantees: replaced functions do what they did on every thread that is no actor of the
-test's sequencer; everything is put back, in the opposite order.
+Guarantees: on threads that are no actors of the test, patched functions behave as before.
+All patches are undone in reverse order.
 Relies on: waits in Python going through `threading.Condition`. Locks, ``SimpleQueue`` and
-sockets wait in C and call real.
+sockets wait in C, in real time.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from pytest_asyncframe.clock._loop import VirtualLoop
 
 @contextmanager
 def installed(clock: VirtualClock, *, wall: bool) -> Iterator[None]:
-    """Let the actors of *clock* wait on it, inside.
+    """Let the actors of *clock* wait on it inside the block.
 
     Args:
         clock: The test's clock.
-        wall: Whether ``datetime.now()`` and ``time.time()`` show it too, where
+        wall: Whether ``datetime.now()`` and ``time.time()`` show its time too, if
             time-machine is installed.
     """
     replaced: list[tuple[Any, str, Any]] = []
@@ -69,7 +69,7 @@ def installed(clock: VirtualClock, *, wall: bool) -> Iterator[None]:
 
 
 _IN_CHILDREN: list[Callable[[], object]] = []
-"""What is called in a forked child, whose time is real."""
+"""Called in forked children, which run in real time."""
 
 
 def _after_fork() -> None:
@@ -77,13 +77,13 @@ def _after_fork() -> None:
         _IN_CHILDREN.pop()()
 
 
-if hasattr(os, "register_at_fork"):  # pragma: no branch  # there are no forks on Windows
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # Windows cannot fork
     os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager
 def _real_in_children(sequencer: Sequencer, stack: ExitStack) -> Iterator[None]:
-    """Let children that are forked inside wait in real time: put everything back in them."""
+    """Let children that are forked inside the block run in real time, without the patches."""
 
     def put_back() -> None:
         sequencer.forget()
@@ -128,7 +128,7 @@ def _sleep(clock: VirtualClock, real: Callable[[float], None]) -> Callable[[floa
 
 
 def _watch_block(clock: VirtualClock, what: str) -> AbstractContextManager[object]:
-    """Note a wait if it blocks an event loop."""
+    """Record the wait inside the block if it blocks an event loop."""
     return nullcontext() if asyncio._get_running_loop() is None else clock.on_block(what)
 
 
@@ -152,9 +152,9 @@ def _real_time(clock: VirtualClock, real: Callable[[], float]) -> Callable[[], f
 
 
 class _Instant(float):
-    """A monotonic second that a deadline is compared with: one that is reached has passed.
+    """A monotonic time at which a deadline counts as passed, not only after it.
 
-    ``concurrent.futures.as_completed`` waits once more where nothing is left to wait for.
+    Otherwise ``concurrent.futures.as_completed`` would wait once more, for 0 seconds.
     """
 
     def __rsub__(self, deadline: float) -> float:
@@ -181,12 +181,12 @@ def _new_event_loop(
 
 
 def _check_loop(clock: VirtualClock) -> None:
-    # Nobody can wake another loop while the clock counts its thread as running.
+    # The clock counts the thread of any other loop as running, so time would stand still.
     if clock.sequencer.here is not None:
         clock.require_loop("waiting for a task")
 
 
-# What waits, and by what it measures how long.
+# Functions that wait, and the clocks by which they measure their timeouts.
 _REPLACED: tuple[tuple[Any, str, Callable[[VirtualClock, Any], Any]], ...] = (
     (threading.Condition, "wait", _condition_wait),
     (threading, "_time", _monotonic),
@@ -195,12 +195,12 @@ _REPLACED: tuple[tuple[Any, str, Callable[[VirtualClock, Any], Any]], ...] = (
     (time, "sleep", _sleep),
     (time, "monotonic", _real_time),
     (time, "perf_counter", _real_time),
-    # The first is where asyncio.Runner, and so asyncio.run, finds it.
+    # asyncio.Runner and asyncio.run use the first one.
     (asyncio.events, "new_event_loop", _new_event_loop),
     (asyncio, "new_event_loop", _new_event_loop),
 )
 
-# What begins elsewhere, and what waits for its end.
+# Functions that start work on other threads, or wait for them to end.
 _COUNTED: tuple[tuple[Any, str, Callable[[Sequencer, Any], Any]], ...] = (
     (threading.Thread, "start", _threads.start_on),
     (threading.Thread, "join", _threads.join_on),
@@ -209,8 +209,8 @@ _COUNTED: tuple[tuple[Any, str, Callable[[Sequencer, Any], Any]], ...] = (
 )
 
 
-def _anyio(name: str) -> Any:  # Any: a module, whose function is replaced
-    # Only tests that use virtual time need it.
+def _anyio(name: str) -> Any:  # Any: a module, whose functions are replaced
+    # Imported here, since only tests with virtual time need it.
     return importlib.import_module(f"anyio.{name}")
 
 
@@ -230,7 +230,7 @@ def _portal(clock: VirtualClock) -> Callable[..., AbstractContextManager[Any]]:
             backend_options = {**chosen, "loop_factory": factory}
         made = real(backend, backend_options, **options)
         with ExitStack() as stack:
-            # Its thread takes over this one's turn until it has begun.
+            # The portal's thread takes over this thread's turn until it has started.
             with sequencer.away(counted=True):
                 try:
                     portal = stack.enter_context(made)
@@ -244,7 +244,7 @@ def _portal(clock: VirtualClock) -> Callable[..., AbstractContextManager[Any]]:
 def _announced(
     factory: Callable[[], asyncio.AbstractEventLoop], arrival: Arrival
 ) -> asyncio.AbstractEventLoop:
-    """Return a loop whose thread was announced, if it is on the clock."""
+    """Return a new loop; if it is on the clock, its thread is the announced one."""
     loop = factory()
     if isinstance(loop, VirtualLoop):
         loop.arrival = arrival
@@ -267,11 +267,11 @@ def _run_sync(sequencer: Sequencer) -> Callable[..., Any]:
 
 
 class _CountedCall:
-    """One function in a thread of anyio's; stands in the place of the limiter.
+    """One function on a thread of anyio's, and the limiter that it waits for.
 
-    It is announced from the moment at which it has a thread, and not while it waits for the
-    limiter: those that hold this may be asleep. Its thread is an actor until it has woken
-    the loop that waits for it.
+    Its thread is announced once the limiter lets it start, and not before: time has to move
+    while the holders of the limiter sleep. The thread is an actor until it has woken the
+    loop that waits for the result.
     """
 
     def __init__(self, sequencer: Sequencer, limiter: Any) -> None:
@@ -286,7 +286,7 @@ class _CountedCall:
         self._arrival = self._sequencer.expect()
 
     async def __aexit__(self, *error: object) -> Any:
-        # Its awaiter may have given it up before it began.
+        # Its awaiter may have been cancelled before the thread started.
         self._sequencer.give_up(self._arrival)
         return await self._limiter.__aexit__(*error)
 
@@ -304,13 +304,13 @@ def _refused(clock: VirtualClock, module: str, real: Callable[..., Any]) -> Call
 
     @functools.wraps(real)
     def start(self: Any) -> Any:  # Any: a class of time-machine or freezegun
-        # Also by a fixture that outlives the test: the clock's own date would be hidden by it.
+        # Also in a fixture that outlives the test: it would hide the date of the clock.
         if clock.date_is_real or threading.get_ident() not in clock.sequencer.actors:
             return real(self)
         raise RuntimeError(
-            f"{name} was started in a test with a virtual clock, which moves datetime.now(): set "
-            "the date by @pytest.mark.asyncframe(start='2030-01-01T00:00:00+00:00') or by "
-            "asyncframe_start in the ini file, and move time by waiting, advance() or run_for()"
+            f"{name} was started in a test with a virtual clock, which sets datetime.now(): set "
+            "the date with @pytest.mark.asyncframe(start='2030-01-01T00:00:00+00:00') or "
+            "asyncframe_start in the ini file, and move time with advance() or run_for()"
         )
 
     return start

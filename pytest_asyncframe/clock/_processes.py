@@ -1,8 +1,8 @@
-"""Pools of processes: what is handed to them holds time until it has come back.
+"""Process pools: time stands still until their calls have returned.
 
-Guarantees: turns are taken meanwhile, since nobody knows when a process answers.
-Relies on: results of `multiprocessing.pool` standing in their pool's cache until they have
-come, and waking who waits before they are taken out.
+Guarantees: other actors get their turns meanwhile, since a process may take any time.
+Relies on: `multiprocessing.pool` keeping a result in the cache of its pool until it has
+arrived, and waking whoever waits for it before it is removed from there.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from pytest_asyncframe.clock._pools import Submit, after_callbacks
 
 
 def counted(sequencer: Sequencer) -> Iterator[tuple[Any, str, Any]]:
-    """Yield what is to be replaced so that work of processes is counted.
+    """Yield the patches that count calls of process pools.
 
     Yields:
         An owner, the name of its attribute, and the new value.
     """
-    # Asked for anew in each test: a test runner that puts `sys.modules` back has modules loaded
-    # a second time, and the test uses the second one.
+    # Imported anew for each test: where `sys.modules` was restored meanwhile, the test has
+    # loaded a second copy of the module and uses that.
     try:
         pool = importlib.import_module("concurrent.futures.process").ProcessPoolExecutor
-    except ImportError:  # pragma: no cover  # there are no semaphores for it on some systems
+    except ImportError:  # pragma: no cover  # some systems lack the semaphores for it
         pass
     else:
         yield pool, "submit", _submit(sequencer, pool.submit)
@@ -41,7 +41,7 @@ def counted(sequencer: Sequencer) -> Iterator[tuple[Any, str, Any]]:
 
 
 def _submit(sequencer: Sequencer, real: Submit) -> Submit:
-    """Return a process pool's `submit`, whose calls are counted from then to their end."""
+    """Return a `submit` for process pools that counts their calls until they have ended."""
 
     @functools.wraps(real)
     def submit(self: Executor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -61,14 +61,14 @@ def _submit(sequencer: Sequencer, real: Submit) -> Submit:
 
 
 class _Results:
-    """The results that pools of `multiprocessing` owe, each counted until it has come."""
+    """The results that pools of `multiprocessing` owe, each counted until it arrives."""
 
     def __init__(self, sequencer: Sequencer) -> None:
         self._sequencer = sequencer
         self._owed: set[Any] = set()
 
     def noting(self, real: Callable[..., None]) -> Callable[..., None]:
-        """Return what makes a result, and counts it."""
+        """Return an ``__init__`` for results that counts them."""
 
         @functools.wraps(real)
         def init(result: Any, *args: Any, **options: Any) -> None:
@@ -80,7 +80,7 @@ class _Results:
         return init
 
     def taking_out(self, real: Callable[..., None]) -> Callable[..., None]:
-        """Return what takes a result out of its pool's cache."""
+        """Return a ``__delitem__`` for the cache of results that stops counting them."""
 
         @functools.wraps(real)
         def delete(cache: Any, job: int) -> None:
@@ -91,7 +91,7 @@ class _Results:
         return delete
 
     def giving_up(self, real: Callable[..., None]) -> Callable[..., None]:
-        """Return what terminates a pool, whose results will not come."""
+        """Return a ``terminate`` for pools that stops counting the results they still owe."""
 
         @functools.wraps(real)
         def terminate(pool: Any) -> None:

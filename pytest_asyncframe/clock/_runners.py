@@ -1,9 +1,9 @@
-"""The event loops that other plugins make: a test with a virtual clock has its own.
+"""The event loops of other pytest plugins: a test with a virtual clock gets its own loop.
 
-Guarantees: fixtures of a wider scope keep the loop and the runner that they would have
-without this plugin, which rests while the test runs.
-Relies on: pytest-asyncio making its loops by ``Runner``, and anyio's plugin having one runner
-at a time, which it takes from ``get_runner``; where these are not found nothing is replaced.
+Guarantees: fixtures of a wider scope keep the loop and runner that they would have without
+this plugin. That loop does not run during the test.
+Relies on: pytest-asyncio creating its loops with ``Runner``, and anyio's plugin having one
+runner at a time, created by ``get_runner``. Where these are not found nothing is patched.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pytest_asyncframe.clock._clock import VirtualClock
 
 
 class Runners:
-    """The runners of other plugins, while one test with a virtual clock runs.
+    """Patches the runners of other plugins for one test with a virtual clock.
 
     Args:
         clock: The test's clock.
@@ -30,7 +30,7 @@ class Runners:
         self._clock = clock
         self._asyncio: Any = sys.modules.get("pytest_asyncio.plugin")
         self._anyio: Any = sys.modules.get("anyio.pytest_plugin")
-        # Of the two runners of anyio's the one that is not in use, as its plugin keeps it.
+        # The one of anyio's two runners that is not in use, in the variables of its plugin.
         self._aside: dict[str, Any] = {
             "_current_runner": None,
             "_runner_stack": None,
@@ -39,7 +39,7 @@ class Runners:
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Let other plugins run the test on loops of its clock, inside."""
+        """Let other plugins run the test on loops of its clock inside the block."""
         with pytest.MonkeyPatch.context() as patch, self.exchanged():
             for owner, name, make in (
                 (self._asyncio, "Runner", self._runner),
@@ -51,7 +51,7 @@ class Runners:
 
     @contextmanager
     def exchanged(self) -> Iterator[None]:
-        """Have anyio use its other runner inside: the test's own, or the shared one."""
+        """Let anyio use its other runner inside the block: the test's own, or the shared one."""
         self._exchange()
         try:
             yield
@@ -83,8 +83,8 @@ class Runners:
                 return real(name, options)
             if name != "asyncio":
                 pytest.fail(
-                    f"the clock drives event loops of asyncio, and anyio_backend is {name!r}: let "
-                    "it be 'asyncio' for this test, or leave out the fixtures of asyncframe",
+                    "the virtual clock needs an asyncio event loop, but anyio_backend is "
+                    f"{name!r}: make it 'asyncio' for this test, or remove the fixtures of asyncframe",
                     pytrace=False,
                 )
             kept = {key: value for key, value in options.items() if key != "use_uvloop"}

@@ -1,7 +1,7 @@
-"""Threads that a test starts: their start, their end, who waits for that, and what is left.
+"""Threads that a test starts: starting, joining, and those that are left running.
 
-Relies on: a thread's `run` being looked up when it begins; the frames of threads, to tell
-which have nothing to do.
+Relies on: a thread's `run` being looked up when it starts; the frames of threads, to tell
+which ones are idle.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ _IDLE = {("concurrent.futures.thread", "_worker"), ("anyio._backends._asyncio", 
 """Where idle threads of other pools wait for work: the module and the function."""
 
 _ENDED = "_asyncframe_ended"
-"""The attribute of a thread in which its `_End` is."""
+"""The attribute of a thread that holds its `_End`."""
 
 _STARTED = "_asyncframe_started"
 """The attribute of a thread that says where it was started."""
 
 
 def start_on(sequencer: Sequencer, real: Start) -> Start:
-    """Return `Thread.start` for threads whose end actors may wait for."""
+    """Return a `Thread.start` for threads that actors may join on the clock."""
 
     @functools.wraps(real)
     def start(self: threading.Thread) -> None:
-        # Inside of a pool's submit the starter is away.
+        # Not `sequencer.here`: within a pool's submit this thread is away.
         if threading.get_ident() not in sequencer.actors or hasattr(self, _ENDED):
             real(self)
             return
@@ -57,7 +57,7 @@ def start_on(sequencer: Sequencer, real: Start) -> Start:
         if not (counted or pooled):
             sequencer.outside.add_thread(self)
         try:
-            # It waits until the new thread has begun, which needs no virtual time.
+            # It waits for the new thread to start, which takes no virtual time.
             with sequencer.real():
                 real(self)
         except BaseException:
@@ -69,20 +69,20 @@ def start_on(sequencer: Sequencer, real: Start) -> Start:
 
 
 def _is_users_timer(thread: threading.Thread, caller: FrameType) -> bool:
-    """Whether a thread is a timer that a test or its app starts, and no limit of pytest's."""
+    """Whether a thread is a timer of a test or its app, not a timeout of pytest's."""
     if not isinstance(thread, threading.Timer):
         return False
     for frame in outwards(caller):
         if is_users(frame.f_code):
             return True
-        # A plugin, and not the test, has started it: what called pytest does not matter.
+        # A plugin started it. What lies further out has called pytest, such as a test of it.
         if str(frame.f_globals.get("__name__")).startswith("_pytest."):
             break
     return False
 
 
-def _works_on_the_clock(thread: Any) -> bool:  # Any: what it runs is no public attribute
-    """Whether a thread is a worker of the framework's or anyio's, or ends a loop's executor."""
+def _works_on_the_clock(thread: Any) -> bool:  # Any: its target is not a public attribute
+    """Whether a thread belongs to a pool or to anyio, or shuts down the executor of a loop."""
     runs = getattr(thread, "_target", None)
     of_a_loop = isinstance(getattr(runs, "__self__", None), VirtualLoop)
     return of_a_loop or is_pool_thread(thread) or _is_anyios(thread)
@@ -97,8 +97,8 @@ class _End:
     """The end of a thread.
 
     Attributes:
-        came: Set on the thread when it has nothing more to do.
-        pooled: Whether it is a pool's, which works on the clock whenever it works.
+        came: Set on the thread when its work is done.
+        pooled: Whether it belongs to a pool, so that all its work is on the clock.
     """
 
     def __init__(self, *, pooled: bool) -> None:
@@ -132,7 +132,7 @@ def _tell_end(
 
 
 def join_on(sequencer: Sequencer, real: Join) -> Join:
-    """Return `Thread.join`, which waits on the clock for threads that have worked on it."""
+    """Return a `Thread.join` that waits on the clock for threads that have worked on it."""
 
     @functools.wraps(real)
     def join(self: threading.Thread, timeout: float | None = None) -> None:
@@ -166,13 +166,13 @@ def is_join(code: CodeType) -> bool:
 
 
 def busy(before: set[threading.Thread]) -> Iterator[threading.Thread]:
-    """Yield the threads that have something to do, without those of *before*."""
+    """Yield the threads that are not idle, except those of *before*."""
     frames = sys._current_frames()
     for thread in threading.enumerate():
         if thread.ident is None or thread in before:
             continue
         frame = frames.get(thread.ident)
-        # One without a frame is only just beginning.
+        # A thread without a frame is just starting.
         if frame is None or not _idle(frame):
             yield thread
 
@@ -186,10 +186,10 @@ def _idle(frame: FrameType) -> bool:
 
 
 class StartedThreads:
-    """Knows which threads a test has started, and where.
+    """The threads that a test has started, and where.
 
     Attributes:
-        before: The threads that there were before it.
+        before: The threads that existed before the test.
     """
 
     def __init__(self) -> None:
@@ -197,7 +197,7 @@ class StartedThreads:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Note inside where threads are started."""
+        """Record where threads are started inside the block."""
         real = threading.Thread.start
 
         @functools.wraps(real)
@@ -212,13 +212,13 @@ class StartedThreads:
             threading.Thread.start = real  # type: ignore[method-assign]
 
     def left(self, grace: float) -> list[str]:
-        """Return which threads of the test still work, a line each.
+        """Return the threads of the test that still work, a line each.
 
-        Daemon threads are left out, which nobody needs to end, and so are anyio's, which its
-        loop ends, and the idle threads of pools, which may be shared by many tests.
+        Daemon threads are left out, since nobody has to end them, and so are anyio's, which
+        end with their loop, and idle threads of pools, which tests may share.
 
         Args:
-            grace: Real seconds that they have to end, 0 or more.
+            grace: Real seconds to wait for each of them to end, 0 or more.
         """
         processes: Any = sys.modules.get("concurrent.futures.process")
         managers = () if processes is None else processes._threads_wakeups
@@ -226,7 +226,7 @@ class StartedThreads:
         for thread in list(busy(self.before)):
             if thread.daemon or thread in managers or _is_anyios(thread):
                 continue
-            # In real time: what is asleep on the clock sleeps on.
+            # In real time, so threads that sleep on the clock sleep on.
             _JOIN(thread, grace)
             frame = sys._current_frames().get(thread.ident or 0)
             if not thread.is_alive() or frame is None or _idle(frame):

@@ -230,7 +230,7 @@ async def test_trio(asyncframe, number):
     result = outcome(source)
 
     result.assert_outcomes(failed=2)
-    message = "the clock drives event loops of asyncio, and anyio_backend is 'trio': let it be"
+    message = "the virtual clock needs an asyncio event loop, but anyio_backend is 'trio': make it"
     assert result.stdout.str().count(f"\n{message}") == 2
 
 
