@@ -84,7 +84,7 @@ class Runners:
             if name != "asyncio":
                 pytest.fail(
                     "the virtual clock needs an asyncio event loop, but anyio_backend is "
-                    f"{name!r}: make it 'asyncio' for this test, or remove the fixtures of asyncframe",
+                    f"{name!r}: make it 'asyncio' for this test, or remove asyncframe's fixtures",
                     pytrace=False,
                 )
             kept = {key: value for key, value in options.items() if key != "use_uvloop"}
