@@ -1,7 +1,7 @@
-"""Every public error of the framework.
+"""The public errors of the framework.
 
-Each class takes typed fields, hands them on positionally (so it survives pickling)
-and words its message once, in ``__str__``.
+Each class takes typed fields, passes them on positionally (so that it can be pickled)
+and builds its message in ``__str__``.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ __all__ = [
 
 
 class FrameworkError(Exception):
-    """Base of every error that the framework itself raises."""
+    """Base class of all errors that the framework raises."""
 
 
 class FrameworkNotStartedError(FrameworkError, RuntimeError):
-    """Raised when no framework is running, or the one meant is stopping or stopped.
+    """Raised when no framework is running, or when it is stopping or has stopped.
 
     Attributes:
-        state: What was found: ``"not started"``, ``"stopping"``, ``"stopped"``,
+        state: The state of the framework: ``"not started"``, ``"stopping"``, ``"stopped"``,
             ``"forked"`` or ``"ambiguous"``.
     """
 
@@ -50,29 +50,29 @@ class FrameworkNotStartedError(FrameworkError, RuntimeError):
 
 
 _CURE = (
-    "give it to the app (FastAPI(lifespan=setup_async_framework)), enter it yourself "
+    "add it to the app (FastAPI(lifespan=setup_async_framework)), enter it yourself "
     "('async with setup_async_framework(app):'), or in a test use 'with TestClient(app)' "
     "or the fixture task_manager of the pytest plugin"
 )
 _NOT_STARTED = {
     "not started": f"no task framework is running here: {_CURE}",
-    "stopping": "the task framework is shutting down and takes no new tasks: "
+    "stopping": "the task framework is shutting down and accepts no new tasks: "
     "submit before the lifespan ends, or answer 503",
-    "stopped": f"this task framework has been stopped; a new one must be started: {_CURE}",
-    "forked": "this process was forked from the one that runs the task framework, whose "
-    "threads do not exist here: start a framework of its own in the child process",
-    "ambiguous": "several task frameworks are running and this code runs inside none of "
-    "them: call it from a request or a task of the app that is meant, or keep that app's "
-    "'app.state.task_manager' and call its methods",
+    "stopped": f"this task framework has stopped; start a new one: {_CURE}",
+    "forked": "this process was forked from the process that runs the task framework, whose "
+    "threads do not exist here: start another framework in the child process",
+    "ambiguous": "several task frameworks are running, and this code does not run inside one of "
+    "them: call it from a request or a task of the app that you mean, or use that app's "
+    "'app.state.task_manager'",
 }
 
 
 class QueueFullError(FrameworkError, HTTPException, queue.Full):
-    """Raised when as many tasks wait as may wait; a route answers 503 by itself.
+    """Raised when the task queue is full; a route answers 503.
 
     Attributes:
-        queue_size: How many tasks may wait, from 1 on.
-        retry_after: Seconds after which trying again makes sense, above 0.
+        queue_size: How many tasks may wait, 1 or more.
+        retry_after: When to try again, in seconds, above 0.
     """
 
     def __init__(self, queue_size: int, retry_after: float = 1.0) -> None:
@@ -84,7 +84,7 @@ class QueueFullError(FrameworkError, HTTPException, queue.Full):
     def __str__(self) -> str:
         return (
             f"the task queue is full: {self.queue_size} tasks are waiting; try again in "
-            f"{self.retry_after:g} s, or raise 'queue_size' or 'max_workers'"
+            f"{self.retry_after:g} s, or increase 'queue_size' or 'max_workers'"
         )
 
     def __repr__(self) -> str:
@@ -92,11 +92,11 @@ class QueueFullError(FrameworkError, HTTPException, queue.Full):
 
 
 class RateLimitExceededError(FrameworkError, HTTPException):
-    """Raised by a throttled function over its rate; a route answers 429 by itself.
+    """Raised when a throttled function is called too often; a route answers 429.
 
     Attributes:
         name: Name of the throttled function.
-        rate_limit: Calls allowed in any window.
+        rate_limit: How many calls a window allows.
         time_window: Length of the window in seconds.
         retry_after: Seconds until the next call is allowed, above 0.
     """
@@ -120,7 +120,7 @@ class RateLimitExceededError(FrameworkError, HTTPException):
 
 
 class _TaskError(FrameworkError):
-    """An error about one task; its id and name are fields."""
+    """An error about one task, with its id and name."""
 
     def __init__(self, task_id: str, name: str = "") -> None:
         super().__init__(task_id, name)
@@ -132,31 +132,31 @@ class _TaskError(FrameworkError):
 
 
 class TaskNotFoundError(_TaskError, LookupError):
-    """Raised when no task with this id is known: never accepted, or evicted since."""
+    """Raised when no task has this id: it was never accepted, or has been evicted."""
 
     def __str__(self) -> str:
         return (
-            f"{self._who()} is unknown: the id is wrong, or the finished task was evicted "
+            f"{self._who()} is unknown: the id is wrong, or the finished task was forgotten "
             "(see 'result_ttl' and 'max_finished_tasks')"
         )
 
 
 class TaskCancelledError(_TaskError):
-    """Raised to those who wait for a task that was cancelled, and inside the task."""
+    """Raised when you wait for a task that was cancelled, and inside the task."""
 
     def __str__(self) -> str:
         return f"{self._who()} was cancelled"
 
 
 class TaskInterruptedError(_TaskError):
-    """Raised to those who wait for a task that a shutdown or a crash cut short."""
+    """Raised when you wait for a task that a shutdown or a crash interrupted."""
 
     def __str__(self) -> str:
         return f"{self._who()} was interrupted before it could end; it may have run in part"
 
 
 class TaskFailedError(_TaskError):
-    """Stands in for a task error that would end or mislead whoever waits.
+    """Raised instead of a task's exception that would end or confuse the waiting code.
 
     The task's own exception (``SystemExit``, ``KeyboardInterrupt``, ``GeneratorExit``,
     ``StopIteration``, ``StopAsyncIteration`` or either ``CancelledError``) is its cause.
@@ -167,12 +167,12 @@ class TaskFailedError(_TaskError):
 
 
 class TaskTimeoutError(FrameworkError, TimeoutError):
-    """Raised to those who wait for a task that ran past its limit.
+    """Raised when you wait for a task that ran past its time limit.
 
     Attributes:
-        task_id: The task's id, or "" for a call submitted to a pool directly.
+        task_id: The task's id, or "" for a call of `pool.submit`.
         name: The task's name.
-        limit: The limit in seconds.
+        limit: The time limit in seconds.
     """
 
     def __init__(self, task_id: str, name: str, limit: float) -> None:
@@ -185,15 +185,15 @@ class TaskTimeoutError(FrameworkError, TimeoutError):
 
     def __str__(self) -> str:
         who = f"task {_cut(self.task_id)} ({self.name})" if self.task_id else self.name
-        return f"{who} ran past its limit of {self.limit:g} s"
+        return f"{who} ran past its time limit of {self.limit:g} s"
 
 
 class RemoteTaskError(FrameworkError):
-    """Stands in for an exception of another process that cannot be rebuilt in this one.
+    """Raised instead of an exception from another process that cannot be rebuilt here.
 
     Attributes:
         type_name: Module and qualified name of its class.
-        text: What it said, cut at 2,000 characters.
+        text: Its message, cut at 2,000 characters.
     """
 
     def __init__(self, type_name: str, text: str) -> None:
@@ -206,10 +206,10 @@ class RemoteTaskError(FrameworkError):
 
 
 class _UnavailableError(FrameworkError, HTTPException):
-    """Something outside this process did not answer in time; a route answers 503 by itself."""
+    """Something outside this process did not answer in time; a route answers 503."""
 
     def __init__(self, reason: str = "") -> None:
-        # The reason may name hosts and users, which are none of a client's business.
+        # The reason may name hosts and users, which clients must not see.
         HTTPException.__init__(self, 503, "Tasks are unavailable", _retry_after_header(1.0))
         Exception.__init__(self, reason)
         self.reason = reason
@@ -222,26 +222,28 @@ class _UnavailableError(FrameworkError, HTTPException):
 
 
 class StoreUnavailableError(_UnavailableError):
-    """Raised when the store did not take, or give, a task's record in time: 503 in a route.
+    """Raised when the store could not write or read a task in time; a route answers 503.
 
     Attributes:
-        reason: What it said, and what to do.
+        reason: The error of the database, and what to do.
     """
 
 
 class BrokerUnavailableError(_UnavailableError):
-    """Raised when the broker does not answer (503 in a route), and ends unpublished tasks.
+    """Raised when the broker does not answer, also to end a task that cannot be published.
+
+    A route answers 503.
 
     Attributes:
-        reason: What it said, since when, and what to do.
+        reason: The error of the broker, since when, and what to do.
     """
 
 
 class DeadlockError(FrameworkError, RuntimeError):
-    """Raised by a wait that can never end, since the awaited waits for the waiter.
+    """Raised by a wait that can never end, because the tasks wait for each other.
 
     Attributes:
-        chain: Names of those that wait for one another, the waiter first.
+        chain: Names of the tasks that wait for each other, the waiting one first.
     """
 
     def __init__(self, chain: tuple[str, ...]) -> None:
@@ -250,7 +252,7 @@ class DeadlockError(FrameworkError, RuntimeError):
 
     def __str__(self) -> str:
         return (
-            "this wait can never end: " + " waits for ".join(self.chain) + "; wait with a "
+            "deadlock: " + " waits for ".join(self.chain) + "; wait with a "
             "timeout, or return the task id and let the caller wait"
         )
 

@@ -31,7 +31,7 @@ from tests.patience import PATIENCE
 DEPRECATED = pytest.mark.filterwarnings(r"ignore:\s*on_event is deprecated:DeprecationWarning")
 
 CURE = (
-    "give it to the app (FastAPI(lifespan=setup_async_framework)), enter it yourself "
+    "add it to the app (FastAPI(lifespan=setup_async_framework)), enter it yourself "
     "('async with setup_async_framework(app):'), or in a test use 'with TestClient(app)' "
     "or the fixture task_manager of the pytest plugin"
 )
@@ -109,9 +109,9 @@ def test_stopping_one_app_leaves_the_other_alone() -> None:
 def test_between_two_apps_and_inside_none_there_is_no_telling() -> None:
     """Outside the requests of two running apps the error says so, and names the cure."""
     text = (
-        r"^several task frameworks are running and this code runs inside none of them: call it "
-        r"from a request or a task of the app that is meant, or keep that app's "
-        r"'app\.state\.task_manager' and call its methods$"
+        r"^several task frameworks are running, and this code does not run inside one of them: "
+        r"call it from a request or a task of the app that you mean, or use that app's "
+        r"'app\.state\.task_manager'$"
     )
     with (
         TestClient(make_app()),
@@ -244,7 +244,7 @@ async def test_after_the_stop_the_error_says_what_to_do() -> None:
         manager = get_task_manager()
     with pytest.raises(FrameworkNotStartedError) as caught:
         await manager.submit(int)
-    text = "this task framework has been stopped; a new one must be started"
+    text = "this task framework has stopped; start a new one"
     assert str(caught.value) == f"{text}: {CURE}"
     with pytest.raises(FrameworkNotStartedError):
         get_task_manager()
@@ -426,7 +426,7 @@ async def test_a_forked_child_refuses_and_says_why() -> None:
         os.close(writer)
         lines = (await asyncio.to_thread(_hear_child, reader, pid)).splitlines()
         assert await manager.submit(int, wait=True) == 0
-    why = "this process was forked from the one that runs the task framework"
+    why = "this process was forked from the process that runs the task framework"
     assert [line.partition(", whose")[0] for line in lines] == [
         f"FrameworkNotStartedError: {why}",
         f"FrameworkNotStartedError: {why}",
