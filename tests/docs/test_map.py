@@ -1,16 +1,20 @@
-"""Imports between the rooms of the code lead from the top down."""
+"""The page about how the project is built says what the code says."""
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
+from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.docs.rooms import imports, layers, rooms
+from tests.docs.pictures import FACES, FOLDER, PAGE, arrows, named, pictures
+from tests.docs.rooms import ROOT, imports, layers, rooms, tree
 from tests.docs.tracing import PACKAGES
 
-FACES = {"framework/__init__.py", "framework/testing.py", "framework/protocols.py"}
+SVG = "{http://www.w3.org/2000/svg}"
 
 package_of_the_two = pytest.mark.parametrize("package", PACKAGES)
 
@@ -56,6 +60,66 @@ def circle(pairs: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def test_the_plugin_uses_public_modules() -> None:
-    """The library imports nothing of the plugin, and the plugin public modules."""
+    """The library imports nothing of the plugin, and the plugin only what the map shows of it."""
     across = {(a, b) for a, b in imports() if a.split("/")[0] != b.split("/")[0]}
-    assert {b for _, b in across} == FACES
+    assert {b for _, b in across} == set(FACES)
+
+
+# ------------------------------------------------------------------ pictures
+
+
+def test_pictures_are_drawn_from_the_code() -> None:
+    """The pictures are those that the code of today makes: python -m tests.docs.pictures."""
+    outdated = [
+        path.name
+        for path, picture in pictures().items()
+        if not path.exists() or path.read_text("utf-8") != picture
+    ]
+    assert outdated == [], "run python -m tests.docs.pictures, and look at the pictures"
+
+
+@package_of_the_two
+def test_a_picture_has_a_dot_for_each_import(package: str) -> None:
+    """A picture has as many squares as rooms, as many dots as imports, and no line goes up."""
+    picture = ET.parse(FOLDER / f"{package}-light.svg").getroot()
+    shown = rooms(package) if package == "framework" else [*rooms(package), *FACES]
+    squares = [one for one in picture.iter(f"{SVG}rect") if one.get("width") == "10.0"]
+    assert len(squares) == len(shown)
+    assert len(list(picture.iter(f"{SVG}circle"))) == len(arrows(package))
+    for line in picture.iter(f"{SVG}polyline"):
+        (_, start), (_, end) = (point.split(",") for point in line.attrib["points"].split())
+        assert float(start) <= float(end)
+
+
+def test_the_page_shows_each_picture() -> None:
+    """Each picture that is drawn is on the page."""
+    page = PAGE.read_text("utf-8")
+    for path in pictures():
+        assert f'"{path.relative_to(PAGE.parent).as_posix()}"' in page
+
+
+# ------------------------------------------------------------------ classes
+
+
+@pytest.mark.parametrize(("name", "file"), named())
+def test_classes_are_where_the_page_says(name: str, file: str) -> None:
+    """Each class in the tables is defined in the file beside it."""
+    defined = {node.name for node in tree(file).body if isinstance(node, ast.ClassDef)}
+    assert name in defined
+
+
+def test_locks_are_those_that_the_page_says() -> None:
+    """A class has the lock that stands beside it in the tables, and none if it says so."""
+    rows = re.findall(
+        r"^\| `(\w+)` \| `[\w/.]+` \| .* \| (?:`(\w+)`.*|none|that of `(\w+)`) \|$",
+        PAGE.read_text("utf-8"),
+        re.MULTILINE,
+    )
+    files = dict(named())
+    assert [name for name, _, _ in rows] == [name for name, _ in named()]
+    for name, lock, owner in rows:
+        source = (ROOT / files[name]).read_text("utf-8")
+        (node,) = (one for one in tree(files[name]).body if getattr(one, "name", "") == name)
+        assert not lock or re.search(rf"\b{lock}\b.* = .*(Lock|Condition|lock)\(", source)
+        assert lock or "Lock(" not in ast.unparse(node)
+        assert not owner or owner in files
