@@ -182,13 +182,15 @@ async def a_task_on_celery(tracer: Tracer) -> Journeys:
                     yield journey
 
 
+CELERY = "A task on Celery"
+
 IN_APPS = {
-    "background task": a_background_task,
-    "status read": a_status_read,
-    "one retry": one_retry,
-    "a limit fires": a_limit,
-    "drain at shutdown": a_drain,
-    "Celery, app side": a_task_on_celery,
+    "A background task": a_background_task,
+    "A status read": a_status_read,
+    "One retry": one_retry,
+    "A limit fires": a_limit,
+    "A drain at shutdown": a_drain,
+    CELERY: a_task_on_celery,
 }
 
 
@@ -227,7 +229,7 @@ async def test_completed(asyncframe: Any, tracer: Tracer, journeys: list[Journey
             journeys.append(journey)
 
 
-IN_TESTS = {"virtual sleep": "test_virtual_sleep", "completed(response)": "test_completed"}
+IN_TESTS = {"A virtual sleep": "test_virtual_sleep", "completed(response)": "test_completed"}
 
 
 class Fixtures:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
 from xml.etree import ElementTree as ET
 
 import pytest
 
+from tests.docs.journeys import CELERY, IN_APPS, IN_TESTS
 from tests.docs.pictures import FACES, FOLDER, PAGE, arrows, named, pictures
-from tests.docs.rooms import ROOT, imports, layers, rooms, tree
+from tests.docs.rooms import ROOT, imports, layers, rooms, title, tree
 from tests.docs.tracing import PACKAGES
+from tests.processes.servers import program
 
 SVG = "{http://www.w3.org/2000/svg}"
+JOURNEYS = [*IN_APPS, *IN_TESTS]
 
 package_of_the_two = pytest.mark.parametrize("package", PACKAGES)
 
@@ -123,3 +129,49 @@ def test_locks_are_those_that_the_page_says() -> None:
         assert not lock or re.search(rf"\b{lock}\b.* = .*(Lock|Condition|lock)\(", source)
         assert lock or "Lock(" not in ast.unparse(node)
         assert not owner or owner in files
+
+
+# ------------------------------------------------------------------ journeys
+
+
+def test_journeys_enter_the_rooms_that_the_page_names() -> None:
+    """A journey enters the rooms that its steps name, and no others."""
+    names = [name for name in JOURNEYS if name != CELERY]
+    assert traced(names) == {name: set(told()[name]) for name in names}
+
+
+def test_the_journey_to_celery_enters_the_rooms_that_the_page_names() -> None:
+    """The journey of a task on Celery, with a real worker, enters the rooms of its steps."""
+    program("redis-server")
+    assert traced([CELERY]) == {CELERY: set(told()[CELERY])}
+
+
+def test_the_page_has_each_journey() -> None:
+    """The page tells of each journey that can be traced, in their order."""
+    assert list(told()) == JOURNEYS
+
+
+def told() -> dict[str, list[str]]:
+    """Return the rooms that the steps of each journey name on the page."""
+    room_of = {title(room): room for package in PACKAGES for room in rooms(package)}
+    page = PAGE.read_text("utf-8")
+    section = page.partition("\n## Eight journeys\n")[2].partition("\n## ")[0]
+    parts = re.split(r"^### (.+)$", section, flags=re.MULTILINE)
+    return {
+        name: [room_of[found] for found in re.findall(r"\*\*`(\w+)`\*\*", steps)]
+        for name, steps in zip(parts[1::2], parts[2::2], strict=True)
+    }
+
+
+def traced(names: list[str]) -> dict[str, set[str]]:
+    """Make journeys in a process of their own, and return the rooms that they enter."""
+    words = [word for name in names for word in ("--only", name)]
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.docs.journeys", "--json", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return {name: set(found) for name, found in json.loads(run.stdout).items()}
