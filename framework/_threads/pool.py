@@ -301,7 +301,8 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         )
         self._calls = _Calls(self._clock, self._limit, self._crew)
         # Bound to the crew alone: a callback that knew the pool would keep it alive.
-        weakref.finalize(self, self._crew.release).atexit = False
+        self._release = weakref.finalize(self, self._crew.release)
+        self._release.atexit = False
 
     @property
     def task_timeout(self) -> float | None:
@@ -352,6 +353,8 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         interrupted = self._crew.lock._is_owned()  # type: ignore[attr-defined]  # as Condition does
         for item in self._crew.close(drop=cancel_futures):
             item.handler.drop(item, None)
+        # Nothing is left to release, and a crew whose control knows the pool would keep it.
+        self._release.detach()
         me = threading.current_thread()
         inside = isinstance(me, Worker) and me.crew is self._crew
         if wait and not interrupted and not (inside and timeout is None):

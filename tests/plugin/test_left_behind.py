@@ -1,4 +1,4 @@
-"""Tasks that run until the app stops, and calls of the bare pool, at a test's end."""
+"""What a test leaves at its end: pollers, calls of the bare pool, memory."""
 
 from __future__ import annotations
 
@@ -195,5 +195,33 @@ def test_calls_that_are_just_ending(ending: Ending, fixtures: str) -> None:
         with task_pool:
             task_pool.submit(sum, range(20_000)).cancel()
     """)
+
+    assert told == PASSED
+
+
+# -- memory
+
+
+@pytest.mark.parametrize("mode", ["auto", "seeded", "virtual", "threads"])
+def test_what_a_test_has_seen_is_not_kept(ending: Ending, mode: str) -> None:
+    """A test's pool, its tasks and what was seen of them are free once it has ended."""
+    told = ending(
+        """
+        import gc, weakref
+
+        held = []
+
+        def test_it(asyncframe, task_manager):
+            held.extend(map(weakref.ref, (asyncframe, task_manager, task_manager.pool)))
+            task = asyncframe.run_until_complete(task_manager.submit_nowait(int))
+            assert task.result == 0
+
+        def test_afterwards():
+            gc.collect()
+            assert [ref() for ref in held] == [None, None, None]
+        """,
+        "-o",
+        f"asyncframe_mode={mode}",
+    )
 
     assert told == PASSED
