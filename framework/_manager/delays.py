@@ -10,6 +10,7 @@ import threading
 
 from framework._running.runner import Runner
 from framework._tasks.live import LiveTask
+from framework._tasks.records import FINAL
 
 
 class Delays:
@@ -47,7 +48,7 @@ class Delays:
             # The timer may have fired already; then it must not be found any more.
             if task in self._delayed:
                 task.timer = timer
-        if task.status.is_final:
+        if task.status in FINAL:
             # Cancelled before its timer could be seen.
             timer.cancel()
             self.forget(task)
@@ -61,7 +62,7 @@ class Delays:
         with self._lock:
             self._delayed.pop(task, None)
             task.timer = None
-        if not task.status.is_final:
+        if task.status not in FINAL:
             task.reason = ""
             task.queued = self._clock.monotonic()
             self._runner.launch(task)

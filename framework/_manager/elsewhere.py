@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 
 from framework._tasks import checks
 from framework._tasks.live import Waiter
-from framework._tasks.records import TaskRecord
+from framework._tasks.records import FINAL, TaskRecord
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
 from framework.exceptions import FrameworkNotStartedError
@@ -276,7 +276,7 @@ class Elsewhere:
             record = found.get(question.task_id or "")
             if record is None:
                 unknown.append(question)
-            elif record.status.is_final or not question.final:
+            elif record.status in FINAL or not question.final:
                 question.finish(record)
             else:
                 question.seen = True

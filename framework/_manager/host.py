@@ -17,7 +17,7 @@ from framework._manager.core import Core
 from framework._tasks import registry
 from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, LiveTask, Move, new_task
-from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.records import FINAL, TaskRecord, TaskStatus
 from framework._tasks.specs import TaskSpec
 from framework.exceptions import (
     FrameworkError,
@@ -191,7 +191,7 @@ class RemoteHost:
 
     def _find(self, task_id: str) -> LiveTask | None:
         task = self._ledger.find_live(task_id)
-        return task if task is not None and task.remote and not task.status.is_final else None
+        return task if task is not None and task.remote and task.status not in FINAL else None
 
     def _stamp(self, task: LiveTask, at: float) -> float:
         """Return a wall stamp of any machine as monotonic seconds, from the submission to now."""

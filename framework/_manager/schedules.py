@@ -18,6 +18,7 @@ import weakref
 from framework._manager.intake import Intake
 from framework._tasks import registry
 from framework._tasks.live import Home, LiveTask
+from framework._tasks.records import FINAL
 from framework._tasks.specs import Schedule
 from framework.exceptions import FrameworkError
 from framework.protocols import TimerHandle
@@ -140,7 +141,7 @@ class Schedules:
     def _run(self, schedule: Schedule, table: _Timetable) -> None:
         ledger = self._intake.ledger
         latest = table.latest
-        if latest is not None and (not latest.status.is_final or latest.still_running):
+        if latest is not None and (latest.status not in FINAL or latest.still_running):
             ledger.count("scheduled_skipped")
             return
         try:

@@ -19,6 +19,7 @@ from typing import Any
 from framework._running.outcomes import clear_frames, raise_or_return
 from framework._running.runner import Runner, enter
 from framework._tasks.live import PENDING, LiveTask
+from framework._tasks.records import FINAL
 from framework.exceptions import TaskCancelledError, TaskInterruptedError
 from framework.protocols import Kind, Run
 
@@ -62,7 +63,7 @@ def runs_of(runner: Runner) -> dict[Kind, Run]:
     """Return what an engine does with the tasks of *runner*, for threads and for loops."""
 
     def start_coroutine(task: LiveTask) -> bool:
-        if task.status.is_final or task.loop is None:
+        if task.status in FINAL or task.loop is None:
             return False
         driver = Drive(runner, task, False)
         task.driver = driver

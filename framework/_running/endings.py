@@ -17,7 +17,7 @@ from framework._running.outcomes import clear_frames
 from framework._running.retention import Retention
 from framework._tasks.ids import explain_await
 from framework._tasks.live import LiveTask, Move, Waiter
-from framework._tasks.records import TaskStatus
+from framework._tasks.records import FINAL, TaskStatus
 from framework._threads.waiters import wake_all
 from framework.exceptions import TaskCancelledError, TaskTimeoutError
 from framework.protocols import TaskEngine
@@ -145,7 +145,7 @@ class Endings:
             sleeper.interrupt()
         if task.driver is not None:
             task.driver.request_cancel()
-        elif task.status.is_final:
+        elif task.status in FINAL:
             self._engine.abandon(task)
 
     def _let_know(self, task: LiveTask, waiters: dict[Waiter, None]) -> None:

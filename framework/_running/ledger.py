@@ -32,7 +32,7 @@ from framework._tasks.live import (
     Waiter,
     copy_record,
 )
-from framework._tasks.records import EVENT_OF, TaskRecord, TaskStatus
+from framework._tasks.records import EVENT_OF, FINAL, TaskRecord, TaskStatus
 from framework._threads.waiters import wake_all
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
 from framework.protocols import Clock, SharedStore, TaskStore
@@ -290,7 +290,7 @@ class Ledger(Events):
 
     def living(self, home: Home) -> list[LiveTask]:
         """Return the tasks of *home* that are not final."""
-        return [task for task in list(home.live.values()) if not task.status.is_final]
+        return [task for task in list(home.live.values()) if task.status not in FINAL]
 
     def snapshot(self, record: TaskRecord) -> TaskRecord:
         """Return a copy of *record* that is consistent in itself."""
@@ -310,12 +310,12 @@ class Ledger(Events):
     def live_records(self) -> list[TaskRecord]:
         """Return copies of the records that are not final."""
         with self.lock:
-            own = [copy_record(task) for task in self._live() if not task.status.is_final]
+            own = [copy_record(task) for task in self._live() if task.status not in FINAL]
         if self.shared is None:
             return own
         ids = {task.task_id for task in own}
         # One that has just ended here is final, so it is none of the others' either.
-        others = [one for one in self.shared.list() if not one.status.is_final]
+        others = [one for one in self.shared.list() if one.status not in FINAL]
         return own + [one for one in others if one.task_id not in ids]
 
     def find_live(self, task_id: str) -> LiveTask | None:
@@ -324,7 +324,7 @@ class Ledger(Events):
 
     def all_live(self) -> list[LiveTask]:
         """Return the tasks of this process that are not final."""
-        return [task for task in self._live() if not task.status.is_final]
+        return [task for task in self._live() if task.status not in FINAL]
 
     def register(self, task: LiveTask, waiter: Waiter) -> bool:
         """Have *waiter* woken at the task's end; False if it is final already."""
@@ -346,7 +346,7 @@ class Ledger(Events):
     def request_cancel(self, task: LiveTask) -> bool:
         """Note that cancellation was asked for; False if the task is final already."""
         with self.lock:
-            if task.status.is_final:
+            if task.status in FINAL:
                 return False
             task.cancel_requested = True
         self.changed(task)
@@ -355,7 +355,7 @@ class Ledger(Events):
     def progress(self, task: LiveTask, share: float, message: str) -> None:
         """Note how far a task is; a final one keeps what it had."""
         with self.lock:
-            if task.status.is_final:
+            if task.status in FINAL:
                 return
             task.progress = share
             task.progress_message = message
@@ -408,7 +408,7 @@ class Ledger(Events):
         """Count a retry's or throttle's wait of a task, and tell of it unless the task is final."""
         with self.lock:
             self.extra[kind] += 1
-            if self.sinks and not task.status.is_final:
+            if self.sinks and task.status not in FINAL:
                 self.note(task, kind, delay=delay, error=error)
         if task.outbox is not None:
             self.tell(task)

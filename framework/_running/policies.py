@@ -17,6 +17,7 @@ from framework._running.retry import RetryPolicy
 from framework._running.throttle import Gate, Gates, ThrottlePolicy
 from framework._tasks.current import current_record
 from framework._tasks.live import LiveTask, Sleeper
+from framework._tasks.records import FINAL
 from framework._threads.clock import SystemClock
 from framework._threads.sleepers import LoopSleeper, ThreadSleeper
 from framework.exceptions import RateLimitExceededError, TaskCancelledError
@@ -312,7 +313,7 @@ class _Asleep:
             TaskCancelledError: If it was cancelled or has a final status already.
         """
         record = self._record
-        if record is not None and (record.cancel_requested or record.status.is_final):
+        if record is not None and (record.cancel_requested or record.status in FINAL):
             raise TaskCancelledError(record.task_id, record.name)
 
     def goes_on(self, error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from framework._running.ledger import Ledger
 from framework._running.outcomes import raise_or_return
 from framework._tasks.current import current_record
 from framework._tasks.live import PENDING, RUNNING, LiveTask
-from framework._tasks.records import TaskRecord
+from framework._tasks.records import FINAL, TaskRecord
 from framework._threads.crew import Crew
 from framework._threads.pool_threads import Worker, current_item, current_worker
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
@@ -92,7 +92,7 @@ class Results:
             # None once the task has ended: then all that waited were told.
             if task.waiters is not None:
                 self._ledger.unregister(task, waiter)
-        if timeout is not None and not task.status.is_final:
+        if timeout is not None and task.status not in FINAL:
             raise _waited_too_long(task, timeout)
 
     def _hurry(self, worker: Worker | None, task: LiveTask) -> Callable[[], object] | None:

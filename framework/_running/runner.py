@@ -16,7 +16,7 @@ from framework._running.drives import Drives
 from framework._running.endings import Endings
 from framework._tasks.current import current_record
 from framework._tasks.live import PENDING, LiveTask
-from framework._tasks.records import Kind
+from framework._tasks.records import FINAL, Kind
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import Mailboxes
 from framework.protocols import Interceptor, Run, TaskEngine
@@ -67,7 +67,7 @@ class Runner:
             self.refuse(task, error)
         # 1 a task that is cancelled lets go, 2 it is held, 3 the engine finds that it ended
         # and never runs it, so nobody else lets go.
-        if self.accounts and task.status.is_final and not task.bodies:
+        if self.accounts and task.status in FINAL and not task.bodies:
             self.let_go(task)
 
     def refuse(self, task: LiveTask, error: BaseException) -> None:

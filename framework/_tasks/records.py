@@ -41,6 +41,9 @@ class TaskStatus(StrEnum):
 
 _LIVE = frozenset({TaskStatus.PENDING, TaskStatus.RUNNING})
 
+FINAL: Final = frozenset(TaskStatus) - _LIVE
+"""Each status of a task that has ended: asked without the call that `is_final` costs."""
+
 
 class Origin:
     """Where a task was submitted: a code object and the instruction in it.
