@@ -1,8 +1,55 @@
-"""Figures of a list of durations."""
+"""Figures of a pool, counted in one hold of its lock, and of a list of durations."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
+
+from framework._tasks.records import TaskStatus
+from framework._threads.crew import Crew
+from framework._threads.pool_threads import Item
+
+
+def pool_figures(crew: Crew) -> dict[str, Any]:
+    """Return the figures of a pool; see `ThreadPoolExecutorEnhanced.get_stats`."""
+    with crew.lock:
+        alive = [worker for worker in crew.threads if worker.is_alive()]
+        ended = crew.ended.copy()
+        fresh: list[Item] = []
+        for worker in crew.threads:
+            counts, uncounted = worker.tally()
+            fresh += uncounted
+            for status, count in counts.items():
+                ended[status] += count
+        for item in fresh:
+            ended[item.status] += 1
+        timings = [*crew.timings, *map(_timing, fresh)]
+        busy = sum(1 for worker in alive if (worker.stack or worker.first) and not worker.abandoned)
+        abandoned = crew.abandoned
+        figures: dict[str, Any] = {
+            "max_workers": crew.max_workers,
+            "threads": len(alive),
+            "busy": busy,
+            "idle": len(alive) - busy - abandoned,
+            "queued": crew.queued,
+            "abandoned": abandoned,
+            "degraded": crew.degraded,
+            "submitted": crew.submitted,
+            "rejected": crew.rejected,
+        }
+        cancelled = crew.cancelled
+    figures["completed"] = ended[TaskStatus.COMPLETED]
+    figures["failed"] = ended[TaskStatus.FAILED] + ended[TaskStatus.INTERRUPTED]
+    figures["cancelled"] = cancelled + ended[TaskStatus.CANCELLED]
+    figures["timed_out"] = ended[TaskStatus.TIMEOUT]
+    figures["wait_time"] = summary([started - queued for queued, started, _ in timings])
+    figures["run_time"] = summary([end - started for _, started, end in timings])
+    return figures
+
+
+def _timing(item: Item) -> tuple[float, float, float]:
+    assert item.started is not None and item.ended is not None
+    return item.queued, item.started, item.ended
 
 
 def summary(seconds: list[float]) -> dict[str, float | int | None]:

@@ -11,230 +11,20 @@ from __future__ import annotations
 
 import math
 import threading
-import traceback
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ClassVar, ParamSpec
 
 from framework._tasks import checks
-from framework._tasks.functions import name_of
-from framework._tasks.records import TaskStatus
-from framework._threads import thread_names
 from framework._threads.clock import SystemClock, join_all
 from framework._threads.crew import Crew
-from framework._threads.deadlines import Deadlines
-from framework._threads.figures import summary
-from framework._threads.pool_threads import Item, Worker, current_worker
-from framework.exceptions import TaskTimeoutError
+from framework._threads.figures import pool_figures
+from framework._threads.futures import Call, Calls, T
+from framework._threads.pool_threads import Worker
 from framework.protocols import Clock
 
 P = ParamSpec("P")
-T = TypeVar("T")
-
-
-class _Call(Future[T]):
-    """A submitted call: its own future, and the item that the crew works on."""
-
-    def __init__(
-        self,
-        fn: Callable[..., T],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        crew: Crew,
-        handler: _Calls,
-    ) -> None:
-        super().__init__()
-        self.fn: Callable[..., T] | None = fn
-        self.args: tuple[Any, ...] | None = args
-        self.kwargs: dict[str, Any] | None = kwargs
-        self.crew = crew
-        self.handler = handler
-        self.status = TaskStatus.PENDING
-        self.queued = 0.0
-        self.started: float | None = None
-        self.ended: float | None = None
-        self.watched = False
-
-    @property
-    def name(self) -> str:
-        """Name of the function, for figures and messages."""
-        return "a finished call" if self.fn is None else name_of(self.fn)
-
-    def cancel(self) -> bool:
-        """Cancel as ``Future.cancel``, and free the place in the queue."""
-        cancelled = super().cancel()
-        if cancelled and self.crew.discard(self):
-            self.notify_cancelled()
-        return cancelled
-
-    def notify_cancelled(self) -> None:
-        """Tell those who wait for a cancelled call; only by whoever took it off the queue."""
-        # Without this, ``concurrent.futures.wait`` and ``as_completed`` never see it done.
-        self.set_running_or_notify_cancel()
-        self.forget()
-
-    def result(self, timeout: float | None = None) -> T:
-        """Wait as ``Future.result``; on a thread of the same pool, have it run if it is queued."""
-        end_wait = self._begin_wait(timeout)
-        try:
-            value = super().result(timeout)
-        finally:
-            end_wait()
-        # Before 3.13.4 the standard's future drops an error that is false (gh-132063).
-        error = super().exception()
-        if error is not None:
-            try:
-                raise error
-            finally:
-                # The error's traceback holds this frame, and the frame must not hold it.
-                del error
-        return value
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait as ``Future.exception``; as `result`."""
-        end_wait = self._begin_wait(timeout)
-        try:
-            return super().exception(timeout)
-        finally:
-            end_wait()
-
-    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
-        """Add a callback as ``Future.add_done_callback``."""
-        self.watched = True
-        super().add_done_callback(fn)
-
-    def settle(self, status: TaskStatus, now: float) -> bool:
-        """Decide how a running call ends; False if that was decided before."""
-        with self.crew.lock:
-            if self.status is not TaskStatus.RUNNING:
-                return False
-            self.status = status
-            self.ended = now
-            return True
-
-    def tell(self, result: T | None, error: BaseException | None) -> None:
-        """Hand the outcome to those who wait."""
-        try:
-            if error is None:
-                self.set_result(result)  # type: ignore[arg-type]  # None belongs to an error
-            else:
-                self.set_exception(error)
-        except InvalidStateError:  # the user settled the future by hand
-            pass
-
-    def forget(self) -> None:
-        """Drop the function and its arguments, which nobody needs any more."""
-        self.fn = self.args = self.kwargs = None
-
-    def _begin_wait(self, timeout: float | None) -> Callable[[], object]:
-        """See to it that a thread of the pool does not wait in vain; return what ends that."""
-        worker, crew = current_worker(), self.crew
-        if worker is None or not worker.stack or self.done():
-            return _nothing
-        if timeout is None:
-            return self._begin_wait_with_all_time(worker)
-        if worker.crew is not crew or timeout <= 0:
-            return _nothing
-        if not crew.step_aside(worker, self):
-            # Late, if it takes longer than the timeout; without a thread, it would be never.
-            crew.run_inline(self)
-        return lambda: crew.step_back(worker, self)
-
-    def _begin_wait_with_all_time(self, worker: Worker) -> Callable[[], object]:
-        waiter, crew = worker.stack[-1], self.crew
-        crew.waits.enter(waiter, self)
-        aside = not crew.run_inline(self) and worker.crew is crew
-        if aside:
-            crew.step_aside(worker, self, inline=True)
-
-        def end_wait() -> None:
-            if aside:
-                crew.step_back(worker, self)
-            crew.waits.leave(waiter)
-
-        return end_wait
-
-
-def _nothing() -> None:
-    """Do nothing."""
-
-
-class _Calls:
-    """The crew's handler for calls."""
-
-    def __init__(self, clock: Clock, limit: float | None, crew: Crew) -> None:
-        self._clock = clock
-        self._limit = limit
-        self._crew = crew
-        self._deadlines: Deadlines[_Call[Any]] = Deadlines(clock, self._expire)
-
-    def __call__(self, call: _Call[Any], /) -> bool:
-        """Run a call to its end; False if it was cancelled before."""
-        if not call.set_running_or_notify_cancel():
-            call.forget()
-            return False
-        call.started = now = self._clock.monotonic()
-        call.status = TaskStatus.RUNNING
-        self._settle(call, now)
-        return True
-
-    def drop(self, call: _Call[Any], error: BaseException | None, /) -> None:
-        """Cancel a call that will never run, or let it fail with *error*."""
-        if error is None:
-            if call.cancel():
-                call.notify_cancelled()
-        elif call.set_running_or_notify_cancel():
-            call.status = TaskStatus.FAILED
-            call.tell(None, error)
-        call.forget()
-
-    def close(self) -> None:
-        """Let go of the timers; nothing runs any more."""
-        self._deadlines.close()
-
-    def _settle(self, call: _Call[Any], started: float) -> None:
-        result: Any = None
-        error: BaseException | None = None
-        assert call.fn is not None and call.args is not None and call.kwargs is not None
-        try:
-            if self._limit is not None:
-                self._deadlines.add(call, self._limit, started)
-            result = call.fn(*call.args, **call.kwargs)
-        except StopIteration as stop:
-            # asyncio cannot carry it: whoever awaits would never wake.
-            error = RuntimeError(f"{call.name} raised StopIteration")
-            error.__cause__ = stop
-        except BaseException as raised:  # kept for whoever asks; the thread lives on
-            error = raised
-        if error is not None:
-            traceback.clear_frames(error.__traceback__)
-        if self._limit is not None:
-            self._deadlines.remove(call, self._limit)
-        call.forget()
-        status = TaskStatus.COMPLETED if error is None else TaskStatus.FAILED
-        if call.settle(status, self._clock.monotonic()):
-            call.tell(result, error)
-        # The exception's traceback holds this frame; without this, the frame the exception.
-        error = None
-
-    def _expire(self, call: _Call[Any]) -> None:
-        assert self._limit is not None
-        error = TaskTimeoutError("", call.name, self._limit)
-        if not call.settle(TaskStatus.TIMEOUT, self._clock.monotonic()):
-            return
-        self._crew.abandon(call)
-        if not call.watched:
-            call.tell(None, error)
-            return
-        # Callbacks may take their time, and the clock's thread has other deadlines.
-        thread = threading.Thread(
-            target=call.tell, args=(None, error), name=thread_names.CALLBACKS, daemon=True
-        )
-        try:
-            thread.start()
-        except RuntimeError:  # too many threads in the process; late deadlines are better
-            call.tell(None, error)
 
 
 class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
@@ -299,7 +89,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
             tuple(initargs),
             queue_size,
         )
-        self._calls = _Calls(self._clock, self._limit, self._crew)
+        self._calls = Calls(self._clock, self._limit, self._crew)
         # Bound to the crew alone: a callback that knew the pool would keep it alive.
         self._release = weakref.finalize(self, self._crew.release)
         self._release.atexit = False
@@ -324,7 +114,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
             BrokenThreadPool: If the initializer failed.
             RuntimeError: After shutdown, in a forked child, or if no thread can start.
         """
-        call = _Call(fn, args, kwargs, self._crew, self._calls)
+        call = Call(fn, args, kwargs, self._crew, self._calls)
         call.queued = self._clock.monotonic()
         self._crew.put(call)
         return call
@@ -374,42 +164,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         of ``count``, ``mean``, ``min``, ``max``, ``p50``, ``p95``, ``p99`` in seconds over
         the latest 2,048 calls (None where there were none).
         """
-        crew = self._crew
-        with crew.lock:
-            alive = [worker for worker in crew.threads if worker.is_alive()]
-            ended = crew.ended.copy()
-            fresh: list[Item] = []
-            for worker in crew.threads:
-                counts, uncounted = worker.tally()
-                fresh += uncounted
-                for status, count in counts.items():
-                    ended[status] += count
-            for item in fresh:
-                ended[item.status] += 1
-            timings = [*crew.timings, *map(_timing, fresh)]
-            busy = sum(
-                1 for worker in alive if (worker.stack or worker.first) and not worker.abandoned
-            )
-            abandoned = crew.abandoned
-            figures: dict[str, Any] = {
-                "max_workers": crew.max_workers,
-                "threads": len(alive),
-                "busy": busy,
-                "idle": len(alive) - busy - abandoned,
-                "queued": crew.queued,
-                "abandoned": abandoned,
-                "degraded": crew.degraded,
-                "submitted": crew.submitted,
-                "rejected": crew.rejected,
-            }
-            cancelled = crew.cancelled
-        figures["completed"] = ended[TaskStatus.COMPLETED]
-        figures["failed"] = ended[TaskStatus.FAILED] + ended[TaskStatus.INTERRUPTED]
-        figures["cancelled"] = cancelled + ended[TaskStatus.CANCELLED]
-        figures["timed_out"] = ended[TaskStatus.TIMEOUT]
-        figures["wait_time"] = summary([started - queued for queued, started, _ in timings])
-        figures["run_time"] = summary([end - started for _, started, end in timings])
-        return figures
+        return pool_figures(self._crew)
 
     def get_active_tasks(self) -> list[dict[str, Any]]:
         """Return what runs now, as JSON-safe dicts; from any thread.
@@ -454,8 +209,3 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
     @_shutdown.setter
     def _shutdown(self, _: object) -> None:
         """Ignore the standard constructor's own False."""
-
-
-def _timing(item: Item) -> tuple[float, float, float]:
-    assert item.started is not None and item.ended is not None
-    return item.queued, item.started, item.ended
