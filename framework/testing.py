@@ -24,7 +24,7 @@ from framework._tasks.live import Home, live
 from framework._threads import thread_names
 from framework._threads.crew import Crew
 from framework._threads.pool import ThreadPoolExecutorEnhanced
-from framework._threads.pool_threads import Worker
+from framework._threads.pool_threads import PoolThread
 from framework.engines._controlled import Control, ControlledEngine, ControlledExecutor, Queued
 from framework.protocols import (
     Clock,
@@ -127,7 +127,7 @@ def is_caller(thread: threading.Thread) -> bool:
 
 def is_pool_thread(thread: threading.Thread) -> bool:
     """Return whether a thread belongs to a `ThreadPoolExecutorEnhanced`."""
-    return isinstance(thread, Worker)
+    return isinstance(thread, PoolThread)
 
 
 def is_idle(code: CodeType) -> bool:

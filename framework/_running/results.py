@@ -19,7 +19,7 @@ from framework._tasks.current import current_record
 from framework._tasks.live import PENDING, RUNNING, LiveTask
 from framework._tasks.records import FINAL, TaskRecord
 from framework._threads.crew import Crew
-from framework._threads.pool_threads import Worker, current_item, current_worker
+from framework._threads.pool_threads import PoolThread, current_item, current_pool_thread
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
 from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import TaskEngine
@@ -64,10 +64,10 @@ class Results:
             TimeoutError: If it is not final by then.
             DeadlockError: If it waits for the caller.
         """
-        here = current_worker()
-        worker, crew = self._own(here, timeout), self._crew
+        here = current_pool_thread()
+        thread, crew = self._own(here, timeout), self._crew
         # What a thread of the pool stands aside for may be a coroutine that waits here.
-        hurried = worker is not None or crew.blocked
+        hurried = thread is not None or crew.blocked
         waiter = _Hurried(self._boxes, crew, task) if hurried else LoopWaiter(self._boxes)
         if not self._ledger.register(task, waiter):
             return
@@ -78,7 +78,7 @@ class Results:
             if node is not None:
                 self._waits.enter(node, task, task=current_record.get())
             if hurried:
-                end_hurry = self._hurry(worker, task)
+                end_hurry = self._hurry(thread, task)
             if timeout is not None:
                 timer = self._clock.call_at(self._clock.monotonic() + timeout, waiter.wake)
             await waiter.future
@@ -95,14 +95,14 @@ class Results:
         if timeout is not None and task.status not in FINAL:
             raise _waited_too_long(task, timeout)
 
-    def _hurry(self, worker: Worker | None, task: LiveTask) -> Callable[[], object] | None:
-        """Have *task* run soon, for which *worker* or others stand still; return what ends it."""
+    def _hurry(self, thread: PoolThread | None, task: LiveTask) -> Callable[[], object] | None:
+        """Have *task* run soon, for which *thread* or others stand still; return what ends it."""
         crew = self._crew
-        if worker is None:
+        if thread is None:
             crew.want(task)
             return None
-        crew.step_aside(worker, task)
-        return lambda: crew.step_back(worker, task)
+        crew.step_aside(thread, task)
+        return lambda: crew.step_back(thread, task)
 
     def _block_until_final(self, task: LiveTask, timeout: float | None) -> None:
         waiter = ThreadWaiter(self._clock)
@@ -122,7 +122,7 @@ class Results:
             while waiter.wait(None) is None:
                 pass
             return
-        worker = self._own(current_worker(), None)
+        thread = self._own(current_pool_thread(), None)
         self._waits.enter(node, task)
         try:
             final: bool | None = None
@@ -130,28 +130,28 @@ class Results:
                 ran = self._engine.run_inline(task)
                 final = (
                     waiter.wait(None)
-                    if ran or worker is None
-                    else self._aside(worker, task, waiter)
+                    if ran or thread is None
+                    else self._aside(thread, task, waiter)
                 )
         finally:
             self._waits.leave(node)
 
-    def _aside(self, worker: Worker, task: LiveTask, waiter: ThreadWaiter) -> bool | None:
+    def _aside(self, thread: PoolThread, task: LiveTask, waiter: ThreadWaiter) -> bool | None:
         """Block until woken or nudged, while other threads may run what *task* waits for."""
-        self._crew.step_aside(worker, task, inline=True)
+        self._crew.step_aside(thread, task, inline=True)
         try:
             return waiter.wait(None)
         finally:
-            self._crew.step_back(worker, task)
+            self._crew.step_back(thread, task)
 
     def _wait_for_seconds(self, task: LiveTask, waiter: ThreadWaiter, timeout: float) -> bool:
         until = self._clock.monotonic() + timeout
-        worker, crew = self._own(current_worker(), timeout), self._crew
-        if worker is None:
+        thread, crew = self._own(current_pool_thread(), timeout), self._crew
+        if thread is None:
             while (final := waiter.wait(until)) is None:
                 pass
             return final
-        able = crew.step_aside(worker, task)
+        able = crew.step_aside(thread, task)
         try:
             while True:
                 if not able:
@@ -162,13 +162,13 @@ class Results:
                     return final
                 able = crew.want(task)
         finally:
-            crew.step_back(worker, task)
+            crew.step_back(thread, task)
 
-    def _own(self, worker: Worker | None, timeout: float | None) -> Worker | None:
+    def _own(self, thread: PoolThread | None, timeout: float | None) -> PoolThread | None:
         """Return the calling thread if it is one of the pool's and is about to stand still."""
-        if worker is None or worker.crew is not self._crew or not worker.stack or timeout == 0:
+        if thread is None or thread.crew is not self._crew or not thread.stack or timeout == 0:
             return None
-        return worker
+        return thread
 
 
 class _Hurried(LoopWaiter):
@@ -186,10 +186,10 @@ class _Hurried(LoopWaiter):
         self._crew.want(self._task)
 
 
-def _waiting_node(worker: Worker | None) -> object | None:
-    """Return what stands still while this coroutine waits, on *worker* or elsewhere, if sure."""
-    if worker is not None and worker.stack and len(asyncio.all_tasks()) == 1:
-        return worker.stack[-1]
+def _waiting_node(thread: PoolThread | None) -> object | None:
+    """Return what stands still while this coroutine waits, on *thread* or elsewhere, if sure."""
+    if thread is not None and thread.stack and len(asyncio.all_tasks()) == 1:
+        return thread.stack[-1]
     record = current_record.get()
     if not isinstance(record, LiveTask) or record.driver is None:
         return None

@@ -30,7 +30,7 @@ from concurrent.futures import thread as _stdlib
 from typing import Any, ClassVar
 
 from framework._tasks.records import TaskStatus
-from framework._threads.pool_threads import Item, Worker, current_worker, forget_others
+from framework._threads.pool_threads import Item, PoolThread, current_pool_thread, forget_others
 from framework._threads.wait_graph import WaitGraph
 from framework.exceptions import QueueFullError
 
@@ -45,7 +45,7 @@ class Crew:
     """Threads and queue; outlives its executor until the queued work is done.
 
     Attributes:
-        worker_type: What its threads are.
+        thread_type: What its threads are.
         abandoned: How many threads run on past their item's limit.
         blocked: How many of the others stand aside; see `step_aside`.
         cancelled: How many items were taken out of the queue.
@@ -60,7 +60,7 @@ class Crew:
         queue_size: How many items may wait, from 1 on; None for any number.
     """
 
-    worker_type: ClassVar[type[Worker]] = Worker
+    thread_type: ClassVar[type[PoolThread]] = PoolThread
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Crew:
         self.lock = threading.RLock()
         self._queue: deque[Any] = deque()
         self._waiting: set[Any] = set()
-        self.threads: set[Worker] = set()
+        self.threads: set[PoolThread] = set()
         self.closed = False
         self.forked = False
         self.broken: str | None = None
@@ -95,7 +95,7 @@ class Crew:
         self._name_prefix = name_prefix
         self._initializer = initializer
         self._initargs = initargs
-        self._parked: list[Worker] = []
+        self._parked: list[PoolThread] = []
         # Whether a thread was woken that has not looked at the queue yet. While it comes no
         # other is woken: short items are often all done before it is there.
         self._coming = False
@@ -195,23 +195,23 @@ class Crew:
 
     def run_inline(self, item: Item) -> bool:
         """Run *item* on this thread, if it is queued here and the thread is one of ours."""
-        worker = current_worker()
-        if worker is None or worker.crew is not self or not self._claim(item):
+        thread = current_pool_thread()
+        if thread is None or thread.crew is not self or not self._claim(item):
             return False
-        worker.stack.append(item)
+        thread.stack.append(item)
         self._tidy()
-        worker.work(item)
-        worker.count()
+        thread.work(item)
+        thread.count()
         return True
 
-    def step_aside(self, worker: Worker, item: Item, *, inline: bool = False) -> bool:
-        """Say that *worker*, one of ours, begins to wait for *item*.
+    def step_aside(self, thread: PoolThread, item: Item, *, inline: bool = False) -> bool:
+        """Say that *thread*, one of ours, begins to wait for *item*.
 
         Until `step_back` it is none of the `max_workers` that work at once; a spare thread
         runs what is waited for, and if all threads stand aside whatever is queued.
 
         Args:
-            worker: The calling thread.
+            thread: The calling thread.
             item: What it waits for.
             inline: Whether it will run *item* itself if that is queued later, so that no
                 other thread is needed for it.
@@ -220,21 +220,21 @@ class Crew:
             False if *item* waits for a thread and none can be started.
         """
         with self.lock:
-            if not worker.abandoned:
-                self.blocked += not worker.waits
-                worker.waits += 1
+            if not thread.abandoned:
+                self.blocked += not thread.waits
+                thread.waits += 1
             if not inline:
                 return self.want(item)
             self._inline.add(item)
             return self._start_spare()
 
-    def step_back(self, worker: Worker, item: Item) -> None:
-        """Say that the wait of *worker* for *item* has ended."""
+    def step_back(self, thread: PoolThread, item: Item) -> None:
+        """Say that the wait of *thread* for *item* has ended."""
         with self.lock:
             self._inline.discard(item)
-            if worker.waits:
-                worker.waits -= 1
-                self.blocked -= not worker.waits
+            if thread.waits:
+                thread.waits -= 1
+                self.blocked -= not thread.waits
             if not self.blocked:
                 self._wanted.clear()
 
@@ -273,22 +273,22 @@ class Crew:
             return False
         return True
 
-    def take_wanted(self, worker: Worker) -> Any | None:  # Any: an Item
-        """Count what a spare *worker* has just run; return what else is waited for, or None."""
-        if worker.stack:
-            worker.count()
+    def take_wanted(self, thread: PoolThread) -> Any | None:  # Any: an Item
+        """Count what a spare *thread* has just run; return what else is waited for, or None."""
+        if thread.stack:
+            thread.count()
         with self.lock:
-            if worker.abandoned:
+            if thread.abandoned:
                 return None
             others = len(self.threads) - self.abandoned - self.blocked - 1
             if others < self.max_workers:
                 item = self._next_for_spare(others)
                 if item is not None:
-                    worker.stack.append(item)
+                    thread.stack.append(item)
                     self._tidy()
                     return item
             # In one step, so that whoever wants something now starts another one.
-            self._take_off(worker)
+            self._take_off(thread)
             return None
 
     def _next_for_spare(self, others: int) -> Any | None:  # Any: an Item
@@ -302,17 +302,17 @@ class Crew:
     def abandon(self, item: Item) -> None:
         """Give up the thread that runs *item*, and replace it if it is missed."""
         with self.lock:
-            for worker in self.threads:
-                if item in worker.stack and not worker.abandoned:
-                    worker.abandoned = True
+            for thread in self.threads:
+                if item in thread.stack and not thread.abandoned:
+                    thread.abandoned = True
                     # 1 the item is seen on the stack, 2 it ends and the thread, which asks
                     # only then whether it was given up, goes on, 3 this is said of it.
-                    if item not in worker.stack:
-                        worker.abandoned = False
+                    if item not in thread.stack:
+                        thread.abandoned = False
                         return
                     self.abandoned += 1
-                    self.blocked -= worker.waits > 0
-                    worker.waits = 0
+                    self.blocked -= thread.waits > 0
+                    thread.waits = 0
                     self._replace()
                     return
 
@@ -328,18 +328,18 @@ class Crew:
             return False
         return True
 
-    def take(self, worker: Worker) -> Any | None:  # Any: an Item
-        """Count what *worker* has just run, and wait for the next; None if it is to end."""
-        queue, waiting, stack = self._queue, self._waiting, worker.stack
+    def take(self, thread: PoolThread) -> Any | None:  # Any: an Item
+        """Count what *thread* has just run, and wait for the next; None if it is to end."""
+        queue, waiting, stack = self._queue, self._waiting, thread.stack
         if stack:
-            worker.count()
+            thread.count()
         while True:
-            if worker.abandoned and self._given_up(worker):
+            if thread.abandoned and self._given_up(thread):
                 return None
             try:
                 item = queue.popleft()
             except IndexError:
-                if not self._park(worker):
+                if not self._park(thread):
                     return None
                 continue
             stack.append(item)
@@ -353,25 +353,25 @@ class Crew:
                 self._wake_one()
             return item
 
-    def _given_up(self, worker: Worker) -> bool:
+    def _given_up(self, thread: PoolThread) -> bool:
         with self.lock:
-            return worker.abandoned
+            return thread.abandoned
 
-    def _park(self, worker: Worker) -> bool:
+    def _park(self, thread: PoolThread) -> bool:
         """Wait until there may be work; False if there will be none any more."""
         if self._over():
             return False
-        self._parked.append(worker)
+        self._parked.append(thread)
         # 1 we find nothing, 2 an item is queued, or `release` sets closed, and wakes those
         # that are parked, 3 we park. Whatever came before 3 must be seen here.
         if self._queue or self.closed:
             try:
-                self._parked.remove(worker)
+                self._parked.remove(thread)
             except ValueError:  # somebody is about to wake us
                 pass
             else:
                 return not self._over()
-        worker.gate.acquire()
+        thread.gate.acquire()
         # Cleared before this thread looks at the queue: whoever finds it set has queued his
         # item before that look.
         self._coming = False
@@ -387,25 +387,25 @@ class Crew:
 
     def _wake_one(self) -> None:
         try:
-            worker = self._parked.pop()
+            thread = self._parked.pop()
         except IndexError:  # another thread was quicker, or all are busy
             return
         self._coming = True
-        worker.gate.release()
+        thread.gate.release()
 
-    def leave(self, worker: Worker) -> None:
-        """Take *worker*, which ends, off the list if it was given up."""
+    def leave(self, thread: PoolThread) -> None:
+        """Take *thread*, which ends, off the list if it was given up."""
         with self.lock:
-            if worker.abandoned:
+            if thread.abandoned:
                 self.abandoned -= 1
-                self._take_off(worker)
+                self._take_off(thread)
                 self._replace()
 
-    def _take_off(self, worker: Worker) -> None:
-        for status, count in worker.ended.items():
+    def _take_off(self, thread: PoolThread) -> None:
+        for status, count in thread.ended.items():
             self.ended[status] += count
         # The set is replaced and not changed: the standard's users iterate over it.
-        self.threads = self.threads - {worker}
+        self.threads = self.threads - {thread}
 
     def close(self, *, drop: bool) -> list[Item]:
         """Take nothing more, and with *drop* forget the queue; return what was forgotten."""
@@ -428,16 +428,16 @@ class Crew:
         while self._parked:
             self._wake_one()
 
-    def others(self, me: threading.Thread) -> Iterator[Worker]:
+    def others(self, me: threading.Thread) -> Iterator[PoolThread]:
         """Yield every thread but *me*, and those that are started meanwhile."""
         seen: set[threading.Thread] = {me}
         while left := self.threads - seen:
             yield from left
             seen |= left
 
-    def let_go(self, worker: Worker) -> None:
-        """Let the process end although *worker* does not."""
-        _thread_queues().pop(worker, None)
+    def let_go(self, thread: PoolThread) -> None:
+        """Let the process end although *thread* does not."""
+        _thread_queues().pop(thread, None)
 
     def forget_threads(self) -> None:
         """Begin anew in a forked child, where none of the threads exists."""
@@ -446,8 +446,8 @@ class Crew:
         self._queue = deque()
         self._waiting = set()
         # The child's exit would join them, and with them the thread that forked.
-        for worker in self.threads:
-            self.let_go(worker)
+        for thread in self.threads:
+            self.let_go(thread)
         self.threads = set()
         self.abandoned = self.blocked = 0
         self._wanted = {}
@@ -502,8 +502,8 @@ class Crew:
                 _LOGGER.warning("could not replace a pool thread", exc_info=True)
 
     def _start_thread(self, *, spare: bool = False) -> None:
-        worker = self.worker_type(self, f"{self._name_prefix}_{self._started}")
-        worker.spare = spare
+        thread = self.thread_type(self, f"{self._name_prefix}_{self._started}")
+        thread.spare = spare
         # Held so that interpreter exit either sees this thread or forbids it.
         with _stdlib._global_shutdown_lock:
             if _stdlib._shutdown:
@@ -512,20 +512,20 @@ class Crew:
             # that cancels the queue come first. Not past an initializer, which may block.
             if self._initializer is None:
                 others = len(self.threads) - self.abandoned - self.blocked
-                worker.first = self._next_for_spare(others) if spare else self._next()
+                thread.first = self._next_for_spare(others) if spare else self._next()
             try:
-                worker.start()
+                thread.start()
             except RuntimeError:
-                if worker.first is not None:
-                    self._waiting.add(worker.first)
-                    self._queue.appendleft(worker.first)
+                if thread.first is not None:
+                    self._waiting.add(thread.first)
+                    self._queue.appendleft(thread.first)
                 # Too many threads in the process: those that we have will do.
                 if len(self.threads) > self.abandoned and not spare:
                     return
                 raise
             self._started += 1
-            self.threads = self.threads | {worker}
-            _thread_queues()[worker] = _ExitSignal(self)
+            self.threads = self.threads | {thread}
+            _thread_queues()[thread] = _ExitSignal(self)
 
     def _break(self, reason: str) -> None:
         with self.lock:

@@ -13,18 +13,18 @@ from framework._threads.pool_threads import Item
 def pool_figures(crew: Crew) -> dict[str, Any]:
     """Return the figures of a pool; see `ThreadPoolExecutorEnhanced.get_stats`."""
     with crew.lock:
-        alive = [worker for worker in crew.threads if worker.is_alive()]
+        alive = [thread for thread in crew.threads if thread.is_alive()]
         ended = crew.ended.copy()
         fresh: list[Item] = []
-        for worker in crew.threads:
-            counts, uncounted = worker.tally()
+        for thread in crew.threads:
+            counts, uncounted = thread.tally()
             fresh += uncounted
             for status, count in counts.items():
                 ended[status] += count
         for item in fresh:
             ended[item.status] += 1
         timings = [*crew.timings, *map(_timing, fresh)]
-        busy = sum(1 for worker in alive if (worker.stack or worker.first) and not worker.abandoned)
+        busy = sum(1 for thread in alive if (thread.stack or thread.first) and not thread.abandoned)
         abandoned = crew.abandoned
         figures: dict[str, Any] = {
             "max_workers": crew.max_workers,

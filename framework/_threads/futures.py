@@ -13,7 +13,7 @@ from framework._tasks.records import TaskStatus
 from framework._threads import thread_names
 from framework._threads.crew import Crew
 from framework._threads.deadlines import Deadlines
-from framework._threads.pool_threads import Worker, current_worker
+from framework._threads.pool_threads import PoolThread, current_pool_thread
 from framework.exceptions import TaskTimeoutError
 from framework.protocols import Clock
 
@@ -116,28 +116,28 @@ class Call(Future[T]):
 
     def _begin_wait(self, timeout: float | None) -> Callable[[], object]:
         """See to it that a thread of the pool does not wait in vain; return what ends that."""
-        worker, crew = current_worker(), self.crew
-        if worker is None or not worker.stack or self.done():
+        thread, crew = current_pool_thread(), self.crew
+        if thread is None or not thread.stack or self.done():
             return _nothing
         if timeout is None:
-            return self._begin_wait_with_all_time(worker)
-        if worker.crew is not crew or timeout <= 0:
+            return self._begin_wait_with_all_time(thread)
+        if thread.crew is not crew or timeout <= 0:
             return _nothing
-        if not crew.step_aside(worker, self):
+        if not crew.step_aside(thread, self):
             # Late, if it takes longer than the timeout; without a thread, it would be never.
             crew.run_inline(self)
-        return lambda: crew.step_back(worker, self)
+        return lambda: crew.step_back(thread, self)
 
-    def _begin_wait_with_all_time(self, worker: Worker) -> Callable[[], object]:
-        waiter, crew = worker.stack[-1], self.crew
+    def _begin_wait_with_all_time(self, thread: PoolThread) -> Callable[[], object]:
+        waiter, crew = thread.stack[-1], self.crew
         crew.waits.enter(waiter, self)
-        aside = not crew.run_inline(self) and worker.crew is crew
+        aside = not crew.run_inline(self) and thread.crew is crew
         if aside:
-            crew.step_aside(worker, self, inline=True)
+            crew.step_aside(thread, self, inline=True)
 
         def end_wait() -> None:
             if aside:
-                crew.step_back(worker, self)
+                crew.step_back(thread, self)
             crew.waits.leave(waiter)
 
         return end_wait

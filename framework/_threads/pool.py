@@ -21,7 +21,7 @@ from framework._threads.clock import SystemClock, join_all
 from framework._threads.crew import Crew
 from framework._threads.figures import pool_figures
 from framework._threads.futures import Call, Calls, T
-from framework._threads.pool_threads import Worker
+from framework._threads.pool_threads import PoolThread
 from framework.protocols import Clock
 
 P = ParamSpec("P")
@@ -146,7 +146,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         # Nothing is left to release, and a crew whose control knows the pool would keep it.
         self._release.detach()
         me = threading.current_thread()
-        inside = isinstance(me, Worker) and me.crew is self._crew
+        inside = isinstance(me, PoolThread) and me.crew is self._crew
         if wait and not interrupted and not (inside and timeout is None):
             stuck = join_all(self._crew.others(me), timeout)
             for thread in stuck:
@@ -176,18 +176,18 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
             return [
                 {
                     "name": item.name,
-                    "thread": worker.name,
+                    "thread": thread.name,
                     "run_time": now - item.started if item.started is not None else 0.0,
-                    "abandoned": worker.abandoned,
+                    "abandoned": thread.abandoned,
                 }
-                for worker in self._crew.threads
-                for item in worker.stack
+                for thread in self._crew.threads
+                for item in thread.stack
             ]
 
     # Names that the standard class has and that programs and CPython's tests read.
 
     @property
-    def _threads(self) -> set[Worker]:
+    def _threads(self) -> set[PoolThread]:
         return self._crew.threads
 
     @_threads.setter

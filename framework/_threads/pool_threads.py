@@ -70,21 +70,21 @@ class Employer(Protocol):
     def begin(self) -> bool:
         """Make a new thread ready; False if it is to end."""
 
-    def take(self, worker: Worker, /) -> Any | None:  # Any: an Item
-        """Return what *worker* is to run next; None if it is to end."""
+    def take(self, thread: PoolThread, /) -> Any | None:  # Any: an Item
+        """Return what *thread* is to run next; None if it is to end."""
 
-    def take_wanted(self, worker: Worker, /) -> Any | None:  # Any: an Item
-        """Return what *worker*, a spare one, is to run next; None if it is to end."""
+    def take_wanted(self, thread: PoolThread, /) -> Any | None:  # Any: an Item
+        """Return what *thread*, a spare one, is to run next; None if it is to end."""
 
-    def leave(self, worker: Worker, /) -> None:
-        """Hear that *worker* ends."""
+    def leave(self, thread: PoolThread, /) -> None:
+        """Hear that *thread* ends."""
 
 
-_WORKERS: dict[int, Worker] = {}
+_POOL_THREADS: dict[int, PoolThread] = {}
 """The threads of all crews by their identifier, which costs a third of asking for the thread."""
 
 
-class Worker(threading.Thread):
+class PoolThread(threading.Thread):
     """One thread of a crew.
 
     Attributes:
@@ -118,7 +118,7 @@ class Worker(threading.Thread):
         """Work until the crew has nothing more to do or this thread is given up."""
         crew = self.crew
         take = crew.take_wanted if self.spare else crew.take
-        _WORKERS[threading.get_ident()] = self
+        _POOL_THREADS[threading.get_ident()] = self
         if crew.begin():
             item = self.first
             if item is not None:
@@ -132,7 +132,7 @@ class Worker(threading.Thread):
                 del item
                 item = take(self)
         crew.leave(self)
-        del _WORKERS[threading.get_ident()]
+        del _POOL_THREADS[threading.get_ident()]
 
     def work(self, item: Item) -> None:
         """Run one item, which is on the stack."""
@@ -178,23 +178,23 @@ def _has_ended(item: Item) -> bool:
     return item.started is not None and item.ended is not None and item.status.is_final
 
 
-def current_worker() -> Worker | None:
+def current_pool_thread() -> PoolThread | None:
     """Return the calling thread if it is a crew's."""
-    return _WORKERS.get(threading.get_ident())
+    return _POOL_THREADS.get(threading.get_ident())
 
 
 def current_item() -> Item | None:
     """Return the item that runs on this thread, if the thread is a crew's."""
-    worker = _WORKERS.get(threading.get_ident())
-    return worker.stack[-1] if worker is not None and worker.stack else None
+    thread = _POOL_THREADS.get(threading.get_ident())
+    return thread.stack[-1] if thread is not None and thread.stack else None
 
 
 def forget_others() -> None:
     """Forget all threads but the calling one, in a forked child, which has no other."""
-    me = current_worker()
-    _WORKERS.clear()
+    me = current_pool_thread()
+    _POOL_THREADS.clear()
     if me is not None:
-        _WORKERS[threading.get_ident()] = me
+        _POOL_THREADS[threading.get_ident()] = me
 
 
 def _cancelled_if_pending(status: TaskStatus) -> TaskStatus:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Protocol, cast
 from framework._tasks.records import TaskRecord
 from framework._threads.crew import Crew
 from framework._threads.pool import ThreadPoolExecutorEnhanced
-from framework._threads.pool_threads import Item, Worker, current_worker
+from framework._threads.pool_threads import Item, PoolThread, current_pool_thread
 from framework.engines.local import LocalEngine
 from framework.exceptions import QueueFullError
 from framework.protocols import EngineTask, Kind, Run
@@ -76,7 +76,7 @@ class Control(Protocol):
         ...
 
 
-class _ControlledWorker(Worker):
+class _ControlledThread(PoolThread):
     """A thread of a `_ControlledCrew`."""
 
     def work(self, item: Item) -> None:
@@ -94,7 +94,7 @@ class _ControlledWorker(Worker):
 class _ControlledCrew(Crew):
     """A crew whose items are held back until the control admits them."""
 
-    worker_type: ClassVar[type[Worker]] = _ControlledWorker
+    thread_type: ClassVar[type[PoolThread]] = _ControlledThread
     control: Control
 
     def __init__(self, *args: Any) -> None:
@@ -208,8 +208,8 @@ class _ControlledCrew(Crew):
 
     def run_inline(self, item: Item) -> bool:
         """Run *item* on this thread, held back or not, if the thread is one of ours."""
-        worker = current_worker()
-        if worker is not None and worker.crew is self:
+        thread = current_pool_thread()
+        if thread is not None and thread.crew is self:
             with self.lock:
                 queued = self._held.pop(item, None)
                 if queued is not None:

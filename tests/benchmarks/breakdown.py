@@ -26,7 +26,7 @@ from framework import (
 from framework._manager.core import Core
 from framework._running.runner import enter
 from framework._tasks.live import LiveTask
-from framework._threads.pool_threads import Worker
+from framework._threads.pool_threads import PoolThread
 
 SIZE = 2_000
 """Tasks of a batch."""
@@ -68,7 +68,7 @@ class _Bench:
         self._core: Core = manager._core
         self._crew = manager.pool._crew
         self._crew._room = lambda: False  # type: ignore[method-assign]
-        self._worker = Worker(self._crew, "by hand")
+        self._worker = PoolThread(self._crew, "by hand")
         self._loop = asyncio.get_running_loop()
         self._frame = sys._getframe()
         self._spec = touch.__asyncframe_spec__  # type: ignore[attr-defined]

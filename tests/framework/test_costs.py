@@ -25,7 +25,7 @@ from framework._tasks.live import live
 from framework._tasks.records import TaskEvent
 from framework._threads import waiters
 from framework._threads.clock import SystemClock
-from framework._threads.pool_threads import Worker
+from framework._threads.pool_threads import PoolThread
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
 from tests.patience import PATIENCE
@@ -288,7 +288,7 @@ async def test_a_coroutine_in_place_makes_nothing_of_the_loops(
 # -- threads
 
 
-class ParkedList(list[Worker]):
+class ParkedList(list[PoolThread]):
     """The list of parked threads; knows when *count* are in it."""
 
     def __init__(self, count: int) -> None:
@@ -296,7 +296,7 @@ class ParkedList(list[Worker]):
         self._count = count
         self.full = threading.Event()
 
-    def append(self, worker: Worker) -> None:
+    def append(self, worker: PoolThread) -> None:
         """Add a thread that is about to wait."""
         super().append(worker)
         if len(self) == self._count:

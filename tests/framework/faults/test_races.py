@@ -23,7 +23,7 @@ from framework import (
 )
 from framework._running.throttle import Gate, Gates, throttle_policy
 from framework._tasks.live import LiveTask, Waiter
-from framework._threads.pool_threads import Worker
+from framework._threads.pool_threads import PoolThread
 from framework.protocols import Interceptor, TaskRecord
 from framework.stores.memory import MemoryStore
 from framework.testing import override_framework
@@ -448,7 +448,7 @@ def test_a_late_result_meets_the_eviction(
 # -- a parking thread against the release
 
 
-class LyingList(list[Worker]):
+class LyingList(list[PoolThread]):
     """A list of parked threads that does something before or after one parks."""
 
     def __init__(self, before: Callable[[], None], after: Callable[[], None]) -> None:
@@ -456,7 +456,7 @@ class LyingList(list[Worker]):
         self._before = before
         self._after = after
 
-    def append(self, worker: Worker) -> None:
+    def append(self, worker: PoolThread) -> None:
         """Park a thread."""
         self._before()
         super().append(worker)

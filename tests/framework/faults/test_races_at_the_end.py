@@ -19,7 +19,7 @@ from framework import (
 )
 from framework._tasks.live import Home
 from framework._threads.deadlines import Deadlines, _Queue
-from framework._threads.pool_threads import Item, Worker
+from framework._threads.pool_threads import Item, PoolThread
 from tests.framework.pools import clock_apart, start_stuck
 from tests.patience import PATIENCE
 
@@ -90,7 +90,7 @@ async def test_the_last_app_leaves_while_a_task_is_submitted() -> None:
 class _CountingStack(list[Item]):
     """A thread's stack: right after it was read, the thread counts what has ended on it."""
 
-    worker: Worker
+    worker: PoolThread
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self.copy())
@@ -103,7 +103,7 @@ class _CountingStack(list[Item]):
         return items
 
 
-class _Busy(Worker):
+class _Busy(PoolThread):
     """A thread that was never started and counts as alive."""
 
     def is_alive(self) -> bool:

@@ -28,7 +28,7 @@ from framework import (
     async_task,
     current_task,
 )
-from framework._threads.pool_threads import Worker
+from framework._threads.pool_threads import PoolThread
 from framework.protocols import TaskEvent
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
@@ -500,7 +500,7 @@ async def test_c13_no_thread_on_a_loop(
     task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task submitted on a loop for which no thread starts is FAILED, and is not lost."""
-    monkeypatch.setattr(Worker, "start", raises_no_thread)
+    monkeypatch.setattr(PoolThread, "start", raises_no_thread)
     task_id = await task_manager.submit(int)
     with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
         await task_manager.get_result(task_id)
@@ -515,7 +515,7 @@ def test_c13_no_thread_off_a_loop(
 ) -> None:
     """A task submitted by a thread for which no thread starts is FAILED, and is not lost."""
     with monkeypatch.context() as patch:
-        patch.setattr(Worker, "start", raises_no_thread)
+        patch.setattr(PoolThread, "start", raises_no_thread)
         task_id = task_manager.submit_nowait(int)
     with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
         task_manager.wait_result(task_id)

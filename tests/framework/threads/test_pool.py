@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from framework import QueueFullError, TaskTimeoutError, ThreadPoolExecutorEnhanced
-from framework._threads.pool_threads import Worker
+from framework._threads.pool_threads import PoolThread
 from tests.framework.pools import (
     STATS_KEYS,
     SUMMARY_KEYS,
@@ -115,8 +115,8 @@ def test_a_call_cancelled_while_a_thread_takes_it_is_counted() -> None:
     pool = ThreadPoolExecutorEnhanced(1, initializer=int)
     take = pool._crew.take
 
-    def lying_take(worker: Worker) -> Any:
-        entry = take(worker)
+    def lying_take(thread: PoolThread) -> Any:
+        entry = take(thread)
         if entry is not None:
             taken.set()
             assert cancelled.wait(PATIENCE)

@@ -16,7 +16,7 @@ import pytest
 
 from framework import TaskTimeoutError, ThreadPoolExecutorEnhanced
 from framework._threads.clock import SystemClock
-from framework._threads.pool_threads import Worker
+from framework._threads.pool_threads import PoolThread
 from tests.framework.pools import clock_apart, run_script, settle, start_stuck
 from tests.patience import PATIENCE
 
@@ -27,7 +27,7 @@ def test_a_thread_that_cannot_start_refuses_the_call(monkeypatch: pytest.MonkeyP
     """Without any thread submit raises, and the call is neither queued nor counted."""
     pool = ThreadPoolExecutorEnhanced(1)
     with monkeypatch.context() as patch:
-        patch.setattr(Worker, "start", raises_no_thread)
+        patch.setattr(PoolThread, "start", raises_no_thread)
         with pytest.raises(RuntimeError, match=r"^can't start new thread$"):
             pool.submit(int)
     stats = pool.get_stats()
@@ -42,7 +42,7 @@ def test_existing_threads_take_over_when_none_can_start(
     """A call for which no further thread starts is run by those that there are."""
     pool = ThreadPoolExecutorEnhanced(2)
     stuck, _ = start_stuck(pool)
-    monkeypatch.setattr(Worker, "start", raises_no_thread)
+    monkeypatch.setattr(PoolThread, "start", raises_no_thread)
     queued = pool.submit(threading.current_thread)
     stuck.gate.set()
     assert queued.result(PATIENCE) is stuck.thread

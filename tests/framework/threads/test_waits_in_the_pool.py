@@ -18,7 +18,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._threads.pool_threads import Worker
+from framework._threads.pool_threads import PoolThread
 from framework.testing import override_framework
 from tests.framework.pools import Stuck, counters, run_script, settle
 from tests.patience import PATIENCE
@@ -158,14 +158,14 @@ def test_without_a_thread_to_be_had_the_call_runs_inline(
     """If no spare thread can be started, the waiter runs the call itself."""
 
     def outer() -> tuple[int, int]:
-        monkeypatch.setattr(Worker, "start", no_thread)
+        monkeypatch.setattr(PoolThread, "start", no_thread)
         return threading.get_ident(), pool.submit(threading.get_ident).result(PATIENCE)
 
     here, there = pool.submit(outer).result(PATIENCE)
     assert here == there
 
 
-def no_thread(_: Worker) -> None:
+def no_thread(_: PoolThread) -> None:
     """Fail as a process that has as many threads as it may."""
     raise RuntimeError("can't start new thread")
 
