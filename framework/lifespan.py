@@ -1,4 +1,4 @@
-"""setup_async_framework: the framework as an app's lifespan, or a part of it."""
+"""setup_async_framework: the framework as an app's lifespan, or inside it."""
 
 from __future__ import annotations
 
@@ -54,43 +54,48 @@ def setup_async_framework(
     store: TaskStore | None = None,
     engine: TaskEngine | None = None,
 ) -> FrameworkLifespan:
-    """Run a task framework for as long as the context lasts.
+    """Set up the task framework for an app, as its lifespan or inside it.
 
-    Give it to the app, ``FastAPI(lifespan=setup_async_framework)`` or, with limits,
-    ``FastAPI(lifespan=setup_async_framework(max_workers=10))``. Or enter it inside your own
+    Pass it as the lifespan, ``FastAPI(lifespan=setup_async_framework)`` or, with settings,
+    ``FastAPI(lifespan=setup_async_framework(max_workers=10))``. Or enter it in your own
     lifespan, ``async with setup_async_framework(app, max_workers=10):``. It sets
-    ``app.state.task_manager`` and ``app.state.thread_pool`` and runs the handlers of
-    ``@app.on_event``, which FastAPI skips beside a lifespan.
+    ``app.state.task_manager`` and ``app.state.thread_pool``. It also runs the handlers of
+    ``@app.on_event``, which FastAPI ignores if there is a lifespan.
 
-    Leaving it drains: no new tasks; delayed ones are CANCELLED; what runs and waits has
-    *graceful_shutdown_timeout* seconds; then queued tasks are CANCELLED, ``async def`` ones
-    cancelled, and threads left behind, their tasks INTERRUPTED. The loop is not blocked
-    meanwhile.
+    When the context ends, the framework drains: it accepts no new tasks and cancels delayed
+    ones; waiting and running tasks get *graceful_shutdown_timeout* seconds; then queued tasks
+    become CANCELLED, ``async def`` tasks are cancelled, and tasks that still run on a thread
+    become INTERRUPTED. The event loop is not blocked meanwhile.
 
     Args:
-        app: The app; None to run without one, or for the app whose lifespan it becomes.
-        max_workers: Threads that work at once, 1 or more; None for the standard default.
-        graceful_shutdown_timeout: Seconds that tasks get to end at shutdown, 0 or more.
-        task_timeout: Limit in seconds of tasks without one of their own; None for the
-            executor's, infinity for none.
-        queue_size: How many tasks may wait, from 1 on. One submitted on a loop waits at
-            least until the loop's next turn, whether or not a thread is idle.
-        result_ttl: Seconds for which finished tasks are kept, above 0.
-        max_finished_tasks: How many finished tasks are kept at most, from 0 on; when there
-            are more, the oldest go, and with them one in 128 at once.
-        cleanup_interval: Seconds between clean-ups by age, above 0; infinity for never.
-        clock: Time for everything; None for the system's.
-        executor: A pool of your own, which you shut down; excludes *max_workers*.
-        store: Where tasks are kept, such as a `SQLStore`; None for this process's memory.
-        engine: Where tasks run, such as a `CeleryEngine`; None for the pool and the app's loop.
+        app: The app; None to use the framework without one, or if you pass the result as an
+            app's lifespan.
+        max_workers: How many threads run at once, 1 or more; None for the default of
+            `concurrent.futures.ThreadPoolExecutor`.
+        graceful_shutdown_timeout: How many seconds tasks get to finish at shutdown, 0 or
+            more.
+        task_timeout: Time limit in seconds for tasks without their own; None for the
+            executor's, infinity for no limit.
+        queue_size: How many tasks may wait, 1 or more. A task that is submitted on an event
+            loop waits at least until the next iteration of the loop, even if a thread is
+            idle.
+        result_ttl: How many seconds finished tasks are kept, above 0.
+        max_finished_tasks: How many finished tasks are kept, 0 or more. If there are more,
+            the oldest are removed, 1/128 of this number at a time.
+        cleanup_interval: Seconds between removals by age, above 0; infinity for never.
+        clock: Source of all time; None for the system's clock.
+        executor: Your own thread pool, which you shut down; excludes *max_workers*.
+        store: Where tasks are kept, such as a `SQLStore`; None for memory.
+        engine: What runs the tasks, such as a `CeleryEngine`; None for the thread pool and the
+            app's event loop.
 
     Returns:
-        An async context manager that gives None; also a lifespan for an app.
+        An async context manager that yields None. It can also be the lifespan of an app.
 
     Raises:
-        TypeError: If a parameter is of the wrong type.
-        ValueError: If a number is out of range, or *executor* comes with *max_workers*; on
-            entering, if the engine's settings would lose tasks or run them twice.
+        TypeError: If a parameter has the wrong type.
+        ValueError: If a number is out of range, or both *executor* and *max_workers* are
+            given; on entering, if the engine's settings would lose tasks or run them twice.
         StoreUnavailableError: On entering, if a shared store cannot be reached.
     """
     _check_app(app)
@@ -130,12 +135,12 @@ def _check_parts(
     checks.clock(clock)
     if isinstance(store, str):
         raise TypeError(
-            "store must be a store and not its URL: write store=SQLStore("
+            "store must be a store, not a URL: use store=SQLStore("
             f"{checks.show(store)}), with 'from framework.stores.sql import SQLStore'"
         )
     if isinstance(engine, str) or type(engine).__name__ == "Celery":
         raise TypeError(
-            "engine must be an engine: write engine=CeleryEngine(celery_app), with 'from "
+            "engine must be an engine: use engine=CeleryEngine(celery_app), with 'from "
             f"framework.engines.celery import CeleryEngine', not {checks.show(engine)}"
         )
     checks.methods("store", store, ("put", "get", "list", "remove"))
@@ -143,7 +148,7 @@ def _check_parts(
 
 
 class FrameworkLifespan(AbstractAsyncContextManager[None]):
-    """What `setup_async_framework` gives: a context to enter, or a lifespan for an app."""
+    """Returned by `setup_async_framework`: a context manager, or a lifespan for an app."""
 
     # Any: settings and parts are none of the public types
     def __init__(self, app: Starlette | None, settings: Any, parts: Any, grace: float) -> None:
@@ -157,7 +162,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         self._shim: _Shim | None = None
 
     def __call__(self, app: Starlette) -> FrameworkLifespan:
-        """Return a set-up with the same settings for *app*, which calls this at each start.
+        """Return a context manager with the same settings for *app*; the app calls this.
 
         Raises:
             TypeError: If it was made for another app.
@@ -165,18 +170,18 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         _check_app(app)
         if self._app is not None and self._app is not app:
             raise TypeError(
-                "this lifespan was made for another app: leave the app out, as in FastAPI("
-                "lifespan=setup_async_framework(max_workers=10)), or enter it inside a lifespan "
-                "of your own, 'async with setup_async_framework(app, max_workers=10):'"
+                "this lifespan was made for another app: do not pass an app, as in FastAPI("
+                "lifespan=setup_async_framework(max_workers=10)), or enter it inside your own "
+                "lifespan, 'async with setup_async_framework(app, max_workers=10):'"
             )
         return FrameworkLifespan(app, self._settings, self._parts, self._grace)
 
     if not TYPE_CHECKING:  # checkers refuse a plain "with", as they should
 
         def __enter__(self):
-            """Say which kind of ``with`` it needs."""
+            """Raise an error that asks for ``async with``."""
             raise TypeError(
-                "setup_async_framework() needs a running event loop: write 'async with' in a "
+                "setup_async_framework() needs a running event loop: use 'async with' in a "
                 "coroutine instead of 'with'"
             )
 
@@ -184,7 +189,10 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
 
     async def __aenter__(self) -> None:
         if self._framework is not None:
-            raise RuntimeError("this setup is in use already: call setup_async_framework() again")
+            raise RuntimeError(
+                "this framework is already running: call setup_async_framework() again for a "
+                "second one"
+            )
         shared = override()
         if shared is not None:
             shared.adopt(self._settings)
@@ -253,25 +261,25 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
 
 
 def _warn_of_siblings(workers: int) -> None:
-    """Say that workers whose tasks are in memory know nothing of one another's."""
+    """Warn that processes without a shared store do not know each other's tasks."""
     if workers > 1:
         _LOGGER.warning(
-            "%d worker processes serve this app and each keeps its tasks in its own memory: it "
-            "knows nothing of an id that another one gave; let them share a store, "
+            "%d worker processes serve this app, and each keeps its tasks in its own memory: it "
+            "does not know the task ids of the others; use a shared store, "
             "setup_async_framework(app, store=SQLStore('sqlite:///tasks.db'))",
             workers,
         )
 
 
 async def _in_thread(call: Callable[[], None], clock: Clock) -> None:
-    """Run *call*, which blocks, on a thread of its own, and end as it does."""
+    """Run *call*, which blocks, on a separate thread; wait for it and raise its error."""
     done = LoopSleeper(clock)
     raised: list[BaseException] = []
 
     def body() -> None:
         try:
             call()
-        except BaseException as error:  # raised again where it is awaited
+        except BaseException as error:  # re-raised in the waiting coroutine
             raised.append(error)
         finally:
             done.signal()
@@ -287,13 +295,13 @@ async def _in_thread(call: Callable[[], None], clock: Clock) -> None:
 def _reset(token: Token[Any] | None) -> None:
     if token is None:
         return
-    # Left in another context than entered, there is nothing to reset.
+    # If the context differs from the one that was entered, there is nothing to reset.
     with suppress(ValueError):
         current_home.reset(token)
 
 
 class _Shim:
-    """Tells every request of an app which home is its own; pure ASGI."""
+    """ASGI middleware that sets the current home for every request of an app."""
 
     def __init__(self, inner: ASGIApp, home: Home, built: bool) -> None:
         self._inner = inner
@@ -302,7 +310,7 @@ class _Shim:
 
     @classmethod
     def put_on(cls, app: Starlette, home: Home) -> _Shim:
-        """Wrap the app's middleware stack, which is built if it is not yet."""
+        """Wrap the app's middleware stack, and build it first if necessary."""
         built = app.middleware_stack is None
         inner: Any = app.build_middleware_stack() if built else app.middleware_stack
         shim = cls(inner, home, built)
@@ -310,13 +318,13 @@ class _Shim:
         return shim
 
     def take_off(self, app: Starlette) -> None:
-        """Leave the app as it was, unless somebody has wrapped it once more."""
+        """Restore the app's middleware stack, unless something else has wrapped it since."""
         current: object = app.middleware_stack
         if current is self:
             app.middleware_stack = None if self._built else self._inner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection with the home in its context."""
+        """Handle one connection with the home in its context."""
         if scope["type"] == "lifespan" or self._home.closed:
             await self._inner(scope, receive, send)
             return
@@ -331,11 +339,11 @@ class _Shim:
 
 
 async def _run_handlers(app: Starlette, which: str) -> None:
-    """Run the app's event handlers that no router's own lifespan runs."""
+    """Run those event handlers of the app that no router's own lifespan runs."""
     routers = _routers_with_default_lifespan(app.router.lifespan_context)
     if app.router in routers:
         return
-    # Of an included router FastAPI keeps the lifespan and copies the handlers as well.
+    # For an included router FastAPI keeps the lifespan, but also copies the handlers.
     run_by_others = [handler for router in routers for handler in getattr(router, which, ())]
     for handler in list(getattr(app.router, which, ())):
         if handler in run_by_others:
@@ -346,7 +354,7 @@ async def _run_handlers(app: Starlette, which: str) -> None:
 
 
 def _routers_with_default_lifespan(lifespan: object) -> list[object]:
-    """Return the routers whose default lifespan *lifespan* is, or wraps.
+    """Return the routers whose default lifespan is *lifespan*, or is wrapped by it.
 
     FastAPI merges lifespans of included routers into closures around the app's own.
     """

@@ -143,7 +143,7 @@ def test_history_outlives_a_restart(sqlite_url: str) -> None:
         assert worker.ask("GET", "/stats")[1]["completed"] == 1
 
 
-WARNING = "2 worker processes serve this app and each keeps its tasks in its own memory"
+WARNING = "2 worker processes serve this app, and each keeps its tasks in its own memory"
 
 
 @pytest.mark.parametrize(

@@ -50,9 +50,9 @@ def test_a_setup_for_another_app_is_told() -> None:
     """A setup that names one app is refused as another one's lifespan, with both right forms."""
     lifespan = setup_async_framework(FastAPI(), max_workers=3)
     told = (
-        r"^this lifespan was made for another app: leave the app out, as in "
-        r"FastAPI\(lifespan=setup_async_framework\(max_workers=10\)\), or enter it inside a "
-        r"lifespan of your own, 'async with setup_async_framework\(app, max_workers=10\):'$"
+        r"^this lifespan was made for another app: do not pass an app, as in "
+        r"FastAPI\(lifespan=setup_async_framework\(max_workers=10\)\), or enter it inside your own "
+        r"lifespan, 'async with setup_async_framework\(app, max_workers=10\):'$"
     )
     with pytest.raises(TypeError, match=told), TestClient(FastAPI(lifespan=lifespan)):
         pass
@@ -61,17 +61,17 @@ def test_a_setup_for_another_app_is_told() -> None:
 def test_with_in_place_of_async_with_is_told() -> None:
     """A plain with says that async with is needed."""
     setup: Any = setup_async_framework()
-    told = r"^setup_async_framework\(\) needs a running event loop: write 'async with' in a "
+    told = r"^setup_async_framework\(\) needs a running event loop: use 'async with' in a "
     with pytest.raises(TypeError, match=told), setup:
         pass
 
 
 MAKE_AN_ENGINE = (
-    "engine must be an engine: write engine=CeleryEngine(celery_app), with 'from "
+    "engine must be an engine: use engine=CeleryEngine(celery_app), with 'from "
     "framework.engines.celery import CeleryEngine', not "
 )
 MAKE_A_STORE = (
-    "store must be a store and not its URL: write store=SQLStore('sqlite:///tasks.db'), with "
+    "store must be a store, not a URL: use store=SQLStore('sqlite:///tasks.db'), with "
     "'from framework.stores.sql import SQLStore'"
 )
 

@@ -223,7 +223,7 @@ async def test_d3_entered_twice_at_once() -> None:
     """Entering one setup twice at once is a clear error, and the first goes on."""
     setup = setup_async_framework(None)
     async with setup:
-        with pytest.raises(RuntimeError, match=r"^this setup is in use already: .*$"):
+        with pytest.raises(RuntimeError, match=r"^this framework is already running: .*$"):
             await setup.__aenter__()
         assert await get_task_manager().submit(lambda: 7, wait=True) == 7
 

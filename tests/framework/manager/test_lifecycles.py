@@ -469,7 +469,7 @@ async def test_a_setup_cannot_be_entered_twice_at_once() -> None:
     """Entering one setup again while it is in use is an error that says what to do."""
     setup = setup_async_framework(None)
     async with setup:
-        text = r"^this setup is in use already: call setup_async_framework\(\) again$"
+        text = r"^this framework is already running: call setup_async_framework\(\) again for a"
         with pytest.raises(RuntimeError, match=text):
             await setup.__aenter__()
 
