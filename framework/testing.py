@@ -1,4 +1,4 @@
-"""What a test toolkit needs: a framework put together from the test's own parts."""
+"""Building blocks for test toolkits: a framework with replaced parts."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a task calls.
+    """The function and arguments of a task.
 
     Attributes:
-        fn: The function, without any decorator of the framework.
+        fn: The function, without the framework's decorators.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        throttled: Whether the function stands behind a `throttled_task`.
+        throttled: Whether the function is decorated with `throttled_task`.
     """
 
     fn: Callable[..., Any]
@@ -77,29 +77,29 @@ class Call:
 
 
 def call_of(record: TaskRecord) -> Call:
-    """Return what a task calls, from `Interceptor.before_accept` or an attempt.
+    """Return the function and arguments of a task that has not ended.
 
     Raises:
-        LookupError: If the task has ended: then its arguments are not kept.
+        LookupError: If the task has ended, because its arguments are not kept.
     """
     task = live(record)
     if task.args is None:
-        raise LookupError(f"task {task.task_id} has ended and keeps no arguments")
+        raise LookupError(f"task {task.task_id} has ended, so its arguments are not kept")
     fn = task.spec.fn
     return Call(bare_function(fn), task.args, dict(task.kwargs or {}), _is_throttled(fn))
 
 
 def driver_of(record: TaskRecord) -> asyncio.Task[Any] | None:
-    """Return what drives the coroutine of a task just now; None if it has none."""
+    """Return the asyncio task that runs a task's coroutine now; None if there is none."""
     driver = live(record).driver
     return None if driver is None else driver.owner
 
 
 @contextmanager
 def before_waits(call: Callable[[], object]) -> Iterator[None]:
-    """Have *call* called each time that a coroutine is about to wait for a task, inside.
+    """Call *call* inside the block whenever a coroutine is about to wait for a task.
 
-    What it raises is raised to whoever waits, in the whole process.
+    This applies to the whole process. If *call* raises, the waiting coroutine gets the error.
     """
     real = Results.get
 
@@ -107,7 +107,7 @@ def before_waits(call: Callable[[], object]) -> Iterator[None]:
         call()
         return await real(self, record, timeout)
 
-    Results.get = get  # type: ignore[method-assign]  # put back below
+    Results.get = get  # type: ignore[method-assign]  # restored below
     try:
         yield
     finally:
@@ -115,13 +115,13 @@ def before_waits(call: Callable[[], object]) -> Iterator[None]:
 
 
 def was_cut_short(record: TaskRecord) -> bool:
-    """Return whether a stopping framework has ended a task that had not ended by itself."""
+    """Return whether a shutdown ended a task before it ended by itself."""
     cut_short = record.status in (TaskStatus.CANCELLED, TaskStatus.INTERRUPTED)
     return cut_short and record.reason == REASON
 
 
 def is_caller(thread: threading.Thread) -> bool:
-    """Return whether a thread calls a hook, callbacks or a handler of an app's, and then ends."""
+    """Return whether a thread only calls a hook, callbacks or an app's handler."""
     return thread.name in (thread_names.HOOK, thread_names.CALLBACKS, thread_names.LIFESPAN)
 
 
@@ -131,7 +131,7 @@ def is_pool_thread(thread: threading.Thread) -> bool:
 
 
 def is_idle(code: CodeType) -> bool:
-    """Return whether a pool's thread that is in *code* waits there for something to do."""
+    """Return whether a thread of a pool that is executing *code* is idle."""
     return code is _WAITS_FOR_WORK
 
 
@@ -139,28 +139,28 @@ _WAITS_FOR_WORK: CodeType = Crew._park.__code__
 
 
 def function_name(fn: Callable[..., Any]) -> str:
-    """Return what *fn*, decorated or not, is called in events and `Interceptor.after_throttle`.
+    """Return the name of *fn*, decorated or not, in events and `Interceptor.after_throttle`.
 
-    Its tasks have the same name, unless they were given another.
+    Its tasks have the same name, unless the decorator sets another one.
     """
     return name_of(fn)
 
 
 @contextmanager
 def lasting_schedules() -> Iterator[None]:
-    """Let schedules that are made inside last, and be run by every framework.
+    """Keep schedules that are created inside the block, and run them in every framework.
 
-    Else those that are made under an override end with it. For what outlives a test: a
-    fixture that makes an app for many of them.
+    Without this, schedules that are created during an override end with it. Use it for a
+    fixture that creates an app for many tests.
     """
     with registry.lasting():
         yield
 
 
 def registered_functions() -> dict[str, Callable[..., Any]]:
-    """Return the decorated functions of this process that are still referred to, by name.
+    """Return the decorated functions that exist in this process, by name.
 
-    The name is that of their tasks: the one given at decoration, or `function_name`.
+    The name is the name of their tasks: the one from the decorator, or `function_name`.
     """
     found = {name: registry.find_function(name) for name in registry.names()}
     return {name: function for name, function in found.items() if function is not None}
@@ -190,29 +190,29 @@ def override_framework(
     nested: bool = False,
     app_rules: bool = False,
 ) -> Iterator[TaskManager]:
-    """Make one framework current in the whole process, for one test.
+    """Make one framework current in the whole process, for a test.
 
-    ``get_task_manager()``, the decorators and every ``setup_async_framework(app)`` inside
-    use it: the limits that apps ask for apply, their clock, executor, store and engine do
-    not. Each app still drains its own tasks when it stops. Schedules that are made
-    meanwhile, and not by an import, end with it. It is no context variable, since test
-    clients and runners run the app in contexts of their own.
+    ``get_task_manager()``, the decorators and every ``setup_async_framework(app)`` inside the
+    block use it. The settings of an app apply, but not its clock, executor, store or engine.
+    Each app still drains its own tasks when it stops. Schedules that are created inside the
+    block, and not by an import, end with it. The override is not a context variable, because
+    test clients and runners run the app in other contexts.
 
     Args:
-        clock: Time for everything; None for the system's.
-        engine: Where tasks run; None for *pool* and the apps' loops.
-        pool: Threads, shut down by you; None for one that ends with the override.
+        clock: Source of all time; None for the system's clock.
+        engine: What runs the tasks; None for *pool* and the apps' event loops.
+        pool: Thread pool, which you shut down; None for one that ends with the override.
         store: Where finished tasks are kept; None for memory.
-        interceptor: Takes part in every task; None for nobody.
-        new_id: Makes task ids; None for random ones.
-        rng: Randomness for jitter; None for a generator of its own.
-        loop: Where ``async def`` tasks run that threads submit while no app is set up;
-            None for nowhere.
-        nested: Whether it may take the place of an active override, which is current
-            again afterwards. Meanwhile that one's tasks go on, and mean this one.
-        app_rules: Whether the tasks of an app are held to the rules of its own engine and
-            store although these are replaced: what they would refuse is refused, and
-            arguments and results are as they would arrive; see `protocols.TaskRules` and
+        interceptor: Takes part in every task; None for no interceptor.
+        new_id: Creates task ids; None for random ones.
+        rng: Random generator for jitter; None for a new one.
+        loop: Event loop for ``async def`` tasks that threads submit while no app is set up;
+            None for no loop.
+        nested: Whether it may replace an active override, which becomes current again
+            afterwards. Tasks of the outer override continue, and use this one meanwhile.
+        app_rules: Whether to apply the rules of an app's own engine and store to its tasks
+            although both are replaced: what they would refuse is refused, and arguments
+            and results are converted as they would be; see `protocols.TaskRules` and
             `protocols.SharedStore.settle`.
 
     Yields:

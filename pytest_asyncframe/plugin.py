@@ -1,4 +1,4 @@
-"""The pytest hooks and fixtures; everything else is imported on first use."""
+"""The pytest hooks and fixtures; other modules are imported when they are first used."""
 
 from __future__ import annotations
 
@@ -43,34 +43,34 @@ _TIMELINE = pytest.StashKey["Timeline"]()
 _LAST_WORDS = pytest.StashKey[tuple[str, str] | None]()
 
 _TEST_MODULES: set[str] = set()
-"""Names of the modules that tests were collected from, by a run inside of a run too."""
+"""Names of the modules that tests were collected from, also by a run inside this run."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare the ini keys."""
+    """Register the ini keys and options."""
     add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker, and check the ini file."""
+    """Register the marker, and check the ini file."""
     config.addinivalue_line("markers", MARKER)
     config.stash[_SETTINGS] = settings_of(config)
 
 
-# -- a toolkit for each test that asks for it
+# -- a toolkit for each test that uses a fixture
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
-    """Put the test's parts together, before any fixture or loop of it is made."""
+    """Create the test's toolkit before any of its fixtures or event loops."""
     asked = _asked(item)
     if asked:
-        # Once more, where a plugin runs failed tests again.
+        # Reset it, because a plugin may run failed tests again.
         item.stash[_FAILED] = False
         try:
             _open_toolkit(item, asked)
         except pytest.UsageError as error:
-            # Raised by the fixtures: here it would keep other plugins from their own set-up.
+            # The fixtures raise it: raised here, it would skip the setup of other plugins.
             item.stash[_REFUSAL] = str(error)
     return (yield)
 
@@ -92,13 +92,13 @@ def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
         check_time(item)
     toolkit.blocked.own = _code_of(item)
     toolkit.open()
-    # By the session too: fixtures that outlive the test ask for it.
+    # Also on the config, because fixtures of a wider scope need it.
     item.stash[_TOOLKIT] = item.config.stash[_TOOLKIT] = toolkit
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
-    """Look for what the test has left behind, and end its parts, after all fixtures."""
+    """Check what the test has left behind, and close its toolkit, after all fixtures."""
     toolkit = item.stash.get(_TOOLKIT, None)
     if toolkit is None:
         return (yield)
@@ -119,7 +119,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
         broken = any(texts for severity, texts in findings if severity == "error")
     finally:
         if broken or item.stash.get(_FAILED, False):
-            # While everything is still alive.
+            # Now, while everything still exists.
             item.stash[_LAST_WORDS] = _timeline(item, toolkit).at_end(findings)
             del item.stash[_TIMELINE]
         del item.stash[_TOOLKIT], item.config.stash[_TOOLKIT]
@@ -132,7 +132,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, Any, Any]:
-    """Note whether the test has failed, and show how its tasks went."""
+    """Record whether the test has failed, and add its task timeline to the report."""
     report = yield
     section, item.stash[_LAST_WORDS] = item.stash.get(_LAST_WORDS, None), None
     if report.failed:
@@ -142,7 +142,7 @@ def pytest_runtest_makereport(
             error = None if call.excinfo is None else call.excinfo.value
             section = _timeline(item, toolkit).at_failure(error)
     if section is not None:
-        # It survives xdist.
+        # Sections are sent to xdist's controller.
         report.sections.append(section)
     return report
 
@@ -163,12 +163,12 @@ def pytest_fixture_setup(
     fixturedef: pytest.FixtureDef[Any],
     request: Any,  # a SubRequest, which pytest does not make public
 ) -> Generator[None, Any, Any]:
-    """Let a fixture that outlives a test begin and end in real time, whichever test that is."""
+    """Run setup and teardown of a wider-scoped fixture in real time, in any test."""
     if fixturedef.scope == "function":
         return (yield)
     config = request.config
     ending = ExitStack()
-    # Finalizers run in the opposite order: this one last, and the one below first.
+    # Finalizers run in reverse order: this one runs last, and the one below first.
     fixturedef.addfinalizer(ending.close)
     with _real_time(config):
         result = yield
@@ -177,14 +177,14 @@ def pytest_fixture_setup(
 
 
 def _real_time(config: pytest.Config) -> AbstractContextManager[object]:
-    """Let this thread wait for real, inside, also in a test with a virtual clock."""
+    """Let this thread wait in real time, even in a test with a virtual clock."""
     toolkit = config.stash.get(_TOOLKIT, None)
     return nullcontext() if toolkit is None else toolkit.outside()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run an ``async def`` test that no other plugin claims."""
+    """Run an ``async def`` test that no other plugin runs."""
     toolkit = pyfuncitem.stash.get(_TOOLKIT, None)
     if toolkit is None or not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
@@ -199,7 +199,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """Have it noted where everything stands when a test fails, before its loop ends."""
+    """When an async test fails, record where every task stands before its loop closes."""
     toolkit = item.stash.get(_TOOLKIT, None)
     fn = getattr(item, "obj", None)
     if (
@@ -208,7 +208,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
         or not inspect.iscoroutinefunction(fn)
     ):
         return (yield)
-    # Before pytest-asyncio puts a function in its place that is no coroutine.
+    # Before pytest-asyncio replaces it with a sync function.
     item.obj = toolkit.recorder.watched(fn)
     try:
         return (yield)
@@ -220,7 +220,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Note the test's module, and let pytest-benchmark see which tests are benchmarks."""
+    """Record the test's module, and tell pytest-benchmark which tests are benchmarks."""
     _TEST_MODULES.add(_module_name(item))
     info = getattr(item, "_fixtureinfo", None)
     if info is None or not item.config.pluginmanager.hasplugin("benchmark"):
@@ -231,7 +231,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Show what the benchmarks of tasks have told apart."""
+    """Show the second table of the task benchmarks."""
     rows = terminalreporter.config.stash.get(_BENCHMARKS, None)
     if rows:
         from pytest_asyncframe.benchmark import table  # only if it is used
@@ -246,7 +246,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def asyncframe(request: pytest.FixtureRequest) -> Probe:
-    """A framework of this test alone, with clients, waiting and matchers."""
+    """A framework for this test, with test clients, methods to wait for tasks, and matchers."""
     toolkit = _toolkit(request)
 
     from pytest_asyncframe.probe import Probe  # only if it is used
@@ -257,31 +257,31 @@ def asyncframe(request: pytest.FixtureRequest) -> Probe:
 
 @pytest.fixture
 def task_manager(request: pytest.FixtureRequest) -> TaskManager:
-    """A task manager of this test alone, which is current everywhere."""
+    """A task manager for this test, which get_task_manager() and the decorators use."""
     return _toolkit(request).manager
 
 
 @pytest.fixture
 def task_pool(request: pytest.FixtureRequest) -> ThreadPoolExecutorEnhanced:
-    """A thread pool of this test alone."""
+    """A thread pool for this test, with real threads."""
     return _toolkit(request).pool
 
 
 @pytest.fixture
 def task_executor(request: pytest.FixtureRequest) -> DeterministicExecutor:
-    """An executor that starts nothing by itself."""
+    """An executor that runs a task only when the test tells it to."""
     return _toolkit(request).require_executor("task_executor")
 
 
 @pytest.fixture
 def task_clock(request: pytest.FixtureRequest) -> VirtualClock:
-    """A clock that moves when it is told to, or when everybody waits."""
+    """A virtual clock that the test moves."""
     return _toolkit(request).require_clock("task_clock")
 
 
 @pytest.fixture
 def task_benchmark(request: pytest.FixtureRequest) -> TaskBenchmark:
-    """Benchmarks tasks in real time, each with a manager of its own."""
+    """Measures tasks with pytest-benchmark, in real time."""
     from pytest_asyncframe.benchmark import TaskBenchmark  # only if it is used
 
     toolkit = request.node.stash.get(_TOOLKIT, None)
@@ -294,7 +294,7 @@ def _module_name(item: pytest.Item) -> str:
 
 
 def _asked(item: pytest.Item) -> frozenset[str]:
-    """Return which of the plugin's fixtures a test asks for, not a user's of that name."""
+    """Return which of the plugin's fixtures a test uses, not a user's with the same name."""
     info = getattr(item, "_fixtureinfo", None)
     if info is None or FIXTURES.isdisjoint(info.names_closure):
         return frozenset()
@@ -319,7 +319,7 @@ def _is_ours(name: str, definitions: Sequence[Any]) -> bool:  # Any: pytest's Fi
     for definition in reversed(definitions):
         if definition.func.__module__ == __name__:
             return True
-        # A user's own of that name may ask for the one that it stands in front of.
+        # A user's fixture of that name may request the one that it overrides.
         if name not in definition.argnames:
             return False
     return False
@@ -332,7 +332,7 @@ def _toolkit(request: pytest.FixtureRequest) -> Toolkit:
     toolkit: Toolkit | None = request.node.stash.get(_TOOLKIT, None)
     if toolkit is None:
         raise pytest.UsageError(
-            f"{request.fixturename} was asked for by request.getfixturevalue(): name it among "
-            "the test's arguments or in usefixtures, so that it is there before the loop is"
+            f"{request.fixturename} was requested with request.getfixturevalue(): make it an "
+            "argument of the test or use usefixtures, so that it exists before the event loop"
         )
     return toolkit

@@ -559,4 +559,4 @@ def test_a_fixture_that_is_asked_for_late(ending: Ending) -> None:
         request.getfixturevalue("task_clock")
     """)
 
-    assert "task_clock was asked for by request.getfixturevalue(): name it among the test's" in told
+    assert "task_clock was requested with request.getfixturevalue(): make it an argument" in told
