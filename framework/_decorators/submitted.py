@@ -178,14 +178,14 @@ def _checked(
     on_error: object = None,
 ) -> dict[str, Any]:
     """Return the options of a task as `TaskSpec.replace` takes them."""
-    checks.hook("on_complete", on_complete)
-    checks.hook("on_error", on_error)
+    checks.function("on_complete", on_complete, of="the task")
+    checks.function("on_error", on_error, of="the task")
     return {
         "timeout": checks.limit("timeout", timeout),
         "description": None if description is None else checks.text("description", description),
         "name": None if name is None else one_line(checks.text("name", name)),
         "delay": None if delay is None else checks.number("delay", delay, at_least=0),
-        "task_id": None if task_id is None else checks.task_id(task_id),
+        "task_id": None if task_id is None else checks.task_id("task_id", task_id),
         "hooks": (on_complete, on_error),
     }
 

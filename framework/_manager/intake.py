@@ -382,9 +382,9 @@ def take_in(
     if spec.check is not None:
         spec.check(*positional, **named)
     if task_id is not None:
-        checks.task_id(task_id)
-    checks.hook("on_complete", on_complete)
-    checks.hook("on_error", on_error)
+        checks.task_id("task_id", task_id)
+    checks.function("on_complete", on_complete, of="the task")
+    checks.function("on_error", on_error, of="the task")
     pause = checks.number("delay", delay, at_least=0) or spec.delay
     task = intake.accept_with(
         spec,

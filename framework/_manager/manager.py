@@ -206,7 +206,7 @@ class TaskManager:
         checks.flag("wait", wait)
         core = self._core
         if task_id is not None and core.elsewhere is not None:
-            await core.intake.require_free(checks.task_id(task_id))
+            await core.intake.require_free(checks.task_id("task_id", task_id))
         task, pause = take_in(
             core.intake,
             sys._getframe(1), func, args, kwargs, timeout, description, task_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -103,17 +103,17 @@ def filled_text(name: str, value: object) -> str:
     return given
 
 
-def task_id(value: object) -> str:
+def task_id(name: str, value: object) -> str:
     """Return *value* if a task may have it as an id of its user's choice.
 
     Raises:
         TypeError: If it is no string.
         ValueError: If it is empty, too long, or not printable.
     """
-    given = text("task_id", value)
+    given = text(name, value)
     if not may_be_task_id(given):
         raise ValueError(
-            f"task_id must have 1 to {_LONGEST_ID} characters, all of them printable, not "
+            f"{name} must have 1 to {_LONGEST_ID} characters, all of them printable, not "
             f"{show(value)} ({len(given)} characters): choose another, or leave it out for a "
             "random one"
         )
@@ -139,14 +139,46 @@ def flag(name: str, value: object) -> bool:
     return value
 
 
-def hook(name: str, value: object) -> None:
-    """See that *value* can be called at a task's end, or is None.
+def function(name: str, value: object, *, of: str) -> object:
+    """Return *value* if it can be called, or is None.
+
+    Args:
+        name: The parameter, for the message.
+        value: What was given.
+        of: What it will be called with, for the message.
 
     Raises:
         TypeError: If it cannot.
     """
     if value is not None and not callable(value):
-        raise TypeError(f"{name} must be a function of the task or None, not {show(value)}")
+        raise TypeError(f"{name} must be a function of {of} or None, not {show(value)}")
+    return value
+
+
+def exception_types(name: str, value: object) -> tuple[type[BaseException], ...]:
+    """Return *value* as a tuple if it is an exception class or a tuple of them.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If it is an empty tuple.
+    """
+    types = value if isinstance(value, tuple) else (value,)
+    if not types:
+        raise ValueError(
+            f"{name} must name at least one exception class, not (): with none the "
+            "function would never be retried"
+        )
+    for one in types:
+        if not (isinstance(one, type) and issubclass(one, BaseException)):
+            raise TypeError(
+                f"{name} must be an exception class or a tuple of them, not {show(value)}"
+            )
+    return types
+
+
+def optional(check: Callable[[str, object], T]) -> Callable[[str, object], T | None]:
+    """Return *check*, but with None accepted."""
+    return lambda name, value: None if value is None else check(name, value)
 
 
 def methods(name: str, part: object, needed: tuple[str, ...]) -> None:

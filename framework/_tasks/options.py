@@ -1,0 +1,337 @@
+"""The options of tasks, submissions, retries and throttles: each one is declared here alone.
+
+A key of a TypedDict below is an option. Type checkers and editors see it through ``Unpack``.
+The `Option` beside its type has the default, the check and the meaning, which decorators,
+``.options()``, ``submit``, their signatures and their docstrings take from there. Code that acts
+on an option reads it from the ``options`` of a `RetryPolicy`, `ThrottlePolicy` or `TaskSpec`,
+where every key is present.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import textwrap
+import typing
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Final, Generic, Literal, TypedDict, TypeVar, cast
+
+from framework._tasks import checks
+from framework._tasks.functions import one_line
+from framework._tasks.task import Task
+
+D = TypeVar("D")  # one of the TypedDicts
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What is known of an option besides its type.
+
+    Attributes:
+        default: Its value where none is given; ``Parameter.empty`` if one must be given.
+        check: Called as ``check(name, value)``; returns the value to use, or raises
+            TypeError or ValueError.
+        meaning: A sentence for docstrings, with unit and range.
+    """
+
+    default: Any
+    check: Callable[[str, Any], Any]
+    meaning: str
+
+
+def _name(name: str, value: object) -> str:
+    return one_line(checks.text(name, value))
+
+
+def _hook(name: str, value: object) -> object:
+    return value if callable(value) else checks.function(name, value, of="the task")
+
+
+class RunOptions(TypedDict, total=False):
+    """Options of every task, however it is submitted. None is as if left out."""
+
+    timeout: Annotated[
+        float | None,
+        Option(
+            None,
+            checks.limit,
+            "Limit in seconds, above 0, from the start of its run, retries included; None for "
+            "the framework's, infinity for none.",
+        ),
+    ]
+    description: Annotated[
+        str | None, Option("", checks.optional(checks.text), "A text for people.")
+    ]
+
+
+class NameOptions(TypedDict, total=False):
+    """Options that belong to a function and not to one submission."""
+
+    name: Annotated[
+        str | None,
+        Option(
+            None,
+            checks.optional(_name),
+            "The task's name; None for the function's module and qualified name.",
+        ),
+    ]
+
+
+class OnceOptions(TypedDict, total=False):
+    """Options that belong to single tasks more than to a function."""
+
+    delay: Annotated[
+        float,
+        Option(
+            0.0,
+            partial(checks.number, at_least=0),
+            "Seconds, 0 or more, that it stays PENDING at least.",
+        ),
+    ]
+    task_id: Annotated[
+        str | None,
+        Option(
+            None,
+            checks.optional(checks.task_id),
+            "An id of your own, not in use, of 1 to 200 printable characters; None for a random "
+            "one.",
+        ),
+    ]
+    on_complete: Annotated[
+        Callable[[Task], object] | None,
+        Option(
+            None,
+            _hook,
+            "Called with the task once it is COMPLETED, on the thread or loop that completed it, "
+            "or a thread of its own if that was elsewhere. What it raises is logged.",
+        ),
+    ]
+    on_error: Annotated[
+        Callable[[Task], object] | None,
+        Option(None, _hook, "The same for every other end."),
+    ]
+
+
+class TaskOptions(RunOptions, NameOptions, total=False):
+    """Options of `background_task` and `async_task`."""
+
+
+class SubmitOptions(RunOptions, OnceOptions, total=False):
+    """Options of `TaskManager.submit` and `TaskManager.submit_nowait`."""
+
+
+class CopyOptions(RunOptions, NameOptions, OnceOptions, total=False):
+    """Options of a task's ``.options()``: all that a task has."""
+
+
+class ThrottleOptions(TypedDict, total=False):
+    """Options of `throttled_task`."""
+
+    rate_limit: Annotated[
+        int,
+        Option(
+            inspect.Parameter.empty,
+            partial(checks.integer, at_least=1),
+            "Calls per window, from 1 on.",
+        ),
+    ]
+    time_window: Annotated[
+        float,
+        Option(60.0, partial(checks.number, above=0), "Length of the window in seconds, above 0."),
+    ]
+    when_limited: Annotated[
+        Literal["raise", "wait"],
+        Option(
+            "raise",
+            partial(checks.choice, allowed=("raise", "wait")),
+            '``"raise"`` `RateLimitExceededError`, or ``"wait"`` for a place, first come, first '
+            "served. A sync function called on a loop's thread cannot wait and raises. Waiting "
+            "does not count against a task's limit.",
+        ),
+    ]
+    key: Annotated[
+        Callable[..., Hashable] | None,
+        Option(
+            None,
+            partial(checks.function, of="the call's arguments"),
+            "Called with the arguments; calls of different keys do not count together. None to "
+            "count all calls together.",
+        ),
+    ]
+
+
+class RetryOptions(TypedDict, total=False):
+    """Options of `retry_task`."""
+
+    max_retries: Annotated[
+        int,
+        Option(
+            3,
+            partial(checks.integer, at_least=0),
+            "Further attempts after the first, from 0 on.",
+        ),
+    ]
+    retry_delay: Annotated[
+        float,
+        Option(
+            1.0,
+            partial(checks.number, at_least=0),
+            "Seconds before the first retry, 0 or more.",
+        ),
+    ]
+    backoff: Annotated[
+        float,
+        Option(
+            1.0,
+            partial(checks.number, at_least=1),
+            "Factor from one delay to the next, 1 or more.",
+        ),
+    ]
+    max_delay: Annotated[
+        float | None,
+        Option(
+            None,
+            checks.optional(partial(checks.number, at_least=0)),
+            "Longest delay in seconds, 0 or more; None for 1e9.",
+        ),
+    ]
+    jitter: Annotated[
+        float,
+        Option(
+            0.0,
+            partial(checks.number, at_least=0, at_most=1),
+            "Share of the delay, 0.0 to 1.0.",
+        ),
+    ]
+    exceptions: Annotated[
+        type[BaseException] | tuple[type[BaseException], ...],
+        Option(
+            Exception,
+            checks.exception_types,
+            "Which errors to retry: a class or a tuple of classes, not empty.",
+        ),
+    ]
+
+
+class OptionList(Generic[D]):
+    """The options that one TypedDict declares, as code uses them.
+
+    Args:
+        declared: The TypedDict.
+        drops_none: Whether None is as if an option was left out.
+
+    Attributes:
+        options: Each option by its name.
+        drops_none: As above.
+        defaults: The value of each where none is given.
+        copying: The signature of an ``.options()``, which keeps what is left out.
+    """
+
+    def __init__(self, declared: type[D], *, drops_none: bool = False) -> None:
+        hints = typing.get_type_hints(declared, include_extras=True)
+        self.options: dict[str, Option] = {
+            name: hint.__metadata__[0] for name, hint in hints.items()
+        }
+        self.drops_none = drops_none
+        self._checks = {name: one.check for name, one in self.options.items()}
+        self._types = {name: hint.__origin__ for name, hint in hints.items()}
+        self.defaults = cast(D, {name: one.default for name, one in self.options.items()})
+        self.copying = inspect.Signature(self._parameters(copying=True))
+
+    def checked(self, caller: str, given: Mapping[str, object], hint: str = "") -> D:
+        """Return *given* with each value as its check returns it.
+
+        Args:
+            caller: What the options were given to, for the message.
+            given: The options, by name.
+            hint: What else to say of a name that is no option.
+
+        Raises:
+            TypeError: If a name is no option, or a value is of the wrong type.
+            ValueError: If a value is out of range.
+        """
+        checks, checked = self._checks, {}
+        for name, value in given.items():
+            if name not in checks:
+                raise self._unknown(caller, given, hint)
+            good = checks[name](name, value)
+            if good is not None or not self.drops_none:
+                checked[name] = good
+        return cast(D, checked)
+
+    def complete(self, given: D) -> D:
+        """Return *given* with the defaults of all that it lacks."""
+        return merged(self.defaults, cast(Mapping[str, object], given))
+
+    def _unknown(self, caller: str, given: Mapping[str, object], hint: str) -> TypeError:
+        unknown = [repr(name) for name in given if name not in self.options]
+        return TypeError(
+            f"{caller}() got an unexpected keyword argument {', '.join(unknown)}; its options "
+            f"are {', '.join(self.options)}{hint}"
+        )
+
+    def shown(self, function: F) -> F:
+        """Put the options in place of ``**options``: in the signature and the docstring."""
+        return self._shown(function, copying=False)
+
+    def shown_as_kept(self, function: F) -> F:
+        """Do as `shown` does for an ``.options()``, which keeps what is left out."""
+        return self._shown(function, copying=True)
+
+    def _shown(self, function: F, *, copying: bool) -> F:
+        own = inspect.signature(function)
+        others = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        signature = own.replace(parameters=[*others, *self._parameters(copying=copying)])
+        function.__signature__ = signature  # type: ignore[attr-defined]  # what inspect looks for
+        if function.__doc__ is not None:  # python -OO leaves it out
+            function.__doc__ = _OPTIONS_LINE.sub(self._meanings, function.__doc__)
+        return function
+
+    def _parameters(self, *, copying: bool) -> list[inspect.Parameter]:
+        return [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=_KEPT if copying else one.default,
+                annotation=self._types[name],
+            )
+            for name, one in self.options.items()
+        ]
+
+    def _meanings(self, line: re.Match[str]) -> str:
+        indent = line["indent"]
+        return "\n".join(
+            textwrap.fill(
+                f"{name}: {one.meaning}",
+                width=92,
+                initial_indent=indent,
+                subsequent_indent=f"{indent}    ",
+            )
+            for name, one in self.options.items()
+        )
+
+
+def merged(options: D, changed: Mapping[str, object]) -> D:
+    """Return *options* with those of *changed* in their place."""
+    return {**options, **changed}  # type: ignore[dict-item, return-value]  # D is a TypedDict
+
+
+class _Kept:
+    """Stands in a signature for the value that a function has already."""
+
+    def __repr__(self) -> str:
+        return "<kept>"
+
+
+_KEPT: Final = _Kept()
+
+_OPTIONS_LINE: Final = re.compile(r"^(?P<indent> *)\*\*options: .*$", re.MULTILINE)
+
+TASK: Final = OptionList(TaskOptions, drops_none=True)
+SUBMIT: Final = OptionList(SubmitOptions, drops_none=True)
+COPY: Final = OptionList(CopyOptions, drops_none=True)
+THROTTLE: Final = OptionList(ThrottleOptions)
+RETRY: Final = OptionList(RetryOptions)
