@@ -12,11 +12,14 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from framework._tasks import checks
 from framework._tasks.functions import is_async, layer_of, name_of, require_callable, signature_of
 from framework._tasks.ids import TaskId
+from framework._tasks.options import OptionList
+
+D = TypeVar("D")  # one of the lists of options
 
 _RANKS = {
     "throttled_task": 1,
@@ -128,6 +131,27 @@ def of_colour(
     return chosen
 
 
+def copier(known: OptionList[D], name: str, make: Callable[[D], Any]) -> Callable[..., Any]:
+    """Return the ``.options`` of a decorated function, which makes a copy with other options.
+
+    Args:
+        known: The options that there are.
+        name: The function's, for messages.
+        make: Makes the copy, from the options that change.
+    """
+
+    def options(**changed: Any) -> Any:
+        """Return a copy with other options; what is left out stays as it was."""
+        if known.drops_none:
+            # Also where a check would refuse it: None keeps what was.
+            changed = {name: value for name, value in changed.items() if value is not None}
+        return make(known.checked(f"{name}.options", changed))
+
+    options.__qualname__ = f"{name}.options"
+    options.__signature__ = known.copying  # type: ignore[attr-defined]  # what inspect looks for
+    return options
+
+
 BRACKETS: Final = object()
 """Stands for the function that the form with brackets is not given; None is refused."""
 
@@ -151,6 +175,7 @@ _MEANT: Final = {
 
 
 def by_name(layer: str, given: object) -> TypeError:
+    """Return the error for an option that was given without its name."""
     option, example = _MEANT[layer]
     if type(given) is int:
         example = given
@@ -171,6 +196,6 @@ def require_known(fn: Callable[..., Any], changed: dict[str, Any], known: Collec
     unknown = sorted(changed.keys() - set(known))
     if unknown:
         raise TypeError(
-            f"{name_of(fn)}.options() does not know {', '.join(unknown)}; it knows "
-            f"{', '.join(known)}"
+            f"{name_of(fn)}.options() got an unexpected keyword argument "
+            f"{', '.join(map(repr, unknown))}; its options are {', '.join(known)}"
         )

@@ -6,14 +6,15 @@ import asyncio
 import functools
 import types
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
-from framework._decorators.dressing import BRACKETS, apply, dress, of_colour, require_known
+from framework._decorators.dressing import BRACKETS, apply, copier, dress, of_colour
 from framework._manager.frameworks import find_policies
-from framework._running.retry import RetryPolicy, retry_policy
+from framework._running.retry import RetryPolicy
 from framework._tasks import registry
 from framework._tasks.decorated import RetriedFunction, RetryDecorator
 from framework._tasks.functions import Check, checker_for, is_async, name_of
+from framework._tasks.options import RETRY, RetryOptions, merged
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,28 +25,11 @@ def retry_task(fn: Callable[P, T], /) -> RetriedFunction[P, T]: ...
 
 
 @overload
-def retry_task(
-    *,
-    max_retries: int = 3,
-    retry_delay: float = 1.0,
-    backoff: float = 1.0,
-    max_delay: float | None = None,
-    jitter: float = 0.0,
-    exceptions: type[BaseException] | tuple[type[BaseException], ...] = Exception,
-) -> RetryDecorator: ...
+def retry_task(**options: Unpack[RetryOptions]) -> RetryDecorator: ...
 
 
-def retry_task(
-    fn: Any = BRACKETS,
-    /,
-    *,
-    max_retries: int = 3,
-    retry_delay: float = 1.0,
-    backoff: float = 1.0,
-    max_delay: float | None = None,
-    jitter: float = 0.0,
-    exceptions: type[BaseException] | tuple[type[BaseException], ...] = Exception,
-) -> Any:
+@RETRY.shown
+def retry_task(fn: Any = BRACKETS, /, **options: Unpack[RetryOptions]) -> Any:
     """Call a function again when it fails, up to ``max_retries + 1`` times in all.
 
     The delay before retry n (from 1 on) is
@@ -59,12 +43,7 @@ def retry_task(
 
     Args:
         fn: The function, where the decorator is written without brackets.
-        max_retries: Further attempts after the first, from 0 on.
-        retry_delay: Seconds before the first retry, 0 or more.
-        backoff: Factor from one delay to the next, 1 or more.
-        max_delay: Longest delay in seconds, 0 or more; None for 1e9.
-        jitter: Share of the delay, 0.0 to 1.0.
-        exceptions: Which errors to retry: a class or a tuple of classes, not empty.
+        **options: See `RetryOptions`.
 
     Returns:
         A function with the same parameters and result, sync or async as before.
@@ -73,31 +52,17 @@ def retry_task(
         TypeError: If *fn* cannot be decorated, or a parameter is of the wrong type.
         ValueError: If a number is out of range, or *exceptions* is empty.
     """
-    given = {
-        "max_retries": max_retries,
-        "retry_delay": retry_delay,
-        "backoff": backoff,
-        "max_delay": max_delay,
-        "jitter": jitter,
-        "exceptions": exceptions,
-    }
-    retry_policy(**given)
-    return apply("retry_task", fn, lambda it: _retried(it, given))
+    checked = RETRY.complete(RETRY.checked("retry_task", options))
+    return apply("retry_task", fn, lambda it: _retried(it, checked))
 
 
-def _retried(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
-    def options(**changed: Any) -> Any:
-        """Return a copy with other options."""
-        require_known(fn, changed, given)
-        return _retried(fn, given | changed)
-
-    name, policy = name_of(fn), retry_policy(**given)
-    options.__qualname__ = f"{name}.options"
+def _retried(fn: Callable[..., Any], checked: RetryOptions) -> Any:
+    name, policy = name_of(fn), RetryPolicy(checked)
     dressed = dress(
         retried_inner(fn, name, policy),
         fn,
         "retry_task",
-        options=options,
+        options=copier(RETRY, name, lambda changed: _retried(fn, merged(checked, changed))),
         __asyncframe_policy__=policy,
         __asyncframe_attempts__=attempts_of(fn, name, policy),
     )
@@ -107,7 +72,12 @@ def _retried(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
 
 def retried_inner(fn: Callable[..., Any], name: str, policy: RetryPolicy) -> types.FunctionType:
     """Return *fn* with retries, in the colour of *fn*; the first try is outside the loop."""
-    policies, call_later, exceptions = find_policies, functools.partial, policy.exceptions
+    # Names of this module would not be found: `dress` replaces the globals.
+    policies, call_later, exceptions = (
+        find_policies,
+        functools.partial,
+        policy.options["exceptions"],
+    )
     note_on_loop, fits, check = _note_on_loop, _fits, checker_for(fn)
 
     def sync_inner(*args: Any, **kwargs: Any) -> Any:

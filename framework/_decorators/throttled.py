@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import types
-from collections.abc import Callable, Hashable
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Unpack
 
-from framework._decorators.dressing import by_name, decorate, dress, of_colour, require_known
+from framework._decorators.dressing import by_name, copier, decorate, dress, of_colour
 from framework._manager.frameworks import find_policies
-from framework._running.throttle import ThrottlePolicy, throttle_policy
+from framework._running.throttle import ThrottlePolicy
 from framework._tasks import registry
 from framework._tasks.decorated import ThrottleDecorator
 from framework._tasks.functions import name_of
+from framework._tasks.options import THROTTLE, ThrottleOptions, merged
 
 
-def throttled_task(
-    fn: object = None,
-    /,
-    *,
-    rate_limit: int | None = None,
-    time_window: float = 60.0,
-    when_limited: Literal["raise", "wait"] = "raise",
-    key: Callable[..., Hashable] | None = None,
-) -> ThrottleDecorator:
+@THROTTLE.shown
+def throttled_task(fn: object = None, /, **options: Unpack[ThrottleOptions]) -> ThrottleDecorator:
     """Limit how often a function may be called in any window of time.
 
     The window slides: no half-open stretch of *time_window* seconds ever holds more than
@@ -34,13 +28,7 @@ def throttled_task(
 
     Args:
         fn: Not used: without brackets there is no rate, which is refused.
-        rate_limit: Calls per window, from 1 on.
-        time_window: Length of the window in seconds, above 0.
-        when_limited: ``"raise"`` `RateLimitExceededError`, or ``"wait"`` for a place, first
-            come, first served. A sync function called on a loop's thread cannot wait and
-            raises. Waiting does not count against a task's limit.
-        key: Called with the arguments; calls of different keys do not count together.
-            None to count all calls together.
+        **options: See `ThrottleOptions`.
 
     Returns:
         A decorator; what it decorates stays sync or async, and returns what it did.
@@ -51,35 +39,23 @@ def throttled_task(
     """
     if fn is not None and not callable(fn):
         raise by_name("throttled_task", fn)
-    if fn is not None or rate_limit is None:
+    checked = THROTTLE.complete(THROTTLE.checked("throttled_task", options))
+    if fn is not None or "rate_limit" not in options:
         raise TypeError(
             "throttled_task has no default rate: write @throttled_task(rate_limit=5, "
-            f"time_window=60), not {'@throttled_task' if fn is not None else 'rate_limit=None'}"
+            f"time_window=60), not @throttled_task{'' if fn is not None else '()'}"
         )
-    given = {
-        "rate_limit": rate_limit,
-        "time_window": time_window,
-        "when_limited": when_limited,
-        "key": key,
-    }
-    throttle_policy("", **given)
-    return lambda it: decorate("throttled_task", it, lambda one: _throttled(one, given))
+    return lambda it: decorate("throttled_task", it, lambda one: _throttled(one, checked))
 
 
-def _throttled(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
-    def options(**changed: Any) -> Any:
-        """Return a copy with other options and windows of its own."""
-        require_known(fn, changed, given)
-        return _throttled(fn, given | changed)
-
+def _throttled(fn: Callable[..., Any], checked: ThrottleOptions) -> Any:
     name = name_of(fn)
-    options.__qualname__ = f"{name}.options"
-    policy = throttle_policy(name, **given)
+    policy = ThrottlePolicy(name, checked)
     dressed = dress(
         throttled_inner(fn, policy),
         fn,
         "throttled_task",
-        options=options,
+        options=copier(THROTTLE, name, lambda changed: _throttled(fn, merged(checked, changed))),
         __asyncframe_policy__=policy,
     )
     registry.register(name, dressed)
@@ -88,8 +64,9 @@ def _throttled(fn: Callable[..., Any], given: dict[str, Any]) -> Any:
 
 def throttled_inner(fn: Callable[..., Any], policy: ThrottlePolicy) -> types.FunctionType:
     """Return *fn* behind its rate, in the colour of *fn*."""
-    policies, running_loop, key = find_policies, asyncio._get_running_loop, policy.key
-    waits = policy.when_limited == "wait"
+    # Names of this module would not be found: `dress` replaces the globals.
+    policies, running_loop = find_policies, asyncio._get_running_loop
+    key, waits = policy.options["key"], policy.options["when_limited"] == "wait"
 
     def sync_inner(*args: Any, **kwargs: Any) -> Any:
         here = policies()

@@ -56,7 +56,7 @@ class Policies:
 
     def take(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
         """Count a call now and return None, or return when the next is allowed."""
-        if policy.key is not None:
+        if policy.has_key:
             return self.gates(policy).take(key, self.monotonic)
         gate = self._only.get(policy)
         if gate is None:
@@ -80,7 +80,8 @@ class Policies:
         # Rounded down, it would bring who comes back a hair too early.
         while now + wait < due:
             wait = math.nextafter(wait, math.inf)
-        return RateLimitExceededError(policy.name, policy.rate_limit, policy.time_window, wait)
+        rate, window = policy.options["rate_limit"], policy.options["time_window"]
+        return RateLimitExceededError(policy.name, rate, window, wait)
 
     def refuse(self, policy: ThrottlePolicy, due: float) -> RateLimitExceededError:
         """Tell of a refused call and return its error."""
@@ -336,7 +337,9 @@ class _Asleep:
 
 def retry_reason(policy: RetryPolicy, attempt: int, delay: float) -> str:
     """Return why a task waits whose attempt number *attempt* has failed, for people."""
-    return f"attempt {attempt} of {policy.max_retries + 1} failed; the next in {delay:g} s"
+    return (
+        f"attempt {attempt} of {policy.options['max_retries'] + 1} failed; the next in {delay:g} s"
+    )
 
 
 def throttle_reason(policy: ThrottlePolicy) -> str:

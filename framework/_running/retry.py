@@ -7,9 +7,9 @@ import concurrent.futures
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, Unpack
 
-from framework._tasks import checks
+from framework._tasks.options import RETRY, RetryOptions
 from framework.exceptions import TaskCancelledError
 
 Uniform: TypeAlias = Callable[[float, float], float]
@@ -30,20 +30,19 @@ _NEVER: Final = (
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often and when a failing call is made again; see `retry_task` for the fields."""
+    """How often and when a failing call is made again.
 
-    max_retries: int
-    retry_delay: float
-    backoff: float
-    max_delay: float | None
-    jitter: float
-    exceptions: tuple[type[BaseException], ...]
+    Attributes:
+        options: Every option of `retry_task`, checked.
+    """
+
+    options: RetryOptions
 
     def allows(self, error: BaseException, attempt: int) -> bool:
         """Whether to try again after *error* ended attempt number *attempt* (from 1 on)."""
         return (
-            attempt <= self.max_retries
-            and isinstance(error, self.exceptions)
+            attempt <= self.options["max_retries"]
+            and isinstance(error, self.options["exceptions"])
             and not isinstance(error, _NEVER)
         )
 
@@ -60,53 +59,24 @@ class RetryPolicy:
         Returns:
             Seconds, 0 or more.
         """
+        first, longest = self.options["retry_delay"], self.options["max_delay"]
         try:
-            delay = self.retry_delay * self.backoff ** (retry - 1)
+            delay = first * self.options["backoff"] ** (retry - 1)
         except OverflowError:
             # Delay 0 stays 0, however often it is multiplied.
-            delay = math.inf if self.retry_delay else 0.0
-        delay = min(delay, MAX_DELAY if self.max_delay is None else self.max_delay)
-        if self.jitter:
-            delay += uniform(-self.jitter, self.jitter) * delay
+            delay = math.inf if first else 0.0
+        delay = min(delay, MAX_DELAY if longest is None else longest)
+        jitter = self.options["jitter"]
+        if jitter:
+            delay += uniform(-jitter, jitter) * delay
         return max(0.0, delay)
 
 
-def retry_policy(
-    *,
-    max_retries: object,
-    retry_delay: object,
-    backoff: object,
-    max_delay: object,
-    jitter: object,
-    exceptions: object,
-) -> RetryPolicy:
-    """Check the parameters of `retry_task` and return them as a policy.
+def retry_policy(**options: Unpack[RetryOptions]) -> RetryPolicy:
+    """Check options of `retry_task` and return them as a policy.
 
     Raises:
-        TypeError: If one is of the wrong type.
+        TypeError: If one is of the wrong type, or is no option.
         ValueError: If one is out of its range.
     """
-    return RetryPolicy(
-        max_retries=checks.integer("max_retries", max_retries, at_least=0),
-        retry_delay=checks.number("retry_delay", retry_delay, at_least=0),
-        backoff=checks.number("backoff", backoff, at_least=1),
-        max_delay=None if max_delay is None else checks.number("max_delay", max_delay, at_least=0),
-        jitter=checks.number("jitter", jitter, at_least=0, at_most=1),
-        exceptions=_exception_types(exceptions),
-    )
-
-
-def _exception_types(given: object) -> tuple[type[BaseException], ...]:
-    types = given if isinstance(given, tuple) else (given,)
-    if not types:
-        raise ValueError(
-            "exceptions must name at least one exception class, not (): with none the "
-            "function would never be retried"
-        )
-    for one in types:
-        if not (isinstance(one, type) and issubclass(one, BaseException)):
-            raise TypeError(
-                "exceptions must be an exception class or a tuple of them, not "
-                f"{checks.show(given)}"
-            )
-    return types
+    return RetryPolicy(RETRY.complete(RETRY.checked("retry_task", options)))

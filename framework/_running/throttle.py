@@ -6,11 +6,10 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Unpack
 
-from framework._tasks import checks
 from framework._tasks.live import Sleeper
+from framework._tasks.options import THROTTLE, ThrottleOptions
 
 
 class GateRetiredError(Exception):
@@ -229,7 +228,7 @@ class Gates:
 
     def only(self) -> Gate:
         """Return the gate of a function throttled as a whole; it never retires."""
-        return self._gates.setdefault(None, Gate(self._policy.rate_limit, self._policy.time_window))
+        return self._gates.setdefault(None, self._gate())
 
     def join(self, key: Hashable, sleeper: Sleeper, monotonic: Callable[[], float]) -> Gate:
         """Enter the queue before the gate of *key* and return the gate."""
@@ -248,8 +247,11 @@ class Gates:
         with self._lock:
             if len(self._gates) >= self._limit:
                 self._purge(monotonic())
-            fresh = Gate(self._policy.rate_limit, self._policy.time_window)
-            return self._gates.setdefault(key, fresh)
+            return self._gates.setdefault(key, self._gate())
+
+    def _gate(self) -> Gate:
+        options = self._policy.options
+        return Gate(options["rate_limit"], options["time_window"])
 
     def _purge(self, now: float) -> None:
         self._gates = {key: gate for key, gate in self._gates.items() if not gate.retire(now)}
@@ -259,37 +261,32 @@ class Gates:
 _KEYS_BEFORE_PURGE = 1_024
 
 
-@dataclass(frozen=True, eq=False)
 class ThrottlePolicy:
-    """How often a function may be called; see `throttled_task` for the fields.
+    """How often a function may be called.
 
     Compared by identity: two functions with the same rate do not share a window.
+
+    Args:
+        name: The function's.
+        options: Every option of `throttled_task`, checked.
+
+    Attributes:
+        has_key: Whether calls of different keys count apart; asked at each call.
     """
 
-    name: str
-    rate_limit: int
-    time_window: float
-    when_limited: Literal["raise", "wait"]
-    key: Callable[..., Hashable] | None
+    __slots__ = ("has_key", "name", "options")
+
+    def __init__(self, name: str, options: ThrottleOptions) -> None:
+        self.name = name
+        self.options = options
+        self.has_key: bool = options["key"] is not None
 
 
-def throttle_policy(
-    name: str, *, rate_limit: object, time_window: object, when_limited: Any, key: object
-) -> ThrottlePolicy:
-    """Check the parameters of `throttled_task` and return them as a policy.
+def throttle_policy(name: str, **options: Unpack[ThrottleOptions]) -> ThrottlePolicy:
+    """Check options of `throttled_task` and return them as a policy.
 
     Raises:
-        TypeError: If one is of the wrong type.
+        TypeError: If one is of the wrong type, or is no option.
         ValueError: If one is out of its range.
     """
-    if key is not None and not callable(key):
-        raise TypeError(
-            f"key must be a function of the call's arguments or None, not {checks.show(key)}"
-        )
-    return ThrottlePolicy(
-        name=name,
-        rate_limit=checks.integer("rate_limit", rate_limit, at_least=1),
-        time_window=checks.number("time_window", time_window, above=0),
-        when_limited=checks.choice("when_limited", when_limited, ("raise", "wait")),
-        key=key,
-    )
+    return ThrottlePolicy(name, THROTTLE.complete(THROTTLE.checked("throttled_task", options)))

@@ -7,11 +7,18 @@ called on the class's attribute: ``Class.method.options(...)(instance, ...)``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Hashable
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, Self, TypeVar, overload
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 from framework._tasks.ids import TaskId
-from framework._tasks.task import Task
+from framework._tasks.options import (
+    COPY,
+    RETRY,
+    THROTTLE,
+    CopyOptions,
+    RetryOptions,
+    ThrottleOptions,
+)
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -52,28 +59,15 @@ class BackgroundFunction(BackgroundCall[P, T_co], Protocol[P, T_co]):
         owner: type[Any] | None = None,
     ) -> BackgroundCall[Q, T]: ...
 
-    def options(
-        self,
-        *,
-        timeout: float | None = None,
-        description: str | None = None,
-        name: str | None = None,
-        delay: float | None = None,
-        task_id: str | None = None,
-        on_complete: Callable[[Task], object] | None = None,
-        on_error: Callable[[Task], object] | None = None,
-    ) -> Self:
+    @COPY.shown_as_kept
+    def options(self, **options: Unpack[CopyOptions]) -> Self:
         """Return a copy with other options; None keeps what was.
 
+        A copy with a *task_id* can be called once: a second call is refused with
+        ``ValueError`` as long as the first one's task is known.
+
         Args:
-            timeout: Limit in seconds, above 0; infinity for none.
-            description: A text for people.
-            name: The task's name.
-            delay: Seconds, 0 or more, that each task stays PENDING at least.
-            task_id: An id of your own for the next call; a second call is refused with
-                ``ValueError`` as long as the first one's task is known.
-            on_complete: Called with each task that is COMPLETED, as by `TaskManager.submit`.
-            on_error: The same for every other end.
+            **options: See `CopyOptions`.
         """
         ...
 
@@ -102,17 +96,8 @@ class AwaitableFunction(Protocol[P, T_co]):
         owner: type[Any] | None = None,
     ) -> Callable[Q, Coroutine[Any, Any, T]]: ...
 
-    def options(
-        self,
-        *,
-        timeout: float | None = None,
-        description: str | None = None,
-        name: str | None = None,
-        delay: float | None = None,
-        task_id: str | None = None,
-        on_complete: Callable[[Task], object] | None = None,
-        on_error: Callable[[Task], object] | None = None,
-    ) -> Self:
+    @COPY.shown_as_kept
+    def options(self, **options: Unpack[CopyOptions]) -> Self:
         """Return a copy with other options; see `BackgroundFunction.options`."""
         ...
 
@@ -141,17 +126,13 @@ class RetriedFunction(Protocol[P, T_co]):
         owner: type[Any] | None = None,
     ) -> Callable[Q, T]: ...
 
-    def options(
-        self,
-        *,
-        max_retries: int = ...,
-        retry_delay: float = ...,
-        backoff: float = ...,
-        max_delay: float | None = ...,
-        jitter: float = ...,
-        exceptions: type[BaseException] | tuple[type[BaseException], ...] = ...,
-    ) -> Self:
-        """Return a copy with other options; what is left out stays as it was."""
+    @RETRY.shown_as_kept
+    def options(self, **options: Unpack[RetryOptions]) -> Self:
+        """Return a copy with other options; what is left out stays as it was.
+
+        Args:
+            **options: See `RetryOptions`.
+        """
         ...
 
 
@@ -179,15 +160,13 @@ class ThrottledFunction(Protocol[P, T_co]):
         owner: type[Any] | None = None,
     ) -> Callable[Q, T]: ...
 
-    def options(
-        self,
-        *,
-        rate_limit: int = ...,
-        time_window: float = ...,
-        when_limited: Literal["raise", "wait"] = ...,
-        key: Callable[..., Hashable] | None = ...,
-    ) -> Self:
-        """Return a copy with other options and windows of its own."""
+    @THROTTLE.shown_as_kept
+    def options(self, **options: Unpack[ThrottleOptions]) -> Self:
+        """Return a copy with other options and windows of its own.
+
+        Args:
+            **options: See `ThrottleOptions`.
+        """
         ...
 
 

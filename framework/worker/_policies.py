@@ -66,20 +66,21 @@ class WorkerPolicies(Policies):
     def take(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
         """Count a call in the window of all workers; see `Policies.take`."""
         record = current_record.get()
-        waits = policy.when_limited == "wait" and record is not None
+        options = policy.options
+        waits = options["when_limited"] == "wait" and record is not None
         who = record.task_id if waits and record is not None else ""
         window = window_key(policy, key)
         while True:
             began = self.monotonic()
             wait, number = self.windows.take(
-                window, policy.rate_limit, policy.time_window + _MARGIN, who
+                window, options["rate_limit"], options["time_window"] + _MARGIN, who
             )
             if wait is not None:
                 break
             if self._is_counted_now(policy, window, number, began):
                 return None
-        if policy.when_limited == "raise":
-            wait = min(wait, policy.time_window)
+        if options["when_limited"] == "raise":
+            wait = min(wait, options["time_window"])
         moment: float = self.monotonic() + wait
         return moment
 
@@ -97,12 +98,12 @@ class WorkerPolicies(Policies):
         Returns:
             False if that took longer than the window, and it has to be counted anew.
         """
-        ahead = 0.0
+        ahead, length = 0.0, policy.options["time_window"]
         # 1 Redis counts the call, 2 this process is held up, 3 the body begins, late.
         # 4 A window after 1 another call is counted, and begins at once: too soon after 3.
         while (took := self.monotonic() - began) > ahead + _MARGIN:
             ahead, began = 2 * took, self.monotonic()
-            if not self.windows.restamp(window, number, policy.time_window, ahead):
+            if not self.windows.restamp(window, number, length, ahead):
                 return False
         return True
 
@@ -209,6 +210,6 @@ def _is_own(policy: object, record: TaskRecord | None) -> bool:
 
 def window_key(policy: ThrottlePolicy, key: Hashable) -> str:
     """Return a throttle's key in Redis, the same in every process."""
-    if policy.key is None:
+    if not policy.has_key:
         return policy.name
     return f"{policy.name}:{hashlib.sha256(safe_repr(key, 2_000).encode()).hexdigest()[:32]}"

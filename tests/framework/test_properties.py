@@ -23,7 +23,7 @@ from framework import (
     async_task,
     throttled_task,
 )
-from framework._running.retry import MAX_DELAY, RetryPolicy
+from framework._running.retry import MAX_DELAY, retry_policy
 from framework._tasks.jsonsafe import jsonable
 from framework._threads.deadlines import Deadlines
 from framework.protocols import EngineTask, Kind, Run
@@ -296,7 +296,9 @@ def test_retry_delay(
     retry_delay: float, backoff: float, max_delay: float | None, retry: int
 ) -> None:
     """The delay of retry n is ``min(max_delay, retry_delay * backoff**(n - 1))``."""
-    policy = RetryPolicy(retry, retry_delay, backoff, max_delay, 0.0, (Exception,))
+    policy = retry_policy(
+        max_retries=retry, retry_delay=retry_delay, backoff=backoff, max_delay=max_delay
+    )
     bound = MAX_DELAY if max_delay is None else max_delay
 
     delay = policy.delay(retry, no_draw)
@@ -326,8 +328,10 @@ def test_retry_jitter(
     retry_delay: float, backoff: float, retry: int, jitter: float, seed: int
 ) -> None:
     """Jitter moves the delay by at most its share, to either side, and never below 0."""
-    plain = RetryPolicy(retry, retry_delay, backoff, None, 0.0, (Exception,))
-    jittered = RetryPolicy(retry, retry_delay, backoff, None, jitter, (Exception,))
+    plain = retry_policy(max_retries=retry, retry_delay=retry_delay, backoff=backoff)
+    jittered = retry_policy(
+        max_retries=retry, retry_delay=retry_delay, backoff=backoff, jitter=jitter
+    )
     middle = plain.delay(retry, no_draw)
 
     delay = jittered.delay(retry, random.Random(seed).uniform)
@@ -341,7 +345,7 @@ def test_retry_jitter(
 @pytest.mark.parametrize("backoff", [1.0, 2.0, 1e300])
 def test_no_delay_stays_none(backoff: float) -> None:
     """A delay of 0 is 0 for every retry, however large the factor."""
-    policy = RetryPolicy(9, 0.0, backoff, None, 0.0, (Exception,))
+    policy = retry_policy(max_retries=9, retry_delay=0.0, backoff=backoff)
 
     assert {policy.delay(retry, no_draw) for retry in (1, 2, 1_000, 10**9)} == {0.0}
 

@@ -61,14 +61,14 @@ def test_retry_options_keep_what_is_left_out() -> None:
     [
         (
             throttled_task(rate_limit=1),
-            r"does not know rate; it knows rate_limit, time_window, when_limited, key$",
+            r"rate_limit, time_window, when_limited, key$",
         ),
         (
             retry_task(),
-            r"does not know rate; it knows max_retries, .*exceptions$",
+            r"max_retries, .*exceptions$",
         ),
-        (background_task(), r"does not know rate; it knows timeout, .*, on_error$"),
-        (async_task(), r"does not know rate; it knows timeout, .*, on_error$"),
+        (background_task(), r"timeout, .*, on_error$"),
+        (async_task(), r"timeout, .*, on_error$"),
     ],
     ids=["throttle", "retry", "background", "async"],
 )
@@ -78,7 +78,8 @@ def test_an_unknown_option_is_told(decorate: Any, message: str) -> None:
     def send() -> None:
         """Do nothing."""
 
-    with pytest.raises(TypeError, match=rf"^[^ ]*\.send\.options\(\) {message}"):
+    told = r"^[^ ]*\.send\.options\(\) got an unexpected keyword argument 'rate'; its options are "
+    with pytest.raises(TypeError, match=told + message):
         decorate(send).options(rate=2)
     with pytest.raises(TypeError, match=r"^[^ ]*\.send\.options\(\) takes 0 positional"):
         decorate(send).options(2)
