@@ -11,11 +11,11 @@ import builtins
 import functools
 import inspect
 import types
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from framework._tasks import checks
-from framework._tasks.functions import is_async, layer_of, name_of, require_callable, signature_of
+from framework._tasks.functions import is_async, layer_of, require_callable, signature_of
 from framework._tasks.ids import TaskId
 from framework._tasks.options import OptionList
 
@@ -185,17 +185,3 @@ def by_name(layer: str, given: object) -> TypeError:
     return TypeError(
         f"{layer} takes its options by name, as in @{layer}({like}), not {checks.show(given)}"
     )
-
-
-def require_known(fn: Callable[..., Any], changed: dict[str, Any], known: Collection[str]) -> None:
-    """See that there are all the options that are to be changed.
-
-    Raises:
-        TypeError: If there are not.
-    """
-    unknown = sorted(changed.keys() - set(known))
-    if unknown:
-        raise TypeError(
-            f"{name_of(fn)}.options() got an unexpected keyword argument "
-            f"{', '.join(map(repr, unknown))}; its options are {', '.join(known)}"
-        )

@@ -14,6 +14,7 @@ from framework._tasks.current import current_home
 from framework._tasks.decorated import ScheduleDecorator
 from framework._tasks.functions import checker_for, kind_of, name_of, one_line
 from framework._tasks.live import Home
+from framework._tasks.options import COPY
 from framework._tasks.specs import Schedule, TaskSpec
 
 
@@ -73,7 +74,7 @@ def _scheduled(
         name=name_of(fn) if name is None else name,
         kind=kind_of(fn),
         check=checker_for(fn),
-        description=f"every {every:g} s",
+        options=COPY.complete({"description": f"every {every:g} s"}),
     )
     if spec.check is not None:
         try:

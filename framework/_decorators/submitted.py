@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import types
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
-from framework._decorators.dressing import BRACKETS, apply, dress, require_known
+from framework._decorators.dressing import BRACKETS, apply, copier, dress
 from framework._manager.frameworks import require_core
-from framework._tasks import checks, registry
+from framework._tasks import registry
 from framework._tasks.decorated import (
     AwaitableDecorator,
     AwaitableFunction,
     BackgroundDecorator,
     BackgroundFunction,
 )
-from framework._tasks.functions import checker_for, kind_of, name_of, one_line, positional_range
+from framework._tasks.functions import checker_for, kind_of, name_of, positional_range
 from framework._tasks.ids import TaskId
+from framework._tasks.options import COPY, TASK, TaskOptions
 from framework._tasks.specs import TaskSpec
 
 P = ParamSpec("P")
@@ -34,19 +34,11 @@ def background_task(fn: Callable[P, T], /) -> BackgroundFunction[P, T]: ...
 
 
 @overload
-def background_task(
-    *, timeout: float | None = None, description: str = "", name: str | None = None
-) -> BackgroundDecorator: ...
+def background_task(**options: Unpack[TaskOptions]) -> BackgroundDecorator: ...
 
 
-def background_task(
-    fn: Any = BRACKETS,
-    /,
-    *,
-    timeout: float | None = None,
-    description: str = "",
-    name: str | None = None,
-) -> Any:
+@TASK.shown
+def background_task(fn: Any = BRACKETS, /, **options: Unpack[TaskOptions]) -> Any:
     """Make a call return a task's id at once, and run the function in the background.
 
     Write it with options or without, on functions, methods, static and class methods,
@@ -59,10 +51,7 @@ def background_task(
 
     Args:
         fn: The function, where the decorator is written without brackets.
-        timeout: Limit in seconds, above 0, from the start of its run, retries included;
-            None for the framework's, infinity for none.
-        description: A text for people.
-        name: The task's name; None for the function's module and qualified name.
+        **options: See `TaskOptions`.
 
     Returns:
         A function of the same parameters that returns a `TaskId`.
@@ -72,8 +61,8 @@ def background_task(
             wrong type.
         ValueError: If *timeout* is out of range.
     """
-    options = _task_options(timeout, description, name)
-    return apply("background_task", fn, lambda it: _task("background_task", it, options))
+    given = TASK.checked("background_task", options)
+    return apply("background_task", fn, lambda it: _task("background_task", it, given))
 
 
 @overload
@@ -85,19 +74,11 @@ def async_task(fn: Callable[P, T], /) -> AwaitableFunction[P, T]: ...
 
 
 @overload
-def async_task(
-    *, timeout: float | None = None, description: str = "", name: str | None = None
-) -> AwaitableDecorator: ...
+def async_task(**options: Unpack[TaskOptions]) -> AwaitableDecorator: ...
 
 
-def async_task(
-    fn: Any = BRACKETS,
-    /,
-    *,
-    timeout: float | None = None,
-    description: str = "",
-    name: str | None = None,
-) -> Any:
+@TASK.shown
+def async_task(fn: Any = BRACKETS, /, **options: Unpack[TaskOptions]) -> Any:
     """Make a call awaitable for its result, and track it as a task.
 
     A sync function runs in the pool; cancelling the awaiter leaves it alone. An
@@ -107,10 +88,7 @@ def async_task(
 
     Args:
         fn: The function, where the decorator is written without brackets.
-        timeout: Limit in seconds, above 0, from the start of its run, retries included;
-            None for the framework's, infinity for none.
-        description: A text for people.
-        name: The task's name; None for the function's module and qualified name.
+        **options: See `TaskOptions`.
 
     Returns:
         A coroutine function of the same parameters. It raises what `TaskManager.get_result`
@@ -121,38 +99,16 @@ def async_task(
             wrong type.
         ValueError: If *timeout* is out of range.
     """
-    options = _task_options(timeout, description, name)
-    return apply("async_task", fn, lambda it: _task("async_task", it, options))
+    given = TASK.checked("async_task", options)
+    return apply("async_task", fn, lambda it: _task("async_task", it, given))
 
 
-def _task_options(timeout: object, description: object, name: object) -> dict[str, Any]:
-    return {
-        "timeout": checks.limit("timeout", timeout),
-        "description": checks.text("description", description),
-        "name": None if name is None else one_line(checks.text("name", name)),
-    }
-
-
-def _task(layer: str, fn: Callable[..., Any], options: dict[str, Any]) -> Any:
-    name = options["name"]
-    spec = TaskSpec(
-        fn,
-        name=name_of(fn) if name is None else name,
-        kind=kind_of(fn),
-        check=checker_for(fn),
-        description=options["description"],
-        timeout=options["timeout"],
-    )
-    return _task_of(layer, spec)
+def _task(layer: str, fn: Callable[..., Any], given: TaskOptions) -> Any:
+    spec = TaskSpec(fn, name=name_of(fn), kind=kind_of(fn), check=checker_for(fn))
+    return _task_of(layer, spec.replace(given))
 
 
 def _task_of(layer: str, spec: TaskSpec) -> Any:
-    def options(**changed: Any) -> Any:
-        """Return a copy with other options; None keeps what was."""
-        require_known(spec.fn, changed, _TASK_OPTIONS)
-        return _task_of(layer, spec.replace(**_checked(**changed)))
-
-    options.__qualname__ = f"{name_of(spec.fn)}.options"
     background = layer == "background_task"
     inner = background_inner(spec) if background else awaitable_inner(spec)
     dressed = dress(
@@ -160,37 +116,13 @@ def _task_of(layer: str, spec: TaskSpec) -> Any:
         spec.fn,
         layer,
         returns_id=background,
-        options=options,
+        options=copier(
+            COPY, name_of(spec.fn), lambda changed: _task_of(layer, spec.replace(changed))
+        ),
         __asyncframe_spec__=spec,
     )
     registry.register(spec.name, dressed)
     return dressed
-
-
-def _checked(
-    *,
-    timeout: object = None,
-    description: object = None,
-    name: object = None,
-    delay: object = None,
-    task_id: object = None,
-    on_complete: object = None,
-    on_error: object = None,
-) -> dict[str, Any]:
-    """Return the options of a task as `TaskSpec.replace` takes them."""
-    checks.function("on_complete", on_complete, of="the task")
-    checks.function("on_error", on_error, of="the task")
-    return {
-        "timeout": checks.limit("timeout", timeout),
-        "description": None if description is None else checks.text("description", description),
-        "name": None if name is None else one_line(checks.text("name", name)),
-        "delay": None if delay is None else checks.number("delay", delay, at_least=0),
-        "task_id": None if task_id is None else checks.task_id("task_id", task_id),
-        "hooks": (on_complete, on_error),
-    }
-
-
-_TASK_OPTIONS: Final = tuple(inspect.signature(_checked).parameters)
 
 
 def background_inner(spec: TaskSpec) -> types.FunctionType:

@@ -13,20 +13,19 @@ import math
 from collections.abc import Callable
 from contextvars import copy_context
 from types import FrameType, MethodType
-from typing import Any  # a task's function may take and return anything
+from typing import Any, Final  # a task's function may take and return anything
 
 from framework._manager.delays import Delays
 from framework._manager.elsewhere import Elsewhere
 from framework._running.coroutines import Drive
 from framework._running.ledger import Ledger, id_in_use
 from framework._running.runner import Runner
-from framework._tasks import checks
 from framework._tasks.current import current_home
 from framework._tasks.functions import is_wrapper, layer_of, require_callable
 from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, Home, LiveTask, Owner, Waiter, new_task
-from framework._tasks.specs import Hooks, TaskSpec, merged, require_arguments, spec_for
-from framework._tasks.task import Task
+from framework._tasks.options import COPY, SUBMIT, SubmitOptions, merged
+from framework._tasks.specs import TaskSpec, require_arguments, spec_for
 from framework._threads.waiters import LoopWaiter, ThreadWaiter
 from framework.exceptions import TaskCancelledError
 from framework.protocols import RemoteEngine
@@ -88,15 +87,7 @@ class Intake:
             frame: Who submits.
         """
         if spec.special:
-            return self.accept_with(
-                spec,
-                args,
-                kwargs,
-                frame,
-                task_id=spec.task_id,
-                hooks=spec.hooks,
-                delay=spec.delay,
-            )
+            return self.accept_special(spec, args, kwargs, frame)
         task = self._new_task(spec, args, kwargs, frame, self.new_id())
         self._accept(task)
         if self.durable and asyncio._get_running_loop() is None:
@@ -104,39 +95,33 @@ class Intake:
         self.runner.launch(task)
         return task
 
-    def accept_with(
+    def accept_special(
         self,
         spec: TaskSpec,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         frame: FrameType,
-        *,
-        task_id: str | None = None,
-        hooks: Hooks | None = None,
-        delay: float = 0.0,
         begin: bool = True,
     ) -> LiveTask:
-        """Take a checked call in as `accept` does, with more to it.
+        """Do as `accept` does, with the delay, the hooks and the id of the spec.
 
         Args:
-            spec: What to run; its own delay, hooks and id are not looked at.
+            spec: What to run.
             args: Its positional arguments, which fit.
             kwargs: Its keyword arguments, which fit.
             frame: Who submits.
-            task_id: A chosen id, or None.
-            hooks: What to call at the end: on completion, on anything else.
-            delay: Seconds until it may start.
             begin: Whether to begin with it; else `begin` must be called once it is secured.
 
         Raises:
             ValueError: If the chosen id is in use.
             StoreUnavailableError: If its record cannot be made safe.
         """
+        task_id = spec.task_id
         chosen = self.new_id() if task_id is None else task_id
         task = self._new_task(spec, args, kwargs, frame, chosen)
-        task.hooks = hooks
-        if delay:
-            task.reason = f"delayed by {delay:g} s"
+        task.hooks = spec.hooks
+        if spec.delay:
+            task.reason = f"delayed by {spec.delay:g} s"
         if task_id is None:
             self._accept(task)
         else:
@@ -148,7 +133,7 @@ class Intake:
         if begin:
             if self.durable and asyncio._get_running_loop() is None:
                 self.secure(task)
-            self.begin(task, delay)
+            self.begin(task)
         return task
 
     async def require_free(self, task_id: object) -> None:
@@ -161,10 +146,10 @@ class Intake:
         if isinstance(task_id, str) and await self._elsewhere.find(task_id, patient=False):
             raise id_in_use(task_id)
 
-    def begin(self, task: LiveTask, delay: float) -> None:
-        """Hand an accepted task to the engine, after *delay* seconds."""
-        if delay:
-            self._delays.delay(task, delay)
+    def begin(self, task: LiveTask) -> None:
+        """Hand an accepted task to the engine, after the delay of its spec."""
+        if task.spec.delay:
+            self._delays.delay(task, task.spec.delay)
         else:
             self.runner.launch(task)
 
@@ -353,57 +338,42 @@ class Intake:
 
 def take_in(
     intake: Intake,
+    caller: str,
     frame: FrameType,
     func: Callable[..., Any],
     args: object,
     kwargs: object,
-    timeout: float | None,
-    description: str | None,
-    task_id: str | None,
-    on_complete: Callable[[Task], object] | None,
-    on_error: Callable[[Task], object] | None,
-    delay: float,
+    options: SubmitOptions,
     begin: bool = True,
-) -> tuple[LiveTask, float]:
+) -> LiveTask:
     """Check a submission and take it in; see `TaskManager.submit` for the parameters.
 
     Returns:
-        The task, and the seconds that it is delayed; without *begin*, `Intake.begin` is still
-        to be called.
+        The task; without *begin*, `Intake.begin` is still to be called.
     """
-    spec, bound = _spec(func)
-    if timeout is not None or description is not None:
-        spec = spec.replace(
-            timeout=checks.limit("timeout", timeout),
-            description=None if description is None else checks.text("description", description),
-        )
+    if options:
+        options = SUBMIT.checked(caller, options, _ARGUMENTS)
+    spec, bound = _spec(func, options)
     positional, named = require_arguments(args, kwargs)
-    positional = (*bound, *positional)
+    if bound:
+        positional = (*bound, *positional)
     if spec.check is not None:
         spec.check(*positional, **named)
-    if task_id is not None:
-        checks.task_id("task_id", task_id)
-    checks.function("on_complete", on_complete, of="the task")
-    checks.function("on_error", on_error, of="the task")
-    pause = checks.number("delay", delay, at_least=0) or spec.delay
-    task = intake.accept_with(
-        spec,
-        positional,
-        named,
-        frame,
-        task_id=spec.task_id if task_id is None else task_id,
-        hooks=merged((on_complete, on_error), spec.hooks),
-        delay=pause,
-        begin=begin,
-    )
-    return task, pause
+    if spec.special or not begin:
+        return intake.accept_special(spec, positional, named, frame, begin)
+    return intake.accept(spec, positional, named, frame)
 
 
-def _spec(func: Callable[..., Any]) -> tuple[TaskSpec, tuple[Any, ...]]:
+_ARGUMENTS: Final = "; arguments of the function go in args=(...) or kwargs={...}"
+
+
+def _spec(func: Callable[..., Any], options: SubmitOptions) -> tuple[TaskSpec, tuple[Any, ...]]:
     """Return what to run, and the instance to run it on, if *func* is a method of one."""
     if layer_of(func) in ("background_task", "async_task") and not is_wrapper(func):
         # Submitted as what it is, so that one call makes one task and not two.
         spec = func.__asyncframe_spec__  # type: ignore[attr-defined]  # set by the decorator
         assert isinstance(spec, TaskSpec)
-        return spec, (func.__self__,) if isinstance(func, MethodType) else ()
-    return spec_for(require_callable("submit", func)), ()
+        bound = (func.__self__,) if isinstance(func, MethodType) else ()
+        return spec.replace(options) if options else spec, bound
+    complete = merged(COPY.defaults, options) if options else COPY.defaults
+    return spec_for(require_callable("submit", func), complete), ()

@@ -11,7 +11,7 @@ import asyncio
 import random
 import sys
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from framework._manager.cancelling import cancel
 from framework._manager.core import Core
@@ -20,6 +20,7 @@ from framework._tasks import checks
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, RUNNING
+from framework._tasks.options import SUBMIT, SubmitOptions
 from framework._tasks.records import EVENT_KINDS, TaskRecord, TaskStatus
 from framework._tasks.task import Task
 from framework._threads.pool import ThreadPoolExecutorEnhanced
@@ -68,13 +69,30 @@ class TaskManager:
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
-        timeout: float | None = None,
-        description: str | None = None,
         wait: Literal[False] = False,
-        task_id: str | None = None,
-        on_complete: Callable[[Task], object] | None = None,
-        on_error: Callable[[Task], object] | None = None,
-        delay: float = 0.0,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskId[T]: ...
+
+    @overload
+    async def submit(
+        self,
+        func: Callable[..., Coroutine[Any, Any, T]],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        wait: Literal[False] = False,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskId[T]: ...
+
+    @overload
+    async def submit(
+        self,
+        func: Callable[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        wait: Literal[False] = False,
+        **options: Unpack[SubmitOptions],
     ) -> TaskId[T]: ...
 
     @overload
@@ -84,13 +102,8 @@ class TaskManager:
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
-        timeout: float | None = None,
-        description: str | None = None,
         wait: Literal[True],
-        task_id: str | None = None,
-        on_complete: Callable[[Task], object] | None = None,
-        on_error: Callable[[Task], object] | None = None,
-        delay: float = 0.0,
+        **options: Unpack[SubmitOptions],
     ) -> T: ...
 
     @overload
@@ -100,14 +113,31 @@ class TaskManager:
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
-        timeout: float | None = None,
-        description: str | None = None,
-        wait: Literal[False] = False,
-        task_id: str | None = None,
-        on_complete: Callable[[Task], object] | None = None,
-        on_error: Callable[[Task], object] | None = None,
-        delay: float = 0.0,
-    ) -> TaskId[T]: ...
+        wait: Literal[True],
+        **options: Unpack[SubmitOptions],
+    ) -> T: ...
+
+    @overload
+    async def submit(
+        self,
+        func: Callable[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        wait: Literal[True],
+        **options: Unpack[SubmitOptions],
+    ) -> T: ...
+
+    @overload
+    async def submit(
+        self,
+        func: BackgroundCall[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        wait: bool,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskId[T] | T: ...
 
     @overload
     async def submit(
@@ -116,14 +146,9 @@ class TaskManager:
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
-        timeout: float | None = None,
-        description: str | None = None,
-        wait: Literal[True],
-        task_id: str | None = None,
-        on_complete: Callable[[Task], object] | None = None,
-        on_error: Callable[[Task], object] | None = None,
-        delay: float = 0.0,
-    ) -> T: ...
+        wait: bool,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskId[T] | T: ...
 
     @overload
     async def submit(
@@ -132,72 +157,40 @@ class TaskManager:
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
-        timeout: float | None = None,
-        description: str | None = None,
-        wait: Literal[False] = False,
-        task_id: str | None = None,
-        on_complete: Callable[[Task], object] | None = None,
-        on_error: Callable[[Task], object] | None = None,
-        delay: float = 0.0,
-    ) -> TaskId[T]: ...
+        wait: bool,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskId[T] | T: ...
 
-    @overload
-    async def submit(
-        self,
-        func: Callable[..., T],
-        args: Sequence[Any] | None = (),
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        timeout: float | None = None,
-        description: str | None = None,
-        wait: Literal[True],
-        task_id: str | None = None,
-        on_complete: Callable[[Task], object] | None = None,
-        on_error: Callable[[Task], object] | None = None,
-        delay: float = 0.0,
-    ) -> T: ...
-
+    @SUBMIT.shown
     async def submit(
         self,
         func: Callable[..., Any],
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
         *,
-        timeout: float | None = None,
-        description: str | None = None,
         wait: bool = False,
-        task_id: str | None = None,
-        on_complete: Callable[[Task], object] | None = None,
-        on_error: Callable[[Task], object] | None = None,
-        delay: float = 0.0,
+        **options: Unpack[SubmitOptions],
     ) -> Any:
         """Submit ``func(*args, **kwargs)`` as a task and return its id.
 
-        No keyword of the task's own is ever taken for one of these options.
+        No keyword of the task's own is ever taken for one of these options. An option that is
+        left out is the one that the function was decorated with.
 
         Args:
             func: A function, sync (runs in the pool) or async (runs on the app's loop).
             args: Positional arguments, a tuple or list; None for none. Shared with the
                 caller, not copied.
             kwargs: Keyword arguments; None for none.
-            timeout: Limit in seconds, above 0, from the start of its run; None for the
-                framework's, infinity for none.
-            description: A text for people; None for the function's own.
             wait: Whether to wait and return the result instead of the id.
-            task_id: An id of your own, not in use, of 1 to 200 printable characters; None
-                for a random one.
-            on_complete: Called with the task once it is COMPLETED, on the thread or loop
-                that completed it, or a thread of its own if that was elsewhere. What it
-                raises is logged.
-            on_error: The same for every other end.
-            delay: Seconds, 0 or more, that it stays PENDING at least.
+            **options: See `SubmitOptions`.
 
         Returns:
             The id; with *wait* the result. Whoever is cancelled while waiting leaves the
             task as it is.
 
         Raises:
-            TypeError: If *func* cannot be a task, or its arguments do not fit.
+            TypeError: If *func* cannot be a task, its arguments do not fit, or a keyword is no
+                option.
             ValueError: If a number is out of range, or *task_id* is in use.
             QueueFullError: If as many tasks are PENDING as may be.
             FrameworkNotStartedError: If the framework is stopping or stopped.
@@ -205,16 +198,14 @@ class TaskManager:
         """
         checks.flag("wait", wait)
         core = self._core
+        task_id = options.get("task_id")
         if task_id is not None and core.elsewhere is not None:
             await core.intake.require_free(checks.task_id("task_id", task_id))
-        task, pause = take_in(
-            core.intake,
-            sys._getframe(1), func, args, kwargs, timeout, description, task_id,
-            on_complete, on_error, delay, not core.intake.durable,
-        )  # fmt: skip
+        caller, begin = sys._getframe(1), not core.intake.durable
+        task = take_in(core.intake, "submit", caller, func, args, kwargs, options, begin)
         if core.intake.durable:
             await core.intake.secured(task)
-            core.intake.begin(task, pause)
+            core.intake.begin(task)
         if not wait:
             return task.task_id
         return await core.results.get(task, None)
@@ -225,13 +216,7 @@ class TaskManager:
         func: BackgroundCall[..., T],
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
-        *,
-        timeout: float | None = None,
-        description: str | None = None,
-        task_id: str | None = None,
-        on_complete: Callable[[Task], object] | None = None,
-        on_error: Callable[[Task], object] | None = None,
-        delay: float = 0.0,
+        **options: Unpack[SubmitOptions],
     ) -> TaskId[T]: ...
 
     @overload
@@ -240,13 +225,7 @@ class TaskManager:
         func: Callable[..., Coroutine[Any, Any, T]],
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
-        *,
-        timeout: float | None = None,
-        description: str | None = None,
-        task_id: str | None = None,
-        on_complete: Callable[[Task], object] | None = None,
-        on_error: Callable[[Task], object] | None = None,
-        delay: float = 0.0,
+        **options: Unpack[SubmitOptions],
     ) -> TaskId[T]: ...
 
     @overload
@@ -255,34 +234,20 @@ class TaskManager:
         func: Callable[..., T],
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
-        *,
-        timeout: float | None = None,
-        description: str | None = None,
-        task_id: str | None = None,
-        on_complete: Callable[[Task], object] | None = None,
-        on_error: Callable[[Task], object] | None = None,
-        delay: float = 0.0,
+        **options: Unpack[SubmitOptions],
     ) -> TaskId[T]: ...
 
+    @SUBMIT.shown
     def submit_nowait(
         self,
         func: Callable[..., Any],
         args: Sequence[Any] | None = (),
         kwargs: Mapping[str, Any] | None = None,
-        *,
-        timeout: float | None = None,
-        description: str | None = None,
-        task_id: str | None = None,
-        on_complete: Callable[[Task], object] | None = None,
-        on_error: Callable[[Task], object] | None = None,
-        delay: float = 0.0,
+        **options: Unpack[SubmitOptions],
     ) -> TaskId[Any]:
         """Submit a task as `submit` does, without a loop and from any thread."""
-        task, _ = take_in(
-            self._core.intake,
-            sys._getframe(1), func, args, kwargs, timeout, description, task_id,
-            on_complete, on_error, delay,
-        )  # fmt: skip
+        frame = sys._getframe(1)
+        task = take_in(self._core.intake, "submit_nowait", frame, func, args, kwargs, options)
         return TaskId(task.task_id)
 
     # -- knowing them

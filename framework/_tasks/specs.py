@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from framework._tasks.functions import Check, checker_for, is_wrapper, kind_of, layer_of, name_of
+from framework._tasks.options import COPY, CopyOptions, merged
 from framework._tasks.records import Kind, Label, label_of
 from framework._tasks.task import Task
 
@@ -33,6 +34,7 @@ class TaskSpec:
         hooks: What to call at its end: on completion, on anything else; None for neither.
         task_id: The id that was chosen for it, or None.
         special: Whether any of these three was chosen; most tasks ask this alone.
+        options: All its options, checked; the fields above are those that are read often.
         check: Raises TypeError for arguments that do not fit; None if that is unknown.
         attempts_inside: Whether the function counts its attempts itself (a retry).
         engine_note: The engine's own, see `protocols.TaskFunction`.
@@ -49,6 +51,7 @@ class TaskSpec:
         "kind",
         "label",
         "name",
+        "options",
         "special",
         "task_id",
         "timeout",
@@ -57,52 +60,33 @@ class TaskSpec:
     def __init__(
         self,
         fn: Callable[..., Any],
-        *,
         name: str,
         kind: Kind,
         check: Check | None,
-        description: str = "",
-        timeout: float | None = None,
-        delay: float = 0.0,
-        hooks: Hooks | None = None,
-        task_id: str | None = None,
+        options: CopyOptions = COPY.defaults,
     ) -> None:
+        description = options["description"] or ""
+        complete, error = options["on_complete"], options["on_error"]
         self.fn: Callable[..., Any] = fn
         self.name: str = name
         self.label: Label = label_of(name, description)
         self.kind: Kind = kind
         self.check: Check | None = check
         self.description: str = description
-        self.timeout: float | None = timeout
-        self.delay: float = delay
-        self.hooks: Hooks | None = hooks
-        self.task_id: str | None = task_id
-        self.special: bool = bool(delay or hooks or task_id)
+        self.timeout: float | None = options["timeout"]
+        self.delay: float = options["delay"]
+        self.hooks: Hooks | None = None if complete is None and error is None else (complete, error)
+        self.task_id: str | None = options["task_id"]
+        self.special: bool = bool(self.delay or self.hooks or self.task_id)
+        self.options: CopyOptions = options
         self.engine_note: Any = None
         self.attempts_inside: bool = layer_of(fn) == "retry_task" and not is_wrapper(fn)
 
-    def replace(
-        self,
-        *,
-        timeout: float | None = None,
-        description: str | None = None,
-        name: str | None = None,
-        delay: float | None = None,
-        hooks: Hooks | None = None,
-        task_id: str | None = None,
-    ) -> TaskSpec:
-        """Return a copy with what is not None in place of what was, each hook by itself."""
-        return TaskSpec(
-            self.fn,
-            name=self.name if name is None else name,
-            kind=self.kind,
-            check=self.check,
-            description=self.description if description is None else description,
-            timeout=self.timeout if timeout is None else timeout,
-            delay=self.delay if delay is None else delay,
-            hooks=merged(hooks, self.hooks),
-            task_id=self.task_id if task_id is None else task_id,
-        )
+    def replace(self, changed: Mapping[str, object]) -> TaskSpec:
+        """Return a copy with other options, which were checked."""
+        options = merged(self.options, changed)
+        name = options["name"] or self.name
+        return TaskSpec(self.fn, name, self.kind, self.check, options)
 
 
 class Schedule:
@@ -117,31 +101,30 @@ class Schedule:
         self.run_at_start = run_at_start
 
 
-def merged(hooks: Hooks | None, others: Hooks | None) -> Hooks | None:
-    """Return the hooks, those of *others* where there are none; None if there is none at all."""
-    if hooks is None or hooks == (None, None):
-        return others
-    complete, error = others or (None, None)
-    return (complete if hooks[0] is None else hooks[0], error if hooks[1] is None else hooks[1])
-
-
-def spec_for(fn: Callable[..., Any]) -> TaskSpec:
+def spec_for(fn: Callable[..., Any], options: CopyOptions = COPY.defaults) -> TaskSpec:
     """Return the spec of a function that was submitted as it is.
 
     What is known of it is remembered by its code: a lambda or an inner function is a new
     object at each evaluation, its code is not.
+
+    Args:
+        fn: The function.
+        options: All options of the submission, checked.
     """
     inner = getattr(fn, "__func__", fn)
     if type(inner) is not types.FunctionType or inner.__dict__:
-        return TaskSpec(fn, name=name_of(fn), kind=kind_of(fn), check=checker_for(fn))
+        return TaskSpec(fn, *_found_out(fn), options)
     # The number of defaults belongs to the object and not to the code.
     key = (fn is inner, len(inner.__defaults__ or ()), tuple(inner.__kwdefaults__ or ()))
     by_key = _KNOWN.setdefault(inner.__code__, {})
     known = by_key.get(key)
     if known is None:
-        known = by_key[key] = (name_of(fn), kind_of(fn), checker_for(fn))
-    name, kind, check = known
-    return TaskSpec(fn, name=name, kind=kind, check=check)
+        known = by_key[key] = _found_out(fn)
+    return TaskSpec(fn, *known, options)
+
+
+def _found_out(fn: Callable[..., Any]) -> tuple[str, Kind, Check | None]:
+    return name_of(fn), kind_of(fn), checker_for(fn)
 
 
 _KNOWN: weakref.WeakKeyDictionary[types.CodeType, dict[object, tuple[str, Kind, Check | None]]] = (

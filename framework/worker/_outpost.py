@@ -178,7 +178,7 @@ class Outpost:
         self, message: Message, spec: TaskSpec, args: Any, kwargs: Any, attempts: int
     ) -> LiveTask:
         if (spec.name, spec.description) != (message.name, message.about):
-            spec = spec.replace(name=message.name, description=message.about)
+            spec = spec.replace({"name": message.name, "description": message.about})
         context = Context()
         context.run(current_home.set, self._home)
         now, wall = self.clock.monotonic(), self.clock.time()
