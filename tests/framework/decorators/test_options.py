@@ -348,3 +348,66 @@ def test_a_decorated_function_reads_no_global(decorate: Any, kind: str) -> None:
     read = [one for one in dis.get_instructions(decorated) if one.opname == "LOAD_GLOBAL"]
     assert read == []
     assert decorated.__globals__ is sync_body.__globals__
+
+
+@pytest.mark.parametrize("submit", ["submit", "submit_nowait"])
+async def test_an_unknown_option_of_a_submission_is_told(
+    task_manager: TaskManager, submit: str
+) -> None:
+    """A keyword of the function's own among the options is named, and its place is told."""
+    message = (
+        rf"^{submit}\(\) got an unexpected keyword argument 'text', 'size'; its options are "
+        r"timeout, description, delay, task_id, on_complete, on_error; arguments of the function "
+        r"go in args=\(\.\.\.\) or kwargs=\{\.\.\.\}$"
+    )
+    with pytest.raises(TypeError, match=message):
+        await getattr(task_manager, submit)(int, text="a", timeout=5, size=1)
+
+    assert task_manager.get_stats()["submitted"] == 0
+
+
+@pytest.mark.parametrize(
+    ("decorate", "options"),
+    [
+        (background_task, "timeout, description, name"),
+        (async_task, "timeout, description, name"),
+        (throttled_task, "rate_limit, time_window, when_limited, key"),
+        (retry_task, "max_retries, retry_delay, backoff, max_delay, jitter, exceptions"),
+    ],
+)
+def test_an_unknown_option_of_a_decorator_is_told(decorate: Any, options: str) -> None:
+    """A keyword that is no option is refused at decoration, with those that there are."""
+    message = (
+        rf"^{decorate.__name__}\(\) got an unexpected keyword argument 'retries'; its options "
+        rf"are {options}$"
+    )
+    with pytest.raises(TypeError, match=message):
+        decorate(retries=3)
+
+
+async def test_none_keeps_what_was(task_manager: TaskManager) -> None:
+    """None for an option of a task, by a decorator, a copy or a submission, is as if left out."""
+
+    @background_task(description=None, name=None)
+    def make() -> None:
+        """Do nothing."""
+
+    named: Any = make.options(description="a report", name="report", delay=60)
+    same = named.options(**dict.fromkeys(("timeout", "description", "name", "delay", "task_id")))
+    task_id = await task_manager.submit(same, description=None, timeout=None, task_id=None)
+    task = await task_manager.get_task(task_id)
+
+    assert task is not None
+    assert (task.name, task.description) == ("report", "a report")
+    assert task.reason == "delayed by 60 s"
+    assert await task_manager.cancel_task(task_id)
+
+
+async def test_a_submission_may_undo_a_delay(task_manager: TaskManager) -> None:
+    """A delay of 0, if given, takes the place of the one that the function has."""
+
+    @background_task
+    def make() -> str:
+        return "made"
+
+    assert await task_manager.submit(make.options(delay=3_600), delay=0, wait=True) == "made"
