@@ -1,10 +1,10 @@
-"""The seams: what a framework is put together from, and what a test may replace.
+"""Protocols of the parts of a framework that you can replace.
 
-Each is chosen per framework, never globally. A class need not inherit from these; one
-that does gets the default behaviour of what it leaves out.
+Each framework has its own parts; nothing is replaced globally. A class does not have to
+inherit from these protocols. If it does, it inherits the methods that have a default.
 
-The functions at the end put calls, results, errors and records into JSON, for an engine or a
-store that passes them to another process or keeps them.
+The functions convert calls, results, errors and records to JSON and back, for an engine or
+store that stores them or sends them to another process.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ __all__ = [
 
 
 class Run(Protocol):
-    """What an engine does with a task that it was given; safe to call twice."""
+    """Runs a task for an engine; safe to call twice."""
 
     def __call__(self, task: EngineTask, /) -> bool:
-        """Run a task to its end (thread) or start it (loop); False if it has ended."""
+        """Run a sync task to its end, or start an async one; False if it has ended."""
         ...
 
     def drop(self, task: EngineTask, error: BaseException | None, /) -> None:
@@ -72,28 +72,28 @@ class Run(Protocol):
 
 
 class TimerHandle(Protocol):
-    """A timer that has not fired yet.
+    """A timer.
 
     Attributes:
-        background: Whether nobody waits for it; its owner may change it at any time.
+        background: Whether nobody waits for it. Its owner may change this at any time.
     """
 
     background: bool
 
     def cancel(self) -> None:
-        """Keep the timer from firing; harmless once it has fired. Any thread."""
+        """Cancel the timer; does nothing if it has fired. May be called on any thread."""
 
 
 @runtime_checkable
 class Clock(Protocol):
-    """All the time there is: the framework reads and waits through nothing else."""
+    """The framework's only source of time; it reads the time and waits only through it."""
 
     def time(self) -> float:
-        """Return the wall clock in seconds since the epoch; for stamps shown to people."""
+        """Return the wall clock in seconds since the epoch, for timestamps."""
         ...
 
     def monotonic(self) -> float:
-        """Return seconds that never go back; for every duration, window and deadline."""
+        """Return a time in seconds that never goes back, for durations and deadlines."""
         ...
 
     def sleep(self, seconds: float) -> None:
@@ -105,70 +105,70 @@ class Clock(Protocol):
     def call_at(
         self, when: float, fn: Callable[[], object], *, background: bool = False
     ) -> TimerHandle:
-        """Call *fn* at monotonic second *when*, or at once if that has passed.
+        """Call *fn* at monotonic time *when*, or immediately if that has passed.
 
-        It may be called on any thread and must neither block nor raise. A *background*
-        timer is one that nobody waits for.
+        *fn* may be called on any thread, and must not block or raise. A *background* timer
+        is one that nobody waits for.
         """
         ...
 
     def wait(self, condition: threading.Condition, timeout: float | None = None) -> bool:
-        """Wait as ``Condition.wait``; the condition is held. False if *timeout* passed."""
+        """Wait like ``Condition.wait``, with the condition held; False on timeout."""
         ...
 
     def hold(self) -> None:
-        """Note that work is about to be queued: virtual time stands still until released."""
+        """Called before work is queued; a virtual clock stands still until `release`."""
         return None
 
     def release(self) -> None:
-        """Note that queued work has ended and all its completions have run."""
+        """Called when queued work has ended and its callbacks have run."""
         return None
 
 
 class TaskEngine(Protocol):
-    """Where tasks run: the one door through which every queued task starts.
+    """Runs tasks: every queued task starts through its engine.
 
     Thread rule: every method may be called from any thread, none may block.
     """
 
     def start(self, task: EngineTask, kind: Kind, run: Run) -> None:
-        """See to it that ``run(task)`` is called once, later.
+        """Arrange that ``run(task)`` is called once, later.
 
-        Never call it on the caller's stack. A ``"thread"`` run may be called on any
-        thread that may block; a ``"loop"`` run on the thread of the task's loop.
+        Do not call it before `start` returns. Call a ``"thread"`` run on any thread that may
+        block, and a ``"loop"`` run on the thread of the task's event loop.
 
         Raises:
             Exception: If the task cannot be started; it ends FAILED with this error.
         """
 
     def withdraw(self, task: EngineTask) -> None:
-        """Forget a task that will not be run any more, such as a cancelled one."""
+        """Forget a task that does not have to run any more, such as a cancelled one."""
         return None
 
     def abandon(self, task: EngineTask) -> None:
-        """Give up the thread that runs a task past its limit: it may never come back."""
+        """Give up the thread that runs a task past its time limit; it may never return."""
         return None
 
     def run_inline(self, task: EngineTask) -> bool:
-        """Run a queued task on the calling thread, which must wait for it anyway.
+        """Run a queued task on the calling thread, which would otherwise wait for it.
 
         Returns:
-            Whether it was run here; False if the thread is none of the engine's or the
-            task is not queued.
+            Whether it ran; False if the thread does not belong to the engine, or the task is
+            not queued.
         """
         return False
 
 
 class TaskStore(Protocol):
-    """Where finished tasks are kept until they are too old or too many.
+    """Keeps finished tasks until they are too old or there are too many.
 
     Thread rule: every method may be called from any thread.
     """
 
     def put(self, record: TaskRecord) -> None:
-        """Keep a record that has just become final.
+        """Keep the record of a task that has just ended.
 
-        It is not changed any more, but for ``read`` and ``still_running``.
+        Only ``read`` and ``still_running`` change after this.
         """
 
     def get(self, task_id: str) -> TaskRecord | None:
@@ -189,101 +189,103 @@ class TaskStore(Protocol):
         """Remove the oldest records.
 
         Args:
-            ended_before: Remove those that ended before or at this monotonic second;
-                None for no bound of age.
-            keep: Remove the oldest until at most so many remain; None for no bound.
-            completed: Whether those that COMPLETED are to be returned as well.
+            ended_before: Remove records that ended at or before this monotonic time; None
+                for any age.
+            keep: Remove the oldest records until at most this many remain; None for no
+                limit.
+            completed: Whether to return COMPLETED records too.
 
         Returns:
-            How many were removed, and the records; a store need not return those that
-            COMPLETED if they are not asked for.
+            The number of removed records, and the records. If *completed* is false, a store
+            may leave out COMPLETED ones.
         """
         ...
 
 
 class StoreHost(Protocol):
-    """What a framework does for its `SharedStore`; every method from any thread."""
+    """The framework, as its `SharedStore` sees it; call every method from any thread."""
 
     clock: Clock
 
     def snapshot(self, record: TaskRecord) -> TaskRecord:
-        """Return a copy of a live record that is consistent in itself."""
+        """Return a consistent copy of a live record."""
         ...
 
     def cancel(self, task_id: str) -> None:
-        """Cancel a task of this process, since another process has asked for it."""
+        """Cancel a task of this process because another process asked for it."""
 
     def interrupt(self, reason: str) -> None:
-        """End every live task INTERRUPTED: the others have given this process up."""
+        """End every live task INTERRUPTED, because the others consider this process dead."""
 
     def adopt(self, records: Sequence[TaskRecord]) -> None:
-        """Follow from now on live remote tasks whose own process is gone."""
+        """Follow live remote tasks whose own process has died."""
 
 
 @runtime_checkable
 class SharedStore(TaskStore, Protocol):
     """A store that several processes share and that outlives each of them.
 
-    ``get``, ``list`` and ``remove`` of such a store never block: they speak of what it
-    has found out of all processes, the live tasks of this one left out.
+    ``get``, ``list`` and ``remove`` of such a store never block. They return what the store
+    already knows about all processes, without the live tasks of this process.
 
     Attributes:
-        durable: Whether ``await submit(...)``, and a submission from a thread, return
-            only once the record is safe.
+        durable: Whether ``await submit(...)``, and a submission from a thread, return only
+            when the record is stored safely.
     """
 
     durable: bool
 
     def open(self, host: StoreHost) -> None:
-        """Begin to write and to follow the other processes; blocks.
+        """Start to write, and to follow the other processes; blocks.
 
         Raises:
-            StoreUnavailableError: If it cannot be reached, or is of no use.
+            StoreUnavailableError: If the store cannot be used.
         """
 
     def close(self, patience: float) -> None:
-        """Write what waits, for at most *patience* seconds, and leave; blocks."""
+        """Write waiting records for at most *patience* seconds, and close; blocks."""
 
     def note(self, record: TaskRecord) -> None:
-        """Take in that a live record is new or has changed; quick.
+        """Called when a live record is new or has changed; must be fast.
 
         Raises:
-            StoreUnavailableError: If the record is new and too many wait to be written.
+            StoreUnavailableError: If the record is new and too many records wait to be
+                written.
         """
 
     def secure(self, record: TaskRecord, told: Callable[[BaseException | None], None]) -> None:
-        """Call *told* once the record as it is now is safe, or with why it is not."""
+        """Call *told* with None when the current record is stored safely, or with the error."""
 
     def settle(self, record: TaskRecord, result: Any) -> Any:
-        """Return a result as every process will read it.
+        """Return a result in the form in which every process will read it.
 
         Raises:
-            Exception: If it cannot be kept; the task then ends FAILED with this.
+            Exception: If it cannot be stored; the task then ends FAILED with this error.
         """
 
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
-        """Return what is known of these ids now; may block."""
+        """Return the current records of these ids; may block."""
         ...
 
     def request_cancel(self, task_id: str) -> bool:
-        """Ask a live task's process to cancel it; False if there is none. May block."""
+        """Ask the process of a live task to cancel it; False if there is none. May block."""
         ...
 
     def figures(self) -> dict[str, int]:
-        """Return how many records there are of each status, and the store's own counters.
+        """Return the number of records of each status, and the store's own counters.
 
-        This process's live ones are left out.
+        Live tasks of this process are not included.
         """
         ...
 
 
 @runtime_checkable
 class SharedDirectory(Protocol):
-    """What a `SharedStore` or a `RemoteEngine` may have as well, to answer unknown ids better.
+    """Optional methods of a `SharedStore` or `RemoteEngine` for unknown ids.
 
-    An id that nobody knows may be that of a task that another process has just accepted, so
-    it is asked for again for a second. One that has these methods can say when that is in
-    vain. Both may block.
+    An unknown id may belong to a task that another process has just accepted, so the
+    framework keeps asking for it for a second. These methods tell it when that is pointless.
+    Both may block.
     """
 
     def is_alone(self) -> bool:
@@ -291,42 +293,42 @@ class SharedDirectory(Protocol):
         ...
 
     def doubt(self) -> Exception | None:
-        """Return why ``fetch`` may miss tasks that other processes have; None if all is well.
+        """Return why ``fetch`` may miss tasks of other processes; None if it does not.
 
-        Whoever asks for an unknown id gets it as an error then.
+        The framework raises this error when somebody asks for an unknown id.
         """
         ...
 
 
 class EngineHost(Protocol):
-    """Where a `RemoteEngine` tells of its tasks; every method from any thread.
+    """The framework, as a `RemoteEngine` sees it; call every method from any thread.
 
-    Ids that are unknown here, or final already, are ignored. *at* is in seconds since the
-    epoch, by the clock of the machine where it happened.
+    Ids that are unknown in this process, or that have ended, are ignored. *at* is in seconds
+    since the epoch, by the clock of the machine where it happened.
 
     Attributes:
-        clock: The framework's.
-        shared: Whether the records are kept where other processes read them, too.
+        clock: The framework's clock.
+        shared: Whether other processes can read the records too.
     """
 
     clock: Clock
     shared: bool
 
     def live(self) -> Collection[EngineTask]:
-        """Return the tasks that are not final, as far as this process follows them."""
+        """Return the tasks that have not ended, as far as this process follows them."""
         ...
 
     def waiting(self, task_id: str, reason: str) -> None:
-        """Say why a task still waits; "" if for nothing but its turn."""
+        """Report why a task is still waiting; "" if it only waits for its turn."""
 
     def started(self, task_id: str, at: float, attempt: int) -> None:
-        """Say that a worker has begun with a task, or with a further attempt."""
+        """Report that a worker has started a task, or another attempt of it."""
 
     def progress(self, task_id: str, share: float, message: str) -> None:
-        """Say how far a task is, from 0.0 to 1.0."""
+        """Report the progress of a task, from 0.0 to 1.0."""
 
     def announce(self, task_id: str, kind: str, delay: float, error: BaseException | None) -> None:
-        """Say that a task waits: *kind* is ``retrying`` or ``throttled``."""
+        """Report that a task waits: *kind* is ``retrying`` or ``throttled``."""
 
     def ended(
         self,
@@ -339,114 +341,114 @@ class EngineHost(Protocol):
         reason: str = "",
         attempts: int = 1,
     ) -> None:
-        """Say how a task ended; *error* is needed if it FAILED."""
+        """Report how a task ended; *error* is required if it FAILED."""
 
 
 @runtime_checkable
 class RemoteEngine(TaskEngine, Protocol):
-    """An engine whose tasks run in other processes, and outlive the one that submits."""
+    """An engine whose tasks run in other processes, and outlive the process that submits."""
 
     def open(self, host: EngineHost) -> None:
-        """Begin to publish and to listen; blocks a moment.
+        """Start to publish and to listen; blocks for a moment.
 
         Raises:
             ValueError: If its settings would lose tasks or run them twice.
         """
 
     def close(self, patience: float) -> None:
-        """Publish what waits, for at most *patience* seconds, and leave; blocks.
+        """Publish waiting tasks for at most *patience* seconds, and close; blocks.
 
-        What is not published by then ends CANCELLED.
+        Tasks that are not published by then end CANCELLED.
         """
 
     def admit(self, task: EngineTask) -> None:
-        """Look at a task before it is accepted; what this raises refuses it."""
+        """Check a task before it is accepted; raise an error to refuse it."""
 
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
-        """Return what is known of these ids now; may block."""
+        """Return the current records of these ids; may block."""
         ...
 
     def forget(self, task_ids: Collection[str]) -> None:
-        """Drop what is known of finished tasks; may block."""
+        """Delete the data of finished tasks; may block."""
 
     def request_cancel(self, task_id: str) -> bool:
-        """Cancel a task that no worker has, or ask its worker to; may block.
+        """Cancel a task that no worker has, or ask its worker to cancel it; may block.
 
         Returns:
-            False if the id is unknown, or final already.
+            False if the id is unknown, or the task has ended.
         """
         ...
 
 
 @runtime_checkable
 class TaskRules(Protocol):
-    """What an engine asks of tasks and makes of their values, whether or not it is open.
+    """The rules of an engine for tasks and their values; they apply even if it is not open.
 
-    An engine whose tasks leave the process has these as well, so that a test's framework,
-    which takes its place, refuses what it would refuse. Every method from any thread.
+    An engine whose tasks leave the process should have these methods, so that tests, which
+    replace the engine, refuse the same tasks. Every method may be called from any thread.
     """
 
     def admit(self, task: EngineTask) -> None:
-        """Look at a task before it is accepted; what this raises refuses it."""
+        """Check a task before it is accepted; raise an error to refuse it."""
 
     def received(self, task: EngineTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments of an admitted task as its body gets them.
+        """Return the arguments of an admitted task as its function would receive them.
 
         Raises:
-            Exception: If they cannot be read where the body runs.
+            Exception: If they cannot be read where the function runs.
         """
         ...
 
     def settle(self, task: EngineTask, result: Any) -> Any:
-        """Return a result as whoever asks for it gets it.
+        """Return a result as the code that asks for it would receive it.
 
         Raises:
-            Exception: If it cannot be told; the task then ends FAILED with this.
+            Exception: If it cannot be sent; the task then ends FAILED with this error.
         """
 
 
 class EventSink(Protocol):
-    """Hears every event; passive. Called on the thread where the event happens."""
+    """Receives every event, on the thread where the event happens."""
 
     def __call__(self, event: TaskEvent, /) -> object:
-        """Take in one event; must be quick. What it raises is logged."""
+        """Handle one event; must be fast. If it raises, the error is logged."""
 
 
 class Interceptor(Protocol):
-    """Takes part in every task; active, and absent by default. Fault plans are one."""
+    """Takes part in every task, for example to inject faults. There is none by default."""
 
     def before_accept(self, record: TaskRecord) -> None:
-        """Look at a task that is about to be accepted; what it raises refuses the task."""
+        """Check a task before it is accepted; raise an error to refuse it."""
         return None
 
     def around_attempt(
         self, record: TaskRecord, attempt: int, call: Callable[[], Any]
     ) -> Any:  # whatever the task returns
-        """Make one attempt of a task's function and return what it returned.
+        """Run one attempt of a task's function and return its result.
 
         Args:
             record: The task.
-            attempt: Which attempt, from 1 on.
-            call: Runs the function; for an ``async def`` one it gives a coroutine, and
-                an awaitable is what must be returned.
+            attempt: The number of the attempt, from 1.
+            call: Runs the function. For an ``async def`` function it returns a coroutine, and
+                you must return an awaitable.
         """
         return call()
 
     def around_delivery(self, record: TaskRecord, deliver: Callable[[], bool]) -> bool:
-        """Let a worker begin on a task, by calling *deliver* (once, unless it is a fault)."""
+        """Start a task by calling *deliver*, once unless you inject a fault."""
         return deliver()
 
     def after_throttle(self, name: str, record: TaskRecord | None, at: float) -> None:
-        """Hear of a call whose turn a throttle has let come, inside or outside a task.
+        """Called when a throttle has allowed a call, inside or outside a task.
 
-        Called on the thread or loop where the body begins next, and for each attempt of a
-        retry; a call that is refused, or gives up while it waits, never comes here. What
-        this raises is raised in place of the call, which is counted all the same.
+        It is called on the thread or event loop where the function then starts, and for each
+        attempt of a retry. It is not called for a call that is refused, or that stops waiting.
+        If it raises, the error replaces the call, but the call still counts.
 
         Args:
-            name: The throttled function's name, as its ``throttled`` events have it.
-            record: The task that calls; None outside any.
-            at: The monotonic second at which the call was counted.
+            name: Name of the throttled function, as in its ``throttled`` events.
+            record: The task that makes the call; None outside a task.
+            at: The monotonic time at which the call was counted.
         """
         return None
 

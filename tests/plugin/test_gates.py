@@ -231,8 +231,8 @@ def test_a_leaked_timer(ending: Ending, body: str, name: str) -> None:
     """)
 
     assert told == (
-        f"teardown: leaked timer: {name}, set at test_it.py:5 in test_it, is due 30 s after "
-        "the test's end"
+        f"teardown: leaked timer: {name}, set at test_it.py:5 in test_it, would fire 30 s after "
+        "the end of the test"
     )
 
 
