@@ -73,7 +73,8 @@ def width(text: str, size: float = SIZE) -> float:
         0.42 if char in narrow else 0.98 if char in wide else 0.74 if char.isupper() else 0.63
         for char in text
     )
-    return size * sum(shares)
+    # As exact on each Python: sum() has become more so in 3.12, and lines would differ.
+    return size * math.fsum(shares)
 
 
 def wrapped(text: str, room: float, size: float = SIZE) -> list[str]:
