@@ -120,8 +120,8 @@ def lay_out(
             # To the left of a room's square there is nothing but its text.
             free = x - 2 * MARGIN
             row = Row(name, colours[count % len(colours)], top, x, [], [])
-            classes = wrapped(" · ".join(owned.get(room, ())), free - row.indent)
-            text = wrapped(_purpose(room), min(free, TEXT))
+            classes = wrapped(", ".join(owned.get(room, ())), free - row.indent)
+            text = _balanced(_purpose(room), min(free, TEXT))
             row = placed[-1][room] = replace(row, classes=classes, purpose=text)
             top, x = row.bottom, x + COLUMN
         top += GAP
@@ -138,6 +138,14 @@ def _purpose(room: str) -> str:
     text = "The public names" if room == FACES[0] else purpose(room)
     # The first sentence, without its full stop.
     return re.split(r"\.(?: |$)", text.replace("`", ""))[0]
+
+
+def _balanced(text: str, room: float) -> list[str]:
+    """Return *text* in as few lines as it needs, which are about as long as each other."""
+    lines = wrapped(text, room)
+    while len(narrower := wrapped(text, room - LINE)) == len(lines) > 1:
+        lines, room = narrower, room - LINE
+    return lines
 
 
 # ------------------------------------------------------------------ drawing
