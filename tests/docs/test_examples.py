@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import gc
 import importlib.util
@@ -60,3 +61,33 @@ def test_example_is_shown(path: Path) -> None:
     pages = "\n".join(page.read_text("utf-8") for page in DOCS.rglob("*.md"))
 
     assert f"{path.relative_to(DOCS).as_posix()}\n" in pages
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the full names that a file imports from the framework's packages."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] in ("framework", "pytest_asyncframe")}
+
+
+@pytest.mark.parametrize("path", [*EXAMPLES, *PLUGIN_EXAMPLES], ids=lambda path: path.stem)
+def test_example_imports_nothing_private(path: Path) -> None:
+    """An example imports public names of public modules."""
+    assert [name for name in imports_of(path) if "._" in name] == []
+
+
+@pytest.mark.parametrize("name", ["jsonl_store", "subprocess_engine"])
+def test_parts_of_ones_own_need_four_modules(name: str) -> None:
+    """A store and an engine can be written with the protocols and what every app imports."""
+    modules = {one.rpartition(".")[0] for one in imports_of(DOCS / "examples" / f"{name}.py")}
+
+    assert modules <= {
+        "framework",
+        "framework.exceptions",
+        "framework.protocols",
+        "framework.testing",
+    }

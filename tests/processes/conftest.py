@@ -143,7 +143,7 @@ def patient_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def conformance_engine(celery_engine: CeleryEngine) -> CeleryEngine:
+def celery_conformance_engine(celery_engine: CeleryEngine) -> CeleryEngine:
     """The engine of the conformance suite, by the name that it asks for."""
     return celery_engine
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from framework import TaskManager, get_task_manager, setup_async_framework
@@ -15,8 +18,22 @@ from framework._tasks.records import TaskEvent
 from framework.protocols import TaskEngine, TaskStore
 from tests.patience import PATIENCE
 
+EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
+
 LIMIT = 15.0
 """Limit in seconds of tasks without one of their own; a remote engine needs one."""
+
+
+def example(name: str) -> ModuleType:
+    """Import an example of the documentation, once."""
+    full = f"conformance_{name}"
+    if full not in sys.modules:
+        spec = importlib.util.spec_from_file_location(full, EXAMPLES / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+    return sys.modules[full]
 
 
 class Gate:
@@ -65,7 +82,7 @@ class Backend:
     @property
     def keeps_json(self) -> bool:
         """Whether results are kept as JSON and read back by annotation."""
-        return self.name != "memory+local"
+        return self.store is not None or self.remote
 
     @property
     def remote(self) -> bool:
