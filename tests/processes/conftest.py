@@ -52,12 +52,24 @@ def redis_server() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture
-def rabbit_server() -> Iterator[RabbitServer]:
-    """A running RabbitMQ of the test's own, to stop, kill, pause and start again."""
+@pytest.fixture(scope="session")
+def shared_rabbit() -> Iterator[RabbitServer]:
+    """One RabbitMQ for all tests of this process; what they ask for is `rabbit_server`."""
     with closing(RabbitServer()) as server:
-        server.start()
         yield server
+
+
+@pytest.fixture
+def rabbit_server(shared_rabbit: RabbitServer) -> Iterator[RabbitServer]:
+    """A running RabbitMQ, to stop, kill, pause and start again; a test has a queue of its own.
+
+    None starts as slowly, so it is not started once more for each test.
+    """
+    if not shared_rabbit.is_running:
+        shared_rabbit.start()
+    yield shared_rabbit
+    if shared_rabbit.is_running:
+        shared_rabbit.resume()
 
 
 @pytest.fixture(scope="session")

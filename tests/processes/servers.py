@@ -141,6 +141,11 @@ class Server(ABC):
         return "".join(self._log)
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started, and not ended since; a paused one runs."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         """The process that runs now."""
         assert self._process is not None, "the server is stopped"
@@ -292,7 +297,10 @@ class RabbitServer(Server):
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
             # One process that signals reach, and no shell around it.
             "RABBITMQ_ALLOW_INPUT": "1",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-noinput",
+            # A scheduler without work sleeps at once, and keeps no processor busy.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "-noinput +sbwt none +sbwtdcpu none +sbwtdio none"
+            ),
         }
 
     def start(self) -> None:

@@ -24,27 +24,36 @@ from tests.processes.servers import RabbitServer
 from tests.processes.workers import CeleryWorker, client_of
 
 
-def engine_on(rabbit: RabbitServer, redis_url: str) -> CeleryEngine:
-    """Make an engine on both servers."""
-    return make(rabbit.url, state_url=redis_url)
+@pytest.fixture
+def queue() -> str:
+    """The name of a queue of the test's own."""
+    return uuid4().hex
 
 
-def waiting(engine: CeleryEngine, many: int) -> set[str]:
-    """Take messages from the broker until they are of so many tasks, and return their ids."""
+@pytest.fixture
+def engine(rabbit_server: RabbitServer, redis_url: str, queue: str) -> CeleryEngine:
+    """An engine on both servers."""
+    return make(rabbit_server.url, state_url=redis_url, queue=queue)
+
+
+def waiting(engine: CeleryEngine, name: str, many: int) -> set[str]:
+    """Take messages from a queue until they are of so many tasks, and return their ids."""
     found: set[str] = set()
     with engine.app.connection_for_read() as connection:
-        queue = connection.SimpleQueue(engine.app.amqp.queues["asyncframe.processes"])
+        queue = connection.SimpleQueue(engine.app.amqp.queues[name])
         while len(found) < many:
             found.add(queue.get(timeout=PATIENCE).payload[0][0]["task_id"])
     return found
 
 
 async def test_killed_broker(
-    rabbit_server: RabbitServer, redis_url: str, monkeypatch: pytest.MonkeyPatch
+    rabbit_server: RabbitServer,
+    engine: CeleryEngine,
+    queue: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What was sent to a broker that dies before it has kept it is sent again."""
     monkeypatch.setattr(_publisher, "_ANSWER", 1.0)
-    engine = engine_on(rabbit_server, redis_url)
     async with setup_async_framework(None, engine=engine):
         ids = {str(celery_tasks.mark("first"))}
         await asyncio.to_thread(engine.flush)
@@ -56,16 +65,20 @@ async def test_killed_broker(
         # 3 It dies, and comes back with what it had on its disk.
         rabbit_server.kill()
         rabbit_server.start()
-        assert await asyncio.to_thread(waiting, engine, 21) == ids
+        assert await asyncio.to_thread(waiting, engine, queue, 21) == ids
         # What had no answer may have arrived all the same.
         found = await asyncio.to_thread(engine.state.fetch, ids)
         assert any("copies" in facts for facts in found.values())
 
 
-async def test_worker(rabbit_server: RabbitServer, redis_url: str) -> None:
+async def test_worker(
+    rabbit_server: RabbitServer, redis_url: str, engine: CeleryEngine, queue: str
+) -> None:
     """A worker takes from RabbitMQ, publishes retries there, and one that dies loses nothing."""
-    key, environment = uuid4().hex, {"ASYNCFRAME_TEST_BROKER": rabbit_server.url}
-    app, options = "tests.processes.celery_app:celery_app", ("--concurrency", "1")
+    key = uuid4().hex
+    environment = {"ASYNCFRAME_TEST_BROKER": rabbit_server.url, "ASYNCFRAME_TEST_QUEUE": queue}
+    app = "tests.processes.celery_app:celery_app"
+    options = ("--concurrency", "1", "-Q", queue)
     first, second = (
         CeleryWorker(app, redis_url, *options, environment=environment) for _ in range(2)
     )
@@ -73,7 +86,7 @@ async def test_worker(rabbit_server: RabbitServer, redis_url: str) -> None:
         first.start()
         async with (
             client_of(redis_url) as lists,
-            setup_async_framework(None, engine=engine_on(rabbit_server, redis_url)),
+            setup_async_framework(None, engine=engine),
         ):
             manager = get_task_manager()
             with pytest.raises(ConnectionError, match="attempt 3"):
@@ -122,9 +135,8 @@ async def test_refused_settings(redis_url: str, options: dict[str, Any], message
             pass
 
 
-def test_doctor(rabbit_server: RabbitServer, redis_url: str) -> None:
+def test_doctor(rabbit_server: RabbitServer, engine: CeleryEngine) -> None:
     """The doctor finds nothing wrong with a RabbitMQ that runs, and says when it does not."""
-    engine = engine_on(rabbit_server, redis_url)
     assert [one.setting for one in examine(engine).findings] == ["appendonly"]
     rabbit_server.stop()
     found = examine(engine).findings
