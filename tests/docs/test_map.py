@@ -104,6 +104,15 @@ def test_the_page_shows_each_picture() -> None:
         assert f'"{path.relative_to(PAGE.parent).as_posix()}"' in page
 
 
+def test_the_page_reads_the_picture_right() -> None:
+    """The room that the page takes as an example imports the rooms that it names."""
+    page = " ".join(PAGE.read_text("utf-8").split())
+    found = re.search(r"So `(\w+)` imports ([^.]+)\.", page)
+    assert found is not None
+    targets = {title(b) for a, b in arrows("framework") if title(a) == found[1]}
+    assert set(re.findall(r"`(\w+)`", found[2])) == targets
+
+
 # ------------------------------------------------------------------ classes
 
 
