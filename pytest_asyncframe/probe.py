@@ -32,7 +32,7 @@ class Probe:
 
     def __init__(self, toolkit: Toolkit) -> None:
         self._toolkit = toolkit
-        self._seen = toolkit.recorder
+        self._recorder = toolkit.recorder
         self._names = Names(toolkit.recorder, lambda: toolkit.foreign)
 
     @property
@@ -95,7 +95,7 @@ class Probe:
             place=users_place(sys._getframe(1)),
             **options,
         )
-        made.on_error = self._seen.take_stock
+        made.on_error = self._recorder.take_snapshot
         made.on_enter = lambda: self._toolkit.require_loop("asyncframe.client(app)")
         self._toolkit.clients.append(made)
         return made
@@ -149,12 +149,12 @@ class Probe:
         Declared pollers are not waited for.
         """
         self._toolkit.require_loop("settled()")
-        while (living := self._seen.awaited) != []:
+        while (living := self._recorder.awaited) != []:
             await self._until_final(living[0].record)
 
     def run_until_idle(self) -> None:
         """Wait as `settled`, in a test that is no coroutine."""
-        while (living := self._seen.awaited) != []:
+        while (living := self._recorder.awaited) != []:
             self._block_until_final(living[0].record)
 
     async def _until_final(self, record: TaskRecord) -> None:
@@ -166,17 +166,17 @@ class Probe:
             with suppress(RuntimeError):  # the loop was closed while this was on its way
                 loop.call_soon_threadsafe(ended.set)
 
-        with self._seen.watching(record, tell), self._toolkit.waiting():
+        with self._recorder.watching(record, tell), self._toolkit.waiting():
             await ended.wait()
 
     def _block_until_final(self, record: TaskRecord) -> None:
         ended = threading.Event()
-        with self._seen.watching(record, ended.set), self._toolkit.waiting():
+        with self._recorder.watching(record, ended.set), self._toolkit.waiting():
             ended.wait()
 
     def _record(self, ref: Any) -> TaskRecord:
         task_id = task_id_of(ref)
-        record = self._seen.record(task_id)
+        record = self._recorder.record(task_id)
         if record is None:
             raise TaskNotFoundError(task_id)
         return record
@@ -190,7 +190,7 @@ class Probe:
             LookupError: If *fn* is a name that no function bears, or several do.
         """
         __tracebackhide__ = True
-        return [Task(one.record) for one in self._seen.of(self._names.target(fn))]
+        return [Task(one.record) for one in self._recorder.of(self._names.target(fn))]
 
     def calls(self, fn: Callable[..., Any] | str) -> list[dict[str, Any]]:
         """Return the arguments of each of *fn*'s tasks, the oldest first.
@@ -202,7 +202,7 @@ class Probe:
             LookupError: If *fn* is a name that no function bears, or several do.
         """
         __tracebackhide__ = True
-        return [one.arguments for one in self._seen.of(self._names.target(fn))]
+        return [one.arguments for one in self._recorder.of(self._names.target(fn))]
 
     def assert_submitted(
         self,
@@ -232,7 +232,7 @@ class Probe:
         if times is not None:
             _require_count("times", times)
         wanted = matchers.Wanted(self._names.target(fn), args, kwargs)
-        matchers.assert_submitted(self._seen, wanted, times)
+        matchers.assert_submitted(self._recorder, wanted, times)
 
     def assert_not_submitted(
         self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any
@@ -246,22 +246,22 @@ class Probe:
         """
         __tracebackhide__ = True
         wanted = matchers.Wanted(self._names.target(fn), args, kwargs)
-        matchers.assert_not_submitted(self._seen, wanted)
+        matchers.assert_not_submitted(self._recorder, wanted)
 
     def assert_idle(self) -> None:
         """Assert that every task has ended, but for declared pollers."""
         __tracebackhide__ = True
-        matchers.assert_idle(self._seen)
+        matchers.assert_idle(self._recorder)
 
     def assert_transitions(self, ref: Any, expected: str) -> None:
         """Assert through which states a task went, such as ``"pending>running>completed"``."""
         __tracebackhide__ = True
-        matchers.assert_transitions(self._seen, task_id_of(ref), expected)
+        matchers.assert_transitions(self._recorder, task_id_of(ref), expected)
 
     def delays(self, fn: Callable[..., Any] | str) -> list[float]:
         """Return the delays of *fn*'s retries and throttled calls, in order, in seconds."""
         __tracebackhide__ = True
-        return matchers.delays(self._seen, self._names.target(fn))
+        return matchers.delays(self._recorder, self._names.target(fn))
 
     def rate(self, fn: Callable[..., Any] | str) -> matchers.Rate:
         """Return how often the body of *fn* began: ``rate(fn).max_in(60)`` in any 60 seconds.
@@ -274,7 +274,7 @@ class Probe:
             fn: A decorated function, or its name.
         """
         __tracebackhide__ = True
-        return matchers.rate(self._seen, self._names.target(fn))
+        return matchers.rate(self._recorder, self._names.target(fn))
 
     def expect_failure(
         self,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from framework.protocols import TaskEvent, TaskRecord, TaskStatus
 from pytest_asyncframe._places import raised_at
 from pytest_asyncframe._report import gates
-from pytest_asyncframe._seen.recorder import Leaving, Moment, Standing, Stock, Submission
+from pytest_asyncframe._seen.recorder import Failure, Moment, Snapshot, Submission, UnfinishedTask
 
 if TYPE_CHECKING:
     from pytest_asyncframe._toolkit.options import Severity
@@ -51,7 +51,7 @@ class Timeline:
 
     def __init__(self, toolkit: Toolkit, root: Path) -> None:
         self._toolkit = toolkit
-        self._seen = toolkit.recorder
+        self._recorder = toolkit.recorder
         self._root = str(root) + os.sep
         self._shown = 0
         self._told: set[str] = set()
@@ -93,10 +93,12 @@ class Timeline:
         return [] if severity == "off" else gates.lost_failures(self._toolkit)
 
     def _whole(self, error: BaseException | None, findings: Iterable[str]) -> list[str]:
-        seen = self._seen
-        moments = tuple(seen.moments)
-        stock = next((it for it in seen.stocks if it.error is error), None) if error else None
-        lines = _Story(seen.submissions, self._root, seen.begun, error).lines(moments)
+        recorder = self._recorder
+        moments = tuple(recorder.moments)
+        snapshot = (
+            next((it for it in recorder.snapshots if it.error is error), None) if error else None
+        )
+        lines = _Story(recorder.submissions, self._root, recorder.begun, error).lines(moments)
         found = self._news(findings)
         if not lines and not found:
             return []
@@ -106,12 +108,12 @@ class Timeline:
         if self._toolkit.mode == "seeded":
             mode += f", seed {self._toolkit.settings.seed}"
         lines.insert(0, f"seconds of {unit} since the test began, mode {mode}")
-        return lines + self._unfinished(stock or seen.take_stock()) + found
+        return lines + self._unfinished(snapshot or recorder.take_snapshot()) + found
 
     def _rest(self, findings: Findings) -> list[str]:
-        seen = self._seen
-        later = tuple(seen.moments)[self._shown :]
-        lines = _Story(seen.submissions, self._root, seen.begun).lines(later)
+        recorder = self._recorder
+        later = tuple(recorder.moments)[self._shown :]
+        lines = _Story(recorder.submissions, self._root, recorder.begun).lines(later)
         return lines + self._news(
             text for severity, texts in findings if severity != "off" for text in texts
         )
@@ -122,16 +124,16 @@ class Timeline:
         self._told.update(news)
         return _listed("findings:", [text.replace(self._root, "") for text in news])
 
-    def _unfinished(self, stock: Stock) -> list[str]:
-        seen = self._seen
-        story = _Story(seen.submissions, self._root, seen.begun)
-        when = f"at {round(stock.at - seen.begun, 3):.9g} s"
-        if stock.error is not None:
+    def _unfinished(self, snapshot: Snapshot) -> list[str]:
+        recorder = self._recorder
+        story = _Story(recorder.submissions, self._root, recorder.begun)
+        when = f"at {round(snapshot.at - recorder.begun, 3):.9g} s"
+        if snapshot.error is not None:
             when = f"when the test failed, {when}"
         lines = _listed(
-            f"unfinished {when}:", [story.standing(one, stock.at) for one in stock.tasks]
+            f"unfinished {when}:", [story.standing(one, snapshot.at) for one in snapshot.tasks]
         )
-        return lines + _listed(f"pending timers {when}:", _timers(stock))
+        return lines + _listed(f"pending timers {when}:", _timers(snapshot))
 
 
 class _Story:
@@ -180,11 +182,11 @@ class _Story:
             lines.insert(_FIRST, f"{'...':>8}    {left_out} lines left out")
         return lines
 
-    def standing(self, one: Standing, now: float) -> str:
+    def standing(self, one: UnfinishedTask, now: float) -> str:
         """Return a line that says where an unfinished task stood at second *now*."""
         return f"{self._labels.get(one.record, '')}: {self._where(one, now)}"
 
-    def _where(self, one: Standing, now: float) -> str:
+    def _where(self, one: UnfinishedTask, now: float) -> str:
         if one.status is TaskStatus.PENDING:
             reason = one.record.reason
             return f"not begun, {_plain(reason)}" if reason else "not begun"
@@ -208,7 +210,7 @@ class _Story:
             label = _short_name(what.name) if isinstance(what, TaskEvent) else ""
         if isinstance(what, TaskEvent):
             text = self._event(what, moment.record)
-        elif isinstance(what, Leaving):
+        elif isinstance(what, Failure):
             failed = what.error is self._failure
             text = "the test fails" if failed else f"{what.who} is left"
             text += f" with {_error(what.error)}"
@@ -317,9 +319,9 @@ def _returned(record: TaskRecord) -> str:
     return "" if record.result is None else f" with {_shown(record.result)}"
 
 
-def _timers(stock: Stock) -> list[str]:
+def _timers(snapshot: Snapshot) -> list[str]:
     """Return the timers that somebody waits for."""
-    lines = [_plain(line) for line in stock.timers.splitlines() if line.startswith("t+")]
+    lines = [_plain(line) for line in snapshot.timers.splitlines() if line.startswith("t+")]
     return [line for line in lines if not line.endswith("in the background")]
 
 

@@ -84,30 +84,30 @@ class Wanted:
         )
 
 
-def assert_submitted(seen: Recorder, wanted: Wanted, times: int | None) -> None:
+def assert_submitted(recorder: Recorder, wanted: Wanted, times: int | None) -> None:
     """See `Probe.assert_submitted`."""
     __tracebackhide__ = True
     wanted.check("assert_submitted")
-    found = [one for one in seen.of(wanted.target) if wanted.fits(one)]
+    found = [one for one in recorder.of(wanted.target) if wanted.fits(one)]
     if (found and times is None) or len(found) == times:
         return
     how_often = "at least once" if times is None else _times(times)
     lines = [f"{wanted} was {_submitted(len(found))}, expected {how_often}"]
-    others = [one for one in seen.of(wanted.target) if one not in found]
+    others = [one for one in recorder.of(wanted.target) if one not in found]
     if found:
         lines += [f"  submitted at {one.record.origin}" for one in found[:_NEAREST]]
     elif others:
         lines += ["nearest submissions:", *_nearest(others, wanted)]
     else:
-        lines.append(_what_was(seen))
+        lines.append(_what_was(recorder))
     raise AssertionError("\n".join(lines))
 
 
-def assert_not_submitted(seen: Recorder, wanted: Wanted) -> None:
+def assert_not_submitted(recorder: Recorder, wanted: Wanted) -> None:
     """See `Probe.assert_not_submitted`."""
     __tracebackhide__ = True
     wanted.check("assert_not_submitted")
-    found = [one for one in seen.of(wanted.target) if wanted.fits(one)]
+    found = [one for one in recorder.of(wanted.target) if wanted.fits(one)]
     if found:
         lines = [f"{wanted} was {_submitted(len(found))}, expected never:"]
         for one in found[:_NEAREST]:
@@ -116,20 +116,20 @@ def assert_not_submitted(seen: Recorder, wanted: Wanted) -> None:
         raise AssertionError("\n".join(lines))
 
 
-def assert_idle(seen: Recorder) -> None:
+def assert_idle(recorder: Recorder) -> None:
     """See `Probe.assert_idle`."""
     __tracebackhide__ = True
-    if seen.awaited:
-        lines = [f"{_counted(len(seen.awaited), 'task')} not ended:"]
-        lines += [f"  {described(one.record)}" for one in seen.awaited]
+    if recorder.awaited:
+        lines = [f"{_counted(len(recorder.awaited), 'task')} not ended:"]
+        lines += [f"  {described(one.record)}" for one in recorder.awaited]
         raise AssertionError("\n".join(lines))
 
 
-def assert_transitions(seen: Recorder, task_id: str, expected: str) -> None:
+def assert_transitions(recorder: Recorder, task_id: str, expected: str) -> None:
     """See `Probe.assert_transitions`."""
     __tracebackhide__ = True
-    went = ["pending"] if seen.record(task_id) is not None else []
-    for event in seen.events:
+    went = ["pending"] if recorder.record(task_id) is not None else []
+    for event in recorder.events:
         if event.task_id != task_id or event.status is None:
             continue
         if event.status.value != went[-1]:
@@ -140,12 +140,12 @@ def assert_transitions(seen: Recorder, task_id: str, expected: str) -> None:
         )
 
 
-def delays(seen: Recorder, target: Target) -> list[float]:
+def delays(recorder: Recorder, target: Target) -> list[float]:
     """See `Probe.delays`."""
-    ids = {one.record.task_id for one in seen.of(target)}
+    ids = {one.record.task_id for one in recorder.of(target)}
     return [
         event.delay
-        for event in seen.events
+        for event in recorder.events
         if event.kind in _DELAYED
         and event.delay is not None
         and (event.task_id in ids or event.name in target.labels)
@@ -171,9 +171,9 @@ class Rate:
         return most
 
 
-def rate(seen: Recorder, target: Target) -> Rate:
+def rate(recorder: Recorder, target: Target) -> Rate:
     """See `Probe.rate`."""
-    return Rate(tuple(sorted(one.at for one in tuple(seen.starts) if one.is_of(target))))
+    return Rate(tuple(sorted(one.at for one in tuple(recorder.starts) if one.is_of(target))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +188,9 @@ class Expectation:
         """Whether a task failed as expected."""
         return one.is_of(self.target) and isinstance(one.record.error, self.error)
 
-    def finding(self, seen: Recorder) -> str | None:
+    def finding(self, recorder: Recorder) -> str | None:
         """Return what is said if it was not met, or None."""
-        failed = [one for one in seen.of(self.target) if one.record.status in _FAILED]
+        failed = [one for one in recorder.of(self.target) if one.record.status in _FAILED]
         count = sum(self.fits(one) for one in failed)
         if count == self.times:
             return None
@@ -202,11 +202,11 @@ class Expectation:
         )
 
 
-def unread_failures(seen: Recorder, expectations: Sequence[Expectation]) -> list[Submission]:
+def unread_failures(recorder: Recorder, expectations: Sequence[Expectation]) -> list[Submission]:
     """Return the tasks that failed, and whose failure nobody has read or expected."""
     return [
         one
-        for one in seen.submissions
+        for one in recorder.submissions
         if one.record.status in _FAILED
         and not one.record.read
         and not any(expectation.fits(one) for expectation in expectations)
@@ -241,8 +241,8 @@ def _differences(given: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return found
 
 
-def _what_was(seen: Recorder) -> str:
-    names = sorted({one.record.name for one in seen.submissions})
+def _what_was(recorder: Recorder) -> str:
+    names = sorted({one.record.name for one in recorder.submissions})
     return f"what was submitted: {', '.join(names)}" if names else "nothing was submitted"
 
 

@@ -23,12 +23,12 @@ class Names:
     """The names that mean something in one test.
 
     Args:
-        seen: What was seen of its tasks.
+        recorder: What was seen of its tasks.
         foreign: Returns the names of other test modules, whose functions are not meant.
     """
 
-    def __init__(self, seen: Recorder, foreign: Callable[[], Collection[str]]) -> None:
-        self._seen = seen
+    def __init__(self, recorder: Recorder, foreign: Callable[[], Collection[str]]) -> None:
+        self._recorder = recorder
         self._foreign = foreign
 
     def target(self, fn: Callable[..., Any] | str) -> Target:
@@ -51,11 +51,11 @@ class Names:
 
     def _named(self, name: str) -> Target:
         __tracebackhide__ = True
-        labels, functions = self._bearers(name)
+        labels, functions = self._matching(name)
         if len(functions) > 1:
             # One that no test refers to any more may wait for the garbage collector only.
             gc.collect()
-            labels, functions = self._bearers(name)
+            labels, functions = self._matching(name)
         if not labels:
             raise LookupError(self._unknown(name))
         if len(functions) > 1:
@@ -65,7 +65,7 @@ class Names:
             )
         return Target(name, frozenset(labels), None, self._functions(frozenset(labels)))
 
-    def _bearers(self, name: str) -> tuple[set[str], set[str]]:
+    def _matching(self, name: str) -> tuple[set[str], set[str]]:
         """Return the whole names that *name* stands for, and the functions that bear them."""
         known = list(self._known())
         whole = {label for label, _ in known if label == name}
@@ -81,15 +81,15 @@ class Names:
         for label, function in registered_functions().items():
             if bare_function(function).__module__ not in foreign:
                 yield from _labels(label, function)
-        for one in tuple(self._seen.submissions):
+        for one in tuple(self._recorder.submissions):
             yield from _labels(one.record.name, one.call.fn)
-        for event in tuple(self._seen.events):
+        for event in tuple(self._recorder.events):
             if event.task_id is None:
                 yield event.name, event.name
 
     def _functions(self, labels: frozenset[str]) -> tuple[Callable[..., Any], ...]:
         """Return the functions that bear one of these names, each as it was submitted."""
-        submitted = [(one.record.name, one.call.fn) for one in self._seen.submissions]
+        submitted = [(one.record.name, one.call.fn) for one in self._recorder.submissions]
         known = [*submitted, *registered_functions().items()]
         return tuple(fn for label, fn in known if not labels.isdisjoint((label, function_name(fn))))
 

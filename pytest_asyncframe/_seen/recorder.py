@@ -29,7 +29,7 @@ _CUT_OFF = ("timed_out", "cancelled", "interrupted")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Leaving:
+class Failure:
     """An error with which something was left.
 
     Attributes:
@@ -41,7 +41,7 @@ class Leaving:
     who: str
 
 
-What: TypeAlias = TaskEvent | int | str | Leaving
+What: TypeAlias = TaskEvent | int | str | Failure
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,7 +133,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Standing:
+class UnfinishedTask:
     """Where an unfinished task stood.
 
     Attributes:
@@ -152,7 +152,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stock:
+class Snapshot:
     """What was unfinished at one moment.
 
     Attributes:
@@ -164,7 +164,7 @@ class Stock:
 
     at: float
     error: BaseException | None
-    tasks: list[Standing]
+    tasks: list[UnfinishedTask]
     timers: str
 
 
@@ -195,7 +195,7 @@ class Recorder(Interceptor):
         events: What has happened, in order.
         moments: The same and more, each with where it happened.
         begun: When the test began, in seconds of its clock.
-        stocks: What was unfinished whenever an error made the test leave something.
+        snapshots: What was unfinished whenever an error made the test leave something.
         pollers: The functions, or names, whose tasks run until the app stops.
     """
 
@@ -206,7 +206,7 @@ class Recorder(Interceptor):
         self.events: list[TaskEvent] = []
         self.moments: list[Moment] = []
         self.begun: float = 0.0
-        self.stocks: list[Stock] = []
+        self.snapshots: list[Snapshot] = []
         self._monotonic = monotonic
         self._clock: _VirtualClock | None = None
         self._offered: dict[str, Submission] = {}
@@ -254,7 +254,7 @@ class Recorder(Interceptor):
             one = None
         self.starts.append(Start(at, one, name))
 
-    def hear(self, event: TaskEvent) -> None:
+    def on_event(self, event: TaskEvent) -> None:
         """Note an event, and tell who waits for a task's end; see `protocols.EventSink`."""
         if event.kind == "submitted":
             self._accept(event)
@@ -314,16 +314,18 @@ class Recorder(Interceptor):
         if step is not None:
             self.note(f"sleeps {seconds:.9g} s", at(step.f_code, step.f_lineno))
 
-    def take_stock(self, error: BaseException | None = None, who: str = "its client") -> Stock:
+    def take_snapshot(
+        self, error: BaseException | None = None, who: str = "its client"
+    ) -> Snapshot:
         """Return what is unfinished now.
 
         Args:
             error: What is about to end things, for which it is kept; None for nothing.
-            who: What that leaves; see `Leaving`.
+            who: What that leaves; see `Failure`.
         """
-        for stock in self.stocks:
-            if stock.error is error:
-                return stock
+        for snapshot in self.snapshots:
+            if snapshot.error is error:
+                return snapshot
         on_threads = self._thread_places()
         tasks = []
         for one in tuple(self.submissions):
@@ -332,23 +334,23 @@ class Recorder(Interceptor):
                 last = self._last.get(record)
                 lane, place = on_threads.get(record, ("" if last is None else last.lane, ""))
                 place = place or self._body_place(record)
-                tasks.append(Standing(record, status, lane, place, last))
-        stock = Stock(self._monotonic(), error, tasks, self._timers())
+                tasks.append(UnfinishedTask(record, status, lane, place, last))
+        snapshot = Snapshot(self._monotonic(), error, tasks, self._timers())
         if error is not None:
-            self.stocks.append(stock)
-            self._add(Leaving(error, who), None)
-        return stock
+            self.snapshots.append(snapshot)
+            self._add(Failure(error, who), None)
+        return snapshot
 
     def _timers(self) -> str:
         try:
             return "" if self._clock is None else self._clock.explain()
-        except Exception as error:  # a repr of the user's; stock is taken beside their error
+        except Exception as error:  # a repr of the user's; snapshot is taken beside their error
             return f"t+? s {type(error).__name__} while the timers were listed"
 
     def watched(
         self, fn: Callable[..., Awaitable[Any]]
     ) -> Callable[..., Awaitable[Any]]:  # Any: whatever a test returns
-        """Return a test's coroutine function so that stock is taken when it fails."""
+        """Return a test's coroutine function so that snapshot is taken when it fails."""
 
         @functools.wraps(fn)
         async def async_inner(*args: Any, **kwargs: Any) -> Any:
@@ -359,7 +361,7 @@ class Recorder(Interceptor):
                 return await fn(*args, **kwargs)
             except BaseException as error:
                 # Its runner may be about to end whatever runs on the loop.
-                self.take_stock(error, "the test")
+                self.take_snapshot(error, "the test")
                 raise
 
         return async_inner
@@ -376,19 +378,19 @@ class Recorder(Interceptor):
         return None if one is None else one.record
 
     @property
-    def living(self) -> list[Submission]:
+    def unfinished(self) -> list[Submission]:
         """The tasks that have not ended."""
         return [one for one in self.submissions if not one.record.status.is_final]
 
     @property
     def awaited(self) -> list[Submission]:
         """The tasks that have not ended, and are to end some time: pollers are not."""
-        return [one for one in self.living if not self.is_poller(one)]
+        return [one for one in self.unfinished if not self.is_poller(one)]
 
     def is_poller(self, one: Submission) -> bool:
         """Whether a task is one of those that run until the app stops."""
         if not self.pollers:
-            # Asked for each living task whenever one has ended.
+            # Asked for each unfinished task whenever one has ended.
             return False
         names = one.record.name, function_name(one.call.fn)
         return any(
@@ -447,8 +449,8 @@ class Recorder(Interceptor):
             frames = outwards(sys._current_frames().get(where))
             record = next((it.f_locals["record"] for it in frames if it.f_code is _AROUND), None)
         else:
-            living = (one.record for one in self.living)
-            record = next((one for one in living if driver_of(one) is where), None)
+            unfinished = (one.record for one in self.unfinished)
+            record = next((one for one in unfinished if driver_of(one) is where), None)
             place = "" if record is None else self._body_place(record)
         if record is None:
             return "", ""

@@ -95,7 +95,7 @@ class Toolkit:
                 self._open_sequenced(stack)
             self.calls = PoolCalls(self.pool)
             self.recorder.pollers = self.settings.pollers
-            self.manager.subscribe(self._hear)
+            self.manager.subscribe(self._on_event)
             self.recorder.begin(self.clock)
         except BaseException:
             stack.close()
@@ -157,10 +157,10 @@ class Toolkit:
             )
         )
 
-    def _hear(self, event: TaskEvent) -> None:
+    def _on_event(self, event: TaskEvent) -> None:
         if self.sequencer is not None:
             self.sequencer.moved = 0
-        self.recorder.hear(event)
+        self.recorder.on_event(event)
 
     def _now(self) -> float:
         return self.manager.clock.monotonic()
@@ -168,14 +168,14 @@ class Toolkit:
     def come_to_rest(self) -> None:
         """Let what is just ending end, without any time, nor what begins by turns only."""
         if self.sequencer is None:
-            living = self.recorder.living
+            unfinished = self.recorder.unfinished
             ended = threading.Semaphore(0)
             with ExitStack() as watches:
-                for one in living:
+                for one in unfinished:
                     watches.enter_context(self.recorder.watching(one.record, ended.release))
                 # Until nothing ends any more: what lasts is a finding.
-                while living and ended.acquire(timeout=_GRACE):
-                    living.pop()
+                while unfinished and ended.acquire(timeout=_GRACE):
+                    unfinished.pop()
             return
         sequencer, first = self.sequencer, self.sequencer.first
         kept = sequencer.starts, sequencer.patience
