@@ -1,7 +1,7 @@
-"""What was seen of a test's tasks: submissions with their arguments, and all that happened.
+"""Records a test's tasks: their submissions with arguments, and everything that happened.
 
-Relies on: events being told on the thread where they happen, and the frames of threads and
-coroutines, to say where a task stands.
+Relies on: events being sent on the thread where they happen, and the frames of threads and
+coroutines, to say where a task is.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from pytest_asyncframe._places import at, inwards, is_users_file, outwards, plac
 from pytest_asyncframe._seen.arguments import by_name, unwrapped
 
 _CUT_OFF = ("timed_out", "cancelled", "interrupted")
-"""Events that may come while a body is in the middle of something."""
+"""Kinds of events that may end a task while its function is running."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Failure:
-    """An error with which something was left.
+    """An error that ended the test, or the ``with`` block of a client.
 
     Attributes:
         error: The error.
-        who: What was left, for people: the test, or a client of it.
+        who: What it ended, for messages: the test or its client.
     """
 
     error: BaseException
@@ -46,15 +46,15 @@ What: TypeAlias = TaskEvent | int | str | Failure
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """Whose tasks a test means; see `names.Names`.
+    """The function that a test asks about; see `names.Names`.
 
     Attributes:
-        name: What a test calls it.
-        labels: The names of the tasks and functions that are meant.
-        fn: The function that is meant, without decorators; None if the labels alone tell.
-        callees: Functions that are meant, for their parameters.
-        args: Positional arguments that a test has given with the function: a method's object.
-        kwargs: Keyword arguments that were given with it, by a partial.
+        name: The name used in the test.
+        labels: Names of the tasks and functions that match.
+        fn: The function without decorators; None if only the names count.
+        callees: The matching functions, for their parameters.
+        args: Positional arguments bound to the function, such as the object of a method.
+        kwargs: Keyword arguments bound to it by a partial.
     """
 
     name: str
@@ -67,11 +67,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Submission:
-    """One task that was taken in.
+    """One accepted task.
 
     Attributes:
-        record: The task; goes on changing until it has ended.
-        call: What it calls.
+        record: The task, which changes until it has ended.
+        call: The function that it calls, with the arguments.
     """
 
     record: TaskRecord
@@ -85,19 +85,19 @@ class Submission:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Its arguments by parameter, defaults too."""
+        """The arguments by parameter name, with defaults."""
         return by_name(self.call.fn, self.call.args, self.call.kwargs)
 
 
 # Not frozen, as `Moment` is not.
 @dataclass(slots=True, eq=False)
 class Start:
-    """One start of a body, past its throttle if it has one.
+    """One start of a function's body, after its throttle if it has one.
 
     Attributes:
-        at: When, in seconds of the test's clock.
-        task: The task whose body it is; None for a call outside any, or inside another.
-        throttled: The name of the throttled function; None for a function that is not.
+        at: When it started, in seconds of the test's clock.
+        task: The task that runs the body; None for a direct call.
+        throttled: The name of the throttled function; None if it is not throttled.
     """
 
     at: float
@@ -105,24 +105,24 @@ class Start:
     throttled: str | None = None
 
     def is_of(self, target: Target) -> bool:
-        """Whether *target* began."""
+        """Whether it is a start of *target*."""
         if self.task is not None and self.task.is_of(target):
             return True
         return self.throttled is not None and self.throttled in target.labels
 
 
-# Not frozen: one is made at each sleep, at a quarter of the cost.
+# Not frozen, which makes creating one four times as fast: each sleep does.
 @dataclass(slots=True, eq=False)
 class Moment:
     """One thing that happened in a test.
 
     Attributes:
-        at: When, in seconds of the test's clock.
-        lane: Where: ``test``, ``loop``, ``clock`` or a thread's name.
-        record: The task that it happened to; None outside any.
-        what: An event, the number of an attempt that began, a text, or an error with which
-            something was left.
-        place: Where it happened, ``file:line in function``; "" if that says nothing.
+        at: When it happened, in seconds of the test's clock.
+        lane: Where it happened: ``test``, ``loop``, ``clock`` or the name of a thread.
+        record: The task that it happened to; None if there is none.
+        what: An event, the number of an attempt that started, a text, or the error that
+            ended the test or a client.
+        place: The line where it happened, ``file:line in function``; "" if unknown.
     """
 
     at: float
@@ -134,14 +134,14 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UnfinishedTask:
-    """Where an unfinished task stood.
+    """A task that had not ended when a snapshot was taken.
 
     Attributes:
         record: The task.
         status: Its status then.
-        lane: Where it was last seen; see `Moment`.
-        place: Where its body stood, ``file:line in function``; "" if it had none.
-        last: What had happened to it last; None for nothing.
+        lane: The last known `Moment.lane`.
+        place: The line that it was at, ``file:line in function``; "" if unknown.
+        last: The last thing that had happened to it; None for nothing.
     """
 
     record: TaskRecord
@@ -153,13 +153,13 @@ class UnfinishedTask:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """What was unfinished at one moment.
+    """The unfinished tasks and pending timers at one moment.
 
     Attributes:
-        at: When, in seconds of the test's clock.
-        error: What the test was just failing with; None if that is not known.
+        at: When it was taken, in seconds of the test's clock.
+        error: The error that was being raised; None if there was none.
         tasks: The unfinished tasks, in the order of their submission.
-        timers: What `VirtualClock.explain` said; "" where time is real.
+        timers: The result of `VirtualClock.explain`; "" where time is real.
     """
 
     at: float
@@ -169,7 +169,7 @@ class Snapshot:
 
 
 class _VirtualClock(Protocol):
-    """What is needed of a `VirtualClock`."""
+    """What the recorder needs of a `VirtualClock`."""
 
     on_sleep: Callable[[float], object] | None
     test: asyncio.Task[Any] | None
@@ -179,24 +179,24 @@ class _VirtualClock(Protocol):
     def firing(self) -> bool: ...
 
     def explain(self) -> str:
-        """Return the coming moments and what they are."""
+        """Return the pending timers, a line each."""
         ...
 
 
 class Recorder(Interceptor):
-    """Sees every task of one test.
+    """Records every task of one test.
 
     Args:
         monotonic: Returns the seconds of the test's clock.
 
     Attributes:
-        submissions: What was taken in, in order.
-        starts: The starts of bodies, roughly in order.
-        events: What has happened, in order.
-        moments: The same and more, each with where it happened.
-        begun: When the test began, in seconds of its clock.
-        snapshots: What was unfinished whenever an error made the test leave something.
-        pollers: The functions, or names, whose tasks run until the app stops.
+        submissions: The accepted tasks, in order.
+        starts: The starts of function bodies, roughly in order.
+        events: The events of tasks, in order.
+        moments: Everything that happened, with where it happened.
+        begun: When the test started, in seconds of its clock.
+        snapshots: One for each error that ended the test or a client.
+        pollers: Functions, or their names, whose tasks run until the app stops.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -219,24 +219,24 @@ class Recorder(Interceptor):
         self._lock = threading.Lock()
 
     def begin(self, clock: _VirtualClock | None) -> None:
-        """Note that the test begins, and hear of its sleeps if its *clock* is virtual."""
+        """Start recording, sleeps too if the *clock* is virtual."""
         self.begun = self._monotonic()
         self._clock = clock
         if clock is not None:
             clock.on_sleep = self.slept
             clock.label = self.label
 
-    # -- what the framework tells
+    # -- called by the framework
 
     def before_accept(self, record: TaskRecord) -> None:
-        """Note a task that is about to be accepted."""
-        # Counted once it is: it may yet be refused.
+        """Record a task that is about to be accepted."""
+        # It becomes a submission with its event, since it may yet be refused.
         self._offered[record.task_id] = Submission(record, call_of(record))
 
     def around_attempt(
         self, record: TaskRecord, attempt: int, call: Callable[[], Any]
     ) -> Any:  # Any: whatever the task returns
-        """Note when an attempt begins."""
+        """Record the start of an attempt."""
         one = self._submission(record)
         if one is not None:
             if not one.call.throttled:
@@ -248,14 +248,14 @@ class Recorder(Interceptor):
         return made
 
     def after_throttle(self, name: str, record: TaskRecord | None, at: float) -> None:
-        """Note when a throttled call begins."""
+        """Record the start of a throttled call."""
         one = None if record is None else self._submission(record)
         if one is not None and not (one.call.throttled and function_name(one.call.fn) == name):
             one = None
         self.starts.append(Start(at, one, name))
 
     def on_event(self, event: TaskEvent) -> None:
-        """Note an event, and tell who waits for a task's end; see `protocols.EventSink`."""
+        """Record an event, and notify those who wait for the task; see `protocols.EventSink`."""
         if event.kind == "submitted":
             self._accept(event)
         self.events.append(event)
@@ -279,7 +279,7 @@ class Recorder(Interceptor):
 
     @contextmanager
     def watching(self, record: TaskRecord, call: Callable[[], object]) -> Iterator[None]:
-        """Have *call* called inside once a task has ended, at once if it has.
+        """Call *call* once the task has ended, while the block lasts; at once if it has.
 
         It may be called twice, and on any thread.
         """
@@ -290,7 +290,7 @@ class Recorder(Interceptor):
                 call()
             yield
         finally:
-            # Who waited may have given up: its loop may be closed when the task ends.
+            # Nobody waits any more, and the waiter's loop may be closed when the task ends.
             with self._lock:
                 left = self._watchers.get(record, [])
                 if call in left:
@@ -298,30 +298,31 @@ class Recorder(Interceptor):
                 if not left:
                     self._watchers.pop(record, None)
 
-    # -- what others tell
+    # -- called by other parts of the plugin
 
     def note(self, text: str, place: str = "") -> None:
-        """Note what happens on the calling thread, in the task that it runs, if any."""
+        """Record a text for the calling thread, and for the task that it runs, if any."""
         task = current_task()
         self._add(text, None if task is None else self.record(task.task_id), place)
 
     def slept(self, seconds: float) -> None:
-        """Note that the calling thread or coroutine is about to sleep."""
+        """Record that the calling thread or coroutine is about to sleep."""
         step: FrameType | None = sys._getframe(1)
         while step is not None and not is_users_file(step.f_code.co_filename):
             step = step.f_back
-        # Else it is some library that waits for something of its own.
+        # Sleeps of libraries are left out.
         if step is not None:
             self.note(f"sleeps {seconds:.9g} s", at(step.f_code, step.f_lineno))
 
     def take_snapshot(
         self, error: BaseException | None = None, who: str = "its client"
     ) -> Snapshot:
-        """Return what is unfinished now.
+        """Return the unfinished tasks and pending timers.
 
         Args:
-            error: What is about to end things, for which it is kept; None for nothing.
-            who: What that leaves; see `Failure`.
+            error: The error that is being raised, under which the snapshot is kept; None if
+                there is none.
+            who: What the error ends; see `Failure`.
         """
         for snapshot in self.snapshots:
             if snapshot.error is error:
@@ -344,13 +345,13 @@ class Recorder(Interceptor):
     def _timers(self) -> str:
         try:
             return "" if self._clock is None else self._clock.explain()
-        except Exception as error:  # a repr of the user's; snapshot is taken beside their error
+        except Exception as error:  # from a user's repr(); it must not hide the test's own error
             return f"t+? s {type(error).__name__} while the timers were listed"
 
     def watched(
         self, fn: Callable[..., Awaitable[Any]]
     ) -> Callable[..., Awaitable[Any]]:  # Any: whatever a test returns
-        """Return a test's coroutine function so that snapshot is taken when it fails."""
+        """Return a test's coroutine function that takes a snapshot when it fails."""
 
         @functools.wraps(fn)
         async def async_inner(*args: Any, **kwargs: Any) -> Any:
@@ -360,20 +361,20 @@ class Recorder(Interceptor):
             try:
                 return await fn(*args, **kwargs)
             except BaseException as error:
-                # Its runner may be about to end whatever runs on the loop.
+                # Taken here, since the runner may cancel everything on the loop next.
                 self.take_snapshot(error, "the test")
                 raise
 
         return async_inner
 
-    # -- what is known
+    # -- queries
 
     def of(self, target: Target) -> list[Submission]:
         """Return the tasks of *target*, in the order of their submission."""
         return [one for one in self.submissions if one.is_of(target)]
 
     def record(self, task_id: str) -> TaskRecord | None:
-        """Return the latest task with this id, or None."""
+        """Return the latest task with this id; None if there is none."""
         one = self._latest.get(task_id)
         return None if one is None else one.record
 
@@ -384,13 +385,13 @@ class Recorder(Interceptor):
 
     @property
     def awaited(self) -> list[Submission]:
-        """The tasks that have not ended, and are to end some time: pollers are not."""
+        """The tasks that have not ended, without pollers, which need not end."""
         return [one for one in self.unfinished if not self.is_poller(one)]
 
     def is_poller(self, one: Submission) -> bool:
-        """Whether a task is one of those that run until the app stops."""
+        """Whether a task runs until the app stops."""
+        # For speed: called for each unfinished task whenever one has ended.
         if not self.pollers:
-            # Asked for each unfinished task whenever one has ended.
             return False
         names = one.record.name, function_name(one.call.fn)
         return any(
@@ -404,7 +405,7 @@ class Recorder(Interceptor):
         one = self._latest.get(record.task_id)
         if one is None or one.record is record:
             return one
-        # Its id was given to another task since.
+        # A later task has the same id.
         return next((it for it in reversed(self.submissions) if it.record is record), None)
 
     def _add(
@@ -422,7 +423,7 @@ class Recorder(Interceptor):
 
     def _lane(self) -> str:
         if self._clock is not None and self._clock.firing:
-            # On whichever thread comes to rest.
+            # Timers fire on any thread, whichever stops last.
             return "clock"
         try:
             loop = asyncio.get_running_loop()
@@ -438,12 +439,12 @@ class Recorder(Interceptor):
             return self._loops.setdefault(loop, "loop" if number == 1 else f"loop-{number}")
 
     def _body_place(self, record: TaskRecord) -> str:
-        """Return where a task's coroutine stands; "" if it has none."""
+        """Return the line that a task's coroutine is at; "" if it has none."""
         body = self._bodies.get(record)
         return "" if body is None else place_of(reversed(list(inwards(body()))))
 
     def label(self, where: object) -> tuple[str, str]:
-        """Return which task runs on a thread or in a task of asyncio's, and where it stands."""
+        """Return which task runs on a thread or in an asyncio task, and the line it is at."""
         record, place = None, ""
         if isinstance(where, int):
             frames = outwards(sys._current_frames().get(where))
@@ -457,14 +458,14 @@ class Recorder(Interceptor):
         return f"{record.name.rpartition('.')[2]}#{record.task_id[:8]}", place
 
     def _thread_places(self) -> dict[TaskRecord, tuple[str, str]]:
-        """Return which thread runs each body that is no coroutine, and where it stands."""
+        """Return the thread that runs each sync task, and the line it is at."""
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         found = {}
         for ident, frame in sys._current_frames().items():
             inner: list[FrameType] = []
             for step in outwards(frame):
                 if step.f_code is _AROUND:
-                    # What follows outwards belongs to a task that waits for this one.
+                    # Frames further out belong to a task that waits for this one.
                     found[step.f_locals["record"]] = names.get(ident, ""), place_of(inner)
                     inner = []
                 else:
