@@ -1,7 +1,7 @@
-"""Where code stands: the file, line and function that say most to a user.
+"""The line of code that tells a user most: file, line and function.
 
-Relies on: the names of files, to tell a user's code from what is installed, from the
-standard library, and from this project.
+Relies on: file names, to tell the user's code from installed packages, the standard library
+and this project.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _INSTALLED = tuple(sysconfig.get_path(name) + os.sep for name in ("purelib", "pl
 _STANDARD = tuple(
     {str(Path(os.__file__).parent) + os.sep, sysconfig.get_path("stdlib") + os.sep},
 )
-"""How the names of files begin that are this project's, installed, the standard library's."""
+"""Prefixes of file names: this project's, installed packages', the standard library's."""
 
 
 def raised_at(traceback: TracebackType | None) -> str:
-    """Return the innermost place of the user's in a traceback; "" if there is none."""
+    """Return the innermost line of the user's code in a traceback; see `place_of`."""
     places = []
     while traceback is not None:
         places.append((traceback.tb_frame.f_code, traceback.tb_lineno))
@@ -37,7 +37,7 @@ def raised_at(traceback: TracebackType | None) -> str:
 
 
 def users_part(traceback: TracebackType | None) -> TracebackType | None:
-    """Return a traceback from the user's first frame on; all of it if there is none."""
+    """Return a traceback from the first frame of the user's code on; all of it without one."""
     step = traceback
     while step is not None and not is_users(step.tb_frame.f_code):
         step = step.tb_next
@@ -45,9 +45,9 @@ def users_part(traceback: TracebackType | None) -> TracebackType | None:
 
 
 def place_of(frames: Iterable[FrameType]) -> str:
-    """Return the innermost place of the user's in frames that come inside first.
+    """Return the innermost line of the user's code in *frames*, given innermost first.
 
-    Where there is none it is the outermost call of what is installed; "" without one.
+    Without such a frame, return the outermost line of an installed package; else "".
     """
     return _chosen((frame.f_code, frame.f_lineno) for frame in frames)
 
@@ -57,20 +57,20 @@ def _chosen(places: Iterable[tuple[CodeType, int]]) -> str:
     for code, line in places:
         if is_users(code):
             return at(code, line)
-        # The user's own code may be installed as well: then its outermost call is shown.
+        # The user's package may be installed as well, so its outermost line is next best.
         if _is_installed(code):
             body = at(code, line)
     return body
 
 
 def is_users(code: CodeType) -> bool:
-    """Whether code is a user's: neither this project's, nor installed, nor the standard's."""
+    """Whether code is the user's: not of this project, not installed, not of Python's library."""
     return is_users_file(code.co_filename)
 
 
-@functools.cache  # asked for each frame of each sleep
+@functools.cache  # called for each frame of each sleep
 def is_users_file(name: str) -> bool:
-    """Whether the code in a file is a user's; see `is_users`."""
+    """Whether the code in a file is the user's; see `is_users`."""
     return not name.startswith((*_OWN, *_INSTALLED, *_STANDARD))
 
 
@@ -100,13 +100,13 @@ def inwards(body: Any) -> Iterator[FrameType]:  # Any: whatever a coroutine may 
 
 
 def innermost_users(frames: Iterable[FrameType]) -> str:
-    """Return the first place of the user's in frames that come inside first; "" if none."""
+    """Return the innermost line of the user's code in *frames*, or "" if there is none."""
     found = next((frame for frame in frames if is_users(frame.f_code)), None)
     return "" if found is None else at(found.f_code, found.f_lineno)
 
 
 def users_place(caller: FrameType | None) -> str:
-    """Return where *caller* stands if it is the user's own code; else ""."""
+    """Return the line of *caller* if it is the user's code; else ""."""
     if caller is not None and is_users(caller.f_code):
         return at(caller.f_code, caller.f_lineno)
     return ""

@@ -1,1 +1,1 @@
-"""What a test's tasks did: it is recorded, looked up and matched."""
+"""What a test's tasks did: recorded, looked up and matched."""

@@ -1,4 +1,4 @@
-"""The arguments of a call by the names of its function's parameters."""
+"""The arguments of a call by parameter name."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Function: TypeAlias = Callable[..., Any]
 
 
 def unwrapped(fn: Function) -> tuple[Function, tuple[Any, ...], dict[str, Any]]:
-    """Return the function behind *fn*, and the arguments that are given by *fn* itself.
+    """Return the function behind *fn*, and the arguments bound by *fn*.
 
-    Decorators of the framework are taken off, bound methods give their object, and partials
-    what they were made with.
+    Decorators of the framework are removed. Methods bind their object, partials their
+    arguments.
     """
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
@@ -37,16 +37,16 @@ def unwrapped(fn: Function) -> tuple[Function, tuple[Any, ...], dict[str, Any]]:
 
 
 _PLACEHOLDER = getattr(functools, "Placeholder", object())
-"""Keeps a place free for a later argument, from Python 3.14 on."""
+"""Leaves a place for a later argument, from Python 3.14 on."""
 
 
 def by_name(fn: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a call's arguments by parameter, with the defaults of those left out.
+    """Return the arguments of a call by parameter name, with defaults.
 
-    Those of a function that does not tell its parameters are under ``args`` and ``kwargs``.
+    If the function has no signature, they are under ``args`` and ``kwargs``.
 
     Raises:
-        TypeError: If they do not fit.
+        TypeError: If they do not match the signature.
     """
     inner, first, named = unwrapped(fn)
     args, kwargs = (*first, *args), {**named, **kwargs}
@@ -59,11 +59,11 @@ def by_name(fn: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> d
 
 
 def equal(given: Any, wanted: Any) -> bool:
-    """Whether two arguments are the same or equal; what cannot be compared is not."""
+    """Whether two arguments are the same or equal; False if they cannot be compared."""
     if given is wanted:
         return True
     try:
-        # In this order, so that what a test wrote decides: mock.ANY, say, or approx().
+        # In this order, so that the test's own value decides: mock.ANY or approx(), say.
         return bool(wanted == given)
-    except Exception:  # arrays, for instance, say neither yes nor no
+    except Exception:  # arrays, for instance, have no truth value
         return False

@@ -1,4 +1,4 @@
-"""Calls of a test's bare pool: who has submitted them, and which have not ended."""
+"""Calls submitted to the test's pool directly: where, and which have not ended."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _Submitted: TypeAlias = tuple[Callable[..., Any], tuple[CodeType, int] | None]
 
 
 class PoolCalls:
-    """Knows the calls of one pool that somebody still refers to.
+    """The calls of one pool whose futures somebody still refers to.
 
     Args:
-        pool: Its ``submit`` is replaced by one that notes who has called it.
+        pool: Its ``submit`` is replaced by one that records its caller.
     """
 
     def __init__(self, pool: ThreadPoolExecutorEnhanced) -> None:
@@ -35,17 +35,17 @@ class PoolCalls:
             frame: FrameType | None = sys._getframe(1)
             while frame is not None and not is_users_file(frame.f_code.co_filename):
                 frame = frame.f_back
-            # Put into words only if it is left behind: benchmarks submit many.
+            # Formatted only if the call is left behind, since benchmarks submit many.
             known[call] = (fn, None) if frame is None else (fn, (frame.f_code, frame.f_lineno))
             return call
 
         pool.submit = submit  # type: ignore[method-assign]  # see above
 
     def left(self, grace: float) -> list[str]:
-        """Return which calls have not ended, a line each.
+        """Return the calls that have not ended, a line each.
 
         Args:
-            grace: Real seconds for which one more may end, again and again; 0 for not at all.
+            grace: Real seconds to wait for the next one to end, repeatedly; 0 for no wait.
         """
         living = {call for call in list(self._known.keys()) if not call.done()}
         ended = living

@@ -1,4 +1,4 @@
-"""Assertions about what tasks were submitted, how they went, and how often they began."""
+"""Assertions about submitted tasks, their states, and how often functions started."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FAILED = (TaskStatus.FAILED, TaskStatus.TIMEOUT)
 
 
 def shown_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Return a call as it would be written."""
+    """Return a call as source code."""
     parts = [repr(arg) for arg in args]
     parts += [f"{key}={value!r}" for key, value in kwargs.items()]
     return f"{name}({', '.join(parts)})"
@@ -26,12 +26,12 @@ def shown_call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A call that a test asks about; without arguments any call of the function.
+    """The call that a test asks about; without arguments, any call of the function.
 
     Attributes:
-        target: Whose tasks are meant.
-        args: The positional arguments that the test wrote.
-        kwargs: Its keyword arguments.
+        target: The function.
+        args: The positional arguments given by the test.
+        kwargs: The keyword arguments given by the test.
     """
 
     target: Target
@@ -39,10 +39,10 @@ class Wanted:
     kwargs: dict[str, Any]
 
     def check(self, matcher: str) -> None:
-        """Refuse arguments that the function does not take.
+        """Check the arguments against the signature of the function.
 
         Raises:
-            TypeError: If they do not fit it.
+            TypeError: If the function does not take them.
         """
         why = ""
         for callee in self.target.callees:
@@ -59,18 +59,18 @@ class Wanted:
 
     @property
     def any(self) -> bool:
-        """Whether any call will do."""
+        """Whether any call of the function matches."""
         return not self.args and not self.kwargs
 
     def fits(self, one: Submission) -> bool:
-        """Whether a task was called so."""
+        """Whether a task made this call."""
         return self.any or not self.differences(one)
 
     def differences(self, one: Submission) -> list[str]:
-        """Return how the arguments of a task differ from these, a line for each."""
+        """Return how the arguments of a task differ from these, a line each."""
         try:
             wanted = self._by_name(one.call.fn if self.target.fn is None else self.target.fn)
-        except TypeError as error:  # of several functions with one name, not this one
+        except TypeError as error:  # one of several functions with the same name
             return [str(error)]
         return _differences(one.arguments, wanted)
 
@@ -154,14 +154,18 @@ def delays(recorder: Recorder, target: Target) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """When a function's body began, in monotonic seconds of the test's clock."""
+    """When the body of a function started, in monotonic seconds of the test's clock.
+
+    Attributes:
+        starts: The times, earliest first.
+    """
 
     starts: tuple[float, ...]
 
     def max_in(self, seconds: float) -> int:
-        """Return how many began in the fullest window of *seconds*, above 0.
+        """Return the highest number of starts in any window of *seconds*, above 0.
 
-        A window is half open: what began exactly *seconds* later is not in it.
+        A window is half open: a start exactly *seconds* later is outside.
         """
         most = first = 0
         for last, start in enumerate(self.starts):
@@ -178,7 +182,7 @@ def rate(recorder: Recorder, target: Target) -> Rate:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """So many tasks of a function are to fail with an error."""
+    """How many tasks of a function should fail, and with which error."""
 
     target: Target
     error: type[BaseException]
@@ -189,7 +193,7 @@ class Expectation:
         return one.is_of(self.target) and isinstance(one.record.error, self.error)
 
     def finding(self, recorder: Recorder) -> str | None:
-        """Return what is said if it was not met, or None."""
+        """Return the message if the expectation was not met, else None."""
         failed = [one for one in recorder.of(self.target) if one.record.status in _FAILED]
         count = sum(self.fits(one) for one in failed)
         if count == self.times:
@@ -203,7 +207,7 @@ class Expectation:
 
 
 def unread_failures(recorder: Recorder, expectations: Sequence[Expectation]) -> list[Submission]:
-    """Return the tasks that failed, and whose failure nobody has read or expected."""
+    """Return the failed tasks whose failure nobody has read or expected."""
     return [
         one
         for one in recorder.submissions
@@ -214,13 +218,13 @@ def unread_failures(recorder: Recorder, expectations: Sequence[Expectation]) -> 
 
 
 def described(record: TaskRecord) -> str:
-    """Return a line that says which task it is, and who submitted it."""
+    """Return a line with the task's name, status and the place of its submission."""
     place = f", submitted at {record.origin}" if record.origin is not None else ""
     return f"{record.name} ({record.task_id}) is {record.status.value}{place}"
 
 
 def _nearest(others: list[Submission], wanted: Wanted) -> list[str]:
-    """Return the lines that show the submissions which differ least from what was wanted."""
+    """Return lines with the submissions that differ least from *wanted*."""
     lines = []
     ranked = sorted(((wanted.differences(one), one) for one in others), key=lambda it: len(it[0]))
     for differences, one in ranked[:_NEAREST]:
@@ -236,14 +240,14 @@ def _differences(given: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
             continue
         shown = repr(given[name]) if name in given else "missing"
         expected = repr(wanted[name]) if name in wanted else "missing"
-        alike = " (they look alike, and are not equal)" if shown == expected else ""
+        alike = " (they look the same but are not equal)" if shown == expected else ""
         found.append(f"{name}: {shown}, expected {expected}{alike}")
     return found
 
 
 def _what_was(recorder: Recorder) -> str:
     names = sorted({one.record.name for one in recorder.submissions})
-    return f"what was submitted: {', '.join(names)}" if names else "nothing was submitted"
+    return f"submitted functions: {', '.join(names)}" if names else "nothing was submitted"
 
 
 def _submitted(count: int) -> str:

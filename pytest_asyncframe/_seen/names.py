@@ -1,7 +1,7 @@
-"""Which function a test means, by the function itself or by a name.
+"""Which function a test asks about, given the function or a name.
 
-Guarantees: a name that nobody bears, or that several functions bear, is an error, so that
-no assertion passes because of a typing mistake.
+Guarantees: a name that no function has, or that several functions have, is an error, so that
+no assertion passes because of a typo.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _LISTED = 5
 
 
 class Names:
-    """The names that mean something in one test.
+    """The names of functions and tasks that one test may use.
 
     Args:
-        recorder: What was seen of its tasks.
-        foreign: Returns the names of other test modules, whose functions are not meant.
+        recorder: The recorder of the test.
+        foreign: Returns the names of other test modules, whose functions do not count.
     """
 
     def __init__(self, recorder: Recorder, foreign: Callable[[], Collection[str]]) -> None:
@@ -32,13 +32,14 @@ class Names:
         self._foreign = foreign
 
     def target(self, fn: Callable[..., Any] | str) -> Target:
-        """Return whose tasks *fn* means, a function or a name.
+        """Return the target for *fn*, a function or a name.
 
-        A name is a task's or a function's, whole or without what stands before a dot.
+        A name is that of a task or a function: the full dotted name, or the end of it after
+        a dot.
 
         Raises:
-            LookupError: If nobody bears the name, or several functions do.
-            TypeError: If *fn* is neither.
+            LookupError: If no function has the name, or several functions have it.
+            TypeError: If *fn* is neither a function nor a name.
         """
         __tracebackhide__ = True
         if isinstance(fn, str):
@@ -53,30 +54,30 @@ class Names:
         __tracebackhide__ = True
         labels, functions = self._matching(name)
         if len(functions) > 1:
-            # One that no test refers to any more may wait for the garbage collector only.
+            # One of them may only be waiting for the garbage collector.
             gc.collect()
             labels, functions = self._matching(name)
         if not labels:
             raise LookupError(self._unknown(name))
         if len(functions) > 1:
             raise LookupError(
-                f"several functions are called {name!r}: {', '.join(sorted(functions))}; give "
-                "the function itself, or more of its dotted name"
+                f"several functions are named {name!r}: {', '.join(sorted(functions))}; pass the "
+                "function itself, or more of its dotted name"
             )
         return Target(name, frozenset(labels), None, self._functions(frozenset(labels)))
 
     def _matching(self, name: str) -> tuple[set[str], set[str]]:
-        """Return the whole names that *name* stands for, and the functions that bear them."""
+        """Return the full names that match *name*, and the names of their functions."""
         known = list(self._known())
         whole = {label for label, _ in known if label == name}
-        # A whole name is never ambiguous: it is what reports and errors call the task.
+        # A full name is never ambiguous: reports and errors show it.
         if whole:
             return whole, {name}
         found = [pair for pair in known if pair[0].endswith(f".{name}")]
         return {label for label, _ in found}, {function for _, function in found}
 
     def _known(self) -> Iterator[tuple[str, str]]:
-        """Yield each name of a task or function, with the name of the function that bears it."""
+        """Yield each name of a task or function, with the name of its function."""
         foreign = self._foreign()
         for label, function in registered_functions().items():
             if bare_function(function).__module__ not in foreign:
@@ -88,7 +89,7 @@ class Names:
                 yield event.name, event.name
 
     def _functions(self, labels: frozenset[str]) -> tuple[Callable[..., Any], ...]:
-        """Return the functions that bear one of these names, each as it was submitted."""
+        """Return the functions with one of these names, as they were submitted."""
         submitted = [(one.record.name, one.call.fn) for one in self._recorder.submissions]
         known = [*submitted, *registered_functions().items()]
         return tuple(fn for label, fn in known if not labels.isdisjoint((label, function_name(fn))))
@@ -97,14 +98,14 @@ class Names:
         strangers = [label for label in registered_functions() if f".{label}".endswith(f".{name}")]
         if strangers:
             return (
-                f"{name!r} is the name of {' and '.join(sorted(strangers))}, of other test "
-                "modules, whose functions are not meant by name: give the function itself"
+                f"{name!r} is the name of {' and '.join(sorted(strangers))} in other test "
+                "modules, whose functions are not found by name: pass the function itself"
             )
         labels = {label for label, _ in self._known()}
         return (
-            f"no decorated function, and no task of this test, is called {name!r}."
-            f"{_nearest(name, labels)} Give the function itself, or its name with or without "
-            "its module."
+            f"no decorated function and no task of this test is named {name!r}."
+            f"{_nearest(name, labels)} Pass the function itself, or its name with or without "
+            "the module."
         )
 
 
@@ -115,7 +116,7 @@ def _labels(label: str, function: Callable[..., Any]) -> Iterator[tuple[str, str
 
 
 def _nearest(name: str, labels: Iterable[str]) -> str:
-    """Return which of *labels* may have been meant, as a part of a message."""
+    """Return a hint with the *labels* that are most like *name*."""
     by_last: dict[str, set[str]] = {}
     for label in labels:
         by_last.setdefault(label.rpartition(".")[2], set()).add(label)

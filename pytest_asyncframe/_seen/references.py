@@ -1,4 +1,4 @@
-"""Which task is meant: an id, a `Task`, or a response in whose JSON an id stands."""
+"""Which task a test refers to: by id, by `Task`, or by a response with an id in its JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from framework import Task
 
 KEYS = ("task_id", "id")
-"""Where an id is looked for in a JSON object, the first one found counts."""
+"""Keys of a JSON object that may hold the id; the first one found counts."""
 
 
 def task_id_of(ref: Any) -> str:  # Any: what a user gives, checked here
@@ -18,7 +18,7 @@ def task_id_of(ref: Any) -> str:  # Any: what a user gives, checked here
             response with such a body.
 
     Raises:
-        LookupError: If no id is found in it.
+        LookupError: If it contains no id.
     """
     if isinstance(ref, Task):
         return str(ref.task_id)
@@ -34,7 +34,7 @@ def task_id_of(ref: Any) -> str:  # Any: what a user gives, checked here
             if isinstance(body.get(key), str):
                 return str(body[key])
     raise LookupError(
-        f"no task id was found in {_shown(ref, body)}: give the id, a Task, or a response "
+        f"no task id was found in {_shown(ref, body)}: pass the id, a Task, or a response "
         f"whose JSON has the key {' or '.join(map(repr, KEYS))}"
     )
 
@@ -44,7 +44,7 @@ def _json(response: Any) -> Any:
         return response.json()
     except ValueError:
         raise LookupError(
-            f"no task id was found in {response!r}: its body is no JSON but "
+            f"no task id was found in {response!r}: its body is not JSON but "
             f"{str(response.text)[:200]!r}"
         ) from None
 

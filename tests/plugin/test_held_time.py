@@ -482,7 +482,9 @@ async def test_a_thread_that_polls(asyncframe: Probe) -> None:
     thread.join()
 
     assert asyncframe.clock.monotonic() == 6000
-    notes = [moment for moment in asyncframe._recorder.moments if "waiting for poller" in str(moment)]
+    notes = [
+        moment for moment in asyncframe._recorder.moments if "waiting for poller" in str(moment)
+    ]
     # Once, or a few times if the system lets it run for long now and then.
     assert 1 <= len(notes) < 10
     assert "test_held_time.py" in str(notes[0])

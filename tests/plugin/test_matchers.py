@@ -93,7 +93,7 @@ def test_a_name_that_nobody_bears(asyncframe: Probe, matcher: str) -> None:
     if matcher == "expect_failure":
         ask = functools.partial(ask, exc=ValueError, times=0)
     with pytest.raises(
-        LookupError, match=r"^no decorated function, and no task of this test, is called 'sned'"
+        LookupError, match=r"^no decorated function and no task of this test is named 'sned'"
     ) as caught:
         ask("sned")
 
@@ -102,7 +102,7 @@ def test_a_name_that_nobody_bears(asyncframe: Probe, matcher: str) -> None:
 
 def test_part_of_a_word_is_no_name(asyncframe: Probe) -> None:
     """A name ends where a dot stands: 'end' is not 'send'."""
-    with pytest.raises(LookupError, match=r"is called 'end'"):
+    with pytest.raises(LookupError, match=r"is named 'end'"):
         asyncframe.assert_not_submitted("end")
 
 
@@ -113,7 +113,7 @@ def test_a_name_of_several_functions(asyncframe: Probe) -> None:
         @background_task
         def post(self) -> None: ...
 
-    with pytest.raises(LookupError, match=r"^several functions are called 'post': ") as caught:
+    with pytest.raises(LookupError, match=r"^several functions are named 'post': ") as caught:
         asyncframe.assert_not_submitted("post")
 
     assert "Mailer.post" in str(caught.value)
@@ -232,8 +232,8 @@ def test_a_function_of_another_test_module_by_name(pytester: pytest.Pytester) ->
         def test_it(asyncframe):
             with pytest.raises(
                 LookupError,
-                match=r"^'mail_it' is the name of test_one.mail_it, of other test modules, whose "
-                "functions are not meant by name: give the function itself$",
+                match=r"^'mail_it' is the name of test_one.mail_it in other test modules, whose "
+                "functions are not found by name: pass the function itself$",
             ):
                 asyncframe.assert_not_submitted("mail_it")
             mail_it()
@@ -386,6 +386,6 @@ def test_arguments_that_compare_strangely(asyncframe: Probe) -> None:
     asyncframe.assert_submitted(work, nan, times=1)
     asyncframe.assert_submitted(work, pytest.approx(0.3), times=1)
     asyncframe.assert_submitted(work, ANY, times=3)
-    assert "value: array, expected array (they look alike, and are not equal)" in raised_by(
+    assert "value: array, expected array (they look the same but are not equal)" in raised_by(
         asyncframe.assert_submitted, work, Array()
     )

@@ -565,7 +565,7 @@ def test_a_reference_without_an_id(user: pytest.Pytester) -> None:
         """,
     )
 
-    assert "LookupError: no task id was found in {'job': '7'}: give the id, a Task, or" in text
+    assert "LookupError: no task id was found in {'job': '7'}: pass the id, a Task, or" in text
 
 
 def test_the_extra_brings_no_runner() -> None:

@@ -291,7 +291,7 @@ def test_references(asyncframe: Probe, key: str | None) -> None:
 
 def test_a_body_that_is_no_json(asyncframe: Probe) -> None:
     """A response that is no JSON is told with the beginning of its body."""
-    with pytest.raises(LookupError, match=r"its body is no JSON but 'oops'$"):
+    with pytest.raises(LookupError, match=r"its body is not JSON but 'oops'$"):
         asyncframe.run_until_complete(httpx.Response(500, text="oops"))
 
 
@@ -376,7 +376,7 @@ def test_what_fails(asyncframe: Probe) -> None:
     name = asyncframe.submitted(add)[0].name
 
     assert raised_by(asyncframe.assert_submitted, other) == (
-        f"other was never submitted, expected at least once\nwhat was submitted: {name}"
+        f"other was never submitted, expected at least once\nsubmitted functions: {name}"
     )
     assert raised_by(asyncframe.assert_submitted, add, 2, right=6) == (
         "add(2, right=6) was never submitted, expected at least once\n"
