@@ -1,4 +1,4 @@
-"""The `asyncframe` fixture: clients, waiting, matchers."""
+"""The `asyncframe` fixture: clients, waits and matchers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class Probe:
-    """Everything that a test of tasks needs, on parts of its own.
+    """Tests background tasks: a manager, a clock, clients, waits and matchers for one test.
 
     Args:
-        toolkit: The test's parts.
+        toolkit: The parts of the test.
     """
 
     def __init__(self, toolkit: Toolkit) -> None:
@@ -37,12 +37,12 @@ class Probe:
 
     @property
     def manager(self) -> TaskManager:
-        """The test's manager, which is current everywhere."""
+        """The manager of the test; `get_task_manager()` returns it everywhere."""
         return self._toolkit.manager
 
     @property
     def clock(self) -> VirtualClock:
-        """The test's clock.
+        """The virtual clock of the test.
 
         Raises:
             RuntimeError: In the mode ``threads``, where time is real.
@@ -51,10 +51,10 @@ class Probe:
 
     @property
     def executor(self) -> DeterministicExecutor:
-        """The test's executor.
+        """The deterministic executor of the test.
 
         Raises:
-            RuntimeError: In the modes ``virtual`` and ``threads``, where threads start by
+            RuntimeError: In the modes ``virtual`` and ``threads``, where tasks start by
                 themselves.
         """
         return self._toolkit.require_executor("asyncframe.executor")
@@ -69,23 +69,23 @@ class Probe:
         raise_app_exceptions: bool = True,
         **options: Any,
     ) -> Client:
-        """Return a client of *app*, whose lifespan runs while it is open.
+        """Return a client for *app*; the app's lifespan runs while the client is open.
 
-        ``async with`` gives an ``httpx.AsyncClient`` on the test's own loop, ``with`` gives
-        Starlette's ``TestClient``, whose loop is on the test's clock too. What the app's
-        lifespan raises is raised where the client is entered or left. What a test replaces
-        in httpx, for the app's own requests, does not reach the ``httpx.AsyncClient``.
+        ``async with`` gives an ``httpx.AsyncClient`` on the event loop of the test. ``with``
+        gives Starlette's ``TestClient``, whose own loop uses the clock of the test too. An
+        exception in the lifespan is raised where the client's block starts or ends. If a
+        test patches httpx for requests that the app sends, this client is not affected.
 
         Args:
             app: Any ASGI app.
-            base_url: What relative URLs begin with.
-            raise_app_exceptions: Whether an exception in a route is raised into the test;
-                else it is answered, with 500 by most apps.
-            options: Further options of the client that is made.
+            base_url: Prefix of relative URLs.
+            raise_app_exceptions: Whether an exception in a route is raised in the test.
+                Otherwise the app responds to it, usually with status 500.
+            options: Further options of the ``httpx.AsyncClient`` or ``TestClient``.
 
         Raises:
-            TypeError: If *app* cannot be called.
-            ImportError: On entering, if httpx is not installed.
+            TypeError: If *app* is not callable.
+            ImportError: At the start of the block, if httpx is not installed.
         """
         made = Client(
             app,
@@ -101,10 +101,11 @@ class Probe:
         return made
 
     def live_server(self, app: Any) -> LiveServer:
-        """Return a real uvicorn for *app*, to be entered with ``with``; it has a ``url``.
+        """Return a real uvicorn server for *app*, to be used in ``with``; it has a ``url``.
 
-        Its event loop is on real time. While it is open, tasks start as they are submitted,
-        and virtual time moves by itself only while the test waits through this object.
+        Its event loop runs in real time. While the server is open, tasks start when they are
+        submitted, and virtual time moves by itself only while the test waits with methods of
+        this object.
 
         Raises:
             ImportError: If uvicorn is not installed.
@@ -120,12 +121,12 @@ class Probe:
         """Wait until a task has ended, and return it.
 
         Args:
-            ref: An id, a `framework.Task`, or a response in whose JSON an id stands.
-            check: Whether to raise the task's error if it has not COMPLETED. Either way the
-                failure counts as read: whoever waits for a task knows how it ended.
+            ref: An id, a `framework.Task`, or a response with an id in its JSON.
+            check: Whether to raise the task's error if it did not complete. The failure
+                counts as read in either case.
 
         Raises:
-            LookupError: If no id is found in *ref*, or no task has it.
+            LookupError: If *ref* contains no id, or no task has that id.
             BaseException: The task's own error.
         """
         self._toolkit.require_loop("completed()")
@@ -136,7 +137,7 @@ class Probe:
         return _read(record)
 
     def run_until_complete(self, ref: Any, *, check: bool = True) -> Task:
-        """Wait as `completed`, in a test that is no coroutine."""
+        """Wait like `completed`, in a test that is not a coroutine."""
         record = self._record(ref)
         self._block_until_final(record)
         if check:
@@ -144,26 +145,26 @@ class Probe:
         return _read(record)
 
     async def settled(self) -> None:
-        """Wait until every task has ended, those too that others submit meanwhile.
+        """Wait until all tasks have ended, including those submitted meanwhile.
 
-        Declared pollers are not waited for.
+        Pollers (see the marker's ``pollers``) are not waited for.
         """
         self._toolkit.require_loop("settled()")
-        while (living := self._recorder.awaited) != []:
-            await self._until_final(living[0].record)
+        while (unfinished := self._recorder.awaited) != []:
+            await self._until_final(unfinished[0].record)
 
     def run_until_idle(self) -> None:
-        """Wait as `settled`, in a test that is no coroutine."""
-        while (living := self._recorder.awaited) != []:
-            self._block_until_final(living[0].record)
+        """Wait like `settled`, in a test that is not a coroutine."""
+        while (unfinished := self._recorder.awaited) != []:
+            self._block_until_final(unfinished[0].record)
 
     async def _until_final(self, record: TaskRecord) -> None:
-        # Not by way of the manager: settled() must not read the failures that it waits for.
+        # Not with the manager, since settled() must not mark failures as read.
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
 
         def tell() -> None:
-            with suppress(RuntimeError):  # the loop was closed while this was on its way
+            with suppress(RuntimeError):  # the loop may be closed by now
                 loop.call_soon_threadsafe(ended.set)
 
         with self._recorder.watching(record, tell), self._toolkit.waiting():
@@ -184,22 +185,22 @@ class Probe:
     # -- matchers
 
     def submitted(self, fn: Callable[..., Any] | str) -> list[Task]:
-        """Return the tasks of *fn*, a decorated function or a name, the oldest first.
+        """Return the tasks of *fn*, a decorated function or its name, oldest first.
 
         Raises:
-            LookupError: If *fn* is a name that no function bears, or several do.
+            LookupError: If *fn* is a name that no function has, or several have.
         """
         __tracebackhide__ = True
         return [Task(one.record) for one in self._recorder.of(self._names.target(fn))]
 
     def calls(self, fn: Callable[..., Any] | str) -> list[dict[str, Any]]:
-        """Return the arguments of each of *fn*'s tasks, the oldest first.
+        """Return the arguments of each task of *fn*, oldest first.
 
-        They are by the names of the parameters, with the defaults of those left out, so that
-        ``calls(send) == [{"to": "ann", "copies": 1}]`` tells all calls and their order.
+        They are given by parameter name, with defaults, so you can compare all calls and
+        their order: ``calls(send) == [{"to": "ann", "copies": 1}]``.
 
         Raises:
-            LookupError: If *fn* is a name that no function bears, or several do.
+            LookupError: If *fn* is a name that no function has, or several have.
         """
         __tracebackhide__ = True
         return [one.arguments for one in self._recorder.of(self._names.target(fn))]
@@ -212,21 +213,22 @@ class Probe:
         times: int | None = None,
         **kwargs: Any,
     ) -> None:
-        """Assert that *fn* was submitted, with these arguments if any are given.
+        """Assert that *fn* was submitted; if you pass arguments, with exactly these.
 
-        Arguments are compared by parameter, as Python binds them: by position or by name,
-        with or without a default written out, is the same. See `calls` for all calls.
+        Arguments are compared by parameter, so it does not matter whether they are passed by
+        position or by name, or whether a default is written out. See `calls` to compare all
+        calls at once.
 
         Args:
             fn: A decorated function, or its name.
-            args: Its positional arguments.
-            times: How often, 0 or more; None for at least once.
-            kwargs: Its keyword arguments.
+            args: The positional arguments.
+            times: How many times, 0 or more; None for at least once.
+            kwargs: The keyword arguments.
 
         Raises:
-            AssertionError: If it was not.
-            LookupError: If *fn* is a name that no function bears, or several do.
-            TypeError: If *fn* does not take such arguments.
+            AssertionError: If it was not submitted so.
+            LookupError: If *fn* is a name that no function has, or several have.
+            TypeError: If *fn* does not take these arguments.
         """
         __tracebackhide__ = True
         if times is not None:
@@ -237,38 +239,38 @@ class Probe:
     def assert_not_submitted(
         self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any
     ) -> None:
-        """Assert that *fn* was never submitted, with these arguments if any are given.
+        """Assert that *fn* was never submitted; if you pass arguments, not with these.
 
         Raises:
             AssertionError: If it was.
-            LookupError: If *fn* is a name that no function bears, or several do.
-            TypeError: If *fn* does not take such arguments.
+            LookupError: If *fn* is a name that no function has, or several have.
+            TypeError: If *fn* does not take these arguments.
         """
         __tracebackhide__ = True
         wanted = matchers.Wanted(self._names.target(fn), args, kwargs)
         matchers.assert_not_submitted(self._recorder, wanted)
 
     def assert_idle(self) -> None:
-        """Assert that every task has ended, but for declared pollers."""
+        """Assert that all tasks have ended, except pollers."""
         __tracebackhide__ = True
         matchers.assert_idle(self._recorder)
 
     def assert_transitions(self, ref: Any, expected: str) -> None:
-        """Assert through which states a task went, such as ``"pending>running>completed"``."""
+        """Assert which states a task went through: ``"pending>running>completed"``."""
         __tracebackhide__ = True
         matchers.assert_transitions(self._recorder, task_id_of(ref), expected)
 
     def delays(self, fn: Callable[..., Any] | str) -> list[float]:
-        """Return the delays of *fn*'s retries and throttled calls, in order, in seconds."""
+        """Return the delays of retries and throttled calls of *fn*, in order, in seconds."""
         __tracebackhide__ = True
         return matchers.delays(self._recorder, self._names.target(fn))
 
     def rate(self, fn: Callable[..., Any] | str) -> matchers.Rate:
-        """Return how often the body of *fn* began: ``rate(fn).max_in(60)`` in any 60 seconds.
+        """Return how often the body of *fn* started: ``rate(fn).max_in(60)`` in any 60 seconds.
 
-        A throttled function begins once its turn has come, in a task or called directly, with
-        each attempt of a retry; calls of all keys count together, and refused ones do not.
-        Of any other function the attempts of its tasks are counted.
+        For a throttled function, each call counts when the throttle lets it start: in a task,
+        called directly, and at each attempt of a retry. All keys count together; rejected
+        calls do not count. For other functions, the attempts of their tasks are counted.
 
         Args:
             fn: A decorated function, or its name.
@@ -283,28 +285,30 @@ class Probe:
         *,
         times: int = 1,
     ) -> None:
-        """Expect that exactly so many tasks of *fn* fail with *exc* or a subclass of it.
+        """Expect exactly this many tasks of *fn* to fail with *exc* or a subclass of it.
+
+        This is checked at the end of the test.
 
         Args:
             fn: A decorated function, or its name.
-            exc: The type of the error.
-            times: How many, from 0 on.
+            exc: The exception class.
+            times: How many tasks, 0 or more.
 
         Raises:
-            LookupError: If *fn* is a name that no function bears, or several do.
-            TypeError: If *exc* is no class of errors.
+            LookupError: If *fn* is a name that no function has, or several have.
+            TypeError: If *exc* is not an exception class.
         """
         __tracebackhide__ = True
         given: object = exc
         if not (isinstance(given, type) and issubclass(given, BaseException)):
-            raise TypeError(f"exc must be a class of errors, such as ValueError, not {exc!r}")
+            raise TypeError(f"exc must be an exception class, such as ValueError, not {exc!r}")
         _require_count("times", times)
         expectation = matchers.Expectation(self._names.target(fn), exc, times)
         self._toolkit.expectations.append(expectation)
 
 
 def _read(record: TaskRecord) -> Task:
-    """Return a finished task to a test, which thereby knows of its failure."""
+    """Return a finished task; its failure then counts as read."""
     if record.error is not None:
         record.read = True
     return Task(record)

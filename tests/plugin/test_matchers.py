@@ -316,7 +316,7 @@ def test_arguments_that_cannot_be(asyncframe: Probe) -> None:
         asyncframe.assert_submitted(send, times=1.5)  # type: ignore[arg-type]  # the point
     with pytest.raises(ValueError, match=r"^times must be 0 or more, not -1$"):
         asyncframe.assert_submitted(send, times=-1)
-    with pytest.raises(TypeError, match=r"^exc must be a class of errors, such as ValueError"):
+    with pytest.raises(TypeError, match=r"^exc must be an exception class, such as ValueError"):
         asyncframe.expect_failure(send, ValueError("no"))  # type: ignore[arg-type]  # the point
 
 
