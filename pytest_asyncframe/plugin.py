@@ -36,11 +36,11 @@ FIXTURES = frozenset({"asyncframe", "task_pool", "task_manager", "task_executor"
 
 _SETTINGS = pytest.StashKey[Settings]()
 _TOOLKIT = pytest.StashKey["Toolkit"]()
-_REFUSAL = pytest.StashKey[str]()
+_USAGE_ERROR = pytest.StashKey[str]()
 _FAILED = pytest.StashKey[bool]()
 _BENCHMARKS = pytest.StashKey[list["Row"]]()
 _TIMELINE = pytest.StashKey["Timeline"]()
-_LAST_WORDS = pytest.StashKey[tuple[str, str] | None]()
+_LAST_SECTION = pytest.StashKey[tuple[str, str] | None]()
 
 _TEST_MODULES: set[str] = set()
 """Names of the modules that tests were collected from, also by a run inside this run."""
@@ -63,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Create the test's toolkit before any of its fixtures or event loops."""
-    asked = _asked(item)
+    asked = _requested(item)
     if asked:
         # Reset it, because a plugin may run failed tests again.
         item.stash[_FAILED] = False
@@ -71,7 +71,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
             _open_toolkit(item, asked)
         except pytest.UsageError as error:
             # The fixtures raise it: raised here, it would skip the setup of other plugins.
-            item.stash[_REFUSAL] = str(error)
+            item.stash[_USAGE_ERROR] = str(error)
     return (yield)
 
 
@@ -120,11 +120,11 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     finally:
         if broken or item.stash.get(_FAILED, False):
             # Now, while everything still exists.
-            item.stash[_LAST_WORDS] = _timeline(item, toolkit).at_end(findings)
+            item.stash[_LAST_SECTION] = _timeline(item, toolkit).at_end(findings)
             del item.stash[_TIMELINE]
         del item.stash[_TOOLKIT], item.config.stash[_TOOLKIT]
         toolkit.close()
-    gates.tell(findings, failed=item.stash.get(_FAILED, False))
+    gates.report(findings, failed=item.stash.get(_FAILED, False))
     return None
 
 
@@ -134,7 +134,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, Any, Any]:
     """Record whether the test has failed, and add its task timeline to the report."""
     report = yield
-    section, item.stash[_LAST_WORDS] = item.stash.get(_LAST_WORDS, None), None
+    section, item.stash[_LAST_SECTION] = item.stash.get(_LAST_SECTION, None), None
     if report.failed:
         item.stash[_FAILED] = True
         toolkit = item.stash.get(_TOOLKIT, None)
@@ -293,7 +293,7 @@ def _module_name(item: pytest.Item) -> str:
     return str(getattr(getattr(item, "module", None), "__name__", ""))
 
 
-def _asked(item: pytest.Item) -> frozenset[str]:
+def _requested(item: pytest.Item) -> frozenset[str]:
     """Return which of the plugin's fixtures a test uses, not a user's with the same name."""
     info = getattr(item, "_fixtureinfo", None)
     if info is None or FIXTURES.isdisjoint(info.names_closure):
@@ -304,7 +304,7 @@ def _asked(item: pytest.Item) -> frozenset[str]:
 
 
 def _code_of(item: pytest.Item) -> list[CodeType]:
-    """Return the code of a test function and of its fixtures."""
+    """Return the code objects of a test function and its fixtures."""
     info: Any = getattr(item, "_fixtureinfo", None)
     defined = [] if info is None else info.name2fixturedefs.values()
     functions = [getattr(item, "obj", None), *(one.func for of in defined for one in of)]
@@ -326,9 +326,9 @@ def _is_ours(name: str, definitions: Sequence[Any]) -> bool:  # Any: pytest's Fi
 
 
 def _toolkit(request: pytest.FixtureRequest) -> Toolkit:
-    refusal = request.node.stash.get(_REFUSAL, None)
-    if refusal is not None:
-        pytest.fail(refusal, pytrace=False)
+    usage_error = request.node.stash.get(_USAGE_ERROR, None)
+    if usage_error is not None:
+        pytest.fail(usage_error, pytrace=False)
     toolkit: Toolkit | None = request.node.stash.get(_TOOLKIT, None)
     if toolkit is None:
         raise pytest.UsageError(

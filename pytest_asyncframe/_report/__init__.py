@@ -1,1 +1,1 @@
-"""What a test is told at its end: gates that fail it, and the timeline of a failed one."""
+"""What is reported at the end of a test: gates that fail it, and the timeline of a failure."""

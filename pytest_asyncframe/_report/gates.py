@@ -1,4 +1,4 @@
-"""What a test is told of at its end: leaks, lost failures, expectations not met."""
+"""The checks at the end of a test: leaks, lost failures, expectations that were not met."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _GRACE = 0.2
 
 
 class AsyncframeWarning(UserWarning):
-    """Tells of a finding where it is no error."""
+    """A finding at the end of a test that is reported as a warning."""
 
 
 def leaks(toolkit: Toolkit) -> list[str]:
-    """Return what the test has left behind, a line or more for each."""
-    toolkit.come_to_rest()
+    """Return what the test has left behind, each with a line or more."""
+    toolkit.finish_running_work()
     found = []
     for one in toolkit.recorder.submissions:
         record = one.record
@@ -38,11 +38,11 @@ def leaks(toolkit: Toolkit) -> list[str]:
             found.append(f"leaked task: {described(record)}")
         elif was_cut_short(record):
             found.append(f"task cut short by the app's shutdown: {described(record)}")
-    found += [f"leaked call of the pool: {line}" for line in toolkit.left_calls()]
+    found += [f"leaked call of the pool: {line}" for line in toolkit.unfinished_calls()]
     clients = toolkit.open_clients
     found += [f"leaked client: {client} is still open" for client in clients]
     if not clients:
-        # A client has threads of its own.
+        # An open client has threads, which would only repeat the finding.
         found += [f"leaked thread: {line}" for line in toolkit.threads.left(_GRACE)]
     if toolkit.clock is not None:
         found += [f"leaked timer: {line}" for line in toolkit.clock.left()]
@@ -56,11 +56,11 @@ def lost_failures(toolkit: Toolkit) -> list[str]:
     for one in unread_failures(toolkit.recorder, toolkit.expectations):
         error = one.record.error
         assert error is not None
-        # From the user's own code on: what has called it is the same for every task.
+        # From the user's code on, since the frames before it are the same for every task.
         began = users_part(one.record.traceback)
         text = "".join(traceback.format_exception(type(error), error, began))
         found.append(
-            f"lost failure: {described(one.record)}, and nobody has read its error{_cure(error)}:\n"
+            f"lost failure: {described(one.record)}, and nobody has read its error{_hint(error)}:\n"
             + "\n".join(f"    {line}" for line in text.rstrip().splitlines())
         )
     for expectation in toolkit.expectations:
@@ -70,15 +70,15 @@ def lost_failures(toolkit: Toolkit) -> list[str]:
     return found
 
 
-def _cure(error: BaseException) -> str:
-    """Return what else may be done than to read an error."""
+def _hint(error: BaseException) -> str:
+    """Return a hint for errors with a special cure."""
     if isinstance(error, RateLimitExceededError):
         return " (with when_limited='wait' a task waits for its turn)"
     return ""
 
 
-def tell(findings: Sequence[tuple[Severity, list[str]]], *, failed: bool) -> None:
-    """Fail the test, or warn, as it is set; say nothing if it has failed already."""
+def report(findings: Sequence[tuple[Severity, list[str]]], *, failed: bool) -> None:
+    """Fail the test or warn, by the severity of each finding; not if it failed before."""
     errors = [text for severity, texts in findings if severity == "error" for text in texts]
     warned = [text for severity, texts in findings if severity == "warn" for text in texts]
     if failed:

@@ -1,7 +1,7 @@
-"""The task timeline of a failed test: what happened, where and when, and what is unfinished.
+"""The task timeline of a failed test: what happened, when and where, and what is unfinished.
 
-Guarantees: it never raises, whatever the values of a test do when they are shown, and holds
-nothing that a report could not carry to another process.
+Guarantees: it never raises, even if the ``repr()`` of a test's values does, and it consists
+of text that can be sent to another process.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ Section: TypeAlias = tuple[str, str]
 Findings: TypeAlias = "Sequence[tuple[Severity, list[str]]]"
 
 _FIRST, _LAST = 40, 80
-"""How many lines are kept of a long timeline, at its beginning and at its end."""
+"""Number of lines of a long timeline to keep at its start and at its end."""
 
 _LISTED = 20
-"""How many things a list shows."""
+"""Number of items that a list shows."""
 
 _WIDTH = 80
-"""How many characters are shown of what a user's value says of itself."""
+"""Number of characters that are shown of a value."""
 
 _DIGITS = 8
-"""How many digits of an id are shown."""
+"""Number of characters that are shown of an id."""
 
 _DELAYED = {"retrying": "to try again", "throttled": "for its turn"}
 
 
 class Timeline:
-    """What is told of one failed test; every method is called while its parts are alive.
+    """Builds the sections for one failed test, before its parts end.
 
     Args:
-        toolkit: The test's parts.
-        root: Folder below which paths are shown relative to it.
+        toolkit: The parts of the test.
+        root: Folder that paths are shown relative to.
     """
 
     def __init__(self, toolkit: Toolkit, root: Path) -> None:
@@ -58,24 +58,24 @@ class Timeline:
         self._failed = False
 
     def at_failure(self, error: BaseException | None) -> Section | None:
-        """Return the section of a failed set-up or call, or None if there is nothing to tell.
+        """Return the section for a failed setup or call; None if there is nothing to show.
 
         Args:
-            error: What it failed with; None if that is not known.
+            error: The error of the test; None if unknown.
         """
         self._failed = True
         return self._section("task timeline", lambda: self._whole(error, self._lost_failures()))
 
     def at_end(self, findings: Findings) -> Section | None:
-        """Return the section of the teardown, or None if there is nothing more to tell.
+        """Return the section for the teardown; None if there is nothing more to show.
 
         Args:
-            findings: What the gates have found, and how grave it is.
+            findings: The findings of the gates, with their severities.
         """
         if not self._failed:
-            # The error itself tells of the findings.
+            # The error of the teardown lists the findings itself.
             return self._section("task timeline", lambda: self._whole(None, ()))
-        # Pytest shows a section of this phase after a failed call if its name says so.
+        # After a failed call pytest shows sections of the teardown by their name.
         return self._section("task timeline, teardown", lambda: self._rest(findings))
 
     def _section(self, name: str, make: Callable[[], list[str]]) -> Section | None:
@@ -83,9 +83,9 @@ class Timeline:
             text = "\n".join(make())
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # a report must come about whatever happens here
+        except BaseException as error:  # the report of the test must be made anyway
             text = f"no timeline could be made: {_error(error)}"
-        # Lone surrogates would not get through to xdist's controller.
+        # xdist cannot send lone surrogates to its controller.
         return (name, text.encode("utf-8", "backslashreplace").decode()) if text else None
 
     def _lost_failures(self) -> list[str]:
@@ -98,7 +98,7 @@ class Timeline:
         snapshot = (
             next((it for it in recorder.snapshots if it.error is error), None) if error else None
         )
-        lines = _Story(recorder.submissions, self._root, recorder.begun, error).lines(moments)
+        lines = _Formatter(recorder.submissions, self._root, recorder.begun, error).lines(moments)
         found = self._news(findings)
         if not lines and not found:
             return []
@@ -113,37 +113,38 @@ class Timeline:
     def _rest(self, findings: Findings) -> list[str]:
         recorder = self._recorder
         later = tuple(recorder.moments)[self._shown :]
-        lines = _Story(recorder.submissions, self._root, recorder.begun).lines(later)
+        lines = _Formatter(recorder.submissions, self._root, recorder.begun).lines(later)
         return lines + self._news(
             text for severity, texts in findings if severity != "off" for text in texts
         )
 
     def _news(self, findings: Iterable[str]) -> list[str]:
-        """Return the findings that were not told before, with a heading."""
+        """Return the findings that were not shown before, with a heading."""
         news = [text for text in findings if text not in self._told]
         self._told.update(news)
         return _listed("findings:", [text.replace(self._root, "") for text in news])
 
     def _unfinished(self, snapshot: Snapshot) -> list[str]:
         recorder = self._recorder
-        story = _Story(recorder.submissions, self._root, recorder.begun)
+        formatter = _Formatter(recorder.submissions, self._root, recorder.begun)
         when = f"at {round(snapshot.at - recorder.begun, 3):.9g} s"
         if snapshot.error is not None:
             when = f"when the test failed, {when}"
         lines = _listed(
-            f"unfinished {when}:", [story.standing(one, snapshot.at) for one in snapshot.tasks]
+            f"unfinished {when}:",
+            [formatter.unfinished(one, snapshot.at) for one in snapshot.tasks],
         )
         return lines + _listed(f"pending timers {when}:", _timers(snapshot))
 
 
-class _Story:
-    """Puts what happened into words.
+class _Formatter:
+    """Formats moments and unfinished tasks as lines.
 
     Args:
         submissions: The tasks of the test.
-        root: What is cut off the beginning of paths.
-        begun: When the test began, in seconds of its clock.
-        failure: What it failed with; None if that is not known.
+        root: Prefix that is removed from paths.
+        begun: When the test started, in seconds of its clock.
+        failure: The error of the test; None if unknown.
     """
 
     def __init__(
@@ -160,7 +161,7 @@ class _Story:
         self._labels = _labels(self._calls.values())
 
     def lines(self, moments: Iterable[Moment]) -> list[str]:
-        """Return a line for each moment, but for those in the middle of too many."""
+        """Return a line for each moment, without the middle of a long list."""
         rows = []
         previous: dict[TaskRecord | None, Moment] = {}
         for moment in moments:
@@ -182,8 +183,8 @@ class _Story:
             lines.insert(_FIRST, f"{'...':>8}    {left_out} lines left out")
         return lines
 
-    def standing(self, one: UnfinishedTask, now: float) -> str:
-        """Return a line that says where an unfinished task stood at second *now*."""
+    def unfinished(self, one: UnfinishedTask, now: float) -> str:
+        """Return a line that shows where an unfinished task was at second *now*."""
         return f"{self._labels.get(one.record, '')}: {self._where(one, now)}"
 
     def _where(self, one: UnfinishedTask, now: float) -> str:
@@ -197,7 +198,7 @@ class _Story:
         event = None if one.last is None else one.last.what
         if isinstance(event, TaskEvent) and event.kind in _DELAYED and event.delay is not None:
             until = event.at + event.delay
-            # A throttled call that was not the next one waits on, and nothing tells of it.
+            # A throttled call that was not the next one goes on waiting without an event.
             when = f"until {round(until - self._begun, 3):.9g} s " if until > now else ""
             parts.append(f"waits {when}{_DELAYED[event.kind]}")
         return ended + ", ".join(parts)
@@ -259,7 +260,7 @@ class _Story:
 
 
 def _goes_without_saying(moment: Moment, before: Moment | None) -> bool:
-    """Whether it is an attempt that began as its task did."""
+    """Whether it is the attempt that the event ``started`` has shown already."""
     return (
         isinstance(moment.what, int)
         and before is not None
@@ -273,7 +274,7 @@ _Row: TypeAlias = tuple[float, tuple[str, str, str]]
 
 
 def _fold(same: list[_Row]) -> _Row:
-    """Return one row for some that follow each other and tell the same."""
+    """Return one row for consecutive rows with the same text."""
     at, (lane, label, text) = same[0]
     if len(same) > 1:
         text = f"{text}, {len(same)} times until {same[-1][0]:.3f} s"
@@ -281,7 +282,7 @@ def _fold(same: list[_Row]) -> _Row:
 
 
 def _labels(submissions: Iterable[Submission]) -> dict[TaskRecord, str]:
-    """Return what each task is called, no two of them the same."""
+    """Return a unique label for each task."""
     records = [one.record for one in submissions]
     labels = {}
     for record in records:
@@ -294,7 +295,7 @@ def _labels(submissions: Iterable[Submission]) -> dict[TaskRecord, str]:
 
 
 def _ambiguous(labels: dict[TaskRecord, str]) -> list[tuple[TaskRecord, int]]:
-    """Return the tasks that are called as others are, each with its number among them."""
+    """Return the tasks with the same label as others, each with its number among them."""
     total = Counter(labels.values())
     so_far: Counter[str] = Counter()
     found = []
@@ -306,7 +307,7 @@ def _ambiguous(labels: dict[TaskRecord, str]) -> list[tuple[TaskRecord, int]]:
 
 
 def _short_name(name: str) -> str:
-    """Return a function's name without its module and class."""
+    """Return the name of a function without its module and class."""
     plain = _plain(name)
     return plain if " " in plain else plain.rpartition(".")[2] or plain
 
@@ -320,7 +321,7 @@ def _returned(record: TaskRecord) -> str:
 
 
 def _timers(snapshot: Snapshot) -> list[str]:
-    """Return the timers that somebody waits for."""
+    """Return the timers of a snapshot, without background ones."""
     lines = [_plain(line) for line in snapshot.timers.splitlines() if line.startswith("t+")]
     return [line for line in lines if not line.endswith("in the background")]
 
@@ -335,22 +336,22 @@ def _listed(heading: str, things: Sequence[str]) -> list[str]:
     return [heading, *lines]
 
 
-# -- values of a user's types, which may do anything when they are shown
+# -- values of a user's types, whose repr() may do anything
 
 
 class _Repr(reprlib.Repr):
-    """Shows the beginning of what is long."""
+    """Shortens long values."""
 
     def __init__(self) -> None:
         super().__init__()
         self.maxstring = self.maxother = self.maxlong = _WIDTH
 
     def repr_instance(self, x: Any, level: int) -> str:
-        """Show what is none of the built-in types."""
+        """Show a value that is not of a built-in type."""
         return _safely(repr, x)
 
     def repr_bytes(self, x: bytes, level: int) -> str:
-        """Show no more than the beginning."""
+        """Show the beginning."""
         return repr(x[:_WIDTH])
 
 
@@ -375,7 +376,7 @@ def _safely(show: Callable[[Any], str], value: Any) -> str:
 
 def _plain(text: str) -> str:
     """Return a text as one short line of printable characters."""
-    # No more than is shown: a value's text may be of any length.
+    # Cut first, since the text of a value may be of any length.
     text = " ".join(text[: _WIDTH * 8].split())
     text = "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text

@@ -1,4 +1,4 @@
-"""Clients for an app under test: in its own loop, in a thread of its own, or over a socket."""
+"""Clients for the app under test: on the test's loop, on a thread's loop, or over a socket."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ BASE_URL = "http://testserver"
 
 
 class Client:
-    """A client of one app: entered with ``async with``, or with ``with``.
+    """A client of one app, to be used in ``async with`` or ``with``.
 
     Args:
         app: Any ASGI app.
-        loop_factory: Makes the loop of the app, if it needs one of its own.
-        base_url: What relative URLs begin with.
-        raise_app_exceptions: Whether what a route raises is raised to whoever requests.
-        place: Where the test has made it; "" if that is not known.
-        options: Further options of the client that is made.
+        loop_factory: Creates the event loop of the app in ``with``.
+        base_url: Prefix of relative URLs.
+        raise_app_exceptions: Whether exceptions in routes are raised in the test.
+        place: The line of the test that created it; "" if unknown.
+        options: Further options of the ``httpx.AsyncClient`` or ``TestClient``.
+
+    Attributes:
+        on_error: Called with an exception that leaves the block.
+        on_enter: Called at the start of an ``async with`` block.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class Client:
         return self._stack is not None
 
     async def __aenter__(self) -> Any:
-        """Run the app's lifespan in this loop, and return an ``httpx.AsyncClient``."""
+        """Start the app's lifespan on this loop, and return an ``httpx.AsyncClient``."""
         self.on_enter()
         async_client, asgi_transport = client_classes()
         stack = self._enter(AsyncExitStack())
@@ -87,7 +91,7 @@ class Client:
         await stack.__aexit__(kind, error, traceback)
 
     def __enter__(self) -> Any:
-        """Run the app and its lifespan on a loop in a thread; return Starlette's TestClient."""
+        """Run the app on a loop in a thread, and return Starlette's ``TestClient``."""
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -95,7 +99,7 @@ class Client:
         else:
             raise RuntimeError(
                 "'with asyncframe.client(app)' would block the event loop that runs this "
-                "test: write 'async with asyncframe.client(app)'"
+                "test: use 'async with asyncframe.client(app)'"
             )
         stack = self._enter(ExitStack())
         try:
@@ -122,15 +126,15 @@ class Client:
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
-            f"{name!r} is of the client that entering this one gives; enter it: 'async with "
-            "asyncframe.client(app) as client:', or 'with' in a test that is no coroutine"
+            f"this client has no {name!r} yet: open it with 'async with asyncframe.client(app) "
+            "as client:', or with 'with' in a test that is not a coroutine"
         )
 
     def __str__(self) -> str:
         return _described(self._app, self._place)
 
     def discard(self) -> None:
-        """End what was left open, as far as that is possible without its event loop."""
+        """Close it if it was left open, as far as possible without its event loop."""
         stack, self._stack = self._stack, None
         if isinstance(stack, ExitStack):
             with suppress(Exception):
@@ -138,26 +142,26 @@ class Client:
 
     def _enter(self, stack: Any) -> Any:
         if self._stack is not None:
-            raise RuntimeError("this client is open already: call asyncframe.client(app) anew")
+            raise RuntimeError("this client is already open: call asyncframe.client(app) again")
         self._stack = stack
         return stack
 
 
 _OF_TRANSPORT = ("root_path", "client")
-"""Options that TestClient takes itself, and that are the transport's in httpx."""
+"""Options of ``TestClient`` that httpx expects on the transport."""
 
 
 def _test_client() -> Any:
     httpx_name()
     with warnings.catch_warnings():
-        # Starlette asks for httpx2; httpx is what most have, and works.
+        # Starlette prefers httpx2, but httpx works too, and most have that.
         warnings.filterwarnings("ignore", message=".*httpx2.*")
         from starlette.testclient import TestClient  # see above
     return TestClient
 
 
 def _described(app: Any, place: str) -> str:
-    """Return which app it is, and where the test has asked for it."""
+    """Return the name of an app, and the line that created its client."""
     title, kind = getattr(app, "title", None), type(app).__name__
     name = getattr(app, "__qualname__", kind)
     if isinstance(title, str) and title != kind:
@@ -173,9 +177,9 @@ def _with_state(app: Any, state: dict[str, Any]) -> Any:
 
 
 class _Lifespan:
-    """An app's lifespan, run in one task from its start to its end.
+    """The lifespan of an app, run in a single task from start to end.
 
-    Cancel scopes of anyio must be left by the task that has entered them.
+    One task, since a cancel scope of anyio must be left by the task that has entered it.
     """
 
     def __init__(self, app: Any) -> None:
@@ -200,17 +204,17 @@ class _Lifespan:
         await self._task
 
     async def _wait(self, phase: str, future: asyncio.Future[str | None]) -> None:
-        """Wait until the app has told how a phase went; raise its own error if it failed."""
+        """Wait until the app has completed a phase; raise its own error if it failed."""
         told: list[asyncio.Future[Any]] = [future, self._task]
         await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
         if not future.done():
-            # An app that does not know of lifespans raises at once, or returns.
+            # An app without lifespan support raises at once, or returns.
             self._task.result()
             return
         failure = future.result()
         if failure is None:
             return
-        # It tells the text of its error first, and raises the error itself right after.
+        # It sends the text of its error first, and raises the error itself right after.
         either: list[asyncio.Future[None]] = [self._went_on, self._task]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self._task.done():
@@ -239,13 +243,13 @@ class _Lifespan:
 
 
 class LiveServer:
-    """A real uvicorn on a free port of the loopback interface, in a thread.
+    """A real uvicorn server in a thread, on a free port of the loopback interface.
 
     Args:
         app: Any ASGI app.
-        around: Entered while it runs.
-        away: Entered while the calling thread waits for its thread.
-        place: Where the test has made it; "" if that is not known.
+        around: Context manager entered while the server runs.
+        away: Context manager entered while the calling thread waits for the server's thread.
+        place: The line of the test that created it; "" if unknown.
 
     Raises:
         ImportError: If uvicorn is not installed.
@@ -285,28 +289,28 @@ class LiveServer:
 
     @property
     def url(self) -> str:
-        """Where it listens, such as ``http://127.0.0.1:40123``.
+        """The URL of the server, such as ``http://127.0.0.1:40123``.
 
         Raises:
-            RuntimeError: If it was never entered, so that nobody would answer.
+            RuntimeError: If the server was never started with ``with``.
         """
         if self._thread.ident is None:
             raise RuntimeError(
-                "this live server was not entered: write 'with asyncframe.live_server(app) as "
+                "this live server was not started: use 'with asyncframe.live_server(app) as "
                 "server:'"
             )
         return self._url
 
     @property
     def running(self) -> bool:
-        """Whether it has not been stopped."""
+        """Whether it is running."""
         return self._thread.is_alive()
 
     def __enter__(self) -> Self:
-        """Start it, and return once it answers.
+        """Start the server, and return once it accepts requests.
 
         Raises:
-            RuntimeError: If its app does not start; the log tells why.
+            RuntimeError: If the app does not start; the log shows why.
         """
         self._stack.enter_context(self._around())
         with self._away():
@@ -318,11 +322,11 @@ class LiveServer:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Stop it, and the app with it."""
+        """Stop the server and its app."""
         self.stop()
 
     def stop(self) -> None:
-        """Stop it, and the app with it; harmless to call twice."""
+        """Stop the server and its app; does nothing the second time."""
         self._server.should_exit = True
         self._stack.close()
         if self._thread.ident is not None:
@@ -334,13 +338,13 @@ class LiveServer:
         return f"live server of {_described(self._app, self._place)}"
 
     def discard(self) -> None:
-        """Stop it, as `stop`."""
+        """Stop it; see `stop`."""
         self.stop()
 
     def _serve(self) -> None:
         try:
             self._server.run(sockets=[self._socket])
-        except SystemExit:  # how it ends if its app does not start
+        except SystemExit:  # raised by uvicorn if the app does not start
             return
         finally:
             self._ready.set()

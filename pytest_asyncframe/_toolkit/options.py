@@ -1,4 +1,4 @@
-"""Ini keys and the marker, and the checks of their values."""
+"""The ini options, the command-line option and the marker, with checks of their values."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ SEVERITIES = ("error", "warn", "off")
 SWITCHES = ("on", "off")
 
 _LOOPTIMES = pytest.StashKey[list[str]]()
-"""Names of the plugins of looptime, once they were looked for."""
+"""Names of looptime's plugins, after the first test that needs them."""
 
 MARKER = (
     "asyncframe(mode=, seed=, start=, leaks=, lost_failures=, blocked_loop=, app_rules=, "
-    "pollers=): how the asyncframe fixtures of a test run tasks, what becomes of leaks, of "
-    "failures that nobody has read and of calls that block an event loop, whether the app's own "
-    "engine and store decide what may be a task, and which tasks run until the app stops"
+    "pollers=): how the asyncframe fixtures of a test run tasks, whether leaks, failures that "
+    "nobody has read and calls that block an event loop fail the test, whether the rules of the "
+    "app's own engine and store apply, and which tasks run until the app stops"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What holds for one test.
+    """The settings of one test.
 
     Attributes:
         mode: How tasks run; see the table in the documentation.
-        seed: Where the order of ``seeded`` comes from.
-        start: The date and time at second 0 of virtual time, aware; None for now.
-        leaks: What becomes of what a test leaves behind.
-        lost_failures: What becomes of failures of tasks that nobody has read.
-        blocked_loop: What becomes of waits that block an event loop.
-        stuck_timeout: Real seconds without any movement after which a thread that blocks
-            outside the clock is named, above 0.
-        app_rules: Whether tasks are held to the rules of the app's own engine and store.
-        pollers: Functions, or names, whose tasks run until the app stops.
+        seed: Seed of the order in the mode ``seeded``, and of jitter.
+        start: Date and time at second 0 of virtual time, aware; None for now.
+        leaks: Whether what a test leaves behind is an error, a warning or ignored.
+        lost_failures: The same for task failures that nobody has read.
+        blocked_loop: The same for calls that block an event loop.
+        stuck_timeout: Real seconds without progress after which a test is reported as
+            stuck, above 0.
+        app_rules: Whether the rules of the app's own engine and store apply.
+        pollers: Functions, or their names, whose tasks run until the app stops.
     """
 
     mode: Mode = "auto"
@@ -58,45 +58,45 @@ class Settings:
 
 
 def add_options(parser: pytest.Parser) -> None:
-    """Declare the ini keys, and the option of the command line."""
+    """Register the ini options and the command-line option."""
     parser.getgroup("asyncframe").addoption(
         "--asyncframe-seed",
         type=int,
         metavar="NUMBER",
-        help="the seed of tests whose marker says none: the order of the mode seeded, and jitter",
+        help="seed of tests without one in their marker: for the order in mode seeded, and jitter",
     )
     parser.addini("asyncframe_mode", f"how tasks run: {_listed(MODES)}", default="auto")
     parser.addini(
         "asyncframe_start",
-        "date and time at which virtual time begins, in ISO 8601 with its offset; empty for now",
+        "date and time at which virtual time starts, in ISO 8601 with an offset; empty for now",
         default="",
     )
     for key, what in (
-        ("leaks", "what becomes of tasks, threads, timers and clients that a test leaves behind"),
-        ("lost_failures", "what becomes of failures of tasks that nobody has read"),
-        ("blocked_loop", "what becomes of waits of threads that block an event loop"),
+        ("leaks", "how to report tasks, threads, timers and clients that a test leaves behind"),
+        ("lost_failures", "how to report failures of tasks that nobody has read"),
+        ("blocked_loop", "how to report calls that block an event loop"),
     ):
         parser.addini(f"asyncframe_{key}", f"{what}: {_listed(SEVERITIES)}", default="error")
     parser.addini(
         "asyncframe_app_rules",
-        "whether tasks are held to the rules of the app's own engine and store: on, off",
+        "whether the rules of the app's own engine and store apply to tasks: on, off",
         default="on",
     )
     parser.addini(
         "asyncframe_pollers",
-        "names of functions whose tasks run until the app stops, and are no leaks then",
+        "names of functions whose tasks run until the app stops, and so are not leaks",
         type="args",
         default=[],
     )
     parser.addini(
         "asyncframe_stuck_timeout",
-        "real seconds without movement after which a thread that blocks outside the clock is named",
+        "real seconds without progress after which a test with virtual time is reported as stuck",
         default="5",
     )
 
 
 def settings_of(config: pytest.Config) -> Settings:
-    """Return what the ini file says.
+    """Return the settings of the ini file and the command line.
 
     Raises:
         pytest.UsageError: If a value is not allowed.
@@ -126,10 +126,10 @@ def settings_of(config: pytest.Config) -> Settings:
 
 
 def settings_for(item: pytest.Item, base: Settings) -> Settings:
-    """Return *base* with what the item's markers say, the closest one last.
+    """Return *base*, changed by the markers of a test; closer markers win.
 
     Raises:
-        pytest.UsageError: If a marker has a value or a keyword that is not allowed.
+        pytest.UsageError: If a marker has a keyword or a value that is not allowed.
     """
     found = base
     for marker in reversed(list(item.iter_markers("asyncframe"))):
@@ -141,7 +141,7 @@ def settings_for(item: pytest.Item, base: Settings) -> Settings:
             _check_keyword(keyword, value)
         changed = dict(marker.kwargs)
         if "pollers" in changed:
-            # Beside those of the ini file, and of markers further out.
+            # In addition to those of the ini file and of outer markers.
             changed["pollers"] = (*found.pollers, *_several(changed["pollers"]))
         if "start" in changed:
             changed["start"] = _moment_of_marker(changed["start"])
@@ -150,7 +150,7 @@ def settings_for(item: pytest.Item, base: Settings) -> Settings:
 
 
 def check_fixtures(item: pytest.Item, mode: Mode, asked: Collection[str]) -> None:
-    """Check that the fixtures that a test asks for go together with its mode.
+    """Check that the fixtures of a test fit its mode.
 
     Raises:
         pytest.UsageError: If they do not.
@@ -158,24 +158,24 @@ def check_fixtures(item: pytest.Item, mode: Mode, asked: Collection[str]) -> Non
     if "asyncframe" not in asked:
         if any("mode" in marker.kwargs for marker in item.iter_markers("asyncframe")):
             raise pytest.UsageError(
-                f"{item.name} has a mode, which is for the fixture asyncframe, and asks for "
-                f"{_listed(sorted(asked))} only: ask for asyncframe, or leave the mode out"
+                f"{item.name} has a mode, which needs the fixture asyncframe, but requests only "
+                f"{_listed(sorted(asked))}: request asyncframe, or remove the mode"
             )
         return
     for name, modes, why in (
-        ("task_executor", ("virtual", "threads"), "threads start by themselves"),
+        ("task_executor", ("virtual", "threads"), "tasks start by themselves"),
         ("task_clock", ("threads",), "time is real"),
     ):
         if name in asked and mode in modes:
             fitting = [one for one in MODES if one not in modes]
             raise pytest.UsageError(
-                f"{item.name} asks for {name}, and its mode is {mode!r}, in which {why}: it "
-                f"needs one of {_listed(fitting)}, or to leave {name} out"
+                f"{item.name} requests {name}, but {why} in its mode {mode!r}: use one of the "
+                f"modes {_listed(fitting)}, or remove {name}"
             )
 
 
 def check_framework() -> None:
-    """Check that ``framework``, which could not be imported, is not somebody else's.
+    """Check that ``framework``, which could not be imported, is not another package.
 
     Raises:
         pytest.UsageError: If it is.
@@ -191,20 +191,20 @@ def check_framework() -> None:
 
 
 def check_time(item: pytest.Item) -> None:
-    """Check that a test whose time is real is not told when it begins.
+    """Check that the marker of a test in real time has no ``start``.
 
     Raises:
-        pytest.UsageError: If its marker does.
+        pytest.UsageError: If it has.
     """
     if any("start" in marker.kwargs for marker in item.iter_markers("asyncframe")):
         raise pytest.UsageError(
-            f"{item.name} has a start, which is one of virtual time, and its time is real: ask "
-            "for asyncframe, in another mode than 'threads', or for task_clock, or leave it out"
+            f"{item.name} has a start, which needs virtual time, but its time is real: request "
+            "asyncframe, in any mode but 'threads', or task_clock, or remove the start"
         )
 
 
 def check_surroundings(item: pytest.Item) -> None:
-    """Check that nothing else decides over the time of a test with a virtual clock.
+    """Check that nothing else controls the time of a test with a virtual clock.
 
     Raises:
         pytest.UsageError: If something does.
@@ -212,8 +212,8 @@ def check_surroundings(item: pytest.Item) -> None:
     scope = getattr(item, "_loop_scope", "function")
     if scope != "function":
         raise pytest.UsageError(
-            f"{item.name} has a virtual clock of its own, and its event loop is shared by its "
-            f"{scope}: let it have a loop of its own, by @pytest.mark.asyncio"
+            f"{item.name} has a virtual clock of its own, but shares its event loop with its "
+            f"{scope}: give it a loop of its own with @pytest.mark.asyncio"
             "(loop_scope='function') or asyncio_default_test_loop_scope = function"
         )
     looptimes = item.config.stash.get(_LOOPTIMES, None)
@@ -224,19 +224,19 @@ def check_surroundings(item: pytest.Item) -> None:
     if looptimes:
         options = " ".join(f"-p no:{name}" for name in looptimes)
         raise pytest.UsageError(
-            f"{item.name} has a virtual clock, and looptime replaces the time of event loops "
+            f"{item.name} has a virtual clock, but looptime patches the time of event loops "
             f"as well: run pytest with '{options}', or uninstall it"
         )
     if item.get_closest_marker("trio") is not None:
         raise pytest.UsageError(
-            f"{item.name} is run by trio, and its virtual clock drives event loops of asyncio: "
-            "leave out the marker trio and the setting trio_mode for it, or the fixture"
+            f"{item.name} is run by trio, but its virtual clock needs an asyncio event loop: "
+            "remove the marker trio and the setting trio_mode, or the fixture"
         )
     freezegun: Any = sys.modules.get("freezegun")
     if freezegun is not None and freezegun.api.freeze_factories:
         raise pytest.UsageError(
-            f"{item.name} has a virtual clock, and freezegun has frozen time outside of it: "
-            "let the clock move datetime.now(), which it does with time-machine"
+            f"{item.name} has a virtual clock, but freezegun has frozen time around it: remove "
+            "freezegun, since the virtual clock moves datetime.now() if time-machine is installed"
         )
 
 

@@ -1,4 +1,4 @@
-"""The classes of httpx as they were before a test has replaced anything in them."""
+"""The classes of httpx as they were before a test patched them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,26 @@ import types
 from typing import Any
 
 _NAMES = ("httpx", "httpx2")
-"""The same library under its older name and its newer one."""
+"""The older and the newer name of the library."""
 
 
 def note() -> None:
-    """Note what httpx is now, if it is loaded: before a test begins."""
+    """Keep the present classes of httpx if it is loaded; called before each test."""
     if "httpx" in sys.modules or ("httpx2" in sys.modules and not _has_the_older()):
         client_classes()
 
 
 @functools.cache
 def _has_the_older() -> bool:
-    # Starlette loads the newer one: then nobody but the test loads the older one.
+    # Starlette loads the newer one. Where both are installed, only the test loads the older one.
     return importlib.util.find_spec("httpx") is not None
 
 
-@functools.cache  # once, or a later test's patch would be taken for the original
+@functools.cache  # once, or the patch of a later test would be kept as the original
 def client_classes() -> tuple[Any, Any]:
-    """Return the classes of the async client and of its transport for apps.
+    """Return the classes ``AsyncClient`` and ``ASGITransport``.
 
-    What a test then replaces in httpx, for the sake of the app's own requests, does not
-    reach them.
+    Later patches of httpx, for requests that the app itself sends, do not affect them.
 
     Raises:
         ImportError: If httpx is not installed.
@@ -43,17 +42,17 @@ def client_classes() -> tuple[Any, Any]:
 
 
 def _original(package: str, module: str, name: str) -> Any:
-    """Return a class from where it is defined: a test may have replaced the public one."""
+    """Return a class from the module that defines it, since a test may patch the public name."""
     public: Any = getattr(importlib.import_module(package), name)
     defining = sys.modules.get(f"{package}.{module}")
     return getattr(defining, name, public)
 
 
 def httpx_name() -> str:
-    """Return under which name httpx is installed.
+    """Return the name under which httpx is installed.
 
     Raises:
-        ImportError: If it is not.
+        ImportError: If it is not installed.
     """
     for name in _NAMES:
         if importlib.util.find_spec(name) is not None:
@@ -62,7 +61,7 @@ def httpx_name() -> str:
 
 
 def _copy(cls: type[Any]) -> type[Any]:
-    """Return a subclass that has all methods of *cls* as they are now."""
+    """Return a subclass with all methods of *cls* as they are now."""
     kinds = (types.FunctionType, property, classmethod, staticmethod)
     methods = {
         name: value

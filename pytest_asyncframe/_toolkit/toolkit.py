@@ -1,7 +1,6 @@
-"""The parts of one test, put together: clock, executor, manager, and what was seen of them.
+"""The parts of one test: clock, executor, pool, manager and recorder.
 
-Guarantees: everything is of this test alone, and is ended when the test ends, whatever
-happened in it.
+Guarantees: every test gets its own parts, which end with it, whatever happened.
 """
 
 from __future__ import annotations
@@ -33,30 +32,30 @@ from pytest_asyncframe.executor import DeterministicExecutor, SequencedExecutor
 _POOL_NAME = "asyncframe-"
 
 _GRACE = 0.2
-"""Real seconds that whoever works has to come to rest when the test ends."""
+"""Real seconds that running work has to finish when the test ends."""
 
 
 class Toolkit:
-    """What the fixtures of one test give.
+    """Everything behind the fixtures of one test.
 
     Args:
-        settings: What holds for the test.
-        fixtures: Names of the fixtures that it asks for.
+        settings: The settings of the test.
+        fixtures: Names of the fixtures that it requests.
 
     Attributes:
         clock: The virtual clock; None where time is real.
-        executor: The deterministic executor; None where real threads start by themselves.
-        pool: The pool of the manager.
-        manager: The manager; current while the toolkit is open.
-        is_virtual: Whether its time is virtual.
-        recorder: What was seen of the test's tasks.
+        executor: The deterministic executor; None where tasks start by themselves.
+        pool: The thread pool of the manager.
+        manager: The manager, which is current while the toolkit is open.
+        is_virtual: Whether time is virtual.
+        recorder: Records the tasks of the test.
         expectations: The failures that the test expects.
-        clients: The clients and servers that it has made.
-        threads: The threads that it has started.
-        reads: What has read real time too often; None where the plugin has no say in time.
-        blocked: What has blocked its event loops.
-        calls: The calls of its bare pool.
-        foreign: Names of the test modules of other tests.
+        clients: The clients and servers that the test has created.
+        threads: The threads that the test has started.
+        reads: Counts reads of real time; None in the mode ``threads``.
+        blocked: Records what blocks its event loops.
+        calls: The calls submitted to its pool directly.
+        foreign: Names of other tests' modules.
     """
 
     manager: TaskManager
@@ -84,7 +83,7 @@ class Toolkit:
         self._moves = "asyncframe" in fixtures and self.mode != "manual"
 
     def open(self) -> None:
-        """Make everything, and make the manager current."""
+        """Create the parts, and make the manager current."""
         pristine.note()
         stack = self._stack
         stack.enter_context(self.threads.recording())
@@ -165,15 +164,15 @@ class Toolkit:
     def _now(self) -> float:
         return self.manager.clock.monotonic()
 
-    def come_to_rest(self) -> None:
-        """Let what is just ending end, without any time, nor what begins by turns only."""
+    def finish_running_work(self) -> None:
+        """Let running work finish; start nothing new and do not move time."""
         if self.sequencer is None:
             unfinished = self.recorder.unfinished
             ended = threading.Semaphore(0)
             with ExitStack() as watches:
                 for one in unfinished:
                     watches.enter_context(self.recorder.watching(one.record, ended.release))
-                # Until nothing ends any more: what lasts is a finding.
+                # Until none ends any more. What remains is a finding.
                 while unfinished and ended.acquire(timeout=_GRACE):
                     unfinished.pop()
             return
@@ -184,28 +183,28 @@ class Toolkit:
         assert first is not None
         try:
             sequencer.settle(first)
-        except StuckError:  # somebody blocks; the findings will tell
+        except StuckError:  # a task blocks, which is a finding
             pass
         finally:
             sequencer.starts, sequencer.patience = kept
 
-    def left_calls(self) -> list[str]:
-        """Return which calls of the bare pool have not ended, after `come_to_rest`."""
+    def unfinished_calls(self) -> list[str]:
+        """Return the calls of the pool that have not ended after `finish_running_work`."""
         return self.calls.left(_GRACE if self.sequencer is None else 0.0)
 
     def close(self) -> None:
-        """End everything."""
-        # Those too that were never entered: a server has its socket from the beginning.
+        """End all parts."""
+        # Also those that were never entered: a server opens its socket when it is created.
         for client in self.clients:
             client.discard()
         self._stack.close()
 
     @property
     def loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop]:
-        """Makes the test's event loops."""
+        """Creates event loops for the test."""
         return asyncio.new_event_loop if self.clock is None else self.clock.new_event_loop
 
-    # -- what the fixtures give
+    # -- for the fixtures
 
     def require_clock(self, name: str) -> VirtualClock:
         """Return the clock.
@@ -218,12 +217,12 @@ class Toolkit:
         return self.clock
 
     def require_loop(self, what: str) -> None:
-        """Check that a coroutine of the test's runs on the test's clock, if that is virtual.
+        """Check that the running event loop uses the test's clock, if that is virtual.
 
         Raises:
             RuntimeError: If it does not.
         """
-        # On a thread that the clock does not see everybody else can go on.
+        # A thread that the clock does not control keeps nobody from running.
         if self.clock is not None and self.clock.sequencer.here is not None:
             self.clock.require_loop(what)
 
@@ -231,23 +230,23 @@ class Toolkit:
         """Return the executor.
 
         Raises:
-            RuntimeError: If threads start by themselves.
+            RuntimeError: If tasks start by themselves.
         """
         if self.executor is None:
             raise RuntimeError(
-                f"{name}: threads start by themselves in the mode {self.mode!r}; it needs the "
-                "mode 'auto', 'manual' or 'seeded'"
+                f"{name}: tasks start by themselves in the mode {self.mode!r}; use the mode "
+                "'auto', 'manual' or 'seeded'"
             )
         return self.executor
 
     @property
     def open_clients(self) -> list[Client | LiveServer]:
-        """The clients and servers that were not closed."""
+        """The clients and servers that are still open."""
         return [client for client in self.clients if client.running]
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Let time move while the test waits, beside a live server too."""
+        """Let time move by itself while the test waits, also beside a live server."""
         sequencer = self.sequencer
         if sequencer is None or not self._moves:
             yield
@@ -259,12 +258,12 @@ class Toolkit:
             sequencer.moves = kept
 
     def away(self) -> AbstractContextManager[object]:
-        """Let others go on while the calling thread waits for them for real."""
+        """Let others run while the calling thread waits for them in real time."""
         return nullcontext() if self.sequencer is None else self.sequencer.away()
 
     @contextmanager
     def outside(self) -> Iterator[None]:
-        """Let the calling thread wait for real, and use and make what outlives the test."""
+        """Let the calling thread wait in real time, and create what outlives the test."""
         with ExitStack() as stack:
             stack.enter_context(lasting_schedules())
             if self.sequencer is not None:
@@ -275,7 +274,7 @@ class Toolkit:
 
     @contextmanager
     def beside_server(self) -> Iterator[None]:
-        """Let tasks begin while the test waits for a socket, and time stand still."""
+        """Start tasks when they are submitted, and let time stand still, inside the block."""
         sequencer = self.sequencer
         if sequencer is None or self.mode == "manual":
             yield
@@ -289,7 +288,7 @@ class Toolkit:
 
 
 def _end(sequencer: Sequencer, pool: SequencedExecutor) -> None:
-    """End the threads of a test; those that wait on its clock get an error."""
+    """End the threads of a test, with an error if they wait on its clock."""
     sequencer.moves = sequencer.starts = False
     for actor in list(sequencer.actors.values()):
         if actor is not sequencer.first:

@@ -158,7 +158,7 @@ def test_what_is_not_decorated(asyncframe: Probe) -> None:
     def weigh(number: int) -> int:
         return number
 
-    with pytest.raises(LookupError, match=r"is called 'weigh'"):
+    with pytest.raises(LookupError, match=r"is named 'weigh'"):
         asyncframe.assert_not_submitted("weigh")
     asyncframe.assert_not_submitted(weigh)
 
