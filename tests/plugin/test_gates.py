@@ -462,16 +462,16 @@ def test_schedules_of_a_wider_fixture(ending: Ending) -> None:
 # -- wrong use
 
 EXECUTOR = (
-    "test_it asks for task_executor, and its mode is '{}', in which threads start by themselves: "
-    "it needs one of manual, auto, seeded, or to leave task_executor out"
+    "test_it requests task_executor, but tasks start by themselves in its mode '{}': use one of "
+    "the modes manual, auto, seeded, or remove task_executor"
 )
 CLOCK = (
-    "test_it asks for task_clock, and its mode is 'threads', in which time is real: it needs one "
-    "of manual, auto, virtual, seeded, or to leave task_clock out"
+    "test_it requests task_clock, but time is real in its mode 'threads': use one of the modes "
+    "manual, auto, virtual, seeded, or remove task_clock"
 )
 NO_MODE = (
-    "test_it has a mode, which is for the fixture asyncframe, and asks for task_executor only: "
-    "ask for asyncframe, or leave the mode out"
+    "test_it has a mode, which needs the fixture asyncframe, but requests only task_executor: "
+    "request asyncframe, or remove the mode"
 )
 
 
@@ -531,8 +531,8 @@ def test_frozen_time(ending: Ending, pytester: pytest.Pytester) -> None:
     """)
 
     assert told == (
-        "setup: test_it has a virtual clock, and freezegun has frozen time outside of it: let "
-        "the clock move datetime.now(), which it does with time-machine"
+        "setup: test_it has a virtual clock, but freezegun has frozen time around it: remove "
+        "freezegun, since the virtual clock moves datetime.now() if time-machine is installed"
     )
 
 
@@ -547,8 +547,8 @@ def test_trio(ending: Ending) -> None:
     """)
 
     assert told == (
-        "setup: test_it is run by trio, and its virtual clock drives event loops of asyncio: "
-        "leave out the marker trio and the setting trio_mode for it, or the fixture"
+        "setup: test_it is run by trio, but its virtual clock needs an asyncio event loop: "
+        "remove the marker trio and the setting trio_mode, or the fixture"
     )
 
 

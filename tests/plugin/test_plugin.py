@@ -524,7 +524,7 @@ def test_a_loop_that_tests_share(user: pytest.Pytester) -> None:
         """,
     )
 
-    assert "test_shared has a virtual clock of its own, and its event loop is shared by" in text
+    assert "test_shared has a virtual clock of its own, but shares its event loop with its" in text
     assert "let it have a loop of its own, by @pytest.mark.asyncio(loop_scope='function')" in text
     assert "1 error" in text
 
@@ -550,7 +550,7 @@ def test_looptime_beside_it(user: pytest.Pytester) -> None:
     text = told(user, "def test_two(asyncframe):\n    pass", "-p", "looptime_plugin")
 
     assert (
-        "test_two has a virtual clock, and looptime replaces the time of event loops as well: "
+        "test_two has a virtual clock, but looptime patches the time of event loops as well: "
         "run pytest with '-p no:looptime_plugin', or uninstall it"
     ) in text
 

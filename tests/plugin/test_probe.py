@@ -204,8 +204,8 @@ def test_a_client_that_was_not_entered(asyncframe: Probe) -> None:
     client = asyncframe.client(app_with_state())
     with pytest.raises(
         AttributeError,
-        match=r"^'post' is of the client that entering this one gives; enter it: 'async with "
-        r"asyncframe\.client\(app\) as client:', or 'with' in a test that is no coroutine$",
+        match=r"^this client has no 'post' yet: open it with 'async with asyncframe\.client\(app\) "
+        r"as client:', or with 'with' in a test that is not a coroutine$",
     ):
         client.post("/add")
 
@@ -215,7 +215,7 @@ def test_a_server_that_was_not_entered(asyncframe: Probe) -> None:
     server = asyncframe.live_server(app_with_state())
     with pytest.raises(
         RuntimeError,
-        match=r"^this live server was not entered: write 'with asyncframe\.live_server\(app\) as "
+        match=r"^this live server was not started: use 'with asyncframe\.live_server\(app\) as "
         r"server:'$",
     ):
         _ = server.url
@@ -273,7 +273,7 @@ def test_real_threads(asyncframe: Probe) -> None:
         assert asyncframe.run_until_complete(response).result == 4
     with pytest.raises(RuntimeError, match=r"^asyncframe.clock: time is real in the mode 'th"):
         _ = asyncframe.clock
-    with pytest.raises(RuntimeError, match=r"^asyncframe.executor: threads start by themselves"):
+    with pytest.raises(RuntimeError, match=r"^asyncframe.executor: tasks start by themselves"):
         _ = asyncframe.executor
 
 

@@ -114,7 +114,7 @@ def test_a_start_in_real_time(told, fixture: str) -> None:
     """)
 
     assert outcome == {"errors": 1}
-    assert "test_it has a start, which is one of virtual time, and its time is real" in text
+    assert "test_it has a start, which needs virtual time, but its time is real" in text
 
 
 # -- others that move the date
