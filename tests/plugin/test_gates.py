@@ -213,14 +213,14 @@ def test_what_is_no_leaked_thread(ending: Ending, body: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "name"),
+    "body",
     [
-        ("asyncio.get_running_loop().call_later(30, print)", "print"),
-        ("asyncio.get_running_loop().call_at(32, print)", "print"),
-        ("asyncframe.clock.call_at(32, print)", "print"),
+        "asyncio.get_running_loop().call_later(30, print)",
+        "asyncio.get_running_loop().call_at(32, print)",
+        "asyncframe.clock.call_at(32, print)",
     ],
 )
-def test_a_leaked_timer(ending: Ending, body: str, name: str) -> None:
+def test_a_leaked_timer(ending: Ending, body: str) -> None:
     """A timer that has not fired is named, with where it was set."""
     told = ending(f"""
     import asyncio

@@ -525,7 +525,7 @@ def test_a_loop_that_tests_share(user: pytest.Pytester) -> None:
     )
 
     assert "test_shared has a virtual clock of its own, but shares its event loop with its" in text
-    assert "let it have a loop of its own, by @pytest.mark.asyncio(loop_scope='function')" in text
+    assert "give it a loop of its own with @pytest.mark.asyncio(loop_scope='function')" in text
     assert "1 error" in text
 
 

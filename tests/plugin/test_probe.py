@@ -245,7 +245,7 @@ def test_clients_without_the_extra(asyncframe: Probe, monkeypatch: pytest.Monkey
 
 async def test_the_wrong_way_to_enter(asyncframe: Probe) -> None:
     """'with' in a coroutine would block its loop, and is refused."""
-    with pytest.raises(RuntimeError, match=r"write 'async with asyncframe.client\(app\)'$"):
+    with pytest.raises(RuntimeError, match=r"use 'async with asyncframe.client\(app\)'$"):
         asyncframe.client(app_with_state()).__enter__()
 
 
