@@ -1,4 +1,4 @@
-"""What a task costs: the fixture ``task_benchmark`` and its report."""
+"""How long a task takes: the fixture ``task_benchmark`` and its report."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from pytest_asyncframe.benchmark._benchmark import Row, TaskBenchmark, table
 
 __all__ = ["Row", "TaskBenchmark", "table"]
 
-# Where users import it from, whatever module it is defined in.
+# The module that users import it from.
 TaskBenchmark.__module__ = __name__

@@ -1,10 +1,10 @@
-"""TaskBenchmark: what a task costs, and how much of it is the task's own.
+"""TaskBenchmark: how long a task takes, and how much of that is its own function.
 
-Guarantees: what is timed is the way of production in real time: real threads, no
-interceptor, one event loop for all rounds, whose starts and stops are not timed. The
-function runs in each round, and its tasks have ended before the next round begins.
-Relies on: pytest-benchmark to make the rounds and to report them; it takes the time from
-a stopwatch of ours, which only the timed part of a round moves.
+Guarantees: tasks are timed in real time and run as in production: on real threads, without an
+interceptor, on one event loop whose start and stop are not timed. The function runs in each
+round, and its tasks end before the next round starts.
+Relies on: pytest-benchmark to run the rounds and report them. It reads the time from our
+stopwatch, which only the timed part of a round moves.
 """
 
 from __future__ import annotations
@@ -26,59 +26,58 @@ if TYPE_CHECKING:
     from pytest_asyncframe._toolkit.toolkit import Toolkit
     from pytest_asyncframe.clock import VirtualClock
 
-_WARM_UP, _BESIDE = 0.1, 0.2
-"""Shares of a benchmark's time: to warm up, and for each figure beside the timed one."""
+_WARM_UP, _EXTRA = 0.1, 0.2
+"""Shares of a benchmark's time: for the warm-up, and for each additional figure."""
 
 _MOST_ROUNDS = 100_000
 
 _MOST_TASKS = 10_000
-"""How many may wait at once, and so the largest batch."""
+"""The largest batch, since all of its tasks may be queued at once."""
 
 
 class TaskBenchmark:
-    """Benchmarks a task; what the fixture ``task_benchmark`` gives.
+    """Benchmarks a task; the value of the fixture ``task_benchmark``.
 
-    For tests that are plain ``def``, one measurement in each. The function may be sync or
-    ``async def``. One that is decorated with ``background_task`` is called, one with
-    ``async_task`` is awaited, any other is submitted. The measurement has a framework of
-    its own, with a real pool and in real time, whatever else the test asks for. Schedules
-    do not run in it.
+    Use it in a plain ``def`` test, for one measurement. The function may be sync or async. A
+    function decorated with ``background_task`` is called, one with ``async_task`` is
+    awaited, any other is submitted. The measurement has its own framework with a real pool
+    in real time, whatever other fixtures the test uses. Schedules do not run.
 
-    Beside the statistics of what is timed, ``benchmark.extra_info``, and with it the file of
-    ``--benchmark-json``, gets medians, in seconds:
+    In addition to the statistics of pytest-benchmark, ``benchmark.extra_info`` and the file
+    of ``--benchmark-json`` get these medians, in seconds:
 
     ``submit``
-        From the call until it has returned the task's id. Missing where a function
+        From the call until it has returned the id of the task. Missing if a function
         decorated with ``async_task`` is awaited, since there is no id.
     ``body``
-        What the function itself takes within a round trip: all of its attempts, without
-        the delays between them.
+        The time of the function itself within a round trip: all its attempts, without the
+        delays between them.
     ``framework``
         The rest of the round trip.
     ``round_trip``
-        From the call until whoever awaits the result has it.
+        From the call until the result has been received.
     ``per_task``
-        A batch, from its first submission to its last result, divided by its size. Where
-        bodies wait it is below ``round_trip``, since several run at once.
+        The time of a batch, from its first submission to its last result, divided by its
+        size. Lower than ``round_trip`` if functions wait, since several run at once.
     ``tasks``
-        The size of the batch; the one figure that is no time.
+        The size of the batch; the only figure that is not a time.
 
-    The first four are taken in rounds of their own right after the timed ones, with an
-    interceptor around each attempt, which costs 1 to 3 µs of ``framework``. So they are to
-    be compared with each other; the way of production is what the statistics show.
+    The first four are measured in extra rounds after the timed ones, with an interceptor
+    around each attempt, which adds 1 to 3 µs to ``framework``. Compare them with each
+    other; the statistics show the times as in production.
 
     Args:
         benchmark: The fixture of pytest-benchmark.
-        name: The test's name, for the summary.
-        min_rounds: The fewest rounds to time, from 1 on.
-        max_time: Seconds that the timed rounds take, about, if `min_rounds` allows.
-        outside: Gives a context in which time is real.
-        rows: Where a line of the summary is added; None for nowhere.
+        name: The name of the test, for the summary.
+        min_rounds: The minimum number of timed rounds, from 1 on.
+        max_time: Approximate seconds for the timed rounds, unless *min_rounds* takes longer.
+        outside: Returns a context manager in which time is real.
+        rows: List that gets a row for the summary; None for no summary.
 
     Attributes:
-        benchmark: That fixture, for its ``stats``, ``group`` and ``extra_info``.
-        max_workers: Threads of the pool, from 1 on; None for the standard default. Set it
-            before you measure.
+        benchmark: The fixture of pytest-benchmark, for ``stats``, ``group`` and ``extra_info``.
+        max_workers: Number of threads of the pool, from 1 on; None for the default of
+            Python's pools. Set it before you measure.
     """
 
     def __init__(
@@ -107,15 +106,15 @@ class TaskBenchmark:
         toolkit: Toolkit | None = None,
         rows: list[Row] | None = None,
     ) -> TaskBenchmark:
-        """Make the benchmark of a test.
+        """Create the benchmark of a test.
 
         Args:
-            request: The request of a fixture.
-            toolkit: What the test's other fixtures are parts of; None if there are none.
-            rows: Where a line of the summary is added; None for nowhere.
+            request: The request of the fixture.
+            toolkit: The parts behind the test's other fixtures; None if there are none.
+            rows: List that gets a row for the summary; None for no summary.
 
         Raises:
-            pytest.UsageError: If pytest-benchmark is not there.
+            pytest.UsageError: If pytest-benchmark is not available.
         """
         benchmark = _fixture_of(request)
         marker = request.node.get_closest_marker("benchmark")
@@ -133,53 +132,53 @@ class TaskBenchmark:
             rows=rows,
         )
 
-    # -- what can be measured
+    # -- measurements
 
     def __call__(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Time round trips of ``fn(*args, **kwargs)``, and take all the figures.
+        """Time round trips of ``fn(*args, **kwargs)``, and measure all figures.
 
         Returns:
-            What the task returned, the last time.
+            The result of the last task.
 
         Raises:
-            RuntimeError: On a running event loop, or if the test has measured before.
-            BaseException: What the task raised.
+            RuntimeError: On a running event loop, or at a second measurement in the test.
+            BaseException: The error of the task.
         """
         return self._measure(Call(fn, args, kwargs), Bench.round_trip, batches=True)
 
     def round_trip(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Time round trips and make no batches; else as calling the benchmark itself."""
+        """Time round trips without batches; otherwise like calling the benchmark."""
         return self._measure(Call(fn, args, kwargs), Bench.round_trip)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Time submissions; each task is waited for, which is not timed.
+        """Time submissions. Each task is waited for, outside the timed part.
 
-        A function that is decorated with ``async_task`` is given to the manager's
-        ``submit_nowait``. Returns and raises what calling the benchmark itself does.
+        A function decorated with ``async_task`` is passed to the manager's ``submit_nowait``.
+        Returns and raises the same as calling the benchmark.
         """
         return self._measure(Call(fn, args, kwargs, by_id=True), Bench.submission)
 
     def throughput(
         self, fn: Callable[..., Any], /, *args: Any, tasks: int = 1_000, **kwargs: Any
     ) -> Any:
-        """Time batches, divided by their size; the table's OPS are tasks in a second.
+        """Time batches, divided by their size. OPS in the table are tasks per second.
 
         Args:
             fn: The function.
             args: Its positional arguments.
-            tasks: The size of a batch, from 1 to 10,000. Where benchmarks are disabled, one
+            tasks: The size of a batch, from 1 to 10,000. If benchmarks are disabled, one
                 task is run.
-            kwargs: Its keyword arguments; one of its own named *tasks* can be bound with
+            kwargs: Its keyword arguments. If one of them is named *tasks*, bind it with
                 `functools.partial`.
 
         Returns:
-            What the task returned, the last time.
+            The result of the last task.
 
         Raises:
-            TypeError: If *tasks* is no whole number.
-            ValueError: If it is out of range.
-            RuntimeError: As when calling the benchmark itself.
-            BaseException: What the first task that failed has raised.
+            TypeError: If *tasks* is not a whole number.
+            ValueError: If *tasks* is out of range.
+            RuntimeError: As when calling the benchmark.
+            BaseException: The error of the first task that failed.
         """
         given: object = tasks
         if not isinstance(given, int) or isinstance(given, bool):
@@ -194,19 +193,19 @@ class TaskBenchmark:
     def _measure(
         self, call: Call, timed: Callable[[Bench], Timed], *, batches: bool = False
     ) -> Any:
-        """Measure one part of *call*, and what is to be told beside it.
+        """Time one part of *call*, and measure the additional figures.
 
         Args:
-            call: What is called.
-            timed: Makes a round, and returns the seconds of what the table is to show.
-            batches: Whether to make batches beside it.
+            call: The call.
+            timed: Runs a round, and returns the seconds to show in the table.
+            batches: Whether to measure batches too.
         """
         self._begin()
         try:
             with self._outside(), asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
                 result, figures = self._rounds(runner, call, timed, batches)
         except BaseException:
-            # Figures of a test that has failed are not to be compared with.
+            # Keeps the figures of a failed test out of comparisons.
             self.benchmark.has_error = True
             raise
         if figures:
@@ -219,8 +218,8 @@ class TaskBenchmark:
         """Refuse a second measurement, and one on a running event loop."""
         if self._used:
             raise RuntimeError(
-                "task_benchmark has measured already: one test measures one thing; write another "
-                "test, or parametrize this one"
+                "task_benchmark was used before in this test: measure one thing in each test; "
+                "write another test, or parametrize this one"
             )
         self._used = True
         try:
@@ -229,13 +228,13 @@ class TaskBenchmark:
             return
         self._refuse(
             RuntimeError(
-                "task_benchmark was called on a running event loop, and runs one of its own: "
-                "write the test as 'def' and not as 'async def'; what it measures may be either"
+                "task_benchmark was called on a running event loop, but runs its own: write the "
+                "test as 'def', not 'async def'; the measured function may be either"
             )
         )
 
     def _refuse(self, error: BaseException) -> NoReturn:
-        """Raise *error* out of pytest-benchmark, which else warns of not being used."""
+        """Raise *error* through pytest-benchmark, which would warn of an unused fixture else."""
 
         def refuse() -> NoReturn:
             raise error
@@ -250,7 +249,7 @@ class TaskBenchmark:
         timed: Callable[[Bench], Timed],
         batches: bool,
     ) -> tuple[Any, Figures]:
-        """Return the last result, and the figures; none where benchmarks are disabled."""
+        """Return the last result, and the figures; no figures if benchmarks are disabled."""
         benchmark, clock = self.benchmark, self.benchmark._timer
         bench_with = functools.partial(opened, runner, call, clock, self.max_workers)
         with bench_with() as bench:
@@ -258,11 +257,11 @@ class TaskBenchmark:
                 return benchmark.pedantic(bench.once), {}
             result = self._time(functools.partial(timed, bench), clock)
             figures = bench.figures()
-        seconds = self._max_time * _BESIDE
+        seconds = self._max_time * _EXTRA
         bodies = Bodies(clock)
         with bench_with(bodies) as bench:
-            fitting = len(repeat(functools.partial(bench.apart, bodies), seconds))
-            # These replace the timed ones, so that they add up.
+            fitting = len(repeat(functools.partial(bench.split, bodies), seconds))
+            # They replace the timed ones, so that body and framework add up to the round trip.
             figures |= bench.figures()
         if batches:
             with bench_with() as bench:
@@ -272,7 +271,7 @@ class TaskBenchmark:
         return result, figures
 
     def _time(self, step: Callable[[], Timed], clock: Callable[[], float]) -> Any:
-        """Have pytest-benchmark make rounds of *step*, as many as there is time for."""
+        """Let pytest-benchmark run rounds of *step*, as many as there is time for."""
         begin = perf_counter()
         try:
             made = repeat(step, self._max_time * _WARM_UP)
@@ -292,11 +291,11 @@ class TaskBenchmark:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one test has measured.
+    """The figures of one test.
 
     Attributes:
-        name: The test's name.
-        figures: Its medians; see `TaskBenchmark` for their names.
+        name: The name of the test.
+        figures: The medians; see `TaskBenchmark` for their names.
     """
 
     name: str
@@ -304,7 +303,7 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Return the lines of a summary, a line for each row."""
+    """Return the lines of the summary table."""
     columns = ("submit", "body", "framework", "round_trip", "per_task")
     width = max(len("name"), *(len(row.name) for row in rows))
     lines = [f"{'name':{width}}" + "".join(f"{column:>14}" for column in columns)]
@@ -324,11 +323,11 @@ def _shown(seconds: float | None) -> str:
 
 
 class _Stopwatch:
-    """Stands where pytest-benchmark has its timer, and shows the seconds timed so far."""
+    """Replaces the timer of pytest-benchmark; returns the seconds timed so far."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.total = 0.0
-        # Under this name the timer is in pytest-benchmark's reports.
+        # The name of the timer in pytest-benchmark's reports.
         self.__name__ = getattr(clock, "__name__", repr(clock))
 
     def __call__(self) -> float:
@@ -336,7 +335,7 @@ class _Stopwatch:
         return self.total
 
 
-# -- where it is measured
+# -- the surroundings of a measurement
 
 
 def _fixture_of(request: pytest.FixtureRequest) -> Any:  # a BenchmarkFixture, not typed
@@ -344,19 +343,19 @@ def _fixture_of(request: pytest.FixtureRequest) -> Any:  # a BenchmarkFixture, n
     try:
         found = request.getfixturevalue("benchmark")
     except pytest.FixtureLookupError:
-        told = "which is not installed, or is switched off"
+        reason = "which is not installed or is disabled"
     else:
         if hasattr(found, "_timer"):
             return found
-        told = f"and 'benchmark' is another's here: {found!r}"
+        reason = f"but another fixture 'benchmark' is in its place: {found!r}"
     raise pytest.UsageError(
-        f"task_benchmark stands on pytest-benchmark, {told}: pip install 'asyncframe[pytest]'"
+        f"task_benchmark needs pytest-benchmark, {reason}: pip install 'asyncframe[pytest]'"
     )
 
 
 @contextmanager
 def _real_time(toolkit: Toolkit | None) -> Iterator[None]:
-    """Let the calling thread be in real time, although the test's other fixtures are not."""
+    """Put the calling thread in real time, although the test has a virtual clock."""
     with ExitStack() as stack:
         if toolkit is not None and toolkit.sequencer is not None:
             stack.enter_context(toolkit.sequencer.real())
@@ -369,7 +368,7 @@ def _real_time(toolkit: Toolkit | None) -> Iterator[None]:
 def _real_wall(clock: VirtualClock) -> Iterator[None]:
     """Let ``datetime.now()`` and ``time.time()`` show real time."""
     try:
-        import time_machine  # optional; where it is missing, nothing else is shown
+        import time_machine  # optional; without it they always show real time
     except ImportError:
         yield
         return

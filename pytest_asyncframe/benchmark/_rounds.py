@@ -1,7 +1,7 @@
-"""One call, made again and again on one loop: round trips, batches, and the body's own time.
+"""The rounds of a benchmark: round trips, batches, and the time of the function itself.
 
-Guarantees: whatever a round submits has ended when the round has, failed or not; what its
-tasks have submitted themselves is waited for at the end.
+Guarantees: all tasks that a round submits end within the round, even if one fails. Tasks that
+these submit themselves are waited for at the end.
 Relies on: `framework.testing.override_framework`, which makes the manager current.
 """
 
@@ -29,23 +29,23 @@ Figures: TypeAlias = dict[str, float]
 _MOST_REPEATED = 1_000
 
 _KEPT = 1_000
-"""Finished tasks after which they are forgotten."""
+"""Number of finished tasks after which they are removed."""
 
 _PATIENCE = 5.0
-"""Seconds for tasks to end that the measured ones have left behind."""
+"""Seconds that tasks submitted by the measured ones have to end."""
 
 _ENDS = ("completed", "failed", "timed_out", "cancelled", "interrupted")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is measured.
+    """The call to measure.
 
     Attributes:
-        fn: The function, as the test has given it.
+        fn: The function, as the test has passed it.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        by_id: Whether it is to be submitted even if it could be awaited.
+        by_id: Whether to submit it even if it could be awaited.
     """
 
     fn: Callable[..., Any]
@@ -58,11 +58,11 @@ class Call:
         return functools.partial(self.fn, *self.args, **self.kwargs)
 
     def awaited(self) -> Callable[[], Awaitable[Any]] | None:
-        """Return what gives an awaitable of the task's result, or None."""
+        """Return a function that returns an awaitable of the result; None to submit instead."""
         return self.bound() if self._layer() == "async_task" and not self.by_id else None
 
     def submitted_to(self, manager: TaskManager) -> Callable[[], str]:
-        """Return what submits the task and gives its id."""
+        """Return a function that submits the task and returns its id."""
         if self._layer() == "background_task":
             return self.bound()
         return functools.partial(manager.submit_nowait, self.fn, self.args, self.kwargs)
@@ -75,13 +75,13 @@ class Call:
 
 
 class Bench:
-    """A call, a manager that is current for it, and the loop that it is made on.
+    """Runs rounds of one call on one event loop and collects their times.
 
     Args:
-        runner: Has the loop.
-        call: What is called.
-        clock: Returns seconds.
-        manager: The manager.
+        runner: Runs the event loop.
+        call: The call to measure.
+        clock: Returns the time in seconds.
+        manager: The manager, which is current.
     """
 
     def __init__(
@@ -102,32 +102,32 @@ class Bench:
 
     @property
     def workers(self) -> int:
-        """Threads of the pool."""
+        """The number of threads of the pool."""
         threads: int = self._manager.pool.get_stats()["max_workers"]
         return threads
 
     def once(self) -> Any:
-        """Make a round trip, and return the task's result."""
+        """Run a round trip, and return the result of the task."""
         return self._run(self._once(), 1)
 
     def round_trip(self) -> Timed:
-        """Make a round trip, and return how long it took."""
+        """Run a round trip, and return its time."""
         result = self.once()
         return self._taken["round_trip"][-1], result
 
     def submission(self) -> Timed:
-        """Make a round trip, and return how long the submission took."""
+        """Run a round trip, and return the time of the submission."""
         result = self.once()
         return self._taken["submit"][-1], result
 
     def batch(self, tasks: int) -> Timed:
-        """Run so many tasks together, and return how long it took for each of them."""
+        """Run a number of tasks together, and return the time for each of them."""
         self._batch = tasks
         result = self._run(self._many(tasks), tasks)
         return self._taken["per_task"][-1], result
 
-    def apart(self, bodies: Bodies) -> None:
-        """Make a round trip, and tell the function's own time from the rest.
+    def split(self, bodies: Bodies) -> None:
+        """Run a round trip, and split its time into the function's own and the rest.
 
         Args:
             bodies: The interceptor of the manager.
@@ -138,7 +138,7 @@ class Bench:
         self._take("framework", whole - own)
 
     def figures(self) -> Figures:
-        """Return the medians of what has been measured, but for the first, which warms up."""
+        """Return the medians of the times, without the first of each, a warm-up."""
         found = {name: statistics.median(all_[1:] or all_) for name, all_ in self._taken.items()}
         return found | {"tasks": self._batch} if self._batch else found
 
@@ -180,7 +180,7 @@ class Bench:
         failed: BaseException | None = None
         result = None
         for awaitable in awaitables:
-            # All of them end before the first failure is told: none is left behind.
+            # All of them end before an error is raised, so that none is left behind.
             try:
                 result = await awaitable
             except Exception as error:
@@ -192,7 +192,7 @@ class Bench:
 
 
 def repeat(step: Callable[[], T], seconds: float) -> list[T]:
-    """Call *step* for so many seconds, once at least; return what it gave."""
+    """Call *step* repeatedly for *seconds*, at least once; return its results."""
     end = perf_counter() + seconds
     found = [step()]
     while perf_counter() < end and len(found) < _MOST_REPEATED:
@@ -208,7 +208,7 @@ def opened(
     max_workers: int | None,
     interceptor: Interceptor | None = None,
 ) -> Iterator[Bench]:
-    """Give a bench with a framework of its own, which is current inside."""
+    """Yield a bench with a framework of its own, which is current inside the block."""
     with ExitStack() as stack:
         pool = ThreadPoolExecutorEnhanced(max_workers, "asyncframe-")
         stack.callback(pool.shutdown, cancel_futures=True, timeout=1.0)
@@ -226,7 +226,7 @@ def opened(
 
 
 async def _settled(manager: TaskManager) -> None:
-    """Wait until every task has ended: those, too, that tasks have submitted."""
+    """Wait until all tasks have ended, including those that tasks have submitted."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     unsubscribe = manager.subscribe(lambda _: loop.call_soon_threadsafe(ended.set), kinds=_ENDS)
     try:
@@ -237,8 +237,8 @@ async def _settled(manager: TaskManager) -> None:
     except TimeoutError:
         names = sorted({str(task["name"]) for task in manager.get_active_tasks().values()})
         warnings.warn(
-            f"task_benchmark: {', '.join(names)} had not ended {_PATIENCE:g} s after the tasks "
-            "that were measured",
+            f"task_benchmark: {', '.join(names)} had not ended {_PATIENCE:g} s after the measured "
+            "tasks",
             ResourceWarning,
             stacklevel=1,
         )
@@ -247,10 +247,10 @@ async def _settled(manager: TaskManager) -> None:
 
 
 class Bodies(Interceptor):
-    """Takes the time of functions: of the tasks that were measured, not of their own tasks.
+    """Times the functions of the measured tasks, not of tasks that these submit.
 
     Args:
-        clock: Returns seconds; called on any thread.
+        clock: Returns the time in seconds; called on any thread.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -259,18 +259,18 @@ class Bodies(Interceptor):
         self._taken: list[float] = []
 
     def take(self) -> float:
-        """Return the seconds since the last call, all attempts together."""
+        """Return the seconds measured since the last call, all attempts together."""
         taken, self._taken = self._taken, []
         self._measured.clear()
         return sum(taken)
 
     def before_accept(self, record: TaskRecord) -> None:
-        """Note a task that no other task submits."""
+        """Remember a task that was not submitted by another task."""
         if current_task() is None:
             self._measured.add(record.task_id)
 
     def around_attempt(self, record: TaskRecord, attempt: int, call: Callable[[], Any]) -> Any:
-        """Make an attempt, and take its time."""
+        """Run an attempt, and measure its time."""
         if record.task_id not in self._measured:
             return call()
         begun = self._clock()

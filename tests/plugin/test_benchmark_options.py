@@ -60,7 +60,7 @@ def test_xdist(pytester: pytest.Pytester) -> None:
 
 
 NEEDED = (
-    r"E +\S*UsageError: task_benchmark stands on pytest-benchmark, {}: "
+    r"E +\S*UsageError: task_benchmark needs pytest-benchmark, {}: "
     r"pip install 'asyncframe\[pytest\]'$"
 )
 
@@ -71,7 +71,7 @@ def test_not_installed(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_inprocess("-p", "no:benchmark", "-p", "no:asyncio")
 
     result.assert_outcomes(passed=1, errors=1)
-    told = "which is not installed, or is switched off"
+    told = "which is not installed or is disabled"
     result.stdout.re_match_lines([NEEDED.format(told)])
 
 
@@ -85,7 +85,7 @@ def benchmark():
     result = run(pytester, tests + SEND)
 
     result.assert_outcomes(passed=1, errors=1)
-    told = "and 'benchmark' is another's here: 'mine'"
+    told = "but another fixture 'benchmark' is in its place: 'mine'"
     result.stdout.re_match_lines([NEEDED.format(told)])
 
 
@@ -99,8 +99,8 @@ async def test_send(task_benchmark):
     with pytest.raises(RuntimeError) as caught:
         task_benchmark(send, 7)
     assert str(caught.value) == (
-        "task_benchmark was called on a running event loop, and runs one of its own: write the "
-        "test as 'def' and not as 'async def'; what it measures may be either"
+        "task_benchmark was called on a running event loop, but runs its own: write the "
+        "test as 'def', not 'async def'; the measured function may be either"
     )
     assert calls == []
 """
@@ -115,8 +115,8 @@ def test_send(task_benchmark):
     with pytest.raises(RuntimeError) as caught:
         task_benchmark.submit(send, 8)
     assert str(caught.value) == (
-        "task_benchmark has measured already: one test measures one thing; write another test, "
-        "or parametrize this one"
+        "task_benchmark was used before in this test: measure one thing in each test; write "
+        "another test, or parametrize this one"
     )
     assert 8 not in calls
 """

@@ -209,7 +209,7 @@ def test_leave(task_benchmark):
     with pytest.warns(ResourceWarning) as caught:
         task_benchmark(leave)
     assert [str(one.message) for one in caught] == [
-        "task_benchmark: endless had not ended 0 s after the tasks that were measured"
+        "task_benchmark: endless had not ended 0 s after the measured tasks"
     ]
 """
     run(pytester, tests).assert_outcomes(passed=1)
