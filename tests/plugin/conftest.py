@@ -1,4 +1,4 @@
-"""What runs of pytest inside of this one need: imports that each would forget, and a fixture."""
+"""Imports that each run of pytest inside this one would repeat, and a fixture."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ from tests.plugin.endings import Ending, ending_of
 
 @pytest.fixture
 def ending(pytester: pytest.Pytester) -> Ending:
-    """Return what runs a test and returns the text of its errors, "" if it passed."""
+    """Return a function that runs a test and returns the text of its errors, "" if it passed."""
     return ending_of(pytester)

@@ -1,4 +1,4 @@
-"""A test in a file of its own, run to see what is told of it at its end."""
+"""Runs a test in a file of its own, for the errors at its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PASSED = ""
 
 
 def ending_of(pytester: pytest.Pytester) -> Ending:
-    """Return what runs a test and returns the text of its errors, "" if it passed."""
+    """Return a function that runs a test and returns the text of its errors, "" if it passed."""
     pytester.makeini(
         "[pytest]\nasyncio_default_fixture_loop_scope = function\nmarkers = trio: of another plugin"
     )
@@ -32,7 +32,7 @@ def ending_of(pytester: pytest.Pytester) -> Ending:
 
 
 class Reports:
-    """Collects what reports say."""
+    """Collects the texts of reports."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,4 +1,4 @@
-"""Calls handed to several threads at once go on in one order, however the system wakes those."""
+"""Calls given to several threads at once run in one order, whichever thread starts first."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Body = Callable[[str], None]
 
 
 class Actors(dict[int, Any]):
-    """The actors of a sequencer, whose door hears of each new one."""
+    """The actors of a sequencer; notifies a door of each new one."""
 
     door: Door
 
@@ -68,7 +68,7 @@ class Door:
         return self._enter(*args, **options)
 
     def let_in(self) -> None:
-        """Let in the next one, now that the one before has become an actor."""
+        """Let the next thread in, now that the previous one is an actor."""
         if len(self._gates) == len(CALLS) and self._order:
             self._gates[self._order.pop(0)].release()
 
@@ -82,37 +82,37 @@ async def each(call: Callable[[str], Awaitable[object]]) -> None:
 
 
 async def to_thread(_: Probe, body: Body) -> None:
-    """Make them by asyncio's own function."""
+    """Make the calls with asyncio.to_thread."""
     await each(lambda name: asyncio.to_thread(body, name))
 
 
 async def in_a_pool(_: Probe, body: Body) -> None:
-    """Make them in a pool of one's own."""
+    """Make the calls in a ThreadPoolExecutor."""
     with ThreadPoolExecutor(len(CALLS)) as pool:
         loop = asyncio.get_running_loop()
         await each(lambda name: loop.run_in_executor(pool, body, name))
 
 
 async def in_a_pool_of_ours(_: Probe, body: Body) -> None:
-    """Make them in a pool of the framework's kind."""
+    """Make the calls in a ThreadPoolExecutorEnhanced."""
     with ThreadPoolExecutorEnhanced(len(CALLS)) as pool:
         loop = asyncio.get_running_loop()
         await each(lambda name: loop.run_in_executor(pool, body, name))
 
 
 def mapped(_: Probe, body: Body) -> None:
-    """Make them by a pool's `map`, and wait as threads do."""
+    """Make the calls with `map` of a pool."""
     with ThreadPoolExecutor(len(CALLS)) as pool:
         assert len(list(pool.map(body, CALLS))) == len(CALLS)
 
 
 async def by_anyio(_: Probe, body: Body) -> None:
-    """Make them by anyio."""
+    """Make the calls with anyio."""
     await each(lambda name: anyio.to_thread.run_sync(body, name))
 
 
 async def by_endpoints(probe: Probe, body: Body) -> None:
-    """Make them by requests of ``def`` endpoints."""
+    """Make the calls with requests to ``def`` endpoints."""
     app = FastAPI()
     app.get("/{name}")(body)
     async with probe.client(app) as client:
@@ -128,7 +128,7 @@ each_order = pytest.mark.parametrize("order", [(4, 3, 2, 1, 0), *ORDERS])
 
 
 def told(probe: Probe, way: Callable[..., Any], order: tuple[int, ...] | None) -> str:
-    """Return in which order the calls begin, go on and end, if threads come in *order*."""
+    """Return the order in which calls start, continue and end if threads start in *order*."""
     begun = probe.clock.monotonic()
     log: list[str] = []
 
@@ -155,7 +155,7 @@ def told(probe: Probe, way: Callable[..., Any], order: tuple[int, ...] | None) -
 @each_way
 @each_order
 def test_one_order(asyncframe: Probe, way: Callable[..., Any], order: tuple[int, ...]) -> None:
-    """In the mode auto calls go on in the order in which they were handed over."""
+    """In the mode auto, calls run in the order in which they were made."""
     assert told(asyncframe, way, order) == CALLS * 3
 
 
@@ -165,7 +165,7 @@ def test_one_order(asyncframe: Probe, way: Callable[..., Any], order: tuple[int,
 def test_one_order_for_a_seed(
     asyncframe: Probe, way: Callable[..., Any], order: tuple[int, ...]
 ) -> None:
-    """In the mode seeded a seed gives one order."""
+    """In the mode seeded, a seed always gives the same order."""
     sequencer = asyncframe.clock.sequencer
     found = []
     for arrivals in (None, order):
@@ -176,7 +176,7 @@ def test_one_order_for_a_seed(
 
 
 def test_calls_that_wait_for_a_thread(asyncframe: Probe) -> None:
-    """A call that has no thread yet takes its place once one is free, after those that had it."""
+    """A call that has to wait for a free thread runs after those that had one."""
     log: list[str] = []
 
     def body(name: str) -> None:
@@ -191,7 +191,7 @@ def test_calls_that_wait_for_a_thread(asyncframe: Probe) -> None:
 
 
 def test_a_call_that_is_cancelled_gives_its_thread_to_the_next(asyncframe: Probe) -> None:
-    """A call that is taken back is expected no more, and the next one is."""
+    """The thread of a cancelled call goes to the next one."""
     log: list[str] = []
     with ThreadPoolExecutor(1) as pool:
         futures: list[Future[None]] = [pool.submit(log.append, name) for name in CALLS]
@@ -203,7 +203,7 @@ def test_a_call_that_is_cancelled_gives_its_thread_to_the_next(asyncframe: Probe
 
 
 async def test_a_call_that_is_given_up(asyncframe: Probe) -> None:
-    """A thread whose awaiter has gone holds time until it ends, and nothing after that."""
+    """A thread whose awaiter was cancelled stays on the clock until it ends, and no longer."""
     clock = asyncframe.clock
     ended: list[float] = []
 
@@ -221,7 +221,7 @@ async def test_a_call_that_is_given_up(asyncframe: Probe) -> None:
 
 
 def test_a_portal_that_fails_to_start(asyncframe: Probe) -> None:
-    """A loop that cannot be made is not waited for."""
+    """A portal whose loop cannot be created does not stop time."""
 
     def broken() -> asyncio.AbstractEventLoop:
         raise OSError("no loop")
@@ -235,7 +235,7 @@ def test_a_portal_that_fails_to_start(asyncframe: Probe) -> None:
 
 
 def test_a_portal_begins_before_what_is_queued(asyncframe: Probe) -> None:
-    """What was submitted before a portal starts does not begin until that runs."""
+    """Tasks submitted before a portal starts run after its start."""
     log: list[str] = []
     asyncframe.manager.submit_nowait(log.append, ("task",))
     with anyio.from_thread.start_blocking_portal("asyncio") as portal:

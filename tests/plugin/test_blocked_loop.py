@@ -1,4 +1,4 @@
-"""What a test is told of code that blocks an event loop."""
+"""Reports of code that blocks an event loop."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ async def task():
 
 @pytest.fixture
 def told(pytester: pytest.Pytester):
-    """Return what runs tests of the app above and returns how they ended, and what was told."""
+    """Return a function that runs tests of the app above and returns outcomes and findings."""
     pytester.makepyfile(app=APP)
     pytester.syspathinsert()
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
@@ -118,7 +118,7 @@ def test_sync(asyncframe):
     ],
 )
 def test_a_route_that_blocks(told, path: str, line: str) -> None:
-    """A route that blocks its loop fails the test, with what blocks it and where."""
+    """A route that blocks its loop fails the test, with the blocking call and its line."""
     outcome, lines = told(GET.format(path=path))
 
     assert outcome == {"passed": 2, "errors": 2}
@@ -126,7 +126,7 @@ def test_a_route_that_blocks(told, path: str, line: str) -> None:
 
 
 def test_a_task_that_blocks(told) -> None:
-    """A task of a coroutine that blocks its loop fails the test, once for all its calls."""
+    """A coroutine task that blocks its loop fails the test, with one line for all its calls."""
     source = """
 async def test_it(asyncframe):
     for _ in range(2):
@@ -141,7 +141,7 @@ async def test_it(asyncframe):
 
 
 def test_a_callback_that_blocks(told) -> None:
-    """What a loop itself has called is told too, with or without a line of the user's."""
+    """A blocking callback of a loop is reported, even without a line of the user's code."""
     source = """
 async def test_it(asyncframe):
     loop = asyncio.get_running_loop()
@@ -162,14 +162,14 @@ async def test_it(asyncframe):
 
 @pytest.mark.parametrize("path", ["thread", "pool"])
 def test_what_blocks_no_loop(told, path: str) -> None:
-    """Threads may wait, and what is over in no time may be waited for on a loop."""
+    """Threads may block, and so may calls on a loop that return at once."""
     outcome, lines = told(GET.format(path=path))
 
     assert (outcome, lines) == ({"passed": 2}, [])
 
 
 async def test_the_test_itself_may_block_its_loop(asyncframe: Probe) -> None:
-    """A test's own coroutine may use what blocks, which no app has to wait for."""
+    """The test's own coroutine may block its loop."""
     asyncframe.manager.submit_nowait(asyncframe.clock.sleep, (3,))
     asyncframe.run_until_idle()
     threading.Event().wait(4)
@@ -188,7 +188,7 @@ async def test_the_test_itself_may_block_its_loop(asyncframe: Probe) -> None:
 )
 @pytest.mark.parametrize("by", ["the marker", "the ini file"])
 def test_how_grave_it_is(told, severity: str, outcome: dict[str, int], by: str) -> None:
-    """The marker and the ini file say what becomes of it."""
+    """The marker and the ini file set the severity."""
     marker = f"@pytest.mark.asyncframe(blocked_loop={severity!r})" if by == "the marker" else ""
     option = f"asyncframe_blocked_loop={severity if by == 'the ini file' else 'error'}"
     source = f"""
@@ -201,7 +201,7 @@ async def test_it(asyncframe):
 
 @pytest.mark.asyncframe(blocked_loop="off")
 def test_a_sleep_on_a_loop_takes_its_time(asyncframe: Probe) -> None:
-    """What blocks a loop takes all of its virtual time, whoever calls the loop meanwhile."""
+    """A call that blocks a loop takes its full virtual time, even if a thread wakes the loop."""
     app = FastAPI()
     app.get("/")(blocks)
     with asyncframe.client(app) as client:
@@ -211,7 +211,7 @@ def test_a_sleep_on_a_loop_takes_its_time(asyncframe: Probe) -> None:
 
 
 async def blocks() -> None:
-    """Block the loop, on which a thread calls something meanwhile."""
+    """Block the loop while a thread calls it."""
     loop = asyncio.get_running_loop()
     calls = asyncio.ensure_future(asyncio.to_thread(lambda: loop.call_soon_threadsafe(int)))
     await asyncio.sleep(0)  # noqa: TID251  # lets it begin

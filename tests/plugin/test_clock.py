@@ -1,4 +1,4 @@
-"""One clock for loops, threads, waits and timers: who waits lets it move, who works does not."""
+"""One clock for loops, threads, waits and timers: waiting lets time move, working does not."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _swallow(call: Callable[..., Any], error: type[BaseException], **kwargs: Any
 @pytest.mark.parametrize("where", ["a task", "the test"])
 @pytest.mark.parametrize("way", list(waits(threading.Event())))
 def test_waits_follow_the_clock(asyncframe: Probe, way: str, where: str) -> None:
-    """A wait of 7 s takes 7 virtual seconds, in a task and in the test's own thread."""
+    """A wait of 7 s takes 7 virtual seconds, in a task and on the test's thread."""
     wait = waits(threading.Event())[way]
     if where == "the test":
         wait()
@@ -83,7 +83,7 @@ def test_waits_follow_the_clock(asyncframe: Probe, way: str, where: str) -> None
 
 @virtual
 def test_a_wait_ends_when_it_is_notified(asyncframe: Probe) -> None:
-    """A thread that is notified at 10 s goes on at 10 s, whatever its own limit."""
+    """A thread notified at 10 s continues at 10 s, whatever its own timeout."""
     event, ended = threading.Event(), []
 
     def wait() -> None:
@@ -103,7 +103,7 @@ def test_a_wait_ends_when_it_is_notified(asyncframe: Probe) -> None:
 
 @pytest.mark.asyncframe(mode="virtual")
 def test_queues_between_threads(asyncframe: Probe) -> None:
-    """A consumer gets each item at the second at which its producer puts it."""
+    """A consumer gets each item at the second at which the producer puts it."""
     between: queue.Queue[int] = queue.Queue(maxsize=1)
     got: list[tuple[int, float]] = []
 
@@ -126,7 +126,7 @@ def test_queues_between_threads(asyncframe: Probe) -> None:
 
 
 async def test_a_limit_does_not_fire_over_a_def_endpoint(asyncframe: Probe) -> None:
-    """A sync endpoint that works holds time still, one that sleeps lets it move."""
+    """A sync endpoint that computes stops time; one that sleeps lets it move."""
     app = FastAPI(lifespan=setup_async_framework)
 
     @app.get("/work")
@@ -148,7 +148,7 @@ async def test_a_limit_does_not_fire_over_a_def_endpoint(asyncframe: Probe) -> N
 
 
 async def test_more_endpoints_than_threads(asyncframe: Probe) -> None:
-    """Endpoints that wait for one of anyio's 40 threads do not hold time for those that sleep."""
+    """Endpoints that wait for one of anyio's 40 threads do not stop time for those that sleep."""
 
     def nap() -> None:
         time.sleep(1)  # noqa: TID251  # what is tested here
@@ -159,7 +159,7 @@ async def test_more_endpoints_than_threads(asyncframe: Probe) -> None:
 
 
 async def test_a_pool_of_the_users_own(asyncframe: Probe) -> None:
-    """A call in another pool holds time while it works, and the queue behind it does not."""
+    """A call in a user's pool stops time while it computes, but calls queued behind it do not."""
 
     def nap(number: int) -> int:
         time.sleep(1)  # noqa: TID251  # what is tested here
@@ -174,7 +174,7 @@ async def test_a_pool_of_the_users_own(asyncframe: Probe) -> None:
 
 
 async def test_to_thread(asyncframe: Probe) -> None:
-    """asyncio.to_thread holds time while its function works."""
+    """asyncio.to_thread stops time while its function computes."""
     assert await asyncio.wait_for(asyncio.to_thread(sum, range(200_000)), 0.001) > 0
     assert asyncframe.clock.monotonic() == 0
 
@@ -211,13 +211,13 @@ async def test_a_task_that_calls_back_into_the_loop(asyncframe: Probe) -> None:
 
 @background_task(timeout=5)
 def overlong() -> None:
-    """Sleep past the limit."""
+    """Sleep longer than the time limit."""
     get_task_manager().clock.sleep(50)
 
 
 @async_task(timeout=5)
 async def overlong_async() -> None:
-    """Sleep past the limit."""
+    """Sleep longer than the time limit."""
     await asyncio.sleep(50)  # noqa: TID251  # what is tested here
 
 
@@ -231,12 +231,12 @@ def flaky() -> None:
 @background_task
 @throttled_task(rate_limit=2, time_window=10, when_limited="wait")
 def limited() -> float:
-    """Return when it ran."""
+    """Return the time at which it ran."""
     return get_task_manager().clock.monotonic()
 
 
 def test_limits_fire_on_time(asyncframe: Probe) -> None:
-    """A limit of 5 s ends a sleeping task at 5 s."""
+    """A time limit of 5 s ends a sleeping task at 5 s."""
     with pytest.raises(TaskTimeoutError):
         asyncframe.run_until_complete(overlong())
 
@@ -244,7 +244,7 @@ def test_limits_fire_on_time(asyncframe: Probe) -> None:
 
 
 async def test_limits_of_coroutines_fire_on_time(asyncframe: Probe) -> None:
-    """A limit of 5 s ends a sleeping coroutine at 5 s."""
+    """A time limit of 5 s ends a sleeping coroutine at 5 s."""
     with pytest.raises(TaskTimeoutError):
         await overlong_async()
 
@@ -252,7 +252,7 @@ async def test_limits_of_coroutines_fire_on_time(asyncframe: Probe) -> None:
 
 
 def test_retries(asyncframe: Probe) -> None:
-    """Retries wait as long as they are meant to, to the digit."""
+    """Retries wait for exactly their computed delays."""
     asyncframe.expect_failure(flaky, ConnectionError)
     asyncframe.run_until_complete(flaky(), check=False)
 
@@ -261,7 +261,7 @@ def test_retries(asyncframe: Probe) -> None:
 
 
 def test_throttles(asyncframe: Probe) -> None:
-    """A throttled task waits for its window, and never more than its rate begin in one."""
+    """A throttled task waits for its window, and no window has more starts than its limit."""
     ids = [limited() for _ in range(6)]
 
     ran = [asyncframe.run_until_complete(task_id).result for task_id in ids]
@@ -271,7 +271,7 @@ def test_throttles(asyncframe: Probe) -> None:
 
 
 async def test_a_day_of_cleanups_and_retries(asyncframe: Probe) -> None:
-    """24 hours pass at once: hourly tasks, their retries, and the clean-up of the results."""
+    """A day passes instantly: hourly tasks, their retries, and the removal of results."""
     app = FastAPI()
     async with setup_async_framework(app, cleanup_interval=3_600, result_ttl=1_800):
         for _ in range(24):
@@ -288,7 +288,7 @@ async def test_a_day_of_cleanups_and_retries(asyncframe: Probe) -> None:
 
 
 def _run(clock: VirtualClock, probe: Probe) -> list[tuple[float, str]]:
-    """Run 8 threads and 8 coroutines that sleep for times of their own; return what they did."""
+    """Run 8 threads and 8 coroutines that sleep for different times; return their log."""
     log: list[tuple[float, str]] = []
 
     def thread(number: int) -> None:
@@ -333,7 +333,7 @@ def test_one_log(asyncframe: Probe, mode: str) -> None:
 
 
 async def test_wall_time_follows(asyncframe: Probe) -> None:
-    """datetime.now() and time.time() move with the clock, the two always telling the same."""
+    """datetime.now() and time.time() move with the clock and always agree."""
     before = datetime.now(UTC)
     await asyncio.sleep(3_600)  # noqa: TID251  # what is tested here
 
@@ -346,7 +346,7 @@ async def test_wall_time_follows(asyncframe: Probe) -> None:
 
 
 def test_advance_fires_in_order(task_clock: VirtualClock) -> None:
-    """advance() fires what falls due in the order of its time, each at its own moment."""
+    """advance() fires due timers in order, each at its own moment."""
     fired: list[tuple[str, float]] = []
     task_clock.call_at(3, lambda: fired.append(("late", task_clock.monotonic())))
     task_clock.call_at(1, lambda: fired.append(("early", task_clock.monotonic())))
@@ -362,7 +362,7 @@ def test_advance_fires_in_order(task_clock: VirtualClock) -> None:
 
 
 async def test_run_for_lets_coroutines_go_on(task_clock: VirtualClock) -> None:
-    """run_for() lets each coroutine go on at its own moment."""
+    """run_for() lets each coroutine continue at its own moment."""
     woke: list[float] = []
 
     async def sleeper(seconds: float) -> None:
@@ -380,13 +380,13 @@ async def test_run_for_lets_coroutines_go_on(task_clock: VirtualClock) -> None:
 
 @pytest.mark.parametrize("seconds", [-1, float("nan")])
 def test_time_does_not_go_back(task_clock: VirtualClock, seconds: float) -> None:
-    """A negative time to advance is refused."""
+    """advance() and run_for() reject negative seconds."""
     with pytest.raises(ValueError, match=r"^advance\(\) takes seconds of 0 or more, not "):
         task_clock.advance(seconds)
 
 
 def test_the_test_itself_holds_time(asyncframe: Probe) -> None:
-    """While a sync test works, what sleeps in the background does not get ahead of it."""
+    """While a sync test computes, sleeping tasks do not overtake it."""
     app = FastAPI(lifespan=setup_async_framework)
     with asyncframe.client(app) as client:
         task_id = asyncframe.manager.submit_nowait(asyncframe.clock.sleep, args=(5,))
@@ -399,7 +399,7 @@ def test_the_test_itself_holds_time(asyncframe: Probe) -> None:
 
 
 def test_a_test_client_of_starlettes(asyncframe: Probe) -> None:
-    """TestClient as users write it is on the clock without being told."""
+    """A plain TestClient of Starlette's is on the clock."""
     app = FastAPI(lifespan=setup_async_framework)
 
     @app.get("/sleep")
@@ -413,7 +413,7 @@ def test_a_test_client_of_starlettes(asyncframe: Probe) -> None:
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_run_for_that_nobody_awaits(pytester: pytest.Pytester, kind: str) -> None:
-    """A run_for() that is not awaited is told with its line and the form that is needed."""
+    """A run_for() that is not awaited is reported with its line and how to fix it."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
     pytester.makepyfile(f"""
         {kind} test_it(task_clock):
@@ -435,7 +435,7 @@ def test_run_for_that_nobody_awaits(pytester: pytest.Pytester, kind: str) -> Non
 
 
 def test_run_for_is_a_coroutine(task_clock: VirtualClock) -> None:
-    """What takes coroutines takes run_for() too: gather, a task, asyncio.run."""
+    """run_for() works wherever a coroutine does: in gather(), a task and asyncio.run()."""
 
     async def main() -> None:
         await asyncio.gather(task_clock.run_for(1), asyncio.create_task(task_clock.run_for(2)))
@@ -452,7 +452,7 @@ def test_run_for_is_a_coroutine(task_clock: VirtualClock) -> None:
 
 @pytest.mark.parametrize("name", ["monotonic", "perf_counter"])
 def test_a_wait_for_real_time_is_told(pytester: pytest.Pytester, name: str) -> None:
-    """A loop of sleeps that ends by real time is told, with its line."""
+    """A loop of sleeps that polls real time is reported with its line."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
     pytester.makeconftest("""
         import pytest

@@ -1,4 +1,4 @@
-"""Where a test is told that nobody can go on."""
+"""The error for a test that cannot continue."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pytest_asyncframe.probe import Probe
 
 @background_task
 def process(number: int) -> int:
-    """Return what it was given."""
+    """Return the argument."""
     return number
 
 
 async def forever() -> None:
-    """Wait for what never comes."""
+    """Wait forever."""
     await asyncio.Event().wait()
 
 
@@ -48,7 +48,7 @@ WAITS: dict[str, Callable[[Probe, str], Awaitable[object]]] = {
 @pytest.mark.asyncframe(mode="manual")
 @pytest.mark.parametrize("how", WAITS)
 async def test_it_is_raised_at_the_await(asyncframe: Probe, how: str) -> None:
-    """A test can catch the error where it waits, again too, and go on."""
+    """A test can catch the error at its await, more than once, and continue."""
     task_id = process(7)
     for _ in range(2):
         with pytest.raises(VirtualDeadlockError, match="call run_next") as caught:
@@ -61,7 +61,7 @@ async def test_it_is_raised_at_the_await(asyncframe: Probe, how: str) -> None:
 
 @pytest.mark.asyncframe(mode="manual")
 def test_it_is_raised_in_a_loop_of_a_sync_test(asyncframe: Probe) -> None:
-    """In a loop that a sync test runs it is raised at the await too."""
+    """In a loop run by a sync test, the error is raised at the await too."""
     task_id = process(7)
 
     async def main() -> None:
@@ -76,7 +76,7 @@ def test_it_is_raised_in_a_loop_of_a_sync_test(asyncframe: Probe) -> None:
 def test_beside_an_idle_pool_thread(
     asyncframe: Probe, monkeypatch: pytest.MonkeyPatch, pool_type: type[ThreadPoolExecutor]
 ) -> None:
-    """An idle pool thread does not delay the error, on systems without ``/proc`` too."""
+    """An idle pool thread does not delay the error, even on systems without ``/proc``."""
     monkeypatch.setattr(_stalls, "waits_for_a_thread", lambda _: False)
     before = set(threading.enumerate())
     with pool_type(1) as pool:
@@ -109,7 +109,7 @@ def await_idle(before: set[threading.Thread]) -> None:
 
 @pytest.mark.parametrize("marker", ["", "@pytest.mark.asyncio", "@pytest.mark.anyio"])
 def test_what_fails_with_it(pytester: pytest.Pytester, marker: str) -> None:
-    """A test that does not catch it shows its own line, and no client in its timeline."""
+    """A test that fails with the error shows its own line, and no client in its timeline."""
     pytester.makepyfile(f"""
         import asyncio
         import pytest
@@ -130,7 +130,7 @@ def test_what_fails_with_it(pytester: pytest.Pytester, marker: str) -> None:
 
 
 def test_what_catches_it_again_and_again(pytester: pytest.Pytester) -> None:
-    """A loop that catches every error ends with its test, which is told to be left."""
+    """A loop that catches every error is cancelled when its test ends, as the timeline shows."""
     pytester.makepyfile("""
         import asyncio
 
@@ -148,7 +148,7 @@ def test_what_catches_it_again_and_again(pytester: pytest.Pytester) -> None:
 
 
 def test_a_fixture_that_fails_with_it(pytester: pytest.Pytester) -> None:
-    """A fixture that waits for what never comes shows its own line."""
+    """A fixture that waits forever shows its own line."""
     pytester.makepyfile("""
         import asyncio
         import pytest_asyncio
@@ -167,7 +167,7 @@ def test_a_fixture_that_fails_with_it(pytester: pytest.Pytester) -> None:
 
 
 def run(pytester: pytest.Pytester, *options: str) -> str:
-    """Run the tests in the folder; return what was printed."""
+    """Run the tests in the folder; return the output."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
     without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
     return pytester.runpytest_inprocess(*without, *options).stdout.str()

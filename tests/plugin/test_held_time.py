@@ -1,4 +1,4 @@
-"""What keeps virtual time from moving, and what ends exactly when it should."""
+"""What virtual time waits for, and waits that end at exactly the right moment."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ asleep = asyncio.sleep  # noqa: TID251  # on virtual time, which is what is test
 
 
 def sleep(seconds: float) -> None:
-    """Sleep by the function that the plugin has put in place."""
+    """Sleep with the patched function."""
     time.sleep(seconds)  # noqa: TID251  # as above
 
 
 def compute(seconds: float = 0.03) -> float:
-    """Be busy for so many seconds of the thread's own processor time."""
+    """Compute for *seconds* of the thread's own processor time."""
     until = time.thread_time() + seconds
     while time.thread_time() < until:
         pass
@@ -58,7 +58,7 @@ def compute(seconds: float = 0.03) -> float:
 
 @pytest.mark.parametrize("pool_type", [ThreadPoolExecutor, ThreadPoolExecutorEnhanced])
 def test_a_pool_that_computes(asyncframe: Probe, pool_type: type[ThreadPoolExecutor]) -> None:
-    """Time stands still while a thread of a user's own pool computes."""
+    """Time stands still while a thread of a user's pool computes."""
     with pool_type(1) as pool:
         assert pool.submit(compute).result(5) == compute()
 
@@ -69,7 +69,7 @@ def test_a_pool_that_computes(asyncframe: Probe, pool_type: type[ThreadPoolExecu
 def test_a_pool_that_is_left_while_it_sleeps(
     asyncframe: Probe, pool_type: type[ThreadPoolExecutor]
 ) -> None:
-    """The end of a pool waits for what sleeps in it, on virtual time."""
+    """Leaving a pool's block waits for its sleeping calls in virtual time."""
     with pool_type(2) as pool:
         for _ in range(4):
             pool.submit(sleep, 10)
@@ -78,7 +78,7 @@ def test_a_pool_that_is_left_while_it_sleeps(
 
 
 def test_a_pool_that_is_left_in_a_task(asyncframe: Probe) -> None:
-    """The same in a task, and the limits of others fire meanwhile."""
+    """The same in a task, while time limits of other tasks still fire."""
 
     def body() -> None:
         with ThreadPoolExecutor(1) as pool:
@@ -94,7 +94,7 @@ def test_a_pool_that_is_left_in_a_task(asyncframe: Probe) -> None:
 
 
 def test_many_short_calls(task_clock: VirtualClock) -> None:
-    """A pool whose threads go idle and begin again never looks like a deadlock."""
+    """A pool whose threads become idle and busy again is never taken for a deadlock."""
     with ThreadPoolExecutorEnhanced(1) as pool:
         assert [pool.submit(int).result() for _ in range(500)] == [0] * 500
 
@@ -115,7 +115,7 @@ def test_a_pool_that_is_dropped(asyncframe: Probe, pool_type: type[ThreadPoolExe
 
 
 async def test_a_call_over_its_limit(asyncframe: Probe) -> None:
-    """A call that a pool gives up at its limit goes on, on the clock."""
+    """A call that exceeds its time limit keeps running on the clock."""
     ended: list[float] = []
 
     def body() -> None:
@@ -132,7 +132,7 @@ async def test_a_call_over_its_limit(asyncframe: Probe) -> None:
 
 
 def test_a_join_with_a_timeout(asyncframe: Probe) -> None:
-    """Thread.join waits as long as it may, by the clock, for a thread that sleeps on it."""
+    """Thread.join with a timeout waits in virtual time for a thread that sleeps on the clock."""
     pool = ThreadPoolExecutor(1)
     pool.submit(sleep, 10)
     (thread,) = pool._threads
@@ -155,7 +155,7 @@ async def test_a_process_that_computes(asyncframe: Probe) -> None:
 
 
 def test_a_process_pool_that_is_closed(asyncframe: Probe) -> None:
-    """A call that a process pool refuses does not keep time from moving."""
+    """A call that a process pool rejects does not stop time."""
     pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
     pool.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):
@@ -166,7 +166,7 @@ def test_a_process_pool_that_is_closed(asyncframe: Probe) -> None:
 
 
 def test_a_process_pool_that_is_imported_in_the_test(pytester: pytest.Pytester) -> None:
-    """A process pool holds time also where its module is imported by the test itself."""
+    """A process pool also stops time if the test itself imports its module."""
     pytester.makepyfile("""
     import multiprocessing
 
@@ -181,7 +181,7 @@ def test_a_process_pool_that_is_imported_in_the_test(pytester: pytest.Pytester) 
 
 
 def test_pools_of_multiprocessing(asyncframe: Probe) -> None:
-    """Time stands still while a pool of multiprocessing owes a result, of whatever kind."""
+    """Time stands still while a multiprocessing pool owes any kind of result."""
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert pool.apply_async(compute).get(timeout=1) == compute()
         assert pool.map_async(abs, [-1, -2]).get(timeout=1) == [1, 2]
@@ -195,7 +195,7 @@ def test_pools_of_multiprocessing(asyncframe: Probe) -> None:
 
 
 def test_a_pool_of_multiprocessing_that_is_terminated(asyncframe: Probe) -> None:
-    """What a pool will never give does not keep time from moving."""
+    """Results that a terminated pool still owes do not stop time."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         owed = pool.apply_async(compute, (3600,))
     with pytest.raises(multiprocessing.TimeoutError):
@@ -205,7 +205,7 @@ def test_a_pool_of_multiprocessing_that_is_terminated(asyncframe: Probe) -> None
 
 
 def test_pools_that_are_loaded_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work is counted in the module that a test finds, not in an earlier copy of it."""
+    """The module that the test imports is patched, not an earlier copy of it."""
     monkeypatch.setattr(multiprocessing, "pool", multiprocessing.pool)
     monkeypatch.delitem(sys.modules, "multiprocessing.pool")
     sequencer = Sequencer(moves=True, starts=True, hold=True, one_at_a_time=True)
@@ -215,12 +215,12 @@ def test_pools_that_are_loaded_a_second_time(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def never_end() -> None:
-    """Wait for nobody, in a process whose time is real."""
+    """Wait forever, in a process with real time."""
     threading.Event().wait()
 
 
 def test_a_process_that_does_not_come_back(asyncframe: Probe) -> None:
-    """A process that neither answers nor computes is told of, as a thread is."""
+    """A process that neither answers nor computes is reported as stuck, like a thread."""
     asyncframe.clock.sequencer.patience = 0.2
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         owed = pool.apply_async(never_end)
@@ -229,7 +229,7 @@ def test_a_process_that_does_not_come_back(asyncframe: Probe) -> None:
 
 
 async def test_the_end_of_the_default_executor(asyncframe: Probe) -> None:
-    """A loop's default executor ends in no virtual time; what sleeps in it ends first."""
+    """Shutting down a loop's default executor takes no virtual time of its own."""
     loop = asyncio.get_running_loop()
     timer = loop.call_later(200, lambda: None)
     await asyncio.to_thread(int)
@@ -244,7 +244,7 @@ async def test_the_end_of_the_default_executor(asyncframe: Probe) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 3.0])
 async def test_a_hook_at_a_limit(asyncframe: Probe, seconds: float) -> None:
-    """A hook that is called at a limit holds time while it computes, and sleeps on it."""
+    """A hook called at a time limit stops time while it computes, and can sleep on the clock."""
     called: list[float] = []
 
     def hook(_: Task) -> None:
@@ -263,7 +263,7 @@ async def test_a_hook_at_a_limit(asyncframe: Probe, seconds: float) -> None:
 
 
 async def test_bytes_that_are_on_their_way(asyncframe: Probe) -> None:
-    """A timeout around a socket does not fire while the other side is at work."""
+    """A timeout around a socket does not fire while the other side computes."""
     left, right = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=left)
 
@@ -283,7 +283,7 @@ async def test_bytes_that_are_on_their_way(asyncframe: Probe) -> None:
 
 
 async def test_a_socket_from_which_nothing_comes(asyncframe: Probe) -> None:
-    """A socket that is only open keeps time from moving for a moment, not for ever."""
+    """An idle open socket stops time for a moment only."""
     left, right = socket.socketpair()
     _, writer = await asyncio.open_connection(sock=left)
     await asleep(60)
@@ -295,7 +295,7 @@ async def test_a_socket_from_which_nothing_comes(asyncframe: Probe) -> None:
 
 
 async def test_a_signal_wakes_the_loop(asyncframe: Probe) -> None:
-    """A loop with a handler for a signal is no deadlock, and goes on when that comes."""
+    """A loop with a signal handler is no deadlock, and a signal wakes it."""
     loop = asyncio.get_running_loop()
     heard = asyncio.Event()
     loop.add_signal_handler(signal.SIGUSR1, heard.set)
@@ -312,7 +312,7 @@ async def test_a_signal_wakes_the_loop(asyncframe: Probe) -> None:
 
 @pytest.mark.parametrize("busy", [False, True])
 async def test_a_signal_that_has_come(asyncframe: Probe, busy: bool) -> None:
-    """A signal that has come is served before any time passes, whether the loop waits or not."""
+    """A signal is handled before time moves, whether the loop is busy or not."""
     loop = asyncio.get_running_loop()
     heard = asyncio.Event()
     loop.add_signal_handler(signal.SIGUSR1, heard.set)
@@ -329,7 +329,7 @@ async def test_a_signal_that_has_come(asyncframe: Probe, busy: bool) -> None:
 
 
 async def test_a_signal_between_moves_of_time(asyncframe: Probe) -> None:
-    """A signal is served while timers move time without end."""
+    """A signal is handled while timers keep moving time."""
     loop = asyncio.get_running_loop()
     heard = asyncio.Event()
     loop.add_signal_handler(signal.SIGUSR1, heard.set)
@@ -346,7 +346,7 @@ async def test_a_signal_between_moves_of_time(asyncframe: Probe) -> None:
 
 
 class Desk:
-    """A thread that does what it is handed, as drivers of databases do: its queue waits in C."""
+    """A thread that runs what is put into its queue, which waits in C, as database drivers do."""
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
@@ -358,7 +358,7 @@ class Desk:
             call()
 
     async def run(self, call: Callable[[], float]) -> float:
-        """Have *call* called on the thread, and return its result."""
+        """Run *call* on the thread, and return its result."""
         loop = asyncio.get_running_loop()
         result: asyncio.Future[float] = loop.create_future()
         self._queue.put(lambda: loop.call_soon_threadsafe(result.set_result, call()))
@@ -371,7 +371,7 @@ class Desk:
 
 
 async def test_a_thread_that_works_for_a_loop(asyncframe: Probe) -> None:
-    """A limit does not fire over what a thread of the test's own does for a coroutine."""
+    """A time limit does not fire while the test's own thread computes for a coroutine."""
     desk = Desk()
 
     async def body() -> float:
@@ -384,7 +384,7 @@ async def test_a_thread_that_works_for_a_loop(asyncframe: Probe) -> None:
 
 
 async def test_a_thread_that_waits_for_work(asyncframe: Probe) -> None:
-    """A thread of the test's own that has nothing to do does not keep time from moving."""
+    """An idle thread of the test's own does not stop time."""
     desk = Desk()
     await asleep(60)
     assert asyncframe.clock.monotonic() == 60
@@ -396,7 +396,7 @@ async def test_a_thread_that_waits_for_work(asyncframe: Probe) -> None:
 
 
 def test_a_thread_beside_a_sync_test(asyncframe: Probe) -> None:
-    """A wait of the test for a thread of its own takes no virtual time while that computes."""
+    """Waiting for a thread of the test's own takes no virtual time while that computes."""
     done = threading.Event()
 
     def work() -> None:
@@ -413,13 +413,13 @@ def test_a_thread_beside_a_sync_test(asyncframe: Probe) -> None:
 
 
 def nap(seconds: float = 0.05) -> float:
-    """Sleep in C, as SQLite does between two looks at a lock."""
+    """Sleep in C, as SQLite does between two attempts to get a lock."""
     ctypes.CDLL(None).usleep(int(seconds * 1e6))
     return seconds
 
 
 async def test_a_thread_that_sleeps_in_c(asyncframe: Probe) -> None:
-    """A limit does not fire while a thread of the test's own sleeps in a library in C."""
+    """A time limit does not fire while a thread of the test's own sleeps in a C library."""
     desk = Desk()
     assert await asyncio.wait_for(desk.run(nap), 0.001) == nap()
     assert asyncframe.clock.monotonic() == 0
@@ -427,7 +427,7 @@ async def test_a_thread_that_sleeps_in_c(asyncframe: Probe) -> None:
 
 
 async def test_writers_of_a_database(asyncframe: Probe, tmp_path: Path) -> None:
-    """A limit does not fire while threads wait for each other's locks in SQLite."""
+    """A time limit does not fire while threads wait for each other's locks in SQLite."""
     desks = [Desk() for _ in range(6)]
 
     def write(begun: Callable[[], object]) -> float:
@@ -447,7 +447,7 @@ async def test_writers_of_a_database(asyncframe: Probe, tmp_path: Path) -> None:
 
 
 async def test_a_lock_that_is_held_by_one_who_sleeps(asyncframe: Probe, tmp_path: Path) -> None:
-    """Time moves for who holds a database's lock, though a thread waits for that in real time."""
+    """Time moves for the holder of a database lock while a thread waits for it in real time."""
     desk, clock = Desk(), asyncframe.clock
     holder = sqlite3.connect(tmp_path / "data", isolation_level=None)
 
@@ -467,7 +467,7 @@ async def test_a_lock_that_is_held_by_one_who_sleeps(asyncframe: Probe, tmp_path
 
 
 async def test_a_thread_that_polls(asyncframe: Probe) -> None:
-    """Time moves beside a thread that looks again and again, which is noted."""
+    """Time does not wait for a polling thread, and the timeline says so."""
     stop = threading.Event()
 
     def poll() -> None:
@@ -491,7 +491,7 @@ async def test_a_thread_that_polls(asyncframe: Probe) -> None:
 
 
 def test_a_thread_that_comes_up_late(asyncframe: Probe) -> None:
-    """A thread that a task starts while all others are parked holds time up for a moment only."""
+    """A thread that a task starts while all others are parked stops time for a moment only."""
     desks: list[Desk] = []
     asyncframe.clock.sequencer.patience = 60
     asyncframe.manager.submit_nowait(lambda: desks.append(Desk()))
@@ -512,7 +512,7 @@ each_mode = pytest.mark.parametrize(
 
 @each_mode
 async def test_run_for_waits_for_threads(asyncframe: Probe, mode: str) -> None:
-    """What a poller hands to a thread of its own is done before run_for moves time on."""
+    """run_for() lets the test's own threads finish their work before it moves time on."""
     desk, clock = Desk(), asyncframe.clock
     done: list[float] = []
 
@@ -531,7 +531,7 @@ async def test_run_for_waits_for_threads(asyncframe: Probe, mode: str) -> None:
 
 @each_mode
 async def test_run_for_waits_for_sockets(asyncframe: Probe, mode: str) -> None:
-    """A limit around a socket is not over while run_for waits for the other side."""
+    """A timeout around a socket does not fire while run_for() waits for the other side."""
     left, right = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=left)
 
@@ -559,7 +559,7 @@ async def test_run_for_waits_for_sockets(asyncframe: Probe, mode: str) -> None:
 
 @each_mode
 def test_advance_waits_for_threads(asyncframe: Probe, mode: str) -> None:
-    """The same with advance, in a sync test of an app."""
+    """advance() lets an app's own threads finish their work before it moves time on."""
     desks: list[Desk] = []
     done: list[float] = []
 
@@ -586,7 +586,7 @@ def test_advance_waits_for_threads(asyncframe: Probe, mode: str) -> None:
 
 
 def child(start: float) -> None:
-    """End with 0 if waits take real time here, and the wall clock shows it."""
+    """Exit with 0 if waits take real time here and the wall clock shows it."""
     # Whatever happens, it goes no further than this.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(10)
@@ -605,7 +605,7 @@ def child(start: float) -> None:
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @each_mode
 def test_a_forked_child_is_in_real_time(asyncframe: Probe, mode: str) -> None:
-    """A child waits in real time, whoever works beside it in the test; the test goes on."""
+    """A forked child runs in real time, and the test goes on in virtual time."""
     asyncframe.clock.advance(5000)
     busy = ThreadPoolExecutor(1)
     computing = busy.submit(compute, 0.1)
@@ -630,7 +630,7 @@ def test_a_forked_child_is_in_real_time(asyncframe: Probe, mode: str) -> None:
 async def test_limits_that_are_no_whole_nanoseconds(
     asyncframe: Probe, begin: float, limit: float
 ) -> None:
-    """A limit fires once, at the first nanosecond that is not before it."""
+    """A time limit fires once, at the first nanosecond that is not too early."""
     await asleep(begin)
     task_id = await asyncframe.manager.submit(asyncio.Event().wait, timeout=limit)
     with pytest.raises(TaskTimeoutError):
@@ -641,7 +641,7 @@ async def test_limits_that_are_no_whole_nanoseconds(
 
 
 def test_a_time_to_retry_after(task_clock: VirtualClock, task_manager: TaskManager) -> None:
-    """Once the clock has moved by retry_after, the call is allowed."""
+    """A call is allowed once the clock has moved by retry_after."""
 
     @throttled_task(rate_limit=1, time_window=1 / 3)
     def call() -> int:
@@ -656,7 +656,7 @@ def test_a_time_to_retry_after(task_clock: VirtualClock, task_manager: TaskManag
 
 
 async def repeat(clock: VirtualClock, every: float, told: list[float]) -> None:
-    """Note the time again and again, by a timer that sets itself anew."""
+    """Record the time periodically, with a timer that sets itself again."""
 
     def tick() -> None:
         told.append(clock.monotonic())
@@ -666,7 +666,7 @@ async def repeat(clock: VirtualClock, every: float, told: list[float]) -> None:
 
 
 async def sleep_again(clock: VirtualClock, every: float, told: list[float]) -> None:
-    """Note the time again and again, in a coroutine."""
+    """Record the time periodically, in a coroutine."""
 
     async def go_on() -> None:
         while True:
@@ -682,7 +682,7 @@ async def sleep_again(clock: VirtualClock, every: float, told: list[float]) -> N
 async def test_run_for_ends_after_what_is_due_then(
     task_clock: VirtualClock, start: Callable[..., object]
 ) -> None:
-    """What falls due at the very end of run_for has happened when it returns."""
+    """Timers due at the very end of run_for() have fired when it returns."""
     told: list[float] = []
     await start(task_clock, 10, told)  # type: ignore[misc]  # one of the two above
     await task_clock.run_for(30)
@@ -691,7 +691,7 @@ async def test_run_for_ends_after_what_is_due_then(
 
 
 def test_as_completed_with_a_timeout(asyncframe: Probe) -> None:
-    """as_completed gives up exactly when its time is over."""
+    """as_completed() raises exactly when its timeout is over."""
     with pytest.raises(TimeoutError):
         list(as_completed([Future[None]()], 0.3))
 
@@ -699,7 +699,7 @@ def test_as_completed_with_a_timeout(asyncframe: Probe) -> None:
 
 
 def test_a_clock_of_its_own() -> None:
-    """A clock that is made without anything moves by advance."""
+    """A clock created without arguments is moved by advance()."""
     clock = VirtualClock()
     fired: list[float] = []
     clock.call_at(2, lambda: fired.append(clock.monotonic()))

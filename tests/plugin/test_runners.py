@@ -1,4 +1,4 @@
-"""The event loops of a test: its own, those of other runners, and those that it makes itself."""
+"""The event loops of a test: its own, those of other runners, and those that it creates."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TASKS = """
 
 @pytest.fixture
 def outcome(pytester: pytest.Pytester):
-    """Return what runs tests that may use the tasks above."""
+    """Return a function that runs tests which may use the tasks above."""
     pytester.makepyfile(tasks=TASKS)
     pytester.syspathinsert()
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
@@ -65,7 +65,7 @@ def outcome(pytester: pytest.Pytester):
     ids=["run", "new_event_loop"],
 )
 def test_a_loop_of_a_sync_test(outcome, run: str, mode: str) -> None:
-    """A loop that a sync test runs itself is on the test's clock, with all that waits on it."""
+    """A loop that a sync test runs itself is on the test's clock."""
     source = f"""
 def test_own_loop(asyncframe):
     async def whole():
@@ -86,7 +86,7 @@ def test_own_loop(asyncframe):
 
 
 def test_an_isolated_test_case(outcome) -> None:
-    """The loop of an IsolatedAsyncioTestCase is on the clock of an autouse asyncframe."""
+    """The loop of an IsolatedAsyncioTestCase is on the clock if asyncframe is autouse."""
     source = """
 import unittest
 
@@ -112,7 +112,7 @@ def pooled() -> int:
 
 
 async def entered(client: Client) -> None:
-    """Enter a client."""
+    """Open a client."""
     async with client:
         pass
 
@@ -129,7 +129,7 @@ WAITS: dict[str, Callable[[Probe, TaskId[int]], Coroutine[Any, Any, object]]] = 
 
 @pytest.mark.parametrize("what", WAITS)
 def test_a_wait_on_a_loop_of_another_kind(asyncframe: Probe, what: str) -> None:
-    """What could not be woken on a loop that is not on the clock is refused at once."""
+    """Waiting on a loop that does not use the clock is rejected at once."""
     task_id = asyncframe.manager.submit_nowait(int)
     with (
         asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner,
@@ -172,7 +172,7 @@ async def passes(asyncframe, own):
 
 @pytest.mark.parametrize("first", ["plain", "virtual"])
 def test_a_wider_fixture_of_anyio(outcome, first: str) -> None:
-    """A wider async fixture keeps anyio's loop; each test with a clock has a loop of its own."""
+    """An async fixture of a wider scope keeps anyio's loop; each test with a clock has its own."""
     plain = """
 @pytest.mark.anyio
 async def test_plain_{}(resource):
@@ -195,7 +195,7 @@ async def test_without_it(asyncframe, own):
 
 
 def test_uvloop_of_anyio(outcome) -> None:
-    """Where anyio is told to use uvloop, tests with a virtual clock do not."""
+    """Tests with a virtual clock do not use uvloop even if anyio is configured to."""
     pytest.importorskip("uvloop")
     source = """
 import uvloop
@@ -216,7 +216,7 @@ async def test_virtual(asyncframe):
 
 
 def test_trio_is_refused_in_each_test(outcome) -> None:
-    """A virtual clock under trio is refused in each test of a module, by its backend's name."""
+    """A virtual clock under trio is an error of each test, which shows the backend's name."""
     source = """
 @pytest.fixture(scope="module")
 def anyio_backend():
@@ -238,7 +238,7 @@ async def test_trio(asyncframe, number):
 
 
 def test_a_users_loops_in_real_time(outcome, pytester: pytest.Pytester) -> None:
-    """The loop factory of a user stays for a test whose time is real, not for a virtual one."""
+    """A user's loop factory is kept for tests in real time, but not for those in virtual time."""
     pytester.makeconftest("""
     import asyncio
 
@@ -267,7 +267,7 @@ async def test_virtual(task_clock):
 
 @pytest.mark.parametrize("answer", ["None", "{}"])
 def test_an_error_of_pytest_asyncio(outcome, pytester: pytest.Pytester, answer: str) -> None:
-    """What pytest-asyncio refuses it refuses with the plugin installed too."""
+    """What pytest-asyncio rejects, it also rejects with the plugin installed."""
     pytester.makeconftest(f"def pytest_asyncio_loop_factories():\n    return {answer}")
     source = """
 @pytest.mark.asyncio
@@ -278,7 +278,7 @@ async def test_it():
 
 
 def test_a_loop_factory_that_is_missing(outcome) -> None:
-    """A loop factory that nobody offers is an error of pytest-asyncio's, and no skipped test."""
+    """A missing loop factory is pytest-asyncio's error, not a skipped test."""
     source = """
 @pytest.mark.asyncio(loop_factories=["missing"])
 async def test_it():
@@ -291,7 +291,7 @@ async def test_it():
 
 
 def test_a_wider_fixture_of_pytest_asyncio(outcome) -> None:
-    """An async fixture of the session is made once, on a loop of its own in real time."""
+    """An async session fixture is created once, on a loop of its own in real time."""
     source = """
 import pytest_asyncio
 made = []

@@ -1,4 +1,4 @@
-"""The sequencer's edges: timers of all kinds, sockets, and turns that a seed draws."""
+"""Details of the sequencer: timers of all kinds, sockets, and turns drawn from a seed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pytest_asyncframe.probe import Probe
 
 
 def test_who_sleeps_is_told(asyncframe: Probe) -> None:
-    """explain() names the coming moments, the first one first, background ones as such."""
+    """explain() lists the pending timers, earliest first, and says which are in the background."""
     clock = asyncframe.clock
     clock.call_at(9, print, background=True)
     clock.call_at(3, len)  # type: ignore[arg-type]  # it is only named
@@ -50,18 +50,18 @@ async def pack() -> None:
 
 
 async def limited() -> None:
-    """Wait on a loop with a limit."""
+    """Wait on a loop with a timeout."""
     async with asyncio.timeout(30):
         await asyncio.Event().wait()
 
 
 def by_place(told: str) -> list[str]:
-    """Return the lines of a text without ids and without numbers of lines."""
+    """Return the lines of a text without ids and line numbers."""
     return [re.sub(r"#[0-9a-f]{8}|(?<=\.py:)\d+", "", line) for line in told.splitlines()]
 
 
 async def test_who_waits_on_a_running_loop_is_told(asyncframe: Probe) -> None:
-    """explain() names coroutines and threads with their tasks, and where they stand."""
+    """explain() shows coroutines and threads with their tasks and the lines they are at."""
     ship(threading.Event())
     pack()
     waits = asyncio.create_task(limited(), name="limited")
@@ -82,7 +82,7 @@ async def test_who_waits_on_a_running_loop_is_told(asyncframe: Probe) -> None:
 
 
 def test_who_waits_on_another_loop_is_told(asyncframe: Probe) -> None:
-    """explain() names all that waits on the loop of an app, from a sync test."""
+    """explain() shows what waits on the loop of an app, called from a sync test."""
     app = FastAPI()
 
     @app.post("/")
@@ -106,7 +106,7 @@ def test_who_waits_on_another_loop_is_told(asyncframe: Probe) -> None:
 
 
 def test_background_timers_do_not_move_time() -> None:
-    """A timer that nobody waits for fires in passing, and moves no time by itself."""
+    """A background timer fires when its time comes, but time does not move for it."""
     fired: list[float] = []
     sequencer = Sequencer(moves=True)
     clock = VirtualClock(sequencer)
@@ -120,7 +120,7 @@ def test_background_timers_do_not_move_time() -> None:
 
 
 async def test_a_loop_that_reads_a_socket(asyncframe: Probe) -> None:
-    """Bytes that another thread really sends arrive on a virtual loop."""
+    """Data that another thread sends in real time arrives on a virtual loop."""
     left, right = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=left)
     sender = threading.Thread(target=right.sendall, args=(b"hello\n",))
@@ -136,7 +136,7 @@ async def test_a_loop_that_reads_a_socket(asyncframe: Probe) -> None:
 async def test_a_wake_up_that_comes_late(
     asyncframe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What wakes a loop is not taken for bytes of a file, even if it comes too late to wake it."""
+    """A wake-up of a loop is not mistaken for data of a file, even if it comes too late."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     parking = loop._parking
@@ -167,7 +167,7 @@ async def test_a_wake_up_that_comes_late(
 
 
 async def test_a_file_is_asked_for_once(asyncframe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop that has bytes to read waits for its turn without asking again and again."""
+    """A loop with data to read waits for its turn without polling the file."""
     left, right = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=left)
     loop = asyncio.get_running_loop()
@@ -203,7 +203,7 @@ async def test_a_file_is_asked_for_once(asyncframe: Probe, monkeypatch: pytest.M
 
 
 async def test_a_loop_that_runs_already(asyncframe: Probe) -> None:
-    """A loop that runs, or another one beside it, refuses to be run as in asyncio."""
+    """Running a loop twice, or inside another one, raises the same error as in asyncio."""
     loop, other = asyncio.get_running_loop(), asyncframe.clock.new_event_loop()
     with pytest.raises(RuntimeError, match=r"^This event loop is already running$"):
         loop.run_forever()
@@ -219,7 +219,7 @@ async def test_a_loop_that_runs_already(asyncframe: Probe) -> None:
 
 @pytest.mark.parametrize("setter", ["call_later", "call_at"])
 async def test_who_has_set_a_timer(asyncframe: Probe, setter: str) -> None:
-    """In debug mode a timer tells where it was set, as asyncio's do."""
+    """In debug mode the repr of a timer shows where it was set, as in asyncio."""
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
     timer = getattr(loop, setter)(9, print)
@@ -229,7 +229,7 @@ async def test_who_has_set_a_timer(asyncframe: Probe, setter: str) -> None:
 
 
 def test_a_timer_that_has_passed_fires_at_once(asyncframe: Probe) -> None:
-    """A timer for a moment that has passed fires as soon as nobody runs."""
+    """A timer in the past fires as soon as nobody runs."""
     fired = threading.Event()
     asyncframe.clock.advance(10)
     asyncframe.clock.call_at(3, fired.set)
@@ -241,7 +241,7 @@ def test_a_timer_that_has_passed_fires_at_once(asyncframe: Probe) -> None:
 
 @pytest.mark.asyncframe(mode="seeded", seed=3)
 def test_turns_are_drawn(asyncframe: Probe) -> None:
-    """In the mode seeded sleep(0) lets another one go first, in an order that the seed gives."""
+    """In the mode seeded, sleep(0) lets another task run first, in an order that the seed gives."""
     order: list[str] = []
 
     def step(name: str) -> None:
@@ -258,7 +258,7 @@ def test_turns_are_drawn(asyncframe: Probe) -> None:
 
 
 def test_one_that_blocks_does_not_keep_the_others(asyncframe: Probe) -> None:
-    """A task that waits for a lock that its holder can only release in a turn gets it."""
+    """A task that waits for a lock gets it, though its holder needs a turn to release it."""
     lock = threading.Lock()
     order: list[str] = []
 
@@ -279,7 +279,7 @@ def test_one_that_blocks_does_not_keep_the_others(asyncframe: Probe) -> None:
 
 
 def test_one_that_computes_keeps_the_others(asyncframe: Probe) -> None:
-    """A task that computes for long is not taken for one that blocks: no other runs beside it."""
+    """A task that computes for long is not mistaken for a blocked one: no other runs beside it."""
     order: list[str] = []
 
     def compute() -> None:
@@ -303,7 +303,7 @@ def test_one_that_computes_keeps_the_others(asyncframe: Probe) -> None:
 
 
 def test_time_that_runs_away(asyncframe: Probe) -> None:
-    """Where only something that never ends moves time, the test is told who waits where."""
+    """If only an endless loop of sleeps moves time, the test fails and shows who waits where."""
 
     async def heartbeat() -> None:
         while True:  # noqa: ASYNC110  # one that never ends is the subject
@@ -325,7 +325,7 @@ def test_time_that_runs_away(asyncframe: Probe) -> None:
 
 
 def test_time_that_moves_often(asyncframe: Probe) -> None:
-    """Time may move without end as long as tasks get on meanwhile."""
+    """Time may move any number of times as long as tasks make progress."""
 
     def nap() -> None:
         for _ in range(60):
@@ -339,7 +339,7 @@ def test_time_that_moves_often(asyncframe: Probe) -> None:
 
 
 def test_whether_a_thread_runs() -> None:
-    """A thread that runs never looks as it did before, and one without a number is beginning."""
+    """A running thread looks different at each look; one without an identifier is starting."""
     me = threading.get_native_id()
     assert activity(me) != activity(me)  # each call is another
     assert glance(me).at_work
@@ -350,7 +350,7 @@ def test_whether_a_thread_runs() -> None:
 
 
 def test_a_deadlock_after_work(asyncframe: Probe) -> None:
-    """A deadlock is told at once, also by the thread that has just come to rest."""
+    """A deadlock is reported at once, also if another thread has only just become idle."""
     asyncframe.clock.sequencer.patience = 60
     for _ in range(20):
         asyncframe.manager.submit_nowait(int)
@@ -362,7 +362,7 @@ def test_a_deadlock_after_work(asyncframe: Probe) -> None:
 
 @pytest.mark.asyncframe(mode="virtual")
 def test_a_deadlock_after_work_side_by_side(asyncframe: Probe) -> None:
-    """The same where other threads may still be on their way to rest."""
+    """A deadlock is reported at once, also if several threads become idle at the same time."""
     asyncframe.clock.sequencer.patience = 60
     for _ in range(20):
         for _ in range(4):
@@ -375,7 +375,7 @@ def test_a_deadlock_after_work_side_by_side(asyncframe: Probe) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a thread waits for is seen on Linux only")
 def test_a_deadlock_beside_a_thread_that_waits_for_work(asyncframe: Probe) -> None:
-    """A thread of the test's own that waits for work without a limit is not to blame."""
+    """A thread of the test's own that waits for work without a timeout does not hide a deadlock."""
     asyncframe.clock.sequencer.patience = 60
     work: queue.SimpleQueue[None] = queue.SimpleQueue()
     thread = threading.Thread(target=work.get)
@@ -387,7 +387,7 @@ def test_a_deadlock_beside_a_thread_that_waits_for_work(asyncframe: Probe) -> No
 
 
 def test_no_deadlock_beside_a_thread_that_wakes_by_itself(asyncframe: Probe) -> None:
-    """A thread of the test's own that has a limit may yet wake somebody."""
+    """A thread of the test's own that waits with a timeout may still wake the test."""
     asyncframe.clock.sequencer.patience = 60
     woken = threading.Event()
 
@@ -423,14 +423,14 @@ IDLE = Glance(ran=1_000_000, turns=10, at_work=False, on_disk=False, naps=False)
     ],
 )
 def test_what_a_thread_has_done(before: Glance, now: Glance, verdict: Verdict) -> None:
-    """Two looks at a thread tell whether it computes, polls, waits for a processor or rests."""
+    """Two looks at a thread show whether it computes, polls, is starved or is idle."""
     outside, me = Outside(set()), threading.current_thread()
 
     assert outside.judge({me: before}, {me: now}) is verdict
 
 
 def test_a_thread_that_ends_during_a_look() -> None:
-    """A short wait counts as a short one, though the thread for which it was short has ended."""
+    """A short wait counts as short, even if the thread that made it short has ended."""
     sequencer = Sequencer(moves=True, starts=True, hold=True, one_at_a_time=True)
     with sequencer.working("the test's") as actor:
         fired: list[int] = []
@@ -448,7 +448,7 @@ def test_a_thread_that_ends_during_a_look() -> None:
 
 
 def test_the_busiest_thread_counts() -> None:
-    """Threads are judged by the one that has done most."""
+    """The busiest thread decides the verdict."""
     outside, one, other = Outside(set()), threading.Thread(), threading.Thread()
     before = {one: IDLE, other: IDLE}
 
@@ -457,7 +457,7 @@ def test_the_busiest_thread_counts() -> None:
 
 
 def test_a_thread_that_was_given_up() -> None:
-    """Who polls without end is not waited for, until it computes; who sleeps in C always is."""
+    """Time stops waiting for a thread that polls until it computes, but not for one asleep in C."""
     pollers: set[int] = set()
     outside, me = Outside(pollers), threading.current_thread()
     before, polls = {me: IDLE}, {me: IDLE._replace(ran=1_090_000, turns=12)}
@@ -473,7 +473,7 @@ def test_a_thread_that_was_given_up() -> None:
 
 
 def test_who_wakes_somebody_is_waited_for_again(asyncframe: Probe) -> None:
-    """A thread that was given up and then wakes somebody is waited for as before."""
+    """Time waits again for a polling thread once it has woken somebody."""
     sequencer = asyncframe.clock.sequencer
     condition, told = threading.Condition(), threading.Event()
     sequencer._pollers.add(threading.get_ident())
@@ -492,7 +492,7 @@ def test_who_wakes_somebody_is_waited_for_again(asyncframe: Probe) -> None:
 
 
 def test_timers_of_threads_are_on_the_clock(asyncframe: Probe) -> None:
-    """A Timer fires at its virtual second, before a wait that ends later, or is cancelled."""
+    """A threading.Timer fires at its virtual second, or not at all if it is cancelled."""
     fired: list[float] = []
     woken = threading.Event()
 
@@ -513,7 +513,7 @@ def test_timers_of_threads_are_on_the_clock(asyncframe: Probe) -> None:
 
 
 def test_timers_that_a_test_leaves(pytester: pytest.Pytester) -> None:
-    """A Timer that goes on is a leaked thread; one that is a daemon ends without a word."""
+    """A running threading.Timer is a leaked thread, but not if it is a daemon."""
     pytester.makeini(
         "[pytest]\nfilterwarnings = error\nasyncio_default_fixture_loop_scope=function"
     )
@@ -536,7 +536,7 @@ def test_timers_that_a_test_leaves(pytester: pytest.Pytester) -> None:
 
 
 def test_limits_of_pytest_are_in_real_time(pytester: pytest.Pytester) -> None:
-    """A limit of pytest-timeout's, which is a Timer, is not over when virtual time passes it."""
+    """A timeout of pytest-timeout, which is a threading.Timer, runs in real time."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
     pytester.makepyfile("""
         import pytest, time

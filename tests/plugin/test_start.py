@@ -1,4 +1,4 @@
-"""What a test begins with: its date, and its seed."""
+"""The date at which a test starts, and its seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FUTURE = datetime(2030, 1, 1, tzinfo=UTC)
 
 @pytest.fixture
 def told(pytester: pytest.Pytester):
-    """Return what runs tests and returns how they ended, and what was printed."""
+    """Return a function that runs tests and returns their outcomes and output."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
 
     def ran(source: str, *options: str) -> tuple[dict[str, int], str]:
@@ -47,7 +47,7 @@ def told(pytester: pytest.Pytester):
     ],
 )
 def test_a_test_begins_at_its_start(asyncframe: Probe, start: object) -> None:
-    """The clock, the stamps of tasks and datetime.now() begin at the date of the marker."""
+    """The clock, task timestamps and datetime.now() start at the date of the marker."""
     assert asyncframe.clock.now() == FUTURE
     assert datetime.now(UTC) == FUTURE
     task = asyncframe.run_until_complete(
@@ -60,7 +60,7 @@ def test_a_test_begins_at_its_start(asyncframe: Probe, start: object) -> None:
 
 
 def test_the_ini_file_has_a_start(told) -> None:
-    """The ini file's start holds for tests with a virtual clock, and their marker goes before."""
+    """The start in the ini file applies to tests with a virtual clock; their marker overrides it."""
     source = """
     import pytest
 
@@ -81,7 +81,7 @@ def test_the_ini_file_has_a_start(told) -> None:
 
 @pytest.mark.parametrize("value", ["2030-01-01", "2030-01-01T00:00:00", "soon", "7"])
 def test_a_start_that_is_no_moment(told, value: str) -> None:
-    """A date without a time zone, or none at all, is refused with an example."""
+    """A start without a time zone, or that is no date, is rejected with an example."""
     message = (
         "it must be a date and time in ISO 8601 with its offset from UTC, such as "
         "'2030-01-01T00:00:00+00:00'"
@@ -103,7 +103,7 @@ def test_a_start_that_is_no_moment(told, value: str) -> None:
 
 @pytest.mark.parametrize("fixture", ["task_manager", "asyncframe"])
 def test_a_start_in_real_time(told, fixture: str) -> None:
-    """A start in the marker of a test whose time is real is refused."""
+    """A start in the marker of a test in real time is rejected."""
     mode = ", mode='threads'" if fixture == "asyncframe" else ""
     outcome, text = told(f"""
     import pytest
@@ -130,7 +130,7 @@ def test_a_start_in_real_time(told, fixture: str) -> None:
     ],
 )
 def test_another_clock_inside_a_test(told, pytester: pytest.Pytester, body: str) -> None:
-    """Time-machine and freezegun are refused in a test, with how to set the date."""
+    """time-machine and freezegun are rejected in a test, with how to set the date instead."""
     pytester.mkpydir("freezegun").joinpath("api.py").write_text("""
 freeze_factories = []
 
@@ -158,7 +158,7 @@ class _freeze_time:
 
 
 def test_another_clock_after_a_test(told) -> None:
-    """Time-machine travels as ever in tests without a virtual clock, and around them."""
+    """time-machine works as usual in and around tests without a virtual clock."""
     source = """
     import datetime, pytest, time_machine
 
@@ -182,7 +182,7 @@ def test_another_clock_after_a_test(told) -> None:
 
 
 def test_another_clock_of_a_wider_fixture(told) -> None:
-    """Where a wider fixture begins to travel in a test with a clock, that is refused too."""
+    """time-machine is also rejected if a fixture of a wider scope starts it in such a test."""
     outcome, text = told("""
     import pytest, time_machine
 
@@ -223,7 +223,7 @@ SEEDED = """
 
 
 def test_the_seed_of_the_command_line(told) -> None:
-    """The option draws another order for tests without a seed of their own, and is shown."""
+    """The option changes the order of tests without a seed of their own, and is shown."""
 
     def orders(*options: str) -> list[str]:
         lines = told(SEEDED, *options)[1].splitlines()
@@ -241,7 +241,7 @@ def test_the_seed_of_the_command_line(told) -> None:
 
 
 def test_a_seed_that_is_no_number(told) -> None:
-    """What is no whole number is a usage error of pytest's."""
+    """A seed that is not a whole number is a usage error of pytest."""
     assert (
         "argument --asyncframe-seed: invalid int value: 'x'"
         in told(SEEDED, "--asyncframe-seed=x")[1]
