@@ -72,7 +72,7 @@ def test_something_else():
 def run(
     pytester: pytest.Pytester, tests: str, *options: str, apart: bool = False
 ) -> pytest.RunResult:
-    """Run a file of tests in this process, or *apart* in another."""
+    """Run a file of tests in this process, or, if *apart*, in another one."""
     pytester.makeini(INI)
     pytester.makepyfile(HEAD + tests)
     with pytest.MonkeyPatch.context() as patch:

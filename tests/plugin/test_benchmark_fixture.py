@@ -1,4 +1,4 @@
-"""`task_benchmark`: what is timed, and what is told apart on a clock that only tasks move."""
+"""`task_benchmark`: what is timed, and the figures, on a clock that only tasks move."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ kinds = pytest.mark.parametrize(
 
 
 def test_kinds(pytester: pytest.Pytester) -> None:
-    """A function of any kind is measured, and its result returned, in each way to measure."""
+    """Each kind of function can be measured in each way, and its result is returned."""
     tests = f"""
 {KINDS}
 
@@ -83,7 +83,7 @@ def test_send(task_benchmark):
 
 
 def test_options_of_the_marker(pytester: pytest.Pytester) -> None:
-    """The marker's min_rounds and max_time hold, before those of the command line."""
+    """min_rounds and max_time of the marker override those of the command line."""
     tests = """
 @pytest.mark.benchmark(min_rounds=9, max_time=0.000001)
 def test_send(task_benchmark):
@@ -94,7 +94,7 @@ def test_send(task_benchmark):
 
 
 def test_one_loop(pytester: pytest.Pytester) -> None:
-    """All rounds and all figures are taken on one event loop, on the test's own thread."""
+    """All rounds and figures use one event loop, on the test's own thread."""
     tests = """
 seen = set()
 
@@ -112,7 +112,7 @@ def test_look(task_benchmark):
 
 
 def test_max_workers(pytester: pytest.Pytester) -> None:
-    """The pool has as many threads as the test says."""
+    """The pool has as many threads as the test sets."""
     tests = """
 def threads():
     return get_task_manager().pool.get_stats()["max_workers"]
@@ -125,7 +125,7 @@ def test_threads(task_benchmark):
 
 
 def test_a_batch_as_large_as_the_queue(pytester: pytest.Pytester) -> None:
-    """The largest batch that is allowed fits into the queue."""
+    """The largest allowed batch fits into the queue."""
     tests = """
 def test_send(task_benchmark):
     assert task_benchmark.throughput(send, 7, tasks=10_000) == 7
@@ -137,7 +137,7 @@ def test_send(task_benchmark):
 
 
 def test_body_apart(pytester: pytest.Pytester) -> None:
-    """Of a round trip in which only the function takes time, all of it is the body's."""
+    """If only the function takes time, the whole round trip is its body."""
     tests = """
 @background_task
 def work():
@@ -174,7 +174,7 @@ def call_late():
 
 
 def test_framework_apart(pytester: pytest.Pytester) -> None:
-    """What a round trip takes outside of the function is the framework's."""
+    """Time that a round trip takes outside the function is the framework's."""
     tests = f"""
 {WRAPPED}
 
@@ -192,7 +192,7 @@ def test_work(task_benchmark):
 
 
 def test_submission_timed(pytester: pytest.Pytester) -> None:
-    """The statistics of a submission have the time until the id is there."""
+    """The statistics of submit() are the times until the id is returned."""
     tests = f"""
 {WRAPPED}
 
@@ -206,7 +206,7 @@ def test_work(task_benchmark):
 
 
 def test_throughput_timed(pytester: pytest.Pytester) -> None:
-    """The statistics of a batch have its time divided by its size."""
+    """The statistics of throughput() are the times of batches divided by their size."""
     tests = f"""
 {WRAPPED}
 
@@ -220,7 +220,7 @@ def test_work(task_benchmark):
 
 
 def test_awaited_in_place(pytester: pytest.Pytester) -> None:
-    """The time of a coroutine is its body's; no submission is told apart."""
+    """The time of a coroutine is its body's; there is no figure for the submission."""
     tests = """
 @async_task
 async def work():
@@ -239,7 +239,7 @@ def test_work(task_benchmark):
 
 @pytest.mark.parametrize("colour", ["", "async "])
 def test_all_attempts(pytester: pytest.Pytester, colour: str) -> None:
-    """The body's time is that of all attempts of a task."""
+    """The body's time includes all attempts of a task."""
     tests = f"""
 tries = []
 
@@ -261,7 +261,7 @@ def test_work(task_benchmark):
 
 
 def test_tasks_of_tasks(pytester: pytest.Pytester) -> None:
-    """A task that another submits counts once: in the time of the one that waits for it."""
+    """The time of a nested task counts once, as part of the task that waits for it."""
     tests = """
 @background_task
 async def inner():
@@ -282,7 +282,7 @@ def test_outer(task_benchmark):
 
 
 def test_a_coarse_timer(pytester: pytest.Pytester) -> None:
-    """A timer that is too coarse for a task gives zeros, and no error."""
+    """A timer that is too coarse for a task gives zeros, not an error."""
     tests = """
 @on_ticks
 def test_send(task_benchmark):
@@ -294,7 +294,7 @@ def test_send(task_benchmark):
 
 
 def test_summary(pytester: pytest.Pytester) -> None:
-    """The terminal shows pytest-benchmark's table, and one with the parts told apart."""
+    """The terminal shows pytest-benchmark's table and one with the figures."""
     tests = """
 @background_task
 def work():
@@ -330,7 +330,7 @@ def test_in_place(task_benchmark, seconds):
 
 
 def test_units() -> None:
-    """The summary has seconds, milli-, micro- and nanoseconds, and a dash for nothing."""
+    """The summary uses seconds, milli-, micro- and nanoseconds, and a dash for a missing figure."""
     rows = [
         Row("test_small", {"submit": 0.000_001_5, "body": 0.000_000_25}),
         Row("test_large", {"submit": 0.0325, "body": 1_234.5, "framework": -0.002}),

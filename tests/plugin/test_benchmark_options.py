@@ -1,4 +1,4 @@
-"""`task_benchmark` beside the options of pytest-benchmark, and where it or a task fails."""
+"""`task_benchmark` with the options of pytest-benchmark, and its errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.plugin.benchmark_runs import HEAD, SEND, run
 
 
 def test_compare(pytester: pytest.Pytester) -> None:
-    """A saved run is compared with."""
+    """A saved run can be compared with."""
     run(pytester, SEND, "--benchmark-autosave").assert_outcomes(passed=2)
     result = run(pytester, SEND, "--benchmark-compare", "--benchmark-columns=median")
 
@@ -24,7 +24,7 @@ def test_compare(pytester: pytest.Pytester) -> None:
 
 
 def test_benchmark_only(pytester: pytest.Pytester) -> None:
-    """With --benchmark-only it runs, and tests that are no benchmarks do not."""
+    """With --benchmark-only it runs, and tests that are not benchmarks do not."""
     run(pytester, SEND, "--benchmark-only").assert_outcomes(passed=1, skipped=1)
 
 
@@ -44,7 +44,7 @@ def test_send(task_benchmark, way):
 
 
 def test_disabled(pytester: pytest.Pytester) -> None:
-    """Where benchmarks are disabled, the function runs once, and nothing is reported."""
+    """If benchmarks are disabled, the function runs once and nothing is reported."""
     result = run(pytester, ONCE, "--benchmark-disable")
 
     result.assert_outcomes(passed=4)
@@ -76,7 +76,7 @@ def test_not_installed(pytester: pytest.Pytester) -> None:
 
 
 def test_another_benchmark(pytester: pytest.Pytester) -> None:
-    """A fixture of the same name that is none of pytest-benchmark's is refused."""
+    """Another fixture named benchmark is rejected."""
     tests = """
 @pytest.fixture
 def benchmark():
@@ -93,7 +93,7 @@ def benchmark():
 
 
 def test_async_test(pytester: pytest.Pytester) -> None:
-    """An async test is told to be a plain one, and nothing has run."""
+    """In an async test it raises an error before anything runs."""
     tests = """
 async def test_send(task_benchmark):
     with pytest.raises(RuntimeError) as caught:
@@ -108,7 +108,7 @@ async def test_send(task_benchmark):
 
 
 def test_twice(pytester: pytest.Pytester) -> None:
-    """A test that measures twice is told to be two tests."""
+    """A second measurement in one test is an error."""
     tests = """
 def test_send(task_benchmark):
     task_benchmark(send, 7)
@@ -163,7 +163,7 @@ colours = pytest.mark.parametrize("fn", [fail, fail_on_loop])
 
 
 def test_failure(pytester: pytest.Pytester) -> None:
-    """What a task raises is raised in the test, and it has no figures."""
+    """The error of a task is raised in the test, and there are no figures."""
     tests = f"""
 {FAILING}
 
@@ -181,7 +181,7 @@ def test_fail(task_benchmark, way, failing):
 
 
 def test_failure_in_a_batch(pytester: pytest.Pytester) -> None:
-    """Every task of a batch has ended when the first failure is raised."""
+    """All tasks of a batch have ended when the first error is raised."""
     tests = f"""
 {FAILING}
 
@@ -195,7 +195,7 @@ def test_fail(task_benchmark, failing):
 
 
 def test_failure_in_a_later_round(pytester: pytest.Pytester) -> None:
-    """What a task raises after the timed rounds is raised, and their figures are not saved."""
+    """An error after the timed rounds is raised, and their figures are not saved."""
     tests = """
 def fail_at_last():
     if task_benchmark_fixture.benchmark.stats is not None:

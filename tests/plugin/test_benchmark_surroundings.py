@@ -1,4 +1,4 @@
-"""`task_benchmark` beside other fixtures, and what it leaves behind."""
+"""`task_benchmark` together with other fixtures, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.plugin.benchmark_runs import run
 
 
 def test_beside_the_probe(pytester: pytest.Pytester) -> None:
-    """Beside the probe, in each mode, it has a manager of its own, and leaves that one alone."""
+    """Together with asyncframe, in each mode, it uses a manager of its own."""
     tests = """
 @pytest.mark.parametrize(
     "mode",
@@ -35,7 +35,7 @@ def test_override_is_over():
 
 
 def test_beside_other_fixtures(pytester: pytest.Pytester) -> None:
-    """Beside each other fixture it has a manager and real threads of its own."""
+    """Together with each other fixture it uses a manager and real threads of its own."""
     tests = "".join(
         f"""
 def test_{fixture}({fixture}, task_benchmark):
@@ -49,7 +49,7 @@ def test_{fixture}({fixture}, task_benchmark):
 
 
 def test_real_wall_clock(pytester: pytest.Pytester) -> None:
-    """A function sees today, although the test's clock has moved by a day."""
+    """A function sees the real date, although the test's clock has moved by a day."""
     tests = """
 from datetime import datetime
 
@@ -64,7 +64,7 @@ def test_today(task_clock, task_benchmark, fn):
 
 
 def test_real_waiting(pytester: pytest.Pytester) -> None:
-    """Threads and the loop wait for real beside a virtual clock, and no time passes there."""
+    """Threads and the loop wait in real time, and virtual time does not move."""
     tests = """
 def meet():
     condition = threading.Condition()
@@ -102,7 +102,7 @@ def test_managers(task_benchmark):
 
 
 def test_used_benchmark_before(pytester: pytest.Pytester) -> None:
-    """A fixture that has asked for pytest-benchmark's before can set it up, and disable it."""
+    """A fixture that requested `benchmark` before can configure or disable it."""
     tests = """
 @pytest.fixture(autouse=True)
 def off(benchmark):
@@ -116,7 +116,7 @@ def test_send(task_benchmark):
 
 
 def test_schedules_do_not_run(pytester: pytest.Pytester) -> None:
-    """A schedule of the app is not started by a measurement."""
+    """A measurement does not start the app's schedules."""
     tests = """
 @scheduled_task(every=0.001, run_at_start=True)
 def clean_up():
@@ -134,7 +134,7 @@ def test_figures(task_benchmark):
 
 
 def test_finished_tasks_are_forgotten(pytester: pytest.Pytester) -> None:
-    """No more than a thousand finished tasks and a batch are kept, however many rounds."""
+    """No more than a thousand finished tasks and one batch are kept."""
     tests = """
 kept = []
 
@@ -157,7 +157,7 @@ def test_batches(task_benchmark):
 
 
 def test_what_tasks_leave_behind(pytester: pytest.Pytester) -> None:
-    """Tasks that the measured ones have submitted have ended when the measurement ends."""
+    """Tasks submitted by the measured ones have ended when the measurement ends."""
     tests = """
 begun, ended = [], []
 
@@ -193,7 +193,7 @@ def test_leave_and_fail(task_benchmark):
 
 
 def test_what_does_not_end(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task that goes on after all patience is named."""
+    """A warning names a task that has not ended when the time to wait is over."""
     monkeypatch.setattr(_rounds, "_PATIENCE", 0.0)
     tests = """
 @background_task(name="endless")
