@@ -1,4 +1,4 @@
-"""What a test is told of when it ends, and of fixtures and plugins that do not go together."""
+"""The findings at the end of a test, and fixtures and plugins that cannot be combined."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.plugin.endings import PASSED, Ending
 
 @pytest.mark.parametrize("fixtures", ["task_manager, task_clock", "task_manager"])
 def test_a_task_that_is_just_ending_is_no_leak(ending: Ending, fixtures: str) -> None:
-    """What needs no time to end has ended when it is looked for what was left."""
+    """A task that needs no time to end is not a leak."""
     told = ending(f"""
     import pytest
 
@@ -26,7 +26,7 @@ def test_a_task_that_is_just_ending_is_no_leak(ending: Ending, fixtures: str) ->
 
 
 def test_a_task_that_blocks(ending: Ending) -> None:
-    """A task that blocks outside the clock when the test ends is a leak, told without a wait."""
+    """A task that blocks outside the clock at the end of a test is a leak, reported at once."""
     told = ending("""
     import threading
 
@@ -54,7 +54,7 @@ def test_a_task_that_blocks(ending: Ending) -> None:
 
 
 def test_who_waits_for_all_reads_no_failure(ending: Ending) -> None:
-    """settled() and run_until_idle() read nothing: a failure among many would be lost."""
+    """settled() and run_until_idle() do not mark failures as read."""
     told = ending("""
     from framework import background_task
 
@@ -76,7 +76,7 @@ def test_who_waits_for_all_reads_no_failure(ending: Ending) -> None:
 
 
 def test_a_task_over_its_rate(ending: Ending) -> None:
-    """A background task that its throttle refuses is a lost failure, told with the cure."""
+    """A background task that its throttle rejects is a lost failure, shown with a hint."""
     told = ending("""
     from framework import RateLimitExceededError, background_task, throttled_task
 
@@ -155,7 +155,7 @@ def test_a_leaked_thread_in_a_module_named_like_the_pools(
 
 @pytest.mark.parametrize("mode", ["auto", "virtual", "threads"])
 def test_a_leaked_thread_in_each_mode(ending: Ending, mode: str) -> None:
-    """The same is told in real time and beside tasks, and of a thread that a task starts."""
+    """The same holds in real time, beside tasks, and for a thread that a task starts."""
     told = ending(f"""
     import threading
     import pytest
@@ -187,7 +187,7 @@ def test_a_leaked_thread_in_each_mode(ending: Ending, mode: str) -> None:
     ],
 )
 def test_what_is_no_leaked_thread(ending: Ending, body: str) -> None:
-    """Neither a thread that is about to end, nor a daemon, nor an idle one of a pool is a leak."""
+    """A thread that is about to end, a daemon and an idle pool thread are not leaks."""
     told = ending(f"""
     import threading
     from concurrent.futures import ThreadPoolExecutor
@@ -248,7 +248,7 @@ def test_a_leaked_timer(ending: Ending, body: str) -> None:
     ],
 )
 def test_what_is_no_leaked_timer(ending: Ending, body: str) -> None:
-    """Neither what was cancelled is a leak, nor what others than the user's code have set."""
+    """Cancelled timers, and those that other code than the user's has set, are not leaks."""
     told = ending(f"""
     import anyio
     import asyncio
@@ -264,7 +264,7 @@ def test_what_is_no_leaked_timer(ending: Ending, body: str) -> None:
 
 
 def test_a_leaked_client(ending: Ending) -> None:
-    """A client that is still open is a leak, and its app is stopped all the same."""
+    """A client that is still open is a leak, and its app is stopped."""
     told = ending("""
     from contextlib import asynccontextmanager
     from fastapi import FastAPI
@@ -313,7 +313,7 @@ def test_a_server_that_is_left_open(ending: Ending) -> None:
 
 
 def test_a_task_that_computes_for_long(ending: Ending) -> None:
-    """A task that computes for longer than one may block is not said to block."""
+    """A task that computes for longer than the stuck timeout is not reported as stuck."""
     told = ending(
         """
     import time
@@ -335,7 +335,7 @@ def test_a_task_that_computes_for_long(ending: Ending) -> None:
 
 
 def test_more_runs_than_threads(ending: Ending) -> None:
-    """What cannot be run since all threads are in the middle of a task is refused."""
+    """Running a task while all threads are busy is an error."""
     told = ending("""
     from framework import setup_async_framework
 
@@ -358,7 +358,7 @@ def test_more_runs_than_threads(ending: Ending) -> None:
 
 
 def test_schedules_of_a_test(ending: Ending) -> None:
-    """What a test has scheduled by a function of its own does not run in the next one."""
+    """A schedule created by a test does not run in the next one."""
     told = ending("""
     from framework import scheduled_task
 
@@ -380,7 +380,7 @@ def test_schedules_of_a_test(ending: Ending) -> None:
 
 
 def test_a_test_that_is_run_again(ending: Ending) -> None:
-    """A plugin that runs a failed test once more gets the findings of the second run."""
+    """If a plugin reruns a failed test, the findings of the second run count."""
     told = ending(
         """
     from app import runs
@@ -404,7 +404,7 @@ def test_a_test_that_is_run_again(ending: Ending) -> None:
 
 @pytest.fixture(autouse=True)
 def others(pytester: pytest.Pytester) -> None:
-    """Write the plugin that runs each test twice, and what its test shares."""
+    """Write the plugin that runs each test twice, and the module that its tests share."""
     pytester.makepyfile(
         app="runs = []",
         again="""
@@ -421,7 +421,7 @@ def others(pytester: pytest.Pytester) -> None:
 
 
 def test_schedules_of_a_wider_fixture(ending: Ending) -> None:
-    """A wider fixture's schedule is run in all of its tests, a test's own in no other one."""
+    """A schedule of a wider fixture runs in all of its tests, a test's own in no other."""
     told = ending("""
     import gc
     import pytest
@@ -503,7 +503,7 @@ NO_MODE = (
 def test_fixtures_and_modes_that_do_not_go_together(
     ending: Ending, mode: str, fixtures: str, message: str
 ) -> None:
-    """A fixture that the mode of the test cannot give is refused, with what would do."""
+    """A fixture that does not fit the mode is rejected, with the modes that fit."""
     told = ending(f"""
     import pytest
 
@@ -516,7 +516,7 @@ def test_fixtures_and_modes_that_do_not_go_together(
 
 
 def test_frozen_time(ending: Ending, pytester: pytest.Pytester) -> None:
-    """Freezegun around a test with a virtual clock is refused, with what does the same."""
+    """Freezegun around a test with a virtual clock is rejected, with what to use instead."""
     pytester.makepyfile(
         freezegun="""
         class api:
@@ -537,7 +537,7 @@ def test_frozen_time(ending: Ending, pytester: pytest.Pytester) -> None:
 
 
 def test_trio(ending: Ending) -> None:
-    """A test that pytest-trio would run is refused."""
+    """A test that pytest-trio would run is rejected."""
     told = ending("""
     import pytest
 
@@ -553,7 +553,7 @@ def test_trio(ending: Ending) -> None:
 
 
 def test_a_fixture_that_is_asked_for_late(ending: Ending) -> None:
-    """A fixture that is asked for while the test runs is refused, with the cure."""
+    """request.getfixturevalue() is rejected, with how to request the fixture."""
     told = ending("""
     def test_it(request):
         request.getfixturevalue("task_clock")

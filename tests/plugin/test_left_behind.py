@@ -65,7 +65,7 @@ def test_declared_pollers(ending: Ending, declared: str) -> None:
 
 
 def test_pollers_of_the_ini_file(ending: Ending) -> None:
-    """The ini file declares pollers for all tests; one without a client may leave them, too."""
+    """The ini file declares pollers for all tests, with or without a client."""
     tests = """
 async def test_it(asyncframe):
     await use(asyncframe)
@@ -78,7 +78,7 @@ def test_alone(asyncframe):
 
 
 def test_pollers_that_are_not_declared(ending: Ending) -> None:
-    """Without being declared they are tasks that the app's stop has cut short."""
+    """Undeclared pollers are reported as cut short by the app's shutdown."""
     told = ending(
         POLLING
         + """
@@ -94,7 +94,7 @@ async def test_it(asyncframe):
 
 
 def test_a_poller_that_fails(ending: Ending) -> None:
-    """A poller that fails is a lost failure as any other task."""
+    """A poller that fails is a lost failure, like any task."""
     told = ending("""
     import pytest
     from framework import background_task
@@ -113,7 +113,7 @@ def test_a_poller_that_fails(ending: Ending) -> None:
 
 
 def test_pollers_that_are_none(ending: Ending) -> None:
-    """Anything but functions and names is an error of the test."""
+    """Pollers that are neither functions nor names are an error of the test."""
     told = ending("""
     import pytest
 
@@ -131,7 +131,7 @@ def test_pollers_that_are_none(ending: Ending) -> None:
 
 
 def test_calls_that_are_left_behind(ending: Ending) -> None:
-    """A call of the bare pool that runs or waits is a leak, told with who has submitted it."""
+    """A running or queued call of the bare pool is a leak, shown with its submission."""
     told = ending("""
     import threading
 
@@ -167,7 +167,7 @@ def test_calls_that_are_left_behind(ending: Ending) -> None:
     ],
 )
 def test_calls_on_virtual_time_are_left_behind(ending: Ending, fixtures: str, state: str) -> None:
-    """The same is told where time or order is the test's."""
+    """The same with virtual time and with a deterministic executor."""
     told = ending(f"""
     import time
 
@@ -183,7 +183,7 @@ def test_calls_on_virtual_time_are_left_behind(ending: Ending, fixtures: str, st
 
 @pytest.mark.parametrize("fixtures", ["task_pool", "task_pool, task_clock"])
 def test_calls_that_are_just_ending(ending: Ending, fixtures: str) -> None:
-    """Calls that need no time to end, were cancelled or have failed are no leaks."""
+    """Calls that are about to end, were cancelled or have failed are not leaks."""
     told = ending(f"""
     import asyncio
 

@@ -1,4 +1,4 @@
-"""Which function and which arguments a matcher means."""
+"""Which function and which arguments a matcher refers to."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def send(to: str, copies: int = 1) -> str:
 
 @background_task(name="nightly report")
 def count_pages() -> None:
-    """Do nothing, under a name of its own."""
+    """Do nothing, as a task with a name of its own."""
 
 
 class Mailer:
@@ -42,11 +42,11 @@ class Mailer:
         """Do nothing."""
 
     def note_down(self, to: str, cc: str = "") -> None:
-        """Do nothing, and be no task of its own accord."""
+        """Do nothing, without being a task."""
 
 
 def raised_by(call: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
-    """Return the text of the assertion that fails in a call."""
+    """Return the text of the assertion error that a call raises."""
     with pytest.raises(AssertionError) as caught:
         call(*args, **kwargs)
     return str(caught.value)
@@ -57,7 +57,7 @@ def raised_by(call: Callable[..., Any], *args: Any, **kwargs: Any) -> str:
 
 @pytest.mark.parametrize("name", ["send", "test_matchers.send", send.__module__ + ".send"])
 def test_a_name_with_or_without_its_module(asyncframe: Probe, name: str) -> None:
-    """A function is found by its name alone, and by as much of its dotted name as one likes."""
+    """A function is found by its name alone, or by any part of its dotted name."""
     send("ann")
     asyncframe.run_until_idle()
 
@@ -68,7 +68,7 @@ def test_a_name_with_or_without_its_module(asyncframe: Probe, name: str) -> None
 
 
 def test_a_name_before_anything_is_submitted(asyncframe: Probe) -> None:
-    """A decorated function has its name whether or not it was submitted."""
+    """A decorated function is found by name even if it was not submitted."""
     asyncframe.assert_not_submitted("send")
     asyncframe.assert_not_submitted("Mailer.post")
     asyncframe.expect_failure("send", ValueError, times=0)
@@ -88,7 +88,7 @@ def test_a_name_before_anything_is_submitted(asyncframe: Probe) -> None:
     ],
 )
 def test_a_name_that_nobody_bears(asyncframe: Probe, matcher: str) -> None:
-    """A mistyped name is an error of every matcher, with the names that come nearest."""
+    """A mistyped name is an error of every matcher, with the most similar names."""
     ask = getattr(asyncframe, matcher)
     if matcher == "expect_failure":
         ask = functools.partial(ask, exc=ValueError, times=0)
@@ -101,13 +101,13 @@ def test_a_name_that_nobody_bears(asyncframe: Probe, matcher: str) -> None:
 
 
 def test_part_of_a_word_is_no_name(asyncframe: Probe) -> None:
-    """A name ends where a dot stands: 'end' is not 'send'."""
+    """A name matches only after a dot: 'end' does not match 'send'."""
     with pytest.raises(LookupError, match=r"is named 'end'"):
         asyncframe.assert_not_submitted("end")
 
 
 def test_a_name_of_several_functions(asyncframe: Probe) -> None:
-    """A name that two functions bear is an error that names both."""
+    """A name that two functions have is an error that shows both."""
 
     class Pager:
         @background_task
@@ -123,7 +123,7 @@ def test_a_name_of_several_functions(asyncframe: Probe) -> None:
 
 
 def test_a_name_of_functions_that_are_gone(asyncframe: Probe) -> None:
-    """A function that nobody refers to any more makes no name ambiguous."""
+    """A function that nobody refers to any more does not make a name ambiguous."""
 
     def inner() -> None:
         @background_task
@@ -141,7 +141,7 @@ def test_a_name_of_functions_that_are_gone(asyncframe: Probe) -> None:
 
 
 def test_a_name_that_was_given(asyncframe: Probe) -> None:
-    """A task is found by the name given to it, and by its function's name."""
+    """A task is found by its own name and by the name of its function."""
     count_pages()
     send.options(name="urgent")("ann")
     asyncframe.run_until_idle()
@@ -153,7 +153,7 @@ def test_a_name_that_was_given(asyncframe: Probe) -> None:
 
 
 def test_what_is_not_decorated(asyncframe: Probe) -> None:
-    """A function without a decorator has a name once it was submitted; itself it is known."""
+    """An undecorated function is found by name only after it was submitted."""
 
     def weigh(number: int) -> int:
         return number
@@ -172,7 +172,7 @@ def test_what_is_not_decorated(asyncframe: Probe) -> None:
 
 
 def test_names_outside_of_tasks(asyncframe: Probe) -> None:
-    """What is throttled or retried without being a task is found by its bare name."""
+    """A throttled or retried function that is not a task is found by its bare name."""
 
     @retry_task(retry_delay=3)
     @throttled_task(rate_limit=2, time_window=10, when_limited="wait")
@@ -187,7 +187,7 @@ def test_names_outside_of_tasks(asyncframe: Probe) -> None:
 
 
 def test_what_is_neither_function_nor_name(asyncframe: Probe) -> None:
-    """Anything but a function or a name is refused."""
+    """Anything but a function or a name is rejected."""
     with pytest.raises(TypeError, match=r"^fn must be a decorated function or its name, not 7$"):
         asyncframe.assert_not_submitted(7)  # type: ignore[arg-type]  # the point of the test
 
@@ -213,7 +213,7 @@ def test_functions_of_other_test_modules(pytester: pytest.Pytester) -> None:
 
 
 def test_a_function_of_another_test_module_by_name(pytester: pytest.Pytester) -> None:
-    """The name of a function of another test module alone says what to give instead."""
+    """For a name in another test module, the error says to pass the function."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
     pytester.makepyfile(
         test_one="""
@@ -249,7 +249,7 @@ def test_a_function_of_another_test_module_by_name(pytester: pytest.Pytester) ->
 
 
 def test_arguments_as_python_binds_them(asyncframe: Probe) -> None:
-    """By position or by name, with or without a default written out, is the same call."""
+    """It does not matter how arguments are passed, or whether defaults are written out."""
     send("ann")
     send(to="ben", copies=1)
     asyncframe.run_until_idle()
@@ -266,7 +266,7 @@ def test_arguments_as_python_binds_them(asyncframe: Probe) -> None:
 
 
 def test_no_arguments_are_any(asyncframe: Probe) -> None:
-    """Without arguments any call is meant, so that the two assertions never fail together."""
+    """Without arguments any call matches, so that the two assertions never both fail."""
     send("ann")
     send("ben", 2)
     asyncframe.run_until_idle()
@@ -283,7 +283,7 @@ def test_no_arguments_are_any(asyncframe: Probe) -> None:
 
 
 def test_all_calls(asyncframe: Probe) -> None:
-    """calls() gives the arguments of each task, defaults too, so that 'none' can be told."""
+    """calls() returns the arguments of each task, with defaults."""
 
     def gather(*parts: int, **more: int) -> None: ...
 
@@ -302,7 +302,7 @@ def test_all_calls(asyncframe: Probe) -> None:
 
 
 def test_arguments_that_cannot_be(asyncframe: Probe) -> None:
-    """Arguments that the function does not take are an error of the test itself."""
+    """Arguments that the function does not take are a TypeError."""
     send("ann")
     asyncframe.run_until_idle()
     told = r" was given send\('ann', cc='ben'\), which does not fit send: got an unexpected keyword"
@@ -321,7 +321,7 @@ def test_arguments_that_cannot_be(asyncframe: Probe) -> None:
 
 
 def test_methods(asyncframe: Probe) -> None:
-    """A method is asked for as it is called; its object counts beside arguments only."""
+    """A method is matched as it is called; the object matters only if arguments are passed."""
     one, other = Mailer(), Mailer()
     one.post("ann")
     Mailer.push("ben")
@@ -341,7 +341,7 @@ def test_methods(asyncframe: Probe) -> None:
 
 
 def test_partials_and_objects(asyncframe: Probe) -> None:
-    """A partial is what it calls with what it gives; a callable object is itself."""
+    """A partial matches its function with the bound arguments; a callable object is itself."""
 
     class Job:
         def __call__(self, number: int = 0) -> None: ...
@@ -364,7 +364,7 @@ def test_partials_and_objects(asyncframe: Probe) -> None:
 
 
 def test_arguments_that_compare_strangely(asyncframe: Probe) -> None:
-    """The test's side decides; what says neither yes nor no is equal to itself only."""
+    """The test's value decides; a value that cannot be compared equals only itself."""
 
     class Array:
         def __eq__(self, other: object) -> Any:

@@ -1,4 +1,4 @@
-"""How often a body began: past its throttle, in a task or outside any."""
+"""How often a function's body starts: after its throttle, in a task or called directly."""
 
 from __future__ import annotations
 
@@ -35,28 +35,28 @@ MODES = [
 @background_task
 @two_wait
 def waiting() -> None:
-    """Wait for its turn, and do nothing."""
+    """Wait for a turn, and do nothing."""
 
 
 @background_task
 @two_wait
 async def waiting_async() -> None:
-    """Wait for its turn on a loop, and do nothing."""
+    """Wait for a turn on a loop, and do nothing."""
 
 
 @two_wait
 def direct() -> None:
-    """Wait for its turn, and do nothing, outside any task."""
+    """Wait for a turn, and do nothing, without being a task."""
 
 
 @two_wait
 async def direct_async() -> None:
-    """Wait for its turn, and do nothing, outside any task and on a loop."""
+    """Wait for a turn on a loop, and do nothing, without being a task."""
 
 
 @two_raise
 def refusing() -> None:
-    """Do nothing, if there is room."""
+    """Do nothing, if the rate allows it."""
 
 
 # -- throttled
@@ -64,7 +64,7 @@ def refusing() -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_calls_that_wait_count_when_they_begin(asyncframe: Probe, mode: str) -> None:
-    """Tasks that are taken in at once count when their turn has come."""
+    """Tasks that are accepted at once count when their throttle lets them start."""
     for _ in range(6):
         waiting()
     asyncframe.run_until_idle()
@@ -76,7 +76,7 @@ def test_calls_that_wait_count_when_they_begin(asyncframe: Probe, mode: str) -> 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_coroutines_that_wait_count_when_they_begin(asyncframe: Probe, mode: str) -> None:
-    """Tasks on the loop count when their turn has come."""
+    """The same holds for tasks on the loop."""
     for _ in range(5):
         waiting_async()
     await asyncframe.settled()
@@ -86,7 +86,7 @@ async def test_coroutines_that_wait_count_when_they_begin(asyncframe: Probe, mod
 
 @pytest.mark.asyncframe(mode="manual")
 def test_a_call_that_waits_has_not_begun(asyncframe: Probe) -> None:
-    """A task that waits for its turn is not counted before it has it."""
+    """A task that waits for its throttle is not counted yet."""
     for _ in range(3):
         waiting()
     asyncframe.executor.drain()
@@ -97,7 +97,7 @@ def test_a_call_that_waits_has_not_begun(asyncframe: Probe) -> None:
 
 
 def test_refused_calls_do_not_count(asyncframe: Probe) -> None:
-    """A call that is sent away never begins; one after the window does."""
+    """A rejected call does not count; one after the window does."""
     task = background_task(refusing)
     asyncframe.expect_failure(task, RateLimitExceededError, times=2)
     for _ in range(4):
@@ -111,7 +111,7 @@ def test_refused_calls_do_not_count(asyncframe: Probe) -> None:
 
 @pytest.mark.asyncframe(mode="manual")
 async def test_a_call_that_gives_up_does_not_count(asyncframe: Probe) -> None:
-    """A task that is cancelled while it waits for its turn never begins."""
+    """A task that is cancelled while it waits for its throttle does not count."""
     ids = [waiting_async() for _ in range(3)]
     asyncframe.executor.drain()
     await asyncframe.clock.run_for(1)
@@ -124,7 +124,7 @@ async def test_a_call_that_gives_up_does_not_count(asyncframe: Probe) -> None:
 
 
 def test_a_key_that_fails_does_not_count(asyncframe: Probe) -> None:
-    """A task that fails before its throttle is reached has not begun."""
+    """A task that fails before its throttle does not count."""
 
     def by_user(user: dict[str, str]) -> str:
         return user["id"]
@@ -142,7 +142,7 @@ def test_a_key_that_fails_does_not_count(asyncframe: Probe) -> None:
 
 
 def test_all_keys_count_together(asyncframe: Probe) -> None:
-    """Each key has a window of its own, and the rate is that of all of them."""
+    """Each key has a window of its own, but the rate includes all keys."""
 
     @background_task
     @throttled_task(rate_limit=1, time_window=10, when_limited="wait", key=lambda user: user)
@@ -157,7 +157,7 @@ def test_all_keys_count_together(asyncframe: Probe) -> None:
 
 
 def test_each_attempt_counts(asyncframe: Probe) -> None:
-    """Each attempt of a retry waits for its turn, and counts when it has it."""
+    """Each attempt of a retry waits for the throttle, and counts when it starts."""
 
     @background_task
     @retry_task(max_retries=3, retry_delay=1)
@@ -176,7 +176,7 @@ def test_each_attempt_counts(asyncframe: Probe) -> None:
 
 
 def test_calls_from_the_test_count(asyncframe: Probe) -> None:
-    """Calls outside any task count when their turn has come; those of a task with them."""
+    """Direct calls count when they start, together with those of tasks."""
     for _ in range(3):
         direct()
     asyncframe.run_until_complete(asyncframe.manager.submit_nowait(direct))
@@ -185,7 +185,7 @@ def test_calls_from_the_test_count(asyncframe: Probe) -> None:
 
 
 def test_delays_of_calls_from_the_test(asyncframe: Probe) -> None:
-    """Calls outside any task are found among the delays, by function and by name."""
+    """delays() includes direct calls, by function and by name."""
     for _ in range(3):
         direct()
 
@@ -194,7 +194,7 @@ def test_delays_of_calls_from_the_test(asyncframe: Probe) -> None:
 
 
 async def test_coroutines_of_the_test_count(asyncframe: Probe) -> None:
-    """Coroutines that are awaited outside any task count when their turn has come."""
+    """Coroutines awaited directly count when they start."""
     for _ in range(3):
         await direct_async()
 
@@ -202,7 +202,7 @@ async def test_coroutines_of_the_test_count(asyncframe: Probe) -> None:
 
 
 async def test_calls_from_routes_count(asyncframe: Probe) -> None:
-    """Calls from a route count, but for those that are answered 429."""
+    """Calls from a route count, except those answered with 429."""
     app = FastAPI(lifespan=setup_async_framework)
     app.get("/refusing")(refusing)
     app.get("/waiting")(direct_async)
@@ -218,7 +218,7 @@ async def test_calls_from_routes_count(asyncframe: Probe) -> None:
 
 
 def test_calls_from_another_task_count(asyncframe: Probe) -> None:
-    """What a task calls counts as what was called, and not as the task."""
+    """A call from a task counts for the function called, not for the task."""
 
     @background_task
     def caller() -> None:
@@ -234,7 +234,7 @@ def test_calls_from_another_task_count(asyncframe: Probe) -> None:
 
 @pytest.mark.asyncframe(mode="virtual")
 def test_calls_on_many_threads_count(asyncframe: Probe) -> None:
-    """No call is lost when 8 threads begin at once."""
+    """No call is lost when 8 threads start at once."""
     together = threading.Barrier(8)
     limited = throttled_task(rate_limit=10_000)(int)
 
@@ -252,7 +252,7 @@ def test_calls_on_many_threads_count(asyncframe: Probe) -> None:
 
 @pytest.mark.asyncframe(mode="threads")
 def test_real_time_keeps_the_rate(asyncframe: Probe) -> None:
-    """On real threads and in real time no window holds more than its rate."""
+    """On real threads in real time, no window has more starts than the rate allows."""
     limited = background_task(
         throttled_task(rate_limit=20, time_window=0.005, when_limited="wait")(int)
     )
@@ -295,7 +295,7 @@ MEANT: dict[str, Callable[..., Any] | str] = {
 
 @pytest.mark.parametrize("meant", MEANT)
 def test_any_stack_means_the_same(asyncframe: Probe, meant: str) -> None:
-    """A function is meant by each of its decorated forms, by itself, and by its name."""
+    """A function can be given as any of its decorated forms, as itself, or by name."""
     DIRECT()
     asyncframe.run_until_complete(asyncframe.manager.submit_nowait(DIRECT))
     asyncframe.run_until_complete(background_task(retry_task(DIRECT))())
@@ -304,7 +304,7 @@ def test_any_stack_means_the_same(asyncframe: Probe, meant: str) -> None:
 
 
 def test_tasks_of_another_name(asyncframe: Probe) -> None:
-    """The name of tasks means those alone, the name of their function all of its calls."""
+    """A task's own name matches its calls only; the function's name matches all calls."""
     reports = background_task(DIRECT).options(name="reports")
     DIRECT()
     asyncframe.run_until_complete(reports())
@@ -316,7 +316,7 @@ def test_tasks_of_another_name(asyncframe: Probe) -> None:
 
 
 def test_methods(asyncframe: Probe) -> None:
-    """A method is meant by the class's attribute and by an instance's."""
+    """A method can be given from the class or from an instance."""
     one, other = Sender(), Sender()
     for sender in (one, one, other):
         sender.send()
@@ -327,7 +327,7 @@ def test_methods(asyncframe: Probe) -> None:
 
 
 def test_partials(asyncframe: Probe) -> None:
-    """A throttled function with arguments of its own counts as the function."""
+    """A partial of a throttled function counts as the function."""
     part = background_task(functools.partial(DIRECT))
     for _ in range(3):
         part()
@@ -341,7 +341,7 @@ def test_partials(asyncframe: Probe) -> None:
 
 
 def test_attempts_count_where_there_is_no_throttle(asyncframe: Probe) -> None:
-    """Without a throttle each attempt of its tasks counts when it begins."""
+    """Without a throttle, each attempt of the tasks counts when it starts."""
 
     @background_task
     @retry_task(max_retries=2, retry_delay=3)
@@ -357,7 +357,7 @@ def test_attempts_count_where_there_is_no_throttle(asyncframe: Probe) -> None:
 
 
 def test_functions_of_one_name_are_told_apart(asyncframe: Probe) -> None:
-    """Two functions without a throttle that share a name are counted each by itself."""
+    """Two functions with the same name and no throttle are counted separately."""
 
     def make() -> Callable[[], str]:
         @background_task

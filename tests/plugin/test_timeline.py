@@ -1,4 +1,4 @@
-"""The task timeline of a failing test, word for word."""
+"""The task timeline of a failed test, word for word."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytest_asyncframe._report import timeline
 
 @pytest.fixture
 def tell(pytester):
-    """Return what runs tests and returns the lines of their timelines, without tracebacks."""
+    """Return a function that runs tests and returns the lines of their timelines."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
 
     def told(source: str, *args: str, name: str = "task timeline") -> list[str]:
@@ -38,7 +38,7 @@ def lines(text: str) -> list[str]:
 
 
 def rows(found: list[str]) -> list[str]:
-    """Return what is said of what happened, without stamps, lanes and tasks."""
+    """Return what happened, without times, lanes and tasks."""
     return [re.split("  +", line)[-1] for line in found if re.match(r" *\d", line)]
 
 
@@ -61,7 +61,7 @@ RETRIES = """
 
 @pytest.mark.parametrize("options", [(), ("-n2",)])
 def test_every_event_of_a_failed_test_is_a_line(tell, options):
-    """What happened and was found is told at the failure and at the end, under xdist too."""
+    """Events and findings are shown at the failure and at the teardown, under xdist too."""
     assert tell(RETRIES, *options, name="task timeline.*") == lines("""
         seconds of virtual time since the test began, mode 'auto'
            0.000 s  test           charge#11111111  submitted by test_it.py:10 in test_charge: charge(7)
@@ -86,7 +86,7 @@ def test_every_event_of_a_failed_test_is_a_line(tell, options):
 
 
 def test_what_stood_where_is_told_although_the_client_ends_it(tell):
-    """Where tasks stood is told as of the failure, before the app's shutdown ended them."""
+    """Unfinished tasks are shown as they were at the failure, before the app stopped."""
     found = tell("""
     import asyncio
     import time
@@ -130,7 +130,7 @@ def test_what_stood_where_is_told_although_the_client_ends_it(tell):
 
 
 def test_an_error_that_a_test_expects_is_not_its_failure(tell):
-    """A client left with an error that was caught is told of as that."""
+    """An expected error that leaves a client's block is shown as such."""
     found = tell("""
     import pytest
     from fastapi import FastAPI
@@ -144,7 +144,7 @@ def test_an_error_that_a_test_expects_is_not_its_failure(tell):
 
 @pytest.mark.parametrize("runner", ["", "@pytest.mark.asyncio", "@pytest.mark.anyio"])
 def test_where_a_coroutine_stands_is_told_under_every_runner(tell, runner):
-    """An unfinished coroutine stands where it awaits, in the innermost function of the user."""
+    """An unfinished coroutine is shown with the innermost line of the user's code."""
     found = tell(f"""
     import asyncio
     import pytest
@@ -163,7 +163,7 @@ def test_where_a_coroutine_stands_is_told_under_every_runner(tell, runner):
 
 
 def test_limits_and_progress_are_told(tell):
-    """A body past its limit is told to stand where it stood; what the clock does has a lane."""
+    """A task over its time limit is shown with its line; the clock has a lane of its own."""
     found = tell("""
     import time
     from framework import background_task, current_task
@@ -201,7 +201,7 @@ def test_limits_and_progress_are_told(tell):
 
 
 def test_a_place_in_a_throttle_is_told(tell):
-    """A throttled task is told to wait for its turn, for so long as that is known."""
+    """A throttled task is shown waiting for its turn, with the time if that is known."""
     found = tell("""
     from framework import throttled_task
     @throttled_task(rate_limit=1, time_window=60, when_limited="wait")
@@ -224,7 +224,7 @@ def test_a_place_in_a_throttle_is_told(tell):
 
 
 def test_what_is_no_users_code_is_named_by_its_outermost_call(tell):
-    """A task of an installed package fails at that package's function, by its full path."""
+    """An error in a package is shown with the package's outermost line and full path."""
     found = tell("""
     import iniconfig
     from framework import retry_task
@@ -245,7 +245,7 @@ def test_what_is_no_users_code_is_named_by_its_outermost_call(tell):
 
 
 def test_tasks_on_one_thread_are_told_apart(tell):
-    """A task that waits for another one, which runs on its thread, stands where it waits."""
+    """A task that waits for one on the same thread is shown where it waits."""
     found = tell("""
     import time
     from framework import get_task_manager
@@ -268,7 +268,7 @@ def test_tasks_on_one_thread_are_told_apart(tell):
 
 @pytest.mark.parametrize("end", ["assert False", "pass"])
 def test_what_has_not_begun_is_told(tell, end):
-    """A task that nobody ran is told of, also if only the teardown's finding fails the test."""
+    """A task that was not started is shown, also if only the teardown fails."""
     source = f"""
     def test_it(asyncframe):
         asyncframe.manager.submit_nowait(len, ("abc",), task_id="len-1")
@@ -283,7 +283,7 @@ def test_what_has_not_begun_is_told(tell, end):
 
 
 def test_a_long_timeline_is_cut_in_the_middle(tell):
-    """The first 40 lines and the last 80 are shown, and how many were left out."""
+    """The first 40 and last 80 lines are shown, and the number of lines left out."""
     found = tell("""
     def test_it(asyncframe):
         for number in range(100):
@@ -298,7 +298,7 @@ def test_a_long_timeline_is_cut_in_the_middle(tell):
 
 
 def test_what_repeats_itself_is_one_line(tell):
-    """A loop that sleeps again and again does not fill the timeline."""
+    """A loop of sleeps is shown as one line."""
     found = tell("""
     import asyncio
     async def test_it(asyncframe):
@@ -314,7 +314,7 @@ def test_what_repeats_itself_is_one_line(tell):
 
 
 def test_a_value_may_do_anything_when_it_is_shown(tell):
-    """Whatever a repr or str raises or returns, the timeline comes about, in short lines."""
+    """Whatever repr() or str() raises or returns, the timeline has short lines."""
     source = r"""
     class Hostile:
         def __init__(self, answer):
@@ -361,13 +361,13 @@ def test_a_value_may_do_anything_when_it_is_shown(tell):
 
 
 def test_a_timeline_that_fails_says_so(tell, monkeypatch):
-    """An error of the timeline itself takes its place and leaves the report as it was."""
+    """An error in the timeline is shown in its place, and the rest of the report is unchanged."""
     monkeypatch.setattr(timeline, "_labels", {})
     assert tell(RETRIES) == ["no timeline could be made: TypeError: 'dict' object is not callable"]
 
 
 def test_labels_tell_tasks_apart(tell):
-    """Eight digits of an id are shown, or all if these are not enough, or a number as well."""
+    """Eight characters of an id are shown, or all of them or a number if needed."""
     found = tell("""
     def test_it(asyncframe):
         for task_id in ("invoice-1", "invoice-2", "other", "other", None):
@@ -383,7 +383,7 @@ def test_labels_tell_tasks_apart(tell):
 
 
 def test_a_failing_fixture_has_a_timeline(tell):
-    """A set-up that fails is told of as a call is."""
+    """A failed setup has a timeline too."""
     found = tell("""
     import pytest
     @pytest.fixture
@@ -399,7 +399,7 @@ def test_a_failing_fixture_has_a_timeline(tell):
 
 
 def test_real_time_is_told_from_the_beginning_of_the_test(tell):
-    """In the mode threads stamps are real seconds since the test began."""
+    """In the mode threads, times are real seconds since the start of the test."""
     source = """
     def test_it(asyncframe):
         asyncframe.manager.wait_result(asyncframe.manager.submit_nowait(abs, (1,)))
@@ -412,7 +412,7 @@ def test_real_time_is_told_from_the_beginning_of_the_test(tell):
 
 
 def test_what_passes_or_may_fail_has_no_timeline(tell):
-    """A test that passes, is expected to fail, or had no tasks has no section."""
+    """A test that passes, is expected to fail or had no tasks has no timeline."""
     source = """
     import pytest
     def test_good(asyncframe):
@@ -430,7 +430,7 @@ def test_what_passes_or_may_fail_has_no_timeline(tell):
 
 
 def test_a_refused_task_is_none(tell):
-    """A task that was not taken in is neither waited for, nor unfinished, nor a leak."""
+    """A rejected task is not waited for, not unfinished and not a leak."""
     found = tell("""
     import pytest
     from framework import QueueFullError, setup_async_framework
