@@ -1,4 +1,4 @@
-"""What may be waited for, by what the virtual clock makes of it; see `test_boundaries`."""
+"""Calls that wait, by how the virtual clock treats them; see `test_boundaries`."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ def sleep() -> None:
 
 
 def until_fails(error: type[Exception], wait: Wait) -> None:
-    """Wait for what ends with *error* when its time is over."""
+    """Wait until *error* is raised after a timeout."""
     with contextlib.suppress(error):
         wait()
 
 
 def held(condition: threading.Condition) -> bool:
-    """Wait for nobody, holding a condition."""
+    """Hold a condition and wait for nobody."""
     with condition:
         return condition.wait(HOUR)
 
 
 def full() -> queue.Queue[int]:
-    """Return a queue that has no room."""
+    """Return a queue that is full."""
     made: queue.Queue[int] = queue.Queue(1)
     made.put(1)
     return made
 
 
 def called_by_a_timer() -> None:
-    """Wait for what a timer calls."""
+    """Wait for a function that a timer calls."""
     called = threading.Event()
     threading.Timer(HOUR, called.set).start()
     assert called.wait(HOUR + 1)
@@ -93,7 +93,7 @@ SHIMMED: dict[str, Wait] = {
 
 
 def in_own_pool(wait: Callable[[Future[None]], object]) -> None:
-    """Wait for a call that sleeps in a pool of one's own."""
+    """Wait for a sleeping call in a pool of its own."""
     with ThreadPoolExecutor(1) as pool:
         wait(pool.submit(sleep))
 
@@ -110,14 +110,14 @@ async def called_later() -> None:
 
 
 async def timed_out() -> None:
-    """Wait until a limit is over."""
+    """Wait until a timeout is over."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(HOUR):
             await asyncio.Event().wait()
 
 
 async def moved_on() -> None:
-    """Wait until a limit of anyio's is over."""
+    """Wait until a timeout of anyio's is over."""
     with anyio.move_on_after(HOUR):
         await anyio.sleep_forever()
 
@@ -128,7 +128,7 @@ async def in_executor(pool: ThreadPoolExecutor | None) -> None:
 
 
 async def in_executor_of_its_own() -> None:
-    """Wait for a call that sleeps in a pool of one's own."""
+    """Wait for a sleeping call in an executor of its own."""
     with ThreadPoolExecutor(1) as pool:
         await in_executor(pool)
 
@@ -169,7 +169,7 @@ def received() -> None:
 
 
 def joined() -> None:
-    """Wait for a thread of one's own, which waits in real time."""
+    """Wait for a thread of the test's own, which waits in real time."""
     thread = threading.Thread(target=threading.Event().wait, args=(MOMENT,))
     thread.start()
     thread.join()
@@ -181,14 +181,14 @@ def run_python(program: str = "pass", **options: Any) -> None:
 
 
 def computed() -> None:
-    """Be busy."""
+    """Compute."""
     until = time.perf_counter() + MOMENT
     while time.perf_counter() < until:
         pass
 
 
 def database_is_locked() -> None:
-    """Wait for a database that another connection writes to."""
+    """Wait for a database that another connection has locked."""
     with tempfile.TemporaryDirectory() as folder:
         name = Path(folder) / "data"
         holder = sqlite3.connect(name, isolation_level=None)
@@ -200,7 +200,7 @@ def database_is_locked() -> None:
 
 
 def in_a_process() -> None:
-    """Wait for a pool of processes."""
+    """Wait for a process pool."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         pool.submit(abs, -1).result()
 
@@ -232,7 +232,7 @@ DETECTED: dict[str, Wait] = {
 
 @contextlib.contextmanager
 def slow_server(moved: threading.Event) -> Iterator[str]:
-    """Serve one request, after time has moved; give the URL."""
+    """Serve one request, after time has moved; yield the URL."""
 
     def serve() -> None:
         connection, _ = listener.accept()
@@ -252,7 +252,7 @@ def slow_server(moved: threading.Event) -> Iterator[str]:
 
 
 async def get(moved: threading.Event, timeout: float | None = None) -> None:
-    """Wait for a server elsewhere, by a client on the test's loop."""
+    """Wait for a server elsewhere, with a client on the test's loop."""
     with slow_server(moved) as url:
         async with httpx.AsyncClient(timeout=timeout, trust_env=False) as client:
             await client.get(url)
@@ -275,7 +275,7 @@ async def process_on_the_loop(moved: threading.Event) -> None:
 
 
 async def wait_for_a_thread(moved: threading.Event) -> None:
-    """Wait for what a thread of one's own does."""
+    """Wait for the work of a thread of the test's own."""
     loop = asyncio.get_running_loop()
     done = asyncio.Event()
     thread = threading.Thread(target=lambda: moved.wait() and loop.call_soon_threadsafe(done.set))
@@ -285,7 +285,7 @@ async def wait_for_a_thread(moved: threading.Event) -> None:
 
 
 async def run_with_a_timeout(moved: threading.Event) -> None:
-    """Wait for a process with a time limit: by a loop of short sleeps."""
+    """Wait for a process with a timeout, which polls with short sleeps."""
     here, there = socket.socketpair()
     with here, there:
         writer = threading.Thread(target=lambda: moved.wait() and there.send(b"\n"))

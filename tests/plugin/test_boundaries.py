@@ -1,4 +1,4 @@
-"""What is on virtual time and what is not: the rows of docs/testing/boundaries.md."""
+"""What is in virtual time and what is not: the rows of docs/testing/boundaries.md."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(wait: Wait) -> None:
 @pytest.mark.parametrize("where", ["in the test", "in a task", "in a def endpoint"])
 @pytest.mark.parametrize("row", SHIMMED)
 def test_waits_of_threads_are_on_the_clock(asyncframe: Probe, row: str, where: str) -> None:
-    """What waits an hour takes an hour of virtual time, wherever it waits."""
+    """A wait of an hour takes an hour of virtual time on any thread."""
     wait = SHIMMED[row]
     if where == "in the test":
         wait()
@@ -59,7 +59,7 @@ def test_waits_of_threads_are_on_the_clock(asyncframe: Probe, row: str, where: s
 
 @pytest.mark.parametrize("row", [*SIMULATED, *IN_THREADS])
 async def test_waits_of_coroutines_are_on_the_clock(asyncframe: Probe, row: str) -> None:
-    """What waits an hour takes an hour of virtual time."""
+    """A wait of an hour takes an hour of virtual time in a coroutine."""
     await (SIMULATED | IN_THREADS)[row]()
 
     assert asyncframe.clock.monotonic() == HOUR
@@ -68,7 +68,7 @@ async def test_waits_of_coroutines_are_on_the_clock(asyncframe: Probe, row: str)
 @pytest.mark.parametrize("where", ["in the test", "in a task", "in a thread"])
 @pytest.mark.parametrize("row", DETECTED)
 def test_what_holds_time_still(asyncframe: Probe, row: str, where: str) -> None:
-    """A timer that is due in a second does not fire while somebody does this."""
+    """A timer that is due in a second does not fire meanwhile."""
     wait = DETECTED[row]
     seen: list[float] = []
 
@@ -91,7 +91,7 @@ def test_what_holds_time_still(asyncframe: Probe, row: str, where: str) -> None:
 
 @pytest.mark.parametrize("row", WAITED_FOR)
 async def test_what_time_waits_for(asyncframe: Probe, row: str) -> None:
-    """A timeout of a second is not over before this has ended, if it ends soon."""
+    """A timeout of a second does not fire if this ends soon."""
     at_once = threading.Event()
     at_once.set()
     await asyncio.wait_for(WAITED_FOR[row](at_once), 1)
@@ -102,7 +102,7 @@ async def test_what_time_waits_for(asyncframe: Probe, row: str) -> None:
 @pytest.mark.asyncframe(blocked_loop="off")  # so does subprocess.run
 @pytest.mark.parametrize("row", [*UNSEEN, *WAITED_FOR])
 async def test_what_time_does_not_wait_for(asyncframe: Probe, row: str) -> None:
-    """A timer that is due in a second fires before this has ended, if it takes long."""
+    """A timer that is due in a second fires before this ends if it takes long."""
     moved = threading.Event()
     asyncframe.clock.call_at(1, moved.set)
     await (UNSEEN | WAITED_FOR)[row](moved)
@@ -111,13 +111,13 @@ async def test_what_time_does_not_wait_for(asyncframe: Probe, row: str) -> None:
 
 
 async def test_a_limit_around_what_takes_long(asyncframe: Probe) -> None:
-    """A client's own limit is over once nothing has come for long enough for time to move."""
+    """A client's own timeout fires after a silence that is long enough for time to move."""
     with pytest.raises(httpx.ReadTimeout):
         await get(threading.Event(), timeout=HOUR)
 
 
 def test_a_live_server_is_in_real_time(asyncframe: Probe) -> None:
-    """Its loop's timers take real seconds, and no virtual ones."""
+    """Timers on a live server's loop take real seconds, and no virtual ones."""
     app = FastAPI(lifespan=setup_async_framework)
 
     @app.get("/")
@@ -135,7 +135,7 @@ def test_a_live_server_is_in_real_time(asyncframe: Probe) -> None:
 
 
 async def test_an_alarm_is_in_real_time(asyncframe: Probe) -> None:
-    """An alarm that is set for a day does not go off when an hour of virtual time passes."""
+    """An alarm set for a day does not fire when an hour of virtual time passes."""
     rung: list[int] = []
     handler = signal.signal(signal.SIGALRM, lambda number, _: rung.append(number))
     seconds, _ = signal.setitimer(signal.ITIMER_REAL, HOUR / 2)
@@ -152,7 +152,7 @@ async def test_an_alarm_is_in_real_time(asyncframe: Probe) -> None:
 
 
 async def test_time_does_not_wait_for_a_signal(asyncframe: Probe) -> None:
-    """A timer is not held up by a signal that may come."""
+    """A timer is not delayed by a signal that may arrive."""
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGUSR1, lambda: None)
     try:
@@ -167,7 +167,7 @@ async def test_time_does_not_wait_for_a_signal(asyncframe: Probe) -> None:
 
 
 def test_clocks(asyncframe: Probe) -> None:
-    """With time-machine the wall clock is virtual; the others are real."""
+    """With time-machine the wall clock is virtual; the other clocks are real."""
     today, before = datetime.now(UTC), told()
     asyncframe.clock.advance(HOUR)
     wall, monotonic, counter = (now - then for now, then in zip(told(), before, strict=True))
@@ -179,12 +179,12 @@ def test_clocks(asyncframe: Probe) -> None:
 
 
 def told() -> tuple[float, float, float]:
-    """Return what the clocks of the module time tell."""
+    """Return the times of the clocks in the module time."""
     return time.time(), time.monotonic(), time.perf_counter()  # noqa: TID251  # what is tested
 
 
 def test_clocks_without_time_machine(pytester: pytest.Pytester) -> None:
-    """Without time-machine datetime.now() and time.time() are real too."""
+    """Without time-machine, datetime.now() and time.time() are real too."""
     pytester.makeconftest("import sys; sys.modules['time_machine'] = None")
     pytester.makepyfile("""
     import time
@@ -200,7 +200,7 @@ def test_clocks_without_time_machine(pytester: pytest.Pytester) -> None:
 
 
 def test_a_policy_of_uvloops(pytester: pytest.Pytester) -> None:
-    """Where pytest-asyncio is told to use uvloop, tests with a virtual clock do not."""
+    """Tests with a virtual clock do not use uvloop even if pytest-asyncio is configured to."""
     pytest.importorskip("uvloop")
     pytester.makeini("[pytest]\nasyncio_mode = auto")
     pytester.makeconftest("""

@@ -14,7 +14,7 @@ from pytest_asyncframe.executor import DeterministicExecutor
 
 
 def test_it_is_a_thread_pool(task_executor: DeterministicExecutor) -> None:
-    """It is a ThreadPoolExecutor, and runs nothing by itself."""
+    """It is a ThreadPoolExecutor that runs nothing by itself."""
     future = task_executor.submit(pow, 2, 5)
 
     assert isinstance(task_executor, ThreadPoolExecutor)
@@ -40,7 +40,7 @@ def test_drain_runs_what_is_submitted_meanwhile(task_executor: DeterministicExec
 
 
 def test_a_failure_is_kept_in_the_future(task_executor: DeterministicExecutor) -> None:
-    """What a call raises is raised by its future and not by whoever lets it run."""
+    """The error of a call is raised by its future, not by the method that runs it."""
     future = task_executor.submit(int, "x")
     task_executor.drain()
 
@@ -48,7 +48,7 @@ def test_a_failure_is_kept_in_the_future(task_executor: DeterministicExecutor) -
 
 
 def test_run_by_id(task_executor: DeterministicExecutor, task_manager: TaskManager) -> None:
-    """A task is run out of turn by its id, and an unknown id is told with what waits."""
+    """run() runs a task by its id; for an unknown id the error lists what is queued."""
     first, second = task_manager.submit_nowait(int), task_manager.submit_nowait(str)
     task_executor.run(second)
 
@@ -62,7 +62,7 @@ def test_run_by_id(task_executor: DeterministicExecutor, task_manager: TaskManag
 async def test_a_cancelled_task_is_not_run(
     task_executor: DeterministicExecutor, task_manager: TaskManager
 ) -> None:
-    """Cancelled tasks of both kinds are not pending any more, and never run."""
+    """Cancelled tasks, sync or async, are no longer pending and never run."""
 
     async def coroutine() -> None:
         raise AssertionError
@@ -77,7 +77,7 @@ async def test_a_cancelled_task_is_not_run(
 
 
 def test_a_cancelled_call_is_not_run(task_executor: DeterministicExecutor) -> None:
-    """A call whose future was cancelled is not pending any more."""
+    """A call whose future was cancelled is no longer pending."""
     future = task_executor.submit(pytest.fail)
 
     assert future.cancel()
@@ -86,7 +86,7 @@ def test_a_cancelled_call_is_not_run(task_executor: DeterministicExecutor) -> No
 
 
 def test_a_nested_wait_runs_inline() -> None:
-    """A call that waits for another one runs it on its own thread, on a pool of one thread."""
+    """A call that waits for another one runs it on its own thread if the pool has only one."""
     pool = DeterministicExecutor(max_workers=1)
     future = pool.submit(lambda: pool.submit(threading.get_ident).result())
     pool.drain()
@@ -96,7 +96,7 @@ def test_a_nested_wait_runs_inline() -> None:
 
 
 def test_a_full_queue() -> None:
-    """What is held back counts as waiting."""
+    """Calls that are held back count towards the queue size."""
     pool = DeterministicExecutor(queue_size=1)
     pool.submit(int)
 
@@ -108,7 +108,7 @@ def test_a_full_queue() -> None:
 
 
 def test_shutdown_runs_what_waits() -> None:
-    """As of any pool, shutdown() returns when everything queued has been run."""
+    """As with any pool, shutdown() returns after everything queued has run."""
     pool = DeterministicExecutor(max_workers=1)
     futures = [pool.submit(int, number) for number in range(3)]
     pool.shutdown()
@@ -119,7 +119,7 @@ def test_shutdown_runs_what_waits() -> None:
 
 
 def test_a_cancelled_call_is_done_for_those_who_wait() -> None:
-    """A call that was held back and cancelled, by itself or by a shutdown, is done for wait()."""
+    """A held call that is cancelled, directly or by shutdown(), is done for wait()."""
     pool = DeterministicExecutor(max_workers=1)
     futures = [pool.submit(int), pool.submit(int)]
     assert futures[0].cancel()
@@ -129,7 +129,7 @@ def test_a_cancelled_call_is_done_for_those_who_wait() -> None:
 
 
 def test_shutdown_that_cancels() -> None:
-    """shutdown(cancel_futures=True) cancels what waits."""
+    """shutdown(cancel_futures=True) cancels what is queued."""
     pool = DeterministicExecutor(max_workers=1)
     future = pool.submit(pytest.fail)
     pool.shutdown(cancel_futures=True)
@@ -138,7 +138,7 @@ def test_shutdown_that_cancels() -> None:
 
 
 def test_no_thread_is_free(task_executor: DeterministicExecutor, task_clock: VirtualClock) -> None:
-    """Where all threads are in the middle of something, running one more is refused."""
+    """Running a call while all threads are busy is an error."""
     pool = DeterministicExecutor(task_clock.sequencer, 1, clock=task_clock)
     first = pool.submit(task_clock.sleep, 5)
     second = pool.submit(int)
@@ -159,7 +159,7 @@ def test_no_thread_is_free(task_executor: DeterministicExecutor, task_clock: Vir
 async def test_it_is_a_loops_default_executor(
     task_executor: DeterministicExecutor, task_manager: TaskManager
 ) -> None:
-    """A loop takes it as its default executor, so that to_thread() is under control."""
+    """As the default executor of a loop it also controls to_thread()."""
     loop = asyncio.get_running_loop()
     loop.set_default_executor(task_executor)
     answer = asyncio.ensure_future(asyncio.to_thread(int, "7"))
@@ -176,7 +176,7 @@ async def test_it_is_a_loops_default_executor(
 def test_real_time_without_a_clock(
     task_executor: DeterministicExecutor, task_manager: TaskManager
 ) -> None:
-    """Without task_clock an executor's tasks are on real time."""
+    """Without task_clock, tasks of the executor run in real time."""
     task_id = task_manager.submit_nowait(int)
     task_executor.drain()
 
@@ -185,5 +185,5 @@ def test_real_time_without_a_clock(
 
 
 def test_the_pool_alone(task_pool: ThreadPoolExecutor) -> None:
-    """task_pool has real threads."""
+    """task_pool alone has real threads."""
     assert task_pool.submit(pow, 2, 3).result() == 8

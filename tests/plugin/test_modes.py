@@ -1,4 +1,4 @@
-"""One body of tests in all five modes: the same states, order, context and failures."""
+"""The same tests in all five modes: the same states, order, context and failures."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def triple(number: int) -> int:
 
 @background_task
 def where_it_runs() -> tuple[str, str, bool, int]:
-    """Return what a task sees of the place that it runs in."""
+    """Return what a task sees of its surroundings."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -72,14 +72,14 @@ def outer() -> int:
 
 
 async def let_run(probe: Probe, mode: str) -> None:
-    """Run what is queued, where nothing runs by itself."""
+    """Run what is queued, in the mode where nothing starts by itself."""
     if mode == "manual":
         probe.executor.drain()
 
 
 @each_mode
 async def test_a_task_completes(asyncframe: Probe, mode: str) -> None:
-    """A submitted task gets its id first, runs then, and keeps its result."""
+    """A submitted task first gets its id, then runs, and keeps its result."""
     task_id = double(4)
     task = await asyncframe.manager.get_task(task_id)
     assert task is not None
@@ -103,7 +103,7 @@ async def test_a_coroutine_completes(asyncframe: Probe, mode: str) -> None:
 
 @each_mode
 async def test_a_task_has_a_place_of_its_own(asyncframe: Probe, mode: str) -> None:
-    """A task sees its submitter's context, changes none of it, and no running loop."""
+    """A task sees a copy of its submitter's context, and no running loop."""
     WHO.set("the test")
     task_id = where_it_runs()
     await let_run(asyncframe, mode)
@@ -119,7 +119,7 @@ async def test_a_task_has_a_place_of_its_own(asyncframe: Probe, mode: str) -> No
 
 @each_mode
 async def test_a_failure_is_kept(asyncframe: Probe, mode: str) -> None:
-    """A failure is stored, and raised by the wait for it and not by the submission."""
+    """A failure is stored, and raised by waiting for the task, not by its submission."""
     task_id = failing()
     await let_run(asyncframe, mode)
 
@@ -129,7 +129,7 @@ async def test_a_failure_is_kept(asyncframe: Probe, mode: str) -> None:
 
 @each_mode
 async def test_a_nested_wait_does_not_deadlock(asyncframe: Probe, mode: str) -> None:
-    """A task that waits for one that it submitted gets its result, on a single thread too."""
+    """A task that waits for a task that it submitted gets its result, even on one thread."""
     app = FastAPI()
     async with setup_async_framework(app, max_workers=1):
         task_id = outer()
@@ -139,12 +139,12 @@ async def test_a_nested_wait_does_not_deadlock(asyncframe: Probe, mode: str) -> 
 
 
 def with_a_timeout() -> int:
-    """Wait for another task for so many seconds at most."""
+    """Wait for another task with a timeout."""
     return get_task_manager().wait_result(double(21), timeout=60)
 
 
 def for_a_future() -> int:
-    """Wait for a call of the bare pool for so many seconds at most."""
+    """Wait for a call of the bare pool with a timeout."""
     return get_task_manager().pool.submit(pow, 42, 1).result(60)
 
 
@@ -161,7 +161,7 @@ async def through_the_loop(number: int) -> int:
 
 
 def for_a_coroutine() -> int:
-    """Wait for a coroutine that itself waits for a task of the pool."""
+    """Wait for a coroutine that waits for a task of the pool."""
     return get_task_manager().wait_result(through_the_loop(21))
 
 
@@ -170,7 +170,7 @@ def for_a_coroutine() -> int:
 async def test_a_nested_wait_that_may_not_run_inline(
     asyncframe: Probe, mode: str, wait: Callable[[], int]
 ) -> None:
-    """On a single thread a wait with a timeout, or on a loop inside, gets the result as well."""
+    """On one thread, waits with a timeout or on an inner loop get the result too."""
     app = FastAPI()
     async with setup_async_framework(app, max_workers=1):
         began = asyncframe.manager.clock.monotonic()
@@ -186,7 +186,7 @@ async def test_a_nested_wait_that_may_not_run_inline(
 
 @each_mode
 async def test_tasks_begin_in_order_on_one_thread(asyncframe: Probe, mode: str) -> None:
-    """With one thread each task begins once the one before has ended."""
+    """With one thread, each task starts after the previous one has ended."""
     began: list[int] = []
 
     def note(number: int) -> None:
@@ -207,7 +207,7 @@ async def test_tasks_begin_in_order_on_one_thread(asyncframe: Probe, mode: str) 
 
 @each_mode
 async def test_max_workers_keeps_its_meaning(asyncframe: Probe, mode: str) -> None:
-    """No more tasks are in progress than there are threads for."""
+    """No more tasks run at once than there are threads."""
     inside = most = 0
     lock = threading.Lock()
     hold: list[Callable[[], None]] = []
@@ -255,7 +255,7 @@ def awaited(number: int) -> int:
 
 
 async def turn() -> None:
-    """Let the loop have one turn."""
+    """Let the loop run one iteration."""
     loop = asyncio.get_running_loop()
     had = loop.create_future()
     loop.call_soon(had.set_result, None)

@@ -1,4 +1,4 @@
-"""The plugin from outside: what users write, under each runner, and what they are told."""
+"""The plugin from outside: what users write, under each runner, and the reports that they get."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ INI = """
 
 @pytest.fixture
 def user(pytester: pytest.Pytester) -> pytest.Pytester:
-    """Give a folder with an app, as a user has it."""
+    """Return a folder with an app, as a user has it."""
     pytester.makepyfile(app=APP)
     pytester.syspathinsert()
     pytester.makeini(INI)
@@ -75,7 +75,7 @@ def user(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 def run(user: pytest.Pytester, *options: str, apart: bool = False) -> pytest.RunResult:
-    """Run pytest in this process, or *apart* in an interpreter of its own, as users do."""
+    """Run pytest in this process, or, if *apart*, in an interpreter of its own."""
     if apart:
         return user.runpytest_subprocess(*options, timeout=PATIENCE)
     # Hypothesis would be loaded anew at the end of each run.
@@ -96,14 +96,14 @@ def run(user: pytest.Pytester, *options: str, apart: bool = False) -> pytest.Run
     ],
 )
 def test_unmarked_tests_pass(user: pytest.Pytester, options: tuple[str, ...]) -> None:
-    """A sync and an async test pass with no conftest and no configuration."""
+    """A sync and an async test pass without a conftest or configuration."""
     user.makepyfile(test_sync=SYNC, test_async=ASYNC)
 
     run(user, *options, apart=not options).assert_outcomes(passed=2)
 
 
 def test_without_pytest_asyncio(user: pytest.Pytester) -> None:
-    """Without pytest-asyncio an unmarked async test passes too."""
+    """Without pytest-asyncio, an unmarked async test passes too."""
     user.makeini("[pytest]\nfilterwarnings = error")
     user.makepyfile(test_sync=SYNC, test_async=ASYNC)
 
@@ -111,7 +111,7 @@ def test_without_pytest_asyncio(user: pytest.Pytester) -> None:
 
 
 def test_marked_for_pytest_asyncio(user: pytest.Pytester) -> None:
-    """A test that is marked for pytest-asyncio runs on the test's clock."""
+    """A test marked for pytest-asyncio runs on the test's clock."""
     user.makepyfile(
         test_async=f"import pytest\npytestmark = pytest.mark.asyncio\n{textwrap.dedent(ASYNC)}"
     )
@@ -120,7 +120,7 @@ def test_marked_for_pytest_asyncio(user: pytest.Pytester) -> None:
 
 
 def test_under_the_runner_of_anyio(user: pytest.Pytester) -> None:
-    """A test that is marked for anyio runs on the test's clock."""
+    """A test marked for anyio runs on the test's clock."""
     user.makepyfile(
         test_anyio=f"""
         import pytest
@@ -137,7 +137,7 @@ def test_under_the_runner_of_anyio(user: pytest.Pytester) -> None:
 
 
 def test_in_parallel(user: pytest.Pytester) -> None:
-    """Tests pass under xdist, and a finding at the end arrives with its text."""
+    """Tests pass under xdist, and findings are reported with their text."""
     user.makepyfile(
         test_sync=SYNC,
         test_async=ASYNC,
@@ -155,7 +155,7 @@ def test_in_parallel(user: pytest.Pytester) -> None:
 
 
 def test_fixtures_of_those_names(user: pytest.Pytester) -> None:
-    """A user's own fixture of one of the names is left alone."""
+    """A user's own fixture with the same name is left alone."""
     user.makepyfile(
         """
         import pytest
@@ -177,7 +177,7 @@ def test_fixtures_of_those_names(user: pytest.Pytester) -> None:
 
 
 def test_nothing_is_imported_unless_used(pytester: pytest.Pytester) -> None:
-    """The plugin module imports neither FastAPI nor the framework, and starts no thread."""
+    """Importing the plugin imports neither FastAPI nor the framework, and starts no thread."""
     code = (
         "import sys, threading, pytest_asyncframe.plugin\n"
         "assert not {'fastapi', 'framework', 'starlette', 'anyio'} & set(sys.modules)\n"
@@ -191,7 +191,7 @@ def test_nothing_is_imported_unless_used(pytester: pytest.Pytester) -> None:
 
 
 def test_nothing_is_left_of_a_test(user: pytest.Pytester) -> None:
-    """Throttle windows, ids and counters of a test are unknown to the next, after a failure too."""
+    """The next test sees no throttle windows, ids or counters, even after a failure."""
     user.makepyfile(
         """
         import pytest
@@ -220,7 +220,7 @@ def test_nothing_is_left_of_a_test(user: pytest.Pytester) -> None:
 
 @pytest.mark.parametrize("first", ["plain", "virtual"])
 def test_a_fixture_that_outlives_the_test(user: pytest.Pytester, first: str) -> None:
-    """A fixture of a wider scope waits for real, in whichever test it begins and ends."""
+    """A fixture of a wider scope is set up and torn down in real time."""
     user.makepyfile(
         f"""
         import subprocess, sys, threading, time
@@ -256,13 +256,13 @@ def test_a_fixture_that_outlives_the_test(user: pytest.Pytester, first: str) -> 
 
 
 def told(user: pytest.Pytester, text: str, *options: str) -> str:
-    """Run a test file and return what pytest printed."""
+    """Run a test file and return the output of pytest."""
     user.makepyfile(test_it=text)
     return run(user, *options).stdout.str()
 
 
 def test_a_leaked_task(user: pytest.Pytester) -> None:
-    """A task that a test leaves behind fails it, with the line that submitted it."""
+    """A task that a test leaves behind fails it, with the line of its submission."""
     text = told(
         user,
         """
@@ -279,7 +279,7 @@ def test_a_leaked_task(user: pytest.Pytester) -> None:
 
 
 def test_a_lost_failure(user: pytest.Pytester) -> None:
-    """A failure that nobody has read fails the test, with the failure's own traceback."""
+    """A failure that nobody has read fails the test, with its own traceback."""
     text = told(
         user,
         """
@@ -304,7 +304,7 @@ def test_a_lost_failure(user: pytest.Pytester) -> None:
     ],
 )
 def test_a_failure_that_is_known(user: pytest.Pytester, reads: str) -> None:
-    """A failure that was read or expected is none that is lost."""
+    """A failure that was read or expected is not a lost failure."""
     text = told(
         user,
         f"""
@@ -321,7 +321,7 @@ def test_a_failure_that_is_known(user: pytest.Pytester, reads: str) -> None:
 
 
 def test_an_expectation_that_is_not_met(user: pytest.Pytester) -> None:
-    """A failure that was expected and did not come fails the test."""
+    """An expected failure that does not happen fails the test."""
     text = told(
         user,
         """
@@ -360,7 +360,7 @@ def test_gates_can_be_turned_off(user: pytest.Pytester) -> None:
 
 
 def test_nearest_submissions(user: pytest.Pytester) -> None:
-    """A failing matcher lists what came nearest, argument by argument."""
+    """A failing matcher lists the most similar submissions, argument by argument."""
     text = told(
         user,
         """
@@ -382,7 +382,7 @@ def test_nearest_submissions(user: pytest.Pytester) -> None:
 
 
 def test_a_deadlock(user: pytest.Pytester) -> None:
-    """When nobody can go on the test is told at once who waits where."""
+    """A test that cannot continue fails at once, and shows who waits where."""
     text = told(
         user,
         """
@@ -399,7 +399,7 @@ def test_a_deadlock(user: pytest.Pytester) -> None:
 
 
 def test_what_waits_in_the_mode_manual(user: pytest.Pytester) -> None:
-    """Waiting for a task that nobody runs is told at once, with what to call."""
+    """Waiting for a task that was not run fails at once, with what to call."""
     text = told(
         user,
         """
@@ -417,7 +417,7 @@ def test_what_waits_in_the_mode_manual(user: pytest.Pytester) -> None:
 
 
 def test_a_stuck_worker(user: pytest.Pytester) -> None:
-    """A task that blocks outside the clock is named, with its file and line."""
+    """A task that blocks outside the clock is reported with its file and line."""
     text = told(
         user,
         """
@@ -473,7 +473,7 @@ def test_a_stuck_worker(user: pytest.Pytester) -> None:
     ],
 )
 def test_wrong_markers(user: pytest.Pytester, marker: str, message: str) -> None:
-    """A wrong value in the marker is an error of that one test, and says what is allowed."""
+    """A wrong value in the marker is an error of that test, and shows the allowed ones."""
     text = told(
         user,
         f"""
@@ -504,7 +504,7 @@ def test_wrong_markers(user: pytest.Pytester, marker: str, message: str) -> None
     ],
 )
 def test_wrong_ini(user: pytest.Pytester, option: str, message: str) -> None:
-    """A wrong value in the ini file ends the run with a usage error."""
+    """A wrong value in the ini file stops the run with a usage error."""
     result = run(user, "-o", option)
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -512,7 +512,7 @@ def test_wrong_ini(user: pytest.Pytester, option: str, message: str) -> None:
 
 
 def test_a_loop_that_tests_share(user: pytest.Pytester) -> None:
-    """A virtual clock with a loop of the module's is refused, with the cure."""
+    """A virtual clock on a loop of the module is rejected, with how to fix it."""
     text = told(
         user,
         """
@@ -531,7 +531,7 @@ def test_a_loop_that_tests_share(user: pytest.Pytester) -> None:
 
 @pytest.mark.parametrize("fixture", ["asyncframe", "task_manager", "task_clock"])
 def test_another_package_of_the_same_name(pytester: pytest.Pytester, fixture: str) -> None:
-    """A folder of the user's that hides the framework is named, with what to do."""
+    """A user's folder that hides the framework is reported, with how to fix it."""
     hiding = pytester.mkpydir("framework")
     pytester.makepyfile(test_it=f"def test_one({fixture}):\n    pass")
     text = run(pytester, apart=True).stdout.str()
@@ -545,7 +545,7 @@ def test_another_package_of_the_same_name(pytester: pytest.Pytester, fixture: st
 
 
 def test_looptime_beside_it(user: pytest.Pytester) -> None:
-    """A plugin that replaces the time of loops too is named, with how to leave it out."""
+    """Looptime is rejected, with the option that disables it."""
     user.makepyfile(looptime_plugin="")
     text = told(user, "def test_two(asyncframe):\n    pass", "-p", "looptime_plugin")
 
@@ -556,7 +556,7 @@ def test_looptime_beside_it(user: pytest.Pytester) -> None:
 
 
 def test_a_reference_without_an_id(user: pytest.Pytester) -> None:
-    """A response in which no id is found is shown, with what is looked for."""
+    """A response without an id is shown, with the keys that were looked for."""
     text = told(
         user,
         """
@@ -569,7 +569,7 @@ def test_a_reference_without_an_id(user: pytest.Pytester) -> None:
 
 
 def test_the_extra_brings_no_runner() -> None:
-    """The extra brings no plugin that warns, in suites that did not ask for it, of its options."""
+    """The extra installs no plugin that would warn about missing options."""
     project = tomllib.loads(Path(__file__).parents[2].joinpath("pyproject.toml").read_text("utf-8"))
     extra = project["project"]["optional-dependencies"]["pytest"]
 
@@ -577,7 +577,7 @@ def test_the_extra_brings_no_runner() -> None:
 
 
 def test_the_package_is_typed() -> None:
-    """The plugin's package tells that it has types."""
+    """The plugin's package is marked as typed."""
     import pytest_asyncframe
 
     assert (Path(pytest_asyncframe.__file__).parent / "py.typed").exists()

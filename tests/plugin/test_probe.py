@@ -1,4 +1,4 @@
-"""The probe: clients, references, matchers, and a real server."""
+"""The asyncframe fixture: clients, references, matchers, and a real server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def other() -> None:
 
 
 def app_with_state() -> FastAPI:
-    """Return an app whose lifespan gives a state, and which has a task."""
+    """Return an app with a task, whose lifespan yields a state."""
     app = FastAPI(lifespan=setup_async_framework)
 
     @app.post("/add", status_code=202)
@@ -51,7 +51,7 @@ def app_with_state() -> FastAPI:
 
 
 def raised_by(call: Any, *args: Any, **kwargs: Any) -> str:
-    """Return the text of the assertion that fails in a call."""
+    """Return the text of the assertion error that a call raises."""
     with pytest.raises(AssertionError) as caught:
         call(*args, **kwargs)
     return str(caught.value)
@@ -61,14 +61,14 @@ def raised_by(call: Any, *args: Any, **kwargs: Any) -> str:
 
 
 async def test_a_routes_error_is_raised(asyncframe: Probe) -> None:
-    """An exception in a route is raised into the test."""
+    """An exception in a route is raised in the test."""
     async with asyncframe.client(app_with_state()) as client:
         with pytest.raises(LookupError, match=r"^a route's own$"):
             await client.get("/broken")
 
 
 async def test_a_lifespan_that_fails(asyncframe: Probe) -> None:
-    """An app that does not start is told with what its lifespan raised."""
+    """If an app fails to start, the error shows its message."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -80,7 +80,7 @@ async def test_a_lifespan_that_fails(asyncframe: Probe) -> None:
 
 
 def app_that_fails(phase: str) -> FastAPI:
-    """Return an app whose lifespan raises at its start or at its stop."""
+    """Return an app whose lifespan raises at startup or shutdown."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -94,7 +94,7 @@ def app_that_fails(phase: str) -> FastAPI:
 
 @pytest.mark.parametrize("phase", ["start", "stop"])
 async def test_a_lifespans_own_error(asyncframe: Probe, phase: str) -> None:
-    """What an app's lifespan raises is raised where the client is entered or left."""
+    """An exception in a lifespan is raised where the client's block starts or ends."""
     with pytest.raises(LookupError, match=r"^no table$") as caught:
         async with asyncframe.client(app_that_fails(phase)):
             assert phase == "stop"
@@ -104,14 +104,14 @@ async def test_a_lifespans_own_error(asyncframe: Probe, phase: str) -> None:
 
 @pytest.mark.parametrize("phase", ["start", "stop"])
 def test_a_lifespans_own_error_in_a_sync_test(asyncframe: Probe, phase: str) -> None:
-    """The same is so of the sync client."""
+    """The same holds for the sync client."""
     with pytest.raises(LookupError, match=r"^no table$"), asyncframe.client(app_that_fails(phase)):
         assert phase == "stop"
 
 
 @pytest.mark.parametrize("phase", ["startup", "shutdown"])
 async def test_a_lifespan_that_fails_and_goes_on(asyncframe: Probe, phase: str) -> None:
-    """An app that tells of a failure, and asks for more, is not waited for."""
+    """An app that reports a failure and goes on receiving is not waited for."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -127,13 +127,13 @@ async def test_a_lifespan_that_fails_and_goes_on(asyncframe: Probe, phase: str) 
 
 
 async def test_a_routes_error_as_an_answer(asyncframe: Probe) -> None:
-    """With raise_app_exceptions=False an error in a route is the answer that it would be."""
+    """With raise_app_exceptions=False an exception in a route is a response."""
     async with asyncframe.client(app_with_state(), raise_app_exceptions=False) as client:
         assert (await client.get("/broken")).status_code == 500
 
 
 def test_a_routes_error_as_an_answer_in_a_sync_test(asyncframe: Probe) -> None:
-    """The same is so of the sync client; by default it raises as well."""
+    """The same holds for the sync client, which also raises by default."""
     with asyncframe.client(app_with_state(), raise_app_exceptions=False) as client:
         assert client.get("/broken").status_code == 500
     with (
@@ -144,7 +144,7 @@ def test_a_routes_error_as_an_answer_in_a_sync_test(asyncframe: Probe) -> None:
 
 
 async def test_options_of_the_transport(asyncframe: Probe) -> None:
-    """What TestClient takes for the connection, the async client takes as well."""
+    """The async client takes TestClient's options for the connection too."""
     app = FastAPI()
 
     @app.get("/about")
@@ -157,7 +157,7 @@ async def test_options_of_the_transport(asyncframe: Probe) -> None:
 
 
 class _Nothing:
-    """Stands for a class that a test has replaced."""
+    """Takes the place of a class that a test has replaced."""
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ class _Nothing:
 async def test_a_test_that_replaces_httpx(
     asyncframe: Probe, monkeypatch: pytest.MonkeyPatch, name: str, fake: object
 ) -> None:
-    """What a test replaces in httpx, for the app's own requests, is not the client's."""
+    """A test that patches httpx for the app's requests does not affect the client."""
     original = httpx.AsyncClient
     monkeypatch.setattr(f"httpx.{name}", fake)
     async with asyncframe.client(app_with_state()) as client:
@@ -184,7 +184,7 @@ async def test_a_test_that_replaces_httpx(
 
 
 def test_a_test_that_loads_and_replaces_httpx(pytester: pytest.Pytester) -> None:
-    """It makes no difference if httpx was not loaded before the test has replaced its client."""
+    """The same holds if httpx was not loaded before the test patched it."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
     pytester.makepyfile("""
     async def test_it(asyncframe, monkeypatch):
@@ -200,7 +200,7 @@ def test_a_test_that_loads_and_replaces_httpx(pytester: pytest.Pytester) -> None
 
 
 def test_a_client_that_was_not_entered(asyncframe: Probe) -> None:
-    """A client that was not entered says so, whatever is asked of it."""
+    """Using a client that was not opened is an error that says how to open it."""
     client = asyncframe.client(app_with_state())
     with pytest.raises(
         AttributeError,
@@ -211,7 +211,7 @@ def test_a_client_that_was_not_entered(asyncframe: Probe) -> None:
 
 
 def test_a_server_that_was_not_entered(asyncframe: Probe) -> None:
-    """A live server that was not entered has no address yet, and says how to enter it."""
+    """A live server that was not started has no URL, and says how to start it."""
     server = asyncframe.live_server(app_with_state())
     with pytest.raises(
         RuntimeError,
@@ -223,7 +223,7 @@ def test_a_server_that_was_not_entered(asyncframe: Probe) -> None:
 
 
 def test_clients_without_the_extra(asyncframe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not installed is told with the command that installs it."""
+    """A missing package is reported with the command that installs it."""
     for name in ("httpx", "httpx2", "uvicorn"):
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(pristine, "client_classes", pristine.client_classes.__wrapped__)
@@ -244,19 +244,19 @@ def test_clients_without_the_extra(asyncframe: Probe, monkeypatch: pytest.Monkey
 
 
 async def test_the_wrong_way_to_enter(asyncframe: Probe) -> None:
-    """'with' in a coroutine would block its loop, and is refused."""
+    """'with' in a coroutine would block its loop, and is rejected."""
     with pytest.raises(RuntimeError, match=r"use 'async with asyncframe.client\(app\)'$"):
         asyncframe.client(app_with_state()).__enter__()
 
 
 def test_what_is_no_app(asyncframe: Probe) -> None:
-    """Something that cannot be called is no app."""
+    """An app that is not callable is rejected."""
     with pytest.raises(TypeError, match=r"^client\(\) takes an ASGI app, not 7$"):
         asyncframe.client(7)
 
 
 def test_a_live_server(asyncframe: Probe) -> None:
-    """A real uvicorn serves the app, and its tasks are waited for as any others."""
+    """A real uvicorn serves the app, and its tasks can be waited for."""
     with asyncframe.live_server(app_with_state()) as server:
         response = httpx.post(f"{server.url}/add", params={"left": 3})
         task = asyncframe.run_until_complete(response)
@@ -267,7 +267,7 @@ def test_a_live_server(asyncframe: Probe) -> None:
 
 @pytest.mark.asyncframe(mode="threads")
 def test_real_threads(asyncframe: Probe) -> None:
-    """In the mode threads there is neither a clock nor an executor, and tasks just run."""
+    """In the mode threads there is neither a clock nor an executor, and tasks start at once."""
     with asyncframe.live_server(app_with_state()) as server:
         response = httpx.post(f"{server.url}/add", params={"left": 3})
         assert asyncframe.run_until_complete(response).result == 4
@@ -282,7 +282,7 @@ def test_real_threads(asyncframe: Probe) -> None:
 
 @pytest.mark.parametrize("key", [None, "task_id", "id"])
 def test_references(asyncframe: Probe, key: str | None) -> None:
-    """A task is meant by its id, or by a JSON object in which the id stands."""
+    """A task is referred to by its id, or by a JSON object with the id."""
     task_id = str(add(1))
     task = asyncframe.run_until_complete(task_id if key is None else {key: task_id})
 
@@ -290,13 +290,13 @@ def test_references(asyncframe: Probe, key: str | None) -> None:
 
 
 def test_a_body_that_is_no_json(asyncframe: Probe) -> None:
-    """A response that is no JSON is told with the beginning of its body."""
+    """A response that is not JSON is shown with the start of its body."""
     with pytest.raises(LookupError, match=r"its body is not JSON but 'oops'$"):
         asyncframe.run_until_complete(httpx.Response(500, text="oops"))
 
 
 def test_a_task_that_nobody_knows(asyncframe: Probe) -> None:
-    """An id of no task of this test is an error."""
+    """An id that no task of the test has is an error."""
     with pytest.raises(TaskNotFoundError):
         asyncframe.run_until_complete("nothing")
 
@@ -311,14 +311,14 @@ def fails() -> None:
 
 
 async def test_whoever_waits_knows_the_failure(asyncframe: Probe) -> None:
-    """A failure is read by waiting for its task, with check=False as well."""
+    """Waiting for a task marks its failure as read, with check=False too."""
     task = await asyncframe.completed(fails(), check=False)
 
     assert task.status is TaskStatus.FAILED
 
 
 def test_whoever_waits_knows_the_failure_in_a_sync_test(asyncframe: Probe) -> None:
-    """The same holds for the sync twin."""
+    """The same holds for the sync variant."""
     task = asyncframe.run_until_complete(fails(), check=False)
 
     assert task.status is TaskStatus.FAILED
@@ -326,7 +326,7 @@ def test_whoever_waits_knows_the_failure_in_a_sync_test(asyncframe: Probe) -> No
 
 @pytest.mark.parametrize("wait", ["asyncframe.completed(task_id)", "asyncframe.settled()"])
 def test_a_wait_that_was_given_up(pytester: pytest.Pytester, wait: str) -> None:
-    """Nobody is told of a task's end who has stopped waiting for it."""
+    """A wait that was cancelled is not notified of the task's end."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
     pytester.makepyfile(f"""
     import asyncio, time, pytest
@@ -352,7 +352,7 @@ def test_a_wait_that_was_given_up(pytester: pytest.Pytester, wait: str) -> None:
 
 
 async def test_submissions(asyncframe: Probe) -> None:
-    """Submissions are found by function and name, with their arguments and how often."""
+    """Submissions are matched by function and name, with arguments and how many times."""
     add(1)
     add(1)
     add(2, right=5)
@@ -367,7 +367,7 @@ async def test_submissions(asyncframe: Probe) -> None:
 
 
 def test_what_fails(asyncframe: Probe) -> None:
-    """A failing matcher says what was found, and what came nearest."""
+    """A failing matcher shows what was found, and what is most similar."""
     assert raised_by(asyncframe.assert_submitted, other) == (
         "other was never submitted, expected at least once\nnothing was submitted"
     )
@@ -431,13 +431,13 @@ def test_threads_of_the_tests_own(task_clock: VirtualClock) -> None:
 
 
 def test_a_negative_sleep(task_clock: VirtualClock) -> None:
-    """A negative time to sleep is refused, as by time.sleep."""
+    """Sleeping a negative time is rejected, as by time.sleep."""
     with pytest.raises(ValueError, match=r"^sleep length must be non-negative$"):
         task_clock.sleep(-1)
 
 
 def test_time_stands_still_without_being_told(task_clock: VirtualClock) -> None:
-    """With the clock alone a wait for a time that nobody moves is told at once."""
+    """With task_clock alone, a wait for a time that never comes fails at once."""
     with pytest.raises(
         RuntimeError, match=r"time does not move by itself here: call task_clock\.advance"
     ):

@@ -60,7 +60,7 @@ def test_a_test_begins_at_its_start(asyncframe: Probe, start: object) -> None:
 
 
 def test_the_ini_file_has_a_start(told) -> None:
-    """The start in the ini file applies to tests with a virtual clock; their marker overrides it."""
+    """The start in the ini file applies to tests with a virtual clock; a marker overrides it."""
     source = """
     import pytest
 
