@@ -231,7 +231,7 @@ def test_a_leaked_timer(ending: Ending, body: str) -> None:
     """)
 
     assert told == (
-        f"teardown: leaked timer: {name}, set at test_it.py:5 in test_it, would fire 30 s after "
+        "teardown: leaked timer: print, set at test_it.py:5 in test_it, would fire 30 s after "
         "the end of the test"
     )
 
