@@ -1,7 +1,8 @@
-"""What a Celery worker runs for `CeleryEngine`; named there by text, and not called by hand.
+"""What a Celery worker runs for `CeleryEngine`; it is never called by hand.
 
-``celery -A module:celery_app worker`` is all that it takes: the module makes the engine,
-and the engine's signals and its one task lead here.
+``celery -A module:celery_app worker`` is enough: the module creates the engine, and the
+engine's signals and its only task call the functions here by their names; see
+`framework.engines.celery._worker_side`.
 """
 
 from __future__ import annotations

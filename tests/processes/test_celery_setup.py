@@ -12,7 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
+from celery.utils.imports import symbol_by_name
 
+import framework.worker
+from framework.engines.celery import _worker_side
 from tests.processes.servers import RedisServer
 from tests.processes.workers import CeleryWorker
 
@@ -49,6 +52,12 @@ def test_framework_imports_neither() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "set()"
+
+
+def test_the_workers_side_is_found_by_its_names() -> None:
+    """Every name by which the engine finds the worker's side stands for something there."""
+    assert {"deliver", *_worker_side.SIGNALS} == set(framework.worker.__all__)
+    assert symbol_by_name(_worker_side.REQUEST).__name__ == "RemoteRequest"
 
 
 async def test_documented_app(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,14 +9,12 @@ from typing import Any, Final
 
 import redis
 from amqp.exceptions import AMQPError, MessageNacked
-from celery import signals
-from celery.utils.imports import symbol_by_name
 from kombu.exceptions import OperationalError
 
 from framework._tasks import checks, registry
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.wire import CallEncoder, call_encoder, decode_call, refusals, settled
-from framework.engines.celery import _settings
+from framework.engines.celery import _settings, _worker_side
 from framework.engines.celery._entries import Entry
 from framework.engines.celery._messages import Functions, Message, signature_hash
 from framework.engines.celery._publisher import Publisher, Sender, queue_of, route
@@ -121,15 +119,13 @@ class CeleryEngine:
         self._signatures: dict[str, str] = {}
         _settings.prepare(celery_app)
         self.task: Any = self._register()
-        self._connect_signals()
-
-    # -- the worker's side of it; named by text, since it stands on the whole framework
+        _worker_side.connect_signals(self)
 
     def _register(self) -> Any:
         engine = self
 
         def run(message: object) -> Any:  # Any: what deliver hands to the worker's parent
-            return symbol_by_name("framework.worker:deliver")(engine, message)
+            return _worker_side.deliver(engine, message)
 
         # Its one task is that of the first engine.
         known = vars(self.app).setdefault("asyncframe_namespace", self.namespace)
@@ -149,22 +145,10 @@ class CeleryEngine:
             acks_on_failure=True,
             acks_on_timeout=True,
             typing=False,
-            Request="framework.worker._request:RemoteRequest",
+            Request=_worker_side.REQUEST,
         )
         task.asyncframe_engine = self
         return task
-
-    def _connect_signals(self) -> None:
-        def tell(which: str) -> Callable[..., None]:
-            def receive(sender: Any = None, request: Any = None, **_: Any) -> None:
-                about = sender if request is None else request
-                symbol_by_name(f"framework.worker:{which}")(self, about)
-
-            return receive
-
-        for which in ("worker_init", "worker_ready", "worker_process_init", "worker_shutdown"):
-            getattr(signals, which).connect(tell(which), weak=False)
-        signals.task_revoked.connect(tell("task_revoked"), weak=False)
 
     # -- what it is made of
 
