@@ -9,7 +9,8 @@ countdown instead. Windows are shared by all workers through Redis.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Generator, Hashable
+from contextlib import closing
 from typing import Any, Final, TypeVar
 
 from framework._running.policies import Policies, retry_reason, throttle_reason
@@ -109,30 +110,35 @@ class WorkerPolicies(Policies):
 
     def wait_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
         """Publish the task again, or block until the call is counted."""
-        self._leave_if_own(policy, key, due)
         sleeper = ThreadSleeper(self.clock)
-        reason = throttle_reason(policy)
-        next_due: float | None = due
-        while next_due is not None:
-            self._announce("throttled", policy.name, next_due - self.monotonic(), None)
-            self.add_sleeper(sleeper, current_record.get(), reason)
-            try:
-                sleeper.wait(next_due)
-            finally:
-                self.remove_sleeper(sleeper, current_record.get(), reason)
-            next_due = self._next(policy, key, sleeper.interrupted)
+        # Closed and not left to the garbage collector, for an error that ends the sleep.
+        with closing(self._moments(policy, key, due, sleeper)) as moments:
+            for moment in moments:
+                sleeper.wait(moment)
 
     async def await_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
         """Publish the task again, or suspend until the call is counted."""
-        self._leave_if_own(policy, key, due)
         sleeper = LoopSleeper(self.clock)
+        with closing(self._moments(policy, key, due, sleeper)) as moments:  # as above
+            for moment in moments:
+                await sleeper.wait(moment)
+
+    def _moments(
+        self,
+        policy: ThrottlePolicy,
+        key: Hashable,
+        due: float,
+        sleeper: ThreadSleeper | LoopSleeper,
+    ) -> Generator[float, None, None]:
+        """Yield each monotonic second to sleep until; end when the call is counted."""
+        self._leave_if_own(policy, key, due)
         reason = throttle_reason(policy)
         next_due: float | None = due
         while next_due is not None:
             self._announce("throttled", policy.name, next_due - self.monotonic(), None)
             self.add_sleeper(sleeper, current_record.get(), reason)
             try:
-                await sleeper.wait(next_due)
+                yield next_due
             finally:
                 self.remove_sleeper(sleeper, current_record.get(), reason)
             next_due = self._next(policy, key, sleeper.interrupted)
