@@ -74,15 +74,19 @@ def fail() -> None:
     ("url", "error", "message"),
     [
         (None, TypeError, r"^url must be a string such as 'sqlite:///tasks.db', or a sqlalchemy"),
-        ("tasks.db", ValueError, r"^url must be one such as 'sqlite:///tasks.db' or .*'tasks.db'$"),
-        ("mysql://host/name", ValueError, r"^url must begin with one of .*, not with 'mysql': "),
+        ("tasks.db", ValueError, r"^url must be like 'sqlite:///tasks.db' or .*'tasks.db'$"),
+        ("mysql://host/name", ValueError, r"^url must start with one of .*, not with 'mysql': "),
         (
             "postgresql+psycopg2://h/n",
             ValueError,
-            r"^url must begin with one of sqlite, .*psycopg2",
+            r"^url must start with one of sqlite, .*psycopg2",
         ),
-        ("sqlite+aiosqlite:///x.db", ValueError, r"^url must begin with one of .*aiosqlite': "),
-        ("sqlite://", ValueError, r"^url must name a file, .*; leave 'store' out to keep tasks"),
+        ("sqlite+aiosqlite:///x.db", ValueError, r"^url must start with one of .*aiosqlite': "),
+        (
+            "sqlite://",
+            ValueError,
+            r"^url must name a file, .*; to keep tasks in memory, do not pass",
+        ),
         ("sqlite:///:memory:", ValueError, r"^url must name a file, "),
         ("sqlite:///file:x?mode=memory&uri=true", ValueError, r"^url must name a file, "),
     ],
@@ -445,7 +449,7 @@ def test_id_that_no_database_keeps(sqlite_url: str) -> None:
     """A chosen id with a NUL is refused when the task is submitted."""
     with (
         peers(sqlite_url, 1) as (peer,),
-        pytest.raises(ValueError, match=r"^task_id must have no NUL, .* not 'a\\x00b'$"),
+        pytest.raises(ValueError, match=r"^task_id must not contain NUL, .* not 'a\\x00b'$"),
     ):
         peer.accept("a\0b")
 

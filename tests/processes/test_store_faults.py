@@ -53,10 +53,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-FAILS = (
-    "ERROR: the store fails, and is tried again until it works; what is to be written is kept "
-    "meanwhile: "
-)
+FAILS = "ERROR: the store fails and is retried until it works; records are kept meanwhile: "
 
 
 def test_locked_file(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -123,8 +120,8 @@ def test_file_is_removed(
         assert len(peer.ids()) == 2
     (message,) = messages(caplog)
     assert message == (
-        f"{FAILS}the file {file} was removed or replaced while it was in use: put it back, or "
-        "restart every process of this app, which then begins a new one"
+        f"{FAILS}the file {file} was removed or replaced while in use: put it back, or "
+        "restart all processes of this app to create a new one"
     )
 
 
@@ -201,7 +198,7 @@ def test_guest_that_raises(sql_url: str, caplog: pytest.LogCaptureFixture) -> No
 
         assert peer.row(task) is not None
         assert len(peer.backlog) == 0
-    assert messages(caplog) == ["ERROR: what waited for a record to be safe raised"]
+    assert messages(caplog) == ["ERROR: a callback for a stored record raised an error"]
 
 
 # -- the whole store, with its thread
@@ -315,7 +312,7 @@ def test_file_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_one_framework_for_each_store(sqlite_url: str) -> None:
     """A store that is in use cannot be opened once more; closed, it can."""
     with opened(sqlite_url) as store:
-        with pytest.raises(RuntimeError, match=r"is in use by a framework already"):
+        with pytest.raises(RuntimeError, match=r"is already in use by a framework"):
             store.open(Host(TestClock()))
         store.close(5.0)
         store.open(Host(TestClock()))
@@ -359,7 +356,7 @@ def test_file_is_removed_while_nothing_happens(
             assert not Path(file_of(sqlite_url)).exists(), "no new one is made"
     finally:
         logging.getLogger("asyncframe").removeHandler(handler)
-    assert messages(caplog)[-1].startswith("WARNING: the store could not be left in order: the ")
+    assert messages(caplog)[-1].startswith("WARNING: the store could not be closed cleanly: the ")
     with opened(sqlite_url) as store:
         safe(store, new_record(TestClock()))
 
@@ -395,7 +392,7 @@ def test_error_of_its_own(
             assert not peer.writer.attempt()
         assert peer.writer.errors == 1
         assert peer.writer.attempt()
-    assert messages(caplog) == ["ERROR: the store's thread met an error of its own"]
+    assert messages(caplog) == ["ERROR: unexpected error in the store's thread"]
 
 
 def test_leaving_fails(
@@ -409,7 +406,7 @@ def test_leaving_fails(
             raise sa.exc.OperationalError("leaving", {}, Exception("disk I/O error"))
 
         monkeypatch.setattr(store._writer.membership, "leave", fails)
-    assert messages(caplog) == ["WARNING: the store could not be left in order: disk I/O error"]
+    assert messages(caplog) == ["WARNING: the store could not be closed cleanly: disk I/O error"]
 
 
 def test_coming_back_fails_at_first(sqlite_url: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -424,4 +421,4 @@ def test_coming_back_fails_at_first(sqlite_url: str, caplog: pytest.LogCaptureFi
         peer.writer.attempt()
 
         assert peer.row(task).process == peer.process_id
-    assert "given it up" in caplog.text
+    assert "consider it dead" in caplog.text

@@ -186,7 +186,7 @@ async def test_suspended_process_changes_nothing(sql_url: str, tmp_path: Path) -
             suspended.let_run(4)
             suspended.resume()
             # It has two workers, whose tasks run on; it says so when it finds out.
-            assert suspended.read_log("given it up")
+            assert suspended.read_log("consider it dead")
             assert {str(manager.get_all_tasks()[task_id]["status"]) for task_id in ids} == {
                 "interrupted"
             }

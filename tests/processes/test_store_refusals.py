@@ -117,7 +117,7 @@ def test_tables_are_missing(sql_url: str, caplog: pytest.LogCaptureFixture) -> N
 
     assert sorted(found.values()) == ["completed"] * 13 + ["pending"] * 20
     (line,) = caplog.records
-    assert line.getMessage().startswith("the store fails, and is tried again until it works; ")
+    assert line.getMessage().startswith("the store fails and is retried until it works; ")
     assert errors == 12
 
 
@@ -224,8 +224,8 @@ def test_one_record_at_which_the_database_fails(
     assert str(error) == (
         "the database does not take the task's record: no room; it is tried again"
     )
-    assert caplog.text.count("cannot be written to the store while others can") == 1
-    assert f"task {bad.task_id} is written to the store at last" in said(caplog)
+    assert caplog.text.count("cannot be written to the store, but others can") == 1
+    assert f"task {bad.task_id} is now written to the store" in said(caplog)
 
 
 @pytest.mark.parametrize("passes", [True, False])

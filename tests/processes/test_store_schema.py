@@ -110,7 +110,7 @@ def test_newer_tables_are_refused(database: Database) -> None:
 
     with pytest.raises(
         StoreUnavailableError,
-        match=r"^the tables of this database have version 2, and this release knows 1: use "
-        r"the release that made them, or a newer one$",
+        match=r"^the tables of this database have version 2, but this release supports 1: use "
+        r"the release that created them, or a newer one$",
     ):
         prepare(database)

@@ -100,7 +100,7 @@ def test_every_worker_answers_for_every_task(server: Server, all_workers: list[W
             assert found == (200, {"square": number * number})
     figures = [worker.ask("GET", "/stats")[1] for worker in all_workers]
 
-    assert "given it up" not in server.log
+    assert "consider it dead" not in server.log
     assert [one["store_errors"] for one in figures] == [0] * WORKERS
 
 

@@ -108,7 +108,9 @@ def test_row_of_another_process_is_left_alone(
         assert one.row(first).process == one.process_id
         assert one.row(first).status == "pending"
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("task 'chosen' of this process is not kept: another process had given")
+    assert line.startswith(
+        "task 'chosen' of this process is not stored: another process has already"
+    )
 
 
 def test_cancellation_asked_for_elsewhere_stays(sql_url: str) -> None:

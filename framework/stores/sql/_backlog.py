@@ -55,7 +55,7 @@ class _Waiter:
         try:
             told(error)
         except Exception:  # a guest on the store's thread
-            _LOGGER.exception("what waited for a record to be safe raised")
+            _LOGGER.exception("a callback for a stored record raised an error")
 
 
 class Backlog:
@@ -109,7 +109,8 @@ class Backlog:
             ):
                 if "\0" in task_id:
                     raise ValueError(
-                        f"task_id must have no NUL, which no database keeps, not {task_id!r}"
+                        "task_id must not contain NUL, which databases cannot store, not "
+                        f"{task_id!r}"
                     )
                 # What was set aside is not looked at: it is little, and this is done often.
                 if len(self._dirty) + len(self._taken) >= self._capacity:

@@ -80,14 +80,14 @@ def checked_url(url: object) -> URL:
         made = sa.make_url(url)
     except (ArgumentError, ValueError):
         raise ValueError(
-            f"url must be one such as 'sqlite:///tasks.db' or 'postgresql://host/name', not "
+            f"url must be like 'sqlite:///tasks.db' or 'postgresql://host/name', not "
             f"{checks.show(url)}"
         ) from None
     allowed = _DRIVERS.get(made.get_backend_name(), ())
     if made.drivername not in allowed:
         names = ", ".join(name for names in _DRIVERS.values() for name in names)
         raise ValueError(
-            f"url must begin with one of {names}, not with {made.drivername!r}: no other "
+            f"url must start with one of {names}, not with {made.drivername!r}: no other "
             "database or driver is supported"
         )
     if made.get_backend_name() == "sqlite":
@@ -100,8 +100,8 @@ def _check_file(url: URL) -> None:
     name = url.database or ""
     if name in {"", ":memory:"} or "mode=memory" in name or url.query.get("mode") == "memory":
         raise ValueError(
-            f"url must name a file, as 'sqlite:///tasks.db' does, not {str(url)!r}: a database "
-            "in memory is one process's own; leave 'store' out to keep tasks in memory"
+            f"url must name a file, like 'sqlite:///tasks.db', not {str(url)!r}: a database "
+            "in memory belongs to one process; to keep tasks in memory, do not pass 'store'"
         )
 
 
@@ -207,8 +207,8 @@ class Database:
         """
         if self._file is not None and _identity(self._file[0]) != self._file[1]:
             raise OSError(
-                f"the file {self._file[0]} was removed or replaced while it was in use: put it "
-                "back, or restart every process of this app, which then begins a new one"
+                f"the file {self._file[0]} was removed or replaced while in use: put it "
+                "back, or restart all processes of this app to create a new one"
             )
 
 

@@ -141,7 +141,7 @@ class Membership:
             )
             if done.rowcount:
                 _LOGGER.warning(
-                    "process %s gave no sign of life: its tasks end INTERRUPTED", process_id
+                    "process %s is not responding: its tasks end INTERRUPTED", process_id
                 )
 
     def claim(self, connection: Connection, version: int, now: float) -> list[str]:

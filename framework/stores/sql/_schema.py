@@ -146,8 +146,8 @@ def prepare(database: Database, steps: tuple[tuple[str, ...], ...] = STEPS) -> N
                 connection.execute(sa.update(META).values(schema_version=len(steps)))
     if found > len(steps):
         raise StoreUnavailableError(
-            f"the tables of this database have version {found}, and this release knows "
-            f"{len(steps)}: use the release that made them, or a newer one"
+            f"the tables of this database have version {found}, but this release supports "
+            f"{len(steps)}: use the release that created them, or a newer one"
         )
 
 

@@ -92,8 +92,8 @@ class SQLStore:
         """
         if self._open:
             raise RuntimeError(
-                f"{self!r} is in use by a framework already: give each framework a SQLStore "
-                "of its own; they may have the same url"
+                f"{self!r} is already in use by a framework: give each framework its own "
+                "SQLStore; they may have the same url"
             )
         self._check_folder()
         self._begin(host)
@@ -135,7 +135,7 @@ class SQLStore:
             _LOGGER.error(
                 "the store could not write %d task records before it was closed: %s",
                 len(self._backlog),
-                self._backlog.fault or f"{patience:g} s were too short",
+                self._backlog.fault or f"it took longer than {patience:g} s",
             )
         self._backlog.close()
         self._clock.close()

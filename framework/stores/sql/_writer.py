@@ -181,7 +181,7 @@ class Writer:
                     with self._database.writing() as connection:
                         self.membership.leave(connection)
                 except FAULTS as error:
-                    _LOGGER.warning("the store could not be left in order: %s", why(error))
+                    _LOGGER.warning("the store could not be closed cleanly: %s", why(error))
                 return
 
     def attempt(self, *, following: bool = True) -> bool:
@@ -199,7 +199,7 @@ class Writer:
         except FAULTS as error:
             fault = fault or error
         except Exception:  # a fault of ours must not end the thread either
-            _LOGGER.exception("the store's thread met an error of its own")
+            _LOGGER.exception("unexpected error in the store's thread")
             self.errors += 1
             self._closing.wait(self._pace.pause_max)
             return False
@@ -223,8 +223,7 @@ class Writer:
         if self._failing_since is None:
             self._failing_since = self._clock.monotonic()
             _LOGGER.error(
-                "the store fails, and is tried again until it works; what is to be written "
-                "is kept meanwhile: %s",
+                "the store fails and is retried until it works; records are kept meanwhile: %s",
                 why(error),
             )
         now = self._clock.monotonic()
@@ -333,8 +332,8 @@ class Writer:
         chosen = [row.chosen_id for row in rows if row.chosen_id and row.ended_at is not None]
         for task_id in self.statements.strangers(connection, chosen, self.membership.identities):
             _LOGGER.error(
-                "task %r of this process is not kept: another process had given its id to a "
-                "task before",
+                "task %r of this process is not stored: another process has already used its id "
+                "for a task",
                 task_id,
             )
 
@@ -373,8 +372,7 @@ class Writer:
             return
         del self._alone[record.task_id]
         _LOGGER.error(
-            "task %s cannot be written to the store while others can; it is kept and tried "
-            "again: %s",
+            "task %s cannot be written to the store, but others can; it is kept and retried: %s",
             record.task_id,
             why(error),
         )
@@ -404,7 +402,7 @@ class Writer:
                 raise
             self._give_up(record, error)
         else:
-            _LOGGER.info("task %s is written to the store at last", record.task_id)
+            _LOGGER.info("task %s is now written to the store", record.task_id)
 
     def _give_up(self, record: TaskRecord, error: BaseException) -> None:
         """Write what can be written of a record that is refused for what is in it.
@@ -458,8 +456,8 @@ class Writer:
     def _come_back(self) -> None:
         """Go on as somebody new: the others have given this process up, and its tasks."""
         _LOGGER.error(
-            "this process stood still for so long that the others that share the store have "
-            "given it up: its live tasks end INTERRUPTED here as well"
+            "this process was not running for so long that the others that share the store "
+            "consider it dead: its unfinished tasks end INTERRUPTED"
         )
         self._host.interrupt("the process stood still, and the others gave it up")
         try:
