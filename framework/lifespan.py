@@ -129,8 +129,8 @@ def _check_parts(
         )
     if executor is not None and max_workers is not None:
         raise ValueError(
-            "max_workers belongs to the executor that is given: leave out one of the two, "
-            f"not max_workers={max_workers!r} beside executor"
+            "max_workers is set by the executor: pass only one of the two, "
+            f"not max_workers={max_workers!r} and executor"
         )
     checks.clock(clock)
     if isinstance(store, str):

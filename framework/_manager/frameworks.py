@@ -121,7 +121,7 @@ class Framework:
                 if getattr(self._adopted, field.name) != getattr(settings, field.name)
             ]
             raise ValueError(
-                "two apps under one test share its framework and must ask for the same "
+                "apps in one test share its framework and must use the same "
                 f"settings; they differ in {', '.join(differing)}"
             )
         self._adopted = settings
@@ -246,8 +246,8 @@ def set_override(framework: Framework | None) -> None:
     with _LOCK:
         if framework is not None and _STATE.override is not None:
             raise RuntimeError(
-                "override_framework() is active already: one test has one framework; leave "
-                "the first override before the next one, or put this one in its place by "
+                "override_framework() is already active, and a test has one framework: leave "
+                "the first override before the next one, or replace it with "
                 "override_framework(nested=True)"
             )
         _STATE.override = framework

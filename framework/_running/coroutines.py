@@ -307,4 +307,4 @@ def _abandon_coroutine(run: Callable[..., Any], coroutine: Any, task: LiveTask) 
     try:
         run(coroutine.close)
     except BaseException:  # it did not even let itself be closed; the process goes on
-        _LOGGER.warning("task %s (%s) did not let go", task.task_id, task.name, exc_info=True)
+        _LOGGER.warning("task %s (%s) resists being closed", task.task_id, task.name, exc_info=True)

@@ -97,7 +97,7 @@ class Events:
             try:
                 sink(event)
             except BaseException:  # a sink is a guest; it may end neither worker nor loop
-                _LOGGER.exception("an event sink raised on %r", event.kind)
+                _LOGGER.exception("an event sink raised an error on %r", event.kind)
 
     def subscribe(self, sink: EventSink, kinds: Collection[str]) -> Callable[[], None]:
         """Add *sink* for some kinds of events; return what takes it off again."""

@@ -43,4 +43,4 @@ def _call(hook: Callable[[Task], object], task: Task) -> None:
     try:
         hook(task)
     except BaseException:  # a hook is a guest; it may end neither thread nor loop
-        _LOGGER.exception("a hook of task %s raised", task.task_id)
+        _LOGGER.exception("a hook of task %s raised an error", task.task_id)

@@ -258,7 +258,7 @@ class Ledger(Events):
         try:
             self.store.put(task)
         except Exception:  # a store's fault must not leave the task live for ever
-            _LOGGER.exception("the store did not take task %s", task.task_id)
+            _LOGGER.exception("the store did not accept task %s", task.task_id)
         task.home.live.pop(task.task_id, None)
 
     def release_task(self, task: LiveTask) -> None:

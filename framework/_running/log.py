@@ -100,7 +100,7 @@ def report_unread(record: TaskRecord) -> None:
         record.status.value,
         type(record.error).__name__,
         safe_str(record.error),
-        record.origin or "an unknown place",
+        record.origin or "an unknown line",
         exc_info=record.error.with_traceback(record.traceback),
     )
 

@@ -112,7 +112,7 @@ class Runner:
             if type(result) is types.CoroutineType:
                 result.close()
                 raise TypeError(
-                    f"{task.name} is no async function but returned a coroutine, which nobody "
+                    f"{task.name} is not an async function but returned a coroutine, which nobody "
                     "would await: submit the async function itself"
                 )
         except BaseException as error:  # a body may raise anything; the thread lives on

@@ -132,7 +132,7 @@ class SystemClock:
             try:
                 fn()
             except BaseException:  # a timer thread that dies would stop every deadline
-                _LOGGER.exception("a timer raised")
+                _LOGGER.exception("a timer raised an error")
             del fn
 
     def _next(self) -> Callable[[], object] | None:

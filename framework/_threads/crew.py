@@ -462,7 +462,7 @@ class Crew:
         if self.forked:
             raise RuntimeError(
                 "cannot schedule new futures in a forked child: the pool's threads do not "
-                "exist here; make a pool of its own after the fork"
+                "exist here; create a new pool after the fork"
             )
         if _stdlib._shutdown:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")

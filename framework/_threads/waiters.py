@@ -57,7 +57,7 @@ class Mailbox:
             try:
                 call()
             except BaseException:  # the calls behind it have waiters of their own
-                _LOGGER.exception("a call on the event loop raised")
+                _LOGGER.exception("a call on the event loop raised an error")
 
 
 class Mailboxes:

@@ -71,8 +71,8 @@ class LocalEngine:
         """
         if task.loop is None:
             raise RuntimeError(
-                f"{task.name} is an async function, which needs an event loop, and there is "
-                "none here: submit it from a coroutine, or set up the framework on a loop"
+                f"{task.name} is an async function, which needs an event loop, but there is "
+                "none here: submit it from a coroutine, or set up the framework on an event loop"
             )
         return task.loop
 

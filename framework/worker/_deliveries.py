@@ -95,7 +95,7 @@ def deliver(engine: CeleryEngine, given: object) -> None:
         with PROCESS.claim(message.task_id) as free:
             unsaid = _deliver(engine, outpost, message, free)
     except engine.errors as error:
-        _LOGGER.warning("task %s is handed back: %r", message.task_id, error)
+        _LOGGER.warning("task %s is returned to the queue: %r", message.task_id, error)
         outpost.clock.sleep(_AWAY)
         raise Reject(error, requeue=True) from error
     if unsaid is not None:
@@ -227,8 +227,8 @@ def _hand_on(engine: CeleryEngine, outpost: Outpost, message: Message) -> NoRetu
         Reject: Always.
     """
     _LOGGER.error(
-        "task %s is of the namespace %r, and this worker is for %r: both take from one queue; "
-        "give each a queue of its own",
+        "task %s has the namespace %r, but this worker has %r: both use the same queue; "
+        "give each its own queue",
         message.task_id, message.namespace, engine.namespace,
     )  # fmt: skip
     # Or it would come back at once, again and again, while nobody else takes it.

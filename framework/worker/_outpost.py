@@ -238,12 +238,12 @@ class Outpost:
             try:
                 self._state.end(**call)
             except Exception as error:  # whatever the client raises, Redis is away
-                _LOGGER.warning("the end of task %s is not told yet: %r", task_id, error)
+                _LOGGER.warning("the end of task %s is not reported yet: %r", task_id, error)
             else:
                 return None
             if pause is not None:
                 self.clock.sleep(pause)
-        _LOGGER.warning("the end of task %s is left to the worker's own process", task_id)
+        _LOGGER.warning("the end of task %s is left to the worker's main process", task_id)
         return call
 
     # -- what is told while a body runs
@@ -266,7 +266,7 @@ class Outpost:
                     task.task_id, self._holder, event.progress, event.message[:_LONGEST]
                 )
             except Exception as error:  # a task does not end by what Redis makes of this
-                _LOGGER.warning("progress of task %s is not told: %r", task.task_id, error)
+                _LOGGER.warning("progress of task %s is not reported: %r", task.task_id, error)
 
     def _tell_timeout(self, task: LiveTask) -> dict[str, Any] | None:
         delivery: Delivery = task.delivery

@@ -67,7 +67,7 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
             facts = state.fetch([message.task_id]).get(message.task_id)
             return facts is None or facts["status"] not in ("pending", "running")
         except Exception:  # the kill must come about in any case
-            _LOGGER.exception("the timeout of task %s is not told", self.id)
+            _LOGGER.exception("the timeout of task %s is not reported", self.id)
             return False
 
     def _insist(self, call: dict[str, Any]) -> None:

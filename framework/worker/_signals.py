@@ -34,9 +34,9 @@ def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has n
         pool = _pool_name(concurrency.get_implementation(worker.pool_cls))
         if not engine.allow_soft_limits and pool != "prefork":
             raise ValueError(
-                f"the pool must be prefork, not {pool}: in any "
-                "other one a limit cannot end blocking code; start the worker with -P "
-                "prefork, or make the engine with allow_soft_limits=True"
+                f"the pool must be prefork, not {pool}: other "
+                "pools cannot stop blocking code at its time limit; start the worker with -P "
+                "prefork, or create the engine with allow_soft_limits=True"
             )
         # So that a wrong URL is told of here; Redis itself may come later.
         _ = engine.state
@@ -115,7 +115,7 @@ def task_revoked(engine: CeleryEngine, request: Any) -> None:  # Any: Celery has
                 message.task_id, "cancelled", seq=message.seq, reason="Celery has revoked it"
             )
     except Exception:  # the worker goes on; the task is looked for as one that was lost
-        _LOGGER.exception("it is not told that Celery has revoked a task")
+        _LOGGER.exception("could not report that Celery has revoked a task")
 
 
 def worker_shutdown(engine: CeleryEngine, _: object) -> None:

@@ -101,8 +101,8 @@ def test_setup_executor_and_workers() -> None:
         ThreadPoolExecutorEnhanced(max_workers=1) as pool,
         pytest.raises(
             ValueError,
-            match=r"^max_workers belongs to the executor that is given: leave out one of the two, "
-            r"not max_workers=2 beside executor$",
+            match=r"^max_workers is set by the executor: pass only one of the two, "
+            r"not max_workers=2 and executor$",
         ),
     ):
         setup_async_framework(None, executor=pool, max_workers=2)

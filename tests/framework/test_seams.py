@@ -427,7 +427,7 @@ async def test_an_app_that_stops_under_an_override_ends_its_own_tasks_alone() ->
 async def test_apps_that_ask_for_differing_limits_cannot_share_an_override() -> None:
     """The second app of a test must ask for the limits of the first, or it is told which."""
     text = (
-        r"^two apps under one test share its framework and must ask for the same settings; they "
+        r"^apps in one test share its framework and must use the same settings; they "
         r"differ in max_workers, result_ttl$"
     )
     with override_framework():
@@ -448,8 +448,8 @@ async def test_limits_of_an_app_apply_to_the_override() -> None:
 def test_a_nested_override_is_an_error() -> None:
     """One test has one framework: a second override inside is refused with the cure."""
     text = (
-        r"^override_framework\(\) is active already: one test has one framework; leave the "
-        r"first override before the next one, or put this one in its place by "
+        r"^override_framework\(\) is already active, and a test has one framework: leave the "
+        r"first override before the next one, or replace it with "
         r"override_framework\(nested=True\)$"
     )
     with override_framework() as outer:

@@ -218,9 +218,9 @@ async def test_end_while_it_is_away(
             await asyncio.wait_for(started.wait(), PATIENCE)
             redis_server.stop()
             gate.open("word")
-            await asyncio.to_thread(worker.saw, f"the end of task {task_id} is not told yet")
+            await asyncio.to_thread(worker.saw, f"the end of task {task_id} is not reported yet")
             if environment:
-                left = f"the end of task {task_id} is left to the worker's own process"
+                left = f"the end of task {task_id} is left to the worker's main process"
                 await asyncio.to_thread(worker.saw, left)
             redis_server.start()
             assert await manager.get_result(task_id, timeout=PATIENCE) == "word"

@@ -191,7 +191,7 @@ async def test_no_limit(celery_redis: RedisServer) -> None:
     with without_decorated_functions():
         async with setup_async_framework(None, engine=engine):
             for timeout in (None, float("inf")):
-                with pytest.raises(ValueError, match=r"timeout must be given for .*plain"):
+                with pytest.raises(ValueError, match=r"timeout is missing for .*plain"):
                     await get_task_manager().submit(celery_tasks.plain, (1,), timeout=timeout)
 
 
@@ -227,10 +227,10 @@ async def test_functions_without_a_limit(celery_redis: RedisServer) -> None:
         names = [f"{here}.{name}" for name in ("endless", "forgotten", "nightly")]
         engine = make(celery_redis.url, default_limit=None)
         assert engine.limitless() == names
-        with pytest.raises(ValueError, match=r"^timeout must be given") as caught:
+        with pytest.raises(ValueError, match=r"needs a timeout; it is missing") as caught:
             async with setup_async_framework(None, engine=engine):
                 pass
-        assert f"not left out for {', '.join(names)}: " in str(caught.value)
+        assert f"it is missing for {', '.join(names)}: " in str(caught.value)
         assert make(celery_redis.url, default_limit=5.0).limitless() == []
         assert all(map(callable, (forgotten, nightly, endless, limited)))
 
@@ -338,7 +338,7 @@ async def test_engine_in_use(celery_redis: RedisServer) -> None:
     """One engine serves one framework at a time, and another one after it."""
     engine = make(celery_redis.url)
     async with setup_async_framework(None, engine=engine):
-        with pytest.raises(ValueError, match="engine must be one that no other"):
+        with pytest.raises(ValueError, match="engine must not be used by another"):
             async with setup_async_framework(None, engine=engine):
                 pass
     async with setup_async_framework(None, engine=engine):
@@ -388,7 +388,7 @@ def test_no_redis() -> None:
         (
             {"ASYNCFRAME_TEST_DEFAULT": "none"},
             (),
-            r"timeout must be given for every .* tests\.processes\.celery_tasks\.ask, ",
+            r"needs a timeout; it is missing for .*tests\.processes\.celery_tasks\.ask, ",
         ),
     ],
 )

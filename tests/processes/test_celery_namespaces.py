@@ -119,7 +119,7 @@ async def test_message_of_another_namespace(
         task_id = celery_tasks.mark(key)
         await asyncio.to_thread(
             first.saw,
-            f"task {task_id} is of the namespace 'two', and this worker is for 'one'",
+            f"task {task_id} has the namespace 'two', but this worker has 'one'",
         )
         workers("two", *queue, ASYNCFRAME_TEST_QUEUE="jobs")
         assert await get_task_manager().get_result(task_id, timeout=PATIENCE) == "done"

@@ -131,8 +131,8 @@ class CeleryEngine:
         known = vars(self.app).setdefault("asyncframe_namespace", self.namespace)
         if known != self.namespace:
             raise ValueError(
-                f"namespace must be {known!r}, which another CeleryEngine has given to this Celery "
-                f"app, not {self.namespace!r}: make a Celery app for each namespace"
+                f"namespace must be {known!r}, which another CeleryEngine uses for this Celery "
+                f"app, not {self.namespace!r}: use one Celery app for each namespace"
             )
         task = self.app.task(
             run,
@@ -168,8 +168,8 @@ class CeleryEngine:
                 return url.replace("redis+socket://", "unix://", 1)
         broker = checks.show(_settings.shown(conf.broker_url))
         raise ValueError(
-            f"CeleryEngine needs a Redis for the states of tasks: neither the broker ({broker}) "
-            "nor the result backend of the Celery app is one; name one by state_url='redis://...'"
+            f"CeleryEngine needs a Redis for the task states: neither the broker ({broker}) "
+            "nor the result backend of the Celery app is Redis; set state_url='redis://...'"
         )
 
     def own_queue(self) -> str | None:
@@ -217,9 +217,9 @@ class CeleryEngine:
         names = self.limitless()
         if names:
             raise ValueError(
-                "timeout must be given for every function that workers run, not left out for "
-                f"{', '.join(names)}: give each one its own by its decorator, or all of them one "
-                "by CeleryEngine(default_limit=...)"
+                "every function that workers run needs a timeout; it is missing for "
+                f"{', '.join(names)}: set it in the decorator of each one, or for all of them "
+                "with CeleryEngine(default_limit=...)"
             )
         refused = self.refusals()
         if refused:
@@ -260,7 +260,7 @@ class CeleryEngine:
         """Begin to publish and to listen; see `protocols.RemoteEngine`."""
         if self._host is not None:
             raise ValueError(
-                "engine must be one that no other running framework has: make a CeleryEngine "
+                "engine must not be used by another running framework: create a CeleryEngine "
                 "for each app"
             )
         if not self._in_worker:
@@ -320,8 +320,8 @@ class CeleryEngine:
             task.limit = self.default_limit
         if task.limit is None:
             raise ValueError(
-                f"timeout must be given for {spec.name}: on a worker every task needs a limit, "
-                "by its decorator, by submit(timeout=...), or by CeleryEngine(default_limit=...)"
+                f"timeout is missing for {spec.name}: on a worker every task needs a time limit, "
+                "from its decorator, submit(timeout=...) or CeleryEngine(default_limit=...)"
             )
         if task.limit > self._longest:
             self._longest = self.longest()
@@ -346,7 +346,7 @@ class CeleryEngine:
         if name is None:
             raise ValueError(
                 f"func must be a function that workers know, not {spec.name}: decorate it in "
-                "a module that the worker imports, or name it in CeleryEngine(functions=[...])"
+                "a module that the worker imports, or pass it in CeleryEngine(functions=[...])"
             )
         return name
 

@@ -218,7 +218,7 @@ class Publisher:
         """Queue a task; never blocks."""
         with self._condition:
             if self._closed:
-                raise RuntimeError("the engine is closed and publishes no more")
+                raise RuntimeError("the engine is closed and does not publish any more")
             self._queue[task.task_id] = task
             if self._thread is None:
                 self._thread = threading.Thread(

@@ -71,7 +71,7 @@ class Recovery:
             try:
                 self.look()
             except Exception as error:  # the broker is away, or full; the next look tries again
-                _LOGGER.debug("lost messages were not looked for: %s", safe_str(error))
+                _LOGGER.debug("could not look for lost messages: %s", safe_str(error))
             self._closed.wait(EVERY)
 
     def look(self) -> None:
@@ -101,7 +101,7 @@ class Recovery:
                     sender = sender or self._make()
                     sender.send(Message.from_json(json.loads(text)))
                     _LOGGER.warning(
-                        "task %s was published again: the broker has lost its message", task_id
+                        "task %s was published again: the broker had lost its message", task_id
                     )
         finally:
             if sender is not None:

@@ -93,7 +93,7 @@ class Reports:
                 gap = self._take(self._state.read(self._after, _BLOCK))
             except Exception as error:  # whatever the client raises, Redis is away
                 if not gap and not self._closed.is_set():
-                    _LOGGER.warning("reports of workers do not come through: %s", safe_str(error))
+                    _LOGGER.warning("cannot read the reports of workers: %s", safe_str(error))
                 gap, self._after = True, ""
                 self._closed.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
@@ -112,7 +112,7 @@ class Reports:
                 try:
                     self._tell(fields)
                 except Exception:  # one report may not keep the others from being told
-                    _LOGGER.exception("a report was not understood: %r", fields)
+                    _LOGGER.exception("invalid report of a worker: %r", fields)
         return gap
 
     def _tell(self, fields: Mapping[str, str]) -> None:

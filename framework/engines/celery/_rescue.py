@@ -72,7 +72,7 @@ class Rescue:
                 _LOGGER.debug("task %s is not published yet: %r", message.task_id, error)
             else:
                 _LOGGER.warning(
-                    "task %s was published for a process that died, or is slow", message.task_id
+                    "task %s was published for a process that died or is slow", message.task_id
                 )
 
     def close(self) -> None:

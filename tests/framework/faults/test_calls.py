@@ -231,7 +231,7 @@ async def test_b3_coroutine_from_sync(task_manager: TaskManager) -> None:
         made.append(async_pair(1, 2))
         return made[0]
 
-    with pytest.raises(TypeError, match=r"^.*forgetful is no async function but returned a co"):
+    with pytest.raises(TypeError, match=r"^.*forgetful is not an async function but returned a co"):
         await task_manager.submit(forgetful, wait=True)
 
     assert inspect.getcoroutinestate(made[0]) == "CORO_CLOSED"

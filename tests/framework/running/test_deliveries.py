@@ -107,7 +107,7 @@ async def test_a_store_that_fails_leaves_no_task_live(caplog: pytest.LogCaptureF
             await manager.get_result(task_id)
         assert manager.get_active_count() == 0
         assert manager.get_stats()["completed"] == 1
-    assert f"the store did not take task {task_id}" in caplog.text
+    assert f"the store did not accept task {task_id}" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["thread", "loop"])

@@ -269,7 +269,7 @@ def test_a_forked_child_is_refused_at_once() -> None:
     assert done.stdout.splitlines() == [
         (
             "cannot schedule new futures in a forked child: the pool's threads do not exist "
-            "here; make a pool of its own after the fork"
+            "here; create a new pool after the fork"
         ),
         "0",
     ]
