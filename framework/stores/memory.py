@@ -178,7 +178,7 @@ class _Generation:
 
     @property
     def full(self) -> bool:
-        """Whether no further block is to be added."""
+        """Whether it has no room for a further block."""
         return len(self.blocks) >= _GENERATION
 
     @property
@@ -270,7 +270,7 @@ class _Block:
         return self._record(self._first)
 
     def ended_by(self, bound: float, at_least: int) -> int:
-        """Return how many of the oldest ended by *bound*, and at least so many."""
+        """Return how many of the oldest to drop: all ended by *bound*, at least *at_least*."""
         if self._last_end <= bound:
             return len(self)
         place = min(self._first + max(at_least, 0), self._size)

@@ -1,7 +1,7 @@
-"""What waits to be written, and who waits until it is.
+"""Records that wait to be written, and the callers that wait until one is safe.
 
-Guarantees: a record that changes while it is being written is written once more; whoever
-waits is told once. Putting something in takes about half a microsecond.
+Guarantees: a record that changes while it is being written is written once more; each
+caller is answered once. Adding a record takes about half a microsecond.
 Lock order: its lock is innermost, and held for a few steps without a call.
 """
 
@@ -26,13 +26,13 @@ CAPACITY: Final = 100_000
 """How many records may wait before new tasks are refused."""
 
 SECURE_PATIENCE: Final = 5.0
-"""Seconds after which those who wait for a record to be safe are told that it is not."""
+"""Seconds after which a caller that waits for a safe record gets an error instead."""
 
 Told: TypeAlias = Callable[[BaseException | None], None]
 
 
 class _Waiter:
-    """One who waits until a record is safe; told once, by whoever comes first."""
+    """A caller that waits until a record is safe; answered once, by whoever is first."""
 
     __slots__ = ("_lock", "_told", "deadline")
 
@@ -43,18 +43,18 @@ class _Waiter:
 
     @property
     def waits(self) -> bool:
-        """Whether it has not been told."""
+        """Whether it still waits for its answer."""
         return self._told is not None
 
     def tell(self, error: BaseException | None) -> None:
-        """Say that the record is safe, or why not."""
+        """Answer that the record is safe, or with the reason why not."""
         with self._lock:
             told, self._told = self._told, None
         if told is None:
             return
         try:
             told(error)
-        except Exception:  # a guest on the store's thread
+        except Exception:  # its error must not end the store's thread
             _LOGGER.exception("a callback for a stored record raised an error")
 
 
@@ -62,12 +62,12 @@ class Backlog:
     """Records that wait to be written by one thread.
 
     Args:
-        clock: For how long one may wait.
+        clock: Measures how long a caller waits.
         capacity: How many records may wait before new tasks are refused, from 1 on.
 
     Attributes:
-        live: This process's tasks that are not final, as far as the store was told.
-        fault: What the database said last; "" while all is well.
+        live: This process's tasks that are not final, as far as the store knows.
+        fault: The last message of the failing database; "" while it works.
     """
 
     def __init__(self, clock: SystemClock, capacity: int = CAPACITY) -> None:
@@ -77,7 +77,8 @@ class Backlog:
         self._dirty: dict[str, TaskRecord] = {}
         # What the writer has taken and not written yet; its thread alone changes it.
         self._taken: dict[str, TaskRecord] = {}
-        # What the database does not take while it takes others; the writer's as well.
+        # Records that the database refuses while it accepts others; the writer's thread alone
+        # changes it as well.
         self._aside: dict[str, tuple[TaskRecord, BaseException]] = {}
         self._waiters: dict[str, list[_Waiter]] = {}
         self._taken_waiters: dict[str, list[_Waiter]] = {}
@@ -94,11 +95,11 @@ class Backlog:
     # -- any thread
 
     def note(self, record: TaskRecord) -> None:
-        """Take in that a record is new or has changed.
+        """Queue a record that is new or has changed.
 
         Raises:
-            StoreUnavailableError: If it is new and too many wait to be written.
-            ValueError: If it is new and its id cannot be kept by every database.
+            StoreUnavailableError: If it is new and too many records wait already.
+            ValueError: If it is new and not every database can store its id.
         """
         task_id = record.task_id
         with self._lock:
@@ -121,7 +122,7 @@ class Backlog:
             self._wake.set()
 
     def put(self, record: TaskRecord) -> None:
-        """Take in that a record has become final."""
+        """Queue a record that has become final."""
         task_id = record.task_id
         with self._lock:
             self.live.pop(task_id, None)
@@ -130,7 +131,7 @@ class Backlog:
             self._wake.set()
 
     def secure(self, record: TaskRecord, told: Told) -> None:
-        """Have *told* called once the record as it is now is written, or cannot be."""
+        """Call *told* once the current state of the record is written, or has failed."""
         waiter = _Waiter(told, self._clock.monotonic() + SECURE_PATIENCE)
         with self._lock:
             self._waiters.setdefault(record.task_id, []).append(waiter)
@@ -143,7 +144,7 @@ class Backlog:
             self._wake.set()
 
     def wake(self) -> None:
-        """Have the writer look at once."""
+        """Wake the writer."""
         self._wake.set()
 
     def _full(self) -> StoreUnavailableError:
@@ -153,7 +154,7 @@ class Backlog:
         )
 
     def _expire(self) -> None:
-        """Tell those who have waited too long, and come back for the next; a timer."""
+        """Answer callers that waited too long, and set a timer for the next one."""
         now, late = self._clock.monotonic(), []
         with self._lock:
             while self._deadlines:
@@ -169,7 +170,7 @@ class Backlog:
             self._clock.call_at(again, self._expire, background=True)
 
     def late(self) -> StoreUnavailableError:
-        """Return what those are told who have waited in vain."""
+        """Return the error for callers that waited too long."""
         return StoreUnavailableError(
             f"the store has not written the task within {SECURE_PATIENCE:g} s: "
             f"{self.fault or 'it is too slow'}; it goes on trying"
@@ -178,9 +179,9 @@ class Backlog:
     # -- the writer's thread
 
     def sleep(self, seconds: float) -> bool:
-        """Sleep until something is put in, for at most *seconds*; return whether it is."""
+        """Wait for a record, for at most *seconds*; return whether there is one."""
         self._idle = True
-        # After that, so that what is put in now is either seen here or wakes.
+        # In this order: a record that is queued meanwhile is either seen here or wakes us.
         woken = self.waits or self._wake.wait(seconds)
         self._idle = False
         self._wake.clear()
@@ -188,11 +189,11 @@ class Backlog:
 
     @property
     def waited_for(self) -> bool:
-        """Whether somebody waits until something is safe."""
+        """Whether a caller waits until a record is safe."""
         return bool(self._waiters or self._taken_waiters)
 
     def take(self, most: int) -> list[TaskRecord]:
-        """Return the next records to write, those longest here first, until `written`."""
+        """Return the next records to write, oldest first; the same ones until `written`."""
         if not self._taken:
             with self._lock:
                 self._taken, self._dirty = self._dirty, {}
@@ -202,14 +203,14 @@ class Backlog:
         return list(islice(self._taken.values(), most))
 
     def written(self, records: Iterable[TaskRecord], error: BaseException | None = None) -> None:
-        """Forget records that are safe, or, with an *error*, never will be; tell who waits."""
+        """Drop records that are safe, or lost with *error*, and answer their callers."""
         for record in records:
             self._taken.pop(record.task_id, None)
             for waiter in self._taken_waiters.pop(record.task_id, ()):
                 waiter.tell(error)
 
     def postpone(self, record: TaskRecord) -> None:
-        """Have a record that was taken written after all others that wait."""
+        """Move a taken record behind all others that wait."""
         task_id = record.task_id
         with self._lock:
             self._dirty.setdefault(task_id, record)
@@ -219,28 +220,28 @@ class Backlog:
             del self._taken[task_id]
 
     def set_aside(self, record: TaskRecord, error: BaseException) -> None:
-        """Keep a record that was taken apart from the others; tell who waits for it."""
+        """Set a taken record aside from the others, and answer its callers with *error*."""
         self._aside[record.task_id] = record, error
         self.written([record], error)
 
     @property
     def aside(self) -> list[TaskRecord]:
-        """What was set aside and is not safe, those first that were tried longest ago."""
+        """The records that were set aside, those tried longest ago first."""
         return [record for record, _ in self._aside.values()]
 
     def tried(self, record: TaskRecord, *, again: bool) -> None:
-        """Forget a record that was set aside, or try it *again* after the others."""
+        """Drop a record that was set aside, or keep it to be tried *again*."""
         kept = self._aside.pop(record.task_id)
         if again:
             self._aside[record.task_id] = kept
 
     @property
     def waits(self) -> bool:
-        """Whether something waits to be written that was not set aside."""
+        """Whether a record waits that was not set aside."""
         return bool(self._dirty or self._taken)
 
     def close(self) -> None:
-        """Tell all who still wait that it is too late."""
+        """Answer all callers that still wait with an error."""
         with self._lock:
             left = list(self._deadlines)
             self._deadlines.clear()

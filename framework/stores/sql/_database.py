@@ -1,9 +1,9 @@
-"""One database: how it is reached, and how its transactions begin.
+"""The connection to one database, and how its transactions begin.
 
-Guarantees: a transaction that writes begins as such, so it never fails half-way for want
-of the lock; no call waits for the database longer than a few seconds; nothing is written
-into a file of SQLite that is not at its place any more.
-Relies on: being opened in the process, and used on threads, that may block.
+Guarantees: a transaction that writes takes the write lock when it begins, so it never fails
+half-way without it; no call waits for the database longer than a few seconds; nothing is
+written into a SQLite file that was moved or replaced.
+Relies on: calls on threads that may block, in the process that opened it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from framework._tasks import checks
 Dialect: TypeAlias = Literal["sqlite", "postgresql"]
 
 FAULTS: Final = (SQLAlchemyError, OSError)
-"""What a database raises that is full, locked, broken or gone."""
+"""The exceptions of a database that is full, locked, broken or gone."""
 
 _RECORDS_STATES: Final = ("22", "23", "54")
-"""Classes of SQLSTATE that blame what was given: data, integrity, and limits of its size."""
+"""SQLSTATE classes that blame the data: invalid, in conflict, or too large."""
 
 _RECORDS_CODES: Final = (18, 19, 20)
-"""The same of SQLite: TOOBIG, CONSTRAINT and MISMATCH."""
+"""The same for SQLite: TOOBIG, CONSTRAINT and MISMATCH."""
 
 LOCK_PATIENCE: Final = 2.0
 """Seconds to wait for a lock that another process has, each time."""
@@ -65,7 +65,7 @@ _POSTGRESQL_SETTINGS: Final = (
 
 
 def checked_url(url: object) -> URL:
-    """Return *url* as one of a database that is supported, with the driver that is used.
+    """Return *url* with the driver to use, if its database is supported.
 
     Raises:
         TypeError: If it is neither a string nor a URL of SQLAlchemy's.
@@ -110,7 +110,7 @@ class Database:
 
     Args:
         url: Which, as `checked_url` returned it.
-        durable: Whether a commit waits until the disk has it.
+        durable: Whether a commit waits for the disk.
 
     Raises:
         ImportError: If the database's driver is not installed.
@@ -172,13 +172,13 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Give a connection in a transaction that only reads."""
+        """Open a transaction that only reads."""
         with self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Give a connection in a transaction; committed at the end, else rolled back."""
+        """Open a transaction that is committed at the end, or rolled back on an error."""
         with (
             self._engine.connect().execution_options(**{_WRITES: True}) as connection,
             connection.begin(),
@@ -200,7 +200,7 @@ class Database:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     def _require_file(self) -> None:
-        """See that the file is still the one that was opened.
+        """Check that the file is still the one that was opened.
 
         Raises:
             OSError: If it is not there, or is another one.
@@ -213,7 +213,7 @@ class Database:
 
 
 def _identity(file: str) -> tuple[int, int] | None:
-    """Return what tells a file from another one at the same place; None if it is not there."""
+    """Return what identifies a file at a path, as device and inode; None without one."""
     try:
         found = Path(file).stat()
     except FileNotFoundError:
@@ -222,10 +222,10 @@ def _identity(file: str) -> tuple[int, int] | None:
 
 
 def is_data_fault(error: BaseException) -> bool:
-    """Return whether the database refused what it was given, and would refuse it again.
+    """Return whether the database refused the data itself, and would refuse it again.
 
-    Everything that is not surely so is the database's fault: rights that are missing, tables
-    that are gone, a disk that is full. That passes.
+    When in doubt the database is at fault: missing permissions, missing tables, a full disk.
+    Such faults pass.
     """
     cause = getattr(error, "orig", None)
     state = getattr(cause, "sqlstate", None)
@@ -240,7 +240,7 @@ def is_data_fault(error: BaseException) -> bool:
 
 
 def why(error: BaseException) -> str:
-    """Return in one line what a database said."""
+    """Return the message of a database error in one line."""
     cause: object = getattr(error, "orig", None) or error
     text = str(cause).strip() or type(cause).__name__
     return text.splitlines()[0][:300]

@@ -1,8 +1,8 @@
-"""What the other processes write, and what becomes of those that die.
+"""Reads what the other processes write, and notices which of them die.
 
-Guarantees: every change that another process has committed is taken in, once it can be
-read; versions are handed out in the order of the commits, so none is passed over.
-Relies on: being called on the store's own thread, but for `Follower.read`.
+Guarantees: every change that another process commits is read; versions are assigned in the
+order of the commits, so none is skipped.
+Relies on: calls on the store's own thread, except for `Follower.read`.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._statements import CHUNK, Row, Statements
 
 BREATH: Final = 0.0001
-"""Seconds for which the thread lets others have the interpreter, in between."""
+"""Seconds for which the thread releases the interpreter between two steps."""
 
 IN_TIME: Final = 0.05
-"""Seconds after which the thread goes on without a breath: where each one takes long, since
-others compute, what waits for the thread would wait for all of them. Who needs the
-interpreter then waits for it for 5 ms."""
+"""Seconds after which the thread takes no more breaths. While other threads compute, each
+breath takes long, and whatever waits for this thread would wait for all of them. From then on
+the others wait for the interpreter for up to 5 ms."""
 
 _SLICE: Final = 64
-"""Rows that are taken in before a breath."""
+"""Rows to read before the next breath."""
 
 
 class Follower:
     """Follows the other processes.
 
     Args:
-        database: Which they share.
-        statements: How it is asked.
+        database: The database that they share.
+        statements: Its SQL.
         membership: This process among them.
-        backlog: Has this process's live tasks.
-        mirror: Takes in what is found.
+        backlog: Knows this process's live tasks.
+        mirror: Receives what is read.
         host: The framework.
         clock: Real time.
 
     Attributes:
-        version: Up to which all changes were read.
-        removed: Up to which wall second ended tasks were removed.
+        version: The version up to which all changes were read.
+        removed: The wall second up to which ended tasks were removed.
     """
 
     def __init__(
@@ -72,17 +72,17 @@ class Follower:
         self.removed = 0.0
 
     def forget(self, bound: float) -> None:
-        """Give out nothing any more that ended by wall second *bound*; any thread."""
+        """Stop returning tasks that ended by wall second *bound*; any thread."""
         self.removed = max(self.removed, bound)
 
     def wrote(self, version: int) -> None:
-        """Note that this process itself has made a change."""
+        """Note that this process itself has written *version*."""
         if version == self.version + 1:
             # Nobody else has written in between, so there is nothing to read either.
             self.version = version
 
     def look(self) -> None:
-        """Take in what other processes have written since the last look."""
+        """Read what other processes have written since the last call."""
         process = self._membership.process_id
         found: list[Row] = []
         with self._database.reading() as connection:
@@ -123,7 +123,7 @@ class Follower:
             self._mirror.absorb(others[at : at + _SLICE])
 
     def watch(self) -> None:
-        """See whether all others live, and end or take over the tasks of those that do not."""
+        """Check that the others live; end or take over the tasks of dead ones."""
         with self._database.reading() as connection:
             dead = self._membership.watch(connection)
             orphans = self._membership.has_orphans(connection)
@@ -141,7 +141,7 @@ class Follower:
             self._host.adopt(records)
 
     def read(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
-        """Return what the database has of some ids; any thread.
+        """Return the records of some ids from the database; any thread.
 
         Of this process's own tasks it may not have heard yet how they ended, or that they
         were removed since.
@@ -164,11 +164,11 @@ class Follower:
         return rows
 
     def _is_kept(self, row: Row) -> bool:
-        """Whether no clean-up has passed the end of a row's task."""
+        """Whether no clean-up has removed the task of a row."""
         return row[7] is None or row[7] > self.removed
 
     def load(self) -> None:
-        """Take in what the database has; before all else."""
+        """Read the history; called before everything else."""
         with self._database.reading() as connection:
             self.version, self.removed = self._statements.position(connection)
             place, task_id, more = math.nextafter(self.removed, math.inf), "", True

@@ -1,13 +1,12 @@
-"""Which processes share the database and live, told by counters and not by clocks.
+"""Which processes share the database and are alive, by counters and not by clocks.
 
-Each process has a row, and a counter in it that goes up while it lives. Each watches the
-others': one whose counter stands still while this process's own goes up six times is dead.
-So clocks may differ and jump, and a database that nobody can write declares nobody dead;
-nor does a machine that was suspended.
+Each process has a row with a counter, which it increments while it lives, and watches the
+counters of the others. A process is dead if its counter stands still while this process
+increments its own six times. So clocks may differ and jump, and nobody counts as dead while
+the database cannot be written or the machine is suspended.
 
-Guarantees: a process whose row is gone writes no task any more before it has got a new
-one; live tasks of a process without a row end INTERRUPTED, or are taken over if they run
-on other processes' workers.
+Guarantees: a process whose row is gone writes no task before it has a new row; live tasks of
+a process without a row end INTERRUPTED, or are taken over if they run on workers.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from framework.stores.sql._statements import Statements
 _LOGGER = logging.getLogger("asyncframe")
 
 MISSED: Final = 6
-"""Beats of this process in which another one's counter must move."""
+"""Beats of this process within which another one's counter must move."""
 
 REASON: Final = "its process ended, or stood still, before the task could end"
 
@@ -45,18 +44,18 @@ _BEAT: Final = (
 
 
 class GivenUpError(Exception):
-    """Raised in a transaction of a process whose row is gone; what it wrote is undone."""
+    """The row of this process is gone, so its transaction must be rolled back."""
 
 
 class Membership:
-    """This process's row, and what it has seen of the others'.
+    """This process's row, and the counters that it has seen in the others'.
 
     Args:
-        statements: How tasks are written.
+        statements: The SQL of the tasks.
 
     Attributes:
-        process_id: Of this process since it last came in; "" before.
-        identities: All that it has had.
+        process_id: The id of this process since it last entered; "" before.
+        identities: All ids that it has had.
     """
 
     def __init__(self, statements: Statements) -> None:
@@ -66,7 +65,7 @@ class Membership:
         self._seen: dict[str, tuple[int, int]] = {}
 
     def enter(self, connection: Connection, now: float) -> None:
-        """Come in, as somebody new; *now* is in wall seconds, for people."""
+        """Enter with a new id; *now* is in wall seconds, for people to read."""
         self.process_id = random_id()
         self.identities.append(self.process_id)
         connection.execute(
@@ -81,11 +80,11 @@ class Membership:
         self._seen.clear()
 
     def leave(self, connection: Connection) -> None:
-        """Go in order: nothing of this process's is left to write."""
+        """Leave in order, with nothing left to write."""
         connection.execute(sa.delete(PROCESSES).where(PROCESSES.c.process_id == self.process_id))
 
     def beat(self, connection: Connection) -> None:
-        """Show that this process lives; part of everything that it writes.
+        """Increment this process's counter; part of every transaction that writes.
 
         Raises:
             GivenUpError: If another process has given it up.
@@ -106,10 +105,10 @@ class Membership:
         return version, removed
 
     def watch(self, connection: Connection) -> list[tuple[str, int]]:
-        """Look at the others, once for each beat of this process's own.
+        """Read the others' counters, once for each beat of this process.
 
         Returns:
-            Those that are dead, each with its counter.
+            The dead ones, each with its counter.
         """
         found = connection.execute(sa.select(PROCESSES.c.process_id, PROCESSES.c.beat))
         seen: dict[str, tuple[int, int]] = {}
@@ -127,12 +126,12 @@ class Membership:
         return connection.execute(others.limit(1)).first() is None
 
     def has_orphans(self, connection: Connection) -> bool:
-        """Return whether a live task belongs to a process that is not there."""
+        """Return whether a live task belongs to a process without a row."""
         query = sa.select(TASKS.c.task_id).where(_ORPHANED).limit(1)
         return connection.execute(query).first() is not None
 
     def bury(self, connection: Connection, dead: Sequence[tuple[str, int]]) -> None:
-        """Take the rows of dead processes away; one that has moved since lives."""
+        """Delete the rows of dead processes, unless their counters have moved since."""
         for process_id, beat in dead:
             done = connection.execute(
                 sa.delete(PROCESSES).where(
@@ -145,10 +144,10 @@ class Membership:
                 )
 
     def claim(self, connection: Connection, version: int, now: float) -> list[str]:
-        """End the live tasks of processes that are not there; *now* is in wall seconds.
+        """End the live tasks of processes without a row; *now* is in wall seconds.
 
         Returns:
-            Ids of those that run on workers, which belong to this process from now on.
+            The ids of those that run on workers: they belong to this process from now on.
         """
         remote = TASKS.c.remote == 1
         adopted = connection.execute(sa.select(TASKS.c.task_id).where(_ORPHANED, remote))

@@ -1,10 +1,9 @@
-"""What this process knows of all processes' tasks, so that nobody waits for the database.
+"""The tasks of all processes in memory, so that nobody waits for the database.
 
 Guarantees: a task is known here from the moment it ends in this process, or is read from
-the database, until it is removed; one that is final here stays so.
-Lock order: one lock lets a task of another process be taken in once; under it, and under
-no other, the memory store takes its own. The innermost guards the counts and the others'
-live tasks.
+the database, until it is removed; a final status stays.
+Lock order: `_keeping`, under which a task of another process is added only once, and the
+memory store takes its own lock; then `_lock`, for the counts and the others' live tasks.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ class Mirror:
 
     @property
     def offset(self) -> float:
-        """What the wall clock is ahead of the monotonic one now, in seconds."""
+        """Wall clock minus monotonic clock, in seconds."""
         return self._clock.time() - self._clock.monotonic()
 
     # -- any thread
 
     def put(self, record: TaskRecord) -> None:
-        """Take in one that has become final in this process."""
+        """Add a task that has become final in this process."""
         self._finished.put(record)
         status = record.status
         with self._lock:
@@ -69,7 +68,7 @@ class Mirror:
         return found + [one for one in others if status is None or one.status is status]
 
     def figures(self) -> dict[str, int]:
-        """Return how many there are of each status."""
+        """Return the number of tasks of each status."""
         with self._lock:
             counts = self._counts.copy()
         return {status.value: counts[status] for status in TaskStatus}
@@ -77,11 +76,11 @@ class Mirror:
     def remove(
         self, *, ended_before: float | None, keep: int | None, completed: bool
     ) -> tuple[int, Sequence[TaskRecord], float | None]:
-        """Remove the oldest; see `protocols.TaskStore`.
+        """Remove the oldest tasks; see `protocols.TaskStore`.
 
         Returns:
-            How many, which, and up to which wall second other processes are to remove
-            theirs; None if there is nothing to remove.
+            Their number, the records, and the wall second up to which other processes must
+            remove theirs; None for nothing.
         """
         now, offset = self._clock.time(), self.offset
         removed, told = self._drop(ended_before=ended_before, keep=keep, completed=completed)
@@ -98,11 +97,11 @@ class Mirror:
     # -- the store's own thread
 
     def follow(self, bound: float) -> None:
-        """Remove what ended by wall second *bound*: another process has removed it."""
+        """Remove what another process has removed: all that ended by wall second *bound*."""
         self._drop(ended_before=bound - self.offset, keep=None, completed=False)
 
     def absorb(self, rows: Iterable[Row]) -> None:
-        """Take in rows that other processes have written."""
+        """Add rows that other processes have written."""
         offset = self.offset
         for row in rows:
             task_id: str = row[0]
@@ -118,7 +117,7 @@ class Mirror:
                 self._count_other(task_id, 1)
 
     def _keep(self, record: TaskRecord) -> TaskRecord:
-        """Take in a final record of another process, once; return the one that is kept."""
+        """Add a final record of another process once; return the record that is kept."""
         task_id = record.task_id
         with self._keeping:
             known = self._finished.get(task_id)
@@ -131,7 +130,7 @@ class Mirror:
         return record
 
     def forget(self, task_id: str) -> None:
-        """Forget another process's live task: it has ended, or is this one's now."""
+        """Drop another process's live task, which has ended or now belongs to this process."""
         with self._lock:
             self._count_other(task_id, -1)
             self._others.pop(task_id, None)
@@ -139,7 +138,7 @@ class Mirror:
     def read(self, rows: Iterable[Row]) -> list[TaskRecord]:
         """Return the records of rows that were just read; any thread.
 
-        A final one is taken in: once somebody is told of it, it is listed as such.
+        Final ones are added, so that lists agree with this answer from now on.
         """
         offset = self.offset
         found = []

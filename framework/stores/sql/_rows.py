@@ -1,7 +1,7 @@
-"""Records as rows of the database, and back.
+"""Convert records to rows of the database, and back.
 
-A row has stamps of the wall clock, a record those of this process's monotonic clock: what
-comes out of the database is moved by what the two clocks differ by at that moment.
+A row has timestamps of the wall clock, and a record has those of this process's monotonic
+clock. They are converted by the difference between the two clocks at that moment.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ COLUMNS: Final = (
     "cancel_requested",
     "still_running",
 )
-"""What a record says, in this order; a row also has its process and its version."""
+"""The facts of a record, in this order; a row also has its process and version."""
 
 _SCALARS: Final = (type(None), bool, int, float)
 _COMPLETED: Final = TaskStatus.COMPLETED
 _INTERRUPTED: Final = TaskStatus.INTERRUPTED
 _DRAWN: Final = 32
-"""Length of an id that is drawn; a chosen one as long is taken for one of them."""
+"""The length of random ids; a chosen id of this length counts as random."""
 
 _MAX_LABELS: Final = 1_024
 _MAX_BARE: Final = 200
 
 NOT_WHOLE: Final = "its record could not be kept whole: "
-"""Begins the reason of a task of which the store has less than it should."""
+"""The beginning of the reason of a task whose record is incomplete in the store."""
 
 
 class Written(NamedTuple):
-    """A record as it goes into the database.
+    """A record as it is written to the database.
 
     Attributes:
         text: Its row as JSON, in the order of `COLUMNS`.
         ended_at: When it became final, in wall seconds; None while it is live.
-        chosen_id: Its id, if it was chosen and not drawn; else "".
+        chosen_id: Its id if a user chose it; "" for a random one.
     """
 
     text: str
@@ -66,7 +66,7 @@ class Written(NamedTuple):
 
 
 def row_of(record: TaskRecord) -> Written:
-    """Return a record that does not change meanwhile as a row.
+    """Return the row of a record, which must not change meanwhile.
 
     Raises:
         TypeError: If its result cannot be put into JSON.
@@ -110,13 +110,13 @@ def row_of(record: TaskRecord) -> Written:
 
 
 def bare_row_of(record: TaskRecord, error: BaseException, why: str) -> Written:
-    """Return as a row what can surely be kept of a record that cannot be kept whole.
+    """Return a shorter row for a record that the database refuses.
 
-    One that COMPLETED and whose result is no JSON is kept as one that FAILED with *error*.
+    If the task COMPLETED with a result that is no JSON, it is stored as FAILED with *error*.
 
     Args:
         record: A copy, which is changed.
-        error: Why it cannot be kept whole.
+        error: Why it was refused.
         why: The same in words.
     """
     record.label = Label(record.name[:_MAX_BARE], "")
@@ -147,21 +147,21 @@ def _result_text(record: TaskRecord) -> str:
 
 
 def clean(text: str) -> str:
-    """Return *text* without what no database keeps: lone surrogates and NUL."""
+    """Return *text* without lone surrogates and NUL, which databases cannot store."""
     if text.isascii() and "\0" not in text:
         return text
     return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
 
 
 def can_be_kept(task_id: str) -> bool:
-    """Return whether every database keeps this id as it is."""
+    """Return whether every database can store this id unchanged."""
     return clean(task_id) == task_id
 
 
 class Unread:
-    """A result that nobody has asked for: its JSON text, in the result's place.
+    """A result that nobody has read yet, as JSON text in place of the value.
 
-    Most results of other processes are never asked for in this one.
+    Most results of other processes are never read in this one.
     """
 
     __slots__ = ("text",)
@@ -171,7 +171,7 @@ class Unread:
 
 
 def readable(record: TaskRecord) -> TaskRecord:
-    """Return *record*, its result turned into what it was if it is still a text."""
+    """Return *record* with its result decoded."""
     result = record.result
     if type(result) is Unread:
         record.result = decode_result(registry.find_function(record.name), result.text)
@@ -179,18 +179,18 @@ def readable(record: TaskRecord) -> TaskRecord:
 
 
 class Reader:
-    """Makes records of rows. Any thread."""
+    """Converts rows to records. Any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._labels: dict[tuple[str, str], Label] = {}
 
     def record_of(self, row: Sequence[Any], offset: float) -> TaskRecord:
-        """Return the record that *row*, in the order of `COLUMNS`, tells of.
+        """Return the record of a *row*.
 
         Args:
-            row: Its values.
-            offset: What the wall clock is ahead of the monotonic one, in seconds.
+            row: Its values, in the order of `COLUMNS`.
+            offset: Wall clock minus monotonic clock, in seconds.
         """
         (
             task_id, name, description, status, remote, created_at, started_at, ended_at,

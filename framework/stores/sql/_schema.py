@@ -1,12 +1,11 @@
-"""The tables, and how they come to be.
+"""The tables, and the steps that create and upgrade them.
 
-The schema is made and brought up to date by statements that stand here, one step for each
-version, and not by alembic: there are three tables with one history that never branches,
-every process of an app runs the same steps at the same moment when it starts, and a user
-of the library should not have to run a tool for tables that are the library's own.
+The steps are written here, one for each version, and not with alembic. There are three tables
+with one history that never branches, all processes of an app run the same steps when they
+start, and users should not need a tool for tables that belong to the library.
 
-Guarantees: however many processes start at once, each step is made once; a database that
-a newer release has made is refused and left as it is.
+Guarantees: each step runs once, however many processes start at the same time; a database of
+a newer release is refused and not changed.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ TASKS: Final = Table(
     Column("still_running", Integer),
     Column("version", BigInteger),
 )
-"""One row for each task. ``ended_at`` is null as long as it is live."""
+"""One row for each task. ``ended_at`` is null until it has ended."""
 
 PROCESSES: Final = Table(
     "asyncframe_processes",
@@ -55,7 +54,7 @@ PROCESSES: Final = Table(
     Column("started_at", Double),
     Column("beat", BigInteger),
 )
-"""One row for each living process; its tasks are live only as long as it is there."""
+"""One row for each running process; without it, its tasks are not live."""
 
 META: Final = Table(
     "asyncframe_meta",
@@ -65,7 +64,7 @@ META: Final = Table(
     Column("version", BigInteger),
     Column("removed_before", Double),
 )
-"""One row. Whoever writes tasks advances ``version`` first and so waits for its turn."""
+"""One row. Writers increment ``version`` first, which makes them take turns."""
 
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     (
@@ -114,18 +113,18 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         "INSERT INTO asyncframe_meta VALUES (1, 0, 0, 0)",
     ),
 )
-"""What leads from each version of the schema to the next; the first begins with nothing."""
+"""The steps from each version of the schema to the next; the first creates it."""
 
 _LOCK: Final = 0x6173796E63667261
-"""A number that no other program is likely to lock on the same server."""
+"""An advisory lock's number that no other program is likely to use."""
 
 
 def prepare(database: Database, steps: tuple[tuple[str, ...], ...] = STEPS) -> None:
-    """Make the tables, or bring them up to date.
+    """Create the tables, or upgrade them.
 
     Args:
-        database: Where.
-        steps: What leads from each version to the next.
+        database: The database.
+        steps: The steps from each version to the next.
 
     Raises:
         StoreUnavailableError: If they are of a newer release.

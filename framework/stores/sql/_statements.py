@@ -1,8 +1,8 @@
-"""What is said to the database: a whole batch in one statement, and back in one value.
+"""The SQL statements: a batch is written as one value, and read as one.
 
-A driver lets go of the interpreter for each step of a statement, and a thread that has
-let go of it waits for its turn when others compute: 5 ms, for each row. So a batch goes
-in as one JSON text, which the database takes apart, and SQLite's rows come out as one.
+A driver releases the interpreter at each step of a statement. While other threads compute, it
+gets the interpreter back after 5 ms, which would be 5 ms for each row. So a batch is one JSON
+text that the database splits, and SQLite's rows are returned as one text.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from framework.stores.sql._rows import COLUMNS, Written
 from framework.stores.sql._schema import META, PROCESSES, TASKS
 
 CHUNK: Final = 256
-"""Most rows that are read at once: a result may take a megabyte."""
+"""Maximum number of rows to read at once; each result may be a megabyte."""
 
 DELETED: Final = 2_000
-"""Most rows that are deleted in one transaction."""
+"""Maximum number of rows to delete in one transaction."""
 
 _LIVE: Final = TASKS.c.ended_at.is_(None)
 _OWN: Final = ("version", "process")
@@ -47,10 +47,10 @@ Row = Sequence[Any]
 
 
 class Statements:
-    """Everything that is asked of the tables of tasks, in one database's words.
+    """All statements about tasks, in the dialect of one database.
 
     Args:
-        dialect: Which database.
+        dialect: SQLAlchemy's name of the database.
     """
 
     def __init__(self, dialect: Dialect) -> None:
@@ -71,8 +71,8 @@ class Statements:
         """Wait for this writer's turn.
 
         Returns:
-            Its version, up to which wall second tasks are removed, and whether *process* has
-            a row.
+            Its version, the wall second up to which tasks are removed, and whether *process*
+            has a row.
         """
         connection.execute(_ADVANCE)
         row = connection.execute(_TURN, {"process": process}).one()
@@ -81,14 +81,14 @@ class Statements:
     def put(
         self, connection: Connection, rows: Sequence[Written], process: str, version: int
     ) -> None:
-        """Write rows; one that is final already stays as it is."""
+        """Write rows; a row that is final already does not change."""
         batch = f"[{','.join([row.text for row in rows])}]"
         connection.execute(self._put, {"rows": batch, "process": process, "version": version})
 
     def strangers(
         self, connection: Connection, task_ids: Collection[str], own: Collection[str]
     ) -> list[str]:
-        """Return those of some ids that tasks of others than *own* have, and not on a worker."""
+        """Return the ids that tasks of other processes than *own* have, workers aside."""
         if not task_ids:
             return []
         found = connection.execute(
@@ -108,7 +108,7 @@ class Statements:
         return done.rowcount > 0
 
     def remove(self, connection: Connection, bound: float) -> bool:
-        """Delete tasks that ended by *bound*, in wall seconds; True if some may be left."""
+        """Delete tasks that ended by wall second *bound*; True if some may be left."""
         connection.execute(
             sa.update(META).where(META.c.removed_before < bound).values(removed_before=bound)
         )
@@ -124,17 +124,17 @@ class Statements:
     # -- reading
 
     def position(self, connection: Connection) -> tuple[int, float]:
-        """Return the latest version, and up to which wall second tasks are removed."""
+        """Return the latest version, and the wall second up to which tasks are removed."""
         row = connection.execute(_POSITION).one()
         return int(row[0]), float(row[1])
 
     def since(self, connection: Connection, version: int, task_id: str, process: str) -> list[Row]:
-        """Return the next rows after those of *version* up to *task_id*.
+        """Return the next rows after *version* and *task_id*.
 
-        Of those of *process* only the ones that somebody wants cancelled.
+        Rows of *process* itself are left out, unless cancellation was requested.
 
         Returns:
-            At most `CHUNK`; each has its version and its process at the end.
+            At most `CHUNK` rows, each followed by its version and process.
         """
         values = {"version": version, "task_id": task_id, "process": process}
         return self._fetch(connection, self._since, values)
@@ -149,7 +149,7 @@ class Statements:
         return self._fetch(connection, self._live, {"task_id": task_id})
 
     def of_ids(self, connection: Connection, task_ids: Collection[str]) -> list[Row]:
-        """Return the rows of some ids, at most `CHUNK` of them; each as those of `since`."""
+        """Return the rows of at most `CHUNK` ids, in the form of `since`."""
         return self._fetch(connection, self._of_ids, {"task_ids": list(task_ids)})
 
     def _rows(self, query: sa.Select[Any]) -> sa.Select[Any]:
@@ -201,7 +201,7 @@ def _live() -> sa.Select[Any]:
 
 
 def _put_of(dialect: Dialect) -> Any:  # Any: each dialect has an Insert of its own
-    """Return the statement that writes a batch, given as one JSON text."""
+    """Return the statement that writes a batch from one JSON text."""
     text = bindparam("rows", type_=sa.Text())
     items: list[Any]
     if dialect == "sqlite":

@@ -1,4 +1,4 @@
-"""SQLStore: what the framework asks of a store, answered by the mirror and the writer."""
+"""SQLStore: the store that the framework uses, made of the mirror and the writer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger("asyncframe")
 
 _OPEN_PATIENCE: Final = 5.0
-"""Seconds for which a database that cannot be used at first is tried again."""
+"""Seconds for which opening a database is retried."""
 
 
 class SQLStore:
@@ -83,7 +83,7 @@ class SQLStore:
     # -- beginning and ending
 
     def open(self, host: StoreHost) -> None:
-        """Make the tables if need be, take in the history, and begin to write; blocks.
+        """Create the tables if needed, read the history and start writing; blocks.
 
         Raises:
             StoreUnavailableError: If the database cannot be used, for five seconds; or at
@@ -123,10 +123,10 @@ class SQLStore:
             raise StoreUnavailableError(f"{self!r} cannot be used: there is no folder {folder}")
 
     def close(self, patience: float) -> None:
-        """Write what waits, for at most *patience* seconds, and leave; blocks.
+        """Write waiting records for at most *patience* seconds and close; blocks.
 
-        What could not be written is logged. What is known of finished tasks can be read
-        until it is opened again.
+        Records that could not be written are logged. Finished tasks can still be read until
+        the store is opened again.
         """
         if not self._open:
             return
@@ -144,7 +144,7 @@ class SQLStore:
     # -- what the framework tells
 
     def note(self, record: TaskRecord) -> None:
-        """Take in that a live record is new or has changed; half a microsecond, any thread.
+        """Queue a live record that is new or has changed; half a microsecond, any thread.
 
         Raises:
             StoreUnavailableError: If it is new and 100,000 records wait to be written.
@@ -152,13 +152,13 @@ class SQLStore:
         self._backlog.note(record)
 
     def put(self, record: TaskRecord) -> None:
-        """Take in a record that has just become final; any thread."""
+        """Store a record that has just become final; any thread."""
         # In this order: at any moment it is known here as live, as final or as both.
         self._mirror.put(record)
         self._backlog.put(record)
 
     def secure(self, record: TaskRecord, told: Told) -> None:
-        """Call *told* once the record as it is now is committed, or after five seconds.
+        """Call *told* when the current state of a record is committed, or after five seconds.
 
         Args:
             record: Live or final.
@@ -167,7 +167,7 @@ class SQLStore:
         self._backlog.secure(record, told)
 
     def settle(self, record: TaskRecord, result: Any) -> Any:  # whatever the task returned
-        """Return a result as every process reads it: from JSON, by the return annotation.
+        """Return a result as every process reads it: via JSON, by the return annotation.
 
         Raises:
             TypeError: If JSON has nothing for it, or it does not fit the annotation.
@@ -175,14 +175,14 @@ class SQLStore:
         """
         value, text = settled(registry.find_function(record.name), result)
         if text is not None and not record.status.is_final:
-            # Whoever gets the result may change it before it is written.
+            # The text, since whoever gets the result may change it before it is written.
             record.store_note = text
         return value
 
     # -- what the framework asks; never blocks
 
     def get(self, task_id: str) -> TaskRecord | None:
-        """Return a finished task's record, whichever process had it; None if unknown."""
+        """Return the record of a finished task of any process; None if unknown."""
         return self._mirror.get(task_id)
 
     def list(self, status: TaskStatus | None = None) -> list[TaskRecord]:
@@ -196,9 +196,9 @@ class SQLStore:
         keep: int | None = None,
         completed: bool = True,
     ) -> tuple[int, Sequence[TaskRecord]]:
-        """Remove the oldest finished tasks, of all processes; see `protocols.TaskStore`.
+        """Remove the oldest finished tasks of all processes; see `protocols.TaskStore`.
 
-        They are gone here at once; database and other processes follow.
+        They are gone here immediately; the database and other processes follow.
         """
         removed, records, bound = self._mirror.remove(
             ended_before=ended_before, keep=keep, completed=completed
@@ -208,10 +208,10 @@ class SQLStore:
         return removed, records
 
     def figures(self) -> dict[str, int]:
-        """Return how many tasks of each status all processes have, but for own live ones.
+        """Return the number of tasks of each status, without this process's live ones.
 
-        Beside them ``store_errors``, how often the database has failed this process, and
-        ``store_backlog``, how many records wait to be written.
+        Also ``store_errors``, the number of failed attempts to use the database, and
+        ``store_backlog``, the number of records that wait to be written.
         """
         figures = self._mirror.figures()
         figures["store_errors"] = self._writer.errors if self._open else 0
@@ -221,7 +221,7 @@ class SQLStore:
     # -- what may block
 
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
-        """Return what the database has of some ids now; blocks.
+        """Return the records of some ids from the database; blocks.
 
         Raises:
             StoreUnavailableError: If the database fails.
@@ -236,7 +236,7 @@ class SQLStore:
     def is_alone(self) -> bool:
         """Return whether no other process shares the database now; blocks.
 
-        What others had before they left in order is written by then.
+        A process writes all its records before it leaves in order.
 
         Raises:
             StoreUnavailableError: If the database fails.
@@ -248,7 +248,7 @@ class SQLStore:
             raise self._unavailable(error) from error
 
     def doubt(self) -> StoreUnavailableError | None:
-        """Return why other processes may be unable to write; None if this one can."""
+        """Return why other processes may be unable to write; None if this one can write."""
         fault = self._backlog.fault
         if not fault:
             return None
@@ -258,7 +258,7 @@ class SQLStore:
         )
 
     def request_cancel(self, task_id: str) -> bool:
-        """Ask the process that has a live task to cancel it; blocks.
+        """Ask the process of a live task to cancel it; blocks.
 
         Returns:
             False if no live task has this id.
