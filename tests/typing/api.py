@@ -97,6 +97,23 @@ async def use_background() -> None:
     plain: str = bare_background("a")
     plain.encode()
 
+    def hook(task: Task) -> None:
+        assert_type(task.task_id, TaskId[Any])
+
+    assert_type(
+        bare_background.options(
+            timeout=None, description="a", name="b", delay=1.0, task_id="c", on_complete=hook,
+            on_error=print,
+        )("a"),
+        TaskId[int],
+    )  # fmt: skip
+    background_task(limit=5)  # type: ignore[call-overload]  # an option that does not exist
+    background_task(timeout="5")  # type: ignore[call-overload]  # an option of the wrong type
+    background_task(delay=5)  # type: ignore[call-overload]  # an option of copies alone
+    bare_background.options(limit=5)  # type: ignore[call-arg]  # an option that does not exist
+    bare_background.options(delay="5")  # type: ignore[arg-type]  # an option of the wrong type
+    bare_background.options(on_error=length)  # type: ignore[arg-type]  # a hook takes a task
+
 
 # -- async_task
 
@@ -134,6 +151,8 @@ async def use_awaited() -> None:
     assert_type(await bare_awaited.options(timeout=5)("a"), int)
     await assert_type(bare_async_awaited("a"), Coroutine[Any, Any, int])
     await bare_awaited(1)  # type: ignore[arg-type]  # the arguments are checked
+    async_task(limit=5)  # type: ignore[call-overload]  # an option that does not exist
+    bare_awaited.options(limit=5)  # type: ignore[call-arg]  # an option that does not exist
 
 
 # -- throttled_task and retry_task
@@ -199,6 +218,15 @@ async def use_policies() -> None:
     throttled(1)  # type: ignore[arg-type]  # the arguments are checked
     bare_retried()  # type: ignore[call-arg]  # and counted
     throttled_task(rate_limit=5, when_limited="block")  # type: ignore[arg-type]  # and so is the word
+    throttled_task(rate_limit=5, window=60)  # type: ignore[call-arg]  # an option that does not exist
+    throttled.options(time_window="60")  # type: ignore[arg-type]  # an option of the wrong type
+    throttled.options(window=60)  # type: ignore[call-arg]  # an option that does not exist
+    retry_task(retries=3)  # type: ignore[call-overload]  # an option that does not exist
+    retry_task(max_retries="3")  # type: ignore[call-overload]  # an option of the wrong type
+    bare_retried.options(retries=3)  # type: ignore[call-arg]  # an option that does not exist
+    bare_retried.options(
+        max_retries=1, retry_delay=0, backoff=2, max_delay=None, jitter=0.5, exceptions=(OSError,)
+    )
 
 
 # -- scheduled_task
@@ -329,6 +357,30 @@ async def use_manager(sink: EventSink) -> None:
         assert_type(task.task_id, TaskId[Any])
 
     manager.submit_nowait(length, ("a",), on_complete=hook, on_error=hook)
+    manager.submit_nowait(
+        length, ("a",), None, timeout=None, description=None, delay=0, task_id=None,
+        on_complete=None, on_error=None,
+    )  # fmt: skip
+    manager.submit_nowait(length, ("a",), text="a")  # type: ignore[call-overload]  # no option
+    manager.submit_nowait(length, ("a",), delay="5")  # type: ignore[call-overload]  # no number
+    manager.submit_nowait(length, ("a",), wait=True)  # type: ignore[call-overload]  # it cannot wait
+
+
+async def use_options_of_submit(manager: TaskManager, wait: bool) -> None:
+    """Submit with every option, and with ``wait`` as a variable."""
+    assert_type(
+        await manager.submit(
+            length, ("a",), {"factor": 2}, timeout=5, description="a", delay=0.5, task_id="b",
+            on_complete=print, on_error=print, wait=True,
+        ),
+        int,
+    )  # fmt: skip
+    assert_type(await manager.submit(length, ("a",), wait=wait), TaskId[int] | int)
+    assert_type(await manager.submit(async_length, ("a",), wait=wait), TaskId[int] | int)
+    assert_type(await manager.submit(bare_background, ("a",), wait=wait), TaskId[int] | int)
+    await manager.submit(length, ("a",), factor=2)  # type: ignore[call-overload]  # no option
+    await manager.submit(length, ("a",), timeout="5")  # type: ignore[call-overload]  # no number
+    await manager.submit(length, ("a",), wait="yes")  # type: ignore[call-overload]  # no flag
 
 
 def use_task(task: Task) -> None:
