@@ -1,5 +1,7 @@
 """How the documentation is built: `make docs`, or sphinx-build -W docs docs/_build/html."""
 
+import inspect
+import pkgutil
 import re
 import sys
 from html import unescape
@@ -76,8 +78,37 @@ def follow_the_theme(*given: Any) -> None:
     source[0] = PICTURE.sub(images, source[0])
 
 
+OVERLOADED = re.compile(r":: (?P<name>framework[.\w]+)\(\.\.\.\)")
+
+
+def fill_in_signatures(*given: Any) -> None:
+    """Write for ``(...)`` the one signature that stands for all overloads."""
+    source: list[str] = given[-1]
+    source[0] = OVERLOADED.sub(
+        lambda match: f":: {match['name']}{only_signature(match['name'])}", source[0]
+    )
+
+
+def only_signature(name: str) -> str:
+    """Return the parameters of a decorator or method without types; forget its overloads.
+
+    Sphinx shows the overloads of a method even if it is given a signature.
+    """
+    function = pkgutil.resolve_name(name)
+    # Imported by name, since types are checked without Sphinx, too.
+    analyzer = pkgutil.resolve_name("sphinx.pycode:ModuleAnalyzer").for_module(function.__module__)
+    analyzer.analyze()
+    analyzer.overloads.pop(function.__qualname__, None)
+    signature = inspect.signature(function)
+    # The first is the function that is decorated, or self.
+    given = [one.replace(annotation=one.empty) for one in signature.parameters.values()][1:]
+    shown = str(signature.replace(parameters=given, return_annotation=signature.empty))
+    return re.sub(r"<class '(?:builtins\.)?(\w+)'>", r"\1", shown)
+
+
 def setup(app: Any) -> None:
     """Connect to Sphinx."""
     app.connect("autodoc-process-bases", show_public_bases)
     app.connect("autodoc-process-signature", tidy_signature)
     app.connect("source-read", follow_the_theme)
+    app.connect("source-read", fill_in_signatures)

@@ -323,7 +323,7 @@ class _Kept:
     """Stands in a signature for the value that a function has already."""
 
     def __repr__(self) -> str:
-        return "<kept>"
+        return "..."
 
 
 _KEPT: Final = _Kept()
