@@ -72,7 +72,7 @@ def _retried(fn: Callable[..., Any], checked: RetryOptions) -> Any:
 
 def retried_inner(fn: Callable[..., Any], name: str, policy: RetryPolicy) -> types.FunctionType:
     """Return *fn* with retries, in the colour of *fn*; the first try is outside the loop."""
-    # Names of this module would not be found: `dress` replaces the globals.
+    # The inner functions find no name of this module: `dress` gives them other globals.
     policies, call_later, exceptions = (
         find_policies,
         functools.partial,

@@ -64,7 +64,7 @@ def _throttled(fn: Callable[..., Any], checked: ThrottleOptions) -> Any:
 
 def throttled_inner(fn: Callable[..., Any], policy: ThrottlePolicy) -> types.FunctionType:
     """Return *fn* behind its rate, in the colour of *fn*."""
-    # Names of this module would not be found: `dress` replaces the globals.
+    # The inner functions find no name of this module: `dress` gives them other globals.
     policies, running_loop = find_policies, asyncio._get_running_loop
     key, waits = policy.options["key"], policy.options["when_limited"] == "wait"
 
