@@ -73,12 +73,9 @@ def _retried(fn: Callable[..., Any], checked: RetryOptions) -> Any:
 def retried_inner(fn: Callable[..., Any], name: str, policy: RetryPolicy) -> types.FunctionType:
     """Return *fn* with retries, in the colour of *fn*; the first try is outside the loop."""
     # The inner functions find no name of this module: `dress` gives them other globals.
-    policies, call_later, exceptions = (
-        find_policies,
-        functools.partial,
-        policy.options["exceptions"],
-    )
-    note_on_loop, fits, check = _note_on_loop, _fits, checker_for(fn)
+    policies, call_later = find_policies, functools.partial
+    note_on_loop, fits = _note_on_loop, _fits
+    exceptions, check = policy.options["exceptions"], checker_for(fn)
 
     def sync_inner(*args: Any, **kwargs: Any) -> Any:
         try:

@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, TypeAlias, Unpack
 
 from framework._tasks.options import RETRY, RetryOptions
@@ -28,15 +27,17 @@ _NEVER: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """How often and when a failing call is made again.
 
-    Attributes:
+    Args:
         options: Every option of `retry_task`, checked.
     """
 
-    options: RetryOptions
+    __slots__ = ("options",)
+
+    def __init__(self, options: RetryOptions) -> None:
+        self.options = options
 
     def allows(self, error: BaseException, attempt: int) -> bool:
         """Whether to try again after *error* ended attempt number *attempt* (from 1 on)."""

@@ -14,9 +14,8 @@ import re
 import textwrap
 import typing
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Final, Generic, Literal, TypedDict, TypeVar, cast
+from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
 
 from framework._tasks import checks
 from framework._tasks.functions import one_line
@@ -26,8 +25,7 @@ D = TypeVar("D")  # one of the TypedDicts
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """What is known of an option besides its type.
 
     Attributes:
