@@ -190,8 +190,8 @@ class _Formatter:
     def _where(self, one: UnfinishedTask, now: float) -> str:
         if one.status is TaskStatus.PENDING:
             reason = one.record.reason
-            return f"not begun, {_plain(reason)}" if reason else "not begun"
-        ended = f"{one.status.value}, but its body goes on, " if one.status.is_final else ""
+            return f"not started, {_plain(reason)}" if reason else "not started"
+        ended = f"{one.status.value}, but still running, " if one.status.is_final else ""
         parts = [f"on {one.lane}"]
         if one.place:
             parts.append(f"at {self._short(one.place)}")
@@ -213,7 +213,7 @@ class _Formatter:
             text = self._event(what, moment.record)
         elif isinstance(what, Failure):
             failed = what.error is self._failure
-            text = "the test fails" if failed else f"{what.who} is left"
+            text = "the test fails" if failed else f"{what.who} exits"
             text += f" with {_error(what.error)}"
         else:
             text = f"attempt {what} started" if isinstance(what, int) else _plain(what)
@@ -237,7 +237,7 @@ class _Formatter:
             case "failed":
                 return f"failed with {self._raised(event.error)}{_because(event)}"
             case "late_result":
-                return "ended too late, its outcome is dropped"
+                return "ended too late, so its outcome is dropped"
             case _:
                 return f"{_plain(event.kind.replace('_', ' '))}{_because(event)}"
 

@@ -144,7 +144,7 @@ def test_what_catches_it_again_and_again(pytester: pytest.Pytester) -> None:
     text = run(pytester)
 
     assert "VirtualDeadlockError: nothing can continue at 0 s of virtual time:" in text
-    assert "loop    the test is left with CancelledError" in text
+    assert "loop    the test exits with CancelledError" in text
 
 
 def test_a_fixture_that_fails_with_it(pytester: pytest.Pytester) -> None:

@@ -139,7 +139,7 @@ def test_an_error_that_a_test_expects_is_not_its_failure(tell):
             raise LookupError("wanted")
         assert False
     """)
-    assert rows(found) == ["its client is left with LookupError: wanted"]
+    assert rows(found) == ["its client exits with LookupError: wanted"]
 
 
 @pytest.mark.parametrize("runner", ["", "@pytest.mark.asyncio", "@pytest.mark.anyio"])
@@ -189,9 +189,9 @@ def test_limits_and_progress_are_told(tell):
            0.000 s  asyncframe-_1  slow#slow-2  sleeps 90 s, at test_it.py:6 in slow
            2.000 s  clock          slow#slow-1  timed out: it ran past its limit, at test_it.py:6 in slow
            2.000 s  clock          slow#slow-2  timed out: it ran past its limit, at test_it.py:6 in slow
-           9.000 s  asyncframe-_0  slow#slow-1  ended too late, its outcome is dropped
+           9.000 s  asyncframe-_0  slow#slow-1  ended too late, so its outcome is dropped
         unfinished at 12 s:
-          slow#slow-2: timeout, but its body goes on, on asyncframe-_1, at test_it.py:6 in slow
+          slow#slow-2: timeout, but still running, on asyncframe-_1, at test_it.py:6 in slow
         pending timers at 12 s:
           t+78 s asyncframe-_1: slow#slow-2 at test_it.py:6 in slow
         findings:
@@ -278,7 +278,7 @@ def test_what_has_not_begun_is_told(tell, end):
         seconds of virtual time since the test began, mode 'manual'
            0.000 s  test  len#len-1  submitted by test_it.py:2 in test_it: len('abc')
         unfinished at 0 s:
-          len#len-1: not begun
+          len#len-1: not started
     """)
 
 
