@@ -99,9 +99,17 @@ def inwards(body: Any) -> Iterator[FrameType]:  # Any: whatever a coroutine may 
         body = getattr(body, "cr_await", None) or getattr(body, "gi_yieldfrom", None)
 
 
-def innermost_users(frames: Iterable[FrameType]) -> str:
-    """Return the innermost line of the user's code in *frames*, or "" if there is none."""
-    found = next((frame for frame in frames if is_users(frame.f_code)), None)
+def users_frame(frame: FrameType | None) -> FrameType | None:
+    """Return the innermost frame of the user's code, from *frame* outwards; else None."""
+    # No generator, for speed: each sleep and each call of the bare pool is looked up.
+    while frame is not None and not is_users_file(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame
+
+
+def called_at(frame: FrameType) -> str:
+    """Return the innermost line of the user's code, from *frame* outwards; else ""."""
+    found = users_frame(frame)
     return "" if found is None else at(found.f_code, found.f_lineno)
 
 

@@ -6,12 +6,12 @@ import sys
 import weakref
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from types import CodeType, FrameType
+from types import CodeType
 from typing import Any, TypeAlias
 
 from framework import ThreadPoolExecutorEnhanced
 from framework.testing import function_name
-from pytest_asyncframe._places import at, is_users_file
+from pytest_asyncframe._places import at, users_frame
 
 _Submitted: TypeAlias = tuple[Callable[..., Any], tuple[CodeType, int] | None]
 """A function, and where it was submitted."""
@@ -32,9 +32,7 @@ class PoolCalls:
 
         def submit(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
             call = real(fn, *args, **kwargs)
-            frame: FrameType | None = sys._getframe(1)
-            while frame is not None and not is_users_file(frame.f_code.co_filename):
-                frame = frame.f_back
+            frame = users_frame(sys._getframe(1))
             # Formatted only if the call is left behind, since benchmarks submit many.
             known[call] = (fn, None) if frame is None else (fn, (frame.f_code, frame.f_lineno))
             return call

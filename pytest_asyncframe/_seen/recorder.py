@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeAlias
 from framework import current_task
 from framework.protocols import Interceptor, TaskEvent, TaskRecord, TaskStatus
 from framework.testing import Call, call_of, driver_of, function_name
-from pytest_asyncframe._places import at, inwards, is_users_file, outwards, place_of
+from pytest_asyncframe._places import at, inwards, outwards, place_of, users_frame
 from pytest_asyncframe._seen.arguments import by_name, unwrapped
 
 _CUT_OFF = ("timed_out", "cancelled", "interrupted")
@@ -307,12 +307,10 @@ class Recorder(Interceptor):
 
     def slept(self, seconds: float) -> None:
         """Record that the calling thread or coroutine is about to sleep."""
-        step: FrameType | None = sys._getframe(1)
-        while step is not None and not is_users_file(step.f_code.co_filename):
-            step = step.f_back
+        frame = users_frame(sys._getframe(1))
         # Sleeps of libraries are left out.
-        if step is not None:
-            self.note(f"sleeps {seconds:.9g} s", at(step.f_code, step.f_lineno))
+        if frame is not None:
+            self.note(f"sleeps {seconds:.9g} s", at(frame.f_code, frame.f_lineno))
 
     def take_snapshot(
         self, error: BaseException | None = None, who: str = "its client"

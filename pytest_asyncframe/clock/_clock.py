@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any
 
-from pytest_asyncframe._places import innermost_users, outwards, users_place
+from pytest_asyncframe._places import called_at, users_place
 from pytest_asyncframe._turns.actors import Actor, Timer, Waiter
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._explain import Label, name_of, upcoming
@@ -172,7 +172,7 @@ class VirtualClock:
             RuntimeError: If the event loop that runs here is not on this clock.
         """
         self._target("run_for", seconds)
-        place = innermost_users(outwards(sys._getframe(1)))
+        place = called_at(sys._getframe(1))
         return _LazyCoroutine(
             lambda: self._run_for(seconds), lambda: self._not_awaited(seconds, place)
         )

@@ -15,7 +15,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from framework.testing import is_caller, is_idle, is_pool_thread
-from pytest_asyncframe._places import innermost_users, is_users, outwards, place_of
+from pytest_asyncframe._places import called_at, is_users, outwards, place_of
 from pytest_asyncframe._turns.actors import Arrival, TestEndedError
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._loop import VirtualLoop
@@ -202,7 +202,7 @@ class StartedThreads:
 
         @functools.wraps(real)
         def start(self: threading.Thread) -> None:
-            setattr(self, _STARTED, innermost_users(outwards(sys._getframe(1))))
+            setattr(self, _STARTED, called_at(sys._getframe(1)))
             real(self)
 
         threading.Thread.start = start  # type: ignore[method-assign]  # see above
