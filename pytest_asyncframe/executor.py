@@ -115,7 +115,7 @@ class DeterministicExecutor(SequencedExecutor):
                 "pool are busy; let them finish first, for example by advancing the clock"
             )
         sequencer = self._sequencer
-        with sequencer.working(threading.current_thread().name) as actor:
+        with sequencer.working() as actor:
             if not sequencer.admit(queued):
                 return False
             sequencer.settle(actor)
@@ -153,11 +153,7 @@ class _SequencerControl:
 
     def begin(self, queued: Queued) -> None:
         """Make the pool's thread an actor."""
-        self._sequencer.enter(
-            threading.current_thread().name,
-            self._sequencer.arrival_of(queued),
-            order=self._orders.pop(queued, 0),
-        )
+        self._sequencer.enter(self._sequencer.arrival_of(queued), order=self._orders.pop(queued, 0))
 
     def end(self, queued: Queued) -> None:
         """End the actor of the pool's thread."""

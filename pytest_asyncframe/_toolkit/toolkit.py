@@ -138,7 +138,7 @@ class Toolkit:
                 sequencer, thread_name_prefix=_POOL_NAME, clock=clock
             )
         self.pool = pool
-        sequencer.first = stack.enter_context(sequencer.working(threading.current_thread().name))
+        sequencer.first = stack.enter_context(sequencer.working())
         if self.clock is not None:
             stack.enter_context(_patches.installed(self.clock, wall=True))
             self._runners = Runners(self.clock)

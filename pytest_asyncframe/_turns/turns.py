@@ -29,6 +29,7 @@ from __future__ import annotations
 import _thread
 import bisect
 import itertools
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -140,12 +141,14 @@ class Turns(ABC):
         self._coming -= not arrival.has_turn
         return True
 
-    def enter(self, name: str, arrival: Arrival | None = None, *, order: int = 0) -> Actor:
+    def enter(
+        self, arrival: Arrival | None = None, *, name: str | None = None, order: int = 0
+    ) -> Actor:
         """Make the calling thread an actor; count one level deeper if it is one already.
 
         Args:
-            name: Name for messages.
             arrival: The announcement of this thread; None if it was not announced.
+            name: Name for messages; None for the name of the thread.
             order: See `Actor`.
         """
         ident = _thread.get_ident()
@@ -154,6 +157,7 @@ class Turns(ABC):
             actor.depth += 1
             self.give_up(arrival)
             return actor
+        name = threading.current_thread().name if name is None else name
         actor = Actor(ident, name, 0 if self.one_at_a_time else order)
         with self._lock:
             self.beats += 1
@@ -212,9 +216,9 @@ class Turns(ABC):
             self._count_joined(self._joined[actor.ident], counted=True)
 
     @contextmanager
-    def working(self, name: str, arrival: Arrival | None = None) -> Iterator[Actor]:
+    def working(self, arrival: Arrival | None = None) -> Iterator[Actor]:
         """Make the calling thread an actor inside the block; see `enter`."""
-        actor = self.enter(name, arrival)
+        actor = self.enter(arrival)
         try:
             yield actor
         finally:

@@ -85,7 +85,7 @@ class VirtualClock:
             raise ValueError("sleep length must be non-negative")
         actor = self.sequencer.here
         if actor is None:
-            with self.sequencer.working(threading.current_thread().name) as actor:
+            with self.sequencer.working() as actor:
                 self._sleep(actor, seconds)
         else:
             self._sleep(actor, seconds)
@@ -114,7 +114,7 @@ class VirtualClock:
         actor = self.sequencer.here
         if actor is not None:
             return self._wait(actor, condition, timeout)
-        with self.sequencer.working(threading.current_thread().name) as actor:
+        with self.sequencer.working() as actor:
             return self._wait(actor, condition, timeout)
 
     def _wait(
@@ -159,7 +159,7 @@ class VirtualClock:
             ValueError: If *seconds* is negative.
         """
         target = self._target("advance", seconds)
-        with self.sequencer.working(threading.current_thread().name) as actor:
+        with self.sequencer.working() as actor:
             self.sequencer.advance(actor, target)
 
     def run_for(self, seconds: float) -> Coroutine[Any, Any, None]:

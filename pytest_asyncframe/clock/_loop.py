@@ -125,8 +125,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         # Checked before anything changes: in 3.13.0 asyncio forgets a loop that is running.
         self._check_closed()  # type: ignore[attr-defined]  # a method of asyncio's own
         self._check_running()  # type: ignore[attr-defined]  # a method of asyncio's own
-        name = threading.current_thread().name
-        with self.clock.sequencer.working(name, self.arrival) as actor:
+        with self.clock.sequencer.working(self.arrival) as actor:
             loops = self.clock.sequencer.loops
             self._parking.actor = actor
             loops[actor.ident] = self
@@ -180,7 +179,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _do_shutdown(self, future: asyncio.Future[None]) -> None:
         # Runs on the thread that asyncio starts for it.
         sequencer = self.clock.sequencer
-        actor = sequencer.enter("the end of the default executor", self._end_of_executor)
+        actor = sequencer.enter(self._end_of_executor, name="shutdown of the executor")
         try:
             super()._do_shutdown(future)  # type: ignore[misc]  # a method of asyncio's own
         finally:

@@ -292,7 +292,7 @@ class _CountedCall:
 
     def run(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run *func* on anyio's thread, as an actor."""
-        actor = self._sequencer.enter(threading.current_thread().name, self._arrival)
+        actor = self._sequencer.enter(self._arrival)
         try:
             return func(*args)
         finally:

@@ -148,7 +148,7 @@ class _CountedCall:
         self._followed.acquire()
         self._thread = threading.get_ident()
         sequencer = self._pool.sequencer
-        actor = sequencer.enter(threading.current_thread().name, self._pool.begin(self))
+        actor = sequencer.enter(self._pool.begin(self))
         try:
             return fn(*args, **kwargs)
         finally:

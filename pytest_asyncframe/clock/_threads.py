@@ -114,7 +114,7 @@ def _tell_end(
     setattr(thread, _ENDED, end)
 
     def run_and_tell() -> None:
-        actor = None if arrival is None else sequencer.enter(thread.name, arrival)
+        actor = None if arrival is None else sequencer.enter(arrival)
         try:
             run()
         except TestEndedError:

@@ -432,7 +432,7 @@ def test_what_a_thread_has_done(before: Glance, now: Glance, verdict: Verdict) -
 def test_a_thread_that_ends_during_a_look() -> None:
     """A short wait counts as short, even if the thread that made it short has ended."""
     sequencer = Sequencer(moves=True, starts=True, hold=True, one_at_a_time=True)
-    with sequencer.working("the test's") as actor:
+    with sequencer.working() as actor:
         fired: list[int] = []
         sequencer.call_at(60, lambda: fired.append(sequencer.now))
         # 1 the loop waits for a thread and a file, for as long as suits the thread, 2 the
