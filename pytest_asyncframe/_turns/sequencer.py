@@ -183,22 +183,14 @@ class Sequencer(Turns):
                 return None
             if self._returned:
                 # They had a turn, and have only been away for a moment.
-                self._running += 1
-                self._returned.pop(0).kick()
+                self._give_turn(self._returned.pop(0))
                 return None
-            woken = [actor for actor in self._ready if not actor.yields]
-            yielding = [actor for actor in self._ready if actor.yields]
-            nexts: list[Actor | Queued] = [*woken, *startable, *yielding]
-            if nexts:
-                # A single candidate is not drawn: whether it had to queue is chance, and a
-                # draw more or less would change all that follow from the same seed.
-                drawn = self._choose is not None and len(nexts) > 1
-                chosen = nexts[self._choose(len(nexts)) if drawn and self._choose else 0]
-                if isinstance(chosen, Queued):
-                    return self._admission(chosen)
+            chosen = self._choose_next(startable)
+            if isinstance(chosen, Queued):
+                return self._admission(chosen)
+            if chosen is not None:
                 self._ready.remove(chosen)
-                self._running += 1
-                chosen.kick()
+                self._give_turn(chosen)
                 return None
             if self.elsewhere:
                 return None
@@ -210,11 +202,22 @@ class Sequencer(Turns):
                 return None
             return self._next_moment()
 
+    def _choose_next(self, startable: list[Queued]) -> Actor | Queued | None:
+        """Return which ready actor or queued call comes next; None if there is none."""
+        woken = [actor for actor in self._ready if not actor.yields]
+        yielding = [actor for actor in self._ready if actor.yields]
+        candidates: list[Actor | Queued] = [*woken, *startable, *yielding]
+        if self._choose is None or len(candidates) < 2:
+            # A single candidate is not drawn: whether it had to queue is chance, and a draw
+            # more or less would change all that follow from the same seed.
+            return candidates[0] if candidates else None
+        return candidates[self._choose(len(candidates))]
+
     def _next_moment(self) -> Callable[[], object] | None:
+        """Move time to the next timer, or report that there is none."""
         if self.moved >= self.most_moves:
             self.moved = 0
-            self._running += 1
-            return lambda: self._tell_first(self.on_runaway())
+            return self._report_to_first(self.on_runaway)
         timer = self._next_timer(None)
         if timer is None:
             if self._held or not self.actors or self._stalled_at == self.beats:
@@ -224,27 +227,29 @@ class Sequencer(Turns):
                 return None
             # Once for each change: what raises nothing now is not asked again until then.
             self._stalled_at = self.beats
-            self._running += 1
-            return lambda: self._tell_first(self.on_stall())
+            return self._report_to_first(self.on_stall)
         moved = timer.when > self.now
         if moved:
             self.moved += 1
             self.now = timer.when
-        actor, fn = timer.actor, timer.fn
-        timer.fn = timer.actor = None
-        if actor is not None:
-            if not moved or self.on_move is None:
-                self._wake(actor)
-                return None
-            # The wall clock is moved before anybody can read it.
-            self._running += 1
-            return lambda: self._fire(lambda: self.wake_at(actor))
-        self._running += 1
-        assert fn is not None
-        return lambda: self._fire(fn)
+        actor = timer.actor
+        if actor is not None and (not moved or self.on_move is None):
+            self._wake(actor)
+            return None
+        # The wall clock is moved, by `on_move`, before anybody can read it.
+        return self._firing(timer)
 
-    def wake_at(self, actor: Actor) -> None:
-        """Wake an actor whose timer has fired."""
+    def _firing(self, timer: Timer) -> Callable[[], object]:
+        """Take a turn for a timer; return what fires it, to be called unlocked."""
+        actor, fn = timer.actor, timer.fn
+        timer.cancel()
+        self._running += 1
+        if actor is not None:
+            return lambda: self._fire(lambda: self._wake_parked(actor))
+        # None if another thread has just cancelled it, which takes no lock.
+        return lambda: self._fire(_nothing if fn is None else fn)
+
+    def _wake_parked(self, actor: Actor) -> None:
         with self._lock:
             if actor.parked:
                 self._wake(actor)
@@ -273,7 +278,12 @@ class Sequencer(Turns):
                 self._wake(actor)
             self._running -= 1
 
-    def _tell_first(self, error: BaseException | None) -> None:
+    def _report_to_first(self, explain: Callable[[], BaseException | None]) -> Callable[[], object]:
+        """Take a turn; return what wakes `first` with the error, to be called unlocked."""
+        self._running += 1
+        return lambda: self._fail_first(explain())
+
+    def _fail_first(self, error: BaseException | None) -> None:
         with self._lock:
             self._running -= 1
             first = self.first
@@ -477,10 +487,8 @@ class Sequencer(Turns):
             if timer is None:
                 return None
             self.now = max(self.now, timer.when)
-            actor, fn = timer.actor, timer.fn
-            timer.fn = timer.actor = None
-            self._running += 1
-        if fn is not None:
-            return lambda: self._fire(fn)
-        assert actor is not None
-        return lambda: self._fire(lambda: self.wake_at(actor))
+            return self._firing(timer)
+
+
+def _nothing() -> None:
+    pass

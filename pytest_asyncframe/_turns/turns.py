@@ -420,8 +420,12 @@ class Turns(ABC):
         if self.one_at_a_time and not self._is_free:
             self._make_ready(actor, actor.reserved)
         else:
-            self._running += 1
-            actor.kick()
+            self._give_turn(actor)
+
+    def _give_turn(self, actor: Actor) -> None:
+        # Counted before it can run, so that the test never looks idle in between.
+        self._running += 1
+        actor.kick()
 
     def _make_ready(self, actor: Actor, number: int | None = None) -> None:
         """Queue *actor* for a turn, in the order of *number*."""
@@ -466,8 +470,7 @@ class Turns(ABC):
             if not self._blocked(actor, others):
                 return
             del (self._returned or self._ready)[0]
-            self._running += 1
-            actor.kick()
+            self._give_turn(actor)
         self.on_overtake(others)
 
     def _blocked(self, actor: Actor, others: list[Actor]) -> bool:

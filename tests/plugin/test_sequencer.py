@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from framework import background_task
 from pytest_asyncframe._turns.activity import BEGINNING, GONE, Glance, activity, glance
+from pytest_asyncframe._turns.actors import Timer
 from pytest_asyncframe._turns.outside import FILE_SILENCE, THREAD_PAUSE, Outside, Verdict
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe._turns.turns import POLL_INTERVAL
@@ -237,6 +238,33 @@ def test_a_timer_that_has_passed_fires_at_once(asyncframe: Probe) -> None:
 
     assert fired.wait(5)
     assert asyncframe.clock.monotonic() == 10
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_a_timer_that_is_cancelled_just_as_it_fires(
+    monkeypatch: pytest.MonkeyPatch, moves: bool
+) -> None:
+    """A timer that another thread cancels after it was chosen does nothing, and time moves on."""
+    sequencer, fired = Sequencer(moves=moves), list[int]()
+    clock, real = VirtualClock(sequencer), sequencer._timers.pop
+
+    # 1 the timer is taken out as a live one, 2 it is cancelled, 3 it would be called.
+    def pop() -> Timer:
+        timer = real()
+        if timer is cancelled:
+            timer.cancel()
+        return timer
+
+    with sequencer.working():
+        cancelled = clock.call_at(3, lambda: fired.append(3))
+        clock.call_at(5, lambda: fired.append(5))
+        monkeypatch.setattr(sequencer._timers, "pop", pop)
+        if moves:
+            clock.sleep(9)
+        else:
+            clock.advance(9)
+
+    assert (fired, clock.monotonic()) == ([5], 9)
 
 
 @pytest.mark.asyncframe(mode="seeded", seed=3)
