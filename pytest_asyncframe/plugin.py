@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_asyncframe._toolkit.items import code_of, is_from, module_name, requested
 from pytest_asyncframe._toolkit.options import (
     MARKER,
     Settings,
@@ -25,7 +25,8 @@ from pytest_asyncframe._toolkit.options import (
 
 if TYPE_CHECKING:
     from framework import TaskManager, ThreadPoolExecutorEnhanced
-    from pytest_asyncframe._report.timeline import Findings, Timeline
+    from pytest_asyncframe._report.gates import Findings
+    from pytest_asyncframe._report.timeline import Timeline
     from pytest_asyncframe._toolkit.toolkit import Toolkit
     from pytest_asyncframe.benchmark import Row, TaskBenchmark
     from pytest_asyncframe.clock import VirtualClock
@@ -63,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Create the test's toolkit before any of its fixtures or event loops."""
-    asked = _requested(item)
+    asked = requested(item, FIXTURES, __name__)
     if asked:
         # Reset it, because a plugin may run failed tests again.
         item.stash[_FAILED] = False
@@ -90,7 +91,7 @@ def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
         check_surroundings(item)
     else:
         check_time(item)
-    toolkit.blocked.own = _code_of(item)
+    toolkit.blocked.own = code_of(item)
     toolkit.open()
     # Also on the config, because fixtures of a wider scope need it.
     item.stash[_TOOLKIT] = item.config.stash[_TOOLKIT] = toolkit
@@ -105,17 +106,11 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
 
     from pytest_asyncframe._report import gates  # only if it is used
 
-    settings = toolkit.settings
     findings: Findings = []
     broken = True
     try:
         yield
-        findings = [
-            (settings.leaks, gates.leaks(toolkit)),
-            (settings.lost_failures, gates.lost_failures(toolkit)),
-            (settings.blocked_loop, toolkit.blocked.findings()),
-            ("warn", [] if toolkit.reads is None else toolkit.reads.findings()),
-        ]
+        findings = gates.findings(toolkit)
         broken = any(texts for severity, texts in findings if severity == "error")
     finally:
         if broken or item.stash.get(_FAILED, False):
@@ -221,12 +216,12 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Record the test's module, and tell pytest-benchmark which tests are benchmarks."""
-    _TEST_MODULES.add(_module_name(item))
+    _TEST_MODULES.add(module_name(item))
     info = getattr(item, "_fixtureinfo", None)
     if info is None or not item.config.pluginmanager.hasplugin("benchmark"):
         return
     definitions = info.name2fixturedefs.get("task_benchmark", ())
-    if _is_ours("task_benchmark", definitions) and "benchmark" not in info.names_closure:
+    if is_from(__name__, "task_benchmark", definitions) and "benchmark" not in info.names_closure:
         info.names_closure.append("benchmark")
 
 
@@ -251,7 +246,7 @@ def asyncframe(request: pytest.FixtureRequest) -> Probe:
 
     from pytest_asyncframe.probe import Probe  # only if it is used
 
-    toolkit.foreign = _TEST_MODULES - {_module_name(request.node)}
+    toolkit.foreign = _TEST_MODULES - {module_name(request.node)}
     return Probe(toolkit)
 
 
@@ -287,42 +282,6 @@ def task_benchmark(request: pytest.FixtureRequest) -> TaskBenchmark:
     toolkit = request.node.stash.get(_TOOLKIT, None)
     rows = request.config.stash.setdefault(_BENCHMARKS, [])
     return TaskBenchmark.of(request, toolkit, rows)
-
-
-def _module_name(item: pytest.Item) -> str:
-    return str(getattr(getattr(item, "module", None), "__name__", ""))
-
-
-def _requested(item: pytest.Item) -> frozenset[str]:
-    """Return which of the plugin's fixtures a test uses, not a user's with the same name."""
-    info = getattr(item, "_fixtureinfo", None)
-    if info is None or FIXTURES.isdisjoint(info.names_closure):
-        return frozenset()
-    return frozenset(
-        name for name in FIXTURES if _is_ours(name, info.name2fixturedefs.get(name, ()))
-    )
-
-
-def _code_of(item: pytest.Item) -> list[CodeType]:
-    """Return the code objects of a test function and its fixtures."""
-    info: Any = getattr(item, "_fixtureinfo", None)
-    defined = [] if info is None else info.name2fixturedefs.values()
-    functions = [getattr(item, "obj", None), *(one.func for of in defined for one in of)]
-    return [fn.__code__ for fn in map(_unwrapped, functions) if hasattr(fn, "__code__")]
-
-
-def _unwrapped(fn: Any) -> Any:  # Any: a function, a method, or whatever can be called
-    return inspect.unwrap(getattr(fn, "__func__", fn))
-
-
-def _is_ours(name: str, definitions: Sequence[Any]) -> bool:  # Any: pytest's FixtureDef
-    for definition in reversed(definitions):
-        if definition.func.__module__ == __name__:
-            return True
-        # A user's fixture of that name may request the one that it overrides.
-        if name not in definition.argnames:
-            return False
-    return False
 
 
 def _toolkit(request: pytest.FixtureRequest) -> Toolkit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
@@ -18,12 +18,26 @@ if TYPE_CHECKING:
     from pytest_asyncframe._toolkit.options import Severity
     from pytest_asyncframe._toolkit.toolkit import Toolkit
 
+Findings: TypeAlias = "Sequence[tuple[Severity, list[str]]]"
+"""Texts, each list of them with how to report it."""
+
 _GRACE = 0.2
 """Real seconds that a thread has to end after the test."""
 
 
 class AsyncframeWarning(UserWarning):
     """A finding at the end of a test that is reported as a warning."""
+
+
+def findings(toolkit: Toolkit) -> Findings:
+    """Return what every gate has found, each with its severity, before the parts end."""
+    settings = toolkit.settings
+    return [
+        (settings.leaks, leaks(toolkit)),
+        (settings.lost_failures, lost_failures(toolkit)),
+        (settings.blocked_loop, toolkit.blocked.findings()),
+        ("warn", [] if toolkit.reads is None else toolkit.reads.findings()),
+    ]
 
 
 def leaks(toolkit: Toolkit) -> list[str]:
@@ -77,10 +91,10 @@ def _hint(error: BaseException) -> str:
     return ""
 
 
-def report(findings: Sequence[tuple[Severity, list[str]]], *, failed: bool) -> None:
+def report(found: Findings, *, failed: bool) -> None:
     """Fail the test or warn, by the severity of each finding; not if it failed before."""
-    errors = [text for severity, texts in findings if severity == "error" for text in texts]
-    warned = [text for severity, texts in findings if severity == "warn" for text in texts]
+    errors = [text for severity, texts in found if severity == "error" for text in texts]
+    warned = [text for severity, texts in found if severity == "warn" for text in texts]
     if failed:
         return
     for text in warned:

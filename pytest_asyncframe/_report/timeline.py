@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from framework.protocols import TaskEvent, TaskRecord, TaskStatus
 from pytest_asyncframe._places import raised_at
 from pytest_asyncframe._report import gates
+from pytest_asyncframe._report.gates import Findings
 from pytest_asyncframe._seen.recorder import Failure, Moment, Snapshot, Submission, UnfinishedTask
 
 if TYPE_CHECKING:
-    from pytest_asyncframe._toolkit.options import Severity
     from pytest_asyncframe._toolkit.toolkit import Toolkit
 
 Section: TypeAlias = tuple[str, str]
-Findings: TypeAlias = "Sequence[tuple[Severity, list[str]]]"
 
 _FIRST, _LAST = 40, 80
 """Number of lines of a long timeline to keep at its start and at its end."""

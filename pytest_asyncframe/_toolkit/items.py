@@ -1,0 +1,59 @@
+"""What a test item says about itself: the fixtures that it requests, its module, its code.
+
+Relies on: `_fixtureinfo` of pytest's items, which is not public.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Sequence
+from types import CodeType
+from typing import Any
+
+import pytest
+
+
+def requested(item: pytest.Item, names: Collection[str], module: str) -> frozenset[str]:
+    """Return which of a plugin's fixtures a test uses, not a user's with the same name.
+
+    Args:
+        item: The test.
+        names: The fixtures of the plugin.
+        module: The name of the module that defines them.
+    """
+    info = getattr(item, "_fixtureinfo", None)
+    if info is None:
+        return frozenset()
+    return frozenset(
+        name
+        for name in info.names_closure
+        if name in names and is_from(module, name, info.name2fixturedefs.get(name, ()))
+    )
+
+
+def is_from(module: str, name: str, definitions: Sequence[Any]) -> bool:  # Any: FixtureDef
+    """Whether a fixture of *module* is used for *name*, given all fixtures of that name."""
+    for definition in reversed(definitions):
+        if definition.func.__module__ == module:
+            return True
+        # A user's fixture of that name may request the one that it overrides.
+        if name not in definition.argnames:
+            return False
+    return False
+
+
+def module_name(item: pytest.Item) -> str:
+    """Return the name of the module that a test is in; "" if it is in none."""
+    return str(getattr(getattr(item, "module", None), "__name__", ""))
+
+
+def code_of(item: pytest.Item) -> list[CodeType]:
+    """Return the code objects of a test function and its fixtures."""
+    info: Any = getattr(item, "_fixtureinfo", None)
+    defined = [] if info is None else info.name2fixturedefs.values()
+    functions = [getattr(item, "obj", None), *(one.func for of in defined for one in of)]
+    return [fn.__code__ for fn in map(_unwrapped, functions) if hasattr(fn, "__code__")]
+
+
+def _unwrapped(fn: Any) -> Any:  # Any: a function, a method, or whatever can be called
+    return inspect.unwrap(getattr(fn, "__func__", fn))
