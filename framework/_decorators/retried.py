@@ -82,18 +82,28 @@ def retried_inner(fn: Callable[..., Any], name: str, policy: RetryPolicy) -> typ
             return fn(*args, **kwargs)
         except exceptions as error:
             first = error
-        if not fits(first, check, args, kwargs) or note_on_loop(first, policy):
-            raise first
-        return policies().retry(policy, name, call_later(fn, *args, **kwargs), first)
+        try:
+            if not fits(first, check, args, kwargs) or note_on_loop(first, policy):
+                raise first
+            call = call_later(fn, *args, **kwargs)
+            return policies().retry(policy, name, call, first)
+        finally:
+            # Its traceback refers to this frame: a reference back would make a cycle.
+            del first
 
     async def async_inner(*args: Any, **kwargs: Any) -> Any:
         try:
             return await fn(*args, **kwargs)
         except exceptions as error:
             first = error
-        if not fits(first, check, args, kwargs):
-            raise first
-        return await policies().retry_async(policy, name, call_later(fn, *args, **kwargs), first)
+        try:
+            if not fits(first, check, args, kwargs):
+                raise first
+            call = call_later(fn, *args, **kwargs)
+            return await policies().retry_async(policy, name, call, first)
+        finally:
+            # Its traceback refers to this frame: a reference back would make a cycle.
+            del first
 
     return of_colour(fn, sync_inner, async_inner)
 

@@ -144,26 +144,22 @@ class Policies:
                 or the framework shuts down.
             TaskCancelledError: If the task that retries is no longer wanted.
         """
-        attempt = 1
-        while policy.allows(error, attempt):
-            delay = policy.delay(attempt, self.rng.uniform)
-            sleeper = ThreadSleeper(self.clock)
-            reason = retry_reason(policy, attempt, delay)
-            with _Asleep(self, sleeper, reason, error) as asleep:
-                self._announce("retrying", name, delay, error)
-                sleeper.wait(self.clock.monotonic() + delay)
-            if not asleep.goes_on(error):
-                break
-            attempt += 1
-            try:
-                return call()
-            except BaseException as raised:  # allows() sorts out what is never retried
-                error = raised
+        sleeper = ThreadSleeper(self.clock)
+        latest = [error]
         try:
+            with closing(self._retries(policy, name, latest, sleeper)) as steps:
+                for until in steps:
+                    if until is not None:
+                        sleeper.wait(until)
+                        continue
+                    try:
+                        return call()
+                    except BaseException as raised:  # allows() rejects what is never retried
+                        latest[0] = error = raised
             raise error
         finally:
-            # The error's traceback holds this frame, and the frame must not hold it.
-            del error
+            # A traceback refers to this frame: a reference back would make a cycle.
+            del error, latest
 
     async def retry_async(
         self,
@@ -173,26 +169,49 @@ class Policies:
         error: BaseException,
     ) -> T:
         """Go on after a first attempt that ended with *error*, as `retry` for coroutines."""
-        attempt = 1
-        while policy.allows(error, attempt):
-            delay = policy.delay(attempt, self.rng.uniform)
-            sleeper = LoopSleeper(self.clock)
-            reason = retry_reason(policy, attempt, delay)
-            with _Asleep(self, sleeper, reason, error) as asleep:
-                self._announce("retrying", name, delay, error)
-                await sleeper.wait(self.clock.monotonic() + delay)
-            if not asleep.goes_on(error):
-                break
-            attempt += 1
-            try:
-                return await call()
-            except BaseException as raised:  # allows() sorts out what is never retried
-                error = raised
+        sleeper = LoopSleeper(self.clock)
+        latest = [error]
         try:
+            with closing(self._retries(policy, name, latest, sleeper)) as steps:
+                for until in steps:
+                    if until is not None:
+                        await sleeper.wait(until)
+                        continue
+                    try:
+                        return await call()
+                    except BaseException as raised:  # allows() rejects what is never retried
+                        latest[0] = error = raised
             raise error
         finally:
-            # The error's traceback holds this frame, and the frame must not hold it.
-            del error
+            # A traceback refers to this frame: a reference back would make a cycle.
+            del error, latest
+
+    def _retries(
+        self, policy: RetryPolicy, name: str, latest: list[BaseException], sleeper: Sleeper
+    ) -> Generator[float | None, None, None]:
+        """Decide about retries; the caller waits and makes the attempts.
+
+        Args:
+            policy: When to retry.
+            name: Of the retried function.
+            latest: The error of the latest attempt, which the caller replaces.
+            sleeper: What the caller waits with.
+
+        Yields:
+            For each retry the monotonic second until which to wait, then None to make the
+            attempt.
+        """
+        attempt = 1
+        while policy.allows(latest[0], attempt):
+            delay = policy.delay(attempt, self.rng.uniform)
+            reason = retry_reason(policy, attempt, delay)
+            with _Asleep(self, sleeper, reason, latest[0]) as asleep:
+                self._announce("retrying", name, delay, latest[0])
+                yield self.clock.monotonic() + delay
+            if not asleep.goes_on(latest[0]):
+                return
+            attempt += 1
+            yield None
 
     def _announce(self, kind: str, name: str, delay: float, error: BaseException | None) -> None:
         if self._host is not None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import weakref
 
@@ -18,6 +19,7 @@ from framework import (
     background_task,
     get_task_manager,
     get_thread_pool,
+    retry_task,
     setup_async_framework,
     throttled_task,
 )
@@ -95,6 +97,38 @@ async def test_g3_a_failure_does_not_keep_the_locals_of_its_frames(kind: str) ->
         assert task is not None
         assert isinstance(task.error, ValueError)
         assert locals_of[0]() is None
+
+
+@pytest.mark.parametrize("kind", ["thread", "loop"])
+def test_g3_errors_that_were_retried_are_freed_at_once(kind: str) -> None:
+    """After a retry that succeeds, failed attempts are freed without a garbage collection."""
+    locals_of: list[weakref.ref[Large]] = []
+
+    @retry_task(max_retries=2, retry_delay=0.0)
+    def third_time() -> int:
+        large = Large()
+        locals_of.append(weakref.ref(large))
+        if len(locals_of) < 3:
+            raise ValueError("no")
+        return len(locals_of)
+
+    @retry_task(max_retries=2, retry_delay=0.0)
+    async def third_time_on_the_loop() -> int:
+        large = Large()
+        locals_of.append(weakref.ref(large))
+        if len(locals_of) < 3:
+            raise ValueError("no")
+        return len(locals_of)
+
+    gc.disable()
+    try:
+        if kind == "thread":
+            assert third_time() == 3
+        else:
+            assert asyncio.run(third_time_on_the_loop()) == 3
+        assert [reference() for reference in locals_of] == [None] * 3
+    finally:
+        gc.enable()
 
 
 async def test_g4_blocked_workers_are_sent_no_more_than_the_queue_holds() -> None:
