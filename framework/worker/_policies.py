@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Generator, Hashable
-from contextlib import closing
 from typing import Any, Final, TypeVar
 
 from framework._running.policies import Policies, retry_reason, throttle_reason
@@ -18,9 +17,8 @@ from framework._running.retry import RetryPolicy
 from framework._running.throttle import ThrottlePolicy
 from framework._tasks.current import current_record
 from framework._tasks.jsonsafe import safe_repr
-from framework._tasks.live import LiveTask
+from framework._tasks.live import LiveTask, Sleeper
 from framework._tasks.records import TaskRecord
-from framework._threads.sleepers import LoopSleeper, ThreadSleeper
 from framework.exceptions import TaskCancelledError
 
 T = TypeVar("T")
@@ -108,29 +106,10 @@ class WorkerPolicies(Policies):
                 return False
         return True
 
-    def wait_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
-        """Publish the task again, or block until the call is counted."""
-        sleeper = ThreadSleeper(self.clock)
-        # Closed and not left to the garbage collector, for an error that ends the sleep.
-        with closing(self._moments(policy, key, due, sleeper)) as moments:
-            for moment in moments:
-                sleeper.wait(moment)
-
-    async def await_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
-        """Publish the task again, or suspend until the call is counted."""
-        sleeper = LoopSleeper(self.clock)
-        with closing(self._moments(policy, key, due, sleeper)) as moments:  # as above
-            for moment in moments:
-                await sleeper.wait(moment)
-
-    def _moments(
-        self,
-        policy: ThrottlePolicy,
-        key: Hashable,
-        due: float,
-        sleeper: ThreadSleeper | LoopSleeper,
-    ) -> Generator[float, None, None]:
-        """Yield each monotonic second to sleep until; end when the call is counted."""
+    def _turn(
+        self, policy: ThrottlePolicy, key: Hashable, due: float, sleeper: Sleeper
+    ) -> Generator[float | None, None, None]:
+        """Publish the task again, or yield until when to wait; see `Policies`."""
         self._leave_if_own(policy, key, due)
         reason = throttle_reason(policy)
         next_due: float | None = due
