@@ -6,9 +6,11 @@ import asyncio
 import base64
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -25,6 +27,7 @@ from framework import (
 )
 from framework.engines.celery import CeleryEngine, _rescue, _scripts
 from framework.engines.celery._messages import Message
+from framework.engines.celery._publisher import Publisher
 from framework.exceptions import BrokerUnavailableError
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
@@ -285,3 +288,46 @@ async def test_noted_and_never_sent(
         task = await manager.get_task(task_id)
     assert task is not None
     assert task.attempts == 1
+
+
+class Reasons:
+    """A host that keeps why tasks wait, by id; its clock stands still."""
+
+    def __init__(self) -> None:
+        self.clock = self
+        self.said: dict[str, str] = {}
+
+    def monotonic(self) -> float:
+        """Return the second at which it stands."""
+        return 0.0
+
+    def waiting(self, task_id: str, reason: str) -> None:
+        """Keep a reason."""
+        self.said[task_id] = reason
+
+
+def test_a_task_that_comes_as_the_broker_goes_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that is queued while the first failure is reported has the reason as well."""
+    host: Any = Reasons()
+    nothing: Any = None
+    publisher = Publisher(
+        nothing, nothing, nothing, nothing, nothing, nothing, host, size=10, timeout=60.0
+    )
+    # The test stands for the thread.
+    monkeypatch.setattr(publisher, "_thread", threading.current_thread())
+
+    class AwayError(Exception):
+        def __str__(self) -> str:
+            publisher.put(waiting_task("second"))
+            return "no route"
+
+    publisher.put(waiting_task("first"))
+    publisher._broken(AwayError())
+
+    assert host.said.keys() == {"first", "second"}
+    assert all(reason.endswith(": no route") for reason in host.said.values())
+
+
+def waiting_task(task_id: str) -> Any:
+    """Return as much of a task as a publisher looks at."""
+    return SimpleNamespace(task_id=task_id, status=TaskStatus.PENDING, queued=0.0)

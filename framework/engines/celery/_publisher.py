@@ -1,9 +1,12 @@
 """Publishing to the broker: one thread behind a bounded queue, so that nobody waits for it.
 
-Guarantees: every task that is taken in is published, or ends with an error or CANCELLED;
-while the broker is away each waiting task says so.
-Relies on: a broker connection of its own, whose calls block for a few seconds at most.
-Lock order: `_condition` is innermost.
+Guarantees: every task that was queued is published, or ends with an error or CANCELLED; while
+the broker is unavailable each waiting task gives that as its reason; a message is sent only
+after Redis has its task.
+Relies on: a broker connection of its own, whose calls block for a few seconds at most; the
+lease and the end in Redis, which make a second copy of a message do nothing. A call that
+failed may have had its effect, so messages may be sent twice, but never go missing.
+Lock order: `_condition` is innermost: neither host, Redis nor broker is called under it.
 """
 
 from __future__ import annotations
@@ -32,10 +35,10 @@ _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
 _ANSWER: Final = 5.0
-"""Seconds for which a broker may keep an answer back."""
+"""Seconds to wait for an answer of the broker."""
 
 _GRACE: Final = 0.5
-"""Seconds after a task's limit at which Celery kills: the child has told of it by then."""
+"""Seconds from a task's limit until Celery kills it; its process has reported it by then."""
 
 
 class Sender:
@@ -43,10 +46,10 @@ class Sender:
 
     Args:
         app: The Celery app.
-        task: Its task that runs ours.
-        queue: Where to send; None for where the app's routes lead.
-        own: Where to send what no route leads anywhere; None for the app's default queue.
-        note: Called with the name of each queue before the first message goes there.
+        task: The Celery task that runs ours.
+        queue: The queue to send to; None to follow the app's routes.
+        own: The queue for messages that no route matches; None for the app's default.
+        note: Called with the name of each queue before the first message is sent to it.
     """
 
     def __init__(
@@ -67,14 +70,14 @@ class Sender:
         self._producer: Any = None
 
     def send(self, message: Message, countdown: float = 0.0) -> None:
-        """Put a message at the broker; blocks.
+        """Send a message to the broker; blocks.
 
         Args:
-            message: What to send.
-            countdown: Seconds for which a worker keeps it back.
+            message: The message.
+            countdown: Seconds for which a worker holds it back.
 
         Raises:
-            Exception: What the transport raises; the next call begins anew.
+            Exception: Any error of the transport; the next call connects again.
         """
         limit, args = message.left, (message.as_json(),)
         try:
@@ -96,7 +99,7 @@ class Sender:
             raise
 
     def _destination(self, args: tuple[Any, ...]) -> dict[str, Any]:
-        """Return where a message goes, as options of `apply_async`."""
+        """Return the destination of a message, as options of `apply_async`."""
         options: dict[str, Any] = route(self._app, self._task, self._queue, self._own, args)
         name = queue_of(options)
         if name not in self._noted:
@@ -108,7 +111,7 @@ class Sender:
         if self._producer is None:
             self._connection = self._app.connection_for_write(
                 connect_timeout=2.0,
-                # Nobody sends them here; a broker that has gone is found by the next message.
+                # No thread here would answer heartbeats; the next message finds a broken one.
                 heartbeat=0,
                 # The first three are for Redis, the others for RabbitMQ.
                 transport_options={
@@ -123,19 +126,19 @@ class Sender:
         return self._producer
 
     def close(self) -> None:
-        """Let go of the connection; harmless to call twice."""
+        """Release the connection; harmless to call twice."""
         connection, self._connection, self._producer = self._connection, None, None
         if connection is not None:
             try:
                 connection.release()
-            except Exception:  # it is broken; there is nothing to hand back
+            except Exception:  # it is broken, so there is nothing to release
                 _LOGGER.debug("a broker connection did not close", exc_info=True)
 
 
 def route(
     app: Any, task: Any, queue: str | None, own: str | None, args: tuple[Any, ...]
 ) -> dict[str, Any]:
-    """Return where a message with these arguments goes; see `Sender`."""
+    """Return the destination of a message with these arguments; see `Sender`."""
     router, given = app.amqp.router, {} if queue is None else {"queue": queue}
     unsaid = queue is None and own is not None
     if unsaid and router.lookup_route(task.name, args, {}, {}, task) is None:
@@ -145,30 +148,30 @@ def route(
 
 
 def queue_of(options: dict[str, Any]) -> str:
-    """Return the name of the queue that options lead to; "" if an exchange says it."""
+    """Return the queue's name in routing options; "" if an exchange decides."""
     name: str = getattr(options.get("queue"), "name", "")
     return name
 
 
 def declared(app: Any, name: str | None) -> Any:
-    """Return a queue of the Celery app, which is made as its settings say if it is new."""
+    """Return a queue of the Celery app, created by its settings if it is new."""
     queues = app.amqp.queues
     return queues[name] if name in queues else queues.add(queues.new_missing(name))
 
 
 class Publisher:
-    """Publishes what is queued.
+    """Publishes queued tasks.
 
     Args:
         sender: Sends one message.
-        note: Notes messages in Redis before they are sent; blocks.
-        published: Notes there that those of some ids have been sent; blocks.
-        repeated: Notes that the message of an id may be sent twice; blocks.
-        unnote: Notes that a task will not be sent after all; blocks.
+        note: Writes messages to Redis before they are sent; blocks.
+        published: Marks the messages of some ids as sent there; blocks.
+        repeated: Marks the message of an id as possibly sent twice; blocks.
+        unnote: Undoes *note* for a task that is not sent after all; blocks.
         prepare: Makes the message of a task.
-        host: Hears of what becomes of tasks.
+        host: Receives the reports about tasks.
         size: How many tasks may be queued.
-        timeout: Seconds for which the broker may be away, per task.
+        timeout: Seconds for which a task waits for an unavailable broker.
     """
 
     def __init__(
@@ -194,9 +197,12 @@ class Publisher:
         self._timeout = timeout
         self._clock = SystemClock()
         self._condition = threading.Condition(threading.Lock())
+        # A task stays in it until it is sent, so that it can be withdrawn until then.
         self._queue: dict[str, EngineTask] = {}
         self._sending = ""
+        # Tasks that were withdrawn although a failed call may have sent them.
         self._doubtful: list[str] = []
+        # Why the broker is unavailable; "" while it works.
         self._down = ""
         self._closed = False
         self._give_up = False
@@ -206,11 +212,13 @@ class Publisher:
     # -- any thread
 
     def require_room(self) -> None:
-        """See that one more may be queued.
+        """Check that one more task may be queued.
 
         Raises:
             QueueFullError: If not.
         """
+        # Without the lock: every submission asks, and threads that ask at the same moment may
+        # exceed the bound by one each.
         if len(self._queue) >= self._size:
             raise QueueFullError(self._size)
 
@@ -220,36 +228,41 @@ class Publisher:
             if self._closed:
                 raise RuntimeError("the engine is closed and does not publish any more")
             self._queue[task.task_id] = task
+            # Only now: a process that submits nothing, such as most children of workers, has
+            # no such thread.
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="asyncframe-publisher", daemon=True
                 )
                 self._thread.start()
-            elif len(self._queue) == 1:
+            elif len(self._queue) == 1:  # the thread sleeps only while the queue is empty
                 self._condition.notify_all()
+        # After the lock: `_broken` reports to all that are queued when it sets this, and
+        # whoever comes later sees it here.
         if self._down:
             self._host.waiting(task.task_id, self._down)
 
     def discard(self, task_id: str) -> None:
-        """Forget a task that is not wanted any more."""
+        """Remove a task from the queue, if it is in it."""
         with self._condition:
             self._queue.pop(task_id, None)
             if not self._queue:
                 self._condition.notify_all()
 
     def withdraw(self, task_id: str) -> bool:
-        """Forget a task unless it is being sent right now; whether that was done."""
+        """Remove a task from the queue; False if it is being sent now."""
         with self._condition:
+            # While the broker is unavailable, "being sent" may last for minutes.
             if task_id == self._sending and not self._down:
                 return False
             withdrawn = self._queue.pop(task_id, None) is not None
             if withdrawn and self._down:
-                # A call that failed may have had its effect all the same.
+                # A failed call may have sent it; undone in Redis once that answers.
                 self._doubtful.append(task_id)
         return withdrawn
 
     def flush(self) -> None:
-        """Block until everything is published, or the broker is found to be away."""
+        """Block until everything is published, or the broker turns out to be unavailable."""
         with self._condition:
             while self._queue and not self._down and not self._closed:
                 self._condition.wait()
@@ -261,11 +274,13 @@ class Publisher:
             thread = self._thread
             self._condition.notify_all()
         if thread is not None:
+            # First ends a pause between two tries, so that the thread uses its last seconds.
             self._retry.set()
             thread.join(patience)
+            # In this order: the thread looks at `_give_up` after each try, before it pauses.
             self._give_up = True
             self._retry.set()
-            # One call may still be under way; the process does not wait for it for ever.
+            # A call may still be in progress, and the process cannot wait for it forever.
             thread.join(_LAST)
         with self._condition:
             left, self._queue = list(self._queue.values()), {}
@@ -275,7 +290,7 @@ class Publisher:
                 reason="the framework shut down before it was published",
             )  # fmt: skip
             if not self._down:
-                with suppress(Exception):  # at worst it stays PENDING in Redis
+                with suppress(Exception):  # at worst the task stays PENDING in Redis
                     self._unnote(task.task_id)
 
     # -- the thread
@@ -294,9 +309,10 @@ class Publisher:
             self._sender.close()
 
     def _publish(self, batch: list[EngineTask]) -> None:
-        """Publish some; each is taken off the queue when that has been done."""
+        """Publish some tasks; each is removed from the queue once it is sent."""
         wanted = [task for task in batch if not task.status.is_final]
         messages = [self._prepare(task) for task in wanted]
+        # All in one round trip, and before any is sent: a worker must find its task in Redis.
         noted = not messages or self._insist(lambda: self._note(messages))
         sent: list[str] = []
         for task, message in zip(wanted, messages, strict=True):
@@ -310,7 +326,7 @@ class Publisher:
                 self.discard(task.task_id)
         self._sending = ""
         if sent:
-            with suppress(Exception):  # Redis is away; at worst they are sent once more
+            with suppress(Exception):  # Redis is unavailable; at worst they are sent once more
                 self._published(sent)
         for task in batch:
             if task.status.is_final:
@@ -318,12 +334,13 @@ class Publisher:
 
     def _send(self, message: Message, tries: count[int]) -> None:
         if next(tries):
-            # A try that failed may have had its effect all the same.
+            # The failed try may have sent it; Redis must then remember the end for longer.
             self._repeated(message.task_id)
         self._sender.send(message)
 
     def _begin(self, task: EngineTask) -> bool:
-        """Note that a task is being sent, unless it was withdrawn after it was noted."""
+        """Mark a task as being sent; False if it was withdrawn after Redis had it."""
+        # In one step with the look, so that `withdraw` comes either before or too late.
         with self._condition:
             if task.task_id in self._queue:
                 self._sending = task.task_id
@@ -332,17 +349,18 @@ class Publisher:
         return False
 
     def _insist(self, call: Callable[[], object], task: EngineTask | None = None) -> bool:
-        """Make a call to the broker until it succeeds; False if it is given up.
+        """Repeat a call to the broker until it succeeds; False if the publisher gives up.
 
         Args:
             call: May raise anything.
-            task: Give up when this task is final; None for when nothing is queued.
+            task: Stop, with True, when this task is final; None to give up when nothing is
+                queued.
         """
         pause = _FIRST_PAUSE
         while True:
             try:
                 call()
-            except Exception as error:  # whatever the transport raises, it is away
+            except Exception as error:  # whatever the transport raises, it is unavailable
                 self._broken(error)
             else:
                 self._mended()
@@ -356,19 +374,21 @@ class Publisher:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _broken(self, error: Exception) -> None:
-        """Tell of a broker that is away, and end what has waited for too long."""
+        """Report that the broker is unavailable, and end tasks that have waited too long."""
+        began, down = not self._down, self._down or self._unavailable(error)
+        # In one step: a task that is queued later sees the reason by itself; see `put`.
         with self._condition:
+            self._down = down
             queued = list(self._queue.values())
-        if not self._down:
-            since = datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="seconds")
-            self._down = f"broker unavailable since {since}: {safe_str(error, 200)}"
-            for task in queued:
-                self._host.waiting(task.task_id, self._down)
-            with self._condition:
+            if began:
                 self._condition.notify_all()
-            _LOGGER.warning("%s; tasks that wait to be published: %d", self._down, len(queued))
+        if began:
+            for task in queued:
+                self._host.waiting(task.task_id, down)
+            _LOGGER.warning("%s; tasks that wait to be published: %d", down, len(queued))
         now = self._host.clock.monotonic()
         for task in queued:
+            # They are in the order of their submission, so the others came later.
             if now - task.queued < self._timeout:
                 break
             self.discard(task.task_id)
@@ -382,10 +402,15 @@ class Publisher:
                 reason="it could not be published",
             )  # fmt: skip
 
+    def _unavailable(self, error: Exception) -> str:
+        since = datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="seconds")
+        return f"broker unavailable since {since}: {safe_str(error, 200)}"
+
     def _mended(self) -> None:
         if not self._down:
             return
         _LOGGER.info("the broker is back")
+        # First: a task that is queued meanwhile reports nothing, or is among those below.
         self._down = ""
         with self._condition:
             queued = list(self._queue.values())
