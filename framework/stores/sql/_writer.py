@@ -1,9 +1,13 @@
-"""The store's own thread: it alone writes, and follows what the other processes write.
+"""The store's thread: it alone writes, and it reads what other processes write.
 
-Guarantees: what was put in is written in the end, in batches, or counted and logged; the
-thread ends for nothing but `Writer.close`, whatever the database does.
-Relies on: `_backlog` for what to write; nothing else writes this process's tasks.
-Lock order: none of its own; no lock is held while the database is spoken to.
+Guarantees: every record that was queued is written in the end, in batches, or counted and
+logged; a caller hears that a record is safe only after its commit; the thread ends only by
+`Writer.close`, whatever the database does.
+Relies on: `_backlog` for what to write; no other thread writing this process's tasks; rows
+that may be written twice, since a commit that failed may have had its effect.
+Lock order: `_lock` is innermost and guards `_remove_up_to` alone; everything else belongs to
+the thread. No lock is held during a transaction. In the database every writer takes its turn
+first (`Membership.turn`), so that no two processes wait for each other.
 """
 
 from __future__ import annotations
@@ -31,30 +35,30 @@ from framework.stores.sql._statements import Statements
 _LOGGER = logging.getLogger("asyncframe")
 
 BATCH: Final = 500
-"""Most records in one transaction."""
+"""Maximum number of records in one transaction."""
 
 _SLICE: Final = 8
-"""Records that are made into rows before the thread takes a breath of `BREATH` seconds."""
+"""Records to convert before the thread releases the interpreter for `BREATH` seconds."""
 
 _MAX_TEXT: Final = 8_000_000
-"""Characters after which a batch takes in no further record; a result may be a million."""
+"""Characters after which a batch is full; a single result may have a million."""
 
 _ROUNDS: Final = 20
-"""Most batches before the thread looks at what the others do."""
+"""Maximum number of batches before the thread reads what the others have written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often the thread does what, in seconds above 0.
+    """The intervals of the thread, in seconds above 0.
 
     Attributes:
-        gather: How long to let records come together before a batch.
-        hurry: The same while somebody waits until a record is safe.
-        look: From one look at what others have written to the next.
-        beat: From one sign of life to the next.
+        gather: How long records are collected before a batch is written.
+        hurry: The same while a caller waits until a record is safe.
+        look: Between two reads of what others have written.
+        beat: Between two increments of this process's counter.
         pause_min: After the first fault; doubled after each further one.
-        pause_max: Longest pause after a fault.
-        aside: From one attempt at what the database takes no other way to the next.
+        pause_max: The longest pause after a fault.
+        aside: Between two attempts to write records that were set aside.
     """
 
     gather: float = 0.02
@@ -67,20 +71,20 @@ class Pace:
 
 
 class Writer:
-    """Writes one process's tasks and follows those of the others.
+    """Writes one process's tasks, and reads those of the others.
 
     Args:
-        database: Where.
-        backlog: What waits to be written.
-        mirror: What is known of all tasks.
+        database: Where to write.
+        backlog: The records that wait to be written.
+        mirror: The tasks of all processes.
         host: The framework.
-        clock: Real time, whatever time the framework has.
-        pace: How often what is done.
+        clock: Real time: the other processes live in it, also if a test moves this one's.
+        pace: The intervals.
 
     Attributes:
         errors: How often the database has failed.
-        membership: This process among the others.
-        follower: What it knows of them.
+        membership: This process's row, and the others'.
+        follower: Reads what the others write.
     """
 
     def __init__(
@@ -108,9 +112,9 @@ class Writer:
         self._lock = threading.Lock()
         self._remove_up_to: float | None = None
         self._looked = self._beaten = self._watched = self._tried_aside = 0.0
-        # How many records go into the next batch; fewer after a fault.
+        # Maximum size of the next batch; halved after a fault, to find the record at fault.
         self._most = BATCH
-        # Batches that were written, and at which of them a record failed all alone.
+        # The number of written batches, and what it was when a record failed by itself.
         self._written = 0
         self._alone: dict[str, int] = {}
         self._end: float | None = None
@@ -120,7 +124,7 @@ class Writer:
     # -- any thread
 
     def enter(self) -> None:
-        """Come in and take in the history; blocks.
+        """Enter, and read the history; blocks.
 
         Raises:
             SQLAlchemyError: If the database fails.
@@ -135,20 +139,23 @@ class Writer:
         self._thread.start()
 
     def remove(self, bound: float) -> None:
-        """Have what ended by wall second *bound* removed from the database as well."""
+        """Remove what ended by wall second *bound* from the database as well."""
+        # First, so that a read in progress does not bring a removed task back.
         self.follower.forget(bound)
         with self._lock:
             self._remove_up_to = max(bound, self._remove_up_to or 0.0)
         self._backlog.wake()
 
     def close(self, patience: float) -> bool:
-        """Write what waits and leave, within *patience* seconds; False if that was too short."""
+        """Write what waits and leave within *patience* seconds; False if time ran out."""
+        # In this order: the thread reads the end when it sees that it is to close.
         self._end = self._clock.monotonic() + patience
         self._closing.set()
         self._backlog.wake()
         thread = self._thread
         if thread is None:
             return True
+        # A little longer than the thread has, so that a commit at the last moment counts.
         thread.join(min(patience + 0.05, threading.TIMEOUT_MAX))
         return not thread.is_alive() and not len(self._backlog)
 
@@ -160,20 +167,21 @@ class Writer:
             if self._closing.is_set():
                 break
             if waits and len(self._backlog) < BATCH:
+                # Records come in bursts: a short wait makes one transaction of many.
                 pace = self._pace
                 self._closing.wait(pace.hurry if self._backlog.waited_for else pace.gather)
             self.attempt()
         self._finish()
 
     def _until_due(self) -> float:
-        """Return how many seconds there are until something is to be done anyway."""
+        """Return the seconds until the next look or beat."""
         now, pace = self._clock.monotonic(), self._pace
         return max(0.0, min(self._looked + pace.look, self._beaten + pace.beat) - now)
 
     def _finish(self) -> None:
-        """Write what is left, as long as there is time, and go."""
+        """Write what is left while there is time, and leave."""
         end = self._end or 0.0
-        # For what was set aside it is the last chance.
+        # The last chance for records that were set aside, however long ago they were tried.
         self._tried_aside = -math.inf
         while self._clock.monotonic() < end:
             if self.attempt(following=False) and not self._backlog.waits:
@@ -185,11 +193,11 @@ class Writer:
                 return
 
     def attempt(self, *, following: bool = True) -> bool:
-        """Do what is due once; after a fault wait a little. True if all went well."""
+        """Do once what is due; pause after a fault. True if all went well."""
         fault: BaseException | None = None
         try:
             fault = self._try_to_write()
-            # Also after a fault: who cannot write tasks may be able to show that it lives.
+            # Also after a fault: a process that cannot write tasks can perhaps still beat.
             if following and not self._closing.is_set():
                 self.follow()
             if fault is None:
@@ -198,7 +206,7 @@ class Writer:
             self._come_back()
         except FAULTS as error:
             fault = fault or error
-        except Exception:  # a fault of ours must not end the thread either
+        except Exception:  # a fault of our own must not end the thread either
             _LOGGER.exception("unexpected error in the store's thread")
             self.errors += 1
             self._closing.wait(self._pace.pause_max)
@@ -210,7 +218,7 @@ class Writer:
         return True
 
     def _try_to_write(self) -> BaseException | None:
-        """Write what waits; return why that failed, if it did."""
+        """Write what waits; return the database's error, if any."""
         try:
             self.write()
         except FAULTS as error:
@@ -229,6 +237,7 @@ class Writer:
         now = self._clock.monotonic()
         pause = self._pause if self._end is None else min(self._pause, max(0.0, self._end - now))
         self._pause = min(2 * self._pause, self._pace.pause_max)
+        # Closing ends a pause. Once it has begun, that event is set and would not pause at all.
         self._closing.wait(pause) if self._end is None else threading.Event().wait(pause)
 
     def _recovered(self) -> None:
@@ -246,7 +255,7 @@ class Writer:
         """Write everything that waits, one transaction for each batch.
 
         Raises:
-            GivenUpError: If this process has been given up.
+            GivenUpError: If the others consider this process dead.
             SQLAlchemyError: If the database fails; what was not written is kept.
         """
         until = self._clock.monotonic() + IN_TIME
@@ -274,9 +283,10 @@ class Writer:
                 return
 
     def _rows_of(self, records: list[TaskRecord], until: float) -> dict[str, Written]:
-        """Return the rows of the first records, as many as make no huge batch.
+        """Return the rows of the first records, as many as fit into a batch.
 
-        Takes its time up to the monotonic second *until*.
+        The others are deleted from *records*. Releases the interpreter now and then, up to
+        the monotonic second *until*.
         """
         rows: dict[str, Written] = {}
         size = 0
@@ -285,13 +295,13 @@ class Writer:
                 del records[number - 1 :]
                 break
             if number % _SLICE == 0 and self._clock.monotonic() < until:
-                # Whoever waits for the interpreter, a loop say, gets it now and not 5 ms later.
+                # A loop that waits for the interpreter gets it now, and not 5 ms later.
                 self._clock.sleep(BREATH)
             try:
-                # A final one does not change any more.
+                # A final record does not change, so it needs no copy.
                 still = record if record.status.is_final else self._host.snapshot(record)
                 row = rows[record.task_id] = row_of(still)
-            except Exception as error:  # this one cannot be written, the others can
+            except Exception as error:  # this one cannot be written, but others can
                 self._give_up(record, error)
             else:
                 size += len(row.text)
@@ -299,8 +309,9 @@ class Writer:
         return rows
 
     def _write_batch(self, rows: list[Written], bound: float | None) -> bool:
-        """Write rows, and remove what is to be; True if there is more to remove."""
+        """Write rows and remove old ones; True if there is more to remove."""
         with self._database.writing() as connection:
+            # First of all: the row that this locks makes writers take turns.
             version, removed = self.membership.turn(connection)
             beats = self._beat_is_due()
             if beats:
@@ -311,15 +322,17 @@ class Writer:
             left = False
             if bound is not None:
                 removed = max(removed, bound)
-            # A clean-up may have passed what ended before it and is written only now.
+            # A clean-up may have removed tasks that ended before it and are written only now.
             if bound is not None or any(
                 row.ended_at is not None and row.ended_at <= removed for row in rows
             ):
                 left = self.statements.remove(connection, removed)
+        # After the commit: a beat that was rolled back was not seen by anybody.
         if beats:
             self._beaten = self._clock.monotonic()
         self.follower.wrote(version)
         with self._lock:
+            # Unless a later clean-up has moved it meanwhile.
             if self._remove_up_to == bound and not left:
                 self._remove_up_to = None
             return self._remove_up_to is not None
@@ -328,7 +341,7 @@ class Writer:
         return self._clock.monotonic() >= self._beaten + self._pace.beat
 
     def _tell_of_strangers(self, connection: Connection, rows: list[Written]) -> None:
-        """Log whose chosen id another process has given to a task of its own before."""
+        """Log the tasks whose chosen id another process has used before."""
         chosen = [row.chosen_id for row in rows if row.chosen_id and row.ended_at is not None]
         for task_id in self.statements.strangers(connection, chosen, self.membership.identities):
             _LOGGER.error(
@@ -337,12 +350,12 @@ class Writer:
                 task_id,
             )
 
-    # -- what the database does not take
+    # -- what the database refuses
 
     def _write_halves(
         self, records: list[TaskRecord], rows: dict[str, Written], error: BaseException
     ) -> None:
-        """Write a batch that was refused for something in it, without what that is."""
+        """Write a batch again without the records for which the database refuses it."""
         if len(records) == 1:
             self._give_up(records[0], error)
             return
@@ -358,10 +371,10 @@ class Writer:
                 self._safe(part, rows)
 
     def _narrow(self, records: list[TaskRecord], error: BaseException) -> None:
-        """Take fewer next time: perhaps the database fails at a single record.
+        """Make the next batch smaller: perhaps the database fails at a single record.
 
-        One that fails all alone goes behind the others. If it does so once more, and others
-        were written meanwhile, it is set aside.
+        A record that fails by itself goes behind the others. If it fails again, and others
+        were written in between, it is set aside.
         """
         if len(records) > 1:
             self._most = len(records) // 2
@@ -380,7 +393,7 @@ class Writer:
         self._backlog.set_aside(record, StoreUnavailableError(told))
 
     def _try_aside(self) -> None:
-        """Try what was set aside once more, up to the first that fails again."""
+        """Try the records that were set aside, up to the first that fails again."""
         if self._clock.monotonic() < self._tried_aside + self._pace.aside:
             return
         self._tried_aside = self._clock.monotonic()
@@ -405,10 +418,10 @@ class Writer:
             _LOGGER.info("task %s is now written to the store", record.task_id)
 
     def _give_up(self, record: TaskRecord, error: BaseException) -> None:
-        """Write what can be written of a record that is refused for what is in it.
+        """Write a shorter row of a record whose contents the database refuses.
 
         Raises:
-            SQLAlchemyError: If the database fails at that; the record is kept.
+            SQLAlchemyError: If the database fails meanwhile; the record is kept.
         """
         said, told = why(error), "task %s is written to the store without what it refuses: %s"
         row = bare_row_of(self._host.snapshot(record), error, said)
@@ -427,7 +440,7 @@ class Writer:
 
     def _safe(self, records: list[TaskRecord], rows: dict[str, Written]) -> None:
         for record in records:
-            # It may have ended since; then the text is still to be written.
+            # Only if the final row was written: a task that has ended since still needs it.
             row = rows.get(record.task_id)
             if row is not None and row.ended_at is not None and record.rest:
                 record.store_note = None
@@ -439,13 +452,14 @@ class Writer:
     # -- following the others
 
     def follow(self) -> None:
-        """Look at what the others have written, and whether they live, if it is time."""
+        """Read what the others have written, and whether they live, if it is time."""
         monotonic, pace = self._clock.monotonic, self._pace
         if self._beat_is_due():
             with self._database.writing() as connection:
                 self.membership.beat(connection)
             self._beaten = monotonic()
-        # The time is taken afterwards: after a lock that took long, the others get theirs.
+        # Times are taken after each step: while this process waited for a lock, the others may
+        # have waited, too, and must get their time to beat.
         if monotonic() >= self._watched + pace.beat:
             self.follower.watch()
             self._watched = monotonic()
@@ -454,7 +468,7 @@ class Writer:
             self._looked = monotonic()
 
     def _come_back(self) -> None:
-        """Go on as somebody new: the others have given this process up, and its tasks."""
+        """Continue under a new id: the others consider this process dead."""
         _LOGGER.error(
             "this process was not running for so long that the others that share the store "
             "consider it dead: its unfinished tasks end INTERRUPTED"
