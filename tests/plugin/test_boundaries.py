@@ -238,7 +238,7 @@ OTHERS = {
     "time.monotonic(), time.perf_counter()": "real",
     "uvloop": "replaced",
 }
-"""What has a test of its own above, or in `test_held_time`."""
+"""What has a test of its own above, or in `test_outside`."""
 
 
 def test_the_page_says_so() -> None:

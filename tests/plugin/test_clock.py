@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from framework import (
+    Task,
     TaskTimeoutError,
     async_task,
     background_task,
@@ -30,6 +31,7 @@ from framework import (
 )
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
+from tests.plugin.waits import compute, sleep
 
 virtual = pytest.mark.asyncframe(mode="virtual")
 
@@ -490,3 +492,23 @@ def test_a_wait_for_real_time_is_told(pytester: pytest.Pytester, name: str) -> N
             ),
         ]
     )
+
+
+# -- hooks
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.0])
+async def test_a_hook_at_a_limit(asyncframe: Probe, seconds: float) -> None:
+    """A hook called at a time limit stops time while it computes, and can sleep on the clock."""
+    called: list[float] = []
+
+    def hook(_: Task) -> None:
+        compute()
+        sleep(seconds)
+        called.append(asyncframe.clock.monotonic())
+
+    task_id = asyncframe.manager.submit_nowait(sleep, (9,), timeout=1, on_error=hook)
+    assert (await asyncframe.completed(task_id, check=False)).error is not None
+    await asyncframe.clock.run_for(5)
+
+    assert called == [1 + seconds]

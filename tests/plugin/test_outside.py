@@ -1,23 +1,18 @@
-"""What virtual time waits for, and waits that end at exactly the right moment."""
+"""What virtual time waits for outside the clock: files, signals, threads, child processes."""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
-import multiprocessing
-import multiprocessing.pool
 import os
 import queue
 import signal
 import socket
 import sqlite3
-import sys
 import threading
 import time
-import weakref
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,239 +20,8 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
-from framework import (
-    RateLimitExceededError,
-    Task,
-    TaskManager,
-    TaskTimeoutError,
-    ThreadPoolExecutorEnhanced,
-    throttled_task,
-)
-from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe.clock import StuckError, VirtualClock, _processes
 from pytest_asyncframe.probe import Probe
-
-asleep = asyncio.sleep  # noqa: TID251  # on virtual time, which is what is tested here
-
-
-def sleep(seconds: float) -> None:
-    """Sleep with the patched function."""
-    time.sleep(seconds)  # noqa: TID251  # as above
-
-
-def compute(seconds: float = 0.03) -> float:
-    """Compute for *seconds* of the thread's own processor time."""
-    until = time.thread_time() + seconds
-    while time.thread_time() < until:
-        pass
-    return seconds
-
-
-# -- pools
-
-
-@pytest.mark.parametrize("pool_type", [ThreadPoolExecutor, ThreadPoolExecutorEnhanced])
-def test_a_pool_that_computes(asyncframe: Probe, pool_type: type[ThreadPoolExecutor]) -> None:
-    """Time stands still while a thread of a user's pool computes."""
-    with pool_type(1) as pool:
-        assert pool.submit(compute).result(5) == compute()
-
-    assert asyncframe.clock.monotonic() == 0
-
-
-@pytest.mark.parametrize("pool_type", [ThreadPoolExecutor, ThreadPoolExecutorEnhanced])
-def test_a_pool_that_is_left_while_it_sleeps(
-    asyncframe: Probe, pool_type: type[ThreadPoolExecutor]
-) -> None:
-    """Leaving a pool's block waits for its sleeping calls in virtual time."""
-    with pool_type(2) as pool:
-        for _ in range(4):
-            pool.submit(sleep, 10)
-
-    assert asyncframe.clock.monotonic() == 20
-
-
-def test_a_pool_that_is_left_in_a_task(asyncframe: Probe) -> None:
-    """The same in a task, while time limits of other tasks still fire."""
-
-    def body() -> None:
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(sleep, 10)
-
-    slow = asyncframe.manager.submit_nowait(sleep, (99,), timeout=3)
-    done = asyncframe.manager.submit_nowait(body)
-    asyncframe.run_until_complete(done)
-    assert asyncframe.clock.monotonic() == 10
-
-    with pytest.raises(TaskTimeoutError):
-        asyncframe.run_until_complete(slow)
-
-
-def test_many_short_calls(task_clock: VirtualClock) -> None:
-    """A pool whose threads become idle and busy again is never taken for a deadlock."""
-    with ThreadPoolExecutorEnhanced(1) as pool:
-        assert [pool.submit(int).result() for _ in range(500)] == [0] * 500
-
-    assert task_clock.monotonic() == 0
-
-
-@pytest.mark.parametrize("pool_type", [ThreadPoolExecutor, ThreadPoolExecutorEnhanced])
-def test_a_pool_that_is_dropped(asyncframe: Probe, pool_type: type[ThreadPoolExecutor]) -> None:
-    """A pool that nobody refers to any more ends its threads, as without the plugin."""
-    pool = pool_type(1)
-    thread = pool.submit(threading.current_thread).result()
-    dropped = weakref.ref(pool)
-    del pool
-    gc.collect()
-
-    assert dropped() is None
-    thread.join()
-
-
-async def test_a_call_over_its_limit(asyncframe: Probe) -> None:
-    """A call that exceeds its time limit keeps running on the clock."""
-    ended: list[float] = []
-
-    def body() -> None:
-        sleep(8)
-        ended.append(asyncframe.clock.monotonic())
-
-    with ThreadPoolExecutorEnhanced(1, task_timeout=5, clock=asyncframe.clock) as pool:
-        call = asyncio.get_running_loop().run_in_executor(pool, body)
-        with pytest.raises(TaskTimeoutError):
-            await call
-        assert asyncframe.clock.monotonic() == 5
-
-    assert ended == [8]
-
-
-def test_a_join_with_a_timeout(asyncframe: Probe) -> None:
-    """Thread.join with a timeout waits in virtual time for a thread that sleeps on the clock."""
-    pool = ThreadPoolExecutor(1)
-    pool.submit(sleep, 10)
-    (thread,) = pool._threads
-    thread.join(4)
-    assert (thread.is_alive(), asyncframe.clock.monotonic()) == (True, 4)
-
-    pool.shutdown(wait=False)
-    thread.join()
-    assert (thread.is_alive(), asyncframe.clock.monotonic()) == (False, 10)
-
-
-async def test_a_process_that_computes(asyncframe: Probe) -> None:
-    """Time stands still while a process of a pool computes."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        call = asyncio.get_running_loop().run_in_executor(pool, compute)
-        assert await asyncio.wait_for(call, 0.001) == compute()
-
-    assert asyncframe.clock.monotonic() == 0
-
-
-def test_a_process_pool_that_is_closed(asyncframe: Probe) -> None:
-    """A call that a process pool rejects does not stop time."""
-    pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-    pool.shutdown()
-    with pytest.raises(RuntimeError, match="after shutdown"):
-        pool.submit(compute)
-
-    sleep(3)
-    assert asyncframe.clock.monotonic() == 3
-
-
-def test_a_process_pool_that_is_imported_in_the_test(pytester: pytest.Pytester) -> None:
-    """A process pool also stops time if the test itself imports its module."""
-    pytester.makepyfile("""
-    import multiprocessing
-
-    def test_it(asyncframe):
-        from concurrent.futures import ProcessPoolExecutor
-
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            assert pool.submit(abs, -1).result(timeout=5) == 1
-        assert asyncframe.clock.monotonic() == 0
-    """)
-    pytester.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=1)
-
-
-def test_pools_of_multiprocessing(asyncframe: Probe) -> None:
-    """Time stands still while a multiprocessing pool owes any kind of result."""
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        assert pool.apply_async(compute).get(timeout=1) == compute()
-        assert pool.map_async(abs, [-1, -2]).get(timeout=1) == [1, 2]
-        assert pool.map_async(abs, []).get(timeout=1) == []
-        assert pool.imap(abs, [-1, -2]).next(timeout=1) == 1
-        assert sorted(pool.imap_unordered(abs, [-1, -2])) == [1, 2]
-        assert asyncframe.clock.monotonic() == 0
-
-    sleep(3)
-    assert asyncframe.clock.monotonic() == 3
-
-
-def test_a_pool_of_multiprocessing_that_is_terminated(asyncframe: Probe) -> None:
-    """Results that a terminated pool still owes do not stop time."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        owed = pool.apply_async(compute, (3600,))
-    with pytest.raises(multiprocessing.TimeoutError):
-        owed.get(timeout=60)
-
-    assert asyncframe.clock.monotonic() == 60
-
-
-def test_pools_that_are_loaded_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The module that the test imports is patched, not an earlier copy of it."""
-    monkeypatch.setattr(multiprocessing, "pool", multiprocessing.pool)
-    monkeypatch.delitem(sys.modules, "multiprocessing.pool")
-    sequencer = Sequencer(moves=True, starts=True, hold=True, one_at_a_time=True)
-    owners = [owner for owner, _, _ in _processes.counted(sequencer)]
-
-    assert sys.modules["multiprocessing.pool"].ApplyResult in owners
-
-
-def never_end() -> None:
-    """Wait forever, in a process with real time."""
-    threading.Event().wait()
-
-
-def test_a_process_that_does_not_come_back(asyncframe: Probe) -> None:
-    """A process that neither answers nor computes is reported as stuck, like a thread."""
-    asyncframe.clock.sequencer.patience = 0.2
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        owed = pool.apply_async(never_end)
-        with pytest.raises(StuckError, match=r"other processes that have not returned: 1\n"):
-            owed.get()
-
-
-async def test_the_end_of_the_default_executor(asyncframe: Probe) -> None:
-    """Shutting down a loop's default executor takes no virtual time of its own."""
-    loop = asyncio.get_running_loop()
-    timer = loop.call_later(200, lambda: None)
-    await asyncio.to_thread(int)
-    await loop.shutdown_default_executor()
-
-    assert asyncframe.clock.monotonic() == 0
-    timer.cancel()
-
-
-# -- what the framework does on threads of its own
-
-
-@pytest.mark.parametrize("seconds", [0.0, 3.0])
-async def test_a_hook_at_a_limit(asyncframe: Probe, seconds: float) -> None:
-    """A hook called at a time limit stops time while it computes, and can sleep on the clock."""
-    called: list[float] = []
-
-    def hook(_: Task) -> None:
-        compute()
-        sleep(seconds)
-        called.append(asyncframe.clock.monotonic())
-
-    task_id = asyncframe.manager.submit_nowait(sleep, (9,), timeout=1, on_error=hook)
-    assert (await asyncframe.completed(task_id, check=False)).error is not None
-    await asyncframe.clock.run_for(5)
-
-    assert called == [1 + seconds]
-
+from tests.plugin.waits import asleep, compute, sleep
 
 # -- files and signals
 
@@ -487,7 +251,7 @@ async def test_a_thread_that_polls(asyncframe: Probe) -> None:
     ]
     # Once, or a few times if the system lets it run for long now and then.
     assert 1 <= len(notes) < 10
-    assert "test_held_time.py" in str(notes[0])
+    assert "waits.py" in str(notes[0])
 
 
 def test_a_thread_that_comes_up_late(asyncframe: Probe) -> None:
@@ -619,90 +383,3 @@ def test_a_forked_child_is_in_real_time(asyncframe: Probe, mode: str) -> None:
     asyncframe.clock.advance(1)
     assert asyncframe.clock.monotonic() == 5001
     assert datetime.now(UTC).timestamp() == pytest.approx(asyncframe.clock.time())
-
-
-# -- exact ends
-
-
-@pytest.mark.parametrize(
-    ("begin", "limit"), [(0.1, 0.2), (1.1, 2.2), (0, 1 / 3), (1e6, 1e-3), (0, 1e-12)]
-)
-async def test_limits_that_are_no_whole_nanoseconds(
-    asyncframe: Probe, begin: float, limit: float
-) -> None:
-    """A time limit fires once, at the first nanosecond that is not too early."""
-    await asleep(begin)
-    task_id = await asyncframe.manager.submit(asyncio.Event().wait, timeout=limit)
-    with pytest.raises(TaskTimeoutError):
-        await asyncframe.completed(task_id)
-
-    late = asyncframe.clock.monotonic() - begin - limit
-    assert 0 <= late + 1e-15 * begin <= 2e-9
-
-
-def test_a_time_to_retry_after(task_clock: VirtualClock, task_manager: TaskManager) -> None:
-    """A call is allowed once the clock has moved by retry_after."""
-
-    @throttled_task(rate_limit=1, time_window=1 / 3)
-    def call() -> int:
-        return 1
-
-    call()
-    with pytest.raises(RateLimitExceededError) as caught:
-        call()
-    task_clock.advance(caught.value.retry_after)
-
-    assert call() == 1
-
-
-async def repeat(clock: VirtualClock, every: float, told: list[float]) -> None:
-    """Record the time periodically, with a timer that sets itself again."""
-
-    def tick() -> None:
-        told.append(clock.monotonic())
-        clock.call_at(clock.monotonic() + every, tick)
-
-    clock.call_at(every, tick)
-
-
-async def sleep_again(clock: VirtualClock, every: float, told: list[float]) -> None:
-    """Record the time periodically, in a coroutine."""
-
-    async def go_on() -> None:
-        while True:
-            await asleep(every)
-            told.append(clock.monotonic())
-
-    told_by = asyncio.create_task(go_on())
-    told_by.add_done_callback(lambda _: None)
-
-
-@pytest.mark.asyncframe(leaks="off")
-@pytest.mark.parametrize("start", [repeat, sleep_again])
-async def test_run_for_ends_after_what_is_due_then(
-    task_clock: VirtualClock, start: Callable[..., object]
-) -> None:
-    """Timers due at the very end of run_for() have fired when it returns."""
-    told: list[float] = []
-    await start(task_clock, 10, told)  # type: ignore[misc]  # one of the two above
-    await task_clock.run_for(30)
-
-    assert told == [10, 20, 30]
-
-
-def test_as_completed_with_a_timeout(asyncframe: Probe) -> None:
-    """as_completed() raises exactly when its timeout is over."""
-    with pytest.raises(TimeoutError):
-        list(as_completed([Future[None]()], 0.3))
-
-    assert asyncframe.clock.monotonic() == 0.3
-
-
-def test_a_clock_of_its_own() -> None:
-    """A clock created without arguments is moved by advance()."""
-    clock = VirtualClock()
-    fired: list[float] = []
-    clock.call_at(2, lambda: fired.append(clock.monotonic()))
-    clock.advance(3)
-
-    assert (fired, clock.monotonic()) == ([2], 3)

@@ -1,0 +1,21 @@
+"""Waits on the virtual clock, and work that takes real time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+asleep = asyncio.sleep  # noqa: TID251  # on virtual time, which is what is tested here
+
+
+def sleep(seconds: float) -> None:
+    """Sleep with the patched function."""
+    time.sleep(seconds)  # noqa: TID251  # as above
+
+
+def compute(seconds: float = 0.03) -> float:
+    """Compute for *seconds* of the thread's own processor time."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+    return seconds
