@@ -51,7 +51,7 @@ def decorate(
     below = layer_of(inner)
     if below is not None and _RANKS[below] >= _RANKS[layer]:
         raise TypeError(
-            f"{layer} cannot be put on a function that is decorated with {below}; the order "
+            f"{layer} cannot decorate a function that is decorated with {below}; the order "
             f"is {_ORDER}"
         )
     return make(function)

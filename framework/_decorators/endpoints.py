@@ -33,8 +33,8 @@ def warn_of_plain_endpoints(app: object) -> None:
         if stacked is not None and _is_in_place_of(stacked, endpoint):
             layer = layer_of(stacked)
             _LOGGER.warning(
-                "the route %s runs %s itself, without %s: the route was registered before; "
-                "write @%s below the route's decorator",
+                "the route %s runs %s directly, without %s, because it was registered first: "
+                "put @%s below the route's decorator",
                 getattr(route, "path", "?"),
                 endpoint.__qualname__,
                 layer,

@@ -52,7 +52,7 @@ def scheduled_task(
     """
     if callable(every):
         raise TypeError(
-            "scheduled_task has no default interval: write @scheduled_task(every=60), not "
+            "scheduled_task has no default interval: use @scheduled_task(every=60), not "
             "@scheduled_task"
         )
     seconds = checks.number("every", every, above=0)
@@ -81,7 +81,7 @@ def _scheduled(
             spec.check()
         except TypeError as error:
             raise TypeError(
-                f"scheduled_task calls {spec.name} without arguments, which does not fit: {error}"
+                f"scheduled_task calls {spec.name} without arguments, but it needs some: {error}"
             ) from None
 
     def sync_inner() -> Any:

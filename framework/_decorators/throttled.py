@@ -42,7 +42,7 @@ def throttled_task(fn: object = None, /, **options: Unpack[ThrottleOptions]) -> 
     checked = THROTTLE.complete(THROTTLE.checked("throttled_task", options))
     if fn is not None or "rate_limit" not in options:
         raise TypeError(
-            "throttled_task has no default rate: write @throttled_task(rate_limit=5, "
+            "throttled_task has no default rate: use @throttled_task(rate_limit=5, "
             f"time_window=60), not @throttled_task{'' if fn is not None else '()'}"
         )
     return lambda it: decorate("throttled_task", it, lambda one: _throttled(one, checked))

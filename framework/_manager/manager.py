@@ -336,7 +336,7 @@ class TaskManager:
             ValueError: If there is no such kind.
         """
         if not callable(sink):
-            raise TypeError(f"sink must be a function of an event, not {checks.show(sink)}")
+            raise TypeError(f"sink must be a function that takes an event, not {checks.show(sink)}")
         chosen = EVENT_KINDS if kinds is None else checks.choices("kinds", kinds, EVENT_KINDS)
         return self._core.ledger.subscribe(sink, chosen)
 
@@ -396,7 +396,7 @@ class TaskManager:
         """
         if asyncio._get_running_loop() is not None:
             raise RuntimeError(
-                "wait_result() would block the event loop that runs on this thread: use "
+                "wait_result() would block the event loop of this thread: use "
                 "'await get_result(task_id)' here"
             )
         if timeout is not None:

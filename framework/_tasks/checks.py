@@ -97,8 +97,7 @@ def filled_text(name: str, value: object) -> str:
     given = text(name, value)
     if not given or given != given.encode("utf-8", "replace").decode("utf-8"):
         raise ValueError(
-            f"{name} must be a string of at least one character, all of them valid in UTF-8, "
-            f"not {show(value)}"
+            f"{name} must be a non-empty string that is valid in UTF-8, not {show(value)}"
         )
     return given
 
@@ -114,7 +113,7 @@ def task_id(name: str, value: object) -> str:
     if not may_be_task_id(given):
         raise ValueError(
             f"{name} must have 1 to {_LONGEST_ID} characters, all of them printable, not "
-            f"{show(value)} ({len(given)} characters): choose another, or leave it out for a "
+            f"{show(value)} ({len(given)} characters): choose another, or omit it for a "
             "random one"
         )
     return given
@@ -165,7 +164,7 @@ def exception_types(name: str, value: object) -> tuple[type[BaseException], ...]
     types = value if isinstance(value, tuple) else (value,)
     if not types:
         raise ValueError(
-            f"{name} must name at least one exception class, not (): with none the "
+            f"{name} must contain at least one exception class, not (): otherwise the "
             "function would never be retried"
         )
     for one in types:
@@ -192,7 +191,7 @@ def methods(name: str, part: object, needed: tuple[str, ...]) -> None:
     missing = [method for method in needed if not callable(getattr(part, method, None))]
     if missing:
         raise TypeError(
-            f"{name} must have the methods of framework.protocols, and {show(part)} lacks "
+            f"{name} must have the methods of framework.protocols, but {show(part)} lacks "
             f"{', '.join(missing)}"
         )
 
@@ -229,7 +228,7 @@ def choices(name: str, value: object, allowed: tuple[str, ...]) -> frozenset[str
         raise TypeError(f"{name} must be a collection of strings, not {show(value)}")
     for one in value:
         if one not in allowed:
-            raise ValueError(f"{name} must be of {', '.join(allowed)}, and {show(one)} is not")
+            raise ValueError(f"{name} must be among {', '.join(allowed)}, not {show(one)}")
     return frozenset(value)
 
 

@@ -96,7 +96,7 @@ def require_callable(what: str, fn: object) -> Callable[..., Any]:
     if inspect.iscoroutine(fn):
         fn.close()
         raise TypeError(
-            f"{what} needs a function, not the coroutine {safe_repr(fn)}: give the function "
+            f"{what} needs a function, not the coroutine {safe_repr(fn)}: pass the function "
             "itself and its arguments, as in submit(fn, args=(1, 2))"
         )
     if isinstance(fn, (staticmethod, classmethod)):
@@ -109,8 +109,8 @@ def require_callable(what: str, fn: object) -> Callable[..., Any]:
     for probe in (inner, getattr(type(inner), "__call__", None)):  # noqa: B004  # asks for its kind
         if inspect.isgeneratorfunction(probe) or inspect.isasyncgenfunction(probe):
             raise TypeError(
-                f"{what} cannot take the generator function {name_of(fn)}: its body would "
-                "never run as a task; return a list, or loop inside the task"
+                f"{what} cannot take the generator function {name_of(fn)}: its code would "
+                "never run as a task; return a list, or iterate inside the task"
             )
     return fn
 

@@ -99,7 +99,7 @@ def bytes_in(value: object) -> list[bytes]:
                 continue
             kind = type(item)
             if hasattr(kind, "__next__"):
-                raise ValueError("files, generators and other iterators cannot travel: give a list")
+                raise ValueError("files, generators and iterators cannot be sent: pass a list")
             inside = _inside(item, kind)
             if _FLAT.issuperset(map(type, inside)) or id(item) in seen:
                 continue

@@ -144,13 +144,13 @@ def require_arguments(args: object, kwargs: object) -> tuple[tuple[Any, ...], di
     if not isinstance(args, (tuple, list)):
         raise TypeError(
             "args must be a tuple or list of positional arguments, not of type "
-            f"{type(args).__qualname__}; for one argument write args=(value,)"
+            f"{type(args).__qualname__}; for one argument use args=(value,)"
         )
     if kwargs is None:
         kwargs = {}
     if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
         raise TypeError(
             "kwargs must be a dict with parameter names as keys, not of type "
-            f"{type(kwargs).__qualname__}, or with other keys"
+            f"{type(kwargs).__qualname__} or with other keys"
         )
     return tuple(args), dict(kwargs)

@@ -196,8 +196,8 @@ class Task:
     def _live(self, method: str) -> TaskControl:
         if self._control is None:
             raise RuntimeError(
-                f"{method}() was called on a snapshot; inside the task, call it on what "
-                "current_task() gives"
+                f"{method}() was called on a snapshot of the task: inside the task, call it on "
+                "current_task()"
             )
         return self._control
 

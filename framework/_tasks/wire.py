@@ -164,7 +164,7 @@ class _Shape:
         except (ValueError, TypeError) as error:
             raise TypeError(
                 f"argument {name!r} of {self.name} does not fit: given {_kind_of(value)}: "
-                f"{_why(error)}; arguments travel as JSON by the annotations"
+                f"{_why(error)}; arguments are sent as JSON according to the annotations"
             ) from None
         return found, named
 
@@ -173,8 +173,8 @@ class _Shape:
         text = _to_json(self.convert(args, kwargs or {}, "dump"))
         if len(text) > MAX_CALL:
             raise ValueError(
-                f"the arguments of {self.name} take {len(text):,} characters of JSON, and "
-                f"{MAX_CALL:,} are allowed: store the data and give its key instead"
+                f"the arguments of {self.name} take {len(text):,} characters of JSON, but only "
+                f"{MAX_CALL:,} are allowed: store the data and pass its key instead"
             )
         return text
 
@@ -254,11 +254,11 @@ def encode_result(fn: Function | None, value: Any) -> str:
     except (ValueError, TypeError) as error:
         raise TypeError(
             f"the result of {name} cannot be kept: given {_kind_of(value)}: "
-            f"{_why(error)}; results are kept as JSON by the return annotation"
+            f"{_why(error)}; results are stored as JSON according to the return annotation"
         ) from None
     if len(text) > MAX_RESULT:
         raise ValueError(
-            f"the result of {name} takes {len(text):,} characters of JSON, and "
+            f"the result of {name} takes {len(text):,} characters of JSON, but only "
             f"{MAX_RESULT:,} are allowed: store the data and return its key instead"
         )
     return text
@@ -323,7 +323,7 @@ def decode_error(text: str) -> BaseException:
         (module, qualname), words, parts = data["type"], data["text"], data["parts"]
         told = RemoteTaskError(f"{module}.{qualname}", words)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"no error in JSON: {safe_repr(text)}") from error
+        raise ValueError(f"not an error in JSON: {safe_repr(text)}") from error
     cls = _imported(module, qualname)
     if cls is None or not isinstance(parts, list) or len(parts) != 2:
         return told

@@ -120,7 +120,7 @@ def test_setup_parts(parameter: str, lacking: str) -> None:
     """A part that does not do what its protocol says is refused with what it lacks."""
     with pytest.raises(
         TypeError,
-        match=f"^{parameter} must have the methods of framework.protocols, and 5 lacks {lacking}",
+        match=f"^{parameter} must have the methods of framework.protocols, but 5 lacks {lacking}",
     ):
         setup_async_framework(None, **{parameter: 5})  # type: ignore[arg-type]  # the point
 
@@ -319,7 +319,9 @@ def test_status(task_manager: TaskManager, status: Any) -> None:
 @pytest.mark.parametrize("sink", [None, "sink", 5])
 def test_subscribe(task_manager: TaskManager, sink: Any) -> None:
     """A sink that is no function is refused."""
-    with pytest.raises(TypeError, match=f"^sink must be a function of an event, not {sink!r}$"):
+    with pytest.raises(
+        TypeError, match=f"^sink must be a function that takes an event, not {sink!r}$"
+    ):
         task_manager.subscribe(sink)
 
 
@@ -328,8 +330,8 @@ def test_subscribe(task_manager: TaskManager, sink: Any) -> None:
     [
         ("completed", TypeError, "kinds must be a collection of strings, not 'completed'"),
         (5, TypeError, "kinds must be a collection of strings, not 5"),
-        (["done"], ValueError, "and 'done' is not"),
-        ([None], ValueError, "and None is not"),
+        (["done"], ValueError, ", evicted, not 'done'"),
+        ([None], ValueError, ", evicted, not None"),
     ],
 )
 def test_kinds_of_events(
@@ -367,8 +369,8 @@ async def test_snapshot_is_not_live(task_manager: TaskManager) -> None:
 
     with pytest.raises(
         RuntimeError,
-        match=r"^report_progress\(\) was called on a snapshot; inside the task, call it on what "
-        r"current_task\(\) gives$",
+        match=r"^report_progress\(\) was called on a snapshot of the task: inside the task, call "
+        r"it on current_task\(\)$",
     ):
         task.report_progress(0.5)
 

@@ -252,7 +252,7 @@ async def test_annotation_that_is_refused(celery_redis: RedisServer) -> None:
         name = f"{__name__}.test_annotation_that_is_refused.<locals>.store"
         engine = make(celery_redis.url)
         with pytest.raises(
-            ValueError, match=r"^values of some annotations cannot travel"
+            ValueError, match=r"^values of some annotations cannot be sent as JSON"
         ) as caught:
             async with setup_async_framework(None, engine=engine):
                 pass

@@ -144,7 +144,7 @@ def app_on(folder: Path, *parts: str) -> FastAPI:
         (
             lambda it, _: it.store(Upload(data=b"text")),
             ValueError,
-            "values of some annotations cannot travel: argument 'upload' of .*store",
+            "values of some annotations cannot be sent as JSON: argument 'upload' of .*store",
         ),
         (
             lambda _, probe: probe.manager.submit_nowait(undecorated, timeout=5),

@@ -223,7 +223,9 @@ class CeleryEngine:
             )
         refused = self.refusals()
         if refused:
-            raise ValueError(f"values of some annotations cannot travel: {'; '.join(refused)}")
+            raise ValueError(
+                f"values of some annotations cannot be sent as JSON: {'; '.join(refused)}"
+            )
 
     def refusals(self) -> list[str]:
         """Return which annotations of functions JSON has nothing for, and what to do."""
@@ -338,7 +340,9 @@ class CeleryEngine:
         # Of functions that the app knew when it started this was found out then.
         refused = refusals(spec.fn)
         if refused:
-            raise ValueError(f"values of some annotations cannot travel: {'; '.join(refused)}")
+            raise ValueError(
+                f"values of some annotations cannot be sent as JSON: {'; '.join(refused)}"
+            )
         return call_encoder(spec.fn)
 
     def _name_of(self, spec: TaskFunction) -> str:

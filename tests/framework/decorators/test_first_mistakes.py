@@ -127,8 +127,8 @@ def test_a_route_below_a_decorator_is_told(caplog: pytest.LogCaptureFixture) -> 
         pass
 
     assert sorted(caplog.messages) == [
-        f"the route {path} runs test_a_route_below_a_decorator_is_told.<locals>.{name} itself, "
-        f"without {layer}: the route was registered before; write @{layer} below the route's "
+        f"the route {path} runs test_a_route_below_a_decorator_is_told.<locals>.{name} directly, "
+        f"without {layer}, because it was registered first: put @{layer} below the route's "
         "decorator"
         for path, name, layer in (
             ("/included", "included", "async_task"),

@@ -246,7 +246,7 @@ async def test_b4_bad_args(task_manager: TaskManager, args: Any) -> None:
     with pytest.raises(
         TypeError,
         match=f"^args must be a tuple or list of positional arguments, not of type "
-        f"{type(args).__name__}; for one argument write args=\\(value,\\)$",
+        f"{type(args).__name__}; for one argument use args=\\(value,\\)$",
     ):
         await task_manager.submit(pair, args)
 
@@ -257,7 +257,7 @@ async def test_b4_bad_kwargs(task_manager: TaskManager, kwargs: Any) -> None:
     with pytest.raises(
         TypeError,
         match=f"^kwargs must be a dict with parameter names as keys, not of type "
-        f"{type(kwargs).__name__}, or with other keys$",
+        f"{type(kwargs).__name__} or with other keys$",
     ):
         await task_manager.submit(pair, (), kwargs)
 
@@ -802,7 +802,7 @@ async def test_b13_on_loop(task_manager: TaskManager) -> None:
 
     with pytest.raises(
         RuntimeError,
-        match=r"^wait_result\(\) would block the event loop that runs on this thread: use "
+        match=r"^wait_result\(\) would block the event loop of this thread: use "
         r"'await get_result\(task_id\)' here$",
     ):
         task_manager.wait_result(task_id)

@@ -230,7 +230,7 @@ def test_a4_bad_retry(parameter: str, value: object, error: type[Exception], all
 def test_a4_no_exceptions() -> None:
     """An empty tuple of exceptions, with which nothing is ever retried, is refused."""
     with pytest.raises(
-        ValueError, match=r"^exceptions must name at least one exception class, not \(\): .*$"
+        ValueError, match=r"^exceptions must contain at least one exception class, not \(\): .*$"
     ):
         retry_task(exceptions=())
 
@@ -278,9 +278,9 @@ def test_a5_coroutine() -> None:
 
 def test_a5_bare_without_default() -> None:
     """The bare forms of decorators that have no default say what to write."""
-    with pytest.raises(TypeError, match=r"^throttled_task has no default rate: write @throttled"):
+    with pytest.raises(TypeError, match=r"^throttled_task has no default rate: use @throttled"):
         throttled_task(plain)
-    with pytest.raises(TypeError, match=r"^scheduled_task has no default interval: write @sched"):
+    with pytest.raises(TypeError, match=r"^scheduled_task has no default interval: use @sched"):
         scheduled_task(plain)  # type: ignore[arg-type]  # the point
 
 
@@ -578,7 +578,7 @@ def test_a11_wrong_order(outer: str, inner: str, wrapped: bool) -> None:
     below = LAYERS[inner](plain)
     with pytest.raises(
         TypeError,
-        match=f"^{outer} cannot be put on a function that is decorated with {inner}; "
+        match=f"^{outer} cannot decorate a function that is decorated with {inner}; "
         f"the order is {re.escape(ORDER)}$",
     ):
         LAYERS[outer](functools.partial(below) if wrapped else below)

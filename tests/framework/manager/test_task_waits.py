@@ -94,7 +94,7 @@ async def test_wait_result_on_a_loop_is_refused(task_manager: TaskManager) -> No
     task_id = await task_manager.submit(int)
     with pytest.raises(
         RuntimeError,
-        match=r"^wait_result\(\) would block the event loop that runs on this thread: use "
+        match=r"^wait_result\(\) would block the event loop of this thread: use "
         r"'await get_result\(task_id\)' here$",
     ):
         task_manager.wait_result(task_id)

@@ -166,7 +166,7 @@ def iterated(numbers: Iterable[Any]) -> Iterable[Any]:
     return numbers
 
 
-READ_ONCE = r"files, generators and other iterators cannot travel: give a list"
+READ_ONCE = r"files, generators and iterators cannot be sent: pass a list"
 
 
 @pytest.mark.parametrize("fn", [untyped, listed, iterated])
@@ -422,7 +422,7 @@ def test_only_errors_are_built(name: str) -> None:
 @pytest.mark.parametrize("text", ["[]", "{}", '{"type": 1, "text": "x", "parts": null}', "x"])
 def test_no_error(text: str) -> None:
     """A text of another shape is no error."""
-    with pytest.raises(ValueError, match=r"no error in JSON|Expecting value"):
+    with pytest.raises(ValueError, match=r"not an error in JSON|Expecting value"):
         decode_error(text)
 
 
