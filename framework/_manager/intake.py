@@ -352,7 +352,7 @@ def take_in(
         The task; without *begin*, `Intake.begin` is still to be called.
     """
     if options:
-        options = SUBMIT.checked(caller, options, _ARGUMENTS)
+        options = SUBMIT.checked(caller, options, _HINTS[caller])
     spec, bound = _spec(func, options)
     positional, named = require_arguments(args, kwargs)
     if bound:
@@ -365,6 +365,7 @@ def take_in(
 
 
 _ARGUMENTS: Final = "; arguments of the function go in args=(...) or kwargs={...}"
+_HINTS: Final = {"submit": f", wait{_ARGUMENTS}", "submit_nowait": _ARGUMENTS}
 
 
 def _spec(func: Callable[..., Any], options: SubmitOptions) -> tuple[TaskSpec, tuple[Any, ...]]:

@@ -85,7 +85,7 @@ class TaskSpec:
     def replace(self, changed: Mapping[str, object]) -> TaskSpec:
         """Return a copy with other options, which were checked."""
         options = merged(self.options, changed)
-        name = options["name"] or self.name
+        name = self.name if options["name"] is None else options["name"]
         return TaskSpec(self.fn, name, self.kind, self.check, options)
 
 

@@ -355,10 +355,11 @@ async def test_an_unknown_option_of_a_submission_is_told(
     task_manager: TaskManager, submit: str
 ) -> None:
     """A keyword of the function's own among the options is named, and its place is told."""
+    wait = ", wait" if submit == "submit" else ""
     message = (
         rf"^{submit}\(\) got an unexpected keyword argument 'text', 'size'; its options are "
-        r"timeout, description, delay, task_id, on_complete, on_error; arguments of the function "
-        r"go in args=\(\.\.\.\) or kwargs=\{\.\.\.\}$"
+        rf"timeout, description, delay, task_id, on_complete, on_error{wait}; arguments of the "
+        r"function go in args=\(\.\.\.\) or kwargs=\{\.\.\.\}$"
     )
     with pytest.raises(TypeError, match=message):
         await getattr(task_manager, submit)(int, text="a", timeout=5, size=1)
