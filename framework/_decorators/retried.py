@@ -28,7 +28,7 @@ def retry_task(fn: Callable[P, T], /) -> RetriedFunction[P, T]: ...
 def retry_task(**options: Unpack[RetryOptions]) -> RetryDecorator: ...
 
 
-@RETRY.shown
+@RETRY.spelled_out
 def retry_task(fn: Any = BRACKETS, /, **options: Unpack[RetryOptions]) -> Any:
     """Call a function again when it fails, up to ``max_retries + 1`` times in all.
 

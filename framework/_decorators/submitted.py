@@ -37,7 +37,7 @@ def background_task(fn: Callable[P, T], /) -> BackgroundFunction[P, T]: ...
 def background_task(**options: Unpack[TaskOptions]) -> BackgroundDecorator: ...
 
 
-@TASK.shown
+@TASK.spelled_out
 def background_task(fn: Any = BRACKETS, /, **options: Unpack[TaskOptions]) -> Any:
     """Make a call return a task's id at once, and run the function in the background.
 
@@ -77,7 +77,7 @@ def async_task(fn: Callable[P, T], /) -> AwaitableFunction[P, T]: ...
 def async_task(**options: Unpack[TaskOptions]) -> AwaitableDecorator: ...
 
 
-@TASK.shown
+@TASK.spelled_out
 def async_task(fn: Any = BRACKETS, /, **options: Unpack[TaskOptions]) -> Any:
     """Make a call awaitable for its result, and track it as a task.
 

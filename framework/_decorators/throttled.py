@@ -16,7 +16,7 @@ from framework._tasks.functions import name_of
 from framework._tasks.options import THROTTLE, ThrottleOptions, merged
 
 
-@THROTTLE.shown
+@THROTTLE.spelled_out
 def throttled_task(fn: object = None, /, **options: Unpack[ThrottleOptions]) -> ThrottleDecorator:
     """Limit how often a function may be called in any window of time.
 

@@ -161,7 +161,7 @@ class TaskManager:
         **options: Unpack[SubmitOptions],
     ) -> TaskId[T] | T: ...
 
-    @SUBMIT.shown
+    @SUBMIT.spelled_out
     async def submit(
         self,
         func: Callable[..., Any],
@@ -237,7 +237,7 @@ class TaskManager:
         **options: Unpack[SubmitOptions],
     ) -> TaskId[T]: ...
 
-    @SUBMIT.shown
+    @SUBMIT.spelled_out
     def submit_nowait(
         self,
         func: Callable[..., Any],

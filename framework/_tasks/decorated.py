@@ -59,7 +59,7 @@ class BackgroundFunction(BackgroundCall[P, T_co], Protocol[P, T_co]):
         owner: type[Any] | None = None,
     ) -> BackgroundCall[Q, T]: ...
 
-    @COPY.shown_as_kept
+    @COPY.spelled_out_in_copies
     def options(self, **options: Unpack[CopyOptions]) -> Self:
         """Return a copy with other options; None keeps what was.
 
@@ -96,7 +96,7 @@ class AwaitableFunction(Protocol[P, T_co]):
         owner: type[Any] | None = None,
     ) -> Callable[Q, Coroutine[Any, Any, T]]: ...
 
-    @COPY.shown_as_kept
+    @COPY.spelled_out_in_copies
     def options(self, **options: Unpack[CopyOptions]) -> Self:
         """Return a copy with other options; see `BackgroundFunction.options`."""
         ...
@@ -126,7 +126,7 @@ class RetriedFunction(Protocol[P, T_co]):
         owner: type[Any] | None = None,
     ) -> Callable[Q, T]: ...
 
-    @RETRY.shown_as_kept
+    @RETRY.spelled_out_in_copies
     def options(self, **options: Unpack[RetryOptions]) -> Self:
         """Return a copy with other options; what is left out stays as it was.
 
@@ -160,7 +160,7 @@ class ThrottledFunction(Protocol[P, T_co]):
         owner: type[Any] | None = None,
     ) -> Callable[Q, T]: ...
 
-    @THROTTLE.shown_as_kept
+    @THROTTLE.spelled_out_in_copies
     def options(self, **options: Unpack[ThrottleOptions]) -> Self:
         """Return a copy with other options and windows of its own.
 

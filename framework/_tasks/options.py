@@ -167,25 +167,19 @@ class RetryOptions(TypedDict, total=False):
     max_retries: Annotated[
         int,
         Option(
-            3,
-            partial(checks.integer, at_least=0),
-            "Further attempts after the first, from 0 on.",
+            3, partial(checks.integer, at_least=0), "Further attempts after the first, from 0 on."
         ),
     ]
     retry_delay: Annotated[
         float,
         Option(
-            1.0,
-            partial(checks.number, at_least=0),
-            "Seconds before the first retry, 0 or more.",
+            1.0, partial(checks.number, at_least=0), "Seconds before the first retry, 0 or more."
         ),
     ]
     backoff: Annotated[
         float,
         Option(
-            1.0,
-            partial(checks.number, at_least=1),
-            "Factor from one delay to the next, 1 or more.",
+            1.0, partial(checks.number, at_least=1), "Factor from one delay to the next, 1 or more."
         ),
     ]
     max_delay: Annotated[
@@ -199,9 +193,7 @@ class RetryOptions(TypedDict, total=False):
     jitter: Annotated[
         float,
         Option(
-            0.0,
-            partial(checks.number, at_least=0, at_most=1),
-            "Share of the delay, 0.0 to 1.0.",
+            0.0, partial(checks.number, at_least=0, at_most=1), "Share of the delay, 0.0 to 1.0."
         ),
     ]
     exceptions: Annotated[
@@ -271,15 +263,15 @@ class OptionList(Generic[D]):
             f"are {', '.join(self.options)}{hint}"
         )
 
-    def shown(self, function: F) -> F:
+    def spelled_out(self, function: F) -> F:
         """Put the options in place of ``**options``: in the signature and the docstring."""
-        return self._shown(function, copying=False)
+        return self._spelled_out(function, copying=False)
 
-    def shown_as_kept(self, function: F) -> F:
-        """Do as `shown` does for an ``.options()``, which keeps what is left out."""
-        return self._shown(function, copying=True)
+    def spelled_out_in_copies(self, function: F) -> F:
+        """Do as `spelled_out` does for an ``.options()``, which keeps what is left out."""
+        return self._spelled_out(function, copying=True)
 
-    def _shown(self, function: F, *, copying: bool) -> F:
+    def _spelled_out(self, function: F, *, copying: bool) -> F:
         own = inspect.signature(function)
         others = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
         signature = own.replace(parameters=[*others, *self._parameters(copying=copying)])
