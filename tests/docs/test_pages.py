@@ -27,13 +27,15 @@ def test_python_blocks(page: Path) -> None:
     document = Sybil([PythonCodeBlockParser()]).parse(page)
     # What pydantic and pickle ask of a class.
     document.namespace["__name__"] = f"page_{page.stem.replace('-', '_')}"
+    blocks = list(document.examples())
     try:
-        for example in document.examples():
-            example.evaluate()
+        for block in blocks:
+            block.evaluate()
     finally:
         # Schedules end with their functions, and the next test must not run these.
         document.namespace.clear()
-        gc.collect()
+        if blocks:
+            gc.collect()
 
 
 def test_pages_are_found() -> None:
