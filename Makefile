@@ -20,6 +20,8 @@ PYTHON ?= python3
 PORT ?= 8000
 ARGS ?=
 JOBS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
+# A file stays with one process, so that a server of its tests is started once.
+DIST := --dist loadfile --no-loadscope-reorder
 RUN ?= python -m
 VENV := .venv
 BENCH := $(VENV)-bench
@@ -41,7 +43,7 @@ demo: $(VENV)/.demo
 	PORT=$(PORT) $(BIN)/python -m framework.example
 
 test: $(VENV)/.test $(VENV)/.servers
-	$(BIN)/$(RUN) pytest -n $(JOBS) $(ARGS)
+	$(BIN)/$(RUN) pytest -n $(JOBS) $(DIST) $(ARGS)
 
 coverage:
 	rm -f .coverage .coverage.*

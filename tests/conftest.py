@@ -1,4 +1,4 @@
-"""For the whole run: children may be interrupted, a failure stays one, the process ends."""
+"""For the whole run: its order, what children hear, what a failure leaves, how it ends."""
 
 from __future__ import annotations
 
@@ -9,11 +9,33 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 import pytest
 
 from tests.patience import PATIENCE
+
+LONG = (
+    "processes/test_celery_kills.py",
+    "processes/test_celery_rabbitmq.py",
+    "cpython/test_suite.py",
+    "processes/conformance/test_results.py",
+    "processes/test_store_workers.py",
+    "processes/test_store_processes.py",
+    "plugin/test_held_time.py",
+    "plugin/test_plugin.py",
+    "processes/conformance/test_errors.py",
+    "processes/conformance/test_states.py",
+    "processes/test_celery_namespaces.py",
+    "framework/manager/test_drain.py",
+    "docs/test_pages.py",
+    "framework/test_properties.py",
+    "plugin/test_gates.py",
+    "framework/test_specification.py",
+    "benchmarks/test_tests.py",
+)
+"""The files that take longest, in order; most of them wait for servers."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,6 +51,18 @@ def pytest_configure() -> None:
 
 def _stay_deaf(number: int, frame: FrameType | None) -> None:
     """Do what SIG_IGN does."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, and leave all others in their random order.
+
+    Each process takes a file after the other (``--dist loadfile``). Of a long one that was taken
+    last, the end would be all that still runs.
+    """
+    root = Path(__file__).parent
+    places = {root / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 @pytest.hookimpl(trylast=True)

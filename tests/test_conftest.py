@@ -7,9 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONG
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_long_files_are_there() -> None:
+    """Each file that is to come first is one of the suite."""
+    assert [name for name in LONG if not (ROOT / "tests" / name).is_file()] == []
+
+
+def test_long_files_come_first(pytestconfig: pytest.Config, request: pytest.FixtureRequest) -> None:
+    """Files that take long come before all others, the longest first."""
+    names = [item.path.relative_to(ROOT).as_posix() for item in request.session.items]
+    found = [LONG.index(name[6:]) if name[6:] in LONG else len(LONG) for name in names]
+    assert found == sorted(found)
 
 
 @pytest.fixture
