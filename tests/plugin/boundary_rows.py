@@ -67,7 +67,7 @@ def called_by_a_timer() -> None:
 
 # -- what waits in a thread, by virtual time
 
-SHIMMED: dict[str, Wait] = {
+PATCHED: dict[str, Wait] = {
     "time.sleep(s)": sleep,
     "Event.wait(s)": lambda: threading.Event().wait(HOUR),
     "Condition.wait(s)": lambda: held(threading.Condition()),

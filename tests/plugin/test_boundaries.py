@@ -22,7 +22,7 @@ from tests.plugin.boundary_rows import (
     HOUR,
     IN_THREADS,
     MOMENT,
-    SHIMMED,
+    PATCHED,
     SIMULATED,
     UNSEEN,
     WAITED_FOR,
@@ -40,10 +40,10 @@ def run(wait: Wait) -> None:
 
 
 @pytest.mark.parametrize("where", ["in the test", "in a task", "in a def endpoint"])
-@pytest.mark.parametrize("row", SHIMMED)
+@pytest.mark.parametrize("row", PATCHED)
 def test_waits_of_threads_are_on_the_clock(asyncframe: Probe, row: str, where: str) -> None:
     """A wait of an hour takes an hour of virtual time on any thread."""
-    wait = SHIMMED[row]
+    wait = PATCHED[row]
     if where == "in the test":
         wait()
     elif where == "in a task":
@@ -233,7 +233,7 @@ OTHERS = {
     "signal.alarm(s)": "real",
     "loop.add_signal_handler(number, fn)": "real",
     "os.fork()": "real",
-    "datetime.now(), time.time() with time-machine": "shimmed",
+    "datetime.now(), time.time() with time-machine": "patched",
     "datetime.now(), time.time() without it": "real",
     "time.monotonic(), time.perf_counter()": "real",
     "uvloop": "replaced",
@@ -245,7 +245,7 @@ def test_the_page_says_so() -> None:
     """The rows of the page are those that are tested, each with its kind."""
     rows = re.findall(r"^\| `([^|]+)` \| (\w+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
     tested = dict.fromkeys(SIMULATED, "simulated")
-    tested |= dict.fromkeys([*SHIMMED, *IN_THREADS], "shimmed")
+    tested |= dict.fromkeys([*PATCHED, *IN_THREADS], "patched")
     tested |= dict.fromkeys(DETECTED, "detected")
     tested |= dict.fromkeys(WAITED_FOR, "awaited")
     tested |= dict.fromkeys(UNSEEN, "real")
