@@ -12,98 +12,14 @@ import threading
 import time
 
 import pytest
-from fastapi import FastAPI
 
-from framework import background_task
-from pytest_asyncframe._turns.activity import BEGINNING, GONE, Glance, activity, glance
+from pytest_asyncframe._turns.activity import BEGINNING, GONE, activity, glance
 from pytest_asyncframe._turns.actors import Timer
-from pytest_asyncframe._turns.outside import FILE_SILENCE, THREAD_PAUSE, Outside, Verdict
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe._turns.turns import POLL_INTERVAL
 from pytest_asyncframe.clock import VirtualClock, VirtualDeadlockError
 from pytest_asyncframe.clock._loop import VirtualLoop
 from pytest_asyncframe.probe import Probe
-
-
-def test_who_sleeps_is_told(asyncframe: Probe) -> None:
-    """explain() lists the pending timers, earliest first, and says which are in the background."""
-    clock = asyncframe.clock
-    clock.call_at(9, print, background=True)
-    clock.call_at(3, len)  # type: ignore[arg-type]  # it is only named
-    told = clock.explain().splitlines()
-
-    assert told == ["t+3 s len", "t+9 s print, in the background"]
-    for timer in clock.sequencer.timers():
-        timer.cancel()
-    assert clock.explain() == "no pending timers"
-
-
-@background_task
-def ship(event: threading.Event) -> bool:
-    """Wait in a thread."""
-    return event.wait(50)
-
-
-@background_task
-async def pack() -> None:
-    """Wait on a loop."""
-    await asyncio.sleep(70)  # noqa: TID251  # what is tested
-
-
-async def limited() -> None:
-    """Wait on a loop with a timeout."""
-    async with asyncio.timeout(30):
-        await asyncio.Event().wait()
-
-
-def by_place(told: str) -> list[str]:
-    """Return the lines of a text without ids and line numbers."""
-    return [re.sub(r"#[0-9a-f]{8}|(?<=\.py:)\d+", "", line) for line in told.splitlines()]
-
-
-async def test_who_waits_on_a_running_loop_is_told(asyncframe: Probe) -> None:
-    """explain() shows coroutines and threads with their tasks and the lines they are at."""
-    ship(threading.Event())
-    pack()
-    waits = asyncio.create_task(limited(), name="limited")
-    loop = asyncio.get_running_loop()
-    handle = loop.call_later(99, print)
-    await asyncframe.clock.run_for(20)
-
-    assert by_place(asyncframe.clock.explain()) == [
-        "t+10 s a limit of limited: at test_sequencer.py: in limited",
-        "t+30 s asyncframe-_0: ship at test_sequencer.py: in ship",
-        "t+50 s asyncframe tests.plugin.test_sequencer.pack: pack at test_sequencer.py: in pack",
-        "t+79 s print",
-    ]
-    handle.cancel()
-    await asyncframe.settled()
-    with pytest.raises(TimeoutError):
-        await waits
-
-
-def test_who_waits_on_another_loop_is_told(asyncframe: Probe) -> None:
-    """explain() shows what waits on the loop of an app, called from a sync test."""
-    app = FastAPI()
-
-    @app.post("/")
-    async def start() -> None:
-        pack()
-        pack.options(name="second")()
-        app.state.handle = asyncio.get_running_loop().call_later(99, print)
-
-    with asyncframe.client(app) as client:
-        client.post("/")
-        asyncframe.clock.advance(20)
-        told = by_place(asyncframe.clock.explain())
-        app.state.handle.cancel()
-        asyncframe.run_until_idle()
-
-    assert told == [
-        "t+50 s asyncframe tests.plugin.test_sequencer.pack: pack at test_sequencer.py: in pack",
-        "t+50 s asyncframe second: second at test_sequencer.py: in pack",
-        "t+79 s print",
-    ]
 
 
 def test_background_timers_do_not_move_time() -> None:
@@ -427,93 +343,6 @@ def test_no_deadlock_beside_a_thread_that_wakes_by_itself(asyncframe: Probe) -> 
     thread.start()
     assert woken.wait()
     thread.join()
-
-
-# -- what threads outside do
-
-
-IDLE = Glance(ran=1_000_000, turns=10, at_work=False, on_disk=False, naps=False)
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "verdict"),
-    [
-        (IDLE, IDLE, Verdict.QUIET),
-        (IDLE, IDLE._replace(ran=1_090_000, turns=12), Verdict.RESTLESS),
-        (IDLE, IDLE._replace(at_work=True), Verdict.RESTLESS),
-        (IDLE, IDLE._replace(naps=True), Verdict.RESTLESS),
-        (IDLE._replace(at_work=True), IDLE._replace(at_work=True), Verdict.STARVED),
-        (IDLE, IDLE._replace(ran=6_000_000, turns=11), Verdict.BUSY),
-        (IDLE, IDLE._replace(ran=6_000_000), Verdict.BUSY),
-        (IDLE, IDLE._replace(on_disk=True), Verdict.BUSY),
-        (BEGINNING, IDLE, Verdict.BUSY),
-        (IDLE, BEGINNING, Verdict.BUSY),
-    ],
-)
-def test_what_a_thread_has_done(before: Glance, now: Glance, verdict: Verdict) -> None:
-    """Two looks at a thread show whether it computes, polls, is starved or is idle."""
-    outside, me = Outside(set()), threading.current_thread()
-
-    assert outside.judge({me: before}, {me: now}) is verdict
-
-
-def test_a_thread_that_ends_during_a_look() -> None:
-    """A short wait counts as short, even if the thread that made it short has ended."""
-    sequencer = Sequencer(moves=True, starts=True, hold=True, one_at_a_time=True)
-    with sequencer.working() as actor:
-        fired: list[int] = []
-        sequencer.call_at(60, lambda: fired.append(sequencer.now))
-        # 1 the loop waits for a thread and a file, for as long as suits the thread, 2 the
-        # thread writes to the file and ends, 3 the loop looks around.
-        sequencer.outside.count_files(1)
-        assert sequencer.try_park(actor, None, None, "a file")
-        sequencer.check_progress(actor, THREAD_PAUSE)
-        sequencer.check_progress(actor, THREAD_PAUSE)
-        assert fired == []
-        sequencer.check_progress(actor, FILE_SILENCE)
-        assert fired == [60]
-        sequencer.wake(actor)
-
-
-def test_the_busiest_thread_counts() -> None:
-    """The busiest thread decides the verdict."""
-    outside, one, other = Outside(set()), threading.Thread(), threading.Thread()
-    before = {one: IDLE, other: IDLE}
-
-    assert outside.judge(before, {one: IDLE, other: IDLE._replace(on_disk=True)}) is Verdict.BUSY
-    assert outside.judge(before, before) is Verdict.QUIET
-
-
-def test_a_thread_that_was_given_up() -> None:
-    """Time stops waiting for a thread that polls until it computes, but not for one asleep in C."""
-    pollers: set[int] = set()
-    outside, me = Outside(pollers), threading.current_thread()
-    before, polls = {me: IDLE}, {me: IDLE._replace(ran=1_090_000, turns=12)}
-    naps, busy = {me: IDLE._replace(naps=True)}, {me: IDLE._replace(ran=6_000_000)}
-    assert outside.give_up(before, naps) == []
-    assert outside.give_up(before, before) == []
-
-    assert outside.give_up(before, polls) == [me]
-    assert outside.judge(before, polls) is Verdict.QUIET
-    assert outside.give_up(before, polls) == []
-    assert outside.judge(before, busy) is Verdict.BUSY
-    assert outside.judge(before, polls) is Verdict.RESTLESS
-
-
-def test_who_wakes_somebody_is_waited_for_again(asyncframe: Probe) -> None:
-    """Time waits again for a polling thread once it has woken somebody."""
-    sequencer = asyncframe.clock.sequencer
-    condition, told = threading.Condition(), threading.Event()
-    sequencer._pollers.add(threading.get_ident())
-    with condition:
-        condition.notify()
-    assert sequencer._pollers
-    asyncframe.manager.submit_nowait(told.wait)
-    asyncframe.clock.sleep(1)
-    told.set()
-    asyncframe.run_until_idle()
-
-    assert not sequencer._pollers
 
 
 # -- timers of threads

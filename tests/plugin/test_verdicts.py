@@ -1,0 +1,95 @@
+"""What the test's own threads do, as seen from outside, and whether time waits for them."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from pytest_asyncframe._turns.activity import BEGINNING, Glance
+from pytest_asyncframe._turns.outside import FILE_SILENCE, THREAD_PAUSE, Outside, Verdict
+from pytest_asyncframe._turns.sequencer import Sequencer
+from pytest_asyncframe.probe import Probe
+
+IDLE = Glance(ran=1_000_000, turns=10, at_work=False, on_disk=False, naps=False)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "verdict"),
+    [
+        (IDLE, IDLE, Verdict.QUIET),
+        (IDLE, IDLE._replace(ran=1_090_000, turns=12), Verdict.RESTLESS),
+        (IDLE, IDLE._replace(at_work=True), Verdict.RESTLESS),
+        (IDLE, IDLE._replace(naps=True), Verdict.RESTLESS),
+        (IDLE._replace(at_work=True), IDLE._replace(at_work=True), Verdict.STARVED),
+        (IDLE, IDLE._replace(ran=6_000_000, turns=11), Verdict.BUSY),
+        (IDLE, IDLE._replace(ran=6_000_000), Verdict.BUSY),
+        (IDLE, IDLE._replace(on_disk=True), Verdict.BUSY),
+        (BEGINNING, IDLE, Verdict.BUSY),
+        (IDLE, BEGINNING, Verdict.BUSY),
+    ],
+)
+def test_what_a_thread_has_done(before: Glance, now: Glance, verdict: Verdict) -> None:
+    """Two looks at a thread show whether it computes, polls, is starved or is idle."""
+    outside, me = Outside(set()), threading.current_thread()
+
+    assert outside.judge({me: before}, {me: now}) is verdict
+
+
+def test_a_thread_that_ends_during_a_look() -> None:
+    """A short wait counts as short, even if the thread that made it short has ended."""
+    sequencer = Sequencer(moves=True, starts=True, hold=True, one_at_a_time=True)
+    with sequencer.working() as actor:
+        fired: list[int] = []
+        sequencer.call_at(60, lambda: fired.append(sequencer.now))
+        # 1 the loop waits for a thread and a file, for as long as suits the thread, 2 the
+        # thread writes to the file and ends, 3 the loop looks around.
+        sequencer.outside.count_files(1)
+        assert sequencer.try_park(actor, None, None, "a file")
+        sequencer.check_progress(actor, THREAD_PAUSE)
+        sequencer.check_progress(actor, THREAD_PAUSE)
+        assert fired == []
+        sequencer.check_progress(actor, FILE_SILENCE)
+        assert fired == [60]
+        sequencer.wake(actor)
+
+
+def test_the_busiest_thread_counts() -> None:
+    """The busiest thread decides the verdict."""
+    outside, one, other = Outside(set()), threading.Thread(), threading.Thread()
+    before = {one: IDLE, other: IDLE}
+
+    assert outside.judge(before, {one: IDLE, other: IDLE._replace(on_disk=True)}) is Verdict.BUSY
+    assert outside.judge(before, before) is Verdict.QUIET
+
+
+def test_a_thread_that_was_given_up() -> None:
+    """Time stops waiting for a thread that polls until it computes, but not for one asleep in C."""
+    pollers: set[int] = set()
+    outside, me = Outside(pollers), threading.current_thread()
+    before, polls = {me: IDLE}, {me: IDLE._replace(ran=1_090_000, turns=12)}
+    naps, busy = {me: IDLE._replace(naps=True)}, {me: IDLE._replace(ran=6_000_000)}
+    assert outside.give_up(before, naps) == []
+    assert outside.give_up(before, before) == []
+
+    assert outside.give_up(before, polls) == [me]
+    assert outside.judge(before, polls) is Verdict.QUIET
+    assert outside.give_up(before, polls) == []
+    assert outside.judge(before, busy) is Verdict.BUSY
+    assert outside.judge(before, polls) is Verdict.RESTLESS
+
+
+def test_who_wakes_somebody_is_waited_for_again(asyncframe: Probe) -> None:
+    """Time waits again for a polling thread once it has woken somebody."""
+    sequencer = asyncframe.clock.sequencer
+    condition, told = threading.Condition(), threading.Event()
+    sequencer._pollers.add(threading.get_ident())
+    with condition:
+        condition.notify()
+    assert sequencer._pollers
+    asyncframe.manager.submit_nowait(told.wait)
+    asyncframe.clock.sleep(1)
+    told.set()
+    asyncframe.run_until_idle()
+
+    assert not sequencer._pollers
