@@ -10,6 +10,9 @@ import pytest
 
 Ending: TypeAlias = Callable[..., str]
 
+PLAIN = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
+"""Options for runs of pytest inside this one."""
+
 PASSED = ""
 """What is told of a test that has passed."""
 
@@ -22,9 +25,8 @@ def ending_of(pytester: pytest.Pytester) -> Ending:
 
     def ended(source: str, *options: str) -> str:
         pytester.makepyfile(test_it=dedent(source))
-        without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
         plugin = Reports()
-        pytester.inline_run(*without, *options, plugins=[plugin])
+        pytester.inline_run(*PLAIN, *options, plugins=[plugin])
         assert plugin.count
         return "\n".join(plugin.texts).replace(f"{pytester.path}/", "")
 

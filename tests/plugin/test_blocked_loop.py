@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from pytest_asyncframe.probe import Probe
+from tests.plugin.endings import PLAIN
 
 APP = """
 import asyncio
@@ -74,16 +75,7 @@ def told(pytester: pytest.Pytester):
 
     def ran(source: str, *options: str) -> tuple[dict[str, int], list[str]]:
         pytester.makepyfile(test_it=f"from app import *\n{source}")
-        without = (
-            "-p",
-            "no:randomly",
-            "-p",
-            "no:hypothesispytest",
-            "-p",
-            "no:cacheprovider",
-            "-rN",
-        )
-        result = pytester.runpytest_inprocess(*without, *options)
+        result = pytester.runpytest_inprocess(*PLAIN, "-rN", *options)
         lines = [one.removeprefix("E   ") for one in result.outlines]
         found = [one.split(": in production")[0] for one in lines if "blocked event loop:" in one]
         return result.parseoutcomes(), [one.replace(f"{pytester.path}/", "") for one in found]

@@ -31,6 +31,7 @@ from framework import (
 )
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
+from tests.plugin.endings import PLAIN
 from tests.plugin.waits import compute, sleep
 
 virtual = pytest.mark.asyncframe(mode="virtual")
@@ -421,8 +422,7 @@ def test_run_for_that_nobody_awaits(pytester: pytest.Pytester, kind: str) -> Non
         {kind} test_it(task_clock):
             task_clock.run_for(90)
     """)
-    without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
-    result = pytester.runpytest_inprocess(*without)
+    result = pytester.runpytest_inprocess(*PLAIN)
 
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(
@@ -480,8 +480,7 @@ def test_a_wait_for_real_time_is_told(pytester: pytest.Pytester, name: str) -> N
             for _ in range(200):
                 time.{name}()
     """)
-    without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
-    result = pytester.runpytest_inprocess(*without, "-W", "default")
+    result = pytester.runpytest_inprocess(*PLAIN, "-W", "default")
 
     assert result.parseoutcomes() == {"passed": 2, "warnings": 1}
     result.stdout.fnmatch_lines(

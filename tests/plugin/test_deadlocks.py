@@ -16,6 +16,7 @@ from framework import ThreadPoolExecutorEnhanced, background_task
 from pytest_asyncframe.clock import VirtualDeadlockError, _stalls
 from pytest_asyncframe.clock._threads import busy
 from pytest_asyncframe.probe import Probe
+from tests.plugin.endings import PLAIN
 
 
 @background_task
@@ -169,5 +170,4 @@ def test_a_fixture_that_fails_with_it(pytester: pytest.Pytester) -> None:
 def run(pytester: pytest.Pytester, *options: str) -> str:
     """Run the tests in the folder; return the output."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
-    without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
-    return pytester.runpytest_inprocess(*without, *options).stdout.str()
+    return pytester.runpytest_inprocess(*PLAIN, *options).stdout.str()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE
+from tests.plugin.endings import PLAIN
 
 APP = """
     import time
@@ -79,8 +80,7 @@ def run(user: pytest.Pytester, *options: str, apart: bool = False) -> pytest.Run
     if apart:
         return user.runpytest_subprocess(*options, timeout=PATIENCE)
     # Hypothesis would be loaded anew at the end of each run.
-    without = ("-p", "no:randomly", "-p", "no:hypothesispytest")
-    return user.runpytest_inprocess(*without, *options)
+    return user.runpytest_inprocess(*PLAIN, *options)
 
 
 # -- under each runner

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from framework import TaskId, async_task
 from pytest_asyncframe._toolkit.clients import Client
 from pytest_asyncframe.probe import Probe
+from tests.plugin.endings import PLAIN
 
 TASKS = """
     import asyncio
@@ -49,8 +50,7 @@ def outcome(pytester: pytest.Pytester):
 
     def ran(source: str, *options: str) -> pytest.RunResult:
         pytester.makepyfile(test_it=f"from tasks import *\n{source}")
-        without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
-        return pytester.runpytest_inprocess(*without, *options)
+        return pytester.runpytest_inprocess(*PLAIN, *options)
 
     return ran
 

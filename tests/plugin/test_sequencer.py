@@ -20,6 +20,7 @@ from pytest_asyncframe._turns.turns import POLL_INTERVAL
 from pytest_asyncframe.clock import VirtualClock, VirtualDeadlockError
 from pytest_asyncframe.clock._loop import VirtualLoop
 from pytest_asyncframe.probe import Probe
+from tests.plugin.endings import PLAIN
 
 
 def test_background_timers_do_not_move_time() -> None:
@@ -385,8 +386,7 @@ def test_timers_that_a_test_leaves(pytester: pytest.Pytester) -> None:
         def test_left(asyncframe):
             threading.Timer(3600, print).start()
     """)
-    without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
-    result = pytester.runpytest_inprocess(*without)
+    result = pytester.runpytest_inprocess(*PLAIN)
 
     result.assert_outcomes(passed=2, errors=1)
     result.stdout.fnmatch_lines(["leaked thread: Thread-*, started at *in test_left*"])

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from pytest_asyncframe.probe import Probe
+from tests.plugin.endings import PLAIN
 
 FUTURE = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -19,8 +20,7 @@ def told(pytester: pytest.Pytester):
 
     def ran(source: str, *options: str) -> tuple[dict[str, int], str]:
         pytester.makepyfile(test_it=source)
-        without = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
-        result = pytester.runpytest_inprocess(*without, *options)
+        result = pytester.runpytest_inprocess(*PLAIN, *options)
         usage_error = result.ret == pytest.ExitCode.USAGE_ERROR
         return (
             {} if usage_error else result.parseoutcomes(),

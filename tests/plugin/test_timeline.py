@@ -8,6 +8,7 @@ from textwrap import dedent
 import pytest
 
 from pytest_asyncframe._report import timeline
+from tests.plugin.endings import PLAIN
 
 
 @pytest.fixture
@@ -18,8 +19,7 @@ def tell(pytester):
     def told(source: str, *args: str, name: str = "task timeline") -> list[str]:
         pytester.makepyfile(test_it=source)
         # Hypothesis would be loaded anew at the end of each run.
-        without = ("-p", "no:randomly", "-p", "no:hypothesispytest")
-        result = pytester.runpytest_inprocess(*without, *args)
+        result = pytester.runpytest_inprocess(*PLAIN, *args)
         found: list[str] = []
         inside = False
         for line in result.outlines:
