@@ -1,4 +1,4 @@
-"""CeleryEngine: what a framework asks of an engine, by messages and by what Redis knows."""
+"""CeleryEngine: publishes tasks to a broker, and learns from Redis what becomes of them."""
 
 from __future__ import annotations
 
@@ -27,43 +27,43 @@ from framework.protocols import EngineHost, EngineTask, Kind, Run, TaskFunction
 _LOGGER = logging.getLogger("asyncframe")
 
 TASK_NAME: Final = "asyncframe.run"
-"""Name of the one Celery task, in routes and monitors."""
+"""The name of the engine's only Celery task, in routes and monitors."""
 
 _NO_LIMIT: Final = 300.0
-"""The longest limit assumed while nothing has one."""
+"""The longest limit that is assumed while no function has one."""
 
 
 class CeleryEngine:
     """Runs tasks on Celery workers: ``celery -A module:celery_app worker``.
 
-    Made once, at module level of the module that workers import, after the Celery app.
-    It registers the task ``asyncframe.run`` on the app and gives those settings that the
-    app leaves open the values that lose nothing; see ``docs/howto/celery.md``.
+    Create it once, at module level of the module that workers import, after the Celery app.
+    It registers the task ``asyncframe.run`` on the app, and gives the settings that the app
+    does not set values with which no task is lost; see ``docs/howto/celery.md``.
 
-    What is submitted is put at the broker by one thread behind a queue, so that no caller
-    waits for the broker. While that is away tasks stay PENDING and say why; those that
-    waited for *publish_timeout* seconds end FAILED with `BrokerUnavailableError`.
+    One thread behind a queue publishes the tasks, so that no caller waits for the broker.
+    While it is unavailable tasks stay PENDING with that as the reason; after
+    *publish_timeout* seconds they end FAILED with `BrokerUnavailableError`.
 
     Args:
         celery_app: The Celery app.
-        default_limit: Limit in seconds of tasks that have none of their own, above 0; None
-            to refuse such tasks.
+        default_limit: The limit in seconds of tasks without their own, above 0; None to
+            refuse such tasks.
         max_limit: The longest limit in seconds that a task may have, above 0; None for the
-            longest that a decorated function or *default_limit* has. The broker's
-            visibility timeout follows from it, so the death of a whole worker is noticed
-            the later, the longer it is.
+            longest of *default_limit* and the decorated functions. The broker's visibility
+            timeout follows from it: with a longer one, the death of a whole worker is
+            noticed later.
         result_ttl: Seconds for which Redis keeps a finished task, above 0.
-        publish_timeout: Seconds for which a task waits for a broker that is away, above 0.
+        publish_timeout: Seconds for which a task waits for an unavailable broker, above 0.
         queue_size: How many tasks of this process may wait to be published, from 1 on.
         functions: Functions without a decorator that may be submitted as well.
-        queue: The Celery queue to publish to; None for where the app's routes or its
-            ``task_default_queue`` lead, and else for one that is named after *namespace*.
-        state_url: URL of the Redis that keeps the states; None for the app's result
+        queue: The Celery queue to publish to; None to follow the app's routes and its
+            ``task_default_queue``, and without these to use a queue named after *namespace*.
+        state_url: URL of the Redis that keeps the task states; None for the app's result
             backend or broker, whichever is Redis.
-        namespace: Keeps apps that share a Redis apart, their states and their messages; None
-            for the Celery app's name.
-        allow_soft_limits: Whether workers may use another pool than prefork, where a limit
-            cannot end blocking code.
+        namespace: Separates the states and messages of apps that share a Redis; None for the
+            Celery app's name.
+        allow_soft_limits: Whether workers may use a pool other than prefork, in which a
+            limit cannot end blocking code.
 
     Raises:
         TypeError: If a parameter is of the wrong type.
@@ -127,7 +127,7 @@ class CeleryEngine:
         def run(message: object) -> Any:  # Any: what deliver hands to the worker's parent
             return _worker_side.deliver(engine, message)
 
-        # Its one task is that of the first engine.
+        # The app has one such task, which belongs to the first engine.
         known = vars(self.app).setdefault("asyncframe_namespace", self.namespace)
         if known != self.namespace:
             raise ValueError(
@@ -137,7 +137,7 @@ class CeleryEngine:
         task = self.app.task(
             run,
             name=TASK_NAME,
-            shared=False,  # or every other Celery app of the process would have it, too
+            shared=False,  # or every other Celery app of the process would have it as well
             serializer="json",
             ignore_result=True,
             acks_late=True,
@@ -154,7 +154,7 @@ class CeleryEngine:
 
     @property
     def state(self) -> State:
-        """What Redis knows; made when first asked for."""
+        """The task states in Redis; created on first use."""
         if self._state is None:
             self._state = State(self._redis_url(), self.namespace, self._result_ttl)
         return self._state
@@ -173,22 +173,22 @@ class CeleryEngine:
         )
 
     def own_queue(self) -> str | None:
-        """Return the queue of what no route leads anywhere; None for the app's default."""
+        """Return the queue for messages that no route matches; None for the app's default."""
         if self._queue is not None or self.app.conf.value_set_for("task_default_queue"):
             return None
         return f"asyncframe.{self.namespace}"
 
     def where(self) -> dict[str, Any]:
-        """Return where tasks go, for `Entry`: the broker, and the queue if it is always one."""
+        """Return the broker, and the queue if it is always the same one, for `Entry`."""
         try:
             options = route(self.app, self.task, self._queue, self.own_queue(), ())
-        except Exception:  # a route of the user's that looks at the arguments
+        except Exception:  # a user's route that depends on the arguments
             options = {}
         broker = _settings.shown(_settings.broker_url(self.app))
         return {"broker": broker, "queues": [name for name in [queue_of(options)] if name]}
 
     def longest(self) -> float:
-        """Return the longest limit in seconds that a task may have here."""
+        """Return the longest limit in seconds that a task may have."""
         if self._max_limit is not None:
             return self._max_limit
         specs = (self.functions.spec(name) for name in registry.names())
@@ -197,7 +197,7 @@ class CeleryEngine:
         return max(known, default=_NO_LIMIT)
 
     def limitless(self) -> list[str]:
-        """Return the names of the decorated functions whose tasks would have no limit."""
+        """Return the names of decorated functions whose tasks would have no limit."""
         if self.default_limit is not None:
             return []
         specs = {name: self.functions.spec(name) for name in registry.names()}
@@ -208,10 +208,10 @@ class CeleryEngine:
         )
 
     def require_good(self) -> None:
-        """Complete the settings, and see that they and the functions keep what is promised.
+        """Complete the settings, and check them and the functions.
 
         Raises:
-            ValueError: If they do not.
+            ValueError: If tasks could be lost, run twice or run without a limit.
         """
         _settings.require_good(self.app, self.longest())
         names = self.limitless()
@@ -228,17 +228,17 @@ class CeleryEngine:
             )
 
     def refusals(self) -> list[str]:
-        """Return which annotations of functions JSON has nothing for, and what to do."""
+        """Return the annotations that JSON cannot represent, and what to do about each."""
         specs = self.functions.specs()
         return [one for _, spec in sorted(specs.items()) for one in refusals(spec.fn)]
 
     def visibility(self) -> float:
-        """Return after how many seconds the broker gives a message out again."""
+        """Return the broker's visibility timeout in seconds."""
         return _settings.visibility(self.app)
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """What Redis and the broker raise when they are away."""
+        """What Redis and the broker raise while they are unavailable."""
         return (OSError, redis.RedisError, OperationalError, AMQPError, MessageNacked)
 
     def sender(self) -> Sender:
@@ -247,19 +247,19 @@ class CeleryEngine:
         return Sender(self.app, self.task, self._queue, self.own_queue(), note)
 
     def enter_worker(self) -> None:
-        """Listen only once a task submits others; in a worker's child process."""
+        """Read reports only once a task submits others; in a worker's child process."""
         self._in_worker = True
         self._host = self._publisher = self._reports = None
 
     def flush(self) -> None:
-        """Block until what was submitted here is published, unless the broker is away."""
+        """Block until what was submitted here is published, unless the broker is unavailable."""
         if self._publisher is not None:
             self._publisher.flush()
 
     # -- protocols.RemoteEngine
 
     def open(self, host: EngineHost) -> None:
-        """Begin to publish and to listen; see `protocols.RemoteEngine`."""
+        """Start publishing and reading reports; see `protocols.RemoteEngine`."""
         if self._host is not None:
             raise ValueError(
                 "engine must not be used by another running framework: create a CeleryEngine "
@@ -289,7 +289,7 @@ class CeleryEngine:
             self._entry.start()
 
     def close(self, patience: float) -> None:
-        """Publish what waits, for at most *patience* seconds, and leave; blocks."""
+        """Publish waiting tasks for at most *patience* seconds, and close; blocks."""
         publisher, reports, entry = self._publisher, self._reports, self._entry
         rescue, self._rescue = self._rescue, None
         if publisher is not None:
@@ -311,7 +311,7 @@ class CeleryEngine:
             TypeError: If its arguments do not fit its annotations, or JSON.
             ValueError: If its function is not registered, values of its annotations cannot
                 travel, or its limit is missing or too long.
-            QueueFullError: If as many tasks wait to be published as may.
+            QueueFullError: If too many tasks wait to be published.
         """
         spec = task.spec
         known = spec.engine_note
@@ -337,7 +337,7 @@ class CeleryEngine:
         task.engine_note = (name, encode(task.args or (), task.kwargs))
 
     def _encoder(self, spec: TaskFunction) -> CallEncoder:
-        # Of functions that the app knew when it started this was found out then.
+        # For functions that the app knew when it started this was checked then.
         refused = refusals(spec.fn)
         if refused:
             raise ValueError(
@@ -355,7 +355,7 @@ class CeleryEngine:
         return name
 
     def received(self, task: EngineTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments of an admitted task as a worker reads them.
+        """Return the arguments of an admitted task as a worker decodes them.
 
         Raises:
             TypeError: If they do not fit their annotations any more.
@@ -367,7 +367,7 @@ class CeleryEngine:
         """Return a result as it comes back from a worker.
 
         Raises:
-            TypeError: If JSON has nothing for it, or it does not fit the annotation.
+            TypeError: If JSON cannot represent it, or it does not fit the annotation.
             ValueError: If it is longer than a mebibyte of JSON.
         """
         value, _ = settled(task.spec.fn, result)
@@ -381,19 +381,19 @@ class CeleryEngine:
         publisher.put(task)
 
     def withdraw(self, task: EngineTask) -> None:
-        """Forget a task that will not be run any more."""
+        """Remove a task that will not run any more from the queue."""
         if self._publisher is not None:
             self._publisher.discard(task.task_id)
 
     def abandon(self, task: EngineTask) -> None:
-        """Do nothing: a worker ends a body past its limit by itself."""
+        """Do nothing: a worker ends a function past its limit by itself."""
 
     def run_inline(self, task: EngineTask) -> bool:
-        """Run nothing here; False."""
+        """Return False: nothing runs in this process."""
         return False
 
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
-        """Return what Redis says of these ids; blocks.
+        """Return the records of these ids from Redis; blocks.
 
         Raises:
             BrokerUnavailableError: If Redis does not answer.
@@ -413,7 +413,7 @@ class CeleryEngine:
         """Drop finished tasks from Redis; blocks.
 
         Raises:
-            BrokerUnavailableError: If Redis does not answer; it drops them by their age then.
+            BrokerUnavailableError: If Redis does not answer; it then drops them by age.
         """
         try:
             self.state.forget(task_ids)
@@ -430,7 +430,7 @@ class CeleryEngine:
         try:
             found = self.state.cancel(task_id, reason)
             if found == _TOLD:
-                # So that whoever is answered knows that the body can find out.
+                # After the answer the function can find out that it was cancelled.
                 self.state.await_heard(task_id, _HEARS)
             if found == _CANCELLED:
                 self._tell_cancelled(task_id, reason)
@@ -442,7 +442,7 @@ class CeleryEngine:
             raise BrokerUnavailableError(f"Redis does not answer: {error}") from error
         if self._withdrawn(task_id, reason):
             return True
-        # It may have been noted in between.
+        # It may have been published in between.
         with suppress(redis.RedisError):
             return bool(self.state.cancel(task_id, reason))
         return False
@@ -455,7 +455,7 @@ class CeleryEngine:
         return True
 
     def _tell_cancelled(self, task_id: str, reason: str) -> None:
-        """Have it final here before its cancellation is answered, and not with the report."""
+        """Mark it CANCELLED here before answering, without waiting for the report."""
         host = self._host
         if host is None:
             return
@@ -466,7 +466,7 @@ class CeleryEngine:
     def _note(self, messages: list[Message]) -> None:
         reports = self._reports
         if reports is not None:
-            # Before the first message is out, so that no report of it is missed.
+            # Before the first message is sent, so that no report about it is missed.
             reports.find_place()
             reports.start()
         self.state.publish(messages)
@@ -496,7 +496,7 @@ class CeleryEngine:
 _CANCELLED: Final = 1
 _TOLD: Final = 2
 _HEARS: Final = 0.5
-"""Seconds for which to wait until a worker has heard; one that is busy hears later."""
+"""Seconds to wait until a worker has received a cancellation; a busy one may take longer."""
 
 _FOREVER: Final = float("inf")
 

@@ -1,6 +1,6 @@
-"""Who takes part: each worker, and each app, tells of itself in Redis while it runs.
+"""The list of running workers and apps: each process keeps an entry in Redis.
 
-Read by ``python -m framework doctor``. An entry that is no longer renewed is one of a
+``python -m framework doctor`` reads it. An entry that is no longer renewed belongs to a
 process that has died.
 """
 
@@ -21,7 +21,7 @@ from framework.engines.celery._state import State, holder_here
 _LOGGER = logging.getLogger("asyncframe")
 
 EVERY: Final = 10.0
-"""Seconds from one time that a process tells of itself to the next."""
+"""Seconds between two renewals of an entry."""
 
 
 _KEPT: Final = 86_400.0
@@ -29,13 +29,13 @@ _KEPT: Final = 86_400.0
 
 
 class Entry:
-    """One process's entry, kept fresh by a thread of its own.
+    """One process's entry, renewed by a thread of its own.
 
     Args:
         state: Redis.
-        kind: Which list it stands in.
+        kind: The list that it belongs to.
         signatures: Returns the hash of each function's signature by its name.
-        facts: What else the process has to tell; what JSON takes.
+        facts: Further facts about the process, for JSON.
     """
 
     def __init__(
@@ -55,28 +55,28 @@ class Entry:
         self._thread = threading.Thread(target=self._run, name="asyncframe-entry", daemon=True)
 
     def start(self) -> None:
-        """Begin to tell, again and again."""
+        """Start renewing the entry."""
         self._thread.start()
 
     def tell(self) -> None:
-        """Tell once, as far as Redis answers; blocks for two round trips."""
+        """Write the entry once, if Redis answers; blocks for two round trips."""
         try:
             self._tell()
-        except Exception as error:  # Redis is away; the process itself will say more
+        except Exception as error:  # Redis is unavailable, which the process logs elsewhere
             _LOGGER.debug("this process is not listed: %r", error)
 
     def close(self) -> None:
-        """Take the entry off the list; blocks for a round trip."""
+        """Remove the entry; blocks for a round trip."""
         self._closed.set()
         try:
             self._state.client.hdel(self._key, self._field)
-        except Exception as error:  # it goes off the list by its age
+        except Exception as error:  # then it is removed by its age
             _LOGGER.debug("this process stays listed: %r", error)
 
     def _run(self) -> None:
         try:
             self._drop_old()
-        except Exception as error:  # Redis is away; the next process drops them
+        except Exception as error:  # Redis is unavailable; the next process drops them
             _LOGGER.debug("old entries are not dropped: %r", error)
         while not self._closed.is_set():
             self.tell()
@@ -103,21 +103,21 @@ class Entry:
         }
         self._state.client.hset(self._key, self._field, json.dumps(entry))
         if self._closed.is_set():
-            # It was taken off the list a moment ago.
+            # It was removed a moment ago.
             self._state.client.hdel(self._key, self._field)
 
 
 def entries(state: State, kind: Literal["workers", "apps"], fresh: float) -> list[dict[str, Any]]:
-    """Return what the processes of a kind have told in the last *fresh* seconds; blocks."""
+    """Return the entries of a kind that were renewed in the last *fresh* seconds; blocks."""
     now = state.now()
     told = [json.loads(text) for text in state.client.hgetall(state.processes(kind)).values()]
     return [one for one in told if now - one["told"] <= fresh]
 
 
 def all_entries(state: State, fresh: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what processes of every namespace of this Redis have told lately; blocks.
+    """Yield the recent entries of all namespaces of this Redis; blocks.
 
-    Looks through all keys, which takes a while where there are millions.
+    Scans all keys, which takes a while if there are millions.
     """
     now = state.now()
     for kind in ("workers", "apps"):

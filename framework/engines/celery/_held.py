@@ -1,8 +1,8 @@
-"""Which tasks have a message at a Redis broker: in its queues, or taken and not acknowledged.
+"""Which tasks have a message at a Redis broker: in a queue, or delivered and unacknowledged.
 
-Read in small parts, so that neither the broker nor this process is held up by a long
-queue. Messages move meanwhile: one that is put back while it is looked for may be missed,
-so one look alone proves nothing.
+Queues are read in small parts, so that a long one blocks neither the broker nor this process.
+Messages move meanwhile: one that is put back during the search may be missed, so a single
+search proves nothing.
 """
 
 from __future__ import annotations
@@ -58,20 +58,20 @@ return found
 )
 
 _PART: Final = 1 << 18
-"""Characters that one step should look at; a message has from 1,000 to some million."""
+"""Characters to read in one step; a message has from 1,000 to some millions."""
 
 _FEW: Final = 20
 _MANY: Final = 1_000
 
 
 class Held:
-    """What a Redis broker holds.
+    """The messages at a Redis broker.
 
     Args:
         client: Its client.
-        prefix: Stands before all its keys; "" for nothing.
-        unacked: Key of the messages that are taken and not acknowledged.
-        steps: What follows the name of a queue for each priority.
+        prefix: The prefix of all its keys; "" for none.
+        unacked: The key of the delivered and unacknowledged messages.
+        steps: The suffixes of a queue's name, one for each priority.
     """
 
     def __init__(self, client: Any, prefix: str, unacked: str, steps: Iterable[str]) -> None:
@@ -83,7 +83,7 @@ class Held:
         self._unacked_script = client.register_script(_UNACKED)
 
     def ids(self, queues: Iterable[str]) -> set[str]:
-        """Return the ids of all tasks that have a message in these queues or taken from any.
+        """Return the ids of all tasks with a message in these queues, or delivered from any.
 
         Raises:
             redis.RedisError: If the broker does not answer.
@@ -128,7 +128,7 @@ def _as_id(text: str | bytes) -> str:
 
 @contextmanager
 def held(app: Any) -> Iterator[Held]:  # Any: Celery has no types
-    """Look at the Redis broker of a Celery app.
+    """Connect to the Redis broker of a Celery app.
 
     Raises:
         Exception: What the transport raises if it cannot be reached.

@@ -1,4 +1,4 @@
-"""What travels to a worker: one JSON object for each delivery, checked where it arrives."""
+"""The message to a worker: one JSON object for each delivery, checked when it arrives."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from framework._tasks.specs import TaskSpec, spec_for
 from framework.protocols import TaskFunction
 
 VERSION: Final = 1
-"""Of the message's form; a worker refuses any other."""
+"""The version of the message format; a worker refuses any other."""
 
 
 class MessageError(ValueError):
-    """Raised for a message that is not one of ours."""
+    """The message is not one of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,13 @@ class Message:
         about: Its description.
         call: Its arguments, as `wire.encode_call` gives them.
         created: When it was submitted, wall seconds since the epoch.
-        limit: Seconds that it may run in all; None for no limit.
-        left: What remains of it.
-        seq: Number of the delivery, from 0 on; a message of an earlier one is stale.
-        attempt: Attempts of the retry that have been made before, 0 or more.
-        waited: Whether it comes back from waiting for a throttle, within one attempt.
-        turn: Key of the throttle's window in which it has a place; "" for none.
-        due: Wall second at which it may go on; 0.0 for at once.
+        limit: Seconds that it may run in total; None for no limit.
+        left: The remaining seconds of it.
+        seq: Number of the delivery, from 0 on; messages of earlier ones are stale.
+        attempt: Number of earlier attempts of the retry, 0 or more.
+        waited: Whether it continues after a throttle's wait, in the same attempt.
+        turn: Key of the throttle's window that it waits for; "" for none.
+        due: Wall second at which it may continue; 0.0 for immediately.
         signature: What `signature_hash` gave where it was submitted.
         namespace: Of the app whose task it is; "" in messages of earlier releases.
         version: `VERSION`.
@@ -62,7 +62,7 @@ class Message:
     version: int = VERSION
 
     def as_json(self) -> dict[str, Any]:
-        """Return what goes into JSON."""
+        """Return the fields as a dict for JSON."""
         return asdict(self)
 
     def replace(self, **changed: Any) -> Self:
@@ -71,13 +71,13 @@ class Message:
 
     @classmethod
     def from_json(cls, given: object) -> Self:
-        """Check what came over the wire.
+        """Return the message in a JSON object, checked.
 
         Raises:
             MessageError: If it is not a message of this version, each field of its type.
         """
         if isinstance(given, dict):
-            # One of an earlier release waits at the broker while workers are replaced.
+            # A message of an earlier release may wait at the broker while workers are upgraded.
             given = {"namespace": "", **given}
         if not isinstance(given, dict) or given.keys() != _TYPES.keys():
             raise MessageError("the message must be an object with the fields of a task message")
@@ -104,7 +104,7 @@ _TYPES: Final = {field.name: _NAMED[str(field.type)] for field in fields(Message
 
 
 class Functions:
-    """The functions that a message may name: the decorated ones, and those given by hand.
+    """The functions that a message may name: decorated ones, and those of the engine.
 
     Args:
         plain: Functions without a decorator that may be submitted.
@@ -114,7 +114,7 @@ class Functions:
         self._plain = {name_of(fn): spec_for(fn) for fn in plain}
 
     def spec(self, name: str) -> TaskSpec | None:
-        """Return what is registered by *name*, or None; it is never imported for that."""
+        """Return the function registered by *name*, or None; imports nothing."""
         found = registry.find_function(name)
         spec = getattr(found, "__asyncframe_spec__", None)
         if not isinstance(spec, TaskSpec):
@@ -131,7 +131,7 @@ class Functions:
         return None
 
     def specs(self) -> dict[str, TaskSpec]:
-        """Return what is registered, by name."""
+        """Return all registered functions by name."""
         found = {name: self.spec(name) for name in {*registry.names(), *self._plain}}
         return {name: spec for name, spec in found.items() if spec is not None}
 
@@ -141,7 +141,7 @@ class Functions:
 
 
 def signature_hash(fn: Callable[..., Any]) -> str:
-    """Return 16 hexadecimal digits that differ when parameters or annotations do."""
+    """Return 16 hexadecimal digits that change with parameters and annotations."""
     signature = signature_of(fn)
     text = "?" if signature is None else _as_text(signature)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,13 +1,13 @@
-"""Messages that the broker has lost: found, and published again.
+"""Finds messages that the broker has lost, and publishes them again.
 
-A worker takes a message off its queue and notes a moment later that it has it. If it dies
-in between, the message is nowhere, and its task would wait for ever. The same goes for
-what a worker cannot give back, since Redis is full. So every message is kept in Redis until
-its task is final, and one worker at a time compares the tasks with what the broker holds.
+A worker takes a message off its queue, and records a moment later that it has it. If it dies in
+between, the message is lost, and its task would wait forever. The same happens if a worker
+cannot return a message because Redis is full. So every message is kept in Redis until its task
+is final, and one worker at a time compares the tasks with the messages at the broker.
 
-Guarantees: a task whose message is gone runs again; what is only slow, or was looked for
-while it moved, runs once all the same: its second delivery meets the lease, or the end,
-which is remembered for longer than the task.
+Guarantees: a task whose message is lost runs again; a task whose message was only slow, or moved
+during the search, runs once: its second delivery finds the lease, or the end, which Redis
+remembers for longer than the task.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from framework.engines.celery._state import State, holder_here
 _LOGGER = logging.getLogger("asyncframe")
 
 EVERY: Final = 10.0
-"""Seconds from one look to the next, and the age from which on tasks are looked at."""
+"""Seconds between two searches, and the minimum age of the tasks to search for."""
 
 _SHARE: Final = 50
-"""A look may take one part in so many of the time."""
+"""A search may take this fraction of the time: one part in so many."""
 
 _LONGEST: Final = 20.0
-"""Seconds that a look may take before another worker begins one, since the first may have died."""
+"""Seconds after which another worker may start a search: the first may have died."""
 
 _PAUSES: Final = (20.0, 3_600.0)
-"""Seconds for which a task is left alone after its first copy, and at the most."""
+"""Seconds until a task is searched for again: after its first copy, and at most."""
 
 
 class Recovery:
-    """Looks for lost messages, on a thread of its own.
+    """Searches for lost messages on a thread of its own.
 
     Args:
-        app: The Celery app; nothing is looked for at another broker than Redis.
+        app: The Celery app; only a Redis broker is searched.
         state: Redis.
         sender: Makes a sender with a connection of its own; called when first needed.
     """
@@ -59,26 +59,26 @@ class Recovery:
         self._thread = threading.Thread(target=self._run, name="asyncframe-recovery", daemon=True)
 
     def start(self) -> None:
-        """Begin to look, again and again."""
+        """Start searching."""
         self._thread.start()
 
     def close(self) -> None:
-        """Look no more; a look that is under way ends with its next step."""
+        """Stop; a search in progress ends with its next step."""
         self._closed.set()
 
     def _run(self) -> None:
         while not self._closed.is_set():
             try:
                 self.look()
-            except Exception as error:  # the broker is away, or full; the next look tries again
+            except Exception as error:  # unavailable, or full; the next search tries again
                 _LOGGER.debug("could not look for lost messages: %s", safe_str(error))
             self._closed.wait(EVERY)
 
     def look(self) -> None:
-        """Publish what is lost, unless another process looks; blocks.
+        """Publish lost messages, unless another process is searching; blocks.
 
         Raises:
-            Exception: What Redis or the broker raises when it is away.
+            Exception: What Redis or the broker raises while it is unavailable.
         """
         if not self._state.lead(holder_here(), _LONGEST):
             return
@@ -86,7 +86,7 @@ class Recovery:
         try:
             self._publish(missing(self._app, self._state))
         finally:
-            # A little less than the time to the next look of this process.
+            # A little less than the time until this process's next search.
             took = self._clock.monotonic() - began
             self._state.rest(max(0.9 * EVERY, took * _SHARE))
 
@@ -109,18 +109,18 @@ class Recovery:
 
 
 def missing(app: Any, state: State) -> Iterator[str]:
-    """Yield the tasks, oldest first, that wait or run and have no message at the broker.
+    """Yield live tasks without a message at the broker, oldest first.
 
-    What was published, or has begun, a moment ago is left out.
+    Tasks that were published or started a moment ago are left out.
 
     Raises:
-        Exception: What Redis or the broker raises when it is away.
+        Exception: What Redis or the broker raises while it is unavailable.
     """
     waiting = state.overdue(EVERY) if is_redis(app) else []
     if not waiting:
         return
     queues = state.queues()
-    if "" in queues:  # an exchange of the user's leads to who knows which
+    if "" in queues:  # a user's exchange decides, so nobody knows which
         return
     with held(app) as broker:
         there = broker.ids(queues)
@@ -131,7 +131,7 @@ def stuck(app: Any, state: State) -> list[str]:
     """Return those of the `missing` tasks that no process runs, oldest first.
 
     Raises:
-        Exception: What Redis or the broker raises when it is away.
+        Exception: What Redis or the broker raises while it is unavailable.
     """
     lost, now = list(missing(app, state)), state.now()
     found = state.fetch(lost)

@@ -1,7 +1,7 @@
-"""Listening to what workers report: one thread for each process that submits.
+"""Reads the reports of workers, on one thread in each process that submits.
 
-Guarantees: reports are told in their order; after a gap (the stream was cut, Redis was
-away) every live task is looked up instead, so that nothing is missed for good.
+Guarantees: reports are handed on in their order; after a gap (the stream was trimmed, Redis was
+unavailable) every live task is looked up instead, so that nothing is missed for good.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ LOST: Final = "Redis does not know it any more: its data was lost or evicted"
 
 
 class Reports:
-    """Reads the stream and tells the host.
+    """Reads the stream and reports to the host.
 
     Args:
         state: Redis.
-        host: Hears of what concerns its tasks.
+        host: Receives the reports about its tasks.
     """
 
     def __init__(self, state: State, host: EngineHost) -> None:
@@ -49,7 +49,7 @@ class Reports:
         self._lock = threading.Lock()
 
     def find_place(self) -> None:
-        """Make sure that what is reported from now on will be read; blocks.
+        """Find the end of the stream, so that all later reports are read; blocks.
 
         Raises:
             Exception: What Redis raises if it cannot be reached.
@@ -59,7 +59,7 @@ class Reports:
                 self._after, self._number = self._state.latest()
 
     def start(self) -> None:
-        """Begin to read; harmless to call twice."""
+        """Start reading; harmless to call twice."""
         with self._lock:
             if self._thread is None and not self._closed.is_set():
                 self._thread = threading.Thread(
@@ -76,7 +76,7 @@ class Reports:
             return
         try:
             self._state.poke()
-        except Exception:  # then it does not wait for Redis but for its next try
+        except Exception:  # then the thread is not waiting for Redis, but for its next try
             _LOGGER.debug("Redis is away at the end", exc_info=True)
         thread.join(2 * _BLOCK)
 
@@ -91,7 +91,7 @@ class Reports:
                     self._catch_up()
                     gap = False
                 gap = self._take(self._state.read(self._after, _BLOCK))
-            except Exception as error:  # whatever the client raises, Redis is away
+            except Exception as error:  # whatever the client raises, Redis is unavailable
                 if not gap and not self._closed.is_set():
                     _LOGGER.warning("cannot read the reports of workers: %s", safe_str(error))
                 gap, self._after = True, ""
@@ -101,7 +101,7 @@ class Reports:
                 pause = _FIRST_PAUSE
 
     def _take(self, entries: list[tuple[str, dict[str, str]]]) -> bool:
-        """Tell of some reports; whether some before or between them are missing."""
+        """Hand on some reports; return whether some before or between them are missing."""
         gap = False
         for entry, fields in entries:
             self._after = entry
@@ -111,7 +111,7 @@ class Reports:
                 self._number = number
                 try:
                     self._tell(fields)
-                except Exception:  # one report may not keep the others from being told
+                except Exception:  # one bad report must not stop the others
                     _LOGGER.exception("invalid report of a worker: %r", fields)
         return gap
 
@@ -148,7 +148,7 @@ class Reports:
         )
 
     def _catch_up(self) -> None:
-        """Look every live task up that was published; see `CeleryEngine.admit`."""
+        """Look up every live task that was published; see `CeleryEngine.admit`."""
         ids = [str(one.task_id) for one in self._host.live() if one.engine_note is None]
         for begin in range(0, len(ids), 1_000):
             some = ids[begin : begin + 1_000]
@@ -174,7 +174,7 @@ class Reports:
 
 
 def record_of(task_id: str, facts: Mapping[str, str], clock: Clock) -> TaskRecord:
-    """Return what Redis says of a task as a record, its result and error typed."""
+    """Return the record of a task's hash in Redis, with result and error decoded."""
     record = TaskRecord()
     record.task_id = TaskId(task_id)
     record.label = Label(facts.get("name", ""), facts.get("about", ""))

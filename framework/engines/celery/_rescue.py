@@ -1,12 +1,11 @@
-"""Publishing what a process had noted in Redis and died before it could publish.
+"""Publishes tasks of a process that died after writing them to Redis.
 
-A task is noted first and then published, in batches, so a process that dies in between
-leaves tasks that wait for nobody. Until its message is out, a task's hash says so: whoever
-looks at the task some seconds later, another process that follows it or
-a client that asks for it, finds its message in Redis and publishes it.
+Tasks are written to Redis first and then published, in batches. If the process dies in between,
+nobody publishes them. Until its message is sent, a task's hash says so. Any process that looks
+at the task some seconds later, for itself or for a client, publishes the message from Redis.
 
-Guarantees: a message that is published twice, since the first process was only slow, runs
-once: the second delivery meets the lease, or the end.
+Guarantees: if the first process was only slow, and the message is published twice, the task runs
+once: the second delivery finds the lease, or the end.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from framework.engines.celery._state import State
 _LOGGER = logging.getLogger("asyncframe")
 
 AFTER: Final = 5.0
-"""Seconds after which a noted task should be out; a dead process is noticed in seven."""
+"""Seconds within which a task in Redis should be published."""
 
 
 class Rescue:
-    """Publishes what others have left.
+    """Publishes what dead processes have left.
 
     Args:
         state: Redis.
@@ -42,7 +41,7 @@ class Rescue:
         self._lock = threading.Lock()
 
     def look(self, found: Mapping[str, Mapping[str, str]]) -> None:
-        """Publish what should be out by now; blocks if there is any.
+        """Publish tasks that should have been published by now; blocks if there are any.
 
         Args:
             found: The hashes of some tasks, by id.
@@ -68,7 +67,7 @@ class Rescue:
                 self._state.repeated(message.task_id)
                 self._sender.send(message)
                 self._state.published([message.task_id])
-            except Exception as error:  # the broker is away; the next look tries again
+            except Exception as error:  # the broker is unavailable; the next look tries again
                 _LOGGER.debug("task %s is not published yet: %r", message.task_id, error)
             else:
                 _LOGGER.warning(
@@ -76,7 +75,7 @@ class Rescue:
                 )
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Release the connection."""
         with self._lock:
             sender, self._sender = self._sender, None
         if sender is not None:

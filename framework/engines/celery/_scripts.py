@@ -1,9 +1,8 @@
-"""The moves of a remote task in Redis, each one script, so that each is one step.
+"""The changes of a remote task in Redis, each as one script, so that each is atomic.
 
-A task is one hash; its fields are those of `_state.Snapshot` as text. Every script that
-changes one also appends to the stream of reports, whose entries carry a running number:
-a reader that misses one knows it. Times are those of Redis, in seconds since the epoch,
-since the clocks of workers may differ.
+A task is a hash. Every script that changes one also appends to the stream of reports, whose
+entries are numbered, so that a reader notices a missing one. Times are those of Redis, in
+seconds since the epoch, because the clocks of workers may differ.
 
 ``KEYS`` are the task's hash, the stream of reports, the counter of reports, the live tasks
 by their latest move, and their messages, in this order; ``ARGV[1]`` is the task's id.
@@ -14,13 +13,13 @@ from __future__ import annotations
 from typing import Final
 
 REPORTS_KEPT: Final = 20_000
-"""How many reports the stream holds, about; a reader further behind asks for the hashes."""
+"""The approximate length of the stream; a reader that is further behind reads the hashes."""
 
 KEPT_LIVE: Final = 30 * 86_400
-"""Seconds without a move after which a live task's hash is dropped: nobody runs workers."""
+"""Seconds without a change after which a live task's hash is dropped: no workers run."""
 
 INLINE_RESULT: Final = 2_048
-"""Length up to which a result travels in its report; a longer one is fetched."""
+"""Maximum length of a result in its report; a longer one is fetched."""
 
 _HEAD: Final = f"""
 local task, stream, counter, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
@@ -67,7 +66,7 @@ redis.call('HSET', messages, id, ARGV[3])
 return 'pending'
 """
 )
-"""Note a task that is about to be published; returns its status, old or new."""
+"""Add a task that is about to be published; returns its status, old or new."""
 
 START: Final = (
     _HEAD
@@ -124,7 +123,7 @@ redis.call('HSET', task, 'until', stamp(now + tonumber(ARGV[3])))
 return get('cancel') == '1' and 1 or 0
 """
 )
-"""Go on holding a lease; 1 if cancellation was asked for, -1 if the lease is lost."""
+"""Renew a lease; 1 if cancellation was requested, -1 if the lease is lost."""
 
 PROGRESS: Final = (
     _HEAD
@@ -136,7 +135,7 @@ tell('progress', 'p', ARGV[3], 'm', ARGV[4])
 return 1
 """
 )
-"""Note how far a task is."""
+"""Set a task's progress."""
 
 AGAIN: Final = (
     _HEAD
@@ -156,7 +155,7 @@ tell('again', 'o', ARGV[4], 'd', ARGV[5], 'e', ARGV[6], 'w', ARGV[7], 'a', get('
 return 1
 """
 )
-"""Give the lease back until the next message; -1 if cancellation was asked for."""
+"""Release the lease until the next message; -1 if cancellation was requested."""
 
 END: Final = (
     _HEAD
@@ -190,7 +189,7 @@ redis.call('EXPIRE', ARGV[4] .. holder, 60)
 return 2
 """
 )
-"""Cancel: 0 unknown or final, 1 CANCELLED for good, 2 the worker is told."""
+"""Cancel: 0 unknown or final, 1 CANCELLED, 2 the worker is informed."""
 
 RECOVER: Final = (
     _HEAD
@@ -223,7 +222,7 @@ redis.call('ZADD', live, now + math.min(ARGV[4] * 2 ^ (copies - 1), ARGV[5]), id
 return message
 """
 )
-"""Return the message of a task that has none at the broker; "" if it need not be sent."""
+"""Return the message of a task whose message is lost; "" if it must not be sent."""
 
 REPEATED: Final = (
     _HEAD
@@ -238,7 +237,7 @@ end
 return status
 """
 ).replace("KEPT", str(KEPT_LIVE))
-"""Note that a message may be at the broker twice."""
+"""Mark a message as possibly sent twice."""
 
 THROTTLE: Final = """
 -- KEYS: stamps of the calls in the window, those who wait. ARGV: rate, window, who.
@@ -291,7 +290,7 @@ end
 redis.call('ZADD', KEYS[1], now + math.ceil(ARGV[3] * 1000000), ARGV[1])
 return 1
 """
-"""Count a call at another time; 0 if its window has passed, and it has to be counted anew."""
+"""Move a counted call to another time; 0 if its window has passed: count it again."""
 
 FORGET: Final = """
 -- KEYS: the task's hash

@@ -1,4 +1,4 @@
-"""Celery's settings, as far as what the engine promises hangs on them."""
+"""The Celery settings that the engine depends on."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ MARGIN: Final = 30.0
 """Seconds by which the visibility timeout is longer than the longest limit."""
 
 _RABBITMQ_PATIENCE: Final = 1_800
-"""Seconds after which RabbitMQ takes a message back that is not acknowledged, unless its
+"""Seconds after which RabbitMQ takes back an unacknowledged message, unless its
 ``consumer_timeout`` says otherwise."""
 
 HOLD: Final = 20.0
-"""Seconds for which a worker may keep a message back and still run it to its limit before
-the broker gives the message to another one."""
+"""Seconds for which a worker may hold a message back and still run it up to its limit before
+the broker delivers the message to another one."""
 
 _WANTED: Final[dict[str, Any]] = {
-    # A message is acknowledged when its task has ended, so that a death loses nothing.
+    # A message is acknowledged when its task has ended, so that a dead worker loses nothing.
     "task_acks_late": True,
-    # The death of a pool child gives its message back at once.
+    # When a pool process dies, its message is returned immediately.
     "task_reject_on_worker_lost": True,
-    # No worker keeps messages that another could run.
+    # No worker holds messages that another could run.
     "worker_prefetch_multiplier": 1,
-    # A worker that has lost Redis comes back, also while it starts.
+    # A worker reconnects to Redis, also while it starts.
     "broker_connection_retry_on_startup": True,
     "result_expires": 86_400,
 }
 _TO_REDIS: Final[dict[str, Any]] = {
-    # Look for messages of dead workers each second, and not each hundredth.
+    # Look for messages of dead workers every second, not only every hundred seconds.
     "unacked_restore_interval": 1,
     "unacked_restore_throttle": 1,
 }
 _TO_RABBITMQ: Final[dict[str, Any]] = {
-    # A message is at the broker when the broker says so, and not when it has been sent.
+    # A message counts as sent when the broker confirms it.
     "confirm_publish": True,
 }
 
 
 def prepare(app: Any) -> None:  # Any: Celery has no types
-    """Set what the user has not set, now or once the app is configured.
+    """Set the settings that the user has not set, now or once the app is configured.
 
     Args:
         app: The Celery app.
@@ -57,7 +57,7 @@ def prepare(app: Any) -> None:  # Any: Celery has no types
 
 
 def complete(app: Any, longest: float) -> None:
-    """Add to the transport's options what the user has left out; then `findings` is empty."""
+    """Add the transport options that the user has not set, so that `findings` is empty."""
     wanted: dict[str, Any] = {}
     if is_redis(app):
         wanted = {**_TO_REDIS, "visibility_timeout": round(longest + MARGIN)}
@@ -69,7 +69,7 @@ def complete(app: Any, longest: float) -> None:
 
 
 def findings(app: Any, longest: float) -> list[tuple[str, str, str]]:
-    """Return what is wrong with the settings: (setting, what is wrong, what to do).
+    """Return the problems of the settings: (setting, problem, solution).
 
     Args:
         app: The Celery app.
@@ -114,7 +114,7 @@ def _broker_findings(app: Any, longest: float) -> Iterator[tuple[str, str, str]]
 
 
 def visibility(app: Any) -> float:
-    """Return after how many seconds the broker gives a message out again."""
+    """Return the broker's visibility timeout in seconds."""
     options = app.conf.broker_transport_options or {}
     default = _RABBITMQ_PATIENCE if is_rabbitmq(app) else 3_600
     return float(options.get("visibility_timeout", default))
@@ -148,10 +148,10 @@ def _refused(accepted: Iterable[str] | None) -> list[str]:
 
 
 def require_good(app: Any, longest: float) -> None:
-    """Complete the settings and see that they keep what the engine promises.
+    """Complete the settings, and check them.
 
     Raises:
-        ValueError: If they do not.
+        ValueError: If the engine could lose tasks or run them twice.
     """
     complete(app, longest)
     found = findings(app, longest)

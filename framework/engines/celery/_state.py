@@ -1,7 +1,7 @@
-"""What Redis knows of remote tasks: the one truth of them, moved by scripts only.
+"""The states of remote tasks in Redis, which are changed only by scripts.
 
-Guarantees: each move is one step in Redis, and is reported in the stream in the order of
-the steps; a final status never changes.
+Guarantees: each change is atomic in Redis, and is reported in the stream in the order of the
+changes; a final status never changes.
 Thread rule: every method blocks for a round trip, and may be called from any thread but a
 loop's.
 """
@@ -24,24 +24,24 @@ from framework.engines.celery import _scripts
 from framework.engines.celery._messages import Message
 
 LEASE: Final = 5.0
-"""Seconds that a lease holds without being renewed; it is renewed every second."""
+"""Seconds until a lease expires; it is renewed every second."""
 
 MAX_LOST: Final = 10
-"""How many workers may die over a task before it is INTERRUPTED."""
+"""How many workers may die while running a task before it is INTERRUPTED."""
 
 _HEARD_KEPT: Final = 10
 
 _TIMEOUT: Final = 5.0
-"""Seconds for a connection or an answer; Redis answers in a fraction of a millisecond."""
+"""Timeout of connections and answers; Redis answers in a fraction of a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a worker is to do with a delivery.
+    """What a worker must do with a delivery.
 
     Attributes:
         kind: ``run``, ``over`` (final: drop), ``stale`` (a later delivery exists: drop),
-            ``again`` (that one was never published: publish it), ``busy`` (another process
+            ``again`` (it was never published: publish it), ``busy`` (another process
             has the lease: look again later).
         attempts: Attempts so far, this one included, with ``run``.
         message: The later delivery, with ``again``.
@@ -73,7 +73,7 @@ class State:
             decode_responses=True,
             socket_timeout=_TIMEOUT,
             socket_connect_timeout=_TIMEOUT,
-            # Once, for a connection that was closed while idle: the scripts bear it.
+            # Once, for a connection that was closed while idle: a script may run twice.
             retry=Retry(NoBackoff(), 1),
             client_name="asyncframe",
         )
@@ -101,11 +101,11 @@ class State:
 
     @property
     def counter(self) -> str:
-        """Key of the number of the latest report."""
+        """Key of the latest report's number."""
         return self._reports[1]
 
     def processes(self, kind: str) -> str:
-        """Return the key of the hash in which processes of a kind tell of themselves."""
+        """Return the key of the hash with the entries of a kind of process."""
         return f"{self.prefix}{kind}"
 
     def _keys(self, task_id: str) -> list[str]:
@@ -114,7 +114,7 @@ class State:
     # -- the moves
 
     def publish(self, messages: Sequence[Message]) -> None:
-        """Note tasks that are about to be published, in one round trip; see `_rescue`."""
+        """Add tasks that are about to be published, in one round trip; see `_rescue`."""
         pipe = self.client.pipeline(transaction=False)
         for message in messages:
             self._publish(
@@ -125,14 +125,14 @@ class State:
         pipe.execute()
 
     def published(self, task_ids: Collection[str]) -> None:
-        """Note that the first messages of tasks are at the broker, in one round trip."""
+        """Mark the first messages of tasks as sent, in one round trip."""
         pipe = self.client.pipeline(transaction=False)
         for task_id in task_ids:
             pipe.hdel(self._keys(task_id)[0], "unsent")
         pipe.execute()
 
     def repeated(self, task_id: str) -> None:
-        """Note that a task's message may be sent twice, so that the second finds the end."""
+        """Mark a task's message as possibly sent twice, so that the second finds the end."""
         self._repeat(self._keys(task_id), [task_id])
 
     def now(self) -> float:
@@ -162,22 +162,21 @@ class State:
         return Verdict(kind, message=text)
 
     def renew(self, task_id: str, holder: str) -> bool | None:
-        """Hold a lease longer; whether cancellation was asked for, None if it is lost."""
+        """Renew a lease; return whether cancellation was requested, None if it is lost."""
         answer = self._renew(self._keys(task_id), [task_id, holder, LEASE])
         return None if answer < 0 else bool(answer)
 
     def progress(self, task_id: str, holder: str, share: float, message: str) -> None:
-        """Note how far a task is."""
+        """Set a task's progress."""
         self._progress(self._keys(task_id), [task_id, holder, repr(share), message])
 
     def again(
         self, message: Message, holder: str, kind: str, delay: float, error: str, reason: str
     ) -> bool | None:
-        """Give the lease back until *message*, the next delivery.
+        """Release the lease until *message*, the next delivery.
 
         Returns:
-            True if that was done, False if cancellation was asked for, None if the lease
-            is lost.
+            True on success, False if cancellation was requested, None if the lease is lost.
         """
         answer = self._again(
             self._keys(message.task_id),
@@ -188,7 +187,7 @@ class State:
         return None if not answer else answer > 0
 
     def sent(self, message: Message) -> None:
-        """Note that the next delivery is at the broker."""
+        """Mark the next delivery as sent."""
         self.client.hdel(self._keys(message.task_id)[0], "next")
 
     def end(
@@ -204,7 +203,7 @@ class State:
         share: float | None = None,
         message: str = "",
     ) -> bool:
-        """Make a task final; False if it is already, or another process has it.
+        """Make a task final; False if it is final already, or another process has it.
 
         Args:
             task_id: The task.
@@ -214,8 +213,8 @@ class State:
             result: As JSON.
             error: As JSON.
             reason: For people.
-            share: Progress, if it was ever told.
-            message: Text of the progress.
+            share: Its progress, if any was reported.
+            message: The text of the progress.
         """
         done = self._end(
             self._keys(task_id),
@@ -227,13 +226,13 @@ class State:
         return bool(done)
 
     def cancel(self, task_id: str, reason: str) -> int:
-        """Cancel: 0 for unknown or final, 1 for CANCELLED, 2 for a worker that is told."""
+        """Cancel: 0 if unknown or final, 1 if CANCELLED, 2 if its worker is informed."""
         return int(
             self._cancel(self._keys(task_id), [task_id, self._ttl, reason, f"{self.prefix}wake:"])
         )
 
     def heard(self, task_id: str) -> None:
-        """Say that the task's worker has heard of its cancellation."""
+        """Confirm that the task's worker has received its cancellation."""
         key = f"{self.prefix}heard:{task_id}"
         pipe = self.client.pipeline(transaction=True)
         pipe.delete(key)
@@ -242,17 +241,17 @@ class State:
         pipe.execute()
 
     def await_heard(self, task_id: str, seconds: float) -> None:
-        """Block until the task's worker has heard of its cancellation, or *seconds* pass."""
+        """Block until the task's worker confirms the cancellation, or *seconds* pass."""
         key = f"{self.prefix}heard:{task_id}"
-        # Put back, for others that ask at the same time.
+        # Put back, for others that wait for it at the same time.
         self.client.blmove(key, key, seconds)
 
     def awaken(self, holder: str, seconds: float) -> bool:
-        """Block until somebody asks this process to look at its task, or *seconds* pass."""
+        """Block until this process is asked to check its task, or *seconds* pass."""
         return self.client.blpop([f"{self.prefix}wake:{holder}"], timeout=seconds) is not None
 
     def fetch(self, task_ids: Collection[str]) -> dict[str, dict[str, str]]:
-        """Return the hashes of those tasks that are known, by id."""
+        """Return the hashes of the tasks that exist, by id."""
         ids = list(task_ids)
         pipe = self.client.pipeline(transaction=False)
         for task_id in ids:
@@ -261,7 +260,7 @@ class State:
         return {task_id: facts for task_id, facts in zip(ids, found, strict=True) if facts}
 
     def forget(self, task_ids: Collection[str]) -> None:
-        """Drop those of these tasks that are final."""
+        """Drop the tasks that are final."""
         pipe = self.client.pipeline(transaction=False)
         for task_id in task_ids:
             self._forget(self._keys(task_id)[:1], client=pipe)
@@ -275,29 +274,29 @@ class State:
         return text
 
     def note_queue(self, name: str) -> None:
-        """Note that messages are put into a queue of the broker."""
+        """Note a queue of the broker that messages are sent to."""
         self.client.sadd(f"{self.prefix}queues", name)
 
     def queues(self) -> list[str]:
-        """Return the names of all queues into which messages were ever put."""
+        """Return the names of all queues that messages were ever sent to."""
         return sorted(self.client.smembers(f"{self.prefix}queues"))
 
     def overdue(self, age: float) -> list[str]:
-        """Return the live tasks whose latest move is older than *age* seconds, oldest first."""
+        """Return live tasks whose latest change is older than *age* seconds, oldest first."""
         found: list[str] = self.client.zrangebyscore(self._live, "-inf", self.now() - age)
         return found
 
     def recover(self, task_id: str, wait: float, pauses: tuple[float, float]) -> str:
-        """Return the message of a task for which the broker has none, as JSON.
+        """Return the message of a task, as JSON, if the broker has lost it.
 
         Args:
             task_id: The task.
             wait: Seconds for which its message must have been missing.
-            pauses: Seconds for which it is not looked for again, after the first message
-                and at the most; they double with each.
+            pauses: Seconds until it is searched for again, after the first copy and at most;
+                they double with each copy.
 
         Returns:
-            "" if a process runs it, it is over, or its message is not missing for so long.
+            "" if a process runs it, it is final, or its message has not been missing that long.
         """
         text: str = self._recover(
             self._keys(task_id), [task_id, repr(wait), self._ttl, *map(repr, pauses)]
@@ -305,23 +304,23 @@ class State:
         return text
 
     def lead(self, holder: str, seconds: float) -> bool:
-        """Whether this process, and no other, is to look for lost messages now."""
+        """Return whether this process, and no other, may search for lost messages now."""
         return bool(self.client.set(f"{self.prefix}lead", holder, nx=True, px=_ms(seconds)))
 
     def rest(self, seconds: float) -> None:
-        """Let nobody look for lost messages for so long."""
+        """Let no process search for lost messages for some seconds."""
         self.client.pexpire(f"{self.prefix}lead", _ms(seconds))
 
     # -- throttles
 
     def take(self, key: str, rate: int, window: float, who: str) -> tuple[float | None, int]:
-        """Count a call, or tell when to try again.
+        """Count a call, or return when to try again.
 
         Args:
             key: Of the window.
             rate: Calls per window.
             window: Seconds.
-            who: Keeps a place in the queue for this caller; "" for none.
+            who: The caller that keeps a place in the queue; "" for none.
 
         Returns:
             None and the call's number, or the seconds until the next try and 0.
@@ -331,12 +330,12 @@ class State:
         return (None, -answer) if answer < 0 else (answer / 1e6, 0)
 
     def restamp(self, key: str, number: int, window: float, ahead: float) -> bool:
-        """Count a call as one of *ahead* seconds from now; False if its window has passed."""
+        """Move a call to *ahead* seconds from now; False if its window has passed."""
         stamps = f"{self.prefix}throttle:{key}"
         return bool(self._restamp([stamps], [number, repr(window), repr(ahead)]))
 
     def leave(self, key: str, who: str) -> None:
-        """Give a place in a throttle's queue back."""
+        """Give up a place in a throttle's queue."""
         self._leave([f"{self.prefix}throttle:{key}:w"], [who])
 
     # -- reports
@@ -350,7 +349,7 @@ class State:
         return (entries[0][0] if entries else "0-0"), int(number or 0)
 
     def poke(self) -> None:
-        """Wake every reader of the reports, for nothing."""
+        """Wake every reader of the reports, without a report."""
         self.client.xadd(self.reports, {"k": "poke"}, maxlen=_scripts.REPORTS_KEPT)
 
     def read(self, after: str, seconds: float) -> list[tuple[str, dict[str, str]]]:
@@ -391,7 +390,7 @@ def _facts(message: Message) -> list[str]:
 
 
 def holder_here() -> str:
-    """Return what names this process among all of all machines, and those before it."""
+    """Return an identifier of this process, unique across machines and restarts."""
     return holder_of(os.getpid())
 
 
@@ -401,7 +400,7 @@ def holder_of(pid: int) -> str:
 
 
 def is_dead(holder: str) -> bool:
-    """Whether a process is known to be dead; False if it runs on another machine."""
+    """Return whether a process is known to be dead; False on another machine."""
     machine, _, process = holder.partition("|")
     pid, _, born = process.partition("|")
     if machine != _machine() or not pid.isdigit():
@@ -410,7 +409,7 @@ def is_dead(holder: str) -> bool:
 
 
 def _machine() -> str:
-    """Return the host, its boot, and its table of processes: containers have their own."""
+    """Return the host, its boot and its process namespace: containers have their own."""
     if not _MACHINE:
         boot = _read("/proc/sys/kernel/random/boot_id")[:8]
         table = "" if not boot else str(os.stat("/proc/self/ns/pid").st_ino)  # noqa: PTH116  # a magic link, which must not be resolved
@@ -422,9 +421,9 @@ _MACHINE: list[str] = []
 
 
 def _born(pid: int) -> str:
-    """Return when a process began, in ticks since the boot; "" if it does not live."""
+    """Return the start of a process, in ticks since the boot; "" if it does not run."""
     text = _read(f"/proc/{pid}/stat")
-    # The name of the program stands in brackets and may itself hold any character.
+    # The program's name is in brackets and may contain any character.
     after = text.rpartition(")")[2].split()
     if len(after) > _START_TIME and after[0] not in ("Z", "X"):
         return after[_START_TIME]
@@ -440,7 +439,7 @@ def _born(pid: int) -> str:
 
 
 _START_TIME = 19
-"""Place of the start time after the program's name (proc(5), field 22)."""
+"""Position of the start time after the program's name (proc(5), field 22)."""
 
 
 def _read(path: str) -> str:

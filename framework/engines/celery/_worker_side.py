@@ -21,10 +21,10 @@ SIGNALS: Final = (
     "worker_shutdown",
     "task_revoked",
 )
-"""Celery's signals; each has a function of its own name there."""
+"""Celery's signals; each has a function of the same name there."""
 
 REQUEST: Final = f"{_WORKER}._request:RemoteRequest"
-"""The class of the requests of our task; Celery itself looks it up."""
+"""The request class of our task; Celery itself looks it up."""
 
 
 def deliver(engine: object, message: object) -> Any:
@@ -33,7 +33,7 @@ def deliver(engine: object, message: object) -> Any:
 
 
 def connect_signals(engine: object) -> None:
-    """Have the worker's side hear of what Celery does with workers."""
+    """Connect the functions of the worker's side to Celery's signals."""
     for name in SIGNALS:
         _connect(name, engine)
 
