@@ -1,7 +1,7 @@
-"""What a shared store and a remote engine have to say of this process's tasks.
+"""Receives the reports of a shared store and a remote engine about this process's tasks.
 
-Guarantees: a word about a task that is unknown here, or final, changes nothing; stamps of
-another machine's clock never run ahead of this one's, nor behind the submission.
+Guarantees: a report about a task that is unknown here, or final, changes nothing; timestamps of
+another machine's clock never lie in the future here, nor before the submission.
 Relies on: the ledger for every move.
 """
 
@@ -41,7 +41,7 @@ class RemoteHost:
     """The framework's side of its `SharedStore` and its `RemoteEngine`.
 
     Args:
-        core: Whose tasks are spoken of.
+        core: The core whose tasks are reported on.
     """
 
     def __init__(self, core: Core) -> None:
@@ -58,7 +58,7 @@ class RemoteHost:
         return self._ledger.snapshot(record)
 
     def cancel(self, task_id: str) -> None:
-        """Cancel a task of this process; another process has asked for it."""
+        """Cancel a task of this process, as another process has requested."""
         task = self._ledger.find_live(task_id)
         if task is None or task.remote or not self._ledger.request_cancel(task):
             return
@@ -66,23 +66,23 @@ class RemoteHost:
             self._endings.stop_body(task)
 
     def interrupt(self, reason: str) -> None:
-        """End every live task of this process INTERRUPTED, but for remote ones."""
+        """End every live task of this process INTERRUPTED, except for remote ones."""
         for task in self._ledger.all_live():
             if not task.remote:
                 error = TaskInterruptedError(task.task_id, task.name)
                 self._endings.end(task, "interrupt", error=error, reason=reason, body_ended=False)
 
     def adopt(self, records: Sequence[TaskRecord]) -> None:
-        """Follow remote tasks whose own process is gone; a final one comes to its end."""
+        """Track remote tasks whose own process is gone; final ones end here."""
         adopted = [record.task_id for record in records if self._take_in(record)]
         engine, elsewhere = self._core.remote, self._core.elsewhere
         if not adopted or engine is None or elsewhere is None:
             return
-        # If the engine does not answer now, it looks all live tasks up once it does.
+        # If the engine does not answer now, it looks up all live tasks once it does.
         elsewhere.post(lambda: self._catch_up(adopted, engine.fetch(adopted)))
 
     def _take_in(self, record: TaskRecord) -> bool:
-        """Make a live task of another process one of this one's; False if it cannot be."""
+        """Make a live task of another process one of this one; False if that fails."""
         known = getattr(registry.find_function(record.name), "__asyncframe_spec__", None)
         if not isinstance(known, TaskSpec):
             known = TaskSpec(_unknown_here, name=record.name, kind="thread", check=None)
@@ -100,7 +100,7 @@ class RemoteHost:
         return True
 
     def _catch_up(self, adopted: Sequence[str], records: Sequence[TaskRecord]) -> None:
-        """Bring adopted tasks to where the engine says that they are."""
+        """Bring adopted tasks to the state that the engine reports."""
         for record in records:
             task_id = str(record.task_id)
             started = record.wall(record.started)
@@ -119,24 +119,24 @@ class RemoteHost:
     # -- for a remote engine
 
     def live(self) -> list[LiveTask]:
-        """Return the remote tasks that are not final, as far as this process follows them."""
+        """Return the remote tasks that are not final, as far as this process tracks them."""
         return [task for task in self._ledger.all_live() if task.remote]
 
     def waiting(self, task_id: str, reason: str) -> None:
-        """Say why a task still waits; "" if for nothing but its turn."""
+        """Set why a task waits; "" if it only waits for its turn."""
         task = self._find(task_id)
         if task is not None and task.reason != reason:
             task.reason = reason
             self._ledger.changed(task)
 
     def started(self, task_id: str, at: float, attempt: int) -> None:
-        """Note that a worker has begun with a task, or with a further attempt."""
+        """Record the start of a task, or of a further attempt."""
         task = self._find(task_id)
         if task is None:
             return
         first = task.status is PENDING
         if first:
-            # One less, since the start counts one, and tells of so many.
+            # One less, since the start adds one and reports the sum.
             task.attempts = max(attempt, 1) - 1
             if not self._ledger.start(task, self._stamp(task, at)):
                 return
@@ -149,13 +149,13 @@ class RemoteHost:
             self._ledger.tell(task)
 
     def progress(self, task_id: str, share: float, message: str) -> None:
-        """Note how far a task is."""
+        """Record the progress of a task."""
         task = self._find(task_id)
         if task is not None:
             self._ledger.progress(task, share, message)
 
     def announce(self, task_id: str, kind: str, delay: float, error: BaseException | None) -> None:
-        """Count a retry's or throttle's wait and tell the sinks of it."""
+        """Count a retry's or throttle's wait, and send its event."""
         task = self._find(task_id)
         if task is not None:
             self._ledger.announce(kind, task, delay, error)
@@ -171,12 +171,12 @@ class RemoteHost:
         reason: str = "",
         attempts: int = 1,
     ) -> None:
-        """Bring a task to its end."""
+        """Record the end of a task."""
         task = self._find(task_id)
         if task is None:
             return
         if task.status is PENDING and status in (TaskStatus.COMPLETED, TaskStatus.TIMEOUT):
-            # Its start was told of in words that never came.
+            # The report of its start never arrived.
             self.started(task_id, at, attempts)
         now = self._stamp(task, at)
         if task.started is not None:
@@ -194,7 +194,7 @@ class RemoteHost:
         return task if task is not None and task.remote and task.status not in FINAL else None
 
     def _stamp(self, task: LiveTask, at: float) -> float:
-        """Return a wall stamp of any machine as monotonic seconds, from the submission to now."""
+        """Convert a wall timestamp to monotonic seconds, from the submission to now."""
         return min(max(task.created + at - task.created_at, task.created), self.clock.monotonic())
 
 
@@ -214,4 +214,4 @@ def _error_of(task: LiveTask, status: TaskStatus, error: BaseException | None) -
 
 
 def _unknown_here(*_: Any, **__: Any) -> None:
-    """Stand for a function that this process does not know; never called."""
+    """Stand in for a function that this process does not know; never called."""

@@ -1,12 +1,12 @@
 """A pool and an engine that start nothing by themselves: a `Control` decides.
 
-Guarantees: each thing that is queued is told to the control once, and begins only after
-its `Queued.admit`, or inline on a thread that waits for it; `begin` and `end` come in pairs
-on the thread that runs it, and `end` after all its completions; what will never run is told
-as withdrawn.
-Relies on: a control that admits in its own time and never blocks but in `begin`.
-Lock order: the crew's lock may be held when the control is told; the control must not hold
-a lock of its own while it admits.
+Guarantees: the control gets each queued item once, and the item starts only after its
+`Queued.admit`, or inline on a thread that waits for it; `begin` and `end` are called in pairs on
+the thread that runs it, and `end` after all its completions; an item that will never run is
+withdrawn.
+Relies on: a control that admits when it likes, and blocks only in `begin`.
+Lock order: the crew's lock may be held when the control is called; the control must not hold a
+lock of its own while it admits.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Queued:
 
     Attributes:
         kind: Where it will run.
-        admitted: Whether it was let go to a thread, which begins with it shortly.
-        admit: Lets it begin; does nothing if it has begun or been withdrawn. Any thread.
+        admitted: Whether it was handed to a thread, which will start it shortly.
+        admit: Lets it start; does nothing if it has started or was withdrawn. Any thread.
     """
 
     __slots__ = ("_item", "admit", "admitted", "kind")
@@ -54,25 +54,25 @@ class Queued:
 
 
 class Control(Protocol):
-    """Decides when what is queued begins. Called on any thread."""
+    """Decides when queued items start. Called on any thread."""
 
     def queued(self, queued: Queued) -> None:
-        """Hear of something that waits to be admitted."""
+        """Called when an item waits to be admitted."""
 
     def begin(self, queued: Queued) -> None:
-        """Let it begin, on the thread that runs it; may block."""
+        """Called before an item runs, on its thread; may block."""
 
     def end(self, queued: Queued) -> None:
-        """Hear that it has ended, on the thread that ran it."""
+        """Called when an item has ended, on its thread."""
 
     def withdrawn(self, queued: Queued) -> None:
-        """Hear that it will not begin any more, or not by being admitted."""
+        """Called when an item will not start, or not by being admitted."""
 
     def freed(self) -> None:
-        """Hear that there is room for one more, or that the pool is to be emptied."""
+        """Called when there is room for one more, or the pool must be emptied."""
 
     def outside(self) -> AbstractContextManager[object]:
-        """Surround what blocks the calling thread until threads of the pool have ended."""
+        """Return a context in which the calling thread waits for the pool's threads to end."""
         ...
 
 
@@ -122,7 +122,7 @@ class _ControlledCrew(Crew):
 
     @property
     def emptying(self) -> bool:
-        """Whether what is held back is to be run although nobody decides so."""
+        """Whether held items must run although nobody admits them."""
         return self._closing
 
     def put(self, item: Item) -> None:
@@ -177,7 +177,7 @@ class _ControlledCrew(Crew):
             self.control.withdrawn(queued)
 
     def _unhold(self, item: Item) -> bool:
-        """Take *item*, which will not run, from what is held back; False if it is not there."""
+        """Drop a held *item* that will not run; False if it is not held."""
         with self.lock:
             queued = self._held.pop(item, None)
             self.cancelled += queued is not None
@@ -186,18 +186,18 @@ class _ControlledCrew(Crew):
         return queued is not None
 
     def begin_item(self, item: Item) -> Queued:
-        """Note that an item begins, and return what stands for it."""
+        """Record the start of an item, and return its `Queued`."""
         with self.lock:
             queued = self._admitted.pop(item, None)
         return queued or Queued(item, "thread", lambda: None)
 
     def end_item(self, item: Item) -> None:
-        """Note that an item has ended."""
+        """Record the end of an item."""
         with self.lock:
             self._out.discard(item)
 
     def discard(self, item: Item) -> bool:
-        """Take *item* out of what waits; False if it has begun."""
+        """Remove a waiting *item*; False if it has started."""
         claimed = self._unhold(item)
         if not claimed and super().discard(item):
             claimed = True
@@ -213,7 +213,7 @@ class _ControlledCrew(Crew):
             with self.lock:
                 queued = self._held.pop(item, None)
                 if queued is not None:
-                    # From here on it waits as any other crew's items do.
+                    # From here on it waits like the items of any other crew.
                     self._waiting.add(item)
             if queued is not None:
                 self.control.withdrawn(queued)
@@ -223,7 +223,7 @@ class _ControlledCrew(Crew):
         return False
 
     def want(self, item: Item) -> bool:
-        """Let the control know that there is room for what a thread waits for."""
+        """Tell the control that there is room for what a thread waits for."""
         with self.lock:
             if item in self._held:
                 self._wanted[item] = None
@@ -236,14 +236,14 @@ class _ControlledCrew(Crew):
         )
 
     def abandon(self, item: Item) -> None:
-        """Give up the thread that runs *item*; its place is free."""
+        """Abandon the thread that runs *item*; its place is free."""
         super().abandon(item)
         with self.lock:
             self._out.discard(item)
         self.control.freed()
 
     def close(self, *, drop: bool) -> list[Item]:
-        """Take nothing more; what is held back is dropped, or run first."""
+        """Accept nothing more; held items are dropped, or run first."""
         with self.lock:
             self._closing = True
             held = list(self._held) if drop else []
@@ -254,9 +254,9 @@ class _ControlledCrew(Crew):
         return dropped
 
     def release(self) -> None:
-        """Let the threads end once nothing waits, held back or not; lock-free."""
+        """Let the threads end once nothing waits, held or not; takes no lock."""
         self._closing = True
-        # At interpreter exit nobody is left to admit what is held back.
+        # At interpreter exit nobody is left to admit held items.
         if not self._held or _stdlib._shutdown:
             super().release()
 
@@ -273,10 +273,10 @@ class _ControlledCrew(Crew):
 
 
 class ControlledExecutor(ThreadPoolExecutorEnhanced):
-    """A `ThreadPoolExecutorEnhanced` whose work begins when a `Control` says so.
+    """A `ThreadPoolExecutorEnhanced` whose work starts when a `Control` says so.
 
     Args:
-        control: Decides when what is queued begins.
+        control: Decides when queued items start.
         max_workers: Threads that work at once, from 1 on; None for the standard's default.
         options: Further parameters of `ThreadPoolExecutorEnhanced`.
     """
@@ -290,34 +290,34 @@ class ControlledExecutor(ThreadPoolExecutorEnhanced):
 
     @property
     def room(self) -> Callable[[], int]:
-        """Tells how many more could begin now, 0 or less for none; keeps no pool alive."""
+        """Returns how many more could start now, 0 or less for none; keeps no pool alive."""
         crew = self._controlled
         return lambda: crew.room
 
     @property
     def emptying(self) -> Callable[[], bool]:
-        """Tells whether it was shut down and finishes what is queued; keeps no pool alive."""
+        """Returns whether the pool is shut down and finishes its queue; keeps no pool alive."""
         crew = self._controlled
         return lambda: crew.emptying
 
     def shutdown(
         self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
     ) -> None:
-        """Take no more calls; see `ThreadPoolExecutorEnhanced.shutdown`."""
+        """Accept no more calls; see `ThreadPoolExecutorEnhanced.shutdown`."""
         crew = self._controlled
-        # Where there is nothing to wait for, as in most tests, nobody needs to go on.
+        # With nothing to wait for, as in most tests, nobody else needs to continue.
         waits = crew.threads or crew.queued
         with crew.control.outside() if waits else nullcontext():
             super().shutdown(wait, cancel_futures=cancel_futures, timeout=timeout)
 
 
 class ControlledEngine(LocalEngine):
-    """Holds tasks of both kinds back until the control of its pool admits them.
+    """Holds tasks of both kinds until the control of its pool admits them.
 
     Args:
         pool: Whose control decides.
-        hold: Whether each task is held back by itself, ``async def`` ones too, in the order
-            of their submission. Else those of a loop's turn come together, as in an app.
+        hold: Whether each task is held by itself, ``async def`` ones too, in the order of
+            their submission. Otherwise those of one loop iteration come together, as in an app.
     """
 
     def __init__(self, pool: ControlledExecutor, *, hold: bool) -> None:
@@ -349,7 +349,7 @@ class ControlledEngine(LocalEngine):
             run.drop(task, error)
 
     def withdraw(self, task: EngineTask) -> None:
-        """Forget a task that will not be run any more."""
+        """Drop a task that will not run any more."""
         queued = self._held.pop(task, None)
         if queued is None:
             super().withdraw(task)

@@ -1,4 +1,4 @@
-"""The engine of one process: threads of a pool, and the apps' own loops."""
+"""The engine of one process: threads of a pool, and the apps' event loops."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from framework._threads.waiters import Mailboxes
 from framework.protocols import EngineTask, Kind, Run
 
 _FLUSH_AFTER = 0.02
-"""Seconds that a task is staged at most while its loop's thread submits more."""
+"""Maximum seconds that a task is staged while its loop's thread submits more."""
 
 
 class _Staging:
-    """What was submitted on one loop's thread since its last turn."""
+    """Tasks that were submitted on one loop's thread in its current iteration."""
 
     __slots__ = ("coroutines", "since", "threads")
 
@@ -28,24 +28,24 @@ class _Staging:
 class LocalEngine:
     """Runs thread tasks in a pool and ``async def`` tasks on their loop.
 
-    What is submitted on a loop's thread starts when the loop has its next turn, so never
-    before the submission has returned, and wakes the pool's threads once for all of it.
-    A handler that goes on blocking delays its own tasks: when it submits one more than
-    20 ms after the first, the earlier ones start at once.
+    Tasks that are submitted on a loop's thread start in the loop's next iteration: never
+    before the submission has returned, and with one wake-up of the pool for all of them. A
+    handler that blocks delays its own tasks; if it submits a task more than 20 ms after its
+    first one, the earlier ones start immediately.
 
     Args:
-        pool: Its threads; shut down by its creator.
-        boxes: The loops' mailboxes; None for its own.
+        pool: The threads; shut down by its creator.
+        boxes: The mailboxes of the loops; None to create them.
     """
 
     def __init__(self, pool: ThreadPoolExecutorEnhanced, boxes: Mailboxes | None = None) -> None:
         self.pool = pool
         self._boxes = Mailboxes() if boxes is None else boxes
-        # Each is touched by its own loop's thread only.
+        # Without a lock: each is used by its own loop's thread only.
         self._staged: dict[asyncio.AbstractEventLoop, _Staging] = {}
 
     def start(self, task: EngineTask, kind: Kind, run: Run) -> None:
-        """Run a task as soon as its submission has returned; see `protocols.TaskEngine`."""
+        """Run a task once its submission has returned; see `protocols.TaskEngine`."""
         task.handler = run
         here = asyncio._get_running_loop()
         if kind == "thread":
@@ -77,16 +77,16 @@ class LocalEngine:
         return task.loop
 
     def start_thread(self, task: EngineTask, run: Run) -> None:
-        """Hand a task to the pool at once, whether or not this is a loop's thread."""
+        """Hand a task to the pool immediately, also on a loop's thread."""
         task.handler = run
         self._dispatch([task])
 
     def withdraw(self, task: EngineTask) -> None:
-        """Free the place of a task in the queue."""
+        """Remove a task from the queue."""
         self.pool._crew.discard(task)
 
     def abandon(self, task: EngineTask) -> None:
-        """Give up the thread that runs *task*; the pool starts another in its place."""
+        """Abandon the thread that runs *task*; the pool replaces it."""
         self.pool._crew.abandon(task)
 
     def run_inline(self, task: EngineTask) -> bool:
@@ -115,8 +115,8 @@ class LocalEngine:
         for task, error in self.pool._crew.put_all(wanted):
             task.handler.drop(task, error)
         for task in wanted:
-            # 1 a pool thread begins to wait for the task, 2 looks for it in the queue,
-            # 3 blocks. Queued after 2, it must be told, or it would wait for ever.
+            # 1 a pool thread starts waiting for the task, 2 looks for it in the queue,
+            # 3 blocks. If it is queued after 2, the thread must be woken, or both wait forever.
             if task.waiters:
                 for waiter in tuple(task.waiters or ()):
                     waiter.nudge()

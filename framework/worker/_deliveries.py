@@ -1,4 +1,4 @@
-"""A delivery in one of the pool's processes: checked, run to its end, or published again."""
+"""A delivery in a process of the pool: it is checked, and run or published again."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from framework.worker._request import UnsaidError
 _LOGGER = logging.getLogger("asyncframe")
 
 _AWAY: Final = 1.0
-"""Seconds to wait before a message is handed back since Redis is away."""
+"""Seconds to wait before a message is returned because Redis is unavailable."""
 
 
 class Process:
-    """What one process of the pool keeps from one task to the next."""
+    """What a process of the pool keeps between tasks."""
 
     def __init__(self) -> None:
         self.outpost: Outpost | None = None
@@ -41,7 +41,7 @@ class Process:
         self._claimed: set[str] = set()
 
     def enter(self, engine: CeleryEngine) -> Outpost:
-        """Return this process's outpost, made when it is first needed."""
+        """Return this process's outpost, created on first use."""
         with self.lock:
             if self.outpost is None or self.pid != os.getpid():
                 self.pid, self.holder = os.getpid(), holder_here()
@@ -52,7 +52,7 @@ class Process:
 
     @contextmanager
     def claim(self, task_id: str) -> Iterator[bool]:
-        """Keep a task to the calling thread; False if another one of this process has it."""
+        """Reserve a task for the calling thread; False if another thread has it."""
         with self.lock:
             free = task_id not in self._claimed
             self._claimed.add(task_id)
@@ -64,7 +64,7 @@ class Process:
                     self._claimed.discard(task_id)
 
     def watch_signal(self) -> None:
-        """Look out for SIGTERM from the first delivery on; before, the pool sets its own."""
+        """Watch for SIGTERM from the first delivery on: before, the pool sets its own handler."""
         if self.watched != self.pid and threading.current_thread() is threading.main_thread():
             self.watched = self.pid
             watch_signal()
@@ -74,12 +74,12 @@ PROCESS = Process()
 
 
 def deliver(engine: CeleryEngine, given: object) -> None:
-    """Run one delivery to its end, or see that it goes on elsewhere.
+    """Run one delivery to its end, or have it continue elsewhere.
 
     Raises:
-        UnsaidError: If Redis did not take the outcome; the worker's own process goes on.
-        Reject: If Redis does not answer, or the message is another app's; the broker gives it
-            out again.
+        UnsaidError: If Redis did not take the outcome; the worker's own process continues.
+        Reject: If Redis does not answer, or the message is another app's; the broker delivers
+            it again.
     """
     outpost = PROCESS.enter(engine)
     PROCESS.watch_signal()
@@ -91,7 +91,7 @@ def deliver(engine: CeleryEngine, given: object) -> None:
     if message.namespace not in ("", engine.namespace):
         _hand_on(engine, outpost, message)
     try:
-        # A lease is the process's, and a pool of threads may take a message twice.
+        # A lease belongs to the process, and a pool of threads may take a message twice.
         with PROCESS.claim(message.task_id) as free:
             unsaid = _deliver(engine, outpost, message, free)
     except engine.errors as error:
@@ -105,7 +105,7 @@ def deliver(engine: CeleryEngine, given: object) -> None:
 def _deliver(
     engine: CeleryEngine, outpost: Outpost, message: Message, free: bool
 ) -> dict[str, Any] | None:
-    """Do as `deliver`; return what `State.end` is to be called with, if that is open."""
+    """Run one delivery; return the `State.end` arguments if Redis did not take the outcome."""
     state, early = engine.state, message.due - outpost.clock.time()
     if early > _EARLY:
         _send(engine, message)
@@ -122,14 +122,14 @@ def _deliver(
     if verdict.kind == "busy" and is_dead(verdict.holder):
         verdict = state.start(message, holder, dead=verdict.holder)
     if verdict.kind == "busy":
-        # Dropped for good it would be lost if the other process dies.
+        # Not dropped: if the other process dies, this is the only message.
         pause = min(max(verdict.left, 0.0) + _AWAY, _settings.HOLD)
         _send(engine, message.replace(due=outpost.clock.time() + pause))
     elif verdict.kind == "again":
         state.repeated(message.task_id)
         _send_next(engine, Message.from_json(json.loads(verdict.message)))
     elif verdict.kind == "over" and message.turn:
-        # It was cancelled while it waited, and would hold up those behind it.
+        # It was cancelled while it waited, and would delay those behind it.
         state.leave(message.turn, message.task_id)
     elif verdict.kind == "run":
         return _run(engine, outpost, message, verdict.attempts)
@@ -156,7 +156,7 @@ def _run(
     began = outpost.clock.monotonic()
     try:
         outcome = outpost.run(message, spec, attempts)
-    except Exception as error:  # a fault of ours: the task must not stay RUNNING for ever
+    except Exception as error:  # a fault of our own: the task must not stay RUNNING forever
         _LOGGER.exception("task %s could not be run", message.task_id)
         engine.state.end(
             message.task_id,
@@ -166,7 +166,7 @@ def _run(
             reason="it could not be run",
         )
         return None
-    # Before the message is acknowledged: this process may be ended right after.
+    # Before the message is acknowledged: this process may be killed right after.
     engine.flush()
     if not isinstance(outcome, PublishAgain):
         unsaid: dict[str, Any] | None = outcome
@@ -192,7 +192,7 @@ def _run(
 def _following(message: Message, outcome: PublishAgain, left: float | None, now: float) -> Message:
     delay, waited = outcome.delay, outcome.kind == "throttled"
     if left is not None and not waited:
-        # A delay that reaches past the limit ends with it, TIMEOUT.
+        # A delay beyond the limit ends with it, as TIMEOUT.
         delay, left = min(delay, left), left - delay
     return message.replace(
         seq=message.seq + 1,
@@ -210,10 +210,10 @@ def _send_next(engine: CeleryEngine, message: Message) -> None:
 
 
 def _send(engine: CeleryEngine, message: Message) -> None:
-    """Publish a message, kept back until it is due by steps that the broker bears."""
+    """Publish a message, held back until it is due in steps that the broker allows."""
     wait = max(message.due - SystemClock().time(), 0.0)
     if wait > _settings.HOLD:
-        # The last step is short enough for a full run after it.
+        # The last hold is short enough for a full run after it.
         longest = engine.visibility() - _settings.MARGIN / 2
         wait = min(wait - _settings.HOLD / 2, longest)
     with PROCESS.sending:
@@ -221,7 +221,7 @@ def _send(engine: CeleryEngine, message: Message) -> None:
 
 
 def _hand_on(engine: CeleryEngine, outpost: Outpost, message: Message) -> NoReturn:
-    """Give a message of another app back to the queue that this one shares with it.
+    """Return a message of another app to the queue that both apps share.
 
     Raises:
         Reject: Always.
@@ -231,13 +231,13 @@ def _hand_on(engine: CeleryEngine, outpost: Outpost, message: Message) -> NoRetu
         "give each its own queue",
         message.task_id, message.namespace, engine.namespace,
     )  # fmt: skip
-    # Or it would come back at once, again and again, while nobody else takes it.
+    # Or it would return immediately, again and again, until another worker takes it.
     outpost.clock.sleep(_AWAY)
     raise Reject("a task of another namespace", requeue=True)
 
 
 def _refuse(engine: CeleryEngine, given: object, error: MessageError) -> None:
-    """End a task whose message this version does not understand, if it is one."""
+    """End the task of a message that this version does not understand."""
     _LOGGER.error("a message was refused: %s", error)
     task_id = given.get("task_id") if isinstance(given, dict) else None
     seq = given.get("seq") if isinstance(given, dict) else None

@@ -1,11 +1,10 @@
-"""A small framework inside a worker's process: runs what is delivered, tells Redis of it.
+"""A small framework inside a worker's process: it runs deliveries and reports to Redis.
 
-The body runs where bodies of its kind run, by the same runner as in an app: a function in
-the thread that the worker called, a coroutine on a loop of its own. So states, errors and
-cancellation mean here what they mean there.
+The same runner as in an app runs the functions: a sync function on the thread that the worker
+called, a coroutine on an event loop. So states, errors and cancellation mean the same as there.
 
-Guarantees: only who has the lease of a task runs it; a lease is renewed as long as its
-body runs; an outcome is told before the message is acknowledged.
+Guarantees: only the process with the lease of a task runs it; a lease is renewed while the
+function runs; an outcome is in Redis before the message is acknowledged.
 Relies on: a worker that calls `run` on one thread at a time, or on several with soft limits.
 """
 
@@ -42,27 +41,27 @@ _LOGGER = logging.getLogger("asyncframe")
 
 _RENEW_EVERY: Final = 1.0
 _IDLE: Final = 5.0
-"""Seconds without a task after which the watch sleeps until the next one."""
+"""Seconds without a task after which the watch sleeps until the next task."""
 
 _KEPT: Final = 1_000
-"""How many finished tasks are remembered, of those that tasks here wait for."""
+"""How many finished tasks are kept, for tasks here that wait for them."""
 
 _PROGRESS_EVERY: Final = 0.05
 _PAUSES: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
-"""Seconds between tries to tell Redis of an end; then the worker's parent goes on."""
+"""Seconds between attempts to report an end; after that the worker's parent tries."""
 
 
 @dataclass(slots=True)
 class Delivery:
-    """One delivery that runs here; a `LiveTask.delivery`.
+    """One delivery that runs here, as `LiveTask.delivery`.
 
     Attributes:
-        attempt: Attempts of the function's retry that were made before.
-        limit: The task's limit in seconds, of which less may be left.
+        attempt: Number of earlier attempts of the function's retry.
+        limit: The task's full limit in seconds; less of it may be left.
         holder: Name under which this process has the lease.
-        started: Monotonic second at which the body began here.
-        again: Set if it goes on in a later delivery.
-        told: Monotonic second at which progress was last told.
+        started: Monotonic second at which the function started here.
+        again: Set if it continues in a later delivery.
+        told: Monotonic second of the last progress report.
         lost: Whether another process has the lease.
         ended: Whether Redis knows that it ran past its limit.
     """
@@ -78,10 +77,10 @@ class Delivery:
 
 
 class _Endings(Endings):
-    """Leaves tasks unfinished that go on in a later delivery."""
+    """Leaves tasks unfinished that continue in a later delivery."""
 
     def body_failed(self, task: LiveTask, error: BaseException) -> None:
-        """End a task whose body raised, unless it is to be published again."""
+        """End a task whose function raised, unless it is published again."""
         delivery: Delivery | None = task.delivery
         if delivery is None or not isinstance(error, PublishAgain | SystemExit):
             super().body_failed(task, error)
@@ -91,10 +90,10 @@ class _Endings(Endings):
             super().body_failed(task, error)
 
     def time_out(self, task: LiveTask) -> None:
-        """End a task TIMEOUT that has reached its limit, which is named as people know it."""
+        """End a task TIMEOUT that has reached its limit, and name its full limit."""
         delivery: Delivery | None = task.delivery
         if delivery is not None:
-            # What counted here was what deliveries before have left of it.
+            # The timer had only what earlier deliveries have left of it.
             task.limit = delivery.limit
         super().time_out(task)
 
@@ -103,7 +102,7 @@ class Outpost:
     """The framework of one process of a worker.
 
     Args:
-        engine: A `CeleryEngine`, by which tasks that are submitted here are published.
+        engine: A `CeleryEngine`, which publishes tasks that are submitted here.
         holder: Name under which this process has leases.
     """
 
@@ -122,11 +121,11 @@ class Outpost:
         policies = self._core.policies
         assert isinstance(policies, WorkerPolicies)
         policies.windows = engine.state
-        # What is awaited inside a task would otherwise wait for a process that waits for it.
+        # Otherwise an awaited coroutine would wait for a process that waits for it.
         self._core.intake.in_place = True
         self._framework.connect()
-        # What is submitted here is followed apart from what runs here: it may be the same
-        # task. The first home is asked first, and reports are about what was submitted.
+        # Tasks that are submitted here are kept apart from those that run here: a task may be
+        # both. The first home is searched first, and reports are about submitted tasks.
         self._home = Home(self._core, None, self._loop)
         self._framework.open(self._home, schedules=False)
         self._delivered = Home(self._core, None, self._loop)
@@ -147,7 +146,7 @@ class Outpost:
 
         Returns:
             The `PublishAgain` that says when it goes on; None if it has ended; else, if
-            Redis did not take it, what `State.end` is to be called with.
+            Redis did not take it, the arguments for `State.end`.
         """
         try:
             args, kwargs = wire.decode_call(spec.fn, message.call)
@@ -170,7 +169,7 @@ class Outpost:
         finally:
             self._running.pop(task.task_id, None)
         if dying():
-            # Told to end by a signal: the task is given to another process, unless it is over.
+            # Ended by a signal: another process gets the task, unless it is final.
             raise SystemExit
         return self._outcome(task)
 
@@ -209,7 +208,7 @@ class Outpost:
     def _outcome(self, task: LiveTask) -> Any:
         delivery: Delivery = task.delivery
         if not task.status.is_final:
-            # Nothing here follows it any more; the next delivery may be another process's.
+            # It is not tracked here any more: another process may get the next delivery.
             self._core.endings.limits.disarm(task)
             self._core.ledger.release_task(task)
             return delivery.again
@@ -217,7 +216,7 @@ class Outpost:
         if delivery.lost:
             return None
         if task.status is TaskStatus.TIMEOUT:
-            # The body may have let go before the event of its limit was told.
+            # The function may have returned before the event of its limit arrived.
             return None if delivery.ended else self._tell_timeout(task)
         error = "" if task.error is None else wire.encode_error(task.error)
         result, status, reason = "", task.status.value, task.reason
@@ -237,7 +236,7 @@ class Outpost:
         for pause in (*_PAUSES, None):
             try:
                 self._state.end(**call)
-            except Exception as error:  # whatever the client raises, Redis is away
+            except Exception as error:  # whatever the client raises, Redis is unavailable
                 _LOGGER.warning("the end of task %s is not reported yet: %r", task_id, error)
             else:
                 return None
@@ -257,7 +256,7 @@ class Outpost:
             return
         delivery: Delivery = task.delivery
         now = self.clock.monotonic()
-        # What comes in between is told with the next one, or with the end.
+        # Progress in between is reported with the next one, or with the end.
         if now - delivery.told >= _PROGRESS_EVERY:
             delivery.told = now
             try:
@@ -265,7 +264,7 @@ class Outpost:
                 self._state.progress(
                     task.task_id, self._holder, event.progress, event.message[:_LONGEST]
                 )
-            except Exception as error:  # a task does not end by what Redis makes of this
+            except Exception as error:  # a failed report must not end the task
                 _LOGGER.warning("progress of task %s is not reported: %r", task.task_id, error)
 
     def _tell_timeout(self, task: LiveTask) -> dict[str, Any] | None:
@@ -281,7 +280,7 @@ class Outpost:
     # -- leases
 
     def _watch(self) -> None:
-        """Renew the leases of what runs here, and look whether it is still wanted."""
+        """Renew the leases of running tasks, and check whether they were cancelled."""
         idle_since = self.clock.monotonic()
         while True:
             if not self._running and self.clock.monotonic() - idle_since > _IDLE:
@@ -293,7 +292,7 @@ class Outpost:
                 for task in list(self._running.values()):
                     idle_since = self.clock.monotonic()
                     self._renew(task)
-            except Exception as error:  # it is away; the lease may run out meanwhile
+            except Exception as error:  # Redis is unavailable; the lease may expire meanwhile
                 _LOGGER.warning("leases are not renewed: %s", safe_str(error))
                 self.clock.sleep(_RENEW_EVERY)
 
@@ -320,12 +319,12 @@ _DYING = threading.Event()
 
 
 def dying() -> bool:
-    """Whether this process was told to end by a signal."""
+    """Return whether a signal has asked this process to end."""
     return _DYING.is_set()
 
 
 def watch_signal() -> None:
-    """Note from now on that SIGTERM came, and do what was done so far; main thread only."""
+    """Record SIGTERM from now on, and call the former handler; main thread only."""
     former = signal.getsignal(signal.SIGTERM)
 
     def note(number: int, frame: types.FrameType | None) -> None:

@@ -1,9 +1,8 @@
-"""Retries and throttles on a worker: published again and not slept through.
+"""Retries and throttles on a worker: tasks are published again, so that no process sleeps.
 
-A retry's delay, and the wait for a throttle's slot, would keep a worker's process from
-other tasks. Where nothing of the body would be run twice by it, that is where the retry or
-the throttle is a layer of the task's own function, the task is published again with a
-countdown instead. Windows are shared by all workers through Redis.
+A retry's delay, or the wait for a throttle, would block a process of the worker. If the retry or
+throttle decorates the task's own function, so that no code would run twice, the task is
+published again with a countdown instead. All workers share the windows in Redis.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ T = TypeVar("T")
 
 
 class PublishAgain(BaseException):  # no error, and nobody may catch it as one
-    """Leaves a task's function, which goes on in a later delivery.
+    """Leaves a task's function, which continues in a later delivery.
 
     Attributes:
         kind: ``retrying`` or ``throttled``.
         delay: Seconds until then.
         error: What ended the attempt; None for a throttle.
         reason: For people.
-        turn: Key of the throttle's window in which it has a place; "" for none.
+        turn: Key of the throttle's window that it waits for; "" for none.
     """
 
     def __init__(
@@ -86,7 +85,7 @@ class WorkerPolicies(Policies):
     def _is_counted_now(
         self, policy: ThrottlePolicy, window: str, number: int, began: float
     ) -> bool:
-        """See that a call is counted when its body begins, and not long before.
+        """Check that a call is counted when its function starts, and not long before.
 
         Args:
             policy: The throttle.
@@ -95,7 +94,7 @@ class WorkerPolicies(Policies):
             began: Monotonic second before which it was not counted.
 
         Returns:
-            False if that took longer than the window, and it has to be counted anew.
+            False if that took longer than the window, so that it must be counted again.
         """
         ahead, length = 0.0, policy.options["time_window"]
         # 1 Redis counts the call, 2 this process is held up, 3 the body begins, late.
@@ -160,7 +159,7 @@ class WorkerPolicies(Policies):
         return await super().retry_async(policy, name, call, error)
 
     def _retry_if_own(self, policy: RetryPolicy, error: BaseException) -> None:
-        """Leave for a later delivery if *policy* is that of the task's own function."""
+        """Leave for a later delivery if *policy* decorates the task's own function."""
         if isinstance(error, PublishAgain):
             raise error
         record = current_record.get()
@@ -176,12 +175,12 @@ class WorkerPolicies(Policies):
 
 
 _MARGIN: Final = 0.01
-"""Seconds by which windows of workers are longer: a call is counted in Redis at most so long
-before its process goes on to the body. So the bodies keep to the rate as well."""
+"""Seconds added to the windows of workers. Redis counts a call at most that long before its
+function starts, so the functions keep to the rate as well."""
 
 
 def _is_own(policy: object, record: TaskRecord | None) -> bool:
-    """Whether *policy* is a layer of a delivered task's own function."""
+    """Return whether *policy* decorates a delivered task's own function."""
     if not isinstance(record, LiveTask) or record.delivery is None:
         return False
     fn: Any = record.spec.fn

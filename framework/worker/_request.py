@@ -1,4 +1,4 @@
-"""A delivery as a worker's own process sees it, while one of its pool's processes runs it."""
+"""A delivery in the worker's main process, while a process of its pool runs it."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from framework.exceptions import TaskTimeoutError
 _LOGGER = logging.getLogger("asyncframe")
 
 _AWAY: Final = 1.0
-"""Seconds between tries to tell Redis, which is away, of an outcome."""
+"""Seconds between attempts to report an outcome while Redis is unavailable."""
 
 
 class UnsaidError(Ignore):  # type: ignore[misc]  # Celery has no types
-    """Hands an outcome that Redis did not take to the worker's own process.
+    """Passes an outcome that Redis did not take to the worker's main process.
 
-    The one argument is what `State.end` is to be called with.
+    Its only argument are the arguments for `State.end`.
     """
 
 
 class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
-    """A delivery as the worker's own process sees it."""
+    """A delivery in the worker's main process."""
 
     _holder = ""
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
-        """Note which process has the delivery."""
+        """Remember which process has the delivery."""
         self._holder = holder_of(pid)
         super().on_accepted(pid, time_accepted)
 
     def on_failure(self, exc_info: Any, **kwargs: Any) -> None:
-        """See to what the task's own process could not see to."""
+        """Report failures that the pool process could not report itself."""
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(error, UnsaidError):
             self._insist(error.args[0])
@@ -49,11 +49,11 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
         super().on_failure(exc_info, **kwargs)
 
     def _tell_timeout(self) -> bool:
-        """End a task TIMEOUT whose process could not do so itself.
+        """End a task TIMEOUT if its process could not do so itself.
 
         Returns:
-            Whether it is over. A process that has died before its limit, or has not begun
-            yet, leaves the task to another one.
+            Whether it is final. If its process has died before the limit, or has not started
+            it, another process gets the task.
         """
         try:
             message = Message.from_json(self.args[0])
@@ -66,19 +66,19 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
                 )  # fmt: skip
             facts = state.fetch([message.task_id]).get(message.task_id)
             return facts is None or facts["status"] not in ("pending", "running")
-        except Exception:  # the kill must come about in any case
+        except Exception:  # the process must be killed in any case
             _LOGGER.exception("the timeout of task %s is not reported", self.id)
             return False
 
     def _insist(self, call: dict[str, Any]) -> None:
-        """Tell Redis of an outcome as soon as it is there again."""
+        """Report an outcome as soon as Redis is available again."""
         state, clock = self.task.asyncframe_engine.state, SystemClock()
 
         def tell() -> None:
             while True:
                 try:
                     state.end(**call)
-                except Exception:  # it is still away
+                except Exception:  # it is still unavailable
                     clock.sleep(_AWAY)
                 else:
                     return

@@ -1,4 +1,4 @@
-"""Celery's signals in a worker: check its start, list it in Redis, watch its processes."""
+"""Celery's signals in a worker: check its settings, list it in Redis, watch its processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has n
     """Refuse to start with settings that would lose tasks, or without limits.
 
     Raises:
-        SystemExit: If so; Celery would only log any other exception.
+        SystemExit: To refuse; Celery would only log any other exception.
     """
     import pydantic  # noqa: F401  # before a limit counts, and once for all processes
 
@@ -38,30 +38,30 @@ def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has n
                 "pools cannot stop blocking code at its time limit; start the worker with -P "
                 "prefork, or create the engine with allow_soft_limits=True"
             )
-        # So that a wrong URL is told of here; Redis itself may come later.
+        # A wrong URL is reported here; Redis itself may start later.
         _ = engine.state
     except ValueError as error:
         raise SystemExit(f"asyncframe: the worker does not start: {error}") from error
 
 
 def _take_own_queue(engine: CeleryEngine) -> None:
-    """Take from the engine's own queue as well, unless ``-Q`` says from which."""
+    """Consume the engine's own queue as well, unless ``-Q`` names the queues."""
     queues, own = engine.app.amqp.queues, engine.own_queue()
     if own is not None and queues._consume_from is None:
         queues.select_add(declared(engine.app, own))
 
 
 def worker_process_init(engine: CeleryEngine, _: object) -> None:
-    """Make ready what a task needs, so that its limit does not pay for it."""
+    """Prepare what a task needs, so that it does not count against its limit."""
     if current_app._get_current_object() is not engine.app:
         return
     PROCESS.enter(engine)
 
 
 def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery has no types
-    """Tell of this worker in Redis and look for lost messages; watch its processes.
+    """List this worker in Redis, search for lost messages and watch its processes.
 
-    Called again whenever a lost connection is back.
+    Celery sends this again after each reconnection.
     """
     if consumer.app is not engine.app:
         return
@@ -77,7 +77,7 @@ def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery ha
     }
     entry = Entry(engine.state, "workers", engine.functions.signatures, facts)
     _ENTRIES[id(engine)] = entry
-    # Once at least before anybody hears that it is ready.
+    # At least once before anybody can know that it is ready.
     entry.tell()
     entry.start()
     recovery = _RECOVERIES[id(engine)] = Recovery(engine.app, engine.state, engine.sender)
@@ -85,10 +85,10 @@ def worker_ready(engine: CeleryEngine, consumer: Any) -> None:  # Any: Celery ha
 
 
 def _watch_pool(consumer: Any) -> None:
-    """Have the pool look often whether a process has died.
+    """Make the pool check often whether a process has died.
 
-    It is told so by the end of a pipe, which comes a moment before the process can be
-    waited for; if it looks in that moment it looks again after 5 s only.
+    The pool notices the end of a pipe, a moment before the process can be reaped. If it checks
+    at that moment, its next check comes only after 5 s.
     """
     hub, maintain = consumer.hub, getattr(consumer.pool, "_pool", None)
     look = getattr(maintain, "maintain_pool", None)
@@ -105,7 +105,7 @@ _TIMERS: Final[dict[int, Any]] = {}
 
 
 def task_revoked(engine: CeleryEngine, request: Any) -> None:  # Any: Celery has no types
-    """End a task CANCELLED that Celery's own command has revoked, or that has expired there."""
+    """End a task CANCELLED that was revoked by Celery's own command, or has expired there."""
     if request.task != TASK_NAME:
         return
     try:
@@ -114,12 +114,12 @@ def task_revoked(engine: CeleryEngine, request: Any) -> None:  # Any: Celery has
             engine.state.end(
                 message.task_id, "cancelled", seq=message.seq, reason="Celery has revoked it"
             )
-    except Exception:  # the worker goes on; the task is looked for as one that was lost
+    except Exception:  # the worker goes on; the task is found as a lost one
         _LOGGER.exception("could not report that Celery has revoked a task")
 
 
 def worker_shutdown(engine: CeleryEngine, _: object) -> None:
-    """Take this worker off the list."""
+    """Remove this worker from the list."""
     recovery = _RECOVERIES.pop(id(engine), None)
     if recovery is not None:
         recovery.close()
@@ -133,6 +133,6 @@ _RECOVERIES: Final[dict[int, Recovery]] = {}
 
 
 def _pool_name(pool: object) -> str:
-    """Return what a pool, or its class, is called on the command line."""
+    """Return the name of a pool, or of its class, as on the command line."""
     cls = pool if isinstance(pool, type) else type(pool)
     return cls.__module__.rpartition(".")[2]
