@@ -1,21 +1,23 @@
-"""The threads of a pool and the queue they work on.
+"""The threads of a pool, and the queue of items that they run.
 
-Guarantees: an item that was put in is run once or dropped once, never both, never
-neither; while items wait, every idle thread is woken, each by the one that was woken
-before it, and new ones are started while there is room;
-a thread given up at a limit is replaced while at most `max_workers` are given up, and
-ends when its item does; while threads wait for items of this crew, with a timeout or on an
-event loop of their own, others run what they wait for, so that such waits come to an end.
-Relies on: handlers that never raise.
-An item is in the queue, and in the set of those that wait: who takes it out of the set,
-and nobody else, runs or drops it. What was discarded stays in the queue until it comes up.
-Lock order: `lock` guards who puts in, closes, and starts or gives up threads. Threads take
-items and count them without it: one that lost its turn with the lock held would have all
-others wait for the lock, and then for each other, at every item. The wait graph's and the
-clock's locks may be taken after it; user code never runs under it.
-It is re-entrant since a signal handler may shut down a pool whose lock its own thread
-holds. `release` takes no lock at all: it is called by the garbage collector and at
-interpreter exit, wherever a thread happens to be.
+Guarantees: an item that was put in the queue is run once or dropped once. While items wait,
+all idle threads are woken, each by the one woken before it, and new threads are started
+while there is room. A thread abandoned at a limit is replaced while at most `max_workers`
+are abandoned, and ends when its item ends. When threads wait for items of this crew, with a
+timeout or on an event loop of their own, other threads run those items, so the wait ends.
+
+Relies on: handlers that never raise; atomic operations of `deque` and `set`.
+
+Claims: an item is in `_queue` and in `_waiting`. The thread that removes it from `_waiting`
+has claimed it, and only that thread runs or drops it. An item that was claimed elsewhere
+stays in `_queue` until it comes up.
+
+Lock order: `lock` is held to queue items, to close, and to start or abandon threads. Threads
+take and count items without it: if one was switched out with the lock held, all others
+would queue up for the lock at every item. The locks of the wait graph, of the clock and of
+the standard library's shutdown may be taken under it; user code never runs under it. It is
+reentrant, since a signal handler may shut down a pool whose lock its own thread holds.
+`release` takes no lock, since the garbage collector may call it at any point of any thread.
 """
 
 from __future__ import annotations
