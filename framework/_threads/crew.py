@@ -84,10 +84,10 @@ class Crew:
         self.broken: str | None = None
         self.abandoned = 0
         self.blocked = 0
-        # What threads that stand aside wait for; the latest is run first, since the others
-        # may depend on it and each would need one more thread.
+        # Awaited by threads that stepped aside, for others to run. The latest is run first:
+        # the earlier ones may wait for it, and each of them would occupy one more thread.
         self._wanted: dict[Any, None] = {}
-        # What others of them will run themselves.
+        # Awaited by threads that stepped aside, and will be run by those threads themselves.
         self._inline: set[Any] = set()
         self.rejected = 0
         self.submitted = 0
@@ -98,8 +98,8 @@ class Crew:
         self._initializer = initializer
         self._initargs = initargs
         self._parked: list[PoolThread] = []
-        # Whether a thread was woken that has not looked at the queue yet. While it comes no
-        # other is woken: short items are often all done before it is there.
+        # Whether a woken thread has yet to look at the queue. Until it does, no other thread
+        # is woken: it often finishes all short items by itself.
         self._coming = False
         self._started = 0
         _CREWS.add(self)
@@ -139,15 +139,16 @@ class Crew:
                 self._check_open()
             except RuntimeError as error:
                 return [(item, error) for item in items]
+            # In this order: a thread skips what it finds in the queue alone.
             self._waiting.update(items)
             self._queue.extend(items)
             self.submitted += len(items)
             refusal: Exception | None = None
             try:
                 self._summon(len(items))
-                # A signal handler or interpreter exit may have come in between.
+                # A signal handler or interpreter exit may have closed the crew meanwhile.
                 self._check_open()
-            except Exception as error:  # told to the owner of each item
+            except Exception as error:  # the caller raises it, or fails the item with it
                 refusal = error
             if refusal is None:
                 return []
@@ -189,10 +190,12 @@ class Crew:
         if len(self._queue) <= 2 * len(self._waiting) + _SLACK:
             return
         with self.lock:
+            # A thread may take an item from the copied queue meanwhile. The item is then put
+            # back here, but only one thread can claim it.
             waiting = [one for one in self._queue.copy() if one in self._waiting]
             self._queue.clear()
             self._queue.extend(waiting)
-            # A thread may have parked while it was empty.
+            # A thread may have parked while the queue was empty.
             self._wake_one()
 
     def run_inline(self, item: Item) -> bool:
@@ -265,7 +268,7 @@ class Crew:
             or self._parked
             or self._coming
             or active - self.abandoned >= self.max_workers
-            # Those whose waiters have given up run on.
+            # Abandoned threads still run; the total is bounded as in `_room`.
             or active >= 2 * self.max_workers
         ):
             return True
@@ -289,7 +292,7 @@ class Crew:
                     thread.stack.append(item)
                     self._tidy()
                     return item
-            # In one step, so that whoever wants something now starts another one.
+            # Removed under the same lock: from now on `want` starts another spare thread.
             self._take_off(thread)
             return None
 
@@ -307,8 +310,8 @@ class Crew:
             for thread in self.threads:
                 if item in thread.stack and not thread.abandoned:
                     thread.abandoned = True
-                    # 1 the item is seen on the stack, 2 it ends and the thread, which asks
-                    # only then whether it was given up, goes on, 3 this is said of it.
+                    # 1 the item is seen on the stack, 2 it ends, and the thread finds itself
+                    # not abandoned and goes on, 3 the flag is set. So look again after 3.
                     if item not in thread.stack:
                         thread.abandoned = False
                         return
@@ -324,19 +327,21 @@ class Crew:
             return True
         try:
             self._initializer(*self._initargs)
-        except BaseException:  # the standard pool's own contract: any error breaks it
+        except BaseException:  # as in the standard pool, any error breaks the pool
             _LOGGER.critical("Exception in initializer:", exc_info=True)
             self._break("A thread initializer failed, the thread pool is not usable anymore")
             return False
         return True
 
     def take(self, thread: PoolThread) -> Any | None:  # Any: an Item
-        """Count what *thread* has just run, and wait for the next; None if it is to end."""
+        """Count what *thread* has just run and wait for its next item; None if it must end."""
+        # No lock, and `_claim` and `_next` written out: every item passes here.
         queue, waiting, stack = self._queue, self._waiting, thread.stack
         if stack:
             thread.count()
         while True:
-            if thread.abandoned and self._given_up(thread):
+            # Asked again under the lock, under which `abandon` may take it back.
+            if thread.abandoned and self._is_abandoned(thread):
                 return None
             try:
                 item = queue.popleft()
@@ -345,12 +350,13 @@ class Crew:
                     return None
                 continue
             stack.append(item)
+            # On the stack before it is claimed, so that figures never miss it in between.
             try:
                 waiting.remove(item)
             except KeyError:  # it was discarded, or its waiter runs it
                 stack.pop()
                 continue
-            # Whoever put many in has woken one thread, and each wakes the next.
+            # `put_all` wakes one thread for all its items, and each wakes the next.
             if queue and self._parked and not self._coming:
                 self._wake_one()
             return item
@@ -364,18 +370,18 @@ class Crew:
         if self._over():
             return False
         self._parked.append(thread)
-        # 1 we find nothing, 2 an item is queued, or `release` sets closed, and wakes those
-        # that are parked, 3 we park. Whatever came before 3 must be seen here.
+        # 1 this thread finds the queue empty, 2 an item is queued, or `release` closes the
+        # crew, and parked threads are woken, 3 this thread parks. So look again after 3.
         if self._queue or self.closed:
             try:
                 self._parked.remove(thread)
-            except ValueError:  # somebody is about to wake us
+            except ValueError:  # another thread is about to open our gate
                 pass
             else:
                 return not self._over()
         thread.gate.acquire()
-        # Cleared before this thread looks at the queue: whoever finds it set has queued his
-        # item before that look.
+        # Cleared before this thread looks at the queue: an item queued while the flag was
+        # still set woke nobody, and is found by that look.
         self._coming = False
         return True
 
@@ -383,7 +389,7 @@ class Crew:
         """Whether no item waits and none will come."""
         if not self.closed:
             return False
-        # Whoever holds the lock may have emptied the queue for a moment.
+        # With the lock, since `_tidy` empties the queue for a moment.
         with self.lock:
             return not self._queue
 
@@ -393,6 +399,7 @@ class Crew:
         except IndexError:  # another thread was quicker, or all are busy
             return
         self._coming = True
+        # In this order: the woken thread clears the flag, and a flag set later would stay.
         thread.gate.release()
 
     def leave(self, thread: PoolThread) -> None:
@@ -406,7 +413,7 @@ class Crew:
     def _take_off(self, thread: PoolThread) -> None:
         for status, count in thread.ended.items():
             self.ended[status] += count
-        # The set is replaced and not changed: the standard's users iterate over it.
+        # A new set, since others iterate over the old one without the lock.
         self.threads = self.threads - {thread}
 
     def close(self, *, drop: bool) -> list[Item]:
@@ -442,12 +449,14 @@ class Crew:
         _thread_queues().pop(thread, None)
 
     def forget_threads(self) -> None:
-        """Begin anew in a forked child, where none of the threads exists."""
+        """Reset and close the crew in a forked child, where none of its threads exists."""
+        # New, since a thread of the parent may have held the old one during the fork.
         self.lock = threading.RLock()
         self.waits = WaitGraph()
         self._queue = deque()
         self._waiting = set()
-        # The child's exit would join them, and with them the thread that forked.
+        # Otherwise the child would join them at its exit, and would join the thread it
+        # runs on if that is one of them.
         for thread in self.threads:
             self.let_go(thread)
         self.threads = set()
@@ -479,7 +488,8 @@ class Crew:
         """
         if self.closed:
             return
-        # Parked threads may be there for what was queued before, while the first one comes.
+        # All that wait are counted: parked threads may be needed for items queued before,
+        # while the first woken thread is still on its way.
         missing = min(items, len(self._waiting) - len(self._parked) - self._coming)
         if not self._coming:
             self._wake_one()
@@ -506,12 +516,12 @@ class Crew:
     def _start_thread(self, *, spare: bool = False) -> None:
         thread = self.thread_type(self, f"{self._name_prefix}_{self._started}")
         thread.spare = spare
-        # Held so that interpreter exit either sees this thread or forbids it.
+        # Held so that interpreter exit either joins this thread or forbids its start.
         with _stdlib._global_shutdown_lock:
             if _stdlib._shutdown:
                 self._check_open()
-            # Handed over, since the new thread might wait long for the lock, and a shutdown
-            # that cancels the queue come first. Not past an initializer, which may block.
+            # The thread is given its first item here: it may be slow to come, and a shutdown
+            # that cancels the queue may be quicker. Not before an initializer, which may block.
             if self._initializer is None:
                 others = len(self.threads) - self.abandoned - self.blocked
                 thread.first = self._next_for_spare(others) if spare else self._next()
@@ -521,7 +531,7 @@ class Crew:
                 if thread.first is not None:
                     self._waiting.add(thread.first)
                     self._queue.appendleft(thread.first)
-                # Too many threads in the process: those that we have will do.
+                # Too many threads in the process: our other threads will run the item.
                 if len(self.threads) > self.abandoned and not spare:
                     return
                 raise
@@ -548,7 +558,7 @@ class _ExitSignal:
     """Stands where `concurrent.futures` expects the queue of a thread it must end."""
 
     def __init__(self, crew: Crew) -> None:
-        # The crew knows its threads, and the table that this stands in holds them weakly.
+        # Weak: the standard library's table holds threads weakly, and the crew holds them.
         self._crew = weakref.ref(crew)
 
     def put(self, _: None) -> None:
