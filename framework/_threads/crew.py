@@ -40,26 +40,26 @@ _LOGGER = logging.getLogger("concurrent.futures")
 _NONE_ENDED = dict.fromkeys(TaskStatus, 0)
 _TIMINGS_KEPT = 2_048
 _SLACK = 64
-"""How many items that wait no longer may stay in the queue, beside as many as wait."""
+"""How many claimed items may stay in the queue, beyond as many as wait."""
 
 
 class Crew:
-    """Threads and queue; outlives its executor until the queued work is done.
+    """The threads and the queue of a pool; it outlives the executor until the queue is done.
 
     Attributes:
-        thread_type: What its threads are.
-        abandoned: How many threads run on past their item's limit.
-        blocked: How many of the others stand aside; see `step_aside`.
-        cancelled: How many items were taken out of the queue.
-        ended: How many items ended with each status, but for those that living threads count.
-        timings: When the latest items were queued, started and ended.
+        thread_type: The class of its threads.
+        abandoned: How many threads run an item past its limit.
+        blocked: How many of the others have stepped aside; see `step_aside`.
+        cancelled: How many items were cancelled before they ran.
+        ended: How many items ended with each status. Living threads keep their own counts.
+        timings: When the latest items were queued, started and ended, in monotonic seconds.
 
     Args:
-        max_workers: How many threads work at once, from 1 on.
+        max_workers: How many threads work at once, 1 or more.
         name_prefix: Threads are named ``<prefix>_<n>``.
         initializer: Called first on each thread, or None.
-        initargs: Its arguments.
-        queue_size: How many items may wait, from 1 on; None for any number.
+        initargs: Arguments for *initializer*.
+        queue_size: How many items may wait, 1 or more; None for no bound.
     """
 
     thread_type: ClassVar[type[PoolThread]] = PoolThread
@@ -106,7 +106,7 @@ class Crew:
 
     @property
     def degraded(self) -> bool:
-        """Whether more threads are given up than are replaced."""
+        """Whether more threads are abandoned than are replaced."""
         return self.abandoned > self.max_workers
 
     @property
@@ -115,13 +115,13 @@ class Crew:
         return len(self._waiting)
 
     def put(self, item: Item) -> None:
-        """Queue *item* and see to it that a thread comes for it.
+        """Queue *item* and wake or start a thread for it.
 
         Raises:
             QueueFullError: If `queue_size` items wait.
             BrokenThreadPool: If the initializer failed.
-            RuntimeError: If the crew was shut down or forked, or no thread can be started
-                and there is none.
+            RuntimeError: If the crew was shut down or forked, or if it has no thread and
+                none can be started.
         """
         with self.lock:
             self._check_open()
@@ -133,7 +133,7 @@ class Crew:
             raise error
 
     def put_all(self, items: Sequence[Any]) -> list[tuple[Any, Exception]]:
-        """Queue many at once, however many wait; return those that could not be, and why."""
+        """Queue *items*, regardless of `queue_size`; return those that were refused, and why."""
         with self.lock:
             try:
                 self._check_open()
@@ -157,7 +157,7 @@ class Crew:
             return refused
 
     def _claim(self, item: Item) -> bool:
-        """Take *item* out of those that wait; False if another thread was quicker."""
+        """Claim *item*, which may be waiting; False if another thread was quicker."""
         try:
             self._waiting.remove(item)
         except KeyError:
@@ -177,7 +177,7 @@ class Crew:
         return None
 
     def discard(self, item: Item) -> bool:
-        """Take *item* out of the queue; False if it is not in it any more."""
+        """Cancel *item* if it still waits; False if it was claimed before."""
         with self.lock:
             claimed = self._claim(item)
             self.cancelled += claimed
@@ -186,7 +186,7 @@ class Crew:
             return claimed
 
     def _tidy(self) -> None:
-        """Keep what waits no more from piling up in the queue, behind threads that are busy."""
+        """Drop claimed items from the queue, which would pile up while all threads are busy."""
         if len(self._queue) <= 2 * len(self._waiting) + _SLACK:
             return
         with self.lock:
@@ -199,7 +199,7 @@ class Crew:
             self._wake_one()
 
     def run_inline(self, item: Item) -> bool:
-        """Run *item* on this thread, if it is queued here and the thread is one of ours."""
+        """Run *item* on the calling thread, if that is one of ours and the item waits here."""
         thread = current_pool_thread()
         if thread is None or thread.crew is not self or not self._claim(item):
             return False
@@ -210,16 +210,17 @@ class Crew:
         return True
 
     def step_aside(self, thread: PoolThread, item: Item, *, inline: bool = False) -> bool:
-        """Say that *thread*, one of ours, begins to wait for *item*.
+        """Let other threads run while *thread* waits for *item*.
 
-        Until `step_back` it is none of the `max_workers` that work at once; a spare thread
-        runs what is waited for, and if all threads stand aside whatever is queued.
+        Until `step_back` the thread does not count as one of the `max_workers` that work at
+        once. A spare thread runs the awaited items, and if all threads stepped aside,
+        everything else that is queued.
 
         Args:
-            thread: The calling thread.
+            thread: The calling thread, one of this crew.
             item: What it waits for.
-            inline: Whether it will run *item* itself if that is queued later, so that no
-                other thread is needed for it.
+            inline: Whether *thread* will run *item* itself if that is queued later, so that
+                no other thread is needed for it.
 
         Returns:
             False if *item* waits for a thread and none can be started.
@@ -234,7 +235,7 @@ class Crew:
             return self._start_spare()
 
     def step_back(self, thread: PoolThread, item: Item) -> None:
-        """Say that the wait of *thread* for *item* has ended."""
+        """End the wait of *thread* for *item*, which began with `step_aside`."""
         with self.lock:
             self._inline.discard(item)
             if thread.waits:
@@ -244,7 +245,7 @@ class Crew:
                 self._wanted.clear()
 
     def want(self, item: Item) -> bool:
-        """Have *item*, which a thread that stands aside waits for, run soon if it is queued.
+        """Let a spare thread run *item*, if it is queued, for a thread that stepped aside.
 
         Returns:
             False if it waits for a thread and none can be started.
@@ -256,10 +257,10 @@ class Crew:
             return self._start_spare() or not waits
 
     def _start_spare(self) -> bool:
-        """Start a spare thread if one is missed; False if none can be started; lock held.
+        """Start a spare thread if one is needed; False if none can be started; lock held.
 
-        That is if something is wanted, or if every thread stands aside: what they wait for,
-        such as a coroutine, may itself wait for something that is queued.
+        One is needed if an item is wanted, or if every thread stepped aside: what they wait
+        for, such as a coroutine, may itself wait for something that is queued.
         """
         active = len(self.threads) - self.blocked
         stuck = active <= self.abandoned and not self._waiting <= self._inline
@@ -279,7 +280,7 @@ class Crew:
         return True
 
     def take_wanted(self, thread: PoolThread) -> Any | None:  # Any: an Item
-        """Count what a spare *thread* has just run; return what else is waited for, or None."""
+        """Count what a spare *thread* has just run; return its next item, None if it must end."""
         if thread.stack:
             thread.count()
         with self.lock:
@@ -297,7 +298,7 @@ class Crew:
             return None
 
     def _next_for_spare(self, others: int) -> Any | None:  # Any: an Item
-        """Claim what is wanted, or while no *others* are at work what has waited longest."""
+        """Claim a wanted item, or the oldest one if no *others* work; None for neither."""
         while self._wanted:
             item, _ = self._wanted.popitem()
             if self._claim(item):
@@ -305,7 +306,7 @@ class Crew:
         return self._next() if self.blocked and others <= 0 else None
 
     def abandon(self, item: Item) -> None:
-        """Give up the thread that runs *item*, and replace it if it is missed."""
+        """Abandon the thread that runs *item*, and replace it if items wait."""
         with self.lock:
             for thread in self.threads:
                 if item in thread.stack and not thread.abandoned:
@@ -349,8 +350,8 @@ class Crew:
                 if not self._park(thread):
                     return None
                 continue
-            stack.append(item)
             # On the stack before it is claimed, so that figures never miss it in between.
+            stack.append(item)
             try:
                 waiting.remove(item)
             except KeyError:  # it was discarded, or its waiter runs it
@@ -361,12 +362,12 @@ class Crew:
                 self._wake_one()
             return item
 
-    def _given_up(self, thread: PoolThread) -> bool:
+    def _is_abandoned(self, thread: PoolThread) -> bool:
         with self.lock:
             return thread.abandoned
 
     def _park(self, thread: PoolThread) -> bool:
-        """Wait until there may be work; False if there will be none any more."""
+        """Wait until there may be work; False if there will never be any."""
         if self._over():
             return False
         self._parked.append(thread)
@@ -398,12 +399,12 @@ class Crew:
             thread = self._parked.pop()
         except IndexError:  # another thread was quicker, or all are busy
             return
-        self._coming = True
         # In this order: the woken thread clears the flag, and a flag set later would stay.
+        self._coming = True
         thread.gate.release()
 
     def leave(self, thread: PoolThread) -> None:
-        """Take *thread*, which ends, off the list if it was given up."""
+        """Forget *thread*, which ends, if it was abandoned, and replace it if items wait."""
         with self.lock:
             if thread.abandoned:
                 self.abandoned -= 1
@@ -417,7 +418,7 @@ class Crew:
         self.threads = self.threads - {thread}
 
     def close(self, *, drop: bool) -> list[Item]:
-        """Take nothing more, and with *drop* forget the queue; return what was forgotten."""
+        """Refuse further items; with *drop* empty the queue and return what was in it."""
         with self.lock:
             self.closed = True
             dropped = self._empty() if drop else []
@@ -426,26 +427,26 @@ class Crew:
         return dropped
 
     def _empty(self) -> list[Item]:
-        """Take everything out of the queue and return it; the lock is held."""
+        """Claim everything in the queue and return it; lock held."""
         waiting = [item for item in self._queue.copy() if self._claim(item)]
         self._queue.clear()
         return waiting
 
     def release(self) -> None:
-        """Let the threads end once the queue is empty; lock-free, from anywhere."""
+        """Let the threads end once the queue is empty; takes no lock, from any thread."""
         self.closed = True
         while self._parked:
             self._wake_one()
 
     def others(self, me: threading.Thread) -> Iterator[PoolThread]:
-        """Yield every thread but *me*, and those that are started meanwhile."""
+        """Yield every thread but *me*, including those that are started meanwhile."""
         seen: set[threading.Thread] = {me}
         while left := self.threads - seen:
             yield from left
             seen |= left
 
     def let_go(self, thread: PoolThread) -> None:
-        """Let the process end although *thread* does not."""
+        """Let the process end while *thread* still runs."""
         _thread_queues().pop(thread, None)
 
     def forget_threads(self) -> None:
@@ -481,10 +482,10 @@ class Crew:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
     def _summon(self, items: int) -> None:
-        """See to it that threads come for the *items* just queued; the lock is held.
+        """Wake or start threads for the *items* just queued; lock held.
 
-        One parked thread is woken, which wakes the next; what no parked thread is there
-        for has new ones started.
+        One parked thread is woken, which wakes the next. New threads are started for items
+        that exceed the parked threads.
         """
         if self.closed:
             return
@@ -506,7 +507,7 @@ class Crew:
         )
 
     def _replace(self) -> None:
-        """Start a thread in place of one that is missing, if work waits; lock held."""
+        """Start a thread in place of an abandoned one, if items wait; lock held."""
         if self.queued and not self._parked and self._room():
             try:
                 self._start_thread()
@@ -549,20 +550,20 @@ class Crew:
 
 
 def _thread_queues() -> MutableMapping[threading.Thread, Any]:
-    """Return what the standard library joins at exit; there is no public way to it."""
+    """Return the threads that the standard library joins at exit; it has no public name."""
     queues: MutableMapping[threading.Thread, Any] = _stdlib._threads_queues  # type: ignore[assignment]  # typed as read-only
     return queues
 
 
 class _ExitSignal:
-    """Stands where `concurrent.futures` expects the queue of a thread it must end."""
+    """Takes the place of a thread's queue, into which `concurrent.futures` puts None at exit."""
 
     def __init__(self, crew: Crew) -> None:
         # Weak: the standard library's table holds threads weakly, and the crew holds them.
         self._crew = weakref.ref(crew)
 
     def put(self, _: None) -> None:
-        """Do what the standard pool's threads do when they find None in their queue."""
+        """Let the crew's threads end, as None in the queue ends the standard pool's."""
         crew = self._crew()
         if crew is not None:
             crew.release()
