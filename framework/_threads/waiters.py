@@ -1,10 +1,11 @@
-"""Waking those who wait for a task: push, never poll.
+"""Threads and coroutines that wait for a task; they are woken and never poll.
 
-Guarantees: whoever was registered before the task became final is woken once; a loop is
-woken once for a batch of completions, not once for each.
-Relies on: the ledger handing each waiter to one thread only.
-Without the GIL: `Mailbox.post` needs its append to be seen before its read of the flag,
-and `_drain` its write of the flag before its reads of the queue; a lock would be needed.
+Guarantees: a waiter registered before the task became final is woken once. A loop is woken
+once for a batch of completions, not once for each.
+
+Relies on: the ledger, which hands each waiter to one thread only. The GIL: `Mailbox.post`
+appends before it reads the flag, and `_drain` clears the flag before it reads the queue.
+Without the GIL, a lock would have to keep other threads from seeing another order.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _LOGGER = logging.getLogger("asyncframe")
 
 
 class Mailbox:
-    """Calls for one loop's thread, from any thread, in batches."""
+    """Calls functions on one loop's thread, in batches, for any other thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop: asyncio.AbstractEventLoop = loop
@@ -31,9 +32,9 @@ class Mailbox:
         self._scheduled = False
 
     def post(self, call: Callable[[], object]) -> bool:
-        """Have *call* called on the loop's thread; False if the loop is closed."""
+        """Schedule *call* on the loop's thread; False if the loop is closed."""
         self._calls.append(call)
-        # A drain that was scheduled on a loop since closed never comes.
+        # A drain that was scheduled on a loop never runs once the loop is closed.
         if self._scheduled and not self.loop.is_closed():
             return True
         self._scheduled = True
@@ -47,7 +48,7 @@ class Mailbox:
         return True
 
     def _drain(self) -> None:
-        # Cleared first: a call posted from now on schedules a drain of its own.
+        # Cleared first: a call that is posted from now on schedules another drain.
         self._scheduled = False
         while self._calls:
             try:
@@ -56,12 +57,12 @@ class Mailbox:
                 return
             try:
                 call()
-            except BaseException:  # the calls behind it have waiters of their own
+            except BaseException:  # other waiters depend on the calls behind it
                 _LOGGER.exception("a call on the event loop raised an error")
 
 
 class Mailboxes:
-    """One mailbox for each loop that somebody waits or runs on."""
+    """One mailbox for each loop that tasks run on or are awaited on."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -69,7 +70,8 @@ class Mailboxes:
         self._lost = 0
 
     def of(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
-        """Return the mailbox of *loop*; those of closed loops are let go meanwhile."""
+        """Return the mailbox of *loop*; a new one replaces those of closed loops."""
+        # Without the lock: every wait on a loop asks, and a read of a dict is atomic.
         box = self._boxes.get(loop)
         if box is not None:
             return box
@@ -80,20 +82,20 @@ class Mailboxes:
 
     @property
     def lost(self) -> int:
-        """How many calls found their loop closed."""
+        """How many calls were dropped because their loop was closed."""
         with self._lock:
             return self._lost + sum(box.lost for box in self._boxes.values())
 
 
 class LoopWaiter:
-    """A coroutine that waits; made and awaited on its loop's thread."""
+    """A coroutine that waits for a task; created and awaited on its loop's thread."""
 
     __slots__ = ("_box", "_thread", "future")
 
     def __init__(self, boxes: Mailboxes) -> None:
         loop = asyncio.get_running_loop()
         self._box = boxes.of(loop)
-        # Compared in place of the running loop, which costs four times as much to get.
+        # `wake` compares threads: getting the running loop costs four times as much.
         self._thread = threading.get_ident()
         self.future: asyncio.Future[None] = loop.create_future()
 
@@ -105,7 +107,7 @@ class LoopWaiter:
             self._box.post(self._resolve)
 
     def nudge(self) -> None:
-        """Do nothing: a coroutine occupies no thread that could run the task."""
+        """Do nothing: a coroutine blocks no thread that could run the task."""
 
     def _resolve(self) -> None:
         if not self.future.done():
@@ -113,7 +115,7 @@ class LoopWaiter:
 
 
 class ThreadWaiter:
-    """A thread that waits, on the framework's clock."""
+    """A thread that waits on the framework's clock, for a task or something else."""
 
     __slots__ = ("_clock", "_condition", "_final", "_nudged")
 
@@ -123,19 +125,23 @@ class ThreadWaiter:
         self._final = self._nudged = False
 
     def wake(self) -> None:
-        """Let `wait` return True."""
+        """Let this `wait` and all later ones return True; any thread."""
         with self._condition:
             self._final = True
             self._condition.notify()
 
     def nudge(self) -> None:
-        """Let `wait` return None, so that the caller looks at the queue again."""
+        """Let one `wait` return None, so that the caller looks again; any thread."""
         with self._condition:
             self._nudged = True
             self._condition.notify()
 
     def wait(self, until: float | None) -> bool | None:
-        """Block until woken (True), nudged (None) or the monotonic second *until* (False)."""
+        """Block until woken (True), nudged (None), or the monotonic second *until* (False).
+
+        Args:
+            until: None to wait for as long as it takes.
+        """
         with self._condition:
             while not self._final:
                 if self._nudged:
