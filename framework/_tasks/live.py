@@ -53,19 +53,18 @@ class Waiter(Protocol):
 
 
 class Sleeper(Protocol):
-    """A call that sleeps inside a task: a retry's delay, a throttle's wait.
+    """A call that sleeps inside a task: for a retry's delay, or for a throttle's turn."""
 
-    Attributes:
-        interrupted: Whether it must not go on as it meant to.
-    """
-
-    interrupted: bool
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was interrupted, and must give up."""
+        ...
 
     def signal(self) -> None:
-        """End the present wait; any thread."""
+        """End the current wait, or else the next one; any thread."""
 
     def interrupt(self) -> None:
-        """End the present wait and every later one; any thread."""
+        """End the current wait and all later ones; any thread."""
 
 
 class Driver(Protocol):

@@ -1,53 +1,34 @@
-"""Sleeping that others can end: a retry's delay, a throttled call's wait.
+"""Waits that another thread can end early: a retry's delay, a throttled call's turn.
 
-A sleeper is signalled (go on and look again) or interrupted (give up: the task was
-cancelled or timed out, or the framework is shutting down).
+A sleeper is signalled (look again and go on) or interrupted (give up: the task was
+cancelled or timed out, or the framework shuts down).
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
+from collections.abc import Callable
 
+from framework._threads.waiters import ThreadWaiter
 from framework.protocols import Clock
 
 
-class ThreadSleeper:
-    """A sleeping thread."""
+class ThreadSleeper(ThreadWaiter):
+    """A thread that sleeps: a waiter under a sleeper's names."""
 
-    __slots__ = ("_clock", "_condition", "_signalled", "interrupted")
+    __slots__ = ()
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._condition = threading.Condition(threading.Lock())
-        self._signalled = False
-        self.interrupted = False
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was interrupted."""
+        return self._final
 
-    def wait(self, until: float | None) -> None:
-        """Block until signalled, or until the monotonic second *until* if it is given."""
-        with self._condition:
-            while not self._signalled and not self.interrupted:
-                remaining = None if until is None else until - self._clock.monotonic()
-                if remaining is not None and remaining <= 0:
-                    break
-                self._clock.wait(self._condition, remaining)
-            self._signalled = False
-
-    def signal(self) -> None:
-        """End the present wait, or the next one if there is none."""
-        with self._condition:
-            self._signalled = True
-            self._condition.notify()
-
-    def interrupt(self) -> None:
-        """End the present wait and every later one."""
-        with self._condition:
-            self.interrupted = True
-            self._condition.notify()
+    signal = ThreadWaiter.nudge
+    interrupt = ThreadWaiter.wake
 
 
 class LoopSleeper:
-    """A sleeping coroutine; made and awaited on its loop's thread."""
+    """A coroutine that sleeps; created and awaited on its loop's thread."""
 
     __slots__ = ("_clock", "_future", "_loop", "_signalled", "interrupted")
 
@@ -59,7 +40,11 @@ class LoopSleeper:
         self.interrupted = False
 
     async def wait(self, until: float | None) -> None:
-        """Suspend until signalled, or until the monotonic second *until* if it is given."""
+        """Suspend until signalled or interrupted, or until the monotonic second *until*.
+
+        Args:
+            until: None to wait for as long as it takes.
+        """
         if not self._signalled and not self.interrupted:
             self._future = self._loop.create_future()
             timer = None if until is None else self._clock.call_at(until, self.signal)
@@ -72,17 +57,17 @@ class LoopSleeper:
         self._signalled = False
 
     def signal(self) -> None:
-        """End the present wait, or the next one if there is none."""
+        """End the current wait, or else the next one; any thread."""
         self._call(self._on_signal)
 
     def interrupt(self) -> None:
-        """End the present wait and every later one."""
+        """End the current wait and all later ones; any thread."""
         self._call(self._on_interrupt)
 
-    def _call(self, fn: object) -> None:
+    def _call(self, fn: Callable[[], None]) -> None:
         try:
-            self._loop.call_soon_threadsafe(fn)  # type: ignore[arg-type]  # our own methods
-        except RuntimeError:  # the loop is closed, and nobody sleeps on it any more
+            self._loop.call_soon_threadsafe(fn)
+        except RuntimeError:  # the loop is closed, so no coroutine sleeps on it
             self.interrupted = True
 
     def _on_signal(self) -> None:
