@@ -1,4 +1,4 @@
-"""The system clock: the only module of the framework that reads time or sleeps."""
+"""The system clock. No other module of the framework reads time or sleeps."""
 
 from __future__ import annotations
 
@@ -30,22 +30,24 @@ class Timer:
         self.background = background
 
     def cancel(self) -> None:
-        """Keep the timer from firing; harmless once it has fired."""
+        """Keep the timer from firing; does nothing once it has fired."""
         self._clock._cancel(self)
 
 
 class SystemClock:
-    """Real time. Timers fire on one daemon thread, which ends when it has none left.
+    """Real time. Timers fire on one daemon thread, which ends when no timers are left.
 
-    Guarantees: a timer fires once or is cancelled, never both; timers fire in the order
-    of their time, equal ones in the order of their making; a timer that raises is logged
-    and harms no other.
+    Guarantees: a timer fires once or is cancelled, never both. Timers fire in the order of
+    their times, and timers of one time in the order in which they were set. An error raised
+    by a timer is logged and does not affect other timers.
+
     Relies on: callbacks that do not block.
+
     Lock order: the clock's lock is innermost; no callback runs under it.
     """
 
     def __init__(self) -> None:
-        # Kept as attributes so that a patch of the time module moves nothing here.
+        # Kept as attributes, so that a test that patches the time module does not move them.
         self.time: Callable[[], float] = time.time
         self.monotonic: Callable[[], float] = time.monotonic
         self.sleep: Callable[[float], None] = time.sleep
@@ -60,16 +62,16 @@ class SystemClock:
         await asyncio.sleep(seconds)
 
     def wait(self, condition: threading.Condition, timeout: float | None = None) -> bool:
-        """Wait as ``Condition.wait``; a *timeout* past the platform's is cut to it."""
+        """Wait as ``Condition.wait`` does; *timeout* may exceed ``threading.TIMEOUT_MAX``."""
         if timeout is not None:
             timeout = min(timeout, threading.TIMEOUT_MAX)
         return condition.wait(timeout)
 
     def hold(self) -> None:
-        """Do nothing: real time stands still for nobody."""
+        """Do nothing: real time cannot be held."""
 
     def release(self) -> None:
-        """Do nothing: real time stands still for nobody."""
+        """Do nothing: real time cannot be held."""
 
     def call_at(self, when: float, fn: Callable[[], object], *, background: bool = False) -> Timer:
         """Call *fn* on the timer thread at monotonic second *when*."""
@@ -79,12 +81,13 @@ class SystemClock:
             self._live += 1
             if self._thread is None:
                 self._start_thread()
+            # Only for the earliest: a thread that waits for an earlier timer will see this one.
             elif self._heap[0][2] is timer:
                 self._changed.notify()
         return timer
 
     def close(self) -> None:
-        """Cancel every timer and wait for the timer thread, unless it is the caller."""
+        """Cancel all timers and join the timer thread, unless it is the calling one."""
         with self._changed:
             for _, _, timer in self._heap:
                 timer.fn = None
@@ -96,7 +99,8 @@ class SystemClock:
             thread.join()
 
     def forget_thread(self) -> None:
-        """Begin anew in a forked child, where the timer thread does not exist."""
+        """Reset the clock in a forked child, where its timer thread does not exist."""
+        # New, since the parent's thread may have held the old lock during the fork.
         self._changed = threading.Condition(threading.Lock())
         self._heap.clear()
         self._live = 0
@@ -109,6 +113,7 @@ class SystemClock:
             thread.start()
         except BaseException:
             self._thread = None
+            # Without a thread there was no other timer, so this is the one just pushed.
             self._heap.pop()
             self._live -= 1
             raise
@@ -119,7 +124,7 @@ class SystemClock:
                 return
             timer.fn = None
             self._live -= 1
-            # A heap of nothing but cancelled timers must neither grow nor keep the thread.
+            # Cancelled timers must not pile up, and must not keep the thread alive.
             if self._live == 0:
                 self._heap.clear()
                 self._changed.notify()
@@ -131,8 +136,9 @@ class SystemClock:
         while (fn := self._next()) is not None:
             try:
                 fn()
-            except BaseException:  # a timer thread that dies would stop every deadline
+            except BaseException:  # if the thread died, no timer would fire any more
                 _LOGGER.exception("a timer raised an error")
+            # The callback must not be kept alive while the thread waits for the next timer.
             del fn
 
     def _next(self) -> Callable[[], object] | None:
@@ -150,17 +156,18 @@ class SystemClock:
                 fn, timer.fn = timer.fn, None
                 self._live -= 1
                 return fn
-            # Decided under the lock, so that no timer can be set on a thread that leaves.
+            # Cleared under the lock: a timer set from now on starts a new thread.
             self._thread = None
             return None
 
 
 def join_all(threads: Iterable[ThreadT], timeout: float | None) -> list[ThreadT]:
-    """Join *threads*, together for at most *timeout* real seconds; return those alive.
+    """Join *threads* and return those that are still alive after *timeout*.
 
     Args:
         threads: Threads other than the calling one.
-        timeout: Seconds, 0 or more; None to wait as long as it takes.
+        timeout: Real seconds for all of them together, 0 or more; None to wait for as long
+            as it takes.
     """
     end = None if timeout is None else time.monotonic() + timeout
     joined = []
