@@ -1,11 +1,13 @@
-"""Limits: one ordered queue and one timer for each distinct limit.
+"""Deadlines of running tasks: one queue and one timer for each distinct limit.
 
-Guarantees: `expired` is called once for each entry that was added and not removed before
-its deadline, in the order of the deadlines of one limit.
-Relies on: `monotonic` that never goes back, so that entries of one limit are added in the
-order of their deadlines.
-Lock order: the lock here is held for the queues alone; the clock's lock may be taken
-under it, `expired` is called without it.
+Guarantees: `expired` is called once for each entry that is not removed before its deadline.
+Entries of one limit expire in the order of their deadlines.
+
+Relies on: `monotonic`, which never goes back, so entries of one limit are added in the
+order of their deadlines and a queue needs no sorting.
+
+Lock order: the lock guards the queues. The clock's lock may be taken under it; `expired` is
+called without it.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ class _Queue(Generic[T]):
 
 
 class Deadlines(Generic[T]):
-    """The deadlines of what runs now.
+    """The deadlines of tasks or calls that run now.
 
-    Adding and removing cost one dict operation each; a timer is set only when a queue has
-    none, so once per limit's length and not once per task.
+    Adding and removing an entry cost one dict operation each. A timer is set only when a
+    queue has none: about once in the length of the limit, not once for each entry.
 
     Args:
-        clock: Whose timers to use.
-        expired: Called with an entry whose deadline has passed, on the timer's thread.
+        clock: Sets the timers.
+        expired: Called with each entry whose deadline has passed, on the timer's thread.
     """
 
     def __init__(self, clock: Clock, expired: Callable[[T], object]) -> None:
@@ -45,7 +47,7 @@ class Deadlines(Generic[T]):
         self._queues: dict[float, _Queue[T]] = {}
 
     def add(self, entry: T, limit: float, now: float) -> None:
-        """Expire *entry* after *limit* seconds, above 0, counted from *now*."""
+        """Expire *entry* after *limit* seconds, above 0, counted from monotonic second *now*."""
         with self._lock:
             queue = self._queues.get(limit)
             if queue is None:
@@ -57,20 +59,21 @@ class Deadlines(Generic[T]):
                 queue.timer.background = False
 
     def remove(self, entry: T, limit: float) -> float | None:
-        """Forget *entry*; return its deadline, or None if it was not there any more."""
+        """Remove *entry* and return its deadline; None if it expired or was removed before."""
         with self._lock:
             queue = self._queues.get(limit)
             if queue is None:
                 return None
             deadline = queue.entries.pop(entry, None)
             if not queue.entries and queue.timer is not None:
-                # Kept for the next entry, but nobody waits for it now.
+                # Kept for the next entry, but nobody waits for it until then.
                 queue.timer.background = True
             return deadline
 
     def close(self) -> None:
-        """Forget every entry and cancel every timer."""
-        # All of it under the lock: a timer that fires meanwhile sets another one, or none.
+        """Remove all entries and cancel all timers."""
+        # All under the lock: a timer that fires meanwhile must find no entries, since it
+        # would set another timer for them.
         with self._lock:
             for queue in self._queues.values():
                 queue.entries.clear()
@@ -95,5 +98,6 @@ class Deadlines(Generic[T]):
                 del queue.entries[entry]
             if not queue.entries and self._queues.get(limit) is queue:
                 del self._queues[limit]
+        # Without the lock, since it calls into the pool or the framework.
         for entry in due:
             self._expired(entry)
