@@ -100,8 +100,8 @@ class PoolThread(threading.Thread):
     """
 
     def __init__(self, crew: Employer, name: str) -> None:
-        # A daemon, since nothing else lets a process end beside a thread that is stuck.
-        # The standard's promise to finish queued work is kept by registering it below.
+        # A daemon, so that a stuck thread, once let go, does not keep the process alive. All
+        # others are joined at exit by the standard library, where the crew registers them.
         super().__init__(name=name, daemon=True)
         self.crew = crew
         self.stack: list[Item] = []
@@ -124,11 +124,12 @@ class PoolThread(threading.Thread):
             if item is not None:
                 self.stack.append(item)
                 self.first = None
+                # In this order, so that figures always see the thread as busy.
             else:
                 item = take(self)
             while item is not None:
                 self.work(item)
-                # Not kept while this thread waits for the next one.
+                # The item must not be kept alive while the thread waits for the next one.
                 del item
                 item = take(self)
         crew.leave(self)
@@ -138,7 +139,8 @@ class PoolThread(threading.Thread):
         """Run one item, which is on the stack."""
         try:
             item.handler(item)
-        except BaseException:  # a handler's own fault; the thread must live on
+        except BaseException:  # a bug in a handler must not end the thread
+            # The standard pool's message, which programs may filter.
             _LOGGER.critical("Exception in worker", exc_info=True)
 
     def count(self) -> None:
@@ -146,12 +148,12 @@ class PoolThread(threading.Thread):
         item = self.stack[-1]
         started, ended, status = item.started, item.ended, item.status
         if started is None:
-            # Ended between the queue and its start, so where nobody has counted it.
+            # It was claimed, but ended before it started; nobody else counts it.
             status = _cancelled_if_pending(status)
         elif ended is not None:
             self.crew.timings.append((item.queued, started, ended))
         if started is None or ended is not None:
-            # Nothing is called in between, so nobody sees the one without the other.
+            # No call between the two, so the interpreter does not switch threads there.
             self.ended[status] += 1
             self.counted = item
         self.stack.pop()
@@ -164,11 +166,11 @@ class PoolThread(threading.Thread):
         already, before this thread has counted them.
         """
         while True:
-            # In this order: what was counted is either told by `counted` or off the stack.
+            # In this order: a counted item is then either `counted` or off the stack.
             ended = self.ended.copy()
             counted = self.counted
             stack = self.stack.copy()
-            # 1 the stack is read, 2 an item on it ends and is counted, 3 so are the counts.
+            # Read again if an item was counted meanwhile: it may be in neither.
             if self.ended == ended:
                 break
         return ended, [item for item in stack if item is not counted and _has_ended(item)]
