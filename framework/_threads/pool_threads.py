@@ -1,7 +1,9 @@
 """The threads of a crew: each runs one item after another and counts how they ended.
 
-Relies on: handlers that never raise; the crew for what to run and when to end.
-Lock order: none of its own. A thread's stack and counts are its own; others only read.
+Relies on: handlers that never raise; the crew, which gives out items and ends threads.
+
+Lock order: no lock. Only the thread itself writes its stack and counts; others read them
+in the order that `PoolThread.tally` explains.
 """
 
 from __future__ import annotations
@@ -17,22 +19,22 @@ _LOGGER = logging.getLogger("concurrent.futures")
 
 
 class Item(Protocol):
-    """What a crew works on; stamps are monotonic seconds.
+    """What a crew runs: a call or a task. Times are in monotonic seconds.
 
     Attributes:
-        handler: Who knows what to do with it.
+        handler: Runs or drops the item.
     """
 
     handler: Any  # a Handler of this kind of item
 
     @property
     def name(self) -> str:
-        """Name for figures and messages."""
+        """The item's name, for figures and messages."""
         ...
 
     @property
     def status(self) -> TaskStatus:
-        """Where it stands."""
+        """The item's current status."""
         ...
 
     @property
@@ -42,7 +44,7 @@ class Item(Protocol):
 
     @property
     def started(self) -> float | None:
-        """When it began; None if it has not."""
+        """When it started; None if it has not."""
         ...
 
     @property
@@ -52,51 +54,51 @@ class Item(Protocol):
 
 
 class Handler(Protocol):
-    """Knows what to do with the items of one kind; neither method may raise."""
+    """Runs or drops the items of one kind; neither method may raise."""
 
     def __call__(self, item: Any, /) -> bool:  # Any: the handler's own kind of item
-        """Run *item* to its end on this thread; False if it may not start any more."""
+        """Run *item* to its end on this thread; False if it may no longer start."""
         ...
 
     def drop(self, item: Any, error: BaseException | None, /) -> None:  # Any: as above
-        """End *item*, which will never run: cancelled, or with *error*."""
+        """End *item*, which will never run: fail it with *error*, or cancel it if None."""
 
 
 class Employer(Protocol):
-    """Whose threads they are; see `crew.Crew`."""
+    """What a thread needs of its crew; see `crew.Crew`."""
 
     timings: deque[tuple[float, float, float]]
 
     def begin(self) -> bool:
-        """Make a new thread ready; False if it is to end."""
+        """Prepare the calling thread, a new one; False if it must end."""
 
     def take(self, thread: PoolThread, /) -> Any | None:  # Any: an Item
-        """Return what *thread* is to run next; None if it is to end."""
+        """Return the next item for *thread*; None if it must end."""
 
     def take_wanted(self, thread: PoolThread, /) -> Any | None:  # Any: an Item
-        """Return what *thread*, a spare one, is to run next; None if it is to end."""
+        """Return the next item for *thread*, a spare one; None if it must end."""
 
     def leave(self, thread: PoolThread, /) -> None:
-        """Hear that *thread* ends."""
+        """Called by *thread* when it ends."""
 
 
 _POOL_THREADS: dict[int, PoolThread] = {}
-"""The threads of all crews by their identifier, which costs a third of asking for the thread."""
+"""All crews' threads by identifier: reading it costs a third of ``threading.current_thread``."""
 
 
 class PoolThread(threading.Thread):
     """One thread of a crew.
 
     Attributes:
-        stack: The items that run on this thread: one, and on top of it those that it ran
-            since the one below waits for them.
-        gate: Released to wake the thread when it is parked.
-        abandoned: Whether its item ran past its limit, so that the thread counts no more.
-        first: What it was started for, until it begins with it; None if it is to look.
-        spare: Whether it stands in for threads that wait; see `crew.Crew.step_aside`.
-        waits: How many such waits of this thread there are now.
-        ended: How many items ended here with each status.
-        counted: The latest of them, which may still be on the stack.
+        stack: The items that run on this thread. Each but the first runs because the item
+            below it waits for it.
+        gate: Released to wake the thread while it is parked.
+        abandoned: Whether its item ran past its limit, so the thread no longer counts.
+        first: The item it was started with, until it runs it; None to take one.
+        spare: Whether it replaces threads that wait; see `crew.Crew.step_aside`.
+        waits: How many times this thread has stepped aside and not yet stepped back.
+        ended: How many items ended on this thread with each status.
+        counted: The item counted last, while it is still on the stack.
     """
 
     def __init__(self, crew: Employer, name: str) -> None:
@@ -115,16 +117,16 @@ class PoolThread(threading.Thread):
         self.counted: Item | None = None
 
     def run(self) -> None:
-        """Work until the crew has nothing more to do or this thread is given up."""
+        """Run items until the crew has no more, or until this thread is abandoned."""
         crew = self.crew
         take = crew.take_wanted if self.spare else crew.take
         _POOL_THREADS[threading.get_ident()] = self
         if crew.begin():
             item = self.first
             if item is not None:
+                # In this order, so that figures always see the thread as busy.
                 self.stack.append(item)
                 self.first = None
-                # In this order, so that figures always see the thread as busy.
             else:
                 item = take(self)
             while item is not None:
@@ -136,7 +138,7 @@ class PoolThread(threading.Thread):
         del _POOL_THREADS[threading.get_ident()]
 
     def work(self, item: Item) -> None:
-        """Run one item, which is on the stack."""
+        """Run *item*, which is on top of the stack."""
         try:
             item.handler(item)
         except BaseException:  # a bug in a handler must not end the thread
@@ -144,7 +146,7 @@ class PoolThread(threading.Thread):
             _LOGGER.critical("Exception in worker", exc_info=True)
 
     def count(self) -> None:
-        """Count the item on top of the stack, which has just ended, and take it off."""
+        """Count the item on top of the stack, which has just ended, and remove it."""
         item = self.stack[-1]
         started, ended, status = item.started, item.ended, item.status
         if started is None:
@@ -160,10 +162,10 @@ class PoolThread(threading.Thread):
         self.counted = None
 
     def tally(self) -> tuple[dict[TaskStatus, int], list[Item]]:
-        """Return how many items ended here with each status, and those not among them yet.
+        """Return the counts of this thread, and the ended items that they do not include yet.
 
-        From any thread. The latter have ended a moment ago: their waiters may be asking
-        already, before this thread has counted them.
+        From any thread. An item's waiters may run, and read the figures, a moment before
+        this thread has counted the item.
         """
         while True:
             # In this order: a counted item is then either `counted` or off the stack.
@@ -181,18 +183,18 @@ def _has_ended(item: Item) -> bool:
 
 
 def current_pool_thread() -> PoolThread | None:
-    """Return the calling thread if it is a crew's."""
+    """Return the calling thread if it belongs to a crew, else None."""
     return _POOL_THREADS.get(threading.get_ident())
 
 
 def current_item() -> Item | None:
-    """Return the item that runs on this thread, if the thread is a crew's."""
+    """Return the item that runs on the calling thread; None if there is none."""
     thread = _POOL_THREADS.get(threading.get_ident())
     return thread.stack[-1] if thread is not None and thread.stack else None
 
 
 def forget_others() -> None:
-    """Forget all threads but the calling one, in a forked child, which has no other."""
+    """Forget all threads but the calling one, in a forked child, which has no others."""
     me = current_pool_thread()
     _POOL_THREADS.clear()
     if me is not None:
