@@ -1,7 +1,7 @@
-"""Who waits for whom: finds the wait that can never end before it begins.
+"""The wait graph: who waits for whom, to detect a deadlock before it happens.
 
-Only waits without a timeout are recorded, and only of tasks that stand still meanwhile:
-a circle of such waits never opens again.
+It records only waits without a timeout, and only of tasks that do nothing else meanwhile:
+a cycle of such waits never ends.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from framework.exceptions import DeadlockError
 
 
 class WaitGraph:
-    """One edge for each waiter; thread-safe, its lock is innermost."""
+    """One edge for each waiter. Thread-safe; its lock is innermost."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._awaited: dict[object, object] = {}
 
     def enter(self, waiter: object, awaited: object, *, task: object = None) -> None:
-        """Record that *waiter* stands still until *awaited* has ended.
+        """Record that *waiter* is blocked until *awaited* has ended.
 
         Args:
-            waiter: What stands still: a thread's item, or the asyncio task of coroutines
-                that are driven inside one another.
+            waiter: What is blocked: a thread's item, or the asyncio task that drives the
+                waiting coroutine and those around it.
             awaited: What it waits for.
             task: The task that waits, for the message; None if it is *waiter* itself.
 
         Raises:
-            DeadlockError: If *awaited* itself, over any number of others, waits for
-                *waiter*; nothing is recorded then.
+            DeadlockError: If *awaited* waits for *waiter*, directly or through others.
+                Nothing is recorded then.
         """
         with self._lock:
             chain = [waiter if task is None else task]
@@ -45,13 +45,13 @@ class WaitGraph:
             self._awaited[waiter] = awaited
 
     def leave(self, waiter: object) -> None:
-        """Forget what *waiter* waited for."""
+        """Remove the wait of *waiter*."""
         with self._lock:
             self._awaited.pop(waiter, None)
 
 
 def _holder(node: object) -> object:
-    """Return what stands still when *node* does: the asyncio task that drives it, or itself."""
+    """Return what is blocked while *node* waits: the asyncio task that drives it, or itself."""
     return getattr(getattr(node, "driver", None), "owner", None) or node
 
 
