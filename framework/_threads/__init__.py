@@ -1,1 +1,1 @@
-"""Threads, loops and time: nothing in here knows a manager."""
+"""Threads, event loops and time. Nothing here knows about managers."""

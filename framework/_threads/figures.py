@@ -1,4 +1,4 @@
-"""Figures of a pool, counted in one hold of its lock, and of a list of durations."""
+"""Figures of a pool, read under its lock, and the summary of a list of durations."""
 
 from __future__ import annotations
 
@@ -55,9 +55,12 @@ def _timing(item: Item) -> tuple[float, float, float]:
 def summary(seconds: list[float]) -> dict[str, float | int | None]:
     """Return count, mean, min, max and percentiles of *seconds*.
 
-    Percentiles are by nearest rank (NIST/SEMATECH e-Handbook, 7.2.6.2, first definition
-    rounded up), so each is a duration that really occurred. All but the count are None
-    for an empty list.
+    Percentiles are nearest ranks, so each is one of the durations. All but the count are
+    None for an empty list.
+
+    Source:
+        NIST/SEMATECH e-Handbook of Statistical Methods, 7.2.6.2, first definition, with the
+        rank rounded up.
     """
     if not seconds:
         return {"count": 0} | dict.fromkeys(("mean", "min", "max", "p50", "p95", "p99"))

@@ -1,4 +1,4 @@
-"""Names of threads on which something is called that may take its time."""
+"""Names of the threads that call user code, which may be slow."""
 
 from __future__ import annotations
 
