@@ -1,4 +1,13 @@
-"""Calls of a pool: each is its own future, and is run, dropped or expired."""
+"""Calls of a pool: each is its own future, and is run, dropped or expired.
+
+Guarantees: a call is settled once, as it ends or at its limit, whichever comes first. The
+future of a cancelled call is notified once.
+
+Relies on: the crew, whose claims say which thread runs or drops a call.
+
+Lock order: the crew's lock is held to settle a call. Futures are completed without it,
+since their callbacks are user code.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +30,7 @@ T = TypeVar("T")
 
 
 class Call(Future[T]):
-    """A submitted call: its own future, and the item that the crew works on."""
+    """A submitted call: its own future, and the item that the crew runs."""
 
     def __init__(
         self,
@@ -45,41 +54,42 @@ class Call(Future[T]):
 
     @property
     def name(self) -> str:
-        """Name of the function, for figures and messages."""
+        """The function's name, for figures and messages."""
         return "a finished call" if self.fn is None else name_of(self.fn)
 
     def cancel(self) -> bool:
-        """Cancel as ``Future.cancel``, and free the place in the queue."""
+        """Cancel the call as ``Future.cancel`` does, and free its place in the queue."""
         cancelled = super().cancel()
+        # Only the thread that claimed it may notify: a second notification raises an error.
         if cancelled and self.crew.discard(self):
             self.notify_cancelled()
         return cancelled
 
     def notify_cancelled(self) -> None:
-        """Tell those who wait for a cancelled call; only by whoever took it off the queue."""
+        """Notify waiters of a cancelled call; only for the thread that claimed it."""
         # Without this, ``concurrent.futures.wait`` and ``as_completed`` never see it done.
         self.set_running_or_notify_cancel()
         self.forget()
 
     def result(self, timeout: float | None = None) -> T:
-        """Wait as ``Future.result``; on a thread of the same pool, have it run if it is queued."""
+        """Wait as ``Future.result`` does; threads of the same pool make it run if it is queued."""
         end_wait = self._begin_wait(timeout)
         try:
             value = super().result(timeout)
         finally:
             end_wait()
-        # Before 3.13.4 the standard's future drops an error that is false (gh-132063).
+        # Before 3.13.4 a future drops an error whose truth value is False (gh-132063).
         error = super().exception()
         if error is not None:
             try:
                 raise error
             finally:
-                # The error's traceback holds this frame, and the frame must not hold it.
+                # The error's traceback refers to this frame: a cycle would keep both alive.
                 del error
         return value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait as ``Future.exception``; as `result`."""
+        """Wait as ``Future.exception`` does, otherwise like `result`."""
         end_wait = self._begin_wait(timeout)
         try:
             return super().exception(timeout)
@@ -87,12 +97,12 @@ class Call(Future[T]):
             end_wait()
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
-        """Add a callback as ``Future.add_done_callback``."""
+        """Add a callback as ``Future.add_done_callback`` does."""
         self.watched = True
         super().add_done_callback(fn)
 
     def settle(self, status: TaskStatus, now: float) -> bool:
-        """Decide how a running call ends; False if that was decided before."""
+        """Set the final status of a running call; False if it was set before."""
         with self.crew.lock:
             if self.status is not TaskStatus.RUNNING:
                 return False
@@ -100,36 +110,41 @@ class Call(Future[T]):
             self.ended = now
             return True
 
-    def tell(self, result: T | None, error: BaseException | None) -> None:
-        """Hand the outcome to those who wait."""
+    def complete(self, result: T | None, error: BaseException | None) -> None:
+        """Complete the future with *error* or, if that is None, with *result*."""
         try:
             if error is None:
                 self.set_result(result)  # type: ignore[arg-type]  # None belongs to an error
             else:
                 self.set_exception(error)
-        except InvalidStateError:  # the user settled the future by hand
+        except InvalidStateError:  # the user has completed the future
             pass
 
     def forget(self) -> None:
-        """Drop the function and its arguments, which nobody needs any more."""
+        """Drop the function and its arguments, which are no longer needed."""
         self.fn = self.args = self.kwargs = None
 
     def _begin_wait(self, timeout: float | None) -> Callable[[], object]:
-        """See to it that a thread of the pool does not wait in vain; return what ends that."""
+        """Prepare the wait of a pool's thread, which might block its own call.
+
+        Returns:
+            A function to call when the wait has ended.
+        """
         thread, crew = current_pool_thread(), self.crew
         if thread is None or not thread.stack or self.done():
             return _nothing
         if timeout is None:
-            return self._begin_wait_with_all_time(thread)
+            return self._begin_endless_wait(thread)
         if thread.crew is not crew or timeout <= 0:
             return _nothing
         if not crew.step_aside(thread, self):
-            # Late, if it takes longer than the timeout; without a thread, it would be never.
+            # This may exceed the timeout, but without a thread the call would never run.
             crew.run_inline(self)
         return lambda: crew.step_back(thread, self)
 
-    def _begin_wait_with_all_time(self, thread: PoolThread) -> Callable[[], object]:
+    def _begin_endless_wait(self, thread: PoolThread) -> Callable[[], object]:
         waiter, crew = thread.stack[-1], self.crew
+        # First, since it raises if the wait would be a deadlock.
         crew.waits.enter(waiter, self)
         aside = not crew.run_inline(self) and thread.crew is crew
         if aside:
@@ -157,7 +172,7 @@ class Calls:
         self._deadlines: Deadlines[Call[Any]] = Deadlines(clock, self._expire)
 
     def __call__(self, call: Call[Any], /) -> bool:
-        """Run a call to its end; False if it was cancelled before."""
+        """Run *call* to its end; False if it was cancelled before."""
         if not call.set_running_or_notify_cancel():
             call.forget()
             return False
@@ -167,17 +182,17 @@ class Calls:
         return True
 
     def drop(self, call: Call[Any], error: BaseException | None, /) -> None:
-        """Cancel a call that will never run, or let it fail with *error*."""
+        """Fail *call*, which will never run, with *error*, or cancel it if that is None."""
         if error is None:
             if call.cancel():
                 call.notify_cancelled()
         elif call.set_running_or_notify_cancel():
             call.status = TaskStatus.FAILED
-            call.tell(None, error)
+            call.complete(None, error)
         call.forget()
 
     def close(self) -> None:
-        """Let go of the timers; nothing runs any more."""
+        """Cancel the timers of all limits, when no call runs any more."""
         self._deadlines.close()
 
     def _settle(self, call: Call[Any], started: float) -> None:
@@ -185,24 +200,26 @@ class Calls:
         error: BaseException | None = None
         assert call.fn is not None and call.args is not None and call.kwargs is not None
         try:
+            # Inside: a call whose timer cannot be set fails, and does not run without a limit.
             if self._limit is not None:
                 self._deadlines.add(call, self._limit, started)
             result = call.fn(*call.args, **call.kwargs)
         except StopIteration as stop:
-            # asyncio cannot carry it: whoever awaits would never wake.
+            # An asyncio future refuses it, and its awaiter would never wake up.
             error = RuntimeError(f"{call.name} raised StopIteration")
             error.__cause__ = stop
-        except BaseException as raised:  # kept for whoever asks; the thread lives on
+        except BaseException as raised:  # the future gets it, and the thread lives on
             error = raised
         if error is not None:
+            # A kept error must not keep the locals of the function alive.
             traceback.clear_frames(error.__traceback__)
         if self._limit is not None:
             self._deadlines.remove(call, self._limit)
         call.forget()
         status = TaskStatus.COMPLETED if error is None else TaskStatus.FAILED
         if call.settle(status, self._clock.monotonic()):
-            call.tell(result, error)
-        # The exception's traceback holds this frame; without this, the frame the exception.
+            call.complete(result, error)
+        # The error's traceback refers to this frame: a cycle would keep both alive.
         error = None
 
     def _expire(self, call: Call[Any]) -> None:
@@ -212,13 +229,13 @@ class Calls:
             return
         self._crew.abandon(call)
         if not call.watched:
-            call.tell(None, error)
+            call.complete(None, error)
             return
-        # Callbacks may take their time, and the clock's thread has other deadlines.
+        # Callbacks may be slow, and other deadlines wait for the clock's thread.
         thread = threading.Thread(
-            target=call.tell, args=(None, error), name=thread_names.CALLBACKS, daemon=True
+            target=call.complete, args=(None, error), name=thread_names.CALLBACKS, daemon=True
         )
         try:
             thread.start()
-        except RuntimeError:  # too many threads in the process; late deadlines are better
-            call.tell(None, error)
+        except RuntimeError:  # too many threads; late deadlines are better than none
+            call.complete(None, error)
