@@ -67,7 +67,8 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         queue_size: int | None = None,
         clock: Clock | None = None,
     ) -> None:
-        # The standard's wording, which programs may match; its check lets 2.5 and True pass.
+        # An int of 0 or less gets the standard error below, which programs may match. The
+        # standard check accepts 2.5 and True, so they are refused here.
         given: object = max_workers
         if given is not None and not (isinstance(given, int) and given <= 0):
             checks.integer("max_workers", max_workers, at_least=1)
@@ -90,9 +91,10 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
             queue_size,
         )
         self._calls = Calls(self._clock, self._limit, self._crew)
-        # Bound to the crew alone: a callback that knew the pool would keep it alive.
+        # A method of the crew: one of the pool would keep the pool alive.
         self._release = weakref.finalize(self, self._crew.release)
         self._release.atexit = False
+        # At interpreter exit the standard library ends the threads; see `crew`.
 
     @property
     def task_timeout(self) -> float | None:
@@ -143,7 +145,8 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         interrupted = self._crew.lock._is_owned()  # type: ignore[attr-defined]  # as Condition does
         for item in self._crew.close(drop=cancel_futures):
             item.handler.drop(item, None)
-        # Nothing is left to release, and a crew whose control knows the pool would keep it.
+        # The crew is released already; a finalizer that stayed would keep it alive, and a
+        # controlled crew keeps its pool alive.
         self._release.detach()
         me = threading.current_thread()
         inside = isinstance(me, PoolThread) and me.crew is self._crew
@@ -184,7 +187,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
                 for item in thread.stack
             ]
 
-    # Names that the standard class has and that programs and CPython's tests read.
+    # Attributes of the standard class that other programs and CPython's tests read.
 
     @property
     def _threads(self) -> set[PoolThread]:
