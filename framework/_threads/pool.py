@@ -1,10 +1,10 @@
 """ThreadPoolExecutorEnhanced: the standard thread pool with limits, bounds and figures.
 
-Guarantees: what `concurrent.futures.ThreadPoolExecutor` guarantees (CPython's own tests
-of it pass); a call over its limit gets `TaskTimeoutError` at once and its late outcome
-is dropped; a call that waits for another queued call of its own pool runs it.
-Relies on: `crew` for threads and queue.
-Lock order: the crew's lock decides who settles a call; futures are settled without it.
+Guarantees: all that `concurrent.futures.ThreadPoolExecutor` guarantees (CPython's own tests
+of it pass). A call over its limit gets `TaskTimeoutError` at once, and its late outcome is
+dropped. A call that waits for a queued call of its own pool runs that call itself.
+
+Relies on: `crew` for the threads and the queue, `futures` for the calls.
 """
 
 from __future__ import annotations
@@ -28,31 +28,32 @@ P = ParamSpec("P")
 
 
 class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
-    """A `concurrent.futures.ThreadPoolExecutor` with limits, a bound and figures.
+    """A `concurrent.futures.ThreadPoolExecutor` with time limits, a bounded queue and figures.
 
-    Everything of the standard class holds. At interpreter exit queued calls are finished,
-    unless `shutdown` gave them up. A pool inherited by a forked child refuses work there.
+    It does all that the standard class does. At interpreter exit it finishes queued calls,
+    unless `shutdown` cancelled them. In a forked child, an inherited pool refuses calls.
 
-    A call that waits, without a timeout, for the future of another call of its own pool
-    runs it on its own thread if it is still queued; one that can never end raises
-    `DeadlockError`. With a timeout, which must be kept, a thread beside *max_workers* runs
-    it. ``concurrent.futures.wait`` and other ways of waiting do neither.
+    A call may wait for the future of another call of its pool. Without a timeout, it runs
+    the other call on its own thread if that is still queued; a wait that could never end
+    raises `DeadlockError`. With a timeout, an extra thread beside *max_workers* runs the
+    other call. ``concurrent.futures.wait`` and other ways to wait do neither.
 
     Args:
-        max_workers: Threads that work at once, from 1 on; None for the standard's default.
-        thread_name_prefix: Threads are named ``<prefix>_<n>``; "" for the standard's name.
+        max_workers: Threads that work at once, 1 or more; None for the standard default.
+        thread_name_prefix: Threads are named ``<prefix>_<n>``; "" for the standard name.
         initializer: Called first on each thread with *initargs*; None for none.
         initargs: Arguments for *initializer*.
-        task_timeout: Limit of each call in seconds, above 0, from its start; None or
-            infinity for none. At the limit its future gets `TaskTimeoutError`. Its thread
-            cannot be stopped: it counts as abandoned and is replaced, while at most
-            *max_workers* are; callbacks of the future then run on a thread of their own.
-        queue_size: How many calls may wait, from 1 on; None for any number.
-        clock: Time for limits and figures; None for the system's.
+        task_timeout: Time limit of each call in seconds, above 0, from its start; None or
+            infinity for no limit. At the limit its future gets `TaskTimeoutError`, and
+            callbacks of the future run on a separate thread. The call's thread cannot be
+            stopped: it counts as abandoned, and is replaced while at most *max_workers*
+            threads are abandoned.
+        queue_size: How many calls may wait, 1 or more; None for no bound.
+        clock: The clock for limits and figures; None for the system clock.
 
     Raises:
         TypeError: If a parameter is of the wrong type.
-        ValueError: If a number is out of its range.
+        ValueError: If a number is out of range.
     """
 
     _crew_type: ClassVar[type[Crew]] = Crew
@@ -93,28 +94,28 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         self._calls = Calls(self._clock, self._limit, self._crew)
         # A method of the crew: one of the pool would keep the pool alive.
         self._release = weakref.finalize(self, self._crew.release)
-        self._release.atexit = False
         # At interpreter exit the standard library ends the threads; see `crew`.
+        self._release.atexit = False
 
     @property
     def task_timeout(self) -> float | None:
-        """Limit of each call in seconds; None for none."""
+        """Time limit of each call in seconds; None for no limit."""
         return self._limit
 
     @property
     def queue_size(self) -> int | None:
-        """How many calls may wait; None for any number."""
+        """How many calls may wait; None for no bound."""
         return self._crew.queue_size
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue ``fn(*args, **kwargs)`` and return its future; from any thread.
 
-        All keywords belong to *fn*.
+        All keyword arguments are passed to *fn*.
 
         Raises:
             QueueFullError: If *queue_size* calls wait.
             BrokenThreadPool: If the initializer failed.
-            RuntimeError: After shutdown, in a forked child, or if no thread can start.
+            RuntimeError: After shutdown, in a forked child, or if no thread can be started.
         """
         call = Call(fn, args, kwargs, self._crew, self._calls)
         call.queued = self._clock.monotonic()
@@ -124,20 +125,20 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
     def shutdown(
         self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
     ) -> None:
-        """Take no more calls, as the standard's ``shutdown``.
+        """Refuse further calls, as the standard ``shutdown`` does; from any thread.
 
-        May be called from any thread, from a call of this pool (which waits only if
-        *timeout* is given, since other calls may wait for it) and from a signal handler
-        (which, if it interrupted this pool's own code, does not wait).
+        A call of this pool may shut it down, and waits only if *timeout* is given, since
+        other calls may wait for that call. A signal handler may do so too, and does not
+        wait if it interrupted code of this pool.
 
         Args:
             wait: Whether to return only when all calls have ended.
-            cancel_futures: Whether to cancel those that are queued.
-            timeout: Most seconds to wait, 0 or more; None for as long as it takes. A
-                thread that is stuck after it no longer keeps the process from ending.
+            cancel_futures: Whether to cancel queued calls.
+            timeout: Longest wait in seconds, 0 or more; None for as long as it takes. A
+                thread that is still stuck then does not keep the process from ending.
 
         Raises:
-            TypeError: If *timeout* is no number.
+            TypeError: If *timeout* is not a number.
             ValueError: If it is negative or NaN.
         """
         if timeout is not None:
@@ -160,19 +161,20 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
     def get_stats(self) -> dict[str, Any]:
         """Return the pool's figures as a JSON-safe dict; from any thread.
 
-        ``max_workers``, ``threads`` (alive, abandoned ones too), ``busy``, ``idle``,
-        ``queued``, ``abandoned`` (threads running on past a limit), ``degraded`` (more
-        abandoned than replaced), the counters ``submitted``, ``completed``, ``failed``,
-        ``cancelled``, ``timed_out``, ``rejected``, and ``wait_time`` and ``run_time``: dicts
-        of ``count``, ``mean``, ``min``, ``max``, ``p50``, ``p95``, ``p99`` in seconds over
-        the latest 2,048 calls (None where there were none).
+        It has ``max_workers``, ``threads`` (alive, including abandoned ones), ``busy``,
+        ``idle``, ``queued``, ``abandoned`` (threads that run a call past its limit),
+        ``degraded`` (whether more are abandoned than replaced), and the counters
+        ``submitted``, ``completed``, ``failed``, ``cancelled``, ``timed_out`` and
+        ``rejected``. ``wait_time`` and ``run_time`` are dicts of ``count``, ``mean``, ``min``,
+        ``max``, ``p50``, ``p95`` and ``p99`` in seconds over the latest 2,048 calls; all but
+        the count are None if there were none.
         """
         return pool_figures(self._crew)
 
     def get_active_tasks(self) -> list[dict[str, Any]]:
-        """Return what runs now, as JSON-safe dicts; from any thread.
+        """Return the calls that run now, as JSON-safe dicts; from any thread.
 
-        Each has ``name``, ``thread``, ``run_time`` in seconds and ``abandoned``.
+        Each dict has ``name``, ``thread``, ``run_time`` in seconds and ``abandoned``.
         """
         now = self._clock.monotonic()
         with self._crew.lock:
@@ -195,7 +197,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
 
     @_threads.setter
     def _threads(self, _: object) -> None:
-        """Ignore the standard constructor's own empty set."""
+        """Ignore the empty set that the standard constructor sets."""
 
     @property
     def _broken(self) -> Any:  # a bool or a text, as in the standard class
@@ -203,7 +205,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
 
     @_broken.setter
     def _broken(self, _: object) -> None:
-        """Ignore the standard constructor's own False."""
+        """Ignore the False that the standard constructor sets."""
 
     @property
     def _shutdown(self) -> bool:
@@ -211,4 +213,4 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
 
     @_shutdown.setter
     def _shutdown(self, _: object) -> None:
-        """Ignore the standard constructor's own False."""
+        """Ignore the False that the standard constructor sets."""
