@@ -18,7 +18,7 @@ from framework.protocols import TaskEvent, TaskRecord, TaskStatus
 from pytest_asyncframe._places import raised_at
 from pytest_asyncframe._report import gates
 from pytest_asyncframe._report.gates import Findings
-from pytest_asyncframe._seen.recorder import Failure, Moment, Snapshot, Submission, UnfinishedTask
+from pytest_asyncframe._seen.entries import Failure, Moment, Snapshot, Submission, UnfinishedTask
 
 if TYPE_CHECKING:
     from pytest_asyncframe._toolkit.toolkit import Toolkit

@@ -8,7 +8,8 @@ from typing import Any
 
 from framework.protocols import TaskRecord, TaskStatus
 from pytest_asyncframe._seen.arguments import by_name, equal
-from pytest_asyncframe._seen.recorder import Recorder, Submission, Target
+from pytest_asyncframe._seen.entries import Submission, Target
+from pytest_asyncframe._seen.recorder import Recorder
 
 _NEAREST = 3
 """How many candidates a failing assertion shows."""

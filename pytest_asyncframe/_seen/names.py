@@ -13,7 +13,8 @@ from typing import Any
 
 from framework.testing import bare_function, function_name, registered_functions
 from pytest_asyncframe._seen.arguments import unwrapped
-from pytest_asyncframe._seen.recorder import Recorder, Target
+from pytest_asyncframe._seen.entries import Target
+from pytest_asyncframe._seen.recorder import Recorder
 
 _LISTED = 5
 """How many names a message shows."""

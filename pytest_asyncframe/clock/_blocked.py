@@ -49,7 +49,7 @@ class BlockedLoops:
             yield
         finally:
             seconds = self._monotonic() - begun
-            # Joining a thread that is about to end, such as a pool's, takes no time.
+            # A join that takes no time does not count: a pool's thread is just ending, say.
             if seconds or not any(is_join(frame.f_code) for frame in frames):
                 self._note(what, frames, seconds)
 

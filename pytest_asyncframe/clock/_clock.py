@@ -27,7 +27,7 @@ from pytest_asyncframe.clock._loop import VirtualLoop
 
 
 class VirtualDeadlockError(RuntimeError):
-    """Raised where a test waits and nothing can ever wake it, or only timers run for ever."""
+    """Raised where a test waits and nothing can ever wake it, or only timers run forever."""
 
 
 class StuckError(RuntimeError):

@@ -1,0 +1,151 @@
+"""What a recorder keeps: submissions, starts, moments and snapshots, and what a test asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from framework.protocols import TaskEvent, TaskRecord, TaskStatus
+from framework.testing import Call, function_name
+from pytest_asyncframe._seen.arguments import by_name, unwrapped
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Failure:
+    """An error that ended the test, or the ``with`` block of a client.
+
+    Attributes:
+        error: The error.
+        who: What it ended, for messages: the test or its client.
+    """
+
+    error: BaseException
+    who: str
+
+
+What: TypeAlias = TaskEvent | int | str | Failure
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """The function that a test asks about; see `names.Names`.
+
+    Attributes:
+        name: The name used in the test.
+        labels: Names of the tasks and functions that match.
+        fn: The function without decorators; None if only the names count.
+        callees: The matching functions, for their parameters.
+        args: Positional arguments bound to the function, such as the object of a method.
+        kwargs: Keyword arguments bound to it by a partial.
+    """
+
+    name: str
+    labels: frozenset[str]
+    fn: Callable[..., Any] | None
+    callees: tuple[Callable[..., Any], ...]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Submission:
+    """One accepted task.
+
+    Attributes:
+        record: The task, which changes until it has ended.
+        call: The function that it calls, with the arguments.
+    """
+
+    record: TaskRecord
+    call: Call
+
+    def is_of(self, target: Target) -> bool:
+        """Whether it is a task of *target*."""
+        if target.fn is not None:
+            return bool(unwrapped(self.call.fn)[0] == target.fn)
+        return self.record.name in target.labels or function_name(self.call.fn) in target.labels
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments by parameter name, with defaults."""
+        return by_name(self.call.fn, self.call.args, self.call.kwargs)
+
+
+# Not frozen, for speed; see `Moment`.
+@dataclass(slots=True, eq=False)
+class Start:
+    """One start of a function's body, after its throttle if it has one.
+
+    Attributes:
+        at: When it started, in seconds of the test's clock.
+        task: The task that runs the body; None for a direct call.
+        throttled: The name of the throttled function; None if it is not throttled.
+    """
+
+    at: float
+    task: Submission | None
+    throttled: str | None = None
+
+    def is_of(self, target: Target) -> bool:
+        """Whether it is a start of *target*."""
+        if self.task is not None and self.task.is_of(target):
+            return True
+        return self.throttled is not None and self.throttled in target.labels
+
+
+# Not frozen, which makes creating one four times as fast: each sleep does.
+@dataclass(slots=True, eq=False)
+class Moment:
+    """One thing that happened in a test.
+
+    Attributes:
+        at: When it happened, in seconds of the test's clock.
+        lane: Where it happened: ``test``, ``loop``, ``clock`` or the name of a thread.
+        record: The task that it happened to; None if there is none.
+        what: An event, the number of an attempt that started, a text, or the error that
+            ended the test or a client.
+        place: The line where it happened, ``file:line in function``; "" if unknown.
+    """
+
+    at: float
+    lane: str
+    record: TaskRecord | None
+    what: What
+    place: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UnfinishedTask:
+    """A task that had not ended when a snapshot was taken.
+
+    Attributes:
+        record: The task.
+        status: Its status then.
+        lane: The last known `Moment.lane`.
+        place: The line that it was at, ``file:line in function``; "" if unknown.
+        last: The last thing that had happened to it; None for nothing.
+    """
+
+    record: TaskRecord
+    status: TaskStatus
+    lane: str
+    place: str
+    last: Moment | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """The unfinished tasks and pending timers at one moment.
+
+    Attributes:
+        at: When it was taken, in seconds of the test's clock.
+        error: The error that was being raised; None if there was none.
+        tasks: The unfinished tasks, in the order of their submission.
+        timers: The result of `VirtualClock.explain`; "" where time is real.
+    """
+
+    at: float
+    error: BaseException | None
+    tasks: list[UnfinishedTask]
+    timers: str
