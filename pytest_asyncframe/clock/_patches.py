@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
-import importlib
 import os
 import queue
 import sys
@@ -25,11 +24,9 @@ from typing import Any
 
 from framework import ThreadPoolExecutorEnhanced
 from framework.testing import before_waits
-from pytest_asyncframe._turns.actors import Arrival
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe.clock import _pools, _processes, _threads
+from pytest_asyncframe.clock import _anyio, _pools, _processes, _threads
 from pytest_asyncframe.clock._clock import VirtualClock
-from pytest_asyncframe.clock._loop import VirtualLoop
 
 
 @contextmanager
@@ -54,10 +51,8 @@ def installed(clock: VirtualClock, *, wall: bool) -> Iterator[None]:
             replace(owner, name, make(clock, getattr(owner, name)))
         for owner, name, count in _COUNTED:
             replace(owner, name, count(clock.sequencer, getattr(owner, name)))
-        for owner, name, new in _processes.counted(clock.sequencer):
+        for owner, name, new in (*_processes.counted(clock.sequencer), *_anyio.counted(clock)):
             replace(owner, name, new)
-        replace(_anyio("to_thread"), "run_sync", _run_sync(clock.sequencer))
-        replace(_anyio("from_thread"), "start_blocking_portal", _portal(clock))
         stack.enter_context(before_waits(functools.partial(_check_loop, clock)))
         if wall:
             _show_wall(stack, clock)
@@ -207,96 +202,6 @@ _COUNTED: tuple[tuple[Any, str, Callable[[Sequencer, Any], Any]], ...] = (
     (ThreadPoolExecutor, "submit", _pools.counted_submit),
     (ThreadPoolExecutorEnhanced, "submit", _pools.counted_submit),
 )
-
-
-def _anyio(name: str) -> Any:  # Any: a module, whose functions are replaced
-    # Imported here, since only tests with virtual time need it.
-    return importlib.import_module(f"anyio.{name}")
-
-
-def _portal(clock: VirtualClock) -> Callable[..., AbstractContextManager[Any]]:
-    real = _anyio("from_thread").start_blocking_portal
-
-    @functools.wraps(real)
-    @contextmanager
-    def start_blocking_portal(
-        backend: str = "asyncio", backend_options: dict[str, Any] | None = None, **options: Any
-    ) -> Iterator[Any]:
-        sequencer, arrival = clock.sequencer, None
-        if sequencer.here is not None and backend == "asyncio":
-            arrival = sequencer.expect(with_turn=True)
-            chosen = {"loop_factory": clock.new_event_loop, **(backend_options or {})}
-            factory = functools.partial(_announced, chosen["loop_factory"], arrival)
-            backend_options = {**chosen, "loop_factory": factory}
-        made = real(backend, backend_options, **options)
-        with ExitStack() as stack:
-            # The portal's thread takes over this thread's turn until it has started.
-            with sequencer.away(counted=True):
-                try:
-                    portal = stack.enter_context(made)
-                finally:
-                    sequencer.give_up(arrival)
-            yield portal
-
-    return start_blocking_portal
-
-
-def _announced(
-    factory: Callable[[], asyncio.AbstractEventLoop], arrival: Arrival
-) -> asyncio.AbstractEventLoop:
-    """Return a new loop; if it is on the clock, its thread is the announced one."""
-    loop = factory()
-    if isinstance(loop, VirtualLoop):
-        loop.arrival = arrival
-    return loop
-
-
-def _run_sync(sequencer: Sequencer) -> Callable[..., Any]:
-    real = _anyio("to_thread").run_sync
-
-    @functools.wraps(real)
-    async def run_sync(
-        func: Callable[..., Any], *args: Any, limiter: Any = None, **options: Any
-    ) -> Any:
-        if sequencer.here is None:
-            return await real(func, *args, limiter=limiter, **options)
-        call = _CountedCall(sequencer, limiter)
-        return await real(call.run, func, args, limiter=call, **options)
-
-    return run_sync
-
-
-class _CountedCall:
-    """One function on a thread of anyio's, and the limiter that it waits for.
-
-    Its thread is announced once the limiter lets it start, and not before: time has to move
-    while the holders of the limiter sleep. The thread is an actor until it has woken the
-    loop that waits for the result.
-    """
-
-    def __init__(self, sequencer: Sequencer, limiter: Any) -> None:
-        self._sequencer = sequencer
-        self._limiter = limiter
-        self._arrival: Arrival | None = None
-
-    async def __aenter__(self) -> None:
-        if self._limiter is None:
-            self._limiter = _anyio("to_thread").current_default_thread_limiter()
-        await self._limiter.__aenter__()
-        self._arrival = self._sequencer.expect()
-
-    async def __aexit__(self, *error: object) -> Any:
-        # Its awaiter may have been cancelled before the thread started.
-        self._sequencer.give_up(self._arrival)
-        return await self._limiter.__aexit__(*error)
-
-    def run(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """Run *func* on anyio's thread, as an actor."""
-        actor = self._sequencer.enter(self._arrival)
-        try:
-            return func(*args)
-        finally:
-            self._sequencer.leave_after_wake(actor)
 
 
 def _refused(clock: VirtualClock, module: str, real: Callable[..., Any]) -> Callable[..., Any]:
