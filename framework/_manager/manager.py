@@ -31,10 +31,10 @@ T = TypeVar("T")
 
 
 class TaskManager:
-    """Owns the tasks of one framework; `get_task_manager` gives the current one.
+    """Submits tasks, returns their results, cancels them and forgets them.
 
-    `setup_async_framework` makes and ends it; it is not made by hand. Methods that are not
-    coroutines may be called from any thread.
+    `setup_async_framework` creates it, and `get_task_manager` returns the current one. Methods
+    that are not coroutines may be called from any thread.
     """
 
     def __init__(self, core: Any) -> None:  # Any: a core.Core, which is not public
@@ -42,22 +42,22 @@ class TaskManager:
 
     @property
     def pool(self) -> ThreadPoolExecutorEnhanced:
-        """The pool that sync tasks run in."""
+        """The thread pool that runs sync tasks."""
         return self._core.pool
 
     @property
     def clock(self) -> Clock:
-        """Where all time of the framework comes from."""
+        """The framework's source of time."""
         return self._core.clock
 
     @property
     def rng(self) -> random.Random:
-        """The randomness of jitter."""
+        """The random generator for jitter."""
         return self._core.rng
 
     @property
     def new_id(self) -> Callable[[], str]:
-        """Makes the ids of tasks."""
+        """The function that creates task ids."""
         return self._core.intake.new_id
 
     # -- taking tasks in
@@ -173,27 +173,26 @@ class TaskManager:
     ) -> Any:
         """Submit ``func(*args, **kwargs)`` as a task and return its id.
 
-        No keyword of the task's own is ever taken for one of these options. An option that is
-        left out is the one that the function was decorated with.
+        The task's own keyword arguments go into *kwargs*, so they cannot clash with these
+        options. If you omit an option, the value from the function's decorator applies.
 
         Args:
-            func: A function, sync (runs in the pool) or async (runs on the app's loop).
-            args: Positional arguments, a tuple or list; None for none. Shared with the
-                caller, not copied.
+            func: A function: sync (runs on a thread of the pool) or async (runs on the app's
+                event loop).
+            args: Positional arguments, a tuple or list; None for none. They are not copied.
             kwargs: Keyword arguments; None for none.
             wait: Whether to wait and return the result instead of the id.
             **options: See `SubmitOptions`.
 
         Returns:
-            The id; with *wait* the result. Whoever is cancelled while waiting leaves the
-            task as it is.
+            The id; with *wait* the result. Cancelling the wait does not affect the task.
 
         Raises:
-            TypeError: If *func* cannot be a task, its arguments do not fit, or a keyword is no
-                option.
+            TypeError: If *func* cannot be a task, the arguments do not match it, or a keyword
+                is not an option.
             ValueError: If a number is out of range, or *task_id* is in use.
-            QueueFullError: If as many tasks are PENDING as may be.
-            FrameworkNotStartedError: If the framework is stopping or stopped.
+            QueueFullError: If the queue is full.
+            FrameworkNotStartedError: If the framework is stopping or has stopped.
             BaseException: With *wait*, what `get_result` raises.
         """
         checks.flag("wait", wait)
@@ -245,7 +244,7 @@ class TaskManager:
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[SubmitOptions],
     ) -> TaskId[Any]:
-        """Submit a task as `submit` does, without a loop and from any thread."""
+        """Submit a task like `submit`, from any thread and without an event loop."""
         frame = sys._getframe(1)
         task = take_in(self._core.intake, "submit_nowait", frame, func, args, kwargs, options)
         return TaskId(task.task_id)
@@ -253,12 +252,12 @@ class TaskManager:
     # -- knowing them
 
     async def get_task(self, task_id: str) -> Task | None:
-        """Return the task as it is now, or None for an id that nobody knows.
+        """Return a snapshot of a task, or None if the id is unknown.
 
-        Never raises, whatever *task_id* is, unless other processes' tasks may be meant.
+        Without a shared store or engine it never raises, whatever *task_id* is.
 
         Raises:
-            StoreUnavailableError: If a store that several processes share does not answer.
+            StoreUnavailableError: If a store that several processes share cannot be used.
         """
         record = self._core.ledger.find(task_id)
         elsewhere = self._core.elsewhere
@@ -269,18 +268,18 @@ class TaskManager:
         return Task(self._core.ledger.snapshot(record), source=record)
 
     def get_all_tasks(self) -> dict[str, dict[str, Any]]:
-        """Return every known task as ``{task_id: Task.to_dict()}``: a snapshot."""
+        """Return a snapshot of all tasks, as ``{task_id: Task.to_dict()}``."""
         return _as_dicts(self._core.ledger.records().values())
 
     def get_active_tasks(self) -> dict[str, dict[str, Any]]:
-        """Return the tasks that are PENDING or RUNNING, as `get_all_tasks`."""
+        """Return the tasks that are PENDING or RUNNING, like `get_all_tasks`."""
         return _as_dicts(self._core.ledger.live_records())
 
     def get_tasks_by_status(self, status: TaskStatus | str) -> dict[str, dict[str, Any]]:
-        """Return the tasks of one status, as `get_all_tasks`.
+        """Return the tasks with one status, like `get_all_tasks`.
 
         Raises:
-            ValueError: If *status* is no status.
+            ValueError: If *status* is not a status.
         """
         wanted = TaskStatus(checks.choice("status", status, tuple(map(str, TaskStatus))))
         records = self._core.ledger.records().values()
@@ -292,16 +291,17 @@ class TaskManager:
         return figures[PENDING.value] + figures[RUNNING.value]
 
     def get_stats(self) -> dict[str, int]:
-        """Return the counters since the start: one consistent snapshot.
+        """Return a consistent snapshot of the counters since the start.
 
-        With a store that several processes share, they count the tasks of all of them, as far
-        as it keeps them; ``store_errors`` and ``store_backlog`` are its own counters.
+        ``submitted`` is always the sum of ``pending``, ``running``, ``completed``, ``failed``,
+        ``timeout``, ``cancelled`` and ``interrupted``. There are also ``delayed`` (delayed
+        tasks), ``scheduled`` (schedules), ``kept`` (finished tasks in the store) and, if they
+        are not 0, ``rejected``, ``retrying``, ``throttled``, ``late_results``, ``evicted``,
+        ``scheduled_skipped`` and ``lost_wakeups`` (waiters whose event loop was closed).
 
-        Always ``submitted = pending + running + completed + failed + timeout + cancelled +
-        interrupted``. Beside them ``delayed`` and ``scheduled`` (what waits for its time
-        now), ``kept`` (finished tasks in the store) and, once they are not 0,
-        ``rejected``, ``retrying``, ``throttled``, ``late_results``, ``evicted``,
-        ``scheduled_skipped``, ``lost_wakeups`` (waiters whose loop was closed).
+        With a store that several processes share, the counters include the tasks of all
+        processes that it keeps. ``store_errors`` and ``store_backlog`` count failed attempts to
+        write, and records that wait to be written.
         """
         figures = self._core.ledger.figures()
         figures |= {"delayed": len(self._core.delays), "scheduled": len(self._core.schedules)}
@@ -318,22 +318,22 @@ class TaskManager:
     def subscribe(
         self, sink: EventSink, *, kinds: Collection[str] | None = None
     ) -> Callable[[], None]:
-        """Have ``sink(event)`` called for events, where they happen.
+        """Call ``sink(event)`` for events, on the thread or loop where they happen.
 
-        Keep it quick: a slow one holds up the thread or loop that it is called on. What it
-        raises is logged, and the other sinks are called all the same.
+        The sink must be fast, because that thread or event loop waits for it. If it raises, the
+        error is logged, and the other sinks are still called.
 
         Args:
             sink: The function.
-            kinds: The kinds that it is called for, see `TaskEvent`; None for all. Kinds
-                without a sink cost nothing.
+            kinds: The kinds of events to receive, see `TaskEvent`; None for all. Kinds without
+                a sink cost nothing.
 
         Returns:
-            A function that unsubscribes the sink; harmless to call twice.
+            A function that unsubscribes the sink. It may be called twice.
 
         Raises:
-            TypeError: If *sink* is not callable, or *kinds* is no collection of strings.
-            ValueError: If there is no such kind.
+            TypeError: If *sink* is not callable, or *kinds* is not a collection of strings.
+            ValueError: If a kind does not exist.
         """
         if not callable(sink):
             raise TypeError(f"sink must be a function that takes an event, not {checks.show(sink)}")
@@ -349,26 +349,26 @@ class TaskManager:
     async def get_result(self, task_id: str, timeout: float | None = None) -> Any: ...
 
     async def get_result(self, task_id: str, timeout: float | None = None) -> Any:
-        """Wait until a task is final and return its result; never polls.
+        """Wait until a task has ended, and return its result. It does not poll.
 
         Args:
             task_id: The task.
-            timeout: Most seconds to wait, 0 or more; None for as long as it takes. It ends
-                the wait only: the task goes on.
+            timeout: How many seconds to wait, 0 or more; None for no limit. It only limits the
+                wait; the task continues.
 
         Returns:
-            What the task returned.
+            The return value of the task's function.
 
         Raises:
             BaseException: The task's own exception, if it FAILED.
-            TaskFailedError: In place of an exception that would end or mislead whoever
-                waits; that one is its cause.
-            TaskTimeoutError: If the task ran past its limit.
+            TaskFailedError: Instead of an exception that would end or confuse the waiting
+                code, which is its cause.
+            TaskTimeoutError: If the task ran past its time limit.
             TaskCancelledError: If it was cancelled.
-            TaskInterruptedError: If a shutdown or crash cut it short.
-            TaskNotFoundError: If nobody knows the id.
+            TaskInterruptedError: If a shutdown or crash interrupted it.
+            TaskNotFoundError: If the id is unknown.
             TimeoutError: If *timeout* has passed.
-            DeadlockError: If the task waits, itself or through others, for the caller.
+            DeadlockError: If the task waits for the caller, directly or through other tasks.
         """
         if timeout is not None:
             timeout = checks.number("timeout", timeout, at_least=0, finite=False)
@@ -384,11 +384,11 @@ class TaskManager:
     def wait_result(self, task_id: str, timeout: float | None = None) -> Any: ...
 
     def wait_result(self, task_id: str, timeout: float | None = None) -> Any:
-        """Block until a task is final and return its result; `get_result` for threads.
+        """Block until a task has ended, and return its result; `get_result` for threads.
 
-        On a thread of the pool a task that is still queued is run right here, or with
-        *timeout* on a thread beside *max_workers*, so that tasks which wait for tasks do
-        not use up the pool.
+        If a thread of the pool waits for a task that is still queued, it runs that task itself,
+        or, with *timeout*, a spare thread does. So tasks that wait for tasks do not block the
+        pool.
 
         Raises:
             RuntimeError: On the thread of a running event loop, which it would block.
@@ -409,31 +409,33 @@ class TaskManager:
     # -- letting them go
 
     async def cancel_task(self, task_id: str) -> bool:
-        """Ask for a task's cancellation; True only if it will never run (again).
+        """Cancel a task; return True if it was cancelled, False if not or not yet.
 
-        A PENDING task never starts. An ``async def`` one is cancelled and waited for, at
-        most 1 s: one that returns all the same is COMPLETED, one that does not let go
-        gives False. A thread cannot be stopped: False, and its task may ask with
-        ``current_task().check_cancelled()``. In all these cases ``cancel_requested`` is
-        true. An unknown id, and a task that is final, give False.
+        - A PENDING task never starts: True.
+        - An ``async def`` task is cancelled and awaited for at most 1 s: True if it stops, False
+          if it returns a result (it is COMPLETED) or does not stop.
+        - A sync task that is running cannot be stopped from outside: False. It stops where it
+          calls ``current_task().check_cancelled()``.
+        - A task that has ended, or an unknown id: False.
 
-        So True means cancelled. False means asked while the task's status is ``running``
-        and its ``cancel_requested`` true, and that it cannot be cancelled if it is final in
-        another way, or unknown.
+        ``cancel_requested`` is true for every task that had not ended. So after False, a task
+        that is still ``running`` may become CANCELLED later.
         """
         return await cancel(self._core, task_id)
 
     def cleanup_completed_tasks(self, max_age: float = 3600.0) -> int:
-        """Forget finished tasks that ended *max_age* seconds ago or more.
+        """Forget tasks that ended *max_age* seconds ago or earlier.
+
+        A failure that nobody has read is logged when its task is forgotten.
 
         Args:
-            max_age: Seconds, 0 or more; 0 forgets all that have ended.
+            max_age: Seconds, 0 or more; 0 forgets all finished tasks.
 
         Returns:
-            How many were forgotten. A failure that nobody has read is logged then.
+            How many tasks were forgotten.
 
         Raises:
-            TypeError: If *max_age* is no number.
+            TypeError: If *max_age* is not a number.
             ValueError: If it is negative or NaN.
         """
         age = checks.number("max_age", max_age, at_least=0, finite=False)

@@ -1,4 +1,4 @@
-"""Task: a task as users see it, a snapshot of its record."""
+"""Task: what users see of a task, a snapshot of its record."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from framework._tasks.records import TaskRecord, TaskStatus
 
 
 class Task:
-    """A task as it was when you asked: an immutable snapshot.
+    """An immutable snapshot of a task.
 
-    Only the one that `current_task` gives is live: it shows the running task as it is,
-    and `report_progress` and `check_cancelled` work on it.
+    The task from `current_task` is not a snapshot: it always shows the current state, and
+    you can call `report_progress` and `check_cancelled` on it.
     """
 
     __slots__ = ("_control", "_record", "_source")
@@ -33,44 +33,44 @@ class Task:
 
     @property
     def task_id(self) -> TaskId[Any]:
-        """The id, a string of 32 hexadecimal digits unless you chose your own."""
+        """The id: 32 hexadecimal digits, unless you chose your own."""
         return TaskId(self._record.task_id)
 
     @property
     def name(self) -> str:
-        """Name of the task's function, or the one given at decoration."""
+        """The name from the decorator, or the name of the task's function."""
         return self._record.name
 
     @property
     def description(self) -> str:
-        """The text given at decoration or submission; "" if there was none."""
+        """The description from the decorator or submission; "" if there is none."""
         return self._record.description
 
     @property
     def status(self) -> TaskStatus:
-        """Where the task stands; a final one never changes."""
+        """The status; a final status never changes."""
         return self._record.status
 
     @property
     def created_at(self) -> datetime:
-        """When it was submitted, aware UTC."""
+        """When the task was submitted, in UTC."""
         stamp = self._record.wall(self._record.created)
         assert stamp is not None
         return stamp
 
     @property
     def started_at(self) -> datetime | None:
-        """When its body first began, aware UTC; None if it has not."""
+        """When its function first started, in UTC; None if it has not."""
         return self._record.wall(self._record.started)
 
     @property
     def ended_at(self) -> datetime | None:
-        """When it became final, aware UTC; None if it has not."""
+        """When the task ended, in UTC; None if it has not."""
         return self._record.wall(self._record.ended)
 
     @property
     def duration(self) -> float | None:
-        """Seconds from start to end, 0 or more; None until it has ended or if it never ran."""
+        """Seconds from start to end; None if it has not ended or never started."""
         record = self._record
         if record.started is None or record.ended is None:
             return None
@@ -84,24 +84,24 @@ class Task:
 
     @property
     def attempts(self) -> int:
-        """How often its body was begun, retries and further deliveries included."""
+        """How often its function was started, including retries and repeated deliveries."""
         return self._record.attempts
 
     @property
     def progress(self) -> float | None:
-        """Share done as last reported, 0.0 to 1.0; None if never reported."""
+        """The last reported progress, from 0.0 to 1.0; None if there is none."""
         return self._record.progress
 
     @property
     def result(self) -> Any:  # whatever the task returned
-        """What the task returned; None unless it is COMPLETED."""
+        """The return value of the function; None unless the task is COMPLETED."""
         return self._record.result
 
     @property
     def error(self) -> BaseException | None:
-        """What it raised, or why it has no result; None while live or COMPLETED.
+        """The error that ended the task; None if it is COMPLETED or has not ended.
 
-        Reading it counts as having read the failure, which then is not logged as unread.
+        Accessing it counts as reading the failure, so that it is not logged as unread.
         """
         if self._record.error is not None:
             self._source.read = True
@@ -109,42 +109,42 @@ class Task:
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether somebody asked for cancellation, whatever came of it."""
+        """Whether somebody tried to cancel the task, even without success."""
         return self._record.cancel_requested
 
     @property
     def still_running(self) -> bool:
-        """Whether a body runs on although the task is final; nothing can stop a thread."""
+        """Whether the function still runs on a thread although the task has ended."""
         return self._record.still_running
 
     @property
     def reason(self) -> str:
-        """Why the task waits or how it ended, for people; often "".
+        """Why the task waits or how it ended, for people; often empty.
 
-        A RUNNING one waits for its next attempt or for a throttle's slot.
+        A RUNNING task may wait for its next attempt or for a throttle.
         """
         return self._record.reason
 
     @property
     def last_error(self) -> str | None:
-        """Type and text of what ended the attempt before, while the next one is waited for.
+        """Type and message of the last attempt's error, while the task waits for the next.
 
-        A task that ends in that wait, such as at its limit, keeps it. None at any other
-        time, and of tasks of other processes. Not in `to_dict`: it may be shown to strangers.
+        A task that ends during that wait, for example at its time limit, keeps it. Otherwise
+        None, and None for tasks of other processes. `to_dict` does not contain it.
         """
         return self._record.last_error
 
     @property
     def origin(self) -> str | None:
-        """Where it was submitted, ``file:line in function``; None once it succeeded."""
+        """The line that submitted it, ``file:line in function``; None once it succeeded."""
         origin = self._record.origin
         return None if origin is None else str(origin)
 
     def to_dict(self) -> dict[str, Any]:  # Any: JSON, and dicts are invariant for type checkers
-        """Return everything as strict JSON, whatever the result is.
+        """Return the task as valid JSON, whatever its result is.
 
-        Stamps are ISO 8601 in UTC, durations are seconds. Does not count as reading the
-        failure. The error's text is in it: think before you show it to strangers.
+        Timestamps are ISO 8601 in UTC, durations are in seconds. This does not count as reading
+        a failure. It contains the error message, so think about who may see it.
         """
         record = self._record
         error = record.error
@@ -171,25 +171,25 @@ class Task:
         }
 
     def report_progress(self, progress: float, message: str = "") -> None:
-        """Tell how far the task is; only from inside it.
+        """Report the progress of the task; call it inside the task.
 
         Args:
-            progress: Share done, from 0.0 to 1.0.
-            message: A few words for people.
+            progress: From 0.0 to 1.0.
+            message: A short text for people.
 
         Raises:
             ValueError: If *progress* is not within 0.0 to 1.0.
-            RuntimeError: If this is a snapshot and not what `current_task` gave.
+            RuntimeError: If this is a snapshot and not the task from `current_task`.
         """
         self._live("report_progress").report_progress(progress, message)
 
     def check_cancelled(self) -> None:
-        """Leave a running task that is no longer wanted; only from inside it.
+        """Raise an error if the task was cancelled or timed out; call it inside the task.
 
         Raises:
-            TaskCancelledError: If cancellation was asked for (the task then ends
-                CANCELLED) or the limit has passed (it is TIMEOUT already).
-            RuntimeError: If this is a snapshot and not what `current_task` gave.
+            TaskCancelledError: If somebody cancelled the task (it then ends CANCELLED), or
+                if its time limit has passed (it is already TIMEOUT).
+            RuntimeError: If this is a snapshot and not the task from `current_task`.
         """
         self._live("check_cancelled").check_cancelled()
 
@@ -206,7 +206,7 @@ class Task:
 
 
 class TaskControl:
-    """What a running task may do to itself; made by the manager for `current_task`."""
+    """What a running task can do; created for `current_task`."""
 
     __slots__ = ("check_cancelled", "report_progress")
 
