@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dis
+import inspect
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -412,3 +413,45 @@ async def test_a_submission_may_undo_a_delay(task_manager: TaskManager) -> None:
         return "made"
 
     assert await task_manager.submit(make.options(delay=3_600), delay=0, wait=True) == "made"
+
+
+RUN = "timeout=None, description=''"
+ONCE = "delay=0.0, task_id=None, on_complete=None, on_error=None"
+THROTTLE = "rate_limit, time_window=60.0, when_limited='raise', key=None"
+RETRY = "max_retries=3, retry_delay=1.0, backoff=1.0, max_delay=None, jitter=0.0, exceptions="
+KEPT = "time_window=..., when_limited=..., key=..."
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (background_task, f"{RUN}, name=None"),
+        (async_task, f"{RUN}, name=None"),
+        (TaskManager.submit, f"wait=False, {RUN}, {ONCE}"),
+        (TaskManager.submit_nowait, f"{RUN}, {ONCE}"),
+        (throttled_task, THROTTLE),
+        (throttled_task(rate_limit=1)(int).options, f"rate_limit=..., {KEPT}"),
+        (retry_task, f"{RETRY}{Exception!r}"),
+    ],
+)
+def test_a_signature_has_each_option(function: Callable[..., Any], options: str) -> None:
+    """`inspect.signature`, and so `help`, shows each option with its default."""
+    named = [
+        parameter.replace(annotation=parameter.empty)
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+
+    assert str(inspect.Signature(named)) == f"(*, {options})"
+
+
+@pytest.mark.parametrize(
+    "function", [background_task, async_task, throttled_task, retry_task, TaskManager.submit]
+)
+def test_a_docstring_has_each_option(function: Callable[..., Any]) -> None:
+    """The docstring says of each parameter what it means."""
+    doc = inspect.getdoc(function) or ""
+
+    for name in inspect.signature(function).parameters.keys() - {"self"}:
+        assert f"\n    {name}: " in doc
+    assert "**options" not in doc
