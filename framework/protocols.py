@@ -346,7 +346,12 @@ class EngineHost(Protocol):
 
 @runtime_checkable
 class RemoteEngine(TaskEngine, Protocol):
-    """An engine whose tasks run in other processes, and outlive the process that submits."""
+    """An engine whose tasks run in other processes, and may outlive the one that submits.
+
+    The framework neither starts, times nor ends such a task: the engine reports all of it to
+    its `EngineHost`, and enforces ``limit``. It must report an end for each task that it was
+    given, whatever fails.
+    """
 
     def open(self, host: EngineHost) -> None:
         """Start to publish and to listen; blocks for a moment.
@@ -358,7 +363,9 @@ class RemoteEngine(TaskEngine, Protocol):
     def close(self, patience: float) -> None:
         """Publish waiting tasks for at most *patience* seconds, and close; blocks.
 
-        Tasks that are not published by then end CANCELLED.
+        Report tasks that are not published by then as CANCELLED, and those that cannot
+        outlive this process as INTERRUPTED. Tasks that are still live when this returns are
+        expected to continue without this process.
         """
 
     def admit(self, task: EngineTask) -> None:

@@ -353,7 +353,7 @@ class Elsewhere:
 
 
 class _Nobody:
-    """A waiter that nobody is."""
+    """A waiter that ignores being woken."""
 
     def wake(self) -> None:
         """Do nothing."""

@@ -181,7 +181,7 @@ def optional(check: Callable[[str, object], T]) -> Callable[[str, object], T | N
 
 
 def methods(name: str, part: object, needed: tuple[str, ...]) -> None:
-    """See that a part of the framework has the methods of its protocol; None is no part.
+    """Require the methods of a protocol; None is accepted.
 
     Raises:
         TypeError: If one is missing.

@@ -1,4 +1,4 @@
-"""What an engine sees of a task; public as `framework.protocols` has it."""
+"""A task as an engine sees it; public in `framework.protocols`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from framework._tasks.records import Kind, TaskStatus
 
 
 class TaskFunction(Protocol):
-    """A function as its tasks have it, shared by all tasks that call it.
+    """The function of a task, with its options.
 
-    ``submit(timeout=...)`` and ``.options(...)`` make another one of the same ``fn``.
+    All tasks of a decorated function share one. ``submit(timeout=...)`` and ``.options(...)``
+    create another one with the same ``fn``.
 
     Attributes:
-        engine_note: The engine's own, None at first. Whatever it found out about the
-            function, for the next task. Two engines may meet in one process, so keep in it
-            whose it is. Any thread.
+        engine_note: Belongs to the engine; None at first. It may keep here what it found out
+            about the function, for the next task. Several engines may see one function, so
+            the note should say whose it is. Any thread.
     """
 
     engine_note: Any
 
     @property
     def fn(self) -> Callable[..., Any]:
-        """The function as it was given, with any retry and throttle around it."""
+        """The function, including its retry and throttle decorators."""
         ...
 
     @property
@@ -39,12 +40,12 @@ class TaskFunction(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """Where the function runs in a process: ``"loop"`` for an ``async def`` one."""
+        """Where it runs: ``"loop"`` for an ``async def`` function, else ``"thread"``."""
         ...
 
     @property
     def timeout(self) -> float | None:
-        """Its own limit in seconds; None for the app's, infinity for none."""
+        """Its own limit in seconds; None to use the app's, infinity for no limit."""
         ...
 
 
@@ -52,25 +53,25 @@ class TaskWaiter(Protocol):
     """A thread or coroutine that waits for a task."""
 
     def nudge(self) -> None:
-        """Wake it to run the task inline, now that the task is queued. Any thread."""
+        """Wake it, so that it can run the task inline now that it is queued. Any thread."""
 
 
 class EngineTask(Protocol):
-    """What an engine may see of a task, and the little that it may write.
+    """A task as an engine sees it: what it may read, and the few things that it may set.
 
-    It is the same object in every call about that task, from `RemoteEngine.admit` or
-    `TaskEngine.start` until the task has ended, and any thread may read it. A status
-    changes only by `Run` or `EngineHost`, never here, and may do so at any moment on
-    another thread. Drop the object when the task has ended.
+    An engine gets the same object in every call about a task, from `RemoteEngine.admit` or
+    `TaskEngine.start` until the task has ended; it should then drop the object. Any thread may
+    read it. The status changes only through `Run` or `EngineHost`, at any time and on any
+    thread.
 
     Attributes:
-        limit: Seconds from its start that the task may run; None for any number. An engine
-            may set it in ``admit``, and not later. `Run` keeps it by itself; a remote
-            engine sees to it.
-        handler: The engine's own, None at first: where one that queues tasks may keep the
-            `Run` of ``start``. Costs nothing.
-        engine_note: The engine's own: anything else, None at first. It costs a dict for
-            each task that has one.
+        limit: Seconds that the task may run, counted from its start; None for no limit. An
+            engine may change it in ``admit``, but not later. `Run` enforces it; for the tasks
+            of a remote engine, the engine does.
+        handler: Belongs to the engine; None at first. An engine that queues tasks may keep the
+            `Run` from ``start`` here, at no cost.
+        engine_note: Belongs to the engine; None at first, for anything else. Each task with a
+            note needs a dict for it.
     """
 
     limit: float | None
@@ -79,17 +80,17 @@ class EngineTask(Protocol):
 
     @property
     def task_id(self) -> str:
-        """The id, which never changes."""
+        """The id; it never changes."""
         ...
 
     @property
     def spec(self) -> TaskFunction:
-        """What the task runs."""
+        """The function that the task runs, with its options."""
         ...
 
     @property
     def name(self) -> str:
-        """The name in records and logs, that of `spec`."""
+        """The name in records and logs."""
         ...
 
     @property
@@ -99,27 +100,27 @@ class EngineTask(Protocol):
 
     @property
     def args(self) -> tuple[Any, ...] | None:
-        """Positional arguments; None once the task has ended. Not to be changed."""
+        """The positional arguments; None once the task has ended."""
         ...
 
     @property
     def kwargs(self) -> dict[str, Any] | None:
-        """Keyword arguments; None for none, or once the task has ended."""
+        """The keyword arguments; None if there are none, or the task has ended."""
         ...
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """Where an ``async def`` task runs in this process; None if there is no loop."""
+        """The event loop for an ``async def`` task in this process; None if there is none."""
         ...
 
     @property
     def status(self) -> TaskStatus:
-        """Where the task stands. PENDING in ``admit`` and ``start``."""
+        """The status; PENDING in ``admit`` and ``start``."""
         ...
 
     @property
     def reason(self) -> str:
-        """Why the task waits or how it ended, for people; often ""."""
+        """Why the task waits or how it ended, as text for people; often ""."""
         ...
 
     @property
@@ -129,28 +130,29 @@ class EngineTask(Protocol):
 
     @property
     def queued(self) -> float:
-        """Monotonic second of the framework's clock at which it came to the engine."""
+        """When the engine got it, in monotonic seconds of the framework's clock."""
         ...
 
     @property
     def started(self) -> float | None:
-        """Monotonic second at which its body first began; None if it has not."""
+        """When its function first started, in the same seconds; None if it has not."""
         ...
 
     @property
     def ended(self) -> float | None:
-        """Monotonic second at which it became final; None if it has not."""
+        """When it ended, in the same seconds; None if it has not."""
         ...
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether somebody asked for its cancellation."""
+        """Whether its cancellation was requested."""
         ...
 
     @property
     def waiters(self) -> Collection[TaskWaiter] | None:
-        """Who waits for the task; None for nobody.
+        """The waiters for the task; None if there are none.
 
-        An engine with `TaskEngine.run_inline` nudges each when it has queued the task.
+        An engine with its own `TaskEngine.run_inline` must nudge each of them after it has
+        queued the task.
         """
         ...

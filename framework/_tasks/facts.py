@@ -1,4 +1,4 @@
-"""A record as plain JSON, for what keeps or passes it on outside this process."""
+"""Convert records to plain JSON and back, to store them or send them to another process."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class _Times(Protocol):
 
 
 def dump_record(record: TaskRecord) -> dict[str, Any]:
-    """Return what outlives the process of a record, as a dict for ``json.dumps``.
+    """Return a record as a dict for ``json.dumps``.
 
-    Always ``task_id``, ``name``, ``status`` and ``created_at``. The others are left out
-    while they say nothing: ``description``, ``started_at``, ``ended_at``, ``attempts``,
-    ``result``, ``error``, ``reason``, ``progress``, ``progress_message``,
-    ``cancel_requested``, ``still_running`` and ``remote``. Stamps are in seconds since the
-    epoch; ``result`` and ``error`` are the texts of `encode_result` and `encode_error`.
+    It always has ``task_id``, ``name``, ``status`` and ``created_at``. It has ``description``,
+    ``started_at``, ``ended_at``, ``attempts``, ``result``, ``error``, ``reason``,
+    ``progress``, ``progress_message``, ``cancel_requested``, ``still_running`` and ``remote``
+    only if they are set. Timestamps are in seconds since the epoch; ``result`` and ``error``
+    are the texts of `encode_result` and `encode_error`.
 
     Args:
-        record: A final one, or a snapshot of a live one: it must not change meanwhile.
+        record: A final record, or a snapshot of a live one: it must not change meanwhile.
 
     Raises:
-        TypeError: If the result cannot be put into JSON.
+        TypeError: If JSON cannot represent the result.
         ValueError: If the result is too long.
     """
     started, ended = record.wall(record.started), record.wall(record.ended)
@@ -73,7 +73,7 @@ _LEFT_OUT: Final[dict[str, Any]] = {
     **dict.fromkeys(("cancel_requested", "still_running", "remote"), False),
     "attempts": 0,
 }
-"""What each says while it says nothing."""
+"""The values that are left out."""
 
 
 def _seconds(stamp: datetime | None) -> float | None:
@@ -81,18 +81,19 @@ def _seconds(stamp: datetime | None) -> float | None:
 
 
 def load_record(facts: Mapping[str, Any], clock: _Times) -> TaskRecord:
-    """Return the record that `dump_record` has put into *facts*.
+    """Return the record of a dict from `dump_record`.
 
-    Result and error are what they were, as far as their types are known in this process; see
-    `decode_result` and `decode_error`. A failure counts as read: its own process told of it.
+    Result and error have their original types if these are known in this process; see
+    `decode_result` and `decode_error`. A failure counts as read, because the task's own process
+    reports it.
 
     Args:
-        facts: The same keys, those that are left out at their defaults.
-        clock: The framework's, whose monotonic seconds the record's stamps will have.
+        facts: The dict.
+        clock: The framework's clock; the timestamps are converted to its monotonic seconds.
 
     Raises:
-        KeyError: If one of the four that are never left out is missing.
-        ValueError: If a value is not what `dump_record` gives.
+        KeyError: If one of the four keys that are always there is missing.
+        ValueError: If a value is not one that `dump_record` returns.
     """
     record = TaskRecord()
     record.task_id = TaskId(facts["task_id"])
