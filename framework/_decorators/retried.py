@@ -30,26 +30,26 @@ def retry_task(**options: Unpack[RetryOptions]) -> RetryDecorator: ...
 
 @RETRY.spelled_out
 def retry_task(fn: Any = BRACKETS, /, **options: Unpack[RetryOptions]) -> Any:
-    """Call a function again when it fails, up to ``max_retries + 1`` times in all.
+    """Call a function again if it fails, up to ``max_retries + 1`` calls in total.
 
-    The delay before retry n (from 1 on) is
-    ``min(max_delay, retry_delay * backoff**(n - 1))``, and then plus or minus *jitter* as a
-    share of it, so that a jittered delay may pass *max_delay*. The last error is raised as
-    it was. Cancellation, ``SystemExit``, ``KeyboardInterrupt`` and a call whose arguments
-    do not fit are never retried. A delay ends at once when the framework shuts down, with
-    the last error, and when the task is cancelled or over its limit. A sync function called
-    on a loop's thread is not retried, since that would block the loop: its error says so in
-    a note.
+    The delay before retry n, counted from 1, is
+    ``min(max_delay, retry_delay * backoff**(n - 1))``. *jitter* changes it at random by up to
+    that fraction, up or down, so it may exceed *max_delay*. If the last attempt fails, its error
+    is raised unchanged. Cancellation, ``SystemExit``, ``KeyboardInterrupt`` and calls with the
+    wrong arguments are never retried. A shutdown ends the delay immediately, with the last
+    error; so do cancellation and the task's time limit. A sync function that is called on an
+    event loop's thread is not retried, because that would block the loop; a note on the error
+    says so.
 
     Args:
-        fn: The function, where the decorator is written without brackets.
+        fn: The function, if you use the decorator without parentheses.
         **options: See `RetryOptions`.
 
     Returns:
-        A function with the same parameters and result, sync or async as before.
+        A function with the same parameters and result; sync or async like *fn*.
 
     Raises:
-        TypeError: If *fn* cannot be decorated, or a parameter is of the wrong type.
+        TypeError: If *fn* cannot be decorated, or a parameter has the wrong type.
         ValueError: If a number is out of range, or *exceptions* is empty.
     """
     checked = RETRY.complete(RETRY.checked("retry_task", options))
@@ -151,8 +151,8 @@ def _note_on_loop(error: BaseException, policy: RetryPolicy) -> bool:
         return False
     try:
         error.add_note(
-            "not retried: retry_task would block the event loop that runs on this thread; "
-            "make the function async, or run it in a thread (background_task, async_task)"
+            "not retried: retry_task would block the event loop of this thread; make the "
+            "function async, or run it on a thread (background_task, async_task)"
         )
     except Exception:  # an exception class may refuse attributes; it is raised all the same
         return True

@@ -25,29 +25,29 @@ def scheduled_task(
     run_at_start: bool = False,
     name: str | None = None,
 ) -> ScheduleDecorator:
-    """Run a function at fixed intervals, in every running framework.
+    """Run a function at a fixed interval while a framework runs.
 
-    The intervals are counted from the framework's start, on its clock; there is no cron and
-    no time of day. One run at a time: if a run is still going when the next is due, the next
-    is skipped and counted. Missed runs are not made up. An error ends its run and not the
-    schedule. Each run is an ordinary task. Calling the function runs it right there.
+    Each run is a task. Run times are counted from the framework's start, on its clock; there is
+    no cron and no time of day. Runs do not overlap: if a run has not finished when the next one
+    is due, the next one is skipped and counted. Missed runs are not repeated later. An error
+    does not end the schedule. If you call the function yourself, it runs directly.
 
-    The schedule lasts as long as the decorated function is referred to. One that is made
-    while a framework runs, in a lifespan, a request or a task, and not by an import, is run by
-    that one alone and ends with it.
+    The schedule lasts as long as something refers to the decorated function. If it is created
+    while a framework runs, in a lifespan, a request or a task, and not by an import, only that
+    framework runs it, and it ends with the framework.
 
     Args:
         every: Seconds from one run to the next, above 0.
-        jitter: The most that a run is delayed at random, as a share of *every*, 0.0 to 1.0.
-        run_at_start: Whether to run at the start, too.
-        name: The tasks' name; None for the function's module and qualified name.
+        jitter: Delay each run at random by up to this fraction of *every*, 0.0 to 1.0.
+        run_at_start: Whether to run it immediately at the start too.
+        name: The name of the tasks; None for the function's module and qualified name.
 
     Returns:
         A decorator for a function that can be called without arguments.
 
     Raises:
-        TypeError: If the bare form is used, the function needs arguments or has a decorator
-            that must stand outside, or a parameter is of the wrong type.
+        TypeError: If it is used without parentheses, the function needs arguments, the order
+            of decorators is wrong, or a parameter has the wrong type.
         ValueError: If a number is out of range.
     """
     if callable(every):

@@ -39,26 +39,26 @@ def background_task(**options: Unpack[TaskOptions]) -> BackgroundDecorator: ...
 
 @TASK.spelled_out
 def background_task(fn: Any = BRACKETS, /, **options: Unpack[TaskOptions]) -> Any:
-    """Make a call return a task's id at once, and run the function in the background.
+    """Make a call return a task id immediately, and run the function in the background.
 
-    Write it with options or without, on functions, methods, static and class methods,
-    partials and callable objects, sync (run in the pool) or ``async def`` (run on the app's
-    loop). It may be called from a coroutine, a sync route, a worker thread or a script inside
-    the framework; the call never runs the function itself. Arguments that do not fit raise
-    ``TypeError`` in the caller. Called inside itself, it submits another task.
+    You can use it with or without options, on functions, methods, static and class methods,
+    partials and callable objects. A sync function runs on a thread of the pool, an
+    ``async def`` function on the app's event loop. You can call it in coroutines, sync routes,
+    threads and scripts while a framework runs. If the arguments do not match the function, the
+    call raises ``TypeError``. If a task calls its own function, that submits another task.
 
-    The undecorated function is ``.fn``; ``.options(...)`` gives a copy with other options.
+    ``.fn`` is the undecorated function, and ``.options(...)`` returns a copy with other options.
 
     Args:
-        fn: The function, where the decorator is written without brackets.
+        fn: The function, if you use the decorator without parentheses.
         **options: See `TaskOptions`.
 
     Returns:
-        A function of the same parameters that returns a `TaskId`.
+        A function with the same parameters that returns a `TaskId`.
 
     Raises:
-        TypeError: If *fn* cannot be a task, is stacked wrongly, or a parameter is of the
-            wrong type.
+        TypeError: If *fn* cannot be a task, the order of decorators is wrong, or a parameter
+            has the wrong type.
         ValueError: If *timeout* is out of range.
     """
     given = TASK.checked("background_task", options)
@@ -79,24 +79,25 @@ def async_task(**options: Unpack[TaskOptions]) -> AwaitableDecorator: ...
 
 @TASK.spelled_out
 def async_task(fn: Any = BRACKETS, /, **options: Unpack[TaskOptions]) -> Any:
-    """Make a call awaitable for its result, and track it as a task.
+    """Run a function as a task whose result you await.
 
-    A sync function runs in the pool; cancelling the awaiter leaves it alone. An
-    ``async def`` body is run in place, inside the awaiting task, in a copy of its context:
-    cancelling the awaiter cancels it, and over its limit the awaiter gets
-    `TaskTimeoutError` when the body lets go, everyone else at once.
+    A sync function runs on a thread of the pool. Cancelling the awaiting coroutine does not
+    affect it. An ``async def`` function runs inside the awaiting coroutine, in a copy of its
+    context. Cancelling the awaiting coroutine cancels it. At its time limit, the awaiting
+    coroutine gets `TaskTimeoutError` when the function ends, and all other waiters get it
+    immediately.
 
     Args:
-        fn: The function, where the decorator is written without brackets.
+        fn: The function, if you use the decorator without parentheses.
         **options: See `TaskOptions`.
 
     Returns:
-        A coroutine function of the same parameters. It raises what `TaskManager.get_result`
+        A coroutine function with the same parameters. It raises what `TaskManager.get_result`
         raises.
 
     Raises:
-        TypeError: If *fn* cannot be a task, is stacked wrongly, or a parameter is of the
-            wrong type.
+        TypeError: If *fn* cannot be a task, the order of decorators is wrong, or a parameter
+            has the wrong type.
         ValueError: If *timeout* is out of range.
     """
     given = TASK.checked("async_task", options)

@@ -18,23 +18,23 @@ from framework._tasks.options import THROTTLE, ThrottleOptions, merged
 
 @THROTTLE.spelled_out
 def throttled_task(fn: object = None, /, **options: Unpack[ThrottleOptions]) -> ThrottleDecorator:
-    """Limit how often a function may be called in any window of time.
+    """Limit how often a function may be called within a time window.
 
-    The window slides: no half-open stretch of *time_window* seconds ever holds more than
-    *rate_limit* calls, and a call exactly one window after another is free. It is shared
-    by all callers of the decorated function under one framework, methods of all instances
-    included, and is a window of this process, or of all workers where tasks run on Celery.
-    Outside any framework it is the process's.
+    The window slides: in any period of *time_window* seconds there are at most *rate_limit*
+    calls, and a call exactly one window after another is allowed. All callers of the decorated
+    function in one framework share the window; if it is a method, so do all instances. Each
+    process has its own window, but Celery workers share one. Without a framework the window
+    belongs to the process.
 
     Args:
-        fn: Not used: without brackets there is no rate, which is refused.
+        fn: Not used: without parentheses there is no rate limit, so this raises `TypeError`.
         **options: See `ThrottleOptions`.
 
     Returns:
-        A decorator; what it decorates stays sync or async, and returns what it did.
+        A decorator. The decorated function stays sync or async, with the same result.
 
     Raises:
-        TypeError: If the bare form is used, or a parameter is of the wrong type.
+        TypeError: If it is used without parentheses, or a parameter has the wrong type.
         ValueError: If a number is out of range.
     """
     if fn is not None and not callable(fn):

@@ -56,8 +56,8 @@ class RunOptions(TypedDict, total=False):
         Option(
             None,
             checks.limit,
-            "Limit in seconds, above 0, from the start of its run, retries included; None for "
-            "the framework's, infinity for none.",
+            "Time limit in seconds, above 0, from the start of the task, including retries; "
+            "None for the framework's, infinity for no limit.",
         ),
     ]
     description: Annotated[
@@ -73,7 +73,7 @@ class NameOptions(TypedDict, total=False):
         Option(
             None,
             checks.optional(_name),
-            "The task's name; None for the function's module and qualified name.",
+            "The name of the task; None for the function's module and qualified name.",
         ),
     ]
 
@@ -86,7 +86,7 @@ class OnceOptions(TypedDict, total=False):
         Option(
             0.0,
             partial(checks.number, at_least=0),
-            "Seconds, 0 or more, that it stays PENDING at least.",
+            "Start the task after this many seconds, 0 or more.",
         ),
     ]
     task_id: Annotated[
@@ -94,8 +94,8 @@ class OnceOptions(TypedDict, total=False):
         Option(
             None,
             checks.optional(checks.task_id),
-            "An id of your own, not in use, of 1 to 200 printable characters; None for a random "
-            "one.",
+            "Your own id, which must not be in use: 1 to 200 printable characters; None for a "
+            "random id.",
         ),
     ]
     on_complete: Annotated[
@@ -103,13 +103,14 @@ class OnceOptions(TypedDict, total=False):
         Option(
             None,
             _hook,
-            "Called with the task once it is COMPLETED, on the thread or loop that completed it, "
-            "or a thread of its own if that was elsewhere. What it raises is logged.",
+            "Called with the task when it is COMPLETED, on the thread or event loop that completed "
+            "it, or on a separate thread if that was in another process. If it raises, the error "
+            "is logged.",
         ),
     ]
     on_error: Annotated[
         Callable[[Task], object] | None,
-        Option(None, _hook, "The same for every other end."),
+        Option(None, _hook, "Called in the same way when the task ends with any other status."),
     ]
 
 
@@ -133,7 +134,7 @@ class ThrottleOptions(TypedDict, total=False):
         Option(
             inspect.Parameter.empty,
             partial(checks.integer, at_least=1),
-            "Calls per window, from 1 on.",
+            "How many calls a window allows, 1 or more.",
         ),
     ]
     time_window: Annotated[
@@ -145,9 +146,9 @@ class ThrottleOptions(TypedDict, total=False):
         Option(
             "raise",
             partial(checks.choice, allowed=("raise", "wait")),
-            '``"raise"`` `RateLimitExceededError`, or ``"wait"`` for a place, first come, first '
-            "served. A sync function called on a loop's thread cannot wait and raises. Waiting "
-            "does not count against a task's limit.",
+            '``"raise"`` to raise `RateLimitExceededError`, ``"wait"`` to wait, first come, first '
+            "served. A sync function that is called on an event loop's thread cannot wait, and "
+            "raises. Waiting does not count towards a task's time limit.",
         ),
     ]
     key: Annotated[
@@ -155,8 +156,8 @@ class ThrottleOptions(TypedDict, total=False):
         Option(
             None,
             partial(checks.function, of="the call's arguments"),
-            "Called with the arguments; calls of different keys do not count together. None to "
-            "count all calls together.",
+            "Called with the arguments of the call; calls with different keys are counted "
+            "separately. None to count all calls together.",
         ),
     ]
 
@@ -166,9 +167,7 @@ class RetryOptions(TypedDict, total=False):
 
     max_retries: Annotated[
         int,
-        Option(
-            3, partial(checks.integer, at_least=0), "Further attempts after the first, from 0 on."
-        ),
+        Option(3, partial(checks.integer, at_least=0), "Attempts after the first one, 0 or more."),
     ]
     retry_delay: Annotated[
         float,
@@ -193,7 +192,9 @@ class RetryOptions(TypedDict, total=False):
     jitter: Annotated[
         float,
         Option(
-            0.0, partial(checks.number, at_least=0, at_most=1), "Share of the delay, 0.0 to 1.0."
+            0.0,
+            partial(checks.number, at_least=0, at_most=1),
+            "Change each delay at random by up to this fraction, up or down, 0.0 to 1.0.",
         ),
     ]
     exceptions: Annotated[

@@ -287,9 +287,7 @@ async def test_b5_arguments_are_shared(one_worker: TaskManager, held_body: Held)
     held_body.go_on.set()
 
     assert await one_worker.get_result(task_id) == ["later"]
-    assert "Shared with the caller, not copied" in " ".join(
-        (TaskManager.submit.__doc__ or "").split()
-    )
+    assert "They are not copied" in " ".join((TaskManager.submit.__doc__ or "").split())
 
 
 async def test_b5_containers_are_copied(one_worker: TaskManager, held_body: Held) -> None:

@@ -460,7 +460,9 @@ def test_a9_throttle_is_shared(task_manager: TaskManager) -> None:
     with pytest.raises(framework.RateLimitExceededError):
         Account("Bob").limited()
 
-    assert "methods of all instances" in " ".join((throttled_task.__doc__ or "").split())
+    assert "if it is a method, so do all instances" in " ".join(
+        (throttled_task.__doc__ or "").split()
+    )
 
 
 def test_a9_throttle_by_instance(task_manager: TaskManager) -> None:
