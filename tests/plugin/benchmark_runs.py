@@ -43,7 +43,7 @@ def send(number):
 
 
 class Ticks:
-    # A clock that only bodies move; pytest-benchmark takes it as its timer.
+    # A clock that only the measured functions move; the timer of pytest-benchmark.
     def __init__(self):
         self.now = 0.0
         self.lock = threading.Lock()
@@ -76,7 +76,7 @@ def run(
     pytester.makeini(INI)
     pytester.makepyfile(HEAD + tests)
     with pytest.MonkeyPatch.context() as patch:
-        # By this pytest-benchmark finds that it is in a worker, where it measures nothing.
+        # pytest-benchmark takes this for a worker of xdist, where it measures nothing.
         patch.delenv("PYTEST_XDIST_WORKER", raising=False)
         start = pytester.runpytest_subprocess if apart else pytester.runpytest_inprocess
         return start(*options)

@@ -25,10 +25,10 @@ import anyio.to_thread
 import httpx
 
 HOUR = 3600.0
-"""Virtual seconds of what waits on the clock."""
+"""Virtual seconds of waits on the clock."""
 
 MOMENT = 0.02
-"""Real seconds of what does not."""
+"""Real seconds of other waits."""
 
 Wait = Callable[[], object]
 AsyncWait = Callable[[], Coroutine[Any, Any, object]]

@@ -14,7 +14,7 @@ PLAIN = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovid
 """Options for runs of pytest inside this one."""
 
 PASSED = ""
-"""What is told of a test that has passed."""
+"""The text for a test that has passed."""
 
 
 def ending_of(pytester: pytest.Pytester) -> Ending:

@@ -70,7 +70,7 @@ def meet():
     condition = threading.Condition()
 
     def notify():
-        with condition:  # free once the other one waits
+        with condition:  # free once the other thread waits
             condition.notify()
 
     with condition:
@@ -126,7 +126,7 @@ def test_figures(task_benchmark):
     task_benchmark(get_task_manager)
     assert calls == []
 """
-    # Its schedule is a module's, and would go on here until that is collected.
+    # The schedule belongs to a module, and would run here until that is collected.
     run(pytester, tests, apart=True).assert_outcomes(passed=1)
 
 

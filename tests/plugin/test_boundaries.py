@@ -99,7 +99,7 @@ async def test_what_time_waits_for(asyncframe: Probe, row: str) -> None:
     assert asyncframe.clock.monotonic() == 0
 
 
-@pytest.mark.asyncframe(blocked_loop="off")  # so does subprocess.run
+@pytest.mark.asyncframe(blocked_loop="off")  # subprocess.run blocks it too
 @pytest.mark.parametrize("row", [*UNSEEN, *WAITED_FOR])
 async def test_what_time_does_not_wait_for(asyncframe: Probe, row: str) -> None:
     """A timer that is due in a second fires before this ends if it takes long."""
@@ -143,7 +143,7 @@ async def test_an_alarm_is_in_real_time(asyncframe: Probe) -> None:
         await asyncio.sleep(HOUR)  # noqa: TID251  # what is tested here
         left, _ = signal.getitimer(signal.ITIMER_REAL)
     finally:
-        # It belongs to pytest-timeout.
+        # The alarm belongs to pytest-timeout.
         signal.setitimer(signal.ITIMER_REAL, seconds)
         signal.signal(signal.SIGALRM, handler)
 
@@ -238,7 +238,7 @@ OTHERS = {
     "time.monotonic(), time.perf_counter()": "real",
     "uvloop": "replaced",
 }
-"""What has a test of its own above, or in `test_outside`."""
+"""Rows with a test of their own, above or in `test_outside`."""
 
 
 def test_the_page_says_so() -> None:

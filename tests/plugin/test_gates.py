@@ -440,7 +440,7 @@ def test_schedules_of_a_wider_fixture(ending: Ending) -> None:
     def app():
         make_app(10)
         yield
-        # The run is inside of another, whose tests must not run this.
+        # This run is inside another one, whose tests must not run the schedule.
         kept.clear()
         gc.collect()
 

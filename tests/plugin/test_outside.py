@@ -202,7 +202,7 @@ async def test_writers_of_a_database(asyncframe: Probe, tmp_path: Path) -> None:
         connection.close()
         return 1
 
-    # The first one holds its lock for longer than a pause of all others.
+    # The first one holds its lock for longer than the others sleep between two attempts.
     writers = [desks[0].run(lambda: write(nap)), *(desk.run(lambda: write(int)) for desk in desks)]
     assert await asyncio.wait_for(asyncio.gather(*writers), 30) == [1] * 7
     assert asyncframe.clock.monotonic() == 0
@@ -249,7 +249,7 @@ async def test_a_thread_that_polls(asyncframe: Probe) -> None:
     notes = [
         moment for moment in asyncframe._recorder.moments if "waiting for poller" in str(moment)
     ]
-    # Once, or a few times if the system lets it run for long now and then.
+    # Once, or a few times if the system sometimes lets the thread run for long.
     assert 1 <= len(notes) < 10
     assert "waits.py" in str(notes[0])
 
@@ -351,7 +351,7 @@ def test_advance_waits_for_threads(asyncframe: Probe, mode: str) -> None:
 
 def child(start: float) -> None:
     """Exit with 0 if waits take real time here and the wall clock shows it."""
-    # Whatever happens, it goes no further than this.
+    # The child must not run any further, whatever happens.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(10)
     try:

@@ -79,7 +79,7 @@ def run(user: pytest.Pytester, *options: str, apart: bool = False) -> pytest.Run
     """Run pytest in this process, or, if *apart*, in an interpreter of its own."""
     if apart:
         return user.runpytest_subprocess(*options, timeout=PATIENCE)
-    # Hypothesis would be loaded anew at the end of each run.
+    # Hypothesis would be imported again at the end of each run.
     return user.runpytest_inprocess(*PLAIN, *options)
 
 

@@ -77,7 +77,7 @@ async def test_a_wake_up_that_comes_late(
     monkeypatch.setattr(parking, "select", noted)
     monkeypatch.setattr(parking._real, "select", counted)
     loop.wake_for_real()
-    # The task goes on once the loop, which is parked, has seen its own byte.
+    # The task continues once the parked loop has read its own byte.
     task_id = asyncframe.manager.submit_nowait(asked.acquire)
     await asyncframe.completed(task_id)
 
@@ -103,7 +103,7 @@ async def test_a_file_is_asked_for_once(asyncframe: Probe, monkeypatch: pytest.M
     def send() -> None:
         seen.acquire()
         right.sendall(b"hello\n")
-        # The lock is a real one: the turn is still this task's.
+        # A real lock, so this task keeps its turn.
         seen.acquire(timeout=5)
         asked.clear()
         begun = time.thread_time()
@@ -165,7 +165,7 @@ def test_a_timer_that_is_cancelled_just_as_it_fires(
     sequencer, fired = Sequencer(moves=moves), list[int]()
     clock, real = VirtualClock(sequencer), sequencer._timers.pop
 
-    # 1 the timer is taken out as a live one, 2 it is cancelled, 3 it would be called.
+    # 1 the timer is taken out while it is live, 2 it is cancelled, 3 it would be called.
     def pop() -> Timer:
         timer = real()
         if timer is cancelled:
@@ -286,11 +286,11 @@ def test_time_that_moves_often(asyncframe: Probe) -> None:
 def test_whether_a_thread_runs() -> None:
     """A running thread looks different at each look; one without an identifier is starting."""
     me = threading.get_native_id()
-    assert activity(me) != activity(me)  # each call is another
+    assert activity(me) != activity(me)  # each call returns another object
     assert glance(me).at_work
     assert glance(None) is BEGINNING
 
-    # As on systems that tell nothing: no thread has this identifier.
+    # No thread has this identifier, as on systems without /proc.
     assert (activity(0), glance(0)) == (None, GONE)
 
 

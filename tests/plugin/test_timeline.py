@@ -18,7 +18,7 @@ def tell(pytester):
 
     def told(source: str, *args: str, name: str = "task timeline") -> list[str]:
         pytester.makepyfile(test_it=source)
-        # Hypothesis would be loaded anew at the end of each run.
+        # Hypothesis would be imported again at the end of each run.
         result = pytester.runpytest_inprocess(*PLAIN, *args)
         found: list[str] = []
         inside = False

@@ -42,8 +42,8 @@ def test_a_thread_that_ends_during_a_look() -> None:
     with sequencer.working() as actor:
         fired: list[int] = []
         sequencer.call_at(60, lambda: fired.append(sequencer.now))
-        # 1 the loop waits for a thread and a file, for as long as suits the thread, 2 the
-        # thread writes to the file and ends, 3 the loop looks around.
+        # 1 the loop waits for a thread and a file, for the short time of the thread, 2 the
+        # thread writes to the file and ends, 3 the loop checks for progress.
         sequencer.outside.count_files(1)
         assert sequencer.try_park(actor, None, None, "a file")
         sequencer.check_progress(actor, THREAD_PAUSE)
