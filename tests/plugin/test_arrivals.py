@@ -127,7 +127,7 @@ each_way = pytest.mark.parametrize("way", WAYS)
 each_order = pytest.mark.parametrize("order", [(4, 3, 2, 1, 0), *ORDERS])
 
 
-def told(probe: Probe, way: Callable[..., Any], order: tuple[int, ...] | None) -> str:
+def order_of(probe: Probe, way: Callable[..., Any], order: tuple[int, ...] | None) -> str:
     """Return the order in which calls start, continue and end if threads start in *order*."""
     begun = probe.clock.monotonic()
     log: list[str] = []
@@ -156,7 +156,7 @@ def told(probe: Probe, way: Callable[..., Any], order: tuple[int, ...] | None) -
 @each_order
 def test_one_order(asyncframe: Probe, way: Callable[..., Any], order: tuple[int, ...]) -> None:
     """In the mode auto, calls run in the order in which they were made."""
-    assert told(asyncframe, way, order) == CALLS * 3
+    assert order_of(asyncframe, way, order) == CALLS * 3
 
 
 @pytest.mark.asyncframe(mode="seeded", seed=7)
@@ -170,7 +170,7 @@ def test_one_order_for_a_seed(
     found = []
     for arrivals in (None, order):
         sequencer._choose = random.Random(7).randrange
-        found.append(told(asyncframe, way, arrivals))
+        found.append(order_of(asyncframe, way, arrivals))
 
     assert found[0] == found[1] != CALLS * 3
 

@@ -67,7 +67,7 @@ async def task():
 
 
 @pytest.fixture
-def told(pytester: pytest.Pytester):
+def findings(pytester: pytest.Pytester):
     """Return a function that runs tests of the app above and returns outcomes and findings."""
     pytester.makepyfile(app=APP)
     pytester.syspathinsert()
@@ -109,22 +109,22 @@ def test_sync(asyncframe):
         ),
     ],
 )
-def test_a_route_that_blocks(told, path: str, line: str) -> None:
+def test_a_route_that_blocks(findings, path: str, line: str) -> None:
     """A route that blocks its loop fails the test, with the blocking call and its line."""
-    outcome, lines = told(GET.format(path=path))
+    outcome, lines = findings(GET.format(path=path))
 
     assert outcome == {"passed": 2, "errors": 2}
     assert lines == [f"blocked event loop: {line}"] * 2
 
 
-def test_a_task_that_blocks(told) -> None:
+def test_a_task_that_blocks(findings) -> None:
     """A coroutine task that blocks its loop fails the test, with one line for all its calls."""
     source = """
 async def test_it(asyncframe):
     for _ in range(2):
         await asyncframe.completed(task())
 """
-    outcome, lines = told(source)
+    outcome, lines = findings(source)
 
     assert outcome == {"passed": 1, "errors": 1}
     assert lines == [
@@ -132,7 +132,7 @@ async def test_it(asyncframe):
     ]
 
 
-def test_a_callback_that_blocks(told) -> None:
+def test_a_callback_that_blocks(findings) -> None:
     """A blocking callback of a loop is reported, even without a line of the user's code."""
     source = """
 async def test_it(asyncframe):
@@ -141,7 +141,7 @@ async def test_it(asyncframe):
     loop.call_soon(lambda: time.sleep(5))
     await asyncio.sleep(60)
 """
-    _, lines = told(source)
+    _, lines = findings(source)
 
     assert lines == [
         "blocked event loop: time.sleep at no line of your own, for 4 s of virtual time",
@@ -153,9 +153,9 @@ async def test_it(asyncframe):
 
 
 @pytest.mark.parametrize("path", ["thread", "pool"])
-def test_what_blocks_no_loop(told, path: str) -> None:
+def test_what_blocks_no_loop(findings, path: str) -> None:
     """Threads may block, and so may calls on a loop that return at once."""
-    outcome, lines = told(GET.format(path=path))
+    outcome, lines = findings(GET.format(path=path))
 
     assert (outcome, lines) == ({"passed": 2}, [])
 
@@ -179,7 +179,7 @@ async def test_the_test_itself_may_block_its_loop(asyncframe: Probe) -> None:
     ],
 )
 @pytest.mark.parametrize("by", ["the marker", "the ini file"])
-def test_how_grave_it_is(told, severity: str, outcome: dict[str, int], by: str) -> None:
+def test_how_grave_it_is(findings, severity: str, outcome: dict[str, int], by: str) -> None:
     """The marker and the ini file set the severity."""
     marker = f"@pytest.mark.asyncframe(blocked_loop={severity!r})" if by == "the marker" else ""
     option = f"asyncframe_blocked_loop={severity if by == 'the ini file' else 'error'}"
@@ -188,7 +188,7 @@ def test_how_grave_it_is(told, severity: str, outcome: dict[str, int], by: str) 
 async def test_it(asyncframe):
     await asyncframe.completed(task())
 """
-    assert told(source, "-o", option, "-W", "default")[0] == outcome
+    assert findings(source, "-o", option, "-W", "default")[0] == outcome
 
 
 @pytest.mark.asyncframe(blocked_loop="off")

@@ -168,9 +168,9 @@ async def test_time_does_not_wait_for_a_signal(asyncframe: Probe) -> None:
 
 def test_clocks(asyncframe: Probe) -> None:
     """With time-machine the wall clock is virtual; the other clocks are real."""
-    today, before = datetime.now(UTC), told()
+    today, before = datetime.now(UTC), clock_times()
     asyncframe.clock.advance(HOUR)
-    wall, monotonic, counter = (now - then for now, then in zip(told(), before, strict=True))
+    wall, monotonic, counter = (now - then for now, then in zip(clock_times(), before, strict=True))
 
     assert (datetime.now(UTC) - today).total_seconds() == pytest.approx(HOUR)
     assert wall == pytest.approx(HOUR)
@@ -178,7 +178,7 @@ def test_clocks(asyncframe: Probe) -> None:
     assert counter < HOUR
 
 
-def told() -> tuple[float, float, float]:
+def clock_times() -> tuple[float, float, float]:
     """Return the times of the clocks in the module time."""
     return time.time(), time.monotonic(), time.perf_counter()  # noqa: TID251  # what is tested
 

@@ -255,7 +255,7 @@ def test_a_fixture_that_outlives_the_test(user: pytest.Pytester, first: str) -> 
 # -- what is told
 
 
-def told(user: pytest.Pytester, text: str, *options: str) -> str:
+def output_of(user: pytest.Pytester, text: str, *options: str) -> str:
     """Run a test file and return the output of pytest."""
     user.makepyfile(test_it=text)
     return run(user, *options).stdout.str()
@@ -263,7 +263,7 @@ def told(user: pytest.Pytester, text: str, *options: str) -> str:
 
 def test_a_leaked_task(user: pytest.Pytester) -> None:
     """A task that a test leaves behind fails it, with the line of its submission."""
-    text = told(
+    text = output_of(
         user,
         """
         from app import process
@@ -280,7 +280,7 @@ def test_a_leaked_task(user: pytest.Pytester) -> None:
 
 def test_a_lost_failure(user: pytest.Pytester) -> None:
     """A failure that nobody has read fails the test, with its own traceback."""
-    text = told(
+    text = output_of(
         user,
         """
         from app import fail
@@ -305,7 +305,7 @@ def test_a_lost_failure(user: pytest.Pytester) -> None:
 )
 def test_a_failure_that_is_known(user: pytest.Pytester, reads: str) -> None:
     """A failure that was read or expected is not a lost failure."""
-    text = told(
+    text = output_of(
         user,
         f"""
         from app import fail
@@ -322,7 +322,7 @@ def test_a_failure_that_is_known(user: pytest.Pytester, reads: str) -> None:
 
 def test_an_expectation_that_is_not_met(user: pytest.Pytester) -> None:
     """An expected failure that does not happen fails the test."""
-    text = told(
+    text = output_of(
         user,
         """
         from app import fail
@@ -342,7 +342,7 @@ def test_an_expectation_that_is_not_met(user: pytest.Pytester) -> None:
 
 def test_gates_can_be_turned_off(user: pytest.Pytester) -> None:
     """The marker turns the gates of a test off."""
-    text = told(
+    text = output_of(
         user,
         """
         import pytest
@@ -361,7 +361,7 @@ def test_gates_can_be_turned_off(user: pytest.Pytester) -> None:
 
 def test_nearest_submissions(user: pytest.Pytester) -> None:
     """A failing matcher lists the most similar submissions, argument by argument."""
-    text = told(
+    text = output_of(
         user,
         """
         from app import process
@@ -383,7 +383,7 @@ def test_nearest_submissions(user: pytest.Pytester) -> None:
 
 def test_a_deadlock(user: pytest.Pytester) -> None:
     """A test that cannot continue fails at once, and shows who waits where."""
-    text = told(
+    text = output_of(
         user,
         """
         import asyncio
@@ -400,7 +400,7 @@ def test_a_deadlock(user: pytest.Pytester) -> None:
 
 def test_what_waits_in_the_mode_manual(user: pytest.Pytester) -> None:
     """Waiting for a task that was not run fails at once, with what to call."""
-    text = told(
+    text = output_of(
         user,
         """
         import pytest
@@ -418,7 +418,7 @@ def test_what_waits_in_the_mode_manual(user: pytest.Pytester) -> None:
 
 def test_a_stuck_worker(user: pytest.Pytester) -> None:
     """A task that blocks outside the clock is reported with its file and line."""
-    text = told(
+    text = output_of(
         user,
         """
         import threading
@@ -474,7 +474,7 @@ def test_a_stuck_worker(user: pytest.Pytester) -> None:
 )
 def test_wrong_markers(user: pytest.Pytester, marker: str, message: str) -> None:
     """A wrong value in the marker is an error of that test, and shows the allowed ones."""
-    text = told(
+    text = output_of(
         user,
         f"""
         import pytest
@@ -513,7 +513,7 @@ def test_wrong_ini(user: pytest.Pytester, option: str, message: str) -> None:
 
 def test_a_loop_that_tests_share(user: pytest.Pytester) -> None:
     """A virtual clock on a loop of the module is rejected, with how to fix it."""
-    text = told(
+    text = output_of(
         user,
         """
         import pytest
@@ -547,7 +547,7 @@ def test_another_package_of_the_same_name(pytester: pytest.Pytester, fixture: st
 def test_looptime_beside_it(user: pytest.Pytester) -> None:
     """Looptime is rejected, with the option that disables it."""
     user.makepyfile(looptime_plugin="")
-    text = told(user, "def test_two(asyncframe):\n    pass", "-p", "looptime_plugin")
+    text = output_of(user, "def test_two(asyncframe):\n    pass", "-p", "looptime_plugin")
 
     assert (
         "test_two has a virtual clock, but looptime patches the time of event loops as well: "
@@ -557,7 +557,7 @@ def test_looptime_beside_it(user: pytest.Pytester) -> None:
 
 def test_a_reference_without_an_id(user: pytest.Pytester) -> None:
     """A response without an id is shown, with the keys that were looked for."""
-    text = told(
+    text = output_of(
         user,
         """
         def test_ref(asyncframe):

@@ -14,7 +14,7 @@ FUTURE = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-def told(pytester: pytest.Pytester):
+def run(pytester: pytest.Pytester):
     """Return a function that runs tests and returns their outcomes and output."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
 
@@ -59,7 +59,7 @@ def test_a_test_begins_at_its_start(asyncframe: Probe, start: object) -> None:
     assert time.time() == (FUTURE + timedelta(days=1)).timestamp()  # noqa: TID251  # what is tested
 
 
-def test_the_ini_file_has_a_start(told) -> None:
+def test_the_ini_file_has_a_start(run) -> None:
     """The start in the ini file applies to tests with a virtual clock; a marker overrides it."""
     source = """
     import pytest
@@ -74,13 +74,13 @@ def test_the_ini_file_has_a_start(told) -> None:
     def test_real(task_manager):
         assert task_manager.clock.time() < 1_893_456_000
     """
-    outcome, _ = told(source, "-o", "asyncframe_start=2030-06-01T00:00:00+00:00")
+    outcome, _ = run(source, "-o", "asyncframe_start=2030-06-01T00:00:00+00:00")
 
     assert outcome == {"passed": 3}
 
 
 @pytest.mark.parametrize("value", ["2030-01-01", "2030-01-01T00:00:00", "soon", "7"])
-def test_a_start_that_is_no_moment(told, value: str) -> None:
+def test_a_start_that_is_no_moment(run, value: str) -> None:
     """A start without a time zone, or that is no date, is rejected with an example."""
     message = (
         "it must be a date and time in ISO 8601 with its offset from UTC, such as "
@@ -93,19 +93,19 @@ def test_a_start_that_is_no_moment(told, value: str) -> None:
     def test_it(asyncframe):
         pass
     """
-    outcome, text = told(source)
+    outcome, text = run(source)
     assert outcome == {"errors": 1}
     assert f"@pytest.mark.asyncframe(start={value!r}): {message}" in text
 
-    _, text = told(source, "-o", f"asyncframe_start={value}")
+    _, text = run(source, "-o", f"asyncframe_start={value}")
     assert f"asyncframe_start = {value!r} in the ini file: {message}" in text
 
 
 @pytest.mark.parametrize("fixture", ["task_manager", "asyncframe"])
-def test_a_start_in_real_time(told, fixture: str) -> None:
+def test_a_start_in_real_time(run, fixture: str) -> None:
     """A start in the marker of a test in real time is rejected."""
     mode = ", mode='threads'" if fixture == "asyncframe" else ""
-    outcome, text = told(f"""
+    outcome, text = run(f"""
     import pytest
 
     @pytest.mark.asyncframe(start="2030-01-01T00:00:00Z"{mode})
@@ -129,7 +129,7 @@ def test_a_start_in_real_time(told, fixture: str) -> None:
         "with freezegun.freeze_time(): pass",
     ],
 )
-def test_another_clock_inside_a_test(told, pytester: pytest.Pytester, body: str) -> None:
+def test_another_clock_inside_a_test(run, pytester: pytest.Pytester, body: str) -> None:
     """time-machine and freezegun are rejected in a test, with how to set the date instead."""
     pytester.mkpydir("freezegun").joinpath("api.py").write_text("""
 freeze_factories = []
@@ -146,7 +146,7 @@ class _freeze_time:
     pytester.path.joinpath("freezegun/__init__.py").write_text(
         "from freezegun.api import _freeze_time as freeze_time"
     )
-    outcome, text = told(f"""
+    outcome, text = run(f"""
     import freezegun, time_machine
 
     def test_it(asyncframe, request):
@@ -157,7 +157,7 @@ class _freeze_time:
     assert "was started in a test with a virtual clock, which sets datetime.now(): set" in text
 
 
-def test_another_clock_after_a_test(told) -> None:
+def test_another_clock_after_a_test(run) -> None:
     """time-machine works as usual in and around tests without a virtual clock."""
     source = """
     import datetime, pytest, time_machine
@@ -178,12 +178,12 @@ def test_another_clock_after_a_test(told) -> None:
     def test_virtual(task_clock):
         assert task_clock.now().year == year() == 2031
     """
-    assert told(source)[0] == {"passed": 2}
+    assert run(source)[0] == {"passed": 2}
 
 
-def test_another_clock_of_a_wider_fixture(told) -> None:
+def test_another_clock_of_a_wider_fixture(run) -> None:
     """time-machine is also rejected if a fixture of a wider scope starts it in such a test."""
-    outcome, text = told("""
+    outcome, text = run("""
     import pytest, time_machine
 
     @pytest.fixture(scope="module", autouse=True)
@@ -222,11 +222,11 @@ SEEDED = """
 """
 
 
-def test_the_seed_of_the_command_line(told) -> None:
+def test_the_seed_of_the_command_line(run) -> None:
     """The option changes the order of tests without a seed of their own, and is shown."""
 
     def orders(*options: str) -> list[str]:
-        lines = told(SEEDED, *options)[1].splitlines()
+        lines = run(SEEDED, *options)[1].splitlines()
         found = [line for line in lines if line.startswith("E       assert not [")]
         return found + [line for line in lines if line.startswith("seconds of virtual time")]
 
@@ -240,9 +240,9 @@ def test_the_seed_of_the_command_line(told) -> None:
     assert shown_own.endswith("mode 'seeded', seed 3")
 
 
-def test_a_seed_that_is_no_number(told) -> None:
+def test_a_seed_that_is_no_number(run) -> None:
     """A seed that is not a whole number is a usage error of pytest."""
     assert (
         "argument --asyncframe-seed: invalid int value: 'x'"
-        in told(SEEDED, "--asyncframe-seed=x")[1]
+        in run(SEEDED, "--asyncframe-seed=x")[1]
     )

@@ -12,7 +12,7 @@ from tests.plugin.endings import PLAIN
 
 
 @pytest.fixture
-def tell(pytester):
+def timeline_of(pytester):
     """Return a function that runs tests and returns the lines of their timelines."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
 
@@ -60,9 +60,9 @@ RETRIES = """
 
 
 @pytest.mark.parametrize("options", [(), ("-n2",)])
-def test_every_event_of_a_failed_test_is_a_line(tell, options):
+def test_every_event_of_a_failed_test_is_a_line(timeline_of, options):
     """Events and findings are shown at the failure and at the teardown, under xdist too."""
-    assert tell(RETRIES, *options, name="task timeline.*") == lines("""
+    assert timeline_of(RETRIES, *options, name="task timeline.*") == lines("""
         seconds of virtual time since the test began, mode 'auto'
            0.000 s  test           charge#11111111  submitted by test_it.py:10 in test_charge: charge(7)
            0.000 s  test           render#22222222  submitted by test_it.py:11 in test_charge: render('a', size=2)
@@ -85,9 +85,9 @@ def test_every_event_of_a_failed_test_is_a_line(tell, options):
     """)  # noqa: E501  # as it is printed
 
 
-def test_what_stood_where_is_told_although_the_client_ends_it(tell):
+def test_what_stood_where_is_told_although_the_client_ends_it(timeline_of):
     """Unfinished tasks are shown as they were at the failure, before the app stopped."""
-    found = tell("""
+    found = timeline_of("""
     import asyncio
     import time
     from fastapi import FastAPI
@@ -129,9 +129,9 @@ def test_what_stood_where_is_told_although_the_client_ends_it(tell):
     """)  # noqa: E501  # as it is printed
 
 
-def test_an_error_that_a_test_expects_is_not_its_failure(tell):
+def test_an_error_that_a_test_expects_is_not_its_failure(timeline_of):
     """An expected error that leaves a client's block is shown as such."""
-    found = tell("""
+    found = timeline_of("""
     import pytest
     from fastapi import FastAPI
     def test_it(asyncframe):
@@ -143,9 +143,9 @@ def test_an_error_that_a_test_expects_is_not_its_failure(tell):
 
 
 @pytest.mark.parametrize("runner", ["", "@pytest.mark.asyncio", "@pytest.mark.anyio"])
-def test_where_a_coroutine_stands_is_told_under_every_runner(tell, runner):
+def test_where_a_coroutine_stands_is_told_under_every_runner(timeline_of, runner):
     """An unfinished coroutine is shown with the innermost line of the user's code."""
-    found = tell(f"""
+    found = timeline_of(f"""
     import asyncio
     import pytest
     async def inner():
@@ -162,9 +162,9 @@ def test_where_a_coroutine_stands_is_told_under_every_runner(tell, runner):
     assert found[at + 1] == "  outer#outer-1: on loop, at test_it.py:4 in inner"
 
 
-def test_limits_and_progress_are_told(tell):
+def test_limits_and_progress_are_told(timeline_of):
     """A task over its time limit is shown with its line; the clock has a lane of its own."""
-    found = tell("""
+    found = timeline_of("""
     import time
     from framework import background_task, current_task
     @background_task(timeout=2)
@@ -200,9 +200,9 @@ def test_limits_and_progress_are_told(tell):
     """)  # noqa: E501  # as it is printed
 
 
-def test_a_place_in_a_throttle_is_told(tell):
+def test_a_place_in_a_throttle_is_told(timeline_of):
     """A throttled task is shown waiting for its turn, with the time if that is known."""
-    found = tell("""
+    found = timeline_of("""
     from framework import throttled_task
     @throttled_task(rate_limit=1, time_window=60, when_limited="wait")
     def sms(number):
@@ -223,9 +223,9 @@ def test_a_place_in_a_throttle_is_told(tell):
     assert re.fullmatch("  sms#sms-3: on asyncframe-_., waits for its turn", standing)
 
 
-def test_what_is_no_users_code_is_named_by_its_outermost_call(tell):
+def test_what_is_no_users_code_is_named_by_its_outermost_call(timeline_of):
     """An error in a package is shown with the package's outermost line and full path."""
-    found = tell("""
+    found = timeline_of("""
     import iniconfig
     from framework import retry_task
     @retry_task(max_retries=1, retry_delay=5)
@@ -244,9 +244,9 @@ def test_what_is_no_users_code_is_named_by_its_outermost_call(tell):
     assert rows(found)[3] == "retrying in 5 s after OSError: down at test_it.py:5 in ping"
 
 
-def test_tasks_on_one_thread_are_told_apart(tell):
+def test_tasks_on_one_thread_are_told_apart(timeline_of):
     """A task that waits for one on the same thread is shown where it waits."""
-    found = tell("""
+    found = timeline_of("""
     import time
     from framework import get_task_manager
     def inner():
@@ -267,14 +267,14 @@ def test_tasks_on_one_thread_are_told_apart(tell):
 
 
 @pytest.mark.parametrize("end", ["assert False", "pass"])
-def test_what_has_not_begun_is_told(tell, end):
+def test_what_has_not_begun_is_told(timeline_of, end):
     """A task that was not started is shown, also if only the teardown fails."""
     source = f"""
     def test_it(asyncframe):
         asyncframe.manager.submit_nowait(len, ("abc",), task_id="len-1")
         {end}
     """
-    assert tell(source, "-o", "asyncframe_mode=manual") == lines("""
+    assert timeline_of(source, "-o", "asyncframe_mode=manual") == lines("""
         seconds of virtual time since the test began, mode 'manual'
            0.000 s  test  len#len-1  submitted by test_it.py:2 in test_it: len('abc')
         unfinished at 0 s:
@@ -282,9 +282,9 @@ def test_what_has_not_begun_is_told(tell, end):
     """)
 
 
-def test_a_long_timeline_is_cut_in_the_middle(tell):
+def test_a_long_timeline_is_cut_in_the_middle(timeline_of):
     """The first 40 and last 80 lines are shown, and the number of lines left out."""
-    found = tell("""
+    found = timeline_of("""
     def test_it(asyncframe):
         for number in range(100):
             asyncframe.manager.submit_nowait(abs, (number,), task_id=f"{number:03}")
@@ -297,9 +297,9 @@ def test_a_long_timeline_is_cut_in_the_middle(tell):
     assert len(rows(found)) == 120
 
 
-def test_what_repeats_itself_is_one_line(tell):
+def test_what_repeats_itself_is_one_line(timeline_of):
     """A loop of sleeps is shown as one line."""
-    found = tell("""
+    found = timeline_of("""
     import asyncio
     async def test_it(asyncframe):
         for _ in range(500):
@@ -313,7 +313,7 @@ def test_what_repeats_itself_is_one_line(tell):
     """)
 
 
-def test_a_value_may_do_anything_when_it_is_shown(tell):
+def test_a_value_may_do_anything_when_it_is_shown(timeline_of):
     """Whatever repr() or str() raises or returns, the timeline has short lines."""
     source = r"""
     class Hostile:
@@ -342,7 +342,7 @@ def test_a_value_may_do_anything_when_it_is_shown(tell):
         asyncframe.run_until_idle()
         assert False
     """
-    found = tell(source, "-n1")
+    found = timeline_of(source, "-n1")
     by = "submitted by test_it.py:21 in test_it: take"
     assert rows(found)[:4] == [
         f"{by}(<Hostile, whose repr() raised SystemExit>)",
@@ -360,15 +360,17 @@ def test_a_value_may_do_anything_when_it_is_shown(tell):
     ]
 
 
-def test_a_timeline_that_fails_says_so(tell, monkeypatch):
+def test_a_timeline_that_fails_says_so(timeline_of, monkeypatch):
     """An error in the timeline is shown in its place, and the rest of the report is unchanged."""
     monkeypatch.setattr(timeline, "_labels", {})
-    assert tell(RETRIES) == ["no timeline could be made: TypeError: 'dict' object is not callable"]
+    assert timeline_of(RETRIES) == [
+        "no timeline could be made: TypeError: 'dict' object is not callable"
+    ]
 
 
-def test_labels_tell_tasks_apart(tell):
+def test_labels_tell_tasks_apart(timeline_of):
     """Eight characters of an id are shown, or all of them or a number if needed."""
-    found = tell("""
+    found = timeline_of("""
     def test_it(asyncframe):
         for task_id in ("invoice-1", "invoice-2", "other", "other", None):
             asyncframe.manager.submit_nowait(abs, (1,), task_id=task_id)
@@ -382,9 +384,9 @@ def test_labels_tell_tasks_apart(tell):
     assert re.fullmatch("abs#[0-9a-f]{8}", started[-1])
 
 
-def test_a_failing_fixture_has_a_timeline(tell):
+def test_a_failing_fixture_has_a_timeline(timeline_of):
     """A failed setup has a timeline too."""
-    found = tell("""
+    found = timeline_of("""
     import pytest
     @pytest.fixture
     def ready(asyncframe):
@@ -398,20 +400,20 @@ def test_a_failing_fixture_has_a_timeline(tell):
     assert len(found) == 4
 
 
-def test_real_time_is_told_from_the_beginning_of_the_test(tell):
+def test_real_time_is_told_from_the_beginning_of_the_test(timeline_of):
     """In the mode threads, times are real seconds since the start of the test."""
     source = """
     def test_it(asyncframe):
         asyncframe.manager.wait_result(asyncframe.manager.submit_nowait(abs, (1,)))
         assert False
     """
-    found = tell(source, "-o", "asyncframe_mode=threads")
+    found = timeline_of(source, "-o", "asyncframe_mode=threads")
     assert found[0] == "seconds of real time since the test began, mode 'threads'"
     assert all(re.match(r"   [0-9]\.\d{3} s  ", line) for line in found[1:])
     assert rows(found)[1:] == ["started", "completed with 1"]
 
 
-def test_what_passes_or_may_fail_has_no_timeline(tell):
+def test_what_passes_or_may_fail_has_no_timeline(timeline_of):
     """A test that passes, is expected to fail or had no tasks has no timeline."""
     source = """
     import pytest
@@ -426,12 +428,12 @@ def test_what_passes_or_may_fail_has_no_timeline(tell):
     def test_idle(asyncframe):
         assert False
     """
-    assert tell(source, "-rA", name="task timeline.*") == []
+    assert timeline_of(source, "-rA", name="task timeline.*") == []
 
 
-def test_a_refused_task_is_none(tell):
+def test_a_refused_task_is_none(timeline_of):
     """A rejected task is not waited for, not unfinished and not a leak."""
-    found = tell("""
+    found = timeline_of("""
     import pytest
     from framework import QueueFullError, setup_async_framework
     async def test_it(asyncframe):
