@@ -1,4 +1,4 @@
-"""Checks of parameters at the boundary: each error names parameter, value and range."""
+"""Checks of parameters. Each error names the parameter, the value, and what is allowed."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def number(
     at_most: float = math.inf,
     finite: bool = True,
 ) -> float:
-    """Return *value* as a float, or say what is wrong with it.
+    """Return *value* as a float, if it is a number in the given range.
 
     Args:
-        name: The parameter, for the message.
-        value: What was given.
+        name: Name of the parameter, for the message.
+        value: The value given.
         above: The value must be greater than this; None for no such bound.
         at_least: The value must be this or greater; None for no such bound.
         at_most: The value must be this or smaller.
         finite: Whether infinity is refused.
 
     Raises:
-        TypeError: If *value* is no int or float; a bool or a string is neither.
+        TypeError: If *value* is not an int or float. A bool is neither.
         ValueError: If it is NaN or out of range.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -51,11 +51,11 @@ def number(
 
 
 def integer(name: str, value: object, *, at_least: int) -> int:
-    """Return *value* if it is an int of at least *at_least*, or say what is wrong.
+    """Return *value* if it is an int of at least *at_least*.
 
     Raises:
-        TypeError: If *value* is no int; a bool is none.
-        ValueError: If it is too small.
+        TypeError: If *value* is not an int. A bool does not count as one.
+        ValueError: If it is less than *at_least*.
     """
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a whole number of at least {at_least}, not {show(value)}")
@@ -65,7 +65,7 @@ def integer(name: str, value: object, *, at_least: int) -> int:
 
 
 def limit(name: str, value: object) -> float | None:
-    """Return a limit in seconds above 0: None for the next default, infinity for no limit.
+    """Return a time limit in seconds, above 0: None for the default, infinity for no limit.
 
     Raises:
         TypeError: If *value* is neither None nor a number.
@@ -88,11 +88,11 @@ def text(name: str, value: object) -> str:
 
 
 def filled_text(name: str, value: object) -> str:
-    """Return *value* if it is a string that is not empty and that UTF-8 can carry.
+    """Return *value* if it is a string that is not empty and can be encoded as UTF-8.
 
     Raises:
-        TypeError: If it is no string.
-        ValueError: If it is empty, or has a lone surrogate.
+        TypeError: If it is not a string.
+        ValueError: If it is empty or has a lone surrogate.
     """
     given = text(name, value)
     if not given or given != given.encode("utf-8", "replace").decode("utf-8"):
@@ -103,11 +103,11 @@ def filled_text(name: str, value: object) -> str:
 
 
 def task_id(name: str, value: object) -> str:
-    """Return *value* if a task may have it as an id of its user's choice.
+    """Return *value* if a user may choose it as a task's id.
 
     Raises:
-        TypeError: If it is no string.
-        ValueError: If it is empty, too long, or not printable.
+        TypeError: If it is not a string.
+        ValueError: If it is empty, too long or not printable.
     """
     given = text(name, value)
     if not may_be_task_id(given):
@@ -123,7 +123,7 @@ _LONGEST_ID = 200
 
 
 def may_be_task_id(text: str) -> bool:
-    """Return whether some task may have *text* as its id, drawn or chosen."""
+    """Return whether *text* could be a task's id, random or chosen by a user."""
     return 1 <= len(text) <= _LONGEST_ID and text.isprintable()
 
 
@@ -139,15 +139,15 @@ def flag(name: str, value: object) -> bool:
 
 
 def function(name: str, value: object, *, of: str) -> object:
-    """Return *value* if it can be called, or is None.
+    """Return *value* if it is callable or None.
 
     Args:
-        name: The parameter, for the message.
-        value: What was given.
+        name: Name of the parameter, for the message.
+        value: The value given.
         of: What it will be called with, for the message.
 
     Raises:
-        TypeError: If it cannot.
+        TypeError: If it is neither.
     """
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be a function of {of} or None, not {show(value)}")
@@ -176,15 +176,20 @@ def exception_types(name: str, value: object) -> tuple[type[BaseException], ...]
 
 
 def optional(check: Callable[[str, object], T]) -> Callable[[str, object], T | None]:
-    """Return *check*, but with None accepted."""
+    """Return *check* as a function that also accepts None."""
     return lambda name, value: None if value is None else check(name, value)
 
 
 def methods(name: str, part: object, needed: tuple[str, ...]) -> None:
     """Require the methods of a protocol; None is accepted.
 
+    Args:
+        name: Name of the parameter, for the message.
+        part: The value given: a clock, engine, store or the like, or None.
+        needed: The methods that it must have.
+
     Raises:
-        TypeError: If one is missing.
+        TypeError: If a method is missing.
     """
     if part is None:
         return
@@ -197,10 +202,10 @@ def methods(name: str, part: object, needed: tuple[str, ...]) -> None:
 
 
 def clock(value: object) -> None:
-    """See that *value* is a clock, or None.
+    """Require a clock; None is accepted.
 
     Raises:
-        TypeError: If it is not.
+        TypeError: If *value* is neither.
     """
     methods("clock", value, ("monotonic", "time", "call_at", "wait", "hold", "release"))
 
@@ -218,11 +223,11 @@ def choice(name: str, value: T, allowed: tuple[T, ...]) -> T:
 
 
 def choices(name: str, value: object, allowed: tuple[str, ...]) -> frozenset[str]:
-    """Return *value* as a set if it is a collection of some of *allowed*.
+    """Return *value* as a set if it is a collection of strings from *allowed*.
 
     Raises:
-        TypeError: If it is a single string, or no collection.
-        ValueError: If one of them is not allowed.
+        TypeError: If it is a single string, or not a collection.
+        ValueError: If one of the strings is not allowed.
     """
     if isinstance(value, str) or not isinstance(value, Collection):
         raise TypeError(f"{name} must be a collection of strings, not {show(value)}")
