@@ -6,7 +6,11 @@ import math
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
+from framework._tasks.jsonsafe import safe_repr
+
 T = TypeVar("T")
+
+_LONGEST_SHOWN = 80
 
 
 def number(
@@ -249,9 +253,5 @@ def _range(above: float | None, at_least: float | None, at_most: float) -> str:
 
 
 def show(value: object) -> str:
-    """Return *value* as text for a message; its ``repr`` may be hostile or endless."""
-    try:
-        shown = repr(value)
-    except Exception:  # the message about a bad value must come through in any case
-        shown = f"<{type(value).__name__}>"
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+    """Return *value* as text for a message, whatever its ``repr`` does."""
+    return safe_repr(value, _LONGEST_SHOWN)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from framework._tasks.checks import show
-from framework._tasks.jsonsafe import safe_repr
+from framework._tasks.jsonsafe import cut, safe_repr
 from framework._tasks.records import Kind
 
 Check: TypeAlias = Callable[..., object]
@@ -79,7 +79,7 @@ def name_of(fn: object) -> str:
 def one_line(text: str, limit: int = _MAX_NAME) -> str:
     """Return *text* on one printable line, cut at *limit* characters."""
     shown = "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in text)
-    return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
+    return cut(shown, limit)
 
 
 def require_callable(what: str, fn: object) -> Callable[..., Any]:

@@ -160,25 +160,28 @@ def _integer(value: int) -> int | str:
 
 
 def safe_repr(value: object, limit: int = _MAX_REPR) -> str:
-    """Return ``repr(value)`` in angle brackets' safety: cut, and never raising.
+    """Return ``repr(value)``, cut at *limit* characters; never raises.
 
     Args:
-        value: Anything at all.
-        limit: Most characters to return, from 10 on.
+        value: Any object.
+        limit: Longest text to return, in characters, 10 or more.
     """
     try:
         text = repr(value)
-    except Exception as error:  # the caller is about to log or answer; it must get a text
+    except Exception as error:  # the caller is about to log, raise or answer with the text
         text = f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
-    text = _encodable(text)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return cut(_encodable(text), limit)
 
 
 def safe_str(value: BaseException, limit: int = 2_000) -> str:
-    """Return ``str(value)`` of an exception: cut at *limit* characters, never raising."""
+    """Return ``str(value)`` of an exception, cut at *limit* characters; never raises."""
     try:
         text = str(value)
     except Exception:  # as in safe_repr
         return safe_repr(value)
-    text = _encodable(text)
+    return cut(_encodable(text), limit)
+
+
+def cut(text: str, limit: int) -> str:
+    """Return *text* with at most *limit* characters; three dots stand for what was cut."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
