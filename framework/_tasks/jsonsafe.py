@@ -1,4 +1,4 @@
-"""Any value as strict JSON: for status endpoints that must never answer 500."""
+"""Convert any value to strict JSON, for status endpoints that must never answer 500."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ _MAX_DEPTH = 32
 _MAX_VALUES = 100_000
 _CUT = f"<cut after {_MAX_VALUES} values>"
 _MAX_REPR = 200
-SHORT_INT = 2_048  # bits that fit into 640 digits, the least limit that Python can be given
+SHORT_INT = 2_048  # bits; fit into 640 digits, the lowest limit that Python accepts
 _AS_TEXT = (UUID, Decimal, PurePath)
 _AS_ISO = (datetime, date, time)
 _SEQUENCES = (list, tuple, set, frozenset)
 
 
 def jsonable(value: object) -> JSON:
-    """Return *value* as what ``json.dumps(..., allow_nan=False)`` takes, whatever it is.
+    """Convert any *value* to what ``json.dumps(..., allow_nan=False)`` accepts.
 
-    Models, dataclasses, enums, dates, UUIDs, decimals, paths, sets and tuples become what
-    JSON has for them. What JSON has nothing for becomes a marker in angle brackets: NaN
-    and infinities, bytes, cycles, nesting deeper than 32, what comes after the first
-    100,000 values, and every other type (its ``repr``, cut at 200 characters; a ``repr``
-    that raises is named, not raised).
+    Models, dataclasses, enums, dates, UUIDs, decimals, paths, sets and tuples become their
+    usual JSON. A text in angle brackets replaces what JSON cannot express: NaN and infinity,
+    bytes, cycles, nesting deeper than 32 levels, and all after the first 100,000 values. An
+    object of any other type becomes its ``repr``, cut at 200 characters; an error that
+    ``repr`` raises is named in its place.
     """
     return _Converter().convert(value, frozenset(), 0)
 
 
 class _Converter:
-    """One conversion, which stops after so many values: shared parts multiply."""
+    """One conversion. It counts values, since shared parts are written out each time."""
 
     def __init__(self) -> None:
         self._left = _MAX_VALUES
 
     def convert(self, value: object, above: frozenset[int], depth: int) -> JSON:
-        """Return *value*, found *depth* levels down, below the objects *above* it."""
+        """Convert *value*, at *depth* levels; *above* has the ids of the objects around it."""
         self._left -= 1
         try:
             simple = _simple(value)
@@ -54,7 +54,7 @@ class _Converter:
             if depth >= _MAX_DEPTH:
                 return f"<nested too deeply: {type(value).__name__}>"
             return self._compound(value, above | {id(value)}, depth + 1)
-        except Exception:  # a hostile model, mapping or iterator must not break an endpoint
+        except Exception:  # a model, mapping or iterator that raises must not break an endpoint
             return safe_repr(value)
 
     def _compound(self, value: object, above: frozenset[int], depth: int) -> JSON:
@@ -109,7 +109,7 @@ _NOT_SIMPLE = object()
 
 
 def _simple(value: object) -> object:
-    """Return a leaf value's JSON, or the sentinel if *value* is not a leaf."""
+    """Return the JSON of a leaf, or the sentinel if *value* is not a leaf."""
     kind = type(value)
     if value is None or kind is bool:
         return value
@@ -127,12 +127,12 @@ def _simple(value: object) -> object:
 def _dumped(dump: Callable[..., object]) -> object:
     try:
         return dump(mode="json")
-    except Exception:  # e.g. a field that pydantic cannot put into JSON, but we can
+    except Exception:  # such as a field that pydantic cannot convert to JSON, but we can
         return dump()
 
 
 def _subclass_of_leaf(value: object) -> JSON:
-    """Return a ``str``, ``int`` or ``float`` subclass as its base, all else as a marker."""
+    """Convert a ``str``, ``int`` or ``float`` subclass to its base, all else to its repr."""
     if isinstance(value, str):
         return _encodable(str.__str__(value))
     if isinstance(value, int):
@@ -143,13 +143,13 @@ def _subclass_of_leaf(value: object) -> JSON:
 
 
 def _encodable(text: str) -> str:
-    """Return *text* with lone surrogates, which UTF-8 cannot carry, as ``?``."""
-    # Not the text's own method: a repr may return a subclass of str.
+    """Return *text* with ``?`` for lone surrogates, which UTF-8 cannot encode."""
+    # Called on the class: a repr may return a subclass of str that overrides it.
     return str.encode(text, "utf-8", "replace").decode("utf-8")
 
 
 def _integer(value: int) -> int | str:
-    """Return *value*, or a marker if it has more digits than Python turns into text."""
+    """Return *value*, or a marker if it has more digits than Python converts to text."""
     if value.bit_length() <= SHORT_INT:
         return value
     try:
