@@ -1,7 +1,7 @@
-"""Bytes on their way through JSON, which has none: carried as base64, or refused.
+"""Bytes in JSON, which has no type for them: encoded as base64, or refused.
 
-pydantic takes bytes for UTF-8 unless it is told otherwise, so that those that happen to be
-text pass and others do not. Whether bytes may travel hangs on the annotation alone here.
+By default pydantic decodes bytes as UTF-8, so bytes that happen to be text are accepted and
+others are not. Here the annotation alone decides whether bytes are accepted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NO_SCHEMA: Final = frozenset(("cls", "config", "default", "function", "metadata
 
 
 class BytesAdapter:
-    """A pydantic adapter for an annotation with bytes, which travel as base64.
+    """A pydantic adapter for an annotation with bytes, which it encodes as base64.
 
     Args:
         annotation: The annotation.
@@ -27,40 +27,40 @@ class BytesAdapter:
     def __init__(self, annotation: Any) -> None:  # Any: annotations are anything
         from pydantic import TypeAdapter
 
-        # In a tuple, since dataclasses are refused a configuration by themselves.
+        # In a tuple, since an adapter of a dataclass alone may not be given a config.
         boxed: Any = tuple[annotation]
         self._tuple: TypeAdapter[Any] = TypeAdapter(boxed, config=_BASE64)
         self.core_schema: Any = self._tuple.core_schema
 
     def dump_python(self, value: Any, **options: Any) -> Any:
-        """Return a value as what ``json`` takes."""
+        """Convert a value to what ``json`` accepts."""
         return self._tuple.dump_python((value,), **options)[0]
 
     def validate_python(self, value: Any) -> Any:
-        """Return a value as the annotation has it."""
+        """Convert a value to the annotated type."""
         return self._tuple.validate_python((value,))[0]
 
     def validate_json(self, text: str) -> Any:
-        """Return the value that JSON stands for."""
+        """Return the value of the annotated type that JSON *text* stands for."""
         return self._tuple.validate_json(f"[{text}]")[0]
 
 
 def has_bytes(schema: Any) -> bool:
-    """Return whether a core schema has bytes that no serializer of the user's handles."""
+    """Return whether a core schema has bytes that no custom serializer handles."""
     return next(_owners(schema, {}, ""), None) is not None
 
 
 def unencoded(schema: Any) -> list[str]:
-    """Return the models in a `BytesAdapter`'s core schema that take bytes for UTF-8."""
+    """Return the models in a `BytesAdapter`'s core schema that treat bytes as UTF-8."""
     return sorted({owner for owner, config in _owners(schema, _BASE64, "") if not _encodes(config)})
 
 
 def _owners(node: Any, config: dict[str, Any], owner: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the model around each place with bytes, and the configuration that holds there."""
+    """Yield the model around each bytes schema, and the config that applies there."""
     parts: Iterable[Any] = node if isinstance(node, (list, tuple)) else ()
     if isinstance(node, dict):
         kind = node.get("type")
-        if not isinstance(kind, str):  # a mapping of fields, by names of the user's
+        if not isinstance(kind, str):  # a mapping of fields, whose names the user chose
             parts = node.values()
         elif node.get("serialization") is None:
             parts = [part for name, part in node.items() if name not in _NO_SCHEMA]
@@ -83,11 +83,11 @@ def _encodes(config: dict[str, Any]) -> bool:
 
 
 def bytes_in(value: object) -> list[bytes]:
-    """Return all bytes in containers, dataclasses and models, sorted.
+    """Return all bytes in *value*, its containers, dataclasses and models, sorted.
 
     Raises:
-        ValueError: If there is anything that can be read only once: pydantic would read a
-            file or a generator to its end, and then perhaps once more.
+        ValueError: If there is a file, a generator or another iterator: it can be read
+            only once, and pydantic may read it twice.
     """
     found: list[bytes] = []
     pending: list[Iterable[Any]] = [[value]]
@@ -109,7 +109,7 @@ def bytes_in(value: object) -> list[bytes]:
 
 
 def _inside(item: Any, kind: type) -> Iterable[Any]:
-    """Return what a container, dataclass or model holds; nothing for other objects."""
+    """Return what a container, dataclass or model contains; nothing for other objects."""
     if isinstance(item, dict):
         values = item.values()
         return values if _FLAT.issuperset(map(type, item)) else [*item, *values]
