@@ -53,8 +53,8 @@ _NO_ANNOTATION: Final = (
 )
 
 
-class _Value:
-    """One parameter's or result's way into JSON and back."""
+class _Codec:
+    """Converts one parameter or result to JSON and back, by its annotation."""
 
     __slots__ = ("_adapter", "_has_bytes", "_plain", "refused")
 
@@ -117,32 +117,32 @@ class _Value:
         return self._adapter.validate_json(json.dumps(data))
 
 
-class _Shape:
-    """A function's parameters and result, found out once."""
+class _FunctionCodec:
+    """The codecs of one function's parameters and result."""
 
     __slots__ = ("name", "named", "others", "positional", "result", "rest")
 
     def __init__(self, fn: Function) -> None:
         self.name = name_of(fn)
         hints = _hints(fn)
-        self.positional: list[tuple[str, _Value]] = []
-        self.named: dict[str, _Value] = {}
-        self.rest: tuple[str, _Value] = ("args", _Value(_ANY))
-        self.others = _Value(_ANY)
-        self.result = _Value(hints.get("return", _ANY))
+        self.positional: list[tuple[str, _Codec]] = []
+        self.named: dict[str, _Codec] = {}
+        self.rest: tuple[str, _Codec] = ("args", _Codec(_ANY))
+        self.others = _Codec(_ANY)
+        self.result = _Codec(hints.get("return", _ANY))
         signature = signature_of(fn)
         kinds = inspect.Parameter
         for name, parameter in () if signature is None else signature.parameters.items():
-            value = _Value(hints.get(name, _ANY))
+            codec = _Codec(hints.get(name, _ANY))
             if parameter.kind is kinds.VAR_POSITIONAL:
-                self.rest = (name, value)
+                self.rest = (name, codec)
             elif parameter.kind is kinds.VAR_KEYWORD:
-                self.others = value
+                self.others = codec
             else:
                 if parameter.kind is not kinds.KEYWORD_ONLY:
-                    self.positional.append((name, value))
+                    self.positional.append((name, codec))
                 if parameter.kind is not kinds.POSITIONAL_ONLY:
-                    self.named[name] = value
+                    self.named[name] = codec
 
     def convert(self, args: Any, kwargs: Any, step: str) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments after ``dump`` or ``load``, as *step* says.
@@ -156,8 +156,8 @@ class _Shape:
         try:
             found = []
             for index, value in enumerate(args):
-                name, way = known[index] if index < many else rest
-                found.append(getattr(way, step)(value))
+                name, codec = known[index] if index < many else rest
+                found.append(getattr(codec, step)(value))
             named = {}
             for name, value in kwargs.items():  # the message below names it
                 named[name] = getattr(self.named.get(name, self.others), step)(value)
@@ -193,7 +193,7 @@ class _Shape:
 
 def refusals(fn: Function) -> list[str]:
     """Return which annotations of a function cannot be kept in JSON, and what to do."""
-    return _shape(fn).refusals()
+    return _codec_of(fn).refusals()
 
 
 def encode_call(fn: Function, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> str:
@@ -208,12 +208,12 @@ def encode_call(fn: Function, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         TypeError: If one does not fit its annotation, or JSON has nothing for it.
         ValueError: If the text is longer than `MAX_CALL`.
     """
-    return _shape(fn).encode(args, kwargs)
+    return _codec_of(fn).encode(args, kwargs)
 
 
 def call_encoder(fn: Function) -> CallEncoder:
     """Return `encode_call` for one function, which is looked at now and not at each call."""
-    return _shape(fn).encode
+    return _codec_of(fn).encode
 
 
 def decode_call(fn: Function, text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -233,7 +233,7 @@ def decode_call(fn: Function, text: str) -> tuple[tuple[Any, ...], dict[str, Any
         raise ValueError(
             f"a call is [[...], {{...}}] in JSON, not {_kind_of(data)} of {len(text):,} characters"
         )
-    args, kwargs = _shape(fn).convert(data[0], data[1], "load")
+    args, kwargs = _codec_of(fn).convert(data[0], data[1], "load")
     return tuple(args), kwargs
 
 
@@ -248,9 +248,9 @@ def encode_result(fn: Function | None, value: Any) -> str:
         TypeError: If it cannot be put into JSON, or does not fit the annotation.
         ValueError: If the text is longer than `MAX_RESULT`.
     """
-    way, name = _result_of(fn)
+    codec, name = _result_of(fn)
     try:
-        text = _to_json(way.dump(value))
+        text = _to_json(codec.dump(value))
     except (ValueError, TypeError) as error:
         raise TypeError(
             f"the result of {name} cannot be kept: given {_kind_of(value)}: "
@@ -282,8 +282,8 @@ def settled(fn: Function | None, value: Any) -> tuple[Any, str | None]:
 
     The text is None if *value* itself gives it at any later time. Raises as `encode_result`.
     """
-    way = _result_of(fn)[0]
-    if _fits_any_json(value) and way.dump(value) is value:
+    codec = _result_of(fn)[0]
+    if _fits_any_json(value) and codec.dump(value) is value:
         return value, None
     text = encode_result(fn, value)
     found = decode_result(fn, text)
@@ -396,25 +396,25 @@ def _kind_of(value: object) -> str:
 # -- what is known of a function
 
 
-def _shape(fn: Function) -> _Shape:
+def _codec_of(fn: Function) -> _FunctionCodec:
     inner = bare_function(fn)
     try:
-        found = _SHAPES.get(inner)
+        found = _CODECS.get(inner)
         if found is None:
-            found = _SHAPES[inner] = _Shape(inner)
+            found = _CODECS[inner] = _FunctionCodec(inner)
     except TypeError:  # no weak reference to it, or no hash
-        return _Shape(inner)
+        return _FunctionCodec(inner)
     return found
 
 
-_SHAPES: Final[weakref.WeakKeyDictionary[Any, _Shape]] = weakref.WeakKeyDictionary()
+_CODECS: Final[weakref.WeakKeyDictionary[Any, _FunctionCodec]] = weakref.WeakKeyDictionary()
 
 
-def _result_of(fn: Function | None) -> tuple[_Value, str]:
+def _result_of(fn: Function | None) -> tuple[_Codec, str]:
     if fn is None:
         return _UNKNOWN, "a task"
-    shape = _shape(fn)
-    return shape.result, shape.name
+    codec = _codec_of(fn)
+    return codec.result, codec.name
 
 
 def _hints(fn: Function) -> dict[str, Any]:
@@ -443,4 +443,4 @@ def _adapter(annotation: Any) -> Any:  # Any: a TypeAdapter of whatever it is
         return None
 
 
-_UNKNOWN: Final = _Value(_ANY)
+_UNKNOWN: Final = _Codec(_ANY)
