@@ -37,7 +37,7 @@ MAX_CALL: Final = 1 << 20
 
 _MAX_ERROR_ARGUMENTS: Final = 8_192
 _SCALARS: Final = (type(None), bool, int, float, str)
-# Made once: dumps() would make one at each call.
+# Made once: json.dumps() with options makes an encoder at each call.
 _to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 _ANY: Final = object()
 """Stands for an annotation that says nothing, or nothing that pydantic understands."""
@@ -64,7 +64,7 @@ class _Codec:
         self._adapter = json_bytes.BytesAdapter(annotation) if self._has_bytes else adapter
         models = json_bytes.unencoded(self._adapter.core_schema) if self._has_bytes else []
         self.refused = _NO_BASE64.format(", ".join(models)) if models else ""
-        # Of these types, what is in JSON is what was put into it.
+        # Values of these types are the same in JSON, so pydantic can be skipped.
         self._plain = annotation if annotation in _SCALARS else None
 
     def dump(self, value: Any) -> Any:
@@ -84,9 +84,10 @@ class _Codec:
         try:
             data = self._dump(value)
             fits = json_bytes.bytes_in(self.load(data)) == found
+            # Decoded again: nothing else shows whether the bytes will come back unchanged.
         except ValueError as error:
             if self._has_bytes and not isinstance(error, UnicodeDecodeError):
-                raise  # it is wrong for another reason
+                raise  # the bytes are not the reason
             fits = False
         if not fits:
             raise ValueError(_NO_ANNOTATION)
@@ -99,7 +100,7 @@ class _Codec:
             return to_jsonable_python(value, inf_nan_mode="constants")
         try:
             return self._adapter.dump_python(value, mode="json", warnings="error")
-        except ValueError:  # not quite of the annotated type: an int for a float, say
+        except ValueError:  # not exactly the annotated type, such as an int for a float
             return self._adapter.dump_python(
                 self._adapter.validate_python(value), mode="json", warnings="error"
             )
@@ -273,7 +274,7 @@ def decode_result(fn: Function | None, text: str) -> Any:
     data = json.loads(text)
     try:
         return _result_of(fn)[0].load(data)
-    except (ValueError, TypeError):  # written under another annotation than this process has
+    except (ValueError, TypeError):  # encoded with an annotation that has changed since
         return data
 
 
@@ -326,7 +327,8 @@ def decode_error(text: str) -> BaseException:
         raise ValueError(f"not an error in JSON: {safe_repr(text)}") from error
     cls = _imported(module, qualname)
     if cls is None or not isinstance(parts, list) or len(parts) != 2:
-        return told
+        return remote
+    # Without the constructor if it fails: it often takes other arguments than it keeps.
     for make in (cls, functools.partial(cls.__new__, cls)):
         rebuilt = _rebuilt(make, cls, *parts)
         if rebuilt is not None and safe_str(rebuilt) == words:
@@ -345,7 +347,7 @@ def _error_parts(error: BaseException) -> list[Any] | None:
         parts = [list(reduced[1]), notes]
         text = json.dumps(parts)
         same = json.loads(text) == parts and len(text) <= _MAX_ERROR_ARGUMENTS
-    except Exception:  # a hostile class; its words must do
+    except Exception:  # the error's class may do anything; its message is enough
         return None
     return parts if same else None
 
@@ -363,7 +365,7 @@ def _imported(module: object, qualname: object) -> type[BaseException] | None:
         return None
     found: Any = sys.modules.get(module)
     for name in qualname.split("."):
-        # Not getattr: a module's own __getattr__ may import.
+        # Not getattr: a module's __getattr__ may import something.
         found = getattr(found, "__dict__", {}).get(name)
     return found if isinstance(found, type) and issubclass(found, BaseException) else None
 
@@ -374,17 +376,17 @@ def _rebuilt(
     try:
         error = make(*args)
         vars(error).update(state)
-    except Exception:  # its constructor takes other arguments than it keeps
+    except Exception:  # such as a constructor that takes other arguments than it keeps
         return None
     return error if isinstance(error, cls) else None
 
 
 def _why(error: Exception) -> str:
-    """Return in one line what is wrong with a value, without the value."""
-    told: Any = getattr(error, "errors", None)
-    if callable(told):
-        return "; ".join(str(one["msg"]) for one in told(include_url=False)[:3])
-    # Where pydantic puts the value into the text, it is in brackets at the end.
+    """Return what is wrong with a value, in one line and without the value."""
+    details: Any = getattr(error, "errors", None)
+    if callable(details):
+        return "; ".join(str(one["msg"]) for one in details(include_url=False)[:3])
+    # If pydantic's text has the value, it stands at the end, in brackets.
     return safe_str(error, 500).partition(" [")[0]
 
 
@@ -393,7 +395,7 @@ def _kind_of(value: object) -> str:
     return "None" if value is None else f"a value of type {type(value).__qualname__}"
 
 
-# -- what is known of a function
+# -- codecs of functions
 
 
 def _codec_of(fn: Function) -> _FunctionCodec:
@@ -402,7 +404,7 @@ def _codec_of(fn: Function) -> _FunctionCodec:
         found = _CODECS.get(inner)
         if found is None:
             found = _CODECS[inner] = _FunctionCodec(inner)
-    except TypeError:  # no weak reference to it, or no hash
+    except TypeError:  # it is not hashable, or has no weak references
         return _FunctionCodec(inner)
     return found
 
@@ -425,7 +427,7 @@ def _hints(fn: Function) -> dict[str, Any]:
         inner = getattr(type(inner), "__call__", inner)  # noqa: B004  # its annotations
     try:
         return typing.get_type_hints(inner, include_extras=True)
-    except Exception:  # an annotation that names what is not there: then it says nothing
+    except Exception:  # an annotation has an unknown name; the values are plain JSON then
         return {}
 
 
@@ -439,7 +441,7 @@ def _adapter(annotation: Any) -> Any:  # Any: a TypeAdapter of whatever it is
     try:
         return TypeAdapter(annotation)
     except (PydanticSchemaGenerationError, PydanticUserError, TypeError):
-        # A class of the user's own that pydantic knows nothing of.
+        # Such as a class of the user that pydantic does not know.
         return None
 
 
