@@ -1,12 +1,13 @@
-"""Arguments, results and errors as JSON text, by the function's own annotations.
+"""Arguments, results and errors as JSON text, according to the function's annotations.
 
-What leaves this process, for a store or for a worker, leaves it through here; nothing is
-ever pickled. What comes back is built from plain JSON by the annotations of a function
-that is known in this process, or stays plain JSON.
+All data for a store or a worker is encoded here, and nothing is ever pickled. Data from
+them is decoded by the annotations of the function, if this process knows it, or else stays
+plain JSON.
 
-Guarantees: decoding runs no code but that of annotated types and of exception classes
-that are imported already; texts are bounded.
-Relies on: pydantic, which FastAPI brings along; imported when first needed.
+Guarantees: decoding runs only code of annotated types, and of exception classes that are
+already imported. Texts have a maximal length.
+
+Relies on: pydantic, which FastAPI depends on. It is imported when first needed.
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ _SCALARS: Final = (type(None), bool, int, float, str)
 # Made once: json.dumps() with options makes an encoder at each call.
 _to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 _ANY: Final = object()
-"""Stands for an annotation that says nothing, or nothing that pydantic understands."""
+"""In place of a missing annotation, or of one that pydantic cannot handle."""
 
 
 _NO_BASE64: Final = (
-    "JSON has no bytes, and these models take theirs for text: {}; give each "
+    "JSON has no bytes, and these models would encode theirs as text: {}; give each "
     "model_config = ConfigDict(ser_json_bytes='base64', val_json_bytes='base64')"
 )
 _NO_ANNOTATION: Final = (
-    "JSON has no bytes, and they travel only where the annotation says bytes and nothing else, "
-    "such as list[bytes]"
+    "JSON has no bytes, and they are accepted only where the annotation says bytes and nothing "
+    "else, such as list[bytes]"
 )
 
 

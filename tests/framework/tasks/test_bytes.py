@@ -17,7 +17,7 @@ VALUES = (b"", b"text", b"\xff\x00\xfe")
 
 
 class Encoded(BaseModel):
-    """A model that says how its bytes travel."""
+    """A model that says how its bytes are encoded."""
 
     model_config = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
     data: bytes
@@ -165,9 +165,9 @@ def test_text_that_would_become_bytes() -> None:
     ),
 )
 def test_refused_model(annotation: Any, make: Any, data: bytes) -> None:
-    """A model that takes bytes for text is refused whatever it holds, with what to do."""
+    """A model that encodes bytes as text is refused whatever it holds, with what to do."""
     fn = returning(annotation)
-    with pytest.raises(TypeError, match=r"take theirs for text: Plain; give each model_config = "):
+    with pytest.raises(TypeError, match=r"encode theirs as text: Plain; give each model_config = "):
         encode_result(fn, make(data))
     (told,) = refusals(fn)
     assert told.startswith("the result of ")
