@@ -69,10 +69,10 @@ class _Codec:
         self._plain = annotation if annotation in _SCALARS else None
 
     def dump(self, value: Any) -> Any:
-        """Return *value* as what ``json`` takes.
+        """Convert *value* to what ``json`` accepts.
 
         Raises:
-            ValueError: If it does not fit the annotation, or JSON has nothing for it.
+            ValueError: If it does not fit the annotation, or JSON cannot express it.
         """
         kind = type(value)
         if kind is self._plain or (self._adapter is None and kind in _SCALARS):
@@ -84,8 +84,8 @@ class _Codec:
             raise ValueError(self.refused)
         try:
             data = self._dump(value)
-            fits = json_bytes.bytes_in(self.load(data)) == found
             # Decoded again: nothing else shows whether the bytes will come back unchanged.
+            fits = json_bytes.bytes_in(self.load(data)) == found
         except ValueError as error:
             if self._has_bytes and not isinstance(error, UnicodeDecodeError):
                 raise  # the bytes are not the reason
@@ -107,7 +107,7 @@ class _Codec:
             )
 
     def load(self, data: Any) -> Any:
-        """Return the value that plain JSON *data* stands for.
+        """Convert plain JSON *data* to the annotated type.
 
         Raises:
             ValueError: If it does not fit the annotation.
@@ -147,11 +147,11 @@ class _FunctionCodec:
                     self.named[name] = codec
 
     def convert(self, args: Any, kwargs: Any, step: str) -> tuple[list[Any], dict[str, Any]]:
-        """Return the arguments after ``dump`` or ``load``, as *step* says.
+        """Return the arguments after ``dump`` or ``load``, whichever *step* names.
 
         Raises:
-            TypeError: If one does not fit; it names function, parameter and type. Not the
-                value, here or in a cause: it may be a secret, and errors are logged and shown.
+            TypeError: If one does not fit. It names the function, parameter and type, but
+                not the value, which may be a secret, and it has no cause for that reason.
         """
         known, rest = self.positional, self.rest
         many = len(known)
@@ -181,49 +181,52 @@ class _FunctionCodec:
         return text
 
     def refusals(self) -> list[str]:
-        """Return why values of some annotations cannot travel, with what to do."""
+        """Return why the values of some annotations are refused, and what to do."""
         named = dict((*self.positional, *self.named.items(), self.rest))
-        told = [
-            f"argument {name!r} of {self.name}: {one.refused}"
-            for name, one in named.items()
-            if one.refused
+        refused = [
+            f"argument {name!r} of {self.name}: {codec.refused}"
+            for name, codec in named.items()
+            if codec.refused
         ]
         if self.result.refused:
-            told.append(f"the result of {self.name}: {self.result.refused}")
-        return told
+            refused.append(f"the result of {self.name}: {self.result.refused}")
+        return refused
 
 
 def refusals(fn: Function) -> list[str]:
-    """Return which annotations of a function cannot be kept in JSON, and what to do."""
+    """Return which annotations of a function have no JSON, and what to do about each."""
     return _codec_of(fn).refusals()
 
 
 def encode_call(fn: Function, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> str:
-    """Return a call's arguments as JSON text, by the annotations of *fn*.
+    """Encode a call's arguments as JSON text, according to the annotations of *fn*.
 
     Args:
         fn: The function, decorated or not.
-        args: Its positional arguments, which fit its signature.
-        kwargs: Its keyword arguments, which fit; None for none.
+        args: Its positional arguments, which must fit its signature.
+        kwargs: Its keyword arguments, which must fit as well; None for none.
+
+    Returns:
+        The text, for `decode_call`.
 
     Raises:
-        TypeError: If one does not fit its annotation, or JSON has nothing for it.
+        TypeError: If one does not fit its annotation, or JSON cannot express it.
         ValueError: If the text is longer than `MAX_CALL`.
     """
     return _codec_of(fn).encode(args, kwargs)
 
 
 def call_encoder(fn: Function) -> CallEncoder:
-    """Return `encode_call` for one function, which is looked at now and not at each call."""
+    """Return `encode_call` for *fn* alone, whose annotations are read now and only once."""
     return _codec_of(fn).encode
 
 
 def decode_call(fn: Function, text: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments that `encode_call` put into *text*, validated by annotation.
+    """Return the arguments in *text*, from `encode_call`, as the annotations of *fn* say.
 
     Raises:
-        TypeError: If one does not fit.
-        ValueError: If the text is no call.
+        TypeError: If one does not fit its annotation.
+        ValueError: If the text is not a call.
     """
     data = json.loads(text)
     if not (
@@ -240,14 +243,17 @@ def decode_call(fn: Function, text: str) -> tuple[tuple[Any, ...], dict[str, Any
 
 
 def encode_result(fn: Function | None, value: Any) -> str:
-    """Return a result as JSON text, by the return annotation of *fn*.
+    """Encode a result as JSON text, according to the return annotation of *fn*.
 
     Args:
-        fn: The function, decorated or not; None if it is not known here.
+        fn: The function, decorated or not; None if this process does not know it.
         value: What it returned.
 
+    Returns:
+        The text, for `decode_result`.
+
     Raises:
-        TypeError: If it cannot be put into JSON, or does not fit the annotation.
+        TypeError: If the result does not fit the annotation, or JSON cannot express it.
         ValueError: If the text is longer than `MAX_RESULT`.
     """
     codec, name = _result_of(fn)
@@ -267,10 +273,14 @@ def encode_result(fn: Function | None, value: Any) -> str:
 
 
 def decode_result(fn: Function | None, text: str) -> Any:
-    """Return the result in *text*: typed if *fn* is known and it fits, else plain JSON.
+    """Return the result in *text*, of the annotated type if it fits, else as plain JSON.
+
+    Args:
+        fn: The function, decorated or not; None if this process does not know it.
+        text: From `encode_result`.
 
     Raises:
-        ValueError: If the text is no JSON.
+        ValueError: If the text is not JSON.
     """
     data = json.loads(text)
     try:
@@ -280,9 +290,10 @@ def decode_result(fn: Function | None, text: str) -> Any:
 
 
 def settled(fn: Function | None, value: Any) -> tuple[Any, str | None]:
-    """Return a result as whoever decodes it will have it, and its JSON text.
+    """Return a result as it will be once decoded, and its JSON text.
 
-    The text is None if *value* itself gives it at any later time. Raises as `encode_result`.
+    The text is None if the result is immutable and can be encoded again at any time. Raises
+    the same errors as `encode_result`.
     """
     codec = _result_of(fn)[0]
     if _fits_any_json(value) and codec.dump(value) is value:
@@ -294,14 +305,17 @@ def settled(fn: Function | None, value: Any) -> tuple[Any, str | None]:
 
 
 def _fits_any_json(value: object) -> bool:
-    """Return whether JSON has something for *value*, whatever its limits are."""
+    """Return whether *value* is a short scalar, which JSON can always express."""
     if type(value) is int:
         return value.bit_length() <= SHORT_INT
     return value is None or type(value) in (bool, float)
 
 
 def encode_error(error: BaseException) -> str:
-    """Return an error as JSON text: its class, its words and, if they are JSON, its parts."""
+    """Encode an error as JSON text: its class, its message, and its parts if they fit.
+
+    The parts are the arguments and attributes from which `decode_error` builds it again.
+    """
     cls = type(error)
     data = {
         "type": [cls.__module__, cls.__qualname__],
@@ -312,18 +326,18 @@ def encode_error(error: BaseException) -> str:
 
 
 def decode_error(text: str) -> BaseException:
-    """Return the error in *text*.
+    """Return the error in *text*, from `encode_error`.
 
-    It is of its own class if that is imported here already, is an exception, and says the
-    same when it is built from the same arguments; else it is a `RemoteTaskError`.
+    It has its own class if that class is already imported in this process and gives the same
+    message when it is built from the same parts. Otherwise it is a `RemoteTaskError`.
 
     Raises:
-        ValueError: If the text is no error.
+        ValueError: If the text is not an error.
     """
     data = json.loads(text)
     try:
-        (module, qualname), words, parts = data["type"], data["text"], data["parts"]
-        told = RemoteTaskError(f"{module}.{qualname}", words)
+        (module, qualname), message, parts = data["type"], data["text"], data["parts"]
+        remote = RemoteTaskError(f"{module}.{qualname}", message)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"not an error in JSON: {safe_repr(text)}") from error
     cls = _imported(module, qualname)
@@ -332,13 +346,13 @@ def decode_error(text: str) -> BaseException:
     # Without the constructor if it fails: it often takes other arguments than it keeps.
     for make in (cls, functools.partial(cls.__new__, cls)):
         rebuilt = _rebuilt(make, cls, *parts)
-        if rebuilt is not None and safe_str(rebuilt) == words:
+        if rebuilt is not None and safe_str(rebuilt) == message:
             return rebuilt
-    return told
+    return remote
 
 
 def _error_parts(error: BaseException) -> list[Any] | None:
-    """Return the arguments and the attributes of an error, or None if they are no JSON."""
+    """Return the arguments and attributes of an error; None if they do not fit into JSON."""
     try:
         reduced: Any = error.__reduce__()
         if reduced[0] is not type(error):
@@ -361,7 +375,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _imported(module: object, qualname: object) -> type[BaseException] | None:
-    """Return an exception class of a module that is imported already; imports nothing."""
+    """Return an exception class if its module is already imported; imports nothing."""
     if not isinstance(module, str) or not isinstance(qualname, str):
         return None
     found: Any = sys.modules.get(module)
@@ -392,7 +406,7 @@ def _why(error: Exception) -> str:
 
 
 def _kind_of(value: object) -> str:
-    """Return what sort of thing a value is, as a message says it."""
+    """Return the type of a value, for a message."""
     return "None" if value is None else f"a value of type {type(value).__qualname__}"
 
 
@@ -433,7 +447,7 @@ def _hints(fn: Function) -> dict[str, Any]:
 
 
 def _adapter(annotation: Any) -> Any:  # Any: a TypeAdapter of whatever it is
-    """Return pydantic's adapter, or None for an annotation that says nothing."""
+    """Return pydantic's adapter, or None if there is no annotation that it can handle."""
     if annotation is _ANY or annotation is Any or annotation is inspect.Parameter.empty:
         return None
     from pydantic import TypeAdapter
