@@ -274,7 +274,8 @@ def require_core() -> Core:
     """Return the core that is meant here.
 
     Raises:
-        FrameworkNotStartedError: If none runs, or several do and this code belongs to none.
+        FrameworkNotStartedError: If no framework is running, or several are running and this
+            code does not run inside one of them.
     """
     core = _STATE.sole or find_core()
     if core is None:
@@ -283,13 +284,14 @@ def require_core() -> Core:
 
 
 def get_task_manager() -> TaskManager:
-    """Return the task manager of the framework that is current here.
+    """Return the current task manager.
 
-    In a test that is the test's own; in a request or a task, that of its app; elsewhere the
-    only one that runs. May be called from any thread.
+    In a request or task it is the manager of that app, in a test with the plugin the test's
+    manager, and elsewhere the only one that is running. You may call it on any thread.
 
     Raises:
-        FrameworkNotStartedError: If none runs, or several do and this code belongs to none.
+        FrameworkNotStartedError: If no framework is running, or several are running and this
+            code does not run inside one of them.
     """
     manager = require_core().manager
     assert isinstance(manager, TaskManager)
@@ -297,10 +299,11 @@ def get_task_manager() -> TaskManager:
 
 
 def get_thread_pool() -> ThreadPoolExecutorEnhanced:
-    """Return the thread pool of the framework that is current here; see `get_task_manager`.
+    """Return the thread pool of the current task manager; see `get_task_manager`.
 
     Raises:
-        FrameworkNotStartedError: If none runs, or several do and this code belongs to none.
+        FrameworkNotStartedError: If no framework is running, or several are running and this
+            code does not run inside one of them.
     """
     return require_core().pool
 

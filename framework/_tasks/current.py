@@ -20,10 +20,10 @@ current_record: ContextVar[LiveTask | None] = ContextVar("asyncframe_task", defa
 
 
 def current_task() -> Task | None:
-    """Return the task that runs here, live; None outside any task.
+    """Return the task that is running here; None outside a task.
 
-    It follows the task wherever its context goes: into coroutines it starts, and into
-    threads that copy the context.
+    It also works in coroutines that the task starts, and in threads that copy its
+    context.
     """
     record = current_record.get()
     if record is None:

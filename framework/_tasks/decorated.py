@@ -1,8 +1,8 @@
 """What the decorators return, as type checkers see it.
 
-At run time these are plain functions with attributes, so that methods bind, FastAPI
-recognises their colour, and a call costs no more than it must. ``options`` of a method is
-called on the class's attribute: ``Class.method.options(...)(instance, ...)``.
+At run time these are plain functions with attributes, so that methods bind, FastAPI sees
+whether they are async, and calls are fast. Call ``options`` of a method on the class:
+``Class.method.options(...)(instance, ...)``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class BackgroundCall(Protocol[P, T_co]):
-    """A `BackgroundFunction`, or a method that is one and knows its instance.
+    """A `BackgroundFunction`, or such a method that is bound to its instance.
 
     Attributes:
         fn: The undecorated function.
@@ -38,7 +38,7 @@ class BackgroundCall(Protocol[P, T_co]):
     fn: Callable[..., Any]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> TaskId[T_co]:
-        """Submit the call as a task and return its id at once; from anywhere."""
+        """Submit the call as a task and return its id immediately."""
         ...
 
 
@@ -61,10 +61,10 @@ class BackgroundFunction(BackgroundCall[P, T_co], Protocol[P, T_co]):
 
     @COPY.spelled_out_in_copies
     def options(self, **options: Unpack[CopyOptions]) -> Self:
-        """Return a copy with other options; None keeps what was.
+        """Return a copy with other options; None keeps the current value.
 
-        A copy with a *task_id* can be called once: a second call is refused with
-        ``ValueError`` as long as the first one's task is known.
+        A copy with a *task_id* can be called once. A second call raises ``ValueError`` as
+        long as the first task is known.
 
         Args:
             **options: See `CopyOptions`.
@@ -73,7 +73,7 @@ class BackgroundFunction(BackgroundCall[P, T_co], Protocol[P, T_co]):
 
 
 class AwaitableFunction(Protocol[P, T_co]):
-    """A function whose call, awaited, runs as a task and gives the result.
+    """A function whose call runs as a task; await the call to get the result.
 
     Attributes:
         fn: The undecorated function.
@@ -83,7 +83,7 @@ class AwaitableFunction(Protocol[P, T_co]):
     fn: Callable[..., Any]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T_co]:
-        """Run the call as a task; await it for the result."""
+        """Run the call as a task; await it to get the result."""
         ...
 
     @overload
@@ -103,7 +103,7 @@ class AwaitableFunction(Protocol[P, T_co]):
 
 
 class RetriedFunction(Protocol[P, T_co]):
-    """A function that is called again when it fails; it returns what the plain one returns.
+    """A function that is called again if it fails; it returns the same result.
 
     Attributes:
         fn: The undecorated function.
@@ -128,7 +128,7 @@ class RetriedFunction(Protocol[P, T_co]):
 
     @RETRY.spelled_out_in_copies
     def options(self, **options: Unpack[RetryOptions]) -> Self:
-        """Return a copy with other options; what is left out stays as it was.
+        """Return a copy with other options; omitted options keep their value.
 
         Args:
             **options: See `RetryOptions`.
@@ -137,7 +137,7 @@ class RetriedFunction(Protocol[P, T_co]):
 
 
 class ThrottledFunction(Protocol[P, T_co]):
-    """A function whose rate is limited; it returns what the plain one returns.
+    """A function with a rate limit; it returns the same result.
 
     Attributes:
         fn: The undecorated function.
@@ -147,7 +147,7 @@ class ThrottledFunction(Protocol[P, T_co]):
     fn: Callable[..., Any]
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co:
-        """Call the function, if its rate allows."""
+        """Call the function, if the rate limit allows it."""
         ...
 
     @overload
@@ -162,7 +162,7 @@ class ThrottledFunction(Protocol[P, T_co]):
 
     @THROTTLE.spelled_out_in_copies
     def options(self, **options: Unpack[ThrottleOptions]) -> Self:
-        """Return a copy with other options and windows of its own.
+        """Return a copy with other options and its own windows.
 
         Args:
             **options: See `ThrottleOptions`.
@@ -171,7 +171,7 @@ class ThrottledFunction(Protocol[P, T_co]):
 
 
 class ScheduledFunction(Protocol[T_co]):
-    """A function that every running framework runs on a schedule.
+    """A function that the framework runs on a schedule.
 
     Attributes:
         fn: The undecorated function.
@@ -181,7 +181,7 @@ class ScheduledFunction(Protocol[T_co]):
     fn: Callable[..., Any]
 
     def __call__(self) -> T_co:
-        """Call the function right here, as if it were undecorated."""
+        """Call the function directly, as if it were undecorated."""
         ...
 
 

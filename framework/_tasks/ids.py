@@ -13,7 +13,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class TaskId(str, Generic[T_co]):
-    """A task's id: a plain ``str`` in JSON that tells type checkers the result's type."""
+    """A task's id: a ``str`` that tells type checkers the type of the result."""
 
     __slots__ = ()
 

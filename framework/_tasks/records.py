@@ -13,13 +13,13 @@ from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar, overl
 T = TypeVar("T")
 
 Kind: TypeAlias = Literal["thread", "loop"]
-"""Where a task's body runs: on a pool's thread, or on the app's event loop."""
+"""Where a task's function runs: on a thread of the pool, or on the app's event loop."""
 
 
 class TaskStatus(StrEnum):
-    """Where a task stands; the value is what JSON shows.
+    """The status of a task; its value is used in JSON.
 
-    ``PENDING`` and ``RUNNING`` are live, the others final: a final status never changes.
+    ``PENDING`` and ``RUNNING`` are live. The others are final and never change.
     """
 
     PENDING = "pending"
@@ -138,41 +138,41 @@ _FIRST = threading.Lock()
 
 
 class TaskRecord:
-    """The facts of one task, as the manager writes them and a store keeps them.
+    """The data about one task. The manager writes it and a store keeps it.
 
-    A store may read all of it on any thread. Of a live task it changes at any moment, so read
-    a consistent copy (`protocols.StoreHost.snapshot`). A final one changes no more, but for
-    ``read`` and ``still_running``; a store may keep it for as long as it likes.
+    A store may read all of it on any thread. The record of a live task may change at any
+    time, so read a consistent copy (`protocols.StoreHost.snapshot`). After the task has ended,
+    only ``read`` and ``still_running`` change; a store may keep the record as long as it likes.
 
     Attributes:
         task_id: The id.
         label: Name and description, shared by the tasks of one function.
-        status: Where the task stands.
-        created_at: When it was submitted, in seconds since the epoch. The only stamp of the
-            wall clock: people are shown the others by their distance from this one, so a
-            wall clock that jumps makes no negative duration.
-        created: The same in monotonic seconds of the framework's clock, as the next three.
-        queued: When it came to the engine: later than `created` if it was delayed.
-        started: When its body first began; None if it has not.
-        ended: When it became final; None if it has not.
-        attempts: How often its body was begun.
-        result: What it returned; None unless it COMPLETED.
-        code: The code that submitted it, which costs a tenth of a file name and a line to
-            take; None if that is no longer known.
+        status: The status.
+        created_at: When it was submitted, in seconds since the epoch. The only wall-clock time:
+            the others are shown by their distance from it, so that durations are right even
+            if the wall clock is changed.
+        created: The same in monotonic seconds of the framework's clock, like the next three.
+        queued: When the engine got it: later than `created` if it was delayed.
+        started: When its function first started; None if it has not.
+        ended: When it ended; None if it has not.
+        attempts: How often its function was started.
+        result: Its return value; None unless it is COMPLETED.
+        code: The code that submitted it, which is ten times cheaper to get than a file name and
+            a line; None if unknown.
         instruction: The instruction in it.
-        rest: What few tasks have, by name; None if it has nothing of it. See `Rare`.
-        error: What it raised, or why it has no result.
+        rest: Attributes that few tasks have, by name; None if there are none. See `Rare`.
+        error: The error that ended it.
         traceback: The error's traceback as first raised.
-        progress: Share done as last reported, 0.0 to 1.0; None if never reported.
-        progress_message: The words that came with it.
-        cancel_requested: Whether somebody asked for its cancellation.
-        still_running: Whether a body runs on although the task is final.
+        progress: The last reported progress, 0.0 to 1.0; None if there is none.
+        progress_message: The message that was reported with it.
+        cancel_requested: Whether somebody tried to cancel it.
+        still_running: Whether its function still runs although the task has ended.
         reason: Why it waits or how it ended, for people.
-        last_error: What ended the attempt before, while the next one is waited for.
+        last_error: The last attempt's error, while the task waits for the next attempt.
         read: Whether somebody has read its failure.
         remote: Whether a `protocols.RemoteEngine` runs it, so that it may outlive the process
             that submitted it.
-        store_note: The store's own, None at first; copies have it as well.
+        store_note: For the store's own use; None at first. Copies have it too.
     """
 
     __slots__ = (
@@ -219,7 +219,7 @@ class TaskRecord:
 
     @property
     def name(self) -> str:
-        """Name of the task's function, or the one given at decoration."""
+        """The name from the decorator, or the name of the task's function."""
         return self.label.name
 
     @property
@@ -229,7 +229,7 @@ class TaskRecord:
 
     @property
     def origin(self) -> Origin | None:
-        """Where the task was submitted, or None if that is no longer known."""
+        """The line that submitted the task; None if unknown."""
         return None if self.code is None else Origin(self.code, self.instruction)
 
     def wall(self, stamp: float | None) -> datetime | None:
@@ -246,7 +246,7 @@ EVENT_OF: Final = {
     TaskStatus.CANCELLED: "cancelled",
     TaskStatus.INTERRUPTED: "interrupted",
 }
-"""The kind of event that tells of each final status."""
+"""The kind of event for each final status."""
 
 EVENT_KINDS: Final = (
     "submitted",
@@ -262,23 +262,23 @@ EVENT_KINDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class TaskEvent:
-    """One thing that happened to a task.
+    """Something that happened to a task.
 
     Attributes:
         kind: ``submitted``, ``started``, ``progress``, ``retrying``, ``throttled``,
             ``completed``, ``failed``, ``timed_out``, ``cancelled``, ``interrupted``,
             ``late_result`` or ``evicted``.
-        task_id: The task, or None for a retry or throttle outside any task.
+        task_id: The task; None for a retry or throttle outside a task.
         name: Name of the task or of the throttled or retried function.
         at: When, in monotonic seconds of the framework's clock.
         time: When, in seconds since the epoch by the framework's clock.
-        attempt: Which attempt of the task, from 1 on; 0 before the first.
-        status: The task's status after the event, or None outside a task.
-        origin: Where the task was submitted, or None if that is no longer known.
-        delay: Seconds that ``retrying`` or ``throttled`` is about to wait, else None.
-        progress: Share done, 0.0 to 1.0, with ``progress``, else None.
-        message: Text given with the progress, or the reason of a final state.
-        error: The exception of ``failed``, ``timed_out`` and ``retrying``, else None.
+        attempt: The number of the attempt, from 1; 0 before the first one.
+        status: The task's status after the event; None outside a task.
+        origin: The line that submitted the task; None if unknown.
+        delay: For ``retrying`` and ``throttled``, the seconds that it will wait; else None.
+        progress: For ``progress``, from 0.0 to 1.0; else None.
+        message: The message of the progress, or the reason for a final status.
+        error: For ``failed``, ``timed_out`` and ``retrying``, the exception; else None.
     """
 
     kind: str

@@ -30,34 +30,34 @@ _OPEN_PATIENCE: Final = 5.0
 
 
 class SQLStore:
-    """Keeps the tasks of all processes that use one database.
+    """Keeps the tasks of several processes in one database.
 
-    Give it to ``setup_async_framework(app, store=SQLStore("sqlite:///tasks.db"))``. With
-    ``uvicorn --workers 4`` each worker then answers for the tasks of all of them, and the
-    history is there after a restart. Arguments of tasks are not kept, results are, as JSON
-    by the return annotation.
+    Pass it to ``setup_async_framework(app, store=SQLStore("sqlite:///tasks.db"))``. With
+    ``uvicorn --workers 4`` every worker then knows the tasks of all workers, and the history
+    survives a restart. The store keeps results, as JSON according to the return annotation,
+    but not arguments.
 
-    Everything that a task or a route waits for is done in memory; one thread of its own,
-    "asyncframe-store", writes in batches and reads what other processes have written. While
-    the database fails, up to 100,000 records wait; then new tasks are refused. ``get_stats()``
-    counts the faults as ``store_errors`` and what waits as ``store_backlog``.
+    Tasks and routes only wait for memory. One thread, "asyncframe-store", writes in batches and
+    reads what other processes have written. While the database fails, up to 100,000 records
+    wait; after that, new tasks are refused. In ``get_stats()``, ``store_errors`` counts failed
+    attempts and ``store_backlog`` waiting records.
 
-    A process that dies, or stands still for six seconds, is noticed by the others: its live
-    tasks end INTERRUPTED, at the latest ten seconds later.
+    If a process dies, or hangs for six seconds, the others detect it. Its live tasks end
+    INTERRUPTED within ten seconds.
 
     Args:
-        url: The database, as SQLAlchemy writes it: ``sqlite:///tasks.db`` (a file on a
-            local disk) or ``postgresql://user:password@host/name``.
+        url: The database as a SQLAlchemy URL: ``sqlite:///tasks.db`` (a file on a local
+            disk) or ``postgresql://user:password@host/name``.
         durable: Whether ``await submit(...)``, and a submission from a thread, return only
-            once the record is on the disk; a plain decorated call from a coroutine cannot
-            wait, and does not.
+            when the record is on disk. Calling a decorated function in a coroutine never
+            waits.
 
     Attributes:
-        durable: As given.
+        durable: Like the argument.
 
     Raises:
-        TypeError: If *url* is no string or URL, or *durable* no bool.
-        ValueError: If *url* is of another database, or of one in memory.
+        TypeError: If *url* is not a string or URL, or *durable* is not a bool.
+        ValueError: If *url* is for another database, or for one in memory.
         ImportError: If SQLAlchemy or the database's driver is not installed.
     """
 
