@@ -227,3 +227,26 @@ def test_backup_that_was_put_back(sql_url: str) -> None:
         two.writer.follower.look()
 
         assert two.mirror.get(task.task_id) is not None
+
+
+def test_two_clean_ups_at_once(sqlite_url: str) -> None:
+    """A later clean-up of this process is not undone by an earlier one of another."""
+
+    class LyingLock:
+        """Is got only after another thread has removed what ended later."""
+
+        def __enter__(self) -> None:
+            two.writer.follower.removed = START + 9.0
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    with peers(sqlite_url) as (one, two):
+        one.finished(3)
+        one.writer.remove(START + 1.0)
+        one.writer.write()
+        two.writer.follower._lock = LyingLock()  # type: ignore[assignment]  # the point
+
+        two.writer.follower.look()
+
+        assert two.writer.follower.removed == START + 9.0

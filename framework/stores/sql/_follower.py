@@ -2,12 +2,14 @@
 
 Guarantees: every change that another process commits is read; versions are assigned in the
 order of the commits, so none is skipped.
-Relies on: calls on the store's own thread, except for `Follower.read`.
+Relies on: calls on the store's own thread, except for `Follower.read` and `Follower.forget`.
+Lock order: `_lock` is innermost, and held for one comparison.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Collection
 from typing import Final
 
@@ -70,10 +72,17 @@ class Follower:
         self._clock = clock
         self.version = 0
         self.removed = 0.0
+        self._lock = threading.Lock()
 
-    def forget(self, bound: float) -> None:
-        """Stop returning tasks that ended by wall second *bound*; any thread."""
-        self.removed = max(self.removed, bound)
+    def forget(self, bound: float) -> bool:
+        """Stop returning tasks that ended by wall second *bound*; False if it has; any thread."""
+        # 1 one thread sees an earlier bound, 2 another sets a later one, 3 the first sets its
+        # own: what was removed by 2 would come back.
+        with self._lock:
+            later = bound > self.removed
+            if later:
+                self.removed = bound
+        return later
 
     def wrote(self, version: int) -> None:
         """Note that this process itself has written *version*."""
@@ -99,8 +108,7 @@ class Follower:
                     place, task_id = rows[-1][-2], rows[-1][0]
         self._take_in(found)
         self.version = version
-        if removed > self.removed:
-            self.removed = removed
+        if self.forget(removed):
             self._mirror.follow(removed)
 
     def _take_in(self, rows: list[Row]) -> None:
