@@ -127,6 +127,8 @@ class _ControlledCrew(Crew):
 
     def put(self, item: Item) -> None:
         """Hold *item* back; see `Crew.put` for the errors."""
+        # Like `Crew.put`, and not shared with it: that is a pool's hot path, where one more
+        # call would cost, and here the control is called after the lock.
         with self.lock:
             self._check_open()
             if self.queue_size is not None and self.queued >= self.queue_size:
