@@ -112,7 +112,7 @@ class Core:
 
         Whoever waits for one is woken; it is not final.
         """
-        for task in self.ledger.all_live():
+        for task in self.ledger.unfinished():
             if task.remote and task not in self.delays:
                 self.ledger.release_task(task)
                 self.runner.let_go(task)

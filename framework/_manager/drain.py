@@ -55,7 +55,7 @@ async def drain(core: Core, home: Home, grace: float) -> None:
     try:
         await _idle(core, home, grace)
     finally:
-        unfinished = core.ledger.living(home)
+        unfinished = core.ledger.unfinished(home)
         if unfinished or core.runner.drives.of(home):
             await _shielded(_end_all(core, home, unfinished))
         _report([*given_up, *unfinished])
@@ -68,7 +68,7 @@ def _give_up_waiting(core: Core, home: Home) -> list[LiveTask]:
         The cancelled ones.
     """
     cancelled = []
-    for task in core.ledger.living(home):
+    for task in core.ledger.unfinished(home):
         if task.timer is not None and core.intake.cancel_pending(task, REASON):
             cancelled.append(task)
         sleeper = task.sleeper
@@ -126,7 +126,7 @@ class _Notices:
         self._timer = clock.call_at(self._due, self._sleeper.signal, background=True)
         level = logging.WARNING if self._said else logging.INFO
         self._said += 1
-        tasks = self._core.ledger.living(self._home) if _LOGGER.isEnabledFor(level) else []
+        tasks = self._core.ledger.unfinished(self._home) if _LOGGER.isEnabledFor(level) else []
         if not tasks:
             return
         left = self._until - now
@@ -174,7 +174,7 @@ async def _let_all_go(core: Core, home: Home) -> None:
     """Give cancelled coroutines their last chance, then go on without whoever is left."""
     drives = core.runner.drives
     await _ended(core, drives.of(home), _LAST_CHANCE)
-    for task in core.ledger.living(home):
+    for task in core.ledger.unfinished(home):
         error = TaskInterruptedError(task.task_id, task.name)
         core.endings.end(task, "interrupt", error=error, reason=REASON, body_ended=False)
     stubborn = drives.of(home)

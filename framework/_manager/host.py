@@ -67,7 +67,7 @@ class RemoteHost:
 
     def interrupt(self, reason: str) -> None:
         """End every live task of this process INTERRUPTED, except for remote ones."""
-        for task in self._ledger.all_live():
+        for task in self._ledger.unfinished():
             if not task.remote:
                 error = TaskInterruptedError(task.task_id, task.name)
                 self._endings.end(task, "interrupt", error=error, reason=reason, body_ended=False)
@@ -120,7 +120,7 @@ class RemoteHost:
 
     def live(self) -> list[LiveTask]:
         """Return the remote tasks that are not final, as far as this process tracks them."""
-        return [task for task in self._ledger.all_live() if task.remote]
+        return [task for task in self._ledger.unfinished() if task.remote]
 
     def waiting(self, task_id: str, reason: str) -> None:
         """Set why a task waits; "" if it only waits for its turn."""

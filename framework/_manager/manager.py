@@ -273,7 +273,7 @@ class TaskManager:
 
     def get_active_tasks(self) -> dict[str, dict[str, Any]]:
         """Return the tasks that are PENDING or RUNNING, like `get_all_tasks`."""
-        return _as_dicts(self._core.ledger.live_records())
+        return _as_dicts(self._core.ledger.active_records())
 
     def get_tasks_by_status(self, status: TaskStatus | str) -> dict[str, dict[str, Any]]:
         """Return the tasks with one status, like `get_all_tasks`.

@@ -150,7 +150,7 @@ class Ledger(Events):
             ValueError: If a task has it, live or kept, or is about to.
         """
         with self.lock:
-            free = self._find_live(task_id) is None and task_id not in self._reserved
+            free = self.find_live(task_id) is None and task_id not in self._reserved
             if free:
                 self._reserved.add(task_id)
         if not free:
@@ -275,22 +275,25 @@ class Ledger(Events):
         """Return the record with this id, live or kept; None for anything unknown."""
         if not isinstance(task_id, str):
             return None
-        return self._find_live(task_id) or self.store.get(task_id)
+        return self.find_live(task_id) or self.store.get(task_id)
 
-    def _find_live(self, task_id: str) -> LiveTask | None:
+    def find_live(self, task_id: str) -> LiveTask | None:
+        """Return the live task of this process with this id, or None."""
         for home in self.homes:
             task = home.live.get(task_id)
             if task is not None:
                 return task
         return None
 
-    def _live(self) -> list[LiveTask]:
-        # One operation for each home: the dicts lose entries at any moment.
-        return [task for home in self.homes for task in list(home.live.values())]
+    def _unstored(self, home: Home | None = None) -> list[LiveTask]:
+        """Return the tasks that the store does not have yet: a final one may be among them."""
+        homes = self.homes if home is None else [home]
+        # One atomic operation for each home: other threads remove entries at any moment.
+        return [task for one in homes for task in list(one.live.values())]
 
-    def living(self, home: Home) -> list[LiveTask]:
-        """Return the tasks of *home* that are not final."""
-        return [task for task in list(home.live.values()) if task.status not in FINAL]
+    def unfinished(self, home: Home | None = None) -> list[LiveTask]:
+        """Return the tasks of this process that are not final, of *home* or of all homes."""
+        return [task for task in self._unstored(home) if task.status not in FINAL]
 
     def snapshot(self, record: TaskRecord) -> TaskRecord:
         """Return a copy of *record* that is consistent in itself."""
@@ -300,31 +303,23 @@ class Ledger(Events):
     def records(self) -> dict[str, TaskRecord]:
         """Return copies of all records, kept ones first, by id."""
         with self.lock:
-            live = {task.task_id: copy_record(task) for task in self._live()}
+            live = {task.task_id: copy_record(task) for task in self._unstored()}
         found: dict[str, TaskRecord] = {}
         for record in self.store.list():
             found[record.task_id] = record
         # A task that ended in between is in both; the store's word is the later one.
         return found | {key: task for key, task in live.items() if key not in found}
 
-    def live_records(self) -> list[TaskRecord]:
-        """Return copies of the records that are not final."""
+    def active_records(self) -> list[TaskRecord]:
+        """Return copies of the records that are not final, of all processes."""
         with self.lock:
-            own = [copy_record(task) for task in self._live() if task.status not in FINAL]
+            own = [copy_record(task) for task in self.unfinished()]
         if self.shared is None:
             return own
         ids = {task.task_id for task in own}
         # One that has just ended here is final, so it is none of the others' either.
         others = [one for one in self.shared.list() if one.status not in FINAL]
         return own + [one for one in others if one.task_id not in ids]
-
-    def find_live(self, task_id: str) -> LiveTask | None:
-        """Return the live task of this process with this id, or None."""
-        return self._find_live(task_id)
-
-    def all_live(self) -> list[LiveTask]:
-        """Return the tasks of this process that are not final."""
-        return [task for task in self._live() if task.status not in FINAL]
 
     def register(self, task: LiveTask, waiter: Waiter) -> bool:
         """Have *waiter* woken at the task's end; False if it is final already."""

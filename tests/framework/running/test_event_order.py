@@ -84,7 +84,7 @@ def test_a_task_ends_while_its_start_is_told(manager: TaskManager, clock: Virtua
     sinks, late = HeldUp(manager, "started"), until_ended(manager, "late_result")
     manager.submit_nowait(int, timeout=1.0)
     # The limit begins to count once the start was told of, so it is ended by hand.
-    (task,) = manager._core.ledger.all_live()
+    (task,) = manager._core.ledger.unfinished()
     error = TimeoutError()
     sinks.meanwhile(lambda: manager._core.endings.end(task, "interrupt", error, body_ended=False))
     assert late.wait(PATIENCE)
@@ -99,7 +99,7 @@ def test_a_task_is_cancelled_while_its_submission_is_told(
     submitting: Future[str] = aside.submit(manager.submit_nowait, int)
 
     def cancel() -> None:
-        (task,) = manager._core.ledger.all_live()
+        (task,) = manager._core.ledger.unfinished()
         assert asyncio.run(manager.cancel_task(task.task_id))
 
     sinks.meanwhile(cancel)
@@ -183,7 +183,7 @@ def test_events_have_the_status_of_their_moment(manager: TaskManager) -> None:
         aside.submit(manager.submit_nowait, int)
 
         def run_and_end() -> None:
-            (task,) = manager._core.ledger.all_live()
+            (task,) = manager._core.ledger.unfinished()
             core = manager._core
             assert core.runner.start(task) is not None
             core.endings.end(task, "interrupt", TimeoutError(), body_ended=False)
