@@ -136,7 +136,7 @@ def background_inner(spec: TaskSpec) -> types.FunctionType:
     def sync_inner(*args: Any, **kwargs: Any) -> TaskId[Any]:
         if kwargs or not least <= count(args) <= most:
             check(*args, **kwargs)
-        task = core().intake.accept(spec, args, kwargs, caller(1))
+        task = core().intake.submit(spec, args, kwargs, caller(1))
         return task.task_id  # type: ignore[return-value]  # made a TaskId by the intake
 
     assert isinstance(sync_inner, types.FunctionType)
@@ -158,12 +158,12 @@ def awaitable_inner(spec: TaskSpec) -> types.FunctionType:
         here = core()
         intake = here.intake
         if in_place and intake.in_place:
-            drive = intake.drive(spec, args, kwargs, caller(1))
+            drive = intake.start_in_place(spec, args, kwargs, caller(1))
             return await drive if drive.suspended else drive.outcome()
         if special_in_place and intake.in_place:
-            drive = intake.drive_special(spec, args, kwargs, caller(1))
+            drive = intake.start_special_in_place(spec, args, kwargs, caller(1))
             return await drive if drive.suspended else drive.outcome()
-        task = intake.accept(spec, args, kwargs, caller(1))
+        task = intake.submit(spec, args, kwargs, caller(1))
         return await here.results.get(task, None)
 
     assert isinstance(async_inner, types.FunctionType)

@@ -94,7 +94,7 @@ class RemoteHost:
         )  # fmt: skip
         task.label, task.code, task.remote = record.label, None, True
         try:
-            self._ledger.accept(task, bounded=False)
+            self._ledger.add(task, bounded=False)
         except (FrameworkError, ValueError):  # it is stopping, or has it already
             return False
         return True

@@ -75,10 +75,10 @@ class Intake:
         # Read by every submission.
         self._monotonic, self._time = ledger.clock.monotonic, ledger.clock.time
 
-    def accept(
+    def submit(
         self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
     ) -> LiveTask:
-        """Take a checked call in and hand it to the engine, as its spec says.
+        """Make a task of a checked call and hand it to the engine, as its spec says.
 
         Args:
             spec: What to run.
@@ -87,30 +87,30 @@ class Intake:
             frame: Who submits.
         """
         if spec.special:
-            return self.accept_special(spec, args, kwargs, frame)
+            return self.submit_special(spec, args, kwargs, frame)
         task = self._new_task(spec, args, kwargs, frame, self.new_id())
-        self._accept(task)
+        self._add(task)
         if self.durable and asyncio._get_running_loop() is None:
             self.secure(task)
         self.runner.launch(task)
         return task
 
-    def accept_special(
+    def submit_special(
         self,
         spec: TaskSpec,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         frame: FrameType,
-        begin: bool = True,
+        launch: bool = True,
     ) -> LiveTask:
-        """Do as `accept` does, with the delay, the hooks and the id of the spec.
+        """Submit a call as `submit` does, with the delay, the hooks and the id of its spec.
 
         Args:
             spec: What to run.
             args: Its positional arguments, which fit.
             kwargs: Its keyword arguments, which fit.
             frame: Who submits.
-            begin: Whether to begin with it; else `begin` must be called once it is secured.
+            launch: Whether to call `launch`; if not, call it once the task is secured.
 
         Raises:
             ValueError: If the chosen id is in use.
@@ -123,17 +123,17 @@ class Intake:
         if spec.delay:
             task.reason = f"delayed by {spec.delay:g} s"
         if task_id is None:
-            self._accept(task)
+            self._add(task)
         else:
             self.ledger.reserve(task_id)
             try:
-                self._accept(task)
+                self._add(task)
             finally:
                 self.ledger.release(task_id)
-        if begin:
+        if launch:
             if self.durable and asyncio._get_running_loop() is None:
                 self.secure(task)
-            self.begin(task)
+            self.launch(task)
         return task
 
     async def require_free(self, task_id: object) -> None:
@@ -146,8 +146,8 @@ class Intake:
         if isinstance(task_id, str) and await self._elsewhere.find(task_id, patient=False):
             raise id_in_use(task_id)
 
-    def begin(self, task: LiveTask) -> None:
-        """Hand an accepted task to the engine, after the delay of its spec."""
+    def launch(self, task: LiveTask) -> None:
+        """Hand a submitted task to the engine, after the delay of its spec."""
         if task.spec.delay:
             self._delays.delay(task, task.spec.delay)
         else:
@@ -196,7 +196,7 @@ class Intake:
             self.runner.refuse(task, error[0])
             raise error[0]
 
-    def drive(
+    def start_in_place(
         self,
         spec: TaskSpec,
         args: tuple[Any, ...],
@@ -204,19 +204,19 @@ class Intake:
         frame: FrameType,
         task: LiveTask | None = None,
     ) -> Drive:
-        """Take a checked call in and begin with it right here, where it is awaited.
+        """Make a task of a checked call and start it right here, where it is awaited.
 
-        It never waits, so the bound of waiting tasks is not for it.
+        It does not wait in a queue, so `queue_size` does not apply.
 
         Args:
             spec: What to run; its own delay, hooks and id are not looked at.
             args: Its positional arguments, which fit.
             kwargs: Its keyword arguments, which fit.
             frame: Who submits.
-            task: The task, if it is made already.
+            task: The task; None to make one.
 
         Returns:
-            What goes on with it if it is suspended, and else has what its awaiter gets.
+            Its `Drive`: await it if it is suspended; if not, call `outcome`.
         """
         if task is None:
             task = self._new_task(spec, args, kwargs, frame, self.new_id())
@@ -225,20 +225,20 @@ class Intake:
         if runner.interceptor is not None:
             runner.interceptor.before_accept(task)
         if ledger.sinks:
-            ledger.accept(task, bounded=False, told=True)
+            ledger.add(task, bounded=False, emit_submitted=True)
             if task.outbox is not None:
                 ledger.tell(task)
             runner.start(task)
         else:
-            ledger.accept(task, now)
+            ledger.add(task, now)
         task.driver = driver = Drive(runner, task, True)
-        driver.begin(now)
+        driver.first_step(now)
         return driver
 
-    def drive_special(
+    def start_special_in_place(
         self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
     ) -> Drive:
-        """Do as `drive` does, under the id and with the hooks of the spec.
+        """Start a call as `start_in_place` does, with the hooks and the id of its spec.
 
         Raises:
             ValueError: If the chosen id is in use.
@@ -247,21 +247,21 @@ class Intake:
         task = self._new_task(spec, args, kwargs, frame, chosen or self.new_id())
         task.hooks = spec.hooks
         if chosen is None:
-            return self.drive(spec, args, kwargs, frame, task)
+            return self.start_in_place(spec, args, kwargs, frame, task)
         self.ledger.reserve(chosen)
         try:
-            return self.drive(spec, args, kwargs, frame, task)
+            return self.start_in_place(spec, args, kwargs, frame, task)
         finally:
             self.ledger.release(chosen)
 
-    def _accept(self, task: LiveTask) -> None:
+    def _add(self, task: LiveTask) -> None:
         ledger, interceptor = self.ledger, self.runner.interceptor
         if interceptor is not None:
             interceptor.before_accept(task)
         if self._remote is not None:
             task.remote = True
             self._remote.admit(task)
-        ledger.accept(task, told=True)
+        ledger.add(task, emit_submitted=True)
         if task.outbox is not None:
             ledger.tell(task)
 
@@ -344,12 +344,12 @@ def take_in(
     args: object,
     kwargs: object,
     options: SubmitOptions,
-    begin: bool = True,
+    launch: bool = True,
 ) -> LiveTask:
     """Check a submission and take it in; see `TaskManager.submit` for the parameters.
 
     Returns:
-        The task; without *begin*, `Intake.begin` is still to be called.
+        The task. Without *launch*, call `Intake.launch` with it.
     """
     if options:
         options = SUBMIT.checked(caller, options, _HINTS[caller])
@@ -359,9 +359,9 @@ def take_in(
         positional = (*bound, *positional)
     if spec.check is not None:
         spec.check(*positional, **named)
-    if spec.special or not begin:
-        return intake.accept_special(spec, positional, named, frame, begin)
-    return intake.accept(spec, positional, named, frame)
+    if spec.special or not launch:
+        return intake.submit_special(spec, positional, named, frame, launch)
+    return intake.submit(spec, positional, named, frame)
 
 
 _ARGUMENTS: Final = "; arguments of the function go in args=(...) or kwargs={...}"

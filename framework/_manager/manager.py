@@ -200,11 +200,11 @@ class TaskManager:
         task_id = options.get("task_id")
         if task_id is not None and core.elsewhere is not None:
             await core.intake.require_free(checks.task_id("task_id", task_id))
-        caller, begin = sys._getframe(1), not core.intake.durable
-        task = take_in(core.intake, "submit", caller, func, args, kwargs, options, begin)
+        caller, launch = sys._getframe(1), not core.intake.durable
+        task = take_in(core.intake, "submit", caller, func, args, kwargs, options, launch)
         if core.intake.durable:
             await core.intake.secured(task)
-            core.intake.begin(task)
+            core.intake.launch(task)
         if not wait:
             return task.task_id
         return await core.results.get(task, None)

@@ -145,7 +145,7 @@ class Schedules:
             ledger.count("scheduled_skipped")
             return
         try:
-            table.latest = self._intake.accept(schedule.spec, (), {}, sys._getframe())
+            table.latest = self._intake.submit(schedule.spec, (), {}, sys._getframe())
         # A full queue must not end the schedule, nor an engine that refuses the function.
         except (FrameworkError, ValueError, TypeError) as error:
             ledger.count("scheduled_skipped")

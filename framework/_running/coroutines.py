@@ -122,7 +122,7 @@ class Drive:
         started = self._runner.start(self._task)
         if started is None:
             return
-        self.begin(started)
+        self.first_step(started)
         try:
             if self.suspended:
                 await self
@@ -143,8 +143,8 @@ class Drive:
         self._asked = True
         self.owner.cancel()
 
-    def begin(self, started: float) -> None:
-        """Make the first step of a task that is RUNNING since monotonic second *started*."""
+    def first_step(self, started: float) -> None:
+        """Take the first step of a task that is RUNNING since monotonic second *started*."""
         task, runner = self._task, self._runner
         context = task.context
         assert context is not None

@@ -78,20 +78,23 @@ class Ledger(Events):
         with self.lock:
             self.homes = [one for one in self.homes if one.live or not one.closed] + [home]
 
-    def accept(
+    def add(
         self,
         task: LiveTask,
         started: float | None = None,
         bounded: bool = True,
-        told: bool = False,
+        emit_submitted: bool = False,
     ) -> None:
-        """Take a new task in, PENDING; with *started*, RUNNING since that monotonic second.
+        """Add a new task.
 
-        One that does not wait is not *bounded* by how many may. With *told* its submission
-        is noted for the sinks.
+        Args:
+            task: The task.
+            started: Monotonic second since which it is RUNNING; None if it is PENDING.
+            bounded: Whether `queue_size` applies to it.
+            emit_submitted: Whether to queue the event ``submitted``.
 
         Raises:
-            FrameworkNotStartedError: If the manager takes no tasks any more.
+            FrameworkNotStartedError: If the manager accepts no more tasks.
             QueueFullError: If `queue_size` tasks are PENDING.
             ValueError: If its id is in use.
         """
@@ -116,7 +119,7 @@ class Ledger(Events):
                 task.started = started
                 task.attempts = task.bodies = 1
                 self.running += 1
-            if told and self.sinks:
+            if emit_submitted and self.sinks:
                 self.note(task, "submitted")
         if self.shared is not None:
             self._note_new(task)
@@ -144,7 +147,7 @@ class Ledger(Events):
             self.shared.note(task)
 
     def reserve(self, task_id: str) -> None:
-        """Keep a chosen id for a task about to be accepted, until `release`.
+        """Reserve a chosen id for a task that is about to be added, until `release`.
 
         Raises:
             ValueError: If a task has it, live or kept, or is about to.
@@ -161,7 +164,7 @@ class Ledger(Events):
             raise id_in_use(task_id)
 
     def release(self, task_id: str) -> None:
-        """Give a reserved id back; its task, if it was accepted, has it."""
+        """End a reservation: the task has the id now, or was refused."""
         with self.lock:
             self._reserved.discard(task_id)
 

@@ -48,8 +48,8 @@ class Pauses:
             TaskEvent(kind, None, name, clock.monotonic(), clock.time(), delay=delay, error=error)
         )
 
-    def begin_attempt(self, task: LiveTask) -> None:
-        """Count one more attempt of a running task."""
+    def count_attempt(self, task: LiveTask) -> None:
+        """Count a further attempt of a running task."""
         with self._ledger.lock:
             task.attempts += 1
         self._ledger.changed(task)

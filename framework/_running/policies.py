@@ -350,7 +350,7 @@ class _Asleep:
             return False
         if self._record is not None:
             assert self._policies.host is not None
-            self._policies.host.begin_attempt(self._record)
+            self._policies.host.count_attempt(self._record)
         return True
 
 

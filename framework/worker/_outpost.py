@@ -188,7 +188,7 @@ class Outpost:
         )  # fmt: skip
         task.code = None
         task.delivery = Delivery(message.attempt, message.limit, self._holder)
-        self._core.ledger.accept(task, bounded=False)
+        self._core.ledger.add(task, bounded=False)
         task.attempts = attempts - 1
         return task
 

@@ -103,7 +103,7 @@ class _Bench:
             lambda _: made.append(core.intake._new_task(spec, (), {}, frame, core.intake.new_id())),
             turns,
         )
-        accept = _each(core.ledger.accept, made)
+        accept = _each(core.ledger.add, made)
         launch = _each(core.runner.launch, made)
         self._taken_back()
         return {
@@ -149,7 +149,7 @@ class _Bench:
             touch()
         tasks = self._taken_back()
         for task in tasks:
-            self._core.ledger.accept(task)
+            self._core.ledger.add(task)
             task.handler = self._core.runner.runs["thread"]
         self._crew.put_all(tasks)
         return tasks
@@ -172,7 +172,7 @@ class _Bench:
             lambda _: made.append(core.intake._new_task(spec, (), {}, frame, core.intake.new_id())),
             turns,
         )
-        accept = _each(lambda task: core.ledger.accept(task, 1.0), made)
+        accept = _each(lambda task: core.ledger.add(task, 1.0), made)
         end = _each(lambda task: core.ledger.end(task, "complete", 2.0), made)
         keep = _each(core.ledger.keep, made)
         return {
