@@ -114,8 +114,8 @@ class Core:
         """
         for task in self.ledger.unfinished():
             if task.remote and task not in self.delays:
-                self.ledger.release_task(task)
-                self.runner.let_go(task)
+                self.ledger.unfollow(task)
+                self.runner.release_clock(task)
 
     def _forget_elsewhere(self, task_ids: list[str]) -> None:
         """Have finished tasks forgotten by the remote engine, too, a moment later."""

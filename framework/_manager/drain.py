@@ -179,7 +179,7 @@ async def _let_all_go(core: Core, home: Home) -> None:
         core.endings.end(task, "interrupt", error=error, reason=REASON, body_ended=False)
     stubborn = drives.of(home)
     for driver in stubborn:
-        driver.request_cancel(let_go=True)
+        driver.request_cancel(abandon=True)
     await _ended(core, stubborn, _LAST_CHANCE)
 
 

@@ -127,7 +127,7 @@ class RemoteHost:
         task = self._find(task_id)
         if task is not None and task.reason != reason:
             task.reason = reason
-            self._ledger.changed(task)
+            self._ledger.share(task)
 
     def started(self, task_id: str, at: float, attempt: int) -> None:
         """Record the start of a task, or of a further attempt."""
@@ -144,9 +144,9 @@ class RemoteHost:
             task.attempts = max(attempt, 1)
             task.bodies = 1
             task.reason = ""
-        self._ledger.changed(task)
+        self._ledger.share(task)
         if task.outbox is not None:
-            self._ledger.tell(task)
+            self._ledger.flush(task)
 
     def progress(self, task_id: str, share: float, message: str) -> None:
         """Record the progress of a task."""
@@ -187,7 +187,7 @@ class RemoteHost:
         else:
             told = _error_of(task, status, error)
             self._endings.end(task, _MOVES[status], error=told, reason=reason, now=now)
-        self._core.runner.let_go(task)
+        self._core.runner.release_clock(task)
 
     def _find(self, task_id: str) -> LiveTask | None:
         task = self._ledger.find_live(task_id)

@@ -227,7 +227,7 @@ class Intake:
         if ledger.sinks:
             ledger.add(task, bounded=False, emit_submitted=True)
             if task.outbox is not None:
-                ledger.tell(task)
+                ledger.flush(task)
             runner.start(task)
         else:
             ledger.add(task, now)
@@ -263,7 +263,7 @@ class Intake:
             self._remote.admit(task)
         ledger.add(task, emit_submitted=True)
         if task.outbox is not None:
-            ledger.tell(task)
+            ledger.flush(task)
 
     def _new_task(
         self,
@@ -332,7 +332,7 @@ class Intake:
             timer.cancel()
         self._delays.forget(task)
         self.runner.engine.withdraw(task)
-        self.runner.let_go(task)
+        self.runner.release_clock(task)
         return True
 
 

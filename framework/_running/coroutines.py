@@ -45,7 +45,7 @@ class _Run:
             return False
         finally:
             if runner.accounts:
-                runner.let_go(task)
+                runner.release_clock(task)
 
     def drop(self, task: Any, error: BaseException | None, /) -> None:  # Any: as above
         """End a task that will never run."""
@@ -56,7 +56,7 @@ class _Run:
         told = TaskCancelledError(task.task_id, task.name)
         reason = "its pool was shut down"
         runner.endings.end(task, "cancel", error=told, reason=reason, only_from=PENDING)
-        runner.let_go(task)
+        runner.release_clock(task)
 
 
 def runs_of(runner: Runner) -> dict[Kind, Run]:
@@ -96,7 +96,7 @@ class Drive:
         "_closing",
         "_coroutine",
         "_in_place",
-        "_let_go",
+        "_abandoned",
         "_raised",
         "_run",
         "_runner",
@@ -111,7 +111,7 @@ class Drive:
         self._runner = runner
         self._task = task
         self.owner: asyncio.Task[Any] | None = None
-        self._asked = self._let_go = self._closing = self.suspended = False
+        self._asked = self._abandoned = self._closing = self.suspended = False
         self._baseline = 0
         # What the coroutine has yielded while it is suspended, and then what its awaiter gets.
         self._value: Any = None
@@ -130,16 +130,16 @@ class Drive:
             if self._closing:
                 raise
 
-    def request_cancel(self, *, let_go: bool = False) -> None:
-        """Cancel the coroutine from any thread; with *let_go* do not wait for it to end."""
+    def request_cancel(self, *, abandon: bool = False) -> None:
+        """Cancel the coroutine from any thread; with *abandon* do not wait for it to end."""
         task = self._task
         if task.loop is not None:
-            self._runner.boxes.of(task.loop).post(partial(self._cancel, let_go))
+            self._runner.boxes.of(task.loop).post(partial(self._cancel, abandon))
 
-    def _cancel(self, let_go: bool) -> None:
+    def _cancel(self, abandon: bool) -> None:
         if self.owner is None or not self._task.bodies:
             return
-        self._let_go = let_go
+        self._abandoned = abandon
         self._asked = True
         self.owner.cancel()
 
@@ -236,7 +236,7 @@ class Drive:
                     yielded = run(coroutine.send, value)
                 else:
                     yielded = run(coroutine.throw, thrown)
-                if self._let_go:
+                if self._abandoned:
                     _abandon_coroutine(run, coroutine, self._task)
                     raise asyncio.CancelledError
         except StopIteration as stop:

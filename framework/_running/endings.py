@@ -65,7 +65,7 @@ class Endings:
         if waiters is None:
             self.ledger.count_late(task)
             return False
-        self._let_know(task, waiters)
+        self._after_end(task, waiters)
         return True
 
     def body_failed(self, task: LiveTask, error: BaseException) -> None:
@@ -131,7 +131,7 @@ class Endings:
         if not body_ended:
             # Before anyone hears of it: the pool's figures then tell the same.
             self.stop_body(task)
-        self._let_know(task, waiters)
+        self._after_end(task, waiters)
         return True
 
     def stop_body(self, task: LiveTask) -> None:
@@ -148,7 +148,7 @@ class Endings:
         elif task.status in FINAL:
             self._engine.abandon(task)
 
-    def _let_know(self, task: LiveTask, waiters: dict[Waiter, None]) -> None:
+    def _after_end(self, task: LiveTask, waiters: dict[Waiter, None]) -> None:
         """Hand a task that has just ended to the store, and wake and call who waits for that.
 
         In this order: whoever is woken finds the task in the store, sinks hear of its end
@@ -159,7 +159,7 @@ class Endings:
             self.limits.disarm(task)
         ledger.keep(task)
         if task.outbox is not None:
-            ledger.tell(task)
+            ledger.flush(task)
         retention = self.retention
         if ledger.kept > retention.max_finished:
             retention.trim()

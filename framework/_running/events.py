@@ -39,7 +39,7 @@ class Events:
         self.sinks: dict[str, tuple[EventSink, ...]] = {}
         self._subscriptions: list[_Subscription] = []
 
-    def note(self, task: LiveTask, kind: str, **more: Any) -> None:
+    def enqueue(self, task: LiveTask, kind: str, **more: Any) -> None:
         """Note an event of *task*, if anybody hears of its kind; `tell` then tells of it.
 
         With the lock held, so that events stand in the order of the changes they are about.
@@ -51,7 +51,7 @@ class Events:
             outbox = task.outbox = Outbox()
         outbox.entries.append((kind, task.status, task.attempts, more))
 
-    def tell(self, task: LiveTask) -> None:
+    def flush(self, task: LiveTask) -> None:
         """Tell of what was noted of *task*; without the lock, and only after `note`.
 
         If another thread, or a sink further up on this one, is in the middle of it, that

@@ -120,7 +120,7 @@ class Ledger(Events):
                 task.attempts = task.bodies = 1
                 self.running += 1
             if emit_submitted and self.sinks:
-                self.note(task, "submitted")
+                self.enqueue(task, "submitted")
         if self.shared is not None:
             self._note_new(task)
 
@@ -141,7 +141,7 @@ class Ledger(Events):
                     self.running -= 1
             raise
 
-    def changed(self, task: LiveTask) -> None:
+    def share(self, task: LiveTask) -> None:
         """Have other processes hear of a live task's change; call outside the lock."""
         if self.shared is not None:
             self.shared.note(task)
@@ -185,7 +185,7 @@ class Ledger(Events):
             task.attempts += 1
             task.bodies += 1
             if self.sinks:
-                self.note(task, "started")
+                self.enqueue(task, "started")
         if self.shared is not None:
             self.shared.note(task)
         return True
@@ -248,7 +248,7 @@ class Ledger(Events):
             waiters, task.waiters = task.waiters, None
             task.status = after
             if self.sinks:
-                self.note(task, EVENT_OF[after], message=task.reason, error=task.error)
+                self.enqueue(task, EVENT_OF[after], message=task.reason, error=task.error)
         return _NOBODY if waiters is None else waiters
 
     def keep(self, task: LiveTask) -> None:
@@ -264,7 +264,7 @@ class Ledger(Events):
             _LOGGER.exception("the store did not accept task %s", task.task_id)
         task.home.live.pop(task.task_id, None)
 
-    def release_task(self, task: LiveTask) -> None:
+    def unfollow(self, task: LiveTask) -> None:
         """Follow a live task no more, which goes on elsewhere; wakes who waits for it."""
         with self.lock:
             waiters, task.waiters = task.waiters, None
@@ -347,7 +347,7 @@ class Ledger(Events):
             if task.status in FINAL:
                 return False
             task.cancel_requested = True
-        self.changed(task)
+        self.share(task)
         return True
 
     def progress(self, task: LiveTask, share: float, message: str) -> None:
@@ -358,10 +358,10 @@ class Ledger(Events):
             task.progress = share
             task.progress_message = message
             if self.sinks:
-                self.note(task, "progress", progress=share, message=message)
-        self.changed(task)
+                self.enqueue(task, "progress", progress=share, message=message)
+        self.share(task)
         if task.outbox is not None:
-            self.tell(task)
+            self.flush(task)
 
     def close_home(self, home: Home) -> None:
         """Take no more tasks of *home*; when this returns, all that it will ever have are live."""
@@ -407,27 +407,27 @@ class Ledger(Events):
         with self.lock:
             self.extra[kind] += 1
             if self.sinks and task.status not in FINAL:
-                self.note(task, kind, delay=delay, error=error)
+                self.enqueue(task, kind, delay=delay, error=error)
         if task.outbox is not None:
-            self.tell(task)
+            self.flush(task)
 
     def count_late(self, task: LiveTask) -> None:
         """Count an outcome that came after the end of its task, and tell of it."""
         with self.lock:
             self.extra["late_results"] += 1
             if self.sinks:
-                self.note(task, "late_result")
-        self.changed(task)
+                self.enqueue(task, "late_result")
+        self.share(task)
         if task.outbox is not None:
-            self.tell(task)
+            self.flush(task)
 
     def tell_evicted(self, record: TaskRecord) -> None:
         """Tell that a finished task was forgotten; after its end was told of."""
         if isinstance(record, LiveTask):
             with self.lock:
-                self.note(record, "evicted")
+                self.enqueue(record, "evicted")
             if record.outbox is not None:
-                self.tell(record)
+                self.flush(record)
         else:
             self.emit("evicted", record, record.status, record.attempts)
 

@@ -52,7 +52,7 @@ class Pauses:
         """Count a further attempt of a running task."""
         with self._ledger.lock:
             task.attempts += 1
-        self._ledger.changed(task)
+        self._ledger.share(task)
 
     def begin_sleep(
         self, task: LiveTask, sleeper: Sleeper, reason: str, error: BaseException | None
@@ -75,7 +75,7 @@ class Pauses:
         if unwanted:
             sleeper.interrupt()
         else:
-            self._ledger.changed(task)
+            self._ledger.share(task)
 
     def end_sleep(self, task: LiveTask, reason: str) -> None:
         """Forget who slept, and why, unless there is another reason by now."""
@@ -86,4 +86,4 @@ class Pauses:
                 task.reason = ""
                 task.last_error = None
         if ours:
-            self._ledger.changed(task)
+            self._ledger.share(task)

@@ -32,14 +32,14 @@ class Policies:
     Args:
         clock: Time for windows and delays.
         rng: Draws the jitter.
-        host: The manager's side; None outside any framework.
+        pauses: Where the manager's tasks pause; None outside any framework.
     """
 
-    def __init__(self, clock: Clock, rng: random.Random, host: Pauses | None = None) -> None:
+    def __init__(self, clock: Clock, rng: random.Random, pauses: Pauses | None = None) -> None:
         self.clock = clock
         self.monotonic = clock.monotonic
         self.rng = rng
-        self._host = host
+        self.pauses = pauses
         self._lock = threading.Lock()
         self._gates: dict[ThrottlePolicy, Gates] = {}
         self._only: dict[ThrottlePolicy, Gate] = {}
@@ -214,8 +214,8 @@ class Policies:
             yield None
 
     def _announce(self, kind: str, name: str, delay: float, error: BaseException | None) -> None:
-        if self._host is not None:
-            self._host.announce(kind, name, current_record.get(), delay, error)
+        if self.pauses is not None:
+            self.pauses.announce(kind, name, current_record.get(), delay, error)
 
     def add_sleeper(
         self,
@@ -228,8 +228,8 @@ class Policies:
         with self._lock:
             self._sleepers.add(sleeper)
             closing = self._closing
-        if record is not None and self._host is not None:
-            self._host.begin_sleep(record, sleeper, reason, error)
+        if record is not None and self.pauses is not None:
+            self.pauses.begin_sleep(record, sleeper, reason, error)
         if closing:
             sleeper.interrupt()
 
@@ -237,13 +237,8 @@ class Policies:
         """Forget who slept."""
         with self._lock:
             self._sleepers.discard(sleeper)
-        if record is not None and self._host is not None:
-            self._host.end_sleep(record, reason)
-
-    @property
-    def host(self) -> Pauses | None:
-        """The manager's side; None outside any framework."""
-        return self._host
+        if record is not None and self.pauses is not None:
+            self.pauses.end_sleep(record, reason)
 
 
 class WatchedPolicies(Policies):
@@ -254,14 +249,14 @@ class WatchedPolicies(Policies):
     Args:
         clock: Time for windows and delays.
         rng: Draws the jitter.
-        host: The manager's side.
+        pauses: Where the manager's tasks pause.
         interceptor: Who is told.
     """
 
     def __init__(
-        self, clock: Clock, rng: random.Random, host: Pauses, interceptor: Interceptor
+        self, clock: Clock, rng: random.Random, pauses: Pauses, interceptor: Interceptor
     ) -> None:
-        super().__init__(clock, rng, host)
+        super().__init__(clock, rng, pauses)
         self.monotonic = self._read
         self._interceptor = interceptor
         self._latest = threading.local()
@@ -308,13 +303,13 @@ class _Asleep:
         self._sleeper = sleeper
         self._reason = reason
         self._error = error
-        self._record = current_record.get() if policies.host is not None else None
+        self._record = current_record.get() if policies.pauses is not None else None
         self._suspends = suspends
 
     def __enter__(self) -> _Asleep:
         if self._record is not None and self._suspends:
-            assert self._policies.host is not None
-            self._policies.host.limits.suspend(self._record)
+            assert self._policies.pauses is not None
+            self._policies.pauses.limits.suspend(self._record)
         self._policies.add_sleeper(self._sleeper, self._record, self._reason, self._error)
         # The error's traceback holds the frame that holds this.
         self._error = None
@@ -323,8 +318,8 @@ class _Asleep:
     def __exit__(self, *_: object) -> None:
         self._policies.remove_sleeper(self._sleeper, self._record, self._reason)
         if self._record is not None and self._suspends:
-            assert self._policies.host is not None
-            self._policies.host.limits.resume(self._record)
+            assert self._policies.pauses is not None
+            self._policies.pauses.limits.resume(self._record)
 
     def require_wanted(self) -> None:
         """See that the task, if there is one, is still wanted.
@@ -349,8 +344,8 @@ class _Asleep:
         if self._sleeper.interrupted:
             return False
         if self._record is not None:
-            assert self._policies.host is not None
-            self._policies.host.count_attempt(self._record)
+            assert self._policies.pauses is not None
+            self._policies.pauses.count_attempt(self._record)
         return True
 
 

@@ -59,7 +59,7 @@ class Runner:
     def launch(self, task: LiveTask) -> None:
         """Hand an accepted task to the engine."""
         if self.accounts:
-            self._hold(task)
+            self._hold_clock(task)
         kind = task.spec.kind
         try:
             self.engine.start(task, kind, self.runs[kind])
@@ -68,13 +68,13 @@ class Runner:
         # 1 a task that is cancelled lets go, 2 it is held, 3 the engine finds that it ended
         # and never runs it, so nobody else lets go.
         if self.accounts and task.status in FINAL and not task.bodies:
-            self.let_go(task)
+            self.release_clock(task)
 
     def refuse(self, task: LiveTask, error: BaseException) -> None:
         """End a task FAILED that could not be started."""
         reason = "it could not be started"
         self.endings.end(task, "fail", error=error, reason=reason, only_from=PENDING)
-        self.let_go(task)
+        self.release_clock(task)
 
     def start(self, task: LiveTask) -> float | None:
         """Move a task to RUNNING and return its start, or None if it has ended."""
@@ -82,7 +82,7 @@ class Runner:
         if not self.ledger.start(task, now):
             return None
         if task.outbox is not None:
-            self.ledger.tell(task)
+            self.ledger.flush(task)
         return now
 
     def run_body(self, task: LiveTask) -> bool:
@@ -95,7 +95,7 @@ class Runner:
         if not self.ledger.start(task, now):
             return False
         if task.outbox is not None:
-            self.ledger.tell(task)
+            self.ledger.flush(task)
         if task.bodies > 1:
             # A context can be entered only once; a further delivery gets its own.
             context = context.copy()
@@ -146,11 +146,11 @@ class Runner:
 
     # -- what the clock knows of queued work
 
-    def _hold(self, task: LiveTask) -> None:
+    def _hold_clock(self, task: LiveTask) -> None:
         task.held = True
         self.ledger.clock.hold()
 
-    def let_go(self, task: LiveTask) -> None:
+    def release_clock(self, task: LiveTask) -> None:
         """Release what `launch` held of the clock; harmless to call twice."""
         if not self.accounts:
             return

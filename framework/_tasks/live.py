@@ -76,8 +76,8 @@ class Driver(Protocol):
 
     owner: asyncio.Task[Any] | None
 
-    def request_cancel(self, *, let_go: bool = False) -> None:
-        """Cancel the coroutine from any thread; with *let_go* do not wait for it to end."""
+    def request_cancel(self, *, abandon: bool = False) -> None:
+        """Cancel the coroutine from any thread; with *abandon* do not wait for it to end."""
 
 
 class Timer(Protocol):

@@ -210,7 +210,7 @@ class Outpost:
         if not task.status.is_final:
             # It is not tracked here any more: another process may get the next delivery.
             self._core.endings.limits.disarm(task)
-            self._core.ledger.release_task(task)
+            self._core.ledger.unfollow(task)
             return delivery.again
         task.read = True
         if delivery.lost:
