@@ -1,10 +1,10 @@
-"""Telling of what happens to tasks: to each sink, of the kinds that it wants to hear of.
+"""Events: what happens to tasks, for the sinks that have subscribed to it.
 
-Guarantees: the events of one task are told one after the other, in the order in which they
-happened, whichever threads they happened on; a sink that raises is logged, and keeps the
-event from nobody else; what nobody hears of costs nothing.
-Relies on: `note` being called in the same hold of the lock as the change that it is about.
-Lock order: `lock` guards subscriptions, and in the ledger everything else; sinks are
+Guarantees: the events of one task are published one at a time and in the order in which
+they happened, whichever threads they happened on; the error of a sink is logged, and the
+other sinks are called all the same; events without a sink cost nothing.
+Relies on: the caller of `enqueue` still holding the lock with which it made the change.
+Lock order: `lock` guards the subscriptions, and in the ledger everything else; sinks are
 called without it.
 """
 
@@ -30,7 +30,7 @@ class Events:
         clock: Time for stamps.
 
     Attributes:
-        sinks: Who hears of each kind of event; empty while nobody hears of any.
+        sinks: The sinks of each kind of event; empty if there are no sinks.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -40,9 +40,9 @@ class Events:
         self._subscriptions: list[_Subscription] = []
 
     def enqueue(self, task: LiveTask, kind: str, **more: Any) -> None:
-        """Note an event of *task*, if anybody hears of its kind; `tell` then tells of it.
+        """Add an event to the outbox of *task*, if its kind has a sink; `flush` publishes it.
 
-        With the lock held, so that events stand in the order of the changes they are about.
+        Called with the lock held, so that events are in the order of the changes.
         """
         if kind not in self.sinks:
             return
@@ -52,29 +52,29 @@ class Events:
         outbox.entries.append((kind, task.status, task.attempts, more))
 
     def flush(self, task: LiveTask) -> None:
-        """Tell of what was noted of *task*; without the lock, and only after `note`.
+        """Publish the events in the outbox of *task*, which must have one; without the lock.
 
-        If another thread, or a sink further up on this one, is in the middle of it, that
-        one goes on with what was noted since.
+        If another thread, or a sink further up on this thread's stack, is doing so already,
+        it will publish the new events as well.
         """
         outbox = task.outbox
         assert outbox is not None
-        # Looked at again after the teller has let go: 1 it finds nothing more, 2 another
-        # thread notes something and leaves it to the teller, 3 the teller lets go.
+        # Checked again after the release, for this order: 1 this thread finds the outbox
+        # empty, 2 another one adds an event and cannot acquire, 3 this thread releases.
         while outbox.entries:
-            if not outbox.teller.acquire(blocking=False):
+            if not outbox.publishing.acquire(blocking=False):
                 return
             try:
                 while outbox.entries:
                     kind, status, attempts, more = outbox.entries.pop(0)
                     self.emit(kind, task, status, attempts, **more)
             finally:
-                outbox.teller.release()
+                outbox.publishing.release()
 
     def emit(
         self, kind: str, record: TaskRecord, status: TaskStatus, attempts: int, **more: Any
     ) -> None:
-        """Tell at once of an event of *record*, which had this status and so many attempts."""
+        """Publish an event of *record* now, with the status and attempts that it had then."""
         if kind not in self.sinks:
             return
         self.publish(
@@ -92,16 +92,16 @@ class Events:
         )
 
     def publish(self, event: TaskEvent) -> None:
-        """Tell every sink of its kind of *event*; one that raises is logged."""
+        """Call every sink of this kind of event; the error of a sink is logged."""
         for sink in self.sinks.get(event.kind, ()):
             try:
                 sink(event)
-            except BaseException:  # a sink is a guest; it may end neither worker nor loop
+            except BaseException:  # a user's sink must not end a thread or a loop
                 _LOGGER.exception("an event sink raised an error on %r", event.kind)
 
     def subscribe(self, sink: EventSink, kinds: Collection[str]) -> Callable[[], None]:
-        """Add *sink* for some kinds of events; return what takes it off again."""
-        # Told apart by identity: the same sink may be there twice.
+        """Add a sink for some kinds of events; return a function that removes it."""
+        # Compared by identity: the same sink may be subscribed twice.
         entry = _Subscription(sink, kinds)
         with self.lock:
             self._subscriptions.append(entry)

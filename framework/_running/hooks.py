@@ -1,4 +1,4 @@
-"""on_complete and on_error: what a submission wants called at its task's end."""
+"""on_complete and on_error: functions that are called when a task has ended."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LOGGER = logging.getLogger("asyncframe")
 
 
 def run_hooks(task: LiveTask, snapshot: Callable[[TaskRecord], TaskRecord]) -> None:
-    """Call the hook for how a task has ended, once.
+    """Call the one of a task's hooks that fits its status.
 
     Args:
-        task: The task, which is final and has hooks.
-        snapshot: Copies its record.
+        task: A final task with hooks; they are removed from it, so that none is called twice.
+        snapshot: Returns a copy of its record.
     """
     assert task.hooks is not None
     (on_complete, on_error), task.hooks = task.hooks, None
@@ -30,17 +30,17 @@ def run_hooks(task: LiveTask, snapshot: Callable[[TaskRecord], TaskRecord]) -> N
     if task.status is not TaskStatus.TIMEOUT and not task.remote:
         _call(hook, view)
         return
-    # The thread that ends tasks over their limit has other deadlines to keep, and the one
-    # that hears of remote tasks others to hear of.
+    # A slow hook must not delay the thread of the timers, which has other limits to enforce,
+    # nor the thread that reads the reports of remote tasks.
     thread = threading.Thread(target=_call, args=(hook, view), name=thread_names.HOOK, daemon=True)
     try:
         thread.start()
-    except RuntimeError:  # too many threads in the process; late deadlines are better
+    except RuntimeError:  # too many threads: rather let other limits be late
         _call(hook, view)
 
 
 def _call(hook: Callable[[Task], object], task: Task) -> None:
     try:
         hook(task)
-    except BaseException:  # a hook is a guest; it may end neither thread nor loop
+    except BaseException:  # a user's hook must not end a thread or a loop
         _LOGGER.exception("a hook of task %s raised an error", task.task_id)

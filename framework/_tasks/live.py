@@ -128,18 +128,18 @@ class Home:
 
 
 class Outbox:
-    """What is to be told of one task, the earliest first.
+    """The events of one task that are not published yet, the earliest first.
 
     Attributes:
         entries: The kind, the task's status and attempts then, and more fields of the event.
-        teller: Held by the thread that tells; whoever finds it held leaves that to it.
+        publishing: Held by the thread that publishes; others leave their events to it.
     """
 
-    __slots__ = ("entries", "teller")
+    __slots__ = ("entries", "publishing")
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, TaskStatus, int, dict[str, Any]]] = []
-        self.teller = threading.Lock()
+        self.publishing = threading.Lock()
 
 
 class LiveTask(TaskRecord):
