@@ -1,15 +1,15 @@
-"""The ledger: every live task, the counters, and the one place where tasks move.
+"""The ledger: all live tasks, the counters, and the only code that changes a task's status.
 
 Guarantees: a task is counted under exactly one status at any time, so that
 ``submitted = pending + running + completed + failed + timeout + cancelled + interrupted``
-holds in every snapshot; whoever makes a task final, and nobody else, gets its waiters.
-Relies on: nothing below it calling back while the lock is held.
-Lock order: `lock` is held for the few steps of one move, never while user code, a sink or
-a store runs. No other lock is taken under it. Where every task passes, nothing is called
-while it is held: the interpreter changes threads at calls and not in between, so no thread
-ever waits for one that holds the lock and has lost its turn, and no others behind it.
-Without the GIL: every shared field is written under the lock, but for the dicts of live
-tasks, which lose entries and are read without it; their single operations are atomic.
+holds in every snapshot; only the thread that makes a task final gets its waiters.
+Relies on: nothing that is called with the lock held calls back.
+Lock order: `lock` is held for the few lines of one change, never while user code, a sink or
+a store runs. No other lock is taken while it is held. On the path of every task, nothing is
+called while it is held either: the interpreter switches threads at calls, and a thread that
+lost its turn while holding the lock would make all others wait for it.
+Without the GIL: every shared field is written under the lock, except for the dicts of live
+tasks, from which other threads remove entries without it; each such operation is atomic.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from framework.protocols import Clock, SharedStore, TaskStore
 _LOGGER = logging.getLogger("asyncframe")
 
 State: TypeAlias = Literal["running", "stopping", "stopped", "forked"]
-"""Where a framework stands; changed here alone, and with the lock held but for a fork."""
+"""State of a framework; only changed here, with the lock held except after a fork."""
 
 
 class Ledger(Events):
@@ -48,14 +48,14 @@ class Ledger(Events):
 
     Args:
         clock: Time for stamps.
-        store: Where finished tasks go.
-        queue_size: How many tasks may be PENDING, from 1 on.
+        store: Where finished tasks are kept.
+        queue_size: How many tasks may be PENDING, 1 or more.
 
     Attributes:
-        homes: Whose tasks may be live; those that have left stay until theirs are kept.
-        kept: How many finished tasks the store keeps.
-        shared: The store, if other processes read it and must hear of live tasks as well.
-        state: Where the framework stands.
+        homes: The homes that may have live tasks; one that has left stays until it has none.
+        kept: How many finished tasks the store has.
+        shared: The store, if other processes read it and need live tasks as well.
+        state: Whether the framework runs, is stopping or has stopped.
     """
 
     def __init__(self, clock: Clock, store: TaskStore, queue_size: int) -> None:
@@ -74,7 +74,7 @@ class Ledger(Events):
         self.kept = 0
 
     def add_home(self, home: Home) -> None:
-        """Look for live tasks in *home* as well; in those that left only while they have any."""
+        """Add *home*, and remove homes that are closed and have no live tasks."""
         with self.lock:
             self.homes = [one for one in self.homes if one.live or not one.closed] + [home]
 
@@ -122,10 +122,10 @@ class Ledger(Events):
             if emit_submitted and self.sinks:
                 self.enqueue(task, "submitted")
         if self.shared is not None:
-            self._note_new(task)
+            self._share_new(task)
 
-    def _note_new(self, task: LiveTask) -> None:
-        """Have other processes know of a new task, or take it back."""
+    def _share_new(self, task: LiveTask) -> None:
+        """Publish a new task to other processes; remove it again if that fails."""
         assert self.shared is not None
         try:
             self.shared.note(task)
@@ -142,7 +142,7 @@ class Ledger(Events):
             raise
 
     def share(self, task: LiveTask) -> None:
-        """Have other processes hear of a live task's change; call outside the lock."""
+        """Publish a task's change to other processes; called without the lock."""
         if self.shared is not None:
             self.shared.note(task)
 
@@ -150,7 +150,7 @@ class Ledger(Events):
         """Reserve a chosen id for a task that is about to be added, until `release`.
 
         Raises:
-            ValueError: If a task has it, live or kept, or is about to.
+            ValueError: If a live or a finished task has it, or another one reserves it.
         """
         with self.lock:
             free = self.find_live(task_id) is None and task_id not in self._reserved
@@ -158,7 +158,7 @@ class Ledger(Events):
                 self._reserved.add(task_id)
         if not free:
             raise id_in_use(task_id)
-        # After the reservation, so that no task of this id can end unseen in between.
+        # The store is read last: a live task with this id may have moved there meanwhile.
         if self.store.get(task_id) is not None:
             self.release(task_id)
             raise id_in_use(task_id)
@@ -169,7 +169,7 @@ class Ledger(Events):
             self._reserved.discard(task_id)
 
     def start(self, task: LiveTask, now: float) -> bool:
-        """Move a task to RUNNING, or count a further delivery; False if it has ended."""
+        """Make a task RUNNING, or count a further delivery of it; False if it is final."""
         targets = TARGETS["start"]
         with self.lock:
             before = task.status
@@ -202,23 +202,21 @@ class Ledger(Events):
         only_from: TaskStatus | None = None,
         body_ended: bool = True,
     ) -> dict[Any, None] | None:
-        """Move a task to a final status, or refuse the move with nothing changed.
-
-        A final status allows no move at all.
+        """Make a task final, unless `TARGETS` or *only_from* forbids it.
 
         Args:
             task: The task.
             move: How it ended.
-            now: Monotonic second at which it did.
+            now: Monotonic second at which it ended.
             result: What it returned.
             error: Why it has no result.
-            traceback: The error's traceback as first raised.
-            reason: For people.
-            only_from: Refuse the move if the status is another one; None for any.
-            body_ended: Whether it is its body that ended; else a running one runs on.
+            traceback: The error's traceback when it was first raised.
+            reason: Why it ended, for people.
+            only_from: Leave the task as it is if it has another status; None for any status.
+            body_ended: Whether its body has ended; if not, a body that runs keeps running.
 
         Returns:
-            Those who wait for it, perhaps nobody; None if the move was refused.
+            Its waiters, which may be none; None if the status was not changed.
         """
         targets = TARGETS[move]
         with self.lock:
@@ -249,23 +247,23 @@ class Ledger(Events):
             task.status = after
             if self.sinks:
                 self.enqueue(task, EVENT_OF[after], message=task.reason, error=task.error)
-        return _NOBODY if waiters is None else waiters
+        return _NO_WAITERS if waiters is None else waiters
 
     def keep(self, task: LiveTask) -> None:
-        """Hand a final task over to the store; call once, by whoever ended it."""
-        # A body that still runs has its own references.
+        """Move a final task to the store; called once, by the thread that ended it."""
+        # Free them now: a body that still runs has its own references.
         task.args = task.kwargs = task.context = None
         if task.status is COMPLETED:
             task.code = None
-        # Stored first and then dropped, so that it can be found at any moment.
+        # Stored before it is removed, so that it can be found at any moment.
         try:
             self.store.put(task)
-        except Exception:  # a store's fault must not leave the task live for ever
+        except Exception:  # a broken store must not keep the task live for ever
             _LOGGER.exception("the store did not accept task %s", task.task_id)
         task.home.live.pop(task.task_id, None)
 
     def unfollow(self, task: LiveTask) -> None:
-        """Follow a live task no more, which goes on elsewhere; wakes who waits for it."""
+        """Stop following a task that continues in another process, and wake its waiters."""
         with self.lock:
             waiters, task.waiters = task.waiters, None
         task.home.live.pop(task.task_id, None)
@@ -275,7 +273,7 @@ class Ledger(Events):
             task.home.on_idle()
 
     def find(self, task_id: object) -> TaskRecord | None:
-        """Return the record with this id, live or kept; None for anything unknown."""
+        """Return the record with this id, live or finished; None if there is none."""
         if not isinstance(task_id, str):
             return None
         return self.find_live(task_id) or self.store.get(task_id)
@@ -299,18 +297,18 @@ class Ledger(Events):
         return [task for task in self._unstored(home) if task.status not in FINAL]
 
     def snapshot(self, record: TaskRecord) -> TaskRecord:
-        """Return a copy of *record* that is consistent in itself."""
+        """Return a consistent copy of *record*."""
         with self.lock:
             return copy_record(record)
 
     def records(self) -> dict[str, TaskRecord]:
-        """Return copies of all records, kept ones first, by id."""
+        """Return copies of all records by id, those in the store first."""
         with self.lock:
             live = {task.task_id: copy_record(task) for task in self._unstored()}
         found: dict[str, TaskRecord] = {}
         for record in self.store.list():
             found[record.task_id] = record
-        # A task that ended in between is in both; the store's word is the later one.
+        # A task that ended in between is in both; the store's record is the newer one.
         return found | {key: task for key, task in live.items() if key not in found}
 
     def active_records(self) -> list[TaskRecord]:
@@ -320,13 +318,14 @@ class Ledger(Events):
         if self.shared is None:
             return own
         ids = {task.task_id for task in own}
-        # One that has just ended here is final, so it is none of the others' either.
+        # A task that has ended here in between is final in the store as well.
         others = [one for one in self.shared.list() if one.status not in FINAL]
         return own + [one for one in others if one.task_id not in ids]
 
     def register(self, task: LiveTask, waiter: Waiter) -> bool:
-        """Have *waiter* woken at the task's end; False if it is final already."""
+        """Register *waiter* to be woken when the task is final; False if it is already."""
         with self.lock:
+            # Not `in FINAL`, which calls the hash of the status; see the module's docstring.
             if task.status is not PENDING and task.status is not RUNNING:
                 return False
             if task.waiters is None:
@@ -336,13 +335,13 @@ class Ledger(Events):
         return True
 
     def unregister(self, task: LiveTask, waiter: Waiter) -> None:
-        """Forget *waiter*, who waits no longer."""
+        """Remove a waiter that has stopped waiting."""
         with self.lock:
             if task.waiters is not None:
                 task.waiters.pop(waiter, None)
 
     def request_cancel(self, task: LiveTask) -> bool:
-        """Note that cancellation was asked for; False if the task is final already."""
+        """Record a request to cancel the task; False if it is final already."""
         with self.lock:
             if task.status in FINAL:
                 return False
@@ -351,7 +350,7 @@ class Ledger(Events):
         return True
 
     def progress(self, task: LiveTask, share: float, message: str) -> None:
-        """Note how far a task is; a final one keeps what it had."""
+        """Set a task's progress; a final one is left as it is."""
         with self.lock:
             if task.status in FINAL:
                 return
@@ -364,18 +363,18 @@ class Ledger(Events):
             self.flush(task)
 
     def close_home(self, home: Home) -> None:
-        """Take no more tasks of *home*; when this returns, all that it will ever have are live."""
+        """Accept no more tasks for *home*: when this returns, none will be added."""
         with self.lock:
             home.closed = True
 
     def wind_down(self) -> None:
-        """Take no more tasks of any home, since the framework is about to stop."""
+        """Accept no more tasks for any home, since the framework is about to stop."""
         with self.lock:
             if self.state == "running":
                 self.state = "stopping"
 
     def stop(self) -> bool:
-        """Take no more tasks, for good; False if that was so already."""
+        """Accept no more tasks, for good; False if it has stopped already."""
         with self.lock:
             stops = self.state != "stopped"
             self.state = "stopped"
@@ -387,12 +386,12 @@ class Ledger(Events):
         return self.state in ("stopped", "forked")
 
     def forget(self) -> None:
-        """Refuse everything from now on, in a forked child."""
+        """Accept no more tasks in a forked child, where another thread may hold the lock."""
         self.lock = threading.Lock()
         self.state = "forked"
 
     def figures(self) -> dict[str, int]:
-        """Return the counters as one consistent snapshot."""
+        """Return a consistent snapshot of the counters."""
         with self.lock:
             figures = {"submitted": self.submitted}
             figures |= {PENDING.value: self.pending, RUNNING.value: self.running}
@@ -403,7 +402,7 @@ class Ledger(Events):
     def announce(
         self, kind: str, task: LiveTask, delay: float, error: BaseException | None
     ) -> None:
-        """Count a retry's or throttle's wait of a task, and tell of it unless the task is final."""
+        """Count a wait for a retry or a throttle, and publish it unless the task is final."""
         with self.lock:
             self.extra[kind] += 1
             if self.sinks and task.status not in FINAL:
@@ -412,7 +411,7 @@ class Ledger(Events):
             self.flush(task)
 
     def count_late(self, task: LiveTask) -> None:
-        """Count an outcome that came after the end of its task, and tell of it."""
+        """Count and publish an outcome that came when its task was final already."""
         with self.lock:
             self.extra["late_results"] += 1
             if self.sinks:
@@ -421,8 +420,8 @@ class Ledger(Events):
         if task.outbox is not None:
             self.flush(task)
 
-    def tell_evicted(self, record: TaskRecord) -> None:
-        """Tell that a finished task was forgotten; after its end was told of."""
+    def publish_evicted(self, record: TaskRecord) -> None:
+        """Publish that a finished task was removed; comes after the event of its end."""
         if isinstance(record, LiveTask):
             with self.lock:
                 self.enqueue(record, "evicted")
@@ -432,13 +431,13 @@ class Ledger(Events):
             self.emit("evicted", record, record.status, record.attempts)
 
     def count(self, name: str, by: int = 1) -> None:
-        """Add to a counter beside those of the statuses."""
+        """Add to a counter that does not belong to a status."""
         with self.lock:
             self.extra[name] += by
 
 
 def _with_others(own: dict[str, int], shared: dict[str, int]) -> dict[str, int]:
-    """Return the counters of all processes: this one's live tasks, and what the store has."""
+    """Return the counters of all processes: *own* live tasks, plus the counts of the store."""
     figures = own | shared
     for status in TaskStatus:
         live = 0 if status.is_final else own[status.value]
@@ -447,12 +446,12 @@ def _with_others(own: dict[str, int], shared: dict[str, int]) -> dict[str, int]:
     return figures
 
 
-_NOBODY: dict[Any, None] = {}
-"""What `Ledger.end` gives if nobody waits; never changed."""
+_NO_WAITERS: dict[Any, None] = {}
+"""Returned by `Ledger.end` for a task without waiters; never changed."""
 
 
 def id_in_use(task_id: str) -> ValueError:
-    """Return the error for a chosen id that a task has already."""
+    """Return the error for a chosen id that is in use."""
     return ValueError(
         f"task_id must be one that no task has, not {task_id[:80]!r}: choose another, or "
         "leave it out for a random one"

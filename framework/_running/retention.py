@@ -50,7 +50,7 @@ class Retention:
             report_unread(record)
             ids.append(str(record.task_id))
             if ledger.sinks:
-                ledger.tell_evicted(record)
+                ledger.publish_evicted(record)
         if ids and self.forget is not None:
             self.forget(ids)
         if removed:
