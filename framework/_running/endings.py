@@ -1,9 +1,10 @@
-"""The one way in which a task ends, and what follows from it.
+"""Endings: the only code that ends tasks, and what it does after that.
 
-Guarantees: whatever a body raises ends its task and nothing else; a task ends once, and its
-waiters, sinks and hooks hear of it once, after the store has it; an outcome that comes after
-the end is dropped and counted.
-Relies on: the ledger, which lets one thread alone make a task final.
+Guarantees: an error that a body raises ends its task and nothing else; a task ends once, and
+then its waiters, sinks and hooks are called once, after it is in the store; an outcome that
+comes later is counted and dropped.
+Relies on: the ledger, which lets only one thread make a task final.
+Lock order: none is held here; the store, sinks, waiters and hooks are called without one.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ class Endings:
     """Ends the tasks of one manager.
 
     Args:
-        ledger: Where tasks move.
-        engine: Gives up the thread of a task that has ended before its body.
-        max_finished: How many finished tasks are kept, from 0 on.
+        ledger: Changes their status.
+        engine: Abandons the thread of a task that is final before its body has ended.
+        max_finished: How many finished tasks are kept, 0 or more.
 
     Attributes:
-        limits: The tasks' limits; one that expires ends its task.
-        retention: Forgets finished tasks.
-        settle: Makes of a result what every process will read; None if only this one does.
+        limits: The time limits of the tasks; a limit that expires ends its task.
+        retention: Removes finished tasks.
+        settle: Converts a result to what other processes will read; None if none do.
     """
 
     def __init__(self, ledger: Ledger, engine: TaskEngine, max_finished: int) -> None:
@@ -46,17 +47,17 @@ class Endings:
         self._monotonic = ledger.clock.monotonic
 
     def complete(self, task: LiveTask, result: Any, now: float | None = None) -> bool:
-        """End a task whose body returned *result*; False if it is not COMPLETED by this.
+        """End a task whose body returned *result*; False if that did not make it COMPLETED.
 
         Args:
             task: The task.
-            result: What it returned.
-            now: Monotonic second of its end; None for now.
+            result: What its body returned.
+            now: Monotonic second at which it ended; None for now.
         """
         if self.settle is not None:
             try:
                 result = self.settle(task, result)
-            except Exception as error:  # nobody else could read it: the task has no result
+            except Exception as error:  # no other process could read it
                 self.end(task, "fail", error=error, reason="its result cannot be kept")
                 return False
         waiters = self.ledger.end(
@@ -71,23 +72,23 @@ class Endings:
     def body_failed(self, task: LiveTask, error: BaseException) -> None:
         """End a task whose body raised *error*.
 
-        A `TaskCancelledError` of its own counts as giving way to a cancellation only if
-        somebody has asked for one; any other is an error like others.
+        A `TaskCancelledError` makes it CANCELLED only if it names this task and somebody has
+        requested its cancellation; otherwise it is an error like any other.
         """
         clear_frames(error)
-        gave_way = (
+        stopped_itself = (
             isinstance(error, TaskCancelledError)
             and error.task_id == task.task_id
             and task.cancel_requested
         )
-        if gave_way:
-            self.end(task, "cancel", error=error, reason="it gave way to a cancellation")
+        if stopped_itself:
+            self.end(task, "cancel", error=error, reason="it stopped because it was cancelled")
         else:
             explain_await(error)
             self.end(task, "fail", error=error)
 
     def time_out(self, task: LiveTask) -> None:
-        """End a task TIMEOUT that has reached its limit, whatever its body goes on to do."""
+        """Make a task TIMEOUT that has reached its limit, even if its body keeps running."""
         assert task.limit is not None
         error = TaskTimeoutError(task.task_id, task.name, task.limit)
         self.end(task, "time_out", error=error, reason="it ran past its limit", body_ended=False)
@@ -102,17 +103,18 @@ class Endings:
         body_ended: bool = True,
         now: float | None = None,
     ) -> bool:
-        """Make a task final without a result; False if it is, or may not be, already.
+        """Make a task final without a result; False if it is final or *only_from* forbids it.
 
         Args:
             task: The task.
             move: How it ended.
             error: Why it has no result.
-            reason: For people.
-            only_from: Do nothing if the status is another one; None for any.
-            body_ended: Whether its body has ended, or there was none; else it is stopped.
-            now: Monotonic second of its end; None for now.
+            reason: Why it ended, for people.
+            only_from: Do nothing if it has another status; None for any status.
+            body_ended: Whether its body has ended or never started; if not, it is stopped.
+            now: Monotonic second at which it ended; None for now.
         """
+        # Positional: keywords would cost more, and every task that fails passes here.
         waiters = self.ledger.end(
             task,
             move,
@@ -129,16 +131,16 @@ class Endings:
                 self.ledger.count_late(task)
             return False
         if not body_ended:
-            # Before anyone hears of it: the pool's figures then tell the same.
+            # First of all, so that the pool's figures agree with what waiters are told.
             self.stop_body(task)
         self._after_end(task, waiters)
         return True
 
     def stop_body(self, task: LiveTask) -> None:
-        """Ask the body of a task that is final, or shall be, to stop.
+        """Stop the body of a task that is final or being cancelled, as far as possible.
 
         A coroutine is cancelled. A thread cannot be stopped: its sleep in a retry or a
-        throttle ends, and if the task is final its place in the pool is given to another.
+        throttle is interrupted, and if the task is final, the pool replaces the thread.
         """
         sleeper = task.sleeper
         if sleeper is not None:
@@ -149,10 +151,10 @@ class Endings:
             self._engine.abandon(task)
 
     def _after_end(self, task: LiveTask, waiters: dict[Waiter, None]) -> None:
-        """Hand a task that has just ended to the store, and wake and call who waits for that.
+        """Store a task that has just ended, publish its events, and wake its waiters.
 
-        In this order: whoever is woken finds the task in the store, sinks hear of its end
-        before hooks do, and a home is idle only once all that has been done.
+        The order matters: a waiter finds the task in the store, sinks are called before
+        hooks, and a home is idle only after all of that.
         """
         ledger = self.ledger
         if task.limit_key is not None:
