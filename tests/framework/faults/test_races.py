@@ -308,7 +308,7 @@ async def test_the_shutdown_comes_before_the_submission(aside: ThreadPoolExecuto
     # 1 a thread submits, 2 the framework stops, 3 the task is to be accepted.
     async with setup_async_framework(None, graceful_shutdown_timeout=0):
         manager = get_task_manager()
-        gate = Turnstile(manager._core.ledger, "accept")
+        gate = Turnstile(manager._core.ledger, "add")
         submitting = aside.submit(manager.submit_nowait, int)
         gate.await_arrival()
     gate.let_in()
