@@ -1,8 +1,10 @@
-"""Handing tasks to the engine, and running the body of one on a thread.
+"""Runner: launches tasks at the engine, and runs the body of a task on a thread.
 
-Guarantees: a task that was handed over is run, or ends FAILED; what the clock was told of
-queued work is taken back once.
-Relies on: the ledger for the beginning, the endings for the end.
+Guarantees: a task that is launched runs or ends FAILED; each hold of the clock for a queued
+task is released once.
+Relies on: the ledger to start tasks, the endings to end them.
+Lock order: the ledger's lock is taken to decide who releases a hold; the clock is called
+without it.
 """
 
 from __future__ import annotations
@@ -26,15 +28,15 @@ class Runner:
     """Runs the tasks of one manager.
 
     Args:
-        endings: How tasks end, and the ledger in which they move.
-        boxes: The loops' mailboxes.
+        endings: Ends the tasks; has their ledger and their limits.
+        boxes: The mailboxes of the event loops.
         engine: Where tasks run.
-        interceptor: Takes part in deliveries and attempts; None for nobody.
+        interceptor: Is called around deliveries and attempts; None for none.
 
     Attributes:
-        runs: What the engine does with a task of each kind; see `coroutines.runs_of`.
-        drives: The coroutines whose bodies have not ended.
-        accounts: Whether the clock is told of queued work.
+        runs: What the engine calls with a task of each kind; see `coroutines.runs_of`.
+        drives: The coroutines that have been suspended and have not ended.
+        holds_clock: Whether the clock is held while tasks are queued.
     """
 
     def __init__(
@@ -52,32 +54,32 @@ class Runner:
         self.interceptor = interceptor
         self.runs: dict[Kind, Run] = {}
         self.drives = Drives()
-        # Real time stands still for nobody, so nobody need tell it of queued work.
-        self.accounts = not isinstance(self.ledger.clock, SystemClock)
+        # Only virtual time can be held; in real time each task saves the calls.
+        self.holds_clock = not isinstance(self.ledger.clock, SystemClock)
         self._monotonic = self.ledger.clock.monotonic
 
     def launch(self, task: LiveTask) -> None:
-        """Hand an accepted task to the engine."""
-        if self.accounts:
+        """Hand a task to the engine."""
+        if self.holds_clock:
             self._hold_clock(task)
         kind = task.spec.kind
         try:
             self.engine.start(task, kind, self.runs[kind])
-        except Exception as error:  # the id is given already: the task must end, with this
+        except Exception as error:  # its id is known already, so the task must end
             self.refuse(task, error)
-        # 1 a task that is cancelled lets go, 2 it is held, 3 the engine finds that it ended
-        # and never runs it, so nobody else lets go.
-        if self.accounts and task.status in FINAL and not task.bodies:
+        # For this order: 1 another thread cancels the task and releases the clock, 2 it is
+        # held here, 3 the engine drops the task, since it is final. Then nobody else releases.
+        if self.holds_clock and task.status in FINAL and not task.bodies:
             self.release_clock(task)
 
     def refuse(self, task: LiveTask, error: BaseException) -> None:
-        """End a task FAILED that could not be started."""
+        """Make a task FAILED that could not be started."""
         reason = "it could not be started"
         self.endings.end(task, "fail", error=error, reason=reason, only_from=PENDING)
         self.release_clock(task)
 
     def start(self, task: LiveTask) -> float | None:
-        """Move a task to RUNNING and return its start, or None if it has ended."""
+        """Make a task RUNNING and return the monotonic second; None if it is final."""
         now = self._monotonic()
         if not self.ledger.start(task, now):
             return None
@@ -86,24 +88,24 @@ class Runner:
         return now
 
     def run_body(self, task: LiveTask) -> bool:
-        """Run a task's function on this thread, to its end; False if it has ended."""
+        """Run a task's function on this thread until it ends; False if the task is final."""
         context, args, kwargs = task.context, task.args, task.kwargs
         if context is None or args is None:
             return False
-        # As `start` does it: every task that runs on a thread would pay for the call.
+        # The lines of `start` again: every task on a thread would pay for the call.
         now = self._monotonic()
         if not self.ledger.start(task, now):
             return False
         if task.outbox is not None:
             self.ledger.flush(task)
         if task.bodies > 1:
-            # A context can be entered only once; a further delivery gets its own.
+            # A context can only be entered once at a time: a further delivery gets a copy.
             context = context.copy()
         if task.limit is not None:
             self.limits.arm(task, now)
         run = context.run
         try:
-            run(enter, task)
+            run(set_current, task)
             if self.interceptor is None:
                 fn = task.spec.fn
                 result = run(fn, *args, **kwargs) if kwargs else run(fn, *args)
@@ -115,27 +117,27 @@ class Runner:
                     f"{task.name} is not an async function but returned a coroutine, which nobody "
                     "would await: submit the async function itself"
                 )
-        except BaseException as error:  # a body may raise anything; the thread lives on
+        except BaseException as error:  # a body may raise anything, and must not end the thread
             self.endings.body_failed(task, error)
         else:
             self.endings.complete(task, result)
         return True
 
-    # -- attempts, with an interceptor
+    # -- attempts with an interceptor
 
     def attempt_async(
         self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any] | None
     ) -> Any:
-        """Call an async task's function with the interceptor, in the task's context."""
-        enter(task)
+        """Start an attempt of an async task with the interceptor, in the task's context."""
+        set_current(task)
         return self._attempt(task, args, kwargs)
 
     def _attempt(self, task: LiveTask, args: tuple[Any, ...], named: dict[str, Any] | None) -> Any:
-        """Run the function with the interceptor around each attempt."""
+        """Call the function, with the interceptor around each attempt."""
         assert self.interceptor is not None
         kwargs = named or {}
         around = self.interceptor.around_attempt
-        fn: Any = task.spec.fn  # with an attribute that only a retried function has
+        fn: Any = task.spec.fn  # only a retried function has __asyncframe_attempts__
         if task.spec.attempts_inside:
 
             def attempt(call: Callable[[], Any]) -> Any:
@@ -144,15 +146,15 @@ class Runner:
             return fn.__asyncframe_attempts__(attempt, args, kwargs)
         return around(task, task.attempts, partial(fn, *args, **kwargs))
 
-    # -- what the clock knows of queued work
+    # -- holding the clock while a task is queued
 
     def _hold_clock(self, task: LiveTask) -> None:
         task.held = True
         self.ledger.clock.hold()
 
     def release_clock(self, task: LiveTask) -> None:
-        """Release what `launch` held of the clock; harmless to call twice."""
-        if not self.accounts:
+        """Release the clock that `launch` held for a task; may be called twice."""
+        if not self.holds_clock:
             return
         with self.ledger.lock:
             held, task.held = task.held, False
@@ -160,5 +162,5 @@ class Runner:
             self.ledger.clock.release()
 
 
-enter = current_record.set
-"""Makes a task the current one, in the context that it is called in."""
+set_current = current_record.set
+"""Makes a task the current one in the context in which it is called."""

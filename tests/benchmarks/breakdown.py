@@ -24,7 +24,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._manager.core import Core
-from framework._running.runner import enter
+from framework._running.runner import set_current
 from framework._tasks.live import LiveTask
 from framework._threads.pool_threads import PoolThread
 
@@ -131,7 +131,9 @@ class _Bench:
         take = _each(lambda _: crew.take(worker), tasks)
         started = perf_counter()
         start = _each(lambda task: core.ledger.start(task, started), tasks)
-        body = _each(lambda task: (task.context.run(enter, task), task.context.run(fn)), tasks)
+        body = _each(
+            lambda task: (task.context.run(set_current, task), task.context.run(fn)), tasks
+        )
         end = _each(lambda task: core.ledger.end(task, "complete", started), tasks)
         keep = _each(core.ledger.keep, tasks)
         worker.count()
