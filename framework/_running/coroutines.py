@@ -1,9 +1,10 @@
-"""What an engine runs: a task's thread body, or its coroutine step by step.
+"""Coroutines: what an engine calls to run a task, and `Drive`, which steps a coroutine.
 
-Guarantees: a coroutine that swallows its cancellation can be let go, so that nothing
-keeps its loop from closing; cancelling a task that is awaited in place cancels its
-coroutine and not its awaiter.
-Relies on: the runner for every beginning and end.
+Guarantees: a coroutine that swallows its cancellation can be abandoned, so that its loop can
+close; cancelling a task that is awaited in place cancels its coroutine and not its awaiter.
+Relies on: the runner to start tasks, the endings to end them; a `Drive` is only used on its
+task's loop, except for `request_cancel`.
+Lock order: none is held here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from framework._running.outcomes import clear_frames, raise_or_return
-from framework._running.runner import Runner, enter
+from framework._running.runner import Runner, set_current
 from framework._tasks.live import PENDING, LiveTask
 from framework._tasks.records import FINAL
 from framework.exceptions import TaskCancelledError, TaskInterruptedError
@@ -27,24 +28,24 @@ _LOGGER = logging.getLogger("asyncframe")
 
 
 class _Run:
-    """What an engine does with a task; see `protocols.Run`."""
+    """What an engine calls with each task; see `protocols.Run`."""
 
     def __init__(self, runner: Runner, deliver: Callable[[LiveTask], bool]) -> None:
         self._runner = runner
         self._deliver = deliver
 
     def __call__(self, task: Any, /) -> bool:  # Any: a LiveTask, as it was handed out
-        """Begin with a task, with the interceptor around it if there is one."""
+        """Deliver a task; if there is an interceptor, through its `around_delivery`."""
         runner = self._runner
         try:
             if runner.interceptor is None:
                 return self._deliver(task)
             return runner.interceptor.around_delivery(task, partial(self._deliver, task))
-        except Exception as error:  # an interceptor's or a closed loop's; the task must end
+        except Exception as error:  # of an interceptor or a closed loop; the task must end
             runner.endings.end(task, "fail", error=error, reason="its delivery failed")
             return False
         finally:
-            if runner.accounts:
+            if runner.holds_clock:
                 runner.release_clock(task)
 
     def drop(self, task: Any, error: BaseException | None, /) -> None:  # Any: as above
@@ -53,21 +54,21 @@ class _Run:
         if error is not None:
             runner.refuse(task, error)
             return
-        told = TaskCancelledError(task.task_id, task.name)
+        cancelled = TaskCancelledError(task.task_id, task.name)
         reason = "its pool was shut down"
-        runner.endings.end(task, "cancel", error=told, reason=reason, only_from=PENDING)
+        runner.endings.end(task, "cancel", error=cancelled, reason=reason, only_from=PENDING)
         runner.release_clock(task)
 
 
 def runs_of(runner: Runner) -> dict[Kind, Run]:
-    """Return what an engine does with the tasks of *runner*, for threads and for loops."""
+    """Return what an engine calls with the tasks of *runner*, for threads and for loops."""
 
     def start_coroutine(task: LiveTask) -> bool:
         if task.status in FINAL or task.loop is None:
             return False
         driver = Drive(runner, task, False)
         task.driver = driver
-        # Kept by the task's driver: the loop itself holds its tasks weakly.
+        # The driver keeps the asyncio task alive: a loop has only weak references to its tasks.
         driver.owner = task.loop.create_task(driver.main(), name=f"asyncframe {task.name}")
         return True
 
@@ -75,28 +76,28 @@ def runs_of(runner: Runner) -> dict[Kind, Run]:
 
 
 class Drive:
-    """Steps a task's coroutine in its own context, inside whatever awaits this object.
+    """Steps a task's coroutine in the task's context; an asyncio task awaits this object.
 
-    Since it hands on each step itself, it can let a coroutine go that swallows its
-    cancellation: nothing then keeps the loop from closing.
+    Since it passes on each step itself, it can abandon a coroutine that swallows its
+    cancellation: its loop can then close.
 
     Args:
-        runner: Begins and ends the task.
+        runner: Starts and ends the task.
         task: The task.
-        in_place: Whether somebody awaits this who is to see the outcome.
+        in_place: Whether the code that awaits this object gets the outcome.
 
     Attributes:
-        owner: The asyncio task that awaits; known when the first step is made.
-        suspended: Whether its coroutine has been suspended and has not ended.
+        owner: The asyncio task that awaits this object; set at the first step at the latest.
+        suspended: Whether the coroutine has been suspended and has not ended.
     """
 
     __slots__ = (
-        "_asked",
+        "_abandoned",
         "_baseline",
+        "_cancel_requested",
         "_closing",
         "_coroutine",
         "_in_place",
-        "_abandoned",
         "_raised",
         "_run",
         "_runner",
@@ -111,14 +112,16 @@ class Drive:
         self._runner = runner
         self._task = task
         self.owner: asyncio.Task[Any] | None = None
-        self._asked = self._abandoned = self._closing = self.suspended = False
+        self._cancel_requested = self._abandoned = False
+        self._closing = self.suspended = False
+        # How often the owner had been cancelled before the first step.
         self._baseline = 0
-        # What the coroutine has yielded while it is suspended, and then what its awaiter gets.
+        # While the coroutine is suspended, what it has yielded; later, what its awaiter gets.
         self._value: Any = None
         self._raised: BaseException | None = None
 
     async def main(self) -> None:
-        """Drive the task as an asyncio task of its own, which never fails."""
+        """Run the task as an asyncio task, which never fails."""
         started = self._runner.start(self._task)
         if started is None:
             return
@@ -126,7 +129,7 @@ class Drive:
         try:
             if self.suspended:
                 await self
-        except BaseException:  # told to the task's waiters; one task must not end the loop
+        except BaseException:  # the waiters get it; a SystemExit here would end the loop
             if self._closing:
                 raise
 
@@ -140,7 +143,7 @@ class Drive:
         if self.owner is None or not self._task.bodies:
             return
         self._abandoned = abandon
-        self._asked = True
+        self._cancel_requested = True
         self.owner.cancel()
 
     def first_step(self, started: float) -> None:
@@ -155,61 +158,61 @@ class Drive:
             context = context.copy()
         run = self._run = context.run
         try:
-            coroutine = self._coroutine = self._called(task, run)
+            coroutine = self._coroutine = self._call_function(task, run)
             try:
                 self._value = run(coroutine.send, None)
             except StopIteration as stop:
                 if task.limit is not None:
                     runner.limits.overrun(task, started)
-                if not runner.endings.complete(task, stop.value) or self._asked:
-                    self._keep(self._given_up, None)
+                if not runner.endings.complete(task, stop.value) or self._cancel_requested:
+                    self._keep_outcome(self._answer, None)
                 else:
                     self._value = task.result
             else:
                 self.suspended = True
-                # Not before: most bodies that never suspend need neither.
+                # Only now: a coroutine that is never suspended needs neither.
                 runner.drives.add(self, task.home)
                 if task.limit is not None:
                     runner.limits.arm(task, started)
                 return
-        except BaseException as error:  # a body may raise anything; its awaiter is told
-            self._first_failed(error, started)
-        # Each knows the other: without this, only the garbage collector would free them.
+        except BaseException as error:  # a body may raise anything; its awaiter gets it
+            self._first_step_failed(error, started)
+        # Break the cycle of task, driver and owner, which would wait for a garbage collection.
         task.driver = self.owner = None
 
-    def _first_failed(self, error: BaseException, started: float) -> None:
-        """End a task whose first step raised, or what came right after it."""
+    def _first_step_failed(self, error: BaseException, started: float) -> None:
+        """End a task whose first step raised, or what followed it in `first_step`."""
         if self.suspended:
             self.suspended = False
             self._runner.drives.remove(self)
         elif self._task.limit is not None:
             self._runner.limits.overrun(self._task, started)
-        self._keep(self._failed, error)
+        self._keep_outcome(self._failed, error)
 
-    def _called(self, task: LiveTask, run: Callable[..., Any]) -> Any:
+    def _call_function(self, task: LiveTask, run: Callable[..., Any]) -> Any:
         """Call the task's function in its context and return its coroutine."""
         args, kwargs, fn = task.args, task.kwargs, task.spec.fn
         assert args is not None
         if self._runner.interceptor is not None:
             coroutine = run(self._runner.attempt_async, task, args, kwargs)
         else:
-            run(enter, task)
+            run(set_current, task)
             coroutine = run(fn, *args, **kwargs) if kwargs else run(fn, *args)
         return coroutine if type(coroutine) is types.CoroutineType else _coroutine(coroutine)
 
-    def _keep(self, give: Callable[[Any], Any], value: Any) -> None:
-        """Keep for `outcome` what *give* returns or raises."""
+    def _keep_outcome(self, of: Callable[[Any], Any], value: Any) -> None:
+        """Keep for `outcome` what ``of(value)`` returns or raises."""
         try:
-            self._value = give(value)
+            self._value = of(value)
         except BaseException as error:
             self._raised = error
 
     def outcome(self) -> Any:
-        """Return or raise what the awaiter gets of a coroutine that was never suspended."""
+        """Return or raise what the awaiter gets if the coroutine was never suspended."""
         raised = self._raised
         if raised is None:
             return self._value
-        # The error's traceback holds this frame, and the frame must not hold it.
+        # Its traceback refers to this frame: a reference back would make a cycle.
         self._raised = None
         try:
             raise raised
@@ -217,7 +220,7 @@ class Drive:
             del raised
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        """Go on with a coroutine that is suspended, to its end."""
+        """Step a suspended coroutine until it ends."""
         run, coroutine = self._run, self._coroutine
         yielded, self._value = self._value, None
         try:
@@ -230,7 +233,7 @@ class Drive:
                     self._closing = True
                     run(coroutine.close)
                     raise
-                except BaseException as error:  # handed on to the coroutine as it is
+                except BaseException as error:  # passed on to the coroutine as it is
                     thrown = error
                 if thrown is None:
                     yielded = run(coroutine.send, value)
@@ -240,15 +243,15 @@ class Drive:
                     _abandon_coroutine(run, coroutine, self._task)
                     raise asyncio.CancelledError
         except StopIteration as stop:
-            if self._runner.endings.complete(self._task, stop.value) and not self._asked:
+            if self._runner.endings.complete(self._task, stop.value) and not self._cancel_requested:
                 self.owner = None
                 return self._task.result
-            return self._given_up(None)
+            return self._answer(None)
         except BaseException as error:
             if self._closing:
                 task = self._task
-                told = TaskInterruptedError(task.task_id, task.name)
-                self._runner.endings.end(task, "interrupt", error=told, reason="its loop closed")
+                closed = TaskInterruptedError(task.task_id, task.name)
+                self._runner.endings.end(task, "interrupt", error=closed, reason="its loop closed")
                 raise
             return self._failed(error)
         finally:
@@ -257,42 +260,41 @@ class Drive:
             self._task.driver = None
 
     def _failed(self, error: BaseException) -> Any:
-        """End the task whose coroutine raised, and raise what its awaiter is to see."""
+        """End the task whose coroutine raised *error*, and answer its awaiter."""
         task, endings = self._task, self._runner.endings
         if not isinstance(error, asyncio.CancelledError):
             endings.body_failed(task, error)
-            return self._given_up(error)
+            return self._answer(error)
         clear_frames(error)
-        told = TaskCancelledError(task.task_id, task.name)
-        if self._asked:
-            endings.end(task, "cancel", error=told, reason=task.reason or "it was cancelled")
+        cancelled = TaskCancelledError(task.task_id, task.name)
+        if self._cancel_requested:
+            endings.end(task, "cancel", error=cancelled, reason=task.reason or "it was cancelled")
         elif self.owner is not None and self.owner.cancelling() > self._baseline:
             reason = "what awaited it" if self._in_place else "its asyncio task"
-            endings.end(task, "cancel", error=told, reason=f"{reason} was cancelled")
+            endings.end(task, "cancel", error=cancelled, reason=f"{reason} was cancelled")
         else:
-            # Its own doing: it raised this, or awaited something that was cancelled.
+            # Nobody cancelled the task: it raised this, or awaited something cancelled.
             endings.end(task, "fail", error=error)
-        return self._given_up(error)
+        return self._answer(error)
 
-    def _given_up(self, error: BaseException | None) -> Any:
-        """Give the direct awaiter its answer, unless somebody cancels it as well."""
-        # A kept failure must not keep the awaiter's asyncio task with all that it knows.
+    def _answer(self, error: BaseException | None) -> Any:
+        """Return or raise the task's outcome, if it runs in place.
+
+        If the awaiter itself was cancelled too, its CancelledError is raised instead.
+        """
+        # Not kept: an error that is stored would keep the asyncio task of the awaiter alive.
         owner, self.owner = self.owner, None
         if owner is not None:
-            if self._asked and owner.cancelling() > self._baseline:
+            if self._cancel_requested and owner.cancelling() > self._baseline:
                 owner.uncancel()
             if self._in_place and owner.cancelling() > self._baseline:
                 cancelled = isinstance(error, asyncio.CancelledError)
                 raise error if cancelled and error is not None else asyncio.CancelledError
-        return self._answer()
-
-    def _answer(self) -> Any:
-        """Return or raise the outcome to a direct awaiter; nobody hears of it otherwise."""
         return raise_or_return(self._task) if self._in_place else None
 
 
 def _coroutine(awaitable: Any) -> Any:
-    """Return something with ``send``, ``throw`` and ``close`` for any awaitable."""
+    """Return a coroutine, with ``send``, ``throw`` and ``close``, for any awaitable."""
     if inspect.iscoroutine(awaitable):
         return awaitable
 
@@ -303,8 +305,8 @@ def _coroutine(awaitable: Any) -> Any:
 
 
 def _abandon_coroutine(run: Callable[..., Any], coroutine: Any, task: LiveTask) -> None:
-    """Close a coroutine that swallowed its cancellation; it may resist that as well."""
+    """Close a coroutine that swallowed its cancellation; it may refuse to be closed, too."""
     try:
         run(coroutine.close)
-    except BaseException:  # it did not even let itself be closed; the process goes on
+    except BaseException:  # it refused to be closed, too: log it and go on
         _LOGGER.warning("task %s (%s) resists being closed", task.task_id, task.name, exc_info=True)
