@@ -35,8 +35,8 @@ _MOVES: Final[dict[Move, dict[TaskStatus, TaskStatus]]] = {
     "interrupt": {PENDING: TaskStatus.INTERRUPTED, RUNNING: TaskStatus.INTERRUPTED},
 }
 
-# What each move leads to from each status; None where it is refused. Whole, so that it is
-# read without a call; see `ledger`.
+# The status that each move leads to from each status; None where it is refused. Every pair
+# has an entry, so the ledger reads the table without a call while it holds its lock.
 TARGETS: Final[dict[Move, dict[TaskStatus, TaskStatus | None]]] = {
     move: dict.fromkeys(TaskStatus) | targets for move, targets in _MOVES.items()
 }
@@ -175,7 +175,7 @@ class LiveTask(TaskRecord):
     waiters: dict[Waiter, None] | None
     driver: Driver | None
     bodies: int
-    handler: Any  # the engine's, see `protocols.EngineTask`; here a pool_threads.Handler
+    handler: Any  # the engine's, see `protocols.EngineTask`; locally a pool_threads.Handler
     outbox: Outbox | None
 
     limit_left: Rare[float | None] = Rare(None)
@@ -183,7 +183,7 @@ class LiveTask(TaskRecord):
     hooks: Rare[Hooks | None] = Rare(None)
     timer: Rare[Timer | None] = Rare(None)
     sleeper: Rare[Sleeper | None] = Rare(None)
-    delivery: Rare[Any] = Rare(None)  # what a worker of a remote engine was handed
+    delivery: Rare[Any] = Rare(None)  # what a worker of a remote engine received
     engine_note: Rare[Any] = Rare(None)  # the engine's, see `protocols.EngineTask`
 
 
@@ -220,6 +220,7 @@ def new_task(
         instruction: The instruction in it.
     """
     task = LiveTask()
+    # Every field is set: a slot that is not set raises AttributeError when it is read.
     task.task_id = task_id
     task.label = spec.label
     task.status = PENDING
