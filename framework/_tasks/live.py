@@ -1,10 +1,10 @@
-"""A task while it lives: its record, what is needed to run it, and the table of its moves.
+"""A live task: its record, what is needed to run it, and its state machine.
 
-`ledger` is the only place where a status changes, by this table::
+A status changes only in `ledger`, and only in these ways::
 
     PENDING -> RUNNING -> COMPLETED | FAILED | TIMEOUT | CANCELLED | INTERRUPTED
     PENDING -> FAILED | CANCELLED | INTERRUPTED       (never ran)
-    RUNNING -> RUNNING                                (delivered once more)
+    RUNNING -> RUNNING                                (delivered again)
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ TARGETS: Final[dict[Move, dict[TaskStatus, TaskStatus | None]]] = {
 
 
 class Waiter(Protocol):
-    """Somebody who waits for a task to become final."""
+    """A thread or coroutine that waits for a task to become final."""
 
     def wake(self) -> None:
-        """Say that the task is final; any thread."""
+        """Wake it, since the task is final; any thread."""
 
     def nudge(self) -> None:
-        """Say that the task has just been queued, so that it could be run inline."""
+        """Wake it to run the task inline, since the task was just queued; any thread."""
 
 
 class Sleeper(Protocol):
@@ -68,10 +68,10 @@ class Sleeper(Protocol):
 
 
 class Driver(Protocol):
-    """What drives a task's coroutine: a `coroutines.Drive`.
+    """Drives a task's coroutine: a `coroutines.Drive`.
 
     Attributes:
-        owner: The asyncio task that awaits it; None before its first step.
+        owner: The asyncio task that awaits the coroutine; None before its first step.
     """
 
     owner: asyncio.Task[Any] | None
@@ -81,39 +81,39 @@ class Driver(Protocol):
 
 
 class Timer(Protocol):
-    """What starts a delayed task."""
+    """Starts a delayed task when it is due."""
 
     def cancel(self) -> None:
         """Keep it from starting the task."""
 
 
 class ProgressLedger(Protocol):
-    """Where a running task's progress is noted: a `ledger.Ledger`."""
+    """Records the progress of running tasks: a `ledger.Ledger`."""
 
     def progress(self, task: LiveTask, share: float, message: str) -> None:
-        """Note how far a task is; a final one keeps what it had."""
+        """Record the progress of *task*, unless it is final."""
 
 
 class Owner(Protocol):
-    """What a home is a share of, as far as a task needs it: a `core.Core`."""
+    """What a task needs of the core that owns its home: a `core.Core`."""
 
     @property
     def ledger(self) -> ProgressLedger:
-        """Where its tasks are counted and moved."""
+        """The ledger of its tasks."""
         ...
 
 
 class Home:
-    """One app's share of a manager: the loop that its tasks run on, and how many live.
+    """One app's part of a manager: its event loop and its live tasks.
 
     Attributes:
-        core: What it is a share of: a `core.Core`.
+        core: The core that it belongs to: a `core.Core`.
         app: The app, or None.
         loop: Where its ``async def`` tasks run; None to run each on its submitter's loop.
-        closed: Whether it takes no tasks any more.
-        live: Its tasks that are not final yet, or not handed over yet, by id.
-        on_idle: Called when `live` has become empty, on any thread, perhaps more than once;
-            None while nobody asks.
+        closed: Whether it refuses further tasks.
+        live: Its tasks that are not final, or not yet passed to the store, by id.
+        on_idle: Called when `live` becomes empty, on any thread, and perhaps more than once;
+            None for no call.
     """
 
     __slots__ = ("app", "closed", "core", "live", "loop", "on_idle")
@@ -143,9 +143,10 @@ class Outbox:
 
 
 class LiveTask(TaskRecord):
-    """A task while the manager works on it: its record and what is needed to run it.
+    """A task that the manager works on: its record and what is needed to run it.
 
-    Written under the ledger's lock but for what only the running thread touches.
+    Fields are written under the ledger's lock, except those that only the running thread
+    uses.
     """
 
     __slots__ = (
@@ -202,25 +203,25 @@ def new_task(
 ) -> LiveTask:
     """Return a PENDING task.
 
-    A function with positional parameters, and one assignment after the other: half the
-    cost of a constructor with keywords, and every submission pays it.
+    Every submission pays for this. A function with positional parameters and an assignment
+    for each field costs half as much as a constructor with keyword arguments.
 
     Args:
-        task_id: Its id.
-        spec: Its function, as a task.
+        task_id: The id.
+        spec: The function and its options.
         args: The call's positional arguments.
         kwargs: The call's keyword arguments; None if there are none, since a dict for each
-            task is one more for the garbage collector.
-        context: What its body runs in.
-        home: The app's share that it belongs to.
-        limit: Seconds from its start that it may run; None for any number.
-        now: Monotonic second of its submission.
-        wall: The same by the wall clock, in seconds since the epoch.
-        code: Code that submitted it.
-        instruction: The instruction in it.
+            task is more work for the garbage collector.
+        context: The context that the function runs in.
+        home: The home of the app that it belongs to.
+        limit: Seconds that it may run, counted from its start; None for no limit.
+        now: Monotonic second of the submission.
+        wall: Time of the submission, in seconds since the epoch.
+        code: The code that submitted it.
+        instruction: The instruction in *code*.
     """
-    task = LiveTask()
     # Every field is set: a slot that is not set raises AttributeError when it is read.
+    task = LiveTask()
     task.task_id = task_id
     task.label = spec.label
     task.status = PENDING
@@ -242,7 +243,7 @@ def new_task(
 
 
 def live(record: TaskRecord) -> LiveTask:
-    """Return *record*, which came back from an engine or a context, as what it is."""
+    """Return *record*, which came back from an engine or a context, as a live task."""
     assert isinstance(record, LiveTask)
     return record
 
@@ -251,7 +252,7 @@ _COPIED = tuple(name for name in TaskRecord.__slots__)
 
 
 def copy_record(record: TaskRecord) -> TaskRecord:
-    """Return a record that does not change when *record* does."""
+    """Return a copy of *record*, which does not change with it."""
     copy = TaskRecord()
     for name in _COPIED:
         setattr(copy, name, getattr(record, name))
