@@ -1,4 +1,4 @@
-"""Task ids: 128 random bits, which nobody can guess and no two processes share."""
+"""Task ids: 128 random bits, which cannot be guessed and are unique across processes."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ class TaskId(str, Generic[T_co]):
         source: Any,
         handler: GetCoreSchemaHandler,  # Any: pydantic's own signature
     ) -> CoreSchema:
-        """Describe the id to pydantic, and so to FastAPI and OpenAPI, as a string."""
+        """Describe the id as a string to pydantic, and so to FastAPI and OpenAPI."""
         from pydantic_core import core_schema
 
         return core_schema.no_info_after_validator_function(cls, core_schema.str_schema())
 
 
 def explain_await(error: BaseException) -> None:
-    """Say in a note what to await, if *error* comes of awaiting an id.
+    """Add a note that says what to await, if *error* comes from awaiting an id.
 
-    An id that could be awaited, to raise a better error by itself, would be awaited by
-    templates, GraphQL servers and others that await whatever they can.
+    An ``__await__`` of the id could raise a better error. But templates, GraphQL servers and
+    others await every awaitable, and would then await ids that they should only show.
     """
     if type(error) is not TypeError or hasattr(error, "__notes__"):
         return
     text = str(error)
     if "TaskId" in text and "await" in text:
         error.add_note(
-            "a background task gives its id at once, without 'await': wait for the result with "
+            "a background task returns its id at once, without 'await': get the result with "
             "'await get_task_manager().get_result(task_id)', or decorate it with async_task"
         )
 
@@ -54,9 +54,10 @@ _SPARE: list[TaskId[Any]] = []
 def random_id() -> TaskId[Any]:
     """Return 32 hexadecimal digits from the operating system's generator; any thread.
 
-    Read in batches: the system call lets go of the interpreter, and a thread that submits
-    while others work would wait for its turn after each.
+    They are read in batches: the system call releases the GIL, and a submitting thread would
+    wait to get it back after each call.
     """
+    # No lock: pop and extend are atomic, so two threads that find it empty each add a batch.
     try:
         return _SPARE.pop()
     except IndexError:
@@ -67,6 +68,6 @@ def random_id() -> TaskId[Any]:
         return found
 
 
-# A forked child must not go on with what its parent will hand out.
+# A forked child must not use the ids that its parent will use.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_SPARE.clear)

@@ -167,7 +167,7 @@ async def count_and_await() -> Any:
 
 
 AWAIT_WHAT = (
-    "a background task gives its id at once, without 'await': wait for the result with 'await "
+    "a background task returns its id at once, without 'await': get the result with 'await "
     "get_task_manager().get_result(task_id)', or decorate it with async_task"
 )
 
