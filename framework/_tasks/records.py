@@ -30,7 +30,7 @@ class TaskStatus(StrEnum):
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
 
-    # Enum hashes by name in Python code; the hot path looks statuses up in dicts.
+    # For speed: Enum's own __hash__ is Python code, and every task looks statuses up in dicts.
     __hash__ = str.__hash__
 
     @property
@@ -126,7 +126,7 @@ class Rare(Generic[T]):
                 rest.pop(self._name, None)
             return
         if rest is None:
-            # Two threads may both be the first to set something.
+            # Two threads may both find no dict, and one would replace the dict of the other.
             with _FIRST:
                 rest = record.rest
                 if rest is None:
