@@ -1,4 +1,4 @@
-"""What is known of a task: its status, its record, and the events of its life."""
+"""What is known about a task: its status, its record, and its events."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ class TaskStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the task has ended for good."""
+        """Whether the task has ended."""
         return self not in _LIVE
 
 
 _LIVE = frozenset({TaskStatus.PENDING, TaskStatus.RUNNING})
 
 FINAL: Final = frozenset(TaskStatus) - _LIVE
-"""Each status of a task that has ended: asked without the call that `is_final` costs."""
+"""The final statuses; ``status in FINAL`` is faster than `TaskStatus.is_final`."""
 
 
 class Origin:
-    """Where a task was submitted: a code object and the instruction in it.
+    """Where a task was submitted: a code object and an instruction in it.
 
-    Turned into text only when somebody asks.
+    The line is looked up only when it is needed, since most tasks are never asked for it.
     """
 
     __slots__ = ("_code", "_instruction")
@@ -59,7 +59,7 @@ class Origin:
 
     @property
     def line(self) -> int:
-        """Line number of the submitting call, from 1 on; 0 if unknown."""
+        """Line number of the submitting call, from 1; 0 if unknown."""
         for start, end, line in self._code.co_lines():
             if start <= self._instruction < end:
                 return line or 0
@@ -70,7 +70,7 @@ class Origin:
 
 
 class Label:
-    """What a task is called; shared by all tasks of one function."""
+    """Name and description of a task, shared by all tasks of one function."""
 
     __slots__ = ("description", "name")
 
@@ -81,22 +81,21 @@ class Label:
 
 @functools.lru_cache(maxsize=1_024)
 def label_of(name: str, description: str) -> Label:
-    """Return a label; the same one again for the same texts, as long as it was used lately.
+    """Return the label with these texts; recently used ones are shared.
 
-    A function that was never decorated, or is submitted with options, has its label made
-    anew at each call, and each kept task would hold one of its own.
+    A function that is not decorated, or is submitted with options, asks for its label at each
+    submission. Without sharing, each kept task would hold a label of its own.
     """
     return Label(name, description)
 
 
 class Rare(Generic[T]):
-    """An attribute that few records have: kept in their `rest`, absent while it is default.
+    """An attribute that few records need, kept in their `rest` unless it has its default.
 
-    Most of what a record may know never happens to most tasks; each field in every record
-    would cost every submission its time and memory.
+    A slot for each would cost every task time and memory, and most tasks need none of them.
 
     Args:
-        default: What it is while nobody has set it; told apart by identity.
+        default: Its value until it is set. Setting this same object removes the entry.
     """
 
     __slots__ = ("_default", "_name")
