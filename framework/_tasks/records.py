@@ -232,7 +232,7 @@ class TaskRecord:
         return None if self.code is None else Origin(self.code, self.instruction)
 
     def wall(self, stamp: float | None) -> datetime | None:
-        """Return a monotonic *stamp* as aware UTC, or None if it has not happened."""
+        """Return a monotonic *stamp* as an aware datetime in UTC; None for None."""
         if stamp is None:
             return None
         return datetime.fromtimestamp(self.created_at + (stamp - self.created), UTC)
