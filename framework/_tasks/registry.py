@@ -1,7 +1,7 @@
-"""Decorated functions by name, and the scheduled ones for every framework to run.
+"""Decorated functions by name, and the schedules that every framework runs.
 
-Both are held weakly: a function that its module or test has let go is not run or found
-any more.
+Both are held weakly: once its module or test has dropped a function, it is no longer found
+or run.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ class Listener(Protocol):
     """Runs schedules: the `schedules.Schedules` of a framework."""
 
     def add(self, schedule: Schedule) -> None:
-        """Begin with a schedule that was made since."""
+        """Start to run a new schedule."""
 
 
 _LOCK: Final = threading.Lock()
 _BY_NAME: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()
 _SCHEDULES: Final[weakref.WeakSet[Schedule]] = weakref.WeakSet()
 _LISTENERS: Final[weakref.WeakSet[Listener]] = weakref.WeakSet()
-# No context variable: a fixture may be run in a context of its runner's own.
+# Not a context variable: a runner may run each fixture in another context.
 _LASTING: Final[list[None]] = []
 
 
 def register(name: str, function: Any) -> None:  # Any: whatever a decorator returns
-    """Note a decorated function; of two with one name the later one is found.
+    """Register a decorated function; a later function of the same name replaces it.
 
-    A copy with other options is not another one: it may be gone after one call, and the
-    name would then stand for nothing.
+    A copy with other options does not replace it: the copy may be dropped after one call,
+    and the name would then stand for nothing.
     """
     with _LOCK:
         known = _BY_NAME.get(name)
@@ -55,7 +55,7 @@ def functions() -> list[Callable[..., Any]]:
 
 
 def find_function(name: str) -> Callable[..., Any] | None:
-    """Return the decorated function of this name, or None."""
+    """Return the decorated function with this name, or None."""
     with _LOCK:
         found: Callable[..., Any] | None = _BY_NAME.get(name)
         return found
@@ -63,7 +63,7 @@ def find_function(name: str) -> Callable[..., Any] | None:
 
 @contextmanager
 def lasting() -> Iterator[None]:
-    """Let schedules that are made inside be those of all frameworks; see `is_lasting`."""
+    """Make schedules that are created in this context run in all frameworks."""
     _LASTING.append(None)
     try:
         yield
@@ -72,27 +72,29 @@ def lasting() -> Iterator[None]:
 
 
 def is_lasting() -> bool:
-    """Whether a schedule that is made now outlives the framework that is current."""
+    """Whether a schedule that is created now outlives the current framework."""
     return bool(_LASTING)
 
 
 def add_schedule(schedule: Schedule) -> None:
-    """Note a scheduled function and tell the frameworks that run already."""
+    """Register a schedule, also with the frameworks that are already running."""
     with _LOCK:
         _SCHEDULES.add(schedule)
         listeners = list(_LISTENERS)
+    # Without the lock, since each listener takes its own.
     for listener in listeners:
         listener.add(schedule)
 
 
 def listen(listener: Listener) -> list[Schedule]:
     """Return all schedules so far; ``listener.add(schedule)`` is called for later ones."""
+    # In one step, so that no schedule is missed and none is added twice.
     with _LOCK:
         _LISTENERS.add(listener)
         return list(_SCHEDULES)
 
 
 def unlisten(listener: Listener) -> None:
-    """Tell *listener* of no more schedules."""
+    """Stop passing new schedules to *listener*."""
     with _LOCK:
         _LISTENERS.discard(listener)
