@@ -1,4 +1,4 @@
-"""TaskSpec and Schedule: a function as a task, with its options, and when it runs by itself."""
+"""TaskSpec and Schedule: a task's function with its options, and the times to run one."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from framework._tasks.records import Kind, Label, label_of
 from framework._tasks.task import Task
 
 Hook: TypeAlias = Callable[[Task], object]
-"""What is called with a task once it has ended."""
+"""A function that is called with a task when it has ended."""
 
 Hooks: TypeAlias = tuple[Hook | None, Hook | None]
-"""What is called when a task is COMPLETED, and when it ends in any other way."""
+"""The hooks for a task that is COMPLETED, and for one that ends in another way."""
 
 
 class TaskSpec:
-    """A function as a task: what is known of it before any call.
+    """A task's function and options: all that is known before it is called.
 
     Attributes:
-        fn: The function to run, as given.
-        name: Its name in records and logs.
-        label: Name and description, as its records have them.
+        fn: The function to run, with its retry and throttle decorators.
+        name: The name in records and logs.
+        label: Name and description, for records.
         kind: Where it runs.
-        description: For people.
-        timeout: Limit in seconds counted from its start; None to take the framework's,
-            infinity for none.
+        description: A text for people.
+        timeout: Time limit in seconds, counted from the start; None for the framework's,
+            infinity for no limit.
         delay: Seconds from submission until it may start, 0 or more.
-        hooks: What to call at its end: on completion, on anything else; None for neither.
-        task_id: The id that was chosen for it, or None.
-        special: Whether any of these three was chosen; most tasks ask this alone.
-        options: All its options, checked; the fields above are those that are read often.
+        hooks: The hooks for its end; None if there are none.
+        task_id: The id that the user chose, or None.
+        special: Whether delay, hooks or id are set. Most tasks have none of them, so the
+            submission reads only this.
+        options: All options, checked; the fields above are read often.
         check: Raises TypeError for arguments that do not fit; None if that is unknown.
-        attempts_inside: Whether the function counts its attempts itself (a retry).
-        engine_note: The engine's own, see `protocols.TaskFunction`.
+        attempts_inside: Whether the function is a retry, which counts its attempts itself.
+        engine_note: Belongs to the engine, see `protocols.TaskFunction`.
     """
 
     __slots__ = (
@@ -83,14 +84,14 @@ class TaskSpec:
         self.attempts_inside: bool = layer_of(fn) == "retry_task" and not is_wrapper(fn)
 
     def replace(self, changed: Mapping[str, object]) -> TaskSpec:
-        """Return a copy with other options, which were checked."""
+        """Return a copy with *changed* options, which must be checked already."""
         options = merged(self.options, changed)
         name = self.name if options["name"] is None else options["name"]
         return TaskSpec(self.fn, name, self.kind, self.check, options)
 
 
 class Schedule:
-    """A function and when to run it; see `scheduled_task` for the fields."""
+    """A function and the times to run it; see `scheduled_task` for the fields."""
 
     __slots__ = ("__weakref__", "every", "jitter", "run_at_start", "spec")
 
@@ -102,38 +103,39 @@ class Schedule:
 
 
 def spec_for(fn: Callable[..., Any], options: CopyOptions = COPY.defaults) -> TaskSpec:
-    """Return the spec of a function that was submitted as it is.
+    """Return the spec of a function that is submitted without a decorator.
 
-    What is known of it is remembered by its code: a lambda or an inner function is a new
-    object at each evaluation, its code is not.
+    Its name, kind and check are cached by its code: a lambda or an inner function is a new
+    object each time it is evaluated, but its code is the same.
 
     Args:
         fn: The function.
         options: All options of the submission, checked.
     """
     inner = getattr(fn, "__func__", fn)
+    # Attributes may change what is found out, such as __wrapped__ or __signature__.
     if type(inner) is not types.FunctionType or inner.__dict__:
-        return TaskSpec(fn, *_found_out(fn), options)
-    # The number of defaults belongs to the object and not to the code.
+        return TaskSpec(fn, *_inspect(fn), options)
+    # Functions with the same code may differ in these.
     key = (fn is inner, len(inner.__defaults__ or ()), tuple(inner.__kwdefaults__ or ()))
-    by_key = _KNOWN.setdefault(inner.__code__, {})
-    known = by_key.get(key)
-    if known is None:
-        known = by_key[key] = _found_out(fn)
-    return TaskSpec(fn, *known, options)
+    by_key = _INSPECTED.setdefault(inner.__code__, {})
+    inspected = by_key.get(key)
+    if inspected is None:
+        inspected = by_key[key] = _inspect(fn)
+    return TaskSpec(fn, *inspected, options)
 
 
-def _found_out(fn: Callable[..., Any]) -> tuple[str, Kind, Check | None]:
+def _inspect(fn: Callable[..., Any]) -> tuple[str, Kind, Check | None]:
     return name_of(fn), kind_of(fn), checker_for(fn)
 
 
-_KNOWN: weakref.WeakKeyDictionary[types.CodeType, dict[object, tuple[str, Kind, Check | None]]] = (
-    weakref.WeakKeyDictionary()
-)
+_INSPECTED: weakref.WeakKeyDictionary[
+    types.CodeType, dict[object, tuple[str, Kind, Check | None]]
+] = weakref.WeakKeyDictionary()
 
 
 def require_arguments(args: object, kwargs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a submission, copied, or say what is wrong with them.
+    """Return copies of the arguments of a submission, if they are of the right types.
 
     Raises:
         TypeError: If *args* is neither None nor a tuple or list, or *kwargs* is neither
