@@ -1,1 +1,1 @@
-"""What a task is, as data: nothing in here waits, and nothing runs a task."""
+"""What a task is, as data. Nothing here waits, and nothing runs a task."""

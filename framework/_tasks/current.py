@@ -1,4 +1,4 @@
-"""What is current here: the framework that is meant, and the task that runs.
+"""The current framework and the current task.
 
 Both are context variables, so they follow a request or a task wherever its context goes.
 """
@@ -13,10 +13,10 @@ from framework._tasks.task import Task, TaskControl
 from framework.exceptions import TaskCancelledError
 
 current_home: ContextVar[Home | None] = ContextVar("asyncframe_home", default=None)
-"""The `live.Home` of the app whose request or task runs here, else None."""
+"""The home of the app whose request or task runs here, or None."""
 
 current_record: ContextVar[LiveTask | None] = ContextVar("asyncframe_task", default=None)
-"""The task that runs here, else None."""
+"""The task that runs here, or None."""
 
 
 def current_task() -> Task | None:

@@ -1,4 +1,4 @@
-"""The module that a public name says it is from: the one that users import it from."""
+"""Give public names the ``__module__`` that users import them from."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 
 def pin(module: dict[str, Any]) -> None:
-    """Set ``__module__`` of what a public module exports from a private one.
+    """Set ``__module__`` of objects that a public module exports from private modules.
 
-    Pickles and stored names refer to it, so they outlast a move inside the package.
+    Pickles and stored names contain it, so they stay valid when a private module is moved.
 
     Args:
-        module: The variables of the public module, with ``__all__``.
+        module: The globals of the public module, with ``__all__``.
     """
     for name in module["__all__"]:
         exported = module[name]
