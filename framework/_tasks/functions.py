@@ -1,7 +1,7 @@
-"""What is known of a function: its name, its kind, its signature, and a check of its arguments.
+"""Inspect functions: their name, kind and signature, and a check of their arguments.
 
-All of it is slow to find out, and is found out once: at decoration, or at the first
-submission of a function's code, never per call.
+All of this is slow, so it is done once: by the decorator, or at the first submission of a
+function's code, and never at each call.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from framework._tasks.jsonsafe import cut, safe_repr
 from framework._tasks.records import Kind
 
 Check: TypeAlias = Callable[..., object]
-"""Takes a call's arguments and raises TypeError if they do not fit; returns nothing."""
+"""Called with a call's arguments; raises TypeError if they do not fit the signature."""
 
 _MAX_NAME = 200
 
 
 def kind_of(fn: Callable[..., Any]) -> Kind:
-    """Return where *fn* runs as a task."""
+    """Return where *fn* runs as a task: on the event loop or on a thread."""
     return "loop" if is_async(fn) else "thread"
 
 
 def layer_of(fn: object) -> str | None:
-    """Return which of our decorators *fn* comes from, or None if from none."""
+    """Return the name of our decorator that made *fn*; None if there is none."""
     return getattr(fn, "__asyncframe_layer__", None)
 
 
 def bare_function(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Return *fn* without any decorator of the framework, partials aside."""
+    """Return *fn* without decorators of the framework; partials are kept."""
     inner: Any = fn
-    # A wrapper of somebody's has our mark, by functools.wraps, but no `fn`.
+    # functools.wraps copies our mark to wrappers of other libraries, but these have no `fn`.
     while layer_of(inner) is not None and hasattr(inner, "fn"):
         inner = inner.fn
     function: Callable[..., Any] = inner
@@ -44,24 +44,25 @@ def bare_function(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_wrapper(fn: object) -> bool:
-    """Whether *fn* is somebody's wrapper, whose ``functools.wraps`` copied our marks.
+    """Whether *fn* is a wrapper of another library, to which our marks were copied.
 
-    A decorated function of ours never has ``__wrapped__``.
+    ``functools.wraps`` copies them and sets ``__wrapped__``, which our own functions never
+    have.
     """
     return hasattr(fn, "__wrapped__")
 
 
 def is_async(fn: Callable[..., Any]) -> bool:
-    """Whether calling *fn* gives a coroutine; sees through partials and callable objects."""
+    """Whether *fn* returns a coroutine, also as a partial or a callable object."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(
-        getattr(fn, "__call__", None)  # noqa: B004  # asks for its colour, not whether it exists
+        getattr(fn, "__call__", None)  # noqa: B004  # asks if it is async, not if it exists
     )
 
 
 def name_of(fn: object) -> str:
-    """Return a name for *fn* that is one line, printable and at most 200 characters."""
+    """Return a name for *fn*: one printable line of at most 200 characters."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     qualname = getattr(fn, "__qualname__", None)
@@ -70,28 +71,28 @@ def name_of(fn: object) -> str:
         qualname, fn = cls.__qualname__, cls
     module = getattr(fn, "__module__", None)
     if module == "__main__":
-        # What runs as a script is imported by its own name everywhere else.
+        # Other processes import what runs as a script here under its module's real name.
         module = getattr(sys.modules["__main__"].__spec__, "name", module)
     full = f"{module}.{qualname}" if isinstance(module, str) else qualname
     return one_line(full)
 
 
 def one_line(text: str, limit: int = _MAX_NAME) -> str:
-    """Return *text* on one printable line, cut at *limit* characters."""
+    """Return *text* as one printable line, cut at *limit* characters."""
     shown = "".join(ch if ch.isprintable() else "\N{REPLACEMENT CHARACTER}" for ch in text)
     return cut(shown, limit)
 
 
 def require_callable(what: str, fn: object) -> Callable[..., Any]:
-    """Return *fn* if it can be run as a task, or say what is wrong with it.
+    """Return *fn* if it can run as a task.
 
     Args:
-        what: The decorator or parameter, for the message.
-        fn: What was given.
+        what: Name of the decorator or parameter, for the message.
+        fn: The value given.
 
     Raises:
-        TypeError: If it is a coroutine object (which is closed), not callable, or a
-            generator function, whose body would never run.
+        TypeError: If it is a coroutine object (which is closed), or not callable, or a
+            generator function, whose code would never run.
     """
     if inspect.iscoroutine(fn):
         fn.close()
@@ -116,22 +117,22 @@ def require_callable(what: str, fn: object) -> Callable[..., Any]:
 
 
 def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:
-    """Return the signature of *fn*, annotations as they stand; None if it has none."""
+    """Return the signature of *fn*, whose annotations may be strings; None if it is unknown."""
     try:
         return inspect.signature(fn)
     except (ValueError, TypeError):  # a builtin without a text signature
         return None
-    except NameError:  # from 3.14 on, an annotation that names what is not there yet
+    except NameError:  # from 3.14 on, for an annotation with a name not defined yet
         from annotationlib import Format  # type: ignore[import-not-found]  # from 3.14 on
 
         return inspect.signature(fn, annotation_format=Format.FORWARDREF)  # type: ignore[call-arg]  # as above
 
 
 def positional_range(fn: Callable[..., Any]) -> tuple[int, int]:
-    """Return how many positional arguments alone fit *fn*, least and most.
+    """Return the least and the most positional arguments of a call without keywords.
 
-    Counting them costs less than calling a checker. (1, 0), which nothing is within, if
-    no such call fits or the signature is unknown.
+    Counting arguments is faster than calling a checker. The range is (1, 0), which is empty,
+    if *fn* requires keyword arguments or its signature is unknown.
     """
     signature = signature_of(fn)
     if signature is None:
@@ -153,8 +154,8 @@ def positional_range(fn: Callable[..., Any]) -> tuple[int, int]:
 def checker_for(fn: Callable[..., Any]) -> Check | None:
     """Return a function that takes the same arguments as *fn* and does nothing.
 
-    Calling it costs a tenth of ``Signature.bind`` and raises the interpreter's own
-    ``TypeError`` for a wrong call. None if the signature is unknown.
+    Calling it costs a tenth of ``Signature.bind``, and raises Python's own ``TypeError`` for
+    arguments that do not fit. None if the signature is unknown.
     """
     signature = signature_of(fn)
     if signature is None:
@@ -164,7 +165,7 @@ def checker_for(fn: Callable[..., Any]) -> Check | None:
 
 
 def _empty_twin(signature: inspect.Signature, name: str) -> Check:
-    """Compile ``def name(<the same parameters>): pass``."""
+    """Compile an empty function with this name and the parameters of *signature*."""
     parts: list[str] = []
     kinds = [parameter.kind for parameter in signature.parameters.values()]
     last_positional = kinds.count(inspect.Parameter.POSITIONAL_ONLY) - 1
