@@ -19,9 +19,9 @@ from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, LiveTask, Move, new_task
 from framework._tasks.records import FINAL, TaskRecord, TaskStatus
 from framework._tasks.specs import TaskSpec
+from framework._tasks.wire import unreported_error
 from framework.exceptions import (
     FrameworkError,
-    RemoteTaskError,
     TaskCancelledError,
     TaskInterruptedError,
     TaskTimeoutError,
@@ -200,7 +200,7 @@ class RemoteHost:
 
 def _error_of(task: LiveTask, status: TaskStatus, error: BaseException | None) -> BaseException:
     if status is TaskStatus.FAILED:
-        return RemoteTaskError("unknown", "its error was not told") if error is None else error
+        return unreported_error() if error is None else error
     if status is TaskStatus.TIMEOUT:
         limit = task.limit if task.limit is not None else 0.0
         own = isinstance(error, TaskTimeoutError)

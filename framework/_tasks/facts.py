@@ -9,8 +9,14 @@ from typing import Any, Final, Protocol
 from framework._tasks import registry
 from framework._tasks.ids import TaskId
 from framework._tasks.records import TaskRecord, TaskStatus, label_of
-from framework._tasks.wire import decode_error, decode_result, encode_error, encode_result
-from framework.exceptions import RemoteTaskError, TaskCancelledError, TaskInterruptedError
+from framework._tasks.wire import (
+    decode_error,
+    decode_result,
+    encode_error,
+    encode_result,
+    unreported_error,
+)
+from framework.exceptions import TaskCancelledError, TaskInterruptedError
 
 
 class _Times(Protocol):
@@ -121,7 +127,7 @@ def load_record(facts: Mapping[str, Any], clock: _Times) -> TaskRecord:
 
 
 def _stamp(record: TaskRecord, at: float | None) -> float | None:
-    # Clocks of several machines differ; no duration may be negative for that.
+    # The clocks of two machines may differ, but no duration may be negative.
     return None if at is None else record.created + max(0.0, at - record.created_at)
 
 
@@ -132,4 +138,4 @@ def _error_of(record: TaskRecord, text: str | None) -> BaseException:
         return TaskCancelledError(record.task_id, record.name)
     if record.status is TaskStatus.INTERRUPTED:
         return TaskInterruptedError(record.task_id, record.name)
-    return RemoteTaskError("unknown", "its error was not told")
+    return unreported_error()

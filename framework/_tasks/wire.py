@@ -351,6 +351,11 @@ def decode_error(text: str) -> BaseException:
     return remote
 
 
+def unreported_error() -> RemoteTaskError:
+    """Return the error of a task that failed in another process, which sent no error."""
+    return RemoteTaskError("unknown", "its error was not reported")
+
+
 def _error_parts(error: BaseException) -> list[Any] | None:
     """Return the arguments and attributes of an error; None if they do not fit into JSON."""
     try:

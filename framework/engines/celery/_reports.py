@@ -15,10 +15,9 @@ from framework._tasks import registry
 from framework._tasks.ids import TaskId
 from framework._tasks.jsonsafe import safe_str
 from framework._tasks.records import Label, TaskRecord, TaskStatus
-from framework._tasks.wire import decode_error, decode_result
+from framework._tasks.wire import decode_error, decode_result, unreported_error
 from framework._threads.clock import SystemClock
 from framework.engines.celery._state import State
-from framework.exceptions import RemoteTaskError
 from framework.protocols import Clock, EngineHost
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -192,7 +191,7 @@ def record_of(task_id: str, facts: Mapping[str, str], clock: Clock) -> TaskRecor
     if error:
         record.error = decode_error(error)
     elif record.status is TaskStatus.FAILED:
-        record.error = RemoteTaskError("unknown", "its error was not told")
+        record.error = unreported_error()
     if facts.get("share"):
         record.progress = float(facts["share"])
         record.progress_message = facts.get("message", "")
