@@ -1,10 +1,10 @@
-"""Log records that know their task, final states, and failures nobody read.
+"""Logging: task ids in log records, final states, and failures that nobody has read.
 
 Everything goes to the logger ``asyncframe``: final states at DEBUG, unread failures at
 ERROR, unfinished tasks at shutdown at WARNING.
 
-Guarantees: what users and their clients chose (ids, names, texts of errors) forges no line
-of the log and colours none: it is escaped here, for every record of that logger.
+Guarantees: text from users and their clients (ids, names, messages of errors) cannot forge
+or colour lines of the log: it is escaped here, in every record of that logger.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FAILURES = (TaskStatus.FAILED, TaskStatus.TIMEOUT)
 
 
 def escaped(text: str) -> str:
-    """Return *text* with everything escaped that is not printable, line ends included."""
+    """Return *text* with all unprintable characters escaped, line ends included."""
     if text.isprintable():
         return text
     return "".join(
@@ -32,7 +32,7 @@ def escaped(text: str) -> str:
 
 
 class _Escaped:
-    """Stands in for an argument of a log record."""
+    """An argument of a log record whose text is escaped."""
 
     def __init__(self, value: object) -> None:
         self._value = value
@@ -48,48 +48,48 @@ class _Escaped:
 
 
 class _EscapingFilter(logging.Filter):
-    """Lets every record pass, with its arguments and its traceback escaped."""
+    """Escapes the arguments and the traceback of every record; rejects none."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Escape what was put into the text; the text itself is the framework's."""
+        """Escape what is put into the message; the message itself is the framework's."""
         if isinstance(record.args, tuple):
             record.args = tuple(
                 one if isinstance(one, (int, float)) else _Escaped(one) for one in record.args
             )
         if record.exc_info and record.exc_info[1] is not None and not record.exc_text:
-            # Formatters print it in place of the exception, which stays for other handlers.
+            # Formatters use this text; the exception itself stays as it is for other handlers.
             record.exc_text = _traceback_text(record.exc_info[1], record.exc_info[2])
         return True
 
 
 def _traceback_text(error: BaseException, raised: Any) -> str:  # Any: a traceback or None
-    told = traceback.TracebackException(type(error), error, raised, compact=True)
-    pending: list[traceback.TracebackException | None] = [told]
+    whole = traceback.TracebackException(type(error), error, raised, compact=True)
+    pending: list[traceback.TracebackException | None] = [whole]
     while pending:
         one = pending.pop()
         if one is None:
             continue
-        # The only place where a formatted traceback has the error's own text; not public.
+        # Not public, but the only place where a TracebackException keeps the error's message.
         vars(one)["_str"] = escaped(str(vars(one).get("_str", "")))
         notes = getattr(one, "__notes__", None)
         if isinstance(notes, (list, tuple)):
             one.__notes__ = [escaped(safe_str(note)) for note in notes]
         pending += [one.__cause__, one.__context__, *(one.exceptions or ())]
-    return "".join(told.format()).removesuffix("\n")
+    return "".join(whole.format()).removesuffix("\n")
 
 
 _LOGGER.addFilter(_EscapingFilter())
 
 
 def log_final(event: TaskEvent) -> None:
-    """Log at DEBUG how a task ended; a sink of the final events, where DEBUG is on."""
+    """Log at DEBUG how a task ended; subscribed to the final events if DEBUG is enabled."""
     assert event.status is not None
     reason = f": {event.message}" if event.message else ""
     _LOGGER.debug("task %s (%s) %s%s", event.task_id, event.name, event.status.value, reason)
 
 
 def report_unread(record: TaskRecord) -> None:
-    """Log at ERROR a failure that nobody has read; once for each task."""
+    """Log a failure at ERROR if nobody has read it; once for each task."""
     if record.read or record.error is None or record.status not in _FAILURES:
         return
     record.read = True
@@ -106,7 +106,7 @@ def report_unread(record: TaskRecord) -> None:
 
 
 class _TaskIds:
-    """A log record factory that adds ``task_id`` to what another one makes."""
+    """A log record factory that adds ``task_id`` to the records of another one."""
 
     def __init__(self, inner: Callable[..., logging.LogRecord]) -> None:
         self._inner = inner
@@ -119,10 +119,10 @@ class _TaskIds:
 
 
 def install_task_ids() -> None:
-    """Give every log record a ``task_id``: that of the task it was made in, else None.
+    """Give every log record a ``task_id``: of the task that logs, or None outside a task.
 
-    Stays for the life of the process, since another library may have wrapped it by the
-    time a framework stops; harmless to call twice.
+    It is never undone: when the framework stops, another library may have wrapped the factory.
+    May be called twice.
     """
     factory = logging.getLogRecordFactory()
     if not isinstance(factory, _TaskIds):

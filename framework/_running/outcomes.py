@@ -1,4 +1,4 @@
-"""What those who wait for a task get: its result, its error, or what stands in for it."""
+"""Outcomes: what a waiter gets from a final task, its result or an error."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MISLEADING: Final = (
     asyncio.CancelledError,
     concurrent.futures.CancelledError,
 )
-"""What would end or mislead whoever waits for a task that raised it."""
+"""Errors that would end or mislead the code that waits for a task, so they are wrapped."""
 
 
 def raise_or_return(record: TaskRecord) -> Any:
-    """Return the result of a final record, or raise what it has instead.
+    """Return the result of a final record, or raise its error.
 
-    Raises a stored error with the traceback that it had first, so that it does not grow
-    from one call to the next.
+    A stored error is raised with its first traceback, which would otherwise grow with each
+    call.
     """
     status = record.status
     if status is _COMPLETED:
@@ -50,17 +50,17 @@ def raise_or_return(record: TaskRecord) -> Any:
 
 
 def awaiters_error(record: TaskRecord, error: BaseException) -> BaseException:
-    """Return what to raise to those who wait for a task that raised *error*."""
+    """Return what to raise in the code that waits for a task that raised *error*."""
     error = error.with_traceback(record.traceback)
     if not isinstance(error, MISLEADING):
         return error
-    told = TaskFailedError(record.task_id, record.name)
-    told.__cause__ = error
-    return told
+    wrapper = TaskFailedError(record.task_id, record.name)
+    wrapper.__cause__ = error
+    return wrapper
 
 
 def clear_frames(error: BaseException) -> None:
-    """Free the locals of every frame in the tracebacks of *error* and what led to it."""
+    """Free the local variables of all frames in the tracebacks of *error* and its causes."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:

@@ -1,6 +1,7 @@
-"""What retries and throttles have to say of the task that they act in.
+"""Pauses: what retries and throttles do to the task in which they run.
 
-An attempt is counted, a wait is told of, and who sleeps is known to whoever ends the task.
+They count attempts, publish waits, and register who sleeps, so that ending the task can wake
+it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ class Pauses:
     """The pauses in the tasks of one manager.
 
     Args:
-        ledger: Where tasks change.
-        limits: Stand still while a task waits for a throttle's slot.
+        ledger: Changes the tasks.
+        limits: Are suspended while a task waits for a throttle.
     """
 
     def __init__(self, ledger: Ledger, limits: Limits) -> None:
@@ -27,14 +28,14 @@ class Pauses:
     def announce(
         self, kind: str, name: str, task: LiveTask | None, delay: float, error: BaseException | None
     ) -> None:
-        """Count a retry's or throttle's wait and tell the sinks of it.
+        """Count and publish a wait for a retry or a throttle.
 
         Args:
             kind: ``retrying`` or ``throttled``.
-            name: Of the retried or throttled function.
-            task: The task that waits; None outside any task.
-            delay: Seconds that it is about to wait.
-            error: What ended the attempt before, or refused the call; None for neither.
+            name: Name of the retried or throttled function.
+            task: The task that waits; None outside a task.
+            delay: Seconds that it is going to wait.
+            error: The error of the last attempt or of the refused call; None if there is none.
         """
         ledger = self._ledger
         if task is not None:
@@ -57,13 +58,13 @@ class Pauses:
     def begin_sleep(
         self, task: LiveTask, sleeper: Sleeper, reason: str, error: BaseException | None
     ) -> None:
-        """Note who sleeps in a task, and why; interrupt it if the task is not wanted any more.
+        """Register what sleeps in a task, or interrupt it if the task is being cancelled.
 
         Args:
             task: The task.
-            sleeper: Who sleeps, to be interrupted when the task is not wanted.
-            reason: Why, for people.
-            error: What ended the attempt before; None for a throttle.
+            sleeper: Is interrupted when the task is cancelled or ends.
+            reason: Why it sleeps, for people.
+            error: The error of the last attempt; None for a throttle.
         """
         text = None if error is None else f"{type(error).__name__}: {safe_str(error)}"
         with self._ledger.lock:
@@ -78,7 +79,7 @@ class Pauses:
             self._ledger.share(task)
 
     def end_sleep(self, task: LiveTask, reason: str) -> None:
-        """Forget who slept, and why, unless there is another reason by now."""
+        """Unregister what slept, and remove its reason unless another one has replaced it."""
         with self._ledger.lock:
             task.sleeper = None
             ours = task.status is RUNNING and task.reason is reason
