@@ -1,6 +1,11 @@
-"""Retry and throttle put to work: whose state, whose clock, who is told, who wakes them.
+"""Policies: the state and the waiting of retries and throttles.
 
-Each manager has one `Policies`; code outside any framework shares one of the process.
+Each manager has one `Policies`; code outside any framework shares one for the process.
+
+Guarantees: a sleep ends at once when its task is cancelled or ends, or the framework shuts
+down.
+Lock order: `_lock` is held for one change of a table; gates and sleepers are called without
+it.
 """
 
 from __future__ import annotations
@@ -27,12 +32,12 @@ T = TypeVar("T")
 
 
 class Policies:
-    """State of retries and throttles under one manager, or of the process.
+    """State of retries and throttles of one manager, or of code outside any.
 
     Args:
-        clock: Time for windows and delays.
-        rng: Draws the jitter.
-        pauses: Where the manager's tasks pause; None outside any framework.
+        clock: Source of time for windows and delays.
+        rng: Source of the jitter.
+        pauses: Registers the sleeps of the manager's tasks; None outside any framework.
     """
 
     def __init__(self, clock: Clock, rng: random.Random, pauses: Pauses | None = None) -> None:
@@ -42,7 +47,9 @@ class Policies:
         self.pauses = pauses
         self._lock = threading.Lock()
         self._gates: dict[ThrottlePolicy, Gates] = {}
-        self._only: dict[ThrottlePolicy, Gate] = {}
+        # The gates of functions throttled as a whole, which never retire. Cached, since each
+        # call of such a function passes here: it saves the lookups of `Gates`.
+        self._single: dict[ThrottlePolicy, Gate] = {}
         self._sleepers: set[Sleeper] = set()
         self._closing = False
 
@@ -55,16 +62,16 @@ class Policies:
         return gates
 
     def take(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
-        """Count a call now and return None, or return when the next is allowed."""
+        """Count a call and return None; or return the monotonic second to try again at."""
         if policy.has_key:
             return self.gates(policy).take(key, self.monotonic)
-        gate = self._only.get(policy)
+        gate = self._single.get(policy)
         if gate is None:
-            gate = self._only[policy] = self.gates(policy).only()
+            gate = self._single[policy] = self.gates(policy).single()
         return gate.take(self.monotonic)
 
     def close(self) -> None:
-        """Wake everyone who sleeps, and let nobody sleep from now on."""
+        """Interrupt every sleep, and every one that starts later."""
         with self._lock:
             self._closing = True
             sleepers = list(self._sleepers)
@@ -73,19 +80,19 @@ class Policies:
 
     # -- throttle
 
-    def limited(self, policy: ThrottlePolicy, due: float) -> RateLimitExceededError:
-        """Return the error for a call that must wait until the monotonic second *due*."""
+    def limit_error(self, policy: ThrottlePolicy, due: float) -> RateLimitExceededError:
+        """Return the error of a call that is not allowed before monotonic second *due*."""
         now = self.clock.monotonic()
         wait = max(due - now, 1e-9)
-        # Rounded down, it would bring who comes back a hair too early.
+        # Rounded down, the caller would come back too early.
         while now + wait < due:
             wait = math.nextafter(wait, math.inf)
         rate, window = policy.options["rate_limit"], policy.options["time_window"]
         return RateLimitExceededError(policy.name, rate, window, wait)
 
     def refuse(self, policy: ThrottlePolicy, due: float) -> RateLimitExceededError:
-        """Tell of a refused call and return its error."""
-        error = self.limited(policy, due)
+        """Publish that a call was refused, and return its error."""
+        error = self.limit_error(policy, due)
         self._announce("throttled", policy.name, error.retry_after, error)
         return error
 
@@ -93,8 +100,8 @@ class Policies:
         """Block this thread until the call is counted.
 
         Raises:
-            RateLimitExceededError: If the framework shuts down meanwhile.
-            TaskCancelledError: If the task that calls is cancelled meanwhile.
+            RateLimitExceededError: If the framework shuts down first.
+            TaskCancelledError: If the calling task is cancelled or ends first.
         """
         sleeper = ThreadSleeper(self.clock)
         with closing(self._turn(policy, key, due, sleeper)) as steps:
@@ -102,7 +109,7 @@ class Policies:
                 sleeper.wait(until)
 
     async def await_turn(self, policy: ThrottlePolicy, key: Hashable, due: float) -> None:
-        """Suspend this coroutine until the call is counted; raises as `wait_turn`."""
+        """Suspend this coroutine until the call is counted; raises like `wait_turn`."""
         sleeper = LoopSleeper(self.clock)
         with closing(self._turn(policy, key, due, sleeper)) as steps:
             for until in steps:
@@ -111,8 +118,8 @@ class Policies:
     def _turn(
         self, policy: ThrottlePolicy, key: Hashable, due: float, sleeper: Sleeper
     ) -> Generator[float | None, None, None]:
-        """Queue for a place; yields until when to wait, None for until signalled."""
-        with _Asleep(self, sleeper, throttle_reason(policy), suspends=True) as asleep:
+        """Wait in the queue of a gate; yields when to wake up, None for when signalled."""
+        with _Sleep(self, sleeper, throttle_reason(policy), suspends=True) as sleep:
             self._announce("throttled", policy.name, due - self.clock.monotonic(), None)
             gate = self.gates(policy).join(key, sleeper, self.monotonic)
             passed = False
@@ -123,26 +130,26 @@ class Policies:
                         return
                     yield until
             finally:
-                # Also when the waiting coroutine is cancelled, and this generator closed.
+                # Also if the waiting coroutine is cancelled, which closes this generator.
                 if not passed:
                     gate.leave(sleeper)
-            asleep.require_wanted()
-            raise self.limited(policy, due)
+            sleep.raise_if_unwanted()
+            raise self.limit_error(policy, due)
 
     # -- retry
 
     def retry(
         self, policy: RetryPolicy, name: str, call: Callable[[], T], error: BaseException
     ) -> T:
-        """Go on after a first attempt that ended with *error*; blocks between attempts.
+        """Retry a call whose first attempt raised *error*; blocks between attempts.
 
         Returns:
-            What the first attempt that succeeds returns.
+            What the first successful attempt returns.
 
         Raises:
-            BaseException: The last attempt's error, as it was, when no retry is allowed
-                or the framework shuts down.
-            TaskCancelledError: If the task that retries is no longer wanted.
+            BaseException: The error of the last attempt, if no further retry is allowed or the
+                framework shuts down.
+            TaskCancelledError: If the calling task is cancelled or ends first.
         """
         sleeper = ThreadSleeper(self.clock)
         latest = [error]
@@ -168,7 +175,7 @@ class Policies:
         call: Callable[[], Awaitable[T]],
         error: BaseException,
     ) -> T:
-        """Go on after a first attempt that ended with *error*, as `retry` for coroutines."""
+        """Retry like `retry`, with an async *call*; suspends between attempts."""
         sleeper = LoopSleeper(self.clock)
         latest = [error]
         try:
@@ -193,22 +200,22 @@ class Policies:
 
         Args:
             policy: When to retry.
-            name: Of the retried function.
-            latest: The error of the latest attempt, which the caller replaces.
+            name: Name of the retried function.
+            latest: The error of the latest attempt; the caller replaces it after each attempt.
             sleeper: What the caller waits with.
 
         Yields:
-            For each retry the monotonic second until which to wait, then None to make the
-            attempt.
+            For each retry the monotonic second until which to wait, and then None, when it
+            is time to make the attempt.
         """
         attempt = 1
         while policy.allows(latest[0], attempt):
             delay = policy.delay(attempt, self.rng.uniform)
             reason = retry_reason(policy, attempt, delay)
-            with _Asleep(self, sleeper, reason, latest[0]) as asleep:
+            with _Sleep(self, sleeper, reason, latest[0]) as sleep:
                 self._announce("retrying", name, delay, latest[0])
                 yield self.clock.monotonic() + delay
-            if not asleep.goes_on(latest[0]):
+            if not sleep.may_go_on(latest[0]):
                 return
             attempt += 1
             yield None
@@ -224,7 +231,7 @@ class Policies:
         reason: str,
         error: BaseException | None = None,
     ) -> None:
-        """Note who sleeps; one who comes while we are closing is interrupted at once."""
+        """Register a sleeper; it is interrupted at once if the policies are closed."""
         with self._lock:
             self._sleepers.add(sleeper)
             closing = self._closing
@@ -234,7 +241,7 @@ class Policies:
             sleeper.interrupt()
 
     def remove_sleeper(self, sleeper: Sleeper, record: LiveTask | None, reason: str) -> None:
-        """Forget who slept."""
+        """Unregister a sleeper that has woken up."""
         with self._lock:
             self._sleepers.discard(sleeper)
         if record is not None and self.pauses is not None:
@@ -242,51 +249,51 @@ class Policies:
 
 
 class WatchedPolicies(Policies):
-    """Policies that tell an interceptor of each call that a throttle lets pass.
+    """Policies that report each call that a throttle allows to an interceptor.
 
-    A class of its own, so that a framework without an interceptor pays nothing for it.
+    A separate class, so that it costs nothing without an interceptor.
 
     Args:
-        clock: Time for windows and delays.
-        rng: Draws the jitter.
-        pauses: Where the manager's tasks pause.
-        interceptor: Who is told.
+        clock: Source of time for windows and delays.
+        rng: Source of the jitter.
+        pauses: Registers the sleeps of the manager's tasks.
+        interceptor: Its `after_throttle` is called.
     """
 
     def __init__(
         self, clock: Clock, rng: random.Random, pauses: Pauses, interceptor: Interceptor
     ) -> None:
         super().__init__(clock, rng, pauses)
-        self.monotonic = self._read
+        self.monotonic = self._read_clock
         self._interceptor = interceptor
         self._latest = threading.local()
 
     def take(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
-        """Count a call as `Policies.take`, and tell of it if it passes."""
+        """Count a call like `Policies.take`, and report it if it is allowed."""
         due = super().take(policy, key)
         if due is None:
-            self._tell(policy)
+            self._report(policy)
         return due
 
     def _turn(
         self, policy: ThrottlePolicy, key: Hashable, due: float, sleeper: Sleeper
     ) -> Generator[float | None, None, None]:
         yield from super()._turn(policy, key, due, sleeper)
-        self._tell(policy)
+        self._report(policy)
 
-    def _read(self) -> float:
+    def _read_clock(self) -> float:
         now: float = self.clock.monotonic()
         self._latest.reading = now
         return now
 
-    def _tell(self, policy: ThrottlePolicy) -> None:
-        # A gate's last reading on a thread is the stamp that it counts the call with. One of
-        # our own would be a little later, and windows as told could hold more than the rate.
+    def _report(self, policy: ThrottlePolicy) -> None:
+        # The gate counted this call with its last reading of the clock on this thread. A new
+        # reading would be later, and the reported calls could seem to exceed the rate.
         self._interceptor.after_throttle(policy.name, current_record.get(), self._latest.reading)
 
 
-class _Asleep:
-    """The time in which one call sleeps, inside or outside a task."""
+class _Sleep:
+    """The sleep of one call, inside or outside a task."""
 
     __slots__ = ("_error", "_policies", "_reason", "_record", "_sleeper", "_suspends")
 
@@ -306,12 +313,12 @@ class _Asleep:
         self._record = current_record.get() if policies.pauses is not None else None
         self._suspends = suspends
 
-    def __enter__(self) -> _Asleep:
+    def __enter__(self) -> _Sleep:
         if self._record is not None and self._suspends:
             assert self._policies.pauses is not None
             self._policies.pauses.limits.suspend(self._record)
         self._policies.add_sleeper(self._sleeper, self._record, self._reason, self._error)
-        # The error's traceback holds the frame that holds this.
+        # Its traceback refers to the frame that refers to this object.
         self._error = None
         return self
 
@@ -321,24 +328,24 @@ class _Asleep:
             assert self._policies.pauses is not None
             self._policies.pauses.limits.resume(self._record)
 
-    def require_wanted(self) -> None:
-        """See that the task, if there is one, is still wanted.
+    def raise_if_unwanted(self) -> None:
+        """Do nothing outside a task, or in one whose result is still wanted.
 
         Raises:
-            TaskCancelledError: If it was cancelled or has a final status already.
+            TaskCancelledError: If the task is being cancelled or is final already.
         """
         record = self._record
         if record is not None and (record.cancel_requested or record.status in FINAL):
             raise TaskCancelledError(record.task_id, record.name)
 
-    def goes_on(self, error: BaseException) -> bool:
-        """Whether to make the next attempt, which is then counted.
+    def may_go_on(self, error: BaseException) -> bool:
+        """Return whether to make the next attempt, and count it if so.
 
         Raises:
-            TaskCancelledError: From *error*, if the task is not wanted any more.
+            TaskCancelledError: From *error*, if the task is being cancelled or is final.
         """
         try:
-            self.require_wanted()
+            self.raise_if_unwanted()
         except TaskCancelledError as cancelled:
             raise cancelled from error
         if self._sleeper.interrupted:
@@ -350,17 +357,17 @@ class _Asleep:
 
 
 def retry_reason(policy: RetryPolicy, attempt: int, delay: float) -> str:
-    """Return why a task waits whose attempt number *attempt* has failed, for people."""
+    """Return why a task waits after attempt number *attempt* has failed, for people."""
     return (
         f"attempt {attempt} of {policy.options['max_retries'] + 1} failed; the next in {delay:g} s"
     )
 
 
 def throttle_reason(policy: ThrottlePolicy) -> str:
-    """Return why a task waits whose call is over a rate, for people."""
+    """Return why a task waits for a throttle, for people."""
     return f"waits for the rate of {policy.name}"
 
 
 def standalone() -> Policies:
-    """Return policies for code outside any framework, on the system's clock."""
+    """Return policies for code outside any framework, with the system's clock."""
     return Policies(SystemClock(), random.Random())

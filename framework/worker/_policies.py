@@ -135,7 +135,7 @@ class WorkerPolicies(Policies):
             self.windows.leave(window_key(policy, key), who)
             if record is not None and (record.cancel_requested or record.status.is_final):
                 raise TaskCancelledError(record.task_id, record.name)
-            raise self.limited(policy, self.monotonic())
+            raise self.limit_error(policy, self.monotonic())
         return self.take(policy, key)
 
     # -- retry

@@ -121,4 +121,4 @@ def test_longer_than_the_window(state: State, way: SlowWay, policies: WorkerPoli
     assert due is not None
     assert 0.0 < due - way.now <= 30.0
     assert way.asked == ["take", "restamp", "take"]
-    assert isinstance(policies.limited(POLICY, due), RateLimitExceededError)
+    assert isinstance(policies.limit_error(POLICY, due), RateLimitExceededError)
