@@ -1,4 +1,4 @@
-"""The exact sliding window, and the queue before it: arithmetic only, no waiting."""
+"""Throttles: an exact sliding window and its queue; this module never waits."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from framework._tasks.options import THROTTLE, ThrottleOptions
 
 
 class GateRetiredError(Exception):
-    """Raised by a gate that was dropped between being found and being used."""
+    """Raised by a gate that was removed after it was looked up and before it was used."""
 
 
 class Gate:
-    """A window of at most *rate* calls, and those who wait for it, first come, first served.
+    """A sliding window of at most *rate* calls, with a queue: first come, first served.
 
-    The window slides: no half-open stretch of *length* seconds holds more than *rate*
-    calls, and a call exactly one window after another is free. There is one slot for each
-    call that a window allows, with the stamp of the latest call that it let pass; a call
-    takes the slot that was used longest ago. So no slot lets two calls pass in one window,
-    whatever threads do, and a call costs the same however many there were.
+    No half-open interval of *length* seconds has more than *rate* calls; a call exactly one
+    window after another is allowed. There is one slot for each call that a window allows,
+    with the time of the last call that used it, and a call uses the slot that was used longest
+    ago. So no slot is used twice in a window, whichever threads call, and the cost of a call
+    does not depend on how many there were.
 
-    Guarantees: whoever came first is counted first; one who leaves the queue gives the
-    place to the next. Of threads that call at the same moment, one may be told to come
-    back as much later as it was held up between reading the clock and being counted.
-    Lock order: `lock` guards the queue and every change of the slots but one: a call that
-    is free takes the first slot out and puts it back at the end, which are two operations
-    that no other thread can come into. It is innermost but for a sleeper's own.
+    Guarantees: calls in the queue are counted in their order; one that leaves the queue makes
+    room for the next. If threads call at the same moment, one may be told to come back late,
+    by as long as it was held up between reading the clock and being counted.
+    Lock order: `_lock` guards the queue, and the slots except in one case: an allowed call
+    removes the first slot and adds it again at the end without the lock, by two atomic
+    operations, since this is the path of most calls. Only a sleeper's lock is taken under it.
 
     Args:
-        rate: Calls per window, from 1 on.
-        length: The window's length in seconds, above 0.
+        rate: Calls per window, 1 or more.
+        length: Length of the window in seconds, above 0.
     """
 
     __slots__ = ("_length", "_lock", "_made", "_queue", "_rate", "_retired", "_slots")
@@ -45,21 +45,21 @@ class Gate:
         self._retired = False
         self._lock = threading.Lock()
         self._queue: deque[Sleeper] = deque()
-        # The one used longest ago first; made when they are first needed.
+        # Times of last use, the earliest first; created when they are first needed.
         self._slots: deque[float] = deque()
         self._made = 0
 
     def take(self, monotonic: Callable[[], float]) -> float | None:
-        """Count a call now and return None, or return when the next is allowed.
+        """Count a call and return None; or return the monotonic second to try again at.
 
         Raises:
-            GateRetiredError: If another gate has taken this one's place.
+            GateRetiredError: If another gate has replaced this one.
         """
         held: float | None = None
         if not self._queue:
             try:
                 held = self._slots.popleft()
-            except IndexError:  # none was made yet, or others hold them
+            except IndexError:  # none exist yet, or other threads hold them all
                 pass
             else:
                 now = monotonic()
@@ -80,7 +80,7 @@ class Gate:
         """Enter the queue.
 
         Raises:
-            GateRetiredError: If another gate has taken this one's place.
+            GateRetiredError: If another gate has replaced this one.
         """
         with self._lock:
             if self._retired:
@@ -88,11 +88,11 @@ class Gate:
             self._queue.append(sleeper)
 
     def step(self, sleeper: Sleeper, monotonic: Callable[[], float]) -> tuple[bool, float | None]:
-        """Try to pass, from the queue.
+        """Try to count a call that is in the queue.
 
         Returns:
-            (True, None) if the call was counted, and the queue left; else (False, when to
-            try again), None meaning when signalled.
+            (True, None) if it was counted and has left the queue. Otherwise False and the
+            monotonic second to try again at, None for when signalled.
         """
         with self._lock:
             if self._queue[0] is not sleeper:
@@ -105,17 +105,17 @@ class Gate:
             return True, None
 
     def leave(self, sleeper: Sleeper) -> None:
-        """Leave the queue uncounted, for one who will not wait any longer."""
+        """Leave the queue without being counted."""
         with self._lock:
             if sleeper in self._queue:
                 self._queue.remove(sleeper)
                 self._signal_first()
 
     def retire(self, now: float) -> bool:
-        """Let a fresh gate take this one's place if it would do the same."""
+        """Retire and return True if a new gate would allow the same calls as this one."""
         with self._lock:
             taken = self._take_all()
-            # A slot that another thread holds right now is about to be used.
+            # If a slot is missing, another thread holds it and is about to use it.
             self._retired = (
                 not self._queue
                 and len(taken) == self._made
@@ -125,7 +125,7 @@ class Gate:
                 self._slots.extendleft(reversed(taken))
             return self._retired
 
-    # -- slots; the lock is held
+    # -- slots; called with the lock held
 
     def _pass(self, now: float) -> bool:
         """Count a call at monotonic second *now* if it is allowed."""
@@ -141,7 +141,7 @@ class Gate:
             self._put_back(latest)
         if self._made == self._rate:
             return False
-        # As many again as there are, so that all that is needed is made in a few steps.
+        # Doubled each time, so that a large rate takes few steps, and a small use few slots.
         fresh = min(self._rate - self._made, max(self._made, _FIRST_SLOTS))
         self._made += fresh
         slots.extendleft([-math.inf] * (fresh - 1))
@@ -152,10 +152,10 @@ class Gate:
         """Return the monotonic second, *now* or later, at which a call is next allowed."""
         try:
             oldest = self._slots[0]
-        except IndexError:  # others hold them, but not for long
+        except IndexError:  # other threads hold them, but not for long
             return now
         due = max(now, oldest + self._length)
-        # The sum may have been rounded down past the window's end.
+        # The sum may have been rounded down, to before the end of the window.
         while not self._free(oldest, due):
             due = math.nextafter(due, math.inf)
         return due
@@ -168,7 +168,7 @@ class Gate:
         except IndexError:
             return
         if not in_order:
-            # Two threads have put theirs back the wrong way round.
+            # Two threads have put their slots back in the wrong order.
             slots.extendleft(sorted(self._take_all(), reverse=True))
 
     def _take_all(self) -> list[float]:
@@ -176,7 +176,7 @@ class Gate:
         while self._slots:
             try:
                 taken.append(self._slots.popleft())
-            except IndexError:  # a free call on another thread was quicker
+            except IndexError:  # an allowed call on another thread has taken the last one
                 break
         return taken
 
@@ -184,7 +184,7 @@ class Gate:
         apart = now - stamp
         if apart != self._length:
             return apart > self._length
-        # Rounded to the length; fsum's sign is that of the exact difference.
+        # The difference may be rounded; the sign of fsum is that of the exact difference.
         return math.fsum((now, -stamp, -self._length)) >= 0
 
     def _signal_first(self) -> None:
@@ -196,10 +196,10 @@ _FIRST_SLOTS = 64
 
 
 class Gates:
-    """The gates of one throttled function under one manager: one, or one for each key.
+    """The gates of one throttled function in one manager: one in all, or one for each key.
 
-    Gates that have become idle are dropped whenever the number of keys has doubled, so
-    memory follows the keys used within a window, not all keys ever seen.
+    Idle gates are removed whenever the number of keys has doubled, so memory depends on the
+    keys used within a window, not on all keys ever used.
     """
 
     __slots__ = ("_gates", "_limit", "_lock", "_policy")
@@ -214,10 +214,11 @@ class Gates:
         return len(self._gates)
 
     def take(self, key: Hashable, monotonic: Callable[[], float]) -> float | None:
-        """Count a call now and return None, or return when the next is allowed.
+        """Count a call and return None; or return the monotonic second to try again at.
 
         Args:
-            key: What to count by; None for a function throttled as a whole.
+            key: Calls with different keys are counted separately; None for a function
+                throttled as a whole.
             monotonic: Reads the clock.
         """
         while True:
@@ -226,12 +227,12 @@ class Gates:
             except GateRetiredError:
                 continue
 
-    def only(self) -> Gate:
+    def single(self) -> Gate:
         """Return the gate of a function throttled as a whole; it never retires."""
         return self._gates.setdefault(None, self._gate())
 
     def join(self, key: Hashable, sleeper: Sleeper, monotonic: Callable[[], float]) -> Gate:
-        """Enter the queue before the gate of *key* and return the gate."""
+        """Enter the queue of the gate of *key* and return the gate."""
         while True:
             gate = self._of(key, monotonic)
             try:
@@ -267,11 +268,12 @@ class ThrottlePolicy:
     Compared by identity: two functions with the same rate do not share a window.
 
     Args:
-        name: The function's.
-        options: Every option of `throttled_task`, checked.
+        name: Name of the function.
+        options: All options of `throttled_task`, checked.
 
     Attributes:
-        has_key: Whether calls of different keys count apart; asked at each call.
+        has_key: Whether calls with different keys are counted separately. An attribute, since
+            each call reads it.
     """
 
     __slots__ = ("has_key", "name", "options")
@@ -286,7 +288,7 @@ def throttle_policy(name: str, **options: Unpack[ThrottleOptions]) -> ThrottlePo
     """Check options of `throttled_task` and return them as a policy.
 
     Raises:
-        TypeError: If one is of the wrong type, or is no option.
-        ValueError: If one is out of its range.
+        TypeError: If one has the wrong type, or is not an option.
+        ValueError: If one is out of range.
     """
     return ThrottlePolicy(name, THROTTLE.complete(THROTTLE.checked("throttled_task", options)))
