@@ -1,4 +1,4 @@
-"""Forgetting finished tasks: those that are too old, and the oldest when there are too many."""
+"""Retention: removes finished tasks that are too old, or the oldest if there are too many."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from framework._running.ledger import Ledger
 from framework._running.log import report_unread
 
 _SPARE: Final = 128
-"""One in so many finished tasks is forgotten at once when there are too many."""
+"""If there are too many finished tasks, one in this many is removed at once."""
 
 
 class Retention:
-    """How many finished tasks one manager keeps.
+    """Removes finished tasks of one manager.
 
     Args:
         ledger: Counts them, and has the store.
-        max_finished: How many are kept, from 0 on.
+        max_finished: How many are kept, 0 or more.
 
     Attributes:
-        forget: Has tasks forgotten where else they are known; None if nowhere.
+        forget: Called with the ids of removed tasks, for a remote engine; None if there is none.
     """
 
     def __init__(self, ledger: Ledger, max_finished: int) -> None:
@@ -30,15 +30,16 @@ class Retention:
 
     def trim(self) -> None:
         """Remove the oldest finished tasks, since there are too many."""
-        # Some more than it must, so that not every further task has to.
+        # A few more than necessary, so that not every further task has to do it again.
         self.evict(keep=self.max_finished - self.max_finished // _SPARE)
 
     def evict(self, *, ended_before: float | None = None, keep: int | None = None) -> int:
-        """Remove finished tasks from the store; return how many.
+        """Remove finished tasks from the store and return how many.
 
         Args:
-            ended_before: Those that ended by this monotonic second; None for any.
-            keep: How many may stay; None for any number.
+            ended_before: Remove those that ended at this monotonic second or before; None for
+                no limit.
+            keep: Remove the oldest until this many are left; None for no limit.
         """
         ledger = self._ledger
         wanted = self.forget is not None or "evicted" in ledger.sinks
@@ -55,7 +56,7 @@ class Retention:
             self.forget(ids)
         if removed:
             with ledger.lock:
-                # What others have put there is removed as well, and was never counted.
+                # Tasks of other processes are removed as well, and were not counted here.
                 ledger.kept = max(0, ledger.kept - removed)
                 ledger.extra["evicted"] += removed
         return removed

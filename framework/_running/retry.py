@@ -1,4 +1,4 @@
-"""When to try again, and after how long: arithmetic only, no waiting."""
+"""Retries: whether to retry, and after which delay; this module never waits."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from framework._tasks.options import RETRY, RetryOptions
 from framework.exceptions import TaskCancelledError
 
 Uniform: TypeAlias = Callable[[float, float], float]
-"""Draws a float from ``[low, high]``, as ``random.Random.uniform``."""
+"""Returns a random float from ``[low, high]``, like ``random.Random.uniform``."""
 
 MAX_DELAY: Final = 1e9
-"""Longest delay in seconds, some 31 years: what an exponential that overflows becomes."""
+"""Longest delay in seconds, about 31 years; also used if the exponential overflows."""
 
 _NEVER: Final = (
     asyncio.CancelledError,
@@ -28,10 +28,10 @@ _NEVER: Final = (
 
 
 class RetryPolicy:
-    """How often and when a failing call is made again.
+    """How often and when a failed call is retried.
 
     Args:
-        options: Every option of `retry_task`, checked.
+        options: All options of `retry_task`, checked.
     """
 
     __slots__ = ("options",)
@@ -40,7 +40,7 @@ class RetryPolicy:
         self.options = options
 
     def allows(self, error: BaseException, attempt: int) -> bool:
-        """Whether to try again after *error* ended attempt number *attempt* (from 1 on)."""
+        """Return whether to retry after attempt number *attempt*, from 1, raised *error*."""
         return (
             attempt <= self.options["max_retries"]
             and isinstance(error, self.options["exceptions"])
@@ -50,12 +50,12 @@ class RetryPolicy:
     def delay(self, retry: int, uniform: Uniform) -> float:
         """Return how many seconds to wait before a retry.
 
-        ``min(max_delay, retry_delay * backoff**(retry - 1))``, and then plus or minus
-        ``jitter`` as a share of it.
+        ``min(max_delay, retry_delay * backoff**(retry - 1))``, plus or minus a random share of
+        it up to ``jitter``.
 
         Args:
-            retry: Number of the retry, from 1 on.
-            uniform: Draws the jitter; not called without one.
+            retry: Number of the retry, from 1.
+            uniform: Source of the jitter; not called if ``jitter`` is 0.
 
         Returns:
             Seconds, 0 or more.
@@ -64,7 +64,7 @@ class RetryPolicy:
         try:
             delay = first * self.options["backoff"] ** (retry - 1)
         except OverflowError:
-            # Delay 0 stays 0, however often it is multiplied.
+            # A first delay of 0 stays 0.
             delay = math.inf if first else 0.0
         delay = min(delay, MAX_DELAY if longest is None else longest)
         jitter = self.options["jitter"]
@@ -77,7 +77,7 @@ def retry_policy(**options: Unpack[RetryOptions]) -> RetryPolicy:
     """Check options of `retry_task` and return them as a policy.
 
     Raises:
-        TypeError: If one is of the wrong type, or is no option.
-        ValueError: If one is out of its range.
+        TypeError: If one has the wrong type, or is not an option.
+        ValueError: If one is out of range.
     """
     return RetryPolicy(RETRY.complete(RETRY.checked("retry_task", options)))
