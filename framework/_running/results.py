@@ -1,10 +1,11 @@
-"""Waiting for results: coroutines, threads, and threads of the pool itself.
+"""Results: waiting for tasks in coroutines, in threads, and in threads of the pool itself.
 
-Guarantees: a waiter is woken by the end of its task and by nothing else; a thread of the
-pool that waits for a queued task runs it, or lets another thread do so if it must be back
-in time or has an event loop to serve; a wait that can never end is refused.
-Relies on: the ledger to register waiters before the end or to say that it was.
-Lock order: none of its own.
+Guarantees: a wait ends when its task is final or its timeout is over; a thread of the pool
+that waits for a queued task runs it, or lets a spare thread run it if the thread has a
+timeout or an event loop to serve; a wait that can never end raises a DeadlockError.
+Relies on: the ledger, which registers a waiter before its task is final, or refuses to.
+Lock order: none is held here; the ledger, the crew and the wait graph are called one after
+the other, each with its own lock.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ class Results:
     """Waits for the tasks of one manager.
 
     Args:
-        ledger: Where tasks move.
-        boxes: The loops' mailboxes.
-        engine: May run a queued task inline.
-        crew: The pool's threads, and who waits for whom.
+        ledger: Registers the waiters.
+        boxes: The mailboxes of the event loops.
+        engine: Runs a queued task inline, if it can.
+        crew: The threads of the pool, with the graph of who waits for what.
     """
 
     def __init__(self, ledger: Ledger, boxes: Mailboxes, engine: TaskEngine, crew: Crew) -> None:
@@ -62,23 +63,23 @@ class Results:
 
         Raises:
             TimeoutError: If it is not final by then.
-            DeadlockError: If it waits for the caller.
+            DeadlockError: If *task* waits for the caller.
         """
         here = current_pool_thread()
         thread, crew = self._own(here, timeout), self._crew
-        # What a thread of the pool stands aside for may be a coroutine that waits here.
-        hurried = thread is not None or crew.blocked
-        waiter = _Hurried(self._boxes, crew, task) if hurried else LoopWaiter(self._boxes)
+        # A thread that stepped aside may wait for the very coroutine that waits here.
+        needs_spare = thread is not None or crew.blocked
+        waiter = _SpareWaiter(self._boxes, crew, task) if needs_spare else LoopWaiter(self._boxes)
         if not self._ledger.register(task, waiter):
             return
         node = _waiting_node(here) if timeout is None else None
         timer = None
-        end_hurry: Callable[[], object] | None = None
+        step_back: Callable[[], object] | None = None
         try:
             if node is not None:
                 self._waits.enter(node, task, task=current_record.get())
-            if hurried:
-                end_hurry = self._hurry(thread, task)
+            if needs_spare:
+                step_back = self._use_spare(thread, task)
             if timeout is not None:
                 timer = self._clock.call_at(self._clock.monotonic() + timeout, waiter.wake)
             await waiter.future
@@ -87,16 +88,16 @@ class Results:
                 timer.cancel()
             if node is not None:
                 self._waits.leave(node)
-            if end_hurry is not None:
-                end_hurry()
-            # None once the task has ended: then all that waited were told.
+            if step_back is not None:
+                step_back()
+            # None after the task has ended: then no waiter is registered any more.
             if task.waiters is not None:
                 self._ledger.unregister(task, waiter)
         if timeout is not None and task.status not in FINAL:
             raise _waited_too_long(task, timeout)
 
-    def _hurry(self, thread: PoolThread | None, task: LiveTask) -> Callable[[], object] | None:
-        """Have *task* run soon, for which *thread* or others stand still; return what ends it."""
+    def _use_spare(self, thread: PoolThread | None, task: LiveTask) -> Callable[[], object] | None:
+        """Let a spare thread run *task* while *thread* waits; return what to call after that."""
         crew = self._crew
         if thread is None:
             crew.want(task)
@@ -110,13 +111,13 @@ class Results:
             return
         try:
             if timeout is None:
-                self._wait_with_all_time(task, waiter)
-            elif not self._wait_for_seconds(task, waiter, timeout):
+                self._wait_without_timeout(task, waiter)
+            elif not self._wait_with_timeout(task, waiter, timeout):
                 raise _waited_too_long(task, timeout)
         finally:
             self._ledger.unregister(task, waiter)
 
-    def _wait_with_all_time(self, task: LiveTask, waiter: ThreadWaiter) -> None:
+    def _wait_without_timeout(self, task: LiveTask, waiter: ThreadWaiter) -> None:
         node = current_item()
         if node is None:
             while waiter.wait(None) is None:
@@ -137,14 +138,14 @@ class Results:
             self._waits.leave(node)
 
     def _aside(self, thread: PoolThread, task: LiveTask, waiter: ThreadWaiter) -> bool | None:
-        """Block until woken or nudged, while other threads may run what *task* waits for."""
+        """Block until woken or nudged, while spare threads run what *task* waits for."""
         self._crew.step_aside(thread, task, inline=True)
         try:
             return waiter.wait(None)
         finally:
             self._crew.step_back(thread, task)
 
-    def _wait_for_seconds(self, task: LiveTask, waiter: ThreadWaiter, timeout: float) -> bool:
+    def _wait_with_timeout(self, task: LiveTask, waiter: ThreadWaiter, timeout: float) -> bool:
         until = self._clock.monotonic() + timeout
         thread, crew = self._own(current_pool_thread(), timeout), self._crew
         if thread is None:
@@ -155,7 +156,7 @@ class Results:
         try:
             while True:
                 if not able:
-                    # Late, perhaps; without a thread to run it, it would be never.
+                    # No thread can be started: it may exceed the timeout, but it will run.
                     self._engine.run_inline(task)
                 final = waiter.wait(until)
                 if final is not None:
@@ -165,14 +166,14 @@ class Results:
             crew.step_back(thread, task)
 
     def _own(self, thread: PoolThread | None, timeout: float | None) -> PoolThread | None:
-        """Return the calling thread if it is one of the pool's and is about to stand still."""
+        """Return the calling thread if it is one of this pool's and is going to block."""
         if thread is None or thread.crew is not self._crew or not thread.stack or timeout == 0:
             return None
         return thread
 
 
-class _Hurried(LoopWaiter):
-    """A coroutine that threads of the pool wait for: another must run what it waits for."""
+class _SpareWaiter(LoopWaiter):
+    """A coroutine that blocks threads of the pool, so a spare thread must run its task."""
 
     __slots__ = ("_crew", "_task")
 
@@ -182,24 +183,27 @@ class _Hurried(LoopWaiter):
         self._task = task
 
     def nudge(self) -> None:
-        """Have a thread run the task, which has just been queued."""
+        """Let a spare thread run the task, which has just been queued."""
         self._crew.want(self._task)
 
 
 def _waiting_node(thread: PoolThread | None) -> object | None:
-    """Return what stands still while this coroutine waits, on *thread* or elsewhere, if sure."""
+    """Return what makes no progress while this coroutine waits; None if that is not certain.
+
+    It is a node of the wait graph: the item that *thread* runs, or the owner of a task.
+    """
     if thread is not None and thread.stack and len(asyncio.all_tasks()) == 1:
         return thread.stack[-1]
     record = current_record.get()
     if not isinstance(record, LiveTask) or record.driver is None:
         return None
-    # A coroutine that the task started beside itself does not hold the task up.
+    # Another asyncio task that the task has started does not block the task itself.
     owner: asyncio.Task[Any] | None = record.driver.owner
     return owner if owner is asyncio.current_task() else None
 
 
 def _require_final(task: LiveTask) -> None:
-    """See that a wait ended with the task, and not with the framework that followed it."""
+    """Raise FrameworkNotStartedError if the wait ended because the framework stopped."""
     if task.status is PENDING or task.status is RUNNING:
         raise FrameworkNotStartedError("stopped")
 
