@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
-from collections.abc import Iterator
+import re
 from pathlib import Path
+from types import ModuleType
 
 import framework
 import pytest_asyncframe
@@ -13,41 +15,40 @@ import pytest_asyncframe
 Node = tuple[str, ast.AST]
 
 
-def nodes(package_file: str | None) -> Iterator[Node]:
-    """Yield each node of a package's source, with the file and line where it is."""
-    assert package_file is not None
-    folder = Path(package_file).parent
-    for path in sorted(folder.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            place = f"{path.relative_to(folder)}:{getattr(node, 'lineno', 1)}"
-            yield place, node
+@functools.cache  # each test needs them
+def nodes(package: ModuleType) -> list[Node]:
+    """Return each node of a package's source, with the file and line where it is."""
+    assert package.__file__ is not None
+    folder = Path(package.__file__).parent
+    return [
+        (f"{path.relative_to(folder)}:{getattr(node, 'lineno', 1)}", node)
+        for path in sorted(folder.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+    ]
 
 
-PLUGIN = list(nodes(pytest_asyncframe.__file__))
-FRAMEWORK = list(nodes(framework.__file__))
-
-SHARED = {"_condition", "_scheduled", "_task", "_time", "_waiters", "_client"}
-"""Private names of asyncio, concurrent.futures, threading and httpx that the plugin uses."""
+SHARED = {"_condition", "_scheduled", "_task", "_time", "_timer", "_waiters", "_client"}
+"""Private names of the standard library and of other packages that the plugin uses."""
 
 
-def defined(found: list[Node]) -> set[str]:
+def defined(package: ModuleType) -> set[str]:
     """Return the private names of classes, functions, attributes and variables."""
     names = set()
-    for _, node in found:
+    for _, node in nodes(package):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             names.add(node.attr)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
-    return {name for name in names if name.startswith("_") and not name.startswith("__")}
+    return {name for name in names if re.match(r"_[^_]", name)}
 
 
 def imported() -> list[tuple[str, str, str]]:
     """Return what the plugin imports from the framework: the place, the module and the name."""
     return [
         (place, node.module or "", alias.name)
-        for place, node in PLUGIN
+        for place, node in nodes(pytest_asyncframe)
         if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("framework.")
         for alias in node.names
     ]
@@ -68,26 +69,30 @@ def test_no_string_names_a_module_of_the_framework() -> None:
     """No string is compared with the path of a module, which would miss it after a move."""
     assert [
         f"{place}: {node.value!r}"
-        for place, node in PLUGIN
+        for place, node in nodes(pytest_asyncframe)
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and node.value.startswith("framework.")
     ] == []
 
 
-def test_no_string_or_attribute_is_a_private_name_of_the_framework() -> None:
-    """Neither getattr() nor a dot reaches for what only the framework's own code may use."""
-    private = defined(FRAMEWORK) - defined(PLUGIN) - SHARED
-    assert private
+def test_no_attribute_is_a_private_name_of_the_framework() -> None:
+    """The plugin uses private attributes of its own objects, and of no other ones."""
+    private = defined(framework) - SHARED
     assert [
-        f"{place}: {name}" for place, node in PLUGIN if (name := reached(node)) in private
+        f"{place}: {ast.unparse(node)}"
+        for place, node in nodes(pytest_asyncframe)
+        if isinstance(node, ast.Attribute)
+        and node.attr in private
+        and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
     ] == []
 
 
-def reached(node: ast.AST) -> str:
-    """Return the name that a node may reach for: an attribute, or a string; else ""."""
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    return ""
+def test_no_string_is_a_private_name_of_the_framework() -> None:
+    """No string, as for getattr(), is a private name that the plugin does not define itself."""
+    private = defined(framework) - defined(pytest_asyncframe) - SHARED
+    assert [
+        f"{place}: {node.value!r}"
+        for place, node in nodes(pytest_asyncframe)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in private
+    ] == []
