@@ -111,6 +111,31 @@ class Toolkit:
         )
 
     def _open_sequenced(self, stack: ExitStack) -> None:
+        sequencer = self._make_sequencer()
+        clock: Clock | None = None
+        if self.is_virtual:
+            clock = self.clock = self._make_clock(sequencer)
+        pool = self._make_pool(sequencer, clock)
+        # Everything is undone in reverse order: the manager stops while its pool and clock still
+        # work, and the patches go once no thread of the test waits on the clock.
+        sequencer.first = stack.enter_context(sequencer.working())
+        if self.clock is not None:
+            stack.enter_context(_patches.installed(self.clock, wall=True))
+            self._runners = Runners(self.clock)
+            stack.enter_context(self._runners.installed())
+        stack.callback(_end, sequencer, pool)
+        self.manager = stack.enter_context(
+            override_framework(
+                clock=clock,
+                engine=ControlledEngine(pool, hold=self.mode != "virtual"),
+                pool=pool,
+                interceptor=self.recorder,
+                rng=random.Random(self.settings.seed),
+                app_rules=self.settings.app_rules == "on",
+            )
+        )
+
+    def _make_sequencer(self) -> Sequencer:
         mode = self.mode
         sequencer = self.sequencer = Sequencer(
             moves=self._moves,
@@ -123,38 +148,25 @@ class Toolkit:
         self.recorder = Recorder(self._now)
         self.reads = RealTimeReads(lambda: sequencer.now, self.recorder.note)
         _stalls.watch(sequencer, mode, self.threads.before, self.recorder.note)
-        clock: Clock | None = None
-        if self.is_virtual:
-            start = self.settings.start
-            clock = self.clock = VirtualClock(
-                sequencer, None if start is None else start.timestamp()
-            )
-            clock.on_block = self.blocked.noting
+        return sequencer
+
+    def _make_clock(self, sequencer: Sequencer) -> VirtualClock:
+        start = self.settings.start
+        clock = VirtualClock(sequencer, None if start is None else start.timestamp())
+        clock.on_block = self.blocked.recording
+        if self.reads is not None:
             clock.on_read = self.reads.count
-        if mode == "virtual":
+        return clock
+
+    def _make_pool(self, sequencer: Sequencer, clock: Clock | None) -> SequencedExecutor:
+        if self.mode == "virtual":
             pool = SequencedExecutor(sequencer, thread_name_prefix=_POOL_NAME, clock=clock)
         else:
             pool = self.executor = DeterministicExecutor(
                 sequencer, thread_name_prefix=_POOL_NAME, clock=clock
             )
         self.pool = pool
-        sequencer.first = stack.enter_context(sequencer.working())
-        if self.clock is not None:
-            stack.enter_context(_patches.installed(self.clock, wall=True))
-            self._runners = Runners(self.clock)
-            stack.enter_context(self._runners.installed())
-        stack.callback(_end, sequencer, pool)
-        engine = ControlledEngine(pool, hold=mode != "virtual")
-        self.manager = stack.enter_context(
-            override_framework(
-                clock=clock,
-                engine=engine,
-                pool=pool,
-                interceptor=self.recorder,
-                rng=random.Random(self.settings.seed),
-                app_rules=self.settings.app_rules == "on",
-            )
-        )
+        return pool
 
     def _on_event(self, event: TaskEvent) -> None:
         if self.sequencer is not None:

@@ -36,7 +36,7 @@ class BlockedLoops:
         self._found: dict[tuple[str, str], list[float]] = {}
 
     @contextmanager
-    def noting(self, what: str) -> Iterator[None]:
+    def recording(self, what: str) -> Iterator[None]:
         """Record that the calling thread, which runs a loop, waits inside the block.
 
         Args:

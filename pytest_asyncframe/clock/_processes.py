@@ -34,7 +34,7 @@ def counted(sequencer: Sequencer) -> Iterator[tuple[Any, str, Any]]:
     results = _Results(sequencer)
     module: Any = importlib.import_module("multiprocessing.pool")
     for kind in (module.ApplyResult, module.IMapIterator):
-        yield kind, "__init__", results.noting(kind.__init__)
+        yield kind, "__init__", results.counting(kind.__init__)
     cache = module._PoolCache
     yield cache, "__delitem__", results.taking_out(cache.__delitem__)
     yield module.Pool, "terminate", results.giving_up(module.Pool.terminate)
@@ -67,7 +67,7 @@ class _Results:
         self._sequencer = sequencer
         self._owed: set[Any] = set()
 
-    def noting(self, real: Callable[..., None]) -> Callable[..., None]:
+    def counting(self, real: Callable[..., None]) -> Callable[..., None]:
         """Return an ``__init__`` for results that counts them."""
 
         @functools.wraps(real)
