@@ -133,6 +133,7 @@ class Sequencer(Turns):
         return True
 
     def _startable(self) -> list[Queued]:
+        """Return the queued tasks and calls that may start; coroutines need no free thread."""
         if not self.starts or not self.queue:
             return []
         room = self.room() > 0

@@ -320,6 +320,8 @@ class _ParkingSelector(selectors.BaseSelector):
         if actor is None:
             return self._real.select(timeout)
         waits = timeout is None or timeout > 0
+        # A system call costs more than the rest of an iteration: only if a file or a signal may
+        # be ready. A signal writes to the pipe, and its handler may have filled `_ready`.
         if self._files or self.hears_signals:
             ready = self._files_of(self._real.select(0))
             if ready or not waits or self._loop._ready:  # type: ignore[attr-defined]
@@ -338,10 +340,13 @@ class _ParkingSelector(selectors.BaseSelector):
         me = threading.get_ident()
 
         def kick() -> None:
+            # The flag first: the thread reads it as soon as it is awake.
             self._turn = True
+            # On its own thread it has not entered its `select` yet.
             if threading.get_ident() != me:
                 self._loop.wake_for_real()
 
+        # Before it is parked, since another thread may kick it from then on.
         pending = self._loop._ready  # type: ignore[attr-defined]  # asyncio's own queue
         actor.kick = kick
         actor.has_work = lambda: bool(pending)
