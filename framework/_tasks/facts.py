@@ -16,7 +16,7 @@ from framework._tasks.wire import (
     encode_result,
     unreported_error,
 )
-from framework.exceptions import TaskCancelledError, TaskInterruptedError
+from framework.exceptions import TaskCancelledError, TaskInterruptedError, TaskTimeoutError
 
 
 class _Times(Protocol):
@@ -138,4 +138,6 @@ def _error_of(record: TaskRecord, text: str | None) -> BaseException:
         return TaskCancelledError(record.task_id, record.name)
     if record.status is TaskStatus.INTERRUPTED:
         return TaskInterruptedError(record.task_id, record.name)
+    if record.status is TaskStatus.TIMEOUT:
+        return TaskTimeoutError(record.task_id, record.name, 0.0)  # which limit is not known
     return unreported_error()

@@ -12,7 +12,10 @@ from itertools import count
 
 import pytest
 
+from framework import TaskCancelledError
+from framework._threads.clock import SystemClock
 from framework.engines.celery._messages import Message
+from framework.engines.celery._reports import record_of
 from framework.engines.celery._state import State, holder_here, holder_of, is_dead
 from tests.patience import PATIENCE
 
@@ -363,3 +366,15 @@ def test_counted_too_late(state: State) -> None:
     assert not state.restamp("w", number, 30.0, 0.0)
     assert not state.restamp("w", number, 30.0, 0.0)
     assert state.client.zcard(key) == 0
+
+
+def test_a_cancelled_task_of_another_process_has_an_error() -> None:
+    """The record of a task that was cancelled elsewhere says so by its error, as one's own does."""
+    found = {"status": "cancelled", "name": "tasks.add", "created": "1000.0", "ended": "1002.5"}
+
+    record = record_of("7", found, SystemClock())
+
+    assert isinstance(record.error, TaskCancelledError)
+    assert record.ended is not None
+    assert record.ended - record.created == pytest.approx(2.5)
+    assert (record.started, record.remote, record.read) == (None, True, True)

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from framework._tasks import registry
-from framework._tasks.ids import TaskId
+from framework._tasks.facts import load_record
 from framework._tasks.jsonsafe import safe_str
-from framework._tasks.records import Label, TaskRecord, TaskStatus
-from framework._tasks.wire import decode_error, decode_result, unreported_error
+from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.wire import decode_error, decode_result
 from framework._threads.clock import SystemClock
 from framework.engines.celery._state import State
 from framework.protocols import Clock, EngineHost
@@ -174,32 +174,31 @@ class Reports:
 
 def record_of(task_id: str, facts: Mapping[str, str], clock: Clock) -> TaskRecord:
     """Return the record of a task's hash in Redis, with result and error decoded."""
-    record = TaskRecord()
-    record.task_id = TaskId(task_id)
-    record.label = Label(facts.get("name", ""), facts.get("about", ""))
-    record.status = TaskStatus(facts["status"])
-    record.created_at = float(facts.get("created") or 0.0)
-    record.created = record.queued = clock.monotonic() - (clock.time() - record.created_at)
-    record.started = _stamp(record, facts.get("started"))
-    record.ended = _stamp(record, facts.get("ended"))
-    record.attempts = int(facts.get("attempts") or 0)
-    record.code, record.instruction, record.rest = None, 0, None
-    result, error = facts.get("result"), facts.get("error")
-    record.result = (
-        decode_result(registry.find_function(facts.get("fn", "")), result) if result else None
+    record = load_record(
+        {
+            "task_id": task_id,
+            "name": facts.get("name", ""),
+            "description": facts.get("about"),
+            "status": facts["status"],
+            "created_at": facts.get("created") or 0.0,
+            "started_at": _number(facts, "started"),
+            "ended_at": _number(facts, "ended"),
+            "attempts": int(facts.get("attempts") or 0),
+            "error": facts.get("error"),
+            "reason": facts.get("reason"),
+            "progress": _number(facts, "share"),
+            "progress_message": facts.get("message"),
+            "cancel_requested": facts.get("cancel") == "1",
+            "remote": True,
+        },
+        clock,
     )
-    if error:
-        record.error = decode_error(error)
-    elif record.status is TaskStatus.FAILED:
-        record.error = unreported_error()
-    if facts.get("share"):
-        record.progress = float(facts["share"])
-        record.progress_message = facts.get("message", "")
-    record.cancel_requested = facts.get("cancel") == "1"
-    record.reason = facts.get("reason", "")
-    record.remote = True
+    # By the function and not by the name: `.options(name=...)` may have given it another one.
+    if facts.get("result"):
+        function = registry.find_function(facts.get("fn", ""))
+        record.result = decode_result(function, facts["result"])
     return record
 
 
-def _stamp(record: TaskRecord, at: str | None) -> float | None:
-    return record.created + max(0.0, float(at) - record.created_at) if at else None
+def _number(facts: Mapping[str, str], field: str) -> float | None:
+    return float(facts[field]) if facts.get(field) else None

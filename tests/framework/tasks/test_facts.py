@@ -10,7 +10,12 @@ import pytest
 
 from framework import TaskStatus, background_task
 from framework._tasks.records import Label
-from framework.exceptions import RemoteTaskError, TaskCancelledError, TaskInterruptedError
+from framework.exceptions import (
+    RemoteTaskError,
+    TaskCancelledError,
+    TaskInterruptedError,
+    TaskTimeoutError,
+)
 from framework.protocols import TaskRecord, dump_record, load_record
 
 
@@ -103,6 +108,7 @@ def test_what_few_tasks_have() -> None:
         (TaskStatus.FAILED, None, RemoteTaskError),
         (TaskStatus.CANCELLED, None, TaskCancelledError),
         (TaskStatus.INTERRUPTED, None, TaskInterruptedError),
+        (TaskStatus.TIMEOUT, None, TaskTimeoutError),
     ],
 )
 def test_a_failure_has_an_error(
