@@ -251,7 +251,9 @@ class Drive:
             if self._closing:
                 task = self._task
                 closed = TaskInterruptedError(task.task_id, task.name)
-                self._runner.endings.end(task, "interrupt", error=closed, reason="its loop closed")
+                self._runner.endings.end(
+                    task, "interrupt", error=closed, reason="its event loop was closed"
+                )
                 raise
             return self._failed(error)
         finally:
@@ -270,7 +272,7 @@ class Drive:
         if self._cancel_requested:
             endings.end(task, "cancel", error=cancelled, reason=task.reason or "it was cancelled")
         elif self.owner is not None and self.owner.cancelling() > self._baseline:
-            reason = "what awaited it" if self._in_place else "its asyncio task"
+            reason = "the coroutine that awaited it" if self._in_place else "its asyncio task"
             endings.end(task, "cancel", error=cancelled, reason=f"{reason} was cancelled")
         else:
             # Nobody cancelled the task: it raised this, or awaited something cancelled.

@@ -91,7 +91,9 @@ class Endings:
         """Make a task TIMEOUT that has reached its limit, even if its body keeps running."""
         assert task.limit is not None
         error = TaskTimeoutError(task.task_id, task.name, task.limit)
-        self.end(task, "time_out", error=error, reason="it ran past its limit", body_ended=False)
+        self.end(
+            task, "time_out", error=error, reason="it ran past its time limit", body_ended=False
+        )
 
     def end(
         self,

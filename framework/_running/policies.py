@@ -359,13 +359,13 @@ class _Sleep:
 def retry_reason(policy: RetryPolicy, attempt: int, delay: float) -> str:
     """Return why a task waits after attempt number *attempt* has failed, for people."""
     return (
-        f"attempt {attempt} of {policy.options['max_retries'] + 1} failed; the next in {delay:g} s"
+        f"attempt {attempt} of {policy.options['max_retries'] + 1} failed; retrying in {delay:g} s"
     )
 
 
 def throttle_reason(policy: ThrottlePolicy) -> str:
     """Return why a task waits for a throttle, for people."""
-    return f"waits for the rate of {policy.name}"
+    return f"waits for the rate limit of {policy.name}"
 
 
 def standalone() -> Policies:

@@ -114,7 +114,7 @@ def _deliver(
         told = TaskTimeoutError(message.task_id, message.name, message.limit or 0.0)
         state.end(
             message.task_id, "timeout", seq=message.seq, error=wire.encode_error(told),
-            reason="it ran past its limit",
+            reason="it ran past its time limit",
         )  # fmt: skip
         return None
     holder = PROCESS.holder

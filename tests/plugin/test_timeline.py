@@ -187,8 +187,8 @@ def test_limits_and_progress_are_told(timeline_of):
            0.000 s  asyncframe-_1  slow#slow-2  started
            0.000 s  asyncframe-_1  slow#slow-2  progress 40 % halfway
            0.000 s  asyncframe-_1  slow#slow-2  sleeps 90 s, at test_it.py:6 in slow
-           2.000 s  clock          slow#slow-1  timed out: it ran past its limit, at test_it.py:6 in slow
-           2.000 s  clock          slow#slow-2  timed out: it ran past its limit, at test_it.py:6 in slow
+           2.000 s  clock          slow#slow-1  timed out: it ran past its time limit, at test_it.py:6 in slow
+           2.000 s  clock          slow#slow-2  timed out: it ran past its time limit, at test_it.py:6 in slow
            9.000 s  asyncframe-_0  slow#slow-1  ended too late, so its outcome is dropped
         unfinished at 12 s:
           slow#slow-2: timeout, but still running, on asyncframe-_1, at test_it.py:6 in slow

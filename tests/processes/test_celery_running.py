@@ -251,7 +251,7 @@ async def test_cancelled_between_attempts(manager: TaskManager, lists: Any, key:
     assert task is not None
     assert (task.status, task.reason) == (
         TaskStatus.RUNNING,
-        "attempt 1 of 2 failed; the next in 30 s",
+        "attempt 1 of 2 failed; retrying in 30 s",
     )
     assert await manager.cancel_task(task_id) is True
     with pytest.raises(TaskCancelledError):

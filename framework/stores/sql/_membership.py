@@ -30,7 +30,7 @@ _LOGGER = logging.getLogger("asyncframe")
 MISSED: Final = 6
 """Beats of this process within which another one's counter must move."""
 
-REASON: Final = "its process ended, or stood still, before the task could end"
+REASON: Final = "its process ended or hung before the task could end"
 
 _LIVE: Final = TASKS.c.ended_at.is_(None)
 _ORPHANED: Final = sa.and_(_LIVE, TASKS.c.process.not_in(sa.select(PROCESSES.c.process_id)))

@@ -202,4 +202,4 @@ def test_a_loop_that_closes_under_a_task_interrupts_it() -> None:
         task = asyncio.run(manager.get_task(task_id))
     assert task is not None
     assert task.status is TaskStatus.INTERRUPTED
-    assert task.reason == "its loop closed"
+    assert task.reason == "its event loop was closed"

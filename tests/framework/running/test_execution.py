@@ -493,7 +493,7 @@ async def test_a_coroutine_that_cancels_itself(task_manager: TaskManager) -> Non
 
 
 async def test_a_coroutine_whose_awaiter_is_cancelled(task_manager: TaskManager) -> None:
-    """A coroutine that is awaited in place says that what awaited it was cancelled."""
+    """A coroutine that is awaited in place says that its awaiting coroutine was cancelled."""
     started = asyncio.Event()
 
     @async_task
@@ -507,4 +507,7 @@ async def test_a_coroutine_whose_awaiter_is_cancelled(task_manager: TaskManager)
     with pytest.raises(asyncio.CancelledError):
         await awaiter
     (task,) = task_manager.get_all_tasks().values()
-    assert (task["status"], task["reason"]) == ("cancelled", "what awaited it was cancelled")
+    assert (task["status"], task["reason"]) == (
+        "cancelled",
+        "the coroutine that awaited it was cancelled",
+    )

@@ -46,11 +46,11 @@ async def test_a_task_between_two_attempts(asyncframe: Probe, kind: str) -> None
     await asyncframe.clock.run_for(0.5)
     error = "ConnectionError: smtp is down\n"
     assert await told(task_id) == (
-        "running", "attempt 1 of 5 failed; the next in 1.05 s", f"{error}1", 1
+        "running", "attempt 1 of 5 failed; retrying in 1.05 s", f"{error}1", 1
     )  # fmt: skip
     await asyncframe.clock.run_for(1.0)
     assert await told(task_id) == (
-        "running", "attempt 2 of 5 failed; the next in 2.1 s", f"{error}2", 2
+        "running", "attempt 2 of 5 failed; retrying in 2.1 s", f"{error}2", 2
     )  # fmt: skip
     await asyncframe.completed(task_id)
     assert await told(task_id) == ("completed", "", None, 3)
@@ -77,7 +77,7 @@ async def test_a_task_that_waits_for_a_slot(asyncframe: Probe, kind: str) -> Non
     await asyncframe.clock.run_for(1.0)
     name = f"{__name__}.{function.__qualname__}"
     assert await told(first) == ("completed", "", None, 1)
-    assert await told(second) == ("running", f"waits for the rate of {name}", None, 1)
+    assert await told(second) == ("running", f"waits for the rate limit of {name}", None, 1)
     await asyncframe.completed(second)
     assert await told(second) == ("completed", "", None, 1)
     assert seen == ["", ""]
@@ -93,7 +93,7 @@ async def test_a_final_reason_is_not_overwritten(asyncframe: Probe, kind: str) -
     task_id = failing()
     await asyncframe.completed(task_id, check=False)
     error = "ConnectionError: smtp is down\n1"
-    assert await told(task_id) == ("timeout", "it ran past its limit", error, 1)
+    assert await told(task_id) == ("timeout", "it ran past its time limit", error, 1)
 
 
 async def test_the_reason_is_there_before_the_event(asyncframe: Probe) -> None:
@@ -106,6 +106,6 @@ async def test_the_reason_is_there_before_the_event(asyncframe: Probe) -> None:
     asyncframe.manager.subscribe(look, kinds={"retrying"})
     await asyncframe.completed(failing_twice("thread", [])())
     assert found == [
-        "attempt 1 of 5 failed; the next in 1.05 s",
-        "attempt 2 of 5 failed; the next in 2.1 s",
+        "attempt 1 of 5 failed; retrying in 1.05 s",
+        "attempt 2 of 5 failed; retrying in 2.1 s",
     ]
