@@ -147,6 +147,30 @@ class LiveTask(TaskRecord):
 
     Fields are written under the ledger's lock, except those that only the running thread
     uses.
+
+    Attributes:
+        spec: The function and its options.
+        args: The call's positional arguments; None once it has ended.
+        kwargs: The call's keyword arguments; None if there are none, or it has ended.
+        context: The context that the function runs in; None once it has ended.
+        home: The home of the app that it belongs to.
+        limit: Seconds that it may run, counted from its start; None for no limit.
+        limit_key: The limit under which it has an entry in `Deadlines`; None for no entry.
+        loop: The event loop that it runs on if it is ``async def``; None if there is none.
+        waiters: Its waiters, in order; None if there are none.
+        driver: Drives its coroutine; None if it has none.
+        bodies: How many runs of its function have not ended: more than one if a remote
+            engine delivered it again.
+        handler: Belongs to the engine; see `protocols.EngineTask`.
+        outbox: Its events; None while nothing listens.
+        limit_left: Seconds that were left of the limit when a throttle suspended it, 0.0 if
+            it expired just then; None if it was never suspended.
+        held: Whether it holds the clock while it is queued.
+        hooks: The hooks for its end; None if there are none.
+        timer: Starts it when its delay is over; None if it has none.
+        sleeper: The retry or throttle that sleeps inside it; None if there is none.
+        delivery: What a worker of a remote engine received; None elsewhere.
+        engine_note: Belongs to the engine; see `protocols.EngineTask`.
     """
 
     __slots__ = (
@@ -176,7 +200,7 @@ class LiveTask(TaskRecord):
     waiters: dict[Waiter, None] | None
     driver: Driver | None
     bodies: int
-    handler: Any  # the engine's, see `protocols.EngineTask`; locally a pool_threads.Handler
+    handler: Any  # in this process a pool_threads.Handler
     outbox: Outbox | None
 
     limit_left: Rare[float | None] = Rare(None)
@@ -184,8 +208,8 @@ class LiveTask(TaskRecord):
     hooks: Rare[Hooks | None] = Rare(None)
     timer: Rare[Timer | None] = Rare(None)
     sleeper: Rare[Sleeper | None] = Rare(None)
-    delivery: Rare[Any] = Rare(None)  # what a worker of a remote engine received
-    engine_note: Rare[Any] = Rare(None)  # the engine's, see `protocols.EngineTask`
+    delivery: Rare[Any] = Rare(None)
+    engine_note: Rare[Any] = Rare(None)
 
 
 def new_task(
