@@ -445,8 +445,8 @@ class Crew:
             yield from left
             seen |= left
 
-    def let_go(self, thread: PoolThread) -> None:
-        """Let the process end while *thread* still runs."""
+    def skip_at_exit(self, thread: PoolThread) -> None:
+        """Do not wait for *thread* when the process ends."""
         _thread_queues().pop(thread, None)
 
     def forget_threads(self) -> None:
@@ -459,7 +459,7 @@ class Crew:
         # Otherwise the child would join them at its exit, and would join the thread it
         # runs on if that is one of them.
         for thread in self.threads:
-            self.let_go(thread)
+            self.skip_at_exit(thread)
         self.threads = set()
         self.abandoned = self.blocked = 0
         self._wanted = {}

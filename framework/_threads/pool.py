@@ -154,7 +154,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
         if wait and not interrupted and not (inside and timeout is None):
             stuck = join_all(self._crew.others(me), timeout)
             for thread in stuck:
-                self._crew.let_go(thread)
+                self._crew.skip_at_exit(thread)
             if not stuck:
                 self._calls.close()
 

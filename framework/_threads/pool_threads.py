@@ -102,8 +102,8 @@ class PoolThread(threading.Thread):
     """
 
     def __init__(self, crew: Employer, name: str) -> None:
-        # A daemon, so that a stuck thread, once let go, does not keep the process alive. All
-        # others are joined at exit by the standard library, where the crew registers them.
+        # A daemon, so that a stuck thread cannot keep the process alive if it is skipped at
+        # exit. The standard library joins all others there, since the crew registers them.
         super().__init__(name=name, daemon=True)
         self.crew = crew
         self.stack: list[Item] = []
