@@ -59,7 +59,7 @@ class _Codec:
 
     __slots__ = ("_adapter", "_has_bytes", "_plain", "refused")
 
-    def __init__(self, annotation: Any) -> None:  # Any: whatever stands in the signature
+    def __init__(self, annotation: Any) -> None:  # Any: any annotation
         adapter = _adapter(annotation)
         self._has_bytes = adapter is not None and json_bytes.has_bytes(adapter.core_schema)
         self._adapter = json_bytes.BytesAdapter(annotation) if self._has_bytes else adapter
