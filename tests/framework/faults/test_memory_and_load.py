@@ -131,8 +131,8 @@ def test_g3_errors_that_were_retried_are_freed_at_once(kind: str) -> None:
         gc.enable()
 
 
-async def test_g4_blocked_workers_are_sent_no_more_than_the_queue_holds() -> None:
-    """With both workers stuck, 10 tasks are queued and every further one is refused."""
+async def test_g4_blocked_threads_are_sent_no_more_than_the_queue_holds() -> None:
+    """With both threads stuck, 10 tasks are queued and every further one is refused."""
     release = threading.Event()
     started = threading.Barrier(3)
 

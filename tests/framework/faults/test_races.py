@@ -456,23 +456,23 @@ class LyingList(list[PoolThread]):
         self._before = before
         self._after = after
 
-    def append(self, worker: PoolThread) -> None:
+    def append(self, thread: PoolThread) -> None:
         """Park a thread."""
         self._before()
-        super().append(worker)
+        super().append(thread)
         self._after()
 
 
 @pytest.mark.parametrize("released_first", [True, False])
 def test_a_thread_parks_while_the_pool_is_released(released_first: bool) -> None:
     """A thread that is about to park when the pool is released still ends."""
-    # 1 a thread finds neither work nor the end, 2 `release` says the end and wakes those
-    # that are parked, 3 the thread parks; or 1, 3, 2.
+    # 1 a thread finds no item and the pool open, 2 `release` closes it and wakes parked
+    # threads, 3 the thread parks; or 1, 3, 2.
     pool = ThreadPoolExecutorEnhanced(1)
     crew = pool._crew
 
     def nothing() -> None:
-        """Let the other order be."""
+        """Do nothing, for the other order."""
 
     crew._parked = (
         LyingList(crew.release, nothing) if released_first else LyingList(nothing, crew.release)

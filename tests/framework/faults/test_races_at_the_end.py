@@ -90,7 +90,7 @@ async def test_the_last_app_leaves_while_a_task_is_submitted() -> None:
 class _CountingStack(list[Item]):
     """A thread's stack: right after it was read, the thread counts what has ended on it."""
 
-    worker: PoolThread
+    thread: PoolThread
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self.copy())
@@ -99,7 +99,7 @@ class _CountingStack(list[Item]):
         """Return what is on the stack, and let the thread count it."""
         items = [self[place] for place in range(len(self))]
         if items:
-            self.worker.count()
+            self.thread.count()
         return items
 
 
@@ -116,16 +116,16 @@ def test_a_call_is_counted_while_the_figures_are_read() -> None:
     # 1 get_stats reads what is on a thread's stack, 2 the call there, which has ended, is
     # counted and leaves the stack, 3 get_stats reads the counts.
     pool = ThreadPoolExecutorEnhanced(1, clock=clock_apart())
-    worker = _Busy(pool._crew, "busy")
-    stack = worker.stack = _CountingStack()
-    stack.worker = worker
+    thread = _Busy(pool._crew, "busy")
+    stack = thread.stack = _CountingStack()
+    stack.thread = thread
     pool.submit(int).result(PATIENCE)
     pool.shutdown()
     call: Any = SimpleNamespace(
         name="call", status=TaskStatus.COMPLETED, queued=0.0, started=0.0, ended=1.0, handler=None
     )
     stack.append(call)
-    pool._crew.threads = pool._crew.threads | {worker}
+    pool._crew.threads = pool._crew.threads | {thread}
     assert pool.get_stats()["completed"] == 2
 
 

@@ -289,7 +289,7 @@ async def test_c7_memory_error_and_excepthook(
 async def test_c8_hook_and_sink_that_raise(
     task_manager: TaskManager, make: Any, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Hooks and sinks that raise are logged, the other sinks hear all, the workers live on."""
+    """Errors of hooks and sinks are logged; other sinks get all events, and threads live on."""
     events: list[TaskEvent] = []
     called = threading.Event()
 

@@ -149,7 +149,7 @@ def test_a_wait_in_an_idle_pool_starts_no_spare_thread() -> None:
     with ThreadPoolExecutorEnhanced(2) as pool:
         pool.submit(lambda: pool.submit(int).result(PATIENCE)).result(PATIENCE)
         assert pool.get_stats()["threads"] == 2
-        assert not any(worker.spare for worker in pool._crew.threads)
+        assert not any(thread.spare for thread in pool._crew.threads)
 
 
 def test_without_a_thread_to_be_had_the_call_runs_inline(
