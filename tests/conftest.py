@@ -22,20 +22,15 @@ LONG = (
     "cpython/test_suite.py",
     "processes/conformance/test_results.py",
     "processes/test_store_workers.py",
-    "processes/test_store_processes.py",
-    "plugin/test_held_time.py",
-    "plugin/test_plugin.py",
-    "processes/conformance/test_errors.py",
-    "processes/conformance/test_states.py",
-    "processes/test_celery_namespaces.py",
     "framework/manager/test_drain.py",
-    "docs/test_pages.py",
-    "framework/test_properties.py",
-    "plugin/test_gates.py",
-    "framework/test_specification.py",
-    "benchmarks/test_tests.py",
+    "plugin/test_outside.py",
+    "processes/test_store_kills.py",
+    "processes/test_store_processes.py",
+    "processes/conformance/test_states.py",
+    "processes/test_example_on_celery.py",
+    "plugin/test_plugin.py",
 )
-"""The files that take longest, in order; most of them wait for servers."""
+"""The files that take longest, in order; most of them wait for other processes."""
 
 
 @pytest.hookimpl(tryfirst=True)
