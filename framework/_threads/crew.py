@@ -294,7 +294,7 @@ class Crew:
                     self._tidy()
                     return item
             # Removed under the same lock: from now on `want` starts another spare thread.
-            self._take_off(thread)
+            self._remove(thread)
             return None
 
     def _next_for_spare(self, others: int) -> Any | None:  # Any: an Item
@@ -408,10 +408,10 @@ class Crew:
         with self.lock:
             if thread.abandoned:
                 self.abandoned -= 1
-                self._take_off(thread)
+                self._remove(thread)
                 self._replace()
 
-    def _take_off(self, thread: PoolThread) -> None:
+    def _remove(self, thread: PoolThread) -> None:
         for status, count in thread.ended.items():
             self.ended[status] += count
         # A new set, since others iterate over the old one without the lock.

@@ -178,7 +178,7 @@ class Calls:
             return False
         call.started = now = self._clock.monotonic()
         call.status = TaskStatus.RUNNING
-        self._settle(call, now)
+        self._run(call, now)
         return True
 
     def drop(self, call: Call[Any], error: BaseException | None, /) -> None:
@@ -195,7 +195,7 @@ class Calls:
         """Cancel the timers of all limits, when no call runs any more."""
         self._deadlines.close()
 
-    def _settle(self, call: Call[Any], started: float) -> None:
+    def _run(self, call: Call[Any], started: float) -> None:
         result: Any = None
         error: BaseException | None = None
         assert call.fn is not None and call.args is not None and call.kwargs is not None
