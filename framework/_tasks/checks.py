@@ -40,7 +40,7 @@ def number(
         raise TypeError(f"{name} must be {_range(above, at_least, at_most)}, not {show(value)}")
     try:
         seen = float(value)
-    except OverflowError:  # an int beyond what a float holds
+    except OverflowError:  # an int too large for a float
         seen = math.nan
     good = (
         not math.isnan(seen)

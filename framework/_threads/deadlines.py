@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 
 class _Queue(Generic[T]):
+    """Deadlines of one limit by entry, the earliest first, and the timer for the earliest."""
+
     __slots__ = ("entries", "timer")
 
     def __init__(self) -> None:
