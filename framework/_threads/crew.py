@@ -501,6 +501,7 @@ class Crew:
             self._start_spare()
 
     def _room(self) -> bool:
+        """Whether one more thread may start; at most `max_workers` abandoned ones are replaced."""
         return (
             len(self.threads) - self.abandoned < self.max_workers
             and len(self.threads) < 2 * self.max_workers
@@ -536,6 +537,7 @@ class Crew:
                 if len(self.threads) > self.abandoned and not spare:
                     return
                 raise
+            # Only now, since the start may fail. The thread cannot end before: it needs the lock.
             self._started += 1
             self.threads = self.threads | {thread}
             _thread_queues()[thread] = _ExitSignal(self)
