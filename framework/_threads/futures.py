@@ -72,7 +72,11 @@ class Call(Future[T]):
         self.forget()
 
     def result(self, timeout: float | None = None) -> T:
-        """Wait as ``Future.result`` does; threads of the same pool make it run if it is queued."""
+        """Wait as ``Future.result`` does.
+
+        If a thread of the same pool waits, the call can run all the same: on that thread, or
+        on a spare one.
+        """
         end_wait = self._begin_wait(timeout)
         try:
             value = super().result(timeout)
@@ -98,6 +102,7 @@ class Call(Future[T]):
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """Add a callback as ``Future.add_done_callback`` does."""
+        # First, so that `_expire` does not run the callback on the clock's thread.
         self.watched = True
         super().add_done_callback(fn)
 
@@ -125,7 +130,7 @@ class Call(Future[T]):
         self.fn = self.args = self.kwargs = None
 
     def _begin_wait(self, timeout: float | None) -> Callable[[], object]:
-        """Prepare the wait of a pool's thread, which might block its own call.
+        """Prepare a wait, so that a thread of the pool does not block the call itself.
 
         Returns:
             A function to call when the wait has ended.
