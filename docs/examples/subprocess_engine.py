@@ -80,7 +80,9 @@ class Server:
                 elif "run" in item:
                     await self._begin(item)
                 else:
-                    self._cancelling.add(asyncio.create_task(self._cancel(item["cancel"])))
+                    cancelling = asyncio.create_task(self._cancel(item["cancel"]))
+                    self._cancelling.add(cancelling)
+                    cancelling.add_done_callback(self._cancelling.discard)
 
     def _receive(self, item: object) -> None:
         self._loop.call_soon_threadsafe(self._inbox.put_nowait, item)
