@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, suppre
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+from pytest_asyncframe._toolkit.lifespan import Lifespan, with_state
 from pytest_asyncframe._toolkit.pristine import client_classes, httpx_name
 
 BASE_URL = "http://testserver"
@@ -64,11 +65,11 @@ class Client:
         async_client, asgi_transport = client_classes()
         stack = self._enter(AsyncExitStack())
         try:
-            state = await stack.enter_async_context(_Lifespan(self._app))
+            state = await stack.enter_async_context(Lifespan(self._app))
             options = self._options.copy()
             of_transport = {name: options.pop(name) for name in _OF_TRANSPORT if name in options}
             transport = asgi_transport(
-                app=_with_state(self._app, state),
+                app=with_state(self._app, state),
                 raise_app_exceptions=self._raises,
                 **of_transport,
             )
@@ -167,79 +168,6 @@ def _described(app: Any, place: str) -> str:
     if isinstance(title, str) and title != kind:
         name = f"{kind} {title!r}"
     return f"{name}, made at {place}," if place else name
-
-
-def _with_state(app: Any, state: dict[str, Any]) -> Any:
-    async def with_state(scope: Any, receive: Any, send: Any) -> None:
-        await app({**scope, "state": state.copy()}, receive, send)
-
-    return with_state
-
-
-class _Lifespan:
-    """The lifespan of an app, run in a single task from start to end.
-
-    One task, since a cancel scope of anyio must be left by the task that has entered it.
-    """
-
-    def __init__(self, app: Any) -> None:
-        self._app = app
-        self._state: dict[str, Any] = {}
-
-    async def __aenter__(self) -> dict[str, Any]:
-        loop = asyncio.get_running_loop()
-        self._messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._started: asyncio.Future[str | None] = loop.create_future()
-        self._stopped: asyncio.Future[str | None] = loop.create_future()
-        self._went_on: asyncio.Future[None] = loop.create_future()
-        self._task = loop.create_task(self._run(), name="lifespan of the app")
-        await self._messages.put({"type": "lifespan.startup"})
-        await self._wait("startup", self._started)
-        return self._state
-
-    async def __aexit__(self, *error: object) -> None:
-        if not self._task.done():
-            await self._messages.put({"type": "lifespan.shutdown"})
-            await self._wait("shutdown", self._stopped)
-        await self._task
-
-    async def _wait(self, phase: str, future: asyncio.Future[str | None]) -> None:
-        """Wait until the app has completed a phase; raise its own error if it failed."""
-        told: list[asyncio.Future[Any]] = [future, self._task]
-        await asyncio.wait(told, return_when=asyncio.FIRST_COMPLETED)
-        if not future.done():
-            # An app without lifespan support raises at once, or returns.
-            self._task.result()
-            return
-        failure = future.result()
-        if failure is None:
-            return
-        # It sends the text of its error first, and raises the error itself right after.
-        either: list[asyncio.Future[None]] = [self._went_on, self._task]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        if self._task.done():
-            self._task.result()
-        else:
-            self._task.cancel()
-        raise RuntimeError(f"the app's {phase} failed: {failure or 'it gave no message'}")
-
-    async def _run(self) -> None:
-        scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": self._state}
-        try:
-            await self._app(scope, self._receive, self._send)
-        except BaseException:
-            if self._started.done():
-                raise
-
-    async def _receive(self) -> dict[str, Any]:
-        if any(one.done() and one.result() is not None for one in (self._started, self._stopped)):
-            self._went_on.set_result(None)
-        return await self._messages.get()
-
-    async def _send(self, message: dict[str, Any]) -> None:
-        phase, _, outcome = message["type"].removeprefix("lifespan.").partition(".")
-        future = self._started if phase == "startup" else self._stopped
-        future.set_result(message.get("message", "") if outcome == "failed" else None)
 
 
 class LiveServer:
