@@ -71,9 +71,9 @@ def _of_task(task: asyncio.Task[Any], label: Label) -> str:
 
 
 def _line(name: str, known: tuple[str, str], frames: Iterable[FrameType]) -> str:
-    told, place = known
+    task, place = known
     shown = Path(place or place_of(frames)).name
-    what = " ".join([told, f"at {shown}"] if shown else [told]).strip()
+    what = " ".join([task, f"at {shown}"] if shown else [task]).strip()
     return f"{name}: {what}" if what else name
 
 
