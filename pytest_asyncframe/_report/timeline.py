@@ -53,7 +53,7 @@ class Timeline:
         self._recorder = toolkit.recorder
         self._root = str(root) + os.sep
         self._shown = 0
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._failed = False
 
     def at_failure(self, error: BaseException | None) -> Section | None:
@@ -119,8 +119,8 @@ class Timeline:
 
     def _news(self, findings: Iterable[str]) -> list[str]:
         """Return the findings that were not shown before, with a heading."""
-        news = [text for text in findings if text not in self._told]
-        self._told.update(news)
+        news = [text for text in findings if text not in self._reported]
+        self._reported.update(news)
         return _listed("findings:", [text.replace(self._root, "") for text in news])
 
     def _unfinished(self, snapshot: Snapshot) -> list[str]:
