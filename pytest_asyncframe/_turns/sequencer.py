@@ -153,6 +153,7 @@ class Sequencer(Turns):
 
     def arrival_of(self, queued: Queued) -> Arrival | None:
         """Return, once, the announcement of the thread that runs *queued*."""
+        # Without the lock: it was set before that thread could start, and is taken once.
         return self._admitted.pop(queued, None)
 
     def _admit(self, queued: Queued) -> None:
@@ -257,7 +258,8 @@ class Sequencer(Turns):
 
     def _fire(self, fn: Callable[[], object]) -> None:
         ident = _thread.get_ident()
-        # A callback may advance time itself, and so fire other timers.
+        # Without the lock: each thread adds and removes only itself. A callback may advance time
+        # itself, and so fire other timers.
         outermost = ident not in self.firing
         self.firing.add(ident)
         try:
