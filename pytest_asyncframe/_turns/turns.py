@@ -82,14 +82,17 @@ class Turns(ABC):
         self.actors: dict[int, Actor] = {}
         self.known: set[int] = set()
         self.loops: dict[int, Any] = {}
+        # A new lock: the old one may be held by a thread that the child does not have.
         self._lock = _thread.allocate_lock()
         self._running = 0
         # Threads that will be running soon: announced, away but counted, or joined and about
         # to end. No turn is given before they are there.
         self._coming = 0
         self.elsewhere: int = 0
+        # In the order of their numbers. Those that were away, but counted, go before all others.
         self._ready: list[Actor] = []
         self._returned: list[Actor] = []
+        # Left, but counted as running until they have woken a loop; by thread identifier.
         self._owing: dict[int, Actor] = {}
         self._joined: dict[int, _Joined] = {}
 
