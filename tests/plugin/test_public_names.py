@@ -96,3 +96,16 @@ def test_no_string_is_a_private_name_of_the_framework() -> None:
         for place, node in nodes(pytest_asyncframe)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in private
     ] == []
+
+
+def test_turns_import_little() -> None:
+    """What decides whose turn it is needs one module of the framework, and no patched waits."""
+    modules = {module for place, module, _ in imported() if place.startswith("_turns/")}
+    assert modules == {"framework.testing"}
+    assert [
+        f"{place}: {ast.unparse(node)}"
+        for place, node in nodes(pytest_asyncframe)
+        if place.startswith("_turns/")
+        and isinstance(node, ast.Attribute)
+        and node.attr in ("Condition", "Event", "Semaphore", "Barrier")
+    ] == []
