@@ -328,8 +328,8 @@ def test_doubt(sqlite_url: str) -> None:
         with locked(sqlite_url):
             peer.writer.attempt()
             assert str(store.doubt()) == (
-                f"{store!r} cannot be written: database is locked; so it does not know what "
-                "other processes have accepted meanwhile; try again later"
+                f"{store!r} cannot be written: database is locked; so this process may not know "
+                "tasks that other processes have accepted; try again later"
             )
         peer.writer.attempt()
         assert store.doubt() is None

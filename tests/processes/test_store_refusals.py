@@ -297,7 +297,7 @@ def test_bad_record_among_many(
         assert len(writes) <= 2 + 2 * 8
         assert len(peer.backlog) == 0
         assert (row.status, row.result, row.progress_message) == ("completed", "[7]", "")
-        assert row.reason == bad.reason == "its record could not be kept whole: refused"
+        assert row.reason == bad.reason == "its record could not be stored completely: refused"
     assert said(caplog) == [f"task {bad.task_id} is written to the store without what it refuses"]
 
 
@@ -320,7 +320,7 @@ def test_failure_that_is_kept_in_part(sql_url: str, monkeypatch: pytest.MonkeyPa
 
         assert found is not None
         assert str(found.error) == "builtins.ValueError: told"
-        assert task.reason == "slow; its record could not be kept whole: refused"
+        assert task.reason == "slow; its record could not be stored completely: refused"
 
 
 def test_record_of_which_nothing_is_taken(
@@ -337,7 +337,7 @@ def test_record_of_which_nothing_is_taken(
         peer.writer.write()
 
         assert (peer.row(task), len(peer.backlog)) == (None, 0)
-        assert task.reason == "its record could not be kept whole: refused"
+        assert task.reason == "its record could not be stored completely: refused"
     assert said(caplog) == [f"task {task.task_id} cannot be written to the store"]
 
 

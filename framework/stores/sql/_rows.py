@@ -47,7 +47,7 @@ _DRAWN: Final = 32
 _MAX_LABELS: Final = 1_024
 _MAX_BARE: Final = 200
 
-NOT_WHOLE: Final = "its record could not be kept whole: "
+NOT_WHOLE: Final = "its record could not be stored completely: "
 """The beginning of the reason of a task whose record is incomplete in the store."""
 
 

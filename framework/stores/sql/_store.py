@@ -253,8 +253,8 @@ class SQLStore:
         if not fault:
             return None
         return StoreUnavailableError(
-            f"{self!r} cannot be written: {fault}; so it does not know what other processes "
-            "have accepted meanwhile; try again later"
+            f"{self!r} cannot be written: {fault}; so this process may not know tasks that other "
+            "processes have accepted; try again later"
         )
 
     def request_cancel(self, task_id: str) -> bool:
