@@ -3,8 +3,8 @@
 # uses.
 #
 #   make demo            serve the example on http://127.0.0.1:8000 (PORT=9000 for another)
-#   make test            run the whole suite, two processes to a processor, since many tests
-#                        wait for servers (JOBS=0 for one process,
+#   make test            run the whole suite, three processes to a processor, since most tests
+#                        wait for something else (JOBS=0 for one process,
 #                        ARGS="-k name" for a part of it); servers that the machine lacks
 #                        come with it, but for Debian's rabbitmq-server
 #   make coverage        run it under coverage, which must be 95 % or more
@@ -19,7 +19,7 @@
 PYTHON ?= python3
 PORT ?= 8000
 ARGS ?=
-JOBS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(3 * (os.cpu_count() or 1))')
 # A file stays with one process, so that a server of its tests is started once.
 DIST := --dist loadfile --no-loadscope-reorder
 RUN ?= python -m
