@@ -23,9 +23,8 @@ _LOOPTIMES = pytest.StashKey[list[str]]()
 
 MARKER = (
     "asyncframe(mode=, seed=, start=, leaks=, lost_failures=, blocked_loop=, app_rules=, "
-    "pollers=): how the asyncframe fixtures of a test run tasks, whether leaks, failures that "
-    "nobody has read and calls that block an event loop fail the test, whether the rules of the "
-    "app's own engine and store apply, and which tasks run until the app stops"
+    "pollers=): configure asyncframe's fixtures for a test: how tasks run, when virtual time "
+    "starts, and what fails the test"
 )
 
 
