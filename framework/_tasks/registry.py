@@ -63,7 +63,7 @@ def find_function(name: str) -> Callable[..., Any] | None:
 
 @contextmanager
 def lasting() -> Iterator[None]:
-    """Make schedules that are created in this context run in all frameworks."""
+    """Within this context, create schedules that run in all frameworks; see `is_lasting`."""
     _LASTING.append(None)
     try:
         yield

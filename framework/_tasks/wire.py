@@ -120,7 +120,16 @@ class _Codec:
 
 
 class _FunctionCodec:
-    """The codecs of one function's parameters and result."""
+    """The codecs of one function's parameters and result.
+
+    Attributes:
+        name: The function's name, for messages.
+        positional: Name and codec of each parameter that may be positional, in order.
+        named: The codec of each parameter that may be a keyword, by name.
+        rest: Name and codec of ``*args``.
+        others: The codec of ``**kwargs``.
+        result: The codec of the return value.
+    """
 
     __slots__ = ("name", "named", "others", "positional", "result", "rest")
 
