@@ -23,9 +23,9 @@ from framework._tasks import checks
 from framework._tasks.current import current_home
 from framework._tasks.ids import explain_await
 from framework._tasks.live import Home
-from framework._threads import thread_names
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.sleepers import LoopSleeper
+from framework._threads.user_threads import LIFESPAN
 from framework.protocols import Clock, TaskEngine, TaskStore
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ async def _in_thread(call: Callable[[], None], clock: Clock) -> None:
         finally:
             done.signal()
 
-    thread = threading.Thread(target=body, name=thread_names.LIFESPAN, daemon=True)
+    thread = threading.Thread(target=body, name=LIFESPAN, daemon=True)
     thread.start()
     await done.wait(None)
     thread.join()

@@ -21,7 +21,7 @@ from framework._running.results import Results
 from framework._tasks import exports, registry
 from framework._tasks.functions import bare_function, layer_of, name_of, signature_of
 from framework._tasks.live import Home, live
-from framework._threads import thread_names
+from framework._threads import user_threads
 from framework._threads.crew import Crew
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.pool_threads import PoolThread
@@ -122,7 +122,7 @@ def was_cut_short(record: TaskRecord) -> bool:
 
 def is_caller(thread: threading.Thread) -> bool:
     """Return whether a thread only calls a hook, callbacks or an app's handler."""
-    return thread.name in (thread_names.HOOK, thread_names.CALLBACKS, thread_names.LIFESPAN)
+    return thread.name in (user_threads.HOOK, user_threads.CALLBACKS, user_threads.LIFESPAN)
 
 
 def is_pool_thread(thread: threading.Thread) -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 
 from framework._tasks.live import LiveTask
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.task import Task
-from framework._threads import thread_names
+from framework._threads.user_threads import HOOK, call_on_thread
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -32,11 +31,7 @@ def run_hooks(task: LiveTask, snapshot: Callable[[TaskRecord], TaskRecord]) -> N
         return
     # A slow hook must not delay the thread of the timers, which has other limits to enforce,
     # nor the thread that reads the reports of remote tasks.
-    thread = threading.Thread(target=_call, args=(hook, view), name=thread_names.HOOK, daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:  # too many threads: rather let other limits be late
-        _call(hook, view)
+    call_on_thread(HOOK, _call, hook, view)
 
 
 def _call(hook: Callable[[Task], object], task: Task) -> None:

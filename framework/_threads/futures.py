@@ -11,7 +11,6 @@ since their callbacks are user code.
 
 from __future__ import annotations
 
-import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -19,10 +18,10 @@ from typing import Any, TypeVar
 
 from framework._tasks.functions import name_of
 from framework._tasks.records import TaskStatus
-from framework._threads import thread_names
 from framework._threads.crew import Crew
 from framework._threads.deadlines import Deadlines
 from framework._threads.pool_threads import PoolThread, current_pool_thread
+from framework._threads.user_threads import CALLBACKS, call_on_thread
 from framework.exceptions import TaskTimeoutError
 from framework.protocols import Clock
 
@@ -233,14 +232,8 @@ class Calls:
         if not call.settle(TaskStatus.TIMEOUT, self._clock.monotonic()):
             return
         self._crew.abandon(call)
-        if not call.watched:
-            call.complete(None, error)
-            return
-        # Callbacks may be slow, and other deadlines wait for the clock's thread.
-        thread = threading.Thread(
-            target=call.complete, args=(None, error), name=thread_names.CALLBACKS, daemon=True
-        )
-        try:
-            thread.start()
-        except RuntimeError:  # too many threads; late deadlines are better than none
+        if call.watched:
+            # Callbacks may be slow, and other deadlines wait for the clock's thread.
+            call_on_thread(CALLBACKS, call.complete, None, error)
+        else:
             call.complete(None, error)
