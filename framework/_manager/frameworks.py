@@ -147,8 +147,8 @@ class Framework:
         self.core.intake.add_home(home)
         with _LOCK:
             if self is not _STATE.override and self not in _STATE.running:
-                _STATE.running.append(self)
-                _STATE.open.append(self)
+                _STATE.running = [*_STATE.running, self]
+                _STATE.open = [*_STATE.open, self]
             _STATE.settle()
         if schedules:
             self.core.start()
@@ -165,15 +165,13 @@ class Framework:
         Threads that are still busy after it no longer keep the process from ending.
         """
         with _LOCK:
-            if self in _STATE.running:
-                _STATE.running.remove(self)
+            _STATE.running = [one for one in _STATE.running if one is not self]
             _STATE.settle()
         self.core.stop()
         if self.core.ledger.shared is not None:
             self.core.ledger.shared.close(max(patience, _LAST_WORDS))
         with _LOCK:
-            if self in _STATE.open:
-                _STATE.open.remove(self)
+            _STATE.open = [one for one in _STATE.open if one is not self]
             _STATE.settle()
         if self._own_pool:
             stats = self.pool.get_stats()
@@ -256,16 +254,17 @@ def set_override(framework: Framework | None) -> None:
 
 def find_core() -> Core | None:
     """Return the core that is meant here, or None if there is none or no telling."""
-    if _STATE.sole is not None:
-        return _STATE.sole
-    if _STATE.override is not None:
-        return _STATE.override.core
+    core, forced = _STATE.sole, _STATE.override
+    if core is not None:
+        return core
+    if forced is not None:
+        return forced.core
     home = current_home.get()
     if home is not None:
-        core = home.core
-        assert isinstance(core, Core)
-        if not core.ledger.has_ended:
-            return core
+        own = home.core
+        assert isinstance(own, Core)
+        if not own.ledger.has_ended:
+            return own
     running = _STATE.running
     return running[0].core if len(running) == 1 else None
 

@@ -25,6 +25,10 @@ from framework import (
     get_thread_pool,
     setup_async_framework,
 )
+from framework._manager import frameworks
+from framework._manager.frameworks import Framework, Parts
+from framework._manager.settings import Settings
+from framework._tasks.live import Home
 from tests.framework.clients import TestClient
 from tests.patience import PATIENCE
 
@@ -463,6 +467,30 @@ def _tell_from_child(writer: int, manager: Any) -> None:
             os.write(writer, f"{line}\n".encode())
     finally:
         os._exit(0)
+
+
+class ClosedInBetween(list[Framework]):
+    """Running frameworks, of which the last is closed between two looks at them."""
+
+    def __len__(self) -> int:
+        """Return how many there are, and close them at once."""
+        count = super().__len__()
+        for framework in self[:]:
+            framework.close(0.0)
+        return count
+
+
+def test_a_framework_that_is_closed_while_another_thread_looks_for_it() -> None:
+    """Looking for the current framework finds it or not, but never fails when it is closed."""
+    framework = Framework(Parts(), Settings())
+    framework.open(Home(framework.core, None, None))
+    # Another framework is closing, so this one is not known to be the only one.
+    frameworks._STATE.sole = None
+    frameworks._STATE.running = ClosedInBetween([framework])
+    try:
+        assert frameworks.find_core() is framework.core
+    finally:
+        framework.close(0.0)
 
 
 async def test_a_setup_cannot_be_entered_twice_at_once() -> None:
