@@ -1,8 +1,8 @@
-"""What an app's own engine and store ask of tasks, kept in a test that replaces both.
+"""App rules: what an app's own engine and store require, kept in a test that replaces both.
 
-Guarantees: a call or a result that the app's engine or store would refuse is refused, and
-a body, and whoever asks for its result, gets what would have come back from JSON.
-Relies on: engines and stores whose rules hold whether or not they are open.
+Guarantees: a call or a result that the app's engine or store would refuse is refused; bodies
+get their arguments, and callers the results, as they would be after a conversion to JSON.
+Relies on: engines and stores whose rules can be used while they are not open.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Settle: TypeAlias = Callable[[TaskRecord, Any], Any]
 
 
 class AppRules(Interceptor):
-    """Holds each task to the rules of the app that it belongs to.
+    """Applies to each task the rules of the app that it belongs to.
 
     Args:
-        inner: Another interceptor, which comes first; None for nobody.
-        settle: What the framework itself makes of a result; None for nothing.
+        inner: Another interceptor, which is called first; None for none.
+        settle: Converts a result as the framework's own store would; None for no conversion.
     """
 
     def __init__(self, inner: Interceptor | None, settle: Settle | None) -> None:
@@ -31,14 +31,18 @@ class AppRules(Interceptor):
         self._stores: dict[Home, SharedStore] = {}
 
     def add(self, home: Home, engine: object, store: object) -> None:
-        """Hold the tasks of *home* to the rules of its app's *engine* and *store*."""
+        """Apply the rules of an app's *engine* and *store* to the tasks of *home*."""
         if isinstance(engine, TaskRules):
             self._engines[home] = engine
         if isinstance(store, SharedStore):
             self._stores[home] = store
 
     def settle(self, record: TaskRecord, result: Any) -> Any:
-        """Return a result as whoever asks for it would get it; raises if it cannot be kept."""
+        """Return a result as a caller of `get_result` would get it.
+
+        Raises:
+            Exception: If the engine or the store would refuse it.
+        """
         task = live(record)
         engine, store = self._engines.get(task.home), self._stores.get(task.home)
         if engine is not None:
@@ -50,7 +54,7 @@ class AppRules(Interceptor):
     # -- protocols.Interceptor
 
     def before_accept(self, record: TaskRecord) -> None:
-        """Refuse what the app's engine would refuse; let the body get what would arrive."""
+        """Refuse a task that the app's engine would refuse; convert its arguments as it would."""
         self._inner.before_accept(record)
         task = live(record)
         engine = self._engines.get(task.home)
@@ -60,17 +64,17 @@ class AppRules(Interceptor):
             task.kwargs = kwargs or None
 
     def around_attempt(self, record: TaskRecord, attempt: int, call: Callable[[], Any]) -> Any:
-        """Make an attempt; see `protocols.Interceptor`."""
+        """Run an attempt; see `protocols.Interceptor`."""
         return self._inner.around_attempt(record, attempt, call)
 
     def around_delivery(self, record: TaskRecord, deliver: Callable[[], bool]) -> bool:
-        """Let a worker begin on a task; see `protocols.Interceptor`."""
+        """Start a task; see `protocols.Interceptor`."""
         return self._inner.around_delivery(record, deliver)
 
     def after_throttle(self, name: str, record: TaskRecord | None, at: float) -> None:
-        """Hear of a call that a throttle lets pass; see `protocols.Interceptor`."""
+        """Called when a throttle has allowed a call; see `protocols.Interceptor`."""
         self._inner.after_throttle(name, record, at)
 
 
 class _Passive(Interceptor):
-    """Takes no part."""
+    """Does nothing."""
