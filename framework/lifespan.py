@@ -198,19 +198,19 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             shared.adopt(self._settings)
         framework = Framework(self._parts, self._settings) if shared is None else shared
         self._framework = framework
-        if shared is None and framework.reaches_out:
+        if shared is None and framework.is_shared:
             try:
                 await _in_thread(framework.connect, framework.core.clock)
             except BaseException:
                 framework.close(0.0)
                 self._framework = None
                 raise
-        if shared is None and not framework.reaches_out:
+        if shared is None and not framework.is_shared:
             _warn_of_siblings(worker_count(sys._getframe()))
         install_task_ids()
         self._home = home = Home(framework.core, self._app, asyncio.get_running_loop())
         if shared is not None:
-            shared.take_rules(home, self._parts)
+            shared.add_rules(home, self._parts)
         framework.open(home)
         self._token = current_home.set(home)
         if self._app is not None:

@@ -234,7 +234,7 @@ def override_framework(
     )
     framework = Framework(parts, Settings())
     if isinstance(rules, AppRules):
-        framework.hold_to(rules)
+        framework.use_rules(rules)
     if loop is not None:
         framework.core.intake.add_home(Home(framework.core, None, loop))
     before = override() if nested else None

@@ -107,7 +107,7 @@ class Core:
 
     # -- letting tasks go
 
-    def release_remote(self) -> None:
+    def unfollow_remote(self) -> None:
         """Let go of the remote tasks that were published: they go on without this process.
 
         Whoever waits for one is woken; it is not final.
@@ -168,6 +168,6 @@ class Core:
         for record in self.ledger.store.list():
             report_unread(record)
 
-    def forget(self) -> None:
+    def after_fork(self) -> None:
         """Refuse everything in a forked child, where neither threads nor loop exist."""
-        self.ledger.forget()
+        self.ledger.after_fork()

@@ -1,7 +1,13 @@
-"""The assembled frameworks of this process, and which of them is current.
+"""Frameworks: the running ones of this process, and which of them is current.
 
-The only state of the process itself: the running frameworks, the test's override, and
+The module has the only global state: the running frameworks, the override of a test, and
 the policies of code outside any framework.
+
+Guarantees: what is current is decided in one place, `find_core`: the override of a test, else
+the framework of the current app or task, else the only one that runs.
+Relies on: `update_sole` after every change, since most callers only read `_STATE.sole`.
+Lock order: `_LOCK` guards changes of the state, and nothing else is called while it is held.
+Reads take no lock: each field is read once, and a list is replaced, never changed.
 """
 
 from __future__ import annotations
@@ -33,7 +39,7 @@ POOL_NAME = "asyncframe-"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a framework is put together from; None for the default of each."""
+    """What a framework is made of; None for the default."""
 
     clock: Clock | None = None
     pool: ThreadPoolExecutorEnhanced | None = None
@@ -47,9 +53,10 @@ class Parts:
 
 
 class Framework:
-    """One pool, clock, store and engine, and the core and manager on top of them.
+    """One pool, clock, store and engine, with their core and manager.
 
-    What is not given is made here and ended by `close`; what is given belongs to its giver.
+    It makes the parts that are not passed in and closes them in `close`; parts that are passed
+    in are closed by their owner.
     """
 
     def __init__(self, parts: Parts, settings: Settings) -> None:
@@ -77,15 +84,15 @@ class Framework:
         self._rules: AppRules | None = None
 
     @property
-    def reaches_out(self) -> bool:
-        """Whether it has a store or an engine that other processes have a part in."""
+    def is_shared(self) -> bool:
+        """Whether its store or its engine is shared with other processes."""
         return self.core.elsewhere is not None
 
     def connect(self) -> None:
-        """Open a shared store and a remote engine, if there are any; blocks.
+        """Open the shared store and the remote engine, if there are any; blocks.
 
         Raises:
-            Exception: What they raise if they cannot be used; none is left open then.
+            Exception: If one of them cannot be opened; then none stays open.
         """
         host, shared, remote = RemoteHost(self.core), self.core.ledger.shared, self.core.remote
         if shared is not None:
@@ -99,20 +106,20 @@ class Framework:
             raise
 
     def hand_over(self, patience: float) -> None:
-        """Publish what waits for the broker, and follow remote tasks no more; blocks.
+        """Publish the tasks that wait for the broker, and stop following all others; blocks.
 
         Args:
-            patience: Most seconds to wait for the broker, 0 or more.
+            patience: How many seconds to wait for the broker at most, 0 or more.
         """
         if self.core.remote is not None:
             self.core.remote.close(patience)
-            self.core.release_remote()
+            self.core.unfollow_remote()
 
     def adopt(self, settings: Settings) -> None:
-        """Take over the settings of an app that sets itself up under a test's override.
+        """Apply the settings of an app that is set up while this is a test's override.
 
         Raises:
-            ValueError: If another app has asked for other settings before.
+            ValueError: If another app of the test uses different settings.
         """
         if self._adopted is not None and self._adopted != settings:
             differing = [
@@ -127,21 +134,21 @@ class Framework:
         self._adopted = settings
         self.core.apply(settings)
 
-    def hold_to(self, rules: AppRules) -> None:
-        """Have the rules of apps that are set up under this override kept from now on."""
+    def use_rules(self, rules: AppRules) -> None:
+        """Apply *rules* to the apps that are set up while this is a test's override."""
         self._rules = rules
         self.core.endings.settle = rules.settle
 
-    def take_rules(self, home: Home, parts: Parts) -> None:
-        """Hold the tasks of *home* to its app's own *parts*, which this one replaces."""
+    def add_rules(self, home: Home, parts: Parts) -> None:
+        """Add the rules of an app's own *parts*, which this framework replaces."""
         if self._rules is not None:
             self._rules.add(home, parts.engine, parts.store)
 
     def open(self, home: Home, *, schedules: bool = True) -> None:
-        """Let tasks belong to *home*, and begin if it is the first.
+        """Accept tasks for *home*, and start the framework if it is the first home.
 
         Args:
-            home: An app's share.
+            home: The home of an app.
             schedules: Whether to run scheduled functions and the periodic clean-up.
         """
         self.core.intake.add_home(home)
@@ -149,30 +156,30 @@ class Framework:
             if self is not _STATE.override and self not in _STATE.running:
                 _STATE.running = [*_STATE.running, self]
                 _STATE.open = [*_STATE.open, self]
-            _STATE.settle()
+            _STATE.update_sole()
         if schedules:
             self.core.start()
 
     def leave(self, home: Home) -> None:
-        """Take *home*, which is drained, off the list."""
+        """Remove *home*, which has been drained."""
         homes = self.core.intake.homes
         if home in homes:
             homes.remove(home)
 
     def close(self, patience: float) -> None:
-        """End everything that was made here; blocks for at most *patience* seconds.
+        """Stop for good and close the parts made here; blocks for *patience* seconds at most.
 
-        Threads that are still busy after it no longer keep the process from ending.
+        Threads that are still busy then do not keep the process from exiting.
         """
         with _LOCK:
             _STATE.running = [one for one in _STATE.running if one is not self]
-            _STATE.settle()
+            _STATE.update_sole()
         self.core.stop()
         if self.core.ledger.shared is not None:
             self.core.ledger.shared.close(max(patience, _LAST_WORDS))
         with _LOCK:
             _STATE.open = [one for one in _STATE.open if one is not self]
-            _STATE.settle()
+            _STATE.update_sole()
         if self._own_pool:
             stats = self.pool.get_stats()
             bare_calls = stats["busy"] or stats["queued"]
@@ -181,31 +188,31 @@ class Framework:
         if self._own_clock is not None:
             self._own_clock.close()
 
-    def forget(self) -> None:
-        """Refuse everything in a forked child."""
-        self.core.forget()
+    def after_fork(self) -> None:
+        """Accept no more tasks in a forked child, which has none of the threads."""
+        self.core.after_fork()
         if self._own_clock is not None:
             self._own_clock.forget_thread()
 
 
 _LAST_WORDS = 2.0
-"""Seconds that a shared store gets at least: how tasks have ended must be written."""
+"""Least number of seconds for a shared store to write how tasks have ended."""
 
 _SETTLE = 0.25
-"""Seconds that idle threads get to end; one that needs longer runs on past a limit."""
+"""How many seconds idle threads get to end; one that takes longer is stuck in a task."""
 
 
 class _State:
-    """What the process knows; changed under `_LOCK`.
+    """The state of the process; changed with `_LOCK` held.
 
     Attributes:
-        running: The frameworks that have begun and not been closed.
-        open: The same until they have stopped for good, and the override.
-        override: That of a test, which is meant everywhere.
-        sole: The core that is meant wherever one asks, since no other could be; None if
-            the context must tell.
-        forked: Whether this is a child of a process that had a framework.
-        standalone: Policies of code outside any framework; None until asked for.
+        running: The frameworks that have been opened and not been closed.
+        open: The same, and those whose `close` is not finished.
+        override: The framework of a test, which is current everywhere; None outside a test.
+        sole: The core that is current everywhere, since there is no other; None if it depends
+            on the context.
+        forked: Whether this is the child of a process that had a framework.
+        standalone: The policies of code outside any framework; None until they are used.
     """
 
     def __init__(self) -> None:
@@ -216,8 +223,8 @@ class _State:
         self.forked = False
         self.standalone: Policies | None = None
 
-    def settle(self) -> None:
-        """Find out anew whether one core is meant everywhere."""
+    def update_sole(self) -> None:
+        """Set `sole` after a change of the others."""
         if self.override is not None:
             self.sole = self.override.core
         elif len(self.open) == 1 and self.open == self.running:
@@ -231,15 +238,15 @@ _STATE = _State()
 
 
 def override() -> Framework | None:
-    """Return the framework of the test that runs, or None outside one."""
+    """Return the framework of the running test; None outside a test."""
     return _STATE.override
 
 
 def set_override(framework: Framework | None) -> None:
-    """Begin or end a test's override.
+    """Set the override of a test; None ends it.
 
     Raises:
-        RuntimeError: If one has begun already.
+        RuntimeError: If there is an override already.
     """
     with _LOCK:
         if framework is not None and _STATE.override is not None:
@@ -249,11 +256,11 @@ def set_override(framework: Framework | None) -> None:
                 "override_framework(nested=True)"
             )
         _STATE.override = framework
-        _STATE.settle()
+        _STATE.update_sole()
 
 
 def find_core() -> Core | None:
-    """Return the core that is meant here, or None if there is none or no telling."""
+    """Return the current core; None if there is none, or if it is ambiguous."""
     core, forced = _STATE.sole, _STATE.override
     if core is not None:
         return core
@@ -270,12 +277,13 @@ def find_core() -> Core | None:
 
 
 def require_core() -> Core:
-    """Return the core that is meant here.
+    """Return the current core.
 
     Raises:
         FrameworkNotStartedError: If no framework is running, or several are running and this
             code does not run inside one of them.
     """
+    # The first line of `find_core` again: every submission passes here and saves the call.
     core = _STATE.sole or find_core()
     if core is None:
         raise FrameworkNotStartedError(_why_none())
@@ -308,7 +316,8 @@ def get_thread_pool() -> ThreadPoolExecutorEnhanced:
 
 
 def find_policies() -> Policies:
-    """Return the state of retries and throttles here: a manager's, else the process's."""
+    """Return the policies of the current manager, or those of code outside any framework."""
+    # As in `require_core`, for every call of a throttled function.
     core = _STATE.sole or find_core()
     if core is not None:
         return core.policies
@@ -328,10 +337,10 @@ def _why_none() -> str:
 
 
 def _after_fork_in_child() -> None:
-    global _LOCK  # noqa: PLW0603  # the old one may be held by a thread that is not here
+    global _LOCK  # noqa: PLW0603  # a thread that the child does not have may hold the old one
     _LOCK = threading.Lock()
     for framework in _STATE.running:
-        framework.forget()
+        framework.after_fork()
     _STATE.forked = bool(_STATE.running)
     _STATE.running = []
     _STATE.open = []

@@ -385,7 +385,7 @@ class Ledger(Events):
         """Whether the framework has stopped for good, or this is a fork of it."""
         return self.state in ("stopped", "forked")
 
-    def forget(self) -> None:
+    def after_fork(self) -> None:
         """Accept no more tasks in a forked child, where another thread may hold the lock."""
         self.lock = threading.Lock()
         self.state = "forked"
