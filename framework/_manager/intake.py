@@ -1,9 +1,9 @@
-"""Taking calls in as tasks, and handing them over.
+"""Intake: makes tasks of calls, and hands them to the engine.
 
-Guarantees: a call that does not fit is refused in the caller; a task that is taken in
-reaches the engine, or waits for its time, or ends FAILED.
-Relies on: `ledger` for the bound and the refusal after the end.
-Lock order: none of its own.
+Guarantees: a call that does not fit is refused in the caller; a task that was added to the
+ledger is handed to the engine, or is delayed, or ends FAILED.
+Relies on: the ledger, which refuses tasks if the queue is full or the framework has stopped.
+Lock order: none is held here.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from framework.protocols import RemoteEngine
 
 
 class Intake:
-    """Takes checked calls in as tasks of one manager, and hands them over.
+    """Makes tasks of one manager from checked calls.
 
     Args:
-        ledger: Counts them.
+        ledger: Counts the tasks.
         runner: Hands them to the engine.
-        delays: Keeps those that may not start yet.
-        elsewhere: Asks for tasks of other processes; None if there can be none.
-        remote: The engine, if its tasks run in other processes; else None.
-        new_id: Makes task ids.
-        owner: What the homes are shares of, which is this manager's core.
+        delays: Keeps delayed tasks.
+        elsewhere: Looks for tasks of other processes; None if there can be none.
+        remote: The engine, if its tasks run in other processes; otherwise None.
+        new_id: Returns a new task id.
+        owner: The core of this manager, which its homes refer to.
 
     Attributes:
-        homes: The apps that it serves, the latest first.
+        homes: The homes of the apps, the latest first.
         in_place: Whether a coroutine that is awaited as a task runs where it is awaited.
-        durable: Whether a submission that can wait returns only once its record is safe.
-        default_limit: Seconds that a task may run which has no limit of its own; None for
-            any number.
+        durable: Whether a submission that can wait returns only when its record is stored
+            safely.
+        default_limit: Time limit in seconds of tasks without their own; None for no limit.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Intake:
         self._elsewhere = elsewhere
         self._remote = remote
         self._owner = owner
-        # Read by every submission.
+        # Bound once, since every submission calls both.
         self._monotonic, self._time = ledger.clock.monotonic, ledger.clock.time
 
     def submit(
@@ -82,9 +82,9 @@ class Intake:
 
         Args:
             spec: What to run.
-            args: Its positional arguments, which fit.
-            kwargs: Its keyword arguments, which fit.
-            frame: Who submits.
+            args: Its positional arguments, already checked.
+            kwargs: Its keyword arguments, already checked.
+            frame: The frame of the caller.
         """
         if spec.special:
             return self.submit_special(spec, args, kwargs, frame)
@@ -107,14 +107,14 @@ class Intake:
 
         Args:
             spec: What to run.
-            args: Its positional arguments, which fit.
-            kwargs: Its keyword arguments, which fit.
-            frame: Who submits.
+            args: Its positional arguments, already checked.
+            kwargs: Its keyword arguments, already checked.
+            frame: The frame of the caller.
             launch: Whether to call `launch`; if not, call it once the task is secured.
 
         Raises:
             ValueError: If the chosen id is in use.
-            StoreUnavailableError: If its record cannot be made safe.
+            StoreUnavailableError: If its record cannot be stored safely.
         """
         task_id = spec.task_id
         chosen = self.new_id() if task_id is None else task_id
@@ -137,7 +137,7 @@ class Intake:
         return task
 
     async def require_free(self, task_id: object) -> None:
-        """See that no other process has a task of this chosen id, as far as it is written.
+        """Check that no other process has a task with this id, as far as the store knows.
 
         Raises:
             ValueError: If one has.
@@ -153,13 +153,13 @@ class Intake:
         else:
             self.runner.launch(task)
 
-    # -- making records safe; see `protocols.SharedStore.durable`
+    # -- storing records safely; see `protocols.SharedStore.durable`
 
     def secure(self, task: LiveTask) -> None:
-        """Block until a task's record is safe.
+        """Block until a task's record is stored safely.
 
         Raises:
-            StoreUnavailableError: If it is not made so in time; the task has ended FAILED.
+            StoreUnavailableError: If that takes too long; the task is FAILED then.
         """
         waiter = ThreadWaiter(self.ledger.clock)
         error = self._secured_by(task, waiter)
@@ -167,28 +167,28 @@ class Intake:
         self._require_secured(task, error)
 
     async def secured(self, task: LiveTask) -> None:
-        """Suspend until a task's record is safe; raises as `secure`."""
+        """Suspend until a task's record is stored safely; raises like `secure`."""
         waiter = LoopWaiter(self.runner.boxes)
         error = self._secured_by(task, waiter)
         try:
             await waiter.future
         except asyncio.CancelledError:
-            # Whoever submits has gone and will never know the id.
+            # The caller was cancelled, so nobody will ever know the id.
             self.cancel_pending(task, "its submission was cancelled")
             raise
         self._require_secured(task, error)
 
     def _secured_by(self, task: LiveTask, waiter: Waiter) -> list[BaseException | None]:
-        """Have *waiter* woken once it is known; return where the error stands then."""
+        """Wake *waiter* when it is known; return a list that then has the error or None."""
         shared = self.ledger.shared
         assert shared is not None
         error: list[BaseException | None] = []
 
-        def told(why: BaseException | None) -> None:
+        def secured(why: BaseException | None) -> None:
             error.append(why)
             waiter.wake()
 
-        shared.secure(task, told)
+        shared.secure(task, secured)
         return error
 
     def _require_secured(self, task: LiveTask, error: list[BaseException | None]) -> None:
@@ -209,10 +209,10 @@ class Intake:
         It does not wait in a queue, so `queue_size` does not apply.
 
         Args:
-            spec: What to run; its own delay, hooks and id are not looked at.
-            args: Its positional arguments, which fit.
-            kwargs: Its keyword arguments, which fit.
-            frame: Who submits.
+            spec: What to run; its delay, hooks and id are ignored.
+            args: Its positional arguments, already checked.
+            kwargs: Its keyword arguments, already checked.
+            frame: The frame of the caller.
             task: The task; None to make one.
 
         Returns:
@@ -277,7 +277,7 @@ class Intake:
         home: Home | None = current_home.get()
         if home is None or home.core is not self._owner:
             home = self.home()
-            # So that inside the task this is the framework that is meant.
+            # Inside the task, this framework is the current one.
             context.run(current_home.set, home)
         limit = spec.timeout
         if limit is None:
@@ -304,7 +304,7 @@ class Intake:
     # -- homes
 
     def home(self) -> Home:
-        """Return the latest app's home, or one for tasks submitted before any app."""
+        """Return the home of the latest app; without an app, a home that belongs to none."""
         try:
             return self.homes[0]
         except IndexError:  # no app yet, or the last one has just left
@@ -313,15 +313,15 @@ class Intake:
             return home
 
     def add_home(self, home: Home) -> None:
-        """Let tasks belong to *home*."""
-        # The latest app comes first: it is the one meant where nothing else says so.
+        """Accept tasks for *home*."""
+        # The latest app comes first: it gets the tasks that belong to no app.
         self.homes.insert(0, home)
         self.ledger.add_home(home)
 
-    # -- taking a task back
+    # -- cancelling
 
     def cancel_pending(self, task: LiveTask, reason: str) -> bool:
-        """End a task CANCELLED if it is still PENDING; it then never starts."""
+        """Make a task CANCELLED if it is still PENDING; it never starts then."""
         error = TaskCancelledError(task.task_id, task.name)
         if not self.runner.endings.end(
             task, "cancel", error=error, reason=reason, only_from=PENDING
@@ -346,7 +346,7 @@ def take_in(
     options: SubmitOptions,
     launch: bool = True,
 ) -> LiveTask:
-    """Check a submission and take it in; see `TaskManager.submit` for the parameters.
+    """Check a submission and submit it; see `TaskManager.submit` for the parameters.
 
     Returns:
         The task. Without *launch*, call `Intake.launch` with it.
@@ -369,9 +369,9 @@ _HINTS: Final = {"submit": f", wait{_ARGUMENTS}", "submit_nowait": _ARGUMENTS}
 
 
 def _spec(func: Callable[..., Any], options: SubmitOptions) -> tuple[TaskSpec, tuple[Any, ...]]:
-    """Return what to run, and the instance to run it on, if *func* is a method of one."""
+    """Return the spec of *func*, and its instance as an argument if it is a bound method."""
     if layer_of(func) in ("background_task", "async_task") and not is_wrapper(func):
-        # Submitted as what it is, so that one call makes one task and not two.
+        # Its own spec: with a new one, its call would submit a second task.
         spec = func.__asyncframe_spec__  # type: ignore[attr-defined]  # set by the decorator
         assert isinstance(spec, TaskSpec)
         bound = (func.__self__,) if isinstance(func, MethodType) else ()
