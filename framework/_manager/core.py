@@ -1,6 +1,6 @@
-"""Core: what a manager is put together from, and how that begins and ends.
+"""Core: the parts of a task manager, and how they start and stop.
 
-Lock order: none of its own.
+Lock order: none is held here.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ _LOGGER = logging.getLogger("asyncframe")
 
 
 class Core:
-    """The parts of one task manager, put together.
+    """The parts of one task manager.
 
     Args:
-        pool: Where sync tasks run; shut down by its creator.
-        clock: Time for everything.
+        pool: Where sync tasks run; its owner shuts it down.
+        clock: Source of all time.
         store: Where finished tasks are kept.
-        engine: Where tasks run; None for *pool* and the apps' loops.
-        interceptor: Takes part in every task; None for nobody.
-        new_id: Makes task ids.
-        rng: Randomness for jitter.
-        settings: How much and how long.
-        endings_type: Ends the tasks; a worker of a remote engine has its own.
-        policies_type: The state of retries and throttles, without an interceptor.
+        engine: Where tasks run; None for *pool* and the event loops of the apps.
+        interceptor: Takes part in every task; None for none.
+        new_id: Returns a new task id.
+        rng: Source of jitter.
+        settings: Limits and intervals.
+        endings_type: Class that ends the tasks; a worker of a remote engine has its own.
+        policies_type: Class of the policies, unless there is an interceptor.
 
     Attributes:
-        remote: The engine, if its tasks run in other processes.
-        elsewhere: Asks for tasks of other processes; None if there can be none.
-        manager: What users see of it; set by whoever puts both together.
+        remote: The engine, if its tasks run in other processes; otherwise None.
+        elsewhere: Looks for tasks of other processes; None if there can be none.
+        manager: The public face of this core; set by `frameworks.Framework`.
     """
 
-    manager: object  # a TaskManager, which is made of this
+    manager: object  # a TaskManager, whose module imports this one
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Core:
         self.remote = engine if isinstance(engine, RemoteEngine) else None
         self.ledger = Ledger(clock, store, settings.queue_size)
         shared = self.ledger.shared
-        # The engine's word comes first: the store has it from one who heard the engine.
+        # The engine first, since it knows more: the store gets its news from it.
         directories = [one for one in (self.remote, shared) if one is not None]
         self.elsewhere = Elsewhere(directories, clock, self.boxes) if directories else None
         self.endings = endings_type(self.ledger, self.engine, settings.max_finished_tasks)
@@ -105,12 +105,12 @@ class Core:
         if _LOGGER.isEnabledFor(logging.DEBUG):
             self.ledger.subscribe(log_final, EVENT_OF.values())
 
-    # -- letting tasks go
+    # -- tasks of other processes
 
     def unfollow_remote(self) -> None:
-        """Let go of the remote tasks that were published: they go on without this process.
+        """Stop following the remote tasks that were published; they run on without this process.
 
-        Whoever waits for one is woken; it is not final.
+        Their waiters are woken although the tasks are not final.
         """
         for task in self.ledger.unfinished():
             if task.remote and task not in self.delays:
@@ -118,17 +118,17 @@ class Core:
                 self.runner.release_clock(task)
 
     def _forget_elsewhere(self, task_ids: list[str]) -> None:
-        """Have finished tasks forgotten by the remote engine, too, a moment later."""
+        """Remove finished tasks from the remote engine too, a moment later."""
         remote, elsewhere = self.remote, self.elsewhere
         assert remote is not None
         assert elsewhere is not None
-        with suppress(FrameworkNotStartedError):  # then it forgets them by their age
+        with suppress(FrameworkNotStartedError):  # then the engine removes them by age
             elsewhere.post(lambda: remote.forget(task_ids))
 
-    # -- beginning and ending
+    # -- starting and stopping
 
     def apply(self, settings: Settings) -> None:
-        """Take over other settings; the pool's bound still holds if it is narrower."""
+        """Apply other settings; a smaller `queue_size` of the pool still applies."""
         own = self.pool.queue_size
         self.ledger.queue_size = (
             settings.queue_size if own is None else min(own, settings.queue_size)
@@ -141,21 +141,21 @@ class Core:
             self.pool._crew.max_workers = settings.max_workers
 
     def start(self) -> None:
-        """Begin the periodic clean-up and the schedules; harmless to call twice."""
+        """Start the periodic clean-up and the schedules; may be called twice."""
         self.clean_up.start()
         self.schedules.start()
 
     def wind_down(self) -> None:
-        """Take no tasks any more, start none by itself, and end the sleep of those that retry."""
+        """Accept and schedule no more tasks, and wake those that sleep in a retry or throttle."""
         self.ledger.wind_down()
         self.clean_up.stop()
         self.schedules.stop()
         self.policies.close()
 
     def stop(self) -> None:
-        """Take no tasks any more and let go of every timer; drain before, if at all.
+        """Accept no more tasks and cancel all timers; call it after a drain, if there is one.
 
-        Failures that nobody has read are logged. Harmless to call twice.
+        Failures that nobody has read are logged. May be called twice.
         """
         if not self.ledger.stop():
             return
@@ -169,5 +169,5 @@ class Core:
             report_unread(record)
 
     def after_fork(self) -> None:
-        """Refuse everything in a forked child, where neither threads nor loop exist."""
+        """Accept no more tasks in a forked child, which has neither the threads nor the loop."""
         self.ledger.after_fork()
