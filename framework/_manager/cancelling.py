@@ -1,4 +1,4 @@
-"""Cancelling a task: one that waits, one that runs here, one that another process has."""
+"""Cancelling: tasks that wait, that run here, and that another process runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from framework._tasks.live import RUNNING, LiveTask
 from framework._tasks.records import TaskRecord, TaskStatus
 
 _PATIENCE: Final = 1.0
-"""Seconds that a coroutine gets to let go of its task."""
+"""How many seconds to wait for a cancelled coroutine to end."""
 
 _FAR_PATIENCE: Final = 2.0
-"""The same in another process, which has to hear of it and to tell of the end as well."""
+"""The same for another process, which must also get the request and report the end."""
 
 _REASON: Final = "it was cancelled before it started"
 
 
 async def cancel(core: Core, task_id: str) -> bool:
-    """Ask for a task's cancellation; see `TaskManager.cancel_task`."""
+    """Request a task's cancellation; see `TaskManager.cancel_task`."""
     record = core.ledger.find(task_id)
     if core.elsewhere is not None and (record is None or record.remote):
         return isinstance(record, (LiveTask, type(None))) and await _elsewhere(
@@ -39,19 +39,19 @@ async def cancel(core: Core, task_id: str) -> bool:
 
 
 async def _elsewhere(core: Core, task_id: object, own: LiveTask | None) -> bool:
-    """Cancel a task that another process runs; *own* if it was submitted here."""
+    """Cancel a task that another process runs; *own* is its record if it was submitted here."""
     assert core.elsewhere is not None
     if not isinstance(task_id, str) or (own is not None and not core.ledger.request_cancel(own)):
         return False
     if own is not None and own in core.delays:
         return core.intake.cancel_pending(own, _REASON)
-    # Its process may have answered with the id and not have written it yet.
+    # Wait for its record: its process may have returned the id before it wrote the record.
     if own is None and await core.elsewhere.find(task_id) is None:
         return False
     if not await core.elsewhere.cancel(task_id):
         return False
     if own is not None and own.status is RUNNING and own.spec.kind == "thread":
-        # It may ask whether it is wanted, and nothing can stop it.
+        # A thread cannot be stopped; the task can only check whether it was cancelled.
         return False
     record: TaskRecord | None = own
     try:

@@ -1,7 +1,7 @@
-"""The periodic clean-up: finished tasks that are too old are forgotten.
+"""Clean-up: removes finished tasks that are too old, at fixed intervals.
 
 Relies on: the framework's clock, whose timers may fire on any thread.
-Lock order: `_lock` guards the timer and is held while nothing but that is set.
+Lock order: `_lock` guards the timer; only the clock's own lock is taken under it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class CleanUp:
     """The clean-up of one manager.
 
     Args:
-        ledger: Has the store.
-        retention: Forgets finished tasks.
-        settings: How often, and what is kept; may be changed at any time.
+        ledger: Has the clock and the store.
+        retention: Removes finished tasks.
+        settings: How often to clean up and what to keep; may be replaced at any time.
     """
 
     def __init__(self, ledger: Ledger, retention: Retention, settings: Settings) -> None:
@@ -33,7 +33,7 @@ class CleanUp:
         self._timer: TimerHandle | None = None
 
     def start(self) -> None:
-        """Clean up every `cleanup_interval` from now on; harmless to call twice."""
+        """Clean up every `cleanup_interval` seconds from now on; may be called twice."""
         with self._lock:
             if self._running:
                 return
@@ -41,7 +41,7 @@ class CleanUp:
         self._plan()
 
     def stop(self) -> None:
-        """Clean up no more; harmless to call twice."""
+        """Stop cleaning up; may be called twice."""
         with self._lock:
             self._running = False
             timer, self._timer = self._timer, None
@@ -62,6 +62,6 @@ class CleanUp:
         settings, retention = self.settings, self._retention
         retention.evict(ended_before=self._ledger.clock.monotonic() - settings.result_ttl)
         if self._ledger.shared is not None:
-            # Many processes put records there, and each counts its own only.
+            # Several processes write there, and each counts only its own tasks.
             retention.evict(keep=settings.max_finished_tasks)
         self._plan()

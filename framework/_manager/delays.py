@@ -1,7 +1,7 @@
-"""Delayed tasks: each waits for its time, and is handed to the engine then.
+"""Delays: tasks that are handed to the engine after a delay.
 
 Relies on: the framework's clock, whose timers may fire on any thread.
-Lock order: `_lock` guards the table and is held while nothing but that is changed.
+Lock order: `_lock` guards the table; nothing else is called while it is held.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ class Delays:
             return task in self._delayed
 
     def delay(self, task: LiveTask, seconds: float) -> None:
-        """Hand an accepted task to the engine in *seconds*, above 0."""
+        """Hand a task to the engine in *seconds*, above 0."""
         with self._lock:
             self._delayed[task] = None
         when = self._clock.monotonic() + seconds
         try:
             timer = self._clock.call_at(when, lambda: self._due(task))
-        except Exception as error:  # the id is given already: the task must end, with this
+        except Exception as error:  # its id is known already, so the task must end
             self.forget(task)
             self._runner.refuse(task, error)
             return
         with self._lock:
-            # The timer may have fired already; then it must not be found any more.
+            # Not if the timer has fired already: nobody would remove it from the task.
             if task in self._delayed:
                 task.timer = timer
         if task.status in FINAL:
-            # Cancelled before its timer could be seen.
+            # It was cancelled before its timer was set.
             timer.cancel()
             self.forget(task)
 
     def forget(self, task: LiveTask) -> None:
-        """Forget a delayed task that was cancelled."""
+        """Remove a delayed task that was cancelled."""
         with self._lock:
             self._delayed.pop(task, None)
 
