@@ -1,9 +1,10 @@
-"""Drain: how a home's tasks are brought to an end when its app stops.
+"""Drain: ends the tasks of a home when its app stops.
 
-Guarantees: within the grace, and a fraction of a second more, every task of the home has
-a final state, no coroutine of it keeps the loop, no thread of it keeps the process; the
-loop is never blocked. Cancelling the drain ends the grace and nothing else.
-Relies on: the home being closed first, so that what lives is all there will be.
+Guarantees: after the grace period and a fraction of a second, every task of the home is final,
+no coroutine keeps its loop open, and no thread keeps the process from exiting. The loop is
+never blocked. Cancelling the drain only ends the grace period.
+Relies on: the home being closed first, so that no more tasks are added to it.
+Lock order: none is held here.
 """
 
 from __future__ import annotations
@@ -24,49 +25,45 @@ from framework.protocols import TimerHandle
 _LOGGER = logging.getLogger("asyncframe")
 
 _LAST_CHANCE = 0.25
-"""Seconds that a cancelled coroutine gets to clean up after the grace."""
+"""How many seconds a cancelled coroutine gets to clean up, after the grace period."""
 
 _AT_ONCE = 500
-"""How many tasks are cancelled before the loop has a turn; takes some 10 ms."""
+"""How many tasks to cancel in one iteration of the loop; takes about 10 ms."""
 
-_NOTICE_FIRST = 1.0
-_NOTICE_AGAIN = 5.0
-"""Seconds after which a drain that goes on says so: for the first time, and again."""
+_FIRST_LOG = 1.0
+_NEXT_LOG = 5.0
+"""Seconds until a drain logs what it waits for, and from then on between two logs."""
 
 _FEW = 10
 _MANY = 100
-"""How many tasks are named in a notice, and in one line about those unfinished."""
+"""How many tasks to list while waiting, and in one line about unfinished tasks."""
 
 _CUT_SHORT = (TaskStatus.CANCELLED, TaskStatus.INTERRUPTED)
 REASON = "the framework shut down"
-"""The reason of a task that is cut short, and of one that never begins."""
+"""Reason of a task that is ended early or never starts."""
 
 
 async def drain(core: Core, home: Home, grace: float) -> None:
-    """End every task of *home*; on its loop.
+    """End all tasks of *home*; called on its loop.
 
     Args:
-        core: Whose home it is.
-        home: Takes no tasks any more from now on.
-        grace: Seconds to let tasks end by themselves, 0 or more, infinity for any time.
+        core: The core of the home.
+        home: The home, which accepts no more tasks from now on.
+        grace: How many seconds tasks get to finish, 0 or more; infinity for no limit.
     """
     core.ledger.close_home(home)
-    given_up = _give_up_waiting(core, home)
+    delayed = _end_waits(core, home)
     try:
-        await _idle(core, home, grace)
+        await _wait_until_idle(core, home, grace)
     finally:
         unfinished = core.ledger.unfinished(home)
         if unfinished or core.runner.drives.of(home):
             await _shielded(_end_all(core, home, unfinished))
-        _report([*given_up, *unfinished])
+        _report([*delayed, *unfinished])
 
 
-def _give_up_waiting(core: Core, home: Home) -> list[LiveTask]:
-    """Cancel what waits for its time, and wake what sleeps in a retry or a throttle.
-
-    Returns:
-        The cancelled ones.
-    """
+def _end_waits(core: Core, home: Home) -> list[LiveTask]:
+    """Cancel delayed tasks and return them; wake tasks that sleep in a retry or throttle."""
     cancelled = []
     for task in core.ledger.unfinished(home):
         if task.timer is not None and core.intake.cancel_pending(task, REASON):
@@ -77,29 +74,29 @@ def _give_up_waiting(core: Core, home: Home) -> list[LiveTask]:
     return cancelled
 
 
-async def _idle(core: Core, home: Home, grace: float) -> None:
-    """Suspend until *home* has no living task, for at most *grace* seconds."""
+async def _wait_until_idle(core: Core, home: Home, grace: float) -> None:
+    """Suspend until *home* has no live task, for at most *grace* seconds."""
     sleeper = LoopSleeper(core.clock)
     until = core.clock.monotonic() + grace
     home.on_idle = sleeper.signal
-    notices = _Notices(core, home, until, sleeper)
+    progress = _Progress(core, home, until, sleeper)
     try:
         while home.live and core.clock.monotonic() < until:
-            notices.give()
+            progress.log()
             await sleeper.wait(None if math.isinf(until) else until)
     finally:
         home.on_idle = None
-        notices.stop()
+        progress.stop()
 
 
-class _Notices:
-    """Says what a drain waits for: when it begins, and every few seconds.
+class _Progress:
+    """Logs what a drain waits for: when it starts, and then every few seconds.
 
     Args:
-        core: Whose drain it is.
-        home: Whose tasks are awaited.
-        until: Monotonic second up to which they are.
-        sleeper: Is signalled when there is something to say.
+        core: The core of the home.
+        home: The home whose tasks it waits for.
+        until: Monotonic second until which it waits.
+        sleeper: Is signalled when it is time to log.
     """
 
     def __init__(self, core: Core, home: Home, until: float, sleeper: LoopSleeper) -> None:
@@ -108,24 +105,24 @@ class _Notices:
         self._until = until
         self._sleeper = sleeper
         self._due = -math.inf
-        self._said = 0
+        self._logged = 0
         self._timer: TimerHandle | None = None
 
-    def give(self) -> None:
-        """Say what is left, if it is time to, and have the sleeper signalled at the next time.
+    def log(self) -> None:
+        """Log what is left if it is time to, and set a timer for the next time.
 
-        The first is told at INFO: most drains end right after it. Who still waits after a
-        second is told at WARNING, which a process shows that has configured no logging.
+        The first time is at INFO, since most drains end right after it. Later it is at WARNING,
+        which is shown even if logging is not configured.
         """
         clock = self._core.clock
         now = clock.monotonic()
         if now < self._due:
             return
-        self._due = now + (_NOTICE_AGAIN if self._said else _NOTICE_FIRST)
-        # In the background: nobody waits for a notice, and it keeps no time from standing still.
+        self._due = now + (_NEXT_LOG if self._logged else _FIRST_LOG)
+        # A background timer: in a test, virtual time must not move just to log.
         self._timer = clock.call_at(self._due, self._sleeper.signal, background=True)
-        level = logging.WARNING if self._said else logging.INFO
-        self._said += 1
+        level = logging.WARNING if self._logged else logging.INFO
+        self._logged += 1
         tasks = self._core.ledger.unfinished(self._home) if _LOGGER.isEnabledFor(level) else []
         if not tasks:
             return
@@ -140,17 +137,17 @@ class _Notices:
         )
 
     def stop(self) -> None:
-        """Say nothing more."""
+        """Log nothing more."""
         if self._timer is not None:
             self._timer.cancel()
 
 
 async def _end_all(core: Core, home: Home, tasks: list[LiveTask]) -> None:
-    """Cancel *tasks* and let go of what does not end; the loop has its turns meanwhile."""
+    """Cancel *tasks* and abandon those that do not end; the loop is not blocked."""
     for first in range(0, len(tasks), _AT_ONCE):
         _cancel_all(core, tasks[first : first + _AT_ONCE])
-        await _turn()
-    await _let_all_go(core, home)
+        await _one_iteration()
+    await _end_coroutines(core, home)
 
 
 def _cancel_all(core: Core, tasks: list[LiveTask]) -> None:
@@ -162,29 +159,29 @@ def _cancel_all(core: Core, tasks: list[LiveTask]) -> None:
             core.endings.stop_body(task)
 
 
-async def _turn() -> None:
-    """Let the loop have one turn."""
+async def _one_iteration() -> None:
+    """Let the loop run for one iteration."""
     loop = asyncio.get_running_loop()
     had = loop.create_future()
     loop.call_soon(had.set_result, None)
     await had
 
 
-async def _let_all_go(core: Core, home: Home) -> None:
-    """Give cancelled coroutines their last chance, then go on without whoever is left."""
+async def _end_coroutines(core: Core, home: Home) -> None:
+    """Wait for cancelled coroutines, then interrupt tasks and abandon what is left."""
     drives = core.runner.drives
-    await _ended(core, drives.of(home), _LAST_CHANCE)
+    await _wait_for_ends(core, drives.of(home), _LAST_CHANCE)
     for task in core.ledger.unfinished(home):
         error = TaskInterruptedError(task.task_id, task.name)
         core.endings.end(task, "interrupt", error=error, reason=REASON, body_ended=False)
     stubborn = drives.of(home)
     for driver in stubborn:
         driver.request_cancel(abandon=True)
-    await _ended(core, stubborn, _LAST_CHANCE)
+    await _wait_for_ends(core, stubborn, _LAST_CHANCE)
 
 
-async def _ended(core: Core, drivers: list[Driver], seconds: float) -> None:
-    """Suspend until the bodies of *drivers* have ended, for at most *seconds*."""
+async def _wait_for_ends(core: Core, drivers: list[Driver], seconds: float) -> None:
+    """Suspend until all *drivers* have ended, for at most *seconds*."""
     sleeper = LoopSleeper(core.clock)
     ended: list[Driver] = []
 
@@ -193,7 +190,7 @@ async def _ended(core: Core, drivers: list[Driver], seconds: float) -> None:
         if len(ended) == len(drivers):
             sleeper.signal()
 
-    # Each is asked once whether it has ended already, and tells once if it ends later.
+    # `note` is called once for each, at once if it has ended already.
     for driver in drivers:
         core.runner.drives.when_ended(driver, note)
     if len(ended) < len(drivers):
@@ -201,7 +198,7 @@ async def _ended(core: Core, drivers: list[Driver], seconds: float) -> None:
 
 
 async def _shielded(work: Coroutine[Any, Any, None]) -> None:
-    """Finish *work* even if this task is cancelled meanwhile; it takes half a second."""
+    """Await *work*, about half a second, even if this asyncio task is cancelled meanwhile."""
     inner = asyncio.ensure_future(work)
     try:
         await asyncio.shield(inner)
@@ -211,7 +208,7 @@ async def _shielded(work: Coroutine[Any, Any, None]) -> None:
 
 
 def _report(tasks: list[LiveTask]) -> None:
-    """Name the tasks that did not end by themselves."""
+    """Log the tasks that did not finish."""
     tasks = [task for task in tasks if task.status in _CUT_SHORT]
     if not tasks:
         return
@@ -225,9 +222,9 @@ def _report(tasks: list[LiveTask]) -> None:
 
 
 def _listed(tasks: list[LiveTask], most: int) -> str:
-    """Return the ids, names and states of so many *tasks*, and how many more there are.
+    """Return the ids, names and states of *most* tasks, and how many more there are.
 
-    Those that have begun come first: they may have run in part.
+    Started tasks come first, since they may have done part of their work.
     """
     tasks = sorted(tasks, key=lambda task: task.started is None)
     named = [f"{task.task_id} ({task.name}) {task.status.value}" for task in tasks[:most]]
