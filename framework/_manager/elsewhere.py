@@ -1,14 +1,14 @@
-"""Tasks of other processes: found, waited for and cancelled, without blocking a loop.
+"""Elsewhere: finds, awaits and cancels tasks of other processes, without blocking a loop.
 
-One thread asks on behalf of all who ask: a hundred coroutines that wait for a hundred
-tasks of others cost one query each time. It is started by the first question and ends
-with the framework.
+One thread sends the queries for all callers: if a hundred coroutines wait for a hundred tasks
+of other processes, that is one query at a time. The thread is started by the first question
+and ends with the framework.
 
-Guarantees: every question is answered or ends with an error; a question whose asker has
-gone is dropped; an id is called unknown only when every other process has had a second to
-write it and could, or when there is no other.
-Relies on: directories whose methods may block, each for a few seconds at most.
-Lock order: its condition is innermost but for a waiter's own.
+Guarantees: every question gets an answer or an error; a question whose caller has gone is
+dropped; an id is unknown only after every other process had a second in which it could write
+it, or if there is no other process.
+Relies on: directories that block for a few seconds at most.
+Lock order: `_condition` guards the questions; only a waiter's lock is taken under it.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from framework.exceptions import FrameworkNotStartedError
 from framework.protocols import Clock, SharedDirectory
 
 _PAUSES: Final = (0.03, 0.07, 0.1, 0.15, 0.25, 0.4)
-"""Seconds after which an id that nobody knows is asked for again. Its process writes it
-within 0.1 s of its answer, on a busy machine within half a second; together they are twice
-that, and only ids that do not exist take so long."""
+"""Seconds until the next query for an unknown id. Its process writes the record within 0.1 s
+after it has returned the id, or within half a second on a busy machine. The sum is twice that;
+only ids that do not exist take so long."""
 
 _EVERY: Final = 0.05
-"""Seconds from one look at an awaited task to the next."""
+"""Seconds between two queries for a task that is awaited."""
 
 _STEP: Final = 0.02
-"""Repeated questions are asked at multiples of so many seconds, so that those of many who
-ask for unknown ids come together into 50 queries a second."""
+"""Questions are repeated at multiples of this many seconds, so that any number of them makes
+50 queries a second at most."""
 
 
 class Directory(Protocol):
-    """A place that knows tasks of other processes; both methods may block."""
+    """A store or engine that knows tasks of other processes; both methods may block."""
 
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
-        """Return what is known of these ids now."""
+        """Return the records that exist for these ids."""
         ...
 
     def request_cancel(self, task_id: str) -> bool:
-        """Ask for a task's cancellation; False if it is unknown or final."""
+        """Request a task's cancellation; False if it is unknown or final."""
         ...
 
 
 class _Question:
-    """What one coroutine or thread wants to know.
+    """A question of one coroutine or thread.
 
     Attributes:
-        task_id: Of this task; None if *call* is to be made instead.
-        final: Whether to wait until it is final.
-        call: What to call on the thread, in place of a search.
-        waiter: Is woken once `answer` or `error` is there.
-        tries: How often it was asked in vain.
-        last: Whether it is not asked again if nobody knows the task.
-        seen: Whether somebody knows the task.
-        dropped: Whether nobody wants the answer any more.
+        task_id: The task to find; None if *call* is set.
+        final: Whether to wait until the task is final.
+        call: Called on the thread instead of a query.
+        waiter: Is woken when `answer` or `error` is set.
+        tries: How many queries did not find the task.
+        last: Whether not to repeat the query if it does not find the task.
+        seen: Whether a query has found the task.
+        dropped: Whether the caller does not need the answer any more.
     """
 
     __slots__ = ("answer", "call", "done", "dropped", "error", "final", "last", "seen",
@@ -86,7 +86,7 @@ class _Question:
         self.error: BaseException | None = None
 
     def finish(self, answer: Any, error: BaseException | None = None) -> None:
-        """Give the answer and wake who waits for it."""
+        """Set the answer or the error, and wake the waiter."""
         self.answer, self.error, self.done = answer, error, True
         self.waiter.wake()
 
@@ -98,13 +98,13 @@ class _Question:
 
 
 class Elsewhere:
-    """Asks the directories of one manager.
+    """Queries the directories of one manager.
 
     Args:
-        directories: Whom to ask, the first first.
-        clock: The framework's, for how long a caller waits.
-        boxes: The loops' mailboxes.
-        real: Real time: other processes live in it, whatever time it is here.
+        directories: The directories, in the order in which to query them.
+        clock: The framework's clock, for the timeouts of callers.
+        boxes: The mailboxes of the event loops.
+        real: A clock of real time for the queries, since virtual time is only in this process.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Elsewhere:
         self._real = real or SystemClock()
         self._condition = threading.Condition(threading.Lock())
         self._new: list[_Question] = []
-        # By the multiple of `_STEP` at which they are asked again.
+        # By the multiple of `_STEP` at which to repeat them.
         self._later: dict[int, list[_Question]] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -128,11 +128,11 @@ class Elsewhere:
     # -- from a coroutine
 
     async def find(self, task_id: str, *, patient: bool = True) -> TaskRecord | None:
-        """Return a task's record, or None if nobody knows it.
+        """Return a task's record; None if it is unknown.
 
         Args:
             task_id: The task.
-            patient: Whether to ask again, for a second, while nobody knows it.
+            patient: Whether to repeat the query for a second while the task is unknown.
         """
         if not checks.may_be_task_id(task_id):
             return None
@@ -140,10 +140,10 @@ class Elsewhere:
         return record
 
     async def until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:
-        """Suspend until a task is final and return its record; None if nobody knows it.
+        """Suspend until a task is final and return its record; None if it is unknown.
 
         Raises:
-            TimeoutError: If *timeout* seconds, None for any number, have passed.
+            TimeoutError: If *timeout* seconds have passed; None for no timeout.
         """
         if not checks.may_be_task_id(task_id):
             return None
@@ -151,17 +151,17 @@ class Elsewhere:
         return record
 
     async def call(self, call: Callable[[], Any]) -> Any:
-        """Return what *call*, which may block, returns on the thread that asks."""
+        """Call *call*, which may block, on the thread of the queries; return its result."""
         return await self._ask(None, call=call)
 
     async def cancel(self, task_id: str) -> bool:
-        """Ask for a task's cancellation; False if it is unknown or final."""
+        """Request a task's cancellation; False if it is unknown or final."""
         return bool(await self.call(lambda: self._request_cancel(task_id)))
 
     # -- from a thread
 
     def block_until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:
-        """Block until a task is final; as `until_final`."""
+        """Block until a task is final, like `until_final`."""
         if not checks.may_be_task_id(task_id):
             return None
         waiter = ThreadWaiter(self._clock)
@@ -177,11 +177,11 @@ class Elsewhere:
         return record
 
     def post(self, call: Callable[[], Any]) -> None:
-        """Have *call*, which may block, called on the thread that asks; nobody waits."""
-        self._put(_Question(_NOBODY, None, call=call))
+        """Call *call*, which may block, on the thread of the queries, without waiting."""
+        self._put(_Question(_NO_WAITER, None, call=call))
 
     def close(self) -> None:
-        """Answer what is still asked with an error and end the thread."""
+        """Answer all open questions with an error, and end the thread."""
         with self._condition:
             self._closed = True
             left = [*self._new, *(one for due in self._later.values() for one in due)]
@@ -243,7 +243,7 @@ class Elsewhere:
             self._search([question for question in due if question.call is None])
 
     def _take_due(self) -> list[_Question]:
-        """Take the questions whose time has come; those dropped, for good."""
+        """Remove and return the questions that are due; those dropped are only removed."""
         due, self._new = self._new, []
         if self._later:
             now = self._real.monotonic() / _STEP
@@ -252,7 +252,7 @@ class Elsewhere:
         return [question for question in due if not question.dropped]
 
     def _pause(self) -> float | None:
-        """Return how many seconds to sleep; None for until somebody asks."""
+        """Return how many seconds to sleep; None for until the next question."""
         if not self._later:
             return None
         return max(0.0, min(self._later) * _STEP - self._real.monotonic())
@@ -261,7 +261,7 @@ class Elsewhere:
         assert question.call is not None
         try:
             answer = question.call()
-        except Exception as error:  # whoever asked is told
+        except Exception as error:  # raised in the caller
             question.finish(None, error)
         else:
             question.finish(answer)
@@ -286,12 +286,12 @@ class Elsewhere:
     def _pauses(
         self, unknown: list[_Question], error: Exception | None
     ) -> list[tuple[float, _Question]]:
-        """Answer questions of which nobody knows the task, or return when to ask again."""
+        """Answer questions for unknown tasks, or return them with the time until the next try."""
         again = []
         alone: bool | None = None
         for question in unknown:
             if error is not None:
-                # Perhaps it is known just where nobody answers.
+                # The directory that does not answer may know it.
                 question.finish(None, error)
             elif question.last:
                 question.finish(None)
@@ -300,14 +300,14 @@ class Elsewhere:
             else:
                 if alone is None:
                     alone = self._is_alone()
-                # Alone, one more look: the last of the others may have written it and gone.
+                # One more try: the last other process may have written it and then ended.
                 question.last = alone
                 again.append((0.0 if alone else _PAUSES[question.tries], question))
                 question.tries += 1
         return again
 
     def _ask_again(self, questions: list[tuple[float, _Question]]) -> None:
-        """Put questions back, each with the seconds until it is asked again."""
+        """Schedule questions again, each after its number of seconds."""
         with self._condition:
             if not self._closed:
                 now = self._real.monotonic()
@@ -319,7 +319,7 @@ class Elsewhere:
             question.finish(None, FrameworkNotStartedError("stopped"))
 
     def _fetch(self, task_ids: set[str]) -> tuple[dict[str, TaskRecord], Exception | None]:
-        """Return what the directories know, and why one of them does not answer, if so."""
+        """Return the records found, and the error of a directory that does not answer."""
         found: dict[str, TaskRecord] = {}
         failed: Exception | None = None
         for directory in self._directories:
@@ -328,23 +328,23 @@ class Elsewhere:
                 break
             try:
                 records = directory.fetch(missing)
-            except Exception as error:  # whoever asked is told, if nobody else knows
+            except Exception as error:  # raised in the caller, unless another one knows the task
                 failed = error
             else:
                 found |= {str(record.task_id): record for record in records}
         return found, failed
 
     def _is_alone(self) -> bool:
-        """Return whether there is surely no other process that could tell of a task."""
+        """Return whether it is certain that no other process could know a task."""
         try:
             return all(
                 isinstance(one, SharedDirectory) and one.is_alone() for one in self._directories
             )
-        except Exception:  # nobody's answer is spoilt by it: then there may be others
+        except Exception:  # not certain then; the question itself can still be answered
             return False
 
     def _doubt(self) -> Exception | None:
-        """Return why a task that nobody knows may be there all the same; None if it is not."""
+        """Return why an unknown task may exist all the same; None if it does not exist."""
         doubts = (one.doubt() for one in self._directories if isinstance(one, SharedDirectory))
         return next(filter(None, doubts), None)
 
@@ -352,7 +352,7 @@ class Elsewhere:
         return any(directory.request_cancel(task_id) for directory in self._directories)
 
 
-class _Nobody:
+class _NoWaiter:
     """A waiter that ignores being woken."""
 
     def wake(self) -> None:
@@ -362,7 +362,7 @@ class _Nobody:
         """Do nothing."""
 
 
-_NOBODY: Final = _Nobody()
+_NO_WAITER: Final = _NoWaiter()
 
 
 def _too_long(question: _Question, timeout: float | None) -> TimeoutError:
