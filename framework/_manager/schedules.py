@@ -1,9 +1,9 @@
-"""Scheduled functions: each is run at fixed intervals, as a task like any other.
+"""Schedules: run functions at fixed intervals, as ordinary tasks.
 
-Guarantees: a schedule has at most one run at a time; times are those of a fixed grid, so
-that they do not drift; runs that were missed are not made up.
+Guarantees: a schedule has at most one run at a time; its times are multiples of the interval
+since its start, so they do not drift; missed runs are not made up for.
 Relies on: the framework's clock, whose timers may fire on any thread.
-Lock order: `_lock` guards the two tables and is held while nothing but a timer is set.
+Lock order: `_lock` guards the two tables; only the clock's own lock is taken under it.
 """
 
 from __future__ import annotations
@@ -27,23 +27,30 @@ _LOGGER = logging.getLogger("asyncframe")
 
 
 class _Timetable:
-    """One schedule under one framework."""
+    """The state of one schedule in one framework.
 
-    __slots__ = ("begun", "latest", "timer", "turn")
+    Attributes:
+        start: Monotonic second from which the intervals are counted.
+        number: Number of the next run.
+        timer: The timer of the next run; None if it is not set.
+        latest: The task of the latest run; None before the first one.
+    """
 
-    def __init__(self, begun: float) -> None:
-        self.begun = begun
-        self.turn = 0
+    __slots__ = ("latest", "number", "start", "timer")
+
+    def __init__(self, start: float) -> None:
+        self.start = start
+        self.number = 0
         self.timer: TimerHandle | None = None
         self.latest: LiveTask | None = None
 
 
 class Schedules:
-    """The schedules that one framework runs.
+    """The schedules of one framework.
 
     Args:
-        intake: Takes each run in as a task.
-        rng: Draws the jitter.
+        intake: Submits each run as a task.
+        rng: Source of the jitter.
     """
 
     def __init__(self, intake: Intake, rng: random.Random) -> None:
@@ -54,12 +61,13 @@ class Schedules:
         self._timetables: weakref.WeakKeyDictionary[Schedule, _Timetable] = (
             weakref.WeakKeyDictionary()
         )
-        # Those of this framework alone, and the app with which each ends; None for with it.
+        # Those that no other framework runs, with the app whose stop ends each; None if only
+        # the stop of the framework does.
         self._own: weakref.WeakKeyDictionary[Schedule, Home | None] = weakref.WeakKeyDictionary()
         self._running = False
 
     def start(self) -> None:
-        """Begin all schedules; harmless to call twice."""
+        """Start all schedules; may be called twice."""
         with self._lock:
             if self._running:
                 return
@@ -69,7 +77,7 @@ class Schedules:
             self.add(schedule)
 
     def stop(self) -> None:
-        """Start nothing by itself any more; harmless to call twice."""
+        """Stop all schedules; may be called twice."""
         registry.unlisten(self)
         with self._lock:
             self._running = False
@@ -84,7 +92,7 @@ class Schedules:
         return len(self._timetables)
 
     def add(self, schedule: Schedule) -> None:
-        """Begin with a schedule, counted from now."""
+        """Start a schedule; its intervals are counted from now."""
         table = _Timetable(self._clock.monotonic())
         with self._lock:
             if not self._running or schedule in self._timetables:
@@ -95,18 +103,18 @@ class Schedules:
         self._plan(weakref.ref(schedule), table)
 
     def add_own(self, schedule: Schedule, home: Home | None) -> None:
-        """Begin with a schedule that no other core runs, now or once this one has started.
+        """Start a schedule that no other core runs, now or when this core starts.
 
         Args:
-            schedule: Made while this core was current.
-            home: The app with which it ends; None for with the core.
+            schedule: The schedule, which was declared while this core was current.
+            home: The app whose stop ends it; None if only the stop of the core does.
         """
         with self._lock:
             self._own[schedule] = home
         self.add(schedule)
 
     def leave(self, home: Home) -> None:
-        """End the schedules of an app that stops while the core goes on."""
+        """Stop the schedules of an app that stops while the core keeps running."""
         with self._lock:
             gone = [schedule for schedule, its in self._own.items() if its is home]
             tables = [self._timetables.pop(schedule, None) for schedule in gone]
@@ -121,18 +129,18 @@ class Schedules:
         if schedule is None:
             return
         clock = self._clock
-        passed = (clock.monotonic() - table.begun) / schedule.every
-        table.turn = max(table.turn + 1, math.floor(passed) + 1)
-        when = table.begun + table.turn * schedule.every
+        passed = (clock.monotonic() - table.start) / schedule.every
+        table.number = max(table.number + 1, math.floor(passed) + 1)
+        when = table.start + table.number * schedule.every
         if schedule.jitter:
             when += self._rng.uniform(0.0, schedule.jitter * schedule.every)
         with self._lock:
             if self._running and self._timetables.get(schedule) is table:
                 table.timer = clock.call_at(
-                    when, lambda: self._turn(reference, table), background=True
+                    when, lambda: self._fire(reference, table), background=True
                 )
 
-    def _turn(self, reference: weakref.ref[Schedule], table: _Timetable) -> None:
+    def _fire(self, reference: weakref.ref[Schedule], table: _Timetable) -> None:
         schedule = reference()
         if schedule is not None:
             self._run(schedule, table)
@@ -146,7 +154,7 @@ class Schedules:
             return
         try:
             table.latest = self._intake.submit(schedule.spec, (), {}, sys._getframe())
-        # A full queue must not end the schedule, nor an engine that refuses the function.
+        # A full queue, or an engine that refuses the function, must not end the schedule.
         except (FrameworkError, ValueError, TypeError) as error:
             ledger.count("scheduled_skipped")
             _LOGGER.warning("scheduled %s was skipped: %s", schedule.spec.name, error)
