@@ -1,7 +1,7 @@
-"""How many worker processes a server runs, found out inside one of them.
+"""Servers: find out how many worker processes serve an app, inside one of them.
 
-uvicorn, gunicorn and hypercorn tell their workers nothing in the environment. But what
-runs the app stands further down on the stack, and there it has its settings at hand.
+uvicorn, gunicorn and hypercorn do not pass that to their workers in the environment. But the
+function that runs the app is on the stack, and the server's settings are among its variables.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ _SETTINGS: Final = ("config", "cfg")
 
 
 def worker_count(frame: FrameType | None) -> int:
-    """Return how many processes serve the app that is being started; 1 if nothing says so.
+    """Return how many processes serve the app that is being started; 1 if it is unknown.
 
     Args:
-        frame: Of whoever asks, on the main thread.
+        frame: The frame of the caller, on the main thread.
     """
     while frame is not None:
         server = str(frame.f_globals.get("__name__", "")).partition(".")[0]
@@ -31,13 +31,13 @@ def worker_count(frame: FrameType | None) -> int:
 
 
 def _workers_of(names: dict[str, Any]) -> int | None:  # Any: a frame's variables
-    """Return the number of workers that a server's settings among some variables tell."""
+    """Return the number of workers in a server's settings, if *names* has them."""
     holders = [names, getattr(names.get("self"), "__dict__", {})]
     for holder in holders:
         for name in _SETTINGS:
             settings = holder.get(name)
             if getattr(settings, "should_reload", False):
-                # uvicorn runs one worker then, whatever else it was told.
+                # uvicorn ignores the number of workers then, and runs one.
                 return 1
             found = _number(getattr(settings, "workers", None))
             if found is not None:

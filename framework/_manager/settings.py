@@ -1,4 +1,4 @@
-"""What an app asks of its framework, checked."""
+"""Settings: the checked options of `setup_async_framework`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from framework._tasks import checks
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How much, how long and how often; see `setup_async_framework` for the fields.
+    """Limits and intervals; see `setup_async_framework` for the fields.
 
-    The pool's own bound and limit hold where these are wider or None.
+    A smaller `queue_size` of the pool still applies, and its time limit if *task_timeout* is
+    None.
     """
 
     max_workers: int | None = None
@@ -23,11 +24,11 @@ class Settings:
     cleanup_interval: float = 60.0
 
     @classmethod
-    def checked(cls, **given: Any) -> Settings:  # Any: whatever a user has given
-        """Return settings of these values, one for each field.
+    def checked(cls, **given: Any) -> Settings:  # Any: what a user passed
+        """Return settings with these values, one for each field.
 
         Raises:
-            TypeError: If a value is of the wrong type.
+            TypeError: If a value has the wrong type.
             ValueError: If a value is out of range.
         """
         workers = given["max_workers"]
