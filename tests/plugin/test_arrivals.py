@@ -202,7 +202,7 @@ def test_a_call_that_is_cancelled_gives_its_thread_to_the_next(asyncframe: Probe
     assert log == ["a", "e"]
 
 
-async def test_a_call_that_is_given_up(asyncframe: Probe) -> None:
+async def test_a_call_whose_awaiter_is_cancelled(asyncframe: Probe) -> None:
     """A thread whose awaiter was cancelled stays on the clock until it ends, and no longer."""
     clock = asyncframe.clock
     ended: list[float] = []

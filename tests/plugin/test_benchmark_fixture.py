@@ -136,7 +136,7 @@ def test_send(task_benchmark):
 # -- the figures
 
 
-def test_body_apart(pytester: pytest.Pytester) -> None:
+def test_only_the_body_takes_time(pytester: pytest.Pytester) -> None:
     """If only the function takes time, the whole round trip is its body."""
     tests = """
 @background_task
@@ -173,7 +173,7 @@ def call_late():
 """
 
 
-def test_framework_apart(pytester: pytest.Pytester) -> None:
+def test_only_the_framework_takes_time(pytester: pytest.Pytester) -> None:
     """Time that a round trip takes outside the function is the framework's."""
     tests = f"""
 {WRAPPED}

@@ -156,7 +156,7 @@ def test_batches(task_benchmark):
     run(pytester, tests).assert_outcomes(passed=2)
 
 
-def test_what_tasks_leave_behind(pytester: pytest.Pytester) -> None:
+def test_tasks_of_measured_tasks(pytester: pytest.Pytester) -> None:
     """Tasks submitted by the measured ones have ended when the measurement ends."""
     tests = """
 begun, ended = [], []
@@ -192,7 +192,9 @@ def test_leave_and_fail(task_benchmark):
     run(pytester, tests).assert_outcomes(passed=2)
 
 
-def test_what_does_not_end(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_does_not_end(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A warning names a task that has not ended when the time to wait is over."""
     monkeypatch.setattr(_rounds, "_PATIENCE", 0.0)
     tests = """

@@ -179,7 +179,7 @@ async def test_the_test_itself_may_block_its_loop(asyncframe: Probe) -> None:
     ],
 )
 @pytest.mark.parametrize("by", ["the marker", "the ini file"])
-def test_how_grave_it_is(findings, severity: str, outcome: dict[str, int], by: str) -> None:
+def test_severity(findings, severity: str, outcome: dict[str, int], by: str) -> None:
     """The marker and the ini file set the severity."""
     marker = f"@pytest.mark.asyncframe(blocked_loop={severity!r})" if by == "the marker" else ""
     option = f"asyncframe_blocked_loop={severity if by == 'the ini file' else 'error'}"

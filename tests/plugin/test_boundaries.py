@@ -241,7 +241,7 @@ OTHERS = {
 """Rows with a test of their own, above or in `test_outside`."""
 
 
-def test_the_page_says_so() -> None:
+def test_the_page_lists_the_tested_rows() -> None:
     """The rows of the page are those that are tested, each with its kind."""
     rows = re.findall(r"^\| `([^|]+)` \| (\w+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
     tested = dict.fromkeys(SIMULATED, "simulated")

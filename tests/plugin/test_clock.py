@@ -415,7 +415,7 @@ def test_a_test_client_of_starlettes(asyncframe: Probe) -> None:
 
 
 @pytest.mark.parametrize("kind", ["def", "async def"])
-def test_run_for_that_nobody_awaits(pytester: pytest.Pytester, kind: str) -> None:
+def test_run_for_that_is_not_awaited(pytester: pytest.Pytester, kind: str) -> None:
     """A run_for() that is not awaited is reported with its line and how to fix it."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
     pytester.makepyfile(f"""
@@ -428,7 +428,7 @@ def test_run_for_that_nobody_awaits(pytester: pytest.Pytester, kind: str) -> Non
     result.stdout.fnmatch_lines(
         [
             (
-                "never awaited: run_for(90), called at */test_run_for_that_nobody_awaits.py:2 in "
+                "never awaited: run_for(90), called at */test_run_for_that_is_not_awaited.py:2 in "
                 "test_it, so no time has passed: await it, or call advance(90) in a test that is "
                 "not a coroutine"
             ),
@@ -453,7 +453,7 @@ def test_run_for_is_a_coroutine(task_clock: VirtualClock) -> None:
 
 
 @pytest.mark.parametrize("name", ["monotonic", "perf_counter"])
-def test_a_wait_for_real_time_is_told(pytester: pytest.Pytester, name: str) -> None:
+def test_polling_real_time(pytester: pytest.Pytester, name: str) -> None:
     """A loop of sleeps that polls real time is reported with its line."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
     pytester.makeconftest("""
@@ -487,7 +487,7 @@ def test_a_wait_for_real_time_is_told(pytester: pytest.Pytester, name: str) -> N
         [
             (
                 f"*AsyncframeWarning: real time: time.{name}() was read at 100 moments of virtual "
-                "time, at */test_a_wait_for_real_time_is_told.py:4 in wait: it shows real time, *"
+                "time, at */test_polling_real_time.py:4 in wait: it shows real time, *"
             ),
         ]
     )

@@ -109,7 +109,7 @@ def await_idle(before: set[threading.Thread]) -> None:
 
 
 @pytest.mark.parametrize("marker", ["", "@pytest.mark.asyncio", "@pytest.mark.anyio"])
-def test_what_fails_with_it(pytester: pytest.Pytester, marker: str) -> None:
+def test_a_test_that_fails_with_it(pytester: pytest.Pytester, marker: str) -> None:
     """A test that fails with the error shows its own line, and no client in its timeline."""
     pytester.makepyfile(f"""
         import asyncio
@@ -130,7 +130,7 @@ def test_what_fails_with_it(pytester: pytest.Pytester, marker: str) -> None:
     assert "its client" not in text
 
 
-def test_what_catches_it_again_and_again(pytester: pytest.Pytester) -> None:
+def test_a_loop_that_catches_every_error(pytester: pytest.Pytester) -> None:
     """A loop that catches every error is cancelled when its test ends, as the timeline shows."""
     pytester.makepyfile("""
         import asyncio

@@ -74,7 +74,7 @@ async def sleep_again(clock: VirtualClock, every: float, told: list[float]) -> N
 
 @pytest.mark.asyncframe(leaks="off")
 @pytest.mark.parametrize("start", [repeat, sleep_again])
-async def test_run_for_ends_after_what_is_due_then(
+async def test_timers_due_at_the_end_of_run_for(
     task_clock: VirtualClock, start: Callable[..., object]
 ) -> None:
     """Timers due at the very end of run_for() have fired when it returns."""

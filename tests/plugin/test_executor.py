@@ -118,7 +118,7 @@ def test_shutdown_runs_what_waits() -> None:
         pool.submit(int)
 
 
-def test_a_cancelled_call_is_done_for_those_who_wait() -> None:
+def test_wait_for_a_cancelled_call() -> None:
     """A held call that is cancelled, directly or by shutdown(), is done for wait()."""
     pool = DeterministicExecutor(max_workers=1)
     futures = [pool.submit(int), pool.submit(int)]

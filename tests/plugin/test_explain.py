@@ -13,7 +13,7 @@ from framework import background_task
 from pytest_asyncframe.probe import Probe
 
 
-def test_who_sleeps_is_told(asyncframe: Probe) -> None:
+def test_explain_pending_timers(asyncframe: Probe) -> None:
     """explain() lists the pending timers, earliest first, and says which are in the background."""
     clock = asyncframe.clock
     clock.call_at(9, print, background=True)
@@ -49,7 +49,7 @@ def by_place(told: str) -> list[str]:
     return [re.sub(r"#[0-9a-f]{8}|(?<=\.py:)\d+", "", line) for line in told.splitlines()]
 
 
-async def test_who_waits_on_a_running_loop_is_told(asyncframe: Probe) -> None:
+async def test_explain_a_running_loop(asyncframe: Probe) -> None:
     """explain() shows coroutines and threads with their tasks and the lines they are at."""
     ship(threading.Event())
     pack()
@@ -70,7 +70,7 @@ async def test_who_waits_on_a_running_loop_is_told(asyncframe: Probe) -> None:
         await waits
 
 
-def test_who_waits_on_another_loop_is_told(asyncframe: Probe) -> None:
+def test_explain_another_loop(asyncframe: Probe) -> None:
     """explain() shows what waits on the loop of an app, called from a sync test."""
     app = FastAPI()
 

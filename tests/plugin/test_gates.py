@@ -12,7 +12,7 @@ from tests.plugin.endings import PASSED, Ending
 
 
 @pytest.mark.parametrize("fixtures", ["task_manager, task_clock", "task_manager"])
-def test_a_task_that_is_just_ending_is_no_leak(ending: Ending, fixtures: str) -> None:
+def test_a_task_that_is_just_ending_is_not_a_leak(ending: Ending, fixtures: str) -> None:
     """A task that needs no time to end is not a leak."""
     told = ending(f"""
     import pytest
@@ -53,7 +53,7 @@ def test_a_task_that_blocks(ending: Ending) -> None:
 # -- failures
 
 
-def test_who_waits_for_all_reads_no_failure(ending: Ending) -> None:
+def test_settled_reads_no_failure(ending: Ending) -> None:
     """settled() and run_until_idle() do not mark failures as read."""
     told = ending("""
     from framework import background_task
@@ -186,7 +186,7 @@ def test_a_leaked_thread_in_each_mode(ending: Ending, mode: str) -> None:
         "own.submit(len, []).result()",
     ],
 )
-def test_what_is_no_leaked_thread(ending: Ending, body: str) -> None:
+def test_threads_that_are_not_leaks(ending: Ending, body: str) -> None:
     """A thread that is about to end, a daemon and an idle pool thread are not leaks."""
     told = ending(f"""
     import threading
@@ -247,7 +247,7 @@ def test_a_leaked_timer(ending: Ending, body: str) -> None:
         "await anyio.sleep(1)",
     ],
 )
-def test_what_is_no_leaked_timer(ending: Ending, body: str) -> None:
+def test_timers_that_are_not_leaks(ending: Ending, body: str) -> None:
     """Cancelled timers, and those that other code than the user's has set, are not leaks."""
     told = ending(f"""
     import anyio
@@ -552,7 +552,7 @@ def test_trio(ending: Ending) -> None:
     )
 
 
-def test_a_fixture_that_is_asked_for_late(ending: Ending) -> None:
+def test_a_fixture_requested_during_the_test(ending: Ending) -> None:
     """request.getfixturevalue() is rejected, with how to request the fixture."""
     told = ending("""
     def test_it(request):

@@ -112,7 +112,7 @@ def test_a_poller_that_fails(ending: Ending) -> None:
     assert told.startswith("teardown: lost failure: test_it.poll (")
 
 
-def test_pollers_that_are_none(ending: Ending) -> None:
+def test_invalid_pollers(ending: Ending) -> None:
     """Pollers that are neither functions nor names are an error of the test."""
     told = ending("""
     import pytest

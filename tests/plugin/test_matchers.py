@@ -87,7 +87,7 @@ def test_a_name_before_anything_is_submitted(asyncframe: Probe) -> None:
         "expect_failure",
     ],
 )
-def test_a_name_that_nobody_bears(asyncframe: Probe, matcher: str) -> None:
+def test_an_unknown_name(asyncframe: Probe, matcher: str) -> None:
     """A mistyped name is an error of every matcher, with the most similar names."""
     ask = getattr(asyncframe, matcher)
     if matcher == "expect_failure":
@@ -122,7 +122,7 @@ def test_a_name_of_several_functions(asyncframe: Probe) -> None:
     asyncframe.assert_not_submitted(Pager.post)
 
 
-def test_a_name_of_functions_that_are_gone(asyncframe: Probe) -> None:
+def test_a_name_of_collected_functions(asyncframe: Probe) -> None:
     """A function that nobody refers to any more does not make a name ambiguous."""
 
     def inner() -> None:
@@ -140,7 +140,7 @@ def test_a_name_of_functions_that_are_gone(asyncframe: Probe) -> None:
     asyncframe.assert_not_submitted("report_twice")
 
 
-def test_a_name_that_was_given(asyncframe: Probe) -> None:
+def test_a_given_name(asyncframe: Probe) -> None:
     """A task is found by its own name and by the name of its function."""
     count_pages()
     send.options(name="urgent")("ann")
@@ -152,7 +152,7 @@ def test_a_name_that_was_given(asyncframe: Probe) -> None:
     asyncframe.assert_submitted("send", "ann", times=1)
 
 
-def test_what_is_not_decorated(asyncframe: Probe) -> None:
+def test_an_undecorated_function(asyncframe: Probe) -> None:
     """An undecorated function is found by name only after it was submitted."""
 
     def weigh(number: int) -> int:
@@ -186,7 +186,7 @@ def test_names_outside_of_tasks(asyncframe: Probe) -> None:
     assert asyncframe.rate("ask_again").starts == (0, 3)
 
 
-def test_what_is_neither_function_nor_name(asyncframe: Probe) -> None:
+def test_neither_function_nor_name(asyncframe: Probe) -> None:
     """Anything but a function or a name is rejected."""
     with pytest.raises(TypeError, match=r"^fn must be a decorated function or its name, not 7$"):
         asyncframe.assert_not_submitted(7)  # type: ignore[arg-type]  # the point of the test
@@ -265,7 +265,7 @@ def test_arguments_as_python_binds_them(asyncframe: Probe) -> None:
     )
 
 
-def test_no_arguments_are_any(asyncframe: Probe) -> None:
+def test_no_arguments_match_any_call(asyncframe: Probe) -> None:
     """Without arguments any call matches, so that the two assertions never both fail."""
     send("ann")
     send("ben", 2)
@@ -301,7 +301,7 @@ def test_all_calls(asyncframe: Probe) -> None:
     asyncframe.assert_submitted(gather, 1, 2, three=3)
 
 
-def test_arguments_that_cannot_be(asyncframe: Probe) -> None:
+def test_arguments_that_do_not_fit(asyncframe: Probe) -> None:
     """Arguments that the function does not take are a TypeError."""
     send("ann")
     asyncframe.run_until_idle()

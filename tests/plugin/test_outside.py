@@ -210,7 +210,7 @@ async def test_writers_of_a_database(asyncframe: Probe, tmp_path: Path) -> None:
         desk.close()
 
 
-async def test_a_lock_that_is_held_by_one_who_sleeps(asyncframe: Probe, tmp_path: Path) -> None:
+async def test_a_lock_held_during_a_sleep(asyncframe: Probe, tmp_path: Path) -> None:
     """Time moves for the holder of a database lock while a thread waits for it in real time."""
     desk, clock = Desk(), asyncframe.clock
     holder = sqlite3.connect(tmp_path / "data", isolation_level=None)
@@ -254,7 +254,7 @@ async def test_a_thread_that_polls(asyncframe: Probe) -> None:
     assert "waits.py" in str(notes[0])
 
 
-def test_a_thread_that_comes_up_late(asyncframe: Probe) -> None:
+def test_a_thread_that_starts_late(asyncframe: Probe) -> None:
     """A thread that a task starts while all others are parked stops time for a moment only."""
     desks: list[Desk] = []
     asyncframe.clock.sequencer.patience = 60

@@ -190,7 +190,7 @@ def test_nothing_is_imported_unless_used(pytester: pytest.Pytester) -> None:
 # -- isolation
 
 
-def test_nothing_is_left_of_a_test(user: pytest.Pytester) -> None:
+def test_tests_are_isolated(user: pytest.Pytester) -> None:
     """The next test sees no throttle windows, ids or counters, even after a failure."""
     user.makepyfile(
         """

@@ -110,7 +110,7 @@ def test_a_lifespans_own_error_in_a_sync_test(asyncframe: Probe, phase: str) -> 
 
 
 @pytest.mark.parametrize("phase", ["startup", "shutdown"])
-async def test_a_lifespan_that_fails_and_goes_on(asyncframe: Probe, phase: str) -> None:
+async def test_a_lifespan_that_fails_and_keeps_receiving(asyncframe: Probe, phase: str) -> None:
     """An app that reports a failure and goes on receiving is not waited for."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -126,13 +126,13 @@ async def test_a_lifespan_that_fails_and_goes_on(asyncframe: Probe, phase: str) 
             assert phase == "shutdown"
 
 
-async def test_a_routes_error_as_an_answer(asyncframe: Probe) -> None:
+async def test_a_routes_error_as_a_response(asyncframe: Probe) -> None:
     """With raise_app_exceptions=False an exception in a route is a response."""
     async with asyncframe.client(app_with_state(), raise_app_exceptions=False) as client:
         assert (await client.get("/broken")).status_code == 500
 
 
-def test_a_routes_error_as_an_answer_in_a_sync_test(asyncframe: Probe) -> None:
+def test_a_routes_error_as_a_response_in_a_sync_test(asyncframe: Probe) -> None:
     """The same holds for the sync client, which also raises by default."""
     with asyncframe.client(app_with_state(), raise_app_exceptions=False) as client:
         assert client.get("/broken").status_code == 500
@@ -199,7 +199,7 @@ def test_a_test_that_loads_and_replaces_httpx(pytester: pytest.Pytester) -> None
     run.assert_outcomes(passed=1)
 
 
-def test_a_client_that_was_not_entered(asyncframe: Probe) -> None:
+def test_a_client_that_was_not_opened(asyncframe: Probe) -> None:
     """Using a client that was not opened is an error that says how to open it."""
     client = asyncframe.client(app_with_state())
     with pytest.raises(
@@ -210,7 +210,7 @@ def test_a_client_that_was_not_entered(asyncframe: Probe) -> None:
         client.post("/add")
 
 
-def test_a_server_that_was_not_entered(asyncframe: Probe) -> None:
+def test_a_server_that_was_not_started(asyncframe: Probe) -> None:
     """A live server that was not started has no URL, and says how to start it."""
     server = asyncframe.live_server(app_with_state())
     with pytest.raises(
@@ -243,13 +243,13 @@ def test_clients_without_the_extra(asyncframe: Probe, monkeypatch: pytest.Monkey
     assert not client.running
 
 
-async def test_the_wrong_way_to_enter(asyncframe: Probe) -> None:
+async def test_with_in_a_coroutine(asyncframe: Probe) -> None:
     """'with' in a coroutine would block its loop, and is rejected."""
     with pytest.raises(RuntimeError, match=r"use 'async with asyncframe.client\(app\)'$"):
         asyncframe.client(app_with_state()).__enter__()
 
 
-def test_what_is_no_app(asyncframe: Probe) -> None:
+def test_an_app_that_is_not_callable(asyncframe: Probe) -> None:
     """An app that is not callable is rejected."""
     with pytest.raises(TypeError, match=r"^client\(\) takes an ASGI app, not 7$"):
         asyncframe.client(7)
@@ -289,13 +289,13 @@ def test_references(asyncframe: Probe, key: str | None) -> None:
     assert asyncframe.run_until_complete(task).result == 2
 
 
-def test_a_body_that_is_no_json(asyncframe: Probe) -> None:
+def test_a_body_that_is_not_json(asyncframe: Probe) -> None:
     """A response that is not JSON is shown with the start of its body."""
     with pytest.raises(LookupError, match=r"its body is not JSON but 'oops'$"):
         asyncframe.run_until_complete(httpx.Response(500, text="oops"))
 
 
-def test_a_task_that_nobody_knows(asyncframe: Probe) -> None:
+def test_an_unknown_id(asyncframe: Probe) -> None:
     """An id that no task of the test has is an error."""
     with pytest.raises(TaskNotFoundError):
         asyncframe.run_until_complete("nothing")
@@ -310,14 +310,14 @@ def fails() -> None:
     raise LookupError("no such thing")
 
 
-async def test_whoever_waits_knows_the_failure(asyncframe: Probe) -> None:
+async def test_waiting_reads_the_failure(asyncframe: Probe) -> None:
     """Waiting for a task marks its failure as read, with check=False too."""
     task = await asyncframe.completed(fails(), check=False)
 
     assert task.status is TaskStatus.FAILED
 
 
-def test_whoever_waits_knows_the_failure_in_a_sync_test(asyncframe: Probe) -> None:
+def test_waiting_reads_the_failure_in_a_sync_test(asyncframe: Probe) -> None:
     """The same holds for the sync variant."""
     task = asyncframe.run_until_complete(fails(), check=False)
 
@@ -325,7 +325,7 @@ def test_whoever_waits_knows_the_failure_in_a_sync_test(asyncframe: Probe) -> No
 
 
 @pytest.mark.parametrize("wait", ["asyncframe.completed(task_id)", "asyncframe.settled()"])
-def test_a_wait_that_was_given_up(pytester: pytest.Pytester, wait: str) -> None:
+def test_a_cancelled_wait(pytester: pytest.Pytester, wait: str) -> None:
     """A wait that was cancelled is not notified of the task's end."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
     pytester.makepyfile(f"""
@@ -366,7 +366,7 @@ async def test_submissions(asyncframe: Probe) -> None:
     assert len(asyncframe.submitted(name)) == 3
 
 
-def test_what_fails(asyncframe: Probe) -> None:
+def test_messages_of_failing_matchers(asyncframe: Probe) -> None:
     """A failing matcher shows what was found, and what is most similar."""
     assert raised_by(asyncframe.assert_submitted, other) == (
         "other was never submitted, expected at least once\nnothing was submitted"
@@ -394,7 +394,7 @@ def test_what_fails(asyncframe: Probe) -> None:
 
 
 @pytest.mark.asyncframe(mode="manual")
-def test_what_has_not_ended(asyncframe: Probe) -> None:
+def test_unfinished_tasks_are_not_idle(asyncframe: Probe) -> None:
     """assert_idle() names each task that has not ended."""
     task_id = add(1)
     text = raised_by(asyncframe.assert_idle)
@@ -436,7 +436,7 @@ def test_a_negative_sleep(task_clock: VirtualClock) -> None:
         task_clock.sleep(-1)
 
 
-def test_time_stands_still_without_being_told(task_clock: VirtualClock) -> None:
+def test_time_that_nobody_moves(task_clock: VirtualClock) -> None:
     """With task_clock alone, a wait for a time that never comes fails at once."""
     with pytest.raises(
         RuntimeError, match=r"time does not move by itself here: call task_clock\.advance"

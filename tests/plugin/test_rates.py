@@ -63,7 +63,7 @@ def refusing() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_calls_that_wait_count_when_they_begin(asyncframe: Probe, mode: str) -> None:
+def test_tasks_count_when_they_start(asyncframe: Probe, mode: str) -> None:
     """Tasks that are accepted at once count when their throttle lets them start."""
     for _ in range(6):
         waiting()
@@ -75,7 +75,7 @@ def test_calls_that_wait_count_when_they_begin(asyncframe: Probe, mode: str) -> 
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_coroutines_that_wait_count_when_they_begin(asyncframe: Probe, mode: str) -> None:
+async def test_coroutine_tasks_count_when_they_start(asyncframe: Probe, mode: str) -> None:
     """The same holds for tasks on the loop."""
     for _ in range(5):
         waiting_async()
@@ -85,7 +85,7 @@ async def test_coroutines_that_wait_count_when_they_begin(asyncframe: Probe, mod
 
 
 @pytest.mark.asyncframe(mode="manual")
-def test_a_call_that_waits_has_not_begun(asyncframe: Probe) -> None:
+def test_a_waiting_call_does_not_count(asyncframe: Probe) -> None:
     """A task that waits for its throttle is not counted yet."""
     for _ in range(3):
         waiting()
@@ -110,7 +110,7 @@ def test_refused_calls_do_not_count(asyncframe: Probe) -> None:
 
 
 @pytest.mark.asyncframe(mode="manual")
-async def test_a_call_that_gives_up_does_not_count(asyncframe: Probe) -> None:
+async def test_a_cancelled_call_does_not_count(asyncframe: Probe) -> None:
     """A task that is cancelled while it waits for its throttle does not count."""
     ids = [waiting_async() for _ in range(3)]
     asyncframe.executor.drain()
@@ -356,7 +356,7 @@ def test_attempts_count_where_there_is_no_throttle(asyncframe: Probe) -> None:
     assert asyncframe.rate(flaky).max_in(3) == 2
 
 
-def test_functions_of_one_name_are_told_apart(asyncframe: Probe) -> None:
+def test_functions_with_the_same_name(asyncframe: Probe) -> None:
     """Two functions with the same name and no throttle are counted separately."""
 
     def make() -> Callable[[], str]:

@@ -51,9 +51,7 @@ async def test_a_loop_that_reads_a_socket(asyncframe: Probe) -> None:
     right.close()
 
 
-async def test_a_wake_up_that_comes_late(
-    asyncframe: Probe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_late_wake_up(asyncframe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wake-up of a loop is not mistaken for data of a file, even if it comes too late."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
@@ -84,7 +82,9 @@ async def test_a_wake_up_that_comes_late(
     assert told == []
 
 
-async def test_a_file_is_asked_for_once(asyncframe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_ready_file_is_not_polled(
+    asyncframe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A loop with data to read waits for its turn without polling the file."""
     left, right = socket.socketpair()
     reader, writer = await asyncio.open_connection(sock=left)
@@ -136,7 +136,7 @@ async def test_a_loop_that_runs_already(asyncframe: Probe) -> None:
 
 
 @pytest.mark.parametrize("setter", ["call_later", "call_at"])
-async def test_who_has_set_a_timer(asyncframe: Probe, setter: str) -> None:
+async def test_debug_mode_shows_who_set_a_timer(asyncframe: Probe, setter: str) -> None:
     """In debug mode the repr of a timer shows where it was set, as in asyncio."""
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
@@ -202,7 +202,7 @@ def test_turns_are_drawn(asyncframe: Probe) -> None:
     assert order not in (sorted(order), sorted(order, key=lambda name: name[::-1]))
 
 
-def test_one_that_blocks_does_not_keep_the_others(asyncframe: Probe) -> None:
+def test_a_blocked_task_is_overtaken(asyncframe: Probe) -> None:
     """A task that waits for a lock gets it, though its holder needs a turn to release it."""
     lock = threading.Lock()
     order: list[str] = []
@@ -223,7 +223,7 @@ def test_one_that_blocks_does_not_keep_the_others(asyncframe: Probe) -> None:
     assert order == ["held", "blocked"]
 
 
-def test_one_that_computes_keeps_the_others(asyncframe: Probe) -> None:
+def test_a_computing_task_is_not_overtaken(asyncframe: Probe) -> None:
     """A task that computes for long is not mistaken for a blocked one: no other runs beside it."""
     order: list[str] = []
 
@@ -283,7 +283,7 @@ def test_time_that_moves_often(asyncframe: Probe) -> None:
     assert asyncframe.clock.monotonic() == 300
 
 
-def test_whether_a_thread_runs() -> None:
+def test_activity_of_threads() -> None:
     """A running thread looks different at each look; one without an identifier is starting."""
     me = threading.get_native_id()
     assert activity(me) != activity(me)  # each call returns another object

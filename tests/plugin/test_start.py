@@ -80,7 +80,7 @@ def test_the_ini_file_has_a_start(run) -> None:
 
 
 @pytest.mark.parametrize("value", ["2030-01-01", "2030-01-01T00:00:00", "soon", "7"])
-def test_a_start_that_is_no_moment(run, value: str) -> None:
+def test_an_invalid_start(run, value: str) -> None:
     """A start without a time zone, or that is no date, is rejected with an example."""
     message = (
         "it must be a date and time in ISO 8601 with its offset from UTC, such as "
@@ -240,7 +240,7 @@ def test_the_seed_of_the_command_line(run) -> None:
     assert shown_own.endswith("mode 'seeded', seed 3")
 
 
-def test_a_seed_that_is_no_number(run) -> None:
+def test_an_invalid_seed(run) -> None:
     """A seed that is not a whole number is a usage error of pytest."""
     assert (
         "argument --asyncframe-seed: invalid int value: 'x'"

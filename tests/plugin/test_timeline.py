@@ -60,7 +60,7 @@ RETRIES = """
 
 
 @pytest.mark.parametrize("options", [(), ("-n2",)])
-def test_every_event_of_a_failed_test_is_a_line(timeline_of, options):
+def test_every_event_is_a_line(timeline_of, options):
     """Events and findings are shown at the failure and at the teardown, under xdist too."""
     assert timeline_of(RETRIES, *options, name="task timeline.*") == lines("""
         seconds of virtual time since the test began, mode 'auto'
@@ -85,7 +85,7 @@ def test_every_event_of_a_failed_test_is_a_line(timeline_of, options):
     """)  # noqa: E501  # as it is printed
 
 
-def test_what_stood_where_is_told_although_the_client_ends_it(timeline_of):
+def test_unfinished_tasks_are_shown_as_of_the_failure(timeline_of):
     """Unfinished tasks are shown as they were at the failure, before the app stopped."""
     found = timeline_of("""
     import asyncio
@@ -129,7 +129,7 @@ def test_what_stood_where_is_told_although_the_client_ends_it(timeline_of):
     """)  # noqa: E501  # as it is printed
 
 
-def test_an_error_that_a_test_expects_is_not_its_failure(timeline_of):
+def test_an_expected_error_is_not_the_failure(timeline_of):
     """An expected error that leaves a client's block is shown as such."""
     found = timeline_of("""
     import pytest
@@ -143,7 +143,7 @@ def test_an_error_that_a_test_expects_is_not_its_failure(timeline_of):
 
 
 @pytest.mark.parametrize("runner", ["", "@pytest.mark.asyncio", "@pytest.mark.anyio"])
-def test_where_a_coroutine_stands_is_told_under_every_runner(timeline_of, runner):
+def test_an_unfinished_coroutine_under_each_runner(timeline_of, runner):
     """An unfinished coroutine is shown with the innermost line of the user's code."""
     found = timeline_of(f"""
     import asyncio
@@ -162,7 +162,7 @@ def test_where_a_coroutine_stands_is_told_under_every_runner(timeline_of, runner
     assert found[at + 1] == "  outer#outer-1: on loop, at test_it.py:4 in inner"
 
 
-def test_limits_and_progress_are_told(timeline_of):
+def test_limits_and_progress(timeline_of):
     """A task over its time limit is shown with its line; the clock has a lane of its own."""
     found = timeline_of("""
     import time
@@ -200,7 +200,7 @@ def test_limits_and_progress_are_told(timeline_of):
     """)  # noqa: E501  # as it is printed
 
 
-def test_a_place_in_a_throttle_is_told(timeline_of):
+def test_a_throttled_task(timeline_of):
     """A throttled task is shown waiting for its turn, with the time if that is known."""
     found = timeline_of("""
     from framework import throttled_task
@@ -223,7 +223,7 @@ def test_a_place_in_a_throttle_is_told(timeline_of):
     assert re.fullmatch("  sms#sms-3: on asyncframe-_., waits for its turn", standing)
 
 
-def test_what_is_no_users_code_is_named_by_its_outermost_call(timeline_of):
+def test_an_error_in_a_package(timeline_of):
     """An error in a package is shown with the package's outermost line and full path."""
     found = timeline_of("""
     import iniconfig
@@ -244,7 +244,7 @@ def test_what_is_no_users_code_is_named_by_its_outermost_call(timeline_of):
     assert rows(found)[3] == "retrying in 5 s after OSError: down at test_it.py:5 in ping"
 
 
-def test_tasks_on_one_thread_are_told_apart(timeline_of):
+def test_tasks_on_the_same_thread(timeline_of):
     """A task that waits for one on the same thread is shown where it waits."""
     found = timeline_of("""
     import time
@@ -267,7 +267,7 @@ def test_tasks_on_one_thread_are_told_apart(timeline_of):
 
 
 @pytest.mark.parametrize("end", ["assert False", "pass"])
-def test_what_has_not_begun_is_told(timeline_of, end):
+def test_a_task_that_was_not_started(timeline_of, end):
     """A task that was not started is shown, also if only the teardown fails."""
     source = f"""
     def test_it(asyncframe):
@@ -297,7 +297,7 @@ def test_a_long_timeline_is_cut_in_the_middle(timeline_of):
     assert len(rows(found)) == 120
 
 
-def test_what_repeats_itself_is_one_line(timeline_of):
+def test_repeated_sleeps_are_one_line(timeline_of):
     """A loop of sleeps is shown as one line."""
     found = timeline_of("""
     import asyncio
@@ -313,7 +313,7 @@ def test_what_repeats_itself_is_one_line(timeline_of):
     """)
 
 
-def test_a_value_may_do_anything_when_it_is_shown(timeline_of):
+def test_values_with_a_broken_repr(timeline_of):
     """Whatever repr() or str() raises or returns, the timeline has short lines."""
     source = r"""
     class Hostile:
@@ -368,7 +368,7 @@ def test_a_timeline_that_fails_says_so(timeline_of, monkeypatch):
     ]
 
 
-def test_labels_tell_tasks_apart(timeline_of):
+def test_labels_are_unique(timeline_of):
     """Eight characters of an id are shown, or all of them or a number if needed."""
     found = timeline_of("""
     def test_it(asyncframe):
@@ -400,7 +400,7 @@ def test_a_failing_fixture_has_a_timeline(timeline_of):
     assert len(found) == 4
 
 
-def test_real_time_is_told_from_the_beginning_of_the_test(timeline_of):
+def test_real_time_since_the_start_of_the_test(timeline_of):
     """In the mode threads, times are real seconds since the start of the test."""
     source = """
     def test_it(asyncframe):
@@ -413,7 +413,7 @@ def test_real_time_is_told_from_the_beginning_of_the_test(timeline_of):
     assert rows(found)[1:] == ["started", "completed with 1"]
 
 
-def test_what_passes_or_may_fail_has_no_timeline(timeline_of):
+def test_tests_without_a_timeline(timeline_of):
     """A test that passes, is expected to fail or had no tasks has no timeline."""
     source = """
     import pytest
@@ -431,7 +431,7 @@ def test_what_passes_or_may_fail_has_no_timeline(timeline_of):
     assert timeline_of(source, "-rA", name="task timeline.*") == []
 
 
-def test_a_refused_task_is_none(timeline_of):
+def test_a_rejected_task(timeline_of):
     """A rejected task is not waited for, not unfinished and not a leak."""
     found = timeline_of("""
     import pytest

@@ -29,7 +29,7 @@ IDLE = Glance(ran=1_000_000, turns=10, at_work=False, on_disk=False, naps=False)
         (IDLE, BEGINNING, Verdict.BUSY),
     ],
 )
-def test_what_a_thread_has_done(before: Glance, now: Glance, verdict: Verdict) -> None:
+def test_verdicts_about_a_thread(before: Glance, now: Glance, verdict: Verdict) -> None:
     """Two looks at a thread show whether it computes, polls, is starved or is idle."""
     outside, me = Outside(set()), threading.current_thread()
 
@@ -63,7 +63,7 @@ def test_the_busiest_thread_counts() -> None:
     assert outside.judge(before, before) is Verdict.QUIET
 
 
-def test_a_thread_that_was_given_up() -> None:
+def test_a_thread_that_polls_is_given_up() -> None:
     """Time stops waiting for a thread that polls until it computes, but not for one asleep in C."""
     pollers: set[int] = set()
     outside, me = Outside(pollers), threading.current_thread()
@@ -79,7 +79,7 @@ def test_a_thread_that_was_given_up() -> None:
     assert outside.judge(before, polls) is Verdict.RESTLESS
 
 
-def test_who_wakes_somebody_is_waited_for_again(asyncframe: Probe) -> None:
+def test_a_polling_thread_that_wakes_somebody(asyncframe: Probe) -> None:
     """Time waits again for a polling thread once it has woken somebody."""
     sequencer = asyncframe.clock.sequencer
     condition, told = threading.Condition(), threading.Event()
