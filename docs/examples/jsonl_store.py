@@ -1,4 +1,4 @@
-"""A store of your own: finished tasks in a file of JSON lines, for one process."""
+"""Your own store: finished tasks in a JSON Lines file, for one process."""
 
 import asyncio
 import json
@@ -30,11 +30,11 @@ from framework.protocols import (
 
 
 class JsonLinesStore(SharedStore, SharedDirectory):
-    """Keeps tasks in memory, and in a file of which each line is one change.
+    """Keeps tasks in memory, and in a file with one line for each change.
 
     Args:
-        path: The file; made when the store is opened.
-        durable: Whether a submission returns only once its line is on the disk.
+        path: The file; it is created when the store is opened.
+        durable: Whether a submission returns only when its line is on disk.
     """
 
     def __init__(self, path: Path, durable: bool = False) -> None:
@@ -45,10 +45,10 @@ class JsonLinesStore(SharedStore, SharedDirectory):
         self._lock = threading.Lock()
         self._file = -1
 
-    # -- beginning and ending
+    # -- opening and closing
 
     def open(self, host: StoreHost) -> None:
-        """Read the file, write it anew without what was removed, and begin to append."""
+        """Read the file, rewrite it without removed tasks, and start to append."""
         self._host = host
         self._live = set()
         try:
@@ -65,7 +65,7 @@ class JsonLinesStore(SharedStore, SharedDirectory):
             raise StoreUnavailableError(f"{self.path} cannot be used: {error!r}") from error
 
     def _read(self) -> dict[str, dict[str, Any]]:
-        """Return what the file says of each task, in the order in which they ended."""
+        """Return the facts of each task in the file, in the order in which they ended."""
         found: dict[str, dict[str, Any]] = {}
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
         for line in lines:
@@ -78,7 +78,7 @@ class JsonLinesStore(SharedStore, SharedDirectory):
                 found[change["task_id"]] = change
         for facts in found.values():
             if not TaskStatus(facts["status"]).is_final:
-                # It was live when the process died, and never ended.
+                # It had not ended when the process died.
                 facts |= {
                     "status": "interrupted",
                     "ended_at": facts["created_at"],
@@ -87,16 +87,16 @@ class JsonLinesStore(SharedStore, SharedDirectory):
         return found
 
     def close(self, patience: float) -> None:
-        """Have all lines on the disk."""
+        """Write all lines to the disk, and close the file."""
         if self._file >= 0:
             os.fsync(self._file)
             os.close(self._file)
         self._file = -1
 
-    # -- what the framework tells
+    # -- changes
 
     def note(self, record: TaskRecord) -> None:
-        """Write a new task down, so that it is not forgotten if the process dies."""
+        """Write a new task to the file, so that it is not forgotten if the process dies."""
         if record.task_id in self._live:
             return
         try:
@@ -106,13 +106,13 @@ class JsonLinesStore(SharedStore, SharedDirectory):
         self._live.add(record.task_id)
 
     def put(self, record: TaskRecord) -> None:
-        """Keep a record that has just become final."""
+        """Keep the record of a task that has just ended."""
         self._records[record.task_id] = record
         self._live.discard(record.task_id)
         self._append(dump_record(record))
 
     def secure(self, record: TaskRecord, told: Callable[[BaseException | None], None]) -> None:
-        """Have what was noted of a record on the disk, and say so."""
+        """Write the file to the disk, and call *told*."""
         try:
             os.fsync(self._file)
         except OSError as error:
@@ -121,12 +121,12 @@ class JsonLinesStore(SharedStore, SharedDirectory):
             told(None)
 
     def settle(self, record: TaskRecord, result: Any) -> Any:
-        """Return a result as it will be read from the file, by the return annotation."""
+        """Return a result as it will be read from the file."""
         function = find_function(record.name)
         return decode_result(function, encode_result(function, result))
 
     def _append(self, change: dict[str, Any]) -> None:
-        """Write one line, whole or not at all."""
+        """Write one complete line, or nothing."""
         line = f"{json.dumps(change)}\n".encode()
         with self._lock:
             size = os.fstat(self._file).st_size
@@ -135,7 +135,7 @@ class JsonLinesStore(SharedStore, SharedDirectory):
                 os.ftruncate(self._file, size)
                 raise OSError(f"only {written} of {len(line)} bytes fit")
 
-    # -- what the framework asks
+    # -- questions of the framework
 
     def get(self, task_id: str) -> TaskRecord | None:
         """Return the record of a finished task."""
@@ -153,7 +153,7 @@ class JsonLinesStore(SharedStore, SharedDirectory):
         keep: int | None = None,
         completed: bool = True,
     ) -> tuple[int, Sequence[TaskRecord]]:
-        """Remove the oldest records, and write down which."""
+        """Remove the oldest records, in the file too."""
         records = list(self._records.values())
         surplus = 0 if keep is None else len(records) - keep
         bound = -math.inf if ended_before is None else ended_before
@@ -164,32 +164,32 @@ class JsonLinesStore(SharedStore, SharedDirectory):
             removed.append(record)
             self._records.pop(record.task_id, None)
         if removed:
-            with suppress(OSError):  # then they are back after a restart, and removed again
+            with suppress(OSError):  # then they return after a restart, and are removed again
                 self._append({"removed": [record.task_id for record in removed]})
         return len(removed), removed
 
     def figures(self) -> dict[str, int]:
-        """Return how many records there are of each status."""
+        """Return the number of records of each status."""
         return Counter(record.status.value for record in self.list())
 
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
-        """Return what is known of some ids; no other process knows more."""
+        """Return the records of some ids; no other process has more."""
         return [self._records[one] for one in task_ids if one in self._records]
 
     def request_cancel(self, task_id: str) -> bool:
-        """Find no other process that could cancel the task."""
+        """Return False: there is no other process that could cancel the task."""
         return False
 
     def is_alone(self) -> bool:
-        """Say that no other process writes, so that an unknown id is one at once."""
+        """Return True: no other process writes, so an unknown id is unknown immediately."""
         return True
 
     def doubt(self) -> Exception | None:
-        """Doubt nothing."""
+        """Return None: no task of another process can be missing."""
         return None
 
 
-# -- what its tests are
+# -- tests
 
 
 @background_task
@@ -200,12 +200,12 @@ def add(first: int, second: int) -> int:
 
 @background_task
 def fail() -> None:
-    """Go wrong."""
+    """Fail."""
     raise KeyError("order-7")
 
 
 async def one_process(path: Path, *submit: Callable[[], str]) -> dict[str, dict[str, Any]]:
-    """Run an app that submits some tasks; return all that it knows at its end."""
+    """Run an app that submits some tasks, and return its tasks at the end."""
     async with setup_async_framework(None, store=JsonLinesStore(path)):
         manager = get_task_manager()
         ids = [call() for call in submit]
@@ -214,7 +214,7 @@ async def one_process(path: Path, *submit: Callable[[], str]) -> dict[str, dict[
 
 
 async def test_history_survives_a_restart() -> None:
-    """The next process has the results and the errors of the one before."""
+    """The next process has the results and errors of the previous one."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tasks.jsonl"
         (done,) = (await one_process(path, lambda: add(1, 2))).values()
@@ -225,7 +225,7 @@ async def test_history_survives_a_restart() -> None:
 
 
 async def test_a_torn_line_is_left_out() -> None:
-    """What a process wrote before it died in the middle of a line is there."""
+    """If a process dies in the middle of a line, the lines before it are kept."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tasks.jsonl"
         (done,) = await one_process(path, lambda: add(1, 2))
@@ -236,7 +236,7 @@ async def test_a_torn_line_is_left_out() -> None:
 
 
 async def test_a_task_whose_process_died_is_interrupted() -> None:
-    """A task that was live when its process died is INTERRUPTED for the next one."""
+    """A task that had not ended when its process died is INTERRUPTED in the next one."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tasks.jsonl"
         path.write_text('{"task_id": "7", "name": "add", "status": "pending", "created_at": 1.0}\n')
@@ -245,7 +245,7 @@ async def test_a_task_whose_process_died_is_interrupted() -> None:
 
 
 async def test_what_was_removed_stays_away() -> None:
-    """A removed task is not there after a restart, and takes no room in the file."""
+    """A removed task does not come back after a restart, and is removed from the file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tasks.jsonl"
         async with setup_async_framework(None, store=JsonLinesStore(path)):
@@ -257,7 +257,7 @@ async def test_what_was_removed_stays_away() -> None:
 
 
 async def test_a_line_that_is_no_json() -> None:
-    """A file that something else has written is refused when the app starts."""
+    """An app does not start if the file has the wrong format."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tasks.jsonl"
         path.write_text("no JSON\n")

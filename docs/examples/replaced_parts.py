@@ -58,11 +58,11 @@ class ManualClock(Clock):
         self.timers: list[Timer] = []
 
     def sleep(self, seconds: float) -> None:
-        """Return at once: the time has passed."""
+        """Advance the clock, and return immediately."""
         self.advance(seconds)
 
     async def asleep(self, seconds: float) -> None:
-        """Return at once: the time has passed."""
+        """Advance the clock, and return immediately."""
         self.advance(seconds)
 
     def time(self) -> float:

@@ -1,4 +1,4 @@
-"""Who lives is told by counters: the dead are noticed, the living never given up by mistake."""
+"""Dead processes are detected by counters; a living one is never taken for dead."""
 
 from __future__ import annotations
 
