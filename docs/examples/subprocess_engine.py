@@ -1,4 +1,4 @@
-"""An engine of your own: tasks run in child processes, which a limit really ends."""
+"""Your own engine: tasks run in child processes, which are killed at the time limit."""
 
 import asyncio
 import importlib
@@ -47,28 +47,28 @@ from framework.protocols import (
 )
 
 HEARS = 1.0
-"""Seconds for which a cancellation waits until the child has heard of it."""
+"""How many seconds a cancellation waits until the child has received it."""
 
 KEPT = 10_000
-"""How many of the tasks that tasks have submitted are remembered."""
+"""How many tasks that were submitted by other tasks are remembered."""
 
 
 # -- the child process
 
 
 class Server:
-    """What a child process does: it runs what the parent sends, and tells it of every event."""
+    """The child process: it runs tasks for the parent, and reports every event."""
 
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w", buffering=1)
-        os.dup2(2, 1)  # what a task prints must not come between the answers
+        os.dup2(2, 1)  # keep what tasks print out of the reports
         self._loop = asyncio.get_running_loop()
         self._inbox: asyncio.Queue[Any] = asyncio.Queue()
         self._cancelling: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
-        """Run tasks until the parent closes the pipe, or dies."""
-        # Then nobody wants what still runs, so no time is given to it.
+        """Run tasks until the parent closes the pipe or dies."""
+        # After that nobody needs the running tasks, so do not wait for them.
         async with setup_async_framework(None, graceful_shutdown_timeout=0):
             self._manager = get_task_manager()
             self._manager.subscribe(self._receive)
@@ -96,19 +96,19 @@ class Server:
         self._answers.write(f"{json.dumps(facts)}\n")
 
     async def _begin(self, item: dict[str, Any]) -> None:
-        """Submit a task under the id that it has in the parent, or tell why it cannot be run."""
+        """Submit a task with its id from the parent, or report why it cannot run."""
         try:
             function = find_function(item["name"])
             if function is None:
                 raise LookupError(f"no module of the child has a function {item['name']!r}")
             args, kwargs = decode_call(function, item["call"])
             if await self._manager.get_task(item["run"]) is not None:
-                # The parent has forgotten a task of this id by now, and all that are older.
+                # The parent has forgotten the task with this id by now, and all older ones.
                 self._manager.cleanup_completed_tasks(max_age=0)
             self._manager.submit_nowait(
                 function, args, kwargs, task_id=item["run"], timeout=item["timeout"]
             )
-        except Exception as error:  # the task ends with it, and the child goes on
+        except Exception as error:  # it ends the task, and the child continues
             self._answer(kind="failed", task_id=item["run"], error=encode_error(error))
 
     async def _cancel(self, task_id: str) -> None:
@@ -117,7 +117,7 @@ class Server:
 
 
 async def facts_of(manager: TaskManager, event: TaskEvent) -> dict[str, Any]:
-    """Return an event as what JSON takes, with the result if there is one."""
+    """Return an event as a dict for JSON, with the result if there is one."""
     facts = {
         "kind": event.kind,
         "task_id": event.task_id,
@@ -142,7 +142,7 @@ async def facts_of(manager: TaskManager, event: TaskEvent) -> dict[str, Any]:
 
 
 async def serve() -> None:
-    """Be a child process."""
+    """Run the child process."""
     await Server().serve()
 
 
@@ -153,11 +153,11 @@ class Child:
     """A child process, with a thread that writes to it and one that reads from it.
 
     Attributes:
-        engine: Hears what the child tells.
-        task: What it runs; None if it is free.
-        inner: What the tasks in it have submitted, by id.
-        ready: Set when it has imported everything.
-        heard: Set when it has heard of a cancellation.
+        engine: Receives the child's reports.
+        task: The task that it runs; None if it is free.
+        inner: The tasks that its tasks have submitted, by id.
+        ready: Set when it has imported all modules.
+        heard: Set when it has received a cancellation.
     """
 
     def __init__(self, engine: "SubprocessEngine", modules: Sequence[str]) -> None:
@@ -174,7 +174,7 @@ class Child:
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for the app, which then ends its tasks in order
+            start_new_session=True,  # Ctrl+C is for the app, which then shuts down its tasks
         )
         self._threads = [
             threading.Thread(target=target, daemon=True) for target in (self._read, self._write)
@@ -183,21 +183,21 @@ class Child:
             thread.start()
 
     def ask(self, **what: Any) -> None:
-        """Send the child a line; never blocks."""
+        """Send a line to the child, without blocking."""
         self._asked.put(what)
 
     def kill(self) -> None:
-        """End the child, whatever it does; the engine hears that it has gone."""
+        """Kill the child; the engine is told when it has ended."""
         self._process.kill()
 
     def join(self) -> None:
-        """Block until the child has gone."""
+        """Block until the child has ended."""
         for thread in self._threads:
             thread.join()
 
     def _write(self) -> None:
         assert self._process.stdin is not None
-        with suppress(OSError), self._process.stdin as pipe:  # it may have gone
+        with suppress(OSError), self._process.stdin as pipe:  # it may have ended
             while (what := self._asked.get()) is not None:
                 pipe.write(f"{json.dumps(what)}\n")
                 pipe.flush()
@@ -217,7 +217,7 @@ class SubprocessEngine(RemoteEngine, TaskRules, SharedDirectory):
 
     Args:
         modules: Modules with the task functions, which each child imports.
-        processes: How many children there are, from 1 on.
+        processes: How many child processes to use, 1 or more.
     """
 
     def __init__(self, modules: Sequence[str] = (), processes: int = 2) -> None:
@@ -229,11 +229,11 @@ class SubprocessEngine(RemoteEngine, TaskRules, SharedDirectory):
         self._inner: dict[str, dict[str, Any]] = {}
 
     def start_child(self) -> Child:
-        """Return a new child."""
+        """Start and return a child."""
         return Child(self, self._modules)
 
     def stop_child(self, child: Child) -> None:
-        """Let go of a child that is not needed any more; blocks until it has gone."""
+        """End a child that is no longer needed; blocks until it has ended."""
         child.kill()
         child.join()
 
@@ -241,7 +241,7 @@ class SubprocessEngine(RemoteEngine, TaskRules, SharedDirectory):
         """Start the children and wait until they are ready.
 
         Raises:
-            RuntimeError: If one does not start; it has printed why.
+            RuntimeError: If a child does not start; it has printed why.
         """
         self._host = host
         children = [self.start_child() for _ in range(self._processes)]
@@ -254,7 +254,7 @@ class SubprocessEngine(RemoteEngine, TaskRules, SharedDirectory):
             raise RuntimeError("a child process did not start; see what it has printed")
 
     def close(self, patience: float) -> None:
-        """Let what is here end, for some seconds; end the rest, and the children."""
+        """Wait for tasks for some seconds; then end the rest, and the children."""
         with self._changed:
             self._changed.wait_for(self._is_idle, min(patience, threading.TIMEOUT_MAX))
             waiting, self._waiting = list(self._waiting), {}
@@ -262,7 +262,7 @@ class SubprocessEngine(RemoteEngine, TaskRules, SharedDirectory):
         now = self._host.clock.time()
         for task_id in waiting:
             self._host.ended(
-                task_id, TaskStatus.CANCELLED, now, reason="the app stopped before it began"
+                task_id, TaskStatus.CANCELLED, now, reason="the app stopped before it started"
             )
         for child in children:
             self.stop_child(child)
@@ -273,10 +273,10 @@ class SubprocessEngine(RemoteEngine, TaskRules, SharedDirectory):
         busy = any(child.task is not None for child in self._children)
         return not (self._waiting or busy or any(not TaskStatus(one).is_final for one in inner))
 
-    # -- taking tasks in
+    # -- accepting tasks
 
     def admit(self, task: EngineTask) -> None:
-        """Put the arguments into JSON; a task that cannot travel is refused."""
+        """Convert the arguments to JSON, and refuse the task if that fails."""
         function = find_function(task.spec.name)
         if function is None:
             raise ValueError(
@@ -300,7 +300,7 @@ class SubprocessEngine(RemoteEngine, TaskRules, SharedDirectory):
             self._changed.notify_all()
 
     def _hand_out(self) -> None:
-        """Give free children what waits, oldest first; with the lock held."""
+        """Give waiting tasks to free children, oldest first. Call it with the lock held."""
         for child in self._children:
             if child.task is None and self._waiting:
                 task = child.task = self._waiting.pop(next(iter(self._waiting)))
@@ -308,10 +308,10 @@ class SubprocessEngine(RemoteEngine, TaskRules, SharedDirectory):
                 child.ask(run=task.task_id, name=task.spec.name, call=call, timeout=task.limit)
         self._changed.notify_all()
 
-    # -- what children tell
+    # -- reports of children
 
     def hear(self, child: Child, facts: dict[str, Any]) -> None:
-        """Pass on what a child tells; on the thread that reads from it."""
+        """Forward a child's report; called on the thread that reads from the child."""
         kind, host, task = facts["kind"], self._host, child.task
         if kind in ("ready", "heard"):
             (child.ready if kind == "ready" else child.heard).set()
@@ -328,7 +328,7 @@ class SubprocessEngine(RemoteEngine, TaskRules, SharedDirectory):
             host.announce(task.task_id, kind, facts["delay"], error)
         elif kind in STATUS_OF:
             if kind == "timed_out" and task.spec.kind == "thread":
-                child.kill()  # nothing else ends a function that blocks
+                child.kill()  # nothing else ends a blocking function
             else:
                 self._free(child)
             self._end(task, facts)
@@ -351,7 +351,7 @@ class SubprocessEngine(RemoteEngine, TaskRules, SharedDirectory):
         )
 
     def _hear_of_inner(self, child: Child, facts: dict[str, Any]) -> None:
-        """Remember what becomes of a task that another task has submitted."""
+        """Remember the state of a task that another task has submitted."""
         task_id, kind = facts["task_id"], facts["kind"]
         with self._changed:
             known = self._inner.setdefault(
@@ -375,7 +375,7 @@ class SubprocessEngine(RemoteEngine, TaskRules, SharedDirectory):
             self._changed.notify_all()
 
     def lose(self, child: Child) -> None:
-        """Put another child in the place of one that has gone."""
+        """Replace a child that has ended."""
         another = self.start_child() if child in self._children and child.ready.is_set() else None
         with self._changed:
             lost = child in self._children
@@ -385,36 +385,36 @@ class SubprocessEngine(RemoteEngine, TaskRules, SharedDirectory):
                 self._children.append(another)
                 self._hand_out()
         if another is not None and not lost:
-            self.stop_child(another)  # the engine was closed meanwhile
+            self.stop_child(another)  # the engine has been closed
         if lost:
             self._interrupt(child, "its process died")
         child.ready.set()
         child.heard.set()
 
     def _interrupt(self, child: Child, reason: str) -> None:
-        """End what was in a child that has gone."""
+        """End the tasks of a child that has ended."""
         task, now = child.task, self._host.clock.time()
         if task is not None:
             self._host.ended(task.task_id, TaskStatus.INTERRUPTED, now, reason=reason)
         for known in child.inner.values():
             known |= {"status": "interrupted", "ended_at": now, "reason": reason}
 
-    # -- what the framework asks
+    # -- questions of the framework
 
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
-        """Return what is known of tasks that tasks have submitted."""
+        """Return the records of tasks that other tasks have submitted."""
         with self._changed:
             known = [dict(self._inner[one]) for one in task_ids if one in self._inner]
         return [load_record(facts, self._host.clock) for facts in known]
 
     def forget(self, task_ids: Collection[str]) -> None:
-        """Drop what is known of some tasks."""
+        """Forget some finished tasks."""
         with self._changed:
             for task_id in task_ids:
                 self._inner.pop(task_id, None)
 
     def request_cancel(self, task_id: str) -> bool:
-        """Cancel a task that waits, or have its child cancel it."""
+        """Cancel a waiting task, or ask its child to cancel it."""
         with self._changed:
             waited = self._waiting.pop(task_id, None) is not None
             child = next((one for one in self._children if _has(one, task_id)), None)
@@ -431,14 +431,14 @@ class SubprocessEngine(RemoteEngine, TaskRules, SharedDirectory):
         return waited or child is not None
 
     def is_alone(self) -> bool:
-        """Say that nobody knows more, so that an unknown id is one at once."""
+        """Return True: no other process has tasks, so an unknown id is unknown immediately."""
         return True
 
     def doubt(self) -> Exception | None:
-        """Doubt nothing."""
+        """Return None: no task of another process can be missing."""
         return None
 
-    # -- for tests of apps, where another engine takes the place of this one
+    # -- for tests of apps, where another engine replaces this one
 
     def received(self, task: EngineTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments as a child would read them."""
@@ -462,12 +462,12 @@ STATUS_OF = {
 }
 
 
-# -- its tests
+# -- tests
 
 
 @background_task(name="example.where")
 def where() -> int:
-    """Return the process that this runs in."""
+    """Return the id of this process."""
     task = current_task()
     assert task is not None
     task.report_progress(0.5, "half")
@@ -476,13 +476,13 @@ def where() -> int:
 
 @background_task(name="example.block")
 def block() -> None:
-    """Block for ever."""
+    """Block forever."""
     threading.Event().wait()
 
 
 @background_task(name="example.crash")
 def crash() -> None:
-    """End the process, as a fault in an extension would."""
+    """End the process, like a crash in an extension."""
     os._exit(1)
 
 
@@ -494,7 +494,7 @@ def nested() -> TaskId[int]:
 
 @asynccontextmanager
 async def app() -> AsyncIterator[TaskManager]:
-    """Run an app whose tasks run in one child process."""
+    """Run an app with an engine that has one child process."""
     async with setup_async_framework(
         None, engine=SubprocessEngine(processes=1), graceful_shutdown_timeout=0
     ):
@@ -502,7 +502,7 @@ async def app() -> AsyncIterator[TaskManager]:
 
 
 async def test_a_task_runs_in_another_process() -> None:
-    """A task runs in a child, the next one in the same; a task's own tasks are known as well."""
+    """Tasks run in the same child, and tasks that they submit are known too."""
     async with app() as manager:
         first, second = where(), nested()
         process = await manager.get_result(first)
@@ -514,7 +514,7 @@ async def test_a_task_runs_in_another_process() -> None:
 
 
 async def test_a_limit_ends_what_blocks() -> None:
-    """A function that blocks past its limit is ended with its process, and others run on."""
+    """A function that blocks past its limit is killed, and other tasks continue."""
     async with app() as manager:
         with pytest.raises(TaskTimeoutError):
             await manager.submit(block, timeout=0.1, wait=True)
@@ -530,7 +530,7 @@ async def test_a_child_that_dies() -> None:
 
 
 async def test_a_task_that_waits_is_cancelled() -> None:
-    """A task that no child has yet is cancelled; what runs as the app stops is INTERRUPTED."""
+    """A waiting task can be cancelled; a running one is INTERRUPTED when the app stops."""
     async with app() as manager:
         running, waiting = block(), where()
         assert await manager.cancel_task(waiting)
@@ -539,7 +539,7 @@ async def test_a_task_that_waits_is_cancelled() -> None:
 
 
 async def test_a_module_that_is_not_there() -> None:
-    """An app whose children cannot import what they must does not start."""
+    """An app does not start if its children cannot import a module."""
     engine = SubprocessEngine(["no_such_module"], processes=1)
     with pytest.raises(RuntimeError, match=r"^a child process did not start"):
         async with setup_async_framework(None, engine=engine):
@@ -547,7 +547,7 @@ async def test_a_module_that_is_not_there() -> None:
 
 
 async def test_a_function_without_a_name() -> None:
-    """A function that no child could find is refused where it is submitted."""
+    """A function that the child cannot find is refused at submission."""
     async with app() as manager:
         with pytest.raises(ValueError, match=r"^func must be a decorated function, not "):
             await manager.submit(lambda: None)
