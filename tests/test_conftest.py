@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.conftest import LONG
+from tests.conftest import LONG, ROOM, folder_in_memory
 from tests.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "flags", "found"),
+    [(ROOM, 0, True), (ROOM - 1, 0, False), (ROOM, os.ST_NOEXEC, False)],
+)
+def test_files_in_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, blocks: int, flags: int, found: bool
+) -> None:
+    """Files lie in memory if there is room for them, and programs among them can be run."""
+    state = SimpleNamespace(f_bavail=blocks, f_frsize=1, f_flag=flags)
+    monkeypatch.setattr(os, "statvfs", lambda _: state)
+    assert folder_in_memory(str(tmp_path)) == (str(tmp_path) if found else None)
+
+
+def test_no_files_in_memory(tmp_path: Path) -> None:
+    """Files lie where they do elsewhere if the system keeps none in memory."""
+    assert folder_in_memory(str(tmp_path / "missing")) is None
 
 
 def test_long_files_are_there() -> None:
