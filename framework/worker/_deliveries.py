@@ -113,9 +113,12 @@ def _deliver(
     if message.left is not None and message.left <= 0:
         told = TaskTimeoutError(message.task_id, message.name, message.limit or 0.0)
         state.end(
-            message.task_id, "timeout", seq=message.seq, error=wire.encode_error(told),
+            message.task_id,
+            "timeout",
+            seq=message.seq,
+            error=wire.encode_error(told),
             reason="it ran past its time limit",
-        )  # fmt: skip
+        )
         return None
     holder = PROCESS.holder
     verdict = state.start(message, holder) if free else Verdict("busy", holder=holder)
@@ -149,9 +152,12 @@ def _run(
             "that the worker is started with"
         )
         engine.state.end(
-            message.task_id, "failed", holder=PROCESS.holder,
-            error=wire.encode_error(told), reason="it could not be started",
-        )  # fmt: skip
+            message.task_id,
+            "failed",
+            holder=PROCESS.holder,
+            error=wire.encode_error(told),
+            reason="it could not be started",
+        )
         return None
     began = outpost.clock.monotonic()
     try:
@@ -183,9 +189,11 @@ def _run(
         _send_next(engine, following)
     elif taken is False:
         engine.state.end(
-            message.task_id, "cancelled", holder=PROCESS.holder,
+            message.task_id,
+            "cancelled",
+            holder=PROCESS.holder,
             reason="it was cancelled between two attempts",
-        )  # fmt: skip
+        )
     return None
 
 
@@ -229,8 +237,10 @@ def _hand_on(engine: CeleryEngine, outpost: Outpost, message: Message) -> NoRetu
     _LOGGER.error(
         "task %s has the namespace %r, but this worker has %r: both use the same queue; "
         "give each its own queue",
-        message.task_id, message.namespace, engine.namespace,
-    )  # fmt: skip
+        message.task_id,
+        message.namespace,
+        engine.namespace,
+    )
     # Or it would return immediately, again and again, until another worker takes it.
     outpost.clock.sleep(_AWAY)
     raise Reject("a task of another namespace", requeue=True)
@@ -243,6 +253,9 @@ def _refuse(engine: CeleryEngine, given: object, error: MessageError) -> None:
     seq = given.get("seq") if isinstance(given, dict) else None
     if isinstance(task_id, str) and isinstance(seq, int):
         engine.state.end(
-            task_id, "failed", seq=seq, error=wire.encode_error(error),
+            task_id,
+            "failed",
+            seq=seq,
+            error=wire.encode_error(error),
             reason="its message was refused",
-        )  # fmt: skip
+        )

@@ -154,9 +154,11 @@ class Outpost:
                 spec.check(*args, **kwargs)
         except (TypeError, ValueError) as error:
             return self._tell_end(
-                message.task_id, "failed", error=wire.encode_error(error),
+                message.task_id,
+                "failed",
+                error=wire.encode_error(error),
                 reason="its arguments were refused",
-            )  # fmt: skip
+            )
         task = self._new_task(message, spec, args, kwargs, attempts)
         self._running[task.task_id] = task
         self._busy.set()
@@ -183,9 +185,18 @@ class Outpost:
         now, wall = self.clock.monotonic(), self.clock.time()
         code = _code()
         task = new_task(
-            TaskId(message.task_id), spec, args, kwargs or None, context, self._delivered,
-            message.left, now - max(0.0, wall - message.created), message.created, code, 0,
-        )  # fmt: skip
+            TaskId(message.task_id),
+            spec,
+            args,
+            kwargs or None,
+            context,
+            self._delivered,
+            message.left,
+            now - max(0.0, wall - message.created),
+            message.created,
+            code,
+            0,
+        )
         task.code = None
         task.delivery = Delivery(message.attempt, message.limit, self._holder)
         self._core.ledger.add(task, bounded=False)
@@ -227,9 +238,14 @@ class Outpost:
                 status, error = "failed", wire.encode_error(raised)
                 reason = "its result cannot be kept"
         return self._tell_end(
-            task.task_id, status, result=result, error=error, reason=reason,
-            share=task.progress, message=task.progress_message,
-        )  # fmt: skip
+            task.task_id,
+            status,
+            result=result,
+            error=error,
+            reason=reason,
+            share=task.progress,
+            message=task.progress_message,
+        )
 
     def _tell_end(self, task_id: str, status: str, **more: Any) -> dict[str, Any] | None:
         call = {"task_id": task_id, "status": status, "holder": self._holder, **more}
@@ -271,9 +287,13 @@ class Outpost:
         delivery: Delivery = task.delivery
         told = TaskTimeoutError(task.task_id, task.name, delivery.limit or 0.0)
         unsaid = self._tell_end(
-            task.task_id, "timeout", error=wire.encode_error(told), reason=task.reason,
-            share=task.progress, message=task.progress_message,
-        )  # fmt: skip
+            task.task_id,
+            "timeout",
+            error=wire.encode_error(told),
+            reason=task.reason,
+            share=task.progress,
+            message=task.progress_message,
+        )
         delivery.ended = unsaid is None
         return unsaid
 

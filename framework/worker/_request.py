@@ -61,9 +61,12 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
             if self._holder and not is_dead(self._holder):
                 told = TaskTimeoutError(message.task_id, message.name, message.limit or 0.0)
                 state.end(
-                    message.task_id, "timeout", holder=self._holder,
-                    error=wire.encode_error(told), reason="it was killed past its limit",
-                )  # fmt: skip
+                    message.task_id,
+                    "timeout",
+                    holder=self._holder,
+                    error=wire.encode_error(told),
+                    reason="it was killed past its limit",
+                )
             facts = state.fetch([message.task_id]).get(message.task_id)
             return facts is None or facts["status"] not in ("pending", "running")
         except Exception:  # the process must be killed in any case

@@ -286,9 +286,11 @@ class Publisher:
             left, self._queue = list(self._queue.values()), {}
         for task in left:
             self._host.ended(
-                task.task_id, TaskStatus.CANCELLED, self._clock.time(),
+                task.task_id,
+                TaskStatus.CANCELLED,
+                self._clock.time(),
                 reason="the framework shut down before it was published",
-            )  # fmt: skip
+            )
             if not self._down:
                 with suppress(Exception):  # at worst the task stays PENDING in Redis
                     self._unnote(task.task_id)
@@ -398,9 +400,12 @@ class Publisher:
                 "(publish_timeout): see that the broker runs, and submit it again"
             )
             self._host.ended(
-                task.task_id, TaskStatus.FAILED, self._clock.time(), error=told,
+                task.task_id,
+                TaskStatus.FAILED,
+                self._clock.time(),
+                error=told,
                 reason="it could not be published",
-            )  # fmt: skip
+            )
 
     def _unavailable(self, error: Exception) -> str:
         since = datetime.fromtimestamp(self._clock.time(), UTC).isoformat(timespec="seconds")

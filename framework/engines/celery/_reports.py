@@ -128,14 +128,27 @@ class Reports:
             self._tell_state(task_id, self._state.fetch([task_id]).get(task_id))
         elif kind == "ended":
             self._tell_end(
-                task_id, fields["s"], fields["at"], fields["r"], fields["e"], fields["w"],
-                fields["a"], fields["f"],
-            )  # fmt: skip
+                task_id,
+                fields["s"],
+                fields["at"],
+                fields["r"],
+                fields["e"],
+                fields["w"],
+                fields["a"],
+                fields["f"],
+            )
 
     def _tell_end(
-        self, task_id: str, status: str, at: str, result: str, error: str, reason: str,
-        attempts: str, fn: str,
-    ) -> None:  # fmt: skip
+        self,
+        task_id: str,
+        status: str,
+        at: str,
+        result: str,
+        error: str,
+        reason: str,
+        attempts: str,
+        fn: str,
+    ) -> None:
         self._host.ended(
             task_id,
             TaskStatus(status),
@@ -165,9 +178,15 @@ class Reports:
             self._host.progress(task_id, float(facts["share"]), facts.get("message", ""))
         if TaskStatus(facts["status"]).is_final:
             self._tell_end(
-                task_id, facts["status"], facts["ended"], facts["result"], facts["error"],
-                facts["reason"], facts["attempts"], facts.get("fn", ""),
-            )  # fmt: skip
+                task_id,
+                facts["status"],
+                facts["ended"],
+                facts["result"],
+                facts["error"],
+                facts["reason"],
+                facts["attempts"],
+                facts.get("fn", ""),
+            )
         else:
             self._host.waiting(task_id, facts.get("reason", ""))
 

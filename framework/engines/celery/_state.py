@@ -151,10 +151,18 @@ class State:
         kind, text, left = self._start(
             self._keys(message.task_id),
             [
-                message.task_id, holder, LEASE, message.seq, dead, MAX_LOST, _scripts.KEPT_LIVE,
-                self._ttl, "1" if message.waited else "0", *_facts(message),
+                message.task_id,
+                holder,
+                LEASE,
+                message.seq,
+                dead,
+                MAX_LOST,
+                _scripts.KEPT_LIVE,
+                self._ttl,
+                "1" if message.waited else "0",
+                *_facts(message),
             ],
-        )  # fmt: skip
+        )
         if kind == "run":
             return Verdict(kind, attempts=int(text))
         if kind == "busy":
@@ -181,9 +189,15 @@ class State:
         answer = self._again(
             self._keys(message.task_id),
             [
-                message.task_id, holder, _text(message), kind, repr(delay), error, reason,
+                message.task_id,
+                holder,
+                _text(message),
+                kind,
+                repr(delay),
+                error,
+                reason,
             ],
-        )  # fmt: skip
+        )
         return None if not answer else answer > 0
 
     def sent(self, message: Message) -> None:
@@ -219,10 +233,18 @@ class State:
         done = self._end(
             self._keys(task_id),
             [
-                task_id, holder, str(seq), status, result, error, reason, self._ttl,
-                "" if share is None else repr(share), message,
+                task_id,
+                holder,
+                str(seq),
+                status,
+                result,
+                error,
+                reason,
+                self._ttl,
+                "" if share is None else repr(share),
+                message,
             ],
-        )  # fmt: skip
+        )
         return bool(done)
 
     def cancel(self, task_id: str, reason: str) -> int:
@@ -380,10 +402,17 @@ def _ms(seconds: float) -> int:
 
 def _facts(message: Message) -> list[str]:
     return [
-        "name", message.name, "fn", message.fn, "about", message.about,
-        "created", repr(message.created),
-        "limit", "" if message.limit is None else repr(message.limit),
-    ]  # fmt: skip
+        "name",
+        message.name,
+        "fn",
+        message.fn,
+        "about",
+        message.about,
+        "created",
+        repr(message.created),
+        "limit",
+        "" if message.limit is None else repr(message.limit),
+    ]
 
 
 # -- who holds a lease

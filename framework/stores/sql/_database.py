@@ -129,9 +129,13 @@ class Database:
         try:
             # One for the store's own thread, the others for those who ask.
             self._engine: Engine = sa.create_engine(
-                url, poolclass=sa.QueuePool, pool_size=2, max_overflow=2,
-                pool_timeout=LOCK_PATIENCE, **options,
-            )  # fmt: skip
+                url,
+                poolclass=sa.QueuePool,
+                pool_size=2,
+                max_overflow=2,
+                pool_timeout=LOCK_PATIENCE,
+                **options,
+            )
         except ModuleNotFoundError as error:
             raise ImportError(
                 "a store on PostgreSQL needs psycopg 3: pip install 'asyncframe[postgresql]'"

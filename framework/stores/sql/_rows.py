@@ -193,9 +193,23 @@ class Reader:
             offset: Wall clock minus monotonic clock, in seconds.
         """
         (
-            task_id, name, description, status, remote, created_at, started_at, ended_at,
-            attempts, progress, message, result, error, reason, cancel, still_running,
-        ) = row  # fmt: skip
+            task_id,
+            name,
+            description,
+            status,
+            remote,
+            created_at,
+            started_at,
+            ended_at,
+            attempts,
+            progress,
+            message,
+            result,
+            error,
+            reason,
+            cancel,
+            still_running,
+        ) = row
         record = TaskRecord()
         record.task_id = TaskId(task_id)
         record.label = self._label(name, description)
