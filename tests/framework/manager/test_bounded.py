@@ -1,4 +1,4 @@
-"""Very many tasks cost no more memory than is allowed; each measured in a fresh process."""
+"""Memory stays bounded however many tasks run; each case is measured in a fresh process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def measure(what: str, *numbers: int, patience: float = 200.0) -> dict[str, Any]
 
 @pytest.mark.timeout(240)
 def test_finished_tasks_cost_nothing_once_as_many_are_kept_as_may_be() -> None:
-    """Of 200,000 tasks that nobody asks for, the last two thirds add less than 5 MB."""
+    """Of 200,000 tasks whose results nobody reads, the last two thirds add less than 5 MB."""
     figures = measure("finished", 200_000, 20_000)
     assert figures["completed"] == 200_000
     # The oldest 128th goes at once.
@@ -38,7 +38,7 @@ def test_finished_tasks_cost_nothing_once_as_many_are_kept_as_may_be() -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_million_finished_tasks_stay_bounded_at_the_default_retention() -> None:
-    """Of 1,000,000 tasks that nobody asks for, the last two thirds add less than 5 MB."""
+    """Of 1,000,000 tasks whose results nobody reads, the last two thirds add less than 5 MB."""
     figures = measure("finished", 1_000_000, 100_000, patience=500.0)
     assert figures["completed"] == 1_000_000
     assert figures["kept"] == 100_000
@@ -47,7 +47,7 @@ def test_a_million_finished_tasks_stay_bounded_at_the_default_retention() -> Non
 
 @pytest.mark.timeout(240)
 def test_failures_do_not_keep_their_locals() -> None:
-    """2,000 failures with a local of 1 MB each, all kept, add less than 30 MB."""
+    """Keeping 2,000 failures, each with a local variable of 1 MB, adds less than 30 MB."""
     figures = measure("failed", 2_000)
     assert figures["failed"] == figures["kept"] == 2_020
     assert figures["grown"] < 30
@@ -55,7 +55,7 @@ def test_failures_do_not_keep_their_locals() -> None:
 
 @pytest.mark.timeout(240)
 def test_a_full_queue_refuses_and_does_not_grow() -> None:
-    """Behind stuck workers a queue of 1,000 refuses each of 100,000 more, for under 20 MB."""
+    """With every thread stuck, a full queue of 1,000 refuses 100,000 more and adds under 20 MB."""
     figures = measure("refused", 100_000)
     assert figures["pending"] == 1_000
     assert figures["rejected"] == 100_000

@@ -1,4 +1,4 @@
-"""A real uvicorn that is told to stop in the middle of two hundred tasks."""
+"""A real uvicorn that is stopped while it has two hundred unfinished tasks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.serving import READY, STOPPING, Server, serving
 BUSY = "tests.framework.apps.busy:app"
 LOADED = {"BUSY_LOAD": "1"}
 
-# To the second it is shown on a clock that tests move. Here a process that waits for what never
-# ends is told from one on a machine that has other things to do.
+# Tests on a virtual clock check the exact second. This limit only tells a process that hangs from
+# one on a busy machine.
 IN_TIME = GRACE + PATIENCE / 2
 EXIT = PATIENCE
 
@@ -33,7 +33,7 @@ def accepted(server: Server) -> list[str]:
 
 
 def final_states(server: Server) -> dict[str, str]:
-    """Return the final state of every task, told exactly once by a DEBUG record."""
+    """Return the final state of every task; each is logged exactly once, at DEBUG."""
     found = re.findall(r"DEBUG asyncframe task (\w{32}) \(\S+\) (\w+)", server.log)
     assert Counter(task_id for task_id, _ in found).most_common(1)[0][1] == 1
     return dict(found)
@@ -46,7 +46,7 @@ def reported_unfinished(server: Server) -> set[str]:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Whether *process* still does anything; a zombie only waits to be buried."""
+    """Whether *process* is still running; a zombie is not."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -68,7 +68,7 @@ def assert_all_accounted_for(server: Server, *, loads: int = 1) -> None:
 
 
 def assert_in_time(server: Server, loads: int = 1) -> None:
-    """Assert that every process has left its framework as soon as was promised."""
+    """Assert that every process has stopped its framework within the promised time."""
     took = re.findall(r"stopped within ([\d.]+) s", server.log)
     assert len(took) == loads
     assert max(map(float, took)) < IN_TIME
@@ -81,7 +81,7 @@ def assert_in_time(server: Server, loads: int = 1) -> None:
 def test_one_signal_ends_a_busy_server_within_its_grace(
     number: int, status: int, loop: str
 ) -> None:
-    """SIGTERM and SIGINT end the process in time, and every id answered has a final state."""
+    """SIGTERM and SIGINT end the process in time, and every id returned has a final state."""
     options = ("--timeout-graceful-shutdown", "2", "--loop", loop)
     with serving(BUSY, *options) as server:
         ids = httpx.post(f"{server.url}/load").json()
@@ -93,12 +93,12 @@ def test_one_signal_ends_a_busy_server_within_its_grace(
 
 
 def test_workers_drain_each_their_own() -> None:
-    """With two workers both drain, and neither outlives the parent."""
+    """With two workers, both drain and neither outlives the parent."""
     with serving(BUSY, "--workers", "2", env=LOADED, processes=2) as server:
         family = [
             process
             for process in psutil.Process(server.process.pid).children(recursive=True)
-            # That one ends by seeing its parent end, so a little later.
+            # The resource tracker ends once it sees its parent end, so a little later.
             if "resource_tracker" not in " ".join(process.cmdline())
         ]
         assert len(family) == 2
@@ -110,7 +110,7 @@ def test_workers_drain_each_their_own() -> None:
 
 
 def change_until_noticed(module: Path, server: Server) -> None:
-    """Change a file that is watched; the watch may begin after the app is ready."""
+    """Change a watched file until uvicorn notices; it may start watching after the app is ready."""
     for number in range(12):
         module.write_text(f"from tests.framework.apps.busy import app  # {number}\n")
         with suppress(AssertionError):
@@ -119,7 +119,7 @@ def change_until_noticed(module: Path, server: Server) -> None:
 
 
 def test_a_reload_drains_and_starts_anew(tmp_path: Path) -> None:
-    """With --reload a change drains the old process, and a signal then drains the new one."""
+    """With --reload, a change drains the old process and a signal then drains the new one."""
     module = tmp_path / "reloaded.py"
     module.write_text("from tests.framework.apps.busy import app\n")
     options = ("--reload", "--reload-dir", str(tmp_path))
@@ -133,7 +133,7 @@ def test_a_reload_drains_and_starts_anew(tmp_path: Path) -> None:
 
 
 def test_a_second_sigint_during_the_drain_loses_nothing() -> None:
-    """A second Ctrl+C while the drain goes on changes neither its limit nor its account."""
+    """A second Ctrl+C during the drain changes neither its limit nor what it reports."""
     with serving(BUSY, env=LOADED) as server:
         server.send_signal(signal.SIGINT)
         server.wait_for(STOPPING)
@@ -143,7 +143,7 @@ def test_a_second_sigint_during_the_drain_loses_nothing() -> None:
 
 
 def test_a_second_sigint_before_the_drain_loses_nothing() -> None:
-    """A second Ctrl+C, by which uvicorn skips the lifespan's end, still leaves no id out."""
+    """A second Ctrl+C, which makes uvicorn skip the lifespan's end, still leaves no task out."""
     with serving(BUSY, env=LOADED) as server:
         address = httpx.URL(server.url)
         with socket.create_connection((address.host, address.port)) as client:
@@ -158,7 +158,7 @@ def test_a_second_sigint_before_the_drain_loses_nothing() -> None:
 
 
 def test_a_signal_during_start_up_drains_what_was_started() -> None:
-    """SIGTERM before the app is ready ends it right after its start, with all accounted for."""
+    """SIGTERM during start-up ends the app right after its start, with every task accounted for."""
     env = {**LOADED, "BUSY_HOLD": "1"}
     with serving(BUSY, env=env, until="starting up") as server:
         server.send_signal(signal.SIGTERM)
