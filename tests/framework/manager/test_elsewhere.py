@@ -1,4 +1,4 @@
-"""Asking for tasks of other processes: one thread asks, nobody blocks, nobody is forgotten."""
+"""Looking up tasks of other processes: one thread asks, no loop blocks, no waiter is lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def record_of(task_id: str, status: TaskStatus = TaskStatus.COMPLETED) -> TaskRe
 
 
 class Book:
-    """A directory that a test writes in.
+    """A directory whose records a test sets.
 
     Attributes:
         records: What it knows, by id.
@@ -49,34 +49,34 @@ class Book:
         return [self.records[one] for one in task_ids if one in self.records]
 
     def request_cancel(self, task_id: str) -> bool:
-        """Note who is to be cancelled."""
+        """Note the id whose cancellation is requested."""
         self.cancelled.append(task_id)
         return task_id in self.records
 
 
 class AloneBook(Book):
-    """A directory in which nobody else writes.
+    """A directory that no other process writes to.
 
     Attributes:
-        on_alone: Called when that is asked for.
-        doubts: Why others may be unable to write.
+        on_alone: Called by each `is_alone`.
+        doubts: Why other processes may be unable to write.
     """
 
     on_alone: Callable[[], object] = bool
     doubts: Exception | None = None
 
     def is_alone(self) -> bool:
-        """Say so."""
+        """Return that no other process writes."""
         self.on_alone()
         return True
 
     def doubt(self) -> Exception | None:
-        """Say why."""
+        """Return why other processes may be unable to write."""
         return self.doubts
 
 
 class HastyClock(SystemClock):
-    """Real time in which waiting takes none: it jumps to the end of each wait.
+    """A real clock on which waiting takes no time: it jumps to the end of each wait.
 
     Attributes:
         jumps: Whether it does.
@@ -123,21 +123,21 @@ def book() -> Book:
 
 @pytest.fixture
 def elsewhere(book: Book, hasty: HastyClock) -> Iterator[Elsewhere]:
-    """One that asks the book."""
+    """An `Elsewhere` that asks the book."""
     made = Elsewhere([book], SystemClock(), Mailboxes(), hasty)
     yield made
     made.close()
 
 
 async def test_found(elsewhere: Elsewhere, book: Book) -> None:
-    """A task that somebody has is found by one question, on a thread of its own."""
+    """A known task is found with one query, on a separate thread."""
     assert await elsewhere.find("runs") is book.records["runs"]
     assert book.asked == [{"runs"}]
     assert book.threads == {"asyncframe-elsewhere"}
 
 
 async def test_unknown(elsewhere: Elsewhere, book: Book, hasty: HastyClock) -> None:
-    """An unknown id is asked for during one second: its process may not have written it yet."""
+    """An unknown id is looked up for a second, as its process may not have written it yet."""
     began = hasty.now
     assert await elsewhere.find("nobody") is None
     assert book.asked == [{"nobody"}] * (1 + len(_PAUSES))
@@ -146,15 +146,15 @@ async def test_unknown(elsewhere: Elsewhere, book: Book, hasty: HastyClock) -> N
 
 @pytest.mark.parametrize("task_id", ["", "a\nb", "a\0b", "\ud800", "x" * 201])
 async def test_no_task_has_such_an_id(elsewhere: Elsewhere, book: Book, task_id: str) -> None:
-    """Nobody is asked for what cannot be the id of any task."""
+    """No directory is asked for a string that cannot be a task's id."""
     assert await elsewhere.find(task_id) is None
     assert await elsewhere.until_final(task_id, None) is None
     assert await asyncio.to_thread(elsewhere.block_until_final, task_id, None) is None
     assert book.asked == []
 
 
-async def test_unknown_to_the_impatient(elsewhere: Elsewhere, book: Book) -> None:
-    """Who has no patience is told at once that nobody has written an id."""
+async def test_unknown_without_patience(elsewhere: Elsewhere, book: Book) -> None:
+    """With patient=False an unknown id is looked up only once."""
     assert await elsewhere.find("nobody", patient=False) is None
     assert book.asked == [{"nobody"}]
 
@@ -163,7 +163,7 @@ async def test_unknown_to_the_impatient(elsewhere: Elsewhere, book: Book) -> Non
 async def test_written_late(
     elsewhere: Elsewhere, book: Book, hasty: HastyClock, after: float
 ) -> None:
-    """A task is found that a busy process writes within a second of its answer."""
+    """A task is found if its busy process writes it within a second after it returned the id."""
     written = hasty.now + after
 
     def write(_: int) -> None:
@@ -175,7 +175,7 @@ async def test_written_late(
 
 
 async def test_repeated_together(elsewhere: Elsewhere, book: Book, hasty: HastyClock) -> None:
-    """Many who ask for unknown ids one after the other cost few queries more than one does."""
+    """Many callers who ask for unknown ids cost few queries more than one caller does."""
     loop, count = asyncio.get_running_loop(), 60
     found: list[asyncio.Future[TaskRecord | None]] = []
     all_asked = asyncio.Event()
@@ -199,7 +199,7 @@ async def test_repeated_together(elsewhere: Elsewhere, book: Book, hasty: HastyC
 
 
 async def test_alone(hasty: HastyClock) -> None:
-    """Where nobody else writes, an unknown id is called so after a second look at once."""
+    """If no other process writes, an unknown id is reported after a second, immediate look."""
     book, began = AloneBook(), hasty.now
     elsewhere = Elsewhere([book], SystemClock(), Mailboxes(), hasty)
     assert await elsewhere.find("nobody") is None
@@ -209,9 +209,9 @@ async def test_alone(hasty: HastyClock) -> None:
 
 
 async def test_alone_after_another_has_left(hasty: HastyClock) -> None:
-    """A task is found that the last of the others wrote just before it left."""
+    """A task is found that the last other process wrote just before it left."""
     book, late = AloneBook(), record_of("late")
-    # 1 a look finds nothing, 2 the other one writes and leaves, 3 nobody else is there.
+    # 1 a look finds nothing, 2 the other process writes and leaves, 3 this process is alone.
     book.on_alone = lambda: book.records.update(late=late)
     elsewhere = Elsewhere([book], SystemClock(), Mailboxes(), hasty)
     assert await elsewhere.find("late") is late
@@ -219,7 +219,7 @@ async def test_alone_after_another_has_left(hasty: HastyClock) -> None:
 
 
 async def test_others_may_be_unable_to_write(hasty: HastyClock) -> None:
-    """While nobody can write, an id is not called unknown, unless there is no other process."""
+    """While processes cannot write, an id is reported unknown only if this process is alone."""
     book = AloneBook(record_of("done"))
     book.doubts = StoreUnavailableError("the disk is full")
     elsewhere = Elsewhere([Book(), book], SystemClock(), Mailboxes(), hasty)
@@ -237,7 +237,7 @@ async def test_others_may_be_unable_to_write(hasty: HastyClock) -> None:
 
 @pytest.mark.parametrize("other", [False, True], ids=["cannot tell", "another directory"])
 async def test_perhaps_not_alone(hasty: HastyClock, other: bool) -> None:
-    """While it is not sure that nobody else writes, an unknown id is asked for in patience."""
+    """While another process may still write, an unknown id is looked up for the full time."""
     book = AloneBook()
 
     def fail() -> None:
@@ -253,7 +253,7 @@ async def test_perhaps_not_alone(hasty: HastyClock, other: bool) -> None:
 
 
 async def test_until_final(elsewhere: Elsewhere, book: Book) -> None:
-    """Whoever waits is answered once the task is final."""
+    """A waiter gets the task once it is final."""
     ended = record_of("runs", TaskStatus.FAILED)
     book.on_ask = lambda number: book.records.update(runs=ended) if number == 3 else None
     assert await elsewhere.until_final("runs", PATIENCE) is ended
@@ -268,7 +268,7 @@ async def test_blocked_until_final(elsewhere: Elsewhere, book: Book) -> None:
 
 
 async def test_asked_together(elsewhere: Elsewhere, book: Book) -> None:
-    """Questions that come while one is asked are asked as one."""
+    """Lookups that arrive during a query are combined into the next one."""
     entered, leave = threading.Event(), threading.Event()
 
     def hold(number: int) -> None:
@@ -287,10 +287,10 @@ async def test_asked_together(elsewhere: Elsewhere, book: Book) -> None:
 
 
 async def test_too_long(book: Book, hasty: HastyClock) -> None:
-    """Who waits for too long for a task that is known is told that it goes on."""
+    """When a wait for a known task times out, the error says that the task goes on."""
     clock = SetClock()
     elsewhere = Elsewhere([book], clock, Mailboxes(), hasty)
-    # So that it is seen before the time is up, however busy the machine is.
+    # The task is seen before the timeout passes, however busy the machine is.
     book.on_ask = lambda _: clock.pass_time(0.006)
     with pytest.raises(TimeoutError, match=r"task runs, .* after 0.01 s of waiting; it goes on"):
         await elsewhere.until_final("runs", 0.01)
@@ -301,7 +301,7 @@ async def test_too_long(book: Book, hasty: HastyClock) -> None:
 
 
 async def test_too_short(book: Book) -> None:
-    """Who gives up before it is sure that an id is unknown is told that it may be."""
+    """When a wait ends before an id is surely unknown, the error says that it may be unknown."""
     elsewhere = Elsewhere([book], SystemClock(), Mailboxes())
     message = r"^no process has told of task 'nobody' after 0 s of waiting: it may be unknown, or "
     with pytest.raises(TimeoutError, match=message):
@@ -310,7 +310,7 @@ async def test_too_short(book: Book) -> None:
 
 
 async def test_cancelled_question(elsewhere: Elsewhere, book: Book) -> None:
-    """A question whose asker has gone is not asked again."""
+    """A task is not looked up any more once its waiter is cancelled."""
     twice = asyncio.Event()
     loop = asyncio.get_running_loop()
     book.on_ask = lambda number: loop.call_soon_threadsafe(twice.set) if number == 2 else None
@@ -326,7 +326,7 @@ async def test_cancelled_question(elsewhere: Elsewhere, book: Book) -> None:
 
 
 async def test_failing_directory(elsewhere: Elsewhere, book: Book) -> None:
-    """A directory that cannot answer is an error for all who ask, and for nobody later."""
+    """A directory that fails raises for all current callers, and not for later ones."""
 
     def fail(_: int) -> None:
         raise StoreUnavailableError("the disk is full")
@@ -341,7 +341,7 @@ async def test_failing_directory(elsewhere: Elsewhere, book: Book) -> None:
 
 
 async def test_two_directories() -> None:
-    """The second is asked for what the first does not know."""
+    """The second directory is asked for what the first does not know."""
     first, second = Book(record_of("one")), Book(record_of("one"), record_of("two"))
     elsewhere = Elsewhere([first, second], SystemClock(), Mailboxes())
     assert await elsewhere.find("one") is first.records["one"]
@@ -353,7 +353,7 @@ async def test_two_directories() -> None:
 
 
 async def test_one_of_two_fails() -> None:
-    """While one directory does not answer, the other's word is good enough, and no word is not."""
+    """While one directory fails, the other's records are found, and other ids raise its error."""
     first, second = Book(record_of("one")), Book(record_of("two"))
 
     def fail(_: int) -> None:
@@ -368,14 +368,14 @@ async def test_one_of_two_fails() -> None:
 
 
 async def test_call(elsewhere: Elsewhere) -> None:
-    """Any blocking call can be made there, and its error comes back."""
+    """Any blocking call can run on the thread, and its error is raised to the caller."""
     assert await elsewhere.call(lambda: threading.current_thread().name) == "asyncframe-elsewhere"
     with pytest.raises(ZeroDivisionError):
         await elsewhere.call(lambda: 1 / 0)
 
 
 async def test_closed(elsewhere: Elsewhere, book: Book) -> None:
-    """At the end, whoever still waits is told, and no question is taken any more."""
+    """Closing raises to every waiter, and later lookups are refused."""
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
     book.on_ask = lambda _: loop.call_soon_threadsafe(asked.set)
