@@ -1,4 +1,4 @@
-"""What a remote engine and a shared store say of tasks, and what becomes of these."""
+"""How the manager handles what a remote engine and a shared store report about tasks."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from tests.patience import PATIENCE
 
 
 class Workers:
-    """A remote engine whose workers are the test.
+    """A remote engine whose workers the test plays.
 
     Attributes:
-        host: Where it tells of its tasks.
+        host: Where it reports on its tasks.
         started: The ids that were given to it, in order.
         records: What `fetch` knows.
         fault: What `open` and `admit` raise; None for nothing.
@@ -105,36 +105,36 @@ async def awaited(number: int) -> int:
 
 @pytest.fixture
 def workers() -> Workers:
-    """An engine whose workers are the test."""
+    """An engine whose workers the test plays."""
     return Workers()
 
 
 @pytest.fixture
 async def manager(workers: Workers) -> AsyncIterator[TaskManager]:
-    """The manager of a framework that runs on that engine."""
+    """The manager of a framework that uses that engine."""
     async with setup_async_framework(None, engine=workers):
         yield get_task_manager()
 
 
 @pytest.fixture
 def host(workers: Workers, manager: TaskManager) -> RemoteHost:
-    """Where the engine tells of its tasks."""
+    """Where the engine reports on its tasks."""
     assert isinstance(workers.host, RemoteHost)
     return workers.host
 
 
 async def status(manager: TaskManager, task_id: str) -> TaskStatus:
-    """Return where a known task stands."""
+    """Return the status of a known task."""
     task = await manager.get_task(task_id)
     assert task is not None
     return task.status
 
 
-# -- an engine's words
+# -- what an engine reports
 
 
 async def test_whole_life(manager: TaskManager, host: RemoteHost, workers: Workers) -> None:
-    """The engine's words carry a task from PENDING to its end."""
+    """The engine's reports take a task from PENDING to its end."""
     heard: list[str] = []
     manager.subscribe(lambda event: heard.append(event.kind))
     task_id = work(1)
@@ -158,7 +158,7 @@ async def test_whole_life(manager: TaskManager, host: RemoteHost, workers: Worke
 
 
 async def test_end_without_a_start(manager: TaskManager, host: RemoteHost) -> None:
-    """A task whose start was told in words that never came has started all the same."""
+    """A task that ends without a reported start counts as started."""
     task_id = work(1)
     host.ended(task_id, TaskStatus.COMPLETED, host.clock.time(), result=1)
     task = await manager.get_task(task_id)
@@ -185,7 +185,7 @@ async def test_other_ends(
     error: BaseException | None,
     raised: type[BaseException],
 ) -> None:
-    """Every other end has an error of its kind, told or not."""
+    """Every other end raises the error of its kind, whether or not the engine reports one."""
     task_id = work(1)
     host.started(task_id, host.clock.time(), 1)
     host.ended(task_id, end, host.clock.time(), error=error, reason="told")
@@ -196,8 +196,8 @@ async def test_other_ends(
     assert (task.status, task.reason) == (end, "told")
 
 
-async def test_late_and_strange_words(manager: TaskManager, host: RemoteHost) -> None:
-    """Words of a task that is final, or none of this process, change nothing."""
+async def test_late_and_unknown_reports(manager: TaskManager, host: RemoteHost) -> None:
+    """Reports on a final task, or on one of another process, change nothing."""
     task_id = work(1)
     now = host.clock.time()
     host.ended(task_id, TaskStatus.COMPLETED, now, result=1)
@@ -214,7 +214,7 @@ async def test_late_and_strange_words(manager: TaskManager, host: RemoteHost) ->
 
 @pytest.mark.parametrize("off", [-3600.0, 3600.0])
 async def test_clock_of_another_machine(manager: TaskManager, host: RemoteHost, off: float) -> None:
-    """Stamps of a clock that is an hour off stay between the submission and now."""
+    """Stamps of a clock that is an hour off are kept between the submission and now."""
     task_id = work(1)
     host.started(task_id, host.clock.time() + off, 1)
     host.ended(task_id, TaskStatus.COMPLETED, host.clock.time() + off, result=1)
@@ -227,7 +227,7 @@ async def test_clock_of_another_machine(manager: TaskManager, host: RemoteHost, 
 
 
 async def test_awaited_coroutine(manager: TaskManager, host: RemoteHost, workers: Workers) -> None:
-    """An async_task on a coroutine function runs on the engine, too."""
+    """An async_task on a coroutine function runs on the engine too."""
     waiting = asyncio.ensure_future(awaited(1))
     await asyncio.wait([waiting], timeout=0)
     (task_id,) = workers.started
@@ -236,7 +236,7 @@ async def test_awaited_coroutine(manager: TaskManager, host: RemoteHost, workers
 
 
 async def test_refused(manager: TaskManager, workers: Workers) -> None:
-    """What the engine does not admit is refused in the caller, and is no task."""
+    """A call that the engine does not admit raises in the caller and makes no task."""
     workers.fault = ValueError("no such function")
     with pytest.raises(ValueError, match="no such function"):
         work(1)
@@ -245,7 +245,7 @@ async def test_refused(manager: TaskManager, workers: Workers) -> None:
 
 
 async def test_id_of_another_process(manager: TaskManager, workers: Workers) -> None:
-    """A chosen id that a task of another process has is refused; another one is free."""
+    """A chosen id that a task of another process has is refused; an unused one is accepted."""
     now = manager.clock.time()
     workers.records = {"order-7": record_of("order-7", TaskStatus.RUNNING, now)}
     with pytest.raises(ValueError, match="task_id must be one that no task has, not 'order-7'"):
@@ -254,7 +254,7 @@ async def test_id_of_another_process(manager: TaskManager, workers: Workers) -> 
 
 
 async def test_cancel(manager: TaskManager, host: RemoteHost) -> None:
-    """A cancellation goes to the engine, and a delayed task needs none."""
+    """A cancelled task ends CANCELLED, whether it is at the engine or still delayed."""
     here, delayed = work(1), await manager.submit(work, (1,), delay=60)
     assert await manager.cancel_task(here)
     assert await manager.cancel_task(delayed)
@@ -265,7 +265,7 @@ async def test_cancel(manager: TaskManager, host: RemoteHost) -> None:
 
 
 async def test_cancel_a_running_one(manager: TaskManager, host: RemoteHost) -> None:
-    """Blocking code that a worker runs already is asked at once, and not waited for."""
+    """Cancelling blocking code that already runs on a worker requests it and does not wait."""
     task_id = work(1)
     host.started(task_id, host.clock.time(), 1)
     host.ended = lambda *_, **__: None  # type: ignore[method-assign]  # the worker goes on
@@ -276,7 +276,7 @@ async def test_cancel_a_running_one(manager: TaskManager, host: RemoteHost) -> N
 
 
 async def test_forgotten(manager: TaskManager, host: RemoteHost, workers: Workers) -> None:
-    """A clean-up has the engine forget as well."""
+    """A clean-up makes the engine forget the tasks as well."""
     task_id = work(1)
     host.ended(task_id, TaskStatus.COMPLETED, host.clock.time(), result=1)
     assert manager.cleanup_completed_tasks(0) == 1
@@ -285,7 +285,7 @@ async def test_forgotten(manager: TaskManager, host: RemoteHost, workers: Worker
 
 
 async def test_hooks_hold_nothing_up(manager: TaskManager, host: RemoteHost) -> None:
-    """A hook that blocks keeps the engine's other words from nobody."""
+    """A hook that blocks does not hold up the engine's other reports."""
     entered, leave = threading.Event(), threading.Event()
 
     def hook(_: Task) -> None:
@@ -304,7 +304,7 @@ async def test_hooks_hold_nothing_up(manager: TaskManager, host: RemoteHost) -> 
 
 
 async def test_not_opened(workers: Workers) -> None:
-    """An engine that refuses to begin keeps the app from starting, and leaves nothing."""
+    """An engine that fails to open stops the app from starting, and leaves no manager behind."""
     workers.fault = ValueError("the visibility timeout is too short")
     with pytest.raises(ValueError, match="too short"):
         async with setup_async_framework(None, engine=workers):
@@ -314,7 +314,7 @@ async def test_not_opened(workers: Workers) -> None:
 
 
 async def test_shutdown_lets_go(workers: Workers) -> None:
-    """At shutdown delayed tasks are CANCELLED and published ones let go of, as they are."""
+    """A shutdown cancels delayed tasks and leaves published ones as they are."""
     ends: list[TaskEvent] = []
     async with setup_async_framework(None, engine=workers):
         manager = get_task_manager()
@@ -349,7 +349,7 @@ def work_name() -> str:
 
 
 async def test_adopted(manager: TaskManager, host: RemoteHost, workers: Workers) -> None:
-    """Tasks of a process that died come to where the engine says that they are."""
+    """Adopted tasks of a dead process get the state that the engine reports."""
     now = host.clock.time()
     states = {
         "ended": TaskStatus.COMPLETED,
@@ -373,7 +373,7 @@ async def test_adopted(manager: TaskManager, host: RemoteHost, workers: Workers)
 
 
 async def test_adopted_of_an_unknown_function(manager: TaskManager, host: RemoteHost) -> None:
-    """A function that this process does not know can be followed as well."""
+    """A task of a function that this process does not know can be adopted as well."""
     record = record_of("strange", TaskStatus.PENDING, host.clock.time())
     record.label = Label("nowhere.at_all", "")
     host.adopt([record])
@@ -383,7 +383,7 @@ async def test_adopted_of_an_unknown_function(manager: TaskManager, host: Remote
 async def test_adopted_while_the_engine_is_away(
     manager: TaskManager, host: RemoteHost, workers: Workers
 ) -> None:
-    """Tasks that were adopted while the engine does not answer stay until it tells of them."""
+    """Tasks adopted while the engine does not answer are kept until it reports on them."""
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -399,14 +399,14 @@ async def test_adopted_while_the_engine_is_away(
 
 
 async def test_adopted_twice(manager: TaskManager, host: RemoteHost) -> None:
-    """A task that is followed already is not taken in once more."""
+    """A task that is already followed is not adopted again."""
     task_id = work(1)
     host.adopt([record_of(task_id, TaskStatus.PENDING, host.clock.time())])
     assert manager.get_stats()["submitted"] == 1
     assert await status(manager, task_id) is TaskStatus.PENDING
 
 
-# -- a shared store's words, of tasks that run here
+# -- what a shared store reports on tasks that run here
 
 
 @background_task
@@ -416,7 +416,7 @@ async def forever() -> None:
 
 
 async def test_cancelled_by_another_process() -> None:
-    """A task that another process wants cancelled is, before or while it runs."""
+    """A task whose cancellation another process requests is cancelled, before or while it runs."""
     async with setup_async_framework(None):
         manager: Any = get_task_manager()
         host = RemoteHost(manager._core)
@@ -432,7 +432,7 @@ async def test_cancelled_by_another_process() -> None:
 
 
 async def test_given_up_by_the_others() -> None:
-    """A process that the others have given up ends its live tasks INTERRUPTED."""
+    """A process that the others have given up for dead ends its live tasks as INTERRUPTED."""
     async with setup_async_framework(None):
         manager: Any = get_task_manager()
         task_id = forever()
