@@ -92,7 +92,7 @@ def framework_threads() -> set[threading.Thread]:
 
 
 def test_two_apps_have_each_their_own_manager() -> None:
-    """Requests and tasks of either of two apps see the manager of their own app alone."""
+    """Requests and tasks of two apps each see only their own app's manager."""
     one, two = make_app(), make_app()
     with TestClient(one) as first, TestClient(two) as second:
         assert managers_seen(first) == {id(one.state.task_manager)}
@@ -110,8 +110,8 @@ def test_stopping_one_app_leaves_the_other_alone() -> None:
         assert one.state.thread_pool.submit(int).result(PATIENCE) == 0
 
 
-def test_between_two_apps_and_inside_none_there_is_no_telling() -> None:
-    """Outside the requests of two running apps the error says so, and names the cure."""
+def test_outside_two_running_apps_the_error_names_the_cure() -> None:
+    """With two apps running, a call from neither of them raises an error that names the cure."""
     text = (
         r"^several task frameworks are running, and this code does not run inside one of them: "
         r"call it from a request or a task of the app that you mean, or use that app's "
@@ -126,7 +126,7 @@ def test_between_two_apps_and_inside_none_there_is_no_telling() -> None:
 
 
 def test_a_mounted_app_with_a_framework_of_its_own_uses_that() -> None:
-    """Requests of a sub-app that set itself up see its manager, those of its parent another."""
+    """Requests of a sub-app with its own framework see its manager, not its parent's."""
     child = make_app()
 
     @asynccontextmanager
@@ -148,7 +148,7 @@ def test_a_mounted_app_with_a_framework_of_its_own_uses_that() -> None:
 
 
 def test_fifty_lifespans_leave_no_thread_and_no_memory() -> None:
-    """After fifty starts and stops the threads are those of before, and so is the memory."""
+    """After fifty starts and stops no thread is left and memory has not grown."""
     app = make_app(max_workers=2)
 
     def once() -> None:
@@ -173,7 +173,7 @@ def test_fifty_lifespans_leave_no_thread_and_no_memory() -> None:
 
 
 def test_two_loops_in_two_threads_have_each_their_own_framework() -> None:
-    """Frameworks on two loops at once see their own managers and mix up no future."""
+    """Frameworks on two loops at once see their own managers and do not mix up futures."""
     meet = threading.Barrier(2)
     seen: list[tuple[int, list[int]]] = []
 
@@ -196,7 +196,7 @@ def test_two_loops_in_two_threads_have_each_their_own_framework() -> None:
 
 
 async def test_a_task_is_awaited_from_a_second_loop() -> None:
-    """A coroutine on another loop waits for a task of this one's framework, and is woken."""
+    """A coroutine on another loop that waits for a task of this loop's framework is woken."""
     release = threading.Event()
     async with setup_async_framework(None):
         manager = get_task_manager()
@@ -255,7 +255,7 @@ async def test_after_the_stop_the_error_says_what_to_do() -> None:
 
 
 async def test_what_was_kept_can_be_read_after_the_stop() -> None:
-    """A manager that was stopped still tells the results of its tasks."""
+    """A stopped manager still returns the results of its tasks."""
     async with setup_async_framework(None):
         manager = get_task_manager()
         task_id = await manager.submit(int)
@@ -324,7 +324,7 @@ def test_event_handlers_that_the_router_runs_are_not_run_twice() -> None:
 
 @DEPRECATED
 def test_a_start_up_handler_that_raises_stops_the_framework() -> None:
-    """Its error arrives as it is, and neither a thread nor a current manager is left."""
+    """An error in a start-up handler is raised unchanged and leaves no thread and no manager."""
     app = FastAPI(lifespan=setup_async_framework)
 
     @app.on_event("startup")
@@ -341,7 +341,7 @@ def test_a_start_up_handler_that_raises_stops_the_framework() -> None:
 
 @DEPRECATED
 def test_a_shutdown_handler_that_raises_stops_the_framework_all_the_same() -> None:
-    """Its error arrives as it is, after the drain."""
+    """An error in a shutdown handler is raised unchanged, after the drain."""
     app = FastAPI(lifespan=setup_async_framework)
 
     @app.on_event("shutdown")
@@ -384,7 +384,7 @@ def test_an_app_is_left_with_the_middleware_that_it_had() -> None:
 
 
 def test_an_executor_of_the_users_is_used_and_left_running() -> None:
-    """Tasks run in the pool that was given, which its giver shuts down."""
+    """Tasks run in the given pool, and its owner shuts it down."""
     pool = ThreadPoolExecutorEnhanced(max_workers=3, thread_name_prefix="custom-pool-")
     app = make_app(executor=pool)
     with TestClient(app):
