@@ -72,7 +72,7 @@ async def test_a_schedule_made_before_the_framework_starts_with_it(no_schedules:
 
     managers = []
     for _ in range(2):
-        # Of its own: under a test's override all apps would share one framework.
+        # A clock of its own: under a test's override all apps would share one framework.
         async with setup_async_framework(None, clock=clock_apart()):
             managers.append(get_task_manager())
             assert await asyncio.to_thread(ran.acquire, timeout=PATIENCE)
@@ -106,7 +106,7 @@ def app_with_a_schedule() -> FastAPI:
 async def test_a_lifespans_schedule_ends_with_it(
     no_schedules: None, asyncframe: Probe, test: str
 ) -> None:
-    """A schedule that a lifespan makes is not there for the next one, in no test."""
+    """A schedule that a lifespan makes is gone when the next lifespan starts."""
     _ticks.clear()
     for begun in (0, 35):
         async with asyncframe.client(app_with_a_schedule()):
@@ -130,7 +130,7 @@ async def test_a_tests_schedule_ends_with_it(
 
 
 async def test_a_frameworks_schedule_ends_with_it(no_schedules: None) -> None:
-    """The same is so without a test's override: each framework runs what was made inside it."""
+    """A schedule made inside a framework ends with it, also without a test's override."""
     counts = []
     for _ in range(2):
         async with setup_async_framework(None, clock=clock_apart()):
@@ -191,7 +191,7 @@ async def test_an_async_schedule_runs_on_the_frameworks_loop(
 async def test_a_run_that_is_still_going_has_the_next_one_skipped_and_counted(
     manager: TaskManager, asyncframe: Probe
 ) -> None:
-    """Never do two runs overlap; what is left out is counted, and the next one comes."""
+    """Runs never overlap: a run that is due meanwhile is skipped and counted."""
     clock, runs = asyncframe.clock, []
 
     @scheduled_task(every=10)
@@ -209,7 +209,7 @@ async def test_a_run_that_is_still_going_has_the_next_one_skipped_and_counted(
 
 
 async def test_missed_runs_are_not_made_up(manager: TaskManager, asyncframe: Probe) -> None:
-    """After the process stood still for 95 s there is one run, and the next is due at 100 s."""
+    """After a process is suspended for 95 s there is one run, and the next is due at 100 s."""
     clock, runs = asyncframe.clock, []
 
     @scheduled_task(every=10)
@@ -260,7 +260,7 @@ async def test_a_full_queue_skips_a_run_and_does_not_end_the_schedule(
 
 
 async def test_schedules_are_visible_in_the_figures(manager: TaskManager) -> None:
-    """get_stats() tells how many schedules wait for their time."""
+    """get_stats() counts the schedules that wait for their next run."""
     before = manager.get_stats()["scheduled"]
 
     @scheduled_task(every=10)
@@ -330,7 +330,7 @@ async def test_jitter_puts_a_run_off_by_at_most_its_share(
 async def test_a_delayed_task_is_pending_with_a_reason_until_it_is_due(
     manager: TaskManager, asyncframe: Probe
 ) -> None:
-    """submit(delay=30) starts after 30 s and not before, and says why it waits."""
+    """submit(delay=30) starts a task after 30 s and not before, and its reason says so."""
     task_id = await manager.submit(int, delay=30)
     await asyncframe.clock.run_for(29)
     waiting = await manager.get_task(task_id)
@@ -368,7 +368,7 @@ async def test_options_delay_an_awaited_task(manager: TaskManager, asyncframe: P
 async def test_a_cancelled_delayed_task_never_starts(
     manager: TaskManager, asyncframe: Probe
 ) -> None:
-    """Cancelling a delayed task ends it at once, and its time passes without a run."""
+    """Cancelling a delayed task ends it at once, and it never runs."""
     runs: list[int] = []
     task_id = await manager.submit(runs.append, (1,), delay=30)
     assert await manager.cancel_task(task_id)
@@ -380,7 +380,7 @@ async def test_a_cancelled_delayed_task_never_starts(
 
 
 async def test_a_delayed_task_takes_a_place_in_the_queue(asyncframe: Probe) -> None:
-    """Delayed tasks wait as others do, so the bound of the queue holds for them, too."""
+    """Delayed tasks count against the bound of the queue."""
     async with setup_async_framework(None, queue_size=2):
         manager = get_task_manager()
         for _ in range(2):
@@ -404,7 +404,7 @@ async def test_an_impossible_delay_is_refused(manager: TaskManager, delay: float
 async def test_the_last_chance_of_a_drain_passes_on_the_clock(
     asyncframe: Probe, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A coroutine that swallows its cancellation is let go when the clock says so."""
+    """A coroutine that swallows its cancellation is given up when its last chance has passed."""
     stop = asyncio.Event()
 
     async def swallow() -> None:

@@ -76,7 +76,7 @@ async def test_an_inline_task_has_its_own_identity(one_thread: TaskManager) -> N
 
 
 async def test_a_failing_inline_task_fails_alone(one_thread: TaskManager) -> None:
-    """What a task run inline raises goes to who waits for it and ends that task only."""
+    """An error in a task run inline goes to its waiter and ends that task only."""
 
     def outer() -> str:
         inner = one_thread.submit_nowait(fail_with(KeyError("inner")))
@@ -175,7 +175,7 @@ async def test_a_circle_of_three(task_manager: TaskManager) -> None:
 async def test_an_in_place_task_that_waits_for_what_awaits_it(
     task_manager: TaskManager,
 ) -> None:
-    """An in-place body that waits for the task which awaits it gets DeadlockError."""
+    """An in-place body that waits for the task that awaits it gets DeadlockError."""
     outer_id: list[str] = []
 
     @async_task
@@ -207,7 +207,7 @@ async def test_a_wait_with_a_timeout_is_not_refused(asyncframe: Probe) -> None:
 async def test_a_coroutine_beside_a_task_does_not_hold_it_up(
     task_manager: TaskManager,
 ) -> None:
-    """A coroutine that a task starts beside itself may wait for that task."""
+    """A coroutine that a task starts in the background may wait for that task."""
     beside: list[asyncio.Task[Any]] = []
 
     async def body() -> str:

@@ -1,4 +1,4 @@
-"""How many workers a server runs is read from the settings that stand on its stack."""
+"""The number of a server's workers is read from the settings on its stack."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_settings_on_the_stack(module: str, names: dict[str, Any], count: int) -> None:
-    """The first server below on the stack that knows its number of workers is believed."""
+    """The nearest server on the stack that knows its number of workers is used."""
     assert asked_from(module, **names) == count
 
 
 @pytest.mark.parametrize(("value", "count"), [("5", 5), ("", 1), ("many", 1)])
 def test_environment(monkeypatch: pytest.MonkeyPatch, value: str, count: int) -> None:
-    """Where no server is known, the variable that servers agree on counts."""
+    """If no server is found, the environment variable that servers share is used."""
     monkeypatch.setenv("WEB_CONCURRENCY", value)
 
     assert worker_count(None) == count
