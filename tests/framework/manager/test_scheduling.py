@@ -106,7 +106,7 @@ def app_with_a_schedule() -> FastAPI:
 async def test_a_lifespans_schedule_ends_with_it(
     no_schedules: None, asyncframe: Probe, test: str
 ) -> None:
-    """A schedule that a lifespan makes is gone when the next lifespan starts."""
+    """A schedule that a lifespan makes ends with that lifespan, also across tests."""
     _ticks.clear()
     for begun in (0, 35):
         async with asyncframe.client(app_with_a_schedule()):

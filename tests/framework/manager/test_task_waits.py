@@ -207,7 +207,7 @@ async def test_a_wait_with_a_timeout_is_not_refused(asyncframe: Probe) -> None:
 async def test_a_coroutine_beside_a_task_does_not_hold_it_up(
     task_manager: TaskManager,
 ) -> None:
-    """A coroutine that a task starts in the background may wait for that task."""
+    """A coroutine that a task starts with create_task() may wait for that task."""
     beside: list[asyncio.Task[Any]] = []
 
     async def body() -> str:
