@@ -1,4 +1,4 @@
-"""Deliveries, stores and sleeps that go wrong, and what becomes of the task."""
+"""What becomes of a task when its delivery, its store or its wait goes wrong."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class DeliversTwice(Interceptor):
 
 @pytest.mark.parametrize("kind", ["thread", "loop"])
 async def test_a_second_delivery_is_counted_and_changes_nothing(kind: str) -> None:
-    """The body runs twice, in contexts of its own, and the task ends once, by the first."""
+    """A second delivery runs the body in a context of its own, and the task still ends once."""
     interceptor = DeliversTwice()
     started, go_on = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
@@ -93,7 +93,7 @@ async def test_a_second_delivery_is_counted_and_changes_nothing(kind: str) -> No
 
 
 async def test_a_store_that_fails_leaves_no_task_live(caplog: pytest.LogCaptureFixture) -> None:
-    """A task whose record the store does not take has ended all the same, and it is logged."""
+    """A task whose record the store refuses still ends, and the refusal is logged."""
 
     class Full(MemoryStore):
         def put(self, record: TaskRecord) -> None:
@@ -114,7 +114,7 @@ async def test_a_store_that_fails_leaves_no_task_live(caplog: pytest.LogCaptureF
 async def test_a_cancelled_task_does_not_wait_for_its_next_attempt(
     asyncframe: Probe, kind: str
 ) -> None:
-    """Cancelling a task in a retry's delay ends the delay, and the task CANCELLED."""
+    """Cancelling a task during a retry's delay ends it at once."""
     manager, clock = asyncframe.manager, asyncframe.clock
 
     def fail() -> None:
@@ -134,7 +134,7 @@ async def test_a_cancelled_task_does_not_wait_for_its_next_attempt(
 
 
 async def test_a_cancelled_task_does_not_wait_for_its_slot(asyncframe: Probe) -> None:
-    """Cancelling a thread that waits for a throttle's slot ends its wait and its task."""
+    """Cancelling a thread task that waits for a throttle's slot ends its wait and the task."""
     clock = asyncframe.clock
 
     @throttled_task(rate_limit=1, time_window=60.0, when_limited="wait")
@@ -150,7 +150,7 @@ async def test_a_cancelled_task_does_not_wait_for_its_slot(asyncframe: Probe) ->
 
 
 async def test_a_wait_that_begins_while_the_framework_stops_ends_at_once() -> None:
-    """A throttled call that would wait during the drain is told when to come back."""
+    """A throttled call that would wait during a drain raises RateLimitExceededError at once."""
 
     @throttled_task(rate_limit=1, time_window=60.0, when_limited="wait")
     async def slot() -> None:
@@ -174,7 +174,7 @@ async def test_a_wait_that_begins_while_the_framework_stops_ends_at_once() -> No
 
 
 def test_a_loop_that_closes_under_a_task_interrupts_it() -> None:
-    """A task of a loop that is closed without a drain is INTERRUPTED, not RUNNING for ever."""
+    """A task whose loop is closed without a drain is INTERRUPTED, not RUNNING for ever."""
 
     async def begin(manager: TaskManager) -> str:
         started = asyncio.Event()

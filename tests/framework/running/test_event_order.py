@@ -1,4 +1,4 @@
-"""The order in which sinks hear of one task's events, whichever threads they happen on."""
+"""The order in which sinks get one task's events, whichever threads they happen on."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def aside() -> Iterator[ThreadPoolExecutor]:
 
 
 class HeldUp:
-    """Two sinks: the first is held up at one kind of event, the second notes what it hears.
+    """Two sinks: the first blocks at one kind of event, the second notes what it gets.
 
-    So another thread may tell of what comes next before this event has come to the second.
+    So another thread may emit the next event before this one has reached the second sink.
     """
 
     def __init__(self, manager: TaskManager, kind: str) -> None:
@@ -62,7 +62,7 @@ class HeldUp:
         self.heard.append(event.kind)
 
     def meanwhile(self, call: Callable[[], object]) -> None:
-        """Make *call* while the event is held up, and then let it go on."""
+        """Make *call* while the first sink blocks, and then release it."""
         assert self._arrived.wait(PATIENCE)
         try:
             call()
@@ -71,19 +71,19 @@ class HeldUp:
 
 
 def until_ended(manager: TaskManager, kind: str) -> threading.Event:
-    """Return an event that is set once *kind* has come to every sink that there is now."""
+    """Return an event that is set once *kind* has reached every sink subscribed so far."""
     told = threading.Event()
     manager.subscribe(lambda _: told.set(), kinds={kind})
     return told
 
 
 def test_a_task_ends_while_its_start_is_told(manager: TaskManager, clock: VirtualClock) -> None:
-    """A limit that passes while the start is told of is heard after it."""
-    # 1 the thread tells the first sink of the start, 2 the limit ends the task on another
-    # thread and tells of it, 3 the thread tells the second sink of the start.
+    """The event of a limit that passes while "started" is delivered comes after it."""
+    # 1 the thread gives the start to the first sink, 2 the limit ends the task on another
+    # thread and emits that, 3 the thread gives the start to the second sink.
     sinks, late = HeldUp(manager, "started"), until_ended(manager, "late_result")
     manager.submit_nowait(int, timeout=1.0)
-    # The limit begins to count once the start was told of, so it is ended by hand.
+    # The limit begins to count once the start is delivered, so the test ends the task itself.
     (task,) = manager._core.ledger.unfinished()
     error = TimeoutError()
     sinks.meanwhile(lambda: manager._core.endings.end(task, "interrupt", error, body_ended=False))
@@ -94,7 +94,7 @@ def test_a_task_ends_while_its_start_is_told(manager: TaskManager, clock: Virtua
 def test_a_task_is_cancelled_while_its_submission_is_told(
     manager: TaskManager, aside: ThreadPoolExecutor
 ) -> None:
-    """A cancellation while the submission is told of is heard after it."""
+    """The event of a cancellation while "submitted" is delivered comes after it."""
     sinks, told = HeldUp(manager, "submitted"), until_ended(manager, "cancelled")
     submitting: Future[str] = aside.submit(manager.submit_nowait, int)
 
@@ -119,7 +119,7 @@ def failing(timeout: float, jitter: float = 0.0) -> Callable[[], str]:
 
 
 def test_a_limit_passes_while_a_retry_is_told(manager: TaskManager, clock: VirtualClock) -> None:
-    """A limit that passes while a retry's wait is told of is heard after it."""
+    """The event of a limit that passes while "retrying" is delivered comes after it."""
     sinks, late = HeldUp(manager, "retrying"), until_ended(manager, "late_result")
     failing(timeout=1.0)()
     sinks.meanwhile(lambda: clock.advance(1.0))
@@ -128,7 +128,7 @@ def test_a_limit_passes_while_a_retry_is_told(manager: TaskManager, clock: Virtu
 
 
 class _Late(random.Random):
-    """Draws a jitter, before which a limit passes."""
+    """Draws the jitter only after the limit has passed."""
 
     def __init__(self, clock: VirtualClock) -> None:
         super().__init__(0)
@@ -141,8 +141,8 @@ class _Late(random.Random):
 
 
 def test_a_limit_passes_before_a_retry_is_told(clock: VirtualClock) -> None:
-    """Of a retry's wait that would begin after the task's end nobody hears."""
-    # 1 the attempt fails, 2 the limit ends the task, 3 the retry is to be told of.
+    """No "retrying" event follows once a limit has ended the task."""
+    # 1 the attempt fails, 2 the limit ends the task, 3 the retry is about to be emitted.
     with override_framework(clock=clock, rng=_Late(clock)) as manager:
         heard: list[str] = []
         manager.subscribe(lambda event: heard.append(event.kind))
@@ -153,7 +153,7 @@ def test_a_limit_passes_before_a_retry_is_told(clock: VirtualClock) -> None:
 
 
 def test_a_task_is_forgotten_while_its_end_is_told(manager: TaskManager) -> None:
-    """A finished task that is forgotten while its end is told of is heard of in that order."""
+    """The "evicted" event of a task removed while "completed" is delivered comes after it."""
     sinks, told = HeldUp(manager, "completed"), until_ended(manager, "evicted")
     manager.submit_nowait(int)
     sinks.meanwhile(lambda: manager.cleanup_completed_tasks(0))
@@ -162,7 +162,7 @@ def test_a_task_is_forgotten_while_its_end_is_told(manager: TaskManager) -> None
 
 
 def test_a_sink_that_ends_the_task_it_hears_of(manager: TaskManager) -> None:
-    """Of what a sink does to a task the others hear after the event that it did it at."""
+    """If a sink cancels the task of an event, the other sinks get that event first."""
     heard: list[tuple[str, object]] = []
 
     def cancel(event: TaskEvent) -> None:
@@ -175,7 +175,7 @@ def test_a_sink_that_ends_the_task_it_hears_of(manager: TaskManager) -> None:
 
 
 def test_events_have_the_status_of_their_moment(manager: TaskManager) -> None:
-    """An event that is told of late has the status and attempts of when it happened."""
+    """An event that is delivered late has the status and attempt of when it happened."""
     statuses: list[tuple[str, object, int]] = []
     sinks, told = HeldUp(manager, "submitted"), until_ended(manager, "interrupted")
     manager.subscribe(lambda event: statuses.append((event.kind, event.status, event.attempt)))
