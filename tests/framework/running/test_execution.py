@@ -47,14 +47,14 @@ user: ContextVar[str] = ContextVar("user", default="nobody")
 
 @EVERY_KIND
 async def test_context_is_visible(task_manager: TaskManager, make: Any, run: Run) -> None:
-    """A task sees the context variables of whoever submitted it."""
+    """A task sees the context variables of its submitter."""
     user.set("ada")
     assert await run(task_manager, make(user.get)) == "ada"
 
 
 @EVERY_KIND
 async def test_context_does_not_leak_back(task_manager: TaskManager, make: Any, run: Run) -> None:
-    """What a task sets in its context is not seen by whoever submitted it."""
+    """Context variables that a task sets are not seen by its submitter."""
     user.set("ada")
     await run(task_manager, make(lambda: user.set("mallory")))
     assert user.get() == "ada"
@@ -69,7 +69,7 @@ async def test_current_task_does_not_leak(task_manager: TaskManager, make: Any, 
 
 
 async def test_context_does_not_leak_to_the_next_task_on_the_thread() -> None:
-    """Two tasks that run on one thread after another see nothing of each other's context."""
+    """Two tasks that run on one thread in turn do not see each other's context."""
     with (
         ThreadPoolExecutorEnhanced(1) as pool,
         override_framework(pool=pool) as manager,
@@ -152,7 +152,7 @@ async def test_progress_out_of_range_is_refused(task_manager: TaskManager, share
 
 
 async def test_check_cancelled_ends_a_thread_task_cancelled(task_manager: TaskManager) -> None:
-    """A thread task that gives way when asked ends CANCELLED, though the cancel said False."""
+    """A thread task that stops when asked ends CANCELLED, though cancel_task() was False."""
     started, asked = threading.Event(), threading.Event()
 
     def body() -> None:
@@ -177,7 +177,7 @@ async def test_check_cancelled_ends_a_thread_task_cancelled(task_manager: TaskMa
 async def test_a_thread_task_that_does_not_give_way_completes(
     task_manager: TaskManager,
 ) -> None:
-    """A thread task that ignores a cancellation is COMPLETED, with the request on record."""
+    """A thread task that ignores a cancellation is COMPLETED, with the request in its record."""
     started, asked = threading.Event(), threading.Event()
 
     def body() -> int:
@@ -267,7 +267,7 @@ async def test_on_error_of_a_cancelled_task(task_manager: TaskManager) -> None:
 
 
 async def test_on_error_at_a_limit(task_manager: TaskManager, task_clock: VirtualClock) -> None:
-    """on_error is called at the limit, while the thread still runs, on a thread of its own."""
+    """on_error is called at the limit on a separate thread, while the body still runs."""
     started, gate, called = threading.Event(), threading.Event(), threading.Event()
     told: list[tuple[TaskStatus, bool, int]] = []
 
@@ -315,7 +315,7 @@ async def test_on_complete_runs_where_the_task_completed(task_manager: TaskManag
 async def test_a_hook_that_raises_is_logged(
     task_manager: TaskManager, make: Any, error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a hook raises is logged and changes neither the task nor the next one."""
+    """An error in a hook is logged and affects neither its task nor the next one."""
     called = threading.Event()
 
     def hook(_: Task) -> None:
@@ -335,7 +335,7 @@ async def test_a_hook_that_raises_is_logged(
 
 @pytest.mark.parametrize("make", [in_thread, on_loop])
 async def test_events_come_in_order(task_manager: TaskManager, make: Any) -> None:
-    """A sink hears submitted, started, progress and completed in this order."""
+    """A sink gets submitted, started, progress and completed in this order."""
     events: list[TaskEvent] = []
     task_manager.subscribe(events.append)
 
@@ -366,7 +366,7 @@ async def test_events_of_a_retry(task_manager: TaskManager) -> None:
 
 
 async def test_events_of_a_late_result(asyncframe: Probe) -> None:
-    """After timed_out the thread's late result is one event of its own and no second end."""
+    """After timed_out a thread's late result is a separate event, not a second end."""
     events: list[TaskEvent] = []
     asyncframe.manager.subscribe(events.append)
     task_id = await asyncframe.manager.submit(asyncframe.clock.sleep, (3.0,), timeout=1.0)
@@ -382,7 +382,7 @@ async def test_events_of_a_late_result(asyncframe: Probe) -> None:
 async def test_a_sink_that_raises_is_logged_and_others_hear(
     task_manager: TaskManager, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A sink that raises, even SystemExit, is logged for each event; the next one hears all."""
+    """A sink that raises, even SystemExit, is logged for each event; the next one gets all."""
     events: list[TaskEvent] = []
     task_manager.subscribe(lambda _: sys.exit(3))
     task_manager.subscribe(events.append)
@@ -392,7 +392,7 @@ async def test_a_sink_that_raises_is_logged_and_others_hear(
 
 
 async def test_an_unsubscribed_sink_hears_nothing(task_manager: TaskManager) -> None:
-    """After unsubscribing, twice even, a sink hears nothing and the other one everything."""
+    """After unsubscribing, even twice, a sink gets no more events and the others get all."""
     gone: list[TaskEvent] = []
     stays: list[TaskEvent] = []
     unsubscribe = task_manager.subscribe(gone.append)
@@ -404,7 +404,7 @@ async def test_an_unsubscribed_sink_hears_nothing(task_manager: TaskManager) -> 
 
 
 async def test_a_sink_hears_only_of_the_kinds_that_it_asked_for(task_manager: TaskManager) -> None:
-    """With kinds given a sink hears of those alone, and another one of all the same."""
+    """A sink with kinds gets only those; another sink gets all events."""
     some: list[TaskEvent] = []
     everything: list[TaskEvent] = []
     task_manager.subscribe(some.append, kinds=["completed", "submitted"])
@@ -415,7 +415,7 @@ async def test_a_sink_hears_only_of_the_kinds_that_it_asked_for(task_manager: Ta
 
 
 async def test_a_sink_that_is_there_twice_is_taken_off_once(task_manager: TaskManager) -> None:
-    """Each subscription of one function is its own: taking one off leaves the other."""
+    """A function can be subscribed twice, and unsubscribing one leaves the other."""
     events: list[TaskEvent] = []
     first = task_manager.subscribe(events.append, kinds={"submitted"})
     task_manager.subscribe(events.append)
@@ -441,7 +441,7 @@ async def failed_task(manager: TaskManager) -> tuple[str, int]:
 async def test_an_unread_failure_is_logged_once_with_its_origin(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A failure nobody read is logged at ERROR when it is evicted, and not again at the end."""
+    """An unread failure is logged at ERROR when it is evicted, and not again at the stop."""
     with override_framework() as manager:
         task_id, line = await failed_task(manager)
         assert manager.cleanup_completed_tasks(0) == 1
@@ -475,7 +475,7 @@ async def test_a_read_failure_is_not_logged(caplog: pytest.LogCaptureFixture) ->
 
 
 async def test_a_coroutine_that_cancels_itself(task_manager: TaskManager) -> None:
-    """Of a coroutine that cancels its own asyncio task nobody says that it was awaited."""
+    """The reason of a coroutine that cancels its own asyncio task says just that."""
 
     async def body() -> None:
         own = asyncio.current_task()
@@ -493,7 +493,7 @@ async def test_a_coroutine_that_cancels_itself(task_manager: TaskManager) -> Non
 
 
 async def test_a_coroutine_whose_awaiter_is_cancelled(task_manager: TaskManager) -> None:
-    """A coroutine that is awaited in place says that its awaiting coroutine was cancelled."""
+    """The reason of an in-place task says that its awaiting coroutine was cancelled."""
     started = asyncio.Event()
 
     @async_task

@@ -1,4 +1,4 @@
-"""Tasks that are driven in place, inside what awaits them."""
+"""Tasks that run in place, inside the coroutine that awaits them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.patience import PATIENCE
 
 
 class InPlace:
-    """An in-place task that waits, in a task of its own that awaits it."""
+    """An in-place task that waits, and the asyncio task that awaits it."""
 
     def __init__(self, manager: TaskManager, *, timeout: float | None = None) -> None:
         self.manager = manager
@@ -101,7 +101,7 @@ async def test_cancelling_in_place_spares_the_awaiter(task_manager: TaskManager)
 async def test_cancelling_in_place_a_body_that_returns_all_the_same(
     task_manager: TaskManager,
 ) -> None:
-    """An in-place body that swallows cancel_task() and returns is COMPLETED, and not cancelled."""
+    """An in-place body that swallows cancel_task() and returns is COMPLETED."""
     one = InPlace(task_manager)
     one.swallow = True
     await one.start()
@@ -111,7 +111,7 @@ async def test_cancelling_in_place_a_body_that_returns_all_the_same(
 
 
 async def test_cancelling_the_awaiter_cancels_in_place(task_manager: TaskManager) -> None:
-    """Cancelling whoever awaits an in-place body cancels it, and the awaiter is cancelled."""
+    """Cancelling the awaiter of an in-place body cancels both."""
     one = InPlace(task_manager)
     await one.start()
     assert one.awaiter is not None
@@ -123,7 +123,7 @@ async def test_cancelling_the_awaiter_cancels_in_place(task_manager: TaskManager
 
 
 async def test_a_timeout_around_an_in_place_body(task_manager: TaskManager) -> None:
-    """asyncio.timeout() around an in-place body gives its own TimeoutError; it is CANCELLED."""
+    """asyncio.timeout() around an in-place task raises its own error; the task is CANCELLED."""
     ids: list[str] = []
 
     @async_task
@@ -145,7 +145,7 @@ async def test_a_timeout_around_an_in_place_body(task_manager: TaskManager) -> N
 async def test_an_in_place_body_that_swallows_its_awaiters_cancellation(
     task_manager: TaskManager,
 ) -> None:
-    """A body that swallows its awaiter's cancellation and returns is COMPLETED, as plainly."""
+    """An in-place body that swallows its awaiter's cancellation and returns is COMPLETED."""
     one = InPlace(task_manager)
     one.swallow = True
     await one.start()
@@ -156,7 +156,7 @@ async def test_an_in_place_body_that_swallows_its_awaiters_cancellation(
 
 
 async def test_the_limit_in_place(task_manager: TaskManager, task_clock: VirtualClock) -> None:
-    """Over its limit others hear at once, the direct awaiter when the body lets go."""
+    """At the limit other waiters get the error at once, and the awaiter when the body ends."""
     one = InPlace(task_manager, timeout=5.0)
     one.clean_up = asyncio.Event()
     await one.start()
