@@ -369,10 +369,10 @@ def _too_long(question: _Question, timeout: float | None) -> TimeoutError:
     task_id = question.task_id
     if question.seen:
         return TimeoutError(
-            f"task {task_id}, which another process has, is not final after {timeout:g} s of "
-            "waiting; it goes on"
+            f"task {task_id} of another process is not final after {timeout:g} s of waiting; "
+            "it goes on"
         )
     return TimeoutError(
-        f"no process has told of task {task_id!r} after {timeout:g} s of waiting: it may be "
-        "unknown, or the others are too busy to write; wait for a second or longer"
+        f"task {task_id!r} is still unknown after {timeout:g} s of waiting: it may not exist, or "
+        "its process is too busy to write its record; wait for a second or longer"
     )

@@ -292,7 +292,7 @@ async def test_too_long(book: Book, hasty: HastyClock) -> None:
     elsewhere = Elsewhere([book], clock, Mailboxes(), hasty)
     # The task is seen before the timeout passes, however busy the machine is.
     book.on_ask = lambda _: clock.pass_time(0.006)
-    with pytest.raises(TimeoutError, match=r"task runs, .* after 0.01 s of waiting; it goes on"):
+    with pytest.raises(TimeoutError, match=r"task runs of another .* after 0.01 s of waiting; it goes on"):
         await elsewhere.until_final("runs", 0.01)
     with pytest.raises(TimeoutError, match="it goes on"):
         await asyncio.to_thread(elsewhere.block_until_final, "runs", 0.01)
@@ -303,7 +303,7 @@ async def test_too_long(book: Book, hasty: HastyClock) -> None:
 async def test_too_short(book: Book) -> None:
     """When a wait ends before an id is surely unknown, the error says that it may be unknown."""
     elsewhere = Elsewhere([book], SystemClock(), Mailboxes())
-    message = r"^no process has told of task 'nobody' after 0 s of waiting: it may be unknown, or "
+    message = r"^task 'nobody' is still unknown after 0 s of waiting: it may not exist, or its "
     with pytest.raises(TimeoutError, match=message):
         await elsewhere.until_final("nobody", 0)
     elsewhere.close()
