@@ -1,8 +1,8 @@
-"""TaskManager: knows its tasks, hands out their results, lets them go.
+"""TaskManager: the public face of a framework's `Core`.
 
-Guarantees: an accepted task ends in exactly one final state; nothing here blocks a loop.
-Relies on: `core` for what it is made of, `ledger` for states, `results` for waiting.
-Lock order: none of its own.
+Guarantees: an accepted task becomes final exactly once; nothing here blocks an event loop.
+Relies on: the ledger for the states of tasks, `results` for waiting.
+Lock order: none is held here.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class TaskManager:
         """The function that creates task ids."""
         return self._core.intake.new_id
 
-    # -- taking tasks in
+    # -- submitting
 
     @overload
     async def submit(
@@ -249,7 +249,7 @@ class TaskManager:
         task = take_in(self._core.intake, "submit_nowait", frame, func, args, kwargs, options)
         return TaskId(task.task_id)
 
-    # -- knowing them
+    # -- looking up
 
     async def get_task(self, task_id: str) -> Task | None:
         """Return a snapshot of a task, or None if the id is unknown.
@@ -340,7 +340,7 @@ class TaskManager:
         chosen = EVENT_KINDS if kinds is None else checks.choices("kinds", kinds, EVENT_KINDS)
         return self._core.ledger.subscribe(sink, chosen)
 
-    # -- their results
+    # -- results
 
     @overload
     async def get_result(self, task_id: TaskId[T], timeout: float | None = None) -> T: ...
@@ -406,7 +406,7 @@ class TaskManager:
             record = elsewhere.block_until_final(task_id, timeout)
         return self._core.results.wait(_require(task_id, record), timeout)
 
-    # -- letting them go
+    # -- cancelling and forgetting
 
     async def cancel_task(self, task_id: str) -> bool:
         """Cancel a task; return True if it was cancelled, False if not or not yet.
