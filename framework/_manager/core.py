@@ -157,6 +157,7 @@ class Core:
 
         Failures that nobody has read are logged. May be called twice.
         """
+        # The ledger first: nothing can be added while the other parts stop.
         if not self.ledger.stop():
             return
         self.policies.close()

@@ -56,6 +56,7 @@ async def drain(core: Core, home: Home, grace: float) -> None:
     try:
         await _wait_until_idle(core, home, grace)
     finally:
+        # Also if the drain is cancelled: that only ends the grace period.
         unfinished = core.ledger.unfinished(home)
         if unfinished or core.runner.drives.of(home):
             await _shielded(_end_all(core, home, unfinished))
@@ -155,6 +156,7 @@ def _cancel_all(core: Core, tasks: list[LiveTask]) -> None:
         if core.intake.cancel_pending(task, REASON):
             continue
         if task.driver is not None and core.ledger.request_cancel(task):
+            # Set before the cancellation, which ends the task with this reason.
             task.reason = REASON
             core.endings.stop_body(task)
 

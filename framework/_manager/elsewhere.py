@@ -62,7 +62,8 @@ class _Question:
         tries: How many queries did not find the task.
         last: Whether not to repeat the query if it does not find the task.
         seen: Whether a query has found the task.
-        dropped: Whether the caller does not need the answer any more.
+        dropped: Whether the caller does not need the answer any more; set without the lock,
+            since the worst that follows is one more query.
     """
 
     __slots__ = ("answer", "call", "done", "dropped", "error", "final", "last", "seen",

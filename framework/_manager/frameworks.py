@@ -151,6 +151,7 @@ class Framework:
             home: The home of an app.
             schedules: Whether to run scheduled functions and the periodic clean-up.
         """
+        # The home first: once the framework is current, tasks may be submitted.
         self.core.intake.add_home(home)
         with _LOCK:
             if self is not _STATE.override and self not in _STATE.running:
@@ -177,6 +178,7 @@ class Framework:
         self.core.stop()
         if self.core.ledger.shared is not None:
             self.core.ledger.shared.close(max(patience, _LAST_WORDS))
+        # Not earlier: while the last tasks end, another framework must not become the sole one.
         with _LOCK:
             _STATE.open = [one for one in _STATE.open if one is not self]
             _STATE.update_sole()
@@ -184,6 +186,7 @@ class Framework:
             stats = self.pool.get_stats()
             bare_calls = stats["busy"] or stats["queued"]
             self.pool.shutdown(timeout=patience if bare_calls else min(patience, _SETTLE))
+            # What is left after the timeout is dropped.
             self.pool.shutdown(wait=False, cancel_futures=True)
         if self._own_clock is not None:
             self._own_clock.close()

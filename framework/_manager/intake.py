@@ -90,6 +90,7 @@ class Intake:
             return self.submit_special(spec, args, kwargs, frame)
         task = self._new_task(spec, args, kwargs, frame, self.new_id())
         self._add(task)
+        # Not `get_running_loop`, which raises an error outside a loop.
         if self.durable and asyncio._get_running_loop() is None:
             self.secure(task)
         self.runner.launch(task)
@@ -230,6 +231,7 @@ class Intake:
                 ledger.flush(task)
             runner.start(task)
         else:
+            # RUNNING at once: without sinks nobody sees it PENDING, and one lock is saved.
             ledger.add(task, now)
         task.driver = driver = Drive(runner, task, True)
         driver.first_step(now)

@@ -135,6 +135,7 @@ class Schedules:
         if schedule.jitter:
             when += self._rng.uniform(0.0, schedule.jitter * schedule.every)
         with self._lock:
+            # The timer has a weak reference, so that it does not keep a dropped function alive.
             if self._running and self._timetables.get(schedule) is table:
                 table.timer = clock.call_at(
                     when, lambda: self._fire(reference, table), background=True

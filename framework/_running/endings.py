@@ -165,6 +165,7 @@ class Endings:
         if task.outbox is not None:
             ledger.flush(task)
         retention = self.retention
+        # Read without the lock: it does not matter which of several threads trims.
         if ledger.kept > retention.max_finished:
             retention.trim()
         if waiters:
@@ -173,5 +174,6 @@ class Endings:
             run_hooks(task, ledger.snapshot)
         home = task.home
         on_idle = home.on_idle
+        # Without a lock: two threads may see the home empty, and both call it.
         if on_idle is not None and not home.live:
             on_idle()

@@ -121,6 +121,7 @@ class Ledger(Events):
                 self.running += 1
             if emit_submitted and self.sinks:
                 self.enqueue(task, "submitted")
+        # Without the lock, since the store may block or refuse.
         if self.shared is not None:
             self._share_new(task)
 
@@ -186,6 +187,7 @@ class Ledger(Events):
             task.bodies += 1
             if self.sinks:
                 self.enqueue(task, "started")
+        # `share`, written out, since every task passes here.
         if self.shared is not None:
             self.shared.note(task)
         return True
@@ -221,6 +223,7 @@ class Ledger(Events):
         targets = TARGETS[move]
         with self.lock:
             before, bodies = task.status, task.bodies
+            # Before the check below: the body of a task that is final already may end late.
             if body_ended and bodies:
                 task.bodies = bodies = bodies - 1
                 if not bodies and task.rest is not None:
@@ -233,6 +236,7 @@ class Ledger(Events):
             if error is not None:
                 task.error = error
                 task.traceback = traceback
+            # Most tasks end without a reason, and an empty one must not create `rest`.
             if reason or task.rest is not None:
                 task.reason = reason
             if bodies:

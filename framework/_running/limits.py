@@ -54,7 +54,8 @@ class Limits:
         if task.limit_key is not None:
             deadline = self._deadlines.remove(task, task.limit_key)
             task.limit_key = None
-        # None means that the limit expires right now, on another thread.
+        # No deadline: the limit expires right now, on another thread. That is recorded as 0.0,
+        # so a limit with no time left, but a deadline, gets a little more.
         task.limit_left = 0.0 if deadline is None else max(deadline - now, 1e-9)
 
     def resume(self, task: LiveTask) -> None:
