@@ -66,8 +66,19 @@ class _Question:
             since the worst that follows is one more query.
     """
 
-    __slots__ = ("answer", "call", "done", "dropped", "error", "final", "last", "seen",
-                 "task_id", "tries", "waiter")  # fmt: skip
+    __slots__ = (
+        "answer",
+        "call",
+        "done",
+        "dropped",
+        "error",
+        "final",
+        "last",
+        "seen",
+        "task_id",
+        "tries",
+        "waiter",
+    )
 
     def __init__(
         self,

@@ -89,9 +89,18 @@ class RemoteHost:
         frame, monotonic = sys._getframe(), self.clock.monotonic()
         created = monotonic - max(0.0, self.clock.time() - record.created_at)
         task = new_task(
-            TaskId(record.task_id), known, (), None, copy_context(), self._core.intake.home(), None,
-            created, record.created_at, frame.f_code, frame.f_lasti,
-        )  # fmt: skip
+            TaskId(record.task_id),
+            known,
+            (),
+            None,
+            copy_context(),
+            self._core.intake.home(),
+            None,
+            created,
+            record.created_at,
+            frame.f_code,
+            frame.f_lasti,
+        )
         task.label, task.code, task.remote = record.label, None, True
         try:
             self._ledger.add(task, bounded=False)
@@ -109,9 +118,14 @@ class RemoteHost:
             ended = record.wall(record.ended)
             if ended is not None:
                 self.ended(
-                    task_id, record.status, ended.timestamp(), result=record.result,
-                    error=record.error, reason=record.reason, attempts=record.attempts,
-                )  # fmt: skip
+                    task_id,
+                    record.status,
+                    ended.timestamp(),
+                    result=record.result,
+                    error=record.error,
+                    reason=record.reason,
+                    attempts=record.attempts,
+                )
         for task_id in set(adopted) - {record.task_id for record in records}:
             reason = "its process died before it was published"
             self.ended(task_id, TaskStatus.INTERRUPTED, self.clock.time(), reason=reason)
