@@ -293,7 +293,7 @@ def patient(key: str) -> float:
 
 
 @background_task
-@throttled_task(rate_limit=1, time_window=0.2, when_limited="wait", key=lambda key: key)
+@throttled_task(rate_limit=1, time_window=1.0, when_limited="wait", key=lambda key: key)
 async def patient_on_loop(key: str) -> float:
-    """Return the present second, for one call in any 0.2 s."""
+    """Return the present second, for one call in any 1 s."""
     return datetime.now(UTC).timestamp()
