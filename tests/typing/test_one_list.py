@@ -163,13 +163,18 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _unmeasured() -> dict[str, str]:
+    """Return the environment without coverage's: lines of a copy are none of the package's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+
+
 def run(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python with the copy of the package in place of the package."""
     paths = {"PYTHONPATH": str(tree), "MYPYPATH": str(tree)}
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=tree,
-        env={**os.environ, **paths},
+        env={**_unmeasured(), **paths},
         capture_output=True,
         text=True,
         check=False,
