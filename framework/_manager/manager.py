@@ -305,12 +305,6 @@ class TaskManager:
         """
         figures = self._core.ledger.figures()
         figures |= {"delayed": len(self._core.delays), "scheduled": len(self._core.schedules)}
-        ledger = self._core.ledger
-        figures["kept"] = (
-            ledger.kept
-            if ledger.shared is None
-            else sum(figures[status.value] for status in TaskStatus if status.is_final)
-        )
         if self._core.boxes.lost:
             figures["lost_wakeups"] = self._core.boxes.lost
         return figures

@@ -401,6 +401,7 @@ class Ledger(Events):
             figures |= {PENDING.value: self.pending, RUNNING.value: self.running}
             figures |= {status.value: count for status, count in self.ended.items()}
             figures |= dict(self.extra)
+            figures["kept"] = self.kept
         return figures if self.shared is None else _with_others(figures, self.shared.figures())
 
     def announce(
@@ -447,6 +448,7 @@ def _with_others(own: dict[str, int], shared: dict[str, int]) -> dict[str, int]:
         live = 0 if status.is_final else own[status.value]
         figures[status.value] = live + shared.get(status.value, 0)
     figures["submitted"] = sum(figures[status.value] for status in TaskStatus)
+    figures["kept"] = sum(figures[status.value] for status in TaskStatus if status.is_final)
     return figures
 
 

@@ -37,7 +37,10 @@ def fail(number: int) -> None:
 
 
 async def run(first: int, last: int, fn: Callable[[int], object]) -> None:
-    """Run *fn* with every number; wait at the end of each batch, or the queue would be full."""
+    """Run *fn* with every number; wait at the end of each batch, or the queue would be full.
+
+    The pool must have one thread: then all have ended when the last one has.
+    """
     manager = get_task_manager()
     for start in range(first, last, _BATCH):
         for number in range(start, min(start + _BATCH, last)):
@@ -54,7 +57,7 @@ def memory() -> float:
 
 async def finished(count: int, kept: int) -> dict[str, object]:
     """Measure tasks that succeed, from the end of the first third on."""
-    async with setup_async_framework(None, max_finished_tasks=kept):
+    async with setup_async_framework(None, max_workers=1, max_finished_tasks=kept):
         begun = perf_counter()
         after = []
         for sixth in range(6):
@@ -68,7 +71,7 @@ async def finished(count: int, kept: int) -> dict[str, object]:
 
 async def failed(count: int) -> dict[str, object]:
     """Measure tasks that fail."""
-    async with setup_async_framework(None):
+    async with setup_async_framework(None, max_workers=1):
         await run(0, 20, fail)
         base = memory()
         await run(20, count + 20, fail)

@@ -342,6 +342,30 @@ async def test_in_place_events(task_manager: TaskManager) -> None:
     assert [event.status for event in events] == ["pending", "running", "completed"]
 
 
+def test_kept_is_read_with_the_other_counters(held_manager: TaskManager) -> None:
+    """The number of kept tasks is read under the same lock as the counts of each status."""
+    manager, ledger = held_manager, held_manager._core.ledger
+
+    class EndsATaskWhenReleased:
+        """The ledger's lock; right after it was released, one more task ends."""
+
+        def __init__(self) -> None:
+            self.inner = ledger.lock
+
+        def __enter__(self) -> None:
+            self.inner.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.inner.release()
+            ledger.lock = self.inner
+            ledger.end(task, "complete", 1.0)
+
+    task = record_in("running", manager)
+    ledger.lock = EndsATaskWhenReleased()  # type: ignore[assignment]  # for one reading
+    stats = manager.get_stats()
+    assert stats["kept"] == stats["completed"] == 0
+
+
 def test_race_of_ends(held_manager: TaskManager) -> None:
     """Of many threads that end one task at once one does, and one event says so."""
     task = record_in("running", held_manager)
