@@ -76,7 +76,7 @@ def test_setup(parameter: str, value: Any, error: type[Exception], allowed: str)
 
 @pytest.mark.parametrize("app", ["app", 5, object(), setup_async_framework])
 def test_setup_app(app: Any) -> None:
-    """What is no app is refused at the call."""
+    """Something that is not an app is refused at the call."""
     shown = re.escape(repr(app)[:70])
     with pytest.raises(
         TypeError, match=f"^app must be a FastAPI or Starlette app, or None, not {shown}"
@@ -150,7 +150,7 @@ def test_pool(parameter: str, value: Any, error: type[Exception], allowed: str) 
 
 @pytest.mark.parametrize("value", [0, -1, False])
 def test_pool_without_workers(value: int) -> None:
-    """A pool without workers is refused in the words of the standard library."""
+    """A pool without threads is refused with the standard library's message."""
     with pytest.raises(ValueError, match=r"^max_workers must be greater than 0$"):
         ThreadPoolExecutorEnhanced(max_workers=value)
 

@@ -194,7 +194,7 @@ def test_ids_are_read_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_no_future_unless_somebody_waits(
     bare_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tasks that nobody waits for make no future and no waiter, of a loop or of a thread."""
+    """A task that nobody waits for makes no future and no waiter."""
     loop, ends = asyncio.get_running_loop(), Ends(bare_manager)
     counters = []
     for owner, name in (
@@ -217,7 +217,7 @@ async def test_no_future_unless_somebody_waits(
 async def test_no_event_unless_somebody_hears(
     bare_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a sink no event is made, and with one those of the kinds that it hears."""
+    """Without a sink no event is made; with one, only events of the kinds that it asked for."""
     made = Counter(TaskEvent)
     monkeypatch.setattr(events, "TaskEvent", made)
     task_id = await bare_manager.submit(nothing)

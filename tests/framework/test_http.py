@@ -78,7 +78,7 @@ def test_a_real_server_answers_429_and_503() -> None:
 def test_retry_after_is_rounded_up_to_whole_seconds(
     error: RateLimitExceededError | QueueFullError, status: int, header: str
 ) -> None:
-    """Whoever comes back after the header's seconds, of which there is at least one, is free."""
+    """A request that is repeated after the seconds in the header, at least one, passes."""
     assert (error.status_code, error.headers) == (status, {"Retry-After": header})
 
 

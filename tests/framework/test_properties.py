@@ -110,7 +110,7 @@ LIMITS = (0.5, 1.0, 1.1, 7.0)
     )
 )
 def test_deadlines(steps: list[tuple[str, float, float]]) -> None:
-    """What is not removed expires once, at its own second, in the order of the seconds."""
+    """Each entry that is not removed expires once, at its own second, in order."""
     clock = ExactClock()
     fired: list[tuple[int, float]] = []
     deadlines: Deadlines[int] = Deadlines(clock, lambda entry: fired.append((entry, now())))

@@ -135,7 +135,7 @@ def test_all_is_defined() -> None:
 
 @pytest.mark.parametrize("name", modules())
 def test_module_exports_what_it_has(name: str) -> None:
-    """What a module lists in ``__all__`` is there."""
+    """Every name that a module lists in ``__all__`` exists."""
     module = importlib.import_module(name)
 
     for exported in getattr(module, "__all__", ()):
@@ -342,7 +342,7 @@ def test_help(arguments: tuple[str, ...]) -> None:
 
 
 def test_an_unknown_command() -> None:
-    """What there is not is named, with what there is, and the status is 2."""
+    """An unknown command is named, the known ones are listed, and the exit status is 2."""
     done = program("framework", "serve")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("unknown command 'serve'\nasyncframe: background tasks")

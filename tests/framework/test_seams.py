@@ -310,7 +310,7 @@ def test_a_store_of_the_tests_keeps_what_has_ended(example: ModuleType) -> None:
 
 
 def test_a_sink_hears_every_event_of_the_example(example: ModuleType) -> None:
-    """A function that was subscribed hears of a task's life in order, until taken off."""
+    """A subscribed function gets a task's events in order, until it is unsubscribed."""
     events: list[TaskEvent] = []
     with override_framework() as manager, TestClient(example.app) as client:
         unsubscribe = manager.subscribe(events.append)
@@ -348,7 +348,7 @@ def test_an_interceptor_of_the_tests_injects_faults(example: ModuleType) -> None
 
 
 def test_what_an_interceptor_raises_before_the_accept_refuses_the_task() -> None:
-    """A task that is refused at the door is raised in the caller, and nobody has its id."""
+    """A refused submission raises in the caller, and its id is unknown."""
 
     class Closed(Interceptor):
         def before_accept(self, record: TaskRecord) -> None:
@@ -425,7 +425,7 @@ async def test_an_app_that_stops_under_an_override_ends_its_own_tasks_alone() ->
 
 
 async def test_apps_that_ask_for_differing_limits_cannot_share_an_override() -> None:
-    """The second app of a test must ask for the limits of the first, or it is told which."""
+    """The second app of a test must use the settings of the first; an error names the others."""
     text = (
         r"^apps in one test share its framework and must use the same settings; they "
         r"differ in max_workers, result_ttl$"

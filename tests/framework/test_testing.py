@@ -9,7 +9,7 @@ from framework.testing import is_pool_thread
 
 
 def test_which_threads_are_of_a_pool() -> None:
-    """A pool's own threads are told from all others."""
+    """`is_pool_thread` is true of a pool's threads and of no others."""
     with ThreadPoolExecutorEnhanced(1) as pool:
         assert is_pool_thread(pool.submit(threading.current_thread).result())
 

@@ -276,7 +276,7 @@ def test_engine_takes_no_thread_of_its_own(redis_server: RedisServer) -> None:
 async def test_noted_and_never_sent(
     celery_engine: CeleryEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a process noted and died before it could send is sent by whoever looks at it, once."""
+    """A message that a process noted in Redis before it died is sent once by another process."""
     monkeypatch.setattr(_rescue, "AFTER", -1.0)
     state, task_id = celery_engine.state, uuid4().hex
     name = f"{tasks.__name__}.add"

@@ -151,7 +151,7 @@ async def test_message_of_another_version(
     ],
 )
 def test_what_is_no_message(given: object) -> None:
-    """Whatever is not of the right form, field by field, is refused."""
+    """A message is refused if any of its fields has the wrong form."""
     with pytest.raises(MessageError):
         Message.from_json(given)
 
@@ -318,7 +318,7 @@ async def test_refused_settings(
 
 
 async def test_settings_that_are_left_open(celery_redis: RedisServer) -> None:
-    """What the user has not set is set, what fits is kept."""
+    """Settings that the user left open are set, and good ones are kept."""
     engine = make(celery_redis.url)
     engine.app.conf.broker_transport_options = {"visibility_timeout": 500, "max_retries": 2}
     async with setup_async_framework(None, engine=engine):
@@ -366,7 +366,7 @@ def test_wrong_parameters(options: Any, error: type[Exception], message: str) ->
 
 
 def test_no_celery_app() -> None:
-    """What is no Celery app is refused."""
+    """Something that is not a Celery app is refused."""
     with pytest.raises(TypeError, match="celery_app must be a Celery app, not 'redis://'"):
         CeleryEngine("redis://")
 

@@ -52,7 +52,7 @@ async def test_killed_broker(
     queue: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What was sent to a broker that dies before it has kept it is sent again."""
+    """A message is sent again if the broker dies before it has stored it."""
     monkeypatch.setattr(_publisher, "_ANSWER", 1.0)
     async with setup_async_framework(None, engine=engine):
         ids = {str(celery_tasks.mark("first"))}

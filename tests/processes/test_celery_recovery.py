@@ -159,7 +159,7 @@ def test_lost_again(engine: CeleryEngine, state: State) -> None:
 
 
 def test_noted_and_never_sent(engine: CeleryEngine, state: State) -> None:
-    """What a process noted and died before it could send is sent as well."""
+    """A message that a process noted before it died is sent too."""
     state.publish([message()])
     state.note_queue("asyncframe.processes")
     look(engine)
@@ -237,7 +237,7 @@ def test_no_copy_to_send(engine: CeleryEngine, state: State) -> None:
 
 
 def test_nothing_stays(engine: CeleryEngine, state: State) -> None:
-    """Of a task that is over nothing is kept but its hash, and no message."""
+    """Only the hash of a finished task is kept, and no message."""
     publish(engine, message())
     state.start(message(), ME)
     assert state.message("t") is not None

@@ -138,7 +138,7 @@ async def test_submitted_inside(manager: TaskManager, lists: Any, key: str) -> N
 
 
 async def test_progress(manager: TaskManager, lists: Any, key: str) -> None:
-    """What a body reports arrives while it runs."""
+    """Progress that a body reports arrives while it runs."""
     events = await heard(manager, "progress")
     task_id = celery_tasks.steps(key)
     event = await asyncio.wait_for(events.get(), PATIENCE)
@@ -299,7 +299,7 @@ async def test_wait_does_not_count(manager: TaskManager, lists: Any, key: str) -
 
 
 async def test_place_of_a_cancelled_task(manager: TaskManager, lists: Any, key: str) -> None:
-    """Who was cancelled while it waited for a place holds up nobody behind it."""
+    """A task that is cancelled while it waits for a slot holds up no task behind it."""
     events = await heard(manager, "throttled")
     await manager.get_result(celery_tasks.briefly(key), timeout=PATIENCE)
     gone = celery_tasks.briefly(key)

@@ -51,7 +51,7 @@ def facts(state: State) -> dict[str, str]:
 
 
 def test_first_delivery(state: State) -> None:
-    """Who asks first has the lease, and the task runs."""
+    """The first worker that asks gets the lease and runs the task."""
     state.publish([message()])
     assert facts(state)["status"] == "pending"
     verdict = state.start(message(), "me|1|1")
@@ -83,7 +83,7 @@ def test_delivery_that_redis_does_not_know(state: State) -> None:
 
 
 def test_busy(state: State) -> None:
-    """A second delivery learns who has the lease, and for how long."""
+    """A second delivery is told which worker has the lease, and for how long."""
     state.start(message(), ELSEWHERE)
     verdict = state.start(message(), "me|1|1")
     assert (verdict.kind, verdict.holder) == ("busy", ELSEWHERE)
@@ -92,7 +92,7 @@ def test_busy(state: State) -> None:
 
 
 def test_lease_that_ran_out(state: State) -> None:
-    """A lease that was not renewed goes to who asks next, which is a further attempt."""
+    """A lease that was not renewed goes to the next worker that asks, as another attempt."""
     state.start(message(), ELSEWHERE)
     state.client.hset(f"{state.prefix}task:t", "until", "1.0")
     verdict = state.start(message(), "me|1|1")
@@ -149,7 +149,7 @@ def test_end_is_for_good(state: State) -> None:
 
 
 def test_end_by_another(state: State) -> None:
-    """Only who has the lease ends a task, or who knows its latest delivery."""
+    """Only the holder of the lease, or one that knows the latest delivery, may end a task."""
     state.start(message(), "me|1|1")
     assert not state.end("t", "completed", holder="other|2|2")
     assert not state.end("t", "timeout", seq=1)
@@ -207,7 +207,7 @@ def test_next_delivery_that_was_not_sent(state: State) -> None:
 
 
 def test_next_delivery_of_an_earlier_release(state: State) -> None:
-    """What a worker that is not replaced yet has left to be sent is sent."""
+    """A next message that a worker of an earlier release stored is found by this one."""
     state.start(message(), "me|1|1")
     state.again(message(1), "me|1|1", "retrying", 1.0, "", "failed once")
     state.client.hset(f"{state.prefix}task:t", "next", json.dumps(message(1).as_json()))
@@ -231,7 +231,7 @@ def test_again_after_a_cancellation(state: State) -> None:
 
 
 def test_waiting_for_a_throttle_is_no_attempt(state: State) -> None:
-    """What comes back from a throttle goes on with its attempt."""
+    """A task that comes back from a throttle continues the same attempt."""
     state.start(message(), "me|1|1")
     waited = message(1).replace(waited=True)
     state.again(waited, "me|1|1", "throttled", 1.0, "", "")
@@ -284,7 +284,7 @@ def take(state: State, key: str, rate: int, window: float, who: str) -> float | 
 
 
 def test_window(state: State) -> None:
-    """As many calls pass as the rate allows; the next one hears when to come back."""
+    """As many calls pass as the rate allows; the next one is told when to come back."""
     assert [take(state, "w", 3, 30.0, "") for _ in range(3)] == [None] * 3
     wait = take(state, "w", 3, 30.0, "")
     assert wait is not None
@@ -298,7 +298,7 @@ def test_windows_are_apart(state: State) -> None:
 
 
 def test_queue(state: State) -> None:
-    """Those who wait are told times one after the other, and keep them when they ask again."""
+    """Waiting calls get consecutive slots, and keep them when they ask again."""
     take(state, "w", 2, 10.0, "")
     take(state, "w", 2, 10.0, "")
     waits = [take(state, "w", 2, 10.0, who) for who in "abcd"]
@@ -331,7 +331,7 @@ def test_who_left_holds_up_nobody(state: State) -> None:
 
 
 def test_many_at_the_same_moment(state: State) -> None:
-    """Of many calls at once exactly as many pass as the rate allows."""
+    """When many calls come at once, exactly as many pass as the rate allows."""
     barrier, passed = threading.Barrier(8), count()
 
     def call() -> None:

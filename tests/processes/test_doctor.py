@@ -78,7 +78,7 @@ def only(engine: CeleryEngine) -> Finding:
 
 
 def test_all_good(url: str) -> None:
-    """Without settings of one's own nothing is wrong."""
+    """With default settings there are no findings."""
     engine = engine_on(url)
     entry(engine, "workers")
     report = examine(engine)
@@ -86,7 +86,7 @@ def test_all_good(url: str) -> None:
 
 
 def test_running_worker(celery_engine: CeleryEngine) -> None:
-    """What a real worker tells of itself is understood, and good."""
+    """The doctor understands what a real worker reports, and finds nothing wrong."""
     report = examine(celery_engine)
     # The functions of other tests are none of the worker's, whose Redis keeps nothing.
     found = [one.setting for one in report.findings if "is not known in" not in one.problem]
@@ -105,7 +105,7 @@ async def test_running_app(celery_engine: CeleryEngine) -> None:
 
 
 def test_no_worker(url: str) -> None:
-    """That no worker runs is told, and is nothing wrong."""
+    """The doctor reports that no worker runs, but not as a problem."""
     report = examine(engine_on(url))
     assert report.findings == []
     assert report.notes == ["no worker is running, so the workers were not checked"]
@@ -257,7 +257,7 @@ def test_gone_processes(url: str) -> None:
 
 
 async def test_entries_of_the_dead(url: str) -> None:
-    """What a killed process has told of itself is dropped after a day."""
+    """The entry of a killed process is dropped after a day."""
     engine = engine_on(url)
     seconds = engine.state.now()
     entry(engine, "apps", host="web-1", told=seconds - 86_500)

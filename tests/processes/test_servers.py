@@ -150,7 +150,7 @@ def test_no_server_outlives_a_killed_parent() -> None:
 
 
 def test_wheels_come_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is on the path is preferred to the program of a wheel, which is found without it."""
+    """A program on the path is preferred to that of a wheel, which is used if there is none."""
     package, folder = WHEELS["redis-server"]
     brought, installed = tmp_path / package / folder, tmp_path / "bin"
     for home in (brought, installed):

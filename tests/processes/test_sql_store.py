@@ -153,7 +153,7 @@ def test_extra_is_not_installed(missing: str, said: str) -> None:
 
 
 def test_framework_imports_no_database() -> None:
-    """Who keeps tasks in memory does not load SQLAlchemy."""
+    """A framework that keeps its tasks in memory does not import SQLAlchemy."""
     code = "import sys, framework, framework.lifespan; print('sqlalchemy' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=PATIENCE
@@ -212,7 +212,7 @@ async def test_whole_number_of_many_digits(sql_url: str, digits: int) -> None:
 
 
 async def test_result_is_written_as_it_was_returned(sqlite_url: str) -> None:
-    """What somebody does to a result after the task has ended is not written."""
+    """A result that is changed after the task has ended is stored as it was."""
 
     def grow() -> list[int]:
         return [1]
@@ -258,7 +258,7 @@ async def test_durable_submission_is_on_the_disk(sql_url: str) -> None:
 
 
 async def test_stopped_framework_leaves_no_live_task(sqlite_url: str) -> None:
-    """What a shutdown ends is final in the database as well, and its process is gone."""
+    """Tasks that a shutdown ends are final in the database too, and its process is removed."""
     gate = threading.Event()
     async with setup_async_framework(
         None, store=SQLStore(sqlite_url), graceful_shutdown_timeout=0.0
@@ -281,7 +281,7 @@ async def test_same_store_again(sqlite_url: str) -> None:
 
 
 async def test_clean_up_reaches_the_other_process(sqlite_url: str) -> None:
-    """What one framework forgets, another one that shares the store forgets as well."""
+    """A task that one framework forgets is forgotten by the others that share the store."""
     async with setup_async_framework(None, store=SQLStore(sqlite_url)):
         manager = get_task_manager()
         await manager.get_result(make_report(1))
@@ -410,7 +410,7 @@ def test_task_of_another_process_that_ends(sqlite_url: str) -> None:
 
 @pytest.mark.parametrize("completed", [True, False])
 def test_counts_after_removal(sqlite_url: str, completed: bool) -> None:
-    """What is removed is counted no more, by its status."""
+    """Removed tasks are no longer counted under their status."""
     with peers(sqlite_url, 1) as (peer,):
         for status in (COMPLETED, FAILED, COMPLETED, TaskStatus.CANCELLED):
             peer.end(peer.accept(), status)
@@ -465,7 +465,7 @@ def test_nothing_is_asked_before_it_is_open() -> None:
 
 
 def test_noted_after_the_end(sqlite_url: str) -> None:
-    """A change that is told after a task's end does not make it live again."""
+    """A change that is noted after a task's end does not make it live again."""
     with peers(sqlite_url, 1) as (peer,):
         task = peer.end(peer.accept())
         peer.backlog.note(task)

@@ -126,7 +126,7 @@ def test_file_is_removed(
 
 
 def test_refusal_says_why(sqlite_url: str) -> None:
-    """Who is refused since too many records wait is told what the database said."""
+    """A submission that is refused because too many records wait gets the database's error."""
     with peers(sqlite_url, 1, capacity=1, pace=QUICK) as (peer,):
         peer.accept()
         with locked(sqlite_url):
@@ -140,7 +140,7 @@ def test_refusal_says_why(sqlite_url: str) -> None:
 
 
 def test_change_during_a_fault_is_written_last(sqlite_url: str) -> None:
-    """What becomes of a task while its record waits is what is written in the end."""
+    """If a task changes while its record waits, the latest state is written."""
     with peers(sqlite_url, 1, pace=QUICK) as (peer,):
         task = peer.accept()
         with locked(sqlite_url):
@@ -154,7 +154,7 @@ def test_change_during_a_fault_is_written_last(sqlite_url: str) -> None:
 
 
 def test_told_when_it_is_safe(sql_url: str) -> None:
-    """Who waits for a record to be safe is told after the commit, and not before."""
+    """A caller that waits for a record to be safe is answered after the commit, not before."""
     told: list[BaseException | None] = []
     with peers(sql_url, 1) as (peer,):
         peer.backlog.secure(peer.accept(), told.append)
@@ -165,7 +165,7 @@ def test_told_when_it_is_safe(sql_url: str) -> None:
 
 
 def test_told_in_time_that_it_is_not_safe(sqlite_url: str) -> None:
-    """After five seconds without a commit, who waits is told so, once."""
+    """After five seconds without a commit, a waiting caller gets one error."""
     told: list[BaseException | None] = []
     with peers(sqlite_url, 1, pace=QUICK) as (peer,):
         task = peer.accept()
@@ -186,7 +186,7 @@ def test_told_in_time_that_it_is_not_safe(sqlite_url: str) -> None:
 
 
 def test_guest_that_raises(sql_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What is called once a record is safe may raise and harms nobody."""
+    """A callback for a safe record may raise without harm to others."""
 
     def raises(_: BaseException | None) -> None:
         raise RuntimeError("a guest")
@@ -362,7 +362,7 @@ def test_file_is_removed_while_nothing_happens(
 
 
 def test_question_while_the_file_is_locked(sqlite_url: str) -> None:
-    """Who wants a task of another process cancelled is told that the store does not answer."""
+    """Cancelling a task of another process raises if the store does not answer."""
     with opened(sqlite_url) as store:
         record = new_record(TestClock())
         safe(store, record)

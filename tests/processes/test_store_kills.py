@@ -145,7 +145,7 @@ async def test_killed_at_a_random_moment(sqlite_url: str, tmp_path: Path, turn: 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("turn", range(50))
 async def test_killed_fifty_times(sql_url: str, tmp_path: Path, turn: int) -> None:
-    """The same, fifty times."""
+    """Every accepted task survives the kill of its process, in each of fifty runs."""
     await kill_at_random(sql_url, tmp_path, random.Random(turn))
 
 
@@ -171,7 +171,7 @@ async def kill_at_random(url: str, folder: Path, rng: random.Random) -> None:
 
 
 async def test_suspended_process_changes_nothing(sql_url: str, tmp_path: Path) -> None:
-    """What a process that was given up does when it goes on does not bring its tasks back."""
+    """A process that was given up and continues does not bring its tasks back."""
     folder = tmp_path / "ran"
     folder.mkdir()
     with process(sql_url, folder, 4) as suspended:

@@ -54,7 +54,7 @@ def test_ten_seconds_at_the_latest(sql_url: str) -> None:
 
 
 def test_only_its_own_beats_count(sql_url: str) -> None:
-    """However late it is by whatever clock, who cannot write declares nobody dead."""
+    """A process that cannot write declares no other process dead, whatever the clock says."""
     with peers(sql_url) as (one, two):
         two.tick()
         two.clock.pass_time(86_400.0)
@@ -153,7 +153,7 @@ def test_task_on_a_worker_is_taken_over(sql_url: str) -> None:
 
 
 def test_both_who_follow_a_task_may_write(sql_url: str) -> None:
-    """Of a task on a worker the first word of its end counts, whichever process has it."""
+    """The first report of the end of a task on a worker counts, whichever process gets it."""
     with peers(sql_url) as (slow, other):
         task = slow.accept(remote=True)
         slow.writer.write()
@@ -180,7 +180,7 @@ def test_task_of_nobody_is_ended(sql_url: str) -> None:
 
 
 def test_two_notice_the_same_death(sql_url: str) -> None:
-    """Of two processes that give up a third at once, one ends its tasks, once."""
+    """When two processes give up a third at once, one of them ends its tasks, once."""
     with peers(sql_url, 3) as (dead, one, two):
         task = dead.accept()
         dead.writer.write()

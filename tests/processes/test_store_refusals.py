@@ -40,7 +40,7 @@ def failed(code: int) -> sa.exc.OperationalError:
 
 @pytest.mark.parametrize("state", ["22003", "22P02", "22021", "23502", "23505", "54000"])
 def test_fault_of_the_record(state: str) -> None:
-    """What is wrong with data, or breaks a constraint, is the record's own fault."""
+    """Bad data and broken constraints are faults of the record."""
     assert is_data_fault(refused(state))
 
 
@@ -65,7 +65,7 @@ def test_fault_by_the_code_of_sqlite(code: int, own: bool) -> None:
 
 
 def test_fault_before_the_database_was_asked() -> None:
-    """What cannot be bound or encoded is the record's fault; a connection that is gone is not."""
+    """Values that cannot be bound or encoded are faults of the record; a lost connection is not."""
     assert is_data_fault(sa.exc.StatementError("no text", "INSERT", {}, UnicodeError()))
     assert is_data_fault(sa.exc.DataError("INSERT", {}, psycopg.DataError("no NUL")))
     assert not is_data_fault(sa.exc.OperationalError("INSERT", {}, psycopg.OperationalError()))
@@ -193,7 +193,7 @@ def refusing(peer: Peer, text: str, says: str) -> Iterator[list[int]]:
 def test_one_record_at_which_the_database_fails(
     sql_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A record at which the database fails for no clear reason is kept, and holds up nobody."""
+    """A record at which the database fails for no clear reason is kept and blocks no other."""
     caplog.set_level(logging.INFO)
     told: list[Any] = []
     with peers(sql_url, 1, pace=QUICK) as (peer,):
@@ -230,7 +230,7 @@ def test_one_record_at_which_the_database_fails(
 
 @pytest.mark.parametrize("passes", [True, False])
 def test_set_aside_at_the_end(sql_url: str, passes: bool) -> None:
-    """What was set aside is tried once more when the store is closed, and holds up no close."""
+    """Records that were set aside are tried again when the store closes, without a delay."""
     with peers(sql_url, pace=QUICK) as (one, two):
         bad = one.accept(reason=POISON)
         with refusing(one, POISON, "no room"):
@@ -252,7 +252,7 @@ def test_set_aside_at_the_end(sql_url: str, passes: bool) -> None:
 
 
 def test_waiter_of_a_record_that_went_behind(sql_url: str) -> None:
-    """Who waits for a record at which the database failed once is told when it is written."""
+    """If the database failed once at a record, its caller is answered when it is written."""
     told: list[Any] = []
     with peers(sql_url, 1, pace=QUICK) as (peer,):
         task = peer.accept(reason=POISON)
@@ -302,7 +302,7 @@ def test_bad_record_among_many(
 
 
 def test_failure_that_is_kept_in_part(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a failure that cannot be kept whole its class and its words are."""
+    """A failure that cannot be stored whole is stored with its class and its text."""
     with peers(sql_url) as (one, two):
         task = one.accept(reason="slow")
         one.end(task, FAILED)

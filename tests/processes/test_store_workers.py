@@ -85,7 +85,7 @@ def all_workers(server: Server) -> Iterator[list[Worker]]:
 
 
 def test_every_worker_answers_for_every_task(server: Server, all_workers: list[Worker]) -> None:
-    """Of 200 tasks, submitted to four workers in turn, each worker knows each at once."""
+    """Each of four workers knows each of 200 tasks at once, whichever one submitted it."""
     ids = []
     for number in range(200):
         status, task_id = all_workers[number % WORKERS].ask("POST", f"/squares/{number}")
@@ -128,7 +128,7 @@ def test_no_warning_of_workers_with_a_store(server: Server) -> None:
 
 
 def test_history_outlives_a_restart(sqlite_url: str) -> None:
-    """What ended before a restart is known after it, with its result."""
+    """Tasks that ended before a restart are known after it, with their results."""
     with serving(APP, env={"STORE_URL": sqlite_url}) as server:
         with closing(Worker(urlsplit(server.url).netloc)) as worker:
             _, task_id = worker.ask("POST", "/squares/12")

@@ -62,7 +62,7 @@ def test_live_states_are_written(sql_url: str) -> None:
 
 
 def test_final_state_never_changes(sql_url: str) -> None:
-    """What is written of a task whose row is final changes nothing."""
+    """Writing to a task whose row is final changes nothing."""
     with peers(sql_url, 1) as (peer,):
         (task,) = peer.finished()
         before = peer.row(task)
@@ -79,7 +79,7 @@ def test_final_state_never_changes(sql_url: str) -> None:
 
 
 def test_only_still_running_changes_after_the_end(sql_url: str) -> None:
-    """Of a final task it can be told that its body has let go at last."""
+    """A final task can still be updated to say that its body has ended."""
     with peers(sql_url, 1) as (peer,):
         task = peer.accept()
         peer.start(task)
@@ -98,7 +98,7 @@ def test_only_still_running_changes_after_the_end(sql_url: str) -> None:
 def test_row_of_another_process_is_left_alone(
     sql_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of two tasks with one id the first that was written is kept, and the other told of."""
+    """Of two tasks with one id, the first one written is kept, and the other one is logged."""
     with peers(sql_url) as (one, two):
         first = one.accept("chosen")
         one.writer.write()
@@ -228,7 +228,7 @@ def test_history_is_taken_in(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("text", ["a\0b", "a\ud800b"], ids=["NUL", "surrogate"])
 def test_hostile_texts(sql_url: str, text: str) -> None:
-    """What no database keeps in a text is replaced and stops no batch."""
+    """Characters that no database can store are replaced, and do not stop a batch."""
     with peers(sql_url) as (one, two):
         task = one.accept(reason=text, progress_message=text)
         one.end(task, result={"x": text} if text.isascii() else None)
@@ -246,7 +246,7 @@ def test_hostile_texts(sql_url: str, text: str) -> None:
 def test_bad_record_is_given_up_alone(
     sql_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a task whose result is no JSON it is kept that it failed, and others are written."""
+    """A task whose result is not JSON is stored as failed, and the others are written."""
     told: list[Any] = []
     with peers(sql_url, 1) as (peer,):
         good, bad = peer.accept(), peer.accept()
@@ -265,7 +265,7 @@ def test_bad_record_is_given_up_alone(
 
 
 def test_row_that_the_database_refuses(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Of a row that the database refuses the good part is written, and so are other rows."""
+    """The good part of a row that the database refuses is written, and so are the other rows."""
     with peers(postgres_url, 1) as (peer,):
         good, bad = peer.accept(), peer.accept(attempts=2**40)
         peer.writer.write()
@@ -281,7 +281,7 @@ def test_row_that_the_database_refuses(postgres_url: str, caplog: pytest.LogCapt
 
 
 def test_removed_tasks_are_removed_everywhere(sql_url: str) -> None:
-    """What one process removes by age goes from the database and from the others' memory."""
+    """Tasks that one process removes by age leave the database and the memory of the others."""
     with peers(sql_url) as (one, two):
         tasks = one.finished(5)
         two.clock.pass_time(5.0)
@@ -300,7 +300,7 @@ def test_removed_tasks_are_removed_everywhere(sql_url: str) -> None:
 
 
 def test_too_many_are_removed(sql_url: str) -> None:
-    """Of more finished tasks than are to be kept the oldest go, whichever process had them."""
+    """If there are too many finished tasks, the oldest are removed, whichever process had them."""
     with peers(sql_url) as (one, two):
         first = one.finished(3)
         two.clock.pass_time(10.0)

@@ -251,7 +251,7 @@ async def test_the_rules_can_be_left_out(
 async def test_rules_are_of_one_app(
     asyncframe: Probe, tmp_path: Path, tasks: SimpleNamespace
 ) -> None:
-    """Of two apps in one test each has its own rules, and they end with it."""
+    """Two apps in one test each have their own rules, which end with the app."""
     free = FastAPI(lifespan=setup_async_framework)
 
     @free.post("/unlimited")

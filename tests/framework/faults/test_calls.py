@@ -151,7 +151,7 @@ async def test_b3_coroutine(task_manager: TaskManager) -> None:
 
 @pytest.mark.parametrize("func", [None, 5, "pair", [pair]])
 async def test_b3_no_function(task_manager: TaskManager, func: Any) -> None:
-    """What is no function is refused at the submission, and shown."""
+    """Something that is not a function is refused when it is submitted, and the error shows it."""
     shown = re.escape(repr(func))
     with pytest.raises(
         TypeError, match=f"^submit needs a function or another callable, not {shown}$"

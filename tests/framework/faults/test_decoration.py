@@ -66,7 +66,7 @@ async def async_generator_function() -> AsyncIterator[int]:
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("value", [None, 5, 2.5, "name", [plain], object])
 def test_a5_no_function(layer: str, value: object) -> None:
-    """What is no function is refused at decoration, and shown."""
+    """Something that is not a function is refused at decoration, and the error shows it."""
     if value is object:
         value = object()
     with pytest.raises(TypeError, match=re.escape(repr(value))):

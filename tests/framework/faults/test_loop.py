@@ -184,7 +184,7 @@ async def ask(app: FastAPI) -> str:
 
 @pytest.mark.parametrize("first_stopped", [0, 1])
 async def test_d2_one_of_two_apps_stops(first_stopped: int) -> None:
-    """Of two apps in one process, each with its manager, either goes on when the other stops."""
+    """When one of two apps in a process stops, the other one and its manager keep working."""
     apps = [make_app(), make_app()]
     stacks = [contextlib.AsyncExitStack() for _ in apps]
     for app, stack in zip(apps, stacks, strict=True):

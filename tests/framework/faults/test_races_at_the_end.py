@@ -130,7 +130,7 @@ def test_a_call_is_counted_while_the_figures_are_read() -> None:
 
 
 def test_a_call_is_cancelled_while_a_shutdown_drops_it() -> None:
-    """A call that its caller cancels while a shutdown drops it is told as done, once."""
+    """A call that is cancelled while a shutdown drops it is reported as done once."""
     # 1 the shutdown takes the call off the queue, 2 the caller cancels it and finds nothing
     # to take off, 3 the shutdown drops it, and is the one that tells.
     pool = ThreadPoolExecutorEnhanced(1)

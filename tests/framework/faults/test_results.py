@@ -136,7 +136,7 @@ async def test_b8_decorated_after_stop() -> None:
 
 
 async def test_b8_result_after_stop() -> None:
-    """What was finished before the stop can still be asked for."""
+    """Results from before the stop can still be read."""
     async with setup_async_framework(None):
         manager = get_task_manager()
         task_id = await manager.submit(pair, (1, 2))
@@ -176,7 +176,7 @@ def own_id() -> str:
 async def test_b10_each_other(
     task_manager: TaskManager, task_clock: VirtualClock, kind: str
 ) -> None:
-    """Of two tasks that wait for each other one gets a clear error, and both end."""
+    """When two tasks wait for each other, one gets a clear error, and both end."""
 
     async def coroutine(other: str) -> None:
         await task_manager.get_result(other)

@@ -229,7 +229,7 @@ def test_e7_a_submit_that_races_with_shutdown_is_settled_or_refused() -> None:
 
 
 async def test_e7_a_task_submitted_during_the_stop_is_settled_or_refused() -> None:
-    """Of tasks that threads submit while the framework stops, none stays without an end."""
+    """Every task that a thread submits while the framework stops comes to an end."""
     accepted: list[str] = []
     refused: list[str] = []
     going = threading.Barrier(9)

@@ -11,7 +11,7 @@ from framework.testing import override_framework
 
 
 async def test_c16_thread_locals_stay_on_their_thread() -> None:
-    """What a task leaves in `threading.local` the next task on that thread finds."""
+    """The next task on a thread sees what the last one left in `threading.local`."""
     kept = threading.local()
 
     def leave() -> None:
@@ -45,7 +45,7 @@ async def test_c16_what_an_abandoned_thread_keeps_goes_with_it() -> None:
 
 
 async def test_c16_an_initializer_prepares_every_thread() -> None:
-    """What an initializer puts into `threading.local` every task finds."""
+    """Every task sees what the initializer put into `threading.local`."""
     kept = threading.local()
 
     def prepare() -> None:

@@ -114,7 +114,7 @@ async def test_c2_own_base_exception(task_manager: TaskManager, make: Any, run: 
 async def test_c3_stop_iteration(
     task_manager: TaskManager, make: Any, run: Run, kind: type[Exception]
 ) -> None:
-    """StopIteration and its async twin make a task FAILED, and whoever waits is woken."""
+    """StopIteration and StopAsyncIteration make a task FAILED, and its waiter is woken."""
     error = kind(7)
     told, task = await outcome(task_manager, run, make(fail_with(error)))
     assert task.status is TaskStatus.FAILED

@@ -146,7 +146,7 @@ async def test_the_unfinished_are_named_in_bounded_lines(
 
 
 async def test_the_loop_has_its_turns_while_many_are_cancelled() -> None:
-    """Of 10,000 queued tasks that a drain cancels, no turn of the loop cancels more than 500."""
+    """A drain that cancels 10,000 queued tasks cancels at most 500 in one turn of the loop."""
     gate, started = threading.Event(), threading.Event()
     turns = 0
     cancelled: Counter[int] = Counter()
@@ -228,7 +228,7 @@ async def test_a_drain_without_limit_says_so(
 async def test_a_drain_that_is_quick_does_not_warn(
     asyncframe: Probe, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of tasks that end within a second only the INFO tells, of none nothing; no timer is left."""
+    """A short drain logs at INFO only, an empty one not at all; no timer is left."""
     with caplog.at_level(logging.INFO, "asyncframe"):
         for seconds in ((), (0.5,)):
             async with setup_async_framework(None):

@@ -239,7 +239,7 @@ def kinds(events: list[TaskEvent]) -> list[str]:
 
 
 def test_completed_events(held_manager: TaskManager, held_engine: HeldEngine) -> None:
-    """A task that succeeds tells of its submission, its start and its end, once each."""
+    """A task that succeeds has one event each for its submission, its start and its end."""
     events: list[TaskEvent] = []
     held_manager.subscribe(events.append)
 
@@ -289,7 +289,7 @@ async def test_cancelled_events(held_manager: TaskManager, held_engine: HeldEngi
 def test_timed_out_events(
     held_manager: TaskManager, held_engine: HeldEngine, task_clock: VirtualClock
 ) -> None:
-    """A task over its limit is TIMEOUT once, and its late result is told apart."""
+    """A task over its limit is TIMEOUT once, and its late result is a separate event."""
     events: list[TaskEvent] = []
     held_manager.subscribe(events.append)
 
@@ -302,7 +302,7 @@ def test_timed_out_events(
 
 
 def test_second_delivery_events(held_manager: TaskManager, held_engine: HeldEngine) -> None:
-    """A task that is delivered again after its end neither runs nor tells of anything."""
+    """A task that is delivered again after its end does not run and has no event."""
     events: list[TaskEvent] = []
     held_manager.subscribe(events.append)
 
@@ -316,7 +316,7 @@ def test_second_delivery_events(held_manager: TaskManager, held_engine: HeldEngi
 
 
 def test_evicted_events(held_manager: TaskManager, held_engine: HeldEngine) -> None:
-    """A task that is forgotten tells of it once."""
+    """A task that is evicted has one event for it."""
     events: list[TaskEvent] = []
     held_manager.subscribe(events.append)
     held_manager.submit_nowait(int)
@@ -329,7 +329,7 @@ def test_evicted_events(held_manager: TaskManager, held_engine: HeldEngine) -> N
 
 
 async def test_in_place_events(task_manager: TaskManager) -> None:
-    """An awaited coroutine tells of the same three events as any task."""
+    """An awaited coroutine has the same three events as any task."""
     events: list[TaskEvent] = []
     task_manager.subscribe(events.append)
 
@@ -367,7 +367,7 @@ def test_kept_is_read_with_the_other_counters(held_manager: TaskManager) -> None
 
 
 def test_race_of_ends(held_manager: TaskManager) -> None:
-    """Of many threads that end one task at once one does, and one event says so."""
+    """When many threads end one task at once, one of them does, and there is one event."""
     task = record_in("running", held_manager)
     events: list[TaskEvent] = []
     held_manager.subscribe(events.append)

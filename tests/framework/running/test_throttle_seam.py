@@ -64,19 +64,19 @@ def heard() -> Heard:
 
 
 def test_without_an_interceptor_policies_are_the_plain_ones() -> None:
-    """A framework that nobody takes part in has policies that tell nobody."""
+    """Without an interceptor, a framework's policies call none."""
     with override_framework():
         assert type(find_policies()) is Policies
 
 
 def test_with_an_interceptor_policies_are_watched(heard: Heard) -> None:
-    """A framework with an interceptor has policies that tell it."""
+    """With an interceptor, a framework's policies call it."""
     with override_framework(interceptor=heard):
         assert type(find_policies()) is WatchedPolicies
 
 
 def test_outside_any_framework_policies_are_the_plain_ones() -> None:
-    """The process's own policies tell nobody."""
+    """The policies outside of any framework call no interceptor."""
     assert type(find_policies()) is Policies
 
 
@@ -84,7 +84,7 @@ def test_outside_any_framework_policies_are_the_plain_ones() -> None:
 
 
 def test_a_direct_call_is_told(heard: Heard) -> None:
-    """A call outside any task is told by name, without a task, before the body begins."""
+    """For a call outside any task, the interceptor gets its name, before the body begins."""
     order: list[int] = []
 
     @wide
@@ -101,7 +101,7 @@ def test_a_direct_call_is_told(heard: Heard) -> None:
 
 
 def test_a_task_is_told_on_its_thread(heard: Heard) -> None:
-    """A throttled task is told with its record, on the thread that runs its body."""
+    """For a throttled task, the interceptor gets its record, on the thread that runs its body."""
 
     @background_task
     @wide
@@ -117,7 +117,7 @@ def test_a_task_is_told_on_its_thread(heard: Heard) -> None:
 
 
 async def test_a_coroutine_is_told_on_its_loop(heard: Heard) -> None:
-    """A throttled coroutine is told with its record, on the loop's thread."""
+    """For a throttled coroutine, the interceptor gets its record, on the loop's thread."""
 
     @async_task
     @wide
@@ -132,7 +132,7 @@ async def test_a_coroutine_is_told_on_its_loop(heard: Heard) -> None:
 
 
 def test_a_call_that_waits_is_told_when_it_passes(heard: Heard, asyncframe: Probe) -> None:
-    """A thread that waits for its turn is told once it has come, and not before."""
+    """For a thread that waits for its turn, the interceptor is called once the turn has come."""
     clock, meanwhile = asyncframe.clock, list[list[float]]()
     limited = waits(int)
     with override_framework(interceptor=heard, clock=clock, nested=True):
@@ -146,7 +146,7 @@ def test_a_call_that_waits_is_told_when_it_passes(heard: Heard, asyncframe: Prob
 
 
 def test_the_stamp_is_the_one_that_the_window_is_kept_by(heard: Heard) -> None:
-    """What is told is the very reading of the clock that the gate has counted the call with."""
+    """The interceptor gets the very reading of the clock that the gate counted the call with."""
     clock = CountingClock()
     limited = throttled_task(rate_limit=2, time_window=100)(int)
     with override_framework(interceptor=heard, clock=clock):
@@ -222,7 +222,7 @@ def test_each_attempt_is_told(heard: Heard) -> None:
 
 
 def test_an_interceptor_need_not_care() -> None:
-    """One that leaves the method out has throttled calls pass as ever."""
+    """With an interceptor without the method, throttled calls pass as usual."""
     limited = throttled_task(rate_limit=1)(int)
     with override_framework(interceptor=type("Silent", (Interceptor,), {})()):
         assert limited() == 0
@@ -231,7 +231,7 @@ def test_an_interceptor_need_not_care() -> None:
 
 
 def test_what_an_interceptor_raises_takes_the_place_of_the_call() -> None:
-    """Its error reaches the caller, the body does not begin, and the place is used up."""
+    """The interceptor's error reaches the caller; the body does not begin, and the slot is used."""
     ran: list[int] = []
 
     class Failing(Interceptor):

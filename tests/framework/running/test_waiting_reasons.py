@@ -97,7 +97,7 @@ async def test_a_final_reason_is_not_overwritten(asyncframe: Probe, kind: str) -
 
 
 async def test_the_reason_is_there_before_the_event(asyncframe: Probe) -> None:
-    """Whoever hears the event of a retry finds the reason already there."""
+    """When a sink gets the event of a retry, the task's reason is already set."""
     found: list[str] = []
 
     def look(event: TaskEvent) -> None:

@@ -123,7 +123,7 @@ def test_window_in_raise_mode(
 def test_retry_after_is_enough(
     start: float, rate: int, window: float, burst: list[tuple[str, float | Fraction]]
 ) -> None:
-    """Whoever comes again after exactly `retry_after` seconds is let through."""
+    """A call that is repeated after exactly `retry_after` seconds passes."""
     clock = ExactClock(start)
 
     @throttled_task(rate_limit=rate, time_window=window)
@@ -200,7 +200,7 @@ def test_window_in_wait_mode(rate: int, window: float, burst: list[float | Fract
 def test_cancelled_waiters_give_their_place_back(
     rate: int, window: float, cancelled: list[bool]
 ) -> None:
-    """Those who stay pass as if those who were cancelled had never come."""
+    """Waiters pass as if the cancelled ones had never come."""
     clock = ExactClock()
     passed: list[tuple[int, float]] = []
     turns = 4 * (len(cancelled) + rate) + 4

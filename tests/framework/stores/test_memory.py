@@ -140,7 +140,7 @@ def test_it_is_a_list(steps: list[tuple[str, Any, Any]]) -> None:
 
 @pytest.mark.parametrize("count", [7, 8, 12, 40])
 def test_ids_that_are_not_there(count: int) -> None:
-    """What only looks like a kept id is not found: capitals, blanks, shorter or longer ones."""
+    """An id that only looks like a kept one is not found: capitals, blanks, shorter or longer."""
     store, records = filled(count)
     for one in records:
         known = str(one.task_id)

@@ -175,7 +175,7 @@ def test_refused_model(annotation: Any, make: Any, data: bytes) -> None:
 
 
 def test_refusals_of_arguments() -> None:
-    """What a function cannot be called with is known before it is called."""
+    """Arguments that do not fit a function are known before it is called."""
 
     def function(data: bytes, model: Plain, *rest: Plain, other: Encoded | None = None) -> None:
         del data, model, rest, other

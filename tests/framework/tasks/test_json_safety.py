@@ -143,7 +143,7 @@ PLAIN: list[tuple[object, object]] = [
 
 @pytest.mark.parametrize(("value", "expected"), PLAIN, ids=numbered(PLAIN))
 def test_has_json(value: object, expected: object) -> None:
-    """What JSON has something for becomes that."""
+    """A value that JSON has a type for becomes that."""
     assert strict(value) == expected
 
 
@@ -168,7 +168,7 @@ MARKERS: list[tuple[object, object]] = [
 
 @pytest.mark.parametrize(("value", "marker"), MARKERS, ids=numbered(MARKERS))
 def test_has_no_json(value: object, marker: object) -> None:
-    """What JSON has nothing for becomes a marker, and what is beside it stays."""
+    """A value that JSON has no type for becomes a marker, and the values beside it stay."""
     assert strict(value) == marker
 
 

@@ -101,7 +101,7 @@ def test_text_is_strict_json() -> None:
 
 
 def test_without_annotations() -> None:
-    """What has no annotation comes back as plain JSON."""
+    """A value without an annotation comes back as plain JSON."""
     text = encode_call(untyped, (MODEL, (1, 2)), {"third": {"a": None}})
     assert decode_call(untyped, text) == (
         ({"moment": "2026-01-02T00:00:00Z", "amount": "1.50"}, [1, 2]),
@@ -368,7 +368,7 @@ def test_error_comes_back(error: BaseException) -> None:
 
 
 def test_error_with_other_arguments() -> None:
-    """An error whose arguments are no JSON is told by its class and its words."""
+    """An error whose arguments are not JSON keeps its class and its text."""
     found = decode_error(encode_error(ValueError("x", object)))
     assert isinstance(found, RemoteTaskError)
     assert found.type_name == "builtins.ValueError"
@@ -376,7 +376,7 @@ def test_error_with_other_arguments() -> None:
 
 
 def test_local_class() -> None:
-    """An error whose class cannot be named is told by its words."""
+    """An error whose class cannot be named keeps its text."""
 
     class LocalError(Exception):
         pass
@@ -387,7 +387,7 @@ def test_local_class() -> None:
 
 
 def test_hostile_error() -> None:
-    """An error that gives nothing away is told all the same."""
+    """An error whose text cannot be made is still reported."""
     found = decode_error(encode_error(Hostile()))
     assert isinstance(found, RemoteTaskError)
     assert found.text == "<Hostile whose repr raises RuntimeError>" or "Hostile" in found.text

@@ -225,7 +225,7 @@ def test_stop_iteration_becomes_a_runtime_error() -> None:
 
 
 async def test_stop_iteration_wakes_who_awaits() -> None:
-    """Whoever awaits a call that raises StopIteration is woken, with an error."""
+    """Awaiting a call that raises StopIteration raises an error."""
     with ThreadPoolExecutorEnhanced(1) as pool:
         waiting = asyncio.get_running_loop().run_in_executor(pool, raises(StopIteration()))
         with pytest.raises(RuntimeError, match=r"raised StopIteration$"):

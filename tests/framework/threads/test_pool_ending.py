@@ -277,7 +277,7 @@ def test_a_forked_child_is_refused_at_once() -> None:
 
 @FORKS
 def test_a_fork_inside_a_call() -> None:
-    """A call may fork: the child ends by itself, and a new pool works there."""
+    """A call may fork: the child ends, and a new pool works in it."""
     done = run_script(
         """
         import os, warnings
@@ -387,7 +387,7 @@ def test_wall_clock_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_pool_that_was_shut_down_is_collected_with_its_threads() -> None:
-    """Nothing keeps the threads of a pool that was shut down and let go."""
+    """Nothing keeps a reference to the threads of a pool that was shut down and dropped."""
     pool = ThreadPoolExecutorEnhanced(max_workers=2)
     pool.submit(int).result()
     threads = [weakref.ref(thread) for thread in pool._threads]
@@ -398,7 +398,7 @@ def test_a_pool_that_was_shut_down_is_collected_with_its_threads() -> None:
 
 
 def test_a_new_thread_has_its_call_before_a_shutdown_can_cancel_it() -> None:
-    """Of calls cancelled by a shutdown right after, those that threads were started for run."""
+    """When a shutdown cancels new calls, those that threads were already started for still run."""
     pool = ThreadPoolExecutorEnhanced(2)
     with pool._crew.lock:
         # No thread can look into the queue until both the submits and the cancelling are done.

@@ -37,7 +37,7 @@ def test_timers_fire_in_order(system_clock: SystemClock) -> None:
 def test_a_timer_that_raises_harms_no_other(
     system_clock: SystemClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a timer raises is logged, and the next one fires."""
+    """An error that a timer raises is logged, and the next timer fires."""
     done = threading.Event()
 
     def fail() -> None:
@@ -84,7 +84,7 @@ def test_a_closed_clock_fires_nothing(system_clock: SystemClock) -> None:
 def test_a_timer_whose_thread_cannot_start_is_not_set(
     system_clock: SystemClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where no thread can be started the caller is told, and nothing is left behind."""
+    """If no thread can be started, the caller gets the error, and nothing is left behind."""
 
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")

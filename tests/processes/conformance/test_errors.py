@@ -96,7 +96,7 @@ async def test_no_result(manager: TaskManager) -> None:
 
 
 async def test_read_twice(manager: TaskManager) -> None:
-    """An error is raised to whoever asks, again and again."""
+    """Each request for the result of a failed task raises its error."""
     task_id = tasks.fail("own")
     first, _ = await failed(manager, task_id)
     second, _ = await failed(manager, task_id)
@@ -104,7 +104,7 @@ async def test_read_twice(manager: TaskManager) -> None:
 
 
 async def test_failed_event(manager: TaskManager, heard: Heard) -> None:
-    """The failure is told with its error."""
+    """The event of a failure has its error."""
     task_id = tasks.fail("own")
     event = await heard.event(task_id, "failed")
     assert isinstance(event.error, ShopError)
@@ -119,7 +119,7 @@ async def test_arguments_that_do_not_fit(manager: TaskManager) -> None:
 
 
 async def test_unknown_id(manager: TaskManager) -> None:
-    """An id that nobody has is None, or an error to who waits for it."""
+    """`get_task` gives None for an unknown id, and `get_result` raises."""
     assert await manager.get_task("0" * 32) is None
     with pytest.raises(TaskNotFoundError):
         await manager.get_result("0" * 32, timeout=PATIENCE)

@@ -44,7 +44,7 @@ async def test_within_its_limit(manager: TaskManager) -> None:
 
 
 async def test_timed_out_event(manager: TaskManager, heard: Heard) -> None:
-    """A limit that passes is told of, with its error."""
+    """The event of a passed limit has its error."""
     task_id = await manager.submit(tasks.hold_on_loop, timeout=0.3)
     event = await heard.event(task_id, "timed_out")
     assert isinstance(event.error, TaskTimeoutError)
@@ -53,7 +53,7 @@ async def test_timed_out_event(manager: TaskManager, heard: Heard) -> None:
 async def test_waiting_has_its_own_limit(
     backend: Backend, manager: TaskManager, heard: Heard
 ) -> None:
-    """Whoever waits no longer leaves the task as it is."""
+    """A wait that times out leaves the task as it is."""
     gate = backend.gate()
     task_id = tasks.hold(gate.path)
     await heard.event(task_id, "started")
@@ -65,7 +65,7 @@ async def test_waiting_has_its_own_limit(
 
 
 async def test_cancelled_waiter(backend: Backend, manager: TaskManager, heard: Heard) -> None:
-    """Cancelling who waits does not cancel the task."""
+    """Cancelling a waiter does not cancel the task."""
     gate = backend.gate()
     task_id = tasks.hold(gate.path)
     await heard.event(task_id, "started")

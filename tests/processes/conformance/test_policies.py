@@ -60,7 +60,7 @@ async def test_what_is_not_retried(manager: TaskManager) -> None:
 
 
 async def test_delays(manager: TaskManager, heard: Heard) -> None:
-    """Retries are told of with the delays of the policy, and counted."""
+    """Retries have events with the delays of the policy, and are counted."""
     task_id = tasks.flaky(3)
     await heard.event(task_id, "completed")
     told = [event for event in heard.events if event.kind == "retrying"]
@@ -99,7 +99,7 @@ async def test_waiting_for_a_place(manager: TaskManager) -> None:
 
 
 async def test_waiting_coroutines(manager: TaskManager, heard: Heard) -> None:
-    """Coroutines wait for their place as well, which is told of."""
+    """Coroutines wait for a throttle's slot too, and have an event for it."""
     key = uuid4().hex
     ids = [tasks.patient_on_loop(key) for _ in range(3)]
     await asyncio.gather(*(manager.get_result(one, timeout=PATIENCE) for one in ids))

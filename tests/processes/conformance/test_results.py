@@ -131,7 +131,7 @@ async def test_submit_nowait(manager: TaskManager) -> None:
 
 
 async def test_awaited(manager: TaskManager) -> None:
-    """An async_task gives its result to whoever awaits it."""
+    """Awaiting an async_task gives its result."""
     assert await tasks.awaited("a") == "A"
 
 

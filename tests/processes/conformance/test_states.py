@@ -60,7 +60,7 @@ async def test_running(backend: Backend, manager: TaskManager, heard: Heard) -> 
 
 
 async def test_snapshot(backend: Backend, manager: TaskManager, heard: Heard) -> None:
-    """A task that was got does not change by itself."""
+    """A `Task` from `get_task` is a snapshot and does not change."""
     gate = backend.gate()
     task_id = tasks.hold(gate.path)
     await heard.event(task_id, "started")
@@ -115,7 +115,7 @@ async def test_from_inside(manager: TaskManager) -> None:
 
 
 async def test_progress(backend: Backend, manager: TaskManager, heard: Heard) -> None:
-    """Progress is told while the task runs, and shown."""
+    """Progress has an event while the task runs, and `get_task` shows it."""
     gate = backend.gate()
     task_id = tasks.report(gate.path)
     event = await heard.event(task_id, "progress")
@@ -213,7 +213,7 @@ async def test_queue_bound(backend: Backend) -> None:
 
 
 async def test_hooks(manager: TaskManager) -> None:
-    """on_complete hears of a success and on_error of everything else."""
+    """on_complete is called after a success, and on_error after every other end."""
     loop, told = asyncio.get_running_loop(), asyncio.Queue[tuple[str, TaskStatus]]()
 
     def tell(which: str, task: Task) -> None:
