@@ -6,9 +6,9 @@ import asyncio
 import concurrent.futures
 import math
 from collections.abc import Callable
-from typing import Final, TypeAlias, Unpack
+from typing import Final, TypeAlias
 
-from framework._tasks.options import RETRY, RetryOptions
+from framework._tasks.options import RetryOptions
 from framework.exceptions import TaskCancelledError
 
 Uniform: TypeAlias = Callable[[float, float], float]
@@ -71,13 +71,3 @@ class RetryPolicy:
         if jitter:
             delay += uniform(-jitter, jitter) * delay
         return max(0.0, delay)
-
-
-def retry_policy(**options: Unpack[RetryOptions]) -> RetryPolicy:
-    """Check options of `retry_task` and return them as a policy.
-
-    Raises:
-        TypeError: If one has the wrong type, or is not an option.
-        ValueError: If one is out of range.
-    """
-    return RetryPolicy(RETRY.complete(RETRY.checked("retry_task", options)))

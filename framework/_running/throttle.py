@@ -6,10 +6,9 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Unpack
 
 from framework._tasks.live import Sleeper
-from framework._tasks.options import THROTTLE, ThrottleOptions
+from framework._tasks.options import ThrottleOptions
 
 
 class GateRetiredError(Exception):
@@ -282,13 +281,3 @@ class ThrottlePolicy:
         self.name = name
         self.options = options
         self.has_key: bool = options["key"] is not None
-
-
-def throttle_policy(name: str, **options: Unpack[ThrottleOptions]) -> ThrottlePolicy:
-    """Check options of `throttled_task` and return them as a policy.
-
-    Raises:
-        TypeError: If one has the wrong type, or is not an option.
-        ValueError: If one is out of range.
-    """
-    return ThrottlePolicy(name, THROTTLE.complete(THROTTLE.checked("throttled_task", options)))

@@ -19,13 +19,14 @@ from framework import (
     ThreadPoolExecutorEnhanced,
     async_task,
 )
-from framework._running.retry import MAX_DELAY, retry_policy
+from framework._running.retry import MAX_DELAY
 from framework._tasks.jsonsafe import jsonable
 from framework._threads.deadlines import Deadlines
 from framework.protocols import EngineTask, Kind, Run
 from framework.testing import override_framework
 from tests.framework.drawn import Loop, explored, seconds
 from tests.framework.exact import ExactClock
+from tests.framework.policies import retry_policy
 
 # -- retry
 

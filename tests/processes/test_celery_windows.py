@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from framework._running.throttle import throttle_policy
 from framework._threads.clock import SystemClock
 from framework.engines.celery._state import State
 from framework.exceptions import RateLimitExceededError
 from framework.worker._policies import WorkerPolicies
+from tests.framework.policies import throttle_policy
 
 POLICY = throttle_policy("calls", rate_limit=2, time_window=30.0, when_limited="raise", key=None)
 

@@ -6,8 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from framework._running.throttle import Gate, Gates, throttle_policy
+from framework._running.throttle import Gate, Gates
 from pytest_asyncframe.clock import VirtualClock
+from tests.framework.policies import throttle_policy
 from tests.framework.racing import RacingClock
 from tests.patience import PATIENCE
 
