@@ -1,0 +1,95 @@
+"""Steps and schedules: what was chosen in one run of a test, among what.
+
+A schedule is the list of the choices of one run. The default schedule takes the first option
+everywhere; each other choice is a deviation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class Step(NamedTuple):
+    """One choice of a run.
+
+    Attributes:
+        kind: The kind of point; see `pytest_asyncframe._turns.choices.Chooser`.
+        what: What the actor at the point was about to do; "" if nobody stood at one.
+        options: The identities of what might come next, two or more, the default first.
+        preempts: Whether the first option could go on, so that another choice preempts it.
+        chosen: The index of the option that was taken.
+    """
+
+    kind: str
+    what: str
+    options: tuple[str, ...]
+    preempts: bool
+    chosen: int
+
+    @property
+    def deviates(self) -> bool:
+        """Whether another option than the default was taken."""
+        return self.chosen != 0
+
+    @property
+    def preempted(self) -> bool:
+        """Whether an actor was stopped that could have gone on."""
+        return self.preempts and self.chosen != 0
+
+
+class Strategy(Protocol):
+    """Chooses in one run."""
+
+    def choose(self, number: int, kind: str, options: Sequence[str], preempts: bool) -> int:
+        """Return the index of the option to take at step *number*, which counts from 0.
+
+        Called with the sequencer's lock held: it takes no lock and runs no other code.
+        """
+        ...
+
+
+class Default:
+    """Takes the default everywhere."""
+
+    def choose(self, number: int, kind: str, options: Sequence[str], preempts: bool) -> int:
+        """Return 0; see `Strategy`."""
+        return 0
+
+
+class Course:
+    """The choices of one run, made by a strategy and kept.
+
+    Args:
+        strategy: Decides.
+
+    Attributes:
+        steps: The steps so far.
+    """
+
+    def __init__(self, strategy: Strategy) -> None:
+        self._choose = strategy.choose
+        self.steps: list[Step] = []
+
+    def choose(self, kind: str, what: str, options: Sequence[str], preempts: bool) -> int:
+        """Return the index of what comes next; see `Chooser`."""
+        steps = self.steps
+        chosen = self._choose(len(steps), kind, options, preempts)
+        steps.append(Step(kind, what, tuple(options), preempts, chosen))
+        return chosen
+
+
+class Policy(Protocol):
+    """Decides which schedules are run, one after another. The first one is the default one."""
+
+    def next(self) -> Strategy | None:
+        """Return the strategy of the next run; None if all schedules of the policy are done."""
+        ...
+
+    def ended(self, steps: Sequence[Step]) -> None:
+        """Take note of the steps that the latest run has taken."""
+        ...
+
+    def proof(self, runs: int) -> str:
+        """Say in a few words what *runs* runs without a failure prove."""
+        ...
