@@ -41,10 +41,13 @@ class Step(NamedTuple):
 class Strategy(Protocol):
     """Chooses in one run."""
 
-    def choose(self, number: int, kind: str, options: Sequence[str], preempts: bool) -> int:
+    def choose(
+        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
+    ) -> int:
         """Return the index of the option to take at step *number*, which counts from 0.
 
-        Called with the sequencer's lock held: it takes no lock and runs no other code.
+        Called with the sequencer's lock held: it takes no lock and runs no other code. The
+        other arguments are those of `Step`.
         """
         ...
 
@@ -52,7 +55,9 @@ class Strategy(Protocol):
 class Default:
     """Takes the default everywhere."""
 
-    def choose(self, number: int, kind: str, options: Sequence[str], preempts: bool) -> int:
+    def choose(
+        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
+    ) -> int:
         """Return 0; see `Strategy`."""
         return 0
 
@@ -74,13 +79,20 @@ class Course:
     def choose(self, kind: str, what: str, options: Sequence[str], preempts: bool) -> int:
         """Return the index of what comes next; see `Chooser`."""
         steps = self.steps
-        chosen = self._choose(len(steps), kind, options, preempts)
+        chosen = self._choose(len(steps), kind, what, options, preempts)
         steps.append(Step(kind, what, tuple(options), preempts, chosen))
         return chosen
 
 
 class Policy(Protocol):
-    """Decides which schedules are run, one after another. The first one is the default one."""
+    """Decides which schedules are run, one after another. The first one is the default one.
+
+    Attributes:
+        diverged: How many runs could not follow their schedule, since a choice of it was not
+            offered or other choices came before it. None of them if runs can be repeated.
+    """
+
+    diverged: int
 
     def next(self) -> Strategy | None:
         """Return the strategy of the next run; None if all schedules of the policy are done."""
