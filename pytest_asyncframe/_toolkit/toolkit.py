@@ -21,6 +21,7 @@ from pytest_asyncframe._toolkit import pristine
 from pytest_asyncframe._toolkit.clients import Client, LiveServer
 from pytest_asyncframe._toolkit.options import Settings
 from pytest_asyncframe._turns.actors import TestEndedError
+from pytest_asyncframe._turns.choices import RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import StuckError, VirtualClock, _patches, _stalls
 from pytest_asyncframe.clock._blocked import BlockedLoops
@@ -142,7 +143,7 @@ class Toolkit:
             starts=mode != "manual",
             hold=mode != "virtual",
             one_at_a_time=mode in ("auto", "seeded"),
-            choose=random.Random(self.settings.seed).randrange if mode == "seeded" else None,
+            chooser=RandomChooser(self.settings.seed) if mode == "seeded" else None,
         )
         sequencer.patience = self.settings.stuck_timeout
         self.recorder = Recorder(self._now)
@@ -306,6 +307,7 @@ def _end(sequencer: Sequencer, pool: SequencedExecutor) -> None:
         if actor is not sequencer.first:
             sequencer.fail(actor, TestEndedError("the test has ended"))
     pool.shutdown(cancel_futures=True, timeout=1.0)
+    sequencer.end()
 
 
 def _mode(fixtures: Collection[str]) -> str:

@@ -25,6 +25,7 @@ class Actor:
         ident: The thread's identifier.
         native_id: The system's identifier of the thread.
         name: Name for messages.
+        identity: Its name where several may come next, the same in every run of the test.
         order: Order among timers for one moment, by the actor that set them; the same for
             all where one actor runs at a time.
         depth: Number of `enter` calls not yet undone: a task inside a task, a loop.
@@ -38,6 +39,11 @@ class Actor:
         kick: Lets it run. Called on any thread, with no lock held but the sequencer's.
         yields: Whether it is ready but lets all others run first.
         away: Whether it waits in real time just now, unseen by the sequencer.
+        free: Whether it can go on, though it is ready; None if nothing keeps it. Called with
+            the sequencer's lock held.
+        in_time: Whether `free` was true before the time was over that it had.
+        was_seen: Whether it has done something that others may notice since its loop last
+            let them run.
         has_work: Returns whether callbacks on its own thread gave its loop something to do
             while it was parked.
         error: Raised when it runs again; None for nothing.
@@ -51,8 +57,11 @@ class Actor:
         "away",
         "depth",
         "error",
+        "free",
         "heard",
         "ident",
+        "identity",
+        "in_time",
         "kick",
         "listens",
         "looked",
@@ -66,20 +75,25 @@ class Actor:
         "timer",
         "waiter",
         "wants",
+        "was_seen",
         "yields",
         "_gate",
     )
 
-    def __init__(self, ident: int, name: str, order: int) -> None:
+    def __init__(self, ident: int, name: str, order: int, identity: str) -> None:
         # Called on the thread itself.
         self.ident: int = ident
         self.native_id: int = _thread.get_native_id()
         self.name: str = name
+        self.identity: str = identity
         self.order: int = order
         self.depth: int = 1
         self.number: int = 0
         self.reserved: int | None = None
         self.away: bool = False
+        self.free: Callable[[], bool] | None = None
+        self.in_time: bool = True
+        self.was_seen: bool = True
         self.parked: bool = False
         self.listens: bool = False
         self.yields: bool = False
@@ -98,6 +112,16 @@ class Actor:
         """Block until `kick` is called; False after *seconds* of real time."""
         return self._gate.acquire(True, seconds)
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether it can run if it gets a turn, given that it is ready; lock held."""
+        return self.free is None or self.free()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it is parked, or waits until it is free."""
+        return self.parked or self.free is not None
+
     def use_gate(self) -> None:
         """Let `kick` end `wait_for_kick`, and not the `select` of a loop."""
         self.has_work = _never
@@ -110,14 +134,16 @@ class Arrival:
     Attributes:
         number: Its place among the ready actors; see `Actor.number`.
         has_turn: Whether it was given a turn already.
+        identity: See `Actor.identity`.
         is_open: Whether the thread is still expected.
     """
 
-    __slots__ = ("has_turn", "is_open", "number")
+    __slots__ = ("has_turn", "identity", "is_open", "number")
 
-    def __init__(self, number: int, has_turn: bool) -> None:
+    def __init__(self, number: int, has_turn: bool, identity: str) -> None:
         self.number: int = number
         self.has_turn: bool = has_turn
+        self.identity: str = identity
         self.is_open: bool = True
 
 
@@ -148,9 +174,10 @@ class Timer:
         actor: The actor that it wakes; None if it calls a function.
         background: Whether nobody waits for it, so that time does not move for it.
         place: Where the user's code set it; "" if other code did.
+        number: How many timers of the test were set before it.
     """
 
-    __slots__ = ("actor", "background", "fn", "place", "when")
+    __slots__ = ("actor", "background", "fn", "number", "place", "when")
 
     def __init__(
         self,
@@ -158,8 +185,10 @@ class Timer:
         fn: Callable[[], object] | None,
         actor: Actor | None,
         background: bool = False,
+        number: int = 0,
     ) -> None:
         self.when: int = when
+        self.number: int = number
         self.fn = fn
         self.actor = actor
         self.background: bool = background
@@ -169,6 +198,11 @@ class Timer:
     def live(self) -> bool:
         """Whether it has neither fired nor been cancelled."""
         return self.fn is not None or self.actor is not None
+
+    @property
+    def identity(self) -> str:
+        """Its name among what may come next; see `Actor.identity`."""
+        return f"timer#{self.number}" if self.actor is None else f"{self.actor.identity} (time)"
 
     def cancel(self) -> None:
         """Cancel it; does nothing once it has fired. Any thread."""

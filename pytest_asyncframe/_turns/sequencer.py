@@ -5,12 +5,14 @@ Guarantees:
     Timers fire one at a time, in the order of their times; equal ones in the order in which
     they were set, or of the tasks that set them where threads run side by side. What a timer
     starts is idle again before the next one fires.
+    With a chooser it decides wherever several actors, queued calls and timers of one moment
+    may come next, and timers call their functions on a thread of their own, an actor.
 Relies on:
     `turns` for which actors run.
     `outside` for what else may happen: then time moves only after a silence.
 Lock order:
     See `turns`. The lock is not held while a timer fires or a queued call is admitted. With
-    it held, `room` and `choose` are called, which take no lock.
+    it held, `room` and the chooser are called, which take no lock.
 """
 
 from __future__ import annotations
@@ -21,15 +23,18 @@ from threading import Thread
 
 from framework.testing import Queued
 from pytest_asyncframe._turns.actors import Actor, Arrival, Timer
+from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.outside import Outside, Verdict
+from pytest_asyncframe._turns.points import Points
+from pytest_asyncframe._turns.timer_thread import TimerThread
 from pytest_asyncframe._turns.timers import LAST
-from pytest_asyncframe._turns.turns import POLL_INTERVAL, Turns
+from pytest_asyncframe._turns.turns import POLL_INTERVAL
 
 _MOST_MOVES = 1_000_000
 """How often time may move by itself without progress; takes some ten seconds."""
 
 
-class Sequencer(Turns):
+class Sequencer(Points):
     """The actors of one test, its virtual time and its queue.
 
     Args:
@@ -37,11 +42,10 @@ class Sequencer(Turns):
         starts: Whether queued calls start by themselves.
         hold: Whether they wait until nobody runs; else they start as soon as there is room.
         one_at_a_time: Whether only one actor runs at a time.
-        choose: Returns which of *n* candidates comes next, from 0; None for the first.
+        chooser: Decides what comes next, with *one_at_a_time* only; None for what is first.
 
     Attributes:
         room: Returns how many queued calls could start now, 0 or less for none.
-        queue: The queued tasks and calls, oldest first.
         outside: What may happen outside the clock; then time moves only after a silence.
         allowed: Nanosecond up to which time moves by itself though `moves` is false; None
             for not at all.
@@ -65,9 +69,9 @@ class Sequencer(Turns):
         starts: bool = True,
         hold: bool = True,
         one_at_a_time: bool = False,
-        choose: Callable[[int], int] | None = None,
+        chooser: Chooser | None = None,
     ) -> None:
-        super().__init__(one_at_a_time=one_at_a_time)
+        super().__init__(one_at_a_time=one_at_a_time, chooser=chooser)
         self.moves = moves
         self.starts = starts
         self.hold = hold
@@ -78,15 +82,11 @@ class Sequencer(Turns):
         self.on_runaway: Callable[[], BaseException | None] = lambda: None
         self.moved: int = 0
         self.most_moves: int = _MOST_MOVES
-        self.queue: list[Queued] = []
         self.outside: Outside = Outside(self._pollers)
         self.on_give_up: Callable[[list[Thread]], object] = lambda _: None
         self.firing: set[int] = set()
-        self._choose = choose
-        # Queued by an actor during a call that has not returned yet; see `enqueue`.
-        self._deferred: list[tuple[Actor, Queued]] = []
+        self._timer_thread = TimerThread(self, self._fail_with)
         self._admitted: dict[Queued, Arrival] = {}
-        self._admitting = False
         # Actors that wait until nobody else runs, and whether also for what is outside.
         self._watchers: list[tuple[Actor, bool]] = []
         self._stalled_at = -1
@@ -107,6 +107,7 @@ class Sequencer(Turns):
             self.beats += 1
             self._on_next_step(actor)
             self.queue.append(queued)
+            self._identities[queued] = self._new_identity(queued.name)
             if after_return and actor is not None:
                 self._deferred.append((actor, queued))
         self.dispatch()
@@ -121,6 +122,7 @@ class Sequencer(Turns):
         with self._lock:
             if queued in self.queue:
                 self.queue.remove(queued)
+                del self._identities[queued]
 
     def admit(self, queued: Queued) -> bool:
         """Start a queued task or call; False if it is no longer queued."""
@@ -143,10 +145,11 @@ class Sequencer(Turns):
     def _admission(self, queued: Queued) -> Callable[[], object]:
         """Take a task or call off the queue; return what starts it, to be called unlocked."""
         self.queue.remove(queued)
+        identity = self._identities.pop(queued)
         self._admitting = True
         # The turn belongs to its thread, or to this one until it has woken the loop.
         if queued.kind == "thread":
-            self._admitted[queued] = self._announce(with_turn=True)
+            self._admitted[queued] = self._announce(identity, with_turn=True)
         else:
             self._running += 1
         return lambda: self._admit(queued)
@@ -188,12 +191,8 @@ class Sequencer(Turns):
                 self._give_turn(self._returned.pop(0))
                 return None
             chosen = self._choose_next(startable)
-            if isinstance(chosen, Queued):
-                return self._admission(chosen)
             if chosen is not None:
-                self._ready.remove(chosen)
-                self._give_turn(chosen)
-                return None
+                return self._begin(chosen)
             if self.elsewhere:
                 return None
             if self._watchers:
@@ -204,17 +203,6 @@ class Sequencer(Turns):
                 return None
             return self._next_moment()
 
-    def _choose_next(self, startable: list[Queued]) -> Actor | Queued | None:
-        """Return which ready actor or queued call comes next; None if there is none."""
-        woken = [actor for actor in self._ready if not actor.yields]
-        yielding = [actor for actor in self._ready if actor.yields]
-        candidates: list[Actor | Queued] = [*woken, *startable, *yielding]
-        if self._choose is None or len(candidates) < 2:
-            # A single candidate is not drawn: whether it had to queue is chance, and a draw
-            # more or less would change all that follow from the same seed.
-            return candidates[0] if candidates else None
-        return candidates[self._choose(len(candidates))]
-
     def _next_moment(self) -> Callable[[], object] | None:
         """Move time to the next timer, or report that there is none."""
         if self.moved >= self.most_moves:
@@ -224,7 +212,7 @@ class Sequencer(Turns):
         if timer is None:
             if self._held or not self.actors or self._stalled_at == self.beats:
                 return None
-            if self.first is None or not self.first.parked:
+            if self.first is None or not self.first.is_stopped:
                 # Nobody can raise it, for example while a pool shuts down after the test.
                 return None
             # Once for each change: what raises nothing now is not asked again until then.
@@ -244,19 +232,33 @@ class Sequencer(Turns):
     def _firing(self, timer: Timer) -> Callable[[], object]:
         """Take a turn for a timer; return what fires it, to be called unlocked."""
         actor, fn = timer.actor, timer.fn
+        if self._chooser is not None and fn is not None:
+            return self._firing_apart(timer, fn)
         timer.cancel()
         self._running += 1
         if actor is not None:
-            return lambda: self._fire(lambda: self._wake_parked(actor))
+            return lambda: self._fire(lambda: self._wake_stopped(actor))
         # None if another thread has just cancelled it, which takes no lock.
         return lambda: self._fire(_nothing if fn is None else fn)
 
-    def _wake_parked(self, actor: Actor) -> None:
+    def _firing_apart(self, timer: Timer, fn: Callable[[], object]) -> Callable[[], object]:
+        """Announce the timers' thread; return what lets it call *fn*, to be called unlocked."""
+        arrival = self._announce(timer.identity, with_turn=True)
+        timer.cancel()
+        return lambda: self._timer_thread.call(arrival, lambda: self._call(fn))
+
+    def _wake_stopped(self, actor: Actor) -> None:
         with self._lock:
-            if actor.parked:
+            if actor.is_stopped:
                 self._wake(actor)
 
     def _fire(self, fn: Callable[[], object]) -> None:
+        try:
+            self._call(fn)
+        finally:
+            self._release_turn()
+
+    def _call(self, fn: Callable[[], object]) -> None:
         ident = _thread.get_ident()
         # Without the lock: each thread adds and removes only itself. A callback may advance time
         # itself, and so fire other timers.
@@ -269,7 +271,6 @@ class Sequencer(Turns):
         finally:
             if outermost:
                 self.firing.discard(ident)
-            self._release_turn()
 
     def _release_turn(self) -> None:
         """Give back the turn that this thread has taken to call something."""
@@ -286,11 +287,19 @@ class Sequencer(Turns):
         self._running += 1
         return lambda: self._fail_first(explain())
 
+    def _fail_with(self, error: BaseException) -> None:
+        if self.first is not None:
+            self.fail(self.first, error)
+
+    def end(self) -> None:
+        """End the thread of the timers, which have none to call any more."""
+        self._timer_thread.end()
+
     def _fail_first(self, error: BaseException | None) -> None:
         with self._lock:
             self._running -= 1
             first = self.first
-            if error is not None and first is not None and first.parked:
+            if error is not None and first is not None and first.is_stopped:
                 first.error = error
                 self._wake(first)
 
@@ -343,6 +352,13 @@ class Sequencer(Turns):
         if moves and not self._may_move_to(when, limit):
             return None
         self._silence = False
+        if self._chooser is not None:
+            timers = self._timers.due(when)
+            if timers:
+                # What is chosen stays in the heap, and is dropped once it has fired.
+                chosen = self._choose("start", "", [*timers])
+                assert isinstance(chosen, Timer)
+                return chosen
         return self._timers.pop()
 
     def _may_move_to(self, when: int, limit: int | None) -> bool:

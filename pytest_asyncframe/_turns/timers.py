@@ -33,8 +33,9 @@ class Timers:
         background: bool = False,
     ) -> Timer:
         """Set a timer and return it; see `Timer` for the arguments."""
-        timer = Timer(when, fn, actor, background)
-        heapq.heappush(self._heap, (when, order, next(self._sequence), timer))
+        number = next(self._sequence)
+        timer = Timer(when, fn, actor, background, number)
+        heapq.heappush(self._heap, (when, order, number, timer))
         return timer
 
     @property
@@ -49,6 +50,18 @@ class Timers:
     def first_is_last(self) -> bool:
         """Whether the timer of `first` fires after all others of its moment."""
         return self._heap[0][1] == LAST
+
+    def is_due(self, now: int) -> bool:
+        """Whether a timer is set up to nanosecond *now*, fired or not."""
+        return bool(self._heap) and self._heap[0][0] <= now
+
+    def due(self, now: int) -> list[Timer]:
+        """Return the timers up to nanosecond *now* in their order, but those that fire last."""
+        first = self.first
+        if first is None or first > now:
+            return []
+        found = sorted(one for one in self._heap if one[0] <= now and one[1] != LAST)
+        return [timer for _, _, _, timer in found if timer.live]
 
     def pop(self) -> Timer:
         """Remove and return the timer of `first`, which must have been read before."""

@@ -5,7 +5,8 @@ pool. It is in one of three states:
 
 - running;
 - parked, in the `select` of an event loop, in a sleep or in a wait;
-- ready: it has been woken or has just started, and waits for its turn.
+- ready: it has been woken or has just started, and waits for its turn. It gets none while it
+  is not free to go on, as at a lock that another actor holds.
 
 Guarantees:
     An actor is counted as running before it is woken, so the test never looks idle while
@@ -20,8 +21,8 @@ Relies on:
     every change that may leave nobody running.
 Lock order:
     `_lock` is the innermost lock. What is called with it held takes no lock: `Actor.kick`,
-    `Actor.has_work`, and the flags of a loop's selector. It is a raw lock, since the plugin
-    replaces the waits of `threading` by ones that come back here.
+    `Actor.has_work`, `Actor.free`, and the flags of a loop's selector. It is a raw lock, since
+    the plugin replaces the waits of `threading` by ones that come back here.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import bisect
 import itertools
 import threading
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -74,6 +76,7 @@ class Turns(ABC):
         self.forget()
         self._pollers: set[int] = set()
         self._numbers = itertools.count(1)
+        self._named: Counter[str] = Counter()
         self._timers = Timers()
 
     def forget(self) -> None:
@@ -114,19 +117,26 @@ class Turns(ABC):
         actor = self.actors.get(_thread.get_ident())
         return None if actor is None or actor.away else actor
 
-    def expect(self, *, with_turn: bool = False) -> Arrival:
+    def expect(self, name: str, *, with_turn: bool = False) -> Arrival:
         """Announce a thread that was given work and is about to start.
 
         Args:
+            name: What it will run; its identity is made of it.
             with_turn: Whether it gets a turn now, before all others.
         """
         with self._lock:
-            return self._announce(with_turn=with_turn)
+            return self._announce(self._new_identity(name), with_turn=with_turn)
 
-    def _announce(self, *, with_turn: bool) -> Arrival:
+    def _announce(self, identity: str, *, with_turn: bool) -> Arrival:
         self._running += with_turn
         self._coming += not with_turn
-        return Arrival(next(self._numbers), with_turn)
+        return Arrival(next(self._numbers), with_turn, identity)
+
+    def _new_identity(self, name: str) -> str:
+        """Return a name that no other actor or queued call of the test has; lock held."""
+        named = self._named
+        named[name] += 1
+        return f"{name}#{named[name]}"
 
     def give_up(self, arrival: Arrival | None) -> None:
         """Stop expecting a thread. Does nothing if it has started, or for None."""
@@ -160,8 +170,9 @@ class Turns(ABC):
             actor.depth += 1
             self.give_up(arrival)
             return actor
+        identity = arrival.identity if arrival is not None else self._identity_of(ident, name)
         name = threading.current_thread().name if name is None else name
-        actor = Actor(ident, name, 0 if self.one_at_a_time else order)
+        actor = Actor(ident, name, 0 if self.one_at_a_time else order, identity)
         with self._lock:
             self.beats += 1
             came = arrival if self._close(arrival) else None
@@ -180,6 +191,14 @@ class Turns(ABC):
             self._await_turn(actor)
         return actor
 
+    def _identity_of(self, ident: int, name: str | None) -> str:
+        """Return an identity for a thread that nobody has announced."""
+        if self.first is None:
+            return "test"
+        with self._lock:
+            # The names of threads are numbered in the whole process.
+            return self._new_identity(name or "thread")
+
     def _enters_at_once(self, came: Arrival | None) -> bool:
         if not self.one_at_a_time or (came is not None and came.has_turn):
             return True
@@ -189,7 +208,8 @@ class Turns(ABC):
     @property
     def _is_free(self) -> bool:
         """Whether nobody runs, and nobody waits for the next turn."""
-        return not (self._running or self._coming or self._ready or self._returned)
+        busy = self._running or self._coming or self._returned
+        return not busy and not any(actor.can_go_on for actor in self._ready)
 
     def leave(self, actor: Actor) -> None:
         """Undo one `enter` of the calling thread."""
@@ -377,6 +397,31 @@ class Turns(ABC):
             self._running -= 1
             return True
 
+    def block(self, actor: Actor, free: Callable[[], bool], until: int | None, wants: str) -> bool:
+        """Block the calling thread until it is free and it is its turn.
+
+        Args:
+            actor: The calling thread's.
+            free: Whether it may go on; called with the lock held, so it takes none.
+            until: The nanosecond of virtual time at which it gives up; None for never.
+            wants: What it waits for, for messages.
+
+        Returns:
+            Whether *free* was true in time. Nobody has run since then.
+        """
+        actor.use_gate()
+        with self._lock:
+            self.beats += 1
+            self._on_next_step(actor)
+            actor.free, actor.in_time, actor.wants = free, True, wants
+            if until is not None:
+                actor.timer = self._push(until, None, actor)
+            self._make_ready(actor)
+            self._running -= 1
+        self.dispatch()
+        self._await_turn(actor)
+        return actor.in_time
+
     def notify(self, waiter: Waiter, actor: Actor) -> None:
         """Wake *actor*, which is parked with *waiter* or about to be.
 
@@ -410,22 +455,33 @@ class Turns(ABC):
     def fail(self, actor: Actor, error: BaseException) -> None:
         """Wake a parked actor, which then raises *error*."""
         with self._lock:
-            if actor.parked:
+            if actor.is_stopped:
                 actor.error = error
                 self._wake(actor)
+        self.dispatch()
 
     def _wake(self, actor: Actor) -> None:
         self.beats += 1
+        self._drop_timer(actor)
+        if not actor.parked:
+            # It is ready, and no longer waits to be free.
+            actor.free, actor.in_time = None, False
+            return
         actor.parked = False
-        timer, actor.timer = actor.timer, None
-        if timer is not None:
-            timer.cancel()
         if self.one_at_a_time and not self._is_free:
             self._make_ready(actor, actor.reserved)
         else:
             self._give_turn(actor)
 
+    def _drop_timer(self, actor: Actor) -> None:
+        timer, actor.timer = actor.timer, None
+        if timer is not None:
+            timer.cancel()
+
     def _give_turn(self, actor: Actor) -> None:
+        if actor.free is not None:
+            actor.free = None
+            self._drop_timer(actor)
         # Counted before it can run, so that the test never looks idle in between.
         self._running += 1
         actor.kick()
@@ -463,7 +519,8 @@ class Turns(ABC):
         """Let a ready actor run beside the running ones if all of these block."""
         with self._lock:
             waiting = [*self._returned, *self._ready]
-            if not waiting or waiting[0] is not actor:
+            first = next((one for one in waiting if one.can_go_on), None)
+            if first is not actor:
                 return
             others = [
                 one
@@ -472,7 +529,7 @@ class Turns(ABC):
             ]
             if not self._blocked(actor, others):
                 return
-            del (self._returned or self._ready)[0]
+            (self._returned if actor in self._returned else self._ready).remove(actor)
             self._give_turn(actor)
         self.on_overtake(others)
 

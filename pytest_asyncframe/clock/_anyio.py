@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
+from framework.testing import function_name
 from pytest_asyncframe._turns.actors import Arrival
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._clock import VirtualClock
@@ -44,7 +45,7 @@ def _portal(clock: VirtualClock) -> Callable[..., AbstractContextManager[Any]]:
     ) -> Iterator[Any]:
         sequencer, arrival = clock.sequencer, None
         if sequencer.here is not None and backend == "asyncio":
-            arrival = sequencer.expect(with_turn=True)
+            arrival = sequencer.expect("loop", with_turn=True)
             chosen = {"loop_factory": clock.new_event_loop, **(backend_options or {})}
             factory = functools.partial(_announced, chosen["loop_factory"], arrival)
             backend_options = {**chosen, "loop_factory": factory}
@@ -80,7 +81,7 @@ def _run_sync(sequencer: Sequencer) -> Callable[..., Any]:
     ) -> Any:
         if sequencer.here is None:
             return await real(func, *args, limiter=limiter, **options)
-        call = _CountedCall(sequencer, limiter)
+        call = _CountedCall(sequencer, limiter, function_name(func))
         return await real(call.run, func, args, limiter=call, **options)
 
     return run_sync
@@ -94,8 +95,9 @@ class _CountedCall:
     loop that waits for the result.
     """
 
-    def __init__(self, sequencer: Sequencer, limiter: Any) -> None:
+    def __init__(self, sequencer: Sequencer, limiter: Any, name: str) -> None:
         self._sequencer = sequencer
+        self._name = name
         self._limiter = limiter
         self._arrival: Arrival | None = None
 
@@ -103,7 +105,7 @@ class _CountedCall:
         if self._limiter is None:
             self._limiter = _module("to_thread").current_default_thread_limiter()
         await self._limiter.__aenter__()
-        self._arrival = self._sequencer.expect()
+        self._arrival = self._sequencer.expect(self._name)
 
     async def __aexit__(self, *error: object) -> Any:
         # Its awaiter may have been cancelled before the thread started.

@@ -173,7 +173,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     async def shutdown_default_executor(self, *args: Any) -> None:
         """Shut down the default executor, on a thread that is announced."""
         if self._default_executor is not None:  # type: ignore[attr-defined]  # asyncio's own
-            self._end_of_executor = self.clock.sequencer.expect()
+            self._end_of_executor = self.clock.sequencer.expect("shutdown of the executor")
         await super().shutdown_default_executor(*args)
 
     def _do_shutdown(self, future: asyncio.Future[None]) -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import Executor, Future
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from framework.testing import ControlledExecutor
+from framework.testing import ControlledExecutor, function_name
 from pytest_asyncframe._turns.actors import Arrival
 from pytest_asyncframe._turns.sequencer import Sequencer
 
@@ -82,7 +82,7 @@ class _CountedPool:
         kwargs: dict[str, Any],
     ) -> Future[Any]:
         """Submit a call, counted from now until the callbacks of its future have run."""
-        call = _CountedCall(self)
+        call = _CountedCall(self, function_name(fn))
         with self._lock:
             self._waiting[call] = None
             self._announce()
@@ -119,7 +119,7 @@ class _CountedPool:
             call = next(iter(self._waiting))
             del self._waiting[call]
             self._free -= 1
-            call.arrival = self.sequencer.expect()
+            call.arrival = self.sequencer.expect(call.name)
 
 
 class _CountedCall:
@@ -130,10 +130,12 @@ class _CountedCall:
     is still running.
 
     Attributes:
+        name: The name of its function.
         arrival: The announcement of its thread; None while no thread is free.
     """
 
-    def __init__(self, pool: _CountedPool) -> None:
+    def __init__(self, pool: _CountedPool, name: str) -> None:
+        self.name: str = name
         self._pool = pool
         self._lock = threading.Lock()
         self._thread: int | None = None

@@ -52,7 +52,7 @@ def start_on(sequencer: Sequencer, real: Start) -> Start:
             return
         counted = is_caller(self) or _is_users_timer(self, sys._getframe(1))
         pooled = sequencer.here is None or _works_on_the_clock(self)
-        arrival = sequencer.expect() if counted else None
+        arrival = sequencer.expect("thread") if counted else None
         _tell_end(sequencer, self, arrival, pooled=pooled)
         if not (counted or pooled):
             sequencer.outside.add_thread(self)

@@ -17,6 +17,7 @@ import pytest
 from fastapi import FastAPI
 
 from framework import ThreadPoolExecutorEnhanced
+from pytest_asyncframe._turns.choices import RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.probe import Probe
 
@@ -169,7 +170,7 @@ def test_one_order_for_a_seed(
     sequencer = asyncframe.clock.sequencer
     found = []
     for arrivals in (None, order):
-        sequencer._choose = random.Random(7).randrange
+        sequencer._chooser = RandomChooser(7)
         found.append(order_of(asyncframe, way, arrivals))
 
     assert found[0] == found[1] != CALLS * 3

@@ -1,0 +1,161 @@
+"""What may come next in a test, and where the running actor lets others run instead.
+
+Guarantees:
+    A choice is made when all threads that were announced are there, among the same options
+    in the same order in each run of a test that makes the same choices.
+    At a point the turn is handed over under the lock: there is no moment in which nobody
+    runs, so that a thread that nobody expects cannot come in between.
+Relies on:
+    `turns` for which actors are ready; the subclass for the queue.
+Lock order:
+    See `turns`. The chooser is called with the lock held, and takes none.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TypeAlias
+
+from framework.testing import Queued
+from pytest_asyncframe._turns.actors import Actor, Timer
+from pytest_asyncframe._turns.choices import Chooser
+from pytest_asyncframe._turns.turns import Turns
+
+Candidate: TypeAlias = Actor | Queued | Timer
+"""What may come next: a ready actor, a queued task or call, or a timer that is due."""
+
+
+class Points(Turns):
+    """The actors of one test, and what may come next.
+
+    Args:
+        one_at_a_time: Whether only one actor runs at a time.
+        chooser: Decides what comes next, with *one_at_a_time* only; None for what is first.
+
+    Attributes:
+        queue: The queued tasks and calls, oldest first.
+    """
+
+    def __init__(self, *, one_at_a_time: bool, chooser: Chooser | None) -> None:
+        super().__init__(one_at_a_time=one_at_a_time)
+        self._chooser = chooser
+        # The actor that stands at a point until all announced threads are there, and its point.
+        self._at_point: tuple[Actor, str, str] | None = None
+        self._identities: dict[Queued, str] = {}
+        self._admitting = False
+        self.queue: list[Queued] = []
+        # Queued by an actor during a call that has not returned yet.
+        self._deferred: list[tuple[Actor, Queued]] = []
+
+    @abstractmethod
+    def _startable(self) -> list[Queued]:
+        """Return the queued tasks and calls that may start."""
+
+    @abstractmethod
+    def _admission(self, queued: Queued) -> Callable[[], object]:
+        """Take a task or call off the queue; return what starts it, to be called unlocked."""
+
+    @abstractmethod
+    def _firing(self, timer: Timer) -> Callable[[], object]:
+        """Take a turn for a timer; return what fires it, to be called unlocked."""
+
+    # -- points
+
+    def point(self, kind: str, what: str, *, returned: bool = True) -> None:
+        """Let others run here, if the chooser says so; the calling actor goes on later.
+
+        Does nothing without a chooser, and on a thread that is no actor.
+
+        Args:
+            kind: See `Chooser.choose`.
+            what: What the calling actor is about to do.
+            returned: Whether every call of it that has submitted a task has returned.
+        """
+        actor = self.here
+        if actor is None or self._chooser is None or not self.one_at_a_time:
+            return
+        with self._lock:
+            if returned and self._deferred:
+                self._on_next_step(actor)
+            actor.was_seen = True
+            if not (self._ready or self.queue or self._coming or self._timers.is_due(self.now)):
+                return
+            step = self._leave_point(actor, kind, what)
+        if step is None:
+            return
+        step()
+        self.dispatch()
+        self._await_turn(actor)
+
+    def _leave_point(self, actor: Actor, kind: str, what: str) -> Callable[[], object] | None:
+        """Decide who runs on; return what is to be called unlocked, None to go on at once."""
+        if self._running != 1 or self._admitting:
+            # Something runs beside it that blocks outside the clock.
+            return None
+        if self._coming or self._returned:
+            # Nobody may run until they are there, since they are options too.
+            self._at_point = (actor, kind, what)
+            self._stop_at_point(actor)
+            return _nothing
+        others = self._others(self._startable(), but=actor)
+        chosen = self._choose(kind, what, [actor, *others], preempts=True)
+        if chosen is actor:
+            return None
+        # Handed over under the lock, so that there is no moment in which nobody runs.
+        self._stop_at_point(actor)
+        return self._begin(chosen) or _nothing
+
+    def _stop_at_point(self, actor: Actor) -> None:
+        actor.use_gate()
+        self._make_ready(actor)
+        self._running -= 1
+
+    # -- choices
+
+    def _begin(self, chosen: Candidate) -> Callable[[], object] | None:
+        """Let what was chosen come next; return what is to be called unlocked, or None."""
+        if isinstance(chosen, Queued):
+            return self._admission(chosen)
+        if isinstance(chosen, Timer):
+            return self._firing(chosen)
+        self._ready.remove(chosen)
+        self._give_turn(chosen)
+        return None
+
+    def _choose_next(self, startable: list[Queued]) -> Candidate | None:
+        """Return what comes next at this moment; None if there is nothing."""
+        at_point, self._at_point = self._at_point, None
+        if at_point is not None:
+            actor, kind, what = at_point
+            others = self._others(startable, but=actor)
+            return self._choose(kind, what, [actor, *others], preempts=True)
+        candidates = self._others(startable)
+        return self._choose("start", "", candidates) if candidates else None
+
+    def _others(self, startable: list[Queued], but: Actor | None = None) -> list[Candidate]:
+        """Return what may come next at this moment, except *but*, the default first."""
+        ready = [actor for actor in self._ready if actor is not but and actor.can_go_on]
+        found: list[Candidate] = [actor for actor in ready if not actor.yields]
+        found += startable
+        found += [actor for actor in ready if actor.yields]
+        # Otherwise a timer waits until nobody else can go on.
+        if self._chooser is not None and (found or but is not None):
+            found += self._timers.due(self.now)
+        return found
+
+    def _choose(
+        self, kind: str, what: str, candidates: list[Candidate], *, preempts: bool = False
+    ) -> Candidate:
+        # A single candidate is not drawn: whether it had to queue is chance, and a draw more
+        # or less would change all that follow from the same seed.
+        if self._chooser is None or len(candidates) < 2:
+            return candidates[0]
+        options = [
+            self._identities[one] if isinstance(one, Queued) else one.identity for one in candidates
+        ]
+        return candidates[self._chooser.choose(kind, what, options, preempts)]
+
+
+def _nothing() -> None:
+    pass
