@@ -6,7 +6,7 @@ everywhere; each other choice is a deviation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -60,6 +60,39 @@ class Default:
     ) -> int:
         """Return 0; see `Strategy`."""
         return 0
+
+
+class Deviating:
+    """Takes the default at all steps but some.
+
+    Args:
+        deviations: The identities of the options to take, by the number of the step. One that
+            is not offered there is passed over: the default is taken.
+
+    Attributes:
+        missed: How many were not offered, of those whose step was reached.
+    """
+
+    def __init__(self, deviations: Mapping[int, str]) -> None:
+        self._option_at = deviations.get
+        self.missed = 0
+
+    def choose(
+        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
+    ) -> int:
+        """Return the index of the option to take at step *number*; see `Strategy`."""
+        option = self._option_at(number)
+        if option is None:
+            return 0
+        if option in options:
+            return options.index(option)
+        self.missed += 1
+        return 0
+
+
+def deviations_of(steps: Sequence[Step]) -> dict[int, str]:
+    """Return the identities of the options that were taken instead of the default, by step."""
+    return {number: step.options[step.chosen] for number, step in enumerate(steps) if step.deviates}
 
 
 class Course:
