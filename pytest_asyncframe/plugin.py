@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_asyncframe._toolkit.exploring import RUN
 from pytest_asyncframe._toolkit.items import code_of, is_from, module_name, requested
 from pytest_asyncframe._toolkit.options import (
     MARKER,
@@ -86,7 +87,7 @@ def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
         check_framework()
         raise
 
-    toolkit = Toolkit(settings, asked)
+    toolkit = Toolkit(settings, asked, item.stash.get(RUN, None))
     if toolkit.is_virtual:
         check_surroundings(item)
     else:

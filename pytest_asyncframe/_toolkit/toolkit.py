@@ -19,9 +19,10 @@ from pytest_asyncframe._seen.matchers import Expectation
 from pytest_asyncframe._seen.recorder import Recorder
 from pytest_asyncframe._toolkit import pristine
 from pytest_asyncframe._toolkit.clients import Client, LiveServer
+from pytest_asyncframe._toolkit.exploring import Exploration
 from pytest_asyncframe._toolkit.options import Settings
 from pytest_asyncframe._turns.actors import TestEndedError
-from pytest_asyncframe._turns.choices import RandomChooser
+from pytest_asyncframe._turns.choices import Chooser, RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import StuckError, VirtualClock, _patches, _stalls
 from pytest_asyncframe.clock._blocked import BlockedLoops
@@ -42,6 +43,7 @@ class Toolkit:
     Args:
         settings: The settings of the test.
         fixtures: Names of the fixtures that it requests.
+        exploration: The run, if the test is run under many schedules; else None.
 
     Attributes:
         clock: The virtual clock; None where time is real.
@@ -64,8 +66,14 @@ class Toolkit:
     calls: PoolCalls
     recorder: Recorder
 
-    def __init__(self, settings: Settings, fixtures: Collection[str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        fixtures: Collection[str],
+        exploration: Exploration | None = None,
+    ) -> None:
         self.settings = settings
+        self._exploration = exploration
         self.mode: str = settings.mode if "asyncframe" in fixtures else _mode(fixtures)
         self.expectations: list[Expectation] = []
         self.clients: list[Client | LiveServer] = []
@@ -97,6 +105,8 @@ class Toolkit:
             self.recorder.pollers = self.settings.pollers
             self.manager.subscribe(self._on_event)
             self.recorder.begin(self.clock)
+            if self._exploration is not None:
+                stack.enter_context(self._exploration.installed(self))
         except BaseException:
             stack.close()
             raise
@@ -112,6 +122,7 @@ class Toolkit:
         )
 
     def _open_sequenced(self, stack: ExitStack) -> None:
+        run = self._exploration
         sequencer = self._make_sequencer()
         clock: Clock | None = None
         if self.is_virtual:
@@ -131,7 +142,8 @@ class Toolkit:
                 engine=ControlledEngine(pool, hold=self.mode != "virtual"),
                 pool=pool,
                 interceptor=self.recorder,
-                rng=random.Random(self.settings.seed),
+                new_id=None if run is None else run.new_id,
+                rng=random.Random(self.settings.seed if run is None else run.seed),
                 app_rules=self.settings.app_rules == "on",
             )
         )
@@ -143,7 +155,7 @@ class Toolkit:
             starts=mode != "manual",
             hold=mode != "virtual",
             one_at_a_time=mode in ("auto", "seeded"),
-            chooser=RandomChooser(self.settings.seed) if mode == "seeded" else None,
+            chooser=self._make_chooser(),
         )
         sequencer.patience = self.settings.stuck_timeout
         self.recorder = Recorder(self._now)
@@ -151,8 +163,15 @@ class Toolkit:
         _stalls.watch(sequencer, mode, self.threads.before, self.recorder.note)
         return sequencer
 
+    def _make_chooser(self) -> Chooser | None:
+        if self._exploration is not None:
+            return self._exploration.chooser
+        return RandomChooser(self.settings.seed) if self.mode == "seeded" else None
+
     def _make_clock(self, sequencer: Sequencer) -> VirtualClock:
         start = self.settings.start
+        if start is None and self._exploration is not None:
+            start = self._exploration.start
         clock = VirtualClock(sequencer, None if start is None else start.timestamp())
         clock.on_block = self.blocked.recording
         if self.reads is not None:

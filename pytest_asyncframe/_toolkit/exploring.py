@@ -1,0 +1,47 @@
+"""What a toolkit needs of the exploration of its test; imports nothing at run time."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from pytest_asyncframe._toolkit.toolkit import Toolkit
+    from pytest_asyncframe._turns.choices import Chooser
+
+
+class Exploration(Protocol):
+    """One run of a test that is run under many schedules.
+
+    Attributes:
+        chooser: Decides what comes next in this run.
+        seed: Seed of jitter, the same in all runs of the test.
+        start: Date and time at second 0 of virtual time, if the test sets none; aware.
+    """
+
+    @property
+    def chooser(self) -> Chooser: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def start(self) -> datetime: ...
+
+    def new_id(self) -> str:
+        """Return the id of the next task."""
+        ...
+
+    def installed(self, toolkit: Toolkit) -> AbstractContextManager[object]:
+        """Install what makes this run like all others, and its points, inside the block.
+
+        Entered on the thread of the test when all parts of *toolkit* exist, and left before
+        the first of them ends.
+        """
+        ...
+
+
+RUN = pytest.StashKey[Exploration]()
+"""The present run of an explored test, on its item; not set for other tests."""
