@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -144,12 +143,7 @@ class _SequencerControl:
     def queued(self, queued: Queued) -> None:
         """Queue a task or call with the sequencer."""
         self._orders[queued] = next(self._numbers)
-        # A loop queues tasks in its next iteration, when their submission has returned.
-        self._sequencer.enqueue(
-            queued,
-            after_return=queued.record is not None
-            and threading.get_ident() not in self._sequencer.loops,
-        )
+        self._sequencer.enqueue(queued, after_return=queued.record is not None)
 
     def begin(self, queued: Queued) -> None:
         """Make the pool's thread an actor."""

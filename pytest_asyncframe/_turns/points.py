@@ -14,7 +14,7 @@ Lock order:
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from framework.testing import Queued
@@ -43,6 +43,8 @@ class Points(Turns):
         # The actor that stands at a point until all announced threads are there, and its point.
         self._at_point: tuple[Actor, str, str] | None = None
         self._identities: dict[Queued, str] = {}
+        # Those of admitted tasks that have yet to make their first step on a loop, by name.
+        self._on_loops: dict[str, list[str]] = {}
         self._admitting = False
         self.queue: list[Queued] = []
         # Queued by an actor during a call that has not returned yet.
@@ -110,6 +112,38 @@ class Points(Turns):
         actor.use_gate()
         self._make_ready(actor)
         self._running -= 1
+
+    def between_steps(self) -> None:
+        """Let others run between two steps of the calling thread's loop, as a point does.
+
+        Only if the loop has done something since the last time that others may notice: its
+        steps are many, and most of them are the plumbing of a request.
+        """
+        actor = self.here
+        if actor is None:
+            return
+        with self._lock:
+            self._on_next_step(actor)
+            if not actor.was_seen:
+                return
+            actor.was_seen = False
+        self.point("await", "")
+        actor.was_seen = False
+
+    def choose_step(self, options: Sequence[str]) -> int:
+        """Return the index of the step that a loop makes next, given their identities."""
+        with self._lock:
+            return 0 if self._chooser is None else self._chooser.choose("await", "", options, False)
+
+    def identity_on_loop(self, name: str) -> str:
+        """Return the identity of an asyncio task, when it is about to make its first step.
+
+        Args:
+            name: The name of the framework's task that it runs, or of its coroutine.
+        """
+        with self._lock:
+            admitted = self._on_loops.get(name)
+            return admitted.pop(0) if admitted else self._new_identity(name)
 
     # -- choices
 

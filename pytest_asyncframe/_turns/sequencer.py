@@ -100,7 +100,8 @@ class Sequencer(Points):
         Args:
             queued: The task or call.
             after_return: Whether it must not start before the submitting call has returned.
-                The next step of the calling actor shows that it has.
+                The next step of the calling actor shows that it has. Without points, nothing
+                starts before the calling loop's step has ended.
         """
         actor = self.here
         with self._lock:
@@ -108,9 +109,12 @@ class Sequencer(Points):
             self._on_next_step(actor)
             self.queue.append(queued)
             self._identities[queued] = self._new_identity(queued.name)
-            if after_return and actor is not None:
+            if after_return and actor is not None and self._defers(actor):
                 self._deferred.append((actor, queued))
         self.dispatch()
+
+    def _defers(self, actor: Actor) -> bool:
+        return self._chooser is not None or actor.ident not in self.loops
 
     def _on_next_step(self, actor: Actor | None) -> None:
         """Release what had to wait until a call of *actor* returned."""
@@ -151,6 +155,7 @@ class Sequencer(Points):
         if queued.kind == "thread":
             self._admitted[queued] = self._announce(identity, with_turn=True)
         else:
+            self._on_loops.setdefault(queued.name, []).append(identity)
             self._running += 1
         return lambda: self._admit(queued)
 

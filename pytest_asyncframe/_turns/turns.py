@@ -134,9 +134,10 @@ class Turns(ABC):
 
     def _new_identity(self, name: str) -> str:
         """Return a name that no other actor or queued call of the test has; lock held."""
+        short = name.rpartition(".")[2]
         named = self._named
-        named[name] += 1
-        return f"{name}#{named[name]}"
+        named[short] += 1
+        return f"{short}#{named[short]}"
 
     def give_up(self, arrival: Arrival | None) -> None:
         """Stop expecting a thread. Does nothing if it has started, or for None."""
@@ -432,8 +433,7 @@ class Turns(ABC):
             if waiter.notified:
                 raise RuntimeError("release unlocked lock")
             waiter.notified = True
-            # Who wakes others does not merely poll: time waits for it again.
-            self._pollers.discard(_thread.get_ident())
+            self._has_woken_others()
             if actor.parked and actor.waiter is waiter:
                 self._wake(actor)
 
@@ -445,12 +445,20 @@ class Turns(ABC):
                 self._wake(actor)
             elif otherwise is not None:
                 otherwise()
-            self._pollers.discard(_thread.get_ident())
+            self._has_woken_others()
             owing = self._owing.pop(_thread.get_ident(), None) if self._owing else None
             if owing is not None:
                 self._remove(owing)
         if owing is not None:
             self.dispatch()
+
+    def _has_woken_others(self) -> None:
+        ident = _thread.get_ident()
+        # Who wakes others does not merely poll: time waits for it again.
+        self._pollers.discard(ident)
+        actor = self.actors.get(ident)
+        if actor is not None:
+            actor.was_seen = True
 
     def fail(self, actor: Actor, error: BaseException) -> None:
         """Wake a parked actor, which then raises *error*."""

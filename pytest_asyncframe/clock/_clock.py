@@ -13,6 +13,7 @@ import math
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
@@ -50,6 +51,7 @@ class VirtualClock:
         label: Returns which task runs on a thread or in a coroutine; see `explain`.
         not_awaited: Calls of `run_for` that were never awaited, a line each.
         test: The asyncio task that runs the test; None for a test that is no coroutine.
+        make_ready: Makes the queue of what a new event loop runs next.
         on_block: Entered with the name of a function while it blocks the thread of a loop.
     """
 
@@ -62,6 +64,7 @@ class VirtualClock:
         self.on_read: Callable[[str, FrameType], object] = lambda *_: None
         self.label: Label = lambda _: ("", "")
         self.test: asyncio.Task[Any] | None = None
+        self.make_ready: Callable[[], deque[Any]] = deque
         self.not_awaited: list[str] = []
         self._abandoned: list[str] = []
 

@@ -13,6 +13,7 @@ import selectors
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import Any, Protocol, TypeVarTuple, Unpack
@@ -42,6 +43,7 @@ class LoopClock(Protocol):
     sequencer: Sequencer
     on_sleep: Callable[[float], object] | None
     test: asyncio.Task[Any] | None
+    make_ready: Callable[[], deque[Any]]
 
     def monotonic(self) -> float:
         """Return the virtual seconds since the test began."""
@@ -71,6 +73,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._sequencer = clock.sequencer
         self._parking = _ParkingSelector(clock.sequencer, self)
         super().__init__(self._parking)
+        self._ready = clock.make_ready()
         self._clock_resolution = _RESOLUTION
         self._places: WeakKeyDictionary[asyncio.TimerHandle, str] = WeakKeyDictionary()
 
@@ -324,7 +327,7 @@ class _ParkingSelector(selectors.BaseSelector):
         # be ready. A signal writes to the pipe, and its handler may have filled `_ready`.
         if self._files or self.hears_signals:
             ready = self._files_of(self._real.select(0))
-            if ready or not waits or self._loop._ready:  # type: ignore[attr-defined]
+            if ready or not waits or self._loop._ready:
                 return ready
         elif not waits:
             return []
@@ -347,7 +350,7 @@ class _ParkingSelector(selectors.BaseSelector):
                 self._loop.wake_for_real()
 
         # Before it is parked, since another thread may kick it from then on.
-        pending = self._loop._ready  # type: ignore[attr-defined]  # asyncio's own queue
+        pending = self._loop._ready  # asyncio's own queue
         actor.kick = kick
         actor.has_work = lambda: bool(pending)
         if not sequencer.try_park(actor, until, None, "its event loop", self._was_signalled):
@@ -383,7 +386,7 @@ class _ParkingSelector(selectors.BaseSelector):
                 sequencer.check_progress(actor, step)
             return []
         files = self._files_of(found)
-        if files or self._loop._ready:  # type: ignore[attr-defined]  # a signal's handler
+        if files or self._loop._ready:  # a signal's handler
             sequencer.wake(actor)
         return files
 
