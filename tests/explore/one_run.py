@@ -1,0 +1,97 @@
+"""One run of a body with chosen steps, without pytest around it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+
+from pytest_asyncframe._explore import levels
+from pytest_asyncframe._explore.levels import Level
+from pytest_asyncframe._explore.schedule import Course, Step, Strategy
+from pytest_asyncframe._toolkit.options import Settings
+from pytest_asyncframe._toolkit.toolkit import Toolkit
+from pytest_asyncframe.probe import Probe
+
+
+class Wanted:
+    """Takes the wanted option wherever it is one, and the default elsewhere.
+
+    Args:
+        wanted: The identities to take, in order; each one is waited for.
+    """
+
+    def __init__(self, *wanted: str) -> None:
+        self.left = list(wanted)
+
+    def choose(
+        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
+    ) -> int:
+        """Return the index of the option to take; see `Strategy`."""
+        if self.left and self.left[0] in options:
+            return options.index(self.left.pop(0))
+        return 0
+
+
+class At:
+    """Takes an option at one kind of point, the first time that it can, and else the default.
+
+    Args:
+        what: What the actor at the point is about to do.
+        identity: The option to take.
+    """
+
+    def __init__(self, what: str, identity: str) -> None:
+        self.what = what
+        self.identity = identity
+        self.taken = False
+
+    def choose(
+        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
+    ) -> int:
+        """Return the index of the option to take; see `Strategy`."""
+        if self.taken or what != self.what or self.identity not in options:
+            return 0
+        self.taken = True
+        return options.index(self.identity)
+
+
+class _Run:
+    """See `pytest_asyncframe._toolkit.exploring.Exploration`."""
+
+    seed = 0
+    start = datetime(2030, 1, 1, tzinfo=UTC)
+
+    def __init__(self, chooser: Course, level: Level) -> None:
+        self.chooser = chooser
+        self._level = level
+        self._numbers = itertools.count(1)
+
+    def new_id(self) -> str:
+        """Return the id of the next task."""
+        return f"task-{next(self._numbers)}"
+
+    def installed(self, toolkit: Toolkit) -> AbstractContextManager[object]:
+        """Install the points of the level."""
+        return levels.installed(toolkit, self._level)
+
+
+def one_run(
+    body: Callable[[Probe], object], strategy: Strategy, level: Level = "framework"
+) -> Sequence[Step]:
+    """Run *body* with a probe of its own; return the steps that were taken.
+
+    Args:
+        body: What a test would do.
+        strategy: Takes the steps.
+        level: Where the points are.
+    """
+    course = Course(strategy)
+    toolkit = Toolkit(Settings(), {"asyncframe"}, _Run(course, level))
+    toolkit.open()
+    try:
+        body(Probe(toolkit))
+    finally:
+        toolkit.close()
+    return course.steps

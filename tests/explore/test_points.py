@@ -1,0 +1,266 @@
+"""Points: where the running actor lets others run, if the chooser says so."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from framework import background_task, current_task, get_task_manager
+from pytest_asyncframe._explore.schedule import Default
+from pytest_asyncframe._turns.sequencer import Sequencer
+from pytest_asyncframe.probe import Probe
+from tests.explore.one_run import At, Wanted, one_run
+
+
+def report() -> None:
+    """Pass a point of level "framework"."""
+    task = current_task()
+    assert task is not None
+    task.report_progress(0.5)
+
+
+def test_another_runs_at_a_point() -> None:
+    """Where the chooser prefers another task, it runs first, and the paused one goes on later."""
+    log: list[str] = []
+
+    @background_task
+    def step(name: str) -> None:
+        log.append(name)
+        report()
+        log.append(name.upper())
+
+    def body(probe: Probe) -> None:
+        step("a")
+        step("b")
+        probe.run_until_idle()
+
+    one_run(body, Default())
+    assert "".join(log) == "aAbB"
+    log.clear()
+    steps = one_run(body, At("report_progress()", "step#2"))
+
+    assert "".join(log) == "abBA"
+    assert [step for step in steps if step.preempted] == [
+        ("framework", "report_progress()", ("step#1", "step#2"), True, 1)
+    ]
+
+
+def test_a_run_has_the_same_steps_again() -> None:
+    """Two runs with the same choices have the same steps, with the same identities."""
+
+    @background_task
+    async def call(name: str) -> str:
+        await get_task_manager().clock.asleep(1)
+        return await asyncio.to_thread(str.upper, name)
+
+    async def main(probe: Probe) -> list[str]:
+        return [await probe.manager.get_result(task) for task in [call("a"), call("b")]]
+
+    def body(probe: Probe) -> None:
+        assert asyncio.run(main(probe)) == ["A", "B"]
+
+    first, second = (one_run(body, Wanted("call#2", "upper#2")) for _ in range(2))
+
+    assert first == second
+    assert {name for step in first for name in step.options} >= {"call#1", "call#2", "test"}
+
+
+def test_no_points_without_a_chooser(asyncframe: Probe) -> None:
+    """Without an exploration a point does nothing."""
+    sequencer = asyncframe.clock.sequencer
+    log: list[str] = []
+
+    @background_task
+    def step() -> None:
+        log.append("step")
+
+    step()
+    sequencer.point("framework", "here")
+    log.append("test")
+    asyncframe.run_until_idle()
+
+    assert log == ["test", "step"]
+
+
+def test_a_task_does_not_start_before_its_submission_has_returned() -> None:
+    """A point inside the call that submits a task does not let it start, on a loop either."""
+    log: list[str] = []
+
+    @background_task
+    def step() -> None:
+        log.append("step")
+
+    async def main() -> None:
+        step()
+        log.append("returned")
+
+    def on_loop(probe: Probe) -> None:
+        asyncio.run(main())
+        probe.run_until_idle()
+
+    def on_thread(probe: Probe) -> None:
+        step()
+        log.append("returned")
+        probe.run_until_idle()
+
+    for body in (on_loop, on_thread):
+        log.clear()
+        one_run(body, Wanted("step#1"))
+        assert log == ["returned", "step"]
+
+
+def test_timers_of_one_moment() -> None:
+    """The chooser decides which timer of one moment fires first."""
+    log: list[str] = []
+
+    def body(probe: Probe) -> None:
+        for name in "abc":
+            probe.clock.call_at(1, lambda name=name: log.append(name))  # type: ignore[misc]
+        probe.clock.sleep(2)
+
+    one_run(body, Default())
+    assert "".join(log) == "abc"
+    log.clear()
+    first, second = (option for step in one_run(body, Default()) for option in step.options[1:2])
+    log.clear()
+    one_run(body, Wanted(second))
+
+    assert first != second
+    assert "".join(log) == "bac" or "".join(log) == "cab"
+
+
+def test_a_timer_may_wait() -> None:
+    """A timer's function runs on an actor of its own, so it can sleep while others run."""
+    log: list[str] = []
+
+    def body(probe: Probe) -> None:
+        def fire() -> None:
+            log.append("fires")
+            probe.clock.sleep(5)
+            log.append("slept")
+
+        probe.clock.call_at(1, fire)
+        probe.clock.sleep(3)
+        log.append("test at 3")
+        probe.clock.sleep(4)
+        log.append(f"test at {probe.clock.monotonic():g}")
+
+    one_run(body, Default())
+
+    assert log == ["fires", "test at 3", "slept", "test at 7"]
+
+
+def test_an_error_of_a_timer() -> None:
+    """An error of a timer's function is raised in the test, which waits."""
+
+    def body(probe: Probe) -> None:
+        probe.clock.call_at(1, lambda: 1 / 0)
+        probe.clock.sleep(3)
+
+    with pytest.raises(ZeroDivisionError):
+        one_run(body, Default())
+
+
+def test_who_is_blocked_is_no_option() -> None:
+    """An actor that waits until it is free is chosen only once it is."""
+    taken = [True]
+    log: list[str] = []
+
+    @background_task
+    def wait(sequencer: Sequencer) -> None:
+        actor = sequencer.here
+        assert actor is not None
+        log.append(str(sequencer.block(actor, lambda: not taken[0], None, "to be free")))
+
+    @background_task
+    def free() -> None:
+        report()
+        taken[0] = False
+        report()
+        log.append("freed")
+
+    def body(probe: Probe) -> None:
+        wait(probe.clock.sequencer)
+        free()
+        probe.run_until_idle()
+
+    steps = one_run(body, At("report_progress()", "wait#1"))
+
+    assert log == ["True", "freed"]
+    reports = [step.options for step in steps if step.what == "report_progress()"]
+    assert reports == [("free#1", "wait#1")]
+
+
+def test_who_is_blocked_gives_up_in_time() -> None:
+    """An actor that waits until it is free goes on at its time though it is not."""
+
+    def body(probe: Probe) -> None:
+        sequencer = probe.clock.sequencer
+        actor = sequencer.here
+        assert actor is not None
+        assert not sequencer.block(actor, lambda: False, 3_000_000_000, "to be free")
+        assert probe.clock.monotonic() == 3
+
+    one_run(body, Default())
+
+
+def test_a_point_waits_for_who_was_announced() -> None:
+    """A thread that was announced is an option at the next point, however late it comes."""
+    log: list[str] = []
+    held = threading.Lock()
+
+    def body(probe: Probe) -> None:
+        sequencer = probe.clock.sequencer
+        held.acquire()
+        arrival = sequencer.expect("late")
+
+        def late() -> None:
+            with held:
+                pass
+            with sequencer.working(arrival):
+                log.append("late")
+
+        with sequencer.real():
+            thread: Any = threading.Thread(target=late)
+            thread.start()
+        enter = sequencer._stop_at_point
+
+        def stop(actor: Any) -> None:
+            enter(actor)
+            held.release()
+
+        sequencer._stop_at_point = stop  # type: ignore[method-assign]
+        sequencer.point("line", "here")
+        log.append("test")
+        thread.join()
+
+    one_run(body, Wanted("late#1"))
+
+    assert log == ["late", "test"]
+
+
+def test_threads_between_steps_of_a_loop() -> None:
+    """Between two steps of a loop, threads may run if the loop has done what they may notice."""
+    log: list[str] = []
+
+    @background_task
+    def step() -> None:
+        log.append("task")
+
+    async def main(probe: Probe) -> None:
+        step()
+        for name in "ab":
+            await probe.clock.asleep(0)
+            log.append(name)
+
+    def body(probe: Probe) -> None:
+        asyncio.run(main(probe))
+        probe.run_until_idle()
+
+    steps = one_run(body, Wanted("step#1"))
+
+    assert [step.kind for step in steps if step.preempted] == ["await"]
+    assert log == ["task", "a", "b"]
