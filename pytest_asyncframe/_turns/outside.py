@@ -45,11 +45,13 @@ class Outside:
     Attributes:
         files: Number of files and processes that the test's loops watch.
         there: Whether there are any files or threads; an attribute, since it is read often.
+        met: What the test has met so far that no chooser controls, in order, each once.
     """
 
     def __init__(self, pollers: set[int]) -> None:
         self.files: int = 0
         self.there: bool = False
+        self.met: dict[str, None] = {}
         self._pollers = pollers
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
@@ -57,12 +59,15 @@ class Outside:
     def count_files(self, more: int) -> None:
         """Add to the number of watched files; below 0 for those no longer watched."""
         with self._lock:
+            if more > 0:
+                self.met["a socket, a file or a process that an event loop watches"] = None
             self.files += more
             self._look()
 
     def add_thread(self, thread: threading.Thread) -> None:
         """Add a thread of the test's own, which is about to start."""
         with self._lock:
+            self.met[f"the thread {thread.name}, which the test has started itself"] = None
             self._threads.add(thread)
             self._look()
 

@@ -322,6 +322,12 @@ class Sequencer(Points):
         self._await_turn(actor)
         actor.yields = False
 
+    def count_elsewhere(self, more: int) -> None:
+        """Add to the number of calls in other processes; see `Turns.count_elsewhere`."""
+        if more > 0:
+            self.outside.met["a call in another process"] = None
+        super().count_elsewhere(more)
+
     # -- time
 
     def call_at(

@@ -73,6 +73,7 @@ def watch(
     def on_overtake(others: list[Actor]) -> None:
         frames = sys._current_frames()
         blocked = ", ".join(f"{one.name} at {_place(frames, one.ident)}" for one in others)
+        sequencer.outside.met[f"what blocks outside the virtual clock: {blocked}"] = None
         note(f"runs beside what blocks outside the virtual clock: {blocked or 'a timer'}")
 
     sequencer.on_give_up = functools.partial(_tell_pollers, note)
