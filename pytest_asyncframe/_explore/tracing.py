@@ -1,0 +1,117 @@
+"""Following lines and bytecodes on Python 3.11, with `sys.settrace`.
+
+Relies on: each thread having one trace function, so that only one tool can use it. Python
+calls it when a function begins or goes on, but not for what it calls itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import CodeType, FrameType
+from typing import Any, TypeAlias
+
+import pytest
+
+Trace: TypeAlias = Callable[[FrameType, str, Any], Any]  # Any: as `sys.settrace` has it
+
+
+class Tracing:
+    """Calls a function at places of the code that is followed; see `Lines`.
+
+    Args:
+        level: "line" or "opcode".
+        places: Returns the names of the places of a function, by line or by offset in bytes;
+            none for code that is not followed.
+    """
+
+    def __init__(self, level: str, places: Callable[[CodeType], Mapping[int, str]]) -> None:
+        self._level = level
+        self._places = places
+        self._point: Callable[[str, str], object] | None = None
+        # By `id`, since code is compared by what it does; what is here keeps the code alive.
+        self._known: dict[int, tuple[CodeType, Trace | None]] = {}
+
+    def claim(self) -> None:
+        """Check that no other tool traces this thread.
+
+        Raises:
+            pytest.UsageError: If one does.
+        """
+        other = sys.gettrace()
+        if other is not None:
+            raise pytest.UsageError(
+                f"level {self._level!r} needs sys.settrace on Python 3.11, which "
+                f"{_tool(other)} uses: run the test without it, or on Python 3.12 or later"
+            )
+
+    def free(self) -> None:
+        """Forget all code."""
+        self._known.clear()
+
+    @contextmanager
+    def calling(self, point: Callable[[str, str], object]) -> Iterator[None]:
+        """Call *point* inside the block, on this thread and on those of `begin_thread`."""
+        self._point = point
+        self.begin_thread()
+        try:
+            yield
+        finally:
+            self._point = None
+            # A debugger that was started meanwhile keeps it.
+            if sys.gettrace() == self._trace:
+                sys.settrace(None)
+
+    def begin_thread(self) -> None:
+        """Follow what the calling thread calls from now on."""
+        if sys.gettrace() is None:
+            sys.settrace(self._trace)
+
+    def _trace(self, frame: FrameType, event: str, argument: object) -> Trace | None:
+        """Return what is called at the places of a function that begins or goes on."""
+        if self._point is None:
+            # The run is over, and the thread of a pool lives on.
+            sys.settrace(None)
+            return None
+        code = frame.f_code
+        known = self._known.get(id(code))
+        if known is None:
+            known = self._known[id(code)] = (code, self._tracer(code))
+        tracer = known[1]
+        if tracer is not None and self._level == "opcode":
+            frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        return tracer
+
+    def _tracer(self, code: CodeType) -> Trace | None:
+        places = self._places(code)
+        if not places:
+            return None
+        return self._at_bytecodes(places) if self._level == "opcode" else self._at_lines(places)
+
+    def _at_lines(self, places: Mapping[int, str]) -> Trace:
+        def trace(frame: FrameType, event: str, _: object) -> Trace:
+            if event == "line":
+                place = places.get(frame.f_lineno)
+                if place is not None and self._point is not None:
+                    self._point("line", place)
+            return trace
+
+        return trace
+
+    def _at_bytecodes(self, places: Mapping[int, str]) -> Trace:
+        def trace(frame: FrameType, event: str, _: object) -> Trace:
+            if event == "opcode":
+                place = places.get(frame.f_lasti)
+                if place is not None and self._point is not None:
+                    self._point("opcode", place)
+            return trace
+
+        return trace
+
+
+def _tool(trace: object) -> str:
+    """Return what to call the tool that a trace function belongs to."""
+    module = getattr(trace, "__module__", None) or type(trace).__module__
+    package = module.partition(".")[0]
+    return {"bdb": "a debugger", "pydevd": "a debugger"}.get(package, package)
