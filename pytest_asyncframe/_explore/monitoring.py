@@ -1,0 +1,112 @@
+"""Following lines and bytecodes from Python 3.12 on, with `sys.monitoring`.
+
+Relies on: events of single functions, so that all other code runs at full speed. Python does
+not call a callback for what a callback calls.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import CodeType
+from typing import Any
+
+import pytest
+
+_monitoring: Any = getattr(sys, "monitoring", None)
+"""Any: the module, which Python 3.11 does not have."""
+
+_TOOLS = (3, 4)
+"""The numbers that Python leaves to tools of no fixed kind."""
+
+
+class Monitoring:
+    """Calls a function at places of the code that is followed; see `Lines`.
+
+    Args:
+        level: "line" or "opcode".
+        places: Returns the names of the places of a function, by line or by offset in bytes;
+            none for code that is not followed.
+    """
+
+    def __init__(self, level: str, places: Callable[[CodeType], Mapping[int, str]]) -> None:
+        self._level = level
+        self._places_of = places
+        self._tool = 0
+        # By `id`, since code is compared by what it does, and takes long to be hashed. What is
+        # in the first one keeps the code alive.
+        self._followed: dict[int, CodeType] = {}
+        self._places: dict[int, Mapping[int, str]] = {}
+
+    @property
+    def _event(self) -> int:
+        events = _monitoring.events
+        return int(events.INSTRUCTION if self._level == "opcode" else events.LINE)
+
+    def claim(self) -> None:
+        """Take a number for tools.
+
+        Raises:
+            pytest.UsageError: If none is free.
+        """
+        users = {tool: _monitoring.get_tool(tool) for tool in _TOOLS}
+        free = [tool for tool, user in users.items() if user is None]
+        if not free:
+            names = " and ".join(repr(user) for user in users.values())
+            raise pytest.UsageError(
+                f"level {self._level!r} needs a free tool number of sys.monitoring, 3 or 4, which "
+                f"{names} use: run the test without one of them"
+            )
+        self._tool = free[0]
+        _monitoring.use_tool_id(self._tool, "asyncframe")
+        events = _monitoring.events
+        for event in (events.PY_START, events.PY_RESUME):
+            _monitoring.register_callback(self._tool, event, self._on_start)
+        # An earlier tool of this number may have turned them off in some functions.
+        _monitoring.restart_events()
+        _monitoring.set_events(self._tool, events.PY_START | events.PY_RESUME)
+
+    def free(self) -> None:
+        """Follow nothing any more, and give the number back."""
+        tool, events = self._tool, _monitoring.events
+        _monitoring.set_events(tool, 0)
+        for code in self._followed.values():
+            _monitoring.set_local_events(tool, code, 0)
+        for event in (events.PY_START, events.PY_RESUME, self._event):
+            _monitoring.register_callback(tool, event, None)
+        _monitoring.free_tool_id(tool)
+        self._followed.clear()
+        self._places.clear()
+
+    @contextmanager
+    def calling(self, point: Callable[[str, str], object]) -> Iterator[None]:
+        """Call *point* inside the block, on any thread."""
+        _monitoring.register_callback(self._tool, self._event, self._callback(point))
+        try:
+            yield
+        finally:
+            _monitoring.register_callback(self._tool, self._event, None)
+
+    def begin_thread(self) -> None:
+        """Do nothing, since all threads are followed."""
+
+    def _on_start(self, code: CodeType, offset: int) -> object:
+        """Follow a function that begins or goes on for the first time."""
+        if id(code) not in self._followed and (places := self._places_of(code)):
+            self._followed[id(code)] = code
+            self._places[id(code)] = places
+            _monitoring.set_local_events(self._tool, code, self._event)
+        return _monitoring.DISABLE
+
+    def _callback(self, point: Callable[[str, str], object]) -> Callable[[CodeType, int], object]:
+        level, places, disable = self._level, self._places, _monitoring.DISABLE
+
+        def at_place(code: CodeType, where: int) -> object:
+            place = places[id(code)].get(where)
+            if place is None:
+                return disable
+            point(level, place)
+            return None
+
+        return at_place
