@@ -6,6 +6,7 @@ import asyncio
 import functools
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from framework._manager.frameworks import Framework, Parts, override, set_overri
 from framework._manager.manager import TaskManager
 from framework._manager.settings import Settings
 from framework._running.results import Results
+from framework._running.retry import RetryPolicy
 from framework._tasks import exports, registry
 from framework._tasks.functions import bare_function, layer_of, name_of, signature_of
 from framework._tasks.live import Home, live
@@ -42,6 +44,8 @@ __all__ = [
     "ControlledEngine",
     "ControlledExecutor",
     "Queued",
+    "RateLimit",
+    "attempt_bound",
     "bare_function",
     "before_waits",
     "call_of",
@@ -53,9 +57,11 @@ __all__ = [
     "lasting_schedules",
     "layer_of",
     "override_framework",
+    "rate_limits",
     "registered_functions",
     "signature_of",
     "was_cut_short",
+    "worker_bound",
 ]
 
 
@@ -87,6 +93,52 @@ def call_of(record: TaskRecord) -> Call:
         raise LookupError(f"task {task.task_id} has ended, so its arguments are not kept")
     fn = task.spec.fn
     return Call(bare_function(fn), task.args, dict(task.kwargs or {}), _is_throttled(fn))
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """The limit of a throttled function.
+
+    Attributes:
+        name: Name of the function, as in `Interceptor.after_throttle`.
+        rate: How many calls may start in a window, 1 or more.
+        window: Length of the window in seconds, above 0.
+    """
+
+    name: str
+    rate: int
+    window: float
+
+
+def rate_limits(manager: TaskManager) -> list[RateLimit]:
+    """Return the limits of the throttled functions that were called under a manager.
+
+    Functions with a ``key`` are left out, since each of their keys has a window of its own.
+    So are copies made with ``.options()`` and other functions that share their name with one.
+    """
+    policies = manager._core.policies.throttles()
+    total = Counter(policy.name for policy in policies)
+    return [
+        RateLimit(policy.name, policy.options["rate_limit"], policy.options["time_window"])
+        for policy in policies
+        if total[policy.name] == 1 and not policy.has_key
+    ]
+
+
+def attempt_bound(record: TaskRecord) -> int:
+    """Return how many attempts each delivery of a task may take: 1 if it is not retried."""
+    policy = getattr(live(record).spec.fn, "__asyncframe_policy__", None)
+    return policy.options["max_retries"] + 1 if isinstance(policy, RetryPolicy) else 1
+
+
+def worker_bound(pool: ThreadPoolExecutorEnhanced) -> int:
+    """Return how many threads of a pool may have run something at the same time so far.
+
+    This is its present ``max_workers``, and a spare thread for each one that has waited for
+    another task or call. Abandoned threads are not included.
+    """
+    crew = pool._crew
+    return crew.max_workers + crew.most_blocked
 
 
 def driver_of(record: TaskRecord) -> asyncio.Task[Any] | None:

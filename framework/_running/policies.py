@@ -61,6 +61,10 @@ class Policies:
                 gates = self._gates.setdefault(policy, Gates(policy))
         return gates
 
+    def throttles(self) -> list[ThrottlePolicy]:
+        """Return the policies of the throttled functions that were called."""
+        return list(self._gates)
+
     def take(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
         """Count a call and return None; or return the monotonic second to try again at."""
         if policy.has_key:

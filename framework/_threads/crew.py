@@ -50,6 +50,7 @@ class Crew:
         thread_type: The class of its threads.
         abandoned: How many threads run an item past its limit.
         blocked: How many of the others have stepped aside; see `step_aside`.
+        most_blocked: The highest number that `blocked` ever had.
         cancelled: How many items were cancelled before they ran.
         ended: How many items ended with each status. Living threads keep their own counts.
         timings: When the latest items were queued, started and ended, in monotonic seconds.
@@ -84,6 +85,7 @@ class Crew:
         self.broken: str | None = None
         self.abandoned = 0
         self.blocked = 0
+        self.most_blocked = 0
         # Awaited by threads that stepped aside, for others to run. The latest is run first:
         # the earlier ones may wait for it, and each of them would occupy one more thread.
         self._wanted: dict[Any, None] = {}
@@ -228,6 +230,7 @@ class Crew:
         with self.lock:
             if not thread.abandoned:
                 self.blocked += not thread.waits
+                self.most_blocked = max(self.most_blocked, self.blocked)
                 thread.waits += 1
             if not inline:
                 return self.want(item)
