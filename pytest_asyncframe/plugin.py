@@ -120,6 +120,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
             del item.stash[_TIMELINE]
         del item.stash[_TOOLKIT], item.config.stash[_TOOLKIT]
         toolkit.close()
+    findings = [*findings, ("error", toolkit.started_after_stop())]
     gates.report(findings, failed=item.stash.get(_FAILED, False))
     return None
 

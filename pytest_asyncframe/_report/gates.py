@@ -35,6 +35,7 @@ def findings(toolkit: Toolkit) -> Findings:
     return [
         (settings.leaks, leaks(toolkit)),
         (settings.lost_failures, lost_failures(toolkit)),
+        ("error", toolkit.broken_rules()),
         (settings.blocked_loop, toolkit.blocked.findings()),
         ("warn", [] if toolkit.reads is None else toolkit.reads.findings()),
     ]

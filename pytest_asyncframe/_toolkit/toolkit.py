@@ -13,7 +13,14 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 
 from framework import TaskManager, ThreadPoolExecutorEnhanced
 from framework.protocols import Clock, TaskEvent
-from framework.testing import ControlledEngine, lasting_schedules, override_framework
+from framework.testing import (
+    ControlledEngine,
+    lasting_schedules,
+    override_framework,
+    rate_limits,
+    worker_bound,
+)
+from pytest_asyncframe._seen import invariants
 from pytest_asyncframe._seen.calls import PoolCalls
 from pytest_asyncframe._seen.matchers import Expectation
 from pytest_asyncframe._seen.recorder import Recorder
@@ -85,6 +92,8 @@ class Toolkit:
         self.executor: DeterministicExecutor | None = None
         self.reads: RealTimeReads | None = None
         self._runners: Runners | None = None
+        self._most_workers = 0
+        self._stopped = 0
         self._stack = ExitStack()
         self.is_virtual: bool = self.mode != "threads" and (
             "asyncframe" in fixtures or "task_clock" in fixtures
@@ -114,6 +123,7 @@ class Toolkit:
     def _open_pool(self) -> None:
         self.pool = ThreadPoolExecutorEnhanced(thread_name_prefix=_POOL_NAME)
         self._stack.callback(self.pool.shutdown, cancel_futures=True, timeout=1.0)
+        self._stack.callback(self._note_stop)
         self.recorder = Recorder(self._now)
         self.manager = self._stack.enter_context(
             override_framework(
@@ -136,6 +146,7 @@ class Toolkit:
             self._runners = Runners(self.clock)
             stack.enter_context(self._runners.installed())
         stack.callback(_end, sequencer, pool)
+        stack.callback(self._note_stop)
         self.manager = stack.enter_context(
             override_framework(
                 clock=clock,
@@ -191,6 +202,9 @@ class Toolkit:
     def _on_event(self, event: TaskEvent) -> None:
         if self.sequencer is not None:
             self.sequencer.moved = 0
+        if event.kind == "started":
+            # An app may set another number when it starts.
+            self._most_workers = max(self._most_workers, worker_bound(self.pool))
         self.recorder.on_event(event)
 
     def _now(self) -> float:
@@ -219,6 +233,19 @@ class Toolkit:
             pass
         finally:
             sequencer.starts, sequencer.patience = kept
+
+    def broken_rules(self) -> list[str]:
+        """Return which rules the framework has broken; each would be a bug of asyncframe."""
+        rules = invariants.Rules(rate_limits(self.manager), self._most_workers, f"{_POOL_NAME}_")
+        recorder = self.recorder
+        return invariants.broken(tuple(recorder.moments), tuple(recorder.starts), rules)
+
+    def started_after_stop(self) -> list[str]:
+        """Return which tasks have started after `close` had stopped the framework."""
+        return invariants.started_after_stop(tuple(self.recorder.moments), self._stopped)
+
+    def _note_stop(self) -> None:
+        self._stopped = len(self.recorder.moments)
 
     def unfinished_calls(self) -> list[str]:
         """Return the calls of the pool that have not ended after `finish_running_work`."""
