@@ -45,7 +45,8 @@ class Points(Turns):
         self._identities: dict[Queued, str] = {}
         # Those of admitted tasks that have yet to make their first step on a loop, by name.
         self._on_loops: dict[str, list[str]] = {}
-        self._admitting = False
+        # The thread that is starting a queued call just now.
+        self._admitter: int | None = None
         self.queue: list[Queued] = []
         # Queued by an actor during a call that has not returned yet.
         self._deferred: list[tuple[Actor, Queued]] = []
@@ -92,11 +93,12 @@ class Points(Turns):
 
     def _leave_point(self, actor: Actor, kind: str, what: str) -> Callable[[], object] | None:
         """Decide who runs on; return what is to be called unlocked, None to go on at once."""
-        if self._running != 1 or self._admitting:
-            # Something runs beside it that blocks outside the clock.
+        if self._admitter == actor.ident or (self._admitter is None and self._running != 1):
+            # It is starting a call, or something runs beside it that blocks outside the clock.
             return None
-        if self._coming or self._returned:
-            # Nobody may run until they are there, since they are options too.
+        if self._coming or self._returned or self._admitter is not None:
+            # Nobody may run until they are there, since they are options too, and until the
+            # call is started: a thread may come to its first point before that.
             self._at_point = (actor, kind, what)
             self._stop_at_point(actor)
             return _nothing

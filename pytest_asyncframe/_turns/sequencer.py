@@ -150,7 +150,7 @@ class Sequencer(Points):
         """Take a task or call off the queue; return what starts it, to be called unlocked."""
         self.queue.remove(queued)
         identity = self._identities.pop(queued)
-        self._admitting = True
+        self._admitter = _thread.get_ident()
         # The turn belongs to its thread, or to this one until it has woken the loop.
         if queued.kind == "thread":
             self._admitted[queued] = self._announce(identity, with_turn=True)
@@ -168,7 +168,7 @@ class Sequencer(Points):
         try:
             queued.admit()
         finally:
-            self._admitting = False
+            self._admitter = None
             if queued.kind == "loop":
                 self._release_turn()
 
@@ -183,7 +183,7 @@ class Sequencer(Points):
         """Decide what comes next; return what is to be called without the lock, or None."""
         # The order of these tests is the order of priority.
         with self._lock:
-            if self._admitting:
+            if self._admitter is not None:
                 # The admitting thread dispatches again; two at once would mix up the order.
                 return None
             startable = self._startable()

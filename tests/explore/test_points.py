@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import threading
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from framework import background_task, current_task, get_task_manager
+from framework.testing import Queued
 from pytest_asyncframe._explore.schedule import Default
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.probe import Probe
@@ -264,3 +266,42 @@ def test_threads_between_steps_of_a_loop() -> None:
 
     assert [step.kind for step in steps if step.preempted] == ["await"]
     assert log == ["task", "a", "b"]
+
+
+def test_a_task_that_is_faster_than_who_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task comes to the same points if it reaches them before the call that starts it returns."""
+
+    @background_task
+    def step() -> None:
+        report()
+
+    def body(probe: Probe) -> None:
+        step()
+        step()
+        probe.run_until_idle()
+
+    expected = one_run(body, Default())
+    passed = _thread.allocate_lock()
+    real_point, real_admit = Sequencer.point, Sequencer._admit
+
+    def point(self: Sequencer, kind: str, what: str, **options: Any) -> None:
+        real_point(self, kind, what, **options)
+        if passed.locked():
+            passed.release()
+
+    def slow_admit(self: Sequencer, queued: Queued) -> None:
+        start = queued.admit
+
+        def start_slowly() -> None:
+            passed.acquire(blocking=False)
+            start()
+            # It passes a point at once, or waits there until this call has returned.
+            passed.acquire(timeout=0.2)
+
+        queued.admit = start_slowly
+        real_admit(self, queued)
+
+    monkeypatch.setattr(Sequencer, "point", point)
+    monkeypatch.setattr(Sequencer, "_admit", slow_admit)
+
+    assert one_run(body, Default()) == expected
