@@ -54,6 +54,7 @@ class Turns(ABC):
     Attributes:
         now: Nanoseconds of virtual time since the test began.
         beats: A counter that changes whenever anything happens.
+        on_enter: Called on each thread that becomes an actor, at its first turn.
         on_quiet: Called on a parked actor when nothing has happened for `patience`. May
             return an error, which that actor raises.
         on_overtake: Called on an actor that runs beside others because these block outside
@@ -70,6 +71,7 @@ class Turns(ABC):
         self.one_at_a_time = one_at_a_time
         self.now: int = 0
         self.beats: int = 0
+        self.on_enter: Callable[[], object] = lambda: None
         self.on_quiet: Callable[[Actor], BaseException | None] = lambda _: None
         self.on_overtake: Callable[[list[Actor]], object] = lambda _: None
         self.patience: float = 5.0
@@ -190,6 +192,7 @@ class Turns(ABC):
         if not has_turn:
             self.dispatch()
             self._await_turn(actor)
+        self.on_enter()
         return actor
 
     def _identity_of(self, ident: int, name: str | None) -> str:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from pytest_asyncframe._explore import levels
 from pytest_asyncframe._explore.levels import Level
+from pytest_asyncframe._explore.lines import Lines
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
 from pytest_asyncframe._toolkit.options import Settings
 from pytest_asyncframe._toolkit.toolkit import Toolkit
@@ -63,9 +64,10 @@ class _Run:
     seed = 0
     start = datetime(2030, 1, 1, tzinfo=UTC)
 
-    def __init__(self, chooser: Course, level: Level) -> None:
+    def __init__(self, chooser: Course, level: Level, lines: Lines | None) -> None:
         self.chooser = chooser
         self._level = level
+        self._lines = lines
         self._numbers = itertools.count(1)
 
     def new_id(self) -> str:
@@ -74,11 +76,14 @@ class _Run:
 
     def installed(self, toolkit: Toolkit) -> AbstractContextManager[object]:
         """Install the points of the level."""
-        return levels.installed(toolkit, self._level)
+        return levels.installed(toolkit, self._level, self._lines)
 
 
 def one_run(
-    body: Callable[[Probe], object], strategy: Strategy, level: Level = "framework"
+    body: Callable[[Probe], object],
+    strategy: Strategy,
+    level: Level = "framework",
+    lines: Lines | None = None,
 ) -> Sequence[Step]:
     """Run *body* with a probe of its own; return the steps that were taken.
 
@@ -86,9 +91,10 @@ def one_run(
         body: What a test would do.
         strategy: Takes the steps.
         level: Where the points are.
+        lines: What follows the user's code, for the levels of lines and bytecodes.
     """
     course = Course(strategy)
-    toolkit = Toolkit(Settings(), {"asyncframe"}, _Run(course, level))
+    toolkit = Toolkit(Settings(), {"asyncframe"}, _Run(course, level, lines))
     toolkit.open()
     try:
         body(Probe(toolkit))
