@@ -18,6 +18,7 @@ from framework._manager.drain import REASON
 from framework._manager.frameworks import Framework, Parts, override, set_override
 from framework._manager.manager import TaskManager
 from framework._manager.settings import Settings
+from framework._running.outcomes import WorkerCrashError
 from framework._running.results import Results
 from framework._running.retry import RetryPolicy
 from framework._tasks import exports, registry
@@ -45,6 +46,7 @@ __all__ = [
     "ControlledExecutor",
     "Queued",
     "RateLimit",
+    "WorkerCrashError",
     "attempt_bound",
     "bare_function",
     "before_waits",

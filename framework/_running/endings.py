@@ -14,13 +14,13 @@ from typing import Any
 from framework._running.hooks import run_hooks
 from framework._running.ledger import Ledger
 from framework._running.limits import Limits
-from framework._running.outcomes import clear_frames
+from framework._running.outcomes import WorkerCrashError, clear_frames
 from framework._running.retention import Retention
 from framework._tasks.ids import explain_await
 from framework._tasks.live import LiveTask, Move, Waiter
 from framework._tasks.records import FINAL, TaskStatus
 from framework._threads.waiters import wake_all
-from framework.exceptions import TaskCancelledError, TaskTimeoutError
+from framework.exceptions import TaskCancelledError, TaskInterruptedError, TaskTimeoutError
 from framework.protocols import TaskEngine
 
 
@@ -83,9 +83,18 @@ class Endings:
         )
         if stopped_itself:
             self.end(task, "cancel", error=error, reason="it stopped because it was cancelled")
+        elif isinstance(error, WorkerCrashError):
+            self._crash(task, str(error))
         else:
             explain_await(error)
             self.end(task, "fail", error=error)
+
+    def _crash(self, task: LiveTask, reason: str) -> None:
+        """Make a task INTERRUPTED, and give up the thread that runs it."""
+        if task.spec.kind == "thread":
+            # First, so that the pool's figures agree with what waiters are told.
+            self._engine.abandon(task)
+        self.end(task, "interrupt", TaskInterruptedError(task.task_id, task.name), reason)
 
     def time_out(self, task: LiveTask) -> None:
         """Make a task TIMEOUT that has reached its limit, even if its body keeps running."""

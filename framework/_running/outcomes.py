@@ -29,6 +29,14 @@ MISLEADING: Final = (
 """Errors that would end or mislead the code that waits for a task, so they are wrapped."""
 
 
+class WorkerCrashError(BaseException):
+    """Raised inside a task by an interceptor, to act as if the worker had crashed.
+
+    Nothing retries it. The task ends INTERRUPTED, and its reason is the text of this error.
+    The pool replaces the thread. ``finally`` blocks run, unlike in a real crash.
+    """
+
+
 def raise_or_return(record: TaskRecord) -> Any:
     """Return the result of a final record, or raise its error.
 

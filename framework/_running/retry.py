@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from framework._running.outcomes import WorkerCrashError
 from framework._tasks.options import RetryOptions
 from framework.exceptions import TaskCancelledError
 
@@ -24,6 +25,7 @@ _NEVER: Final = (
     SystemExit,
     KeyboardInterrupt,
     GeneratorExit,
+    WorkerCrashError,
 )
 
 
