@@ -459,5 +459,17 @@ class Interceptor(Protocol):
         """
         return None
 
+    def after_event(self, record: TaskRecord, kind: str) -> None:
+        """Called in a task after an event, on the thread or event loop where the task runs.
+
+        If it raises, the error is raised inside the task, at the line that led to the event.
+        So it can do what a sink cannot, since the errors of sinks are only logged.
+
+        Args:
+            record: The task.
+            kind: ``progress``, ``retrying`` or ``throttled``.
+        """
+        return None
+
 
 exports.pin(globals())

@@ -75,6 +75,10 @@ class AppRules(Interceptor):
         """Called when a throttle has allowed a call; see `protocols.Interceptor`."""
         self._inner.after_throttle(name, record, at)
 
+    def after_event(self, record: TaskRecord, kind: str) -> None:
+        """Called in a task after an event; see `protocols.Interceptor`."""
+        self._inner.after_event(record, kind)
+
 
 class _Passive(Interceptor):
     """Does nothing."""

@@ -79,6 +79,7 @@ class Core:
         self.engine: TaskEngine = LocalEngine(pool, self.boxes) if engine is None else engine
         self.remote = engine if isinstance(engine, RemoteEngine) else None
         self.ledger = Ledger(clock, store, settings.queue_size)
+        self.ledger.interceptor = interceptor
         shared = self.ledger.shared
         # The engine first, since it knows more: the store gets its news from it.
         directories = [one for one in (self.remote, shared) if one is not None]

@@ -35,7 +35,7 @@ from framework._tasks.live import (
 from framework._tasks.records import EVENT_OF, FINAL, TaskRecord, TaskStatus
 from framework._threads.waiters import wake_all
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
-from framework.protocols import Clock, SharedStore, TaskStore
+from framework.protocols import Clock, Interceptor, SharedStore, TaskStore
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -56,7 +56,10 @@ class Ledger(Events):
         kept: How many finished tasks the store has.
         shared: The store, if other processes read it and need live tasks as well.
         state: Whether the framework runs, is stopping or has stopped.
+        interceptor: Its `after_event` is called; None for no interceptor.
     """
+
+    interceptor: Interceptor | None = None
 
     def __init__(self, clock: Clock, store: TaskStore, queue_size: int) -> None:
         super().__init__(clock)
@@ -365,6 +368,8 @@ class Ledger(Events):
         self.share(task)
         if task.outbox is not None:
             self.flush(task)
+        if self.interceptor is not None and not task.remote:
+            self.interceptor.after_event(task, "progress")
 
     def close_home(self, home: Home) -> None:
         """Accept no more tasks for *home*: when this returns, none will be added."""
@@ -414,6 +419,8 @@ class Ledger(Events):
                 self.enqueue(task, kind, delay=delay, error=error)
         if task.outbox is not None:
             self.flush(task)
+        if self.interceptor is not None and not task.remote:
+            self.interceptor.after_event(task, kind)
 
     def count_late(self, task: LiveTask) -> None:
         """Count and publish an outcome that came when its task was final already."""
