@@ -144,6 +144,9 @@ class Runner:
                 return around(task, task.attempts, call)
 
             return fn.__asyncframe_attempts__(attempt, args, kwargs)
+            if isinstance(fn, types.MethodType):
+                # Its attribute is the function's, which does not know the object.
+                args = (fn.__self__, *args)
         return around(task, task.attempts, partial(fn, *args, **kwargs))
 
     # -- holding the clock while a task is queued

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from framework import get_task_manager, setup_async_framework
+from framework import get_task_manager, retry_task, setup_async_framework
 from framework._tasks import registry
 from framework.protocols import (
     EngineTask,
@@ -345,6 +345,23 @@ def test_an_interceptor_of_the_tests_injects_faults(example: ModuleType) -> None
     assert names == ["heartbeat", "process_large_data", "unreliable_operation"]
     assert sorted(faults.delivered) == sorted(faults.accepted)
     assert result == {"status": "success", "attempts": 3}
+
+
+class Retried:
+    """Has a method that is retried."""
+
+    @retry_task(max_retries=0)
+    def echo(self, word: str) -> str:
+        """Return what it was given."""
+        return word
+
+
+def test_a_bound_method_is_called_with_its_object() -> None:
+    """Each attempt of a bound method gets the object, also with an interceptor around it."""
+    silent = type("Silent", (Interceptor,), {})()
+    with override_framework(interceptor=silent) as manager:
+        task_id = manager.submit_nowait(Retried().echo, ("hello",))
+        assert manager.wait_result(task_id) == "hello"
 
 
 def test_what_an_interceptor_raises_before_the_accept_refuses_the_task() -> None:
