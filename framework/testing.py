@@ -14,6 +14,7 @@ from types import CodeType
 from typing import Any  # a task's function may take anything
 
 from framework._manager.app_rules import AppRules
+from framework._manager.core import Core
 from framework._manager.drain import REASON
 from framework._manager.frameworks import Framework, Parts, override, set_override
 from framework._manager.manager import TaskManager
@@ -22,7 +23,12 @@ from framework._running.outcomes import WorkerCrashError
 from framework._running.results import Results
 from framework._running.retry import RetryPolicy
 from framework._tasks import exports, registry
-from framework._tasks.functions import bare_function, layer_of, name_of, signature_of
+from framework._tasks.functions import (
+    bare_function,
+    layer_of,
+    name_of,
+    signature_of,
+)
 from framework._tasks.live import Home, live
 from framework._threads import user_threads
 from framework._threads.crew import Crew
@@ -32,6 +38,7 @@ from framework.engines._controlled import Control, ControlledEngine, ControlledE
 from framework.protocols import (
     Clock,
     Interceptor,
+    Kind,
     SharedStore,
     TaskEngine,
     TaskRecord,
@@ -51,6 +58,7 @@ __all__ = [
     "bare_function",
     "before_waits",
     "call_of",
+    "deliver_again",
     "driver_of",
     "function_name",
     "is_caller",
@@ -76,12 +84,14 @@ class Call:
         args: Its positional arguments.
         kwargs: Its keyword arguments.
         throttled: Whether the function is decorated with `throttled_task`.
+        kind: Where the function runs: ``"thread"``, or ``"loop"`` if it is ``async def``.
     """
 
     fn: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     throttled: bool = False
+    kind: Kind = "thread"
 
 
 def call_of(record: TaskRecord) -> Call:
@@ -93,8 +103,31 @@ def call_of(record: TaskRecord) -> Call:
     task = live(record)
     if task.args is None:
         raise LookupError(f"task {task.task_id} has ended, so its arguments are not kept")
-    fn = task.spec.fn
-    return Call(bare_function(fn), task.args, dict(task.kwargs or {}), _is_throttled(fn))
+    fn, kind = task.spec.fn, task.spec.kind
+    return Call(bare_function(fn), task.args, dict(task.kwargs or {}), _is_throttled(fn), kind)
+
+
+def deliver_again(record: TaskRecord) -> Callable[[], Any] | None:
+    """Deliver a running task once more, as an engine does that has lost sight of it.
+
+    The delivery is counted at once, and so the function will run although the first run of it
+    may end the task before. Call this on the thread or event loop where the task runs.
+
+    Args:
+        record: The task. Its framework must have an interceptor.
+
+    Returns:
+        What runs the function once more: a sync one on the calling thread, and an ``async
+        def`` one in an asyncio task on this loop, which it returns. None if the task has
+        ended.
+    """
+    return _core_of(record).runner.deliver_again(live(record))
+
+
+def _core_of(record: TaskRecord) -> Core:
+    core = live(record).home.core
+    assert isinstance(core, Core)
+    return core
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ without it.
 
 from __future__ import annotations
 
+import asyncio
 import types
 from collections.abc import Callable
 from functools import partial
@@ -143,11 +144,53 @@ class Runner:
             def attempt(call: Callable[[], Any]) -> Any:
                 return around(task, task.attempts, call)
 
-            return fn.__asyncframe_attempts__(attempt, args, kwargs)
             if isinstance(fn, types.MethodType):
                 # Its attribute is the function's, which does not know the object.
                 args = (fn.__self__, *args)
+            return fn.__asyncframe_attempts__(attempt, args, kwargs)
         return around(task, task.attempts, partial(fn, *args, **kwargs))
+
+    # -- further deliveries
+
+    def deliver_again(self, task: LiveTask) -> Callable[[], Any] | None:
+        """Count a further delivery of a task; return what runs its function, or None if it ended.
+
+        What is returned runs a sync function on the calling thread, and returns an asyncio task
+        that runs an ``async def`` function, in a copy of the task's context.
+        """
+        context, args, kwargs = task.context, task.args, task.kwargs
+        if context is None or args is None or self.start(task) is None:
+            return None
+        context = context.copy()
+        if task.spec.kind == "thread":
+            return partial(context.run, self._run_again, task, args, kwargs)
+        create = asyncio.get_running_loop().create_task
+        return lambda: create(self._await_again(task, args, kwargs), context=context)
+
+    def _run_again(
+        self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    ) -> None:
+        try:
+            set_current(task)
+            result = self._attempt(task, args, kwargs)
+        except BaseException as error:  # a body may raise anything, and must not end the thread
+            self.endings.body_failed(task, error)
+        else:
+            self.endings.complete(task, result)
+
+    async def _await_again(
+        self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    ) -> None:
+        try:
+            set_current(task)
+            result = await self._attempt(task, args, kwargs)
+        except asyncio.CancelledError as error:
+            self.endings.body_failed(task, error)
+            raise
+        except BaseException as error:  # a body may raise anything; a SystemExit ends no loop
+            self.endings.body_failed(task, error)
+        else:
+            self.endings.complete(task, result)
 
     # -- holding the clock while a task is queued
 
