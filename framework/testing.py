@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import CodeType
+from types import CodeType, MethodType
 from typing import Any  # a task's function may take anything
 
+from framework._decorators.throttled import throttled_inner
 from framework._manager.app_rules import AppRules
 from framework._manager.core import Core
 from framework._manager.drain import REASON
@@ -25,6 +26,8 @@ from framework._running.retry import RetryPolicy
 from framework._tasks import exports, registry
 from framework._tasks.functions import (
     bare_function,
+    is_async,
+    is_wrapper,
     layer_of,
     name_of,
     signature_of,
@@ -54,6 +57,7 @@ __all__ = [
     "Queued",
     "RateLimit",
     "WorkerCrashError",
+    "around_body",
     "attempt_bound",
     "bare_function",
     "before_waits",
@@ -105,6 +109,43 @@ def call_of(record: TaskRecord) -> Call:
         raise LookupError(f"task {task.task_id} has ended, so its arguments are not kept")
     fn, kind = task.spec.fn, task.spec.kind
     return Call(bare_function(fn), task.args, dict(task.kwargs or {}), _is_throttled(fn), kind)
+
+
+def around_body(call: Callable[[], Any], around: Callable[[Callable[[], Any]], Any]) -> Any:
+    """Run an attempt of a task with something around its function, behind its throttle.
+
+    Args:
+        call: What `Interceptor.around_attempt` was given.
+        around: Is called where the function would start, with what runs the function, and
+            returns the result. For an ``async def`` function it is a coroutine function.
+
+    Returns:
+        What *call* would return.
+    """
+    attempt = _with_body(call, around)
+    return around(call) if attempt is None else attempt()
+
+
+def _with_body(fn: Any, around: Callable[[Callable[[], Any]], Any]) -> Any:
+    """Return *fn* with *around* behind its throttle; None if it has no throttle."""
+    if isinstance(fn, functools.partial):
+        inner = _with_body(fn.func, around)
+        return None if inner is None else functools.partial(inner, *fn.args, **fn.keywords)
+    if isinstance(fn, MethodType):
+        inner = _with_body(fn.__func__, around)
+        return None if inner is None else MethodType(inner, fn.__self__)
+    if layer_of(fn) != "throttled_task" or is_wrapper(fn):
+        return None
+    bare = fn.fn
+
+    def sync_inner(*args: Any, **kwargs: Any) -> Any:
+        return around(functools.partial(bare, *args, **kwargs))
+
+    async def async_inner(*args: Any, **kwargs: Any) -> Any:
+        return await around(functools.partial(bare, *args, **kwargs))
+
+    # With the same policy, and so in the same window.
+    return throttled_inner(async_inner if is_async(bare) else sync_inner, fn.__asyncframe_policy__)
 
 
 def deliver_again(record: TaskRecord) -> Callable[[], Any] | None:

@@ -3,22 +3,96 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from framework import (
+    RateLimitExceededError,
     TaskStatus,
     async_task,
     background_task,
+    retry_task,
+    throttled_task,
 )
 from framework.protocols import Interceptor, TaskEvent, TaskRecord
 from framework.testing import (
+    around_body,
     call_of,
     deliver_again,
     override_framework,
 )
+
+
+class AroundBodies(Interceptor):
+    """Notes when a function starts, and makes its first start fail."""
+
+    def __init__(self) -> None:
+        self.starts = 0
+
+    def around_attempt(self, record: TaskRecord, attempt: int, call: Callable[[], Any]) -> Any:
+        """Put something around the function."""
+        is_async = call_of(record).kind == "loop"
+        return around_body(call, self._async_body if is_async else self._body)
+
+    def _body(self, call: Callable[[], Any]) -> Any:
+        self._start()
+        return call()
+
+    async def _async_body(self, call: Callable[[], Any]) -> Any:
+        self._start()
+        return await call()
+
+    def _start(self) -> None:
+        self.starts += 1
+        if self.starts == 1:
+            raise LookupError("the first start")
+
+
+class Sender:
+    """Has methods that are throttled."""
+
+    @retry_task(retry_delay=0)
+    @throttled_task(rate_limit=2, time_window=3_600)
+    def send(self, to: str) -> str:
+        """Return what it was given."""
+        return to
+
+    @retry_task(retry_delay=0)
+    @throttled_task(rate_limit=2, time_window=3_600)
+    async def async_send(self, to: str) -> str:
+        """Return what it was given."""
+        return to
+
+
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("name", ["send", "async_send"])
+async def test_what_is_around_a_throttled_function(name: str, partial: bool) -> None:
+    """It is called behind the throttle: its error is retried, and each start takes a slot."""
+    interceptor = AroundBodies()
+    throttled = getattr(Sender, name).fn
+    fn: Any = retry_task(retry_delay=0)(functools.partial(throttled, to="ann"))
+    if not partial:
+        fn = getattr(Sender(), name)
+    with override_framework(interceptor=interceptor) as manager:
+        args = (Sender(),) if partial else ("ann",)
+        assert await manager.submit(fn, args, wait=True) == "ann"
+        with pytest.raises(RateLimitExceededError):
+            await manager.submit(throttled, (Sender(), "ann"), wait=True)
+    assert interceptor.starts == 2
+
+
+async def test_what_is_around_a_function_without_a_throttle() -> None:
+    """It is called at once."""
+    interceptor = AroundBodies()
+    with override_framework(interceptor=interceptor) as manager:
+        assert await manager.submit(retry_task(retry_delay=0)(int), wait=True) == 0
+    assert interceptor.starts == 2
+
+
+# -- deliveries
 
 
 class Again(Interceptor):
