@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CodeType, MethodType
-from typing import Any  # a task's function may take anything
+from typing import Any, NoReturn  # Any: a task's function may take anything
 
 from framework._decorators.throttled import throttled_inner
 from framework._manager.app_rules import AppRules
@@ -38,6 +38,7 @@ from framework._threads.crew import Crew
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.pool_threads import PoolThread
 from framework.engines._controlled import Control, ControlledEngine, ControlledExecutor, Queued
+from framework.exceptions import QueueFullError
 from framework.protocols import (
     Clock,
     Interceptor,
@@ -67,11 +68,13 @@ __all__ = [
     "function_name",
     "is_caller",
     "is_idle",
+    "is_in_place",
     "is_pool_thread",
     "lasting_schedules",
     "layer_of",
     "override_framework",
     "rate_limits",
+    "refuse",
     "registered_functions",
     "signature_of",
     "was_cut_short",
@@ -163,6 +166,25 @@ def deliver_again(record: TaskRecord) -> Callable[[], Any] | None:
         ended.
     """
     return _core_of(record).runner.deliver_again(live(record))
+
+
+def is_in_place(record: TaskRecord) -> bool:
+    """Return whether a task that is about to be accepted will run where it is awaited.
+
+    Such a task does not queue, so that a full queue does not refuse it.
+    """
+    return live(record).driver is not None
+
+
+def refuse(record: TaskRecord) -> NoReturn:
+    """Refuse a task that is about to be accepted, as if the queue were full.
+
+    Raises:
+        QueueFullError: Always.
+    """
+    ledger = _core_of(record).ledger
+    ledger.count("rejected")
+    raise QueueFullError(ledger.queue_size)
 
 
 def _core_of(record: TaskRecord) -> Core:

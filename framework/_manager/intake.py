@@ -223,6 +223,8 @@ class Intake:
             task = self._new_task(spec, args, kwargs, frame, self.new_id())
         task.loop = asyncio.get_running_loop()
         ledger, runner, now = self.ledger, self.runner, task.created
+        # Before the interceptor is called, to which it shows that the task does not queue.
+        task.driver = driver = Drive(runner, task, True)
         if runner.interceptor is not None:
             runner.interceptor.before_accept(task)
         if ledger.sinks:
@@ -233,7 +235,6 @@ class Intake:
         else:
             # RUNNING at once: without sinks nobody sees it PENDING, and one lock is saved.
             ledger.add(task, now)
-        task.driver = driver = Drive(runner, task, True)
         driver.first_step(now)
         return driver
 

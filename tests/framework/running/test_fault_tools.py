@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from framework import (
+    QueueFullError,
     RateLimitExceededError,
     TaskStatus,
     async_task,
@@ -22,7 +23,9 @@ from framework.testing import (
     around_body,
     call_of,
     deliver_again,
+    is_in_place,
     override_framework,
+    refuse,
 )
 
 
@@ -166,3 +169,26 @@ def test_a_task_that_has_ended_is_not_delivered() -> None:
     with override_framework(interceptor=Keeps()) as manager:
         manager.wait_result(background_task(count)([]))
         assert deliver_again(records[0]) is None
+
+
+# -- refusals
+
+
+class Full(Interceptor):
+    """Refuses what would queue."""
+
+    def before_accept(self, record: TaskRecord) -> None:
+        """Refuse it."""
+        if not is_in_place(record):
+            refuse(record)
+
+
+async def test_a_refused_task_counts_as_one_that_a_full_queue_refuses() -> None:
+    """It raises QueueFullError with the size of the queue, and is counted as rejected."""
+    with override_framework(interceptor=Full()) as manager:
+        with pytest.raises(QueueFullError) as caught:
+            background_task(count)([])
+        assert await async_task(count_async)([]) == 1
+        stats = manager.get_stats()
+    assert caught.value.queue_size == 10_000
+    assert (stats["rejected"], stats["submitted"], stats["completed"]) == (1, 1, 1)
