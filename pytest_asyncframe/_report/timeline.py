@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import itertools
 import os
-import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from framework.protocols import TaskEvent, TaskRecord, TaskStatus
 from pytest_asyncframe._places import raised_at
 from pytest_asyncframe._report import gates
 from pytest_asyncframe._report.gates import Findings
+from pytest_asyncframe._report.values import error_text, plain, safely, shown
 from pytest_asyncframe._seen.entries import Failure, Moment, Snapshot, Submission, UnfinishedTask
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ _FIRST, _LAST = 40, 80
 
 _LISTED = 20
 """Number of items that a list shows."""
-
-_WIDTH = 80
-"""Number of characters that are shown of a value."""
 
 _DIGITS = 8
 """Number of characters that are shown of an id."""
@@ -83,7 +80,7 @@ class Timeline:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # the report of the test must be made anyway
-            text = f"no timeline could be made: {_error(error)}"
+            text = f"no timeline could be made: {error_text(error)}"
         # xdist cannot send lone surrogates to its controller.
         return (name, text.encode("utf-8", "backslashreplace").decode()) if text else None
 
@@ -189,7 +186,7 @@ class _Formatter:
     def _where(self, one: UnfinishedTask, now: float) -> str:
         if one.status is TaskStatus.PENDING:
             reason = one.record.reason
-            return f"not started, {_plain(reason)}" if reason else "not started"
+            return f"not started, {plain(reason)}" if reason else "not started"
         ended = f"{one.status.value}, but still running, " if one.status.is_final else ""
         parts = [f"on {one.lane}"]
         if one.place:
@@ -213,11 +210,11 @@ class _Formatter:
         elif isinstance(what, Failure):
             failed = what.error is self._failure
             text = "the test fails" if failed else f"{what.who} exits"
-            text += f" with {_error(what.error)}"
+            text += f" with {error_text(what.error)}"
         else:
-            text = f"attempt {what} started" if isinstance(what, int) else _plain(what)
+            text = f"attempt {what} started" if isinstance(what, int) else plain(what)
         place = f", at {self._short(moment.place)}" if moment.place else ""
-        return _plain(moment.lane), label, text + place
+        return plain(moment.lane), label, text + place
 
     def _event(self, event: TaskEvent, record: TaskRecord | None) -> str:
         match event.kind:
@@ -225,7 +222,7 @@ class _Formatter:
                 origin = "" if event.origin is None else f" by {self._short(str(event.origin))}"
                 return f"submitted{origin}{self._call(record)}"
             case "progress":
-                message = f" {_safely(str, event.message)}" if event.message else ""
+                message = f" {safely(str, event.message)}" if event.message else ""
                 return f"progress {(event.progress or 0.0) * 100:.9g} %{message}"
             case "retrying":
                 return f"retrying in {event.delay:.9g} s after {self._raised(event.error)}"
@@ -238,21 +235,21 @@ class _Formatter:
             case "late_result":
                 return "ended too late, so its outcome is dropped"
             case _:
-                return f"{_plain(event.kind.replace('_', ' '))}{_because(event)}"
+                return f"{plain(event.kind.replace('_', ' '))}{_because(event)}"
 
     def _call(self, record: TaskRecord | None) -> str:
         one = None if record is None else self._calls.get(record)
         if one is None:
             return ""
-        arguments = [_shown(value) for value in one.call.args]
-        arguments += [f"{_plain(key)}={_shown(value)}" for key, value in one.call.kwargs.items()]
-        return ": " + _plain(f"{_short_name(one.record.name)}({', '.join(arguments)})")
+        arguments = [shown(value) for value in one.call.args]
+        arguments += [f"{plain(key)}={shown(value)}" for key, value in one.call.kwargs.items()]
+        return ": " + plain(f"{_short_name(one.record.name)}({', '.join(arguments)})")
 
     def _raised(self, error: BaseException | None) -> str:
         if error is None:
             return "an error"
         place = raised_at(error.__traceback__)
-        return f"{_error(error)} at {self._short(place)}" if place else _error(error)
+        return f"{error_text(error)} at {self._short(place)}" if place else error_text(error)
 
     def _short(self, place: str) -> str:
         return place.removeprefix(self._root)
@@ -285,9 +282,9 @@ def _labels(submissions: Iterable[Submission]) -> dict[TaskRecord, str]:
     records = [one.record for one in submissions]
     labels = {}
     for record in records:
-        labels[record] = f"{_short_name(record.name)}#{_plain(record.task_id[:_DIGITS])}"
+        labels[record] = f"{_short_name(record.name)}#{plain(record.task_id[:_DIGITS])}"
     for record, _ in _ambiguous(labels):
-        labels[record] = f"{_short_name(record.name)}#{_plain(record.task_id)}"
+        labels[record] = f"{_short_name(record.name)}#{plain(record.task_id)}"
     for record, count in _ambiguous(labels):
         labels[record] += f" ({count})"
     return labels
@@ -307,21 +304,21 @@ def _ambiguous(labels: dict[TaskRecord, str]) -> list[tuple[TaskRecord, int]]:
 
 def _short_name(name: str) -> str:
     """Return the name of a function without its module and class."""
-    plain = _plain(name)
-    return plain if " " in plain else plain.rpartition(".")[2] or plain
+    whole = plain(name)
+    return whole if " " in whole else whole.rpartition(".")[2] or whole
 
 
 def _because(event: TaskEvent) -> str:
-    return f": {_plain(event.message)}" if event.message else ""
+    return f": {plain(event.message)}" if event.message else ""
 
 
 def _returned(record: TaskRecord) -> str:
-    return "" if record.result is None else f" with {_shown(record.result)}"
+    return "" if record.result is None else f" with {shown(record.result)}"
 
 
 def _timers(snapshot: Snapshot) -> list[str]:
     """Return the timers of a snapshot, without background ones."""
-    lines = [_plain(line) for line in snapshot.timers.splitlines() if line.startswith("t+")]
+    lines = [plain(line) for line in snapshot.timers.splitlines() if line.startswith("t+")]
     return [line for line in lines if not line.endswith("in the background")]
 
 
@@ -333,51 +330,3 @@ def _listed(heading: str, things: Sequence[str]) -> list[str]:
     if left_out > 0:
         lines.append(f"  ... {left_out} more")
     return [heading, *lines]
-
-
-# -- values of a user's types, whose repr() may do anything
-
-
-class _Repr(reprlib.Repr):
-    """Shortens long values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = self.maxlong = _WIDTH
-
-    def repr_instance(self, x: Any, level: int) -> str:
-        """Show a value that is not of a built-in type."""
-        return _safely(repr, x)
-
-    def repr_bytes(self, x: bytes, level: int) -> str:
-        """Show the beginning."""
-        return repr(x[:_WIDTH])
-
-
-def _shown(value: Any) -> str:
-    return _safely(_Repr().repr, value)
-
-
-def _error(error: BaseException) -> str:
-    name, text = type(error).__name__, _safely(str, error)
-    return _plain(f"{name}: {text}" if text else name)
-
-
-def _safely(show: Callable[[Any], str], value: Any) -> str:
-    try:
-        return _plain(show(value))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a user's method may raise anything
-        word = "str" if show is str else "repr"
-        return f"<{type(value).__name__}, whose {word}() raised {type(error).__name__}>"
-
-
-def _plain(text: str) -> str:
-    """Return a text as one short line of printable characters."""
-    # Cut first, since the text of a value may be of any length.
-    text = " ".join(text[: _WIDTH * 8].split())
-    text = "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
-    )
-    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."
