@@ -24,17 +24,17 @@ _OURS = "asyncframe "
 
 
 @contextmanager
-def installed(clock: VirtualClock) -> Iterator[None]:
+def installed(clock: VirtualClock) -> Iterator[Names]:
     """Let the chooser order the steps of loops that are created inside the block."""
-    names = _Names(clock.sequencer)
+    names = Names(clock.sequencer)
     clock.make_ready = lambda: _Ready(names)
     try:
-        yield
+        yield names
     finally:
         clock.make_ready = deque
 
 
-class _Names:
+class Names:
     """The identities of asyncio tasks.
 
     Args:
@@ -45,8 +45,15 @@ class _Names:
         self.sequencer = sequencer
         self._known: WeakKeyDictionary[asyncio.Task[Any], str] = WeakKeyDictionary()
 
+    def known(self, task: asyncio.Task[Any]) -> str | None:
+        """Return the identity of a task that has made a step; None if it has none."""
+        return self._known.get(task)
+
     def of(self, task: asyncio.Task[Any]) -> str:
-        """Return the identity of a task, the same in each run that has made the same choices."""
+        """Return the identity of a task, the same in each run that has made the same choices.
+
+        Called for each step when it is next, so that the numbers are in that order.
+        """
         found = self._known.get(task)
         if found is None:
             found = self._known[task] = self._new(task)
@@ -64,7 +71,7 @@ class _Names:
 class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes are used
     """What a loop runs next; the chooser decides among steps of asyncio tasks."""
 
-    def __init__(self, names: _Names) -> None:
+    def __init__(self, names: Names) -> None:
         super().__init__()
         self._names = names
 
@@ -72,7 +79,10 @@ class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes ar
         """Let threads run first, if the chooser says so; then return what is next."""
         sequencer = self._names.sequencer
         sequencer.between_steps()
-        if len(self) < 2 or _task_of(self[0]) is None:
+        first = _task_of(self[0])
+        if first is None or len(self) < 2:
+            if first is not None:
+                self._names.of(first)
             return super().popleft()
         # A callback is run when it is the first, so that they keep their order.
         places, options = [], []

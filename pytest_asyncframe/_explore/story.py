@@ -1,0 +1,191 @@
+"""What happened in a run, in words: who was paused where, and what others did meanwhile.
+
+The entries of a run are told by a `Witness`; `told` makes sentences of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+_MOST_LINES = 3
+"""How many lines of one actor in a row are told: the last ones."""
+
+_WHERE = {"line": "before", "opcode": "inside"}
+"""How far an actor has come in the line at which it stands, by the kind of point."""
+
+_MOST_TURNS = 12
+"""How many turns are told in all; those in the middle are left out."""
+
+
+@dataclass(slots=True)
+class Ran:
+    """A line of the user's code that somebody ran.
+
+    Attributes:
+        who: The identity of the task, the coroutine or the thread.
+        place: The file and the line, as ``shop.py:14``.
+        source: The line.
+        function: The name of the function that it is in.
+        value: What it has set, as ``left = 1``; "" if it has set nothing or is not known to.
+    """
+
+    who: str
+    place: str
+    source: str
+    function: str = ""
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """A choice that was not the default.
+
+    Attributes:
+        default: The identity of who would have gone on.
+        taken: The identity of who came instead.
+        kind: The kind of point; see `Chooser`.
+        paused: Whether *default* stood at a point and could have gone on.
+        place: Where *default* stood, as ``shop.py:14``; "" if not known.
+        source: The line there.
+        what: What it was about to do; see `Step`.
+    """
+
+    default: str
+    taken: str
+    kind: str
+    paused: bool
+    place: str = ""
+    source: str = ""
+    what: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The end of a task.
+
+    Attributes:
+        who: Its identity.
+        how: How, as "completed".
+    """
+
+    who: str
+    how: str
+
+
+Entry: TypeAlias = Ran | Deviation | Ended
+
+
+@dataclass(slots=True)
+class Turn:
+    """What one actor did in a row.
+
+    Attributes:
+        who: Its identity.
+        lines: The lines that it ran, in order.
+        goes_on: Whether it had been paused before.
+        ended: How its task ended in this turn; "" if it did not.
+        paused: Where it was paused at the end; None if it was not.
+    """
+
+    who: str
+    lines: list[Ran]
+    goes_on: bool = False
+    ended: str = ""
+    paused: Deviation | None = None
+
+
+def turns(entries: Iterable[Entry]) -> list[Turn | Deviation]:
+    """Return the turns of a run, and the choices among those of whom none could go on."""
+    found: list[Turn | Deviation] = []
+    paused: set[str] = set()
+    for entry in entries:
+        if isinstance(entry, Deviation) and not entry.paused:
+            found.append(entry)
+            continue
+        who = entry.default if isinstance(entry, Deviation) else entry.who
+        last = found[-1] if found else None
+        if not isinstance(last, Turn) or last.who != who or last.paused is not None:
+            last = Turn(who, [], goes_on=who in paused)
+            paused.discard(who)
+            found.append(last)
+        if isinstance(entry, Ran):
+            last.lines.append(entry)
+        elif isinstance(entry, Ended):
+            last.ended = entry.how
+        else:
+            last.paused = entry
+            paused.add(who)
+    return found
+
+
+def told(entries: Sequence[Entry]) -> list[str]:
+    """Return the story of a run, a sentence a line; [] if nothing was chosen but the default."""
+    all_turns = turns(entries)
+    chosen = [number for number, one in enumerate(all_turns) if _is_choice(one)]
+    if not chosen:
+        return []
+    paused = {one.who for one in all_turns if isinstance(one, Turn) and one.paused is not None}
+    last = max(
+        chosen[-1],
+        *(
+            number
+            for number, one in enumerate(all_turns)
+            if isinstance(one, Turn) and one.goes_on and one.who in paused
+        ),
+        chosen[-1],
+    )
+    sentences = [_sentence(one) for one in all_turns[chosen[0] : last + 1]]
+    left_out = len(sentences) - _MOST_TURNS
+    if left_out > 1:
+        half = _MOST_TURNS // 2
+        sentences[half:-half] = [f"... {left_out} turns left out"]
+    return sentences
+
+
+def _is_choice(one: Turn | Deviation) -> bool:
+    return isinstance(one, Deviation) or one.paused is not None
+
+
+def _sentence(one: Turn | Deviation) -> str:
+    if isinstance(one, Deviation):
+        return f"{one.taken} came before {one.default}"
+    if one.paused is not None:
+        return _pause(one, one.paused)
+    ran = _lines(one.lines)
+    if one.ended:
+        begun = "went on to its end" if one.goes_on else "ran to its end"
+        ended = "" if one.ended == "completed" else f", and {one.ended}"
+        return f"{one.who} {begun}{': ' if ran else ''}{ran}{ended}"
+    return f"{one.who} {'went on' if one.goes_on else 'ran'}{': ' if ran else ''}{ran}"
+
+
+def _pause(turn: Turn, pause: Deviation) -> str:
+    said = f"{turn.who} {'went on and ' if turn.goes_on else ''}paused"
+    if pause.source:
+        where = _WHERE.get(pause.kind, "at")
+        said += f" {where} `{pause.source}` ({pause.place})"
+    elif pause.what:
+        said += f" at {pause.what}"
+    before = [line for line in turn.lines if line.place != pause.place or not pause.source]
+    return f"{said}, after {_lines(before[-1:])}" if before else said
+
+
+def _lines(lines: Sequence[Ran]) -> str:
+    """Return the last of some lines of one actor, each once in a row, with what they set."""
+    shown = [_line(line) for line in lines]
+    several = [text for text, _ in itertools.groupby(shown)]
+    left_out = len(several) - _MOST_LINES
+    return "; ".join(["..."] * (left_out > 0) + several[-_MOST_LINES:])
+
+
+def _line(line: Ran) -> str:
+    return f"`{line.source}`" + (f" ({line.value})" if line.value else "")
+
+
+def switches(entries: Iterable[Entry]) -> Iterator[tuple[Turn, Turn]]:
+    """Yield each turn with the next one of another actor."""
+    only = [one for one in turns(entries) if isinstance(one, Turn)]
+    return ((one, other) for one, other in itertools.pairwise(only) if one.who != other.who)

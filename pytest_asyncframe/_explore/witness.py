@@ -1,0 +1,178 @@
+"""Keeps what happens in one run, for its story.
+
+Relies on: one actor running at a time. What a line has set is read when the same actor comes
+to its next line, and only if nobody else has run in between.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import linecache
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import CodeType, FrameType
+from typing import Any
+
+from framework.protocols import TaskEvent
+from pytest_asyncframe._explore.awaits import Names
+from pytest_asyncframe._explore.story import Deviation, Ended, Entry, Ran
+from pytest_asyncframe._places import users_frame
+from pytest_asyncframe._report.values import shown
+from pytest_asyncframe._turns.choices import Chooser
+from pytest_asyncframe._turns.sequencer import Sequencer
+
+_ENDS = ("completed", "failed", "timed_out", "cancelled", "interrupted")
+"""The kinds of events with which a task ends."""
+
+
+class Witness:
+    """A chooser that keeps the deviations of another one, and the lines that actors run.
+
+    Args:
+        chooser: Chooses.
+        file_of: Returns the file of a function as it is shown; "" if its lines are not told.
+
+    Attributes:
+        entries: What has happened so far.
+    """
+
+    def __init__(self, chooser: Chooser, file_of: Callable[[CodeType], str]) -> None:
+        self._chooser = chooser
+        self._file_of = file_of
+        self._sequencer: Sequencer | None = None
+        self._names: Names | None = None
+        self._latest: FrameType | None = None
+        self.entries: list[Entry] = []
+
+    @contextmanager
+    def watching(self, sequencer: Sequencer, names: Names | None) -> Iterator[None]:
+        """Know who runs inside the block, which is one run.
+
+        Args:
+            sequencer: The actors of the test.
+            names: The identities of asyncio tasks; None where they have none.
+        """
+        self._sequencer, self._names = sequencer, names
+        try:
+            yield
+        finally:
+            self._latest = self._sequencer = self._names = None
+
+    def choose(self, kind: str, what: str, options: Sequence[str], preempts: bool) -> int:
+        """Return the index of what comes next; see `Chooser`."""
+        chosen = self._chooser.choose(kind, what, options, preempts)
+        if chosen:
+            frame = self._frame_of(options[0]) if preempts and kind != "await" else None
+            place, source = ("", "") if frame is None else self._place(frame)
+            if place:
+                self._settle(options[0], place)
+            deviation = Deviation(options[0], options[chosen], kind, preempts, place, source, what)
+            self.entries.append(deviation)
+        return chosen
+
+    def at_lines(self, point: Callable[[str, str], object]) -> Callable[[str, str], object]:
+        """Return what is called at each line or bytecode, before *point*, which may pause."""
+
+        def arrive(level: str, what: str) -> None:
+            frame = users_frame(sys._getframe(1))
+            if frame is None:
+                point(level, what)
+                return
+            who, (place, source) = self._who(), self._place(frame)
+            self._settle(who, place)
+            point(level, what)
+            last = self.entries[-1] if self.entries else None
+            if not (isinstance(last, Ran) and (last.who, last.place) == (who, place)):
+                self.entries.append(Ran(who, place, source, frame.f_code.co_name))
+            self._latest = frame
+
+        return arrive
+
+    def on_event(self, event: TaskEvent) -> None:
+        """Keep the end of the task that runs here; see `protocols.EventSink`."""
+        who = self._who()
+        if event.kind in _ENDS and who.startswith(f"{event.name.rpartition('.')[2]}#"):
+            self._settle(who, "")
+            self.entries.append(Ended(who, event.kind.replace("_", " ")))
+
+    def _who(self) -> str:
+        sequencer = self._sequencer
+        actor = None if sequencer is None else sequencer.here
+        if actor is None:
+            return ""
+        task = None if asyncio._get_running_loop() is None else asyncio.current_task()
+        known = None if task is None or self._names is None else self._names.known(task)
+        return actor.identity if known is None else known
+
+    def _frame_of(self, identity: str) -> FrameType | None:
+        actors = {} if self._sequencer is None else self._sequencer.actors
+        ident = next((one.ident for one in actors.values() if one.identity == identity), None)
+        return None if ident is None else users_frame(sys._current_frames().get(ident))
+
+    def _place(self, frame: FrameType) -> tuple[str, str]:
+        """Return the file and line of a frame, and the line's text; "" for what is not told."""
+        code, line = frame.f_code, frame.f_lineno
+        file = self._file_of(code)
+        if not file:
+            return "", ""
+        return f"{file}:{line}", linecache.getline(code.co_filename, line).strip()
+
+    def _settle(self, who: str, place: str) -> None:
+        """Read what the latest line has set, if *who* ran it and now is at another *place*."""
+        last, frame = (self.entries[-1] if self.entries else None), self._latest
+        if not isinstance(last, Ran) or frame is None or last.who != who or last.place == place:
+            return
+        self._latest = None
+        last.value = _set_by(last.source, frame)
+
+
+def _set_by(source: str, frame: FrameType) -> str:
+    """Return what an assignment has set, as ``left = 1``; "" for any other line."""
+    try:
+        statement = ast.parse(source).body[0]
+    except (SyntaxError, ValueError, IndexError):
+        return ""  # a part of a statement
+    match statement:
+        case ast.Assign(targets=[target]) | ast.AugAssign(target=target):
+            pass
+        case ast.AnnAssign(target=target, value=ast.expr()):
+            pass
+        case _:
+            return ""
+    try:
+        return f"{ast.unparse(target)} = {shown(_value(target, frame))}"
+    except LookupError:
+        return ""
+
+
+def _value(node: ast.expr, frame: FrameType) -> Any:  # Any: a user's value
+    """Return the value of an expression, without calling a user's code.
+
+    Raises:
+        LookupError: If that is not possible, or there is none.
+    """
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name):
+            return frame.f_locals[name] if name in frame.f_locals else frame.f_globals[name]
+        case ast.Attribute(value=owner, attr=name):
+            return getattr(_value(owner, frame), "__dict__", {})[name]
+        case ast.Subscript(value=owner, slice=key):
+            found = _value(owner, frame)
+            if type(found) in {list, dict}:
+                return found[_key(_value(key, frame))]
+    raise LookupError(ast.unparse(node))
+
+
+def _key(key: object) -> Any:  # Any: what finds a value in a list or a dict
+    """Return a key whose hash and comparison are Python's own.
+
+    Raises:
+        LookupError: If they are not.
+    """
+    if type(key) in {int, str}:
+        return key
+    raise LookupError(key)
