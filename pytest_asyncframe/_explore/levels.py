@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Literal, TypeAlias, get_args
 
@@ -10,6 +10,7 @@ import pytest
 
 from pytest_asyncframe._explore import awaits, calls
 from pytest_asyncframe._explore.lines import Lines, Scope
+from pytest_asyncframe._explore.witness import Witness
 from pytest_asyncframe._toolkit.items import code_of
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 
@@ -17,6 +18,9 @@ Level: TypeAlias = Literal["tasks", "awaits", "framework", "locks", "line", "opc
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 """From the fewest points to the most: each one includes those before it."""
+
+_LINES = ("line", "opcode")
+"""The levels with points in the user's own code."""
 
 
 @contextmanager
@@ -29,7 +33,7 @@ def claimed(item: pytest.Item, level: Level) -> Iterator[Lines | None]:
     Raises:
         pytest.UsageError: If another tool has what the level needs.
     """
-    if level not in ("line", "opcode"):
+    if level not in _LINES:
         yield None
         return
     lines = Lines(level, Scope(item.config.rootpath, code_of(item)))
@@ -38,22 +42,63 @@ def claimed(item: pytest.Item, level: Level) -> Iterator[Lines | None]:
 
 
 @contextmanager
-def installed(toolkit: Toolkit, level: Level, lines: Lines | None = None) -> Iterator[None]:
+def telling(scope: Scope, lines: Lines | None) -> Iterator[Lines | None]:
+    """Prepare what a `Witness` needs to see the lines that run, and undo it after the block.
+
+    Args:
+        scope: The code whose lines are told.
+        lines: What follows the user's code in the runs, if the level has points there.
+
+    Yields:
+        What follows it in a run with a witness; None if another tool has what that needs.
+    """
+    if lines is not None:
+        yield lines
+        return
+    found = Lines("line", scope)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(found.claimed())
+        except pytest.UsageError:
+            yield None
+        else:
+            yield found
+
+
+@contextmanager
+def installed(
+    toolkit: Toolkit,
+    level: Level,
+    lines: Lines | None = None,
+    witness: Witness | None = None,
+) -> Iterator[None]:
     """Make the points of *level* inside the block.
 
     Args:
         toolkit: The open parts of a test, before its fixtures are made.
         level: The level.
-        lines: What `claimed` has given.
+        lines: What `claimed` or `telling` has given.
+        witness: Keeps what happens; None if nobody asks for it.
     """
     at_least = LEVELS.index(level)
     with ExitStack() as stack:
         clock = toolkit.require_clock("interleave")
+        names = None
         if at_least >= LEVELS.index("awaits"):
-            stack.enter_context(awaits.installed(clock))
+            names = stack.enter_context(awaits.installed(clock))
         if at_least >= LEVELS.index("framework"):
             stack.enter_context(calls.installed(clock.sequencer, toolkit.manager))
+        point: Callable[[str, str], object]
+        point = clock.sequencer.point if level in _LINES else _nowhere
+        if witness is not None:
+            stack.enter_context(witness.watching(clock.sequencer, names))
+            stack.callback(toolkit.manager.subscribe(witness.on_event))
+            point = witness.at_lines(point)
         if lines is not None:
             clock.sequencer.on_enter = lines.begin_thread
-            stack.enter_context(lines.calling(clock.sequencer.point))
+            stack.enter_context(lines.calling(point))
         yield
+
+
+def _nowhere(level: str, what: str) -> None:
+    """Pause nobody: the lines are followed for the story alone."""

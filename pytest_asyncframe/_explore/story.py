@@ -170,7 +170,9 @@ def _pause(turn: Turn, pause: Deviation) -> str:
     elif pause.what:
         said += f" at {pause.what}"
     before = [line for line in turn.lines if line.place != pause.place or not pause.source]
-    return f"{said}, after {_lines(before[-1:])}" if before else said
+    # What it has set says more than what it has asked.
+    latest = next((line for line in reversed(before) if line.value), before[-1] if before else None)
+    return said if latest is None else f"{said}, after {_line(latest)}"
 
 
 def _lines(lines: Sequence[Ran]) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pytest_asyncframe._explore import levels
 from pytest_asyncframe._explore.levels import Level
-from pytest_asyncframe._explore.lines import Lines
+from pytest_asyncframe._explore.lines import Lines, Scope
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
+from pytest_asyncframe._explore.story import Entry
+from pytest_asyncframe._explore.witness import Witness
 from pytest_asyncframe._toolkit.options import Settings
 from pytest_asyncframe._toolkit.toolkit import Toolkit
+from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe.probe import Probe
 
 
@@ -64,8 +68,11 @@ class _Run:
     seed = 0
     start = datetime(2030, 1, 1, tzinfo=UTC)
 
-    def __init__(self, chooser: Course, level: Level, lines: Lines | None) -> None:
+    def __init__(
+        self, chooser: Chooser, level: Level, lines: Lines | None, witness: Witness | None = None
+    ) -> None:
         self.chooser = chooser
+        self._witness = witness
         self._level = level
         self._lines = lines
         self._numbers = itertools.count(1)
@@ -76,7 +83,7 @@ class _Run:
 
     def installed(self, toolkit: Toolkit) -> AbstractContextManager[object]:
         """Install the points of the level."""
-        return levels.installed(toolkit, self._level, self._lines)
+        return levels.installed(toolkit, self._level, self._lines, self._witness)
 
 
 def one_run(
@@ -94,10 +101,36 @@ def one_run(
         lines: What follows the user's code, for the levels of lines and bytecodes.
     """
     course = Course(strategy)
-    toolkit = Toolkit(Settings(), {"asyncframe"}, _Run(course, level, lines))
+    _run(body, _Run(course, level, lines))
+    return course.steps
+
+
+def told_run(
+    body: Callable[[Probe], object], strategy: Strategy, root: Path, level: Level = "framework"
+) -> Sequence[Entry]:
+    """Run *body* with a probe of its own; return what has happened.
+
+    Args:
+        body: What a test would do.
+        strategy: Takes the steps.
+        root: The folder whose code is followed.
+        level: Where the points are.
+    """
+    scope = Scope(root, [body.__code__])
+    witness = Witness(Course(strategy), scope.file_of)
+    lines = Lines(level, scope) if level in ("line", "opcode") else None
+    with ExitStack() as stack:
+        if lines is not None:
+            stack.enter_context(lines.claimed())
+        follower = stack.enter_context(levels.telling(scope, lines))
+        _run(body, _Run(witness, level, follower, witness))
+    return witness.entries
+
+
+def _run(body: Callable[[Probe], object], run: _Run) -> None:
+    toolkit = Toolkit(Settings(), {"asyncframe"}, run)
     toolkit.open()
     try:
         body(Probe(toolkit))
     finally:
         toolkit.close()
-    return course.steps

@@ -1,0 +1,121 @@
+"""The story of a schedule: who was paused where, what others did meanwhile, what was set."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pytest_asyncframe._explore.schedule import Default
+from pytest_asyncframe._explore.story import Deviation, Ended, Entry, Ran, told
+from pytest_asyncframe.probe import Probe
+from tests.explore.one_run import At, told_run
+
+SHOP = """\
+from framework import background_task, current_task
+
+stock = 1
+
+
+class Till:
+    cash = 0
+
+
+till = Till()
+till.cash = 0
+
+
+@background_task
+def buy(price):
+    global stock
+    left = stock
+    if left:
+        current_task().report_progress(0.5)
+        stock = left - 1
+        till.cash = till.cash + price
+"""
+
+AT_A_CALL = """\
+buy#1 paused at `current_task().report_progress(0.5)` (shop.py:19), after `left = stock` (left = 1)
+buy#2 ran to its end: ...; `current_task().report_progress(0.5)`; `stock = left - 1` (stock = 0); \
+`till.cash = till.cash + price` (till.cash = 4)
+buy#1 went on to its end: `stock = left - 1` (stock = 0); \
+`till.cash = till.cash + price` (till.cash = 7)"""
+
+BEFORE_A_LINE = """\
+buy#1 paused before `till.cash = till.cash + price` (shop.py:21), \
+after `stock = left - 1` (stock = 0)
+buy#2 ran to its end: `left = stock` (left = 0); `if left:`
+buy#1 went on to its end: `till.cash = till.cash + price` (till.cash = 3)"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> ModuleType:
+    """Return a module with a racy task."""
+    file = tmp_path / "shop.py"
+    file.write_text(SHOP)
+    spec = importlib.util.spec_from_file_location("shop", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def story(shop: ModuleType, what: str, level: str) -> list[str]:
+    """Return the story of two purchases, the first of which is paused."""
+
+    def body(probe: Probe) -> None:
+        shop.buy(3)
+        shop.buy(4)
+        probe.run_until_idle()
+
+    strategy = At(what, "buy#2")
+    return told(told_run(body, strategy, Path(str(shop.__file__)).parent, level))  # type: ignore[arg-type]
+
+
+def test_a_pause_at_a_call(shop: ModuleType) -> None:
+    """At level framework the story names the call at which a task was paused."""
+    assert "\n".join(story(shop, "report_progress()", "framework")) == AT_A_CALL
+
+
+def test_a_pause_before_a_line(shop: ModuleType) -> None:
+    """At level line the story names the line before which a task was paused."""
+    assert "\n".join(story(shop, "shop.py:21", "line")) == BEFORE_A_LINE
+
+
+def test_no_story_of_the_default(shop: ModuleType) -> None:
+    """The default schedule has no story."""
+
+    def body(probe: Probe) -> None:
+        shop.buy(3)
+        probe.run_until_idle()
+
+    assert told(told_run(body, Default(), Path(str(shop.__file__)).parent)) == []
+
+
+def test_choices_among_those_that_can_go_on() -> None:
+    """A choice that pauses nobody is told as an order."""
+    entries: list[Entry] = [
+        Deviation("buy#1", "buy#2", "start", paused=False),
+        Ran("buy#2", "shop.py:3", "stock -= 1"),
+        Ended("buy#2", "failed"),
+        Ran("buy#1", "shop.py:3", "stock -= 1"),
+        Ended("buy#1", "completed"),
+    ]
+    assert told(entries) == ["buy#2 came before buy#1"]
+
+
+def test_a_long_story() -> None:
+    """The middle of a long story is left out."""
+    entries: list[Entry] = []
+    for number in range(20):
+        entries.append(Ran(f"a#{number}", "a.py:1", "x = 1"))
+        entries.append(Deviation(f"a#{number}", "b", "line", True, "a.py:2", "y = x"))
+    lines = told(entries)
+
+    assert len(lines) == 13
+    assert lines[6] == "... 8 turns left out"
+    assert lines[0] == "a#0 paused before `y = x` (a.py:2), after `x = 1`"
