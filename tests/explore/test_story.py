@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from pytest_asyncframe._explore.lanes import picture
+from pytest_asyncframe._explore.levels import Level
 from pytest_asyncframe._explore.schedule import Default
 from pytest_asyncframe._explore.story import Deviation, Ended, Entry, Ran, told
 from pytest_asyncframe.probe import Probe
@@ -64,8 +67,13 @@ def shop(tmp_path: Path) -> ModuleType:
     return module
 
 
-def story(shop: ModuleType, what: str, level: str) -> list[str]:
+def story(shop: ModuleType, what: str, level: Level) -> list[str]:
     """Return the story of two purchases, the first of which is paused."""
+    return told(entries_of(shop, what, level))
+
+
+def entries_of(shop: ModuleType, what: str, level: Level) -> Sequence[Entry]:
+    """Return what happens in two purchases, the first of which is paused."""
 
     def body(probe: Probe) -> None:
         shop.buy(3)
@@ -73,7 +81,7 @@ def story(shop: ModuleType, what: str, level: str) -> list[str]:
         probe.run_until_idle()
 
     strategy = At(what, "buy#2")
-    return told(told_run(body, strategy, Path(str(shop.__file__)).parent, level))  # type: ignore[arg-type]
+    return told_run(body, strategy, Path(str(shop.__file__)).parent, level)
 
 
 def test_a_pause_at_a_call(shop: ModuleType) -> None:
@@ -119,3 +127,18 @@ def test_a_long_story() -> None:
     assert len(lines) == 13
     assert lines[6] == "... 8 turns left out"
     assert lines[0] == "a#0 paused before `y = x` (a.py:2), after `x = 1`"
+
+
+def test_a_picture(shop: ModuleType) -> None:
+    """The picture has a lane for each task, in the order of their first lines, and the story."""
+    entries = entries_of(shop, "report_progress()", "framework")
+    page = picture(entries, "test_<sale>", "found in run 3 of 200")
+
+    assert page.count("<h2") == 2
+    assert page.index(">buy#1</h2>") < page.index(">buy#2</h2>")
+    assert "<h1>test_&lt;sale&gt;</h1><p>found in run 3 of 200</p>" in page
+    assert page.count("<li>") == 3
+    assert page.count('class="turn paused"') == 1
+    assert (
+        '<code>till.cash = till.cash + price</code><code class="set">till.cash = 7</code>' in page
+    )
