@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -623,3 +624,61 @@ def test_a_number_that_is_used_again(tmp_path: Path) -> None:
     found = [places(root, "line", call) for root in (tmp_path / "other", tmp_path)]
 
     assert found == [[], ["app.py:6"]]
+
+
+UNDER_COVERAGE = """
+    import sys
+    from pathlib import Path
+
+    import pytest
+    from pytest_asyncframe._explore.lines import Lines, Scope
+
+    import app
+
+    found = []
+    lines = Lines("line", Scope(Path.cwd(), ()))
+    try:
+        with lines.claimed(), lines.calling(lambda _, place: found.append(place)):
+            app.left()
+    except pytest.UsageError as error:
+        found.append(str(error))
+    print(*found)
+"""
+
+
+def under_coverage(pytester: pytest.Pytester, core: str) -> tuple[str, set[int]]:
+    """Run the program under coverage; return what it prints, and the lines of the app that ran."""
+    pytester.makepyfile(app=TWO_LINES, program=UNDER_COVERAGE)
+    pytester.makefile(".rc", settings="[run]\ndata_file = .coverage.inner\ninclude = app.py\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COVERAGE_CORE", core)
+        # Of a run of this test under coverage.
+        patch.delenv("COVERAGE_PROCESS_START", raising=False)
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        run = [sys.executable, "-m", "coverage", "run", "--rcfile", "settings.rc", "program.py"]
+        result = pytester.run(*run)
+        dump = [sys.executable, "-m", "coverage", "json", "--rcfile", "settings.rc", "-o", "-"]
+        ran = json.loads(pytester.run(*dump, "-q").stdout.str())["files"]["app.py"]
+    assert result.ret == 0
+    return result.stdout.str(), set(ran["executed_lines"])
+
+
+@traced
+def test_beside_coverage_on_3_11(pytester: pytest.Pytester) -> None:
+    """On Python 3.11 coverage has the only tracer, and the error says so."""
+    printed, _ = under_coverage(pytester, "ctrace")
+
+    assert printed == (
+        "level 'line' needs sys.settrace on Python 3.11, which coverage uses: run the test "
+        "without it, or on Python 3.12 or later"
+    )
+
+
+@monitored
+@pytest.mark.parametrize("core", ["ctrace", "sysmon"])
+def test_beside_coverage(pytester: pytest.Pytester, core: str) -> None:
+    """From Python 3.12 on, coverage counts the lines that are followed as well."""
+    printed, ran = under_coverage(pytester, core)
+
+    assert printed == "app.py:5 app.py:6"
+    assert ran == {1, 3, 5, 6, 8, 10}
