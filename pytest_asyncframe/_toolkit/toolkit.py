@@ -20,7 +20,7 @@ from framework.testing import (
     rate_limits,
     worker_bound,
 )
-from pytest_asyncframe._seen import invariants
+from pytest_asyncframe._seen import rules
 from pytest_asyncframe._seen.calls import PoolCalls
 from pytest_asyncframe._seen.matchers import Expectation
 from pytest_asyncframe._seen.recorder import Recorder
@@ -236,13 +236,13 @@ class Toolkit:
 
     def broken_rules(self) -> list[str]:
         """Return which rules the framework has broken; each would be a bug of asyncframe."""
-        rules = invariants.Rules(rate_limits(self.manager), self._most_workers, f"{_POOL_NAME}_")
+        limits = rules.Limits(rate_limits(self.manager), self._most_workers, f"{_POOL_NAME}_")
         recorder = self.recorder
-        return invariants.broken(tuple(recorder.moments), tuple(recorder.starts), rules)
+        return rules.broken(tuple(recorder.moments), tuple(recorder.starts), limits)
 
     def started_after_stop(self) -> list[str]:
         """Return which tasks have started after `close` had stopped the framework."""
-        return invariants.started_after_stop(tuple(self.recorder.moments), self._stopped)
+        return rules.started_after_stop(tuple(self.recorder.moments), self._stopped)
 
     def _note_stop(self) -> None:
         self._stopped = len(self.recorder.moments)

@@ -14,12 +14,12 @@ from framework import background_task, current_task, retry_task, throttled_task
 from framework.protocols import TaskEvent, TaskStatus
 from framework.testing import RateLimit, attempt_bound, rate_limits
 from pytest_asyncframe._seen.entries import Moment, Start
-from pytest_asyncframe._seen.invariants import Rules, broken, started_after_stop
+from pytest_asyncframe._seen.rules import Limits, broken, started_after_stop
 from pytest_asyncframe.probe import Probe
 from tests.plugin.endings import PASSED, Ending
 
 BUG = "asyncframe has a bug"
-NO_RULES = Rules(workers=100, pool="asyncframe-_")
+NO_LIMITS = Limits(workers=100, pool="asyncframe-_")
 
 
 @background_task
@@ -42,9 +42,9 @@ def moments_of(probe: Probe) -> list[Moment]:
     return list(probe._recorder.moments)
 
 
-def wrongs(moments: list[Moment], rules: Rules = NO_RULES) -> list[str]:
+def wrongs(moments: list[Moment], limits: Limits = NO_LIMITS) -> list[str]:
     """Return the first line of each finding, without the name of the task."""
-    return [text.splitlines()[0].partition("): ")[2] for text in broken(moments, (), rules)]
+    return [text.splitlines()[0].partition("): ")[2] for text in broken(moments, (), limits)]
 
 
 def event_at(moments: list[Moment], number: int, **changes: Any) -> Moment:
@@ -73,7 +73,7 @@ def completed_task(probe: Probe) -> list[Moment]:
 
 def test_what_really_happens_keeps_every_rule(asyncframe: Probe) -> None:
     """A task that completes breaks no rule."""
-    assert broken(completed_task(asyncframe), (), NO_RULES) == []
+    assert broken(completed_task(asyncframe), (), NO_LIMITS) == []
 
 
 def test_a_start_after_the_end(asyncframe: Probe) -> None:
@@ -194,8 +194,8 @@ def test_too_many_threads_at_once(asyncframe: Probe) -> None:
     asyncframe.run_until_idle()
     moments = moments_of(asyncframe)
 
-    assert wrongs(moments, Rules(workers=2, pool="asyncframe-_")) == []
-    (wrong,) = wrongs(moments, Rules(workers=1, pool="asyncframe-_"))
+    assert wrongs(moments, Limits(workers=2, pool="asyncframe-_")) == []
+    (wrong,) = wrongs(moments, Limits(workers=1, pool="asyncframe-_"))
     assert re.fullmatch(
         r"it started on asyncframe-_\d while 1 other threads were working, and 1 may work at once",
         wrong,
@@ -261,7 +261,7 @@ def starts(*stamps: float) -> list[Start]:
 )
 def test_the_rate_of_a_throttled_function(stamps: tuple[float, ...], wrong: str | None) -> None:
     """No window has more starts than the rate; a start exactly one window later is free."""
-    found = broken((), starts(*stamps), Rules([RateLimit("send", 2, 10.0)]))
+    found = broken((), starts(*stamps), Limits([RateLimit("send", 2, 10.0)]))
 
     assert [text.splitlines()[0] for text in found] == ([f"{BUG}: {wrong}"] if wrong else [])
 

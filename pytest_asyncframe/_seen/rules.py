@@ -46,23 +46,23 @@ _ALLOWED: Mapping[TaskStatus | None, Mapping[str, TaskStatus]] = {
 
 
 @dataclass(slots=True)
-class Rules:
+class Limits:
     """The limits that were in force in a test.
 
     Attributes:
-        limits: The rates of its throttled functions.
+        rates: The rates of its throttled functions.
         workers: The highest number of threads of its pool that might work at once.
         pool: Prefix of the names of these threads.
     """
 
-    limits: Sequence[RateLimit] = ()
+    rates: Sequence[RateLimit] = ()
     workers: int = 0
     pool: str = ""
 
 
-def broken(moments: Sequence[Moment], starts: Iterable[Start], rules: Rules) -> list[str]:
+def broken(moments: Sequence[Moment], starts: Iterable[Start], limits: Limits) -> list[str]:
     """Return a text for each rule that was broken, with the events of its task."""
-    found = [*_histories(moments), *_crowds(moments, rules), *_rates(starts, rules.limits)]
+    found = [*_histories(moments), *_crowds(moments, limits), *_rates(starts, limits.rates)]
     return [_text(record, wrong, moments) for record, wrong in found]
 
 
@@ -132,7 +132,7 @@ def _too_many(record: TaskRecord, events: Iterable[TaskEvent], attempts: int) ->
 # -- the threads of the pool
 
 
-def _crowds(moments: Iterable[Moment], rules: Rules) -> Iterator[Finding]:
+def _crowds(moments: Iterable[Moment], limits: Limits) -> Iterator[Finding]:
     """Check how many threads of the pool had an unfinished task at a time."""
     busy: dict[str, list[TaskRecord]] = {}
     ended: set[TaskRecord] = set()
@@ -144,11 +144,11 @@ def _crowds(moments: Iterable[Moment], rules: Rules) -> Iterator[Finding]:
         if type(what) is TaskEvent and what.kind in _OF_ENDS:
             ended.add(record)
             _remove(busy, record)
-        elif type(what) is int and lane.startswith(rules.pool):
+        elif type(what) is int and lane.startswith(limits.pool):
             if record not in busy.setdefault(lane, []):
                 busy[lane].append(record)
-            if len(busy) > rules.workers:
-                yield from _crowd(busy, record, lane, rules.workers)
+            if len(busy) > limits.workers:
+                yield from _crowd(busy, record, lane, limits.workers)
 
 
 def _remove(busy: dict[str, list[TaskRecord]], record: TaskRecord) -> None:
