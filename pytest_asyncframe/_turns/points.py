@@ -13,8 +13,10 @@ Lock order:
 
 from __future__ import annotations
 
+import _thread
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from framework.testing import Queued
@@ -35,10 +37,15 @@ class Points(Turns):
 
     Attributes:
         queue: The queued tasks and calls, oldest first.
+        before_point: Called without the lock on an actor that has reached a point, with the
+            kind of point and what it is about to do; None for no call.
     """
 
     def __init__(self, *, one_at_a_time: bool, chooser: Chooser | None) -> None:
         super().__init__(one_at_a_time=one_at_a_time)
+        self.before_point: Callable[[str, str], object] | None = None
+        # Identifiers of the threads inside `undivided`; each adds and removes only itself.
+        self._undivided: set[int] = set()
         self._chooser = chooser
         # The actor that stands at a point until all announced threads are there, and its point.
         self._at_point: tuple[Actor, str, str] | None = None
@@ -78,6 +85,10 @@ class Points(Turns):
         actor = self.here
         if actor is None or self._chooser is None or not self.one_at_a_time:
             return
+        if self.before_point is not None:
+            if actor.ident in self._undivided:
+                return
+            self.before_point(kind, what)
         with self._lock:
             if returned and self._deferred:
                 self._on_next_step(actor)
@@ -90,6 +101,19 @@ class Points(Turns):
         step()
         self.dispatch()
         self._await_turn(actor)
+
+    @contextmanager
+    def undivided(self) -> Iterator[None]:
+        """Let nobody else run at the points that this thread reaches in what `before_point` calls.
+
+        Whoever waits for something lets others run all the same.
+        """
+        ident = _thread.get_ident()
+        self._undivided.add(ident)
+        try:
+            yield
+        finally:
+            self._undivided.discard(ident)
 
     def _leave_point(self, actor: Actor, kind: str, what: str) -> Callable[[], object] | None:
         """Decide who runs on; return what is to be called unlocked, None to go on at once."""
