@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Generator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -196,19 +196,34 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """When an async test fails, record where every task stands before its loop closes."""
+    """Watch an async test for failures, and check the invariants of any test at its end."""
     toolkit = item.stash.get(_TOOLKIT, None)
-    fn = getattr(item, "obj", None)
-    if (
-        toolkit is None
-        or not isinstance(item, pytest.Function)
-        or not inspect.iscoroutinefunction(fn)
-    ):
+    if toolkit is None:
         return (yield)
+    passed = False
+    try:
+        with _watched(item, toolkit):
+            result = yield
+        passed = True
+    finally:
+        # Before the fixtures end: what a predicate looks at may end with them.
+        broken = toolkit.invariants.end(check=passed)
+    if broken:
+        pytest.fail(broken, pytrace=False)
+    return result
+
+
+@contextmanager
+def _watched(item: pytest.Item, toolkit: Toolkit) -> Iterator[None]:
+    """When an async test fails, record where every task stands before its loop closes."""
+    fn = getattr(item, "obj", None)
+    if not isinstance(item, pytest.Function) or not inspect.iscoroutinefunction(fn):
+        yield
+        return
     # Before pytest-asyncio replaces it with a sync function.
     item.obj = toolkit.recorder.watched(fn)
     try:
-        return (yield)
+        yield
     finally:
         item.obj = fn
 

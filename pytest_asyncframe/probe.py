@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from framework import Task, TaskManager, TaskNotFoundError
 from framework.protocols import TaskRecord
@@ -21,6 +21,8 @@ from pytest_asyncframe.executor import DeterministicExecutor
 
 if TYPE_CHECKING:
     from pytest_asyncframe._toolkit.toolkit import Toolkit
+
+Predicate = TypeVar("Predicate", bound=Callable[[], object])
 
 
 class Probe:
@@ -277,6 +279,33 @@ class Probe:
         """
         __tracebackhide__ = True
         return matchers.rate(self._recorder, self._names.target(fn))
+
+    def always(self, predicate: Predicate) -> Predicate:
+        """Require *predicate* to be true from now until the test function ends.
+
+        It is called at once, at each event of a task (submitted, started, retrying, completed
+        and so on), and in an explored test at each point where others may run. When it is
+        false for the first time, the test goes on, and then fails with the event and the
+        task. An error that it raises counts as false. In the modes ``virtual`` and
+        ``threads``, other threads may run meanwhile.
+
+        It must be quick, wait for nothing and change nothing. You can also use this method as
+        a decorator.
+
+        Args:
+            predicate: A function without parameters that returns whether the invariant holds.
+                It may use ``assert``, whose message is shown, but must return true.
+
+        Returns:
+            *predicate*.
+
+        Raises:
+            AssertionError: If it is false now.
+            TypeError: If it is not such a function.
+        """
+        __tracebackhide__ = True
+        self._toolkit.add_invariant(predicate)
+        return predicate
 
     def expect_failure(
         self,

@@ -236,6 +236,11 @@ class Recorder(Interceptor):
 
     # -- queries
 
+    @property
+    def elapsed(self) -> float:
+        """How many seconds of its clock ago the test has started."""
+        return self._monotonic() - self.begun
+
     def of(self, target: Target) -> list[Submission]:
         """Return the tasks of *target*, in the order of their submission."""
         return [one for one in self.submissions if one.is_of(target)]

@@ -21,6 +21,7 @@ from framework.testing import (
     worker_bound,
 )
 from pytest_asyncframe._seen import rules
+from pytest_asyncframe._seen.always import Invariants
 from pytest_asyncframe._seen.calls import PoolCalls
 from pytest_asyncframe._seen.matchers import Expectation
 from pytest_asyncframe._seen.recorder import Recorder
@@ -66,12 +67,14 @@ class Toolkit:
         blocked: Records what blocks its event loops.
         calls: The calls submitted to its pool directly.
         foreign: Names of other tests' modules.
+        invariants: What the test says must always hold.
     """
 
     manager: TaskManager
     pool: ThreadPoolExecutorEnhanced
     calls: PoolCalls
     recorder: Recorder
+    invariants: Invariants
 
     def __init__(
         self,
@@ -112,6 +115,7 @@ class Toolkit:
                 self._open_sequenced(stack)
             self.calls = PoolCalls(self.pool)
             self.recorder.pollers = self.settings.pollers
+            self.invariants = Invariants(self.recorder)
             self.manager.subscribe(self._on_event)
             self.recorder.begin(self.clock)
             if self._exploration is not None:
@@ -119,6 +123,14 @@ class Toolkit:
         except BaseException:
             stack.close()
             raise
+
+    def add_invariant(self, predicate: Callable[[], object]) -> None:
+        """Check a predicate of the test from now on; see `Invariants.add`."""
+        __tracebackhide__ = True
+        if self.sequencer is not None:
+            self.invariants.undivided = self.sequencer.undivided
+            self.sequencer.before_point = self.invariants.at_point
+        self.invariants.add(predicate)
 
     def _open_pool(self) -> None:
         self.pool = ThreadPoolExecutorEnhanced(thread_name_prefix=_POOL_NAME)
@@ -206,6 +218,7 @@ class Toolkit:
             # An app may set another number when it starts.
             self._most_workers = max(self._most_workers, worker_bound(self.pool))
         self.recorder.on_event(event)
+        self.invariants.on_event(event)
 
     def _now(self) -> float:
         return self.manager.clock.monotonic()
