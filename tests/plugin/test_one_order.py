@@ -1,0 +1,62 @@
+"""The promise of the modes auto and seeded: one order, whatever the system does to threads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from pytest_asyncframe._toolkit.options import Mode
+from tests.plugin.hold_ups import held_up
+from tests.plugin.orders import PROGRAMS, Program, history_of
+
+SEED = 7
+
+each_program = pytest.mark.parametrize("program", PROGRAMS)
+each_mode = pytest.mark.parametrize("mode", ["auto", "seeded"])
+
+
+def histories(program: Program, mode: Mode, runs: int, longest: float) -> set[tuple[str, ...]]:
+    """Return the different histories of some runs, in which threads are held up."""
+    found = {history_of(program, mode, SEED)}
+    for number in range(1, runs):
+        with held_up(number, longest=longest):
+            found.add(history_of(program, mode, SEED))
+    return found
+
+
+@each_mode
+@each_program
+def test_one_order(program: Program, mode: Mode) -> None:
+    """In 40 runs with threads held up at random, everything happens in one order."""
+    assert len(histories(program, mode, 40, longest=0.001)) == 1
+
+
+@each_program
+def test_other_seeds_give_other_orders(program: Program) -> None:
+    """The programs here have many orders: of 12 seeds, most give an order of their own."""
+    assert len({history_of(program, "seeded", seed) for seed in range(12)}) > 6
+
+
+@contextmanager
+def busy_processors() -> Iterator[None]:
+    """Keep two processors busy inside the block."""
+    with ExitStack() as stack:
+        for _ in range(2):
+            busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            stack.enter_context(busy)
+            stack.callback(busy.kill)
+        yield
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@each_mode
+@each_program
+def test_one_order_in_1000_runs(program: Program, mode: Mode) -> None:
+    """In 1,000 runs beside busy processes, everything happens in one order."""
+    with busy_processors():
+        assert len(histories(program, mode, 1_000, longest=0.003)) == 1
