@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from types import CodeType, CoroutineType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from pytest_asyncframe._places import inwards, is_users
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import VirtualClock
 
@@ -24,10 +26,15 @@ _OURS = "asyncframe "
 
 
 @contextmanager
-def installed(clock: VirtualClock) -> Iterator[Names]:
-    """Let the chooser order the steps of loops that are created inside the block."""
+def installed(clock: VirtualClock, own: Collection[CodeType] = ()) -> Iterator[Names]:
+    """Let the chooser order the steps of loops that are created inside the block.
+
+    Args:
+        clock: The test's clock.
+        own: The code of the test and its fixtures, which others do not notice.
+    """
     names = Names(clock.sequencer)
-    clock.make_ready = lambda: _Ready(names)
+    clock.make_ready = lambda: _Ready(names, own)
     try:
         yield names
     finally:
@@ -71,32 +78,48 @@ class Names:
 class _Ready(deque[Any]):  # Any: asyncio's handles, whose private attributes are used
     """What a loop runs next; the chooser decides among steps of asyncio tasks."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, own: Collection[CodeType]) -> None:
         super().__init__()
         self._names = names
+        self._own = own
+        self._latest: asyncio.Task[Any] | None = None
 
     def popleft(self) -> Any:
         """Let threads run first, if the chooser says so; then return what is next."""
         sequencer = self._names.sequencer
-        sequencer.between_steps()
-        first = _task_of(self[0])
+        sequencer.between_steps(self._ran_users_code)
+        self._latest = first = _task_of(self[0])
         if first is None or len(self) < 2:
             if first is not None:
                 self._names.of(first)
             return super().popleft()
         # A callback is run when it is the first, so that they keep their order.
-        places, options = [], []
+        places, options, tasks = [], [], []
         for place, handle in enumerate(self):
             task = _task_of(handle)
             if task is not None:
                 places.append(place)
                 options.append(self._names.of(task))
+                tasks.append(task)
         if len(places) < 2:
             return super().popleft()
-        place = places[sequencer.choose_step(options)]
+        chosen = sequencer.choose_step(options)
+        self._latest = tasks[chosen]
+        place = places[chosen]
         handle = self[place]
         del self[place]
         return handle
+
+    def _ran_users_code(self) -> bool:
+        """Whether the latest step has stopped in code of the app, or has ended such code."""
+        if self._latest is None:
+            return False
+        coroutine = self._latest.get_coro()
+        codes = [frame.f_code for frame in inwards(coroutine)]
+        if not codes:  # it has ended
+            codes = [coroutine.cr_code] if isinstance(coroutine, CoroutineType) else []
+        users = [code for code in codes if is_users(code)]
+        return bool(users) and users[-1] not in self._own
 
 
 def _task_of(handle: Any) -> asyncio.Task[Any] | None:

@@ -85,7 +85,7 @@ def installed(
         clock = toolkit.require_clock("interleave")
         names = None
         if at_least >= LEVELS.index("awaits"):
-            names = stack.enter_context(awaits.installed(clock))
+            names = stack.enter_context(awaits.installed(clock, toolkit.blocked.own))
         if at_least >= LEVELS.index("framework"):
             stack.enter_context(calls.installed(clock.sequencer, toolkit.manager))
         point: Callable[[str, str], object]

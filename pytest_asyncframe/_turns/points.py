@@ -139,22 +139,27 @@ class Points(Turns):
         self._make_ready(actor)
         self._running -= 1
 
-    def between_steps(self) -> None:
+    def between_steps(self, ran_users_code: Callable[[], bool]) -> None:
         """Let others run between two steps of the calling thread's loop, as a point does.
 
         Only if the loop has done something since the last time that others may notice: its
         steps are many, and most of them are the plumbing of a request.
+
+        Args:
+            ran_users_code: Whether the latest step has run code that others may notice,
+                though it has not called the framework and has woken nobody.
         """
         actor = self.here
         if actor is None:
             return
         with self._lock:
             self._on_next_step(actor)
-            if not actor.was_seen:
+            was_seen, actor.was_seen = actor.was_seen, False
+            if not (self._ready or self.queue or self._coming or self._timers.is_due(self.now)):
                 return
+        if was_seen or ran_users_code():
+            self.point("await", "")
             actor.was_seen = False
-        self.point("await", "")
-        actor.was_seen = False
 
     def choose_step(self, options: Sequence[str]) -> int:
         """Return the index of the step that a loop makes next, given their identities."""

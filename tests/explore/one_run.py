@@ -62,6 +62,28 @@ class At:
         return options.index(self.identity)
 
 
+class Nth:
+    """Takes an option where it is offered for the nth time, and else the default.
+
+    Args:
+        number: How often it is passed over before.
+        identity: The option to take.
+    """
+
+    def __init__(self, number: int, identity: str) -> None:
+        self.left = number
+        self.identity = identity
+
+    def choose(
+        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
+    ) -> int:
+        """Return the index of the option to take; see `Strategy`."""
+        if self.identity not in options:
+            return 0
+        self.left -= 1
+        return options.index(self.identity) if self.left == -1 else 0
+
+
 class _Run:
     """See `pytest_asyncframe._toolkit.exploring.Exploration`."""
 

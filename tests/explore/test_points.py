@@ -14,7 +14,7 @@ from framework.testing import Queued
 from pytest_asyncframe._explore.schedule import Default
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.probe import Probe
-from tests.explore.one_run import At, Wanted, one_run
+from tests.explore.one_run import At, Nth, Wanted, one_run
 
 
 def report() -> None:
@@ -305,3 +305,36 @@ def test_a_task_that_is_faster_than_who_starts_it(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Sequencer, "_admit", slow_admit)
 
     assert one_run(body, Default()) == expected
+
+
+async def total_of(probe: Probe, log: list[str]) -> None:
+    """Suspend twice, as a route of an app would; nothing of it is the test's own."""
+    for name in "ab":
+        log.append(name)
+        await probe.clock.asleep(0)
+
+
+def test_threads_between_steps_of_an_apps_code() -> None:
+    """Where an app's coroutine suspends, a thread may run, though it has called nothing."""
+    log: list[str] = []
+
+    @background_task
+    def step() -> None:
+        log.append("task")
+
+    async def main(probe: Probe) -> None:
+        step()
+        await probe.clock.asleep(0)
+        await asyncio.gather(total_of(probe, log), probe.clock.asleep(0))
+
+    def body(probe: Probe) -> None:
+        asyncio.run(main(probe))
+        probe.run_until_idle()
+
+    found = set()
+    for number in range(12):
+        log.clear()
+        one_run(body, Nth(number, "step#1"))
+        found.add("".join(log))
+
+    assert found == {"taskab", "ataskb", "abtask"}
