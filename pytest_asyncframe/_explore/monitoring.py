@@ -96,8 +96,22 @@ class Monitoring:
         if id(code) not in self._followed and (places := self._places_of(code)):
             self._followed[id(code)] = code
             self._places[id(code)] = places
-            _monitoring.set_local_events(self._tool, code, self._event)
+            self._set_event(code)
         return _monitoring.DISABLE
+
+    def _set_event(self, code: CodeType) -> None:
+        """Let the callback be called for a function."""
+        # Python 3.12 to 3.14 forget the bytecodes of a function's first tool when the second one
+        # comes, such as a debugger in the middle of a run, unless it had two tools before.
+        second = next(tool for tool in _TOOLS if tool != self._tool)
+        has_two = self._level == "opcode" and _monitoring.get_tool(second) is None
+        if has_two:
+            _monitoring.use_tool_id(second, "asyncframe")
+            _monitoring.set_local_events(second, code, self._event)
+        _monitoring.set_local_events(self._tool, code, self._event)
+        if has_two:
+            _monitoring.set_local_events(second, code, 0)
+            _monitoring.free_tool_id(second)
 
     def _callback(self, point: Callable[[str, str], object]) -> Callable[[CodeType, int], object]:
         level, places, disable = self._level, self._places, _monitoring.DISABLE

@@ -594,6 +594,27 @@ def test_beside_a_debugger(tmp_path: Path, level: str) -> None:
 
 
 @monitored
+@pytest.mark.parametrize("level", ["line", "opcode"])
+def test_a_debugger_that_comes_later(tmp_path: Path, level: str) -> None:
+    """A debugger that is started in the middle of a function takes no points away."""
+    source = """
+        def call():
+            seen = begin
+            seen()
+            after = begin
+    """
+    quiet, started = module(tmp_path, source), module(tmp_path, source)
+    quiet["begin"] = lambda: None
+    started["begin"] = functools.partial(sys.settrace, lambda *_: None)
+    expected = places(tmp_path, level, quiet["call"])
+
+    try:
+        assert places(tmp_path, level, started["call"]) == expected
+    finally:
+        sys.settrace(None)
+
+
+@monitored
 def test_no_number_for_tools(tmp_path: Path) -> None:
     """With both numbers taken, those who have them are named."""
     monitoring: Any = sys.monitoring  # type: ignore[attr-defined]
