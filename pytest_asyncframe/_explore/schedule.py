@@ -118,14 +118,15 @@ class Course:
 
 
 class Policy(Protocol):
-    """Decides which schedules are run, one after another. The first one is the default one.
+    """Decides which schedules are run, one after another. The first one is the default one."""
 
-    Attributes:
-        diverged: How many runs could not follow their schedule, since a choice of it was not
-            offered or other choices came before it. None of them if runs can be repeated.
-    """
+    @property
+    def diverged(self) -> int:
+        """How many runs could not follow their schedule: 0 if equal choices give equal runs.
 
-    diverged: int
+        A choice of the schedule was not offered, or other choices came before it.
+        """
+        ...
 
     def next(self) -> Strategy | None:
         """Return the strategy of the next run; None if all schedules of the policy are done."""
