@@ -1,0 +1,192 @@
+"""Policies that draw each schedule by chance: evenly, by priorities, or in a mixture of ways.
+
+Source:
+    S. Burckhardt, P. Kothari, M. Musuvathi, S. Nagarakatte, "A Randomized Scheduler with
+    Probabilistic Guarantees of Finding Bugs", ASPLOS 2010, for `Priorities`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TypeAlias
+
+from pytest_asyncframe._explore.schedule import Default, Step, Strategy
+
+_MOST_IN_A_ROW = 1_000
+"""After so many choices in a row an actor steps back: it may be waiting for those behind it."""
+
+
+@dataclass(slots=True)
+class Lengths:
+    """How long the runs so far were.
+
+    Attributes:
+        steps: The most steps of a run.
+        preemptive: The most steps of a run at which an actor could be preempted.
+    """
+
+    steps: int = 0
+    preemptive: int = 0
+
+    def note(self, steps: Sequence[Step]) -> None:
+        """Take note of the steps of one more run."""
+        self.steps = max(self.steps, len(steps))
+        self.preemptive = max(self.preemptive, sum(step.preempts for step in steps))
+
+
+Draw: TypeAlias = Callable[[Random, Lengths], Strategy]
+"""Makes the strategy of one run, of a source of chance and the lengths of earlier runs."""
+
+
+class RandomPolicy:
+    """The default schedule, then schedules that are drawn, each by itself.
+
+    It ends after the default schedule if nothing was to be chosen there, and never otherwise.
+
+    Args:
+        draw: Makes the strategy of each run but the first.
+        seed: Equal seeds give equal strategies, whatever ran before in this process.
+        words: What the schedules are called in `proof`.
+
+    Attributes:
+        diverged: Always 0: nothing is planned.
+    """
+
+    def __init__(self, draw: Draw, seed: int, words: str) -> None:
+        self.diverged = 0
+        self._draw = draw
+        self._seed = seed
+        self._words = words
+        self._begun = 0
+        self._lengths = Lengths()
+
+    def next(self) -> Strategy | None:
+        """Return the strategy of the next run; see `Policy`."""
+        self._begun += 1
+        if self._begun == 1:
+            return Default()
+        if not self._lengths.steps:
+            return None
+        return self._draw(Random(f"{self._seed}/{self._begun}"), self._lengths)
+
+    def ended(self, steps: Sequence[Step]) -> None:
+        """Take note of the steps of the latest run."""
+        self._lengths.note(steps)
+
+    def proof(self, runs: int) -> str:
+        """Say what *runs* runs without a failure prove; see `Policy`."""
+        if not self._lengths.steps:
+            return "the only schedule does not fail"
+        if runs == 1:
+            return "the default schedule does not fail"
+        return f"{runs} {self._words}, none fails"
+
+
+class Evenly:
+    """Chooses among all options, each as likely as the others."""
+
+    def __init__(self, chance: Random) -> None:
+        self._random = chance.random
+
+    def choose(
+        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
+    ) -> int:
+        """Return the index of the option to take; see `Strategy`."""
+        # Four times as fast as `randrange`, and as even for fewer than a billion options.
+        return int(self._random() * len(options))
+
+
+class Straying:
+    """Takes the default but now and then, and then any of the others.
+
+    Args:
+        chance: Draws when, and which.
+        rate: How often: the probability at each step, above 0 and below 1.
+        length: An estimate of how many steps there will be, from 1 on.
+    """
+
+    def __init__(self, chance: Random, rate: float, length: int) -> None:
+        self._random = chance.random
+        self._scale = 1 / math.log1p(-rate)
+        # Within the run, so that it is not the default schedule once more.
+        self._at = self._gap() % length
+
+    def _gap(self) -> int:
+        """Draw how many steps pass before one that strays: less work than a draw at each."""
+        return int(math.log(1.0 - self._random()) * self._scale)
+
+    def choose(
+        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
+    ) -> int:
+        """Return the index of the option to take; see `Strategy`."""
+        if number < self._at:
+            return 0
+        self._at = number + 1 + self._gap()
+        return 1 + int(self._random() * (len(options) - 1))
+
+
+class Priorities:
+    """Takes the option of the highest priority; at some steps, the current actor gets a low one.
+
+    A race that needs *depth* orderings is hit with a probability of at least
+    ``1 / (actors * length ** (depth - 1))`` in each run.
+
+    Args:
+        chance: Draws the priority of each identity, and the steps of change.
+        depth: One more than the number of changes, from 1 on.
+        length: An estimate of how many steps preempt; changes happen among the first so many.
+    """
+
+    def __init__(self, chance: Random, depth: int, length: int) -> None:
+        self._random = chance.random
+        steps = chance.sample(range(length), min(depth - 1, length))
+        # In the order of the draw, not of the steps: a later change need not go lower.
+        self._change_at = {step: -1 - low for low, step in enumerate(steps)}
+        self._priorities: dict[str, float] = {}
+        self._lowest = -depth
+        self._preemptive = 0
+        self._last = ""
+        self._in_a_row = 0
+
+    def choose(
+        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
+    ) -> int:
+        """Return the index of the option to take; see `Strategy`."""
+        priorities = self._priorities
+        if preempts:
+            low = self._change_at.get(self._preemptive)
+            if low is not None:
+                priorities[options[0]] = low
+            self._preemptive += 1
+        best, highest = 0, -math.inf
+        for index, option in enumerate(options):
+            priority = priorities.get(option)
+            if priority is None:
+                priority = priorities[option] = self._random()
+            if priority > highest:
+                best, highest = index, priority
+        self._count(options[best])
+        return best
+
+    def _count(self, option: str) -> None:
+        if option != self._last:
+            self._last = option
+            self._in_a_row = 0
+        self._in_a_row += 1
+        if self._in_a_row >= _MOST_IN_A_ROW:
+            self._lowest -= 1
+            self._priorities[option] = self._lowest
+            self._in_a_row = 0
+
+
+def mixed(chance: Random, lengths: Lengths) -> Strategy:
+    """Draw the strategy of a run of the policy ``mixed``."""
+    way = chance.randrange(3)
+    if way == 0:
+        return Evenly(chance)
+    if way == 1:
+        return Priorities(chance, chance.randint(2, 4), lengths.preemptive)
+    return Straying(chance, 0.5 ** chance.randint(2, 6), lengths.steps)
