@@ -1,0 +1,221 @@
+"""A search through schedules, each of which has one deviation more than one that has run.
+
+So every schedule is met once: it comes from the one that lacks its last deviation. The search
+keeps no runs, only where later ones are to leave them.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from pytest_asyncframe._explore.schedule import Deviating, Step, deviations_of
+
+Level: TypeAlias = tuple[int, int]
+"""Schedules of a lower level run before those of a higher one.
+
+The first number is what the proof counts, the second one is for the order alone.
+"""
+
+Deviations: TypeAlias = tuple[tuple[int, str], ...]
+"""Numbers of steps, ascending, and the identities of the options that are taken there."""
+
+
+class Plan(NamedTuple):
+    """A schedule that is to run.
+
+    Attributes:
+        deviations: Where it leaves the default schedule.
+        digest: Of the steps before its last deviation, which are those of an earlier run.
+    """
+
+    deviations: Deviations
+    digest: int
+
+    def strategy(self) -> Deviating:
+        """Return what follows the plan."""
+        return Deviating(dict(self.deviations))
+
+    def fits(self, steps: Sequence[Step]) -> bool:
+        """Whether a run has followed the plan, with the same choices before the last deviation."""
+        number, option = self.deviations[-1]
+        if number >= len(steps) or steps[number].options[steps[number].chosen] != option:
+            return False
+        return digests(steps[:number])[-1] == self.digest
+
+
+class Branch(NamedTuple):
+    """One way to leave a schedule that has run: the number of a step, and an option's index."""
+
+    number: int
+    option: int
+
+
+Order: TypeAlias = Callable[[Sequence[Step], list[Branch]], list[Branch]]
+"""Puts the ways to leave a run of so many steps into the order in which they are to run."""
+
+
+class Branches:
+    """The schedules that leave one that has run, in the order in which they are to run.
+
+    There may be a million of them in a test, so they lie in arrays, 20 bytes each.
+
+    Args:
+        deviations: Those of the schedule that has run.
+        steps: Its steps.
+        digests: Those of its steps.
+        branches: How it is left.
+    """
+
+    def __init__(
+        self,
+        deviations: Deviations,
+        steps: Sequence[Step],
+        digests: Sequence[int],
+        branches: Sequence[Branch],
+    ) -> None:
+        backwards = branches[::-1]
+        self._deviations = deviations
+        self._numbers = array("I", [number for number, _ in backwards])
+        self._digests = array("q", [digests[number] for number, _ in backwards])
+        self._options = [steps[number].options[option] for number, option in backwards]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def take(self) -> Plan:
+        """Remove and return the first one."""
+        last = (self._numbers.pop(), self._options.pop())
+        return Plan((*self._deviations, last), self._digests.pop())
+
+
+class Search:
+    """Which schedules are still to run, found in those that have run.
+
+    Args:
+        level: Returns the level of a schedule with so many deviations, so many of which
+            preempt; None if it is not to run. A deviation more must not lower it.
+        order: Puts them into order; None for that of the steps.
+        deep: Whether the newest run is left first; else all runs in turn.
+
+    Attributes:
+        diverged: How many runs did not follow their plan. What comes after them is not searched.
+        cut: Whether there are schedules that are not to run.
+    """
+
+    def __init__(
+        self,
+        level: Callable[[int, int], Level | None],
+        order: Order | None = None,
+        *,
+        deep: bool,
+    ) -> None:
+        self.diverged = 0
+        self.cut = False
+        self._level = level
+        self._order = order
+        self._deep = deep
+        self._waiting: dict[Level, deque[Branches]] = {}
+        # Hashes of the deviations of the schedules that have run, and how many of each level.
+        self._seen: set[int] = set()
+        self._ran: Counter[int] = Counter()
+
+    @property
+    def level(self) -> int | None:
+        """The lowest level of which schedules may be left; None if there are none."""
+        return min(self._waiting)[0] if self._waiting else None
+
+    @property
+    def ran(self) -> int:
+        """How many different schedules have run."""
+        return len(self._seen)
+
+    def ran_of(self, level: int) -> int:
+        """Return how many different schedules of a level have run."""
+        return self._ran[level]
+
+    def complete(self) -> tuple[int, int]:
+        """Return how many schedules the complete levels have together, and the highest of them."""
+        level = self.level
+        complete = [one for one in self._ran if level is None or one < level]
+        return sum(self._ran[one] for one in complete), max(complete, default=0)
+
+    def left(self) -> int:
+        """Return how many schedules of the lowest level may be left."""
+        return sum(map(len, self._waiting[min(self._waiting)])) if self._waiting else 0
+
+    def take(self) -> Plan | None:
+        """Remove and return the next schedule that has not run; None if there is none."""
+        while self._waiting:
+            plan = self._take()
+            if hash(plan.deviations) not in self._seen:
+                return plan
+        return None
+
+    def _take(self) -> Plan:
+        level = min(self._waiting)
+        waiting = self._waiting[level]
+        branches = waiting.pop() if self._deep else waiting.popleft()
+        plan = branches.take()
+        if branches:
+            waiting.append(branches)
+        elif not waiting:
+            del self._waiting[level]
+        return plan
+
+    def ended(self, plan: Plan | None, steps: Sequence[Step]) -> None:
+        """Find the schedules that leave a run behind its last deviation.
+
+        Args:
+            plan: What the run was to follow; None if it followed none.
+            steps: Its steps.
+        """
+        if plan is not None and not plan.fits(steps):
+            self.diverged += 1
+            return
+        deviations = tuple(deviations_of(steps).items())
+        if hash(deviations) in self._seen:
+            return
+        self._seen.add(hash(deviations))
+        preempted = sum(step.preempted for step in steps)
+        level = self._level(len(deviations), preempted)
+        if level is not None:
+            self._ran[level[0]] += 1
+        before = digests(steps)
+        for level, branches in self._branches(steps, len(deviations), preempted).items():
+            ordered = branches if self._order is None else self._order(steps, branches)
+            waiting = self._waiting.setdefault(level, deque())
+            waiting.append(Branches(deviations, steps, before, ordered))
+
+    def _branches(
+        self, steps: Sequence[Step], deviations: int, preempted: int
+    ) -> dict[Level, list[Branch]]:
+        """Return how the steps behind the last deviation can be left, by level."""
+        found: dict[Level, list[Branch]] = {}
+        for number in range(len(steps) - 1, -1, -1):
+            step = steps[number]
+            if step.deviates:
+                break
+            level = self._level(deviations + 1, preempted + step.preempts)
+            if level is None:
+                self.cut = True
+                continue
+            found.setdefault(level, []).extend(
+                Branch(number, option) for option in range(len(step.options) - 1, 0, -1)
+            )
+        return {level: branches[::-1] for level, branches in found.items()}
+
+
+def digests(steps: Sequence[Step]) -> list[int]:
+    """Return one number for the steps before each step, and one for all of them.
+
+    Equal numbers mean equal steps, but for a chance of one in 2**60; in this process only.
+    """
+    digest = 0
+    all_of_them = [digest]
+    for step in steps:
+        digest = hash((digest, step))
+        all_of_them.append(digest)
+    return all_of_them
