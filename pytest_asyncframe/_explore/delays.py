@@ -1,0 +1,134 @@
+"""The policy ``delays``: few deviations from the default schedule, then ever more.
+
+Each deviation delays an actor that would have come next. Most races need one or two of them, but
+a test of many steps has more such schedules than it has runs. So their order counts:
+
+- Deviations at different places, and among actors of different names, come before those at the
+  same place, such as a line in a loop. Places, and visits of one place, are taken from coarse to
+  fine: the first, the last, the one in the middle, those in between.
+- Of two deviations, all come first of which at most one preempts. There are few ways for actors
+  to start in another order, and many races need one of them and one preemption.
+- Drawn schedules take turns with those in order, unless what is left of these is done with a
+  quarter of the runs to spare. They find what needs three deviations or more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from random import Random
+from typing import TypeVar
+
+from pytest_asyncframe._explore.proofs import proof_of_search
+from pytest_asyncframe._explore.random_policies import Lengths, mixed
+from pytest_asyncframe._explore.schedule import Default, Step, Strategy
+from pytest_asyncframe._explore.search import Branch, Level, Plan, Search
+
+T = TypeVar("T")
+
+_NUMBER = re.compile(r"[#-][0-9]+$")
+_IN_ORDER = 2
+"""Schedules with more deviations are run in order only if there are runs enough for all."""
+
+
+class DelaysPolicy:
+    """Schedules with 0, 1 and 2 deviations from the default one, and drawn ones.
+
+    It ends when all schedules have run, which only happens if there are few.
+
+    Args:
+        seed: Equal seeds give equal drawn schedules.
+        runs: How many runs there will be at the most. More may follow, but they are divided
+            for so many.
+    """
+
+    def __init__(self, seed: int, runs: int) -> None:
+        self._seed = seed
+        self._runs = runs
+        self._search = Search(_level, spread_out, deep=False)
+        self._plan: Plan | None = None
+        self._lengths = Lengths()
+        self._begun = 0
+        self._drawn = 0
+        self._singles = 0
+        self._draws_next = False
+
+    @property
+    def diverged(self) -> int:
+        """How many runs could not follow their schedule; see `Policy`."""
+        return self._search.diverged
+
+    def next(self) -> Strategy | None:
+        """Return the strategy of the next run; see `Policy`."""
+        self._begun += 1
+        if self._begun == 1:
+            return Default()
+        if self._draws():
+            return self._draw()
+        self._plan = self._search.take()
+        return None if self._plan is None else self._plan.strategy()
+
+    def _draws(self) -> bool:
+        """Whether the next schedule is a drawn one."""
+        level = self._search.level
+        if level is None or self._search.left() <= (self._runs - self._begun) * 3 // 4:
+            return False
+        self._draws_next = not self._draws_next
+        return level > _IN_ORDER or self._draws_next
+
+    def _draw(self) -> Strategy:
+        self._plan = None
+        self._drawn += 1
+        return mixed(Random(f"{self._seed}/{self._drawn}"), self._lengths)
+
+    def ended(self, steps: Sequence[Step]) -> None:
+        """Find the schedules that differ from the latest run behind its last deviation."""
+        self._lengths.note(steps)
+        self._search.ended(self._plan, steps)
+        if self._begun == 1:
+            self._singles = self._search.left()
+
+    def proof(self, runs: int) -> str:
+        """Say what *runs* runs without a failure prove; see `Policy`."""
+        part = ""
+        if self._search.level == 1:
+            part = f" ({self._search.ran_of(1)} of the {self._singles} with 1 deviation among them)"
+        return proof_of_search(self._search, runs, "deviation", part)
+
+
+def _level(deviations: int, preemptions: int) -> Level:
+    return (deviations, int(deviations > 1 and preemptions > 1))
+
+
+def spread_out(steps: Sequence[Step], branches: list[Branch]) -> list[Branch]:
+    """Return branches with those first that differ most from one another."""
+    places: dict[tuple[str, ...], list[Branch]] = defaultdict(list)
+    for branch in branches:
+        step = steps[branch.number]
+        options = step.options
+        place = (step.kind, step.what, _name(options[0]), _name(options[branch.option]))
+        places[place].append(branch)
+    return in_turn(coarse_to_fine([coarse_to_fine(visits) for visits in places.values()]))
+
+
+def _name(identity: str) -> str:
+    """Return an identity without its number: which of several equal actors it is."""
+    return _NUMBER.sub("", identity)
+
+
+def in_turn(columns: Sequence[Sequence[T]]) -> list[T]:
+    """Return the first of each column, then the second of each, and so on."""
+    longest = max(map(len, columns), default=0)
+    return [column[row] for row in range(longest) for column in columns if row < len(column)]
+
+
+def coarse_to_fine(items: Sequence[T]) -> list[T]:
+    """Return the first item, the last, the middle one, the middles of both halves, and so on."""
+    last = len(items) - 1
+    taken = dict.fromkeys([0, last] if last > 0 else range(len(items)))
+    parts = 2
+    while len(taken) < len(items):
+        taken.update(dict.fromkeys(last * part // parts for part in range(1, parts, 2)))
+        parts *= 2
+    return [items[index] for index in taken]
