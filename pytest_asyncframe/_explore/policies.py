@@ -1,0 +1,67 @@
+"""Which schedules of a test are run: the policies by their names, and their seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from pytest_asyncframe._explore.delays import DelaysPolicy
+from pytest_asyncframe._explore.exhaustive import ExhaustivePolicy
+from pytest_asyncframe._explore.random_policies import Evenly, Priorities, RandomPolicy, mixed
+from pytest_asyncframe._explore.schedule import Policy
+
+POLICIES = ("delays", "mixed", "random", "pct:3", "exhaustive:2", "exhaustive")
+"""All policies, with examples of their numbers."""
+
+_NAME_AND_NUMBER = re.compile(r"(pct|exhaustive):([0-9]{1,6})")
+
+
+def make_policy(text: str, seed: int, runs: int = 200) -> Policy:
+    """Return the policy of a name.
+
+    Args:
+        text: ``delays``, ``mixed``, ``random``, ``pct:d`` with d from 1 on, ``exhaustive:b``
+            with b from 0 on, or ``exhaustive`` for no bound.
+        seed: Of what is drawn; see `base_seed`. Equal arguments give policies that behave
+            equally in every process.
+        runs: How many runs there will be at the most, from 1 on. ``delays`` divides them.
+
+    Raises:
+        ValueError: If there is no such policy.
+    """
+    numbered = _NAME_AND_NUMBER.fullmatch(text)
+    if text == "delays":
+        return DelaysPolicy(seed, runs)
+    if text == "mixed":
+        return RandomPolicy(mixed, seed, "runs with schedules drawn in several ways")
+    if text == "random":
+        return RandomPolicy(
+            lambda chance, _: Evenly(chance), seed, "runs with schedules drawn at random"
+        )
+    if text == "exhaustive":
+        return ExhaustivePolicy(None)
+    if numbered is not None and numbered[1] == "exhaustive":
+        return ExhaustivePolicy(int(numbered[2]))
+    if numbered is not None and int(numbered[2]) >= 1:
+        depth = int(numbered[2])
+        return RandomPolicy(
+            lambda chance, lengths: Priorities(chance, depth, lengths.preemptive),
+            seed,
+            f"runs with priorities drawn at random ({text})",
+        )
+    raise ValueError(
+        f"policy {text!r}: it must be one of delays, mixed, random, pct:d (such as pct:3; d is "
+        "how many events must come in one order, 1 or more), exhaustive:b (such as exhaustive:2; "
+        "b is the most preemptions, 0 or more) and exhaustive"
+    )
+
+
+def base_seed(nodeid: str, session_seed: int) -> int:
+    """Return the seed of a test, the same in every process, from 0 to 2**63 - 1.
+
+    Args:
+        nodeid: Of the test.
+        session_seed: Of the whole run of pytest.
+    """
+    digest = hashlib.sha256(f"{session_seed} {nodeid}".encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
