@@ -13,6 +13,7 @@ from pytest_asyncframe._explore.lines import Lines, Scope
 from pytest_asyncframe._explore.witness import Witness
 from pytest_asyncframe._toolkit.items import code_of
 from pytest_asyncframe._toolkit.toolkit import Toolkit
+from pytest_asyncframe._turns.outside import Outside
 
 Level: TypeAlias = Literal["tasks", "awaits", "framework", "locks", "line", "opcode"]
 
@@ -96,8 +97,15 @@ def installed(
             point = witness.at_lines(point)
         if lines is not None:
             clock.sequencer.on_enter = lines.begin_thread
-            stack.enter_context(lines.calling(point))
+            stack.enter_context(lines.calling(point, _noted_in(clock.sequencer.outside)))
         yield
+
+
+def _noted_in(outside: Outside) -> Callable[[str], object]:
+    def note(tool: str) -> None:
+        outside.met[f"{tool}, which has used sys.settrace"] = None
+
+    return note
 
 
 def _nowhere(level: str, what: str) -> None:

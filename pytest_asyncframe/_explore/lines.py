@@ -89,7 +89,11 @@ class Lines:
         finally:
             self._follower.free()
 
-    def calling(self, point: Callable[[str, str], object]) -> AbstractContextManager[None]:
+    def calling(
+        self,
+        point: Callable[[str, str], object],
+        on_other: Callable[[str], object] = lambda _: None,
+    ) -> AbstractContextManager[None]:
         """Call *point* before each place, inside the block, which is one run.
 
         Args:
@@ -97,8 +101,10 @@ class Lines:
                 about to run it, which it may block. That thread's innermost frame of the
                 user's code is the one that stands at the place; see `users_frame`. What it
                 calls itself is not followed. What it raises, the user's code raises.
+            on_other: Called with the name of another tool that takes over on a thread, so
+                that there are no points for a while.
         """
-        return self._follower.calling(point)
+        return self._follower.calling(point, on_other)
 
     def begin_thread(self) -> None:
         """Follow the calling thread. Called on each thread that becomes an actor."""

@@ -80,8 +80,10 @@ class Monitoring:
         self._places.clear()
 
     @contextmanager
-    def calling(self, point: Callable[[str, str], object]) -> Iterator[None]:
-        """Call *point* inside the block, on any thread."""
+    def calling(
+        self, point: Callable[[str, str], object], on_other: Callable[[str], object]
+    ) -> Iterator[None]:
+        """Call *point* inside the block, on any thread; other tools do not disturb."""
         _monitoring.register_callback(self._tool, self._event, self._callback(point))
         try:
             yield

@@ -16,6 +16,9 @@ import pytest
 
 Trace: TypeAlias = Callable[[FrameType, str, Any], Any]  # Any: as `sys.settrace` has it
 
+_settrace = sys.settrace
+"""The real one, which is replaced while a test is run."""
+
 
 class Tracing:
     """Calls a function at places of the code that is followed; see `Lines`.
@@ -51,28 +54,38 @@ class Tracing:
         self._known.clear()
 
     @contextmanager
-    def calling(self, point: Callable[[str, str], object]) -> Iterator[None]:
+    def calling(
+        self, point: Callable[[str, str], object], on_other: Callable[[str], object]
+    ) -> Iterator[None]:
         """Call *point* inside the block, on this thread and on those of `begin_thread`."""
+
+        def settrace(trace: Trace | None) -> None:
+            if trace is not None:
+                on_other(_tool(trace))
+            _settrace(self._trace if trace is None else trace)
+
         self._point = point
         self.begin_thread()
-        try:
-            yield
-        finally:
-            self._point = None
-            # A debugger that was started meanwhile keeps it.
-            if sys.gettrace() == self._trace:
-                sys.settrace(None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "settrace", settrace)
+            try:
+                yield
+            finally:
+                self._point = None
+        # A debugger that was started meanwhile keeps it.
+        if sys.gettrace() == self._trace:
+            _settrace(None)
 
     def begin_thread(self) -> None:
         """Follow what the calling thread calls from now on."""
         if sys.gettrace() is None:
-            sys.settrace(self._trace)
+            _settrace(self._trace)
 
     def _trace(self, frame: FrameType, event: str, argument: object) -> Trace | None:
         """Return what is called at the places of a function that begins or goes on."""
         if self._point is None:
             # The run is over, and the thread of a pool lives on.
-            sys.settrace(None)
+            _settrace(None)
             return None
         code = frame.f_code
         known = self._known.get(id(code))
@@ -114,4 +127,4 @@ def _tool(trace: object) -> str:
     """Return what to call the tool that a trace function belongs to."""
     module = getattr(trace, "__module__", None) or type(trace).__module__
     package = module.partition(".")[0]
-    return {"bdb": "a debugger", "pydevd": "a debugger"}.get(package, package)
+    return {"bdb": "a debugger", "_pydevd_bundle": "a debugger"}.get(package, package)

@@ -570,6 +570,42 @@ def test_another_tracer(tmp_path: Path) -> None:
         sys.settrace(None)
 
 
+@traced
+def test_a_debugger_that_takes_over(tmp_path: Path) -> None:
+    """A debugger in the middle of a run is told of on Python 3.11, and gives back what it took."""
+    names = module(
+        tmp_path,
+        """
+        def call():
+            begin()
+            hidden()
+            end()
+            other()
+
+        def other():
+            return begin
+
+        hidden = other
+        """,
+    )
+
+    def dispatch(frame: FrameType, event: str, argument: object) -> None:
+        pass
+
+    dispatch.__module__ = "bdb"
+    names["begin"] = lambda: sys.settrace(dispatch)
+    names["end"] = lambda: sys.settrace(None)
+    found: list[str] = []
+    others: list[str] = []
+    lines = Lines("line", Scope(tmp_path, ()))
+    with lines.claimed(), lines.calling(lambda _, place: found.append(place), others.append):
+        names["call"]()
+
+    assert found == ["app.py:3", "app.py:4", "app.py:5", "app.py:6", "app.py:9"]
+    assert others == ["a debugger"]
+    assert sys.gettrace() is None
+
+
 @monitored
 @pytest.mark.parametrize("level", ["line", "opcode"])
 def test_beside_a_debugger(tmp_path: Path, level: str) -> None:
