@@ -1,0 +1,224 @@
+"""Replay lines: a schedule as text, and following it in another process.
+
+A line carries the steps at which a run left the default schedule: the identity that was taken,
+what else was offered, and a checksum of all steps before. So a run that differs is noticed, and
+never taken for the same schedule. The text is JSON, compressed, with a checksum of its own, in
+the URL-safe alphabet of base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import sys
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_asyncframe._explore.schedule import Step
+
+PREFIX = "AF1:"
+"""What each line begins with; the digit is the version of its format."""
+
+_OF_ONE_PYTHON = ("line", "opcode")
+"""Levels whose steps depend on how Python compiles a function."""
+
+_CHECKSUM = 4
+"""Bytes of a line's own checksum."""
+
+
+_LONGEST = 10_000_000
+"""Bytes of the JSON at the most: more than any schedule, and no danger to memory."""
+
+
+class LineError(ValueError):
+    """Raised for a text that is no replay line of this version, with a message for users."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """A step at which a run left the default schedule.
+
+    Attributes:
+        number: The number of the step, from 0.
+        kind: See `Step.kind`.
+        options: See `Step.options`.
+        chosen: The index of the option that was taken, from 1.
+        before: The checksum of all steps before; see `add`.
+    """
+
+    number: int
+    kind: str
+    options: tuple[str, ...]
+    chosen: int
+    before: int
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A schedule, and what else a run of it needs.
+
+    Attributes:
+        node: The checksum of the test's node id; see `node_sum`.
+        level: The level at which it was found.
+        seed: The base seed of the test's runs.
+        python: The version of Python that it needs, such as "3.13"; "" for any.
+        deviations: The steps that left the default schedule, in their order.
+    """
+
+    node: int
+    level: str
+    seed: int
+    python: str
+    deviations: tuple[Deviation, ...]
+
+
+def line_of(steps: Sequence[Step], *, node_id: str, level: str, seed: int) -> Line:
+    """Return the line for a run that took *steps*."""
+    total = 0
+    deviations = []
+    for number, step in enumerate(steps):
+        if step.deviates:
+            deviations.append(Deviation(number, step.kind, step.options, step.chosen, total))
+        total = add(total, step)
+    python = _this_python() if level in _OF_ONE_PYTHON else ""
+    return Line(node_sum(node_id), level, seed, python, tuple(deviations))
+
+
+def node_sum(node_id: str) -> int:
+    """Return the checksum of a node id, by which a line finds its test among others."""
+    return zlib.crc32(node_id.encode())
+
+
+def add(total: int, step: Step) -> int:
+    """Return the checksum of steps with the checksum *total*, followed by *step*."""
+    text = f"{step.kind}\0{step.what}\0{step.preempts:d}{step.chosen}\0" + "\0".join(step.options)
+    return zlib.crc32(text.encode(), total)
+
+
+def _this_python() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+# -- as text
+
+
+def encode(line: Line) -> str:
+    """Return *line* as text without spaces."""
+    rows = [[one.number, one.kind, one.options, one.chosen, one.before] for one in line.deviations]
+    fields = [line.node, line.level, line.seed, line.python, rows]
+    packed = zlib.compress(json.dumps(fields, separators=(",", ":")).encode(), 9)
+    summed = zlib.crc32(packed).to_bytes(_CHECKSUM, "big") + packed
+    return PREFIX + base64.urlsafe_b64encode(summed).decode().rstrip("=")
+
+
+def decode(text: str) -> Line:
+    """Return the line that *text* holds, though line breaks, quotes or its option came into it.
+
+    Raises:
+        LineError: If it is no such line, is damaged, or needs another version of Python.
+    """
+    compact = "".join(text.split()).strip("'\"`.,;")
+    before, found, packed = compact.rpartition(PREFIX)
+    if not found:
+        raise LineError(_what_else(compact))
+    compact = compact.removeprefix(before)
+    try:
+        line = _unpacked(packed)
+    except (ValueError, TypeError, zlib.error, binascii.Error) as error:
+        raise LineError(
+            f"{_shortened(compact)!r} is damaged: copy the whole line that the failing test printed"
+        ) from error
+    if line.python not in ("", _this_python()):
+        raise LineError(
+            f"{_shortened(compact)!r} was made by Python {line.python}, and its level "
+            f"{line.level!r} has other steps in Python {_this_python()}: replay it there"
+        )
+    return line
+
+
+def _what_else(text: str) -> str:
+    if text.startswith("AF") and text[2:].partition(":")[0].isdigit():
+        return (
+            f"{_shortened(text)!r} was made by another version of asyncframe, whose lines begin "
+            f"with another number than {PREFIX!r}: replay it with that version"
+        )
+    return f"{_shortened(text)!r} is no replay line: it must begin with {PREFIX!r}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 24 else f"{text[:20]}..."
+
+
+def _unpacked(text: str) -> Line:
+    summed = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    packed = summed[_CHECKSUM:]
+    if zlib.crc32(packed).to_bytes(_CHECKSUM, "big") != summed[:_CHECKSUM]:
+        raise ValueError("another checksum")
+    unpacker = zlib.decompressobj()
+    unpacked = unpacker.decompress(packed, _LONGEST)
+    if not unpacker.eof:
+        raise ValueError("too long")
+    node, level, seed, python, rows = json.loads(unpacked)
+    deviations = tuple(
+        Deviation(number, kind, tuple(options), chosen, before)
+        for number, kind, options, chosen, before in rows
+    )
+    return Line(node, level, seed, python, deviations)
+
+
+# -- following one
+
+
+class Following:
+    """Takes the choices of a line, and the default once a run differs from it.
+
+    Args:
+        line: The line.
+
+    Attributes:
+        difference: Where the run differed first, for users; "" if nowhere so far.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._deviation_at = {one.number: one for one in line.deviations}.get
+        self._total = 0
+        self._length = 0
+        self.difference: str = ""
+
+    def choose(
+        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
+    ) -> int:
+        """Return the index of the option to take at step *number*; see `Strategy`."""
+        deviation = self._deviation_at(number)
+        chosen = 0
+        if deviation is not None and not self.difference:
+            self.difference = self._compared(deviation, kind, tuple(options))
+            chosen = 0 if self.difference else deviation.chosen
+        self._length = number + 1
+        self._total = add(self._total, Step(kind, what, tuple(options), preempts, chosen))
+        return chosen
+
+    def _compared(self, deviation: Deviation, kind: str, options: tuple[str, ...]) -> str:
+        expected = _named(deviation.kind, deviation.options)
+        found = _named(kind, options)
+        if expected != found:
+            return f"step {deviation.number}, expected {expected}, found {found}"
+        if self._total != deviation.before:
+            return f"the steps before step {deviation.number} are others than in the line"
+        return ""
+
+    def missing(self) -> str:
+        """Return where the run differed first, if it has no further steps; "" if nowhere."""
+        missed = [one for one in self._line.deviations if one.number >= self._length]
+        if missed and not self.difference:
+            expected = _named(missed[0].kind, missed[0].options)
+            return f"step {missed[0].number}, expected {expected}, found the end of the run"
+        return self.difference
+
+
+def _named(kind: str, options: Sequence[Any]) -> str:  # Any: JSON that another process wrote
+    return f"{kind} {', '.join(map(str, options))}"
