@@ -1,0 +1,108 @@
+"""What is the same in every run of an explored test: its date, ids, random numbers and names.
+
+Not the same are `id()`, so the order of sets of objects; the order of sets of strings in
+processes with another ``PYTHONHASHSEED``; and the names that asyncio gives to its tasks.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import random
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from framework import TaskId
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+"""The date of second 0 of virtual time, for tests that set none."""
+
+_RUNS_UNTIL_ALL = 500
+"""After so many runs all garbage is collected: what one has left may be freed by the next."""
+
+_MOST_OBJECTS = 1_000_000
+"""How many objects a run may make before garbage is collected in it after all."""
+
+
+def counted_ids() -> Callable[[], str]:
+    """Return a function that returns task ids of the usual form, in ascending order."""
+    numbers = itertools.count(1)
+    return lambda: TaskId[Any](f"{next(numbers):032x}")
+
+
+@contextmanager
+def same(seed: int) -> Iterator[None]:
+    """Let a run inside the block draw the random numbers and thread names of every other one."""
+    state = random.getstate()
+    numpy: Any = sys.modules.get("numpy.random")
+    numpys_state = None if numpy is None else numpy.get_state()
+    with pytest.MonkeyPatch.context() as patch:
+        # Names such as Thread-3; those of other threads may be the same meanwhile.
+        patch.setattr(threading, "_counter", itertools.count(1).__next__)
+        patch.setattr(ThreadPoolExecutor, "_counter", itertools.count().__next__)
+        random.seed(seed)
+        if numpy is not None:
+            numpy.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            if numpy is not None:
+                numpy.set_state(numpys_state)
+
+
+@contextmanager
+def without_reseeding(config: pytest.Config) -> Iterator[None]:
+    """Keep pytest-randomly from seeding `random` inside the block, in another way each day."""
+    name = "randomly_reset_seed"
+    if not hasattr(config.option, name):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config.option, name, False)
+        yield
+
+
+@contextmanager
+def warnings_once() -> Iterator[None]:
+    """Show each warning inside the block once, after it, and not once for each run."""
+    try:
+        with warnings.catch_warnings(record=True) as found:
+            yield
+    finally:
+        shown = {(one.category, str(one.message), one.filename, one.lineno): one for one in found}
+        for one in shown.values():
+            warnings.warn_explicit(
+                one.message, one.category, one.filename, one.lineno, source=one.source
+            )
+
+
+@contextmanager
+def quiet_collector() -> Iterator[Callable[[], object]]:
+    """Collect garbage inside the block only when told to, since it may run the user's code.
+
+    A run that makes very many objects has some collected all the same.
+
+    Yields:
+        A function that collects what a run has left.
+    """
+    thresholds = gc.get_threshold()
+    runs = itertools.count(1)
+
+    def collect() -> None:
+        # Not what was there before the run, which takes 30 ms, but for a few of them.
+        gc.collect(1 if next(runs) % _RUNS_UNTIL_ALL else 2)
+
+    gc.set_threshold(_MOST_OBJECTS, *thresholds[1:])
+    try:
+        yield collect
+    finally:
+        gc.set_threshold(*thresholds)
