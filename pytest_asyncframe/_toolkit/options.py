@@ -28,6 +28,12 @@ MARKER = (
 )
 
 
+MARKER_OF_EXPLORATION = (
+    "interleave(seeds=200, policy='delays', level='framework'): run a test that uses asyncframe "
+    "under many schedules of its threads and event loops, to find races"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The settings of one test.
@@ -58,12 +64,14 @@ class Settings:
 
 def add_options(parser: pytest.Parser) -> None:
     """Register the ini options and the command-line option."""
-    parser.getgroup("asyncframe").addoption(
+    group = parser.getgroup("asyncframe")
+    group.addoption(
         "--asyncframe-seed",
         type=int,
         metavar="NUMBER",
         help="seed of tests without one in their marker: for the order in mode seeded, and jitter",
     )
+    _add_options_of_exploration(group)
     parser.addini("asyncframe_mode", f"how tasks run: {_listed(MODES)}", default="auto")
     parser.addini(
         "asyncframe_start",
@@ -87,10 +95,50 @@ def add_options(parser: pytest.Parser) -> None:
         type="args",
         default=[],
     )
+    for key, what in (
+        ("seeds", "under how many schedules tests marked with interleave run at the most"),
+        ("policy", "which schedules they run under"),
+        ("level", "at which places other threads and tasks may run in them"),
+    ):
+        parser.addini(f"asyncframe_{key}", f"{what}, if their marker does not say", default="")
     parser.addini(
         "asyncframe_stuck_timeout",
         "real seconds without progress after which a test with virtual time is reported as stuck",
         default="5",
+    )
+
+
+def _add_options_of_exploration(group: pytest.OptionGroup) -> None:
+    group.addoption(
+        "--asyncframe-seeds",
+        type=int,
+        metavar="NUMBER",
+        help="run each test marked with interleave under this many schedules at the most",
+    )
+    group.addoption(
+        "--asyncframe-budget",
+        type=float,
+        metavar="SECONDS",
+        help="start no further schedule of a test once this many real seconds have passed",
+    )
+    group.addoption(
+        "--asyncframe-replay",
+        metavar="LINE",
+        help="run one test under the schedule of the replay line that a failure printed",
+    )
+    group.addoption(
+        "--asyncframe-check-determinism",
+        action="store_true",
+        help="run each schedule twice, and fail where two runs with the same choices differ",
+    )
+
+
+def sets_exploration(config: pytest.Config) -> bool:
+    """Whether the command line or the ini file says anything about explored tests."""
+    options = (config.getoption(f"asyncframe_{key}") for key in ("seeds", "budget", "replay"))
+    keys = ("seeds", "policy", "level")
+    return any(one is not None for one in options) or any(
+        config.getini(f"asyncframe_{key}") for key in keys
     )
 
 

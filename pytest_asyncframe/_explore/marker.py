@@ -1,0 +1,196 @@
+"""The marker ``interleave``: what is explored of a test, with checks of its values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import pytest
+
+from pytest_asyncframe._explore.levels import LEVELS, Level
+from pytest_asyncframe._explore.policies import base_seed, make_policy
+from pytest_asyncframe._explore.replay import Line, LineError, decode, node_sum
+from pytest_asyncframe._toolkit.options import Settings
+
+_EXPLORED = ("auto", "seeded")
+"""The modes in which one thread runs at a time and tasks start by themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is explored of one test.
+
+    Attributes:
+        seeds: How many schedules are run at the most, from 1.
+        policy: Which ones; see `make_policy`.
+        level: At which places others may run.
+        seed: The base seed of the policy, of jitter and of `random`.
+        budget: Real seconds after which no further schedule is run; None for no limit.
+        twice: Whether each schedule is run twice, to see whether the runs are the same.
+        line: The one schedule that is run instead of those of the policy; None for none.
+    """
+
+    seeds: int = 200
+    policy: str = "delays"
+    level: Level = "framework"
+    seed: int = 0
+    budget: float | None = None
+    twice: bool = False
+    line: Line | None = None
+
+
+def plan_of(config: pytest.Config) -> Plan:
+    """Return the plan of the ini file and the command line, for tests whose marker is empty.
+
+    Raises:
+        pytest.UsageError: If a value is not allowed.
+    """
+    seeds, budget = config.getoption("asyncframe_seeds"), config.getoption("asyncframe_budget")
+    if seeds is not None and seeds < 1:
+        raise pytest.UsageError(f"--asyncframe-seeds={seeds}: it must be a whole number from 1 on")
+    if budget is not None and not 0 < budget < float("inf"):
+        raise pytest.UsageError(
+            f"--asyncframe-budget={budget:g}: it must be a number of seconds above 0"
+        )
+    given = {key: config.getini(f"asyncframe_{key}") for key in ("seeds", "policy", "level")}
+    written = {key: value for key, value in given.items() if value}
+    text = written.get("seeds")
+    if text is not None and text.isdecimal():
+        written["seeds"] = int(text)
+    for key, value in written.items():
+        _check(key, value, f"asyncframe_{key} = {given[key]!r} in the ini file")
+    twice = config.getoption("asyncframe_check_determinism")
+    return replace(Plan(budget=budget, twice=twice, line=line_of(config)), **written)
+
+
+def line_of(config: pytest.Config) -> Line | None:
+    """Return the replay line of the command line; None if there is none.
+
+    Raises:
+        pytest.UsageError: If it is damaged, or is none for this version.
+    """
+    text = config.getoption("asyncframe_replay")
+    if text is None:
+        return None
+    try:
+        return decode(text)
+    except LineError as error:
+        raise pytest.UsageError(f"--asyncframe-replay: {error}") from None
+
+
+def select(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the test of the replay line alone: the only explored one, or the one of its name.
+
+    Args:
+        config: The configuration.
+        items: The collected tests, which are changed.
+
+    Raises:
+        pytest.UsageError: If that test was not collected.
+    """
+    line = line_of(config)
+    if line is None:
+        return
+    explored = [one for one in items if one.get_closest_marker("interleave") is not None]
+    found = [one for one in explored if node_sum(one.nodeid) == line.node]
+    if not found and len(explored) == 1:
+        # It was renamed or moved. Whether it is the same is checked at each choice.
+        found = explored
+    if len(found) != 1:
+        raise pytest.UsageError(
+            f"--asyncframe-replay: {len(explored)} tests marked with interleave were collected, "
+            "and the replay line is of none of them: name the test on the command line, as the "
+            "failure printed it"
+        )
+    config.hook.pytest_deselected(items=[one for one in items if one is not found[0]])
+    items[:] = found
+
+
+def plan_for(item: pytest.Item, settings: Settings, asked: Collection[str]) -> Plan:
+    """Return what is explored of a test, whose closest marker wins for each keyword.
+
+    Args:
+        item: The test.
+        settings: Its settings.
+        asked: The fixtures of asyncframe that it requests.
+
+    Raises:
+        pytest.UsageError: If a marker has a keyword or a value that is not allowed, or the
+            test cannot be explored.
+    """
+    plan = plan_of(item.config)
+    for marker in reversed(list(item.iter_markers("interleave"))):
+        plan = replace(plan, **_checked(marker))
+    seeds, line = item.config.getoption("asyncframe_seeds"), plan.line
+    plan = replace(plan, budget=_least(plan.budget, _time_limit(item)))
+    _check_test(item, settings, asked)
+    if line is not None:
+        return replace(plan, level=cast("Level", line.level), seed=line.seed)
+    return replace(
+        plan,
+        seeds=plan.seeds if seeds is None else seeds,
+        seed=base_seed(item.nodeid, settings.seed),
+    )
+
+
+_OF_TIME_LIMIT = 0.8
+"""The part of a time limit after which no schedule is started: the last ones may be slow."""
+
+
+def _time_limit(item: pytest.Item) -> float | None:
+    """Return how long a test may take in all by pytest-timeout; None for no limit."""
+    plugin = item.config.pluginmanager.get_plugin("timeout")
+    settings_of = getattr(plugin, "_get_item_settings", None)
+    if settings_of is None:
+        return None
+    found = settings_of(item)
+    if not found.timeout or found.func_only:
+        return None
+    return float(found.timeout) * _OF_TIME_LIMIT
+
+
+def _least(*limits: float | None) -> float | None:
+    return min((one for one in limits if one is not None), default=None)
+
+
+def _checked(marker: pytest.Mark) -> Mapping[str, Any]:
+    if marker.args:
+        raise pytest.UsageError(
+            f"@pytest.mark.interleave takes keywords only, not {marker.args!r}: seeds, policy, "
+            "level"
+        )
+    for keyword, value in marker.kwargs.items():
+        if keyword not in ("seeds", "policy", "level"):
+            raise pytest.UsageError(
+                f"@pytest.mark.interleave has no keyword {keyword!r}; it takes seeds, policy, level"
+            )
+        _check(keyword, value, f"@pytest.mark.interleave({keyword}={value!r})")
+    return marker.kwargs
+
+
+def _check(keyword: str, value: Any, given: str) -> None:  # Any: whatever a user wrote
+    if keyword == "seeds":
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise pytest.UsageError(f"{given}: seeds must be a whole number from 1 on")
+    elif keyword == "level":
+        if value not in LEVELS:
+            raise pytest.UsageError(f"{given}: level must be one of {', '.join(LEVELS)}")
+    else:
+        try:
+            make_policy(str(value), 0)
+        except ValueError as error:
+            raise pytest.UsageError(f"{given}: {error}") from None
+
+
+def _check_test(item: pytest.Item, settings: Settings, asked: Collection[str]) -> None:
+    if "asyncframe" not in asked:
+        raise pytest.UsageError(
+            f"{item.name} is marked with interleave, which needs the fixture asyncframe: request "
+            "asyncframe, or remove the marker"
+        )
+    if settings.mode not in _EXPLORED:
+        raise pytest.UsageError(
+            f"{item.name} is marked with interleave, which chooses what runs next, but its mode "
+            f"is {settings.mode!r}: use the mode 'auto' or 'seeded', or remove the marker"
+        )
