@@ -43,5 +43,16 @@ class Exploration(Protocol):
         ...
 
 
-RUN = pytest.StashKey[Exploration]()
+class ReportedRun(Exploration, Protocol):
+    """One run of such a test by pytest."""
+
+    def reported(self, report: pytest.TestReport) -> pytest.TestReport:
+        """Return the report that users see, given that of a phase of the test."""
+        ...
+
+
+RUN = pytest.StashKey[ReportedRun]()
 """The present run of an explored test, on its item; not set for other tests."""
+
+REFUSED = pytest.StashKey[str]()
+"""Why a test that is marked to be explored cannot be, on its item."""

@@ -1,0 +1,136 @@
+"""Running one test many times with fixtures of its own each time.
+
+Each run is pytest's own protocol for the test, told that the next test is a copy of it: the
+fixtures of function scope are made anew, and wider ones are kept. The last run is told which
+test really comes next.
+
+Relies on: `runtestprotocol` and `call_and_report` of pytest, which are not public.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import pytest
+from _pytest.runner import call_and_report, runtestprotocol
+
+from pytest_asyncframe._explore.run import Ended, Run
+from pytest_asyncframe._toolkit.exploring import RUN
+from pytest_asyncframe._toolkit.items import is_from
+
+When: TypeAlias = Literal["setup", "call", "teardown"]
+
+
+class Repeated:
+    """A test that is run many times.
+
+    Args:
+        item: The test.
+        next_item: The test after it; None if it is the last one.
+    """
+
+    def __init__(self, item: pytest.Item, next_item: pytest.Item | None) -> None:
+        self.item = item
+        self._next_item = next_item
+        self._copy = copy.copy(item)
+        self._properties = list(item.user_properties)
+        self._folder: Path | None = None
+
+    def quietly(self, run: Run) -> Ended:
+        """Run it once; nobody is told of the reports, and no debugger starts."""
+        with (
+            self._prepared(run),
+            self._withheld("pytest_exception_interact"),
+            self._withheld("pytest_runtest_logreport") as told,
+        ):
+            run.reported = self._note_folder
+            reports = runtestprotocol(self.item, log=False, nextitem=self._copy)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        return Ended([*told, *reports], run.steps, run.uncontrolled)
+
+    def _note_folder(self, report: pytest.TestReport) -> pytest.TestReport:
+        """Keep the path of ``tmp_path``: pytest would keep the folders of all runs."""
+        info: Any = getattr(self.item, "_fixtureinfo", None)
+        found: Sequence[Any] = info.name2fixturedefs.get("tmp_path", ()) if info else ()
+        if report.when == "call" and is_from("_pytest.tmpdir", "tmp_path", found):
+            # None if nothing has requested it in this run.
+            result = found[0].cached_result
+            self._folder = None if result is None else result[0]
+        return report
+
+    def openly(self, run: Run) -> None:
+        """Run it for the last time, with reports."""
+        with self._prepared(run):
+            runtestprotocol(self.item, nextitem=self._next_item)
+
+    def first(self, run: Run) -> Ended:
+        """Run it once, with reports and for the last time if it does not pass."""
+        with self._prepared(run), self._withheld("pytest_runtest_logreport") as told:
+            reports = [self._phase("setup")]
+            if reports[0].passed:
+                call = self._phase("call")
+                reports += [*told, call]
+            ended = Ended(reports, run.steps, run.uncontrolled)
+            is_last = ended.failure is not None or ended.was_skipped
+            following = self._next_item if is_last else self._copy
+            reports.append(self._phase("teardown", nextitem=following))
+            self._forget_request()
+        if is_last or ended.failure is not None:
+            for report in reports:
+                self.item.ihook.pytest_runtest_logreport(report=report)
+        if ended.failure is not None and not is_last:
+            self.item.session._setupstate.teardown_exact(self._next_item)
+        return ended
+
+    def _phase(self, when: When, **options: pytest.Item | None) -> pytest.TestReport:
+        return call_and_report(self.item, when, log=False, **options)
+
+    @contextmanager
+    def _prepared(self, run: Run) -> Iterator[None]:
+        """Let the run inside the block be the present one, and forget those before it."""
+        item: Any = self.item
+        item._report_sections.clear()
+        item.user_properties[:] = self._properties
+        if isinstance(item.parent, pytest.Class):
+            # pytest makes an instance of the class for each item, and would keep it.
+            vars(item).pop("_obj", None)
+            vars(item).pop("_instance", None)
+        if hasattr(item, "_request") and not item._request:
+            item._initrequest()
+        item.stash[RUN] = run
+        try:
+            yield
+        finally:
+            del item.stash[RUN]
+
+    def _forget_request(self) -> None:
+        item: Any = self.item
+        if hasattr(item, "_request"):
+            item._request, item.funcargs = False, None
+
+    @contextmanager
+    def _withheld(self, name: str) -> Iterator[list[pytest.TestReport]]:
+        """Call no plugin for a hook inside the block.
+
+        Yields:
+            The reports with which it was called.
+        """
+        caller: Any = getattr(self.item.config.hook, name)
+        told: list[pytest.TestReport] = []
+        real = caller._hookexec
+
+        def kept(_: str, __: object, given: dict[str, Any], ___: bool) -> list[object]:
+            told.append(given["report"])
+            return []
+
+        caller._hookexec = kept
+        try:
+            yield told
+        finally:
+            caller._hookexec = real

@@ -1,0 +1,116 @@
+"""One run of an explored test: its choices, what makes it like all others, and its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+import pytest
+
+from pytest_asyncframe._explore import levels, world
+from pytest_asyncframe._explore.levels import Level
+from pytest_asyncframe._explore.lines import Lines, Scope
+from pytest_asyncframe._explore.schedule import Course, Step, Strategy
+from pytest_asyncframe._explore.witness import Witness
+from pytest_asyncframe._toolkit.toolkit import Toolkit
+from pytest_asyncframe._turns.choices import Chooser
+from pytest_asyncframe._turns.outside import Outside
+
+Reported: TypeAlias = Callable[[pytest.TestReport], pytest.TestReport]
+
+
+class Run:
+    """One run; see `pytest_asyncframe._toolkit.exploring.Exploration`.
+
+    Args:
+        strategy: Makes its choices.
+        level: Where others may run.
+        seed: Seed of its random numbers.
+        lines: What follows the user's code; None if nothing does.
+        scope: The code whose lines are kept for a story; None for no story.
+
+    Attributes:
+        steps: Its choices so far.
+        reported: Returns the report that users see, given that of a phase.
+        witness: Keeps what happens, for a story; None if it is not told.
+    """
+
+    start: datetime = world.START
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        level: Level,
+        seed: int,
+        lines: Lines | None = None,
+        scope: Scope | None = None,
+    ) -> None:
+        course = Course(strategy)
+        self.steps: list[Step] = course.steps
+        self.witness: Witness | None = None if scope is None else Witness(course, scope.file_of)
+        self.chooser: Chooser = self.witness or course
+        self.seed: int = seed
+        self.new_id: Callable[[], str] = world.counted_ids()
+        self.reported: Reported = lambda report: report
+        self._level: Level = level
+        self._lines = lines
+        self._outside: Outside | None = None
+
+    @property
+    def uncontrolled(self) -> list[str]:
+        """What it has met so far that no chooser controls, for users."""
+        return [] if self._outside is None else list(self._outside.met)
+
+    @contextmanager
+    def installed(self, toolkit: Toolkit) -> Iterator[None]:
+        """Install the points of the level, and what makes runs alike, inside the block."""
+        self._outside = toolkit.require_clock("interleave").sequencer.outside
+        points = levels.installed(toolkit, self._level, self._lines, self.witness)
+        with world.same(self.seed), points:
+            yield
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a run has shown.
+
+    Attributes:
+        reports: pytest's reports of its phases, those of subtests included.
+        steps: Its choices.
+        uncontrolled: See `Run.uncontrolled`.
+    """
+
+    reports: list[pytest.TestReport]
+    steps: list[Step]
+    uncontrolled: list[str]
+
+    @property
+    def failure(self) -> pytest.TestReport | None:
+        """The report of the first phase that failed, also as expected; None if none did."""
+        return next((one for one in self.reports if is_failure(one)), None)
+
+    @property
+    def was_skipped(self) -> bool:
+        """Whether the test was skipped."""
+        return any(one.skipped and not hasattr(one, "wasxfail") for one in self.reports)
+
+
+def is_failure(report: pytest.TestReport) -> bool:
+    """Whether a phase failed, also where its mark ``xfail`` expects that."""
+    if report.failed:
+        # The test has passed, which its mark does not allow.
+        return not str(report.longrepr).startswith("[XPASS(strict)]")
+    return report.skipped and hasattr(report, "wasxfail")
+
+
+def same_failure(one: pytest.TestReport, other: pytest.TestReport) -> bool:
+    """Whether two runs failed in the same phase and at the same line."""
+    return one.when == other.when and _place(one) == _place(other)
+
+
+def _place(report: pytest.TestReport) -> object:
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return None if crash is None else (crash.path, crash.lineno)
