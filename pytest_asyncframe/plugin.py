@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_asyncframe._toolkit.exploring import RUN
+from pytest_asyncframe._toolkit.exploring import REFUSED, RUN
 from pytest_asyncframe._toolkit.items import code_of, is_from, module_name, requested
 from pytest_asyncframe._toolkit.options import (
     MARKER,
+    MARKER_OF_EXPLORATION,
     Settings,
     add_options,
     check_fixtures,
     check_framework,
     check_surroundings,
     check_time,
+    sets_exploration,
     settings_for,
     settings_of,
 )
@@ -56,7 +58,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and check the ini file."""
     config.addinivalue_line("markers", MARKER)
+    config.addinivalue_line("markers", MARKER_OF_EXPLORATION)
     config.stash[_SETTINGS] = settings_of(config)
+    if sets_exploration(config):
+        from pytest_asyncframe._explore import marker  # only if it is used
+
+        marker.plan_of(config)
+
+
+# -- exploration
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep only the test of a replay line, if there is one."""
+    if config.getoption("asyncframe_replay") is not None:
+        from pytest_asyncframe._explore import marker  # only if it is used
+
+        marker.select(config, items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run a test that is marked with interleave under many schedules."""
+    if item.get_closest_marker("interleave") is None:
+        return None
+
+    from pytest_asyncframe._explore import runs  # only if it is used
+
+    asked = requested(item, FIXTURES, __name__)
+    return runs.protocol(item, nextitem, item.config.stash[_SETTINGS], asked)
+
+
+def pytest_report_teststatus(report: Any) -> tuple[str, str, str] | None:
+    """Show what the runs of an explored test prove."""
+    proof = getattr(report, "exploration", None)
+    return None if proof is None else ("passed", ".", f"PASSED ({proof})")
 
 
 # -- a toolkit for each test that uses a fixture
@@ -74,7 +111,9 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
         except pytest.UsageError as error:
             # The fixtures raise it: raised here, it would skip the setup of other plugins.
             item.stash[_USAGE_ERROR] = str(error)
-    return (yield)
+    yield
+    if REFUSED in item.stash:
+        pytest.fail(item.stash[REFUSED], pytrace=False)
 
 
 def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
@@ -141,7 +180,8 @@ def pytest_runtest_makereport(
     if section is not None:
         # Sections are sent to xdist's controller.
         report.sections.append(section)
-    return report
+    run = item.stash.get(RUN, None)
+    return report if run is None else run.reported(report)
 
 
 def _timeline(item: pytest.Item, toolkit: Toolkit) -> Timeline:

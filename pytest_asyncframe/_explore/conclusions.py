@@ -1,0 +1,175 @@
+"""What an exploration has found, and how the reports of the last run say so.
+
+The last run is the one that users see: its output, its traceback, its debugger. Each
+conclusion says which choices it makes, and changes its reports where these do not say what
+the runs before have shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import pytest
+
+from pytest_asyncframe._explore.replay import Following
+from pytest_asyncframe._explore.run import is_failure
+from pytest_asyncframe._explore.schedule import Default, Strategy
+
+SECTION = "exploration"
+"""The title of the section of a report, and the name of its property in JUnit's XML."""
+
+PROOF = "exploration"
+"""The attribute of a report that says what a pass proves. xdist sends it to its controller."""
+
+AGAIN = (
+    "The test fails without any other choice when it runs once more in the same process, so "
+    "this is no race: something outlives a run, such as a global variable or a fixture of a "
+    "wider scope. Create it anew in a fixture of function scope."
+)
+
+When = Literal["setup", "call", "teardown"]
+
+
+class Conclusion(Protocol):
+    """The result of an exploration."""
+
+    @property
+    def strategy(self) -> Strategy:
+        """What makes the choices of the last run."""
+        ...
+
+    def reported(self, report: pytest.TestReport) -> pytest.TestReport:
+        """Return the report that users see, given that of a phase of the last run."""
+        ...
+
+
+def failed(item: pytest.Item, when: When, text: str) -> pytest.TestReport:
+    """Return the report of a phase that fails with *text* alone."""
+    call = pytest.CallInfo.from_call(lambda: pytest.fail(text, pytrace=False), when)
+    return pytest.TestReport.from_item_and_call(item, call)
+
+
+def _tell(report: pytest.TestReport, lines: Sequence[str]) -> None:
+    report.sections.append((SECTION, "\n".join(lines)))
+
+
+class Passed:
+    """No schedule fails.
+
+    Args:
+        proof: What that proves, in a few words.
+        lines: Details for the section.
+    """
+
+    def __init__(self, proof: str, lines: Sequence[str]) -> None:
+        self.strategy: Strategy = Default()
+        self._proof = proof
+        self._lines = [f"{proof}.", *lines]
+
+    def reported(self, report: pytest.TestReport) -> pytest.TestReport:
+        """Return *report* with the proof; see `Conclusion`."""
+        if is_failure(report):
+            _tell(report, [*self._lines, AGAIN])
+        elif report.when == "call":
+            _tell(report, self._lines)
+            if report.passed:
+                setattr(report, PROOF, self._proof)
+        if report.when != "setup":
+            report.user_properties.append((SECTION, self._proof))
+        return report
+
+
+class Found:
+    """A schedule fails.
+
+    Args:
+        failure: The report of the phase that failed.
+        strategy: Makes the choices of that schedule.
+        lines: The section; the first one is kept in JUnit's XML too.
+        if_not_again: A further line for the case that the last run does not fail.
+    """
+
+    def __init__(
+        self,
+        failure: pytest.TestReport,
+        strategy: Strategy,
+        lines: Sequence[str],
+        if_not_again: str = "Run once more with the same choices, it passed.",
+    ) -> None:
+        self.strategy: Strategy = strategy
+        self._failure = failure
+        self._lines = lines
+        self._if_not_again = if_not_again
+        self._told = False
+
+    def reported(self, report: pytest.TestReport) -> pytest.TestReport:
+        """Return the report of the failure, in the phase in which it came."""
+        lines = self._lines
+        if not is_failure(report) and not self._told and report.when == self._failure.when:
+            # What is wrong is known, though the last run does not show it.
+            report = self._failure
+            lines = [*lines, self._if_not_again]
+        if is_failure(report) and not self._told:
+            self._told = True
+            _tell(report, lines)
+        if report.when != "setup":
+            report.user_properties.append((SECTION, self._lines[0]))
+        return report
+
+
+class Differing:
+    """Two runs with the same choices differ.
+
+    Args:
+        item: The test.
+        text: How they differ.
+    """
+
+    def __init__(self, item: pytest.Item, text: str) -> None:
+        self.strategy: Strategy = Default()
+        self._item = item
+        self._text = text
+
+    def reported(self, report: pytest.TestReport) -> pytest.TestReport:
+        """Return a report that says so for the call."""
+        if report.when != "call":
+            return report
+        return failed(self._item, "call", self._text)
+
+
+class Replayed:
+    """The schedule of a replay line, which the last run follows.
+
+    Args:
+        item: The test.
+        following: Makes its choices.
+    """
+
+    def __init__(self, item: pytest.Item, following: Following) -> None:
+        self.strategy: Strategy = following
+        self._following = following
+        self._item = item
+        self._is_told = False
+
+    def reported(self, report: pytest.TestReport) -> pytest.TestReport:
+        """Return *report*, or one that says where the run differs from the line."""
+        if self._is_told or report.when not in ("call", "teardown"):
+            return report
+        # What comes after a failure may be missing, but no choice of the line.
+        difference = self._following.difference
+        if is_failure(report) or report.when == "teardown":
+            difference = self._following.missing()
+        if difference:
+            self._is_told = True
+            text = (
+                f"not deterministic here: {difference}. If the code or the test has changed since "
+                "the replay line was printed, run the test without it."
+            )
+            return failed(self._item, report.when, text)
+        if is_failure(report):
+            self._is_told = True
+            _tell(report, ["It fails with the schedule of the replay line."])
+        elif report.when == "call" and report.passed:
+            setattr(report, PROOF, "the schedule of the replay line does not fail")
+        return report

@@ -1,0 +1,273 @@
+"""Running a test under many schedules, in the place of pytest's own protocol for it.
+
+Run 0 takes the default schedule, before anything is explored: it imports and caches what is
+imported and cached once, and a failure in it is an ordinary one. Then come the runs of the
+policy, of which nobody is told; a failing one is shortened. Then comes the last run, which
+users see.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+
+import pytest
+
+from pytest_asyncframe._explore import levels, replay, world
+from pytest_asyncframe._explore.conclusions import (
+    AGAIN,
+    Conclusion,
+    Differing,
+    Found,
+    Passed,
+    Replayed,
+)
+from pytest_asyncframe._explore.lines import Lines, Scope
+from pytest_asyncframe._explore.marker import Plan, plan_for
+from pytest_asyncframe._explore.policies import make_policy
+from pytest_asyncframe._explore.progress import Progress
+from pytest_asyncframe._explore.repeated import Repeated
+from pytest_asyncframe._explore.run import Ended, Run
+from pytest_asyncframe._explore.schedule import Default, Deviating, Step, Strategy, deviations_of
+from pytest_asyncframe._explore.story import told
+from pytest_asyncframe._toolkit.exploring import REFUSED
+from pytest_asyncframe._toolkit.items import code_of
+from pytest_asyncframe._toolkit.options import Settings, settings_for
+
+_ORDINARY = ("setuponly", "setupplan", "setupshow", "trace")
+"""Options of pytest that are of no use with many runs: then a test is run once."""
+
+
+def protocol(
+    item: pytest.Item,
+    next_item: pytest.Item | None,
+    settings: Settings,
+    asked: Collection[str],
+) -> bool | None:
+    """Explore a test that has the marker; see the hook ``pytest_runtest_protocol``.
+
+    Args:
+        item: The test.
+        next_item: The test after it; None if it is the last one.
+        settings: The settings of the session.
+        asked: The fixtures of asyncframe that it requests.
+
+    Returns:
+        None if the test is to be run as any other: it cannot be explored.
+    """
+    if any(item.config.getoption(name, False) for name in _ORDINARY):
+        return None
+    with ExitStack() as stack:
+        try:
+            plan = plan_for(item, settings_for(item, settings), asked)
+            lines = stack.enter_context(levels.claimed(item, plan.level))
+        except pytest.UsageError as error:
+            item.stash[REFUSED] = str(error)
+            return None
+        stack.enter_context(world.without_reseeding(item.config))
+        stack.enter_context(world.warnings_once())
+        collect = stack.enter_context(world.quiet_collector())
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        Explorer(Repeated(item, next_item), plan, lines, collect).explore()
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+class Explorer:
+    """Runs one test under many schedules.
+
+    Args:
+        repeated: The test.
+        plan: What is explored of it.
+        lines: What follows the user's code in all runs, if the level has points there.
+        collect: Collects the garbage of a run.
+    """
+
+    def __init__(
+        self,
+        repeated: Repeated,
+        plan: Plan,
+        lines: Lines | None,
+        collect: Callable[[], object],
+    ) -> None:
+        self._repeated = repeated
+        self._item = repeated.item
+        self._plan = plan
+        self._lines = lines
+        self._collect = collect
+        self._progress = Progress(repeated.item)
+
+    def explore(self) -> None:
+        """Run the test until it fails, or all is done, or the budget is spent."""
+        line = self._plan.line
+        ended = self._repeated.first(self._run(Default()))
+        if ended.failure is not None or ended.was_skipped:
+            return
+        if line is None:
+            self._end(self._search())
+        else:
+            self._end(Replayed(self._item, replay.Following(line)))
+
+    def _run(self, strategy: Strategy) -> Run:
+        return Run(strategy, self._plan.level, self._plan.seed, self._lines)
+
+    def _quietly(self, strategy: Strategy, what: str) -> Ended:
+        ended = self._repeated.quietly(self._run(strategy))
+        self._collect()
+        self._progress.ran(what)
+        return ended
+
+    def _end(self, conclusion: Conclusion) -> None:
+        def reported(report: pytest.TestReport) -> pytest.TestReport:
+            if hasattr(report, "context"):  # of a subtest
+                return report
+            found = conclusion.reported(report)
+            if found.when == "call":
+                # What --durations shows and pytest's summary adds up.
+                found.duration = self._progress.seconds
+                found.start = found.stop - found.duration
+            return found
+
+        run = self._run(conclusion.strategy)
+        run.reported = reported
+        self._repeated.openly(run)
+
+    # -- searching
+
+    def _search(self) -> Conclusion:
+        plan = self._plan
+        policy = make_policy(plan.policy, plan.seed, plan.seeds)
+        uncontrolled: dict[str, None] = {}
+        runs = 0
+        while (strategy := self._next(policy.next, runs)) is not None:
+            runs += 1
+            ended = self._quietly(strategy, f"{runs} of at most {plan.seeds} schedules, none fails")
+            policy.ended(ended.steps)
+            uncontrolled.update(dict.fromkeys(ended.uncontrolled))
+            if ended.failure is not None:
+                return self._found(ended, ended.failure, runs)
+            if plan.twice:
+                difference = self._difference(ended)
+                if difference:
+                    return Differing(self._item, difference)
+        return self._passed(policy.proof(runs), runs, list(uncontrolled))
+
+    def _next(self, following: Callable[[], Strategy | None], runs: int) -> Strategy | None:
+        plan, session = self._plan, self._item.session
+        if runs >= plan.seeds or self._is_over or session.shouldstop or session.shouldfail:
+            return None
+        return following()
+
+    @property
+    def _is_over(self) -> bool:
+        budget = self._plan.budget
+        return budget is not None and self._progress.seconds >= budget
+
+    def _passed(self, proof: str, runs: int, uncontrolled: list[str]) -> Conclusion:
+        plan = self._plan
+        if self._is_over and runs < plan.seeds:
+            proof = f"{runs} of at most {plan.seeds} schedules in {plan.budget:g} s, none fails"
+        if uncontrolled:
+            proof += ", partially controlled"
+        return Passed(proof, [self._settings(), *_partially(uncontrolled)])
+
+    def _settings(self) -> str:
+        plan = self._plan
+        return f"policy {plan.policy}, level {plan.level}, seed {plan.seed}"
+
+    # -- a failure
+
+    def _found(self, ended: Ended, failure: pytest.TestReport, runs: int) -> Conclusion:
+        plan = self._plan
+        lines = [f"run {runs} of at most {plan.seeds} fails: {self._settings()}"]
+        same = Deviating(deviations_of(ended.steps))
+        if hasattr(failure, "wasxfail"):
+            return Found(failure, same, lines)
+        if _is_time_limit(failure):
+            over = "The time limit came in this run; the default schedule keeps it."
+            return Found(failure, Default(), lines, over)
+        if not deviations_of(ended.steps) or self._fails(Default()) is not None:
+            return Found(failure, same, [*lines, AGAIN])
+        again = self._fails(same)
+        if again is None:
+            return Found(failure, same, [*lines, *_partially(ended.uncontrolled)])
+        return self._shortest(again, failure, lines)
+
+    def _shortest(self, ended: Ended, failure: pytest.TestReport, lines: list[str]) -> Conclusion:
+        least = self._minimised(ended)
+        line = replay.line_of(
+            least.steps, node_id=self._item.nodeid, level=self._plan.level, seed=self._plan.seed
+        )
+        before, after = len(deviations_of(ended.steps)), len(deviations_of(least.steps))
+        lines = [*lines, f"minimised: {_switches(after)} (from {before})"]
+        lines += [f"  {text}" for text in self._story(least)]
+        if least.uncontrolled:
+            lines += _partially(least.uncontrolled)
+        else:
+            node = shlex.quote(_relative_node(self._item))
+            lines.append(f"replay: pytest {node} --asyncframe-replay={replay.encode(line)}")
+        return Found(failure, replay.Following(line), lines)
+
+    def _story(self, ended: Ended) -> list[str]:
+        """Run the same choices again; return what happens, a sentence a line."""
+        scope = Scope(self._item.config.rootpath, code_of(self._item))
+        strategy = Deviating(deviations_of(ended.steps))
+        with levels.telling(scope, self._lines) as lines:
+            run = Run(strategy, self._plan.level, self._plan.seed, lines, scope)
+            self._repeated.quietly(run)
+        return told(run.witness.entries) if run.witness is not None else []
+
+    def _fails(self, strategy: Strategy) -> Ended | None:
+        ended = self._quietly(strategy, "found a failure, looking for the shortest schedule")
+        return None if ended.failure is None else ended
+
+    def _minimised(self, ended: Ended) -> Ended:
+        return ended
+
+    # -- determinism
+
+    def _difference(self, ended: Ended) -> str:
+        """Run the same choices again; return how that run differs, "" if it does not."""
+        again = self._quietly(Deviating(deviations_of(ended.steps)), "each schedule twice")
+        for number, (one, other) in enumerate(zip(ended.steps, again.steps, strict=False)):
+            if one != other:
+                return f"not deterministic here: step {number}: {_shown(one, other)}"
+        lengths = len(ended.steps), len(again.steps)
+        if lengths[0] != lengths[1]:
+            return "not deterministic here: first {} steps, then {}".format(*lengths)
+        if again.failure is not None:
+            return "not deterministic here: first it passed, then it failed, with the same steps"
+        return ""
+
+
+def _is_time_limit(report: pytest.TestReport) -> bool:
+    """Whether a phase failed since pytest-timeout ended it."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return crash is not None and crash.message.startswith("Failed: Timeout (>")
+
+
+def _relative_node(item: pytest.Item) -> str:
+    """Return the node id of a test as seen from where pytest was started."""
+    path, separator, rest = item.nodeid.partition("::")
+    config = item.config
+    return os.path.relpath(config.rootpath / path, config.invocation_params.dir) + separator + rest
+
+
+def _shown(one: Step, other: Step) -> str:
+    texts = [f"{step.kind} {step.what} {', '.join(step.options)}" for step in (one, other)]
+    return "first {}, then {}".format(*texts)
+
+
+def _switches(number: int) -> str:
+    return f"{number} switch" if number == 1 else f"{number} switches"
+
+
+def _partially(uncontrolled: list[str]) -> list[str]:
+    if not uncontrolled:
+        return []
+    return [
+        "partially controlled, so a run may go another way next time, because of:",
+        *(f"  {one}" for one in uncontrolled),
+    ]

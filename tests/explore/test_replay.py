@@ -1,0 +1,278 @@
+"""Replay lines: as text, and as pytest's users paste them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_asyncframe._explore import replay
+from pytest_asyncframe._explore.replay import Following, LineError, decode, encode, line_of
+from pytest_asyncframe._explore.schedule import Step
+from tests.explore.sessions import CORRECT, PLAIN, RACE, RACY, replay_line, run
+
+BEFORE = Step("start", "", ("a#1", "a#2"), False, 0)
+TAKEN = Step("framework", "submit()", ("a#1", "a#2", "test"), True, 2)
+
+OTHER_VERSION = (
+    "'AF2:xyz' was made by another version of asyncframe, whose lines begin with another number "
+    "than 'AF1:': replay it with that version"
+)
+
+OF_NONE = (
+    "ERROR: --asyncframe-replay: 2 tests marked with interleave were collected, and the replay "
+    "line is of none of them: name the test on the command line, as the failure printed it"
+)
+
+DAMAGED = (
+    "ERROR: --asyncframe-replay: 'AF1:abc' is damaged: copy the whole line that the failing test "
+    "printed"
+)
+
+OTHERWISE = (
+    r"not deterministic here: step \d+, expected framework buy#1, .*, found .*\. If the code or "
+    r"the test has changed since the replay line was printed, run the test without it\."
+)
+
+names = st.text(max_size=8)
+steps = st.builds(
+    lambda kind, what, options, preempts, chosen: Step(
+        kind, what, tuple(options), preempts, chosen % len(options)
+    ),
+    names,
+    names,
+    st.lists(names, min_size=2, max_size=4, unique=True),
+    st.booleans(),
+    st.integers(0, 3),
+)
+
+
+def follow(line: replay.Line, *found: Step) -> tuple[list[int], str]:
+    """Return what is chosen in a run with the steps *found*, and how that run differs."""
+    following = Following(line)
+    chosen = [
+        following.choose(number, one.kind, one.what, one.options, one.preempts)
+        for number, one in enumerate(found)
+    ]
+    return chosen, following.missing()
+
+
+# ------------------------------------------------------------------ as text
+
+
+@given(st.lists(steps, max_size=20), st.integers(0, 2**63), names)
+def test_a_line_comes_back(found: list[Step], seed: int, node_id: str) -> None:
+    """Decoding returns what was encoded, and following it repeats the choices."""
+    line = line_of(found, node_id=node_id, level="locks", seed=seed)
+    assert decode(encode(line)) == line
+    assert follow(line, *found) == ([one.chosen for one in found], "")
+
+
+def test_a_line_survives_a_narrow_terminal() -> None:
+    """Line breaks, spaces and quotes that came in between do no harm."""
+    line = line_of([BEFORE, TAKEN], node_id="test_it", level="locks", seed=1)
+    text = encode(line)
+    assert decode(f" '{text[:30]}\n  {text[30:60]}\r\n{text[60:]}' ") == line
+    assert decode(f"replay: pytest test_it.py --asyncframe-replay={text}\n") == line
+
+
+@given(st.integers(0, 200), st.characters())
+def test_a_changed_character_is_noticed(place: int, character: str) -> None:
+    """A line with one other character is damaged, whichever it is."""
+    text = encode(line_of([BEFORE, TAKEN], node_id="test_it", level="locks", seed=1))
+    place = len("AF1:") + place % (len(text) - len("AF1:"))
+    changed = f"{text[:place]}{character}{text[place + 1 :]}"
+    if "".join(changed.split()).strip("'\"`.,;") == text:
+        return
+    with pytest.raises(LineError, match=r"^'AF1:.*' is damaged: copy the whole line that the"):
+        decode(changed)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "'' is no replay line: it must begin with 'AF1:'"),
+        ("AF1:", "'AF1:' is damaged: copy the whole line that the failing test printed"),
+        (
+            "AF2:xyz",
+            OTHER_VERSION,
+        ),
+        (
+            "tests/test_it.py::test_it[1]",
+            "'tests/test_it.py::te...' is no replay line: it must begin with 'AF1:'",
+        ),
+    ],
+)
+def test_what_is_no_line_is_refused(text: str, message: str) -> None:
+    """A text that is no replay line of this version is an error that says so."""
+    with pytest.raises(LineError) as caught:
+        decode(text)
+    assert str(caught.value) == message
+
+
+def test_lines_of_another_python_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of the level opcode needs the version of Python that made it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "version_info", (4, 2))
+        patch.setattr(replay, "_this_python", lambda: "4.2")
+        text = encode(line_of([TAKEN], node_id="test_it", level="opcode", seed=1))
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    with pytest.raises(LineError) as caught:
+        decode(text)
+    assert str(caught.value) == (
+        f"'{text[:20]}...' was made by Python 4.2, and its level 'opcode' has other steps in "
+        f"Python {here}: replay it there"
+    )
+
+
+def test_a_line_is_no_bomb() -> None:
+    """A line that unpacks to more than a schedule can take is refused."""
+    packed = zlib.compress(b'[1,"line",1,"",[]]' + b" " * 10_000_000, 9)
+    summed = zlib.crc32(packed).to_bytes(4, "big") + packed
+    with pytest.raises(LineError, match=r"^'AF1:.*' is damaged: copy the whole line that the"):
+        decode("AF1:" + base64.urlsafe_b64encode(summed).decode())
+
+
+def test_the_text_is_short() -> None:
+    """A race with one switch fits into two lines of a terminal."""
+    text = encode(line_of([BEFORE] * 300 + [TAKEN], node_id="test_it", level="locks", seed=2**62))
+    assert len(text) < 130
+    packed = base64.urlsafe_b64decode(text.removeprefix("AF1:") + "==")[4:]
+    assert json.loads(zlib.decompress(packed))[1] == "locks"
+
+
+# ------------------------------------------------------------------ another run
+
+
+def test_other_options_are_noticed() -> None:
+    """A run that offers others at a step is told, and takes the default from then on."""
+    line = line_of([BEFORE, TAKEN, TAKEN], node_id="test_it", level="locks", seed=1)
+    other = TAKEN._replace(options=("a#1", "b#1", "test"))
+    assert follow(line, BEFORE, other, TAKEN) == (
+        [0, 0, 0],
+        "step 1, expected framework a#1, a#2, test, found framework a#1, b#1, test",
+    )
+
+
+def test_other_steps_before_are_noticed() -> None:
+    """A run whose earlier steps differ is told, though the step itself is the same."""
+    line = line_of([BEFORE, TAKEN], node_id="test_it", level="locks", seed=1)
+    assert follow(line, BEFORE._replace(what="x"), TAKEN) == (
+        [0, 0],
+        "the steps before step 1 are others than in the line",
+    )
+
+
+def test_missing_steps_are_noticed() -> None:
+    """A run that ends too early is told."""
+    line = line_of([BEFORE, TAKEN], node_id="test_it", level="locks", seed=1)
+    assert follow(line, BEFORE) == (
+        [0],
+        "step 1, expected framework a#1, a#2, test, found the end of the run",
+    )
+
+
+# ------------------------------------------------------------------ with pytest
+
+
+def test_a_race_is_replayed(pytester: pytest.Pytester) -> None:
+    """The replay line fails the test in the same way, with two runs in all."""
+    source = RACY.replace("    await sell", "    print('a run')\n    await sell")
+    option = replay_line(run(pytester, source))
+    result = run(pytester, source, option, "-s")
+    result.assert_outcomes(failed=1)
+    assert str(result.stdout).count("a run\n") == 2
+    result.stdout.fnmatch_lines(
+        ["*assert 2 == 1*", "It fails with the schedule of the replay line."]
+    )
+
+
+@pytest.mark.parametrize("hash_seed", ["0", "1", "12345"])
+def test_a_race_is_replayed_elsewhere(pytester: pytest.Pytester, hash_seed: str) -> None:
+    """A line that a worker of xdist printed fails in a process with another hash seed."""
+    option = replay_line(run(pytester, RACY, "-n1"))
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", *PLAIN, option],
+        cwd=pytester.path,
+        env={"PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "It fails with the schedule of the replay line." in ended.stdout
+
+
+def test_a_cured_test_is_told_apart(pytester: pytest.Pytester) -> None:
+    """A test that has changed since fails, and does not pass for the replayed schedule."""
+    option = replay_line(run(pytester, RACY))
+    result = run(pytester, CORRECT.replace("manager.get_stats()\n    if", "if"), option)
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines([OTHERWISE])
+
+
+def test_a_schedule_that_passes_now_says_so(pytester: pytest.Pytester) -> None:
+    """If the same schedule passes, the result says what has passed."""
+    option = replay_line(run(pytester, RACY))
+    result = run(pytester, RACY.replace("== 1", ">= 1"), option, "-v")
+    result.stdout.fnmatch_lines(["*PASSED (the schedule of the replay line does not fail)*"])
+
+
+def test_a_line_finds_its_test(pytester: pytest.Pytester) -> None:
+    """Among several explored tests the one of the line is run, and no other."""
+    twins = RACY + CORRECT.removeprefix(RACE).replace("test_sale", "test_twin")
+    option = replay_line(run(pytester, twins))
+    result = run(pytester, twins, option)
+    result.assert_outcomes(failed=1, deselected=1)
+
+
+def test_a_renamed_test_is_found_alone(pytester: pytest.Pytester) -> None:
+    """A line is tried with the only explored test, whatever its name."""
+    option = replay_line(run(pytester, RACY))
+    run(pytester, RACY.replace("test_sale", "test_shop"), option).assert_outcomes(failed=1)
+
+
+def test_a_line_of_no_test_is_refused(pytester: pytest.Pytester) -> None:
+    """If several tests are collected and the line is of none, that is a usage error."""
+    option = replay_line(run(pytester, RACY))
+    twins = RACY + CORRECT.removeprefix(RACE).replace("test_sale", "test_twin")
+    result = run(pytester, twins.replace("test_sale", "test_shop"), option)
+    assert result.ret is pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == [OF_NONE, ""]
+
+
+def test_a_damaged_line_ends_the_run(pytester: pytest.Pytester) -> None:
+    """A damaged line is pytest's usage error, before anything is collected."""
+    result = run(pytester, RACY, "--asyncframe-replay=AF1:abc")
+    assert result.ret is pytest.ExitCode.USAGE_ERROR
+    assert result.errlines == [DAMAGED, ""]
+
+
+# ------------------------------------------------------------------ determinism
+
+
+def test_a_deterministic_test_passes_the_check(pytester: pytest.Pytester) -> None:
+    """With --asyncframe-check-determinism a test that does the same twice passes."""
+    run(pytester, CORRECT, "--asyncframe-check-determinism").assert_outcomes(passed=1)
+
+
+def test_runs_that_differ_fail_the_check(pytester: pytest.Pytester) -> None:
+    """With --asyncframe-check-determinism the first step that differs is told."""
+    source = RACE + (
+        "\nRUNS = []\n@background_task\ndef other(stock, manager): pass\n"
+        "@pytest.mark.interleave(seeds=50)\nasync def test_sale(asyncframe, stock):\n"
+        "    RUNS.append(1)\n"
+        "    (reserve if len(RUNS) % 2 else other)(stock, asyncframe.manager)\n"
+        "    await sell(asyncframe, stock, other) if False else asyncframe.manager.get_stats()\n"
+        "    reserve(stock, asyncframe.manager)\n    await asyncframe.settled()\n"
+    )
+    result = run(pytester, source, "--asyncframe-check-determinism")
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines(
+        [r"not deterministic here: step \d+: first .*other#1.*, then .*reserve#1.*"]
+    )
