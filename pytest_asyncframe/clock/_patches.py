@@ -51,6 +51,10 @@ def installed(clock: VirtualClock, *, wall: bool) -> Iterator[None]:
             replace(owner, name, make(clock, getattr(owner, name)))
         for owner, name, count in _COUNTED:
             replace(owner, name, count(clock.sequencer, getattr(owner, name)))
+        pools = _pools.Pools(clock.sequencer)
+        for kind in (ThreadPoolExecutor, ThreadPoolExecutorEnhanced):
+            replace(kind, "submit", pools.counted_submit(kind.submit))
+            replace(kind, "shutdown", pools.shutdown_on_the_clock(kind.shutdown))
         for owner, name, new in (*_processes.counted(clock.sequencer), *_anyio.counted(clock)):
             replace(owner, name, new)
         stack.enter_context(before_waits(functools.partial(_check_loop, clock)))
@@ -199,8 +203,6 @@ _REPLACED: tuple[tuple[Any, str, Callable[[VirtualClock, Any], Any]], ...] = (
 _COUNTED: tuple[tuple[Any, str, Callable[[Sequencer, Any], Any]], ...] = (
     (threading.Thread, "start", _threads.start_on),
     (threading.Thread, "join", _threads.join_on),
-    (ThreadPoolExecutor, "submit", _pools.counted_submit),
-    (ThreadPoolExecutorEnhanced, "submit", _pools.counted_submit),
 )
 
 

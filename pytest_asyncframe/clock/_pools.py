@@ -1,6 +1,7 @@
 """The user's own thread pools: time stands still while one of their threads works.
 
-Relies on: a future calling its `_invoke_callbacks` once it has its result.
+Relies on: a future calling its `_invoke_callbacks` once it has its result; the threads of a
+pool ending by themselves once it is shut down and has no more calls.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from framework.testing import ControlledExecutor, function_name
 from pytest_asyncframe._turns.actors import Arrival
@@ -19,23 +20,64 @@ from pytest_asyncframe._turns.sequencer import Sequencer
 Submit = Callable[..., Future[Any]]
 
 
-def counted_submit(sequencer: Sequencer, real: Submit) -> Submit:
-    """Return a `submit` for thread pools that counts their calls."""
-    # Weakly, since a pool ends its threads when nobody refers to it any more.
-    pools: WeakKeyDictionary[Executor, _CountedPool] = WeakKeyDictionary()
+class Pools:
+    """The user's thread pools that actors of a test use.
 
-    @functools.wraps(real)
-    def submit(
-        self: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Future[Any]:  # Any: a thread pool, whose private attributes are used
-        if isinstance(self, ControlledExecutor) or sequencer.here is None:
-            return real(self, fn, *args, **kwargs)
-        pool = pools.get(self)
-        if pool is None:
-            pool = pools[self] = _CountedPool(sequencer, self._max_workers)
-        return pool.submit(functools.partial(real, self), fn, args, kwargs)
+    Args:
+        sequencer: The test's.
+    """
 
-    return submit
+    def __init__(self, sequencer: Sequencer) -> None:
+        self._sequencer = sequencer
+        # Weakly, since a pool ends its threads when nobody refers to it any more.
+        self._pools: WeakKeyDictionary[Executor, _CountedPool] = WeakKeyDictionary()
+        self._shared: WeakSet[Executor] = WeakSet()
+
+    def counted_submit(self, real: Submit) -> Submit:
+        """Return a `submit` for thread pools that counts their calls."""
+
+        @functools.wraps(real)
+        def submit(
+            pool: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+        ) -> Future[Any]:  # Any: a thread pool, whose private attributes are used
+            if isinstance(pool, ControlledExecutor):
+                return real(pool, fn, *args, **kwargs)
+            if self._sequencer.here is None:
+                self._shared.add(pool)
+                return real(pool, fn, *args, **kwargs)
+            counted = self._pools.get(pool)
+            if counted is None:
+                counted = self._pools[pool] = _CountedPool(self._sequencer, pool._max_workers)
+            return counted.submit(functools.partial(real, pool), fn, args, kwargs)
+
+        return submit
+
+    def shutdown_on_the_clock(self, real: Callable[..., None]) -> Callable[..., None]:
+        """Return a `shutdown` that waits on the clock for the calls, all at once.
+
+        The threads of a pool are in no order, and which one has run which call is chance. So
+        who joins them one after another would be woken in between in some runs only.
+        """
+
+        @functools.wraps(real)
+        def shutdown(
+            pool: Any, wait: bool = True, *, timeout: float | None = None, **options: Any
+        ) -> None:  # Any: a thread pool, whose private attributes are used
+            if timeout is not None:
+                options["timeout"] = timeout
+            counted = self._pools.get(pool)
+            if not wait or counted is None or pool in self._shared or counted.works_here:
+                real(pool, wait, **options)
+                return
+            real(pool, wait=False, **options)
+            if counted.wait_until_idle(timeout):
+                # The threads have nothing left to do, so this takes no virtual time.
+                with self._sequencer.real():
+                    real(pool, wait=True)
+            else:
+                real(pool, wait=True, timeout=0)
+
+        return shutdown
 
 
 def after_callbacks(future: Any, call: Callable[[], object]) -> None:
@@ -73,6 +115,27 @@ class _CountedPool:
         self._free = threads
         self._lock = threading.Lock()
         self._waiting: dict[_CountedCall, None] = {}
+        self._idle = threading.Condition()
+        self._unfinished: set[_CountedCall] = set()
+
+    @property
+    def works_here(self) -> bool:
+        """Whether the calling thread runs a call of the pool."""
+        me = threading.get_ident()
+        with self._idle:
+            return any(call.thread == me for call in self._unfinished)
+
+    def wait_until_idle(self, timeout: float | None) -> bool:
+        """Wait on the clock until all calls have ended; False after *timeout* seconds."""
+        with self._idle:
+            return self._idle.wait_for(lambda: not self._unfinished, timeout)
+
+    def finish(self, call: _CountedCall) -> None:
+        """Forget a call that needs no thread any more."""
+        with self._idle:
+            self._unfinished.discard(call)
+            if not self._unfinished:
+                self._idle.notify_all()
 
     def submit(
         self,
@@ -83,6 +146,8 @@ class _CountedPool:
     ) -> Future[Any]:
         """Submit a call, counted from now until the callbacks of its future have run."""
         call = _CountedCall(self, function_name(fn))
+        with self._idle:
+            self._unfinished.add(call)
         with self._lock:
             self._waiting[call] = None
             self._announce()
@@ -92,6 +157,7 @@ class _CountedPool:
                 future = real(call.run, fn, args, kwargs)
         except BaseException:
             self.end(call)
+            self.finish(call)
             raise
         call.follow(future)
         return future
@@ -132,13 +198,14 @@ class _CountedCall:
     Attributes:
         name: The name of its function.
         arrival: The announcement of its thread; None while no thread is free.
+        thread: The identifier of the thread that runs it; None before.
     """
 
     def __init__(self, pool: _CountedPool, name: str) -> None:
         self.name: str = name
         self._pool = pool
         self._lock = threading.Lock()
-        self._thread: int | None = None
+        self.thread: int | None = None
         self._ended = False
         self._followed = threading.Lock()
         self._followed.acquire()
@@ -148,7 +215,7 @@ class _CountedCall:
         """Run the call on the pool's thread, as an actor."""
         # Not before `follow`: the submitter may not have the future yet.
         self._followed.acquire()
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         sequencer = self._pool.sequencer
         actor = sequencer.enter(self._pool.begin(self))
         try:
@@ -157,6 +224,7 @@ class _CountedCall:
             with self._lock:
                 ended = self._ended
             if ended:
+                self._pool.finish(self)
                 sequencer.leave(actor)
 
     def follow(self, future: Future[Any]) -> None:
@@ -166,9 +234,11 @@ class _CountedCall:
 
     def _leave(self) -> None:
         self._pool.end(self)
-        if self._thread is None:  # cancelled
+        if self.thread is None:  # cancelled
+            self._pool.finish(self)
             return
-        if self._thread == threading.get_ident():
+        if self.thread == threading.get_ident():
+            self._pool.finish(self)
             actor = self._pool.sequencer.here
             if actor is not None:
                 self._pool.sequencer.leave(actor)
