@@ -37,6 +37,9 @@ _IDLE = {("concurrent.futures.thread", "_worker"), ("anyio._backends._asyncio", 
 _ENDED = "_asyncframe_ended"
 """The attribute of a thread that holds its `_End`."""
 
+_TO_END = 0.5
+"""Real seconds within which a thread ends that has done its work."""
+
 _STARTED = "_asyncframe_started"
 """The attribute of a thread that says where it was started."""
 
@@ -154,6 +157,13 @@ def _join(
     ):
         real(thread, timeout)
         return
+    if ident not in sequencer.actors:
+        # It is about to end, in real time. Others run only after that: whether it has ended
+        # by now is chance.
+        with sequencer.real():
+            real(thread, _TO_END)
+        if not thread.is_alive():
+            return
     with sequencer.joining(ident, actor):
         gone = end.came.wait(None if timeout is None else max(timeout, 0))
     if gone:
