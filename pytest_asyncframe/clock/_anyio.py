@@ -47,7 +47,7 @@ def _portal(clock: VirtualClock) -> Callable[..., AbstractContextManager[Any]]:
         if sequencer.here is not None and backend == "asyncio":
             arrival = sequencer.expect("loop", with_turn=True)
             chosen = {"loop_factory": clock.new_event_loop, **(backend_options or {})}
-            factory = functools.partial(_announced, chosen["loop_factory"], arrival)
+            factory = functools.partial(_announced, sequencer, chosen["loop_factory"], arrival)
             backend_options = {**chosen, "loop_factory": factory}
         made = real(backend, backend_options, **options)
         with ExitStack() as stack:
@@ -63,12 +63,14 @@ def _portal(clock: VirtualClock) -> Callable[..., AbstractContextManager[Any]]:
 
 
 def _announced(
-    factory: Callable[[], asyncio.AbstractEventLoop], arrival: Arrival
+    sequencer: Sequencer, factory: Callable[[], asyncio.AbstractEventLoop], arrival: Arrival
 ) -> asyncio.AbstractEventLoop:
     """Return a new loop; if it is on the clock, its thread is the announced one."""
     loop = factory()
     if isinstance(loop, VirtualLoop):
-        loop.arrival = arrival
+        # Until it is closed: its runner runs it several times, and in between others would
+        # run or not, as chance has it.
+        loop.ending.callback(sequencer.leave, sequencer.enter(arrival))
     return loop
 
 

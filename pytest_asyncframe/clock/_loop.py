@@ -15,6 +15,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from contextvars import Context
 from typing import Any, Protocol, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
@@ -61,12 +62,12 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         clock: The clock.
 
     Attributes:
-        arrival: The announcement of the thread that will run it; None if there is none.
+        ending: Closed after the loop, on the thread that closes it.
     """
 
     def __init__(self, clock: LoopClock) -> None:
         self.clock = clock
-        self.arrival: Arrival | None = None
+        self.ending: ExitStack = ExitStack()
         self._end_of_executor: Arrival | None = None
         self._asked: object = None
         self._thrown = 0
@@ -122,13 +123,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 if handle in self._places and not handle.cancelled():
                     self.clock.abandon(handle, self._places[handle])
         super().close()
+        self.ending.close()
 
     def run_forever(self) -> None:
         """Run the loop on the calling thread, which is an actor meanwhile."""
         # Checked before anything changes: in 3.13.0 asyncio forgets a loop that is running.
         self._check_closed()  # type: ignore[attr-defined]  # a method of asyncio's own
         self._check_running()  # type: ignore[attr-defined]  # a method of asyncio's own
-        with self.clock.sequencer.working(self.arrival) as actor:
+        with self.clock.sequencer.working() as actor:
             loops = self.clock.sequencer.loops
             self._parking.actor = actor
             loops[actor.ident] = self
