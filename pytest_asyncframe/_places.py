@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
 from typing import Any
@@ -81,6 +81,22 @@ def _is_installed(code: CodeType) -> bool:
 def at(code: CodeType, line: int) -> str:
     """Return ``file:line in function``."""
     return f"{code.co_filename}:{line} in {code.co_qualname}"
+
+
+def thread_place(frames: Mapping[int, FrameType], ident: int | None) -> str:
+    """Return where a thread is, without the folder; "nowhere" if it has no frame.
+
+    Args:
+        frames: The frames of all threads; see `sys._current_frames`.
+        ident: The identifier of the thread; None for one that is just starting.
+    """
+    frame = None if ident is None else frames.get(ident)
+    return "nowhere" if frame is None else shown(list(outwards(frame)))
+
+
+def shown(frames: list[FrameType]) -> str:
+    """Return the most telling place of frames given innermost first, without its folder."""
+    return Path(place_of(frames) or at(frames[0].f_code, frames[0].f_lineno)).name
 
 
 def outwards(frame: FrameType | None) -> Iterator[FrameType]:

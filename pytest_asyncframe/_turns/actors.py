@@ -30,7 +30,7 @@ class Actor:
             all where one actor runs at a time.
         depth: Number of `enter` calls not yet undone: a task inside a task, a loop.
         parked: Whether it waits to be woken.
-        wants: What it is parked for, for messages.
+        wants: Its text says what it waits for, in messages.
         waiter: What must be notified to wake it; None if it waits for no condition.
         listens: Whether it is parked in its event loop, which wakes it when it gets work.
         number: Its place among the ready actors, lowest first.
@@ -97,7 +97,7 @@ class Actor:
         self.parked: bool = False
         self.listens: bool = False
         self.yields: bool = False
-        self.wants: str = ""
+        self.wants: object = ""
         self.waiter: Waiter | None = None
         self.timer: Timer | None = None
         self.has_work: Callable[[], bool] = _never

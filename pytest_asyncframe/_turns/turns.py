@@ -401,14 +401,16 @@ class Turns(ABC):
             self._running -= 1
             return True
 
-    def block(self, actor: Actor, free: Callable[[], bool], until: int | None, wants: str) -> bool:
+    def block(
+        self, actor: Actor, free: Callable[[], bool], until: int | None, wants: object
+    ) -> bool:
         """Block the calling thread until it is free and it is its turn.
 
         Args:
             actor: The calling thread's.
             free: Whether it may go on; called with the lock held, so it takes none.
             until: The nanosecond of virtual time at which it gives up; None for never.
-            wants: What it waits for, for messages.
+            wants: Its text says what it waits for, in messages.
 
         Returns:
             Whether *free* was true in time. Nobody has run since then.

@@ -108,7 +108,7 @@ class VirtualClock:
 
     def call_at(self, when: float, fn: Callable[[], object], *, background: bool = False) -> Timer:
         """Call *fn* at second *when*, or as soon as nobody runs if that has passed."""
-        timer = self.sequencer.call_at(_nanoseconds(when), fn, background=background)
+        timer = self.sequencer.call_at(nanoseconds(when), fn, background=background)
         timer.place = users_place(sys._getframe(1))
         return timer
 
@@ -266,7 +266,7 @@ class VirtualClock:
         return VirtualLoop(self)
 
     def _at(self, seconds: float) -> int:
-        return self.sequencer.now + _nanoseconds(seconds)
+        return self.sequencer.now + nanoseconds(seconds)
 
     def _target(self, name: str, seconds: float) -> int:
         if not seconds >= 0:
@@ -315,7 +315,7 @@ class _LazyCoroutine(Coroutine[Any, Any, None]):
             self._never()
 
 
-def _nanoseconds(seconds: float) -> int:
+def nanoseconds(seconds: float) -> int:
     """Return the first nanosecond at which a clock shows *seconds* or more."""
     product = seconds * 1e9
     found = round(product)

@@ -10,10 +10,8 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from types import FrameType
 
-from pytest_asyncframe._places import at, inwards, outwards, place_of
+from pytest_asyncframe._places import inwards, shown, thread_place
 from pytest_asyncframe._turns.activity import (
     activity,
     child_activity,
@@ -61,7 +59,7 @@ def watch(
         nonlocal seen
         if actor is not sequencer.first:
             return None
-        at_work = [one for one in list(sequencer.actors.values()) if not one.parked]
+        at_work = [one for one in list(sequencer.actors.values()) if not one.is_stopped]
         children = child_activity() if sequencer.elsewhere else None
         found = (sequencer.beats, [activity(one.native_id) for one in at_work], children)
         moved, seen = found != seen, found
@@ -72,7 +70,7 @@ def watch(
 
     def on_overtake(others: list[Actor]) -> None:
         frames = sys._current_frames()
-        blocked = ", ".join(f"{one.name} at {_place(frames, one.ident)}" for one in others)
+        blocked = ", ".join(f"{one.name} at {thread_place(frames, one.ident)}" for one in others)
         sequencer.outside.met[f"what blocks outside the virtual clock: {blocked}"] = None
         note(f"runs beside what blocks outside the virtual clock: {blocked or 'a timer'}")
 
@@ -86,7 +84,7 @@ def watch(
 def _tell_pollers(note: Callable[[str], object], threads: list[threading.Thread]) -> None:
     frames = sys._current_frames()
     for thread in threads:
-        place = _place(frames, thread.ident)
+        place = thread_place(frames, thread.ident)
         note(f"time moves on without waiting for {thread.name}, which keeps polling: {place}")
 
 
@@ -135,13 +133,13 @@ def _who_blocks(sequencer: Sequencer, strangers: Iterable[threading.Thread]) -> 
     lines = [f"nothing has happened for {sequencer.patience:g} s of real time:"]
     frames = sys._current_frames()
     lines += [
-        f"  {actor.name} blocks outside the virtual clock: {_place(frames, actor.ident)}"
+        f"  {actor.name} blocks outside the virtual clock: {thread_place(frames, actor.ident)}"
         for actor in list(sequencer.actors.values())
-        if not actor.parked
+        if not actor.is_stopped
     ]
     lines += [
-        f"  {thread.name}, which the clock does not control, is at {_place(frames, thread.ident)}"
-        for thread in strangers
+        f"  {one.name}, which the clock does not control, is at {thread_place(frames, one.ident)}"
+        for one in strangers
     ]
     if sequencer.elsewhere:
         lines.append(f"  calls in other processes that have not returned: {sequencer.elsewhere}")
@@ -153,11 +151,15 @@ def _table(sequencer: Sequencer) -> list[str]:
     frames = sys._current_frames()
     lines = []
     for actor in list(sequencer.actors.values()):
+        if not actor.is_stopped:
+            continue
         if not actor.parked:
+            place = thread_place(frames, actor.ident)
+            lines.append(f"  {actor.identity} waits at {place} {actor.wants}")
             continue
         loop = sequencer.loops.get(actor.ident)
         if loop is None:
-            lines.append(f"  {actor.name} waits {actor.wants}: {_place(frames, actor.ident)}")
+            lines.append(f"  {actor.name} waits {actor.wants}: {thread_place(frames, actor.ident)}")
             continue
         lines.append(f"  {actor.name} waits in its event loop:")
         tasks = sorted(asyncio.all_tasks(loop), key=lambda task: task.get_name())
@@ -167,14 +169,4 @@ def _table(sequencer: Sequencer) -> list[str]:
 
 def _where(task: asyncio.Task[object]) -> str:
     frames = list(inwards(task.get_coro()))
-    return f"waits at {_shown(frames[::-1])}" if frames else "is about to end"
-
-
-def _place(frames: dict[int, FrameType], ident: int | None) -> str:
-    frame = None if ident is None else frames.get(ident)
-    return "nowhere" if frame is None else _shown(list(outwards(frame)))
-
-
-def _shown(frames: list[FrameType]) -> str:
-    """Return the most telling place of frames given innermost first, without its folder."""
-    return Path(place_of(frames) or at(frames[0].f_code, frames[0].f_lineno)).name
+    return f"waits at {shown(frames[::-1])}" if frames else "is about to end"
