@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 
 import pytest
 
-from pytest_asyncframe._explore import awaits, calls
+from pytest_asyncframe._explore import awaits, calls, locks
 from pytest_asyncframe._explore.lines import Lines, Scope
 from pytest_asyncframe._explore.witness import Witness
 from pytest_asyncframe._toolkit.items import code_of
@@ -84,6 +84,8 @@ def installed(
     at_least = LEVELS.index(level)
     with ExitStack() as stack:
         clock = toolkit.require_clock("interleave")
+        points = at_least >= LEVELS.index("locks")
+        stack.enter_context(locks.controlled(clock.sequencer, points=points))
         names = None
         if at_least >= LEVELS.index("awaits"):
             names = stack.enter_context(awaits.installed(clock, toolkit.blocked.own))

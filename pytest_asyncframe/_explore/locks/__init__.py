@@ -1,0 +1,7 @@
+"""Locks that a paused actor can hold without blocking the process, and which ones are such."""
+
+from __future__ import annotations
+
+from pytest_asyncframe._explore.locks.control import controlled
+
+__all__ = ["controlled"]

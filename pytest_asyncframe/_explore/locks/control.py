@@ -1,0 +1,154 @@
+"""How the actors of a run wait for modelled locks.
+
+Relies on: `Turns.block` and `Points.point`; the frames of threads, to say where each waits.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from pytest_asyncframe._explore.locks.making import stand_ins
+from pytest_asyncframe._explore.locks.model import Modelled, current
+from pytest_asyncframe._places import thread_place
+from pytest_asyncframe._turns.actors import Actor
+from pytest_asyncframe._turns.sequencer import Sequencer
+from pytest_asyncframe.clock._clock import nanoseconds
+
+_SPINS = 100
+"""How often an actor may try in vain to take a lock before some time passes."""
+
+_SPIN_NS = 1_000_000
+"""The virtual time that passes then, in nanoseconds."""
+
+
+@contextmanager
+def controlled(sequencer: Sequencer, *, points: bool) -> Iterator[None]:
+    """Let the locks of a run be modelled, and its actors wait for them, inside the block.
+
+    After it, the actors that are left wait as before, but there are no more points.
+
+    Args:
+        sequencer: The run's sequencer.
+        points: See `RunControl`.
+    """
+    control = current.control = RunControl(sequencer, points=points)
+    with nullcontext() if current.makes else stand_ins():
+        try:
+            yield
+        finally:
+            control.points = False
+
+
+class RunControl:
+    """Lets the actors of a run wait for modelled locks.
+
+    Args:
+        sequencer: The run's sequencer.
+        points: Whether others may run before a lock is taken and after it is released.
+
+    Attributes:
+        points: See above.
+    """
+
+    # Why there are points on both sides: before it is taken, others may take it first, which
+    # finds deadlocks. After it is released, others may run before what should have been done
+    # while it was held. Inside of it, whoever uses the lock could not run anyway.
+
+    def __init__(self, sequencer: Sequencer, *, points: bool) -> None:
+        self._sequencer = sequencer
+        self.points: bool = points
+        self._waiting = 0
+        # What each actor has tried to take in vain, without waiting, and how often in a row.
+        self._vain: dict[Actor, tuple[Modelled, int]] = {}
+
+    def actor(self) -> Actor | None:
+        """Return the actor of the calling thread; None if it waits in real time."""
+        return self._sequencer.here
+
+    def take(self, lock: Modelled, actor: Actor, timeout: float) -> bool:
+        """Take a lock on an actor; see `Control`."""
+        if self.points:
+            self._sequencer.point("lock", lock.origin.acquire)
+        if lock.real.acquire(False):
+            if self._vain:
+                self._vain.pop(actor, None)
+            return True
+        if not timeout:
+            return self._tried_in_vain(lock, actor)
+        until = None if timeout < 0 else self._sequencer.now + nanoseconds(timeout)
+        while self._wait(lock, actor, until):
+            if lock.real.acquire(False):
+                return True
+        return False
+
+    def _wait(self, lock: Modelled, actor: Actor, until: int | None) -> bool:
+        """Wait until a lock is free; False once nanosecond *until* has come."""
+        wanted = Wanted(self._sequencer, lock, actor)
+        self._waiting += 1
+        try:
+            return self._sequencer.block(actor, lock.is_free, until, wanted)
+        finally:
+            self._waiting -= 1
+
+    def _tried_in_vain(self, lock: Modelled, actor: Actor) -> bool:
+        """Let some time pass for an actor that does nothing but try; return False."""
+        before, times = self._vain.get(actor, (lock, 0))
+        times = times + 1 if before is lock else 1
+        self._vain[actor] = lock, times % _SPINS
+        if times == _SPINS:
+            self._wait(lock, actor, self._sequencer.now + _SPIN_NS)
+        return False
+
+    def await_free(self, lock: Modelled, actor: Actor) -> None:
+        """Wait on an actor until a lock is free; see `Control`."""
+        while not lock.is_free():
+            self._wait(lock, actor, None)
+
+    def released(self, lock: Modelled) -> None:
+        """Let others run after the calling thread has released a lock."""
+        if self.actor() is None:
+            # Only actors see to it that the next one runs.
+            if self._waiting:
+                self._sequencer.dispatch()
+        elif self.points:
+            self._sequencer.point("lock", lock.origin.released)
+
+
+class Wanted:
+    """What an actor waits for at a lock: which one, and who has it; for messages.
+
+    Args:
+        sequencer: The run's sequencer.
+        lock: The lock.
+        actor: The actor that waits.
+    """
+
+    def __init__(self, sequencer: Sequencer, lock: Modelled, actor: Actor) -> None:
+        self._sequencer = sequencer
+        self._lock = lock
+        self._actor = actor
+
+    def __str__(self) -> str:
+        """Return ``for app.lock, made at app.py:3, held by ...``, as it is now."""
+        return f"for {self._lock.origin}, {self._holder()}"
+
+    def _holder(self) -> str:
+        holder, actors = self._lock.holder, self._sequencer.actors
+        if holder is None:
+            return "held by code that is not controlled"
+        ident = holder if isinstance(holder, int) else holder.ident
+        actor = actors.get(ident)
+        if isinstance(holder, Actor) and actor is not holder:
+            return f"held by {holder.identity}, which has ended"
+        if actor is self._actor:
+            return "held by itself"
+        place = thread_place(sys._current_frames(), ident)
+        if actor is not None:
+            return f"held by {actor.identity}, which waits at {place}"
+        thread = threading._active.get(ident)  # type: ignore[attr-defined]  # no dead ones
+        if thread is None:
+            return "held by a thread that has ended"
+        return f"held by {thread.name}, which is at {place}"

@@ -1,0 +1,134 @@
+"""Which locks of a run are modelled: those that the test's and the app's code makes.
+
+The locks of `threading` and `queue` objects are modelled too, where such code makes the
+object. Those of the machinery that a run stands on stay real: it never lets others run while
+it holds one.
+
+Relies on: the first frame outside of `threading` and `queue`, to tell who makes a lock.
+"""
+
+from __future__ import annotations
+
+import _thread
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from pytest_asyncframe._explore.locks.model import (
+    REAL_LOCK,
+    REAL_RLOCK,
+    Modelled,
+    ModelLock,
+    ModelRLock,
+    allocate,
+    current,
+)
+from pytest_asyncframe._explore.locks.names import made_by
+
+_THROUGH = ("threading", "queue")
+"""Modules that make locks for their callers."""
+
+_MACHINERY = frozenset(
+    {
+        *("framework", "pytest_asyncframe", "concurrent", "asyncio", "logging", "anyio"),
+        *("selectors", "weakref", "importlib", "multiprocessing", "subprocess", "tempfile"),
+        *("_frozen_importlib", "_frozen_importlib_external", "sniffio"),
+        *("pytest", "_pytest", "pluggy", "pytest_asyncio", "pytest_timeout", "xdist", "execnet"),
+        *("coverage", "hypothesis", "time_machine", "freezegun"),
+    }
+)
+"""Packages whose locks stay real."""
+
+_THREAD_INIT = threading.Thread.__init__.__code__
+
+
+def is_machinery(module: object) -> bool:
+    """Whether the locks of a module stay real, given its name."""
+    return str(module).partition(".")[0] in _MACHINERY
+
+
+def _maker(frame: FrameType | None) -> FrameType | None:
+    """Return the frame for which a lock is made; None if that stays real."""
+    while frame is not None and frame.f_globals.get("__name__") in _THROUGH:
+        if frame.f_code is _THREAD_INIT:
+            # It tells a thread's start, which takes no virtual time.
+            return None
+        frame = frame.f_back
+    return None if frame is None or is_machinery(frame.f_globals.get("__name__")) else frame
+
+
+class _StandIn(type):
+    """The type of what stands for the real types of locks during a run.
+
+    They are classes, since annotations and `isinstance` use `threading.Lock` as one.
+    """
+
+    kind: str
+    real: type[Any]  # Any: a lock, whose type has no public name
+    make: Callable[..., Any]
+    model: type[Modelled]
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        real = cls.make(*args, **kwargs)
+        if not current.makes:
+            return real
+        maker = _maker(sys._getframe(1))
+        return real if maker is None else cls.model(real, made_by(cls.kind, maker))
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        # A modelled lock says that it is a real one.
+        return isinstance(instance, cls.real)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, cls.real)
+
+
+class Lock(metaclass=_StandIn):
+    """Stands for `threading.Lock`."""
+
+    kind = "Lock"
+    real = REAL_LOCK
+    make = allocate
+    model = ModelLock
+
+
+class RLock(metaclass=_StandIn):
+    """Stands for `threading.RLock`."""
+
+    kind = "RLock"
+    real = REAL_RLOCK
+    make = REAL_RLOCK
+    model = ModelRLock
+
+
+STAND_INS: dict[object, object] = {
+    threading.Lock: Lock,
+    allocate: Lock,
+    threading.RLock: RLock,
+    REAL_RLOCK: RLock,
+}
+"""What makes real locks, and what stands for it."""
+
+_NAMES = (
+    (threading, ("Lock", "RLock")),
+    (_thread, ("allocate_lock", "allocate", "RLock")),
+)
+
+
+@contextmanager
+def stand_ins() -> Iterator[None]:
+    """Let the locks that are made inside the block be models, where they shall be."""
+    names = [(vars(module), name) for module, names in _NAMES for name in names]
+    before = [(owner, name, owner[name]) for owner, name in names]
+    made_before, current.makes = current.makes, True
+    for owner, name, real in before:
+        owner[name] = STAND_INS.get(real, real)
+    try:
+        yield
+    finally:
+        current.makes = made_before
+        for owner, name, real in before:
+            owner[name] = real
