@@ -89,14 +89,18 @@ class Probe:
             TypeError: If *app* is not callable.
             ImportError: At the start of the block, if httpx is not installed.
         """
+        place = users_place(sys._getframe(1))
         made = Client(
             app,
             self._toolkit.loop_factory,
             base_url,
             raise_app_exceptions=raise_app_exceptions,
-            place=users_place(sys._getframe(1)),
+            place=place,
             **options,
         )
+        made.transport = self._toolkit.settings.transport
+        made.serve = lambda app: self._server(app, place)
+        made.around_exit = self._toolkit.leaving
         made.on_error = self._recorder.take_snapshot
         made.on_enter = lambda: self._toolkit.require_loop("asyncframe.client(app)")
         self._toolkit.clients.append(made)
@@ -112,10 +116,12 @@ class Probe:
         Raises:
             ImportError: If uvicorn is not installed.
         """
-        place = users_place(sys._getframe(1))
-        made = LiveServer(app, self._toolkit.beside_server, self._toolkit.away, place)
+        made = self._server(app, users_place(sys._getframe(1)))
         self._toolkit.clients.append(made)
         return made
+
+    def _server(self, app: Any, place: str) -> LiveServer:
+        return LiveServer(app, self._toolkit.beside_server, self._toolkit.away, place)
 
     # -- waiting
 

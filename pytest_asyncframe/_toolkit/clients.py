@@ -7,14 +7,20 @@ import socket
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack, nullcontext, suppress
+from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeAlias
 
+from pytest_asyncframe._toolkit import live
 from pytest_asyncframe._toolkit.lifespan import Lifespan, with_state
+from pytest_asyncframe._toolkit.options import Transport
 from pytest_asyncframe._toolkit.pristine import client_classes, httpx_name
 
 BASE_URL = "http://testserver"
+
+_MakeClient: TypeAlias = Callable[[str, live.WatchedApp, dict[str, Any]], Any]
+"""Makes a client, given the URL of a server, the app that it serves, and options."""
 
 
 class Client:
@@ -31,6 +37,9 @@ class Client:
     Attributes:
         on_error: Called with an exception that leaves the block.
         on_enter: Called at the start of an ``async with`` block.
+        around_exit: Context manager entered while the block is left.
+        transport: The only transport that is allowed; None for that of the block.
+        serve: Returns a live server for an app, for the transport ``live``.
     """
 
     def __init__(
@@ -53,6 +62,10 @@ class Client:
         self._stack: AsyncExitStack | ExitStack | None = None
         self.on_error: Callable[[BaseException], object] = lambda _: None
         self.on_enter: Callable[[], object] = lambda: None
+        self.around_exit: Callable[[], AbstractContextManager[object]] = nullcontext
+        self.transport: Transport | None = None
+        self.serve: Callable[[Any], LiveServer] | None = None
+        self._server: LiveServer | None = None
 
     @property
     def running(self) -> bool:
@@ -62,12 +75,14 @@ class Client:
     async def __aenter__(self) -> Any:
         """Start the app's lifespan on this loop, and return an ``httpx.AsyncClient``."""
         self.on_enter()
-        async_client, asgi_transport = client_classes()
+        self._require_transport("asgi", "async with")
         stack = self._enter(AsyncExitStack())
         try:
+            if self.transport == "live":
+                return await stack.enter_async_context(self._live(stack, live.async_client))
+            async_client, asgi_transport = client_classes()
             state = await stack.enter_async_context(Lifespan(self._app))
-            options = self._options.copy()
-            of_transport = {name: options.pop(name) for name in _OF_TRANSPORT if name in options}
+            options, of_transport = self._options_of_transport()
             transport = asgi_transport(
                 app=with_state(self._app, state),
                 raise_app_exceptions=self._raises,
@@ -89,7 +104,8 @@ class Client:
             self.on_error(error)
         stack, self._stack = self._stack, None
         assert isinstance(stack, AsyncExitStack)
-        await stack.__aexit__(kind, error, traceback)
+        with self.around_exit():
+            await stack.__aexit__(kind, error, traceback)
 
     def __enter__(self) -> Any:
         """Run the app on a loop in a thread, and return Starlette's ``TestClient``."""
@@ -102,16 +118,47 @@ class Client:
                 "'with asyncframe.client(app)' would block the event loop that runs this "
                 "test: use 'async with asyncframe.client(app)'"
             )
+        self._require_transport("testclient", "with")
         stack = self._enter(ExitStack())
         try:
+            test_client = _test_client()
+            if self.transport == "live":
+                made = self._live(stack, partial(live.sync_client, test_client))
+                return stack.enter_context(made)
             options = {"raise_server_exceptions": self._raises, **self._options}
-            made = _test_client()(
+            made = test_client(
                 self._app, backend_options={"loop_factory": self._loop_factory}, **options
             )
             return stack.enter_context(made)
         except BaseException:
             self._stack = None
+            stack.close()
             raise
+
+    def _live(self, stack: AsyncExitStack | ExitStack, make: _MakeClient) -> Any:
+        """Start a server, which ends with *stack*, and return a client of it."""
+        assert self.serve is not None
+        options, of_transport = self._options_of_transport()
+        app = live.WatchedApp(self._app, of_transport, watch=self._raises)
+        stack.callback(app.raise_failure)
+        try:
+            self._server = stack.enter_context(self.serve(app))
+        except RuntimeError:
+            app.raise_failure()
+            raise
+        return make(self._server.url, app, options)
+
+    def _require_transport(self, own: Transport, block: str) -> None:
+        if self.transport not in (None, "live", own):
+            raise RuntimeError(
+                f"'{block} asyncframe.client(app)' is the transport {own!r}, but this run of the "
+                f"test is for {self.transport!r}: leave that out of its marker's transports"
+            )
+
+    def _options_of_transport(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the options of the client, and those that are not httpx's."""
+        options = self._options.copy()
+        return options, {name: options.pop(name) for name in _OF_TRANSPORT if name in options}
 
     def __exit__(
         self,
@@ -123,7 +170,8 @@ class Client:
             self.on_error(error)
         stack, self._stack = self._stack, None
         assert isinstance(stack, ExitStack)
-        stack.__exit__(kind, error, traceback)
+        with self.around_exit():
+            stack.__exit__(kind, error, traceback)
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
@@ -140,6 +188,8 @@ class Client:
         if isinstance(stack, ExitStack):
             with suppress(Exception):
                 stack.close()
+        if self._server is not None:
+            self._server.discard()
 
     def _enter(self, stack: Any) -> Any:
         if self._stack is not None:

@@ -11,10 +11,12 @@ from typing import Any, Literal, TypeAlias, cast
 import pytest
 
 Mode: TypeAlias = Literal["manual", "auto", "virtual", "seeded", "threads"]
+Transport: TypeAlias = Literal["asgi", "testclient", "live"]
 Severity: TypeAlias = Literal["error", "warn", "off"]
 Switch: TypeAlias = Literal["on", "off"]
 
 MODES = ("manual", "auto", "virtual", "seeded", "threads")
+TRANSPORTS = ("asgi", "testclient", "live")
 SEVERITIES = ("error", "warn", "off")
 SWITCHES = ("on", "off")
 
@@ -49,6 +51,8 @@ class Settings:
             stuck, above 0.
         app_rules: Whether the rules of the app's own engine and store apply.
         pollers: Functions, or their names, whose tasks run until the app stops.
+        transport: How clients must reach the app; None for the way that their block says.
+        drains: Whether a wait of the probe runs what is queued in the mode ``manual``.
     """
 
     mode: Mode = "auto"
@@ -60,6 +64,8 @@ class Settings:
     stuck_timeout: float = 5.0
     app_rules: Switch = "on"
     pollers: tuple[Callable[..., Any] | str, ...] = ()
+    transport: Transport | None = None
+    drains: bool = False
 
 
 def add_options(parser: pytest.Parser) -> None:

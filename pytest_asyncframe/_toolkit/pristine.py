@@ -41,6 +41,22 @@ def client_classes() -> tuple[Any, Any]:
     )
 
 
+@functools.cache  # as above
+def async_classes() -> tuple[Any, Any]:
+    """Return ``AsyncClient`` and its transport for sockets; see `client_classes`."""
+    return client_classes()[0], _original(httpx_name(), "_transports.default", "AsyncHTTPTransport")
+
+
+@functools.cache  # as above
+def sync_classes(test_client: Any) -> tuple[Any, Any]:
+    """Return the class ``Client`` that ``TestClient`` is derived from, and its transport."""
+    package = test_client.__base__.__module__.partition(".")[0]
+    return (
+        _copy(_original(package, "_client", "Client")),
+        _original(package, "_transports.default", "HTTPTransport"),
+    )
+
+
 def _original(package: str, module: str, name: str) -> Any:
     """Return a class from the module that defines it, since a test may patch the public name."""
     public: Any = getattr(importlib.import_module(package), name)

@@ -318,8 +318,15 @@ class Toolkit:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Let time move by itself while the test waits, also beside a live server."""
+        """Let time move by itself while the test waits, also beside a live server.
+
+        Where nothing starts by itself, and the test's waits are to run it, it starts too.
+        """
         sequencer = self.sequencer
+        if sequencer is not None and self.settings.drains and self.mode == "manual":
+            with _draining(sequencer):
+                yield
+            return
         if sequencer is None or not self._moves:
             yield
             return
@@ -328,6 +335,10 @@ class Toolkit:
             yield
         finally:
             sequencer.moves = kept
+
+    def leaving(self) -> AbstractContextManager[object]:
+        """Return a context in which a client is closed: tasks that it waits for run."""
+        return self.waiting() if self.settings.drains else nullcontext()
 
     def away(self) -> AbstractContextManager[object]:
         """Let others run while the calling thread waits for them in real time."""
@@ -357,6 +368,17 @@ class Toolkit:
             yield
         finally:
             sequencer.hold, sequencer.moves, sequencer.one_at_a_time = kept
+
+
+@contextmanager
+def _draining(sequencer: Sequencer) -> Iterator[None]:
+    """Run what is queued, one after another, and let time move, inside the block."""
+    kept = sequencer.starts, sequencer.moves, sequencer.one_at_a_time
+    sequencer.starts = sequencer.moves = sequencer.one_at_a_time = True
+    try:
+        yield
+    finally:
+        sequencer.starts, sequencer.moves, sequencer.one_at_a_time = kept
 
 
 def _end(sequencer: Sequencer, pool: SequencedExecutor) -> None:
