@@ -233,6 +233,8 @@ class Turns(ABC):
             self.leave(actor)
             return
         with self._lock:
+            # Its last call has returned, and nobody will ask again.
+            self._on_next_step(actor)
             self._owing[actor.ident] = actor
 
     def _remove(self, actor: Actor) -> None:

@@ -16,12 +16,17 @@ import anyio.to_thread
 import pytest
 from fastapi import FastAPI
 
-from framework import ThreadPoolExecutorEnhanced
+from framework import ThreadPoolExecutorEnhanced, background_task, setup_async_framework
 from pytest_asyncframe._turns.choices import RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.probe import Probe
 
 CALLS = "abcde"
+
+MODES_THAT_START = [
+    pytest.param(mode, marks=pytest.mark.asyncframe(mode=mode))
+    for mode in ("auto", "virtual", "seeded", "threads")
+]
 
 Body = Callable[[str], None]
 
@@ -245,3 +250,37 @@ def test_a_portal_begins_before_what_is_queued(asyncframe: Probe) -> None:
         asyncframe.run_until_idle()
 
     assert log == ["portal", "called", "task"]
+
+
+# -- what such a thread submits
+
+
+shop = FastAPI(lifespan=setup_async_framework)
+
+
+@background_task
+def double(number: int) -> int:
+    """Return twice the number."""
+    return number * 2
+
+
+@shop.post("/doubles/{number}")
+def start_double(number: int) -> dict[str, str]:
+    """Submit a task on a thread of anyio's."""
+    return {"task_id": double(number)}
+
+
+@pytest.mark.parametrize("mode", MODES_THAT_START)
+async def test_a_task_of_a_def_endpoint(asyncframe: Probe, mode: str) -> None:
+    """A task that a ``def`` endpoint submits starts when the endpoint has returned."""
+    async with asyncframe.client(shop) as client:
+        response = await client.post("/doubles/21")
+        assert (await asyncframe.completed(response)).result == 42
+
+
+@pytest.mark.parametrize("mode", MODES_THAT_START)
+def test_a_task_of_a_def_endpoint_in_a_sync_test(asyncframe: Probe, mode: str) -> None:
+    """The same with Starlette's client, whose loop has a thread of its own."""
+    with asyncframe.client(shop) as client:
+        response = client.post("/doubles/21")
+        assert asyncframe.run_until_complete(response).result == 42
