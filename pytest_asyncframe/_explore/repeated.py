@@ -22,6 +22,7 @@ from _pytest.runner import call_and_report, runtestprotocol
 from pytest_asyncframe._explore.run import Ended, Run
 from pytest_asyncframe._toolkit.exploring import RUN
 from pytest_asyncframe._toolkit.items import is_from
+from pytest_asyncframe._toolkit.repeating import forget_runs, withheld
 
 When: TypeAlias = Literal["setup", "call", "teardown"]
 
@@ -45,8 +46,8 @@ class Repeated:
         """Run it once; nobody is told of the reports, and no debugger starts."""
         with (
             self._prepared(run),
-            self._withheld("pytest_exception_interact"),
-            self._withheld("pytest_runtest_logreport") as told,
+            withheld(self.item, "pytest_exception_interact"),
+            withheld(self.item, "pytest_runtest_logreport") as told,
         ):
             run.reported = self._note_folder
             reports = runtestprotocol(self.item, log=False, nextitem=self._copy)
@@ -71,7 +72,7 @@ class Repeated:
 
     def first(self, run: Run) -> Ended:
         """Run it once, with reports and for the last time if it does not pass."""
-        with self._prepared(run), self._withheld("pytest_runtest_logreport") as told:
+        with self._prepared(run), withheld(self.item, "pytest_runtest_logreport") as told:
             reports = [self._phase("setup")]
             if reports[0].passed:
                 call = self._phase("call")
@@ -94,43 +95,14 @@ class Repeated:
     @contextmanager
     def _prepared(self, run: Run) -> Iterator[None]:
         """Let the run inside the block be the present one, and forget those before it."""
-        item: Any = self.item
-        item._report_sections.clear()
-        item.user_properties[:] = self._properties
-        if isinstance(item.parent, pytest.Class):
-            # pytest makes an instance of the class for each item, and would keep it.
-            vars(item).pop("_obj", None)
-            vars(item).pop("_instance", None)
-        if hasattr(item, "_request") and not item._request:
-            item._initrequest()
-        item.stash[RUN] = run
+        forget_runs(self.item, self._properties)
+        self.item.stash[RUN] = run
         try:
             yield
         finally:
-            del item.stash[RUN]
+            del self.item.stash[RUN]
 
     def _forget_request(self) -> None:
         item: Any = self.item
         if hasattr(item, "_request"):
             item._request, item.funcargs = False, None
-
-    @contextmanager
-    def _withheld(self, name: str) -> Iterator[list[pytest.TestReport]]:
-        """Call no plugin for a hook inside the block.
-
-        Yields:
-            The reports with which it was called.
-        """
-        caller: Any = getattr(self.item.config.hook, name)
-        told: list[pytest.TestReport] = []
-        real = caller._hookexec
-
-        def kept(_: str, __: object, given: dict[str, Any], ___: bool) -> list[object]:
-            told.append(given["report"])
-            return []
-
-        caller._hookexec = kept
-        try:
-            yield told
-        finally:
-            caller._hookexec = real

@@ -1,0 +1,56 @@
+"""What running one test several times needs of pytest.
+
+Relies on: names of pytest's that are not public.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+
+def forget_runs(item: pytest.Item, properties: Sequence[tuple[str, object]]) -> None:
+    """Let the next run of a test begin without what the earlier ones have left on it.
+
+    Args:
+        item: The test.
+        properties: Its properties for reports before its first run.
+    """
+    made: Any = item  # some of its attributes are not public
+    made._report_sections.clear()
+    made.user_properties[:] = properties
+    if isinstance(item.parent, pytest.Class):
+        # pytest makes an instance of the class for each item, and would keep it.
+        vars(item).pop("_obj", None)
+        vars(item).pop("_instance", None)
+    if hasattr(made, "_request") and not made._request:
+        made._initrequest()
+
+
+@contextmanager
+def withheld(item: pytest.Item, name: str) -> Iterator[list[pytest.TestReport]]:
+    """Call no plugin for a hook inside the block.
+
+    Args:
+        item: The test that runs.
+        name: A hook that gets a report.
+
+    Yields:
+        The reports with which it was called.
+    """
+    caller: Any = getattr(item.config.hook, name)
+    told: list[pytest.TestReport] = []
+    real = caller._hookexec
+
+    def kept(_: str, __: object, given: dict[str, Any], ___: bool) -> list[object]:
+        told.append(given["report"])
+        return []
+
+    caller._hookexec = kept
+    try:
+        yield told
+    finally:
+        caller._hookexec = real
