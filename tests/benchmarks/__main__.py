@@ -47,6 +47,7 @@ TITLES = {
     "lag": "Lag of the event loop",
     "stores": "Tasks in a database",
     "tests": "Tests with the plugin",
+    "exploring": "Tests that are run under many schedules",
 }
 """Title of each section with rows, by its module, in the order in which they are run."""
 
@@ -87,6 +88,7 @@ KEYS = {
         "executor",
         "plugin_import",
     ),
+    "exploring": ("explored_tasks", "explored_request", "explored_requests", "point", "switch"),
     GROWTH: ("pending", "retained", "workers", "waiters", "loops"),
 }
 """The rows of each section, for those who ask for one."""
