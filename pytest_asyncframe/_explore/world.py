@@ -35,7 +35,7 @@ _MOST_OBJECTS = 1_000_000
 def counted_ids() -> Callable[[], str]:
     """Return a function that returns task ids of the usual form, in ascending order."""
     numbers = itertools.count(1)
-    return lambda: TaskId[Any](f"{next(numbers):032x}")
+    return lambda: TaskId[Any](f"{next(numbers):08x}{0:024x}")
 
 
 @contextmanager

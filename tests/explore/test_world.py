@@ -46,9 +46,9 @@ def test_all_runs_see_the_same_world(pytester: pytest.Pytester) -> None:
     """Ids, random numbers, the date and the names of threads are the same in each run."""
     result = run(pytester, SEEN, "-rP")
     result.assert_outcomes(passed=1)
-    at = next(i for i, line in enumerate(result.outlines) if "0001'" in line)
+    at = next(i for i, line in enumerate(result.outlines) if "'00000001" in line)
     ids, _, _, date, seconds, thread, pool = result.outlines[at : at + 7]
-    assert ids == str([f"{number:032x}" for number in (1, 2)])
+    assert ids == str([f"{number:08x}{0:024x}" for number in (1, 2)])
     assert (date, seconds) == ("2030-01-01T00:00:00+00:00", "1893456000.0")
     assert (thread, pool) == ("Thread-1", "ThreadPoolExecutor-0")
 
@@ -58,7 +58,7 @@ def test_two_processes_see_the_same_world(pytester: pytest.Pytester) -> None:
     drawn = []
     for options in ((), ("-n1",)):
         lines = run(pytester, SEEN, "-rP", *options).outlines
-        at = next(i for i, line in enumerate(lines) if "0001'" in line)
+        at = next(i for i, line in enumerate(lines) if "'00000001" in line)
         drawn.append(lines[at : at + 7])
     assert drawn[0] == drawn[1]
 
@@ -78,7 +78,7 @@ def test_another_seed_draws_others(pytester: pytest.Pytester) -> None:
     drawn = []
     for seed in (1, 2):
         lines = run(pytester, SEEN, "-rP", f"--asyncframe-seed={seed}").outlines
-        at = next(i for i, line in enumerate(lines) if "0001'" in line)
+        at = next(i for i, line in enumerate(lines) if "'00000001" in line)
         drawn.append(lines[at + 2])
     assert drawn[0] != drawn[1]
 
