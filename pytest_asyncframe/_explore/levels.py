@@ -94,7 +94,7 @@ def installed(
         point: Callable[[str, str], object]
         point = clock.sequencer.point if level in _LINES else _nowhere
         if witness is not None:
-            stack.enter_context(witness.watching(clock.sequencer, names))
+            stack.enter_context(witness.watching(clock.sequencer, names, toolkit.recorder.note))
             stack.callback(toolkit.manager.subscribe(witness.on_event))
             point = witness.at_lines(point)
         if lines is not None:

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from pytest_asyncframe._explore import levels, replay, world
+from pytest_asyncframe._explore import levels, pages, replay, world
 from pytest_asyncframe._explore.conclusions import (
     AGAIN,
     Conclusion,
@@ -24,6 +24,7 @@ from pytest_asyncframe._explore.conclusions import (
     Passed,
     Replayed,
 )
+from pytest_asyncframe._explore.lanes import picture
 from pytest_asyncframe._explore.lines import Lines, Scope
 from pytest_asyncframe._explore.marker import Plan, plan_for
 from pytest_asyncframe._explore.policies import make_policy
@@ -98,6 +99,7 @@ class Explorer:
         self._lines = lines
         self._collect = collect
         self._progress = Progress(repeated.item)
+        self._scope = Scope(self._item.config.rootpath, code_of(self._item))
 
     def explore(self) -> None:
         """Run the test until it fails, or all is done, or the budget is spent."""
@@ -130,7 +132,9 @@ class Explorer:
                 found.start = found.stop - found.duration
             return found
 
-        run = self._run(conclusion.strategy)
+        # Its pauses are in the timeline.
+        scope = self._scope if isinstance(conclusion, (Found, Replayed)) else None
+        run = Run(conclusion.strategy, self._plan.level, self._plan.seed, self._lines, scope)
         run.reported = reported
         self._repeated.openly(run)
 
@@ -202,7 +206,7 @@ class Explorer:
         )
         before, after = len(deviations_of(ended.steps)), len(deviations_of(least.steps))
         lines = [*lines, f"minimised: {_switches(after)} (from {before})"]
-        lines += [f"  {text}" for text in self._story(least)]
+        lines += self._story(least, lines[0])
         if least.uncontrolled:
             lines += _partially(least.uncontrolled)
         else:
@@ -210,14 +214,15 @@ class Explorer:
             lines.append(f"replay: pytest {node} --asyncframe-replay={replay.encode(line)}")
         return Found(failure, replay.Following(line), lines)
 
-    def _story(self, ended: Ended) -> list[str]:
-        """Run the same choices again; return what happens, a sentence a line."""
-        scope = Scope(self._item.config.rootpath, code_of(self._item))
+    def _story(self, ended: Ended, found: str) -> list[str]:
+        """Run the same choices again; return what happens, and where a picture of it is."""
         strategy = Deviating(deviations_of(ended.steps))
-        with levels.telling(scope, self._lines) as lines:
-            run = Run(strategy, self._plan.level, self._plan.seed, lines, scope)
+        with levels.telling(self._scope, self._lines) as lines:
+            run = Run(strategy, self._plan.level, self._plan.seed, lines, self._scope)
             self._repeated.quietly(run)
-        return told(run.witness.entries) if run.witness is not None else []
+        entries = [] if run.witness is None else run.witness.entries
+        page = picture(entries, self._item.nodeid, found)
+        return [*(f"  {text}" for text in told(entries)), *pages.kept(self._item, page)]
 
     def _fails(self, strategy: Strategy) -> Ended | None:
         ended = self._quietly(strategy, "found a failure, looking for the shortest schedule")

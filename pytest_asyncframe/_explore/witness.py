@@ -44,17 +44,21 @@ class Witness:
         self._sequencer: Sequencer | None = None
         self._names: Names | None = None
         self._latest: FrameType | None = None
+        self._note: Callable[[str], object] = lambda _: None
         self.entries: list[Entry] = []
 
     @contextmanager
-    def watching(self, sequencer: Sequencer, names: Names | None) -> Iterator[None]:
+    def watching(
+        self, sequencer: Sequencer, names: Names | None, note: Callable[[str], object]
+    ) -> Iterator[None]:
         """Know who runs inside the block, which is one run.
 
         Args:
             sequencer: The actors of the test.
             names: The identities of asyncio tasks; None where they have none.
+            note: Called with a text for the timeline, on the thread of who is paused.
         """
-        self._sequencer, self._names = sequencer, names
+        self._sequencer, self._names, self._note = sequencer, names, note
         try:
             yield
         finally:
@@ -70,6 +74,9 @@ class Witness:
                 self._settle(options[0], place)
             deviation = Deviation(options[0], options[chosen], kind, preempts, place, source, what)
             self.entries.append(deviation)
+            if preempts and self._who() == options[0]:
+                at = f" at {place}" if place else ""
+                self._note(f"paused{at}; {options[chosen]} comes first")
         return chosen
 
     def at_lines(self, point: Callable[[str, str], object]) -> Callable[[str, str], object]:
@@ -142,9 +149,11 @@ def _set_by(source: str, frame: FrameType) -> str:
         case _:
             return ""
     try:
-        return f"{ast.unparse(target)} = {shown(_value(target, frame))}"
+        text = shown(_value(target, frame))
     except LookupError:
         return ""
+    # An object that shows only its type and address tells nothing.
+    return "" if text.startswith("<") else f"{ast.unparse(target)} = {text}"
 
 
 def _value(node: ast.expr, frame: FrameType) -> Any:  # Any: a user's value

@@ -142,3 +142,55 @@ def test_a_picture(shop: ModuleType) -> None:
     assert (
         '<code>till.cash = till.cash + price</code><code class="set">till.cash = 7</code>' in page
     )
+
+
+RACY = """
+import pytest
+from framework import background_task, current_task
+
+sold = []
+
+@background_task
+def buy(name):
+    if not sold:
+        current_task().report_progress(0.5)
+        sold.append(name)
+
+@pytest.mark.interleave
+def test_sale(asyncframe):
+    sold.clear()
+    buy("ann")
+    buy("bob")
+    asyncframe.run_until_idle()
+    assert len(sold) == 1
+"""
+
+
+REPORT = """\
+*asyncframe-_0  buy#00000001  paused at test_it.py:9; buy#2 comes first
+minimised: 1 switch (from 1)
+  buy#1 paused at `current_task().report_progress(0.5)` (test_it.py:9), after `if not sold:`
+  buy#2 ran to its end: `if not sold:`; `current_task().report_progress(0.5)`; `sold.append(name)`
+  buy#1 went on to its end: `sold.append(name)`
+replay: pytest test_it.py::test_sale --asyncframe-replay=AF1:*"""
+
+
+def test_the_report_of_a_race(pytester: pytest.Pytester) -> None:
+    """A failing test's report has the story, and the pause is in its task timeline."""
+    pytester.makepyfile(test_it=RACY)
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(REPORT.splitlines())
+    assert "picture:" not in result.stdout.str()
+
+
+def test_a_picture_is_kept(pytester: pytest.Pytester) -> None:
+    """The report of a race names a page in pytest's cache, which shows the same."""
+    pytester.makepyfile(test_it=RACY)
+    result = pytester.runpytest_subprocess()
+    result.stdout.fnmatch_lines(["picture: .pytest_cache/*/test_it.py-test_sale.html"])
+    (line,) = (line for line in result.outlines if line.startswith("picture: "))
+    page = (pytester.path / line.removeprefix("picture: ")).read_text("utf-8")
+
+    assert "<h1>test_it.py::test_sale</h1>" in page
+    assert page.count("<li>") == 3
