@@ -1,0 +1,1 @@
+"""Faults that a test plans: as data, and injected into tasks. Imports nothing."""
