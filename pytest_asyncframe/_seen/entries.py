@@ -24,7 +24,25 @@ class Failure:
     who: str
 
 
-What: TypeAlias = TaskEvent | int | str | Failure
+@dataclass(frozen=True, slots=True, eq=False)
+class Injected:
+    """A planned fault that took place.
+
+    Attributes:
+        text: What happened.
+        place: The line that planned it, ``file:line in function``.
+        error: The error that it raises in the function's place; None if it raises none.
+    """
+
+    text: str
+    place: str
+    error: BaseException | None = None
+
+    def __str__(self) -> str:
+        return f"fault: {self.text} (planned at {self.place})"
+
+
+What: TypeAlias = TaskEvent | int | str | Failure | Injected
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,8 +121,8 @@ class Moment:
         at: When it happened, in seconds of the test's clock.
         lane: Where it happened: ``test``, ``loop``, ``clock`` or the name of a thread.
         record: The task that it happened to; None if there is none.
-        what: An event, the number of an attempt that started, a text, or the error that
-            ended the test or a client.
+        what: An event, the number of an attempt that started, a text, a fault, or the error
+            that ended the test or a client.
         place: The line where it happened, ``file:line in function``; "" if unknown.
     """
 

@@ -24,6 +24,7 @@ from pytest_asyncframe._places import at, inwards, outwards, place_of, users_fra
 from pytest_asyncframe._seen.arguments import unwrapped
 from pytest_asyncframe._seen.entries import (
     Failure,
+    Injected,
     Moment,
     Snapshot,
     Start,
@@ -52,6 +53,19 @@ class _VirtualClock(Protocol):
         ...
 
 
+class Injector(Protocol):
+    """Injects faults into tasks; see `protocols.Interceptor` for what may be raised when."""
+
+    def before_accept(self, one: Submission) -> None:
+        """Called with a task that is about to be accepted."""
+
+    def around_attempt(self, one: Submission, call: Callable[[], Any]) -> Any:
+        """Run one attempt of a task."""
+
+    def after_event(self, one: Submission, kind: str) -> None:
+        """Called in a task after an event."""
+
+
 class Recorder(Interceptor):
     """Records every task of one test.
 
@@ -66,7 +80,11 @@ class Recorder(Interceptor):
         begun: When the test started, in seconds of its clock.
         snapshots: One for each error that ended the test or a client.
         pollers: Functions, or their names, whose tasks run until the app stops.
+        injector: Injects faults; None if the test plans none.
+        delivered_again: The tasks that were delivered twice.
     """
+
+    injector: Injector | None = None
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.pollers: tuple[Callable[..., Any] | str, ...] = ()
@@ -76,6 +94,7 @@ class Recorder(Interceptor):
         self.moments: list[Moment] = []
         self.begun: float = 0.0
         self.snapshots: list[Snapshot] = []
+        self.delivered_again: set[TaskRecord] = set()
         self._monotonic = monotonic
         self._clock: _VirtualClock | None = None
         self._offered: dict[str, Submission] = {}
@@ -100,7 +119,9 @@ class Recorder(Interceptor):
     def before_accept(self, record: TaskRecord) -> None:
         """Record a task that is about to be accepted."""
         # It becomes a submission with its event, since it may yet be refused.
-        self._offered[record.task_id] = Submission(record, call_of(record))
+        one = self._offered[record.task_id] = Submission(record, call_of(record))
+        if self.injector is not None:
+            self.injector.before_accept(one)
 
     def around_attempt(
         self, record: TaskRecord, attempt: int, call: Callable[[], Any]
@@ -111,7 +132,8 @@ class Recorder(Interceptor):
             if not one.call.throttled:
                 self.starts.append(Start(self._monotonic(), one))
             self._add(attempt, record)
-        made = call()
+        injector = self.injector
+        made = call() if injector is None or one is None else injector.around_attempt(one, call)
         if inspect.iscoroutine(made):
             self._bodies[record] = weakref.ref(made)
         return made
@@ -122,6 +144,12 @@ class Recorder(Interceptor):
         if one is not None and not (one.call.throttled and function_name(one.call.fn) == name):
             one = None
         self.starts.append(Start(at, one, name))
+
+    def after_event(self, record: TaskRecord, kind: str) -> None:
+        """Let a fault end a task after an event."""
+        one = None if self.injector is None else self._submission(record)
+        if one is not None and self.injector is not None:
+            self.injector.after_event(one, kind)
 
     def on_event(self, event: TaskEvent) -> None:
         """Record an event, and notify those who wait for the task; see `protocols.EventSink`."""
@@ -147,15 +175,23 @@ class Recorder(Interceptor):
             self.submissions.append(one)
 
     @contextmanager
-    def watching(self, record: TaskRecord, call: Callable[[], object]) -> Iterator[None]:
+    def watching(
+        self, record: TaskRecord, call: Callable[[], object], *, both: bool = False
+    ) -> Iterator[None]:
         """Call *call* once the task has ended, while the block lasts; at once if it has.
 
         It may be called twice, and on any thread.
+
+        Args:
+            record: The task.
+            call: What to call.
+            both: Whether not to call it at once while a task that was delivered twice still
+                runs; its end is then another one.
         """
         with self._lock:
             self._watchers.setdefault(record, []).append(call)
         try:
-            if record.status.is_final:
+            if record.status.is_final and not (both and self._is_running_again(record)):
                 call()
             yield
         finally:
@@ -167,7 +203,22 @@ class Recorder(Interceptor):
                 if not left:
                     self._watchers.pop(record, None)
 
+    def _is_running_again(self, record: TaskRecord) -> bool:
+        """Whether a task that was delivered twice has ended, but not both runs of it."""
+        return record in self.delivered_again and record.status.is_final and record.still_running
+
     # -- called by other parts of the plugin
+
+    def injected(self, record: TaskRecord, fault: Injected) -> None:
+        """Record a fault that took place."""
+        self._add(fault, record)
+
+    def fault_behind(self, record: TaskRecord) -> Injected | None:
+        """Return the fault whose error a failed task has; None if there is none."""
+        faults = [it.what for it in self.moments if it.record is record]
+        return next(
+            (it for it in faults if isinstance(it, Injected) and it.error is record.error), None
+        )
 
     def note(self, text: str, place: str = "") -> None:
         """Record a text for the calling thread, and for the task that it runs, if any."""
@@ -259,6 +310,12 @@ class Recorder(Interceptor):
     def awaited(self) -> list[Submission]:
         """The tasks that have not ended, without pollers, which need not end."""
         return [one for one in self.unfinished if not self.is_poller(one)]
+
+    @property
+    def unsettled(self) -> list[TaskRecord]:
+        """The tasks that `awaited` returns, and those of which a second run has not ended."""
+        twice = [one for one in tuple(self.delivered_again) if self._is_running_again(one)]
+        return [one.record for one in self.awaited] + twice
 
     def is_poller(self, one: Submission) -> bool:
         """Whether a task runs until the app stops."""
