@@ -1,0 +1,254 @@
+"""Injects planned faults into tasks: at their submission, delivery and attempts, after events.
+
+Relies on: the recorder, which is the interceptor of the test's framework.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from framework.protocols import Clock, TaskRecord
+from framework.testing import (
+    WorkerCrashError,
+    around_body,
+    deliver_again,
+    function_name,
+    is_in_place,
+    refuse,
+)
+from pytest_asyncframe._faults.planned import (
+    Chaos,
+    Crash,
+    DeliverTwice,
+    Exc,
+    Fail,
+    Fault,
+    Firing,
+    InjectedError,
+    QueueFull,
+    Slow,
+)
+from pytest_asyncframe._seen.entries import Injected, Submission
+from pytest_asyncframe._seen.recorder import Recorder
+
+F = TypeVar("F", bound=Fault)
+
+_CRASHED = "its worker crashed"
+
+
+class Submit(Protocol):
+    """Runs a function on a thread of the test's pool."""
+
+    def __call__(self, fn: Callable[[], object], /) -> Future[Any]: ...
+
+
+class Injector:
+    """Injects faults into the tasks of one test.
+
+    Args:
+        recorder: Tells what happens to tasks, and records the faults.
+        clock: The clock of the test, for slow attempts.
+        submit: Runs the second delivery of a sync task.
+
+    Attributes:
+        faults: The planned faults, in order.
+        fired: The times that one took place, in order.
+    """
+
+    def __init__(self, recorder: Recorder, clock: Clock, submit: Submit) -> None:
+        self.faults: list[Fault] = []
+        self.fired: list[Firing] = []
+        self._recorder = recorder
+        self._clock = clock
+        self._submit = submit
+        self._begun: set[TaskRecord] = set()
+        # A loop has only weak references to its tasks.
+        self._again: set[asyncio.Task[None]] = set()
+
+    def _of(self, kind: type[F]) -> Iterator[F]:
+        return (fault for fault in tuple(self.faults) if isinstance(fault, kind))
+
+    def _fire(
+        self,
+        fault: Fault,
+        one: Submission,
+        number: int,
+        text: str,
+        error: BaseException | None = None,
+    ) -> None:
+        firing = Firing(
+            fault,
+            one.record.name.rpartition(".")[2],
+            one.record.task_id,
+            number,
+            self._clock.monotonic(),
+            text,
+        )
+        fault.add(firing)
+        self.fired.append(firing)
+        self._recorder.injected(one.record, Injected(text, fault.place, error))
+
+    # -- called by the recorder
+
+    def before_accept(self, one: Submission) -> None:
+        """Refuse a task that is about to be accepted, if that is planned.
+
+        Raises:
+            QueueFullError: Then.
+        """
+        # A task that runs where it is awaited is never refused by a full queue.
+        if is_in_place(one.record):
+            return
+        for full in self._of(QueueFull):
+            number = full.next_number(one)
+            if number is not None:
+                self._refuse(full, one, number)
+        for chaos in self._of(Chaos):
+            number, kind = chaos.draw(one, "submission", ("queue_full",))
+            if kind:
+                self._refuse(chaos, one, number)
+
+    def _refuse(self, fault: Fault, one: Submission, number: int) -> None:
+        self._fire(fault, one, number, f"submission of {_name(one)} meets a full queue")
+        refuse(one.record)
+
+    def after_event(self, one: Submission, kind: str) -> None:
+        """Crash the worker of a task after an event, if that is planned.
+
+        Raises:
+            WorkerCrashError: Then.
+        """
+        for crash in self._of(Crash):
+            if crash.after == kind and (number := crash.next_number(one)) is not None:
+                self._crash(crash, one, number, kind)
+
+    def _crash(self, fault: Fault, one: Submission, number: int, event: str) -> None:
+        self._fire(fault, one, number, f"the worker of {_name(one)} crashes after {event!r}")
+        raise WorkerCrashError(_CRASHED)
+
+    def around_attempt(
+        self, one: Submission, call: Callable[[], Any]
+    ) -> Any:  # Any: whatever the task returns
+        """Run one attempt of a task with the faults that are planned for it."""
+        if one.record not in self._begun:
+            self._begun.add(one.record)
+            self._begin(one)
+        body = self._async_body if one.call.kind == "loop" else self._body
+        return around_body(call, partial(body, one))
+
+    # -- a task
+
+    def _begin(self, one: Submission) -> None:
+        """Deliver a task again, and crash its worker, if that is planned."""
+        drawn = [
+            (chaos, *chaos.draw(one, "task", ("deliver_twice", "crash_worker")))
+            for chaos in self._of(Chaos)
+        ]
+        for twice in self._of(DeliverTwice):
+            number = twice.next_number(one)
+            if number is not None:
+                self._deliver_again(twice, one, number)
+        for chaos, number, kind in drawn:
+            if kind == "deliver_twice":
+                self._deliver_again(chaos, one, number)
+        self.after_event(one, "started")
+        for chaos, number, kind in drawn:
+            if kind == "crash_worker":
+                self._crash(chaos, one, number, "started")
+
+    def _deliver_again(self, fault: Fault, one: Submission, number: int) -> None:
+        record = one.record
+        again = deliver_again(record)
+        if again is None:  # it has ended already, for example at its limit
+            return
+        self._recorder.delivered_again.add(record)
+        self._fire(fault, one, number, f"{_name(one)} is delivered twice")
+        if one.call.kind == "loop":
+            task = again()
+            self._again.add(task)
+            task.add_done_callback(partial(self._ended, fault, record))
+        else:
+            # A list of the pool's work shows this name.
+            run = _named(again, function_name(one.call.fn))
+            self._submit(run)
+
+    def _ended(self, fault: Fault, record: TaskRecord, task: asyncio.Task[None]) -> None:
+        self._again.discard(task)
+        if task.cancelled():
+            fault.cut_short(record.task_id)
+
+    # -- an attempt, where the function starts
+
+    def _body(self, one: Submission, call: Callable[[], Any]) -> Any:
+        seconds, error = self._planned(one)
+        if seconds:
+            self._clock.sleep(seconds)
+        if error is not None:
+            raise error
+        return call()
+
+    async def _async_body(self, one: Submission, call: Callable[[], Any]) -> Any:
+        seconds, error = self._planned(one)
+        if seconds:
+            await self._clock.asleep(seconds)
+        if error is not None:
+            raise error
+        return await call()
+
+    def _planned(self, one: Submission) -> tuple[float, BaseException | None]:
+        """Return by how many seconds an attempt is slowed down, and the error that it raises."""
+        seconds, error = 0.0, None
+        for slow in self._of(Slow):
+            if (number := slow.next_number(one)) is not None:
+                seconds += self._slow_down(slow, one, number, slow.seconds)
+        for fail in self._of(Fail):
+            if (number := fail.next_number(one)) is not None and error is None:
+                error = self._fail(fail, one, number, fail.exc)
+        for chaos in self._of(Chaos):
+            number, kind = chaos.draw(one, "attempt", ("fail", "slow"))
+            if kind == "slow":
+                seconds += self._slow_down(chaos, one, number, chaos.seconds)
+            elif kind == "fail" and error is None:
+                error = self._fail(chaos, one, number, chaos.exc)
+        return seconds, error
+
+    def _slow_down(self, fault: Fault, one: Submission, number: int, seconds: float) -> float:
+        text = f"attempt {number} of {_name(one)} takes {seconds:g} s longer"
+        self._fire(fault, one, number, text)
+        return seconds
+
+    def _fail(self, fault: Fault, one: Submission, number: int, exc: Exc) -> BaseException:
+        name = _name(one)
+        error = _made(exc, name, number)
+        text = f"attempt {number} of {name} fails with {type(error).__name__}"
+        self._fire(fault, one, number, text, error)
+        return error
+
+
+def _name(one: Submission) -> str:
+    return one.record.name.rpartition(".")[2]
+
+
+def _named(run: Callable[[], Any], name: str) -> Callable[[], Any]:
+    """Return *run* with a name that says whose second delivery it is."""
+
+    def again() -> object:
+        return run()
+
+    again.__module__, _, last = name.rpartition(".")
+    again.__qualname__ = f"{last} (second delivery)"
+    return again
+
+
+def _made(exc: Exc, name: str, number: int) -> BaseException:
+    """Return the error to raise in an attempt, as it was before it was ever raised."""
+    if exc is InjectedError:
+        return InjectedError(name, number)
+    error: object = exc if isinstance(exc, BaseException) else exc()
+    if not isinstance(error, BaseException):
+        return TypeError(f"exc must return an exception, but it returned {error!r}")
+    return error.with_traceback(None)
