@@ -6,6 +6,7 @@ Guarantees: every test gets its own parts, which end with it, whatever happened.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import threading
 from collections.abc import Callable, Collection, Iterator
@@ -24,6 +25,7 @@ from pytest_asyncframe._seen import rules
 from pytest_asyncframe._seen.always import Invariants
 from pytest_asyncframe._seen.calls import PoolCalls
 from pytest_asyncframe._seen.matchers import Expectation
+from pytest_asyncframe._seen.names import Names
 from pytest_asyncframe._seen.recorder import Recorder
 from pytest_asyncframe._toolkit import pristine
 from pytest_asyncframe._toolkit.clients import Client, LiveServer
@@ -38,6 +40,7 @@ from pytest_asyncframe.clock._polled import RealTimeReads
 from pytest_asyncframe.clock._runners import Runners
 from pytest_asyncframe.clock._threads import StartedThreads
 from pytest_asyncframe.executor import DeterministicExecutor, SequencedExecutor
+from pytest_asyncframe.faults import FaultPlan
 
 _POOL_NAME = "asyncframe-"
 
@@ -68,6 +71,7 @@ class Toolkit:
         calls: The calls submitted to its pool directly.
         foreign: Names of other tests' modules.
         invariants: What the test says must always hold.
+        cut_short: Whether an exception has ended the test: it has failed, or is skipped.
     """
 
     manager: TaskManager
@@ -90,6 +94,7 @@ class Toolkit:
         self.threads: StartedThreads = StartedThreads()
         self.blocked: BlockedLoops = BlockedLoops(self._now)
         self.foreign: Collection[str] = ()
+        self.cut_short: bool = False
         self.sequencer: Sequencer | None = None
         self.clock: VirtualClock | None = None
         self.executor: DeterministicExecutor | None = None
@@ -310,6 +315,25 @@ class Toolkit:
                 "'auto', 'manual' or 'seeded'"
             )
         return self.executor
+
+    @functools.cached_property
+    def faults(self) -> FaultPlan:
+        """The fault plan, which takes part in the tasks once somebody has asked for it."""
+        clock: Clock = self.manager.clock
+        return FaultPlan(
+            self.recorder,
+            Names(self.recorder, lambda: self.foreign),
+            clock,
+            self.pool.submit,
+            real_time="" if self.clock is not None else self.mode,
+            seed=self.settings.seed if self._exploration is None else self._exploration.seed,
+        )
+
+    def unfired_faults(self) -> list[str]:
+        """Return the planned faults that did not take place in a whole test, a line each."""
+        if self.cut_short or self.recorder.injector is None:
+            return []
+        return self.faults.findings()
 
     @property
     def open_clients(self) -> list[Client | LiveServer]:
