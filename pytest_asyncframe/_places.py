@@ -37,11 +37,16 @@ def raised_at(traceback: TracebackType | None) -> str:
 
 
 def users_part(traceback: TracebackType | None) -> TracebackType | None:
-    """Return a traceback from the first frame of the user's code on; all of it without one."""
-    step = traceback
+    """Return a traceback from the first frame of the user's code on.
+
+    Without such a frame, return all of it, or None if it consists of this project's frames.
+    """
+    step, whole = traceback, None
     while step is not None and not is_users(step.tb_frame.f_code):
+        if not step.tb_frame.f_code.co_filename.startswith(_OWN):
+            whole = traceback
         step = step.tb_next
-    return traceback if step is None else step
+    return whole if step is None else step
 
 
 def place_of(frames: Iterable[FrameType]) -> str:

@@ -34,9 +34,12 @@ if TYPE_CHECKING:
     from pytest_asyncframe.benchmark import Row, TaskBenchmark
     from pytest_asyncframe.clock import VirtualClock
     from pytest_asyncframe.executor import DeterministicExecutor
+    from pytest_asyncframe.faults import FaultPlan
     from pytest_asyncframe.probe import Probe
 
-FIXTURES = frozenset({"asyncframe", "task_pool", "task_manager", "task_executor", "task_clock"})
+FIXTURES = frozenset(
+    {"asyncframe", "task_pool", "task_manager", "task_executor", "task_clock", "task_faults"}
+)
 
 _SETTINGS = pytest.StashKey[Settings]()
 _TOOLKIT = pytest.StashKey["Toolkit"]()
@@ -170,10 +173,12 @@ def pytest_runtest_makereport(
 ) -> Generator[None, Any, Any]:
     """Record whether the test has failed, and add its task timeline to the report."""
     report = yield
+    toolkit = item.stash.get(_TOOLKIT, None)
+    if toolkit is not None and call.excinfo is not None:
+        toolkit.cut_short = True
     section, item.stash[_LAST_SECTION] = item.stash.get(_LAST_SECTION, None), None
     if report.failed:
         item.stash[_FAILED] = True
-        toolkit = item.stash.get(_TOOLKIT, None)
         if toolkit is not None:
             error = None if call.excinfo is None else call.excinfo.value
             section = _timeline(item, toolkit).at_failure(error)
@@ -329,6 +334,14 @@ def task_executor(request: pytest.FixtureRequest) -> DeterministicExecutor:
 def task_clock(request: pytest.FixtureRequest) -> VirtualClock:
     """A virtual clock that the test moves."""
     return _toolkit(request).require_clock("task_clock")
+
+
+@pytest.fixture
+def task_faults(request: pytest.FixtureRequest) -> FaultPlan:
+    """Plans faults for the tasks of this test: failures, slow calls, crashes and the like."""
+    toolkit = _toolkit(request)
+    toolkit.foreign = _TEST_MODULES - {module_name(request.node)}
+    return toolkit.faults
 
 
 @pytest.fixture

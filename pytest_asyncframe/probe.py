@@ -18,6 +18,7 @@ from pytest_asyncframe._seen.references import task_id_of
 from pytest_asyncframe._toolkit.clients import BASE_URL, Client, LiveServer
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.executor import DeterministicExecutor
+from pytest_asyncframe.faults import FaultPlan
 
 if TYPE_CHECKING:
     from pytest_asyncframe._toolkit.toolkit import Toolkit
@@ -60,6 +61,11 @@ class Probe:
                 themselves.
         """
         return self._toolkit.require_executor("asyncframe.executor")
+
+    @property
+    def faults(self) -> FaultPlan:
+        """The fault plan of the test, also known as the fixture ``task_faults``."""
+        return self._toolkit.faults
 
     # -- clients
 
@@ -155,18 +161,19 @@ class Probe:
     async def settled(self) -> None:
         """Wait until all tasks have ended, including those submitted meanwhile.
 
-        Pollers (see the marker's ``pollers``) are not waited for.
+        Pollers (see the marker's ``pollers``) are not waited for. Of a task that a fault
+        delivers twice, both runs are.
         """
         self._toolkit.require_loop("settled()")
-        while (unfinished := self._recorder.awaited) != []:
-            await self._until_final(unfinished[0].record)
+        while (unsettled := self._recorder.unsettled) != []:
+            await self._until_final(unsettled[0], both=True)
 
     def run_until_idle(self) -> None:
         """Wait like `settled`, in a test that is not a coroutine."""
-        while (unfinished := self._recorder.awaited) != []:
-            self._block_until_final(unfinished[0].record)
+        while (unsettled := self._recorder.unsettled) != []:
+            self._block_until_final(unsettled[0], both=True)
 
-    async def _until_final(self, record: TaskRecord) -> None:
+    async def _until_final(self, record: TaskRecord, *, both: bool = False) -> None:
         # Not with the manager, since settled() must not mark failures as read.
         loop = asyncio.get_running_loop()
         ended = asyncio.Event()
@@ -175,12 +182,12 @@ class Probe:
             with suppress(RuntimeError):  # the loop may be closed by now
                 loop.call_soon_threadsafe(ended.set)
 
-        with self._recorder.watching(record, tell), self._toolkit.waiting():
+        with self._recorder.watching(record, tell, both=both), self._toolkit.waiting():
             await ended.wait()
 
-    def _block_until_final(self, record: TaskRecord) -> None:
+    def _block_until_final(self, record: TaskRecord, *, both: bool = False) -> None:
         ended = threading.Event()
-        with self._recorder.watching(record, ended.set), self._toolkit.waiting():
+        with self._recorder.watching(record, ended.set, both=both), self._toolkit.waiting():
             ended.wait()
 
     def _record(self, ref: Any) -> TaskRecord:

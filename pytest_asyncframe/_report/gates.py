@@ -12,6 +12,7 @@ import pytest
 from framework import RateLimitExceededError
 from framework.testing import was_cut_short
 from pytest_asyncframe._places import users_part
+from pytest_asyncframe._seen.entries import Injected
 from pytest_asyncframe._seen.matchers import described, unread_failures
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def findings(toolkit: Toolkit) -> Findings:
     return [
         (settings.leaks, leaks(toolkit)),
         (settings.lost_failures, lost_failures(toolkit)),
+        ("error", toolkit.unfired_faults()),
         ("error", toolkit.broken_rules()),
         (settings.blocked_loop, toolkit.blocked.findings()),
         ("warn", [] if toolkit.reads is None else toolkit.reads.findings()),
@@ -74,8 +76,9 @@ def lost_failures(toolkit: Toolkit) -> list[str]:
         # From the user's code on, since the frames before it are the same for every task.
         began = users_part(one.record.traceback)
         text = "".join(traceback.format_exception(type(error), error, began))
+        hint = _hint(error, toolkit.recorder.fault_behind(one.record))
         found.append(
-            f"lost failure: {described(one.record)}, and nobody has read its error{_hint(error)}:\n"
+            f"lost failure: {described(one.record)}, and nobody has read its error{hint}:\n"
             + "\n".join(f"    {line}" for line in text.rstrip().splitlines())
         )
     for expectation in toolkit.expectations:
@@ -85,8 +88,10 @@ def lost_failures(toolkit: Toolkit) -> list[str]:
     return found
 
 
-def _hint(error: BaseException) -> str:
-    """Return a hint for errors with a special cure."""
+def _hint(error: BaseException, fault: Injected | None) -> str:
+    """Return a hint for errors with a special cure or cause."""
+    if fault is not None:
+        return f" (injected by the fault planned at {fault.place})"
     if isinstance(error, RateLimitExceededError):
         return " (with when_limited='wait' a task waits for its turn)"
     return ""

@@ -18,7 +18,14 @@ from pytest_asyncframe._places import raised_at
 from pytest_asyncframe._report import gates
 from pytest_asyncframe._report.gates import Findings
 from pytest_asyncframe._report.values import error_text, plain, safely, shown
-from pytest_asyncframe._seen.entries import Failure, Moment, Snapshot, Submission, UnfinishedTask
+from pytest_asyncframe._seen.entries import (
+    Failure,
+    Injected,
+    Moment,
+    Snapshot,
+    Submission,
+    UnfinishedTask,
+)
 
 if TYPE_CHECKING:
     from pytest_asyncframe._toolkit.toolkit import Toolkit
@@ -104,7 +111,8 @@ class Timeline:
         if self._toolkit.mode == "seeded":
             mode += f", seed {self._toolkit.settings.seed}"
         lines.insert(0, f"seconds of {unit} since the test began, mode {mode}")
-        return lines + self._unfinished(snapshot or recorder.take_snapshot()) + found
+        lines += self._unfinished(snapshot or recorder.take_snapshot())
+        return lines + _listed("planned faults:", self._faults()) + found
 
     def _rest(self, findings: Findings) -> list[str]:
         recorder = self._recorder
@@ -119,6 +127,10 @@ class Timeline:
         news = [text for text in findings if text not in self._reported]
         self._reported.update(news)
         return _listed("findings:", [text.replace(self._root, "") for text in news])
+
+    def _faults(self) -> list[str]:
+        planned = () if self._recorder.injector is None else self._toolkit.faults.planned
+        return [str(fault).replace(self._root, "") for fault in planned]
 
     def _unfinished(self, snapshot: Snapshot) -> list[str]:
         recorder = self._recorder
@@ -211,6 +223,8 @@ class _Formatter:
             failed = what.error is self._failure
             text = "the test fails" if failed else f"{what.who} exits"
             text += f" with {error_text(what.error)}"
+        elif isinstance(what, Injected):
+            text = f"fault: {plain(what.text)} (planned at {self._short(what.place)})"
         else:
             text = f"attempt {what} started" if isinstance(what, int) else plain(what)
         place = f", at {self._short(moment.place)}" if moment.place else ""
