@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -143,7 +144,10 @@ class _SequencerControl:
     def queued(self, queued: Queued) -> None:
         """Queue a task or call with the sequencer."""
         self._orders[queued] = next(self._numbers)
-        self._sequencer.enqueue(queued, after_return=queued.record is not None)
+        sequencer = self._sequencer
+        # A timer that queues a delayed task may fire on a parked thread, which called nothing.
+        called = queued.record is not None and threading.get_ident() not in sequencer.firing
+        sequencer.enqueue(queued, after_return=called)
 
     def begin(self, queued: Queued) -> None:
         """Make the pool's thread an actor."""

@@ -77,6 +77,16 @@ async def let_run(probe: Probe, mode: str) -> None:
         probe.executor.drain()
 
 
+@pytest.mark.parametrize(
+    "mode", [pytest.param(mode, marks=pytest.mark.asyncframe(mode=mode)) for mode in MODES[1:]]
+)
+def test_a_delayed_task_starts_while_the_test_waits(asyncframe: Probe, mode: str) -> None:
+    """A test that is no coroutine can wait for a delayed task, which starts when it is due."""
+    task_id = double.options(delay=0.25)(4)
+
+    assert asyncframe.run_until_complete(task_id).result == 8
+
+
 @each_mode
 async def test_a_task_completes(asyncframe: Probe, mode: str) -> None:
     """A submitted task first gets its id, then runs, and keeps its result."""
