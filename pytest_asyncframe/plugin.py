@@ -273,6 +273,22 @@ def _watched(item: pytest.Item, toolkit: Toolkit) -> Iterator[None]:
         item.obj = fn
 
 
+def pytest_enter_pdb(config: pytest.Config) -> None:
+    """Let all other threads of the test wait while one is debugged."""
+    _set_debugged(config, debugged=True)
+
+
+def pytest_leave_pdb(config: pytest.Config) -> None:
+    """Let them go on."""
+    _set_debugged(config, debugged=False)
+
+
+def _set_debugged(config: pytest.Config, *, debugged: bool) -> None:
+    toolkit = config.stash.get(_TOOLKIT, None)
+    if toolkit is not None and toolkit.sequencer is not None:
+        toolkit.sequencer.debugged = debugged
+
+
 # -- collection and benchmarks
 
 

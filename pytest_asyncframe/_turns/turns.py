@@ -59,6 +59,7 @@ class Turns(ABC):
             return an error, which that actor raises.
         on_overtake: Called on an actor that runs beside others because these block outside
             the clock, with those others.
+        debugged: Whether a debugger holds an actor up, which then counts as running.
         patience: Real seconds after which a parked actor checks for progress, above 0.
         actors: The actors, by thread identifier.
         known: Identifiers of the threads that have been actors and have not ended.
@@ -74,6 +75,7 @@ class Turns(ABC):
         self.on_enter: Callable[[], object] = lambda: None
         self.on_quiet: Callable[[Actor], BaseException | None] = lambda _: None
         self.on_overtake: Callable[[list[Actor]], object] = lambda _: None
+        self.debugged: bool = False
         self.patience: float = 5.0
         self.forget()
         self._pollers: set[int] = set()
@@ -523,6 +525,8 @@ class Turns(ABC):
             waited: Real seconds that it has waited: the `poll_interval` before the wait,
                 which may be another one by now.
         """
+        if self.debugged:
+            return
         if not actor.parked:
             self._overtake(actor)
             return
