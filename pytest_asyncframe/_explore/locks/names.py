@@ -11,7 +11,7 @@ import linecache
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 _TARGET = re.compile(r"\s*([\w.\[\]'\"]+)\s*(?::[^=]+)?=(?!=)")
 """What a line assigns to: a name, an attribute or an item, maybe with an annotation."""
@@ -84,22 +84,27 @@ def _inner(scope: str) -> str:
     return scope.rpartition("<locals>.")[2]
 
 
-def found_in(file: str, name: str) -> Origin:
-    """Return the origin of a lock that was found in a module.
+def found_in(module: ModuleType | None, name: str) -> Origin:
+    """Return the origin of a lock that was found.
 
     Args:
-        file: The file of the module.
+        module: The module from which the way leads to it; None for none.
         name: The way to the lock, such as ``app.shop.lock``.
     """
-    attribute = re.findall(r"\w+", name)[-1]
-    return Origin(name, lambda: _assigned_at(file, attribute))
+    file = "" if module is None else str(module.__file__)
+    is_global = module is not None and name.removeprefix(f"{module.__name__}.").isidentifier()
+    return Origin(name, lambda: _assigned_in(file, name, is_global) if file else "")
 
 
 @functools.cache
-def _assigned_at(file: str, name: str) -> str:
-    """Return the first line of *file* that assigns to *name*, as ``file:line``; "" for none."""
-    for number, line in enumerate(linecache.getlines(file), 1):
-        found = _TARGET.match(line)
-        if found is not None and found[1].rpartition(".")[2] == name:
-            return f"{Path(file).name}:{number}"
-    return ""
+def _assigned_in(file: str, name: str, is_global: bool) -> str:
+    """Return the only line of *file* that can have made a lock, as ``file:line``; else ""."""
+    last = re.findall(r"\w+", name)[-1]
+    lines = [
+        number
+        for number, line in enumerate(linecache.getlines(file), 1)
+        if line[:1].isspace() != is_global
+        and (found := _TARGET.match(line)) is not None
+        and found[1] in (last, f"self.{last}")
+    ]
+    return f"{Path(file).name}:{lines[0]}" if len(lines) == 1 else ""

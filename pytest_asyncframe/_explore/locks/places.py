@@ -1,0 +1,126 @@
+"""Places that hold a lock, or what makes locks, and something else during a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MemberDescriptorType
+from typing import Any, NamedTuple, TypeAlias
+
+GONE: Any = object()
+"""What a place holds that is not there."""
+
+
+class Kind(NamedTuple):
+    """A kind of place.
+
+    Attributes:
+        get: Returns what an owner holds, given the key; `GONE` or an error for nothing.
+        put: Lets an owner hold something else, given the key; `GONE` for nothing.
+        step: Returns the step from an owner to it, given the key, such as ``.lock``.
+    """
+
+    get: Callable[[Any, Any], object]
+    put: Callable[[Any, Any, Any], object]
+    step: Callable[[Any], str]
+
+
+class Place(NamedTuple):
+    """A place that holds something else during a run.
+
+    Attributes:
+        kind: Its kind.
+        owner: The object that it belongs to.
+        key: Which one of that object's places it is.
+        real: What it held when it was found.
+        model: What it holds during a run.
+    """
+
+    kind: Kind
+    owner: Any
+    key: Any
+    real: object
+    model: object
+
+    def exchange(self, old: object, new: object) -> None:
+        """Put *new* in place of *old*; do nothing if that is no longer there."""
+        kind, owner, key = self.kind, self.owner, self.key
+        try:
+            if kind.get(owner, key) is old:
+                kind.put(owner, key, new)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            # It is gone, or has become one that cannot be changed.
+            return
+
+
+def _entry(owner: dict[Any, object], key: Any) -> object:
+    return dict.get(owner, key, GONE)
+
+
+def _put_entry(owner: dict[Any, object], key: Any, value: object) -> None:
+    if value is GONE:
+        dict.__delitem__(owner, key)
+    else:
+        dict.__setitem__(owner, key, value)
+
+
+def _dotted(key: Any) -> str:
+    return f".{key}"
+
+
+def _in_brackets(key: Any) -> str:
+    # The text of other keys may take the user's code to make.
+    return f"[{key!r}]" if type(key) in (str, int) else "[...]"
+
+
+def _inside(_: Any) -> str:
+    return ""
+
+
+def _class_entry(owner: type, key: str) -> object:
+    return vars(owner).get(key, GONE)
+
+
+def _slot(owner: object, key: MemberDescriptorType) -> object:
+    return key.__get__(owner)
+
+
+def _put_slot(owner: object, key: MemberDescriptorType, value: object) -> None:
+    key.__set__(owner, value)
+
+
+def _slot_name(key: MemberDescriptorType) -> str:
+    return f".{key.__name__}"
+
+
+ENTRY = Kind(_entry, _put_entry, _in_brackets)
+"""A value of a dictionary."""
+
+NAME = Kind(_entry, _put_entry, _dotted)
+"""A value of the dictionary of a module or an instance."""
+
+INNER = Kind(_entry, _put_entry, _inside)
+"""The same, where it is named as the instance is, such as the lock of a queue."""
+
+MEMBER = Kind(list.__getitem__, list.__setitem__, _in_brackets)
+"""An item of a list."""
+
+CLASS = Kind(_class_entry, type.__setattr__, _dotted)
+"""An attribute of a class."""
+
+SLOT = Kind(_slot, _put_slot, _slot_name)
+"""An attribute in a slot of an instance; the key is its descriptor."""
+
+ATTRIBUTE = Kind(getattr, setattr, _inside)
+"""An attribute of a cell, a function or an object of C code."""
+
+Way: TypeAlias = tuple[Any, Callable[[Any], str], Any] | str  # Any: another way, and a key
+"""The way to a value: from where, by which step, with which key; or a name."""
+
+
+def name_of(way: Way) -> str:
+    """Return the text of a way, such as ``app.shop.lock``."""
+    steps = []
+    while not isinstance(way, str):
+        way, step, key = way
+        steps.append(step(key))
+    return way + "".join(reversed(steps))
