@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 import pytest
 from _pytest.runner import call_and_report, runtestprotocol
 
+from pytest_asyncframe._explore.locks import FoundLocks, kept_by
 from pytest_asyncframe._explore.run import Ended, Run
 from pytest_asyncframe._toolkit.exploring import RUN
 from pytest_asyncframe._toolkit.items import is_from
@@ -41,6 +42,7 @@ class Repeated:
         self._copy = copy.copy(item)
         self._properties = list(item.user_properties)
         self._folder: Path | None = None
+        self._locks = FoundLocks(item.config.rootpath, lambda: kept_by(item))
 
     def quietly(self, run: Run) -> Ended:
         """Run it once; nobody is told of the reports, and no debugger starts."""
@@ -98,7 +100,8 @@ class Repeated:
         forget_runs(self.item, self._properties)
         self.item.stash[RUN] = run
         try:
-            yield
+            with self._locks.modelled():
+                yield
         finally:
             del self.item.stash[RUN]
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from pytest_asyncframe._explore.locks.control import controlled
+from pytest_asyncframe._explore.locks.found import FoundLocks, kept_by
 
-__all__ = ["controlled"]
+__all__ = ["FoundLocks", "controlled", "kept_by"]

@@ -1,0 +1,108 @@
+"""Locks that exist before an explored test: found once, and modelled during its runs.
+
+Looked through are the modules under the root directory: their globals, classes and
+functions, and what can be reached from there through containers and through instances of
+their classes, of `threading` and `queue`, and of other packages two steps deep. What makes
+locks is exchanged too: a name that was imported from `threading`, or a default factory.
+
+Not found are locks in tuples, sets and C code, and those behind the first thousand items of a
+container. Such a lock blocks its thread if a paused actor holds it, which the sequencer sees.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pytest_asyncframe._explore.locks.making import is_machinery, stand_ins
+from pytest_asyncframe._explore.locks.model import Modelled, current
+from pytest_asyncframe._explore.locks.places import NAME, Place
+from pytest_asyncframe._explore.locks.search import FACTORIES, Search
+from pytest_asyncframe._places import is_users_file
+
+_NAMES = ("Lock", "RLock", "allocate_lock")
+"""Names that other packages import from `threading` and `_thread`."""
+
+
+class FoundLocks:
+    """The locks that exist before the runs of a test.
+
+    Args:
+        root: The root directory.
+        more: Returns objects that no module refers to, such as wide fixtures, by name.
+    """
+
+    def __init__(self, root: Path, more: Callable[[], Mapping[str, object]] = dict) -> None:
+        self._root = str(root) + os.sep
+        self._more = more
+        self._known: dict[str, ModuleType] = {}
+        self._places: list[Place] = []
+        self._models: dict[int, Modelled] = {}
+
+    @contextmanager
+    def modelled(self) -> Iterator[None]:
+        """Let the locks that were found, and those that are made, be models inside the block.
+
+        The block is a run. After it, the locks are as they were.
+        """
+        self._look()
+        control = current.control
+        with stand_ins():
+            try:
+                for place in self._places:
+                    place.exchange(place.real, place.model)
+                yield
+            finally:
+                current.control = control
+                for place in self._places:
+                    place.exchange(place.model, place.real)
+
+    def _look(self) -> None:
+        """Look through the modules that were not there last time."""
+        known = self._known
+        new = [(name, one) for name, one in list(sys.modules.items()) if known.get(name) is not one]
+        if not new:
+            return
+        is_first = not known
+        known.update(new)
+        search = Search({name for name, one in known.items() if self._is_own(one)}, self._models)
+        for _, module in new:
+            if self._is_own(module):
+                search.through_module(module)
+        for name, value in self._more().items() if is_first else ():
+            search.through(name, value)
+        self._places += search.places
+        self._places += _names_in(one for name, one in new if not is_machinery(name))
+
+    def _is_own(self, module: ModuleType) -> bool:
+        file = getattr(module, "__dict__", {}).get("__file__")
+        return isinstance(file, str) and file.startswith(self._root) and is_users_file(file)
+
+
+def _names_in(modules: Iterable[ModuleType]) -> Iterator[Place]:
+    """Yield the places of names that were imported from `threading`."""
+    for module in modules:
+        names = getattr(module, "__dict__", {})
+        for name in _NAMES:
+            found = FACTORIES.get(id(names.get(name)))
+            if found is not None and module is not threading:
+                yield Place(NAME, names, name, names[name], found)
+
+
+def kept_by(item: pytest.Item) -> dict[str, object]:
+    """Return what pytest keeps for a test: its parameters, and fixtures of wider scopes."""
+    call: Any = getattr(item, "callspec", None)
+    fixtures: Any = getattr(item, "_fixtureinfo", None)
+    kept: dict[str, object] = {} if call is None else dict(call.params)
+    for name, found in {} if fixtures is None else fixtures.name2fixturedefs.items():
+        if found and found[-1].scope != "function" and found[-1].cached_result is not None:
+            kept[name] = found[-1].cached_result[0]
+    return kept
