@@ -8,14 +8,17 @@ a test of many steps has more such schedules than it has runs. So their order co
   fine: the first, the last, the one in the middle, those in between.
 - Of two deviations, all come first of which at most one preempts. There are few ways for actors
   to start in another order, and many races need one of them and one preemption.
-- Drawn schedules take turns with those in order, unless what is left of these is done with a
-  quarter of the runs to spare. They find what needs three deviations or more.
+- An actor that was passed over comes next as soon as nobody else can go on by itself, which may
+  be too soon: what it races with may be a chain of several actors. So each single deviation is
+  also run in a lasting form, which holds the actor back until nobody else is left.
+- Drawn schedules and lasting forms take turns with those in order, unless what is left of these
+  can be done with a quarter of the runs to spare. They find what needs three deviations or more.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
@@ -30,6 +33,10 @@ T = TypeVar("T")
 _NUMBER = re.compile(r"[#-][0-9]+$")
 _IN_ORDER = 2
 """Schedules with more deviations are run in order only if there are runs enough for all."""
+
+
+_MOST_PASSED = 1_000
+"""How often an actor is passed over in a run, so that others do not wait for it forever."""
 
 
 class DelaysPolicy:
@@ -47,12 +54,13 @@ class DelaysPolicy:
         self._seed = seed
         self._runs = runs
         self._search = Search(_level, spread_out, deep=False)
+        self._lasting: deque[Holding] = deque()
         self._plan: Plan | None = None
         self._lengths = Lengths()
         self._begun = 0
         self._drawn = 0
         self._singles = 0
-        self._draws_next = False
+        self._turn = -1
 
     @property
     def diverged(self) -> int:
@@ -62,25 +70,34 @@ class DelaysPolicy:
     def next(self) -> Strategy | None:
         """Return the strategy of the next run; see `Policy`."""
         self._begun += 1
+        self._plan = None
         if self._begun == 1:
             return Default()
-        if self._draws():
-            return self._draw()
-        self._plan = self._search.take()
-        return None if self._plan is None else self._plan.strategy()
+        return self._aside() or self._in_order()
 
-    def _draws(self) -> bool:
-        """Whether the next schedule is a drawn one."""
+    def _aside(self) -> Strategy | None:
+        """Return the strategy of a schedule out of order; None if one in order comes next."""
         level = self._search.level
-        if level is None or self._search.left() <= (self._runs - self._begun) * 3 // 4:
-            return False
-        self._draws_next = not self._draws_next
-        return level > _IN_ORDER or self._draws_next
+        if level is None:
+            return None
+        if level > 1 and self._lasting:
+            return self._lasting.popleft()
+        if self._search.left() <= (self._runs - self._begun) * 3 // 4:
+            return None
+        if level > _IN_ORDER:
+            return self._draw()
+        self._turn = (self._turn + 1) % 3
+        if self._turn == 1:
+            return None
+        return self._lasting.popleft() if self._turn == 2 and self._lasting else self._draw()
 
     def _draw(self) -> Strategy:
-        self._plan = None
         self._drawn += 1
         return mixed(Random(f"{self._seed}/{self._drawn}"), self._lengths)
+
+    def _in_order(self) -> Strategy | None:
+        self._plan = self._search.take()
+        return None if self._plan is None else self._plan.strategy()
 
     def ended(self, steps: Sequence[Step]) -> None:
         """Find the schedules that differ from the latest run behind its last deviation."""
@@ -88,6 +105,10 @@ class DelaysPolicy:
         self._search.ended(self._plan, steps)
         if self._begun == 1:
             self._singles = self._search.left()
+        elif self._plan is not None and len(self._plan.deviations) == 1:
+            number, option = self._plan.deviations[0]
+            if comes_back(steps, number):
+                self._lasting.append(Holding(number, option))
 
     def proof(self, runs: int) -> str:
         """Say what *runs* runs without a failure prove; see `Policy`."""
@@ -99,6 +120,45 @@ class DelaysPolicy:
 
 def _level(deviations: int, preemptions: int) -> Level:
     return (deviations, int(deviations > 1 and preemptions > 1))
+
+
+class Holding:
+    """Takes one deviation, and holds the actor back that is passed over.
+
+    It comes next when nobody else can go on, or after so many choices that others may be waiting
+    for it.
+
+    Args:
+        number: Of the step.
+        option: The identity of the option to take there.
+    """
+
+    def __init__(self, number: int, option: str) -> None:
+        self._number = number
+        self._option = option
+        self._held = ""
+        self._left = _MOST_PASSED
+
+    def choose(
+        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
+    ) -> int:
+        """Return the index of the option to take; see `Strategy`."""
+        if number == self._number and self._option in options:
+            self._held = options[0]
+            return options.index(self._option)
+        if options[0] == self._held and self._left:
+            self._left -= 1
+            return 1
+        return 0
+
+
+def comes_back(steps: Sequence[Step], number: int) -> bool:
+    """Whether the actor that was passed over at a step came next though others could go on."""
+    passed = steps[number].options[0]
+    for step in steps[number + 1 :]:
+        if step.options[step.chosen] == passed:
+            return step.options[0] == passed
+    return False
 
 
 def spread_out(steps: Sequence[Step], branches: list[Branch]) -> list[Branch]:

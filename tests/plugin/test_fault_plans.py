@@ -156,9 +156,9 @@ def test_what_is_refused(
 
 def test_a_wrong_name(asyncframe: Probe) -> None:
     """A name that no function has is refused with those that are like it."""
-    with pytest.raises(LookupError, match=r"'chrage'\. Did you mean .*test_fault_plans\.charge"):
-        asyncframe.faults.fail("chrage")
-    asyncframe.faults.fail("charge")
+    with pytest.raises(LookupError, match=r"chrage'\. Did you mean .*test_fault_plans\.charge"):
+        asyncframe.faults.fail("test_fault_plans.chrage")
+    asyncframe.faults.fail("test_fault_plans.charge")
     with pytest.raises(InjectedError):
         asyncframe.run_until_complete(charge(1))
 
@@ -182,11 +182,11 @@ def test_two_failures_of_one_attempt(asyncframe: Probe) -> None:
     asyncframe.faults.fail(charge, on=1, exc=TimeoutError)
     with pytest.raises(
         ValueError,
-        match=r"^fail\(charge, on=\[1, 2\], exc=OSError\) would not take place as planned: the "
-        r"attempts of fail\(charge, on=\[1\], exc=TimeoutError\), planned at \S+:\d+ in "
-        r"test_two_failures_of_one_attempt, fail already$",
+        match=r"^fail\(test_fault_plans\.charge, on=\[1, 2\], exc=OSError\) would not take place "
+        r"as planned: the attempts of fail\(charge, on=\[1\], exc=TimeoutError\), planned at "
+        r"\S+:\d+ in test_two_failures_of_one_attempt, fail already$",
     ):
-        asyncframe.faults.fail("charge", on=[1, 2], exc=OSError)
+        asyncframe.faults.fail("test_fault_plans.charge", on=[1, 2], exc=OSError)
     asyncframe.faults.fail(charge, exc=OSError)
     with pytest.raises(ValueError, match="fail already"):
         asyncframe.faults.fail(charge)

@@ -640,7 +640,7 @@ async def test_the_fixture_is_the_plan_of_the_probe(
 
 def test_the_fixture_alone(task_faults: FaultPlan, task_manager: TaskManager) -> None:
     """Without asyncframe, faults are injected into real threads."""
-    task_faults.fail("double", exc=ConnectionError)
+    task_faults.fail("test_faults.double", exc=ConnectionError)
     with pytest.raises(ConnectionError):
         task_manager.wait_result(double(1))
 
