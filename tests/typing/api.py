@@ -39,6 +39,7 @@ from framework import (
 from framework.lifespan import FrameworkLifespan
 from framework.protocols import Clock, EventSink, TaskEvent
 from framework.testing import override_framework
+from pytest_asyncframe.faults import Fault, FaultPlan, Firing, InjectedError
 
 
 def length(text: str, factor: int = 1) -> int:
@@ -439,6 +440,32 @@ def use_pool() -> None:
         assert_type(list(pool.map(length, ["a"])), list[int])
         pool.shutdown(timeout=5)
         pool.submit(length, 1)  # type: ignore[arg-type]  # the arguments are checked
+
+
+# -- the pytest plugin
+
+
+def use_faults(plan: FaultPlan) -> None:
+    """Plan each fault, for a decorated function, any other one, or a name."""
+    fault = plan.fail(bare_background, on=[1, 2], exc=TimeoutError)
+    assert_type(fault, Fault)
+    assert_type(fault.fired, tuple[Firing, ...])
+    assert_type(fault.call, str)
+    assert_type(fault.place, str)
+    assert_type(plan.fail(length, on=range(1, 3), exc=OSError("lost")), Fault)
+    assert_type(plan.fail("length", on=1, exc=lambda: OSError("lost")), Fault)
+    assert_type(plan.slow(async_length, seconds=40), Fault)
+    assert_type(plan.crash_worker(after="progress", fn=length), Fault)
+    assert_type(plan.queue_full(next=3), Fault)
+    assert_type(plan.deliver_twice(bare_background), Fault)
+    assert_type(plan.chaos(0.1, 7, kinds=["fail"], exc=InjectedError), Fault)
+    assert_type(plan.planned, tuple[Fault, ...])
+    for firing in plan.fired:
+        assert_type(firing.fault, Fault)
+        assert_type(firing.number, int)
+        assert_type(firing.at, float)
+    plan.fail(length, exc=int)  # type: ignore[arg-type]  # no exception class
+    plan.slow(length)  # type: ignore[call-arg]  # how much longer?
 
 
 # -- errors
