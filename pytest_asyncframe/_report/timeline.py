@@ -107,12 +107,19 @@ class Timeline:
             return []
         self._shown = len(moments)
         unit = "real time" if self._toolkit.clock is None else "virtual time"
-        mode = repr(self._toolkit.mode)
-        if self._toolkit.mode == "seeded":
-            mode += f", seed {self._toolkit.settings.seed}"
-        lines.insert(0, f"seconds of {unit} since the test began, mode {mode}")
+        lines.insert(0, f"seconds of {unit} since the test began, mode {self._mode()}")
         lines += self._unfinished(snapshot or recorder.take_snapshot())
         return lines + _listed("planned faults:", self._faults()) + found
+
+    def _mode(self) -> str:
+        """Return the mode, with its seed if that may matter, and how to set it again."""
+        mode, settings = self._toolkit.mode, self._toolkit.settings
+        text = repr(mode)
+        if mode == "seeded" or (settings.seed_is_option and mode != "threads"):
+            text += f", seed {settings.seed}"
+        if settings.seed_is_option and mode != "threads":
+            text += f" (again with --asyncframe-seed={settings.seed})"
+        return text
 
     def _rest(self, findings: Findings) -> list[str]:
         recorder = self._recorder

@@ -43,6 +43,7 @@ class Settings:
     Attributes:
         mode: How tasks run; see the table in the documentation.
         seed: Seed of the order in the mode ``seeded``, and of jitter.
+        seed_is_option: Whether the seed comes from the command line.
         start: Date and time at second 0 of virtual time, aware; None for now.
         leaks: Whether what a test leaves behind is an error, a warning or ignored.
         lost_failures: The same for task failures that nobody has read.
@@ -57,6 +58,7 @@ class Settings:
 
     mode: Mode = "auto"
     seed: int = 0
+    seed_is_option: bool = False
     start: datetime | None = None
     leaks: Severity = "error"
     lost_failures: Severity = "error"
@@ -168,6 +170,7 @@ def settings_of(config: pytest.Config) -> Settings:
     return Settings(
         mode=cast("Mode", _ini(config, "mode", MODES)),
         seed=config.getoption("asyncframe_seed") or 0,
+        seed_is_option=config.getoption("asyncframe_seed") is not None,
         start=_moment(start, f"asyncframe_start = {start!r} in the ini file") if start else None,
         leaks=cast("Severity", _ini(config, "leaks", SEVERITIES)),
         lost_failures=cast("Severity", _ini(config, "lost_failures", SEVERITIES)),
@@ -196,6 +199,8 @@ def settings_for(item: pytest.Item, base: Settings) -> Settings:
         if "pollers" in changed:
             # In addition to those of the ini file and of outer markers.
             changed["pollers"] = (*found.pollers, *_several(changed["pollers"]))
+        if "seed" in changed:
+            changed["seed_is_option"] = False
         if "start" in changed:
             changed["start"] = _moment_of_marker(changed["start"])
         found = replace(found, **changed)

@@ -236,8 +236,43 @@ def test_the_seed_of_the_command_line(run) -> None:
     other, same, shown, shown_own = orders("--asyncframe-seed=7")
     assert other != first
     assert same == own
-    assert shown.endswith("mode 'seeded', seed 7")
+    assert shown.endswith("mode 'seeded', seed 7 (again with --asyncframe-seed=7)")
     assert shown_own.endswith("mode 'seeded', seed 3")
+
+
+JITTER = """
+    import pytest
+    from framework import background_task, retry_task
+
+    @background_task
+    @retry_task(max_retries=2, retry_delay=10, jitter=0.5)
+    def fails():
+        raise LookupError
+
+    @pytest.mark.parametrize("mode", [
+        pytest.param(mode, marks=pytest.mark.asyncframe(mode=mode)) for mode in ("auto", "virtual")
+    ])
+    def test_it(asyncframe, mode):
+        asyncframe.run_until_complete(fails(), check=False)
+        assert not asyncframe.delays(fails)
+"""
+
+
+def test_the_seed_of_jitter(run) -> None:
+    """The option changes jitter, too, in every mode of virtual time, and is shown there."""
+
+    def delays(*options: str) -> list[str]:
+        lines = run(JITTER, *options)[1].splitlines()
+        assert len([line for line in lines if line.endswith("mode 'auto'")]) == (not options)
+        shown = "mode 'auto', seed 7 (again with --asyncframe-seed=7)"
+        assert len([line for line in lines if line.endswith(shown)]) == bool(options)
+        return [line for line in lines if line.startswith("E       assert not [")]
+
+    auto, virtual = delays()
+    other, again = delays("--asyncframe-seed=7")
+    assert auto == virtual
+    assert other == again
+    assert other != auto
 
 
 def test_an_invalid_seed(run) -> None:
