@@ -11,10 +11,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_asyncframe._toolkit.exploring import REFUSED, RUN
-from pytest_asyncframe._toolkit.items import code_of, is_from, module_name, requested
+from pytest_asyncframe._toolkit.items import (
+    closeness,
+    code_of,
+    is_from,
+    module_name,
+    requested,
+)
 from pytest_asyncframe._toolkit.options import (
     MARKER,
     MARKER_OF_EXPLORATION,
+    MARKER_OF_MODES,
     Settings,
     add_options,
     check_fixtures,
@@ -22,9 +29,12 @@ from pytest_asyncframe._toolkit.options import (
     check_surroundings,
     check_time,
     sets_exploration,
+    sets_modes,
     settings_for,
     settings_of,
 )
+from pytest_asyncframe._toolkit.repeating import PROOF
+from pytest_asyncframe._toolkit.variants import in_variant
 
 if TYPE_CHECKING:
     from framework import TaskManager, ThreadPoolExecutorEnhanced
@@ -62,14 +72,19 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and check the ini file."""
     config.addinivalue_line("markers", MARKER)
     config.addinivalue_line("markers", MARKER_OF_EXPLORATION)
+    config.addinivalue_line("markers", MARKER_OF_MODES)
     config.stash[_SETTINGS] = settings_of(config)
     if sets_exploration(config):
         from pytest_asyncframe._explore import marker  # only if it is used
 
         marker.plan_of(config)
+    if sets_modes(config):
+        from pytest_asyncframe._modes import marker as modes  # only if it is used
+
+        modes.from_options(config, 0)
 
 
-# -- exploration
+# -- tests that are run several times
 
 
 @pytest.hookimpl(trylast=True)
@@ -83,19 +98,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a test that is marked with interleave under many schedules."""
-    if item.get_closest_marker("interleave") is None:
+    """Run a test that is marked with task_modes or interleave several times."""
+    modes, schedules = closeness(item, "task_modes"), closeness(item, "interleave")
+    if not (modes or schedules):
         return None
-
-    from pytest_asyncframe._explore import runs  # only if it is used
+    if modes >= schedules:
+        from pytest_asyncframe._modes.runs import protocol  # only if it is used
+    else:
+        from pytest_asyncframe._explore.runs import protocol  # only if it is used
 
     asked = requested(item, FIXTURES, __name__)
-    return runs.protocol(item, nextitem, item.config.stash[_SETTINGS], asked)
+    return protocol(item, nextitem, item.config.stash[_SETTINGS], asked)
 
 
 def pytest_report_teststatus(report: Any) -> tuple[str, str, str] | None:
-    """Show what the runs of an explored test prove."""
-    proof = getattr(report, "exploration", None)
+    """Show what the runs of a test prove, or in which modes it passes."""
+    proof = getattr(report, PROOF, None)
     return None if proof is None else ("passed", ".", f"PASSED ({proof})")
 
 
@@ -109,6 +127,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     if asked:
         # Reset it, because a plugin may run failed tests again.
         item.stash[_FAILED] = False
+        if _USAGE_ERROR in item.stash:
+            del item.stash[_USAGE_ERROR]
         try:
             _open_toolkit(item, asked)
         except pytest.UsageError as error:
@@ -120,7 +140,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
 
 
 def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
-    settings = settings_for(item, item.config.stash[_SETTINGS])
+    settings = in_variant(item, settings_for(item, item.config.stash[_SETTINGS]))
     check_fixtures(item, settings.mode, asked)
 
     try:

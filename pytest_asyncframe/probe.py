@@ -44,6 +44,11 @@ class Probe:
         return self._toolkit.manager
 
     @property
+    def mode(self) -> str:
+        """The mode of the test: ``auto``, ``manual``, ``virtual``, ``seeded`` or ``threads``."""
+        return self._toolkit.mode
+
+    @property
     def clock(self) -> VirtualClock:
         """The virtual clock of the test.
 

@@ -15,12 +15,10 @@ import pytest
 from pytest_asyncframe._explore.replay import Following
 from pytest_asyncframe._explore.run import is_failure
 from pytest_asyncframe._explore.schedule import Default, Strategy
+from pytest_asyncframe._toolkit.repeating import PROOF
 
 SECTION = "exploration"
 """The title of the section of a report, and the name of its property in JUnit's XML."""
-
-PROOF = "exploration"
-"""The attribute of a report that says what a pass proves. xdist sends it to its controller."""
 
 AGAIN = (
     "The test fails without any other choice when it runs once more in the same process, so "

@@ -55,4 +55,4 @@ RUN = pytest.StashKey[ReportedRun]()
 """The present run of an explored test, on its item; not set for other tests."""
 
 REFUSED = pytest.StashKey[str]()
-"""Why a test that is marked to be explored cannot be, on its item."""
+"""Why a test that is marked to be run several times cannot be, on its item."""

@@ -42,6 +42,25 @@ def is_from(module: str, name: str, definitions: Sequence[Any]) -> bool:  # Any:
     return False
 
 
+def closeness(item: pytest.Item, marker: str, keyword: str | None = None) -> int:
+    """Return how close to a test it has a marker: the higher the closer, 0 for nowhere.
+
+    Args:
+        item: The test.
+        marker: The name of the marker.
+        keyword: Only markers with this keyword count; None for all.
+    """
+    nodes = item.listchain()
+    return max(
+        (
+            nodes.index(node) + 1
+            for node, one in item.iter_markers_with_node(marker)
+            if keyword is None or keyword in one.kwargs
+        ),
+        default=0,
+    )
+
+
 def module_name(item: pytest.Item) -> str:
     """Return the name of the module that a test is in; "" if it is in none."""
     return str(getattr(getattr(item, "module", None), "__name__", ""))

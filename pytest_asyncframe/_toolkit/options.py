@@ -29,10 +29,14 @@ MARKER = (
     "starts, and what fails the test"
 )
 
-
 MARKER_OF_EXPLORATION = (
     "interleave(seeds=200, policy='delays', level='framework'): run a test that uses asyncframe "
     "under many schedules of its threads and event loops, to find races"
+)
+
+MARKER_OF_MODES = (
+    "task_modes(*modes, transports=()): run a test that uses asyncframe in several modes, and "
+    "over several transports, and report which ones disagree"
 )
 
 
@@ -80,6 +84,7 @@ def add_options(parser: pytest.Parser) -> None:
         help="seed of tests without one in their marker: for the order in mode seeded, and jitter",
     )
     _add_options_of_exploration(group)
+    _add_options_of_modes(group)
     parser.addini("asyncframe_mode", f"how tasks run: {_listed(MODES)}", default="auto")
     parser.addini(
         "asyncframe_start",
@@ -139,6 +144,25 @@ def _add_options_of_exploration(group: pytest.OptionGroup) -> None:
         action="store_true",
         help="run each schedule twice, and fail where two runs with the same choices differ",
     )
+
+
+def _add_options_of_modes(group: pytest.OptionGroup) -> None:
+    group.addoption(
+        "--asyncframe-modes",
+        metavar="MODES",
+        help="run tests marked with task_modes in these modes instead, separated by commas",
+    )
+    group.addoption(
+        "--asyncframe-transports",
+        metavar="TRANSPORTS",
+        help="run tests marked with task_modes over these transports instead",
+    )
+
+
+def sets_modes(config: pytest.Config) -> bool:
+    """Whether the command line says in which modes, or over which transports, tests run."""
+    options = (config.getoption(f"asyncframe_{key}") for key in ("modes", "transports"))
+    return any(one is not None for one in options)
 
 
 def sets_exploration(config: pytest.Config) -> bool:

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+PROOF = "asyncframe_proof"
+"""The attribute of a report that says what a pass proves. xdist sends it to its controller."""
+
 
 def forget_runs(item: pytest.Item, properties: Sequence[tuple[str, object]]) -> None:
     """Let the next run of a test begin without what the earlier ones have left on it.

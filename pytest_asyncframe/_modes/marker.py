@@ -1,0 +1,185 @@
+"""The marker ``task_modes`` and its options, with checks of their values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, cast
+
+import pytest
+
+from pytest_asyncframe._toolkit.items import closeness
+from pytest_asyncframe._toolkit.options import (
+    MODES,
+    TRANSPORTS,
+    Mode,
+    Settings,
+    Transport,
+    check_fixtures,
+)
+from pytest_asyncframe._toolkit.variants import Variant
+
+_MARKER = "@pytest.mark.task_modes"
+_ALLOWED = f"{', '.join(MODES)}, 'seeded:20' for 20 seeds, or 'seeded=7' for seed 7"
+_MOST_SEEDS = 10_000
+
+
+def applies(item: pytest.Item, asked: Collection[str]) -> bool:
+    """Return whether a test is to be run in the variants of its marker.
+
+    The marker of a class or module does not apply to tests without the fixture, or with a mode
+    of their own.
+
+    Args:
+        item: The test.
+        asked: The fixtures of asyncframe that it requests.
+    """
+    here = closeness(item, "task_modes")
+    is_own = here == len(item.listchain())
+    return here >= closeness(item, "asyncframe", "mode") and (is_own or "asyncframe" in asked)
+
+
+def variants_for(item: pytest.Item, settings: Settings, asked: Collection[str]) -> list[Variant]:
+    """Return the variants that a test with the marker is to be run in.
+
+    Args:
+        item: The test.
+        settings: Its settings.
+        asked: The fixtures of asyncframe that it requests.
+
+    Raises:
+        pytest.UsageError: If the marker has a value that is not allowed, or does not fit the
+            test.
+    """
+    marker = item.get_closest_marker("task_modes")
+    assert marker is not None
+    for keyword in marker.kwargs:
+        if keyword != "transports":
+            raise pytest.UsageError(
+                f"{_MARKER} has no keyword {keyword!r}; it takes modes and transports"
+            )
+    modes = _modes(marker.args, _MARKER, settings.seed)
+    transports = _transports(marker.kwargs.get("transports", ()), _MARKER)
+    if not (modes or transports):
+        raise pytest.UsageError(f"{_MARKER} names no mode and no transport: it takes {_ALLOWED}")
+    _check_test(item, asked)
+    chosen = from_options(item.config, settings.seed)
+    variants = _combined(chosen[0] or modes, chosen[1] or transports)
+    for variant in variants:
+        _check_transport(item, variant.transport)
+        check_fixtures(item, variant.mode or settings.mode, asked)
+    return variants
+
+
+def from_options(config: pytest.Config, seed: int) -> tuple[list[Variant], list[Transport]]:
+    """Return the modes and the transports of the command line, which replace those of markers.
+
+    Args:
+        config: The configuration.
+        seed: The first seed of several.
+
+    Raises:
+        pytest.UsageError: If a value is not allowed.
+    """
+    modes = config.getoption("asyncframe_modes")
+    transports = config.getoption("asyncframe_transports")
+    return (
+        _modes(_split(modes), f"--asyncframe-modes={modes}", seed),
+        _transports(_split(transports), f"--asyncframe-transports={transports}"),
+    )
+
+
+def _split(text: str | None) -> list[str]:
+    return [] if text is None else [part.strip() for part in text.split(",")]
+
+
+def _modes(texts: Sequence[Any], given: str, seed: int) -> list[Variant]:
+    """Return a variant for each mode, and for each seed of one that has several."""
+    found: list[Variant] = []
+    for text in texts:
+        for variant in _mode(text, given, seed):
+            if variant in found:
+                raise pytest.UsageError(f"{given} names {variant} twice")
+            found.append(variant)
+    return found
+
+
+def _mode(text: Any, given: str, seed: int) -> Iterator[Variant]:
+    if not isinstance(text, str):
+        raise pytest.UsageError(
+            f"{given}: a mode must be a text, not {text!r}; it takes {_ALLOWED}"
+        )
+    if text in MODES:
+        yield Variant(cast("Mode", text))
+        return
+    mode, sign, number = text[:6], text[6:7], text[7:]
+    if mode != "seeded" or sign not in (":", "=") or not number.removeprefix("-").isdecimal():
+        raise pytest.UsageError(f"{given}: there is no mode {text!r}; it takes {_ALLOWED}")
+    if sign == "=":
+        yield Variant("seeded", int(number))
+        return
+    if not 1 <= int(number) <= _MOST_SEEDS:
+        raise pytest.UsageError(
+            f"{given}: {text!r} must have from 1 to {_MOST_SEEDS} seeds, as in 'seeded:20'; "
+            "'seeded=7' is seed 7"
+        )
+    for further in range(int(number)):
+        yield Variant("seeded", seed + further)
+
+
+def _transports(values: Any, given: str) -> list[Transport]:
+    several = [values] if isinstance(values, str) else values
+    if not isinstance(several, (tuple, list)):
+        raise pytest.UsageError(f"{given}: transports must be a tuple, not {values!r}")
+    for value in several:
+        if value not in TRANSPORTS:
+            raise pytest.UsageError(
+                f"{given}: there is no transport {value!r}; there are {', '.join(TRANSPORTS)}"
+            )
+        if several.count(value) > 1:
+            raise pytest.UsageError(f"{given} names the transport {value} twice")
+    return list(several)
+
+
+def _combined(modes: Sequence[Variant], transports: Sequence[Transport]) -> list[Variant]:
+    """Return each mode over each transport; all seeds come to the same over a live server."""
+    found: dict[Variant, None] = {}
+    seeds = [one for one in modes if one.mode == "seeded"]
+    for transport in transports or (None,):
+        for one in modes or (Variant(),):
+            if transport == "live" and one.mode == "seeded" and one is not seeds[0]:
+                continue
+            found[Variant(one.mode, one.seed, transport)] = None
+    return list(found)
+
+
+def _check_test(item: pytest.Item, asked: Collection[str]) -> None:
+    """Check that the marker fits the other markers and the fixtures of the test."""
+    if "asyncframe" not in asked:
+        raise pytest.UsageError(
+            f"{item.name} has the marker task_modes, which needs the fixture asyncframe: request "
+            "it, or remove the marker"
+        )
+    here = closeness(item, "task_modes")
+    for name, keyword in (("interleave", None), ("asyncframe", "mode")):
+        if here == closeness(item, name, keyword):
+            other = f"{name}({keyword}=...)" if keyword else name
+            raise pytest.UsageError(
+                f"{item.name} has the markers task_modes and {other} side by side: remove one of "
+                "them"
+            )
+
+
+def _check_transport(item: pytest.Item, transport: Transport | None) -> None:
+    """Check that a client can be opened over a transport in the test."""
+    is_async = inspect.iscoroutinefunction(getattr(item, "obj", None))
+    if transport == "testclient" and is_async:
+        raise pytest.UsageError(
+            f"{item.name} is a coroutine, and the transport 'testclient' would block its event "
+            "loop: use 'asgi' and 'live', or make the test a plain function"
+        )
+    if transport == "asgi" and not is_async:
+        raise pytest.UsageError(
+            f"{item.name} is no coroutine, and the transport 'asgi' needs its event loop: use "
+            "'testclient' and 'live', or make the test a coroutine"
+        )

@@ -1,0 +1,135 @@
+"""Running a test in all its variants, in the place of pytest's own protocol for it.
+
+Each run is pytest's own protocol for the test, told that the next test is a copy of it: the
+fixtures of function scope are made anew, and wider ones are kept until all runs are done. Users
+see one test: the reports of the run that stands for all.
+
+Relies on: `runtestprotocol` of pytest, which is not public.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from pytest_asyncframe._modes.marker import applies, variants_for
+from pytest_asyncframe._modes.results import (
+    Result,
+    failures,
+    other_failures,
+    sentence,
+    shown,
+)
+from pytest_asyncframe._toolkit.exploring import REFUSED
+from pytest_asyncframe._toolkit.options import Settings, settings_for
+from pytest_asyncframe._toolkit.repeating import PROOF, forget_runs, withheld
+from pytest_asyncframe._toolkit.variants import VARIANT, Variant
+
+SECTION = "task modes"
+"""The title of the section of a report, and the name of its property in JUnit's XML."""
+
+_ORDINARY = ("setuponly", "setupplan", "setupshow")
+"""Options of pytest that are of no use with several runs: then a test is run once."""
+
+
+def protocol(
+    item: pytest.Item,
+    next_item: pytest.Item | None,
+    settings: Settings,
+    asked: Collection[str],
+) -> bool | None:
+    """Run a test that has the marker; see the hook ``pytest_runtest_protocol``.
+
+    Args:
+        item: The test.
+        next_item: The test after it; None if it is the last one.
+        settings: The settings of the session.
+        asked: The fixtures of asyncframe that it requests.
+
+    Returns:
+        None if the test is to be run as any other.
+    """
+    if any(item.config.getoption(name, False) for name in _ORDINARY) or not applies(item, asked):
+        return None
+    try:
+        variants = variants_for(item, settings_for(item, settings), asked)
+    except pytest.UsageError as error:
+        item.stash[REFUSED] = str(error)
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    runs = _Runs(item)
+    results = [Result(variant, runs.run(variant)) for variant in variants]
+    for report in [*_reported(results, item), *runs.end(next_item)]:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
+
+
+class _Runs:
+    """The runs of one test."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        self._item = item
+        self._copy = copy.copy(item)
+        self._properties = list(item.user_properties)
+
+    def run(self, variant: Variant) -> list[pytest.TestReport]:
+        """Run the test once; return the reports, of which nobody is told."""
+        item = self._item
+        forget_runs(item, self._properties)
+        item.stash[VARIANT] = variant
+        try:
+            with withheld(item, "pytest_runtest_logreport") as told:
+                reports = runtestprotocol(item, log=False, nextitem=self._copy)
+        finally:
+            del item.stash[VARIANT]
+        # Subtests report during the call.
+        return [*told, *reports]
+
+    def end(self, next_item: pytest.Item | None) -> list[pytest.TestReport]:
+        """End the wider fixtures that *next_item* does not use; return a report if that fails."""
+        state = self._item.session._setupstate
+        capturing: Any = self._item.config.pluginmanager.getplugin("capturemanager")
+        capture = capturing.item_capture("teardown", self._item) if capturing else nullcontext()
+        with capture:
+            call = pytest.CallInfo.from_call(lambda: state.teardown_exact(next_item), "teardown")
+        if call.excinfo is None:
+            return []
+        # Not by the hook, whose implementations expect a test that is set up.
+        return [pytest.TestReport.from_item_and_call(self._item, call)]
+
+
+def _reported(results: list[Result], item: pytest.Item) -> list[pytest.TestReport]:
+    """Return the reports that users see."""
+    chosen = shown(results)
+    text = sentence(results)
+    for report in chosen.reports:
+        if report is chosen.failure:
+            report.sections[:0] = [
+                (SECTION, "\n".join([text, *failures(results, item)])),
+                *other_failures(results),
+            ]
+            _head(report, text.rpartition("; ")[2])
+        if report.when == "call":
+            report.duration = sum(_duration(one) for one in results)
+            if report.passed and not hasattr(report, "wasxfail"):
+                setattr(report, PROOF, text)
+        if report.when != "setup":
+            report.user_properties.append((SECTION, text))
+    return chosen.reports
+
+
+def _duration(result: Result) -> float:
+    return sum(one.duration for one in result.reports if one.when == "call")
+
+
+def _head(report: pytest.TestReport, text: str) -> None:
+    """Let pytest's summary say where the test fails."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        crash.message = f"{text}: {crash.message}"
