@@ -120,7 +120,7 @@ class Points(Turns):
         if self._admitter == actor.ident or (self._admitter is None and self._running != 1):
             # It is starting a call, or something runs beside it that blocks outside the clock.
             return None
-        if self._coming or self._returned or self._admitter is not None:
+        if self._coming or self._admitter is not None:
             # Nobody may run until they are there, since they are options too, and until the
             # call is started: a thread may come to its first point before that.
             self._at_point = (actor, kind, what)

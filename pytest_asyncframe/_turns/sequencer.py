@@ -191,10 +191,6 @@ class Sequencer(Points):
                 return self._admission(startable[0])
             if self._running or self._coming:
                 return None
-            if self._returned:
-                # They had a turn, and have only been away for a moment.
-                self._give_turn(self._returned.pop(0))
-                return None
             chosen = self._choose_next(startable)
             if chosen is not None:
                 return self._begin(chosen)

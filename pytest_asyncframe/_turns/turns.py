@@ -92,13 +92,12 @@ class Turns(ABC):
         # A new lock: the old one may be held by a thread that the child does not have.
         self._lock = _thread.allocate_lock()
         self._running = 0
-        # Threads that will be running soon: announced, away but counted, or joined and about
+        # Threads that will be running soon: announced, or joined and about
         # to end. No turn is given before they are there.
         self._coming = 0
         self.elsewhere: int = 0
-        # In the order of their numbers. Those that were away, but counted, go before all others.
+        # In the order of their numbers.
         self._ready: list[Actor] = []
-        self._returned: list[Actor] = []
         # Left, but counted as running until they have woken a loop; by thread identifier.
         self._owing: dict[int, Actor] = {}
         self._joined: dict[int, _Joined] = {}
@@ -214,7 +213,7 @@ class Turns(ABC):
     @property
     def _is_free(self) -> bool:
         """Whether nobody runs, and nobody waits for the next turn."""
-        busy = self._running or self._coming or self._returned
+        busy = self._running or self._coming
         return not busy and not any(actor.can_go_on for actor in self._ready)
 
     def leave(self, actor: Actor) -> None:
@@ -256,38 +255,28 @@ class Turns(ABC):
             self.leave(actor)
 
     @contextmanager
-    def away(self, *, counted: bool = False) -> Iterator[None]:
-        """Let others run while the calling thread waits for them in real time.
-
-        Args:
-            counted: Whether it will certainly be back soon. Time stands still meanwhile,
-                and only announced threads get a turn.
-        """
+    def away(self) -> Iterator[None]:
+        """Let others run while the calling thread waits for them in real time."""
         actor = self.here
         if actor is None:
             yield
             return
         with self._lock:
             self._running -= 1
-            self._coming += counted
             self._on_next_step(actor)
             actor.away = True
         self.dispatch()
         try:
             yield
         finally:
-            self._come_back(actor, counted=counted)
+            self._come_back(actor)
 
-    def _come_back(self, actor: Actor, *, counted: bool) -> None:
+    def _come_back(self, actor: Actor) -> None:
         with self._lock:
-            self._coming -= counted
             actor.away = False
-            has_turn = not self.one_at_a_time or self._is_free or (counted and not self._running)
+            has_turn = not self.one_at_a_time or self._is_free
             if has_turn:
                 self._running += 1
-            elif counted:
-                actor.use_gate()
-                self._returned.append(actor)
             else:
                 actor.use_gate()
                 self._make_ready(actor)
@@ -537,18 +526,17 @@ class Turns(ABC):
     def _overtake(self, actor: Actor) -> None:
         """Let a ready actor run beside the running ones if all of these block."""
         with self._lock:
-            waiting = [*self._returned, *self._ready]
-            first = next((one for one in waiting if one.can_go_on), None)
+            first = next((one for one in self._ready if one.can_go_on), None)
             if first is not actor:
                 return
             others = [
                 one
                 for one in self.actors.values()
-                if not (one.parked or one.away or one in waiting)
+                if not (one.parked or one.away or one in self._ready)
             ]
             if not self._blocked(actor, others):
                 return
-            (self._returned if actor in self._returned else self._ready).remove(actor)
+            self._ready.remove(actor)
             self._give_turn(actor)
         self.on_overtake(others)
 

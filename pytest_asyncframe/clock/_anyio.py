@@ -45,18 +45,17 @@ def _portal(clock: VirtualClock) -> Callable[..., AbstractContextManager[Any]]:
     ) -> Iterator[Any]:
         sequencer, arrival = clock.sequencer, None
         if sequencer.here is not None and backend == "asyncio":
-            arrival = sequencer.expect("loop", with_turn=True)
+            arrival = sequencer.expect("loop")
             chosen = {"loop_factory": clock.new_event_loop, **(backend_options or {})}
             factory = functools.partial(_announced, sequencer, chosen["loop_factory"], arrival)
             backend_options = {**chosen, "loop_factory": factory}
         made = real(backend, backend_options, **options)
         with ExitStack() as stack:
-            # The portal's thread takes over this thread's turn until it has started.
-            with sequencer.away(counted=True):
-                try:
-                    portal = stack.enter_context(made)
-                finally:
-                    sequencer.give_up(arrival)
+            try:
+                # It waits on the clock, so that the portal's thread gets its turn.
+                portal = stack.enter_context(made)
+            finally:
+                sequencer.give_up(arrival)
             yield portal
 
     return start_blocking_portal

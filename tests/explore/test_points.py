@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
 from framework import background_task, current_task, get_task_manager
 from framework.testing import Queued
@@ -338,3 +339,21 @@ def test_threads_between_steps_of_an_apps_code() -> None:
         found.add("".join(log))
 
     assert found == {"taskab", "ataskb", "abtask"}
+
+
+def test_a_client_is_controlled() -> None:
+    """Starlette's client, whose loop has a thread of its own, waits for nothing unseen."""
+    app = FastAPI()
+    app.get("/")(dict)
+    met: list[str] = []
+
+    def body(probe: Probe) -> None:
+        with probe.client(app) as client:
+            assert client.get("/").json() == {}
+        met.extend(probe.clock.sequencer.outside.met)
+
+    first, second = (one_run(body, Nth(0, "test")) for _ in range(2))
+
+    assert met == []
+    assert first == second
+    assert ("await", "", ("loop#1", "test"), True, 1) in first
