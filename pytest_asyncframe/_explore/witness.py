@@ -83,6 +83,9 @@ class Witness:
         """Return what is called at each line or bytecode, before *point*, which may pause."""
 
         def arrive(level: str, what: str) -> None:
+            if self._sequencer is not None and self._sequencer.is_undivided:
+                # Of a predicate, which is no part of what the test does.
+                return
             frame = users_frame(sys._getframe(1))
             if frame is None:
                 point(level, what)

@@ -146,7 +146,7 @@ class Invariants:
                 return
             self._holding = tuple(it for it in self._holding if it is not one)
         where = "" if frame is None else at(frame.f_code, frame.f_lineno)
-        self._recorder.note(f"always({one.source}) {wrong}", where)
+        self._recorder.note(f"always() {wrong}: {one.source}", where)
         moment = f"{when}, {round(self._recorder.elapsed, 6):.9g} s after the test began"
         self._broken.append(_text(one, wrong, f"{moment}{where and f', at {where}'}"))
 

@@ -115,6 +115,11 @@ class Points(Turns):
         finally:
             self._undivided.discard(ident)
 
+    @property
+    def is_undivided(self) -> bool:
+        """Whether this thread is inside `undivided`."""
+        return _thread.get_ident() in self._undivided
+
     def _leave_point(self, actor: Actor, kind: str, what: str) -> Callable[[], object] | None:
         """Decide who runs on; return what is to be called unlocked, None to go on at once."""
         if self._admitter == actor.ident or (self._admitter is None and self._running != 1):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from framework import background_task, get_task_manager
 from pytest_asyncframe._explore.schedule import Default
+from pytest_asyncframe._explore.story import Ran
 from pytest_asyncframe.probe import Probe
-from tests.explore.one_run import Wanted, one_run
+from tests.explore.one_run import Wanted, one_run, told_run
 
 
 def test_a_point_without_an_event() -> None:
@@ -63,3 +66,27 @@ def test_nobody_else_runs_inside_a_predicate() -> None:
     assert sold == 3
     assert [step for step in steps if step.preempted]
     assert all(before == after for before, after in seen)
+
+
+def test_the_story_leaves_predicates_out() -> None:
+    """The lines of a predicate are not told: they are no part of what the test does."""
+    sold = 0
+
+    def buy() -> None:
+        nonlocal sold
+        sold += 1
+
+    def predicate() -> bool:
+        limit = 5
+        return sold < limit
+
+    def body(probe: Probe) -> None:
+        probe.always(predicate)
+        probe.manager.submit_nowait(buy)
+        probe.run_until_idle()
+
+    entries = told_run(body, Default(), Path(__file__).parent, "line")
+
+    sources = [entry.source for entry in entries if isinstance(entry, Ran)]
+    assert "sold += 1" in sources
+    assert "return sold < limit" not in sources

@@ -133,7 +133,7 @@ def test_an_error_of_the_test_comes_first(pytester: pytest.Pytester) -> None:
         [
             "E * assert [[]1] == [[]2]",
             "*task timeline*",
-            "*always(asyncframe.always(lambda: not numbers)) is false*",
+            "*always() is false: asyncframe.always(lambda: not numbers)*",
         ]
     )
 
