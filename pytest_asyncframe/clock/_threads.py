@@ -91,9 +91,11 @@ def _works_on_the_clock(thread: Any) -> bool:  # Any: its target is not a public
     return of_a_loop or is_pool_thread(thread) or _is_anyios(thread)
 
 
-def _is_anyios(thread: threading.Thread) -> bool:
-    """Whether a thread is one of anyio's workers."""
-    return type(thread).__module__.startswith("anyio.")
+def _is_anyios(thread: Any) -> bool:  # Any: its target is not a public attribute
+    """Whether a thread is one of anyio's workers, or runs the loop of a portal."""
+    runs = getattr(thread, "_target", None)
+    modules = [getattr(one, "__module__", "") for one in (type(thread), runs)]
+    return any(str(module).startswith("anyio.") for module in modules)
 
 
 class _End:
