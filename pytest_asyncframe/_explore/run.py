@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import pytest
 
-from pytest_asyncframe._explore import levels, world
+from pytest_asyncframe._explore import levels, sets, world
 from pytest_asyncframe._explore.levels import Level
 from pytest_asyncframe._explore.lines import Lines, Scope
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
@@ -67,9 +67,10 @@ class Run:
     @contextmanager
     def installed(self, toolkit: Toolkit) -> Iterator[None]:
         """Install the points of the level, and what makes runs alike, inside the block."""
-        self._outside = toolkit.require_clock("interleave").sequencer.outside
+        clock = toolkit.require_clock("interleave")
+        self._outside = clock.sequencer.outside
         points = levels.installed(toolkit, self._level, self._lines, self.witness)
-        with world.same(self.seed), points:
+        with world.same(self.seed), sets.ordered(clock), points:
             yield
 
 

@@ -52,6 +52,7 @@ class VirtualClock:
         not_awaited: Calls of `run_for` that were never awaited, a line each.
         test: The asyncio task that runs the test; None for a test that is no coroutine.
         make_ready: Makes the queue of what a new event loop runs next.
+        on_new_loop: Called with each new event loop.
         on_block: Entered with the name of a function while it blocks the thread of a loop.
     """
 
@@ -65,6 +66,7 @@ class VirtualClock:
         self.label: Label = lambda _: ("", "")
         self.test: asyncio.Task[Any] | None = None
         self.make_ready: Callable[[], deque[Any]] = deque
+        self.on_new_loop: Callable[[VirtualLoop], object] = lambda _: None
         self.not_awaited: list[str] = []
         self._abandoned: list[str] = []
 
@@ -263,7 +265,9 @@ class VirtualClock:
 
     def new_event_loop(self) -> VirtualLoop:
         """Return a new event loop on this clock."""
-        return VirtualLoop(self)
+        loop = VirtualLoop(self)
+        self.on_new_loop(loop)
+        return loop
 
     def _at(self, seconds: float) -> int:
         return self.sequencer.now + nanoseconds(seconds)
