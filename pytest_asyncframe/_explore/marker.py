@@ -16,6 +16,8 @@ from pytest_asyncframe._toolkit.options import Settings
 _EXPLORED = ("auto", "seeded")
 """The modes in which one thread runs at a time and tasks start by themselves."""
 
+_BENCHMARKS = frozenset({"benchmark", "task_benchmark"})
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -188,6 +190,12 @@ def _check_test(item: pytest.Item, settings: Settings, asked: Collection[str]) -
         raise pytest.UsageError(
             f"{item.name} is marked with interleave, which needs the fixture asyncframe: request "
             "asyncframe, or remove the marker"
+        )
+    measured = _BENCHMARKS & set(getattr(item, "fixturenames", ()))
+    if measured:
+        raise pytest.UsageError(
+            f"{item.name} is marked with interleave and requests {min(measured)}, but a benchmark "
+            "measures one order, that of real time: remove one of them"
         )
     if settings.mode not in _EXPLORED:
         raise pytest.UsageError(

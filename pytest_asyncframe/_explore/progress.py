@@ -43,8 +43,13 @@ class Progress:
         if self._terminal is None or now - self._told < _EVERY:
             return
         self._told = now
-        rate = self._runs / (now - self._begun)
+        seconds = now - self._begun
+        rate = (
+            f"{self._runs / seconds:.2g}"
+            if self._runs < 10 * seconds
+            else (f"{self._runs / seconds:.0f}")
+        )
         self._terminal.ensure_newline()
         self._terminal.write_line(
-            f"{self._item.name}: {what}, {self.seconds:.0f} s, {rate:.0f} runs a second"
+            f"{self._item.name}: {what}, {seconds:.0f} s, {rate} runs a second"
         )

@@ -261,7 +261,9 @@ def _relative_node(item: pytest.Item) -> str:
 
 
 def _shown(one: Step, other: Step) -> str:
-    texts = [f"{step.kind} {step.what} {', '.join(step.options)}" for step in (one, other)]
+    texts = [
+        f"{f'{step.kind} {step.what}'.strip()}: {', '.join(step.options)}" for step in (one, other)
+    ]
     return "first {}, then {}".format(*texts)
 
 

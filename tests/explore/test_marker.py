@@ -70,6 +70,19 @@ def test_a_test_without_the_probe_is_refused(pytester: pytest.Pytester) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["benchmark", "task_benchmark"])
+def test_a_benchmark_is_refused(pytester: pytest.Pytester, name: str) -> None:
+    """A marked test that measures is an error at its set-up."""
+    marks = "@pytest.mark.filterwarnings('ignore')\n@pytest.mark.interleave\n"
+    source = TEST.replace("async def test", f"{marks}async def test").replace(
+        "test_sale(", f"test_sale({name}, "
+    )
+    assert error_of(pytester, source) == (
+        "test_sale is marked with interleave and requests benchmark, but a benchmark "
+        "measures one order, that of real time: remove one of them"
+    )
+
+
 @pytest.mark.parametrize("mode", ["manual", "virtual", "threads"])
 def test_modes_without_an_order_to_choose_are_refused(pytester: pytest.Pytester, mode: str) -> None:
     """A marked test in a mode where nothing is chosen is an error at its set-up."""
