@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pytest_asyncframe._explore.locks.making import stand_ins
 from pytest_asyncframe._explore.locks.model import Modelled, current
 from pytest_asyncframe._places import thread_place
-from pytest_asyncframe._turns.actors import Actor
+from pytest_asyncframe._turns.actors import Actor, TestEndedError
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._clock import nanoseconds
 
@@ -70,7 +70,7 @@ class RunControl:
 
     def take(self, lock: Modelled, actor: Actor, timeout: float) -> bool:
         """Take a lock on an actor; see `Control`."""
-        if self.points:
+        if self.points and lock.origin.has_points:
             self._sequencer.point("lock", lock.origin.acquire)
         if lock.real.acquire(False):
             if self._vain:
@@ -105,6 +105,10 @@ class RunControl:
     def await_free(self, lock: Modelled, actor: Actor) -> None:
         """Wait on an actor until a lock is free; see `Control`."""
         while not lock.is_free():
+            ended = sys.exception()
+            if isinstance(ended, TestEndedError):
+                # Who holds it may have ended long ago.
+                raise ended
             self._wait(lock, actor, None)
 
     def released(self, lock: Modelled) -> None:
@@ -113,7 +117,7 @@ class RunControl:
             # Only actors see to it that the next one runs.
             if self._waiting:
                 self._sequencer.dispatch()
-        elif self.points:
+        elif self.points and lock.origin.has_points:
             self._sequencer.point("lock", lock.origin.released)
 
 

@@ -138,9 +138,20 @@ class Modelled:
         return self.acquire()
 
     def __exit__(self, kind: type[BaseException] | None = None, *error: object) -> None:
-        # Where a test ends nobody is let run: all its threads are about to leave.
-        if self._release_once() and current.control is not None and kind is not TestEndedError:
-            current.control.released(self)
+        if kind is TestEndedError:
+            self._leave()
+        else:
+            self.release()
+
+    def _leave(self) -> None:
+        """Release the lock where the test has ended, without letting others run."""
+        # Not if a wait has ended without it, since its holder may never release it.
+        if self._is_owned():
+            self._release_once()
+
+    @abstractmethod
+    def _is_owned(self) -> bool:
+        """Return whether the calling thread has the lock, as a condition asks for it."""
 
     def _await_free(self) -> Actor | int:
         """Wait until the lock is free if this thread is an actor; return who takes it."""
