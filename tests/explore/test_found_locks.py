@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -225,6 +226,15 @@ def test_objects_that_no_module_refers_to(app: Any, tmp_path: Path) -> None:
     with FoundLocks(tmp_path, lambda: kept).modelled():
         assert str(kept["shop"].own_lock.origin) == "shop.own_lock"
         assert type(kept["shop"].other.lock) is ModelLock
+
+
+def test_logging_handlers(app: Any, tmp_path: Path) -> None:
+    """The locks of logging handlers that exist already are modelled, and real afterwards."""
+    handler: Any = logging.StreamHandler()
+    real = handler.lock
+    with FoundLocks(tmp_path).modelled():
+        assert type(handler.lock) is ModelRLock
+    assert handler.lock is real
 
 
 def test_cycles_and_large_containers(app: Any, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
+import logging
 import pickle
 import queue
 import threading
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from framework import background_task, current_task
+from framework import background_task, current_task, get_task_manager
 from pytest_asyncframe._explore.levels import Level
 from pytest_asyncframe._explore.locks.model import ModelLock, ModelRLock
 from pytest_asyncframe._explore.schedule import Default
@@ -567,3 +569,88 @@ def test_locks_are_free_after_a_deadlock() -> None:
         one_run(body, At("report_progress()", "back#1"))
 
     assert [kept[0].is_free(), kept[1]._lock.is_free()] == [True, True]
+
+
+def test_a_wait_ends_with_its_test() -> None:
+    """A thread that waits on a condition leaves though the lock was never released."""
+    kept: list[str] = []
+
+    def body(probe: Probe) -> None:
+        for lock in (threading.Lock(), threading.RLock()):
+            changed = threading.Condition(lock)
+
+            @background_task
+            def wait(changed: threading.Condition) -> None:
+                with changed:
+                    changed.wait()
+
+            @background_task
+            def leave_locked(changed: threading.Condition) -> None:
+                changed.acquire()
+
+            wait(changed)
+            leave_locked(changed)
+        probe.clock.sleep(1)
+        kept.extend(actor.name for actor in probe.clock.sequencer.actors.values())
+
+    in_a_run(body)
+
+    assert len(kept) == 3
+    assert not {thread.name for thread in threading.enumerate()} & set(kept) - {"MainThread"}
+
+
+class Framed(logging.Handler):
+    """Calls the framework while it holds its lock, as a formatter of the user's may."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass a point of level "framework"."""
+        get_task_manager().get_stats()
+
+
+def test_a_logging_handler_over_a_point() -> None:
+    """A task that is paused in a logging handler blocks nobody outside of the clock."""
+    log = logging.getLogger("tests.explore.locks")
+    log.setLevel(logging.INFO)
+
+    def body(probe: Probe) -> None:
+        handler = Framed()
+        log.addHandler(handler)
+
+        @background_task
+        def tell() -> None:
+            log.info("once")
+            log.info("again")
+
+        tell()
+        tell()
+        probe.run_until_idle()
+        log.removeHandler(handler)
+        assert is_modelled(handler.lock)
+        assert not probe.clock.sequencer.outside.met
+
+    for seed in range(10):
+        one_run(body, Drawn(seed), "locks")
+
+
+def test_logging_has_no_points_of_its_own() -> None:
+    """Level "locks" does not let others run where a logging handler takes its lock."""
+
+    def body(probe: Probe) -> None:
+        handler = logging.StreamHandler(io.StringIO())
+        lock = threading.Lock()
+
+        @background_task
+        def tell() -> None:
+            with handler.lock or lock, lock:
+                pass
+
+        tell()
+        tell()
+        probe.run_until_idle()
+
+    steps = one_run(body, Default(), "locks")
+
+    assert {step.what for step in steps if step.kind == "lock"} == {
+        "acquire lock",
+        "released lock",
+    }

@@ -11,6 +11,7 @@ container. Such a lock blocks its thread if a paused actor holds it, which the s
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -23,7 +24,8 @@ from typing import Any
 import pytest
 
 from pytest_asyncframe._explore.locks.making import is_machinery, stand_ins
-from pytest_asyncframe._explore.locks.model import Modelled, current
+from pytest_asyncframe._explore.locks.model import REAL_RLOCK, Modelled, ModelRLock, current
+from pytest_asyncframe._explore.locks.names import OF_A_HANDLER
 from pytest_asyncframe._explore.locks.places import NAME, Place
 from pytest_asyncframe._explore.locks.search import FACTORIES, Search
 from pytest_asyncframe._places import is_users_file
@@ -79,6 +81,8 @@ class FoundLocks:
                 search.through_module(module)
         for name, value in self._more().items() if is_first else ():
             search.through(name, value)
+        if is_first:
+            self._places += _of_handlers()
         self._places += search.places
         self._places += _names_in(one for name, one in new if not is_machinery(name))
 
@@ -95,6 +99,16 @@ def _names_in(modules: Iterable[ModuleType]) -> Iterator[Place]:
             found = FACTORIES.get(id(names.get(name)))
             if found is not None and module is not threading:
                 yield Place(NAME, names, name, names[name], found)
+
+
+def _of_handlers() -> Iterator[Place]:
+    """Yield the places of the locks of logging handlers."""
+    handlers: list[Any] = logging._handlerList  # type: ignore[attr-defined]  # nothing public
+    for reference in list(handlers):
+        names = getattr(reference(), "__dict__", {})
+        real = names.get("lock")
+        if type(real) is REAL_RLOCK:
+            yield Place(NAME, names, "lock", real, ModelRLock(real, OF_A_HANDLER))
 
 
 def kept_by(item: pytest.Item) -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 The locks of `threading` and `queue` objects are modelled too, where such code makes the
 object. Those of the machinery that a run stands on stay real: it never lets others run while
-it holds one.
+it holds one. Modelled, but without points, are the locks of logging handlers, which are held
+while the user's code formats what is logged.
 
 Relies on: the first frame outside of `threading` and `queue`, to tell who makes a lock.
 """
@@ -10,6 +11,7 @@ Relies on: the first frame outside of `threading` and `queue`, to tell who makes
 from __future__ import annotations
 
 import _thread
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ from pytest_asyncframe._explore.locks.model import (
     allocate,
     current,
 )
-from pytest_asyncframe._explore.locks.names import made_by
+from pytest_asyncframe._explore.locks.names import OF_A_HANDLER, Origin, made_by
 
 _THROUGH = ("threading", "queue")
 """Modules that make locks for their callers."""
@@ -43,6 +45,7 @@ _MACHINERY = frozenset(
 """Packages whose locks stay real."""
 
 _THREAD_INIT = threading.Thread.__init__.__code__
+_CREATE_LOCK = logging.Handler.createLock.__code__
 
 
 def is_machinery(module: object) -> bool:
@@ -50,14 +53,19 @@ def is_machinery(module: object) -> bool:
     return str(module).partition(".")[0] in _MACHINERY
 
 
-def _maker(frame: FrameType | None) -> FrameType | None:
-    """Return the frame for which a lock is made; None if that stays real."""
-    while frame is not None and frame.f_globals.get("__name__") in _THROUGH:
-        if frame.f_code is _THREAD_INIT:
+def _origin_of(kind: str, caller: FrameType) -> Origin | None:
+    """Return the origin of a lock that is made for *caller*; None if it stays real."""
+    maker: FrameType | None = caller
+    while maker is not None and maker.f_globals.get("__name__") in _THROUGH:
+        if maker.f_code is _THREAD_INIT:
             # It tells a thread's start, which takes no virtual time.
             return None
-        frame = frame.f_back
-    return None if frame is None or is_machinery(frame.f_globals.get("__name__")) else frame
+        maker = maker.f_back
+    if maker is None:
+        return None
+    if maker.f_code is _CREATE_LOCK:
+        return OF_A_HANDLER
+    return None if is_machinery(maker.f_globals.get("__name__")) else made_by(kind, maker)
 
 
 class _StandIn(type):
@@ -75,8 +83,8 @@ class _StandIn(type):
         real = cls.make(*args, **kwargs)
         if not current.makes:
             return real
-        maker = _maker(sys._getframe(1))
-        return real if maker is None else cls.model(real, made_by(cls.kind, maker))
+        origin = _origin_of(cls.kind, sys._getframe(1))
+        return real if origin is None else cls.model(real, origin)
 
     def __instancecheck__(cls, instance: object) -> bool:
         # A modelled lock says that it is a real one.

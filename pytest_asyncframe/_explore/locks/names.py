@@ -23,18 +23,21 @@ class Origin:
     Args:
         name: Its name, such as ``app.stock_lock``.
         place: Returns where it was made, as ``file:line``; "" if that is not known.
+        has_points: Whether others may be let run where it is taken and released.
 
     Attributes:
         name: See above.
+        has_points: See above.
         acquire: What an actor is about to do at the point before it takes the lock.
         released: What it has done at the point after it has released the lock.
     """
 
-    __slots__ = ("_place", "acquire", "name", "released")
+    __slots__ = ("_place", "acquire", "has_points", "name", "released")
 
-    def __init__(self, name: str, place: Callable[[], str]) -> None:
+    def __init__(self, name: str, place: Callable[[], str], *, has_points: bool = True) -> None:
         self.name: str = name
         self._place = place
+        self.has_points: bool = has_points
         self.acquire: str = f"acquire {name}"
         self.released: str = f"released {name}"
 
@@ -42,6 +45,10 @@ class Origin:
         """Return the name, and where the lock was made unless the name says it."""
         place = self._place()
         return f"{self.name}, made at {place}" if place and place not in self.name else self.name
+
+
+OF_A_HANDLER = Origin("the lock of a logging handler", lambda: "", has_points=False)
+"""Held while the user's code formats a record, so that a task may pause with it."""
 
 
 def made_by(kind: str, frame: FrameType) -> Origin:
