@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from framework import background_task
+from framework import QueueFullError, background_task
 from pytest_asyncframe.executor import DeterministicExecutor
 from pytest_asyncframe.faults import FaultPlan, Firing, InjectedError
 from pytest_asyncframe.probe import Probe
@@ -209,6 +209,42 @@ def test_slow_needs_virtual_time(asyncframe: Probe) -> None:
     asyncframe.faults.chaos(1, fn=charge, kinds=["fail"])
     with pytest.raises(InjectedError):
         asyncframe.run_until_complete(charge(1))
+
+
+@pytest.mark.asyncframe(mode="threads")
+def test_chaos_in_real_time(asyncframe: Probe) -> None:
+    """Where time is real, chaos makes no attempt slow."""
+    asyncframe.faults.chaos(0.5, 1)
+    for number in range(40):
+        try:
+            asyncframe.run_until_complete(charge(number), check=False)
+        except QueueFullError:
+            continue
+    asyncframe.run_until_idle()
+    texts = {re.sub(r"\d+", "N", firing.text) for firing in asyncframe.faults.fired}
+
+    assert texts == {
+        "submission of charge meets a full queue",
+        "charge is delivered twice",
+        "the worker of charge crashes after 'started'",
+        "attempt N of charge fails with InjectedError",
+    }
+
+
+KINDS_OF_ONE_SEED: list[str] = []
+
+
+@pytest.mark.parametrize("kinds", [["slow", "fail"], ("fail", "slow"), {"fail", "slow"}])
+def test_the_order_of_kinds_does_not_matter(asyncframe: Probe, kinds: Any) -> None:
+    """The same seed gives the same faults, in whichever order the kinds are given."""
+    asyncframe.faults.chaos(0.5, 1, kinds=kinds)
+    for number in range(20):
+        asyncframe.run_until_complete(charge(number), check=False)
+    texts = [firing.text for firing in asyncframe.faults.fired]
+
+    assert len({text.partition(" of ")[2] for text in texts}) == 2
+    KINDS_OF_ONE_SEED[:] = KINDS_OF_ONE_SEED or texts
+    assert texts == KINDS_OF_ONE_SEED
 
 
 def test_an_executor_without_a_clock(

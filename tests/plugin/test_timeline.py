@@ -85,6 +85,44 @@ def test_every_event_is_a_line(timeline_of, options):
     """)  # noqa: E501  # as it is printed
 
 
+FAULTS = """
+    import time
+    from framework import retry_task
+    @retry_task(retry_delay=5)
+    def charge(amount):
+        time.sleep(1)
+    def test_charge(asyncframe):
+        asyncframe.faults.fail(charge, on=[1, 3], exc=TimeoutError("no bank"))
+        asyncframe.faults.queue_full(next=1)
+        submit = asyncframe.manager.submit_nowait
+        try:
+            submit(charge, (7,), task_id="11111111111")
+        except Exception:
+            submit(charge, (7,), task_id="22222222222")
+        asyncframe.run_until_idle()
+        assert False
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("-n2",)])
+def test_faults_are_shown(timeline_of, options):
+    """A fault is a line, with the line that planned it; at the end stands all that was planned."""
+    assert timeline_of(FAULTS, *options) == lines("""
+        seconds of virtual time since the test began, mode 'auto'
+           0.000 s  test           charge           fault: submission of charge meets a full queue (planned at test_it.py:8 in test_charge)
+           0.000 s  test           charge#22222222  submitted by test_it.py:13 in test_charge: charge(7)
+           0.000 s  asyncframe-_0  charge#22222222  started
+           0.000 s  asyncframe-_0  charge#22222222  fault: attempt 1 of charge fails with TimeoutError (planned at test_it.py:7 in test_charge)
+           0.000 s  asyncframe-_0  charge#22222222  retrying in 5 s after TimeoutError: no bank
+           5.000 s  asyncframe-_0  charge#22222222  attempt 2 started
+           5.000 s  asyncframe-_0  charge#22222222  sleeps 1 s, at test_it.py:5 in charge
+           6.000 s  asyncframe-_0  charge#22222222  completed
+        planned faults:
+          fail(charge, on=[1, 3], exc=TimeoutError('no bank')) at test_it.py:7 in test_charge: fired once
+          queue_full(next=1) at test_it.py:8 in test_charge: fired once
+    """)  # noqa: E501  # as it is printed
+
+
 def test_unfinished_tasks_are_shown_as_of_the_failure(timeline_of):
     """Unfinished tasks are shown as they were at the failure, before the app stopped."""
     found = timeline_of("""
