@@ -144,6 +144,11 @@ class Points(Turns):
         self._make_ready(actor)
         self._running -= 1
 
+    def _forget_wait(self, actor: Actor) -> None:
+        super()._forget_wait(actor)
+        if self._at_point is not None and self._at_point[0] is actor:
+            self._at_point = None
+
     def between_steps(self, ran_users_code: Callable[[], bool]) -> None:
         """Let others run between two steps of the calling thread's loop, as a point does.
 

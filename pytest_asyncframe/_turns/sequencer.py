@@ -304,6 +304,12 @@ class Sequencer(Points):
                 first.error = error
                 self._wake(first)
 
+    def _forget_wait(self, actor: Actor) -> None:
+        """Drop what *actor* waits for, since the handler of a signal lets it run on."""
+        super()._forget_wait(actor)
+        self.outside.met["a signal whose handler has raised an error"] = None
+        self._watchers = [one for one in self._watchers if one[0] is not actor]
+
     def yield_turn(self, actor: Actor) -> None:
         """Let another actor run or a queued call start first, if there is one."""
         with self._lock:

@@ -498,9 +498,28 @@ class Turns(ABC):
         bisect.insort(self._ready, actor, key=lambda one: one.number)
 
     def _await_turn(self, actor: Actor) -> None:
-        while not actor.wait_for_kick(step := self.poll_interval(actor)):
-            self.check_progress(actor, step)
+        try:
+            while not actor.wait_for_kick(step := self.poll_interval(actor)):
+                self.check_progress(actor, step)
+        except BaseException:  # raised by the handler of a signal
+            self._run_unbidden(actor)
+            raise
         raise_error(actor)
+
+    def _run_unbidden(self, actor: Actor) -> None:
+        """Let the calling thread run beside others, though its turn may not have come."""
+        with self._lock:
+            if actor.parked or actor in self._ready:
+                self._forget_wait(actor)
+                self._running += 1
+            else:
+                actor.wait_for_kick(0)
+
+    def _forget_wait(self, actor: Actor) -> None:
+        self._drop_timer(actor)
+        actor.parked, actor.free = False, None
+        if actor in self._ready:
+            self._ready.remove(actor)
 
     def poll_interval(self, actor: Actor) -> float:
         """Return how many real seconds an actor waits before it checks for progress."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import signal
 import threading
 from typing import Any
 
@@ -361,3 +362,56 @@ def test_a_client_is_controlled() -> None:
     assert met == []
     assert first == second
     assert ("await", "", ("loop#1", "test"), True, 1) in first
+
+
+class InterruptError(Exception):
+    """Raised by the handler of a signal."""
+
+
+def interrupt(*_: object) -> None:
+    """Handle a signal."""
+    raise InterruptError
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows has no such signals")
+@pytest.mark.parametrize("where", ["parked", "blocked"])
+def test_a_signal_ends_a_wait(where: str) -> None:
+    """Where the handler of a signal raises in a waiting thread, that thread counts as running."""
+    main = threading.get_ident()
+    log: list[str] = []
+
+    def body(probe: Probe) -> None:
+        sequencer = probe.clock.sequencer
+        interrupted = [False]
+
+        @background_task
+        def work() -> None:
+            probe.clock.sleep(1)
+            signal.pthread_kill(main, signal.SIGUSR1)
+            while not interrupted[0]:
+                pass
+            probe.clock.sleep(1)
+            log.append("worked")
+
+        work()
+        actor = sequencer.here
+        assert actor is not None
+        wait: Any = {
+            "parked": lambda: sequencer.park(actor, None),
+            "blocked": lambda: sequencer.block(actor, lambda: False, 5_000_000_000, "to be free"),
+        }
+        with pytest.raises(InterruptError):
+            wait[where]()
+        interrupted[0] = True
+        log.append("interrupted")
+        probe.run_until_idle()
+        assert probe.clock.monotonic() == 2
+        assert list(sequencer.outside.met) == ["a signal whose handler has raised an error"]
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        one_run(body, Default())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert log == ["interrupted", "worked"]
