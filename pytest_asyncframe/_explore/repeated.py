@@ -51,11 +51,11 @@ class Repeated:
             withheld(self.item, "pytest_exception_interact"),
             withheld(self.item, "pytest_runtest_logreport") as told,
         ):
-            run.reported = self._note_folder
+            run.dress = self._note_folder
             reports = runtestprotocol(self.item, log=False, nextitem=self._copy)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-        return Ended([*told, *reports], run.steps, run.uncontrolled)
+        return Ended.of(run, [*told, *reports])
 
     def _note_folder(self, report: pytest.TestReport) -> pytest.TestReport:
         """Keep the path of ``tmp_path``: pytest would keep the folders of all runs."""
@@ -79,7 +79,7 @@ class Repeated:
             if reports[0].passed:
                 call = self._phase("call")
                 reports += [*told, call]
-            ended = Ended(reports, run.steps, run.uncontrolled)
+            ended = Ended.of(run, reports)
             is_last = ended.failure is not None or ended.was_skipped
             following = self._next_item if is_last else self._copy
             reports.append(self._phase("teardown", nextitem=following))

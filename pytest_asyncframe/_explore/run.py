@@ -19,7 +19,7 @@ from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.outside import Outside
 
-Reported: TypeAlias = Callable[[pytest.TestReport], pytest.TestReport]
+Dress: TypeAlias = Callable[[pytest.TestReport], pytest.TestReport]
 
 
 class Run:
@@ -34,7 +34,8 @@ class Run:
 
     Attributes:
         steps: Its choices so far.
-        reported: Returns the report that users see, given that of a phase.
+        dress: Returns the report that users see, given that of a phase.
+        until: How many choices there were when a phase had failed; None if none has.
         witness: Keeps what happens, for a story; None if it is not told.
     """
 
@@ -54,10 +55,17 @@ class Run:
         self.chooser: Chooser = self.witness or course
         self.seed: int = seed
         self.new_id: Callable[[], str] = world.counted_ids()
-        self.reported: Reported = lambda report: report
+        self.dress: Dress = lambda report: report
+        self.until: int | None = None
         self._level: Level = level
         self._lines = lines
         self._outside: Outside | None = None
+
+    def reported(self, report: pytest.TestReport) -> pytest.TestReport:
+        """Return the report that users see, given that of a phase; see `ReportedRun`."""
+        if self.until is None and is_failure(report):
+            self.until = len(self.steps)
+        return self.dress(report)
 
     @property
     def uncontrolled(self) -> list[str]:
@@ -81,12 +89,19 @@ class Ended:
     Attributes:
         reports: pytest's reports of its phases, those of subtests included.
         steps: Its choices.
+        failing: Its choices until a phase had failed; all if none has.
         uncontrolled: See `Run.uncontrolled`.
     """
 
     reports: list[pytest.TestReport]
     steps: list[Step]
+    failing: list[Step]
     uncontrolled: list[str]
+
+    @classmethod
+    def of(cls, run: Run, reports: list[pytest.TestReport]) -> Ended:
+        """Return what *run* has shown by these reports."""
+        return cls(reports, run.steps, run.steps[: run.until], run.uncontrolled)
 
     @property
     def failure(self) -> pytest.TestReport | None:

@@ -135,7 +135,7 @@ class Explorer:
         # Its pauses are in the timeline.
         scope = self._scope if isinstance(conclusion, (Found, Replayed)) else None
         run = Run(conclusion.strategy, self._plan.level, self._plan.seed, self._lines, scope)
-        run.reported = reported
+        run.dress = reported
         self._repeated.openly(run)
 
     # -- searching
@@ -186,13 +186,13 @@ class Explorer:
     def _found(self, ended: Ended, failure: pytest.TestReport, runs: int) -> Conclusion:
         plan = self._plan
         lines = [f"run {runs} of at most {plan.seeds} fails: {self._settings()}"]
-        same = Deviating(deviations_of(ended.steps))
+        same = Deviating(deviations_of(ended.failing))
         if hasattr(failure, "wasxfail"):
             return Found(failure, same, lines)
         if _is_time_limit(failure):
             over = "The time limit came in this run; the default schedule keeps it."
             return Found(failure, Default(), lines, over)
-        if not deviations_of(ended.steps) or self._fails(Default()) is not None:
+        if not deviations_of(ended.failing) or self._fails(Default()) is not None:
             return Found(failure, same, [*lines, AGAIN])
         again = self._fails(same)
         if again is None:
@@ -202,9 +202,9 @@ class Explorer:
     def _shortest(self, ended: Ended, failure: pytest.TestReport, lines: list[str]) -> Conclusion:
         least = self._minimised(ended)
         line = replay.line_of(
-            least.steps, node_id=self._item.nodeid, level=self._plan.level, seed=self._plan.seed
+            least.failing, node_id=self._item.nodeid, level=self._plan.level, seed=self._plan.seed
         )
-        before, after = len(deviations_of(ended.steps)), len(deviations_of(least.steps))
+        before, after = len(deviations_of(ended.failing)), len(deviations_of(least.failing))
         lines = [*lines, f"minimised: {_switches(after)} (from {before})"]
         lines += self._story(least, lines[0])
         if least.uncontrolled:
@@ -216,7 +216,7 @@ class Explorer:
 
     def _story(self, ended: Ended, found: str) -> list[str]:
         """Run the same choices again; return what happens, and where a picture of it is."""
-        strategy = Deviating(deviations_of(ended.steps))
+        strategy = Deviating(deviations_of(ended.failing))
         with levels.telling(self._scope, self._lines) as lines:
             run = Run(strategy, self._plan.level, self._plan.seed, lines, self._scope)
             self._repeated.quietly(run)

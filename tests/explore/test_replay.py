@@ -208,6 +208,33 @@ def test_a_race_is_replayed_elsewhere(pytester: pytest.Pytester, hash_seed: str)
     assert "It fails with the schedule of the replay line." in ended.stdout
 
 
+DEADLOCK = """
+import threading
+import pytest
+from framework import background_task
+
+@background_task
+def nest(outer, inner):
+    with outer:
+        with inner:
+            pass
+
+@pytest.mark.interleave(policy="random", level="locks")
+async def test_locks(asyncframe):
+    one, other = threading.Lock(), threading.Lock()
+    nest(one, other)
+    nest(other, one)
+    await asyncframe.settled()
+"""
+
+
+def test_what_comes_after_the_failure_is_not_replayed(pytester: pytest.Pytester) -> None:
+    """Choices that were made while a failed test was torn down are not in its line."""
+    option = replay_line(run(pytester, DEADLOCK))
+    result = run(pytester, DEADLOCK, option)
+    result.stdout.fnmatch_lines(["It fails with the schedule of the replay line."])
+
+
 def test_a_cured_test_is_told_apart(pytester: pytest.Pytester) -> None:
     """A test that has changed since fails, and does not pass for the replayed schedule."""
     option = replay_line(run(pytester, RACY))
