@@ -26,7 +26,7 @@ from pytest_asyncframe._turns.actors import Actor, Arrival, Timer
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.outside import Outside, Verdict
 from pytest_asyncframe._turns.points import Points
-from pytest_asyncframe._turns.timer_thread import TimerThread
+from pytest_asyncframe._turns.timer_threads import TimerThreads
 from pytest_asyncframe._turns.timers import LAST
 from pytest_asyncframe._turns.turns import POLL_INTERVAL
 
@@ -85,7 +85,7 @@ class Sequencer(Points):
         self.outside: Outside = Outside(self._pollers)
         self.on_give_up: Callable[[list[Thread]], object] = lambda _: None
         self.firing: set[int] = set()
-        self._timer_thread = TimerThread(self, self._fail_with)
+        self._timer_threads = TimerThreads(self, self._fail_with)
         self._admitted: dict[Queued, Arrival] = {}
         # Actors that wait until nobody else runs, and whether also for what is outside.
         self._watchers: list[tuple[Actor, bool]] = []
@@ -243,10 +243,10 @@ class Sequencer(Points):
         return lambda: self._fire(_nothing if fn is None else fn)
 
     def _firing_apart(self, timer: Timer, fn: Callable[[], object]) -> Callable[[], object]:
-        """Announce the timers' thread; return what lets it call *fn*, to be called unlocked."""
+        """Announce a thread of the timers; return what lets it call *fn*, to be called unlocked."""
         arrival = self._announce(timer.identity, with_turn=True)
         timer.cancel()
-        return lambda: self._timer_thread.call(arrival, lambda: self._call(fn))
+        return lambda: self._timer_threads.call(arrival, lambda: self._call(fn))
 
     def _wake_stopped(self, actor: Actor) -> None:
         with self._lock:
@@ -293,8 +293,8 @@ class Sequencer(Points):
             self.fail(self.first, error)
 
     def end(self) -> None:
-        """End the thread of the timers, which have none to call any more."""
-        self._timer_thread.end()
+        """End the threads of the timers, which have none to call any more."""
+        self._timer_threads.end()
 
     def _fail_first(self, error: BaseException | None) -> None:
         with self._lock:
