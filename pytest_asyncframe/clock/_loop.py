@@ -342,6 +342,7 @@ class _ParkingSelector(selectors.BaseSelector):
     def _park(self, actor: Actor, until: int | None) -> list[tuple[selectors.SelectorKey, int]]:
         sequencer = self._sequencer
         self._turn = False
+        was_seen = actor.was_seen
         me = threading.get_ident()
 
         def kick() -> None:
@@ -362,6 +363,8 @@ class _ParkingSelector(selectors.BaseSelector):
         while not self._turn:
             # A ready file stays ready until the loop has its turn, so it is not polled again.
             ready += self._wait_for_real(actor, self._pipe_only() if ready else self._real)
+        # Whether the loop was woken by its own pipe, and what this thread dispatched, is chance.
+        actor.was_seen = was_seen
         self._raise_error(actor)
         return ready
 
