@@ -346,7 +346,8 @@ class ControlledEngine(LocalEngine):
             return
         self._control.withdrawn(queued)
         try:
-            super().start(task, "loop", run)
+            # Also on the loop's own thread: which one admits it must make no difference.
+            self._post(self.loop_of(task), task, run)
         except RuntimeError as error:
             run.drop(task, error)
 

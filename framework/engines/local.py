@@ -60,7 +60,17 @@ class LocalEngine:
         home = self.loop_of(task)
         if here is home:
             self._stage(here, task.queued).coroutines.append(task)
-        elif not self._boxes.of(home).post(partial(run, task)):
+        else:
+            self._post(home, task, run)
+
+    def _post(self, home: asyncio.AbstractEventLoop, task: EngineTask, run: Run) -> None:
+        """Run an ``async def`` task on its loop; from any thread.
+
+        Raises:
+            RuntimeError: If the loop is closed.
+        """
+        task.handler = run
+        if not self._boxes.of(home).post(partial(run, task)):
             raise RuntimeError("the event loop of the task's app is closed")
 
     def loop_of(self, task: EngineTask) -> asyncio.AbstractEventLoop:
