@@ -165,7 +165,7 @@ class Injector:
         again = deliver_again(record)
         if again is None:  # it has ended already, for example at its limit
             return
-        self._recorder.delivered_again.add(record)
+        self._recorder.delivered_again[record] = None
         self._fire(fault, one, number, f"{_name(one)} is delivered twice")
         if one.call.kind == "loop":
             task = again()

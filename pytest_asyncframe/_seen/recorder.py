@@ -81,7 +81,7 @@ class Recorder(Interceptor):
         snapshots: One for each error that ended the test or a client.
         pollers: Functions, or their names, whose tasks run until the app stops.
         injector: Injects faults; None if the test plans none.
-        delivered_again: The tasks that were delivered twice.
+        delivered_again: The tasks that were delivered twice, in the order of their starts.
     """
 
     injector: Injector | None = None
@@ -94,7 +94,7 @@ class Recorder(Interceptor):
         self.moments: list[Moment] = []
         self.begun: float = 0.0
         self.snapshots: list[Snapshot] = []
-        self.delivered_again: set[TaskRecord] = set()
+        self.delivered_again: dict[TaskRecord, None] = {}
         self._monotonic = monotonic
         self._clock: _VirtualClock | None = None
         self._offered: dict[str, Submission] = {}
