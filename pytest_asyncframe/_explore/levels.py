@@ -85,7 +85,8 @@ def installed(
     with ExitStack() as stack:
         clock = toolkit.require_clock("interleave")
         points = at_least >= LEVELS.index("locks")
-        stack.enter_context(locks.controlled(clock.sequencer, points=points))
+        note = toolkit.recorder.note
+        stack.enter_context(locks.controlled(clock.sequencer, note, points=points))
         names = None
         if at_least >= LEVELS.index("awaits"):
             names = stack.enter_context(awaits.installed(clock, toolkit.blocked.own))

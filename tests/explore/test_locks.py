@@ -7,6 +7,7 @@ import io
 import logging
 import pickle
 import queue
+import re
 import threading
 import weakref
 from collections import defaultdict
@@ -150,6 +151,42 @@ def test_a_deadlock_is_told_at_once() -> None:
         f"held by audit#1, which waits at {audit}\n"
         f"  audit#1 waits at {audit} for stock_lock, made at {first + 2}, "
         f"held by buy#1, which waits at {buy}"
+    )
+
+
+def test_a_deadlock_that_a_limit_ends() -> None:
+    """Where a time limit ends a deadlock, the timeline says who waited for whom."""
+    notes: list[str] = []
+
+    def body(probe: Probe) -> None:
+        one_lock = threading.Lock()
+        other_lock = threading.RLock()
+
+        @background_task(timeout=3)
+        def one() -> None:
+            with one_lock, other_lock:
+                pass
+
+        @background_task
+        def other() -> None:
+            with other_lock, one_lock:
+                pass
+
+        one()
+        other()
+        probe.clock.sleep(5)
+        notes.extend(one.what for one in probe._recorder.moments if isinstance(one.what, str))
+
+    one_run(body, At("acquire other_lock", "other#1"), "locks")
+
+    told = [note for note in notes if note.startswith("deadlock")]
+    file = r"test_locks\.py:\d+"
+    assert len(told) == 1
+    assert re.fullmatch(
+        rf"deadlock: one#1 waits for other_lock, made at {file}, held by other#1, which waits "
+        rf"at {file} in \S+other; other#1 waits for one_lock, made at {file}, held by one#1, "
+        rf"which waits at {file} in \S+one",
+        told[0],
     )
 
 

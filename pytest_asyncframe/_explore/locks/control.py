@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 from pytest_asyncframe._explore.locks.making import stand_ins
@@ -25,16 +25,19 @@ _SPIN_NS = 1_000_000
 
 
 @contextmanager
-def controlled(sequencer: Sequencer, *, points: bool) -> Iterator[None]:
+def controlled(
+    sequencer: Sequencer, note: Callable[[str], object], *, points: bool
+) -> Iterator[None]:
     """Let the locks of a run be modelled, and its actors wait for them, inside the block.
 
     After it, the actors that are left wait as before, but there are no more points.
 
     Args:
         sequencer: The run's sequencer.
+        note: See `RunControl`.
         points: See `RunControl`.
     """
-    control = current.control = RunControl(sequencer, points=points)
+    control = current.control = RunControl(sequencer, note, points=points)
     with nullcontext() if current.makes else stand_ins():
         try:
             yield
@@ -47,6 +50,8 @@ class RunControl:
 
     Args:
         sequencer: The run's sequencer.
+        note: Called with a text for the timeline when actors wait for each other, which a
+            time limit may end before nothing else can happen.
         points: Whether others may run before a lock is taken and after it is released.
 
     Attributes:
@@ -57,10 +62,14 @@ class RunControl:
     # finds deadlocks. After it is released, others may run before what should have been done
     # while it was held. Inside of it, whoever uses the lock could not run anyway.
 
-    def __init__(self, sequencer: Sequencer, *, points: bool) -> None:
+    def __init__(
+        self, sequencer: Sequencer, note: Callable[[str], object], *, points: bool
+    ) -> None:
         self._sequencer = sequencer
+        self._note = note
         self.points: bool = points
-        self._waiting = 0
+        self._waits: dict[Actor, Wanted] = {}
+        self._endless: dict[Actor, Wanted] = {}  # those without a timeout
         # What each actor has tried to take in vain, without waiting, and how often in a row.
         self._vain: dict[Actor, tuple[Modelled, int]] = {}
 
@@ -86,12 +95,27 @@ class RunControl:
 
     def _wait(self, lock: Modelled, actor: Actor, until: int | None) -> bool:
         """Wait until a lock is free; False once nanosecond *until* has come."""
-        wanted = Wanted(self._sequencer, lock, actor)
-        self._waiting += 1
+        wanted = self._waits[actor] = Wanted(self._sequencer, lock, actor)
+        if until is None:
+            self._endless[actor] = wanted
+            self._tell_circle(actor)
         try:
             return self._sequencer.block(actor, lock.is_free, until, wanted)
         finally:
-            self._waiting -= 1
+            self._waits.pop(actor, None)
+            self._endless.pop(actor, None)
+
+    def _tell_circle(self, actor: Actor) -> None:
+        """Note it if *actor* waits for others that wait for it."""
+        circle: dict[Actor, Wanted] = {}
+        holder: object = actor
+        while isinstance(holder, Actor) and holder not in circle and holder in self._endless:
+            circle[holder] = self._endless[holder]
+            holder = circle[holder].lock.holder
+        # Of one alone: another one may release what it holds.
+        if holder is actor and len(circle) > 1:
+            waits = (f"{one.identity} waits {wanted}" for one, wanted in circle.items())
+            self._note(f"deadlock: {'; '.join(waits)}")
 
     def _tried_in_vain(self, lock: Modelled, actor: Actor) -> bool:
         """Let some time pass for an actor that does nothing but try; return False."""
@@ -115,7 +139,7 @@ class RunControl:
         """Let others run after the calling thread has released a lock."""
         if self.actor() is None:
             # Only actors see to it that the next one runs.
-            if self._waiting:
+            if self._waits:
                 self._sequencer.dispatch()
         elif self.points and lock.origin.has_points:
             self._sequencer.point("lock", lock.origin.released)
@@ -128,19 +152,22 @@ class Wanted:
         sequencer: The run's sequencer.
         lock: The lock.
         actor: The actor that waits.
+
+    Attributes:
+        lock: See above.
     """
 
     def __init__(self, sequencer: Sequencer, lock: Modelled, actor: Actor) -> None:
         self._sequencer = sequencer
-        self._lock = lock
+        self.lock: Modelled = lock
         self._actor = actor
 
     def __str__(self) -> str:
         """Return ``for app.lock, made at app.py:3, held by ...``, as it is now."""
-        return f"for {self._lock.origin}, {self._holder()}"
+        return f"for {self.lock.origin}, {self._holder()}"
 
     def _holder(self) -> str:
-        holder, actors = self._lock.holder, self._sequencer.actors
+        holder, actors = self.lock.holder, self._sequencer.actors
         if holder is None:
             return "held by code that is not controlled"
         ident = holder if isinstance(holder, int) else holder.ident

@@ -11,6 +11,7 @@ Relies on: the first frame outside of `threading` and `queue`, to tell who makes
 from __future__ import annotations
 
 import _thread
+import functools
 import logging
 import sys
 import threading
@@ -123,6 +124,8 @@ STAND_INS: dict[object, object] = {
 _NAMES = (
     (threading, ("Lock", "RLock")),
     (_thread, ("allocate_lock", "allocate", "RLock")),
+    # Python 3.11 holds one over the function of a cached property.
+    (functools, ("RLock",)),
 )
 
 
