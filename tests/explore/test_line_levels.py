@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
@@ -17,6 +16,8 @@ from pytest_asyncframe._explore.lines import Lines, Scope
 from pytest_asyncframe._explore.schedule import Step
 from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import one_run
+
+pytestmark = pytest.mark.usefixtures("untraced")
 
 Names = dict[str, Any]  # Any: what a module has
 
@@ -35,15 +36,6 @@ COUNTER = """
         seen = n
         n = seen + 1
 """
-
-
-@pytest.fixture(autouse=True)
-def untraced() -> Iterator[None]:
-    """Take the tracer of coverage away, which Python 3.11 cannot have beside ours."""
-    tracer = sys.gettrace()
-    sys.settrace(None)
-    yield
-    sys.settrace(tracer)
 
 
 class Follow:

@@ -6,7 +6,7 @@ import functools
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import dedent
 from types import CodeType, FrameType
@@ -23,16 +23,9 @@ MONITORED = sys.version_info >= (3, 12)
 monitored = pytest.mark.skipif(not MONITORED, reason="sys.monitoring is new in Python 3.12")
 traced = pytest.mark.skipif(MONITORED, reason="only Python 3.11 needs sys.settrace")
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 Names = dict[str, Any]  # Any: what a module has
-
-
-@pytest.fixture(autouse=True)
-def untraced() -> Iterator[None]:
-    """Take the tracer of coverage away, which Python 3.11 cannot have beside ours."""
-    tracer = sys.gettrace()
-    sys.settrace(None)
-    yield
-    sys.settrace(tracer)
 
 
 def module(root: Path, source: str, file: str = "app.py") -> Names:

@@ -56,6 +56,7 @@ def phases(found: Told) -> list[tuple[str | None, str]]:
 # ------------------------------------------------------------------ a failure
 
 
+@pytest.mark.usefixtures("untraced")
 def test_a_race_is_found_and_told(pytester: pytest.Pytester) -> None:
     """The report of a race says which run found it, what happened, and how to replay it."""
     found = told(pytester, RACY)

@@ -16,6 +16,8 @@ from pytest_asyncframe._explore.story import Deviation, Ended, Entry, Ran, told
 from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import At, told_run
 
+pytestmark = pytest.mark.usefixtures("untraced")
+
 SHOP = """\
 from framework import background_task, current_task
 
