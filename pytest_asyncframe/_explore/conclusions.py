@@ -7,7 +7,7 @@ the runs before have shown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import pytest
@@ -142,9 +142,13 @@ class Replayed:
     Args:
         item: The test.
         following: Makes its choices.
+
+    Attributes:
+        met: Returns what the last run has met that no chooser controls.
     """
 
     def __init__(self, item: pytest.Item, following: Following) -> None:
+        self.met: Callable[[], Sequence[str]] = tuple
         self.strategy: Strategy = following
         self._following = following
         self._item = item
@@ -160,14 +164,21 @@ class Replayed:
             difference = self._following.missing()
         if difference:
             self._is_told = True
-            text = (
-                f"not deterministic here: {difference}. If the code or the test has changed since "
-                "the replay line was printed, run the test without it."
+            return failed(
+                self._item, report.when, f"not deterministic here: {difference}. {self._reason()}"
             )
-            return failed(self._item, report.when, text)
         if is_failure(report):
             self._is_told = True
             _tell(report, ["It fails with the schedule of the replay line."])
         elif report.when == "call" and report.passed:
             setattr(report, PROOF, "the schedule of the replay line does not fail")
         return report
+
+    def _reason(self) -> str:
+        met = self.met()
+        if met:
+            return f"It may be because of {' and '.join(met)}."
+        return (
+            "If the code or the test has changed since the replay line was printed, run the test "
+            "without it."
+        )

@@ -136,6 +136,8 @@ class Explorer:
         scope = self._scope if isinstance(conclusion, (Found, Replayed)) else None
         run = Run(conclusion.strategy, self._plan.level, self._plan.seed, self._lines, scope)
         run.dress = reported
+        if isinstance(conclusion, Replayed):
+            conclusion.met = lambda: run.uncontrolled
         self._repeated.openly(run)
 
     # -- searching
