@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dis
 import sys
-from collections.abc import Iterator
 from types import CodeType
+
+from pytest_asyncframe._explore.schedule import Place
 
 _ALONE = {
     # nothing, jumps, and the frame's own beginning
@@ -42,12 +43,15 @@ f-strings. So is what returns or yields: the caller may be code that nobody foll
 it does next may matter.
 """
 
+_OF_A_CALL = {"LOAD_GLOBAL", "CALL"}
+"""What a call of a global function without arguments consists of."""
+
 if sys.version_info >= (3, 13):
     # Before, they asked an object whether it is true, such as a list whether it is empty.
     _ALONE |= {"POP_JUMP_IF_TRUE", "POP_JUMP_IF_FALSE", "UNARY_NOT"}
 
 
-def lines(code: CodeType, file: str) -> dict[int, str]:
+def lines(code: CodeType, file: str) -> dict[int, Place]:
     """Return the lines of a function that matter to other threads, and their names.
 
     Args:
@@ -57,11 +61,13 @@ def lines(code: CodeType, file: str) -> dict[int, str]:
     Returns:
         ``file:line`` by the number of the line.
     """
-    found = (_line(step) for step in _shared(code))
-    return {line: f"{file}:{line}" for line in found if line is not None}
+    steps = _shared(code)
+    debugging = {_line(step) for step in steps if _is_debugging(step)}
+    found = {line for step in steps if (line := _line(step)) is not None} - debugging
+    return {line: _place(code, number, file, line) for number, line in enumerate(sorted(found))}
 
 
-def bytecodes(code: CodeType, file: str) -> dict[int, str]:
+def bytecodes(code: CodeType, file: str) -> dict[int, Place]:
     """Return the bytecodes of a function that matter to other threads, and their names.
 
     Args:
@@ -71,14 +77,30 @@ def bytecodes(code: CodeType, file: str) -> dict[int, str]:
     Returns:
         ``file:line+offset`` by the offset in bytes.
     """
+    steps = _shared(code)
+    debugging = {_line(step) for step in steps if _is_debugging(step)}
+    found = [one for one in steps if one.opname not in _OF_A_CALL or _line(one) not in debugging]
     return {
-        step.offset: f"{file}:{_line(step) or code.co_firstlineno}+{step.offset}"
-        for step in _shared(code)
+        step.offset: _place(code, number, file, _line(step) or code.co_firstlineno, step.offset)
+        for number, step in enumerate(found)
     }
 
 
-def _shared(code: CodeType) -> Iterator[dis.Instruction]:
-    return (step for step in dis.get_instructions(code) if step.opname not in _ALONE)
+def _place(code: CodeType, number: int, file: str, line: int, offset: int | None = None) -> Place:
+    name = f"{file}:{line}" if offset is None else f"{file}:{line}+{offset}"
+    return Place.of(name, f"{code.co_qualname} {number}")
+
+
+def _shared(code: CodeType) -> list[dis.Instruction]:
+    return [step for step in dis.get_instructions(code) if step.opname not in _ALONE]
+
+
+def _is_debugging(step: dis.Instruction) -> bool:
+    """Whether a bytecode is a part of ``breakpoint()``.
+
+    A line with it is no point, so that a run is the same with a debugger as without.
+    """
+    return step.opname == "LOAD_GLOBAL" and step.argval == "breakpoint"
 
 
 def _line(step: dis.Instruction) -> int | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -219,3 +221,46 @@ def test_threads_of_an_older_pool(tmp_path: Path) -> None:
         found, _ = outcomes(tmp_path, "line", body, lambda: app["n"])
 
     assert found == {1, 2}
+
+
+RACY = """
+    import pytest
+    from framework import background_task
+
+    n = 0
+
+    @background_task
+    def add():
+        global n
+        seen = n
+        n = seen + 1
+
+    @pytest.mark.interleave(level="line")
+    def test_sum(asyncframe):
+        global n
+        n = 0
+        add()
+        add()
+        asyncframe.run_until_idle()
+        assert n == 2
+"""
+
+
+def test_debugging_a_replay(pytester: pytest.Pytester) -> None:
+    """A breakpoint in the middle of a race does not change its replay, as far as Python allows."""
+    source = dedent(RACY)
+    file = pytester.makepyfile(source)
+    run = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
+    found = re.search(r"--asyncframe-replay=(\S+)", pytester.run(*run).stdout.str())
+    assert found is not None
+    file.write_text(source.replace("    seen = n", "    # Now.\n    breakpoint()\n    seen = n"))
+
+    replayed = pytester.run(*run, found[0], stdin=b"continue\n" * 4)
+
+    replayed.assert_outcomes(failed=1)
+    replayed.stdout.fnmatch_lines(
+        "It fails with the schedule of the replay line."
+        if sys.version_info >= (3, 12)
+        else "not deterministic here: *. It may be because of a debugger, which has used "
+        "sys.settrace."
+    )

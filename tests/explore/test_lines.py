@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pytest_asyncframe._explore import bytecode
+from pytest_asyncframe._explore import bytecode, schedule
 from pytest_asyncframe._explore.lines import Lines, Scope
 from pytest_asyncframe._places import users_frame
 from tests.explore.batons import Relay, schedules
@@ -363,6 +363,23 @@ def test_bytecodes_have_lines(tmp_path: Path) -> None:
     lines, offsets = zip(*(name.split("+") for name in found), strict=True)
     assert set(lines) == {"app.py:6"}
     assert sorted(offsets, key=int) == list(offsets)
+
+
+@pytest.mark.parametrize("named", [bytecode.lines, bytecode.bytecodes])
+def test_breakpoints(
+    tmp_path: Path, named: Callable[[CodeType, str], dict[int, schedule.Place]]
+) -> None:
+    """Lines with a breakpoint or a comment change the names of places, but not their keys."""
+    without, among = (
+        module(tmp_path, TWO_LINES.replace("seen = n", f"seen = n{more}"))["left"].__code__
+        for more in ("", "\n        # Now.\n        breakpoint()")
+    )
+    ending = module(tmp_path, TWO_LINES.replace("seen + 1", "seen + 1\n        breakpoint()"))
+
+    keys = [place.key for place in named(without, "app.py").values()]
+    assert [place.key for place in named(among, "app.py").values()] == keys
+    assert [place.key for place in named(ending["left"].__code__, "app.py").values()] == keys
+    assert named(among, "app.py") != named(without, "app.py")
 
 
 # ------------------------------------------------------------------ which code is followed
