@@ -1,0 +1,237 @@
+"""The policy ``delays``: its phases, their order, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+
+from pytest_asyncframe._explore.delays import Holding, coarse_to_fine, in_turn, spread_out
+from pytest_asyncframe._explore.policies import make_policy
+from pytest_asyncframe._explore.schedule import Default, Deviating, Step, deviations_of
+from pytest_asyncframe._explore.search import Branch
+from tests.explore.models import Body, Model, Point, State, Until, explored, first_failure, ran
+from tests.explore.races import (
+    GALLERY,
+    beside,
+    deep_window,
+    lost_update,
+    oversell_by_relay,
+    points,
+    raced_by_two_of,
+    several,
+)
+
+RUNS = 200
+
+
+def equal_actors(number: int, steps: int) -> Model:
+    """Return actors that take so many atomic steps each."""
+    return beside(*several("actor", number, lambda _: points(steps - 1, "point")))
+
+
+def deviations(model: Model, most: int, runs: int = RUNS) -> list[tuple[tuple[int, str], ...]]:
+    """Return the deviations of so many runs, of a policy that counts with *runs* of them."""
+    return [
+        tuple(deviations_of(run.steps).items())
+        for run in explored(model, make_policy("delays", 0, runs), most)
+    ]
+
+
+# -- what it finds
+
+
+@pytest.mark.parametrize("race", GALLERY)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_gallery_is_found(race: str, seed: int) -> None:
+    """Each race of the gallery is found within 200 runs; the default schedule has none of them."""
+    assert not ran(GALLERY[race], Default()).failed
+    assert first_failure(GALLERY[race], make_policy("delays", seed), RUNS) is not None
+
+
+# -- phases
+
+
+def singles(model: Model) -> list[tuple[tuple[int, str], ...]]:
+    """Return all schedules with one deviation, from the steps of the default one."""
+    steps = ran(model, Default()).steps
+    return [((number, option),) for number, step in enumerate(steps) for option in step.options[1:]]
+
+
+def doubles(model: Model) -> list[tuple[tuple[int, str], ...]]:
+    """Return all schedules with two deviations, from the steps of those with one."""
+    found = []
+    for single in singles(model):
+        steps = ran(model, _Only(dict(single))).steps
+        for number, step in enumerate(steps):
+            if number > single[0][0]:
+                found += [(*single, (number, option)) for option in step.options[1:]]
+    return found
+
+
+class _Only:
+    """Takes some deviations, as an oracle for `Deviating`."""
+
+    def __init__(self, deviations: dict[int, str]) -> None:
+        self._deviations = deviations
+
+    def choose(
+        self, number: int, kind: str, what: str, options: Sequence[str], preempts: bool
+    ) -> int:
+        return list(options).index(self._deviations.get(number, options[0]))
+
+
+def test_the_phases_are_complete() -> None:
+    """The default schedule comes first, then each with 1 deviation, then each with 2; all once."""
+    model = equal_actors(2, 5)
+    one, two = singles(model), doubles(model)
+    ran_ones = deviations(model, RUNS, runs=1_000)
+    assert ran_ones[0] == ()
+    assert sorted(ran_ones[1 : 1 + len(one)]) == sorted(one)
+    second = ran_ones[1 + len(one) : 1 + len(one) + len(two)]
+    # By hand: the start and 4 points of the first actor; then 4 points of the second one.
+    assert (len(one), len(two)) == (5, 20)
+    assert sorted(second) == sorted(two)
+
+
+def test_no_schedule_in_order_runs_twice() -> None:
+    """When drawn schedules take turns with those in order, none of these runs that has run."""
+    policy = make_policy("delays", 0)
+    seen: set[tuple[tuple[int, str], ...]] = set()
+    in_order = 0
+    for _ in range(RUNS):
+        strategy = policy.next()
+        assert strategy is not None
+        steps = ran(raced_by_two_of(5, (2, 4)), strategy).steps
+        policy.ended(steps)
+        found = tuple(deviations_of(steps).items())
+        if isinstance(strategy, Deviating):
+            assert found not in seen
+            in_order += 1
+        seen.add(found)
+    assert in_order == 66
+
+
+def test_a_small_test_ends() -> None:
+    """When all schedules have run, the policy ends, and says so."""
+    policy = make_policy("delays", 0)
+    runs = list(explored(equal_actors(2, 3), policy, RUNS))
+    assert policy.proof(len(runs)) == "all 20 schedules, none fails"
+    assert len(runs) == 20
+
+
+def test_drawn_schedules_take_turns_when_there_are_too_many() -> None:
+    """With more single deviations than runs, every third run at least has more of them."""
+    found = deviations(raced_by_two_of(8, (1, 2)), RUNS)
+    assert len(singles(raced_by_two_of(8, (1, 2)))) > RUNS
+    several_of_them = [number for number, one in enumerate(found) if len(one) > 1]
+    assert max(b - a for a, b in pairwise(several_of_them)) <= 3
+
+
+def test_two_deviations_with_one_preemption_come_first() -> None:
+    """Of two deviations, those of which at most one preempts run before all others."""
+    preempted = [
+        sum(step.preempted for step in run.steps)
+        for run in explored(equal_actors(2, 5), make_policy("delays", 0, 1_000), 50)
+        if len(deviations_of(run.steps)) == 2
+    ]
+    assert [number > 1 for number in preempted] == sorted(number > 1 for number in preempted)
+
+
+# -- order
+
+
+def test_items_are_taken_from_coarse_to_fine() -> None:
+    """The ends come first, then the middle, then the middles of the halves; each item once."""
+    assert coarse_to_fine("abcdefghi") == list("aiecgbdfh")
+    assert coarse_to_fine("") == []
+    for length in range(40):
+        assert sorted(coarse_to_fine(range(length))) == list(range(length))
+
+
+def test_columns_are_taken_in_turn() -> None:
+    """The first of each column come first; columns may be of different lengths."""
+    assert in_turn(["abc", "d", "ef"]) == list("adebfc")
+
+
+def test_different_places_come_first() -> None:
+    """A place in a loop, and equal actors at one place, come once before any comes again."""
+    steps = [
+        Step("line", what, (f"buy#{one}", f"buy#{3 - one}"), True, 0)
+        for one in (1, 2)
+        for what in ("a", "loop", "loop", "loop", "b")
+    ]
+    ordered = spread_out(steps, [Branch(number, 1) for number in range(len(steps))])
+    assert {steps[branch.number].what for branch in ordered[:3]} == {"a", "loop", "b"}
+    assert sorted(branch.number for branch in ordered) == list(range(len(steps)))
+
+
+# -- holding back
+
+
+def test_a_chain_of_actors_is_let_through() -> None:
+    """An actor that is held back lets a whole chain of others pass, each started by the last."""
+    model = oversell_by_relay(0, 6)
+    steps = ran(model, Default()).steps
+    window = next(number for number, step in enumerate(steps) if step.what == "window")
+    other = steps[window].options[1]
+    assert not ran(model, _Only({window: other})).failed
+    assert ran(model, Holding(window, other)).failed
+
+
+def test_who_is_waited_for_is_let_go() -> None:
+    """An actor that others poll for is held back for a while only, so the test ends."""
+
+    def test(state: State) -> Body:
+        state.start("poll#1", poll)
+        yield Point("line", "before")
+        state.values["set"] = True
+
+    def poll(state: State) -> Body:
+        while "set" not in state.values:
+            yield Until(lambda: True)
+
+    steps = ran(test, Holding(0, "poll#1")).steps
+    assert len(steps) == 1 + 1_000 + 1
+
+
+# -- words
+
+
+@pytest.mark.parametrize(
+    ("model", "runs", "words"),
+    [
+        (equal_actors(1, 3), 200, "the only schedule does not fail"),
+        (equal_actors(2, 5), 1, "the default schedule does not fail"),
+        (equal_actors(2, 5), 6, "all 6 schedules with up to 1 deviation, none fails"),
+        (
+            equal_actors(2, 5),
+            4,
+            (
+                "the default schedule, and 3 others (3 of the 5 with 1 deviation among them), "
+                "none fails"
+            ),
+        ),
+        (
+            equal_actors(2, 5),
+            7,
+            "all 6 schedules with up to 1 deviation, and 1 other, none fails",
+        ),
+    ],
+)
+def test_the_words_of_a_pass(model: Model, runs: int, words: str) -> None:
+    """A pass says up to how many deviations all schedules have run, and how many others."""
+    policy = make_policy("delays", 0, 1_000)
+    made = list(explored(model, policy, runs))
+    assert policy.proof(len(made)) == words
+
+
+def test_equal_seeds_give_equal_runs() -> None:
+    """A policy runs the same schedules each time, and others for another seed."""
+    for race in (lost_update(20), deep_window()):
+        runs = [
+            [run.steps for run in explored(race, make_policy("delays", seed), RUNS)]
+            for seed in (1, 1, 2)
+        ]
+        assert runs[0] == runs[1] != runs[2]
