@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from random import Random
 
 import pytest
 
 from pytest_asyncframe._explore.policies import base_seed, make_policy
-from pytest_asyncframe._explore.random_policies import Evenly
+from pytest_asyncframe._explore.random_policies import Evenly, Lengths, Priorities, Straying, mixed
+from pytest_asyncframe._explore.schedule import deviations_of
+from tests.explore.models import Body, State, Until, explored, ran
+from tests.explore.races import beside, deep_window, oversell, points, several, to_and_fro
 
-EVERY = ["delays", "mixed", "random", "pct:1", "pct:3", "exhaustive:0", "exhaustive"]
+DRAWN = ["mixed", "random", "pct:1", "pct:3"]
+EVERY = [*DRAWN, "delays", "exhaustive:0", "exhaustive:2", "exhaustive"]
 
 
 @pytest.mark.parametrize("text", ["", "Delays", "pct", "pct:0", "pct:-1", "exhaustive:", "pct:3 "])
@@ -48,3 +53,120 @@ def test_random_is_uniform() -> None:
     counts = Counter(strategy.choose(n, "line", "", "abc", True) for n in range(drawn))
     expected = drawn / 3
     assert sum((counts[i] - expected) ** 2 / expected for i in range(3)) < 13.8
+
+
+# -- what is drawn
+
+
+@pytest.mark.parametrize("text", DRAWN)
+def test_equal_seeds_draw_equal_schedules(text: str) -> None:
+    """A policy draws the same schedules each time, and others for another seed."""
+    runs = [
+        [run.steps for run in explored(oversell(), make_policy(text, seed), 20)]
+        for seed in (1, 1, 2)
+    ]
+    assert runs[0] == runs[1] != runs[2]
+
+
+@pytest.mark.parametrize("text", EVERY)
+def test_a_test_without_choices_runs_once(text: str) -> None:
+    """Where nothing is to be chosen, each policy ends after the first run, and says so."""
+    policy = make_policy(text, 0)
+    runs = list(explored(beside(*several("actor", 1, lambda _: points(3, "point"))), policy))
+    assert (len(runs), policy.diverged) == (1, 0)
+    assert policy.proof(1) == "the only schedule does not fail"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("random", "20 runs with schedules drawn at random, none fails"),
+        ("mixed", "20 runs with schedules drawn in several ways, none fails"),
+        ("pct:3", "20 runs with priorities drawn at random (pct:3), none fails"),
+    ],
+)
+def test_the_words_of_a_pass(text: str, words: str) -> None:
+    """A pass says how many runs there were, and how their schedules were drawn."""
+    policy = make_policy(text, 0)
+    assert len(list(explored(oversell(), policy, 20))) == 20
+    assert policy.proof(20) == words
+    assert policy.proof(1) == "the default schedule does not fail"
+
+
+def test_each_straying_run_deviates() -> None:
+    """However rare deviations are, a run as long as the earlier ones has one at least."""
+    model = beside(*several("actor", 3, lambda _: points(9, "point")))
+    least = min(
+        len(deviations_of(ran(model, Straying(Random(seed), 1 / 64, 11)).steps))
+        for seed in range(500)
+    )
+    assert least == 1
+
+
+@pytest.mark.parametrize("rate", [1 / 2, 1 / 8, 1 / 64])
+def test_straying_runs_deviate_at_their_rate(rate: float) -> None:
+    """Deviations are as frequent as the rate says, within 5 %, and even among the others."""
+    strategy = Straying(Random(0), rate, 64)
+    drawn = 100_000
+    counts = Counter(strategy.choose(n, "line", "", "abc", True) for n in range(drawn))
+    assert counts[1] + counts[2] == pytest.approx(drawn * rate, rel=0.05)
+    assert counts[1] == pytest.approx(counts[2], rel=0.1)
+
+
+def test_mixed_draws_in_three_ways() -> None:
+    """Of the runs of ``mixed``, a third each chooses evenly, by priorities, and strays."""
+    ways = Counter(type(mixed(Random(seed), Lengths(50, 40))) for seed in range(3_000))
+    assert {way: round(count / 1_000, 1) for way, count in ways.items()} == {
+        Evenly: 1.0,
+        Priorities: 1.0,
+        Straying: 1.0,
+    }
+
+
+# -- priorities
+
+
+@pytest.mark.parametrize(
+    ("race", "depth", "preemptive"), [(deep_window(5), 2, 14), (to_and_fro(1), 3, 6)]
+)
+def test_pct_finds_races_as_often_as_it_promises(
+    race: Callable[[State], Body], depth: int, preemptive: int
+) -> None:
+    """Of n actors with k steps, a race of depth d is hit in 1 of n * k**(d - 1) runs at least."""
+    runs = 3_000
+    failed = sum(
+        ran(race, Priorities(Random(seed), depth, preemptive)).failed for seed in range(runs)
+    )
+    assert failed >= runs / (2 * preemptive ** (depth - 1))
+
+
+def test_pct_needs_the_depth() -> None:
+    """With one change less than it takes, no run hits the race."""
+    assert not any(ran(to_and_fro(1), Priorities(Random(seed), 2, 6)).failed for seed in range(500))
+
+
+def test_changes_happen_where_someone_is_preempted() -> None:
+    """With as many changes as steps that preempt, the current actor loses at each of them."""
+    strategy = Priorities(Random(0), 11, 10)
+    assert [strategy.choose(n, "start", "", ["a", "b"], False) for n in range(50)] in (
+        [0] * 50,
+        [1] * 50,
+    )
+    chosen = [strategy.choose(n, "line", "", [f"a{n}", f"b{n}"], True) for n in range(10)]
+    assert chosen == [1] * 10
+
+
+def test_an_actor_that_waits_for_others_steps_back() -> None:
+    """An actor of high priority that polls for one of low priority lets it run in the end."""
+
+    def poll(state: State) -> Body:
+        while "set" not in state.values:
+            yield from points(1, "poll")
+
+    def put(state: State) -> Body:
+        yield Until(lambda: True)
+        state.values["set"] = True
+
+    model = beside(("poll#1", poll), ("put#1", put))
+    longest = max(len(ran(model, Priorities(Random(seed), 1, 9)).steps) for seed in range(20))
+    assert 1_000 <= longest <= 1_002
