@@ -47,6 +47,12 @@ def _up_to(most: int, unit: Unit) -> str:
     return f" with up to {counted(most, unit)}" if most else f" without a {unit}"
 
 
-def counted(number: int, one: str) -> str:
-    """Return a number and what it counts, with an "s" but for one."""
-    return f"{number} {one}" if number == 1 else f"{number} {one}s"
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Return a number and what it counts.
+
+    Args:
+        number: The number.
+        one: The word for one of them.
+        several: The word for several; None for the same with an "s".
+    """
+    return f"{number} {one if number == 1 else several or f'{one}s'}"
