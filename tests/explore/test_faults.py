@@ -30,10 +30,10 @@ def careful(order, paid, lock):
 def test_it(asyncframe, charge):
     paid, lock = [], threading.Lock()
     asyncframe.faults.deliver_twice(charge)
-    for order in (5, 6, 7, 8):
+    for order in (7, 8):
         asyncframe.manager.submit_nowait(charge, (order, paid, lock))
     asyncframe.run_until_idle()
-    assert sorted(paid) == [5, 6, 7, 8]
+    assert sorted(paid) == [7, 8]
 """
 )
 
