@@ -208,30 +208,29 @@ def test_a_race_is_replayed_elsewhere(pytester: pytest.Pytester, hash_seed: str)
     assert "It fails with the schedule of the replay line." in ended.stdout
 
 
-DEADLOCK = """
-import threading
+EARLY = """
 import pytest
 from framework import background_task
 
 @background_task
-def nest(outer, inner):
-    with outer:
-        with inner:
-            pass
+def work(done, manager):
+    for _ in range(5):
+        manager.get_stats()
+    done.append(1)
 
-@pytest.mark.interleave(policy="random", level="locks")
-async def test_locks(asyncframe):
-    one, other = threading.Lock(), threading.Lock()
-    nest(one, other)
-    nest(other, one)
-    await asyncframe.settled()
+@pytest.mark.interleave(policy="random")
+async def test_sale(asyncframe):
+    done = []
+    ids = [work(done, asyncframe.manager) for _ in range(8)]
+    await asyncframe.completed(ids[-1])
+    assert len(done) == 8
 """
 
 
 def test_what_comes_after_the_failure_is_not_replayed(pytester: pytest.Pytester) -> None:
     """Choices that were made while a failed test was torn down are not in its line."""
-    option = replay_line(run(pytester, DEADLOCK))
-    result = run(pytester, DEADLOCK, option)
+    option = replay_line(run(pytester, EARLY))
+    result = run(pytester, EARLY, option)
     result.stdout.fnmatch_lines(["It fails with the schedule of the replay line."])
 
 
