@@ -182,6 +182,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
             del item.stash[_TIMELINE]
         del item.stash[_TOOLKIT], item.config.stash[_TOOLKIT]
         toolkit.close()
+        if RUN in item.stash:
+            item.stash[RUN].end()
     findings = [*findings, ("error", toolkit.started_after_stop())]
     gates.report(findings, failed=item.stash.get(_FAILED, False))
     return None

@@ -35,6 +35,7 @@ class Run:
     Attributes:
         steps: Its choices so far.
         dress: Returns the report that users see, given that of a phase.
+        end: Frees what the run has left behind; see `world.quiet_collector`.
         until: How many choices there were when a phase had failed; None if none has.
         witness: Keeps what happens, for a story; None if it is not told.
     """
@@ -56,6 +57,7 @@ class Run:
         self.seed: int = seed
         self.new_id: Callable[[], str] = world.counted_ids()
         self.dress: Dress = lambda report: report
+        self.end: Callable[[], None] = lambda: None
         self.until: int | None = None
         self._level: Level = level
         self._lines = lines

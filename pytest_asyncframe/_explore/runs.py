@@ -69,7 +69,7 @@ def protocol(
             return None
         stack.enter_context(world.without_reseeding(item.config))
         stack.enter_context(world.warnings_once())
-        collect = stack.enter_context(world.quiet_collector())
+        collect = stack.enter_context(world.quiet_collector(item.config))
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         Explorer(Repeated(item, next_item), plan, lines, collect).explore()
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -91,7 +91,7 @@ class Explorer:
         repeated: Repeated,
         plan: Plan,
         lines: Lines | None,
-        collect: Callable[[], object],
+        collect: Callable[[], None],
     ) -> None:
         self._repeated = repeated
         self._item = repeated.item
@@ -112,12 +112,15 @@ class Explorer:
         else:
             self._end(Replayed(self._item, replay.Following(line)))
 
-    def _run(self, strategy: Strategy) -> Run:
-        return Run(strategy, self._plan.level, self._plan.seed, self._lines)
+    def _run(
+        self, strategy: Strategy, scope: Scope | None = None, lines: Lines | None = None
+    ) -> Run:
+        run = Run(strategy, self._plan.level, self._plan.seed, lines or self._lines, scope)
+        run.end = self._collect
+        return run
 
     def _quietly(self, strategy: Strategy, what: str) -> Ended:
         ended = self._repeated.quietly(self._run(strategy))
-        self._collect()
         self._progress.ran(what)
         return ended
 
@@ -134,7 +137,7 @@ class Explorer:
 
         # Its pauses are in the timeline.
         scope = self._scope if isinstance(conclusion, (Found, Replayed)) else None
-        run = Run(conclusion.strategy, self._plan.level, self._plan.seed, self._lines, scope)
+        run = self._run(conclusion.strategy, scope)
         run.dress = reported
         if isinstance(conclusion, Replayed):
             conclusion.met = lambda: run.uncontrolled
@@ -220,7 +223,7 @@ class Explorer:
         """Run the same choices again; return what happens, and where a picture of it is."""
         strategy = Deviating(deviations_of(ended.failing))
         with levels.telling(self._scope, self._lines) as lines:
-            run = Run(strategy, self._plan.level, self._plan.seed, lines, self._scope)
+            run = self._run(strategy, self._scope, lines)
             self._repeated.quietly(run)
         entries = [] if run.witness is None else run.witness.entries
         page = picture(entries, self._item.nodeid, found)

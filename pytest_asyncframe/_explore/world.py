@@ -28,6 +28,12 @@ START = datetime(2030, 1, 1, tzinfo=UTC)
 _RUNS_UNTIL_ALL = 500
 """After so many runs all garbage is collected: what one has left may be freed by the next."""
 
+_COLLECTORS = (
+    ("unraisableexception", "collect_unraisable"),
+    ("threadexception", "collect_thread_exception"),
+)
+"""Plugins of pytest, and what in them warns of errors that nobody could raise."""
+
 _MOST_OBJECTS = 1_000_000
 """How many objects a run may make before garbage is collected in it after all."""
 
@@ -86,13 +92,14 @@ def warnings_once() -> Iterator[None]:
 
 
 @contextmanager
-def quiet_collector() -> Iterator[Callable[[], object]]:
+def quiet_collector(config: pytest.Config) -> Iterator[Callable[[], None]]:
     """Collect garbage inside the block only when told to, since it may run the user's code.
 
     A run that makes very many objects has some collected all the same.
 
     Yields:
-        A function that collects what a run has left.
+        A function that collects what a run has left, and raises what pytest makes of errors
+        in that and in threads, so that they are not those of the next run.
     """
     thresholds = gc.get_threshold()
     runs = itertools.count(1)
@@ -100,6 +107,10 @@ def quiet_collector() -> Iterator[Callable[[], object]]:
     def collect() -> None:
         # Not what was there before the run, which takes 30 ms, but for a few of them.
         gc.collect(1 if next(runs) % _RUNS_UNTIL_ALL else 2)
+        for plugin, name in _COLLECTORS:
+            find = getattr(config.pluginmanager.get_plugin(plugin), name, None)
+            if find is not None:
+                find(config)
 
     gc.set_threshold(_MOST_OBJECTS, *thresholds[1:])
     try:

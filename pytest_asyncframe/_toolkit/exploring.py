@@ -46,6 +46,15 @@ class Exploration(Protocol):
 class ReportedRun(Exploration, Protocol):
     """One run of such a test by pytest."""
 
+    def end(self) -> None:
+        """Free what the run has left behind; called when all parts of it have ended.
+
+        Raises:
+            Exception: What pytest makes of an error that nobody could raise, if warnings are
+                errors.
+        """
+        ...
+
     def reported(self, report: pytest.TestReport) -> pytest.TestReport:
         """Return the report that users see, given that of a phase of the test."""
         ...

@@ -63,6 +63,48 @@ def test_two_processes_see_the_same_world(pytester: pytest.Pytester) -> None:
     assert drawn[0] == drawn[1]
 
 
+LITTER = """
+import pytest
+from framework import background_task
+
+class Litter:
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        raise OSError("not closed")
+
+@background_task
+def work(order, name, manager):
+    manager.get_stats()
+    order.append(name)
+    if order == ["second"]:
+        Litter()
+
+@pytest.mark.interleave(seeds=50)
+async def test_it(asyncframe):
+    order = []
+    for name in ("first", "second"):
+        work(order, name, asyncframe.manager)
+    await asyncframe.settled()
+"""
+
+
+def test_errors_in_garbage_are_those_of_their_run(pytester: pytest.Pytester) -> None:
+    """What is raised when a run's garbage is freed fails that run, if warnings are errors."""
+    result = run(pytester, LITTER, "-Werror")
+    result.assert_outcomes(passed=1, errors=1)
+    result.stdout.fnmatch_lines(
+        ["*OSError: not closed", "minimised: 1 switch *", "replay: pytest test_it.py::test_it *"]
+    )
+    assert "passed." not in str(result.stdout)
+
+
+def test_errors_in_garbage_are_warnings(pytester: pytest.Pytester) -> None:
+    """What is raised when a run's garbage is freed is a warning, as without the marker."""
+    run(pytester, LITTER, "-Wdefault").assert_outcomes(passed=1, warnings=1)
+
+
 def test_the_marker_sets_the_date(pytester: pytest.Pytester) -> None:
     """The start of the test's own marker wins over the fixed date."""
     source = (
@@ -102,7 +144,7 @@ def test_thread_names_go_on_as_before() -> None:
     assert int(threading.Thread().name.split("-")[1]) == int(before.split("-")[1]) + 1
 
 
-def test_garbage_is_collected_when_told() -> None:
+def test_garbage_is_collected_when_told(pytestconfig: pytest.Config) -> None:
     """Cycles are freed by the collector that the block yields, and not before."""
 
     class Cycle:
@@ -112,7 +154,7 @@ def test_garbage_is_collected_when_told() -> None:
             self.me = self
 
     thresholds = gc.get_threshold()
-    with world.quiet_collector() as collect:
+    with world.quiet_collector(pytestconfig) as collect:
         found = weakref.ref(Cycle())
         kept: list[list[int]] = [[] for _ in range(100_000)]
         assert found() is not None
