@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import io
 import logging
@@ -205,6 +206,27 @@ def test_a_lock_taken_twice() -> None:
 
     with pytest.raises(VirtualDeadlockError, match=r"for only_lock, made at .*, held by itself$"):
         in_a_run(body)
+
+
+def test_a_lock_over_an_await() -> None:
+    """Two coroutines of one loop that hold a lock over an await are a deadlock, and told so."""
+    told: list[str] = []
+
+    @background_task
+    async def hold(lock: threading.Lock) -> None:
+        with lock:
+            await get_task_manager().clock.asleep(1)
+
+    async def main(probe: Probe) -> None:
+        lock = threading.Lock()
+        tasks = [hold(lock), hold(lock)]
+        first, second = [await probe.completed(task, check=False) for task in tasks]
+        told[:] = str(first.error), str(second.error)
+
+    in_a_run(lambda probe: asyncio.run(main(probe)))
+
+    assert told[0] == "None"
+    assert told[1].endswith(", held by itself, maybe in another coroutine of its event loop")
 
 
 def test_a_lock_that_was_never_released() -> None:

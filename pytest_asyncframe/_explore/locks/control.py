@@ -175,7 +175,9 @@ class Wanted:
         if isinstance(holder, Actor) and actor is not holder:
             return f"held by {holder.identity}, which has ended"
         if actor is self._actor:
-            return "held by itself"
+            # A coroutine that waits does not let go of what its thread has.
+            elsewhere = ", maybe in another coroutine of its event loop"
+            return "held by itself" + (elsewhere if ident in self._sequencer.loops else "")
         place = thread_place(sys._current_frames(), ident)
         if actor is not None:
             return f"held by {actor.identity}, which waits at {place}"
