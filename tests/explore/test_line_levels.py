@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import pytest
 
@@ -17,11 +16,11 @@ from pytest_asyncframe._explore.levels import Level
 from pytest_asyncframe._explore.lines import Lines, Scope
 from pytest_asyncframe._explore.schedule import Step
 from pytest_asyncframe.probe import Probe
+from tests.explore.modules import module
 from tests.explore.one_run import one_run
 
 pytestmark = pytest.mark.usefixtures("untraced")
 
-Names = dict[str, Any]  # Any: what a module has
 
 COUNTER = """
     from framework import background_task
@@ -55,13 +54,6 @@ class Follow:
     ) -> int:
         """Return the index of the option to take; see `Strategy`."""
         return self.taken.get(number, 0)
-
-
-def module(root: Path, source: str) -> Names:
-    """Return what a module under *root* defines."""
-    names: Names = {"__name__": "app"}
-    exec(compile(dedent(source), str(root / "app.py"), "exec"), names)
-    return names
 
 
 def outcomes(
