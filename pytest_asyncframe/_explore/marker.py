@@ -29,6 +29,7 @@ class Plan:
         level: At which places others may run.
         seed: The base seed of the policy, of jitter and of `random`.
         budget: Real seconds after which no further schedule is run; None for no limit.
+        limit: Real seconds that the test may take in all by pytest-timeout; None for no limit.
         twice: Whether each schedule is run twice, to see whether the runs are the same.
         line: The one schedule that is run instead of those of the policy; None for none.
     """
@@ -38,6 +39,7 @@ class Plan:
     level: Level = "framework"
     seed: int = 0
     budget: float | None = None
+    limit: float | None = None
     twice: bool = False
     line: Line | None = None
 
@@ -125,7 +127,9 @@ def plan_for(item: pytest.Item, settings: Settings, asked: Collection[str]) -> P
     for marker in reversed(list(item.iter_markers("interleave"))):
         plan = replace(plan, **_checked(marker))
     seeds, line = item.config.getoption("asyncframe_seeds"), plan.line
-    plan = replace(plan, budget=_least(plan.budget, _time_limit(item)))
+    limit = _time_limit(item)
+    until = None if limit is None else limit * _OF_TIME_LIMIT
+    plan = replace(plan, budget=_least(plan.budget, until), limit=limit)
     _check_test(item, settings, asked)
     if line is not None:
         return replace(plan, level=cast("Level", line.level), seed=line.seed)
@@ -149,7 +153,7 @@ def _time_limit(item: pytest.Item) -> float | None:
     found = settings_of(item)
     if not found.timeout or found.func_only:
         return None
-    return float(found.timeout) * _OF_TIME_LIMIT
+    return float(found.timeout)
 
 
 def _least(*limits: float | None) -> float | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 
 import pytest
@@ -27,15 +27,22 @@ from pytest_asyncframe._explore.conclusions import (
 from pytest_asyncframe._explore.lanes import picture
 from pytest_asyncframe._explore.lines import Lines, Scope
 from pytest_asyncframe._explore.marker import Plan, plan_for
+from pytest_asyncframe._explore.minimise import minimise
 from pytest_asyncframe._explore.policies import make_policy
 from pytest_asyncframe._explore.progress import Progress
 from pytest_asyncframe._explore.repeated import Repeated
-from pytest_asyncframe._explore.run import Ended, Run
+from pytest_asyncframe._explore.run import Ended, Run, same_failure
 from pytest_asyncframe._explore.schedule import Default, Deviating, Step, Strategy, deviations_of
 from pytest_asyncframe._explore.story import told
 from pytest_asyncframe._toolkit.exploring import REFUSED
 from pytest_asyncframe._toolkit.items import code_of
 from pytest_asyncframe._toolkit.options import Settings, settings_for
+
+_MOST_SECONDS = 10.0
+"""Real seconds for making a failing schedule small."""
+
+_OF_TIME_LIMIT = 0.9
+"""The part of the test's time limit after which that ends."""
 
 _ORDINARY = ("setuponly", "setupplan", "setupshow", "trace")
 """Options of pytest that are of no use with many runs: then a test is run once."""
@@ -205,19 +212,34 @@ class Explorer:
         return self._shortest(again, failure, lines)
 
     def _shortest(self, ended: Ended, failure: pytest.TestReport, lines: list[str]) -> Conclusion:
-        least = self._minimised(ended)
+        least, words = self._minimised(ended, failure)
         line = replay.line_of(
             least.failing, node_id=self._item.nodeid, level=self._plan.level, seed=self._plan.seed
         )
-        before, after = len(deviations_of(ended.failing)), len(deviations_of(least.failing))
-        lines = [*lines, f"minimised: {_switches(after)} (from {before})"]
-        lines += self._story(least, lines[0])
+        lines = [*lines, words, *self._story(least, lines[0])]
         if least.uncontrolled:
             lines += _partially(least.uncontrolled)
         else:
             node = shlex.quote(_relative_node(self._item))
             lines.append(f"replay: pytest {node} --asyncframe-replay={replay.encode(line)}")
-        return Found(failure, replay.Following(line), lines)
+        return Found(least.failure or failure, replay.Following(line), lines)
+
+    def _minimised(self, ended: Ended, failure: pytest.TestReport) -> tuple[Ended, str]:
+        """Return the smallest run that fails in the same way, and how small it is."""
+        until = self._progress.seconds + _MOST_SECONDS
+        if self._plan.limit is not None:
+            until = min(until, self._plan.limit * _OF_TIME_LIMIT)
+        failing = {id(ended.failing): ended}
+
+        def fails(strategy: Strategy) -> Sequence[Step] | None:
+            found = self._fails(strategy) if self._progress.seconds < until else None
+            if found is None or found.failure is None or not same_failure(found.failure, failure):
+                return None
+            failing[id(found.failing)] = found
+            return found.failing
+
+        result = minimise(ended.failing, fails)
+        return failing[id(result.steps)], str(result)
 
     def _story(self, ended: Ended, found: str) -> list[str]:
         """Run the same choices again; return what happens, and where a picture of it is."""
@@ -232,9 +254,6 @@ class Explorer:
     def _fails(self, strategy: Strategy) -> Ended | None:
         ended = self._quietly(strategy, "found a failure, looking for the shortest schedule")
         return None if ended.failure is None else ended
-
-    def _minimised(self, ended: Ended) -> Ended:
-        return ended
 
     # -- determinism
 
@@ -270,10 +289,6 @@ def _shown(one: Step, other: Step) -> str:
         f"{f'{step.kind} {step.what}'.strip()}: {', '.join(step.options)}" for step in (one, other)
     ]
     return "first {}, then {}".format(*texts)
-
-
-def _switches(number: int) -> str:
-    return f"{number} switch" if number == 1 else f"{number} switches"
 
 
 def _partially(uncontrolled: list[str]) -> list[str]:

@@ -75,6 +75,16 @@ def test_a_race_is_found_and_told(pytester: pytest.Pytester) -> None:
     assert found.errors == ["test_sale: AssertionError"]
 
 
+def test_a_long_schedule_is_made_small(pytester: pytest.Pytester) -> None:
+    """What was drawn at random is told with the one switch that it takes."""
+    source = RACY.replace("seeds=50", "policy='random'")
+    found = told(pytester, source)
+    [text] = sections(found.reports[1])
+    shrunk = re.search(r"\nminimised: 1 switch \(from (\d+)\)\n", text)
+    assert shrunk is not None
+    assert int(shrunk[1]) > 1
+
+
 def test_a_failure_of_the_default_schedule_is_an_ordinary_one(pytester: pytest.Pytester) -> None:
     """A test that fails in its first run is run once, and nothing is said about schedules."""
     source = RACE + (
