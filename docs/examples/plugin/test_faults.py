@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 
 import pytest
@@ -20,6 +21,7 @@ from framework import (
 from pytest_asyncframe.probe import Probe
 
 app = FastAPI(lifespan=setup_async_framework)
+paying = threading.Lock()
 paid: Counter[int] = Counter()
 shipped: list[int] = []
 to_ship_again: list[int] = []
@@ -29,8 +31,9 @@ to_ship_again: list[int] = []
 @retry_task(max_retries=3, retry_delay=10, exceptions=(ConnectionError,))
 def charge(order: int) -> str:
     """Charge a credit card, once for each order."""
-    if not paid[order]:
-        paid[order] += 1
+    with paying:
+        if not paid[order]:
+            paid[order] += 1
     return "paid"
 
 
@@ -109,6 +112,16 @@ async def test_a_full_queue(asyncframe: Probe) -> None:
 
 def test_a_task_that_is_delivered_twice(asyncframe: Probe) -> None:
     """An order that is charged twice is paid once."""
+    asyncframe.faults.deliver_twice(charge)
+    charge(7)
+    asyncframe.run_until_idle()
+
+    assert paid[7] == 1
+
+
+@pytest.mark.interleave(seeds=50, level="line")
+def test_two_deliveries_at_the_same_time(asyncframe: Probe) -> None:
+    """An order is paid once, too, if both runs are interrupted at any line."""
     asyncframe.faults.deliver_twice(charge)
     charge(7)
     asyncframe.run_until_idle()
