@@ -9,6 +9,7 @@ import logging
 import pickle
 import queue
 import re
+import sys
 import threading
 import weakref
 from collections import defaultdict
@@ -519,34 +520,49 @@ def test_locks_of_the_machinery_stay_real() -> None:
     in_a_run(body)
 
 
+def made_in_many_ways() -> dict[str, Any]:
+    """Return locks by the names that they should have."""
+
+    class Shop:
+        shared: Any = threading.Lock()
+
+        def __init__(self, other: Any = None) -> None:
+            self.other = other; self.own = threading.RLock()  # fmt: skip  # noqa: E702
+
+    @dataclass
+    class Account:
+        lock: Any = field(default_factory=threading.Lock)
+
+    by_name: dict[str, Any] = {}
+    by_name["a"] = threading.Lock()
+    several = [threading.Lock() for _ in range(2)]
+    jobs: Any = queue.Queue()
+    annotated: threading.Lock = threading.Lock()
+    account = Account()
+    here = sys._getframe().f_lineno
+    return {
+        "Shop.shared": Shop.shared,
+        "Shop.own": Shop().own,
+        "other": Shop(other=threading.Lock()).other,
+        'by_name["a"]': by_name["a"],
+        "several": several[1],
+        "jobs": jobs.mutex,
+        "annotated": annotated,
+        f"Lock made at test_locks.py:{here - 1}": account.lock,
+        f"Lock made at test_locks.py:{here + 10}": Shop(threading.Lock()).other,
+    }
+
+
 def test_a_lock_is_named_by_where_it_is_kept() -> None:
     """A lock is named by what its line assigns it to, with the class of an attribute."""
-
-    def make() -> Any:
-        return threading.Lock()
+    names: list[tuple[str, str]] = []
 
     def body(probe: Probe) -> None:
-        class Shop:
-            shared = threading.Lock()
-
-            def __init__(self) -> None:
-                self.own: Any = threading.RLock()
-
-        locks: dict[str, Any] = {}
-        locks["a"] = threading.Lock()
-        jobs: Any = queue.Queue()
-        found = [Shop.shared, Shop().own, locks["a"], jobs.mutex]
-        assert [one.origin.name for one in found] == [
-            "Shop.shared",
-            "Shop.own",
-            'locks["a"]',
-            "jobs",
-        ]
-        found.append(make())
-        line = make.__code__.co_firstlineno
-        assert found[-1].origin.name == f"Lock made at test_locks.py:{line + 1}"
+        names.extend((name, lock.origin.name) for name, lock in made_in_many_ways().items())
 
     in_a_run(body)
+
+    assert [found for _, found in names] == [name for name, _ in names]
 
 
 def test_double_checked_initialisation() -> None:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import linecache
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import CodeType, FrameType, ModuleType
 
 _TARGET = re.compile(r"\s*([\w.\[\]'\"]+)\s*(?::[^=]+)?=(?!=)")
 """What a line assigns to: a name, an attribute or an item, maybe with an annotation."""
+
+_ASSIGNED = re.compile(r"([\w.]+(?:\[[^\]=]*\])?)\s*(?::[^=:]+)?=[\s(\[{]*$")
+"""What the text before a call assigns to; a container of several locks is named too."""
 
 
 class Origin:
@@ -62,28 +66,35 @@ def made_by(kind: str, frame: FrameType) -> Origin:
     # Generated code, such as the constructor of a dataclass, has no lines.
     while outer is not None and outer.f_code.co_filename.startswith("<"):
         outer = outer.f_back
-    frame = frame if outer is None else outer
-    code, module = frame.f_code, str(frame.f_globals.get("__name__"))
-    is_function = bool(code.co_flags & inspect.CO_OPTIMIZED)
-    scope = code.co_qualname
-    return _made_at(kind, code.co_filename, frame.f_lineno, module, scope, is_function)
+    # What the caller of such code assigns to is the instance, and not the lock.
+    named, frame = outer is frame, frame if outer is None else outer
+    module = str(frame.f_globals.get("__name__"))
+    return _made_at(kind, frame.f_code, frame.f_lasti, module, named)
 
 
-@functools.cache  # the same line makes many locks in many runs
-def _made_at(kind: str, file: str, line: int, module: str, scope: str, is_function: bool) -> Origin:
-    place = f"{Path(file).name}:{line}"
-    found = _TARGET.match(linecache.getline(file, line))
+@functools.lru_cache(4096)  # the same line makes many locks in many runs
+def _made_at(kind: str, code: CodeType, lasti: int, module: str, named: bool) -> Origin:
+    line, _, column, _ = next(itertools.islice(code.co_positions(), lasti // 2, None))
+    place = f"{Path(code.co_filename).name}:{line}"
+    # Up to the call, which another statement or call may surround.
+    before = linecache.getline(code.co_filename, line or 0).encode()[:column]
+    found = _ASSIGNED.search(before.decode()) if named else None
     if found is None:
         return Origin(f"{kind} made at {place}", lambda: place)
-    target = found[1]
+    return Origin(_qualified(found[1], module, code), lambda: place)
+
+
+def _qualified(target: str, module: str, code: CodeType) -> str:
+    """Return the target of an assignment, with the module of a global or the class around it."""
+    scope = code.co_qualname
     owner, _, attribute = target.partition(".")
     if scope == "<module>":
-        target = f"{module}.{target}"
-    elif not is_function:
-        target = f"{_inner(scope)}.{target}"
-    elif owner in ("self", "cls") and attribute:
-        target = f"{_inner(scope.rpartition('.')[0])}.{attribute}"
-    return Origin(target, lambda: place)
+        return f"{module}.{target}"
+    if not code.co_flags & inspect.CO_OPTIMIZED:
+        return f"{_inner(scope)}.{target}"
+    if owner in ("self", "cls") and attribute:
+        return f"{_inner(scope.rpartition('.')[0])}.{attribute}"
+    return target
 
 
 def _inner(scope: str) -> str:
