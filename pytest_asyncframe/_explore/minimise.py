@@ -154,12 +154,14 @@ class _Minimiser:
 
     def _find_single(self, default: Switching) -> None:
         """Look for a single switch, first where equal actors are passed over in the same way."""
-        known = {switch.place[1:3] for switch in self._switches}
+        known = {switch.position[1:3] for switch in self._switches}
         singles = [
-            Switch(place, (option,)) for place, options in default.offered for option in options[1:]
+            Switch(position, (option,))
+            for position, options in default.offered
+            for option in options[1:]
         ]
-        like = [one for one in singles if one.place[1:3] in known]
-        others = [one for one in singles if one.place[1:3] not in known]
+        like = [one for one in singles if one.position[1:3] in known]
+        others = [one for one in singles if one.position[1:3] not in known]
         any(self._still_fails([one]) for one in (*coarse_to_fine(like), *coarse_to_fine(others)))
 
 

@@ -16,7 +16,7 @@ _MOST_PASSED = 1_000
 """How often an actor is passed over in a row, so that others do not wait for it forever."""
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """Where an actor is passed over.
 
     Attributes:
@@ -36,55 +36,55 @@ class Switch(NamedTuple):
     """An actor that would have come next is passed over, until it runs again.
 
     Attributes:
-        place: Where it is.
+        position: Where it is.
         options: The identities of those that come instead, each at one choice. After the last
             one, it comes next when it is its turn.
     """
 
-    place: Place
+    position: Position
     options: tuple[str, ...]
 
 
 def switches_of(steps: Sequence[Step]) -> list[Switch]:
     """Return the switches of a run, in their order."""
-    places = _Places()
-    found: list[tuple[Place, list[str]]] = []
+    positions = _Positions()
+    found: list[tuple[Position, list[str]]] = []
     passed: dict[str, list[str]] = {}
     for step in steps:
         first = step.options[0]
         chosen = step.options[step.chosen]
         again = passed.get(first) if not step.preempts else None
         if again is None:
-            place = places.reached(step.kind, step.what, first, step.preempts)
+            position = positions.reached(step.kind, step.what, first, step.preempts)
         if step.chosen and again is not None:
             again.append(chosen)
         elif step.chosen:
             passed[first] = [chosen]
-            found.append((place, passed[first]))
+            found.append((position, passed[first]))
         passed.pop(chosen, None)
-    return [Switch(place, tuple(options)) for place, options in found]
+    return [Switch(position, tuple(options)) for position, options in found]
 
 
 class Switching:
     """Takes the default but for some switches.
 
     Args:
-        switches: Those to make. One whose place is not reached is left out, and so is an option
+        switches: Those to make. One whose position is not reached is left out, and so is an option
             that is not offered.
         lasting: Whether who is passed over is held back until nobody else can go on, however
             often a switch says.
 
     Attributes:
-        offered: The places that were reached, with the options there.
+        offered: The positions that were reached, with the options there.
         came_back: Whether someone who was passed over came next though others could go on.
     """
 
     def __init__(self, switches: Sequence[Switch], *, lasting: bool = False) -> None:
-        self.offered: list[tuple[Place, Sequence[str]]] = []
+        self.offered: list[tuple[Position, Sequence[str]]] = []
         self.came_back = False
-        self._options_at = {switch.place: switch.options for switch in switches}.get
+        self._options_at = {switch.position: switch.options for switch in switches}.get
         self._lasting = lasting
-        self._places = _Places()
+        self._positions = _Positions()
         self._passed: dict[str, Iterator[str]] = {}
         self._left = _MOST_PASSED
 
@@ -100,9 +100,9 @@ class Switching:
         first = options[0]
         if first in self._passed and not preempts:
             return self._pass_again(options)
-        place = self._places.reached(kind, what, first, preempts)
-        self.offered.append((place, options))
-        wanted = self._options_at(place)
+        position = self._positions.reached(kind, what, first, preempts)
+        self.offered.append((position, options))
+        wanted = self._options_at(position)
         if wanted is None or wanted[0] not in options:
             return 0
         self._passed[first] = iter(wanted[1:])
@@ -119,18 +119,18 @@ class Switching:
         return 0
 
 
-class _Places:
+class _Positions:
     """Where the actors of one run are that would come next."""
 
     def __init__(self) -> None:
         self._visits: defaultdict[tuple[str, str, str], int] = defaultdict(int)
         self._latest: dict[str, str] = {}
 
-    def reached(self, kind: str, what: str, actor: str, preempts: bool) -> Place:
+    def reached(self, kind: str, what: str, actor: str, preempts: bool) -> Position:
         if preempts:
             self._latest[actor] = what
         else:
             kind, what = "", self._latest.get(actor, "")
         visit = self._visits[actor, kind, what]
         self._visits[actor, kind, what] = visit + 1
-        return Place(actor, kind, what, visit)
+        return Position(actor, kind, what, visit)

@@ -10,7 +10,7 @@ import pytest
 from pytest_asyncframe._explore.minimise import minimise
 from pytest_asyncframe._explore.policies import make_policy
 from pytest_asyncframe._explore.schedule import Deviating, Step, Strategy, deviations_of
-from pytest_asyncframe._explore.switches import Place, Switch, Switching, switches_of
+from pytest_asyncframe._explore.switches import Position, Switch, Switching, switches_of
 from tests.explore.models import Model, explored, ran
 from tests.explore.races import (
     GALLERY,
@@ -159,8 +159,8 @@ def test_passing_over_again_is_one_switch() -> None:
         Step("line", "window", ("a", "d"), True, 1),
     ]
     assert switches_of(steps) == [
-        Switch(Place("a", "line", "window", 0), ("b", "c")),
-        Switch(Place("a", "line", "window", 1), ("d",)),
+        Switch(Position("a", "line", "window", 0), ("b", "c")),
+        Switch(Position("a", "line", "window", 1), ("d",)),
     ]
 
 
@@ -168,8 +168,8 @@ def test_a_switch_is_at_its_place_when_earlier_ones_are_dropped() -> None:
     """A switch in the second visit of a place stays there, though it is another step."""
     model = lost_update(1, visits=3, raced=2)
     both = [
-        Switch(Place("add#1", "line", "after", 0), ("add#2",)),
-        Switch(Place("add#1", "line", "window", 2), ("add#2",)),
+        Switch(Position("add#1", "line", "after", 0), ("add#2",)),
+        Switch(Position("add#1", "line", "window", 2), ("add#2",)),
     ]
     at = [
         next(step.what for step in ran(model, Switching(some)).steps if step.deviates)
