@@ -127,4 +127,4 @@ def _tool(trace: object) -> str:
     """Return what to call the tool that a trace function belongs to."""
     module = getattr(trace, "__module__", None) or type(trace).__module__
     package = module.partition(".")[0]
-    return {"bdb": "a debugger", "_pydevd_bundle": "a debugger"}.get(package, package)
+    return "a debugger" if package == "bdb" or "pydevd" in package else package

@@ -22,19 +22,28 @@ pytestmark = pytest.mark.usefixtures("untraced")
 
 
 @traced
-def test_another_tracer(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        ("bdb", "a debugger"),
+        ("_pydevd_bundle.pydevd_trace_dispatch", "a debugger"),
+        ("coverage.pytracer", "coverage"),
+    ],
+)
+def test_another_tracer(tmp_path: Path, owner: str, name: str) -> None:
     """On Python 3.11 another tool that traces is named, and not disturbed."""
 
     def trace(frame: FrameType, event: str, argument: object) -> None:
         pass
 
+    trace.__module__ = owner
     sys.settrace(trace)
     try:
         with (
             pytest.raises(
                 pytest.UsageError,
                 match=r"^level 'line' needs sys\.settrace on Python 3\.11, which "
-                rf"{__name__.partition('.')[0]} uses: run the test without it, or on Python "
+                rf"{name} uses: run the test without it, or on Python "
                 r"3\.12 or later$",
             ),
             Lines("line", Scope(tmp_path, ())).claimed(),
