@@ -209,6 +209,22 @@ def test_a_lock_taken_twice() -> None:
         in_a_run(body)
 
 
+@pytest.mark.parametrize("level", ["framework", "locks"])
+def test_others_notice_the_use_of_a_lock(level: Level) -> None:
+    """A loop that has taken or released a lock lets others run before its next step."""
+
+    def body(probe: Probe) -> None:
+        actor = probe.clock.sequencer.here
+        assert actor is not None
+        lock = threading.Lock()
+        for use in (lock.acquire, lock.release):
+            actor.was_seen = False
+            use()
+            assert actor.was_seen
+
+    in_a_run(body, level)
+
+
 def test_a_lock_over_an_await() -> None:
     """Two coroutines of one loop that hold a lock over an await are a deadlock, and told so."""
     told: list[str] = []

@@ -79,8 +79,11 @@ class RunControl:
 
     def take(self, lock: Modelled, actor: Actor, timeout: float) -> bool:
         """Take a lock on an actor; see `Control`."""
-        if self.points and lock.origin.has_points:
-            self._sequencer.point("lock", lock.origin.acquire)
+        if lock.origin.has_points:
+            # Others may notice it, also where it is no point.
+            actor.was_seen = True
+            if self.points:
+                self._sequencer.point("lock", lock.origin.acquire)
         if lock.real.acquire(False):
             if self._vain:
                 self._vain.pop(actor, None)
@@ -137,12 +140,15 @@ class RunControl:
 
     def released(self, lock: Modelled) -> None:
         """Let others run after the calling thread has released a lock."""
-        if self.actor() is None:
+        actor = self.actor()
+        if actor is None:
             # Only actors see to it that the next one runs.
             if self._waits:
                 self._sequencer.dispatch()
-        elif self.points and lock.origin.has_points:
-            self._sequencer.point("lock", lock.origin.released)
+        elif lock.origin.has_points:
+            actor.was_seen = True
+            if self.points:
+                self._sequencer.point("lock", lock.origin.released)
 
 
 class Wanted:
