@@ -27,8 +27,8 @@ from pytest_asyncframe._explore.conclusions import (
 from pytest_asyncframe._explore.lanes import picture
 from pytest_asyncframe._explore.lines import Lines, Scope
 from pytest_asyncframe._explore.marker import Plan, plan_for
-from pytest_asyncframe._explore.minimise import minimise
-from pytest_asyncframe._explore.policies import make_policy
+from pytest_asyncframe._explore.policies.minimise import minimise
+from pytest_asyncframe._explore.policies.named import make_policy
 from pytest_asyncframe._explore.progress import Progress
 from pytest_asyncframe._explore.repeated import Repeated
 from pytest_asyncframe._explore.run import Ended, Run, same_failure

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 import pytest
 
-from pytest_asyncframe._explore.delays import Holding, coarse_to_fine, in_turn, spread_out
-from pytest_asyncframe._explore.policies import make_policy
+from pytest_asyncframe._explore.policies.delays import Holding, coarse_to_fine, in_turn, spread_out
+from pytest_asyncframe._explore.policies.named import make_policy
+from pytest_asyncframe._explore.policies.search import Branch
 from pytest_asyncframe._explore.schedule import Default, Deviating, Step, deviations_of
-from pytest_asyncframe._explore.search import Branch
 from tests.explore.models import Body, Model, Point, State, Until, explored, first_failure, ran
 from tests.explore.races import (
     GALLERY,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_asyncframe._explore.policies import make_policy
+from pytest_asyncframe._explore.policies.named import make_policy
 from pytest_asyncframe._explore.schedule import Policy
 from tests.explore.models import Body, Model, Point, Ran, State, Until, explored
 from tests.explore.races import Actor, beside, lost_update, points, several

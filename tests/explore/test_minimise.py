@@ -7,10 +7,10 @@ from random import Random
 
 import pytest
 
-from pytest_asyncframe._explore.minimise import minimise
-from pytest_asyncframe._explore.policies import make_policy
+from pytest_asyncframe._explore.policies.minimise import minimise
+from pytest_asyncframe._explore.policies.named import make_policy
+from pytest_asyncframe._explore.policies.switches import Position, Switch, Switching, switches_of
 from pytest_asyncframe._explore.schedule import Deviating, Step, Strategy, deviations_of
-from pytest_asyncframe._explore.switches import Position, Switch, Switching, switches_of
 from tests.explore.models import Model, explored, ran
 from tests.explore.races import (
     GALLERY,

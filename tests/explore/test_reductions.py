@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from pytest_asyncframe._explore.random_policies import Priorities
+from pytest_asyncframe._explore.policies.drawn import Priorities
 from pytest_asyncframe._explore.schedule import Strategy
 from tests.explore.sessions import PLAIN
 

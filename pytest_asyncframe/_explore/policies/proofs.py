@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from pytest_asyncframe._explore.search import Search
+from pytest_asyncframe._explore.policies.search import Search
 
 Unit: TypeAlias = Literal["deviation", "preemption"]
 

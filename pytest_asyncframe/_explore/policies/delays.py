@@ -23,10 +23,10 @@ from collections.abc import Sequence
 from random import Random
 from typing import TypeVar
 
-from pytest_asyncframe._explore.proofs import proof_of_search
-from pytest_asyncframe._explore.random_policies import Lengths, mixed
+from pytest_asyncframe._explore.policies.drawn import Lengths, mixed
+from pytest_asyncframe._explore.policies.proofs import proof_of_search
+from pytest_asyncframe._explore.policies.search import Branch, Level, Plan, Search
 from pytest_asyncframe._explore.schedule import Default, Step, Strategy
-from pytest_asyncframe._explore.search import Branch, Level, Plan, Search
 
 T = TypeVar("T")
 

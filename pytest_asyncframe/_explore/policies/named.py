@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 
-from pytest_asyncframe._explore.delays import DelaysPolicy
-from pytest_asyncframe._explore.exhaustive import ExhaustivePolicy
-from pytest_asyncframe._explore.random_policies import Evenly, Priorities, RandomPolicy, mixed
+from pytest_asyncframe._explore.policies.delays import DelaysPolicy
+from pytest_asyncframe._explore.policies.drawn import Evenly, Priorities, RandomPolicy, mixed
+from pytest_asyncframe._explore.policies.exhaustive import ExhaustivePolicy
 from pytest_asyncframe._explore.schedule import Policy
 
 POLICIES = ("delays", "mixed", "random", "pct:3", "exhaustive:2", "exhaustive")

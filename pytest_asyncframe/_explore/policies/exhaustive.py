@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pytest_asyncframe._explore.proofs import proof_of_search
+from pytest_asyncframe._explore.policies.proofs import proof_of_search
+from pytest_asyncframe._explore.policies.search import Level, Plan, Search
 from pytest_asyncframe._explore.schedule import Default, Step, Strategy
-from pytest_asyncframe._explore.search import Level, Plan, Search
 
 
 class ExhaustivePolicy:

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TypeAlias
 
-from pytest_asyncframe._explore.delays import coarse_to_fine
-from pytest_asyncframe._explore.proofs import counted
+from pytest_asyncframe._explore.policies.delays import coarse_to_fine
+from pytest_asyncframe._explore.policies.proofs import counted
+from pytest_asyncframe._explore.policies.switches import Switch, Switching, switches_of
 from pytest_asyncframe._explore.schedule import Step, Strategy
-from pytest_asyncframe._explore.switches import Switch, Switching, switches_of
 
 Fails: TypeAlias = Callable[[Strategy], Sequence[Step] | None]
 """Runs a test once; returns the steps of a run that failed, None for one that passed."""
