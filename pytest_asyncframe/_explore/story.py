@@ -127,16 +127,8 @@ def told(entries: Sequence[Entry]) -> list[str]:
     chosen = [number for number, one in enumerate(all_turns) if _is_choice(one)]
     if not chosen:
         return []
-    paused = {one.who for one in all_turns if isinstance(one, Turn) and one.paused is not None}
-    last = max(
-        chosen[-1],
-        *(
-            number
-            for number, one in enumerate(all_turns)
-            if isinstance(one, Turn) and one.goes_on and one.who in paused
-        ),
-        chosen[-1],
-    )
+    resumed = [n for n, one in enumerate(all_turns) if isinstance(one, Turn) and one.goes_on]
+    last = max(chosen[-1], *resumed, 0)
     sentences = [_sentence(one) for one in all_turns[chosen[0] : last + 1]]
     left_out = len(sentences) - _MOST_TURNS
     if left_out > 1:
