@@ -84,6 +84,7 @@ def installed(
     at_least = LEVELS.index(level)
     with ExitStack() as stack:
         clock = toolkit.require_clock("interleave")
+        clock.sequencer.takes_threads = True
         points = at_least >= LEVELS.index("locks")
         note = toolkit.recorder.note
         stack.enter_context(locks.controlled(clock.sequencer, note, points=points))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import linecache
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 
 from framework.protocols import TaskEvent
 from pytest_asyncframe._explore.awaits import Names
+from pytest_asyncframe._explore.statements import statement_at
 from pytest_asyncframe._explore.story import Deviation, Ended, Entry, Ran
 from pytest_asyncframe._places import users_frame
 from pytest_asyncframe._report.values import shown
@@ -122,12 +122,13 @@ class Witness:
         return None if ident is None else users_frame(sys._current_frames().get(ident))
 
     def _place(self, frame: FrameType) -> tuple[str, str]:
-        """Return the file and line of a frame, and the line's text; "" for what is not told."""
-        code, line = frame.f_code, frame.f_lineno
+        """Return where a frame is, and the statement there; "" for what is not told."""
+        code = frame.f_code
         file = self._file_of(code)
         if not file:
             return "", ""
-        return f"{file}:{line}", linecache.getline(code.co_filename, line).strip()
+        line, text = statement_at(code.co_filename, frame.f_lineno)
+        return f"{file}:{line}", text
 
     def _settle(self, who: str, place: str) -> None:
         """Read what the latest line has set, if *who* ran it and now is at another *place*."""

@@ -67,7 +67,7 @@ class Outside:
     def add_thread(self, thread: threading.Thread) -> None:
         """Add a thread of the test's own, which is about to start."""
         with self._lock:
-            self.met[f"the thread {thread.name}, which the test has started itself"] = None
+            self.met[f"the thread {thread.name}, which works outside the clock"] = None
             self._threads.add(thread)
             self._look()
 

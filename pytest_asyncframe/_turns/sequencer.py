@@ -56,6 +56,7 @@ class Sequencer(Points):
         on_give_up: Called with the test's own threads that time no longer waits for.
         moved: How often time has moved by itself; whoever sees progress sets it to 0.
         most_moves: Limit of `moved`, from 1 on.
+        takes_threads: Whether threads that the test or its app starts are actors too.
         firing: Identifiers of the threads that are running a timer's callback.
     """
 
@@ -85,6 +86,7 @@ class Sequencer(Points):
         self.outside: Outside = Outside(self._pollers)
         self.on_give_up: Callable[[list[Thread]], object] = lambda _: None
         self.firing: set[int] = set()
+        self.takes_threads: bool = False
         self._timer_threads = TimerThreads(self, self._fail_with)
         self._admitted: dict[Queued, Arrival] = {}
         # Actors that wait until nobody else runs, and whether also for what is outside.

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
-from framework.testing import function_name
 from pytest_asyncframe._turns.actors import Arrival
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._clock import VirtualClock
 from pytest_asyncframe.clock._loop import VirtualLoop
+from pytest_asyncframe.clock._named import name_of_call
 
 
 def counted(clock: VirtualClock) -> Iterator[tuple[Any, str, Any]]:
@@ -82,7 +82,7 @@ def _run_sync(sequencer: Sequencer) -> Callable[..., Any]:
     ) -> Any:
         if sequencer.here is None:
             return await real(func, *args, limiter=limiter, **options)
-        call = _CountedCall(sequencer, limiter, function_name(func))
+        call = _CountedCall(sequencer, limiter, name_of_call(func, args))
         return await real(call.run, func, args, limiter=call, **options)
 
     return run_sync

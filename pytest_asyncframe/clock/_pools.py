@@ -13,9 +13,10 @@ from concurrent.futures import Executor, Future
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
-from framework.testing import ControlledExecutor, function_name
+from framework.testing import ControlledExecutor
 from pytest_asyncframe._turns.actors import Arrival
 from pytest_asyncframe._turns.sequencer import Sequencer
+from pytest_asyncframe.clock._named import name_of_call
 
 Submit = Callable[..., Future[Any]]
 
@@ -145,7 +146,7 @@ class _CountedPool:
         kwargs: dict[str, Any],
     ) -> Future[Any]:
         """Submit a call, counted from now until the callbacks of its future have run."""
-        call = _CountedCall(self, function_name(fn))
+        call = _CountedCall(self, name_of_call(fn, args, kwargs))
         with self._idle:
             self._unfinished.add(call)
         with self._lock:

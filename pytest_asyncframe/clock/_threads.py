@@ -7,6 +7,7 @@ which ones are idle.
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from pytest_asyncframe._places import called_at, is_users, outwards, place_of
 from pytest_asyncframe._turns.actors import Arrival, TestEndedError
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._loop import VirtualLoop
+from pytest_asyncframe.clock._named import name_of_call
 
 Start = Callable[[threading.Thread], None]
 Join = Callable[..., None]
@@ -53,9 +55,13 @@ def start_on(sequencer: Sequencer, real: Start) -> Start:
         if threading.get_ident() not in sequencer.actors or hasattr(self, _ENDED):
             real(self)
             return
-        counted = is_caller(self) or _is_users_timer(self, sys._getframe(1))
+        counted = (
+            is_caller(self)
+            or _is_users_timer(self, sys._getframe(1))
+            or (sequencer.takes_threads and _runs_users_code(self))
+        )
         pooled = sequencer.here is None or _works_on_the_clock(self)
-        arrival = sequencer.expect("thread") if counted else None
+        arrival = sequencer.expect(_name(self)) if counted else None
         _tell_end(sequencer, self, arrival, pooled=pooled)
         if not (counted or pooled):
             sequencer.outside.add_thread(self)
@@ -69,6 +75,13 @@ def start_on(sequencer: Sequencer, real: Start) -> Start:
             raise
 
     return start
+
+
+def _runs_users_code(thread: Any) -> bool:  # Any: its target is not a public attribute
+    """Whether what a thread runs is the user's code, and not that of a library's worker."""
+    runs = getattr(thread, "_target", None) or type(thread).run
+    code = getattr(inspect.unwrap(runs), "__code__", None) if callable(runs) else None
+    return code is not None and is_users(code)
 
 
 def _is_users_timer(thread: threading.Thread, caller: FrameType) -> bool:
@@ -96,6 +109,11 @@ def _is_anyios(thread: Any) -> bool:  # Any: its target is not a public attribut
     runs = getattr(thread, "_target", None)
     modules = [getattr(one, "__module__", "") for one in (type(thread), runs)]
     return any(str(module).startswith("anyio.") for module in modules)
+
+
+def _name(thread: Any) -> str:  # Any: see above
+    runs = getattr(thread, "_target", None)
+    return "thread" if runs is None else name_of_call(runs)
 
 
 class _End:

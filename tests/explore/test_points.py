@@ -415,3 +415,27 @@ def test_a_signal_ends_a_wait(where: str) -> None:
         signal.signal(signal.SIGUSR1, before)
 
     assert log == ["interrupted", "worked"]
+
+
+def test_threads_of_the_test() -> None:
+    """Threads that a test starts itself are named after their functions, and are options."""
+    log: list[str] = []
+    met: list[str] = []
+
+    def work(probe: Probe, name: str) -> None:
+        log.append(name)
+        probe.clock.sequencer.point("line", "here")
+        log.append(name.upper())
+
+    def body(probe: Probe) -> None:
+        threads = [threading.Thread(target=work, args=(probe, name)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        met.extend(probe.clock.sequencer.outside.met)
+
+    one_run(body, Wanted("work#1", "work#2"))
+
+    assert "".join(log) == "abBA"
+    assert met == []

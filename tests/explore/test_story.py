@@ -12,6 +12,7 @@ import pytest
 from pytest_asyncframe._explore.lanes import picture
 from pytest_asyncframe._explore.levels import Level
 from pytest_asyncframe._explore.schedule import Default
+from pytest_asyncframe._explore.statements import statement_at
 from pytest_asyncframe._explore.story import Deviation, Ended, Entry, Ran, told
 from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import At, told_run
@@ -196,3 +197,19 @@ def test_a_picture_is_kept(pytester: pytest.Pytester) -> None:
 
     assert "<h1>test_it.py::test_sale</h1>" in page
     assert page.count("<li>") == 3
+
+
+def test_statements_of_several_lines(tmp_path: Path) -> None:
+    """A statement of several lines is told as one, and one with a block up to that."""
+    file = tmp_path / "shop.py"
+    file.write_text("x = (\n    1\n    + 2\n)\nif (x ==\n        3):\n    y = 1\nz = [\n]\n")
+    texts = [statement_at(str(file), line) for line in range(1, 10)]
+
+    assert texts[:4] == [(1, "x = ( 1 + 2 )")] * 4
+    assert texts[4:6] == [(5, "if (x == 3):")] * 2
+    assert texts[6:] == [(7, "y = 1"), (8, "z = [ ]"), (8, "z = [ ]")]
+
+
+def test_a_line_without_its_file() -> None:
+    """Code that came from no file has no text, and breaks nothing."""
+    assert statement_at("<string>", 3) == (3, "")
