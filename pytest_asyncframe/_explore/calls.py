@@ -21,7 +21,7 @@ _CALLS: tuple[tuple[type, tuple[str, ...]], ...] = (
     (
         TaskManager,
         (
-            *("submit", "submit_nowait", "get_result", "wait_result", "cancel_task", "get_task"),
+            *("get_result", "wait_result", "cancel_task", "get_task"),
             *("get_all_tasks", "get_active_tasks", "get_tasks_by_status", "get_active_count"),
             *("get_stats", "cleanup_completed_tasks"),
         ),

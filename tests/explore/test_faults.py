@@ -46,8 +46,8 @@ def test_second_deliveries_overlap(pytester: pytest.Pytester) -> None:
     result.stdout.re_match_lines_random(
         [
             r".*::test_it\[careless\] FAILED",
-            r".*::test_it\[careful\] PASSED \(all \d+ schedules with up to \d .* none fails\)",
-            r"  careless#\d paused at `current_task\(\).report_progress\(0.5\)` .*",
+            r".*::test_it\[careful\] PASSED \(.*, none fails\) .*",
+            r"minimised: \d+ switch.*",
         ]
     )
 
