@@ -384,8 +384,8 @@ def test_a_long_exploration_shows_where_it_is(
     result = run(pytester, CORRECT, "-v")
     result.stdout.re_match_lines(
         [
-            r"test_sale: 1 of at most 50 schedules, none fails, \d+ s, \d+ runs a second",
-            r"test_sale: 2 of at most 50 schedules, none fails, \d+ s, \d+ runs a second",
+            r"test_sale: 1 of at most 50 schedules, none fails, \d+ s, [\d.]+ runs a second",
+            r"test_sale: 2 of at most 50 schedules, none fails, \d+ s, [\d.]+ runs a second",
             r"test_it.py::test_sale PASSED \(.*\) +\[100%\]",
         ]
     )
