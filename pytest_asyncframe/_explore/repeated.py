@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 import pytest
 from _pytest.runner import call_and_report, runtestprotocol
 
+from pytest_asyncframe._explore.hush import hushed
 from pytest_asyncframe._explore.locks import FoundLocks, kept_by
 from pytest_asyncframe._explore.run import Ended, Run
 from pytest_asyncframe._toolkit.exploring import RUN
@@ -48,6 +49,7 @@ class Repeated:
         """Run it once; nobody is told of the reports, and no debugger starts."""
         with (
             self._prepared(run),
+            hushed(self.item.config),
             withheld(self.item, "pytest_exception_interact"),
             withheld(self.item, "pytest_runtest_logreport") as told,
         ):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import pytest
 
@@ -24,6 +24,7 @@ from pytest_asyncframe._explore.conclusions import (
     Passed,
     Replayed,
 )
+from pytest_asyncframe._explore.hush import hushed
 from pytest_asyncframe._explore.lanes import picture
 from pytest_asyncframe._explore.lines import Lines, Scope
 from pytest_asyncframe._explore.marker import Plan, plan_for
@@ -111,7 +112,9 @@ class Explorer:
     def explore(self) -> None:
         """Run the test until it fails, or all is done, or the budget is spent."""
         line = self._plan.line
-        ended = self._repeated.first(self._run(Default()))
+        # Who replays a schedule wants to stop in that.
+        with nullcontext() if line is None else hushed(self._item.config):
+            ended = self._repeated.first(self._run(Default()))
         if ended.failure is not None or ended.was_skipped:
             return
         if line is None:

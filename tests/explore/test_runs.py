@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 
 from pytest_asyncframe._explore import progress
-from tests.explore.sessions import CORRECT, RACE, RACY, run
+from tests.explore.sessions import CORRECT, PLAIN, RACE, RACY, run
 
 AGAIN = (
     "The test fails without any other choice when it runs once more in the same process, so this "
@@ -319,6 +320,33 @@ def test_a_warning_is_shown_once(pytester: pytest.Pytester) -> None:
         "    warnings.warn('old')\n    await sell(asyncframe, stock, r",
     )
     run(pytester, source, "-Walways").assert_outcomes(passed=1, warnings=1)
+
+
+# ------------------------------------------------------------------ what nobody watches
+
+NOISY = CORRECT.replace(
+    "    await sell",
+    "    print('some text')\n    logging.getLogger().warning('some log')\n    breakpoint()\n"
+    "    await sell",
+).replace("import pytest", "import logging\nimport pytest", 1)
+
+
+def test_only_the_first_and_the_last_run_are_shown(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With -s and live logs, what the runs in between print and log is not shown."""
+    monkeypatch.setenv("PYTHONBREAKPOINT", "0")
+    shown = str(run(pytester, NOISY, "-s", ini="log_cli = true").stdout)
+    assert shown.count("some text") == 2
+    assert shown.count("WARNING") == 2
+
+
+def test_a_breakpoint_stops_the_first_and_the_last_run(pytester: pytest.Pytester) -> None:
+    """A breakpoint in the test does not stop the runs in between."""
+    pytester.makepyfile(test_it=NOISY)
+    debugged = pytester.run(sys.executable, "-m", "pytest", *PLAIN, stdin=b"c\n" * 9)
+    assert str(debugged.stdout).count("PDB set_trace") == 2
+    debugged.stdout.fnmatch_lines(["*1 passed*"])
 
 
 # ------------------------------------------------------------------ together with other plugins
