@@ -63,6 +63,11 @@ class Sender:
         """Return what it was given."""
         return to
 
+    @throttled_task(rate_limit=1, time_window=3_600)
+    def limited(self, to: str) -> str:
+        """Return what it was given."""
+        return to
+
     @retry_task(retry_delay=0)
     @throttled_task(rate_limit=2, time_window=3_600)
     async def async_send(self, to: str) -> str:
@@ -84,6 +89,17 @@ async def test_what_is_around_a_throttled_function(name: str, partial: bool) -> 
         assert await manager.submit(fn, args, wait=True) == "ann"
         with pytest.raises(RateLimitExceededError):
             await manager.submit(throttled, (Sender(), "ann"), wait=True)
+    assert interceptor.starts == 2
+
+
+async def test_what_is_around_a_throttled_method() -> None:
+    """A bound method that is throttled is called with its object behind the throttle."""
+    interceptor = AroundBodies()
+    interceptor.starts = 1
+    with override_framework(interceptor=interceptor) as manager:
+        assert await manager.submit(Sender().limited, ("ann",), wait=True) == "ann"
+        with pytest.raises(RateLimitExceededError):
+            await manager.submit(Sender().limited, ("bob",), wait=True)
     assert interceptor.starts == 2
 
 
