@@ -110,6 +110,10 @@ class Found:
             lines = [*lines, self._if_not_again]
         if is_failure(report) and not self._told:
             self._told = True
+            following = self.strategy
+            difference = following.missing() if isinstance(following, Following) else ""
+            if difference:
+                lines = [*lines, f"The run shown here was another one: {difference}."]
             _tell(report, lines)
         if report.when != "setup":
             report.user_properties.append((SECTION, self._lines[0]))
