@@ -1,4 +1,4 @@
-"""Sets of asyncio's tasks and futures have the same order in each run.
+"""Sets of asyncio's tasks and futures have the same order in each run, and tasks their names.
 
 asyncio and anyio go through sets of tasks, for example to cancel a group. Such a set is in the
 order of the addresses of its members, so the order of what follows would be chance.
@@ -27,10 +27,12 @@ def ordered(clock: VirtualClock) -> Iterator[None]:
 
     A loop with a task factory of the user has that one.
     """
-    numbers = itertools.count(1)
+    numbers, names = itertools.count(1), itertools.count(1)
 
     def number_all(loop: asyncio.AbstractEventLoop) -> None:
         def make_task(_: object, coroutine: Any, **options: Any) -> Task:
+            # asyncio's own names count the tasks of the whole process.
+            options["name"] = options.get("name") or f"Task-{next(names)}"
             return Task(next(numbers), coroutine, loop=loop, **options)
 
         loop.set_task_factory(make_task)

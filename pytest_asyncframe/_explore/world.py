@@ -1,13 +1,14 @@
 """What is the same in every run of an explored test: its date, ids, random numbers and names.
 
-Not the same are `id()`, so the order of sets of objects; the order of sets of strings in
-processes with another ``PYTHONHASHSEED``; and the names that asyncio gives to its tasks.
+Not the same are `id()`, so the order of sets of objects, but for those of `sets`; and the order
+of sets of strings in processes with another ``PYTHONHASHSEED``.
 """
 
 from __future__ import annotations
 
 import gc
 import itertools
+import os
 import random
 import sys
 import threading
@@ -34,6 +35,11 @@ _COLLECTORS = (
 )
 """Plugins of pytest, and what in them warns of errors that nobody could raise."""
 
+_SHORTEST = 16
+"""Of this many random bytes on, such as those of a UUID, the first ones are drawn."""
+
+_DRAWN = 6
+
 _MOST_OBJECTS = 1_000_000
 """How many objects a run may make before garbage is collected in it after all."""
 
@@ -55,6 +61,9 @@ def same(seed: int) -> Iterator[None]:
         patch.setattr(threading, "_counter", itertools.count(1).__next__)
         patch.setattr(ThreadPoolExecutor, "_counter", itertools.count().__next__)
         random.seed(seed)
+        urandom = _half_drawn(random.Random(seed).randbytes, os.urandom)
+        patch.setattr(os, "urandom", urandom)
+        patch.setattr(random, "_urandom", urandom)  # of `secrets`
         if numpy is not None:
             numpy.seed(seed)
         try:
@@ -63,6 +72,21 @@ def same(seed: int) -> Iterator[None]:
             random.setstate(state)
             if numpy is not None:
                 numpy.set_state(numpys_state)
+
+
+def _half_drawn(
+    draw: Callable[[int], bytes], real: Callable[[int], bytes]
+) -> Callable[[int], bytes]:
+    """Return a source of random bytes whose first ones are the same in each run.
+
+    So what is sorted by a UUID has one order, and yet no two runs have the same UUID: rows of
+    a database that outlives a run must not clash.
+    """
+
+    def urandom(size: int, /) -> bytes:
+        return real(size) if size < _SHORTEST else draw(_DRAWN) + real(size - _DRAWN)
+
+    return urandom
 
 
 @contextmanager

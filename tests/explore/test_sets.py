@@ -90,6 +90,20 @@ def test_a_task_looks_as_usual() -> None:
     loop.close()
 
 
+def test_tasks_have_the_same_names() -> None:
+    """The tasks of each run are counted from 1, also if others come before."""
+    for _ in range(2):
+        clock = VirtualClock()
+        with sets.ordered(clock):
+            loop = clock.new_event_loop()
+        waiting = [loop.create_task(asyncio.Event().wait()) for _ in range(2)]
+        assert [task.get_name() for task in waiting] == ["Task-1", "Task-2"]
+        for task in waiting:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(waiting))
+        loop.close()
+
+
 def test_loops_of_others_are_as_before() -> None:
     """After the block, a loop has asyncio's own tasks."""
     clock = VirtualClock()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
+import secrets
 import threading
+import uuid
 import weakref
 
 import pytest
@@ -134,6 +137,28 @@ def test_random_numbers_go_on_as_before() -> None:
     with world.same(1):
         random.random()
     assert [*found, random.random()] == expected
+
+
+def test_random_bytes_have_one_order() -> None:
+    """UUIDs and tokens have the same order in each run, and are not the same."""
+
+    def names() -> list[str]:
+        with world.same(1):
+            found = [uuid.uuid4().hex for _ in range(20)]
+            return found + [secrets.token_hex(16) for _ in range(20)]
+
+    one, other = names(), names()
+    assert not set(one) & set(other)
+    assert sorted(range(40), key=one.__getitem__) == sorted(range(40), key=other.__getitem__)
+
+
+def test_short_random_bytes_are_real() -> None:
+    """What is too short to be drawn in part and yet unique is not drawn."""
+    drawn = set()
+    for _ in range(10):
+        with world.same(1):
+            drawn.add(os.urandom(8))
+    assert len(drawn) == 10
 
 
 def test_thread_names_go_on_as_before() -> None:
