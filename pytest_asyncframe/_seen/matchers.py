@@ -96,7 +96,7 @@ def assert_submitted(recorder: Recorder, wanted: Wanted, times: int | None) -> N
     lines = [f"{wanted} was {_submitted(len(found))}, expected {how_often}"]
     others = [one for one in recorder.of(wanted.target) if one not in found]
     if found:
-        lines += [f"  submitted at {one.record.origin}" for one in found[:_NEAREST]]
+        lines += [f"  submitted at {_place(one)}" for one in found[:_NEAREST]]
     elif others:
         lines += ["nearest submissions:", *_nearest(others, wanted)]
     else:
@@ -113,8 +113,13 @@ def assert_not_submitted(recorder: Recorder, wanted: Wanted) -> None:
         lines = [f"{wanted} was {_submitted(len(found))}, expected never:"]
         for one in found[:_NEAREST]:
             call = shown_call(one.record.name, one.call.args, one.call.kwargs)
-            lines.append(f"  {call} at {one.record.origin or 'a place no longer known'}")
+            lines.append(f"  {call} at {_place(one)}")
         raise AssertionError("\n".join(lines))
+
+
+def _place(one: Submission) -> str:
+    """Return where a task was submitted, which the framework forgets once it has ended."""
+    return str(one.record.origin or "a place no longer known")
 
 
 def assert_idle(recorder: Recorder) -> None:

@@ -274,8 +274,8 @@ def test_no_arguments_match_any_call(asyncframe: Probe) -> None:
     asyncframe.assert_submitted(send)
     asyncframe.assert_submitted(send, times=2)
     asyncframe.assert_not_submitted(send, "cid")
-    assert raised_by(asyncframe.assert_submitted, send, times=1).startswith(
-        "send was submitted twice, expected once\n"
+    assert raised_by(asyncframe.assert_submitted, send, times=1) == (
+        "send was submitted twice, expected once" + 2 * "\n  submitted at a place no longer known"
     )
     assert raised_by(asyncframe.assert_not_submitted, send, "ben", 2).startswith(
         "send('ben', 2) was submitted once, expected never:\n"
