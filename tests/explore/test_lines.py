@@ -245,6 +245,66 @@ def test_each_run_comes_to_the_same_places(tmp_path: Path, level: str) -> None:
     assert runs == [runs[0]] * 50
 
 
+@pytest.mark.parametrize(
+    ("statement", "matters"),
+    [
+        ("pass", False),
+        ("a = 1", False),
+        ("a = b", False),
+        ("a, b = b, a", False),
+        ("a = [b, (c, 1)]", False),
+        ("a = b is c", False),
+        ("a = b if c is None else 1", False),
+        ("a = lambda: 1", False),
+        ("del a", False),
+        ("a += b", True),
+        ("a = b < c", True),
+        ("a = b in c", True),
+        ("a = not b", True),
+        ("a = b or c", True),
+        ("a = 1 if b else 2", True),
+        ("assert a", True),
+        ("a = f'{b}'", True),
+        ("a = [*b]", True),
+        ("a = {b: 1}", True),
+        ("a, b = c", True),
+        ("a = b.c", True),
+        ("a.b = c", True),
+        ("a = b[0]", True),
+        ("del a[0]", True),
+        ("for a in b: pass", True),
+        ("with a: pass", True),
+        ("a()", True),
+        ("a = n", True),
+        ("a = lambda: b", False),
+        ("shared = 1", True),
+        ("a = shared", True),
+        ("import n", True),
+        ("raise a", True),
+        ("yield", True),
+        ("return", True),
+    ],
+)
+def test_statements_that_matter(tmp_path: Path, statement: str, matters: bool) -> None:
+    """A statement has a point unless it only uses local variables, constants and new objects."""
+    names = module(
+        tmp_path,
+        f"""
+        n = 0
+
+        def call(a, b, c):
+            def other():
+                return shared
+
+            shared = 0
+            {statement}
+            return a
+        """,
+    )
+
+    assert (9 in bytecode.lines(names["call"].__code__, "app.py")) is matters
+
+
 def test_lines_that_matter(tmp_path: Path) -> None:
     """A line has a point if it does more than use local variables, or returns."""
     names = module(
