@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_asyncframe._explore.levels import LEVELS, Level
+from pytest_asyncframe._explore.points.levels import LEVELS, Level
 from pytest_asyncframe._explore.policies.named import base_seed, make_policy
 from pytest_asyncframe._explore.replay import Line, LineError, decode, node_sum
 from pytest_asyncframe._toolkit.options import Settings

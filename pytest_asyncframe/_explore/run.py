@@ -10,11 +10,12 @@ from typing import TypeAlias
 
 import pytest
 
-from pytest_asyncframe._explore import levels, sets, world
-from pytest_asyncframe._explore.levels import Level
-from pytest_asyncframe._explore.lines import Lines, Scope
+from pytest_asyncframe._explore import sets, world
+from pytest_asyncframe._explore.points import levels
+from pytest_asyncframe._explore.points.levels import Level
+from pytest_asyncframe._explore.points.lines import Lines, Scope
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
-from pytest_asyncframe._explore.witness import Witness
+from pytest_asyncframe._explore.telling.witness import Witness
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.outside import Outside

@@ -15,7 +15,7 @@ from contextlib import ExitStack, nullcontext
 
 import pytest
 
-from pytest_asyncframe._explore import levels, pages, replay, world
+from pytest_asyncframe._explore import replay, world
 from pytest_asyncframe._explore.conclusions import (
     AGAIN,
     Conclusion,
@@ -25,16 +25,18 @@ from pytest_asyncframe._explore.conclusions import (
     Replayed,
 )
 from pytest_asyncframe._explore.hush import hushed
-from pytest_asyncframe._explore.lanes import picture
-from pytest_asyncframe._explore.lines import Lines, Scope
 from pytest_asyncframe._explore.marker import Plan, plan_for
+from pytest_asyncframe._explore.points import levels
+from pytest_asyncframe._explore.points.lines import Lines, Scope
 from pytest_asyncframe._explore.policies.minimise import minimise
 from pytest_asyncframe._explore.policies.named import make_policy
 from pytest_asyncframe._explore.progress import Progress
 from pytest_asyncframe._explore.repeated import Repeated
 from pytest_asyncframe._explore.run import Ended, Run, same_failure
 from pytest_asyncframe._explore.schedule import Default, Deviating, Step, Strategy, deviations_of
-from pytest_asyncframe._explore.story import told
+from pytest_asyncframe._explore.telling import pages
+from pytest_asyncframe._explore.telling.lanes import picture
+from pytest_asyncframe._explore.telling.story import told
 from pytest_asyncframe._toolkit.exploring import REFUSED
 from pytest_asyncframe._toolkit.items import code_of
 from pytest_asyncframe._toolkit.options import Settings, settings_for

@@ -8,7 +8,7 @@ from textwrap import dedent
 from types import CodeType
 from typing import Any
 
-from pytest_asyncframe._explore.lines import Lines, Scope
+from pytest_asyncframe._explore.points.lines import Lines, Scope
 
 Names = dict[str, Any]  # Any: what a module has
 

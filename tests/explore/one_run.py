@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pytest_asyncframe._explore import levels
-from pytest_asyncframe._explore.levels import Level
-from pytest_asyncframe._explore.lines import Lines, Scope
+from pytest_asyncframe._explore.points import levels
+from pytest_asyncframe._explore.points.levels import Level
+from pytest_asyncframe._explore.points.lines import Lines, Scope
 from pytest_asyncframe._explore.schedule import Course, Step, Strategy
-from pytest_asyncframe._explore.story import Entry
-from pytest_asyncframe._explore.witness import Witness
+from pytest_asyncframe._explore.telling.story import Entry
+from pytest_asyncframe._explore.telling.witness import Witness
 from pytest_asyncframe._toolkit.options import Settings
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe._turns.choices import Chooser

@@ -10,7 +10,7 @@ from textwrap import dedent
 
 import pytest
 
-from pytest_asyncframe._explore.lines import Lines, Scope
+from pytest_asyncframe._explore.points.lines import Lines, Scope
 from pytest_asyncframe._places import users_frame
 from tests.explore.modules import ONE_LINE, TWO_LINES, Names, module, places
 

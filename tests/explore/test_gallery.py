@@ -12,7 +12,7 @@ import anyio._backends._asyncio  # noqa: F401
 import fastapi.testclient  # noqa: F401
 import pytest
 
-from pytest_asyncframe._explore.levels import LEVELS, Level
+from pytest_asyncframe._explore.points.levels import LEVELS, Level
 from tests.explore.sessions import PLAIN
 
 GALLERY = Path(__file__).with_name("gallery")

@@ -12,8 +12,8 @@ from textwrap import dedent
 
 import pytest
 
-from pytest_asyncframe._explore.levels import Level
-from pytest_asyncframe._explore.lines import Lines, Scope
+from pytest_asyncframe._explore.points.levels import Level
+from pytest_asyncframe._explore.points.lines import Lines, Scope
 from pytest_asyncframe._explore.schedule import Step
 from pytest_asyncframe.probe import Probe
 from tests.explore.modules import module

@@ -9,8 +9,9 @@ from types import CodeType
 
 import pytest
 
-from pytest_asyncframe._explore import bytecode, schedule
-from pytest_asyncframe._explore.lines import Lines, Scope
+from pytest_asyncframe._explore import schedule
+from pytest_asyncframe._explore.points import bytecode
+from pytest_asyncframe._explore.points.lines import Lines, Scope
 from tests.explore.batons import Relay, schedules
 from tests.explore.modules import ONE_LINE, TWO_LINES, Names, module, places
 

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from framework import background_task, current_task, get_task_manager
-from pytest_asyncframe._explore.levels import Level
 from pytest_asyncframe._explore.locks.model import ModelLock, ModelRLock
+from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.schedule import Default
 from pytest_asyncframe._turns.choices import RandomChooser
 from pytest_asyncframe.clock import VirtualDeadlockError

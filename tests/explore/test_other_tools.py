@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_asyncframe._explore.lines import Lines, Scope
+from pytest_asyncframe._explore.points.lines import Lines, Scope
 from tests.explore.modules import ONE_LINE, TWO_LINES, module, places
 
 MONITORED = sys.version_info >= (3, 12)
@@ -172,7 +172,7 @@ UNDER_COVERAGE = """
     from pathlib import Path
 
     import pytest
-    from pytest_asyncframe._explore.lines import Lines, Scope
+    from pytest_asyncframe._explore.points.lines import Lines, Scope
 
     import app
 

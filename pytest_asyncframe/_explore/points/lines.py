@@ -14,13 +14,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import CodeType
 
-from pytest_asyncframe._explore import bytecode
+from pytest_asyncframe._explore.points import bytecode
 from pytest_asyncframe._places import is_users_file
 
 if sys.version_info >= (3, 12):
-    from pytest_asyncframe._explore.monitoring import Monitoring as _Follower
+    from pytest_asyncframe._explore.points.monitoring import Monitoring as _Follower
 else:
-    from pytest_asyncframe._explore.tracing import Tracing as _Follower
+    from pytest_asyncframe._explore.points.tracing import Tracing as _Follower
 
 _INSTALLED = {"site-packages", "dist-packages"}
 """Folders of installed packages, in environments for other tools too."""

@@ -8,9 +8,10 @@ from typing import Literal, TypeAlias, get_args
 
 import pytest
 
-from pytest_asyncframe._explore import awaits, calls, locks
-from pytest_asyncframe._explore.lines import Lines, Scope
-from pytest_asyncframe._explore.witness import Witness
+from pytest_asyncframe._explore import locks
+from pytest_asyncframe._explore.points import awaits, calls
+from pytest_asyncframe._explore.points.lines import Lines, Scope
+from pytest_asyncframe._explore.telling.witness import Witness
 from pytest_asyncframe._toolkit.items import code_of
 from pytest_asyncframe._toolkit.toolkit import Toolkit
 from pytest_asyncframe._turns.outside import Outside

@@ -15,9 +15,9 @@ from types import CodeType, FrameType
 from typing import Any
 
 from framework.protocols import TaskEvent
-from pytest_asyncframe._explore.awaits import Names
-from pytest_asyncframe._explore.statements import statement_at
-from pytest_asyncframe._explore.story import Deviation, Ended, Entry, Ran
+from pytest_asyncframe._explore.points.awaits import Names
+from pytest_asyncframe._explore.telling.statements import statement_at
+from pytest_asyncframe._explore.telling.story import Deviation, Ended, Entry, Ran
 from pytest_asyncframe._places import users_frame
 from pytest_asyncframe._report.values import shown
 from pytest_asyncframe._turns.choices import Chooser

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
-from pytest_asyncframe._explore.story import Deviation, Entry, Turn, told, turns
+from pytest_asyncframe._explore.telling.story import Deviation, Entry, Turn, told, turns
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #667085; --line: #d9dee7;
