@@ -536,6 +536,9 @@ class Crew:
                 if thread.first is not None:
                     self._waiting.add(thread.first)
                     self._queue.appendleft(thread.first)
+                    # A thread may have parked while the queue was empty.
+                    if not self._coming:
+                        self._wake_one()
                 # Too many threads in the process: our other threads will run the item.
                 if len(self.threads) > self.abandoned and not spare:
                     return

@@ -277,3 +277,55 @@ def test_a_burst_over_idle_threads_has_a_thread_for_each_call() -> None:
             assert parked.full.wait(PATIENCE)
             burst = [pool.submit(three.wait, PATIENCE) for _ in range(3)]
             assert sorted(call.result() for call in burst) == [0, 1, 2]
+
+
+# -- a thread that cannot be started
+
+
+class TellingGate:
+    """The gate of a thread, which tells when the thread has come to wait at it."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def acquire(self) -> bool:
+        """Tell, and wait."""
+        self.reached.set()
+        return self._lock.acquire()
+
+    def release(self) -> None:
+        """Let the thread go on."""
+        self._lock.release()
+
+
+def test_a_thread_parks_while_another_one_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that was meant for a thread that cannot start is run by one that has parked."""
+    # 1 a call is taken off the queue for a new thread, 2 the only other thread finds the queue
+    # empty and parks, 3 the new thread cannot be started, and the call is queued again.
+    gate, ended, go_on = TellingGate(), threading.Event(), threading.Event()
+
+    class Refused(PoolThread):
+        """A thread that can be started if it is the first one."""
+
+        def start(self) -> None:
+            """Start, or wait until the first one has parked and refuse."""
+            if ended.is_set():
+                go_on.set()
+                assert gate.reached.wait(PATIENCE)
+                raise RuntimeError("can't start new thread")
+            monkeypatch.setattr(self, "gate", gate)
+            super().start()
+
+        def count(self) -> None:
+            """Count the first call, and wait until the next one is on its way."""
+            super().count()
+            ended.set()
+            assert go_on.wait(PATIENCE)
+
+    with ThreadPoolExecutorEnhanced(2) as pool:
+        monkeypatch.setattr(pool._crew, "thread_type", Refused)
+        pool.submit(int)
+        assert ended.wait(PATIENCE)
+        assert pool.submit(int).result(PATIENCE) == 0
