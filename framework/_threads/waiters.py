@@ -30,6 +30,8 @@ class Mailbox:
         self.lost: int = 0
         self._calls: deque[Callable[[], object]] = deque()
         self._scheduled = False
+        # Held to count what is dropped, and never while the loop is open.
+        self._dropping = threading.Lock()
 
     def post(self, call: Callable[[], object]) -> bool:
         """Schedule *call* on the loop's thread; False if the loop is closed."""
@@ -42,10 +44,16 @@ class Mailbox:
             self.loop.call_soon_threadsafe(self._drain)
         except RuntimeError:
             self._scheduled = False
-            self.lost += len(self._calls)
-            self._calls.clear()
+            self._drop_all()
             return False
         return True
+
+    def _drop_all(self) -> None:
+        """Drop and count the calls that are left, since the loop is closed."""
+        with self._dropping:
+            while self._calls:
+                self._calls.popleft()
+                self.lost += 1
 
     def _drain(self) -> None:
         # Cleared first: a call that is posted from now on schedules another drain.

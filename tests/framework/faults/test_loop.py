@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -109,6 +109,44 @@ def test_d1_loop_closed_with_a_wakeup_on_its_way(own_loop: asyncio.AbstractEvent
     second = box.post(lambda: called.append(2))
     assert (first, second, called) == (True, False, [])
     assert box.lost == 2
+
+
+class _CountingBox(Mailbox):
+    """A mailbox in which another thread drops calls too, between the two steps of a count."""
+
+    meanwhile: Callable[[], None] | None = None
+    _count = 0
+
+    @property
+    def lost(self) -> int:
+        """How many were dropped, as it was before the other thread came."""
+        count, meanwhile = self._count, self.meanwhile
+        if meanwhile is not None:
+            self.meanwhile = None
+            meanwhile()
+        return count
+
+    @lost.setter
+    def lost(self, count: int) -> None:
+        self._count = count
+
+
+def test_d1_calls_are_dropped_on_two_threads(own_loop: asyncio.AbstractEventLoop) -> None:
+    """Calls that two threads drop at once, since the loop is closed, are all counted."""
+    # 1 one thread reads how many were dropped before, 2 another one drops a call and counts
+    # it, 3 the first one writes its count. Only the lock keeps 2 from coming in between.
+    box = _CountingBox(own_loop)
+    own_loop.close()
+
+    posted = [box.post(int)]
+
+    def post() -> None:
+        if not box._dropping.locked():
+            posted.append(box.post(int))
+
+    box.meanwhile = post
+    posted.append(box.post(int))
+    assert box.lost == len(posted)
 
 
 async def test_d1_coroutine_task_for_a_closed_loop(aside_loop: asyncio.AbstractEventLoop) -> None:
