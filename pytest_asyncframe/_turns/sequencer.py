@@ -228,7 +228,8 @@ class Sequencer(Points):
         actor = timer.actor
         if actor is not None and (not moved or self.on_move is None):
             self._wake(actor)
-            return None
+            # One that waited to be free is ready now, but nobody has given it a turn.
+            return _nothing
         # The wall clock is moved, by `on_move`, before anybody can read it.
         return self._firing(timer)
 

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from framework import background_task, current_task, get_task_manager
 from framework.testing import Queued
 from pytest_asyncframe._explore.schedule import Default
+from pytest_asyncframe._turns.choices import RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import At, Nth, Wanted, one_run
@@ -209,6 +210,20 @@ def test_who_is_blocked_gives_up_in_time() -> None:
         assert probe.clock.monotonic() == 3
 
     one_run(body, Default())
+
+
+def test_who_gives_up_gets_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An actor that gives up while nobody runs goes on at once, and not when it looks around."""
+
+    def look(*_: object) -> None:
+        pytest.fail("it got no turn")
+
+    sequencer = Sequencer(moves=True, one_at_a_time=True, chooser=RandomChooser(0))
+    actor = sequencer.first = sequencer.enter()
+    monkeypatch.setattr(sequencer, "check_progress", look)
+    assert not sequencer.block(actor, lambda: False, 3, "to be free")
+    assert sequencer.now == 3
+    sequencer.leave(actor)
 
 
 def test_a_point_waits_for_who_was_announced() -> None:
