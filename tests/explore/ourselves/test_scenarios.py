@@ -1,0 +1,45 @@
+"""The framework's own code under many schedules of its threads, at its lines and bytecodes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.explore.ourselves import ends, pool, stores, tasks, throttles, timers
+from tests.explore.ourselves.harness import Explorer
+from tests.explore.ourselves.run import Scenario
+
+SCENARIOS = [
+    *pool.SCENARIOS,
+    *tasks.SCENARIOS,
+    *timers.SCENARIOS,
+    *throttles.SCENARIOS,
+    *ends.SCENARIOS,
+    *stores.SCENARIOS,
+]
+
+_RUNS = 6
+"""Runs of a scenario with each policy; all together take some 15 seconds."""
+
+_TIMES = 10
+"""How many times more runs the long test has."""
+
+
+def explore(scenario: Scenario, runs: int) -> None:
+    """Run a scenario under two policies, one at lines and one at bytecodes."""
+    for level, policy in (("line", "delays"), ("opcode", "mixed")):
+        explorer = Explorer(scenario, level)
+        _, failed = explorer.explore(policy, runs)
+        assert failed is None, explorer.explain(failed)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_no_schedule_fails(scenario: Scenario) -> None:
+    """Whatever the order of the threads, all that must hold does."""
+    explore(scenario, _RUNS)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_no_schedule_of_many_fails(scenario: Scenario) -> None:
+    """The same with ten times as many schedules."""
+    explore(scenario, _RUNS * _TIMES)
