@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 import pytest
 
+from pytest_asyncframe._places import is_users_file
 from pytest_asyncframe._toolkit.variants import Variant
 
 Outcome: TypeAlias = Literal["fails", "fails as expected", "passes", "is skipped"]
@@ -145,14 +146,19 @@ def _different(results: Iterable[Result]) -> list[list[Result]]:
 def _first_line(report: pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
     text = report.longreprtext if crash is None else str(crash.message)
-    return text.strip().partition("\n")[0]
+    return text.strip().partition("\n")[0].rstrip(":")
 
 
 def _place(report: pytest.TestReport, item: pytest.Item) -> str:
-    crash = getattr(report.longrepr, "reprcrash", None)
-    if crash is None:
+    """Return the line of the user's code that failed; "" if unknown."""
+    traceback = getattr(report.longrepr, "reprtraceback", None)
+    entries = () if traceback is None else traceback.reprentries
+    found = [getattr(one, "reprfileloc", None) for one in entries]
+    users = [one for one in found if one is not None and is_users_file(str(one.path))]
+    where = users[-1] if users else getattr(report.longrepr, "reprcrash", None)
+    if where is None:
         return ""
-    return f", at {str(crash.path).removeprefix(str(item.config.rootpath) + os.sep)}:{crash.lineno}"
+    return f", at {str(where.path).removeprefix(str(item.config.rootpath) + os.sep)}:{where.lineno}"
 
 
 def _command(variant: Variant, item: pytest.Item) -> str:
