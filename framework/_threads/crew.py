@@ -298,6 +298,9 @@ class Crew:
                     return item
             # Removed under the same lock: from now on `want` starts another spare thread.
             self._remove(thread)
+            if self._waiting:
+                # The one that it stood beside may have been abandoned, and so be gone as well.
+                self._replace()
             return None
 
     def _next_for_spare(self, others: int) -> Any | None:  # Any: an Item
@@ -512,6 +515,9 @@ class Crew:
 
     def _replace(self) -> None:
         """Start a thread in place of an abandoned one, if items wait; lock held."""
+        if self.blocked:
+            # There was no room for a spare thread beside it.
+            self._start_spare()
         if self.queued and not self._parked and self._room():
             try:
                 self._start_thread()

@@ -20,7 +20,7 @@ from framework import (
 )
 from framework._threads.pool_threads import PoolThread
 from framework.testing import override_framework
-from tests.framework.pools import Stuck, counters, run_script, settle
+from tests.framework.pools import Stuck, counters, run_script, settle, start_stuck
 from tests.patience import PATIENCE
 
 SOON = 0.01
@@ -142,6 +142,64 @@ def test_spare_threads_end(pool: ThreadPoolExecutorEnhanced) -> None:
     assert (pool.get_stats()["threads"], pool.get_stats()["idle"]) == (1, 1)
     settle(pool)
     assert counters(pool)["completed"] == 2
+
+
+def give_up(pool: ThreadPoolExecutorEnhanced, stuck: Stuck) -> None:
+    """Abandon the thread of a stuck call, as its limit would."""
+    crew = pool._crew
+    (thread,) = (thread for thread in crew.threads if thread is stuck.thread)
+    crew.abandon(thread.stack[-1])
+
+
+def test_a_spare_thread_comes_once_there_is_room(
+    pool: ThreadPoolExecutorEnhanced, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait that got no spare thread, for all that were abandoned, gets it when one ends."""
+    crew, asked = pool._crew, threading.Event()
+    real = crew._start_spare
+
+    def start_spare() -> bool:
+        found = real()
+        asked.set()
+        return found
+
+    first, _ = start_stuck(pool)
+    give_up(pool, first)
+    second = Stuck()
+
+    def outer() -> int:
+        with pytest.raises(TimeoutError):
+            pool.submit(second).result(SOON)  # it runs on a spare thread
+        assert second.started.wait(PATIENCE)
+        give_up(pool, second)
+        monkeypatch.setattr(crew, "_start_spare", start_spare)
+        return pool.submit(threading.get_ident).result(PATIENCE)
+
+    done = pool.submit(outer)
+    assert asked.wait(PATIENCE)
+    assert len(crew.threads) == 3
+    first.let_go_and_join()
+    done.result(PATIENCE)
+    second.let_go_and_join()
+
+
+def test_the_last_spare_thread_leaves_nothing_behind(pool: ThreadPoolExecutorEnhanced) -> None:
+    """What is queued runs, though the thread beside which a spare one stood was abandoned."""
+    inner, outer = Stuck(), Stuck()
+
+    def waits() -> None:
+        with pytest.raises(TimeoutError):
+            pool.submit(inner).result(SOON)  # it runs on a spare thread
+        assert inner.started.wait(PATIENCE)
+        outer()
+
+    pool.submit(waits)
+    assert outer.started.wait(PATIENCE)
+    give_up(pool, outer)
+    queued = pool.submit(int)
+    outer.let_go_and_join()
+    inner.let_go_and_join()
+    assert queued.result(PATIENCE) == 0
 
 
 def test_a_wait_in_an_idle_pool_starts_no_spare_thread() -> None:
