@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -161,6 +162,7 @@ def test_conditions_use_the_models(app: Any, tmp_path: Path) -> None:
     kept = [dict(vars(one)) for one in (app.changed, app.plain_changed)]
     with FoundLocks(tmp_path).modelled():
         for one, kind in ((app.changed, ModelRLock), (app.plain_changed, ModelLock)):
+            assert vars(one)["_is_owned"].__self__ is one._lock
             with one:
                 assert one._is_owned()
                 assert not one.wait(0)
@@ -226,6 +228,19 @@ def test_objects_that_no_module_refers_to(app: Any, tmp_path: Path) -> None:
     with FoundLocks(tmp_path, lambda: kept).modelled():
         assert str(kept["shop"].own_lock.origin) == "shop.own_lock"
         assert type(kept["shop"].other.lock) is ModelLock
+
+
+def test_steps_into_other_packages(app: Any, tmp_path: Path) -> None:
+    """Two objects of other packages may lie one behind the other, counted from one of the app's."""
+    far, near = threading.Lock(), threading.Lock()
+    app.shop.other.lock = SimpleNamespace(one=SimpleNamespace(lock=near, one=[]))
+    app.shop.other.lock.one.one = [SimpleNamespace(lock=far)]
+    app.app.state.shop = app.shop
+    app.shop = None
+    with FoundLocks(tmp_path).modelled():
+        spaces = app.app.state.shop.other.lock
+        assert type(spaces.one.lock) is ModelLock
+        assert spaces.one.one[0].lock is far
 
 
 def test_logging_handlers(app: Any, tmp_path: Path) -> None:

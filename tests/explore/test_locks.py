@@ -24,6 +24,7 @@ from framework import background_task, current_task, get_task_manager
 from pytest_asyncframe._explore.locks.model import ModelLock, ModelRLock
 from pytest_asyncframe._explore.points.levels import Level
 from pytest_asyncframe._explore.schedule import Default
+from pytest_asyncframe._turns.actors import TestEndedError
 from pytest_asyncframe._turns.choices import RandomChooser
 from pytest_asyncframe.clock import VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
@@ -471,23 +472,31 @@ def test_what_is_built_on_locks() -> None:
 
 def test_a_thread_that_is_no_actor() -> None:
     """A lock that a thread outside of the clock releases lets the next actor have it."""
+    met: list[str] = []
 
     def body(probe: Probe) -> None:
         lock = threading.Lock()
         lock.acquire()
-        may_release = threading.Event()
+        main = threading.get_ident()
+        acquired = threading.Event()
 
         def release() -> None:
-            may_release.wait()
+            while sys._current_frames()[main].f_code.co_name != "wait_for_kick":
+                pass
             lock.release()
+            # Its end would let the next actor run too.
+            assert acquired.wait(10)
 
-        thread = threading.Thread(target=release)
+        thread = threading.Thread(target=release, name="releaser")
         thread.start()
-        may_release.set()
         assert lock.acquire()
+        acquired.set()
         thread.join()
+        met.extend(probe.clock.sequencer.outside.met)
 
     in_a_run(body)
+
+    assert met == ["the thread releaser, which the test has started itself"]
 
 
 def test_a_lock_outlives_its_run() -> None:
@@ -665,6 +674,7 @@ def test_locks_are_free_after_a_deadlock() -> None:
 def test_a_wait_ends_with_its_test() -> None:
     """A thread that waits on a condition leaves though the lock was never released."""
     kept: list[str] = []
+    ends: list[type[BaseException]] = []
 
     def body(probe: Probe) -> None:
         for lock in (threading.Lock(), threading.RLock()):
@@ -672,8 +682,12 @@ def test_a_wait_ends_with_its_test() -> None:
 
             @background_task
             def wait(changed: threading.Condition) -> None:
-                with changed:
-                    changed.wait()
+                try:
+                    with changed:
+                        changed.wait()
+                except BaseException as error:
+                    ends.append(type(error))
+                    raise
 
             @background_task
             def leave_locked(changed: threading.Condition) -> None:
@@ -686,6 +700,7 @@ def test_a_wait_ends_with_its_test() -> None:
 
     in_a_run(body)
 
+    assert ends == [TestEndedError, TestEndedError]
     assert len(kept) == 3
     assert not {thread.name for thread in threading.enumerate()} & set(kept) - {"MainThread"}
 
