@@ -50,6 +50,15 @@ class Run:
         self._numbers: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
 
+    def follow(self, program: Program) -> None:
+        """Run *program*, on a loop if it is a coroutine function."""
+        self.probe.manager.subscribe(self.on_event)
+        if inspect.iscoroutinefunction(program):
+            with asyncio.Runner(loop_factory=self.probe.clock.new_event_loop) as runner:
+                runner.run(program(self))
+        else:
+            program(self)
+
     def mark(self, what: str) -> None:
         """Note that something happens now."""
         self.history.append(f"{self.probe.clock.monotonic() * 1000:.0f} {what}")
@@ -87,12 +96,7 @@ def history_of(program: Program, mode: Mode, seed: int = 0) -> tuple[str, ...]:
     toolkit.open()
     try:
         run = Run(Probe(toolkit))
-        toolkit.manager.subscribe(run.on_event)
-        if inspect.iscoroutinefunction(program):
-            with asyncio.Runner(loop_factory=toolkit.loop_factory) as runner:
-                runner.run(program(run))
-        else:
-            program(run)
+        run.follow(program)
         toolkit.finish_running_work()
         return tuple(run.history)
     finally:
