@@ -106,7 +106,7 @@ class FaultPlan:
             fn: A decorated function, or its name, as for the matchers of `asyncframe`.
             on: Which attempts of it in this test, from 1, whichever tasks make them; None for
                 each one from now on.
-            exc: The error: an instance, a class, or a function that returns an instance.
+            exc: The error: an instance, a class, or a function that returns or raises one.
 
         Raises:
             LookupError: If *fn* is a name that no function has, or several have.

@@ -112,8 +112,8 @@ def check_exc(exc: object) -> None:
         return
     if isinstance(exc, type) or not callable(exc) or inspect.iscoroutinefunction(exc):
         raise TypeError(
-            "exc must be an exception, an exception class, or a function that returns an "
-            f"exception, not {exc!r}"
+            "exc must be an exception, an exception class, or a function that returns or raises "
+            f"one, not {exc!r}"
         )
 
 

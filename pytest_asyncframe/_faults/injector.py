@@ -248,7 +248,10 @@ def _made(exc: Exc, name: str, number: int) -> BaseException:
     """Return the error to raise in an attempt, as it was before it was ever raised."""
     if exc is InjectedError:
         return InjectedError(name, number)
-    error: object = exc if isinstance(exc, BaseException) else exc()
+    try:
+        error: object = exc if isinstance(exc, BaseException) else exc()
+    except Exception as raised:  # a function may as well raise the error
+        error = raised
     if not isinstance(error, BaseException):
-        return TypeError(f"exc must return an exception, but it returned {error!r}")
+        return TypeError(f"exc must return or raise an exception, but it returned {error!r}")
     return error.with_traceback(None)

@@ -13,7 +13,7 @@ from framework.testing import function_name
 from pytest_asyncframe._seen.entries import Submission, Target
 
 Exc: TypeAlias = BaseException | type[BaseException] | Callable[[], BaseException]
-"""An error to raise: an instance, a class, or a function that returns an instance."""
+"""An error to raise: an instance, a class, or a function that returns or raises an instance."""
 
 
 class InjectedError(Exception):

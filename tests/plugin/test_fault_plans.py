@@ -17,7 +17,7 @@ from tests.plugin.endings import PASSED, Ending
 
 EVENTS = "started, progress, retrying, throttled"
 KINDS = "fail, slow, crash_worker, deliver_twice, queue_full"
-EXC = "exc must be an exception, an exception class, or a function that returns an exception"
+EXC = "exc must be an exception, an exception class, or a function that returns or raises one"
 UNMADE = (
     "exc=NeedsArgumentsError cannot be created without arguments (NeedsArgumentsError.__init__() "
     "missing 1 required positional argument: 'code'): pass an instance, or a function that "

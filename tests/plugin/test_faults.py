@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from fastapi import FastAPI
@@ -216,8 +216,23 @@ def test_a_function_that_returns_no_error(asyncframe: Probe) -> None:
     task = asyncframe.run_until_complete(double(1), check=False)
 
     assert repr(task.error) == (
-        """TypeError("exc must return an exception, but it returned 'no error'")"""
+        """TypeError("exc must return or raise an exception, but it returned 'no error'")"""
     )
+
+
+def test_a_function_that_raises_the_error(asyncframe: Probe) -> None:
+    """If *exc* is a function that raises an error, that is the error of the attempt."""
+
+    def no_bank() -> NoReturn:
+        raise ConnectionError("no bank")
+
+    fault = asyncframe.faults.fail(double, exc=no_bank)
+    with pytest.raises(ConnectionError, match=r"^no bank$"):
+        asyncframe.run_until_complete(double(1))
+
+    assert [firing.text for firing in fault.fired] == [
+        "attempt 1 of double fails with ConnectionError"
+    ]
 
 
 # -- slow
