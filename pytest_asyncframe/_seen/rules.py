@@ -132,7 +132,7 @@ def _too_many(record: TaskRecord, events: Iterable[TaskEvent], attempts: int) ->
 # -- the threads of the pool
 
 
-def _crowds(moments: Iterable[Moment], limits: Limits) -> Iterator[Finding]:
+def _crowds(moments: Iterable[Moment], limits: Limits) -> list[Finding]:
     """Check how many threads of the pool had an unfinished task at a time."""
     busy: dict[str, list[TaskRecord]] = {}
     ended: set[TaskRecord] = set()
@@ -148,7 +148,11 @@ def _crowds(moments: Iterable[Moment], limits: Limits) -> Iterator[Finding]:
             if record not in busy.setdefault(lane, []):
                 busy[lane].append(record)
             if len(busy) > limits.workers:
-                yield from _crowd(busy, record, lane, limits.workers)
+                found = list(_crowd(busy, record, lane, limits.workers))
+                if found:
+                    # The first one is enough: whoever starts while it lasts would be another.
+                    return found
+    return []
 
 
 def _remove(busy: dict[str, list[TaskRecord]], record: TaskRecord) -> None:

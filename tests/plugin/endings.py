@@ -13,6 +13,9 @@ Ending: TypeAlias = Callable[..., str]
 PLAIN = ("-p", "no:randomly", "-p", "no:hypothesispytest", "-p", "no:cacheprovider")
 """Options for runs of pytest inside this one."""
 
+LOOPS = ("-o", "asyncio_default_fixture_loop_scope=function")
+"""What pytest-asyncio asks for with a warning."""
+
 PASSED = ""
 """The text for a test that has passed."""
 

@@ -9,7 +9,7 @@ import pytest
 
 from framework import background_task
 from pytest_asyncframe.probe import Probe
-from tests.plugin.endings import PASSED, Ending
+from tests.plugin.endings import LOOPS, PASSED, PLAIN, Ending
 
 SHOP = """
     import pytest
@@ -127,7 +127,7 @@ def test_an_error_of_the_test_comes_first(pytester: pytest.Pytester) -> None:
         """
     )
 
-    result = pytester.runpytest("-p", "no:randomly", "-p", "no:cacheprovider")
+    result = pytester.runpytest(*PLAIN, *LOOPS)
 
     result.stdout.fnmatch_lines(
         [

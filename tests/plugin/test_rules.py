@@ -16,7 +16,7 @@ from framework.testing import RateLimit, attempt_bound, rate_limits
 from pytest_asyncframe._seen.entries import Moment, Start
 from pytest_asyncframe._seen.rules import Limits, broken, started_after_stop
 from pytest_asyncframe.probe import Probe
-from tests.plugin.endings import PASSED, Ending
+from tests.plugin.endings import LOOPS, PASSED, PLAIN, Ending
 
 BUG = "asyncframe has a bug"
 NO_LIMITS = Limits(workers=100, pool="asyncframe-_")
@@ -289,6 +289,77 @@ def test_which_rates_can_be_checked(asyncframe: Probe) -> None:
     assert (limit.rate, limit.window) == (5, 7.0)
 
 
+# -- a framework with a bug
+
+
+def test_a_throttle_that_lets_too_many_through(ending: Ending) -> None:
+    """A throttle that allows one call more than its rate is found out."""
+    told = ending("""
+    from framework import background_task, throttled_task
+    from framework._running.throttle import Gate
+
+    @background_task
+    @throttled_task(rate_limit=3, time_window=10, when_limited="wait")
+    def send(): pass
+
+    def test_it(asyncframe, monkeypatch):
+        real = Gate.__init__
+        monkeypatch.setattr(Gate, "__init__", lambda self, rate, *rest: real(self, rate + 1, *rest))
+        for _ in range(9):
+            send()
+        asyncframe.run_until_idle()
+    """)
+
+    assert told.startswith(
+        f"teardown: {BUG}: test_it.send started 4 times within 10 s, and 3 are allowed\n"
+    )
+
+
+def test_a_retry_that_never_stops(ending: Ending) -> None:
+    """A retry that makes more attempts than it may is found out."""
+    told = ending("""
+    from framework import background_task, retry_task
+    from framework._running.retry import RetryPolicy
+
+    @background_task
+    @retry_task(max_retries=2)
+    def fails(): raise LookupError
+
+    def test_it(asyncframe, monkeypatch):
+        monkeypatch.setattr(RetryPolicy, "allows", lambda self, error, attempt: attempt < 5)
+        asyncframe.run_until_complete(fails(), check=False)
+    """)
+
+    assert "): it has made 5 attempts, and 3 are allowed\n" in told
+
+
+@pytest.mark.parametrize("mode", ["virtual", "threads"])
+def test_a_pool_with_too_many_threads(ending: Ending, mode: str) -> None:
+    """A pool that starts more threads than it may is found out."""
+    told = ending(f"""
+    import threading, pytest
+    from framework import setup_async_framework
+
+    @pytest.mark.asyncframe(mode="{mode}")
+    async def test_it(asyncframe, monkeypatch):
+        crew = type(asyncframe.manager.pool._crew)
+        monkeypatch.setattr(crew, "_room", lambda self: len(self.threads) < 3)
+        monkeypatch.setattr(crew, "room", 1, raising=False)
+        together = threading.Barrier(3)
+        async with setup_async_framework(None, max_workers=2):
+            for _ in range(3):
+                asyncframe.manager.submit_nowait(together.wait)
+            await asyncframe.settled()
+    """)
+
+    assert re.search(
+        r"\): it started on asyncframe-_\d while 2 other threads were working, and 2 may work at "
+        r"once\n",
+        told,
+    )
+    assert told.count(BUG) == 1
+
+
 # -- the report
 
 
@@ -329,7 +400,7 @@ def test_after_a_failure_it_is_in_the_timeline(pytester: pytest.Pytester) -> Non
     """A test that has failed is not failed again: its timeline has the finding."""
     pytester.makepyfile(dedent(TAMPERED) + "    assert task_id is None")
 
-    result = pytester.runpytest("-p", "no:randomly", "-p", "no:cacheprovider")
+    result = pytester.runpytest(*PLAIN, *LOOPS)
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*task timeline, teardown*", "findings:", f"*{BUG} in *"])

@@ -8,7 +8,7 @@ from textwrap import dedent
 
 import pytest
 
-from tests.plugin.endings import PASSED, PLAIN, Ending
+from tests.plugin.endings import LOOPS, PASSED, PLAIN, Ending
 
 SHOP = """
     import asyncio, threading
@@ -43,11 +43,10 @@ Runs = Callable[..., pytest.RunResult]
 @pytest.fixture
 def runs(pytester: pytest.Pytester) -> Runs:
     """Return a function that runs a file of tests which uses the shop."""
-    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")
 
     def run(source: str, *options: str) -> pytest.RunResult:
         pytester.makepyfile(test_it=dedent(SHOP) + dedent(source))
-        return pytester.runpytest(*PLAIN, *options)
+        return pytester.runpytest(*PLAIN, *LOOPS, *options)
 
     return run
 
