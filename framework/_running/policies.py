@@ -45,6 +45,8 @@ class Policies:
         self.monotonic = clock.monotonic
         self.rng = rng
         self.pauses = pauses
+        # Nothing fails without it while there is a global lock: a sleeper is added before
+        # `_closing` is read, and `close` sets that before it reads the sleepers.
         self._lock = threading.Lock()
         self._gates: dict[ThrottlePolicy, Gates] = {}
         # The gates of functions throttled as a whole, which never retire. Cached, since each

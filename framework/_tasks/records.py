@@ -133,6 +133,8 @@ class Rare(Generic[T]):
         rest[self._name] = value
 
 
+# Nothing fails without it while there is a global lock: threads are switched between the second
+# look and the assignment only if the garbage collector calls a finalizer there.
 _FIRST = threading.Lock()
 
 

@@ -107,6 +107,7 @@ class PoolThread(threading.Thread):
         super().__init__(name=name, daemon=True)
         self.crew = crew
         self.stack: list[Item] = []
+        # A signal and not a lock: only this thread acquires it, and others release it.
         self.gate = threading.Lock()
         self.gate.acquire()
         self.abandoned = False

@@ -37,6 +37,8 @@ class _Waiter:
     __slots__ = ("_lock", "_told", "deadline")
 
     def __init__(self, told: Told, deadline: float) -> None:
+        # Nothing fails without it while there is a global lock: threads are not switched while
+        # two values are exchanged.
         self._lock = threading.Lock()
         self._told: Told | None = told
         self.deadline = deadline

@@ -72,6 +72,8 @@ class Follower:
         self._clock = clock
         self.version = 0
         self.removed = 0.0
+        # Nothing fails without it while there is a global lock: threads are not switched between
+        # a comparison of numbers and the assignment.
         self._lock = threading.Lock()
 
     def forget(self, bound: float) -> bool:
