@@ -1,0 +1,270 @@
+"""Scenarios of what talks to other processes: the publisher and the reports of Celery, workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+from sqlalchemy.dialects import sqlite
+
+from framework._tasks.records import TaskStatus
+from framework.engines.celery._messages import Message
+from framework.engines.celery._publisher import Publisher
+from framework.engines.celery._reports import Reports
+from framework.engines.celery._rescue import AFTER, Rescue
+from framework.stores.sql._backlog import Backlog
+from framework.stores.sql._writer import Pace, Writer
+from framework.worker import _deliveries
+from framework.worker._deliveries import Process
+from tests.explore.ourselves.run import Run
+
+
+def message(task_id: str) -> Message:
+    """Return a message for a task."""
+    return Message(task_id, "fn", "fn", "", "", 0.0, None, None)
+
+
+class Broker:
+    """A broker connection, which one thread at a time may use until it is closed.
+
+    Args:
+        run: The run.
+
+    Attributes:
+        sent: The ids of the tasks whose messages were sent.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._busy = self._closed = False
+        self.sent: list[str] = []
+
+    def send(self, message: Message, delay: float = 0.0) -> None:
+        """Send a message, which takes a moment."""
+        assert not self._busy
+        assert not self._closed
+        self._busy = True
+        self._run.sleep(0.01)
+        self._busy = False
+        self.sent.append(message.task_id)
+
+    def close(self) -> None:
+        """Close the connection."""
+        assert not self._busy
+        self._closed = True
+
+
+class Publishing:
+    """A publisher, and what becomes of tasks.
+
+    Args:
+        run: The run.
+
+    Attributes:
+        publisher: The publisher.
+        broker: Its connection.
+        ended: The ids of the tasks that it has ended.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.broker = Broker(run)
+        self.ended: list[str] = []
+        host: Any = SimpleNamespace(
+            clock=run.clock,
+            waiting=lambda *_: None,
+            ended=lambda task_id, *_, **__: self.ended.append(task_id),
+        )
+        sender: Any = self.broker
+        self.publisher = Publisher(
+            sender, _nothing, _nothing, _nothing, _nothing, _prepared, host, 10, 60.0
+        )
+
+    def put(self, task_id: str) -> None:
+        """Queue a task."""
+        task: Any = SimpleNamespace(
+            task_id=task_id, status=TaskStatus.PENDING, reason="", queued=0.0, engine_note=None
+        )
+        self.publisher.put(task)
+
+
+def _nothing(_: object) -> None:
+    """Do nothing."""
+
+
+def _prepared(task: Any) -> Message:
+    return message(task.task_id)
+
+
+def publish_or_withdraw(run: Run) -> None:
+    """Tasks are withdrawn while they are sent: each is one or the other."""
+    it, withdrawn = Publishing(run), list[str]()
+
+    def put() -> None:
+        it.put("a")
+        it.put("b")
+
+    def withdraw() -> None:
+        withdrawn.extend(one for one in ("a", "b") if it.publisher.withdraw(one))
+
+    run.together(put, withdraw)
+    it.publisher.close(5.0)
+    assert sorted([*it.broker.sent, *withdrawn]) == ["a", "b"]
+
+
+def publish_or_close(run: Run) -> None:
+    """Tasks are queued while the engine closes: each is sent, refused, or ended."""
+    it, refused = Publishing(run), list[str]()
+
+    def put(task_id: str) -> None:
+        try:
+            it.put(task_id)
+        except RuntimeError:
+            refused.append(task_id)
+
+    run.together(lambda: put("a"), lambda: put("b"), lambda: it.publisher.close(5.0))
+    assert sorted([*it.broker.sent, *it.ended, *refused]) == ["a", "b"]
+
+
+def flush_or_publish(run: Run) -> None:
+    """A thread waits until all is sent: it is woken, and all is."""
+    it = Publishing(run)
+
+    def put(task_id: str) -> None:
+        it.put(task_id)
+        it.publisher.flush()
+        assert task_id in it.broker.sent
+
+    run.together(lambda: put("a"), lambda: put("b"))
+    it.publisher.close(5.0)
+
+
+def read_reports_twice(run: Run) -> None:
+    """Reading starts twice and ends: there is one thread at the most, and none is left."""
+    reads: list[int] = []
+
+    def read(_: str, block: float) -> Sequence[Any]:
+        reads.append(1)
+        run.sleep(block)
+        return []
+
+    state: Any = SimpleNamespace(latest=lambda: ("0", 0), read=read, poke=lambda: None)
+    host: Any = None
+    reports = Reports(state, host)
+    run.together(reports.start, reports.start, reports.close)
+    reports.close()
+    assert len(reads) <= 1
+
+
+def rescue_or_close(run: Run) -> None:
+    """Messages of dead processes are sent while the engine closes: its connection is open then."""
+    brokers: list[Broker] = []
+
+    def connect() -> Any:
+        brokers.append(Broker(run))
+        return brokers[-1]
+
+    state: Any = SimpleNamespace(
+        now=lambda: AFTER + 1.0,
+        message=lambda task_id: json.dumps(message(task_id).as_json()),
+        repeated=_nothing,
+        published=_nothing,
+    )
+    rescue = Rescue(state, connect)
+    facts = {"unsent": "1", "status": "pending", "noted": "0"}
+
+    def look() -> None:
+        rescue.look({"a": facts})
+
+    run.together(look, look, rescue.close)
+    rescue.close()
+    assert [one for broker in brokers for one in broker.sent] == ["a", "a"]
+    assert all(broker._closed for broker in brokers)
+
+
+def claim_twice(run: Run) -> None:
+    """Two threads of a worker get the same task: one of them has it at a time."""
+    process, inside = Process(), list[str]()
+
+    def deliver() -> None:
+        with process.claim("a") as free:
+            if free:
+                assert not inside
+                inside.append("a")
+                run.sleep(0.1)
+                inside.remove("a")
+
+    run.together(deliver, deliver)
+    assert not process._claimed
+
+
+def enter_twice(run: Run) -> None:
+    """The first two tasks of a worker come at once: it enters once."""
+    process, entered, outposts = Process(), list[int](), list[object]()
+    run.replace(_deliveries, "Outpost", lambda *_: object())
+
+    def enter_worker() -> None:
+        entered.append(1)
+        run.sleep(0.1)
+
+    engine: Any = SimpleNamespace(enter_worker=enter_worker, sender=lambda: None)
+
+    def enter() -> None:
+        outposts.append(process.enter(engine))
+
+    run.together(enter, enter)
+    assert entered == [1]
+    assert outposts[0] is outposts[1]
+
+
+def send_twice(run: Run) -> None:
+    """Two threads of a worker send at once: one of them uses the connection at a time."""
+    process, broker = Process(), Broker(run)
+    process.sender = broker
+    run.replace(_deliveries, "PROCESS", process)
+    engine: Any = None
+
+    def send(task_id: str) -> None:
+        _deliveries._send(engine, message(task_id))
+
+    run.together(lambda: send("a"), lambda: send("b"))
+    assert sorted(broker.sent) == ["a", "b"]
+
+
+def remove_or_write(run: Run) -> None:
+    """Clean-ups come while an earlier one is carried out: the latest one is, too."""
+    done: list[float] = []
+
+    def remove(_: object, bound: float) -> bool:
+        done.append(bound)
+        return False
+
+    made: Any = None
+    database: Any = SimpleNamespace(writing=nullcontext, dialect=sqlite.dialect())
+    writer: Any = Writer(database, Backlog(run.clock), made, made, run.clock, Pace())
+    writer.membership = SimpleNamespace(turn=lambda _: (1, 0.0))
+    writer.statements = SimpleNamespace(remove=remove)
+
+    def write() -> None:
+        while (bound := writer._remove_up_to) is not None:
+            writer._write_batch([], bound)
+
+    writer.remove(1.0)
+    run.together(write, lambda: writer.remove(2.0), lambda: writer.remove(3.0))
+    write()
+    assert max(done) == 3.0
+
+
+SCENARIOS: list[Callable[[Run], None]] = [
+    publish_or_withdraw,
+    publish_or_close,
+    flush_or_publish,
+    read_reports_twice,
+    rescue_or_close,
+    claim_twice,
+    enter_twice,
+    send_twice,
+    remove_or_write,
+]
