@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-from tests.explore.ourselves import ends, pool, stores, tasks, throttles, timers
+import framework
+from tests.explore.ourselves import ends, pool, remote, stores, tasks, throttles, timers
 from tests.explore.ourselves.harness import Explorer
 from tests.explore.ourselves.run import Scenario
 
@@ -24,15 +29,27 @@ NEEDED: dict[str, Scenario] = {
     "Mirror._keeping": stores.mirror_counts,
     "Mirror._lock": stores.mirror_counts,
     "Outbox.publishing": tasks.limit_or_fail,
+    "Process.lock": remote.enter_twice,
+    "Process.sending": remote.send_twice,
+    "Publisher._condition": remote.publish_or_withdraw,
     "Reader._lock": stores.labels,
+    "Reports._lock": remote.read_reports_twice,
+    "Rescue._lock": remote.rescue_or_close,
     "Schedules._lock": timers.schedule_or_leave,
     "SystemClock._changed": timers.set_or_fire,
     "ThreadWaiter._condition": stores.ask_at_once,
     "WaitGraph._lock": pool.wait_in_a_circle,
+    "Writer._lock": remote.remove_or_write,
     "frameworks._LOCK": ends.apps_come,
     "registry._LOCK": ends.list_or_register,
 }
 """A scenario that fails without the lock of that name."""
+
+_SAME = {"Ledger.lock": "Events.lock"}
+"""Locks that a forked child makes anew in another class."""
+
+_NEEDLESS = ("Nothing fails without it while there is a global lock: ", "A signal and not a lock: ")
+"""What a comment says at a lock without which no scenario can fail."""
 
 _RUNS = 100
 """Runs within which it must fail; most need ten."""
@@ -43,5 +60,50 @@ def test_a_scenario_fails_without_the_lock(lock: str) -> None:
     """If the lock keeps nobody out, one of few schedules fails."""
     scenario = NEEDED[lock]
     policy = "pct:3" if scenario is timers.delay_held_up else "mixed"
-    _, failed = Explorer(scenario, "line", without=lock).explore(policy, _RUNS)
+    level = "opcode" if scenario is remote.remove_or_write else "line"
+    _, failed = Explorer(scenario, level, without=lock).explore(policy, _RUNS)
     assert failed is not None
+
+
+def test_each_lock_has_a_scenario_or_a_reason() -> None:
+    """Each lock in the source has a scenario that fails without it, or says why none can."""
+    unknown, needless = set[str](), set[str]()
+    for name, comment in locks():
+        if any(reason in comment for reason in _NEEDLESS):
+            needless.add(name)
+        elif _SAME.get(name, name) not in NEEDED:
+            unknown.add(name)
+    assert unknown == set()
+    assert len(needless) == 5
+
+
+def locks() -> Iterator[tuple[str, str]]:
+    """Yield the name of each lock of the framework, and the comment above its line."""
+    root = Path(framework.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        text = path.read_text()
+        lines = text.splitlines()
+        for target, line in assigned(ast.parse(text), ""):
+            name = target if "." in target else f"{path.stem}.{target}"
+            above = lines[: line - 1]
+            comment: list[str] = []
+            while above and above[-1].lstrip().startswith("#"):
+                comment.insert(0, above.pop().strip(" #"))
+            yield name, " ".join(comment)
+
+
+def assigned(node: ast.AST, owner: str) -> Iterator[tuple[str, int]]:
+    """Yield what new locks are assigned to, with the class around it, and the line."""
+    for child in ast.iter_child_nodes(node):
+        yield from assigned(child, child.name if isinstance(child, ast.ClassDef) else owner)
+    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+        target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+        if any(makes_a_lock(inner) for inner in ast.walk(node.value)):
+            text = ast.unparse(target).replace("self", owner)
+            yield text, node.lineno
+
+
+def makes_a_lock(node: ast.AST) -> bool:
+    """Return whether an expression makes a lock."""
+    made = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+    return made in ("threading.Lock", "threading.RLock")

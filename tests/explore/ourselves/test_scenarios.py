@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.explore.ourselves import ends, pool, stores, tasks, throttles, timers
+from tests.explore.ourselves import ends, pool, remote, stores, tasks, throttles, timers
 from tests.explore.ourselves.harness import Explorer
 from tests.explore.ourselves.run import Scenario
 
@@ -15,6 +15,7 @@ SCENARIOS = [
     *throttles.SCENARIOS,
     *ends.SCENARIOS,
     *stores.SCENARIOS,
+    *remote.SCENARIOS,
 ]
 
 _RUNS = 6
