@@ -30,7 +30,6 @@ from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.faults import FaultPlan, InjectedError
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
-from tests.plugin.waits import asleep, sleep
 
 MODES = ("manual", "auto", "virtual", "seeded", "threads")
 each_mode = pytest.mark.parametrize(
@@ -473,104 +472,6 @@ async def test_a_call_in_place_needs_no_queue(asyncframe: Probe) -> None:
     assert await subtract(5) == 4
     with pytest.raises(QueueFullError):
         await add(5)
-
-
-# -- deliver_twice
-
-
-@each_mode
-@pytest.mark.parametrize("is_async", [False, True])
-async def test_a_task_that_is_delivered_twice(asyncframe: Probe, is_async: bool, mode: str) -> None:
-    """The function runs twice, and the task has one result, though it is over in no time."""
-    calls: list[int] = []
-    both = threading.Event()
-
-    def count() -> int:
-        calls.append(len(calls) + 1)
-        if len(calls) == 2:
-            both.set()
-        return calls[-1]
-
-    async def async_count() -> int:
-        return count()
-
-    fn = async_count if is_async else count
-    fault = asyncframe.faults.deliver_twice(fn)
-    task = await ended(asyncframe, await asyncframe.manager.submit(fn), mode)
-    await asyncframe.settled()
-
-    assert calls == [1, 2]
-    assert (task.status, task.attempts) == (TaskStatus.COMPLETED, 2)
-    assert len(fault.fired) == 1
-    (now,) = asyncframe.submitted(fn)
-    assert (now.result, now.still_running) == (task.result, False)
-
-
-async def test_a_call_in_place_that_is_delivered_twice(asyncframe: Probe) -> None:
-    """The second run of an awaited coroutine goes on beside the one that awaits it."""
-    ends: list[float] = []
-
-    @async_task
-    async def once() -> None:
-        await asleep(10)
-        ends.append(asyncframe.clock.monotonic())
-
-    asyncframe.faults.deliver_twice(once)
-    await once()
-    await asyncframe.settled()
-
-    assert ends == [10, 10]
-
-
-@pytest.mark.parametrize("is_async", [False, True])
-async def test_settled_waits_for_both_runs(asyncframe: Probe, is_async: bool) -> None:
-    """completed() returns with the first result, and settled() when the second run has ended."""
-    lengths = [30, 50]
-    length = iter(lengths)
-
-    def work() -> int:
-        seconds = next(length)
-        sleep(seconds)
-        return seconds
-
-    async def async_work() -> int:
-        seconds = next(length)
-        await asleep(seconds)
-        return seconds
-
-    fn: Any = async_work if is_async else work
-    asyncframe.faults.deliver_twice(fn)
-    task = await asyncframe.completed(await asyncframe.manager.submit(fn))
-    assert (task.result, asyncframe.clock.monotonic(), task.still_running) == (30, 30, True)
-    again = await asyncframe.completed(task)
-    assert (again.result, asyncframe.clock.monotonic()) == (30, 30)
-    await asyncframe.settled()
-    assert asyncframe.clock.monotonic() == 50
-
-
-def test_run_until_idle_waits_for_both_runs(asyncframe: Probe) -> None:
-    """run_until_idle() returns when the second run has ended, in a test that is no coroutine."""
-    length = iter([50, 30])
-
-    def work() -> None:
-        sleep(next(length))
-
-    asyncframe.faults.deliver_twice(work)
-    asyncframe.run_until_complete(asyncframe.manager.submit_nowait(work))
-    assert asyncframe.clock.monotonic() == 30
-    asyncframe.run_until_idle()
-    assert asyncframe.clock.monotonic() == 50
-
-
-async def test_the_first_outcome_counts(asyncframe: Probe) -> None:
-    """If the run that ends first fails, so does the task, though the other one completes."""
-    asyncframe.faults.deliver_twice(triple)
-    asyncframe.faults.fail(triple, on=1)
-    task = await asyncframe.completed(triple(5), check=False)
-    await asyncframe.settled()
-
-    assert task.status is TaskStatus.FAILED
-    assert asyncframe.manager.get_stats()["late_results"] == 1
 
 
 # -- chaos
