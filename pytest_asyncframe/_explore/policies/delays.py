@@ -164,17 +164,20 @@ def comes_back(steps: Sequence[Step], number: int) -> bool:
 def spread_out(steps: Sequence[Step], branches: list[Branch]) -> list[Branch]:
     """Return branches with those first that differ most from one another."""
     places: dict[tuple[str, ...], list[Branch]] = defaultdict(list)
+    names = _Names()
     for branch in branches:
-        step = steps[branch.number]
-        options = step.options
-        place = (step.kind, step.what, _name(options[0]), _name(options[branch.option]))
+        kind, what, options, _, _ = steps[branch.number]
+        place = (kind, what, names[options[0]], names[options[branch.option]])
         places[place].append(branch)
     return in_turn(coarse_to_fine([coarse_to_fine(visits) for visits in places.values()]))
 
 
-def _name(identity: str) -> str:
-    """Return an identity without its number: which of several equal actors it is."""
-    return _NUMBER.sub("", identity)
+class _Names(dict[str, str]):
+    """Identities without their numbers, which say which of several equal actors it is."""
+
+    def __missing__(self, identity: str) -> str:
+        self[identity] = name = _NUMBER.sub("", identity)
+        return name
 
 
 def in_turn(columns: Sequence[Sequence[T]]) -> list[T]:
