@@ -110,7 +110,7 @@ def test_no_schedule_in_order_runs_twice() -> None:
             assert found not in seen
             in_order += 1
         seen.add(found)
-    assert in_order == 66
+    assert in_order == 67
 
 
 def test_a_small_test_ends() -> None:

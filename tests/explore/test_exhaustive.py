@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_asyncframe._explore.policies import search
 from pytest_asyncframe._explore.policies.named import make_policy
 from pytest_asyncframe._explore.schedule import Policy
-from tests.explore.models import Body, Model, Point, Ran, State, Until, explored
+from tests.explore.models import Body, Model, Point, Ran, State, Until, explored, ran
 from tests.explore.races import Actor, beside, lost_update, points, several
 
 TOO_MANY = 400
@@ -216,4 +217,30 @@ def test_runs_that_do_not_repeat_are_counted() -> None:
     assert (len(runs), policy.diverged) == (10, 6)
     assert policy.proof(len(runs)) == (
         "10 runs without a failure, 6 of which did not follow the schedule that was planned"
+    )
+
+
+def test_what_is_not_kept_is_not_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If there are too many schedules to keep, the words tell only of levels that are complete."""
+    monkeypatch.setattr(search, "_MOST_WAITING", 4)
+    policy = make_policy("exhaustive", 0)
+    runs = all_runs(equal_actors(3, 3), policy)
+    assert len(runs) == 32  # of 9! / (3! * 3! * 3!)
+    assert policy.proof(len(runs)) == (
+        "all 6 schedules without a preemption, and 26 others, none fails"
+    )
+
+
+def test_a_run_that_does_not_end_is_counted() -> None:
+    """A schedule that was handed out, but never reported, is not claimed to have run."""
+    policy = make_policy("exhaustive", 0)
+    model = equal_actors(2, 2)
+    default = policy.next()
+    assert default is not None
+    policy.ended(ran(model, default).steps)
+    policy.next()
+    # Of all 6, those 3 are left out in which the second actor comes first.
+    assert len(list(explored(model, policy))) == 2
+    assert policy.proof(3) == (
+        "3 runs without a failure, 1 of which did not follow the schedule that was planned"
     )

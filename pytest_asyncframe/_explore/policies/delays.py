@@ -11,8 +11,9 @@ a test of many steps has more such schedules than it has runs. So their order co
 - An actor that was passed over comes next as soon as nobody else can go on by itself, which may
   be too soon: what it races with may be a chain of several actors. So each single deviation is
   also run in a lasting form, which holds the actor back until nobody else is left.
-- Drawn schedules and lasting forms take turns with those in order, unless what is left of these
-  can be done with a quarter of the runs to spare. They find what needs three deviations or more.
+- Drawn schedules and lasting forms take turns with those in order, unless all that is left of
+  these can be run, with a quarter of the runs to spare. They find what needs three deviations or
+  more.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from typing import TypeVar
 
 from pytest_asyncframe._explore.policies.drawn import Lengths, mixed
 from pytest_asyncframe._explore.policies.proofs import proof_of_search
-from pytest_asyncframe._explore.policies.search import Branch, Level, Plan, Search
-from pytest_asyncframe._explore.schedule import Default, Step, Strategy
+from pytest_asyncframe._explore.policies.search import Branch, Level, Search
+from pytest_asyncframe._explore.schedule import Default, Step, Strategy, deviations_of
 
 T = TypeVar("T")
 
@@ -55,12 +56,11 @@ class DelaysPolicy:
         self._runs = runs
         self._search = Search(_level, spread_out, deep=False)
         self._lasting: deque[Holding] = deque()
-        self._plan: Plan | None = None
         self._lengths = Lengths()
         self._begun = 0
         self._drawn = 0
         self._singles = 0
-        self._turn = -1
+        self._turn = 0
 
     @property
     def diverged(self) -> int:
@@ -70,10 +70,9 @@ class DelaysPolicy:
     def next(self) -> Strategy | None:
         """Return the strategy of the next run; see `Policy`."""
         self._begun += 1
-        self._plan = None
         if self._begun == 1:
             return Default()
-        return self._aside() or self._in_order()
+        return self._aside() or self._search.take()
 
     def _aside(self) -> Strategy | None:
         """Return the strategy of a schedule out of order; None if one in order comes next."""
@@ -89,24 +88,21 @@ class DelaysPolicy:
         self._turn = (self._turn + 1) % 3
         if self._turn == 1:
             return None
-        return self._lasting.popleft() if self._turn == 2 and self._lasting else self._draw()
+        return self._lasting.popleft() if self._turn == 0 and self._lasting else self._draw()
 
     def _draw(self) -> Strategy:
         self._drawn += 1
         return mixed(Random(f"{self._seed}/{self._drawn}"), self._lengths)
 
-    def _in_order(self) -> Strategy | None:
-        self._plan = self._search.take()
-        return None if self._plan is None else self._plan.strategy()
-
     def ended(self, steps: Sequence[Step]) -> None:
         """Find the schedules that differ from the latest run behind its last deviation."""
         self._lengths.note(steps)
-        self._search.ended(self._plan, steps)
+        is_new = self._search.ended(steps)
         if self._begun == 1:
             self._singles = self._search.left()
-        elif self._plan is not None and len(self._plan.deviations) == 1:
-            number, option = self._plan.deviations[0]
+        deviations = deviations_of(steps)
+        if is_new and len(deviations) == 1:
+            [(number, option)] = deviations.items()
             if comes_back(steps, number):
                 self._lasting.append(Holding(number, option))
 

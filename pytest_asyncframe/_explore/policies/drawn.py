@@ -78,6 +78,8 @@ class RandomPolicy:
 
     def proof(self, runs: int) -> str:
         """Say what *runs* runs without a failure prove; see `Policy`."""
+        if not runs:
+            return "no schedule was run"
         if not self._lengths.steps:
             return "the only schedule does not fail"
         if runs == 1:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_asyncframe._explore.policies.proofs import proof_of_search
-from pytest_asyncframe._explore.policies.search import Level, Plan, Search
+from pytest_asyncframe._explore.policies.search import Level, Search
 from pytest_asyncframe._explore.schedule import Default, Step, Strategy
 
 
@@ -28,7 +28,6 @@ class ExhaustivePolicy:
     def __init__(self, most: int | None) -> None:
         self._most = most
         self._search = Search(self._level, deep=True)
-        self._plan: Plan | None = None
         self._begun = False
 
     def _level(self, deviations: int, preemptions: int) -> Level | None:
@@ -46,12 +45,11 @@ class ExhaustivePolicy:
         if not self._begun:
             self._begun = True
             return Default()
-        self._plan = self._search.take()
-        return None if self._plan is None else self._plan.strategy()
+        return self._search.take()
 
     def ended(self, steps: Sequence[Step]) -> None:
         """Find the schedules that differ from the latest run behind its last deviation."""
-        self._search.ended(self._plan, steps)
+        self._search.ended(steps)
 
     def proof(self, runs: int) -> str:
         """Say what *runs* runs without a failure prove; see `Policy`."""

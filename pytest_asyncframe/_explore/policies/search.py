@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from pytest_asyncframe._explore.schedule import Deviating, Step, deviations_of
+from pytest_asyncframe._explore.schedule import Deviating, Step, Strategy, deviations_of
 
 Level: TypeAlias = tuple[int, int]
 """Schedules of a lower level run before those of a higher one.
@@ -21,6 +21,10 @@ The first number is what the proof counts, the second one is for the order alone
 
 Deviations: TypeAlias = tuple[tuple[int, str], ...]
 """Numbers of steps, ascending, and the identities of the options that are taken there."""
+
+
+_MOST_WAITING = 1_000_000
+"""How many schedules are kept for later: 20 MB. Beyond that, only those of the lowest level are."""
 
 
 class Plan(NamedTuple):
@@ -33,10 +37,6 @@ class Plan(NamedTuple):
 
     deviations: Deviations
     digest: int
-
-    def strategy(self) -> Deviating:
-        """Return what follows the plan."""
-        return Deviating(dict(self.deviations))
 
     def fits(self, steps: Sequence[Step]) -> bool:
         """Whether a run has followed the plan, with the same choices before the last deviation."""
@@ -101,7 +101,8 @@ class Search:
         deep: Whether the newest run is left first; else all runs in turn.
 
     Attributes:
-        diverged: How many runs did not follow their plan. What comes after them is not searched.
+        diverged: How many runs did not follow their schedule, or did not end. Those that have one
+            deviation more are not searched.
         cut: Whether there are schedules that are not to run.
     """
 
@@ -117,7 +118,11 @@ class Search:
         self._level = level
         self._order = order
         self._deep = deep
+        self._plan: Plan | None = None
         self._waiting: dict[Level, deque[Branches]] = {}
+        self._size = 0
+        # The lowest level of which some were not kept.
+        self._dropped: int | None = None
         # Hashes of the deviations of the schedules that have run, and how many of each level.
         self._seen: set[int] = set()
         self._ran: Counter[int] = Counter()
@@ -138,7 +143,7 @@ class Search:
 
     def complete(self) -> tuple[int, int]:
         """Return how many schedules the complete levels have together, and the highest of them."""
-        level = self.level
+        level = min((one for one in (self.level, self._dropped) if one is not None), default=None)
         complete = [one for one in self._ran if level is None or one < level]
         return sum(self._ran[one] for one in complete), max(complete, default=0)
 
@@ -146,12 +151,15 @@ class Search:
         """Return how many schedules of the lowest level may be left."""
         return sum(map(len, self._waiting[min(self._waiting)])) if self._waiting else 0
 
-    def take(self) -> Plan | None:
-        """Remove and return the next schedule that has not run; None if there is none."""
+    def take(self) -> Strategy | None:
+        """Return what follows the next schedule that has not run; None if there is none."""
+        self.diverged += self._plan is not None
+        self._plan = None
         while self._waiting:
             plan = self._take()
             if hash(plan.deviations) not in self._seen:
-                return plan
+                self._plan = plan
+                return Deviating(dict(plan.deviations))
         return None
 
     def _take(self) -> Plan:
@@ -159,25 +167,29 @@ class Search:
         waiting = self._waiting[level]
         branches = waiting.pop() if self._deep else waiting.popleft()
         plan = branches.take()
+        self._size -= 1
         if branches:
             waiting.append(branches)
         elif not waiting:
             del self._waiting[level]
         return plan
 
-    def ended(self, plan: Plan | None, steps: Sequence[Step]) -> None:
+    def ended(self, steps: Sequence[Step]) -> bool:
         """Find the schedules that leave a run behind its last deviation.
 
         Args:
-            plan: What the run was to follow; None if it followed none.
-            steps: Its steps.
+            steps: Those of the schedule that was taken, or of any other.
+
+        Returns:
+            Whether this schedule has run for the first time.
         """
+        plan, self._plan = self._plan, None
         if plan is not None and not plan.fits(steps):
             self.diverged += 1
-            return
+            return False
         deviations = tuple(deviations_of(steps).items())
         if hash(deviations) in self._seen:
-            return
+            return False
         self._seen.add(hash(deviations))
         preempted = sum(step.preempted for step in steps)
         level = self._level(len(deviations), preempted)
@@ -185,9 +197,19 @@ class Search:
             self._ran[level[0]] += 1
         before = digests(steps)
         for level, branches in self._branches(steps, len(deviations), preempted).items():
+            if self._size >= _MOST_WAITING and self._waiting and level > min(self._waiting):
+                self._drop(level)
+                continue
             ordered = branches if self._order is None else self._order(steps, branches)
             waiting = self._waiting.setdefault(level, deque())
             waiting.append(Branches(deviations, steps, before, ordered))
+            self._size += len(ordered)
+        return True
+
+    def _drop(self, level: Level) -> None:
+        """Take note that schedules of a level are not kept."""
+        self.cut = True
+        self._dropped = min(level[0], level[0] if self._dropped is None else self._dropped)
 
     def _branches(
         self, steps: Sequence[Step], deviations: int, preempted: int
