@@ -5,48 +5,60 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import dedent
+from types import CodeType
 
 import pytest
 
+import pytest_asyncframe
 from pytest_asyncframe._explore.points.lines import Lines, Scope
 from pytest_asyncframe._places import users_frame
 from tests.explore.modules import ONE_LINE, TWO_LINES, Names, module, places
 
-pytestmark = pytest.mark.usefixtures("untraced")
-
-
 # ------------------------------------------------------------------ which code is followed
 
 
-def test_code_of_installed_packages(tmp_path: Path) -> None:
-    """Of the files under the root directory, those of installed packages are not followed."""
-    ours = module(tmp_path, ONE_LINE, "src/app.py")["left"]
-    theirs = module(tmp_path, ONE_LINE, ".venv/lib/site-packages/other.py")["left"]
-
-    def both() -> None:
-        ours()
-        theirs()
-        functools.reduce(max, [1, 2])
-
-    assert places(tmp_path, "line", both) == ["src/app.py:6"]
+def file_of(root: Path, code: CodeType, own: Sequence[CodeType] = ()) -> str:
+    """Return the file of a function, "" if it is not followed."""
+    return Scope(root, own).file_of(code)
 
 
-def test_code_elsewhere(tmp_path: Path) -> None:
-    """A file beside the root directory is not followed."""
-    call = module(tmp_path / "other", ONE_LINE)["left"]
-
-    assert places(tmp_path / "root", "line", call) == []
-
-
-def test_code_without_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code that was made of a string is not followed, even with the root directory as cwd."""
+@pytest.mark.parametrize(
+    ("file", "followed"),
+    [
+        ("app.py", "app.py"),
+        ("src/shop/app.py", "src/shop/app.py"),
+        ("../app.py", ""),
+        (".venv/lib/site-packages/app.py", ""),
+        ("/usr/lib/python3/dist-packages/app.py", ""),
+        (functools.__file__, ""),
+        (pytest_asyncframe.__file__, ""),
+        ("<string>", ""),
+    ],
+)
+def test_files_that_are_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, followed: str
+) -> None:
+    """Files under the root directory are followed, but for those of installed packages."""
+    # Else code that was made of a string would be elsewhere anyway.
     monkeypatch.chdir(tmp_path)
+    code = compile(dedent(ONE_LINE), file if file[0] == "<" else str(tmp_path / file), "exec")
     names: Names = {}
-    exec(compile(dedent(ONE_LINE), "<string>", "exec"), names)
+    exec(code, names)
 
-    assert places(tmp_path, "line", names["left"]) == []
+    assert file_of(tmp_path, names["left"].__code__) == followed
+
+
+def test_a_root_directory_behind_a_link(tmp_path: Path) -> None:
+    """A file is followed by its real name, whatever links lead to it or to the root directory."""
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    link.symlink_to(real)
+
+    assert file_of(real, module(link, ONE_LINE)["left"].__code__) == "app.py"
+    assert file_of(link, module(real, ONE_LINE)["left"].__code__) == "app.py"
 
 
 def test_the_tests_own_code(tmp_path: Path) -> None:
@@ -54,44 +66,50 @@ def test_the_tests_own_code(tmp_path: Path) -> None:
     names = module(
         tmp_path,
         """
-        n = 0
-
         def test():
             def task():
-                return n
+                pass
 
-            seen = n
-            task()
+            return task
         """,
     )
+    test = names["test"]
 
-    found = places(tmp_path, "line", names["test"], [names["test"].__code__])
+    assert file_of(tmp_path, test.__code__, [test.__code__]) == ""
+    assert file_of(tmp_path, test().__code__, [test.__code__]) == "app.py"
 
-    assert found == ["app.py:6"]
 
-
-def test_bodies_of_classes_and_finalizers(tmp_path: Path) -> None:
-    """Neither the body of a class is followed nor a finalizer, which may run anywhere."""
-    names = module(
-        tmp_path,
-        """
-        n = 0
-
-        def call():
+@pytest.mark.parametrize("name", ["Local", "__del__", "pytest_runtest_call"])
+def test_functions_that_are_not_followed(tmp_path: Path, name: str) -> None:
+    """Neither bodies of classes are followed, nor finalizers, nor pytest's hooks."""
+    code = compile(
+        dedent(
+            """
             class Local:
-                seen = n
-
                 def __del__(self):
-                    global n
-                    n += 1
+                    pass
 
-            Local()
-        """,
+            def pytest_runtest_call():
+                pass
+            """
+        ),
+        str(tmp_path / "app.py"),
+        "exec",
     )
+    codes = {one.co_name: one for one in inner(code)}
 
-    assert set(places(tmp_path, "line", names["call"])) == {"app.py:5", "app.py:12"}
+    assert file_of(tmp_path, codes[name]) == ""
 
 
+def inner(code: CodeType) -> Iterator[CodeType]:
+    """Yield code and all code inside of it."""
+    yield code
+    for one in code.co_consts:
+        if isinstance(one, CodeType):
+            yield from inner(one)
+
+
+@pytest.mark.usefixtures("untraced")
 def test_equal_functions(tmp_path: Path) -> None:
     """Two functions of two files are told apart, though their code is equal."""
     first = module(tmp_path, ONE_LINE, "first.py")["left"]
@@ -108,6 +126,7 @@ def test_equal_functions(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ who is called
 
 
+@pytest.mark.usefixtures("untraced")
 def test_the_frame_at_a_place(tmp_path: Path) -> None:
     """The innermost frame of the user's code is the one at the place, with its variables."""
     call = module(tmp_path, TWO_LINES)["left"]
@@ -126,6 +145,7 @@ def test_the_frame_at_a_place(tmp_path: Path) -> None:
     assert seen == [("app.py:6", 6, {}), ("app.py:7", 7, {"seen": 0})]
 
 
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("level", ["line", "opcode"])
 def test_a_point_that_raises(tmp_path: Path, level: str) -> None:
     """What a point raises comes out of the user's code, and later runs have their points."""
@@ -145,6 +165,7 @@ def test_a_point_that_raises(tmp_path: Path, level: str) -> None:
     assert seen
 
 
+@pytest.mark.usefixtures("untraced")
 def test_code_that_a_point_calls(tmp_path: Path) -> None:
     """What a point calls has no points, even if it is the user's."""
     call = module(tmp_path, ONE_LINE)["left"]
@@ -161,6 +182,7 @@ def test_code_that_a_point_calls(tmp_path: Path) -> None:
     assert seen == ["app.py:6"]
 
 
+@pytest.mark.usefixtures("untraced")
 def test_between_runs(tmp_path: Path) -> None:
     """Outside of runs there are no points, also on a thread that goes on after one."""
     call = module(tmp_path, ONE_LINE)["left"]

@@ -79,6 +79,7 @@ def test_all_races_are_here() -> None:
     assert sorted(path.stem for path in GALLERY.glob("*.py")) == sorted(RACES)
 
 
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize(("name", "level"), RACES.items())
 def test_a_race_is_found(pytester: pytest.Pytester, name: str, level: Level) -> None:
     """The default policy finds the race within 200 runs, and not in the default order."""

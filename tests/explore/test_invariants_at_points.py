@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from framework import background_task, get_task_manager
 from pytest_asyncframe._explore.schedule import Default
 from pytest_asyncframe._explore.telling.story import Ran
@@ -68,6 +70,7 @@ def test_nobody_else_runs_inside_a_predicate() -> None:
     assert all(before == after for before, after in seen)
 
 
+@pytest.mark.usefixtures("untraced")
 def test_the_story_leaves_predicates_out() -> None:
     """The lines of a predicate are not told: they are no part of what the test does."""
     sold = 0
