@@ -52,7 +52,8 @@ class Policies:
         # The gates of functions throttled as a whole, which never retire. Cached, since each
         # call of such a function passes here: it saves the lookups of `Gates`.
         self._single: dict[ThrottlePolicy, Gate] = {}
-        self._sleepers: set[Sleeper] = set()
+        # A dict, so that they are woken in the order in which they came.
+        self._sleepers: dict[Sleeper, None] = {}
         self._closing = False
 
     def gates(self, policy: ThrottlePolicy) -> Gates:
@@ -239,7 +240,7 @@ class Policies:
     ) -> None:
         """Register a sleeper; it is interrupted at once if the policies are closed."""
         with self._lock:
-            self._sleepers.add(sleeper)
+            self._sleepers[sleeper] = None
             closing = self._closing
         if record is not None and self.pauses is not None:
             self.pauses.begin_sleep(record, sleeper, reason, error)
@@ -249,7 +250,7 @@ class Policies:
     def remove_sleeper(self, sleeper: Sleeper, record: LiveTask | None, reason: str) -> None:
         """Unregister a sleeper that has woken up."""
         with self._lock:
-            self._sleepers.discard(sleeper)
+            self._sleepers.pop(sleeper, None)
         if record is not None and self.pauses is not None:
             self.pauses.end_sleep(record, reason)
 

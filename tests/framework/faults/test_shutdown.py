@@ -31,8 +31,11 @@ from framework import (
     setup_async_framework,
     throttled_task,
 )
+from framework._running.policies import standalone
+from framework._threads.sleepers import ThreadSleeper
 from pytest_asyncframe.probe import Probe
 from tests.framework.clients import TestClient
+from tests.framework.pools import clock_apart
 from tests.patience import PATIENCE
 from tests.serving import ROOT, STOPPING, serving
 
@@ -314,6 +317,33 @@ async def test_e9_a_mounted_app_whose_lifespan_does_not_run_uses_its_parents() -
 
 # E10, SIGKILL and restart with a store, cannot be shown yet: memory is the only store, and
 # what it holds dies with the process.
+
+
+class _Sleeper(ThreadSleeper):
+    """A sleeper that tells when it is interrupted.
+
+    Args:
+        told: Gets its number.
+        number: Its number.
+    """
+
+    def __init__(self, told: list[int], number: int) -> None:
+        super().__init__(clock_apart())
+        self._told = told
+        self._number = number
+
+    def interrupt(self) -> None:
+        """Tell."""
+        self._told.append(self._number)
+
+
+def test_e11_sleepers_are_woken_in_their_order() -> None:
+    """A shutdown wakes those that sleep in the order in which they came."""
+    policies, told = standalone(), list[int]()
+    for number in range(20):
+        policies.add_sleeper(_Sleeper(told, number), None, "")
+    policies.close()
+    assert told == list(range(20))
 
 
 async def test_e11_sleepers_are_woken_at_once(asyncframe: Probe) -> None:
