@@ -24,8 +24,9 @@ class Listener(Protocol):
 
 _LOCK: Final = threading.Lock()
 _BY_NAME: Final[weakref.WeakValueDictionary[str, Any]] = weakref.WeakValueDictionary()
-_SCHEDULES: Final[weakref.WeakSet[Schedule]] = weakref.WeakSet()
-_LISTENERS: Final[weakref.WeakSet[Listener]] = weakref.WeakSet()
+# Dicts and not sets, so that schedules start in the order in which they were declared.
+_SCHEDULES: Final[weakref.WeakKeyDictionary[Schedule, None]] = weakref.WeakKeyDictionary()
+_LISTENERS: Final[weakref.WeakKeyDictionary[Listener, None]] = weakref.WeakKeyDictionary()
 # Not a context variable: a runner may run each fixture in another context.
 _LASTING: Final[list[None]] = []
 
@@ -79,7 +80,7 @@ def is_lasting() -> bool:
 def add_schedule(schedule: Schedule) -> None:
     """Register a schedule, also with the frameworks that are already running."""
     with _LOCK:
-        _SCHEDULES.add(schedule)
+        _SCHEDULES[schedule] = None
         listeners = list(_LISTENERS)
     # Without the lock, since each listener takes its own.
     for listener in listeners:
@@ -90,11 +91,11 @@ def listen(listener: Listener) -> list[Schedule]:
     """Return all schedules so far; ``listener.add(schedule)`` is called for later ones."""
     # In one step, so that no schedule is missed and none is added twice.
     with _LOCK:
-        _LISTENERS.add(listener)
+        _LISTENERS[listener] = None
         return list(_SCHEDULES)
 
 
 def unlisten(listener: Listener) -> None:
     """Stop passing new schedules to *listener*."""
     with _LOCK:
-        _LISTENERS.discard(listener)
+        _LISTENERS.pop(listener, None)

@@ -246,7 +246,7 @@ def declare_or_start(run: Run) -> None:
         assert len(schedules) == 1
         assert run.clock._live == 1
     finally:
-        registry._SCHEDULES.discard(kept)
+        registry._SCHEDULES.pop(kept, None)
         schedules.stop()
 
 

@@ -26,6 +26,7 @@ from framework import (
     scheduled_task,
     setup_async_framework,
 )
+from framework.testing import lasting_schedules
 from pytest_asyncframe.probe import Probe
 from tests.framework.pools import clock_apart
 from tests.patience import PATIENCE
@@ -42,6 +43,21 @@ async def manager(no_schedules: None, asyncframe: Probe) -> AsyncIterator[TaskMa
     """Give the manager of a running framework on the test's clock, with two threads."""
     async with setup_async_framework(None, max_workers=2):
         yield get_task_manager()
+
+
+async def test_schedules_start_in_their_order(no_schedules: None, asyncframe: Probe) -> None:
+    """Schedules of one interval run in the order in which they were declared."""
+    runs: list[int] = []
+
+    def declared(number: int) -> Callable[[], None]:
+        return scheduled_task(every=10)(lambda: runs.append(number))
+
+    with lasting_schedules():
+        kept = [declared(number) for number in range(20)]
+    async with setup_async_framework(None, max_workers=1):
+        await asyncframe.clock.run_for(15)
+    assert runs == list(range(20))
+    assert len(kept) == 20
 
 
 async def test_a_schedule_runs_at_fixed_distances(manager: TaskManager, asyncframe: Probe) -> None:
