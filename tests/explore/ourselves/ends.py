@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 
+from framework import throttled_task
 from framework._manager import frameworks
 from framework._manager.core import Core
 from framework._manager.drain import drain
@@ -16,7 +18,7 @@ from framework._tasks import registry
 from framework._tasks.live import Home
 from framework._tasks.records import FINAL
 from framework._threads.waiters import Mailbox, Mailboxes
-from framework.exceptions import FrameworkNotStartedError, TaskInterruptedError
+from framework.exceptions import FrameworkNotStartedError, TaskCancelledError, TaskInterruptedError
 from tests.explore.ourselves.run import Late, Run, asleep, watching
 from tests.explore.ourselves.tasks import cancel, outcome
 
@@ -300,6 +302,79 @@ def list_or_register(run: Run) -> None:
             registry._BY_NAME.pop(f"exploring {number}", None)
 
 
+def queue_on_a_loop(run: Run) -> None:
+    """Coroutines and threads wait in the queue of one throttle; one of them is cancelled."""
+    manager, times = run.manager(2), list[float]()
+
+    @throttled_task(rate_limit=1, time_window=1.0, when_limited="wait")
+    async def on_loop() -> None:
+        times.append(run.clock.monotonic())
+
+    async def main() -> None:
+        ids = [await manager.submit(on_loop) for _ in range(3)]
+        await asleep(1.0)
+        await manager.cancel_task(ids[1])
+        for task_id in ids:
+            with suppress(TaskCancelledError):
+                await manager.get_result(task_id)
+
+    run.together(lambda: run.run_in_loop(main))
+    assert sorted(times) == [float(number) for number in range(len(times))]
+    assert len(times) in (2, 3)
+
+
+def loop_in_a_task(run: Run) -> None:
+    """A task runs a loop of its own, in which it waits for queued tasks of the same pool."""
+    manager = run.manager(1)
+
+    async def wait(timeout: float | None) -> int:
+        return int(await manager.get_result(await manager.submit(lambda: 1), timeout))
+
+    def body(timeout: float | None) -> int:
+        loop = run.loop()
+        try:
+            return int(loop.run_until_complete(wait(timeout)))
+        finally:
+            loop.close()
+
+    ids = [manager.submit_nowait(body, args=(timeout,)) for timeout in (None, 5.0)]
+    run.together(*(lambda task_id=task_id: outcome(manager, task_id) for task_id in ids))
+    assert [outcome(manager, task_id) for task_id in ids] == [1, 1]
+    assert run.clock.monotonic() < 5
+
+
+def burst_on_a_loop(run: Run) -> None:
+    """A coroutine submits several tasks at once while the pool's threads park."""
+    manager = run.manager(2)
+
+    async def main() -> None:
+        for _ in range(2):
+            ids = [await manager.submit(int) for _ in range(3)]
+            assert [await manager.get_result(task_id) for task_id in ids] == [0, 0, 0]
+
+    run.together(lambda: run.run_in_loop(main))
+
+
+def cancel_burst(run: Run) -> None:
+    """A thread cancels what a coroutine has just submitted and not yet handed to the pool."""
+    manager, ids = run.manager(1), list[str]()
+    submitted = Late()
+
+    async def main() -> None:
+        ids.extend([await manager.submit(int) for _ in range(3)])
+        submitted.set(True)
+        for task_id in ids:
+            with suppress(TaskCancelledError):
+                await manager.get_result(task_id)
+
+    def stop() -> None:
+        submitted.get()
+        for task_id in ids:
+            cancel(manager, task_id)
+
+    run.together(lambda: run.run_in_loop(main), stop)
+
+
 SCENARIOS: list[Callable[[Run], None]] = [
     drain_or_submit,
     drain_or_complete,
@@ -313,4 +388,8 @@ SCENARIOS: list[Callable[[Run], None]] = [
     apps_come_and_go,
     apps_come,
     list_or_register,
+    queue_on_a_loop,
+    loop_in_a_task,
+    burst_on_a_loop,
+    cancel_burst,
 ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Future
+from contextlib import suppress
 from typing import Any
 
 from framework import TaskTimeoutError
+from framework._threads import crew
 from framework.exceptions import DeadlockError, QueueFullError
 from tests.explore.ourselves.run import Gate, Run
 
@@ -249,6 +251,75 @@ def full_queue(run: Run) -> None:
     run.check_pool(pool)
 
 
+def tidy_or_take(run: Run) -> None:
+    """The queue is tidied while threads take from it: no call is lost."""
+    run.replace(crew, "_SLACK", -2)
+    pool, done = run.pool(2), list[int]()
+
+    def submit() -> None:
+        futures = [pool.submit(done.append, 1) for _ in range(3)]
+        for future in futures[1:]:
+            if future.cancel():
+                done.append(1)
+
+    run.together(submit, submit)
+    pool.shutdown()
+    assert len(done) == 6
+    run.check_pool(pool)
+
+
+def wait_in_a_row(run: Run) -> None:
+    """Calls of a pool with one thread wait for each other in a row, while others are queued."""
+    pool = run.pool(1)
+
+    def outer(depth: int, timeout: float | None) -> int:
+        return 0 if depth == 0 else 1 + pool.submit(outer, depth - 1, timeout).result(timeout)
+
+    def submit(timeout: float | None) -> None:
+        assert pool.submit(outer, 2, timeout).result() == 2
+
+    run.together(lambda: submit(5.0), lambda: submit(None))
+    assert run.clock.monotonic() < 5
+    pool.shutdown()
+    run.check_pool(pool)
+
+
+def abandon_while_waiting(run: Run) -> None:
+    """A call passes its limit while it waits for another one, which ends just then."""
+    pool = run.pool(1, task_timeout=1.0)
+
+    def outer(timeout: float | None) -> None:
+        pool.submit(run.sleep, 0.5).result(timeout)
+        pool.submit(run.sleep, 0.5).result(timeout)
+
+    def submit(timeout: float | None) -> None:
+        future = pool.submit(outer, timeout)
+        assert future.exception() is None or isinstance(future.exception(), TaskTimeoutError)
+
+    run.together(lambda: submit(5.0), lambda: submit(None))
+    pool.shutdown()
+    run.check_pool(pool)
+
+
+def close_while_waiting(run: Run) -> None:
+    """The pool is shut down, and its queue dropped, while a call waits for a queued one."""
+    pool = run.pool(1)
+
+    def outer(timeout: float | None) -> None:
+        with suppress(RuntimeError, CancelledError, TimeoutError):
+            pool.submit(int).result(timeout)
+
+    futures = [pool.submit(outer, timeout) for timeout in (5.0, None)]
+
+    def close() -> None:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+    run.together(close)
+    pool.shutdown()
+    assert all(future.done() for future in futures)
+    run.check_pool(pool)
+
+
 SCENARIOS: list[Callable[[Run], None]] = [
     discard_or_take,
     put_or_close,
@@ -263,4 +334,8 @@ SCENARIOS: list[Callable[[Run], None]] = [
     broken_or_put,
     refused_threads,
     full_queue,
+    tidy_or_take,
+    wait_in_a_row,
+    abandon_while_waiting,
+    close_while_waiting,
 ]

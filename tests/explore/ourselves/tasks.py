@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from framework import TaskTimeoutError, retry_task
 from framework._manager.host import RemoteHost
 from framework._tasks.records import FINAL, TaskRecord
-from framework.exceptions import TaskCancelledError, TaskNotFoundError
+from framework.exceptions import QueueFullError, TaskCancelledError, TaskNotFoundError
 from tests.explore.ourselves.run import Gate, Late, Run
 
 
@@ -254,6 +255,93 @@ def rare_fields(run: Run) -> None:
     assert (record.reason, record.progress) == ("waits", 0.5)
 
 
+def deliver_twice(run: Run) -> None:
+    """A task is delivered twice at once: its function runs twice, and it ends once."""
+    manager, runs = run.manager(2), list[int]()
+    core = manager._core
+    task_id = manager.submit_nowait(lambda: runs.append(1), delay=50.0)
+    task = core.ledger.find_live(task_id)
+    assert task is not None
+
+    def deliver() -> None:
+        core.runner.run_body(task)
+
+    run.together(deliver, deliver)
+    assert outcome(manager, task_id) is None
+    # A delivery that comes after the end does nothing.
+    assert len(runs) in (1, 2)
+    core.delays.forget(task)
+
+
+def evict_or_end_late(run: Run) -> None:
+    """A task that has passed its limit ends late while it is removed."""
+    manager = run.manager(1)
+    task_id = manager.submit_nowait(run.sleep, args=(2.0,), timeout=1.0)
+
+    def evict() -> None:
+        run.sleep(2.0)
+        manager._core.endings.retention.evict(keep=0)
+
+    run.together(evict)
+    assert outcome(manager, task_id) is TaskNotFoundError
+
+
+def keep_few(run: Run) -> None:
+    """Tasks end on several threads while there may be one finished task: counts are right."""
+    manager = run.manager(2, max_finished_tasks=1)
+
+    def submit() -> None:
+        for _ in range(2):
+            with suppress(TaskNotFoundError):
+                manager.wait_result(manager.submit_nowait(int))
+
+    run.together(submit, submit)
+    manager._core.pool.shutdown()
+    figures = manager._core.ledger.figures()
+    assert figures["kept"] == len(list(manager._core.ledger.store.list()))
+    assert figures["kept"] + figures.get("evicted", 0) == figures["submitted"]
+
+
+def last_place(run: Run) -> None:
+    """Tasks compete for the last place in the queue: one gets it, and none stays behind."""
+    manager, met = run.manager(1, queue_size=1), Gate()
+    started = Late()
+
+    def hold() -> None:
+        started.set(True)
+        met.wait()
+
+    manager.submit_nowait(hold)
+    got: list[str] = []
+
+    def submit() -> None:
+        started.get()
+        with suppress(QueueFullError):
+            got.append(manager.submit_nowait(int))
+
+    run.together(submit, submit, submit)
+    assert len(got) == 1
+    met.open()
+    assert outcome(manager, got[0]) == 0
+
+
+def hooks_and_limits(run: Run) -> None:
+    """A task with hooks ends at its limit: one of them is called, and once."""
+    manager, called = run.manager(1), list[str]()
+    task_id = manager.submit_nowait(
+        run.sleep,
+        args=(1.0,),
+        timeout=1.0,
+        on_complete=lambda task: called.append(str(task.status)),
+        on_error=lambda task: called.append(str(task.status)),
+    )
+    run.together(lambda: outcome(manager, task_id))
+    run.sleep(0.1)
+    record = manager._core.ledger.find(task_id)
+    assert record is not None
+    assert called == [str(record.status)]
+
+
 SCENARIOS: list[Callable[[Run], None]] = [
     cancel_or_complete,
     cancel_twice,
@@ -270,4 +358,9 @@ SCENARIOS: list[Callable[[Run], None]] = [
     progress_or_end,
     one_id_twice,
     rare_fields,
+    deliver_twice,
+    evict_or_end_late,
+    keep_few,
+    last_place,
+    hooks_and_limits,
 ]
