@@ -82,6 +82,11 @@ class Task(asyncio.Task[Any]):
         self._number = number
         super().__init__(coroutine, **options)
 
+    def set_name(self, value: object) -> None:
+        """Set the name, but for None, which Python 3.13.0 sets where none is given."""
+        if value is not None:
+            super().set_name(value)
+
     def __hash__(self) -> int:
         return self._number
 
