@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 # Each run of pytest inside this one would import them again, and then mix old and new classes.
@@ -14,6 +12,8 @@ import pytest
 
 from pytest_asyncframe._explore.points.levels import LEVELS, Level
 from tests.explore.sessions import PLAIN
+
+pytestmark = pytest.mark.usefixtures("untraced")
 
 GALLERY = Path(__file__).with_name("gallery")
 
@@ -47,15 +47,6 @@ class Marked:
         item.add_marker(self._mark, append=False)
 
 
-@pytest.fixture(autouse=True)
-def untraced() -> Iterator[None]:
-    """Take the tracer of coverage away, which Python 3.11 cannot have beside ours."""
-    tracer = sys.gettrace()
-    sys.settrace(None)
-    yield
-    sys.settrace(tracer)
-
-
 def run(pytester: pytest.Pytester, *names: str, tests: str, **settings: object) -> pytest.RunResult:
     """Run some files of the gallery.
 
@@ -79,7 +70,6 @@ def test_all_races_are_here() -> None:
     assert sorted(path.stem for path in GALLERY.glob("*.py")) == sorted(RACES)
 
 
-@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize(("name", "level"), RACES.items())
 def test_a_race_is_found(pytester: pytest.Pytester, name: str, level: Level) -> None:
     """The default policy finds the race within 200 runs, and not in the default order."""
