@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -52,6 +53,32 @@ def test_another_tracer(tmp_path: Path, owner: str, name: str) -> None:
         assert sys.gettrace() is trace
     finally:
         sys.settrace(None)
+
+
+@traced
+def test_a_thread_that_another_tool_traces(tmp_path: Path) -> None:
+    """On Python 3.11 a thread that has a tracer already has no points, and that is told."""
+    call = module(tmp_path, ONE_LINE)["left"]
+    found: list[str] = []
+    others: list[str] = []
+    lines = Lines("line", Scope(tmp_path, ()))
+
+    def dispatch(frame: FrameType, event: str, argument: object) -> None:
+        pass
+
+    def work() -> None:
+        lines.begin_thread()
+        call()
+
+    dispatch.__module__ = "bdb"
+    with lines.claimed(), lines.calling(lambda _, place: found.append(place), others.append):
+        threading.settrace(dispatch)
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        threading.settrace(None)
+
+    assert (found, set(others)) == ([], {"a debugger"})
 
 
 @traced

@@ -7,6 +7,7 @@ calls it when a function begins or goes on, but not for what it calls itself.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import CodeType, FrameType
@@ -33,16 +34,17 @@ class Tracing:
         self._level = level
         self._places = places
         self._point: Callable[[str, str], object] | None = None
+        self._on_other: Callable[[str], object] = lambda _: None
         # By `id`, since code is compared by what it does; what is here keeps the code alive.
         self._known: dict[int, tuple[CodeType, Trace | None]] = {}
 
     def claim(self) -> None:
-        """Check that no other tool traces this thread.
+        """Check that no other tool traces this thread or those that it starts.
 
         Raises:
             pytest.UsageError: If one does.
         """
-        other = sys.gettrace()
+        other = sys.gettrace() or threading.gettrace()
         if other is not None:
             raise pytest.UsageError(
                 f"level {self._level!r} needs sys.settrace on Python 3.11, which "
@@ -64,7 +66,7 @@ class Tracing:
                 on_other(_tool(trace))
             _settrace(self._trace if trace is None else trace)
 
-        self._point = point
+        self._point, self._on_other = point, on_other
         self.begin_thread()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "settrace", settrace)
@@ -78,8 +80,11 @@ class Tracing:
 
     def begin_thread(self) -> None:
         """Follow what the calling thread calls from now on."""
-        if sys.gettrace() is None:
+        other = sys.gettrace()
+        if other is None:
             _settrace(self._trace)
+        elif other != self._trace:
+            self._on_other(_tool(other))
 
     def _trace(self, frame: FrameType, event: str, argument: object) -> Trace | None:
         """Return what is called at the places of a function that begins or goes on."""
