@@ -119,6 +119,26 @@ def test_waiters_are_no_options() -> None:
     ]
 
 
+def test_no_point_before_a_lock_that_is_taken() -> None:
+    """Who has to wait for a lock makes no choice before that: others run anyway."""
+
+    def body(probe: Probe) -> None:
+        lock = threading.Lock()
+
+        @background_task
+        def use() -> None:
+            with lock:
+                pause()
+
+        use()
+        use()
+        probe.run_until_idle()
+
+    steps = one_run(body, At("report_progress()", "use#2"), "locks")
+
+    assert [step.options for step in steps if step.what == "acquire lock"] == [("use#1", "use#2")]
+
+
 def deadlocked(probe: Probe) -> None:
     """Take two locks in both orders."""
     stock_lock = threading.Lock()

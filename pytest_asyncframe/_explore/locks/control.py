@@ -82,7 +82,8 @@ class RunControl:
         if lock.origin.has_points:
             # Others may notice it, also where it is no point.
             actor.was_seen = True
-            if self.points:
+            # Who has to wait lets others run anyway.
+            if self.points and (lock.holder is None or timeout >= 0):
                 self._sequencer.point("lock", lock.origin.acquire)
         if lock.real.acquire(False):
             if self._vain:
