@@ -51,8 +51,12 @@ _SAME = {"Ledger.lock": "Events.lock"}
 _NEEDLESS = ("Nothing fails without it while there is a global lock: ", "A signal and not a lock: ")
 """What a comment says at a lock without which no scenario can fail."""
 
-_POLICY = {"Delays._lock": "pct:3", "Schedules._lock": "random"}
-"""The policies that find the failure in the fewest runs, where ``mixed`` takes many."""
+_HOW = {
+    "Delays._lock": ("line", "pct:3"),
+    "Schedules._lock": ("opcode", "delays"),
+    "Writer._lock": ("opcode", "mixed"),
+}
+"""The levels and policies that find the failure in few runs, where lines and ``mixed`` do not."""
 
 _RUNS = 100
 """Runs within which it must fail; most need ten."""
@@ -61,10 +65,8 @@ _RUNS = 100
 @pytest.mark.parametrize("lock", NEEDED)
 def test_a_scenario_fails_without_the_lock(lock: str) -> None:
     """If the lock keeps nobody out, one of few schedules fails."""
-    scenario = NEEDED[lock]
-    level = "opcode" if scenario is remote.remove_or_write else "line"
-    explorer = Explorer(scenario, level, without=lock)
-    _, failed = explorer.explore(_POLICY.get(lock, "mixed"), _RUNS)
+    level, policy = _HOW.get(lock, ("line", "mixed"))
+    _, failed = Explorer(NEEDED[lock], level, without=lock).explore(policy, _RUNS)
     assert failed is not None
 
 
