@@ -11,7 +11,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import CodeType, FrameType
 from typing import Any
 
@@ -184,7 +184,10 @@ def _join(
             real(thread, _TO_END)
         if not thread.is_alive():
             return
-    with sequencer.joining(ident, actor):
+    frame = sys._current_frames().get(ident)
+    idle = ident not in sequencer.actors and frame is not None and _idle(frame)
+    # An idle thread of a pool ends when the pool is shut down, not by itself.
+    with nullcontext() if idle else sequencer.joining(ident, actor):
         gone = end.came.wait(None if timeout is None else max(timeout, 0))
     if gone:
         real(thread)
