@@ -14,7 +14,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from framework.testing import ControlledExecutor
-from pytest_asyncframe._turns.actors import Arrival
+from pytest_asyncframe._turns.actors import Actor, Arrival
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._named import name_of_call
 
@@ -104,6 +104,17 @@ def after_callbacks(future: Any, call: Callable[[], object]) -> None:
         call()
 
 
+def _named(run: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return *run* under another name, which pools of ours show."""
+
+    def sync_inner(*args: Any) -> Any:
+        return run(*args)
+
+    sync_inner.__qualname__ = name
+    sync_inner.__module__ = None  # type: ignore[assignment]  # the name has it
+    return sync_inner
+
+
 class _CountedPool:
     """A thread pool that announces as many of its calls as it has threads.
 
@@ -155,7 +166,7 @@ class _CountedPool:
         try:
             # It may wait for a new thread to start.
             with self.sequencer.real():
-                future = real(call.run, fn, args, kwargs)
+                future = real(_named(call.run, call.name), fn, args, kwargs)
         except BaseException:
             self.end(call)
             self.finish(call)
@@ -193,8 +204,8 @@ class _CountedCall:
     """One call of a pool.
 
     Its thread is an actor until the callbacks of its future have run, since these wake
-    whoever waits for the result. At a time limit they run on another thread, while the call
-    is still running.
+    whoever waits for the result. At a time limit they run while the call is still running,
+    on any thread: its own may wait on the clock, and fire the timer itself.
 
     Attributes:
         name: The name of its function.
@@ -207,7 +218,9 @@ class _CountedCall:
         self._pool = pool
         self._lock = threading.Lock()
         self.thread: int | None = None
-        self._ended = False
+        self._actor: Actor | None = None
+        # Of the two ends, that of the call and that of its future, the second one leaves.
+        self._half_ended = False
         self._followed = threading.Lock()
         self._followed.acquire()
         self.arrival: Arrival | None = None
@@ -218,15 +231,11 @@ class _CountedCall:
         self._followed.acquire()
         self.thread = threading.get_ident()
         sequencer = self._pool.sequencer
-        actor = sequencer.enter(self._pool.begin(self))
+        self._actor = sequencer.enter(self._pool.begin(self))
         try:
             return fn(*args, **kwargs)
         finally:
-            with self._lock:
-                ended = self._ended
-            if ended:
-                self._pool.finish(self)
-                sequencer.leave(actor)
+            self._end_half()
 
     def follow(self, future: Future[Any]) -> None:
         """Leave once the callbacks of *future* have run; see `run`."""
@@ -238,11 +247,12 @@ class _CountedCall:
         if self.thread is None:  # cancelled
             self._pool.finish(self)
             return
-        if self.thread == threading.get_ident():
-            self._pool.finish(self)
-            actor = self._pool.sequencer.here
-            if actor is not None:
-                self._pool.sequencer.leave(actor)
-            return
+        self._end_half()
+
+    def _end_half(self) -> None:
+        """Leave if both the call and its future have ended."""
         with self._lock:
-            self._ended = True
+            both, self._half_ended = self._half_ended, True
+        if both and self._actor is not None:
+            self._pool.finish(self)
+            self._pool.sequencer.leave(self._actor)

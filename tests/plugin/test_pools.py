@@ -98,6 +98,54 @@ async def test_a_call_over_its_limit(asyncframe: Probe) -> None:
     assert ended == [8]
 
 
+def test_a_limit_that_passes_while_everybody_waits(asyncframe: Probe) -> None:
+    """A time limit ends the wait for a call, whichever thread fires its timer."""
+    with ThreadPoolExecutorEnhanced(1, task_timeout=2, clock=asyncframe.clock) as pool:
+        call = pool.submit(sleep, 10)
+        with pytest.raises(TaskTimeoutError, match=r"tests\.plugin\.waits\.sleep"):
+            call.result()
+        assert asyncframe.clock.monotonic() == 2
+
+    assert asyncframe.clock.monotonic() == 10
+
+
+def test_a_join_of_an_idle_thread(asyncframe: Probe) -> None:
+    """Thread.join with a timeout waits in virtual time for a thread that has nothing to do."""
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(int).result() == 0
+        (thread,) = pool._threads
+        thread.join(4)
+        assert (thread.is_alive(), asyncframe.clock.monotonic()) == (True, 4)
+
+
+@pytest.mark.parametrize("kind", [ThreadPoolExecutor, ThreadPoolExecutorEnhanced])
+def test_shutting_down_takes_as_long_as_the_calls(
+    asyncframe: Probe, kind: type[ThreadPoolExecutor]
+) -> None:
+    """A pool that is shut down by two threads ends for both when its last call does."""
+    pool = kind(2)
+    for seconds in (2, 3):
+        pool.submit(sleep, seconds)
+
+    def shut_down(*_: object) -> float:
+        pool.shutdown()
+        return asyncframe.clock.monotonic()
+
+    with ThreadPoolExecutor(2) as other:
+        assert list(other.map(shut_down, range(2))) == [3, 3]
+
+
+def test_shutting_down_with_a_timeout(asyncframe: Probe) -> None:
+    """A shutdown with a timeout gives up after exactly that virtual time."""
+    pool = ThreadPoolExecutorEnhanced(1)
+    call = pool.submit(sleep, 10)
+    pool.shutdown(timeout=5)
+    assert asyncframe.clock.monotonic() == 5
+
+    call.result()
+    assert asyncframe.clock.monotonic() == 10
+
+
 def test_a_join_with_a_timeout(asyncframe: Probe) -> None:
     """Thread.join with a timeout waits in virtual time for a thread that sleeps on the clock."""
     pool = ThreadPoolExecutor(1)
