@@ -36,7 +36,7 @@ class Run:
     Attributes:
         steps: Its choices so far.
         dress: Returns the report that users see, given that of a phase.
-        end: Frees what the run has left behind; see `world.quiet_collector`.
+        end: Frees what the run has left behind; see `world.Collector`.
         until: How many choices there were when a phase had failed; None if none has.
         witness: Keeps what happens, for a story; None if it is not told.
     """

@@ -79,9 +79,10 @@ def protocol(
             return None
         stack.enter_context(world.without_reseeding(item.config))
         stack.enter_context(world.warnings_once())
-        collect = stack.enter_context(world.quiet_collector(item.config))
+        collector = world.Collector(item.config)
+        stack.enter_context(collector.instead())
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        Explorer(Repeated(item, next_item), plan, lines, collect).explore()
+        Explorer(Repeated(item, next_item), plan, lines, collector).explore()
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 
@@ -93,7 +94,7 @@ class Explorer:
         repeated: The test.
         plan: What is explored of it.
         lines: What follows the user's code in all runs, if the level has points there.
-        collect: Collects the garbage of a run.
+        collector: Collects the garbage of the runs.
     """
 
     def __init__(
@@ -101,13 +102,13 @@ class Explorer:
         repeated: Repeated,
         plan: Plan,
         lines: Lines | None,
-        collect: Callable[[], None],
+        collector: world.Collector,
     ) -> None:
         self._repeated = repeated
         self._item = repeated.item
         self._plan = plan
         self._lines = lines
-        self._collect = collect
+        self._collector = collector
         self._progress = Progress(repeated.item)
         self._scope = Scope(self._item.config.rootpath, code_of(self._item))
 
@@ -128,7 +129,8 @@ class Explorer:
         self, strategy: Strategy, scope: Scope | None = None, lines: Lines | None = None
     ) -> Run:
         run = Run(strategy, self._plan.level, self._plan.seed, lines or self._lines, scope)
-        run.end = self._collect
+        run.end = self._collector.at_end
+        self._collector.before_run()
         return run
 
     def _quietly(self, strategy: Strategy, what: str) -> Ended:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from pytest_asyncframe.clock import VirtualClock
+from pytest_asyncframe.clock._loop import VirtualLoop
 
 
 @contextmanager
@@ -29,14 +30,17 @@ def ordered(clock: VirtualClock) -> Iterator[None]:
     """
     numbers, names = itertools.count(1), itertools.count(1)
 
-    def number_all(loop: asyncio.AbstractEventLoop) -> None:
-        def make_task(_: object, coroutine: Any, **options: Any) -> Task:
-            # asyncio's own names count the tasks of the whole process.
-            options["name"] = options.get("name") or f"Task-{next(names)}"
-            return Task(next(numbers), coroutine, loop=loop, **options)
+    def make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> Task:
+        # asyncio's own names count the tasks of the whole process.
+        options["name"] = options.get("name") or f"Task-{next(names)}"
+        return Task(next(numbers), coroutine, loop=loop, **options)
 
+    def make_future(loop: asyncio.AbstractEventLoop) -> Future:
+        return Future(next(numbers), loop=loop)
+
+    def number_all(loop: VirtualLoop) -> None:
         loop.set_task_factory(make_task)
-        loop.create_future = lambda: Future(next(numbers), loop=loop)  # type: ignore[method-assign]
+        loop.make_future = make_future
 
     before, clock.on_new_loop = clock.on_new_loop, number_all
     with pytest.MonkeyPatch.context() as patch:

@@ -115,29 +115,46 @@ def warnings_once() -> Iterator[None]:
             )
 
 
-@contextmanager
-def quiet_collector(config: pytest.Config) -> Iterator[Callable[[], None]]:
-    """Collect garbage inside the block only when told to, since it may run the user's code.
+class Collector:
+    """Collects garbage only between runs and at their end, since that may run the user's code.
 
     A run that makes very many objects has some collected all the same.
 
-    Yields:
-        A function that collects what a run has left, and raises what pytest makes of errors
-        in that and in threads, so that they are not those of the next run.
+    Args:
+        config: Knows what warns of errors in garbage and threads.
     """
-    thresholds = gc.get_threshold()
-    runs = itertools.count(1)
 
-    def collect() -> None:
-        # Not what was there before the run, which takes 30 ms, but for a few of them.
-        gc.collect(1 if next(runs) % _RUNS_UNTIL_ALL else 2)
-        for plugin, name in _COLLECTORS:
-            find = getattr(config.pluginmanager.get_plugin(plugin), name, None)
+    def __init__(self, config: pytest.Config) -> None:
+        self._finders = [
+            getattr(config.pluginmanager.get_plugin(plugin), name, None)
+            for plugin, name in _COLLECTORS
+        ]
+        self._config = config
+        self._runs = itertools.count(1)
+
+    @contextmanager
+    def instead(self) -> Iterator[None]:
+        """Replace Python's own collections inside the block."""
+        thresholds = gc.get_threshold()
+        gc.set_threshold(_MOST_OBJECTS, *thresholds[1:])
+        try:
+            yield
+        finally:
+            gc.set_threshold(*thresholds)
+
+    def before_run(self) -> None:
+        """Free what the run before still needed at its end, such as its event loop."""
+        # Not what is older, which takes 30 ms, but for a few times.
+        gc.collect(1 if next(self._runs) % _RUNS_UNTIL_ALL else 2)
+
+    def at_end(self) -> None:
+        """Free what a run has left, so that errors in that are not those of the next run.
+
+        Raises:
+            Exception: What pytest makes of such errors and of those in threads, if warnings
+                are errors.
+        """
+        gc.collect(0)
+        for find in self._finders:
             if find is not None:
-                find(config)
-
-    gc.set_threshold(_MOST_OBJECTS, *thresholds[1:])
-    try:
-        yield collect
-    finally:
-        gc.set_threshold(*thresholds)
+                find(self._config)

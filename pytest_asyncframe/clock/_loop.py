@@ -63,11 +63,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     Attributes:
         ending: Closed after the loop, on the thread that closes it.
+        make_future: Makes the futures of `create_future`, given this loop.
     """
 
     def __init__(self, clock: LoopClock) -> None:
         self.clock = clock
         self.ending: ExitStack = ExitStack()
+        self.make_future: Callable[[asyncio.AbstractEventLoop], asyncio.Future[Any]] = _make_future
         self._end_of_executor: Arrival | None = None
         self._asked: object = None
         self._thrown = 0
@@ -81,6 +83,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the clock's monotonic seconds."""
         return self._sequencer.now / 1e9
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """Return a new future."""
+        return self.make_future(self)
 
     def call_at(
         self,
@@ -237,6 +243,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def pipe(self) -> int:
         """The file that wakes the loop, for signals too."""
         return int(self._ssock.fileno())  # type: ignore[attr-defined]  # asyncio's own
+
+
+def _make_future(loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
+    return asyncio.Future(loop=loop)
 
 
 class _ParkingSelector(selectors.BaseSelector):

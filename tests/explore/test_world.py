@@ -66,6 +66,25 @@ def test_two_processes_see_the_same_world(pytester: pytest.Pytester) -> None:
     assert drawn[0] == drawn[1]
 
 
+KEPT = """
+import asyncio, weakref
+import pytest
+
+LOOPS = []
+
+@pytest.mark.interleave(seeds=20, policy="random")
+async def test_it(asyncframe):
+    LOOPS.append(weakref.ref(asyncio.get_running_loop()))
+    await asyncio.gather(*(asyncio.sleep(0) for _ in range(3)))
+    assert sum(loop() is not None for loop in LOOPS[1:]) <= 1
+"""
+
+
+def test_runs_do_not_pile_up(pytester: pytest.Pytester) -> None:
+    """The event loop of each run but the first is freed before the next run begins."""
+    run(pytester, KEPT).assert_outcomes(passed=1)
+
+
 LITTER = """
 import pytest
 from framework import background_task
@@ -170,7 +189,7 @@ def test_thread_names_go_on_as_before() -> None:
 
 
 def test_garbage_is_collected_when_told(pytestconfig: pytest.Config) -> None:
-    """Cycles are freed by the collector that the block yields, and not before."""
+    """Cycles are freed when a run has ended, and not before."""
 
     class Cycle:
         """Refers to itself."""
@@ -179,11 +198,12 @@ def test_garbage_is_collected_when_told(pytestconfig: pytest.Config) -> None:
             self.me = self
 
     thresholds = gc.get_threshold()
-    with world.quiet_collector(pytestconfig) as collect:
+    collector = world.Collector(pytestconfig)
+    with collector.instead():
         found = weakref.ref(Cycle())
         kept: list[list[int]] = [[] for _ in range(100_000)]
         assert found() is not None
-        collect()
+        collector.at_end()
         assert found() is None
         assert len(kept) == 100_000
     assert gc.get_threshold() == thresholds
