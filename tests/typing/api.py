@@ -40,6 +40,7 @@ from framework.lifespan import FrameworkLifespan
 from framework.protocols import Clock, EventSink, TaskEvent
 from framework.testing import override_framework
 from pytest_asyncframe.faults import Fault, FaultPlan, Firing, InjectedError
+from pytest_asyncframe.probe import Probe
 
 
 def length(text: str, factor: int = 1) -> int:
@@ -466,6 +467,20 @@ def use_faults(plan: FaultPlan) -> None:
         assert_type(firing.at, float)
     plan.fail(length, exc=int)  # type: ignore[arg-type]  # no exception class
     plan.slow(length)  # type: ignore[call-arg]  # how much longer?
+
+
+def use_invariants(probe: Probe) -> None:
+    """State what must always hold, with a function or as a decorator."""
+
+    @probe.always
+    def few() -> bool:
+        return True
+
+    assert_type(few(), bool)
+    assert_type(probe.always(list[int])(), list[int])
+    assert_type(probe.mode, str)
+    probe.always(length)  # type: ignore[type-var]  # it has a parameter
+    probe.always(True)  # type: ignore[type-var]  # no function
 
 
 # -- errors
