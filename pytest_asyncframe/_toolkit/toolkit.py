@@ -101,6 +101,7 @@ class Toolkit:
         self.reads: RealTimeReads | None = None
         self._runners: Runners | None = None
         self._most_workers = 0
+        self._waits = self._servers = 0
         self._stopped = 0
         self._stack = ExitStack()
         self.is_virtual: bool = self.mode != "threads" and (
@@ -346,19 +347,30 @@ class Toolkit:
 
         Where nothing starts by itself, and the test's waits are to run it, it starts too.
         """
-        sequencer = self.sequencer
-        if sequencer is not None and self.settings.drains and self.mode == "manual":
-            with _draining(sequencer):
-                yield
-            return
-        if sequencer is None or not self._moves:
-            yield
-            return
-        kept, sequencer.moves = sequencer.moves, True
+        self._waits += 1
+        self._set_pace()
         try:
             yield
         finally:
-            sequencer.moves = kept
+            self._waits -= 1
+            self._set_pace()
+
+    def _set_pace(self) -> None:
+        """Set what happens by itself now: several waits and servers may overlap."""
+        sequencer, mode = self.sequencer, self.mode
+        if sequencer is None:
+            return
+        drains = self.settings.drains and mode == "manual"
+        if drains:
+            sequencer.starts = self._waits > 0
+        beside = self._servers > 0 and mode != "manual"
+        sequencer.hold = mode != "virtual" and not beside
+        if self._waits:
+            sequencer.moves = self._moves or drains
+        else:
+            sequencer.moves = self._moves and not beside
+        in_turns = mode in ("auto", "seeded") or (drains and self._waits > 0)
+        sequencer.one_at_a_time = in_turns and not beside
 
     def leaving(self) -> AbstractContextManager[object]:
         """Return a context in which a client is closed: tasks that it waits for run."""
@@ -382,27 +394,13 @@ class Toolkit:
     @contextmanager
     def beside_server(self) -> Iterator[None]:
         """Start tasks when they are submitted, and let time stand still, inside the block."""
-        sequencer = self.sequencer
-        if sequencer is None or self.mode == "manual":
-            yield
-            return
-        kept = sequencer.hold, sequencer.moves, sequencer.one_at_a_time
-        sequencer.hold = sequencer.moves = sequencer.one_at_a_time = False
+        self._servers += 1
+        self._set_pace()
         try:
             yield
         finally:
-            sequencer.hold, sequencer.moves, sequencer.one_at_a_time = kept
-
-
-@contextmanager
-def _draining(sequencer: Sequencer) -> Iterator[None]:
-    """Run what is queued, one after another, and let time move, inside the block."""
-    kept = sequencer.starts, sequencer.moves, sequencer.one_at_a_time
-    sequencer.starts = sequencer.moves = sequencer.one_at_a_time = True
-    try:
-        yield
-    finally:
-        sequencer.starts, sequencer.moves, sequencer.one_at_a_time = kept
+            self._servers -= 1
+            self._set_pace()
 
 
 def _end(sequencer: Sequencer, pool: SequencedExecutor) -> None:

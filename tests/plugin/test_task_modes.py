@@ -291,6 +291,25 @@ def test_time_moves_in_the_waits_of_manual(ending: Ending) -> None:
     assert told == PASSED
 
 
+def test_waits_that_overlap(ending: Ending) -> None:
+    """The first of several waits to end does not keep the others from going on."""
+    told = ending(f"""{SHOP}
+    import time
+
+    @background_task
+    def sleeps(seconds):
+        time.sleep(seconds)
+
+    @pytest.mark.task_modes("manual", "auto", "virtual", transports=("asgi", "live"))
+    async def test_it(asyncframe):
+        async with asyncframe.client(app):
+            waits = [asyncframe.completed(sleeps(seconds)) for seconds in (1, 3, 2)]
+            await asyncio.gather(*waits)
+    """)
+
+    assert told == PASSED
+
+
 def test_manual_is_as_ever_without_the_marker(ending: Ending) -> None:
     """Only a test with the marker has waits that run tasks in manual."""
     told = ending("""
