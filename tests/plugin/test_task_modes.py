@@ -355,7 +355,7 @@ def test_transports_of_a_coroutine(runs: Runs) -> None:
 
 
 def test_transports_of_a_plain_function(runs: Runs) -> None:
-    """One body runs over Starlette's client and over a live server; 500 is a response if asked."""
+    """One body runs over Starlette's client and a live server, with errors as it asks for them."""
     result = runs(
         """
         @pytest.mark.task_modes(transports=("testclient", "live"))
@@ -364,12 +364,45 @@ def test_transports_of_a_plain_function(runs: Runs) -> None:
                 response = client.post("/notes/7")
                 assert asyncframe.run_until_complete(response).result == 7
                 assert client.get("/broken").status_code == 500
+            with asyncframe.client(app, headers={"x-one": "1"}) as client:
+                with pytest.raises(LookupError, match="on purpose"):
+                    client.get("/broken")
+                assert client.post("/notes/7").request.headers["x-one"] == "1"
         """,
         "-v",
     )
 
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["*PASSED (passes over testclient and over live)*"])
+
+
+def test_a_response_that_breaks_off(ending: Ending) -> None:
+    """Over a live server, an exception after a response has begun breaks the connection."""
+    told = ending("""
+    import pytest
+    from fastapi import FastAPI
+    from fastapi.responses import StreamingResponse
+
+    app = FastAPI()
+
+    def parts():
+        yield b"one"
+        raise LookupError("on purpose")
+
+    @app.get("/")
+    async def stream():
+        return StreamingResponse(parts())
+
+    @pytest.mark.task_modes(transports=("asgi", "live"))
+    async def test_it(asyncframe):
+        async with asyncframe.client(app) as client:
+            with pytest.raises(Exception) as caught:
+                await client.get("/")
+        kinds = {"asgi": "LookupError", "live": "RemoteProtocolError"}
+        assert caught.typename == kinds[asyncframe._toolkit.settings.transport]
+    """)
+
+    assert told == PASSED
 
 
 def test_a_transport_that_disagrees(runs: Runs) -> None:
