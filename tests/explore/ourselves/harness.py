@@ -72,6 +72,7 @@ class Explorer:
                     return number + 1, outcome
                 if number % _COLLECT == _COLLECT - 1:
                     gc.collect()
+        assert not schedules.diverged, f"{self.name}: equal choices gave differing runs"
         return runs, None
 
     def once(self, strategy: Strategy) -> Outcome:
