@@ -140,7 +140,7 @@ class Explorer:
                 f"{self.name} fails at level {self._level}: {found.error!r}",
                 f"{least}:",
                 *switches,
-                f"replay: {encode(self._line(least.steps))}",
+                f"python -m tests.explore.ourselves.replay {encode(self._line(least.steps))}",
             ]
         )
 

@@ -10,6 +10,7 @@ import pytest
 from pytest_asyncframe._explore.schedule import Default
 from tests.explore.ourselves import pool
 from tests.explore.ourselves.harness import Explorer
+from tests.explore.ourselves.replay import replay
 from tests.explore.ourselves.run import Gate, Run, check_history
 
 
@@ -65,11 +66,21 @@ def test_a_failure_is_explained_and_replayed() -> None:
     runs, failed = explorer.explore("mixed", 100)
     assert failed is not None
     text = explorer.explain(failed)
-    line = text.rpartition("replay: ")[2]
+    line = text.rpartition("python -m tests.explore.ourselves.replay ")[2]
     again = Explorer(pool.put_or_close, "line", without="Crew.lock")
     assert text.startswith(f"put_or_close fails at level line: {again.replay(line).error!r}\n")
     assert "minimised: " in text
     assert again.explore("mixed", 100)[0] == runs
+    # With the lock, the same switches do no harm.
+    assert replay(line) is None
+
+
+def test_lines_of_nothing_known() -> None:
+    """A line whose scenario is not known is refused."""
+    explorer = Explorer(wait_for_ever, "locks")
+    line = explorer.explain(explorer.once(Default())).rpartition(" ")[2]
+    with pytest.raises(LookupError, match=r"^the line must be that of a scenario in this folder$"):
+        replay(line)
 
 
 def test_time_moves_only_when_nobody_can_run() -> None:

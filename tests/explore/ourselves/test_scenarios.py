@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.explore.ourselves import ends, pool, remote, stores, tasks, throttles, timers
 from tests.explore.ourselves.harness import Explorer
 from tests.explore.ourselves.run import Scenario
-
-SCENARIOS = [
-    *pool.SCENARIOS,
-    *tasks.SCENARIOS,
-    *timers.SCENARIOS,
-    *throttles.SCENARIOS,
-    *ends.SCENARIOS,
-    *stores.SCENARIOS,
-    *remote.SCENARIOS,
-]
+from tests.explore.ourselves.scenarios import SCENARIOS
 
 _RUNS = 6
 """Runs of a scenario with each policy; all together take some 15 seconds."""

@@ -1,0 +1,16 @@
+"""All scenarios."""
+
+from __future__ import annotations
+
+from tests.explore.ourselves import ends, pool, remote, stores, tasks, throttles, timers
+from tests.explore.ourselves.run import Scenario
+
+SCENARIOS: list[Scenario] = [
+    *pool.SCENARIOS,
+    *tasks.SCENARIOS,
+    *timers.SCENARIOS,
+    *throttles.SCENARIOS,
+    *ends.SCENARIOS,
+    *stores.SCENARIOS,
+    *remote.SCENARIOS,
+]
