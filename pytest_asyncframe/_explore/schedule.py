@@ -54,9 +54,18 @@ class Step(NamedTuple):
         return self.chosen != 0
 
     @property
+    def may_preempt(self) -> bool:
+        """Whether another choice than the default is a preemption.
+
+        A step of a loop that is made before the one whose turn it is counts as one, too:
+        asyncio would make them in their order.
+        """
+        return self.preempts or self.kind == "await"
+
+    @property
     def preempted(self) -> bool:
-        """Whether an actor was stopped that could have gone on."""
-        return self.preempts and self.chosen != 0
+        """Whether somebody was passed over who could have gone on."""
+        return self.chosen != 0 and self.may_preempt
 
 
 class Strategy(Protocol):

@@ -220,7 +220,7 @@ class Search:
             step = steps[number]
             if step.deviates:
                 break
-            level = self._level(deviations + 1, preempted + step.preempts)
+            level = self._level(deviations + 1, preempted + step.may_preempt)
             if level is None:
                 self.cut = True
                 continue
