@@ -114,6 +114,7 @@ class Explorer:
             try:
                 self._scenario(run)
                 run.close()
+                assert not turns.blocked, f"{turns.blocked} blocked outside of the run"
             except TestEndedError:
                 error = threads.error(f"stuck: {turns.stuck}")
             except Exception as raised:  # the scenario fails

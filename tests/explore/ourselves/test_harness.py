@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections.abc import Callable
 
@@ -29,6 +30,17 @@ def raise_on_a_thread(run: Run) -> None:
     run.together(lambda: run.replace(None, "no name", 1))
 
 
+def block_for_real(run: Run) -> None:
+    """Let a thread wait for a real lock until another one has had a turn."""
+    lock = _thread.allocate_lock()
+    lock.acquire()
+
+    def wait() -> None:
+        lock.acquire()
+
+    run.together(wait, lock.release)
+
+
 @pytest.mark.parametrize("level", ["locks", "line", "opcode"])
 @pytest.mark.parametrize(
     ("scenario", "told"),
@@ -36,10 +48,11 @@ def raise_on_a_thread(run: Run) -> None:
         (wait_for_ever, "stuck: test waits for wait to end; wait#1 waits for "),
         (leave_a_thread, "threads left: late#1"),
         (raise_on_a_thread, "<lambda> raised AttributeError("),
+        (block_for_real, "wait#1 blocked outside of the run"),
     ],
 )
 def test_what_is_found(scenario: Callable[[Run], None], told: str, level: str) -> None:
-    """A run fails if nobody can go on, if a thread is left, and if one raises an error."""
+    """A run fails if nobody can go on, and if a thread is left, raises an error, or blocks."""
     outcome = Explorer(scenario, level).once(Default())
     assert str(outcome.error).startswith(told)
 

@@ -26,13 +26,16 @@ class Turns:
         sequencer: Gives the turns.
         over: Whether the run has ended: whoever still waits is woken with `TestEndedError`.
         stuck: Who waited for what when nobody could run any more; "" if that never happened.
+        blocked: Who blocked in a way that is not modelled, such as a real lock; "" for nobody.
     """
 
     def __init__(self, chooser: Chooser) -> None:
         self.sequencer = Sequencer(moves=True, one_at_a_time=True, chooser=chooser)
         self.sequencer.on_stall = self._stall
+        self.sequencer.on_overtake = self._note_blocked
         self.over = False
         self.stuck = ""
+        self.blocked = ""
         self._latest: Actor | None = None
         self._in_a_row = 0
 
@@ -84,6 +87,9 @@ class Turns:
         self.stuck = "; ".join(f"{it.identity} waits for {it.wants}" for it in waits)
         self.over = True
         return TestEndedError()
+
+    def _note_blocked(self, actors: list[Actor]) -> None:
+        self.blocked = ", ".join(actor.identity for actor in actors)
 
     def end(self) -> None:
         """Wake whoever still waits."""
