@@ -30,7 +30,7 @@ def hushed(config: pytest.Config) -> Iterator[None]:
         if isinstance(handler, logging.Handler):
             handler.addFilter(_drop)
             stack.callback(handler.removeFilter, _drop)
-        if config.getoption("capture") == "no":
+        if config.getoption("capture", "no") == "no":
             nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
             stack.enter_context(redirect_stdout(nowhere))
             stack.enter_context(redirect_stderr(nowhere))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_asyncframe._explore.conclusions import Found, Replayed, failed
+from pytest_asyncframe._explore.conclusions import Found, Replayed, When, failed
 from pytest_asyncframe._explore.replay import Following, line_of
+from pytest_asyncframe._explore.run import same_failure
 from pytest_asyncframe._explore.schedule import Step
 
 STEP = Step("framework", "submit()", ("a#1", "a#2"), True, 1)
@@ -33,3 +34,21 @@ def test_a_replay_that_fails_too_early_is_no_replay(request: pytest.FixtureReque
         "line was printed, run the test without it."
     )
     assert report.when == "call"
+
+
+def report_of(item: pytest.Item, when: When, value: int) -> pytest.TestReport:
+    """Return the report of a phase that compares a value."""
+
+    def compare() -> None:
+        assert value == 0
+        assert value == 1
+
+    return pytest.TestReport.from_item_and_call(item, pytest.CallInfo.from_call(compare, when))
+
+
+def test_failures_at_one_line_are_the_same(request: pytest.FixtureRequest) -> None:
+    """Two runs fail in the same way if it is in the same phase and at the same line."""
+    one = report_of(request.node, "call", 2)
+    assert same_failure(one, report_of(request.node, "call", 3))
+    assert not same_failure(one, report_of(request.node, "call", 0))
+    assert not same_failure(one, report_of(request.node, "teardown", 2))
