@@ -114,7 +114,21 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_report_teststatus(report: Any) -> tuple[str, str, str] | None:
     """Show what the runs of a test prove, or in which modes it passes."""
     proof = getattr(report, PROOF, None)
-    return None if proof is None else ("passed", ".", f"PASSED ({proof})")
+    if proof is None or not report.passed or hasattr(report, "wasxfail"):
+        return None
+    return "passed", ".", f"PASSED ({proof})"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_exception_interact(node: pytest.Item, report: Any) -> None:
+    """Show what was found before a debugger starts, since pytest does not show it later."""
+    terminal: Any = node.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is None or not node.config.getoption("usepdb", False):
+        return
+    for title, text in getattr(report, "sections", ()):
+        if title == "exploration":
+            terminal.ensure_newline()
+            terminal.write_line(text)
 
 
 # -- a toolkit for each test that uses a fixture

@@ -225,6 +225,12 @@ def test_a_race_that_was_expected_and_is_not_there_fails(pytester: pytest.Pytest
     result.stdout.re_match_lines([r"\[XPASS\(strict\)\] sells twice", r".* none fails\."])
 
 
+def test_a_pass_that_was_not_expected_is_no_proof(pytester: pytest.Pytester) -> None:
+    """A race that may be there, and is not, is an unexpected pass as without the marker."""
+    loose = "@pytest.mark.xfail(strict=False)\nasync def test_sale"
+    run(pytester, CORRECT.replace("async def test_sale", loose)).assert_outcomes(xpassed=1)
+
+
 def test_an_error_at_set_up_is_reported_once(pytester: pytest.Pytester) -> None:
     """A fixture that fails in the first run is an ordinary error at set-up."""
     source = (
@@ -347,6 +353,16 @@ def test_a_breakpoint_stops_the_first_and_the_last_run(pytester: pytest.Pytester
     debugged = pytester.run(sys.executable, "-m", "pytest", *PLAIN, stdin=b"c\n" * 9)
     assert str(debugged.stdout).count("PDB set_trace") == 2
     debugged.stdout.fnmatch_lines(["*1 passed*"])
+
+
+def test_a_debugger_starts_in_the_run_that_is_told(pytester: pytest.Pytester) -> None:
+    """With --pdb the debugger starts once, and what was found is shown before."""
+    pytester.makepyfile(test_it=RACY)
+    debugged = pytester.run(sys.executable, "-m", "pytest", "--pdb", *PLAIN, stdin=b"p stock\nc\n")
+    shown = str(debugged.stdout)
+    assert shown.count("entering PDB") == 1
+    assert shown.index("\nreplay: pytest test_it.py::test_sale ") < shown.index("entering PDB")
+    assert "(Pdb) {'left': -1, 'sold': 2}" in shown
 
 
 # ------------------------------------------------------------------ together with other plugins
