@@ -317,9 +317,10 @@ class Intake:
 
     def add_home(self, home: Home) -> None:
         """Accept tasks for *home*."""
+        # In this order: a task of a home that the ledger does not know yet would not be found.
+        self.ledger.add_home(home)
         # The latest app comes first: it gets the tasks that belong to no app.
         self.homes.insert(0, home)
-        self.ledger.add_home(home)
 
     # -- cancelling
 

@@ -19,7 +19,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework._tasks.live import LiveTask, Waiter
+from framework._tasks.live import Home, LiveTask, Waiter
 from framework.protocols import Interceptor, TaskRecord
 from framework.stores.memory import MemoryStore
 from framework.testing import override_framework
@@ -336,6 +336,25 @@ class SubmitsMeanwhile(MemoryStore):
         if meanwhile is not None:
             meanwhile()
         return super().get(task_id)
+
+
+def test_a_home_is_added_while_a_task_is_submitted(aside: ThreadPoolExecutor) -> None:
+    """A task that is submitted while its home is being added is found by its id."""
+    # 1 a thread adds a home and is held up before the ledger knows it, 2 another one submits a
+    # task, 3 it asks for the task.
+    with override_framework() as manager:
+        core = manager._core
+        adding = Turnstile(core.ledger, "add_home", lambda home: home.app == "app")
+        home = Home(core, "app", None)
+        added = aside.submit(core.intake.add_home, home)
+        adding.await_arrival()
+        body = Body()
+        task_id = manager.submit_nowait(body)
+        assert task_id in manager.get_all_tasks()
+        body.gate.set()
+        adding.let_in()
+        added.result(PATIENCE)
+        assert core.intake.homes[0] is home
 
 
 def test_of_two_submissions_of_one_id_one_is_accepted() -> None:
