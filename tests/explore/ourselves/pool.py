@@ -320,6 +320,20 @@ def close_while_waiting(run: Run) -> None:
     run.check_pool(pool)
 
 
+def limit_held_up(run: Run) -> None:
+    """Time passes at any moment of calls with a limit: each ends in one of two ways."""
+    pool = run.pool(1, task_timeout=1.0)
+
+    def submit() -> None:
+        future = pool.submit(int)
+        with suppress(TaskTimeoutError):
+            assert future.result() == 0
+
+    run.together(submit, submit, run.hurry, run.hurry)
+    pool.shutdown()
+    run.check_pool(pool)
+
+
 SCENARIOS: list[Callable[[Run], None]] = [
     discard_or_take,
     put_or_close,
@@ -338,4 +352,5 @@ SCENARIOS: list[Callable[[Run], None]] = [
     wait_in_a_row,
     abandon_while_waiting,
     close_while_waiting,
+    limit_held_up,
 ]

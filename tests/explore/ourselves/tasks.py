@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from framework import TaskTimeoutError, retry_task
+from framework import TaskTimeoutError, retry_task, throttled_task
 from framework._manager.host import RemoteHost
 from framework._tasks.records import FINAL, TaskRecord
 from framework.exceptions import QueueFullError, TaskCancelledError, TaskNotFoundError
@@ -342,6 +342,60 @@ def hooks_and_limits(run: Run) -> None:
     assert called == [str(record.status)]
 
 
+def task_held_up(run: Run) -> None:
+    """Time passes at any moment of tasks with a limit, from their submission to their end."""
+    manager = run.manager(1)
+
+    def submit() -> None:
+        task_id = manager.submit_nowait(int, timeout=1.0)
+        told = outcome(manager, task_id)
+        assert told in (0, TaskTimeoutError), told
+
+    run.together(submit, submit, run.hurry, run.hurry)
+
+
+def throttle_held_up(run: Run) -> None:
+    """Time passes at any moment of tasks that wait for a throttle, which stops their limits."""
+    manager = run.manager(2)
+
+    @throttled_task(rate_limit=1, time_window=1.0, when_limited="wait")
+    def call() -> None:
+        pass
+
+    def submit() -> None:
+        task_id = manager.submit_nowait(call, timeout=0.5)
+        assert outcome(manager, task_id) in (None, TaskTimeoutError)
+
+    run.together(submit, submit, run.hurry, run.hurry)
+    assert run.clock.monotonic() < 5
+
+
+def retry_held_up(run: Run) -> None:
+    """Time passes at any moment of a task that is tried again, and has a limit."""
+    manager = run.manager(1)
+
+    @retry_task(max_retries=1, retry_delay=1.0, jitter=0)
+    def body() -> None:
+        raise LookupError
+
+    def submit() -> None:
+        task_id = manager.submit_nowait(body, timeout=1.5)
+        assert outcome(manager, task_id) in (LookupError, TaskTimeoutError)
+
+    run.together(submit, run.hurry, run.hurry)
+
+
+def first_tasks(run: Run) -> None:
+    """The first tasks of a framework without an app come at once: each is found by its id."""
+    manager = run.manager(1)
+
+    def submit() -> None:
+        task_id = manager.submit_nowait(int)
+        assert outcome(manager, task_id) == 0
+
+    run.together(submit, submit)
+
+
 SCENARIOS: list[Callable[[Run], None]] = [
     cancel_or_complete,
     cancel_twice,
@@ -363,4 +417,8 @@ SCENARIOS: list[Callable[[Run], None]] = [
     keep_few,
     last_place,
     hooks_and_limits,
+    task_held_up,
+    throttle_held_up,
+    retry_held_up,
+    first_tasks,
 ]
