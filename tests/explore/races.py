@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import TypeAlias
 
 from tests.explore.models import Body, Model, Point, State, Until
@@ -213,6 +213,25 @@ def three_orders(gap: int = 2) -> Model:
         state.failed = state.failed or (first == 1 and state.values.get("x") == 2)
 
     return beside(("write#1", write), ("read#1", read))
+
+
+def all_windows(at: Sequence[int], length: int = 30) -> Model:
+    """Each of some windows between two of many steps must be hit: many switches are needed."""
+
+    def long(state: State) -> Body:
+        hit = []
+        for step in range(length):
+            before = state.values.get("n", 0)
+            yield Point("line", f"long {step}")
+            hit.append(state.values.get("n", 0) > before)
+        state.failed = all(hit[step] for step in at)
+
+    def count(state: State) -> Body:
+        for step in range(length):
+            state.values["n"] = step + 1
+            yield Point("line", f"count {step}")
+
+    return beside(("long#1", long), ("count#1", count))
 
 
 def order_of_tasks(number: int = 3) -> Model:

@@ -167,6 +167,13 @@ def test_different_places_come_first() -> None:
     assert sorted(branch.number for branch in ordered) == list(range(len(steps)))
 
 
+def test_places_are_taken_from_coarse_to_fine() -> None:
+    """Of places in a row, the first and the last one come first, then the one in the middle."""
+    steps = [Step("line", what, ("a", "b"), True, 0) for what in "abcde"]
+    ordered = spread_out(steps, [Branch(number, 1) for number in range(5)])
+    assert [branch.number for branch in ordered] == [0, 4, 2, 1, 3]
+
+
 # -- holding back
 
 

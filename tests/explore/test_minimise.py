@@ -14,6 +14,7 @@ from pytest_asyncframe._explore.schedule import Deviating, Step, Strategy, devia
 from tests.explore.models import Model, explored, ran
 from tests.explore.races import (
     GALLERY,
+    all_windows,
     beside,
     deep_window,
     lost_update,
@@ -139,6 +140,27 @@ def test_failures_by_chance_do_no_harm() -> None:
     assert any(small.steps is steps for steps in failed)
 
 
+def test_a_long_schedule_takes_few_runs() -> None:
+    """Of some 200 switches, one is found in a dozen runs: late and early ones go in large parts."""
+    race = oversell(100, 100, kind="line")
+    steps = failing(race, "random")
+    assert len(switches_of(steps)) > 150
+    small = minimise(steps, Trials(race))
+    assert (len(small.switches), small.runs) == (1, 10)
+
+
+def test_many_needed_switches_stay() -> None:
+    """Three windows need three switches there, and two back in between."""
+    race = all_windows((3, 14, 25))
+    assert len(minimise(failing(race, "mixed"), Trials(race)).switches) == 5
+
+
+def test_a_run_that_is_no_smaller_is_not_taken() -> None:
+    """A run that fails with as many switches as before leads nowhere."""
+    steps = failing(oversell(), "random")
+    assert minimise(steps, lambda _: list(steps)).steps is steps
+
+
 # -- switches
 
 
@@ -161,6 +183,19 @@ def test_passing_over_again_is_one_switch() -> None:
     assert switches_of(steps) == [
         Switch(Position("a", "line", "window", 0), ("b", "c")),
         Switch(Position("a", "line", "window", 1), ("d",)),
+    ]
+
+
+def test_who_is_nowhere_is_where_it_was() -> None:
+    """Where nobody stands at a point, a position tells the latest point of the actor."""
+    steps = [
+        Step("line", "window", ("a", "b"), True, 0),
+        Step("start", "", ("a", "c"), False, 1),
+        Step("start", "", ("c", "d"), False, 1),
+    ]
+    assert switches_of(steps) == [
+        Switch(Position("a", "", "window", 0), ("c",)),
+        Switch(Position("c", "", "", 0), ("d",)),
     ]
 
 

@@ -170,3 +170,9 @@ def test_an_actor_that_waits_for_others_steps_back() -> None:
     model = beside(("poll#1", poll), ("put#1", put))
     longest = max(len(ran(model, Priorities(Random(seed), 1, 9)).steps) for seed in range(20))
     assert 1_000 <= longest <= 1_002
+
+
+@pytest.mark.parametrize("text", EVERY)
+def test_no_run_proves_nothing(text: str) -> None:
+    """If time was over before the first run, no policy claims anything."""
+    assert make_policy(text, 0).proof(0) == "no schedule was run"
