@@ -15,6 +15,9 @@ INI = "asyncio_default_fixture_loop_scope = function"
 
 PLAIN = ("-p", "no:hypothesispytest", "-p", "no:cacheprovider")
 
+REFUSED = ("-p", "no:logging")
+"""Further options for runs that end with a usage error: pytest would leave its log file open."""
+
 RACE = """
 import pytest
 from framework import background_task

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_asyncframe._toolkit.options import MARKER_OF_EXPLORATION
-from tests.explore.sessions import CORRECT, RACE, RACY, run
+from tests.explore.sessions import CORRECT, RACE, RACY, REFUSED, run
 
 TEST = RACE + "\nasync def test_sale(asyncframe, stock):\n    await sell(asyncframe, stock)\n"
 
@@ -135,7 +135,7 @@ def test_the_ini_file_gives_the_defaults(pytester: pytest.Pytester) -> None:
 )
 def test_a_wrong_ini_value_ends_the_run(pytester: pytest.Pytester, ini: str, message: str) -> None:
     """A wrong value in the ini file is pytest's usage error."""
-    result = run(pytester, CORRECT, ini=ini)
+    result = run(pytester, CORRECT, *REFUSED, ini=ini)
     assert result.ret is pytest.ExitCode.USAGE_ERROR
     assert result.errlines == [f"ERROR: {message}", ""]
 
@@ -159,7 +159,7 @@ def test_a_wrong_ini_value_ends_the_run(pytester: pytest.Pytester, ini: str, mes
 )
 def test_a_wrong_option_ends_the_run(pytester: pytest.Pytester, option: str, message: str) -> None:
     """A wrong value on the command line is pytest's usage error."""
-    result = run(pytester, CORRECT, option)
+    result = run(pytester, CORRECT, *REFUSED, option)
     assert result.ret is pytest.ExitCode.USAGE_ERROR
     assert result.errlines == [f"ERROR: {message}", ""]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pytest_asyncframe._explore import replay
 from pytest_asyncframe._explore.replay import Following, LineError, decode, encode, line_of
 from pytest_asyncframe._explore.schedule import Step
-from tests.explore.sessions import CORRECT, PLAIN, RACE, RACY, replay_line, run
+from tests.explore.sessions import CORRECT, PLAIN, RACE, RACY, REFUSED, replay_line, run
 
 BEFORE = Step("start", "", ("a#1", "a#2"), False, 0)
 TAKEN = Step("framework", "submit()", ("a#1", "a#2", "test"), True, 2)
@@ -275,7 +275,7 @@ def test_a_line_of_no_test_is_refused(pytester: pytest.Pytester) -> None:
 
 def test_a_damaged_line_ends_the_run(pytester: pytest.Pytester) -> None:
     """A damaged line is pytest's usage error, before anything is collected."""
-    result = run(pytester, RACY, "--asyncframe-replay=AF1:abc")
+    result = run(pytester, RACY, *REFUSED, "--asyncframe-replay=AF1:abc")
     assert result.ret is pytest.ExitCode.USAGE_ERROR
     assert result.errlines == [DAMAGED, ""]
 
