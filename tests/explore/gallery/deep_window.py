@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from fastapi import FastAPI
 
@@ -17,10 +19,12 @@ class Files:
 
     def __init__(self) -> None:
         self.data = self.index = "old"
+        self.lock = threading.Lock()
 
     def exchange(self, version: str) -> None:
         """Replace both at once."""
-        self.data = self.index = version
+        with self.lock:
+            self.data = self.index = version
 
 
 def report(step: int) -> None:
@@ -53,7 +57,8 @@ def correct_export(files: Files) -> None:
 @background_task
 def read(files: Files) -> tuple[str, str]:
     """Read both files."""
-    return files.data, files.index
+    with files.lock:
+        return files.data, files.index
 
 
 def make_app(files: Files, racy: bool) -> FastAPI:
