@@ -86,8 +86,8 @@ def most_runs(program: Program, level: Level, seeds: int, runs: int) -> int:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_one_run_for_one_seed(program: Program) -> None:
-    """At level "framework", five runs of each of three seeds make the same choices."""
-    assert most_runs(program, "framework", 3, 5) == 1
+    """At level "framework", four runs of each of two seeds make the same choices."""
+    assert most_runs(program, "framework", 2, 4) == 1
 
 
 @pytest.mark.soak

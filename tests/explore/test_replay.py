@@ -20,6 +20,8 @@ from tests.explore.sessions import CORRECT, PLAIN, RACE, RACY, REFUSED, replay_l
 BEFORE = Step("start", "", ("a#1", "a#2"), False, 0)
 TAKEN = Step("framework", "submit()", ("a#1", "a#2", "test"), True, 2)
 
+DAMAGED = r"^['\"]AF1:.*['\"] is damaged: copy the whole line that the"
+
 OTHER_VERSION = (
     "'AF2:xyz' was made by another version of asyncframe, whose lines begin with another number "
     "than 'AF1:': replay it with that version"
@@ -90,7 +92,9 @@ def test_a_changed_character_is_noticed(place: int, character: str) -> None:
     changed = f"{text[:place]}{character}{text[place + 1 :]}"
     if "".join(changed.split()).strip("'\"`.,;") == text:
         return
-    with pytest.raises(LineError, match=r"^'AF1:.*' is damaged: copy the whole line that the"):
+    with pytest.raises(
+        LineError, match=r"^['\"]AF1:.*['\"] is damaged: copy the whole line that the"
+    ):
         decode(changed)
 
 
@@ -135,7 +139,9 @@ def test_a_line_is_no_bomb() -> None:
     """A line that unpacks to more than a schedule can take is refused."""
     packed = zlib.compress(b'[1,"line",1,"",[]]' + b" " * 10_000_000, 9)
     summed = zlib.crc32(packed).to_bytes(4, "big") + packed
-    with pytest.raises(LineError, match=r"^'AF1:.*' is damaged: copy the whole line that the"):
+    with pytest.raises(
+        LineError, match=r"^['\"]AF1:.*['\"] is damaged: copy the whole line that the"
+    ):
         decode("AF1:" + base64.urlsafe_b64encode(summed).decode())
 
 
