@@ -166,7 +166,7 @@ PROGRAMS = {
 
         def left():
             for number in each():
-                if number < 3:
+                if number < 2:
                     numbers.append(number + 1)
 
         def right():
