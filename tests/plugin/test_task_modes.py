@@ -599,7 +599,8 @@ def test_a_loop_inside_a_plain_function(ending: Ending) -> None:
 )
 def test_a_wrong_option(runs: Runs, option: str, message: str) -> None:
     """A wrong value on the command line is a usage error."""
-    result = runs("", option)
+    # Otherwise pytest would leave the file of its log open.
+    result = runs("", option, "-p", "no:logging")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert f"ERROR: {option}{message}" in result.stderr.str()
