@@ -346,18 +346,18 @@ def test_partials_and_objects(asyncframe: Probe) -> None:
     class Job:
         def __call__(self, number: int = 0) -> None: ...
 
-    def work(left: int, right: int) -> None: ...
+    def add_up(left: int, right: int) -> None: ...
 
     job = Job()
-    asyncframe.manager.submit_nowait(functools.partial(work, 1), (2,))
+    asyncframe.manager.submit_nowait(functools.partial(add_up, 1), (2,))
     asyncframe.manager.submit_nowait(job, (0,))
     asyncframe.manager.submit_nowait(int)
     asyncframe.run_until_idle()
 
-    asyncframe.assert_submitted(work, 1, right=2)
-    asyncframe.assert_submitted("work", 2)
-    asyncframe.assert_submitted(functools.partial(work, right=2), 1)
-    asyncframe.assert_not_submitted(work, 1, 3)
+    asyncframe.assert_submitted(add_up, 1, right=2)
+    asyncframe.assert_submitted("add_up", 2)
+    asyncframe.assert_submitted(functools.partial(add_up, right=2), 1)
+    asyncframe.assert_not_submitted(add_up, 1, 3)
     asyncframe.assert_submitted(job, number=0)
     asyncframe.assert_submitted("Job")
     asyncframe.assert_submitted(int)
