@@ -17,13 +17,15 @@ from tests.patience import PATIENCE
 from tests.processes.siblings import peers
 
 FOUR_START = """
-import asyncio, multiprocessing, sys
+import asyncio, multiprocessing, os, sys
 from framework import get_task_manager, setup_async_framework
 from framework.stores.sql import SQLStore
 
 async def main():
     async with setup_async_framework(None, store=SQLStore(sys.argv[1])):
-        print(await get_task_manager().submit(str, (5,), wait=True), flush=True)
+        # In one write, since they share the pipe.
+        result = await get_task_manager().submit(str, (5,), wait=True)
+        os.write(1, f"{result}\\n".encode())
 
 def start(together):
     together.wait()

@@ -17,15 +17,16 @@ from framework.stores.sql import SQLStore
 
 URL, FOLDER, COUNT = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 DURABLE = "durable" in sys.argv
-GO_ON = threading.Semaphore(0)
+GATES = [threading.Semaphore(0) for _ in range(COUNT)]
+"""One for each task, since a semaphore lets a task that has just begun overtake one that waits."""
 
 
 @background_task
-def write() -> str:
+def write(number: int) -> str:
     """Leave a file with this task's id, the first time it is written and each further time."""
     task = current_task()
     assert task is not None
-    GO_ON.acquire()
+    GATES[number].acquire()
     with (FOLDER / task.task_id).open("a") as file:
         file.write("ran\n")
     return task.task_id
@@ -33,8 +34,8 @@ def write() -> str:
 
 def read_input() -> None:
     """Let one task go on for each line."""
-    for _ in sys.stdin:
-        GO_ON.release()
+    for _, gate in zip(sys.stdin, GATES, strict=False):
+        gate.release()
 
 
 async def main() -> None:
@@ -44,10 +45,10 @@ async def main() -> None:
         manager = get_task_manager()
         threading.Thread(target=read_input, daemon=True).start()
         if DURABLE:
-            for _ in range(COUNT):
-                print("accepted", await manager.submit(write), flush=True)
+            for number in range(COUNT):
+                print("accepted", await manager.submit(write, (number,)), flush=True)
         else:
-            print("tasks", *[write() for _ in range(COUNT)], flush=True)
+            print("tasks", *[write(number) for number in range(COUNT)], flush=True)
         await asyncio.Event().wait()
 
 
