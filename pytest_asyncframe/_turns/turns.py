@@ -120,15 +120,14 @@ class Turns(ABC):
         actor = self.actors.get(_thread.get_ident())
         return None if actor is None or actor.away else actor
 
-    def expect(self, name: str, *, with_turn: bool = False) -> Arrival:
+    def expect(self, name: str) -> Arrival:
         """Announce a thread that was given work and is about to start.
 
         Args:
             name: What it will run; its identity is made of it.
-            with_turn: Whether it gets a turn now, before all others.
         """
         with self._lock:
-            return self._announce(self._new_identity(name), with_turn=with_turn)
+            return self._announce(self._new_identity(name), with_turn=False)
 
     def _announce(self, identity: str, *, with_turn: bool) -> Arrival:
         self._running += with_turn

@@ -6,7 +6,7 @@ The entries of a run are told by a `Witness`; `told` makes sentences of them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -177,9 +177,3 @@ def _lines(lines: Sequence[Ran]) -> str:
 
 def _line(line: Ran) -> str:
     return f"`{line.source}`" + (f" ({line.value})" if line.value else "")
-
-
-def switches(entries: Iterable[Entry]) -> Iterator[tuple[Turn, Turn]]:
-    """Yield each turn with the next one of another actor."""
-    only = [one for one in turns(entries) if isinstance(one, Turn)]
-    return ((one, other) for one, other in itertools.pairwise(only) if one.who != other.who)
