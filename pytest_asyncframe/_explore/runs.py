@@ -40,15 +40,13 @@ from pytest_asyncframe._explore.telling.story import told
 from pytest_asyncframe._toolkit.exploring import REFUSED
 from pytest_asyncframe._toolkit.items import code_of
 from pytest_asyncframe._toolkit.options import Settings, settings_for
+from pytest_asyncframe._toolkit.repeating import shows_fixtures
 
 _MOST_SECONDS = 10.0
 """Real seconds for making a failing schedule small."""
 
 _OF_TIME_LIMIT = 0.9
 """The part of the test's time limit after which that ends."""
-
-_ORDINARY = ("setuponly", "setupplan", "setupshow", "trace")
-"""Options of pytest that are of no use with many runs: then a test is run once."""
 
 
 def protocol(
@@ -68,7 +66,8 @@ def protocol(
     Returns:
         None if the test is to be run as any other: it cannot be explored.
     """
-    if any(item.config.getoption(name, False) for name in _ORDINARY):
+    # Who steps through a test wants to do that once.
+    if shows_fixtures(item.config) or item.config.getoption("trace", False):
         return None
     with ExitStack() as stack:
         try:

@@ -27,14 +27,11 @@ from pytest_asyncframe._modes.results import (
 )
 from pytest_asyncframe._toolkit.exploring import REFUSED
 from pytest_asyncframe._toolkit.options import Settings, settings_for
-from pytest_asyncframe._toolkit.repeating import PROOF, forget_runs, withheld
+from pytest_asyncframe._toolkit.repeating import PROOF, forget_runs, shows_fixtures, withheld
 from pytest_asyncframe._toolkit.variants import VARIANT, Variant
 
 SECTION = "task modes"
 """The title of the section of a report, and the name of its property in JUnit's XML."""
-
-_ORDINARY = ("setuponly", "setupplan", "setupshow")
-"""Options of pytest that are of no use with several runs: then a test is run once."""
 
 
 def protocol(
@@ -54,7 +51,7 @@ def protocol(
     Returns:
         None if the test is to be run as any other.
     """
-    if any(item.config.getoption(name, False) for name in _ORDINARY) or not applies(item, asked):
+    if shows_fixtures(item.config) or not applies(item, asked):
         return None
     try:
         variants = variants_for(item, settings_for(item, settings), asked)

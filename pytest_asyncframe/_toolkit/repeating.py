@@ -15,6 +15,15 @@ PROOF = "asyncframe_proof"
 """The attribute of a report that says what a pass proves. xdist sends it to its controller."""
 
 
+_FIXTURES_ONLY = ("setuponly", "setupplan", "setupshow")
+"""Options of pytest that show the fixtures of a test, which several runs would show again."""
+
+
+def shows_fixtures(config: pytest.Config) -> bool:
+    """Whether pytest only shows fixtures, so that each test is run once, as any other."""
+    return any(config.getoption(name, False) for name in _FIXTURES_ONLY)
+
+
 def forget_runs(item: pytest.Item, properties: Sequence[tuple[str, object]]) -> None:
     """Let the next run of a test begin without what the earlier ones have left on it.
 
