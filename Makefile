@@ -14,7 +14,7 @@
 #   make changelog       check that a change of the packages has its fragment in changelog.d/
 #   make wheel           build the wheel, and try it in an environment of its own
 #   make bench           measure against peers, half an hour on a quiet machine, into
-#                        docs/performance.md (ARGS="--only submission,calls --rounds 3" for
+#                        docs/performance*.md (ARGS="--only submission,calls --rounds 3" for
 #                        a part of it, into no page)
 PYTHON ?= python3
 PORT ?= 8000

@@ -31,7 +31,7 @@ from tests.benchmarks._report import (
 )
 from tests.benchmarks._rows import Curve, Row
 
-PAGE = ROOT / "docs" / "performance.md"
+DETAILS = ROOT / "docs" / "performance-details.md"
 PICTURES = ROOT / "docs" / "performance"
 RAW = ROOT / ".benchmarks"
 
@@ -195,9 +195,9 @@ def save(run: Run, path: Path) -> None:
 def publish(run: Run) -> None:
     """Put the run into the page, and its pictures beside it."""
     pictures = run.place.minor == PICTURED
-    page = PAGE.read_text(encoding="utf-8")
+    page = DETAILS.read_text(encoding="utf-8")
     part = as_markdown(run, pictures=pictures)
-    PAGE.write_text(replaced(page, run.place.minor, part), encoding="utf-8")
+    DETAILS.write_text(replaced(page, run.place.minor, part), encoding="utf-8")
     if pictures:
         _pictures.write(run, PICTURES)
 
@@ -270,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unasked = run.publishable and run.place.minor == PICTURED and not options.no_write
     if not run.raised and (options.write or unasked):
         publish(run)
-        sys.stdout.write(f"\nwritten into {PAGE}\n")
+        sys.stdout.write(f"\nwritten into {DETAILS}\n")
     return 1 if run.raised else 0
 
 

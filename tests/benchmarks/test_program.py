@@ -39,9 +39,9 @@ def sections(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[
     monkeypatch.setattr(bench, "TITLES", {"bad": "Bad", "good": "Good"})
     monkeypatch.setattr(bench, "KEYS", {"bad": ("third",), "good": ("submit", "other")})
     monkeypatch.setattr(bench, "RAW", tmp_path / "raw")
-    monkeypatch.setattr(bench, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(bench, "DETAILS", tmp_path / "page.md")
     monkeypatch.setattr(bench, "PICTURES", tmp_path / "pictures")
-    bench.PAGE.write_text(PAGE)
+    bench.DETAILS.write_text(PAGE)
     return ran
 
 
@@ -53,7 +53,7 @@ def test_missed_goals_are_no_failure(
 
     assert sections == {"good": [2], "bad": []}
     assert "not met" in capsys.readouterr().out
-    assert bench.PAGE.read_text() == PAGE
+    assert bench.DETAILS.read_text() == PAGE
 
 
 def test_section_that_raises(
@@ -66,14 +66,14 @@ def test_section_that_raises(
     assert "RuntimeError: broken" in told.err
     assert "These sections raised and may lack rows: bad." in told.out
     assert sections["good"] == [7]
-    assert bench.PAGE.read_text() == PAGE
+    assert bench.DETAILS.read_text() == PAGE
 
 
 def test_write(sections: dict[str, list[int]]) -> None:
     """A run that is not complete is written if that is asked for."""
     assert bench.main(["--only", "good", "--write"]) == 0
 
-    assert "Submit a task" in bench.PAGE.read_text()
+    assert "Submit a task" in bench.DETAILS.read_text()
 
 
 def test_saved(sections: dict[str, list[int]], capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from tests.benchmarks import _pictures, _report
-from tests.benchmarks.__main__ import PAGE as OUR_PAGE
+from tests.benchmarks.__main__ import DETAILS
 from tests.benchmarks._measure import OURS
 from tests.benchmarks._report import Run
 from tests.benchmarks._rows import Goal, Row
@@ -173,7 +173,7 @@ def test_page_without_markers(page: str, message: str) -> None:
 
 def test_our_page_has_markers() -> None:
     """The page of the documentation can be written."""
-    page = OUR_PAGE.read_text(encoding="utf-8")
+    page = DETAILS.read_text(encoding="utf-8")
 
     assert "part" in _report.replaced(page, "3.11", "part")
 
