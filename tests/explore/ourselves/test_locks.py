@@ -53,6 +53,7 @@ _NEEDLESS = ("Nothing fails without it while there is a global lock: ", "A signa
 
 _HOW = {
     "Delays._lock": ("line", "pct:3"),
+    "Mirror._lock": ("line", "delays"),
     "Schedules._lock": ("opcode", "delays"),
     "Writer._lock": ("opcode", "mixed"),
 }

@@ -160,6 +160,28 @@ def test_ids_are_plain_strings_with_the_type_of_ids() -> None:
     assert [type(one.task_id) for one in store.list()] == [type(records[0].task_id)] * 8
 
 
+def test_generations_grow_with_what_is_kept() -> None:
+    """A new generation has room for half of the blocks before it; every record is found."""
+    store, records = filled(4 * (56 + 1))
+
+    assert [len(one.blocks) for one in store._generations] == [2, 2, 2, 2, 4, 6, 8, 12, 18]
+    assert [facts(store.get(one.task_id)) for one in records] == list(map(facts, records))
+
+
+def test_indexes_are_freed_one_by_one() -> None:
+    """Of a large generation that is removed, each later block frees a part of its index."""
+    store, _ = filled(4 * (38 + 1))
+    store.remove(keep=4 * (12 + 1))
+    left = []
+
+    for number in range(12):
+        store.put(record(number))
+        left.append(len(store._spent))
+
+    # All dicts of the seven oldest generations; three more blocks are packed.
+    assert left == [13] * 3 + [12] * 4 + [11] * 4 + [10]
+
+
 class Clashing(str):
     """An id whose hash is that of all others of its kind."""
 
