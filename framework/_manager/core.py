@@ -167,8 +167,7 @@ class Core:
         self.endings.limits.close()
         if self.elsewhere is not None:
             self.elsewhere.close()
-        for record in self.ledger.store.list():
-            report_unread(record)
+        report_unread(self.ledger.store.list())
 
     def after_fork(self) -> None:
         """Accept no more tasks in a forked child, which has neither the threads nor the loop."""

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from framework._tasks.current import current_record
 from framework._tasks.jsonsafe import safe_str
@@ -20,6 +21,9 @@ from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus
 
 _LOGGER = logging.getLogger("asyncframe")
 _FAILURES = (TaskStatus.FAILED, TaskStatus.TIMEOUT)
+
+_WHOLE: Final = 10
+"""How many unread failures of one kind are logged with their tracebacks at a time."""
 
 
 def escaped(text: str) -> str:
@@ -88,20 +92,50 @@ def log_final(event: TaskEvent) -> None:
     _LOGGER.debug("task %s (%s) %s%s", event.task_id, event.name, event.status.value, reason)
 
 
-def report_unread(record: TaskRecord) -> None:
-    """Log a failure at ERROR if nobody has read it; once for each task."""
-    if record.read or record.error is None or record.status not in _FAILURES:
+def report_unread(records: Iterable[TaskRecord]) -> None:
+    """Log failures at ERROR that nobody has read; each is logged once.
+
+    Many tasks often fail for one reason, such as a database that is down. So only the first
+    ten of a kind are logged with their tracebacks; the others are counted, and each has a line
+    at DEBUG. Tasks of one function that ended with the same status and type of error are of
+    one kind.
+    """
+    kinds: Counter[tuple[str, TaskStatus, type[BaseException]]] = Counter()
+    for record in records:
+        error = record.error
+        if record.read or error is None or record.status not in _FAILURES:
+            continue
+        record.read = True
+        kind = record.name, record.status, type(error)
+        kinds[kind] += 1
+        _log_unread(record, error, whole=kinds[kind] <= _WHOLE)
+    for (name, status, of), count in kinds.items():
+        if count > _WHOLE:
+            _LOGGER.error(
+                "%d more tasks of %s %s with %s and nobody read their errors; the log has each "
+                "at DEBUG",
+                count - _WHOLE,
+                name,
+                status.value,
+                of.__name__,
+            )
+
+
+def _log_unread(record: TaskRecord, error: BaseException, *, whole: bool) -> None:
+    """Log one unread failure: at ERROR with its traceback if *whole*, else at DEBUG."""
+    level = logging.ERROR if whole else logging.DEBUG
+    if not _LOGGER.isEnabledFor(level):
         return
-    record.read = True
-    _LOGGER.error(
+    _LOGGER.log(
+        level,
         "task %s (%s) %s and nobody read its error: %s: %s (submitted at %s)",
         record.task_id,
         record.name,
         record.status.value,
-        type(record.error).__name__,
-        safe_str(record.error),
+        type(error).__name__,
+        safe_str(error),
         record.origin or "an unknown line",
-        exc_info=record.error.with_traceback(record.traceback),
+        exc_info=error.with_traceback(record.traceback) if whole else None,
     )
 
 

@@ -43,12 +43,11 @@ class Retention:
         """
         ledger = self._ledger
         wanted = self.forget is not None or "evicted" in ledger.sinks
-        removed, records = ledger.store.remove(
-            ended_before=ended_before, keep=keep, completed=wanted
-        )
+        removed, told = ledger.store.remove(ended_before=ended_before, keep=keep, completed=wanted)
+        records = list(told)
+        report_unread(records)
         ids = []
         for record in records:
-            report_unread(record)
             ids.append(str(record.task_id))
             if ledger.sinks:
                 ledger.publish_evicted(record)

@@ -112,6 +112,37 @@ def test_other_handlers_have_the_error_itself(caplog: pytest.LogCaptureFixture) 
     assert (record.msg, record.getMessage()) == ("task %s failed", "task a failed")
 
 
+# -- many failures that nobody reads
+
+
+@pytest.mark.parametrize(("failed", "whole"), [(10, 10), (11, 10), (300, 10)])
+async def test_failures_of_one_kind_are_counted(
+    caplog: pytest.LogCaptureFixture, failed: int, whole: int
+) -> None:
+    """Of unread failures of a kind, ten are logged with tracebacks; the others are counted."""
+
+    def lose(number: int) -> None:
+        raise KeyError(number)
+
+    with caplog.at_level(logging.DEBUG, "asyncframe"):
+        async with setup_async_framework(None, max_workers=1):
+            manager = get_task_manager()
+            ids = [manager.submit_nowait(lose, args=(number,)) for number in range(failed)]
+            other = manager.submit_nowait(fail)
+    unread = [one for one in caplog.records if "nobody read" in one.getMessage()]
+    errors = [one for one in unread if one.levelno == logging.ERROR]
+    told = [one for one in errors if one.exc_info]
+    assert [one.getMessage()[5:37] for one in told] == [*ids[:whole], other]
+    more = (
+        f"{failed - whole} more tasks of {lose.__module__}.{lose.__qualname__} failed with "
+        "KeyError and nobody read their errors; the log has each at DEBUG"
+    )
+    counted = [one.getMessage() for one in errors if not one.exc_info]
+    assert counted == [more] * (failed > whole)
+    debug = [one.getMessage()[5:37] for one in unread if one.levelno == logging.DEBUG]
+    assert debug == ids[whole:]
+
+
 # -- what is unfinished at shutdown
 
 
