@@ -20,7 +20,7 @@ from framework._manager.settings import Settings
 from framework._running.coroutines import runs_of
 from framework._running.endings import Endings
 from framework._running.ledger import Ledger
-from framework._running.log import log_final, report_unread
+from framework._running.log import FAILURES, log_final, report_unread
 from framework._running.pauses import Pauses
 from framework._running.policies import Policies, WatchedPolicies
 from framework._running.results import Results
@@ -167,7 +167,8 @@ class Core:
         self.endings.limits.close()
         if self.elsewhere is not None:
             self.elsewhere.close()
-        report_unread(self.ledger.store.list())
+        # By status, since most tasks have completed and would be unpacked in vain.
+        report_unread(one for status in FAILURES for one in self.ledger.store.list(status))
 
     def after_fork(self) -> None:
         """Accept no more tasks in a forked child, which has neither the threads nor the loop."""

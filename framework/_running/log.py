@@ -20,7 +20,8 @@ from framework._tasks.jsonsafe import safe_str
 from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus
 
 _LOGGER = logging.getLogger("asyncframe")
-_FAILURES = (TaskStatus.FAILED, TaskStatus.TIMEOUT)
+FAILURES: Final = (TaskStatus.FAILED, TaskStatus.TIMEOUT)
+"""The statuses of tasks whose errors somebody should read."""
 
 _WHOLE: Final = 10
 """How many unread failures of one kind are logged with their tracebacks at a time."""
@@ -103,7 +104,7 @@ def report_unread(records: Iterable[TaskRecord]) -> None:
     kinds: Counter[tuple[str, TaskStatus, type[BaseException]]] = Counter()
     for record in records:
         error = record.error
-        if record.read or error is None or record.status not in _FAILURES:
+        if record.read or error is None or record.status not in FAILURES:
             continue
         record.read = True
         kind = record.name, record.status, type(error)

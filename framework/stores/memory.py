@@ -83,7 +83,7 @@ class MemoryStore:
                 for generation in self._generations
                 for block in generation.blocks
                 if block is not None
-                for record in block.records()
+                for record in block.records(status)
             ]
             records += list(self._latest.values())
         return [record for record in records if status is None or record.status is status]
@@ -296,9 +296,13 @@ class _Block:
         # 1 found, 2 dropped by another thread, 3 put together from what is left.
         return record if place >= self._first else None
 
-    def records(self) -> list[TaskRecord]:
-        """Return all records."""
-        return [self._record(place) for place in range(self._first, self._size)]
+    def records(self, status: TaskStatus | None) -> list[TaskRecord]:
+        """Return all records, or at least those with *status*."""
+        first = self._first
+        if status is None or status is _COMPLETED:
+            return [self._record(place) for place in range(first, self._size)]
+        # Only what is kept whole has another status, so nothing is put together in vain.
+        return [record for place, record in self._whole.items() if place >= first]
 
     def oldest(self) -> TaskRecord:
         """Return the first record that was not dropped."""

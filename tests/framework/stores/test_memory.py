@@ -138,6 +138,17 @@ def test_it_is_a_list(steps: list[tuple[str, Any, Any]]) -> None:
     assert list(map(facts, store.list(FAILED))) == list(map(facts, failed))
 
 
+def test_a_list_of_failures_unpacks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listing failed tasks puts no record of a completed one together."""
+    store, _ = filled(40)
+    failed = record(40, FAILED)
+    store.put(failed)
+    unpacked: list[int] = []
+    monkeypatch.setattr(memory._Block, "_record", lambda _, place: unpacked.append(place))
+    assert store.list(FAILED) == [failed]
+    assert unpacked == []
+
+
 @pytest.mark.parametrize("count", [7, 8, 12, 40])
 def test_ids_that_are_not_there(count: int) -> None:
     """An id that only looks like a kept one is not found: capitals, blanks, shorter or longer."""
