@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks._measure import OURS, Samples
-from tests.benchmarks._rows import Curve, Goal, Row
+from tests.benchmarks._rows import Curve, Flat, Goal, Row
 from tests.benchmarks.growth import exponent
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
@@ -106,7 +106,8 @@ class Run:
     @property
     def publishable(self) -> bool:
         """Whether it is complete, down to the last goal."""
-        results = (row.outcome(goal) for row in self.rows for goal in row.goals)
+        results = [row.outcome(goal) for row in self.rows for goal in row.goals]
+        results += [curve.outcome(goal) for curve in self.curves for goal in curve.flat]
         return self.complete and None not in results
 
 
@@ -187,9 +188,12 @@ def limit(goal: Goal) -> str:
     return f"{goal.limit:.3g}"
 
 
+_WORDS = {True: "met", False: "not met", None: "not measured"}
+
+
 def outcome(row: Row, goal: Goal) -> str:
     """Return how *goal* came out, in words."""
-    return {True: "met", False: "not met", None: "not measured"}[row.outcome(goal)]
+    return _WORDS[row.outcome(goal)]
 
 
 def floor_goal(row: Row) -> Goal | None:
@@ -197,9 +201,10 @@ def floor_goal(row: Row) -> Goal | None:
     return next((goal for goal in row.goals if goal.against == row.floor), None)
 
 
-def tally(rows: Iterable[Row]) -> str:
+def tally(rows: Iterable[Row], curves: Iterable[Curve] = ()) -> str:
     """Return in one sentence how many goals are met."""
     results = [row.outcome(goal) for row in rows for goal in row.goals]
+    results += [curve.outcome(goal) for curve in curves for goal in curve.flat]
     known = [result for result in results if result is not None]
     missing = f"; {len(results) - len(known)} not measured" if len(known) < len(results) else ""
     return f"{sum(known)} of {len(known)} goals are met{missing}."
@@ -265,15 +270,29 @@ def figures(row: Row) -> Table:
 
 
 def growth(curve: Curve) -> Table:
-    """Return a line for each series of *curve*, with the power that it grows by."""
-    head = [f"{curve.x_label} ({curve.unit})", *map("{:,}".format, curve.xs), "power"]
+    """Return a line for each series of *curve*: how it grows, and how it may."""
+    head = [f"{curve.x_label} ({curve.unit})", *map("{:,}".format, curve.xs)]
     lines = []
     for name, values in curve.series.items():
         several = len(values) - values.count(None) > 1
         power = f"{exponent(curve.xs, values):z.2f}" if several else ""
         cells = ["" if value is None else number(value) for value in values]
-        lines.append([name, *cells, power])
-    return Table(head, lines)
+        goal = next((goal for goal in curve.flat if goal.series == name), None)
+        limit = "" if goal is None else f"≤ {goal.at_most:.3g}"
+        judged = [limit, "" if goal is None else _WORDS[curve.outcome(goal)]]
+        lines.append([name, *cells, power, rises(curve, name, goal), *judged])
+    return Table([*head, "power", "rise", "goal", ""], lines)
+
+
+def rises(curve: Curve, name: str, goal: Flat | None) -> str:
+    """Return by how much a series rises, and by how much beside the one it is held against."""
+    beside = [""] if goal is None or not goal.beside else ["", goal.beside]
+    found = [(other, curve.rise(name, other)) for other in beside]
+    return ", ".join(
+        number(rise) + (f" beside {other}" if other else "")
+        for other, rise in found
+        if rise is not None
+    )
 
 
 # ------------------------------------------------------------------ for a terminal
@@ -288,8 +307,8 @@ def as_text(run: Run) -> str:
     for curve in run.curves:
         note = f"\n{curve.note}" if curve.note else ""
         parts.append(f"{curve.title}{note}\n{growth(curve).as_text()}")
-    if run.rows:
-        parts.append(tally(run.rows))
+    if run.rows or run.curves:
+        parts.append(tally(run.rows, run.curves))
     if run.raised:
         parts.append(f"These sections raised and may lack rows: {', '.join(run.raised)}.")
     return "\n\n".join(parts)
@@ -323,6 +342,11 @@ def folded(summary: str, parts: Sequence[str]) -> str:
     return f"<details>\n<summary>{summary}</summary>\n\n{body}\n\n</details>"
 
 
+def without_goals(table: Table) -> str:
+    """Return a table for readers, without its last columns: a goal, and whether it is met."""
+    return Table(table.head[:-2], [line[:-2] for line in table.lines]).as_markdown()
+
+
 def as_markdown(run: Run, *, pictures: bool) -> str:
     """Return the part of the page about this run.
 
@@ -332,9 +356,7 @@ def as_markdown(run: Run, *, pictures: bool) -> str:
     """
     parts = [f"### Python {run.place.minor}", f"{run.place}."]
     # Goals are for those who work on it, in the report for a terminal.
-    table = overview(run.rows)
-    lines = [line[:-2] for line in table.lines]
-    parts.append(Table(table.head[:-2], lines).as_markdown())
+    parts.append(without_goals(overview(run.rows)))
     for group in run.groups:
         parts.append(f"#### {group.title}")
         if pictures:
@@ -348,7 +370,7 @@ def as_markdown(run: Run, *, pictures: bool) -> str:
     for curve in run.curves:
         if pictures:
             parts.append(picture(f"growth-{curve.key}", f"{curve.title}, by {curve.x_label}"))
-        parts += [f"{curve.title}. {curve.note}".rstrip(), growth(curve).as_markdown()]
+        parts += [f"{curve.title}. {curve.note}".rstrip(), without_goals(growth(curve))]
     versions = [[name, version] for name, version in run.place.versions.items()]
     parts.append(folded("Versions", [Table(["package", "version"], versions).as_markdown()]))
     return "\n\n".join(parts)
@@ -407,5 +429,8 @@ def from_json(text: str) -> Run:
         Group(group["key"], group["title"], [row(each) for each in group["rows"]])
         for group in facts["groups"]
     ]
-    curves = [Curve(**curve) for curve in facts["curves"]]
+    curves = [
+        Curve(**{**curve, "flat": [Flat(**goal) for goal in curve.get("flat", ())]})
+        for curve in facts["curves"]
+    ]
     return Run(Place(**facts["place"]), groups, curves, facts["raised"], facts["complete"])

@@ -79,6 +79,22 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Flat:
+    """A series of a curve is to stay flat.
+
+    Attributes:
+        series: Its name.
+        at_most: Greatest allowed factor from one point to a later one.
+        beside: Another series, which may rise as well: what costs everybody more is none of
+            ours. Then each point counts beside the other's. "" for none.
+    """
+
+    series: str
+    at_most: float = 1.5
+    beside: str = ""
+
+
+@dataclass(frozen=True)
 class Curve:
     """How a cost grows with something.
 
@@ -90,6 +106,7 @@ class Curve:
         xs: Where it was measured, in rising order.
         series: Medians by name, one for each of `xs`; None where it was not measured.
         note: A sentence for readers: what it may cost at most, and why.
+        flat: Which series are to stay flat.
     """
 
     key: str
@@ -99,3 +116,27 @@ class Curve:
     xs: Sequence[int]
     series: Mapping[str, Sequence[float | None]]
     note: str = ""
+    flat: Sequence[Flat] = ()
+
+    def rise(self, name: str, beside: str = "") -> float | None:
+        """Return the greatest factor from one point of a series to a later one.
+
+        It is below 1 if the series falls all the way, and None with less than two points.
+
+        Args:
+            name: The series.
+            beside: Series by which to divide it, point by point; "" for none.
+        """
+        divisors = self.series[beside] if beside else [1.0] * len(self.xs)
+        pairs = zip(self.series[name], divisors, strict=True)
+        costs = [cost / by for cost, by in pairs if cost is not None and by is not None]
+        later = [costs[at] / min(costs[:at]) for at in range(1, len(costs))]
+        return max(later, default=None)
+
+    def outcome(self, goal: Flat) -> bool | None:
+        """Whether a series is flat, by itself or beside another; None if it was not measured."""
+        if goal.series not in self.series or (goal.beside and goal.beside not in self.series):
+            return None
+        rises = [self.rise(goal.series, beside) for beside in {"", goal.beside}]
+        known = [rise for rise in rises if rise is not None]
+        return min(known) <= goal.at_most if known else None

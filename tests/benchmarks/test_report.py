@@ -10,7 +10,7 @@ from tests.benchmarks import _pictures, _report
 from tests.benchmarks.__main__ import DETAILS
 from tests.benchmarks._measure import OURS
 from tests.benchmarks._report import Run
-from tests.benchmarks._rows import Goal, Row
+from tests.benchmarks._rows import Flat, Goal, Row
 from tests.framework.figures import CURVE, LONG, made_up_row, made_up_run, samples
 
 
@@ -73,11 +73,44 @@ def test_figures(row: Row) -> None:
 
 
 def test_growth() -> None:
-    """A curve's table shows what was not measured as empty, and the power of growth."""
+    """A curve's table has empty cells for what was not measured, and the power of growth."""
     lines = _report.growth(CURVE).lines
 
-    assert lines[0] == [OURS, "60.0", "60.0", "60.0", "60.0", "0.00"]
-    assert lines[-1] == ["a scan", "", "100", "1,000", "100,000", "1.00"]
+    assert lines[0] == [OURS, "60.0", "60.0", "60.0", "60.0", "0.00", "1.00", "≤ 1.5", "met"]
+    assert lines[-1] == [
+        *["a scan", "", "100", "1,000", "100,000", "1.00"],
+        *["1,000, 1,017 beside a deque", "≤ 1.5", "not met"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("costs", "rise"),
+    [
+        ([4.0, 2.0, 3.0, 1.0], 1.5),
+        ([8.0, 4.0, 2.0, 1.0], 0.5),
+        ([None, 2.0, None, 5.0], 2.5),
+        ([None, 2.0, None, None], None),
+    ],
+)
+def test_rise(costs: list[float | None], rise: float | None) -> None:
+    """The rise is from the least point to any later one, not to an earlier one."""
+    curve = replace(CURVE, series={OURS: costs})
+
+    assert curve.rise(OURS) == rise
+
+
+def test_flat_beside_another() -> None:
+    """A series that rises is flat if another one rises as much."""
+    curve = replace(CURVE, series={OURS: [2.0, 4.0, 6.0, 8.0], "other": [1.0, 2.0, 3.0, 4.0]})
+
+    assert curve.outcome(Flat(OURS)) is False
+    assert curve.outcome(Flat(OURS, beside="other")) is True
+    assert curve.outcome(Flat(OURS, beside="absent")) is None
+
+
+def test_flatness_is_a_goal() -> None:
+    """Series that are to stay flat count as goals, those that were not measured as well."""
+    assert _report.tally([], [CURVE]) == "1 of 2 goals are met; 1 not measured."
 
 
 @pytest.mark.parametrize(
@@ -105,7 +138,7 @@ def test_text(run: Run) -> None:
         "CPython 3.11.7, Linux x86_64, 2 cores, 3 rounds, 2026-11-25\nhuey 3.5\n"
         "Only ratios taken within one run can be compared; the rest is there for scale.\n"
     )
-    assert text.endswith("1 of 2 goals are met; 1 not measured.")
+    assert text.endswith("2 of 4 goals are met; 2 not measured.")
 
 
 def test_columns_line_up() -> None:

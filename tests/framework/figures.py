@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.benchmarks._measure import OURS, Samples
 from tests.benchmarks._report import Group, Place, Run
-from tests.benchmarks._rows import Curve, Goal, Row
+from tests.benchmarks._rows import Curve, Flat, Goal, Row
 
 LONG = "a memory transport with its threads, polled every millisecond (every second by default)"
 CURVE = Curve(
@@ -20,6 +20,7 @@ CURVE = Curve(
         "a scan": [None, 100.0, 1_000.0, 100_000.0],
     },
     note="It may not grow.",
+    flat=[Flat(OURS), Flat("a scan", beside="a deque"), Flat("absent")],
 )
 
 
