@@ -149,7 +149,7 @@ class Bench:
         try:
             module = import_module(f"tests.benchmarks.{section}")
             if section == GROWTH:
-                results = module.curves(self.rounds)
+                results = module.curves(self.rounds, keys)
                 kept: list[Any] = self.run.curves
             else:
                 group = Group(section, TITLES[section], [])
@@ -210,7 +210,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--only",
         default="",
         metavar="NAME,NAME",
-        help="sections or rows; a row's whole section is measured up to it",
+        help="sections, rows or curves; a row's whole section is measured up to it",
     )
     parser.add_argument("--no-peers", action="store_true", help="measure ours and the floors alone")
     parser.add_argument(

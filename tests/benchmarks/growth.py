@@ -9,13 +9,13 @@ import asyncio
 import math
 import statistics
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tests.benchmarks import growth_cases
-from tests.benchmarks._measure import child, rotated
-from tests.benchmarks._rows import Curve
+from tests.benchmarks._measure import OURS, child, rotated
+from tests.benchmarks._rows import Curve, Flat
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class _Subject:
     x_label: str
     xs: Sequence[int]
     note: str
+    flat: Sequence[Flat] = ()
 
 
 _POWERS = tuple(10**power for power in range(2, 7))
@@ -39,6 +40,7 @@ _SUBJECTS: Mapping[str, _Subject] = {
         _POWERS,
         "No cost should grow. run is the time per task in which four threads run all waiting "
         "tasks.",
+        [Flat(name) for name in ("submit", "get_task", "get_stats", "cancel_task", "run")],
     ),
     "retained": _Subject(
         growth_cases.retained,
@@ -55,14 +57,21 @@ _SUBJECTS: Mapping[str, _Subject] = {
         f"In bursts of {growth_cases.BURST:,}. More threads cannot speed up tasks that do nothing, "
         f"because only one thread at a time has the GIL. Each of {growth_cases.SLEEPERS} sleeping "
         "tasks should take 1 ms divided by the number of threads.",
+        [Flat("no-op", beside=growth_cases.NO_OP_STANDARD), Flat("sleep of 1 ms")],
     ),
     "waiters": _Subject(
         growth_cases.waiters,
         "Cost of get_result for each coroutine that waits",
         "coroutines waiting",
-        tuple(10**power for power in range(5)),
-        "The cost may fall, because the waiters share the wake-up of the event loop, but it must "
-        "not rise. It includes submitting and running the tasks.",
+        tuple(10**power for power in range(1, 6)),
+        "It includes submitting and running the tasks. The cost falls at first, because the "
+        "waiters share the wake-up of the event loop. With many it rises for everybody: Python's "
+        "garbage collector looks at all that wait, and with gc.disable() every line is flat. So "
+        "ours should not rise beside asyncio's own.",
+        [
+            Flat(growth_cases.ONE_TASK, beside=growth_cases.EVENT),
+            Flat(growth_cases.A_TASK_EACH, beside=growth_cases.EXECUTOR),
+        ],
     ),
     "loops": _Subject(
         growth_cases.loops,
@@ -70,6 +79,7 @@ _SUBJECTS: Mapping[str, _Subject] = {
         "event loops",
         (1, 2, 4, 8),
         "All loops use one framework with four threads. Each loop makes one call after the other.",
+        [Flat(OURS, beside=growth_cases.EXECUTOR)],
     ),
 }
 
@@ -88,17 +98,19 @@ def exponent(xs: Sequence[float], ys: Sequence[float | None]) -> float:
     return slope
 
 
-def curves(rounds: int) -> Iterator[Curve]:
-    """Measure all curves.
+def curves(rounds: int, keys: Collection[str]) -> Iterator[Curve]:
+    """Measure curves.
 
     Args:
         rounds: How many fresh interpreters for each, from 1 on; medians count.
+        keys: Which; empty for all.
     """
-    found: dict[str, list[growth_cases.Costs]] = {key: [] for key in _SUBJECTS}
+    subjects = {key: one for key, one in _SUBJECTS.items() if not keys or key in keys}
+    found: dict[str, list[growth_cases.Costs]] = {key: [] for key in subjects}
     for number in range(rounds):
-        for key in rotated(list(_SUBJECTS), number):
+        for key in rotated(list(subjects), number):
             found[key].append(child("tests.benchmarks.growth", "--child", key, timeout=600))
-    for key, subject in _SUBJECTS.items():
+    for key, subject in subjects.items():
         yield Curve(
             key=key,
             title=subject.title,
@@ -109,6 +121,7 @@ def curves(rounds: int) -> Iterator[Curve]:
                 name: _medians([costs[name] for costs in found[key]]) for name in found[key][0]
             },
             note=subject.note,
+            flat=subject.flat,
         )
 
 

@@ -32,10 +32,18 @@ from framework import (
 )
 from framework.protocols import Clock
 from pytest_asyncframe.clock import VirtualClock
+from tests.benchmarks._measure import OURS
 from tests.benchmarks.floors import THREADS
 
 BURST = 5_000
 SLEEPERS = 256
+
+# Names of series that are held against others.
+NO_OP_STANDARD = "no-op, ThreadPoolExecutor"
+EXECUTOR = "run_in_executor"
+EVENT = "asyncio.Event"
+ONE_TASK = "for one task"
+A_TASK_EACH = "for a task each"
 
 _BATCHES = 9
 """How often a point is measured; the median counts."""
@@ -293,8 +301,7 @@ async def _burst(
 
 async def workers(points: Sequence[int]) -> Costs:
     """Measure bursts of tasks with more and more threads."""
-    standard = "no-op, ThreadPoolExecutor"
-    found = _Medians("no-op", standard, "sleep of 1 ms")
+    found = _Medians("no-op", NO_OP_STANDARD, "sleep of 1 ms")
     for count in points:
         async with _framework(count) as manager:
             await _burst(manager, _pause, 2 * count, count)
@@ -303,7 +310,7 @@ async def workers(points: Sequence[int]) -> Costs:
             found.add("sleep of 1 ms", await _burst(manager, _pause, SLEEPERS, count))
         with ThreadPoolExecutor(count) as pool:
             for _ in range(3):
-                found.add(standard, _standard_burst(pool))
+                found.add(NO_OP_STANDARD, _standard_burst(pool))
         found.close()
     return found.costs
 
@@ -320,21 +327,29 @@ def _standard_burst(pool: ThreadPoolExecutor) -> float:
 
 async def waiters(points: Sequence[int]) -> Costs:
     """Measure how many coroutines wait for one task, and for a task each."""
-    found = _Medians("for one task", "for a task each")
+    cases: dict[str, Callable[[TaskManager, int], Awaitable[float]]] = {
+        ONE_TASK: partial(_wait, share=True),
+        EVENT: _wait_for_event,
+        A_TASK_EACH: partial(_wait, share=False),
+        EXECUTOR: _wait_for_executor,
+    }
+    found = _Medians(*cases)
     async with _framework() as manager:
         for count in points:
             for _ in range(min(50, math.ceil(10_000 / count))):
-                found.add("for one task", await _wait(manager, count, 1))
-                found.add("for a task each", await _wait(manager, count, count))
+                gc.collect()
+                for name, case in cases.items():
+                    found.add(name, await case(manager, count))
             found.close()
     return found.costs
 
 
-async def _wait(manager: TaskManager, waiters: int, tasks: int) -> float:
+async def _wait(manager: TaskManager, waiters: int, *, share: bool) -> float:
     """Return the microseconds that a waiter costs, from its call until all have results.
 
     Submitting and running the tasks is in it, with all threads busy until everybody waits.
     """
+    tasks = 1 if share else waiters
     gate = await _occupied(manager)
     before = len(_ran)
     begin = perf_counter()
@@ -348,16 +363,50 @@ async def _wait(manager: TaskManager, waiters: int, tasks: int) -> float:
     return spent / waiters * 1e6
 
 
+async def _wait_for_event(_manager: TaskManager, waiters: int) -> float:
+    """Return the same where all wait for an event that a thread sets."""
+    loop, event, gate = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def run() -> None:
+        gate.wait(_PATIENCE)
+        loop.call_soon_threadsafe(event.set)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(run)
+        begin = perf_counter()
+        waiting = [asyncio.create_task(event.wait()) for _ in range(waiters)]
+        await _turn()
+        gate.set()
+        if not all(await asyncio.gather(*waiting)):
+            raise RuntimeError("a coroutine did not wait for the event")
+        return (perf_counter() - begin) / waiters * 1e6
+
+
+async def _wait_for_executor(_manager: TaskManager, waiters: int) -> float:
+    """Return the same where each waits for a call of its own in a bare pool."""
+    before, gate = len(_ran), threading.Event()
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in range(THREADS):
+            pool.submit(gate.wait, _PATIENCE)
+        begin = perf_counter()
+        waiting = [asyncio.create_task(_call_in(pool)) for _ in range(waiters)]
+        await _turn()
+        gate.set()
+        await asyncio.gather(*waiting)
+        spent = perf_counter() - begin
+    await _until_ran(before + waiters)
+    return spent / waiters * 1e6
+
+
 async def loops(points: Sequence[int]) -> Costs:
     """Measure round trips from several event loops, each in a thread of its own."""
-    standard = "run_in_executor"
-    found = _Medians("asyncframe", standard)
+    found = _Medians(OURS, EXECUTOR)
     with ThreadPoolExecutor(THREADS) as pool:
         async with _framework():
             for count in points:
                 for _ in range(3):
-                    found.add("asyncframe", await _trips(_in_pool, count))
-                    found.add(standard, await _trips(partial(_call_in, pool), count))
+                    found.add(OURS, await _trips(_in_pool, count))
+                    found.add(EXECUTOR, await _trips(partial(_call_in, pool), count))
                 found.close()
     return found.costs
 
