@@ -371,7 +371,8 @@ def override_framework(
     Raises:
         RuntimeError: If an override is active already and *nested* is false.
     """
-    settle = store.settle if isinstance(store, SharedStore) else None
+    # The check of a protocol takes long, and most tests have no store.
+    settle = store.settle if store is not None and isinstance(store, SharedStore) else None
     rules = AppRules(interceptor, settle) if app_rules else interceptor
     parts = Parts(
         clock=clock,

@@ -77,7 +77,9 @@ class Core:
         self.rng = rng
         self.boxes = Mailboxes()
         self.engine: TaskEngine = LocalEngine(pool, self.boxes) if engine is None else engine
-        self.remote = engine if isinstance(engine, RemoteEngine) else None
+        # The method first: the check of a protocol takes as long as all else here together.
+        may_be_remote = hasattr(engine, "request_cancel")
+        self.remote = engine if may_be_remote and isinstance(engine, RemoteEngine) else None
         self.ledger = Ledger(clock, store, settings.queue_size)
         self.ledger.interceptor = interceptor
         shared = self.ledger.shared

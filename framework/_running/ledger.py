@@ -64,7 +64,9 @@ class Ledger(Events):
     def __init__(self, clock: Clock, store: TaskStore, queue_size: int) -> None:
         super().__init__(clock)
         self.store = store
-        self.shared = store if isinstance(store, SharedStore) else None
+        # The method first: the check of a protocol takes long.
+        may_be_shared = hasattr(store, "request_cancel")
+        self.shared = store if may_be_shared and isinstance(store, SharedStore) else None
         self.queue_size = queue_size
         self.homes: list[Home] = []
         self.state: State = "running"
