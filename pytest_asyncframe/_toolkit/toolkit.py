@@ -37,7 +37,7 @@ from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock import StuckError, VirtualClock, _patches, _stalls
 from pytest_asyncframe.clock._blocked import BlockedLoops
 from pytest_asyncframe.clock._polled import RealTimeReads
-from pytest_asyncframe.clock._runners import Runners
+from pytest_asyncframe.clock._runners import AnyioRunner
 from pytest_asyncframe.clock._threads import StartedThreads
 from pytest_asyncframe.executor import DeterministicExecutor, SequencedExecutor
 from pytest_asyncframe.faults import FaultPlan
@@ -99,7 +99,7 @@ class Toolkit:
         self.clock: VirtualClock | None = None
         self.executor: DeterministicExecutor | None = None
         self.reads: RealTimeReads | None = None
-        self._runners: Runners | None = None
+        self._anyio: AnyioRunner | None = None
         self._most_workers = 0
         self._waits = self._servers = 0
         self._stopped = 0
@@ -161,8 +161,8 @@ class Toolkit:
         sequencer.first = stack.enter_context(sequencer.working())
         if self.clock is not None:
             stack.enter_context(_patches.installed(self.clock, wall=True))
-            self._runners = Runners(self.clock)
-            stack.enter_context(self._runners.installed())
+            self._anyio = AnyioRunner()
+            stack.enter_context(self._anyio.exchanged())
         stack.callback(_end, sequencer, pool)
         stack.callback(self._note_stop)
         self.manager = stack.enter_context(
@@ -387,8 +387,8 @@ class Toolkit:
             stack.enter_context(lasting_schedules())
             if self.sequencer is not None:
                 stack.enter_context(self.sequencer.real())
-            if self._runners is not None:
-                stack.enter_context(self._runners.exchanged())
+            if self._anyio is not None:
+                stack.enter_context(self._anyio.exchanged())
             yield
 
     @contextmanager

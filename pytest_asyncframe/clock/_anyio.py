@@ -9,40 +9,38 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from pytest_asyncframe._turns.actors import Arrival
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe.clock._clock import VirtualClock
 from pytest_asyncframe.clock._loop import VirtualLoop
 from pytest_asyncframe.clock._named import name_of_call
+from pytest_asyncframe.clock._present import Present, Replaced
+
+_Portal = Callable[..., AbstractContextManager[Any]]
 
 
-def counted(clock: VirtualClock) -> Iterator[tuple[Any, str, Any]]:
-    """Yield the patches that count calls on anyio's threads, and its portals.
-
-    Yields:
-        An owner, the name of its attribute, and the new value.
-    """
-    yield _module("to_thread"), "run_sync", _run_sync(clock.sequencer)
-    yield _module("from_thread"), "start_blocking_portal", _portal(clock)
+def counted() -> Iterator[Replaced]:
+    """Yield the replacements that count calls on anyio's threads, and its portals."""
+    yield _module("to_thread"), "run_sync", _run_sync
+    yield _module("from_thread"), "start_blocking_portal", _portal
 
 
 def _module(name: str) -> Any:  # Any: a module, whose functions are replaced
     # Imported here, since only tests with virtual time need it.
-    return importlib.import_module(f"anyio.{name}")
+    return sys.modules.get(f"anyio.{name}") or importlib.import_module(f"anyio.{name}")
 
 
-def _portal(clock: VirtualClock) -> Callable[..., AbstractContextManager[Any]]:
-    real = _module("from_thread").start_blocking_portal
-
+def _portal(present: Present, real: _Portal) -> _Portal:
     @functools.wraps(real)
     @contextmanager
     def start_blocking_portal(
         backend: str = "asyncio", backend_options: dict[str, Any] | None = None, **options: Any
     ) -> Iterator[Any]:
+        clock = present.clock
         sequencer, arrival = clock.sequencer, None
         if sequencer.here is not None and backend == "asyncio":
             arrival = sequencer.expect("loop")
@@ -73,13 +71,12 @@ def _announced(
     return loop
 
 
-def _run_sync(sequencer: Sequencer) -> Callable[..., Any]:
-    real = _module("to_thread").run_sync
-
+def _run_sync(present: Present, real: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(real)
     async def run_sync(
         func: Callable[..., Any], *args: Any, limiter: Any = None, **options: Any
     ) -> Any:
+        sequencer = present.clock.sequencer
         if sequencer.here is None:
             return await real(func, *args, limiter=limiter, **options)
         call = _CountedCall(sequencer, limiter, name_of_call(func, args))

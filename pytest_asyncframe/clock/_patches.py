@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import importlib
 import os
 import queue
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +26,10 @@ from typing import Any
 from framework import ThreadPoolExecutorEnhanced
 from framework.testing import before_waits
 from pytest_asyncframe._turns.sequencer import Sequencer
-from pytest_asyncframe.clock import _anyio, _pools, _processes, _threads
+from pytest_asyncframe.clock import _anyio, _runners, _threads
 from pytest_asyncframe.clock._clock import VirtualClock
+from pytest_asyncframe.clock._pools import Submit
+from pytest_asyncframe.clock._present import Present, Replaced, replaced
 
 
 @contextmanager
@@ -38,33 +41,45 @@ def installed(clock: VirtualClock, *, wall: bool) -> Iterator[None]:
         wall: Whether ``datetime.now()`` and ``time.time()`` show its time too, if
             time-machine is installed.
     """
-    replaced: list[tuple[Any, str, Any]] = []
-
-    def replace(owner: Any, name: str, new: Any) -> None:
-        replaced.append((owner, name, getattr(owner, name)))
-        setattr(owner, name, new)
-
     with ExitStack() as stack:
         stack.enter_context(_real_in_children(clock.sequencer, stack))
-        stack.callback(_put_back, replaced)
-        for owner, name, make in _REPLACED:
-            replace(owner, name, make(clock, getattr(owner, name)))
-        for owner, name, count in _COUNTED:
-            replace(owner, name, count(clock.sequencer, getattr(owner, name)))
-        pools = _pools.Pools(clock.sequencer)
-        for kind in (ThreadPoolExecutor, ThreadPoolExecutorEnhanced):
-            replace(kind, "submit", pools.counted_submit(kind.submit))
-            replace(kind, "shutdown", pools.shutdown_on_the_clock(kind.shutdown))
-        for owner, name, new in (*_processes.counted(clock.sequencer), *_anyio.counted(clock)):
-            replace(owner, name, new)
-        stack.enter_context(before_waits(functools.partial(_check_loop, clock)))
         if wall:
+            # First, since it starts what is replaced then.
             _show_wall(stack, clock)
-        for module, class_name in (("time_machine", "travel"), ("freezegun.api", "_freeze_time")):
-            moves_time = getattr(sys.modules.get(module), class_name, None)
-            if moves_time is not None:
-                replace(moves_time, "start", _refused(clock, module, moves_time.start))
+        stack.enter_context(replaced(clock, all_replaced()))
+        stack.enter_context(before_waits(functools.partial(_check_loop, clock)))
         yield
+
+
+def all_replaced() -> Iterator[Replaced]:
+    """Yield what is replaced in a test, in order."""
+    yield from _REPLACED
+    # Looked up for each test: where `sys.modules` was restored meanwhile, the test has loaded a
+    # second copy of the module and uses that.
+    pools = _module("concurrent.futures.process")
+    if pools is not None:
+        yield pools.ProcessPoolExecutor, "submit", _submit_to_process
+    pools = _module("multiprocessing.pool")
+    yield pools.ApplyResult, "__init__", _expecting
+    yield pools.IMapIterator, "__init__", _expecting
+    yield pools._PoolCache, "__delitem__", _taking_out
+    yield pools.Pool, "terminate", _giving_up
+    yield from _anyio.counted()
+    yield from _runners.on_the_clock()
+    for module, class_name in (("time_machine", "travel"), ("freezegun.api", "_freeze_time")):
+        moves_time = getattr(sys.modules.get(module), class_name, None)
+        if moves_time is not None:
+            yield moves_time, "start", _refused
+
+
+def _module(name: str) -> Any:  # Any: a module, whose functions are replaced
+    found = sys.modules.get(name)
+    if found is not None:
+        return found
+    try:
+        return importlib.import_module(name)
+    except ImportError:  # pragma: no cover  # some systems lack the semaphores for pools
+        return None
 
 
 _IN_CHILDREN: list[Callable[[], object]] = []
@@ -96,14 +111,10 @@ def _real_in_children(sequencer: Sequencer, stack: ExitStack) -> Iterator[None]:
             _IN_CHILDREN.remove(put_back)
 
 
-def _put_back(replaced: list[tuple[Any, str, Any]]) -> None:
-    for owner, name, old in reversed(replaced):
-        setattr(owner, name, old)
-
-
-def _condition_wait(clock: VirtualClock, real: Callable[..., bool]) -> Callable[..., bool]:
+def _condition_wait(present: Present, real: Callable[..., bool]) -> Callable[..., bool]:
     @functools.wraps(real)
     def wait(self: threading.Condition, timeout: float | None = None) -> bool:
+        clock = present.clock
         if clock.sequencer.here is None:
             return real(self, timeout)
         with _watch_block(clock, "Condition.wait"):
@@ -112,9 +123,10 @@ def _condition_wait(clock: VirtualClock, real: Callable[..., bool]) -> Callable[
     return wait
 
 
-def _sleep(clock: VirtualClock, real: Callable[[float], None]) -> Callable[[float], None]:
+def _sleep(present: Present, real: Callable[[float], None]) -> Callable[[float], None]:
     @functools.wraps(real)
     def sleep(seconds: float, /) -> None:
+        clock = present.clock
         if clock.sequencer.here is None:
             real(seconds)
         elif seconds <= 0:
@@ -131,18 +143,20 @@ def _watch_block(clock: VirtualClock, what: str) -> AbstractContextManager[objec
     return nullcontext() if asyncio._get_running_loop() is None else clock.on_block(what)
 
 
-def _monotonic(clock: VirtualClock, real: Callable[[], float]) -> Callable[[], float]:
+def _monotonic(present: Present, real: Callable[[], float]) -> Callable[[], float]:
     def monotonic() -> float:
+        clock = present.clock
         return real() if clock.sequencer.here is None else clock.monotonic()
 
     return monotonic
 
 
-def _real_time(clock: VirtualClock, real: Callable[[], float]) -> Callable[[], float]:
+def _real_time(present: Present, real: Callable[[], float]) -> Callable[[], float]:
     name = real.__name__
 
     @functools.wraps(real)
     def read() -> float:
+        clock = present.clock
         if clock.sequencer.here is not None:
             clock.on_read(name, sys._getframe(1))
         return real()
@@ -160,8 +174,9 @@ class _Instant(float):
         return deadline - float(self) or -1e-9
 
 
-def _time_module(clock: VirtualClock, real: Any) -> SimpleNamespace:
+def _time_module(present: Present, real: Any) -> SimpleNamespace:
     def monotonic() -> float:
+        clock = present.clock
         return real.monotonic() if clock.sequencer.here is None else _Instant(clock.monotonic())
 
     found = SimpleNamespace()
@@ -170,10 +185,11 @@ def _time_module(clock: VirtualClock, real: Any) -> SimpleNamespace:
 
 
 def _new_event_loop(
-    clock: VirtualClock, real: Callable[[], asyncio.AbstractEventLoop]
+    present: Present, real: Callable[[], asyncio.AbstractEventLoop]
 ) -> Callable[[], asyncio.AbstractEventLoop]:
     @functools.wraps(real)
     def new_event_loop() -> asyncio.AbstractEventLoop:
+        clock = present.clock
         return real() if clock.sequencer.here is None else clock.new_event_loop()
 
     return new_event_loop
@@ -185,8 +201,66 @@ def _check_loop(clock: VirtualClock) -> None:
         clock.require_loop("waiting for a task")
 
 
-# Functions that wait, and the clocks by which they measure their timeouts.
-_REPLACED: tuple[tuple[Any, str, Callable[[VirtualClock, Any], Any]], ...] = (
+def _submit_to_thread(present: Present, real: Submit) -> Submit:
+    @functools.wraps(real)
+    def submit(pool: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return present.pools.submit(real, pool, fn, args, kwargs)
+
+    return submit
+
+
+def _shutdown(present: Present, real: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(real)
+    def shutdown(
+        pool: Any, wait: bool = True, *, timeout: float | None = None, **options: Any
+    ) -> None:
+        present.pools.shut_down(real, pool, wait, timeout, options)
+
+    return shutdown
+
+
+def _submit_to_process(present: Present, real: Submit) -> Submit:
+    @functools.wraps(real)
+    def submit(pool: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return present.results.submit(real, pool, fn, args, kwargs)
+
+    return submit
+
+
+def _expecting(present: Present, real: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(real)
+    def init(result: Any, *args: Any, **options: Any) -> None:
+        present.results.expect(result)
+        real(result, *args, **options)
+
+    return init
+
+
+def _taking_out(present: Present, real: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(real)
+    def delete(cache: Any, job: int) -> None:
+        result = cache[job]
+        real(cache, job)
+        present.results.come(result)
+
+    return delete
+
+
+def _giving_up(present: Present, real: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(real)
+    def terminate(pool: Any) -> None:
+        try:
+            real(pool)
+        finally:
+            for result in list(pool._cache.values()):
+                present.results.come(result)
+
+    return terminate
+
+
+# Functions that wait, the clocks by which they measure their timeouts, and functions that start
+# work on other threads.
+_REPLACED: tuple[Replaced, ...] = (
     (threading.Condition, "wait", _condition_wait),
     (threading, "_time", _monotonic),
     (queue, "time", _monotonic),
@@ -197,20 +271,21 @@ _REPLACED: tuple[tuple[Any, str, Callable[[VirtualClock, Any], Any]], ...] = (
     # asyncio.Runner and asyncio.run use the first one.
     (asyncio.events, "new_event_loop", _new_event_loop),
     (asyncio, "new_event_loop", _new_event_loop),
-)
-
-# Functions that start work on other threads, or wait for them to end.
-_COUNTED: tuple[tuple[Any, str, Callable[[Sequencer, Any], Any]], ...] = (
     (threading.Thread, "start", _threads.start_on),
     (threading.Thread, "join", _threads.join_on),
+    (ThreadPoolExecutor, "submit", _submit_to_thread),
+    (ThreadPoolExecutor, "shutdown", _shutdown),
+    (ThreadPoolExecutorEnhanced, "submit", _submit_to_thread),
+    (ThreadPoolExecutorEnhanced, "shutdown", _shutdown),
 )
 
 
-def _refused(clock: VirtualClock, module: str, real: Callable[..., Any]) -> Callable[..., Any]:
-    name = module.partition(".")[0]
+def _refused(present: Present, real: Callable[..., Any]) -> Callable[..., Any]:
+    name = real.__module__.partition(".")[0]
 
     @functools.wraps(real)
     def start(self: Any) -> Any:  # Any: a class of time-machine or freezegun
+        clock = present.clock
         # Also in a fixture that outlives the test: it would hide the date of the clock.
         if clock.date_is_real or threading.get_ident() not in clock.sequencer.actors:
             return real(self)

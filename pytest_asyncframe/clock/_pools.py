@@ -34,51 +34,51 @@ class Pools:
         self._pools: WeakKeyDictionary[Executor, _CountedPool] = WeakKeyDictionary()
         self._shared: WeakSet[Executor] = WeakSet()
 
-    def counted_submit(self, real: Submit) -> Submit:
-        """Return a `submit` for thread pools that counts their calls."""
+    def submit(
+        self,
+        real: Submit,
+        pool: Any,  # a thread pool, whose private attributes are used
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Future[Any]:
+        """Submit a call to *pool*, whose own `submit` is *real*, and count it."""
+        if isinstance(pool, ControlledExecutor):
+            return real(pool, fn, *args, **kwargs)
+        if self._sequencer.here is None:
+            self._shared.add(pool)
+            return real(pool, fn, *args, **kwargs)
+        counted = self._pools.get(pool)
+        if counted is None:
+            counted = self._pools[pool] = _CountedPool(self._sequencer, pool._max_workers)
+        return counted.submit(functools.partial(real, pool), fn, args, kwargs)
 
-        @functools.wraps(real)
-        def submit(
-            pool: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-        ) -> Future[Any]:  # Any: a thread pool, whose private attributes are used
-            if isinstance(pool, ControlledExecutor):
-                return real(pool, fn, *args, **kwargs)
-            if self._sequencer.here is None:
-                self._shared.add(pool)
-                return real(pool, fn, *args, **kwargs)
-            counted = self._pools.get(pool)
-            if counted is None:
-                counted = self._pools[pool] = _CountedPool(self._sequencer, pool._max_workers)
-            return counted.submit(functools.partial(real, pool), fn, args, kwargs)
-
-        return submit
-
-    def shutdown_on_the_clock(self, real: Callable[..., None]) -> Callable[..., None]:
-        """Return a `shutdown` that waits on the clock for the calls, all at once.
+    def shut_down(
+        self,
+        real: Callable[..., None],
+        pool: Any,  # as above
+        wait: bool,
+        timeout: float | None,
+        options: dict[str, Any],
+    ) -> None:
+        """Shut down *pool*, whose own `shutdown` is *real*; wait for all calls on the clock.
 
         The threads of a pool are in no order, and which one has run which call is chance. So
         who joins them one after another would be woken in between in some runs only.
         """
-
-        @functools.wraps(real)
-        def shutdown(
-            pool: Any, wait: bool = True, *, timeout: float | None = None, **options: Any
-        ) -> None:  # Any: a thread pool, whose private attributes are used
-            if timeout is not None:
-                options["timeout"] = timeout
-            counted = self._pools.get(pool)
-            if not wait or counted is None or pool in self._shared or counted.works_here:
-                real(pool, wait, **options)
-                return
-            real(pool, wait=False, **options)
-            if counted.wait_until_idle(timeout):
-                # The threads have nothing left to do, so this takes no virtual time.
-                with self._sequencer.real():
-                    real(pool, wait=True)
-            else:
-                real(pool, wait=True, timeout=0)
-
-        return shutdown
+        if timeout is not None:
+            options["timeout"] = timeout
+        counted = self._pools.get(pool)
+        if not wait or counted is None or pool in self._shared or counted.works_here:
+            real(pool, wait, **options)
+            return
+        real(pool, wait=False, **options)
+        if counted.wait_until_idle(timeout):
+            # The threads have nothing left to do, so this takes no virtual time.
+            with self._sequencer.real():
+                real(pool, wait=True)
+        else:
+            real(pool, wait=True, timeout=0)
 
 
 def after_callbacks(future: Any, call: Callable[[], object]) -> None:

@@ -7,9 +7,7 @@ arrived, and waking whoever waits for it before it is removed from there.
 
 from __future__ import annotations
 
-import functools
-import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -17,93 +15,49 @@ from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._pools import Submit, after_callbacks
 
 
-def counted(sequencer: Sequencer) -> Iterator[tuple[Any, str, Any]]:
-    """Yield the patches that count calls of process pools.
+class Results:
+    """The results that pools of processes owe a test; its time stands still meanwhile.
 
-    Yields:
-        An owner, the name of its attribute, and the new value.
+    Args:
+        sequencer: The test's.
     """
-    # Imported anew for each test: where `sys.modules` was restored meanwhile, the test has
-    # loaded a second copy of the module and uses that.
-    try:
-        pool = importlib.import_module("concurrent.futures.process").ProcessPoolExecutor
-    except ImportError:  # pragma: no cover  # some systems lack the semaphores for it
-        pass
-    else:
-        yield pool, "submit", _submit(sequencer, pool.submit)
-    results = _Results(sequencer)
-    module: Any = importlib.import_module("multiprocessing.pool")
-    for kind in (module.ApplyResult, module.IMapIterator):
-        yield kind, "__init__", results.counting(kind.__init__)
-    cache = module._PoolCache
-    yield cache, "__delitem__", results.taking_out(cache.__delitem__)
-    yield module.Pool, "terminate", results.giving_up(module.Pool.terminate)
 
+    def __init__(self, sequencer: Sequencer) -> None:
+        self._sequencer = sequencer
+        self._owed: set[Any] = set()
 
-def _submit(sequencer: Sequencer, real: Submit) -> Submit:
-    """Return a `submit` for process pools that counts their calls until they have ended."""
-
-    @functools.wraps(real)
-    def submit(self: Executor, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(
+        self,
+        real: Submit,
+        pool: Executor,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Future[Any]:
+        """Submit a call to *pool*, whose own `submit` is *real*; count it until it has ended."""
+        sequencer = self._sequencer
         if sequencer.here is None:
-            return real(self, fn, *args, **kwargs)
+            return real(pool, fn, *args, **kwargs)
         sequencer.count_elsewhere(1)
         try:
             with sequencer.real():
-                future = real(self, fn, *args, **kwargs)
+                future = real(pool, fn, *args, **kwargs)
         except BaseException:
             sequencer.count_elsewhere(-1)
             raise
         after_callbacks(future, lambda: sequencer.count_elsewhere(-1))
         return future
 
-    return submit
+    # -- those of `multiprocessing`, each counted until it arrives
 
+    def expect(self, result: Any) -> None:
+        """Count a new result."""
+        if self._sequencer.here is not None:
+            self._owed.add(result)
+            self._sequencer.count_elsewhere(1)
 
-class _Results:
-    """The results that pools of `multiprocessing` owe, each counted until it arrives."""
-
-    def __init__(self, sequencer: Sequencer) -> None:
-        self._sequencer = sequencer
-        self._owed: set[Any] = set()
-
-    def counting(self, real: Callable[..., None]) -> Callable[..., None]:
-        """Return an ``__init__`` for results that counts them."""
-
-        @functools.wraps(real)
-        def init(result: Any, *args: Any, **options: Any) -> None:
-            if self._sequencer.here is not None:
-                self._owed.add(result)
-                self._sequencer.count_elsewhere(1)
-            real(result, *args, **options)
-
-        return init
-
-    def taking_out(self, real: Callable[..., None]) -> Callable[..., None]:
-        """Return a ``__delitem__`` for the cache of results that stops counting them."""
-
-        @functools.wraps(real)
-        def delete(cache: Any, job: int) -> None:
-            result = cache[job]
-            real(cache, job)
-            self._come(result)
-
-        return delete
-
-    def giving_up(self, real: Callable[..., None]) -> Callable[..., None]:
-        """Return a ``terminate`` for pools that stops counting the results they still owe."""
-
-        @functools.wraps(real)
-        def terminate(pool: Any) -> None:
-            try:
-                real(pool)
-            finally:
-                for result in list(pool._cache.values()):
-                    self._come(result)
-
-        return terminate
-
-    def _come(self, result: Any) -> None:
+    def come(self, result: Any) -> None:
+        """Stop counting a result that has arrived, or never will."""
         if result in self._owed:
             self._owed.discard(result)
             self._sequencer.count_elsewhere(-1)

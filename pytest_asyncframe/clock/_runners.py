@@ -16,21 +16,58 @@ from typing import Any
 
 import pytest
 
-from pytest_asyncframe.clock._clock import VirtualClock
+from pytest_asyncframe.clock._present import Present, Replaced
 
 
-class Runners:
-    """Patches the runners of other plugins for one test with a virtual clock.
+def on_the_clock() -> Iterator[Replaced]:
+    """Yield the replacements that let other plugins run the test on loops of its clock."""
+    for module, name, make in (
+        ("pytest_asyncio.plugin", "Runner", _runner),
+        ("anyio.pytest_plugin", "get_runner", _get_runner),
+    ):
+        owner = sys.modules.get(module)
+        if hasattr(owner, name):
+            yield owner, name, make
 
-    Args:
-        clock: The test's clock.
-    """
 
-    def __init__(self, clock: VirtualClock) -> None:
-        self._clock = clock
-        self._asyncio: Any = sys.modules.get("pytest_asyncio.plugin")
+def _runner(present: Present, real: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(real, updated=())
+    def runner(*, loop_factory: Any = None, **options: Any) -> Any:
+        clock = present.clock
+        if clock.sequencer.here is not None:
+            loop_factory = clock.new_event_loop
+        return real(loop_factory=loop_factory, **options)
+
+    return runner
+
+
+_GetRunner = Callable[..., AbstractContextManager[Any]]
+
+
+def _get_runner(present: Present, real: _GetRunner) -> _GetRunner:
+    @functools.wraps(real)
+    def get_runner(name: str, options: dict[str, Any]) -> AbstractContextManager[Any]:
+        clock = present.clock
+        if clock.sequencer.here is None:
+            return real(name, options)
+        if name != "asyncio":
+            pytest.fail(
+                "the virtual clock needs an asyncio event loop, but anyio_backend is "
+                f"{name!r}: make it 'asyncio' for this test, or remove asyncframe's fixtures",
+                pytrace=False,
+            )
+        kept = {key: value for key, value in options.items() if key != "use_uvloop"}
+        return real(name, kept | {"loop_factory": clock.new_event_loop})
+
+    return get_runner
+
+
+class AnyioRunner:
+    """The two runners of anyio's plugin: the test's own, and the one that tests share."""
+
+    def __init__(self) -> None:
         self._anyio: Any = sys.modules.get("anyio.pytest_plugin")
-        # The one of anyio's two runners that is not in use, in the variables of its plugin.
+        # The one that is not in use, in the variables of the plugin.
         self._aside: dict[str, Any] = {
             "_current_runner": None,
             "_runner_stack": None,
@@ -38,20 +75,8 @@ class Runners:
         }
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Let other plugins run the test on loops of its clock inside the block."""
-        with pytest.MonkeyPatch.context() as patch, self.exchanged():
-            for owner, name, make in (
-                (self._asyncio, "Runner", self._runner),
-                (self._anyio, "get_runner", self._get_runner),
-            ):
-                if hasattr(owner, name):
-                    patch.setattr(owner, name, make(getattr(owner, name)))
-            yield
-
-    @contextmanager
     def exchanged(self) -> Iterator[None]:
-        """Let anyio use its other runner inside the block: the test's own, or the shared one."""
+        """Let anyio use its other runner inside the block."""
         self._exchange()
         try:
             yield
@@ -64,30 +89,3 @@ class Runners:
             found = {name: names[name] for name in self._aside}
             names.update(self._aside)
             self._aside = found
-
-    def _runner(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(real, updated=())
-        def runner(*, loop_factory: Any = None, **options: Any) -> Any:
-            if self._clock.sequencer.here is not None:
-                loop_factory = self._clock.new_event_loop
-            return real(loop_factory=loop_factory, **options)
-
-        return runner
-
-    def _get_runner(
-        self, real: Callable[..., AbstractContextManager[Any]]
-    ) -> Callable[..., AbstractContextManager[Any]]:
-        @functools.wraps(real)
-        def get_runner(name: str, options: dict[str, Any]) -> AbstractContextManager[Any]:
-            if self._clock.sequencer.here is None:
-                return real(name, options)
-            if name != "asyncio":
-                pytest.fail(
-                    "the virtual clock needs an asyncio event loop, but anyio_backend is "
-                    f"{name!r}: make it 'asyncio' for this test, or remove asyncframe's fixtures",
-                    pytrace=False,
-                )
-            kept = {key: value for key, value in options.items() if key != "use_uvloop"}
-            return real(name, kept | {"loop_factory": self._clock.new_event_loop})
-
-        return get_runner

@@ -21,6 +21,7 @@ from pytest_asyncframe._turns.actors import Arrival, TestEndedError
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.clock._loop import VirtualLoop
 from pytest_asyncframe.clock._named import name_of_call
+from pytest_asyncframe.clock._present import Present
 
 Start = Callable[[threading.Thread], None]
 Join = Callable[..., None]
@@ -46,11 +47,12 @@ _STARTED = "_asyncframe_started"
 """The attribute of a thread that says where it was started."""
 
 
-def start_on(sequencer: Sequencer, real: Start) -> Start:
+def start_on(present: Present, real: Start) -> Start:
     """Return a `Thread.start` for threads that actors may join on the clock."""
 
     @functools.wraps(real)
     def start(self: threading.Thread) -> None:
+        sequencer = present.clock.sequencer
         # Not `sequencer.here`: within a pool's submit this thread is away.
         if threading.get_ident() not in sequencer.actors or hasattr(self, _ENDED):
             real(self)
@@ -154,12 +156,12 @@ def _tell_end(
     thread.run = run_and_tell
 
 
-def join_on(sequencer: Sequencer, real: Join) -> Join:
+def join_on(present: Present, real: Join) -> Join:
     """Return a `Thread.join` that waits on the clock for threads that have worked on it."""
 
     @functools.wraps(real)
     def join(self: threading.Thread, timeout: float | None = None) -> None:
-        _join(sequencer, real, self, timeout)
+        _join(present.clock.sequencer, real, self, timeout)
 
     return join
 
