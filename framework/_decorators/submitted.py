@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from framework._decorators.dressing import BRACKETS, apply, copier, dress
-from framework._manager.frameworks import require_core
+from framework._manager.frameworks import STATE, require_core
 from framework._tasks import registry
 from framework._tasks.decorated import (
     AwaitableDecorator,
@@ -130,13 +130,13 @@ def background_inner(spec: TaskSpec) -> types.FunctionType:
     """Return a function whose call takes a task in and returns its id."""
     # The inner function finds no name of this module: `dress` gives it other globals. A name
     # of its closure is also read faster than a global, at each call.
-    core, caller, check = require_core, sys._getframe, spec.check or _no_check
+    current, core, caller, check = STATE, require_core, sys._getframe, spec.check or _no_check
     (least, most), count = positional_range(spec.fn), len
 
     def sync_inner(*args: Any, **kwargs: Any) -> TaskId[Any]:
         if kwargs or not least <= count(args) <= most:
             check(*args, **kwargs)
-        task = core().intake.submit(spec, args, kwargs, caller(1))
+        task = (current.sole or core()).intake.submit(spec, args, kwargs, caller(1))
         return task.task_id  # type: ignore[return-value]  # made a TaskId by the intake
 
     assert isinstance(sync_inner, types.FunctionType)
@@ -147,7 +147,7 @@ def awaitable_inner(spec: TaskSpec) -> types.FunctionType:
     """Return a coroutine function whose await gives the task's result."""
     # The inner function finds no name of this module: `dress` gives it other globals. A name
     # of its closure is also read faster than a global, at each call.
-    core, caller, check = require_core, sys._getframe, spec.check or _no_check
+    current, core, caller, check = STATE, require_core, sys._getframe, spec.check or _no_check
     (least, most), count = positional_range(spec.fn), len
     in_place = spec.kind == "loop" and not spec.special
     special_in_place = spec.kind == "loop" and spec.special and not spec.delay
@@ -155,7 +155,7 @@ def awaitable_inner(spec: TaskSpec) -> types.FunctionType:
     async def async_inner(*args: Any, **kwargs: Any) -> Any:
         if kwargs or not least <= count(args) <= most:
             check(*args, **kwargs)
-        here = core()
+        here = current.sole or core()
         intake = here.intake
         if in_place and intake.in_place:
             drive = intake.start_in_place(spec, args, kwargs, caller(1))

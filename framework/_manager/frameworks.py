@@ -5,7 +5,7 @@ the policies of code outside any framework.
 
 Guarantees: what is current is decided in one place, `find_core`: the override of a test, else
 the framework of the current app or task, else the only one that runs.
-Relies on: `update_sole` after every change, since most callers only read `_STATE.sole`.
+Relies on: `update_sole` after every change, since most callers only read `STATE.sole`.
 Lock order: `_LOCK` guards changes of the state, and nothing else is called while it is held.
 Reads take no lock: each field is read once, and a list is replaced, never changed.
 """
@@ -154,10 +154,10 @@ class Framework:
         # The home first: once the framework is current, tasks may be submitted.
         self.core.intake.add_home(home)
         with _LOCK:
-            if self is not _STATE.override and self not in _STATE.running:
-                _STATE.running = [*_STATE.running, self]
-                _STATE.open = [*_STATE.open, self]
-            _STATE.update_sole()
+            if self is not STATE.override and self not in STATE.running:
+                STATE.running = [*STATE.running, self]
+                STATE.open = [*STATE.open, self]
+            STATE.update_sole()
         if schedules:
             self.core.start()
 
@@ -173,15 +173,15 @@ class Framework:
         Threads that are still busy then do not keep the process from exiting.
         """
         with _LOCK:
-            _STATE.running = [one for one in _STATE.running if one is not self]
-            _STATE.update_sole()
+            STATE.running = [one for one in STATE.running if one is not self]
+            STATE.update_sole()
         self.core.stop()
         if self.core.ledger.shared is not None:
             self.core.ledger.shared.close(max(patience, _LAST_WORDS))
         # Not earlier: while the last tasks end, another framework must not become the sole one.
         with _LOCK:
-            _STATE.open = [one for one in _STATE.open if one is not self]
-            _STATE.update_sole()
+            STATE.open = [one for one in STATE.open if one is not self]
+            STATE.update_sole()
         if self._own_pool:
             stats = self.pool.get_stats()
             bare_calls = stats["busy"] or stats["queued"]
@@ -237,12 +237,12 @@ class _State:
 
 
 _LOCK = threading.Lock()
-_STATE = _State()
+STATE = _State()
 
 
 def override() -> Framework | None:
     """Return the framework of the running test; None outside a test."""
-    return _STATE.override
+    return STATE.override
 
 
 def set_override(framework: Framework | None) -> None:
@@ -252,19 +252,19 @@ def set_override(framework: Framework | None) -> None:
         RuntimeError: If there is an override already.
     """
     with _LOCK:
-        if framework is not None and _STATE.override is not None:
+        if framework is not None and STATE.override is not None:
             raise RuntimeError(
                 "override_framework() is already active, and a test has one framework: leave "
                 "the first override before the next one, or replace it with "
                 "override_framework(nested=True)"
             )
-        _STATE.override = framework
-        _STATE.update_sole()
+        STATE.override = framework
+        STATE.update_sole()
 
 
 def find_core() -> Core | None:
     """Return the current core; None if there is none, or if it is ambiguous."""
-    core, forced = _STATE.sole, _STATE.override
+    core, forced = STATE.sole, STATE.override
     if core is not None:
         return core
     if forced is not None:
@@ -275,7 +275,7 @@ def find_core() -> Core | None:
         assert isinstance(own, Core)
         if not own.ledger.has_ended:
             return own
-    running = _STATE.running
+    running = STATE.running
     return running[0].core if len(running) == 1 else None
 
 
@@ -287,7 +287,7 @@ def require_core() -> Core:
             code does not run inside one of them.
     """
     # The first line of `find_core` again: every submission passes here and saves the call.
-    core = _STATE.sole or find_core()
+    core = STATE.sole or find_core()
     if core is None:
         raise FrameworkNotStartedError(_why_none())
     return core
@@ -321,20 +321,20 @@ def get_thread_pool() -> ThreadPoolExecutorEnhanced:
 def find_policies() -> Policies:
     """Return the policies of the current manager, or those of code outside any framework."""
     # As in `require_core`, for every call of a throttled function.
-    core = _STATE.sole or find_core()
+    core = STATE.sole or find_core()
     if core is not None:
         return core.policies
-    found = _STATE.standalone
+    found = STATE.standalone
     if found is None:
         with _LOCK:
-            found = _STATE.standalone = _STATE.standalone or standalone()
+            found = STATE.standalone = STATE.standalone or standalone()
     return found
 
 
 def _why_none() -> str:
-    if _STATE.forked:
+    if STATE.forked:
         return "forked"
-    if len(_STATE.running) > 1:
+    if len(STATE.running) > 1:
         return "ambiguous"
     return "not started" if current_home.get() is None else "stopped"
 
@@ -342,14 +342,14 @@ def _why_none() -> str:
 def _after_fork_in_child() -> None:
     global _LOCK  # noqa: PLW0603  # a thread that the child does not have may hold the old one
     _LOCK = threading.Lock()
-    for framework in _STATE.running:
+    for framework in STATE.running:
         framework.after_fork()
-    _STATE.forked = bool(_STATE.running)
-    _STATE.running = []
-    _STATE.open = []
-    _STATE.override = None
-    _STATE.sole = None
-    _STATE.standalone = None
+    STATE.forked = bool(STATE.running)
+    STATE.running = []
+    STATE.open = []
+    STATE.override = None
+    STATE.sole = None
+    STATE.standalone = None
 
 
 if hasattr(os, "register_at_fork"):

@@ -8,7 +8,6 @@ Relies on: the ledger for every move.
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any, Final
@@ -86,22 +85,12 @@ class RemoteHost:
         known = getattr(registry.find_function(record.name), "__asyncframe_spec__", None)
         if not isinstance(known, TaskSpec):
             known = TaskSpec(_unknown_here, name=record.name, kind="thread", check=None)
-        frame, monotonic = sys._getframe(), self.clock.monotonic()
-        created = monotonic - max(0.0, self.clock.time() - record.created_at)
+        created = self.clock.monotonic() - max(0.0, self.clock.time() - record.created_at)
+        home = self._core.intake.home()
         task = new_task(
-            TaskId(record.task_id),
-            known,
-            (),
-            None,
-            copy_context(),
-            self._core.intake.home(),
-            None,
-            created,
-            record.created_at,
-            frame.f_code,
-            frame.f_lasti,
+            TaskId(record.task_id), known, copy_context(), home, created, record.created_at
         )
-        task.label, task.code, task.remote = record.label, None, True
+        task.label, task.remote = record.label, True
         try:
             self._ledger.add(task, bounded=False)
         except (FrameworkError, ValueError):  # it is stopping, or has it already

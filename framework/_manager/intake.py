@@ -23,7 +23,7 @@ from framework._running.runner import Runner
 from framework._tasks.current import current_home
 from framework._tasks.functions import is_wrapper, layer_of, require_callable
 from framework._tasks.ids import TaskId
-from framework._tasks.live import PENDING, Home, LiveTask, Owner, Waiter, new_task
+from framework._tasks.live import PENDING, Home, LiveTask, Owner, Waiter
 from framework._tasks.options import COPY, SUBMIT, SubmitOptions, merged
 from framework._tasks.specs import TaskSpec, require_arguments, spec_for
 from framework._threads.waiters import LoopWaiter, ThreadWaiter
@@ -72,6 +72,8 @@ class Intake:
         self._elsewhere = elsewhere
         self._remote = remote
         self._owner = owner
+        # Whether anybody takes part in a submission before the ledger does.
+        self._joined = runner.interceptor is not None or remote is not None
         # Bound once, since every submission calls both.
         self._monotonic, self._time = ledger.clock.monotonic, ledger.clock.time
 
@@ -89,11 +91,24 @@ class Intake:
         if spec.special:
             return self.submit_special(spec, args, kwargs, frame)
         task = self._new_task(spec, args, kwargs, frame, self.new_id())
-        self._add(task)
+        # The lines of `_add` again: every submission would pay for the call.
+        if self._joined:
+            self._join(task)
+        self.ledger.add(task, None, True, True)
+        if task.outbox is not None:
+            self.ledger.flush(task)
         # Not `get_running_loop`, which raises an error outside a loop.
         if self.durable and asyncio._get_running_loop() is None:
             self.secure(task)
-        self.runner.launch(task)
+        # The lines of `Runner.launch` in real time again, for the same reason.
+        runner, kind = self.runner, spec.kind
+        if runner.holds_clock:
+            runner.launch(task)
+            return task
+        try:
+            runner.engine.start(task, kind, runner.runs[kind])
+        except Exception as error:  # its id is known already, so the task must end
+            runner.refuse(task, error)
         return task
 
     def submit_special(
@@ -258,15 +273,20 @@ class Intake:
             self.ledger.release(chosen)
 
     def _add(self, task: LiveTask) -> None:
-        ledger, interceptor = self.ledger, self.runner.interceptor
+        if self._joined:
+            self._join(task)
+        self.ledger.add(task, None, True, True)
+        if task.outbox is not None:
+            self.ledger.flush(task)
+
+    def _join(self, task: LiveTask) -> None:
+        """Let the interceptor and the remote engine take part in a submission."""
+        interceptor = self.runner.interceptor
         if interceptor is not None:
             interceptor.before_accept(task)
         if self._remote is not None:
             task.remote = True
             self._remote.admit(task)
-        ledger.add(task, emit_submitted=True)
-        if task.outbox is not None:
-            ledger.flush(task)
 
     def _new_task(
         self,
@@ -287,21 +307,28 @@ class Intake:
             limit = self.default_limit
         elif limit == math.inf:
             limit = None
-        task = new_task(
-            task_id if type(task_id) is TaskId else TaskId(task_id),
-            spec,
-            args,
-            kwargs or None,
-            context,
-            home,
-            limit,
-            self._monotonic(),
-            self._time(),
-            frame.f_code,
-            frame.f_lasti,
-        )
-        if task.loop is None:
-            task.loop = asyncio._get_running_loop()
+        # An assignment for each field of `live.new_task`: every submission pays for this, and
+        # would pay twice as much for a function or a constructor with a parameter for each.
+        task = LiveTask()
+        task.task_id = task_id if type(task_id) is TaskId else TaskId(task_id)
+        task.label = spec.label
+        task.status = PENDING
+        task.created = task.queued = self._monotonic()
+        task.created_at = self._time()
+        task.attempts = task.bodies = 0
+        task.code = frame.f_code
+        task.instruction = frame.f_lasti
+        task.spec = spec
+        task.args = args
+        # A dict for each task would be more work for the garbage collector.
+        task.kwargs = kwargs or None
+        task.context = context
+        task.home = home
+        task.limit = limit
+        loop = home.loop
+        task.loop = asyncio._get_running_loop() if loop is None else loop
+        task.started = task.ended = task.result = task.rest = None
+        task.limit_key = task.waiters = task.driver = task.handler = task.outbox = None
         return task
 
     # -- homes

@@ -13,7 +13,6 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextvars import Context
-from types import CodeType
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from framework._tasks.ids import TaskId
@@ -213,36 +212,19 @@ class LiveTask(TaskRecord):
 
 
 def new_task(
-    task_id: TaskId[Any],
-    spec: TaskSpec,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any] | None,
-    context: Context,
-    home: Home,
-    limit: float | None,
-    now: float,
-    wall: float,
-    code: CodeType,
-    instruction: int,
+    task_id: TaskId[Any], spec: TaskSpec, context: Context, home: Home, created: float, wall: float
 ) -> LiveTask:
-    """Return a PENDING task.
+    """Return a PENDING task without arguments and limit, which another process submitted.
 
-    Every submission pays for this. A function with positional parameters and an assignment
-    for each field costs half as much as a constructor with keyword arguments.
+    `intake` makes those of this process by the same assignments.
 
     Args:
         task_id: The id.
         spec: The function and its options.
-        args: The call's positional arguments.
-        kwargs: The call's keyword arguments; None if there are none, since a dict for each
-            task is more work for the garbage collector.
         context: The context that the function runs in.
         home: The home of the app that it belongs to.
-        limit: Seconds that it may run, counted from its start; None for no limit.
-        now: Monotonic second of the submission.
+        created: Monotonic second of the submission.
         wall: Time of the submission, in seconds since the epoch.
-        code: The code that submitted it.
-        instruction: The instruction in *code*.
     """
     # Every field is set: a slot that is not set raises AttributeError when it is read.
     task = LiveTask()
@@ -250,17 +232,14 @@ def new_task(
     task.label = spec.label
     task.status = PENDING
     task.created_at = wall
-    task.created = task.queued = now
-    task.attempts = task.bodies = 0
-    task.code = code
-    task.instruction = instruction
+    task.created = task.queued = created
+    task.attempts = task.bodies = task.instruction = 0
     task.spec = spec
-    task.args = args
-    task.kwargs = kwargs
+    task.args = ()
     task.context = context
     task.home = home
-    task.limit = limit
     task.loop = home.loop
+    task.kwargs = task.code = task.limit = None
     task.started = task.ended = task.result = task.rest = None
     task.limit_key = task.waiters = task.driver = task.handler = task.outbox = None
     return task

@@ -182,22 +182,11 @@ class Outpost:
             spec = spec.replace({"name": message.name, "description": message.about})
         context = Context()
         context.run(current_home.set, self._home)
-        now, wall = self.clock.monotonic(), self.clock.time()
-        code = _code()
+        created = self.clock.monotonic() - max(0.0, self.clock.time() - message.created)
         task = new_task(
-            TaskId(message.task_id),
-            spec,
-            args,
-            kwargs or None,
-            context,
-            self._delivered,
-            message.left,
-            now - max(0.0, wall - message.created),
-            message.created,
-            code,
-            0,
+            TaskId(message.task_id), spec, context, self._delivered, created, message.created
         )
-        task.code = None
+        task.args, task.kwargs, task.limit = args, kwargs or None, message.left
         task.delivery = Delivery(message.attempt, message.limit, self._holder)
         self._core.ledger.add(task, bounded=False)
         task.attempts = attempts - 1
@@ -329,10 +318,6 @@ class Outpost:
 
 
 _LONGEST: Final = 2_000
-
-
-def _code() -> types.CodeType:
-    return Outpost.run.__code__
 
 
 _DYING = threading.Event()

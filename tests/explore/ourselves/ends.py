@@ -253,7 +253,7 @@ def apps_come_and_go(run: Run) -> None:
         framework.close(0.0)
 
     run.together(*(lambda framework=framework: live(framework) for framework in opened))
-    state = frameworks._STATE
+    state = frameworks.STATE
     assert (state.running, state.open, state.sole) == ([], [], None)
     assert len(made) == 2
 
@@ -268,7 +268,7 @@ def apps_come(run: Run) -> None:
         framework.open(Home(framework.core, None, None), schedules=False)
 
     run.together(*(lambda framework=framework: start(framework) for framework in opened))
-    state = frameworks._STATE
+    state = frameworks.STATE
     assert len(state.running) == 2
     assert state.sole is None
     for framework in opened:

@@ -158,7 +158,9 @@ def installed(turns: Turns, threads: Threads) -> Iterator[None]:
         put(stack, asyncio.events, "new_event_loop", new_event_loop)
         # The real one would be joined at the end of the process.
         put(stack, pools, "_threads_queues", weakref.WeakKeyDictionary())
-        put(stack, frameworks, "_STATE", frameworks._State())
+        # Field by field: functions that were decorated before keep the object itself.
+        for name, value in vars(frameworks._State()).items():
+            put(stack, frameworks.STATE, name, value)
         yield
 
 

@@ -264,7 +264,7 @@ def deliver_twice(run: Run) -> None:
     assert task is not None
 
     def deliver() -> None:
-        core.runner.run_body(task)
+        core.runner.runs["thread"](task)
 
     run.together(deliver, deliver)
     assert outcome(manager, task_id) is None

@@ -485,8 +485,8 @@ def test_a_framework_that_is_closed_while_another_thread_looks_for_it() -> None:
     framework = Framework(Parts(), Settings())
     framework.open(Home(framework.core, None, None))
     # Another framework is closing, so this one is not known to be the only one.
-    frameworks._STATE.sole = None
-    frameworks._STATE.running = ClosedInBetween([framework])
+    frameworks.STATE.sole = None
+    frameworks.STATE.running = ClosedInBetween([framework])
     try:
         assert frameworks.find_core() is framework.core
     finally:
