@@ -162,15 +162,14 @@ class Endings:
             self._engine.abandon(task)
 
     def _after_end(self, task: LiveTask, waiters: dict[Waiter, None]) -> None:
-        """Store a task that has just ended, publish its events, and wake its waiters.
+        """Publish the events of a task that has just ended, and wake its waiters.
 
-        The order matters: a waiter finds the task in the store, sinks are called before
-        hooks, and a home is idle only after all of that.
+        The order matters: a waiter finds the task in the store already, sinks are called
+        before hooks, and a home is idle only after all of that.
         """
         ledger = self.ledger
         if task.limit_key is not None:
             self.limits.disarm(task)
-        ledger.keep(task)
         if task.outbox is not None:
             ledger.flush(task)
         retention = self.retention

@@ -209,7 +209,7 @@ class Ledger(Events):
         only_from: TaskStatus | None = None,
         body_ended: bool = True,
     ) -> dict[Any, None] | None:
-        """Make a task final, unless `TARGETS` or *only_from* forbids it.
+        """Make a task final and move it to the store, unless `TARGETS` or *only_from* forbids it.
 
         Args:
             task: The task.
@@ -238,14 +238,8 @@ class Ledger(Events):
                 return None
             task.ended = now
             task.result = result
-            if error is not None:
-                task.error = error
-                task.traceback = traceback
-            # Most tasks end without a reason, and an empty one must not create `rest`.
-            if reason or task.rest is not None:
-                task.reason = reason
-            if bodies:
-                task.still_running = True
+            if error is not None or reason or bodies or task.rest is not None:
+                _tell_why(task, error, traceback, reason)
             if before is PENDING:
                 self.pending -= 1
             else:
@@ -256,13 +250,9 @@ class Ledger(Events):
             task.status = after
             if self.sinks:
                 self.enqueue(task, EVENT_OF[after], message=task.reason, error=task.error)
-        return _NO_WAITERS if waiters is None else waiters
-
-    def keep(self, task: LiveTask) -> None:
-        """Move a final task to the store; called once, by the thread that ended it."""
         # Free them now: a body that still runs has its own references.
         task.args = task.kwargs = task.context = None
-        if task.status is COMPLETED:
+        if after is COMPLETED:
             task.code = None
         # Stored before it is removed, so that it can be found at any moment.
         try:
@@ -270,6 +260,7 @@ class Ledger(Events):
         except Exception:  # a broken store must not keep the task live for ever
             _LOGGER.exception("the store did not accept task %s", task.task_id)
         task.home.live.pop(task.task_id, None)
+        return _NO_WAITERS if waiters is None else waiters
 
     def unfollow(self, task: LiveTask) -> None:
         """Stop following a task that continues in another process, and wake its waiters."""
@@ -459,6 +450,23 @@ def _with_others(own: dict[str, int], shared: dict[str, int]) -> dict[str, int]:
     figures["submitted"] = sum(figures[status.value] for status in TaskStatus)
     figures["kept"] = sum(figures[status.value] for status in TaskStatus if status.is_final)
     return figures
+
+
+def _tell_why(
+    task: LiveTask,
+    error: BaseException | None,
+    traceback: TracebackType | None,
+    reason: str,
+) -> None:
+    """Set the fields that a task has only if its end was not the usual one."""
+    if error is not None:
+        task.error = error
+        task.traceback = traceback
+    # An empty reason must not create `rest`.
+    if reason or task.rest is not None:
+        task.reason = reason
+    if task.bodies:
+        task.still_running = True
 
 
 _NO_WAITERS: dict[Any, None] = {}

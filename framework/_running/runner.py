@@ -36,6 +36,7 @@ class Runner:
 
     Attributes:
         runs: What the engine calls with a task of each kind; see `coroutines.runs_of`.
+        monotonic: Reads the framework's clock.
         drives: The coroutines that have been suspended and have not ended.
         holds_clock: Whether the clock is held while tasks are queued.
     """
@@ -57,7 +58,7 @@ class Runner:
         self.drives = Drives()
         # Only virtual time can be held; in real time each task saves the calls.
         self.holds_clock = not isinstance(self.ledger.clock, SystemClock)
-        self._monotonic = self.ledger.clock.monotonic
+        self.monotonic = self.ledger.clock.monotonic
 
     def launch(self, task: LiveTask) -> None:
         """Hand a task to the engine."""
@@ -81,48 +82,57 @@ class Runner:
 
     def start(self, task: LiveTask) -> float | None:
         """Make a task RUNNING and return the monotonic second; None if it is final."""
-        now = self._monotonic()
+        now = self.monotonic()
         if not self.ledger.start(task, now):
             return None
         if task.outbox is not None:
             self.ledger.flush(task)
         return now
 
-    def run_body(self, task: LiveTask) -> bool:
-        """Run a task's function on this thread until it ends; False if the task is final."""
-        context, args, kwargs = task.context, task.args, task.kwargs
-        if context is None or args is None:
-            return False
-        # The lines of `start` again: every task on a thread would pay for the call.
-        now = self._monotonic()
-        if not self.ledger.start(task, now):
-            return False
-        if task.outbox is not None:
-            self.ledger.flush(task)
-        if task.bodies > 1:
-            # A context can only be entered once at a time: a further delivery gets a copy.
-            context = context.copy()
-        if task.limit is not None:
-            self.limits.arm(task, now)
-        run = context.run
-        try:
-            run(set_current, task)
-            if self.interceptor is None:
-                fn = task.spec.fn
-                result = run(fn, *args, **kwargs) if kwargs else run(fn, *args)
+    def body_runner(self) -> Callable[[LiveTask], bool]:
+        """Return the function that runs a task's body on the calling thread until it ends.
+
+        It returns False if the task is final. A function and not a method, since an engine
+        calls it for each task: a thread then spends less on the call.
+        """
+        ledger, limits, endings, monotonic = self.ledger, self.limits, self.endings, self.monotonic
+        watched = self.interceptor is not None
+        attempt = self._attempt
+
+        def run_body(task: LiveTask) -> bool:
+            context, args, kwargs = task.context, task.args, task.kwargs
+            try:
+                # The lines of `start` again: every task on a thread would pay for the call.
+                now = monotonic()
+                if context is None or args is None or not ledger.start(task, now):
+                    return False
+                if task.outbox is not None:
+                    ledger.flush(task)
+                if task.bodies > 1:
+                    # A context can only be entered once at a time: a further delivery gets a copy.
+                    context = context.copy()
+                if task.limit is not None:
+                    limits.arm(task, now)
+                run = context.run
+                run(set_current, task)
+                if watched:
+                    result = run(attempt, task, args, kwargs)
+                else:
+                    fn = task.spec.fn
+                    result = run(fn, *args, **kwargs) if kwargs else run(fn, *args)
+                if type(result) is types.CoroutineType:
+                    result.close()
+                    raise TypeError(
+                        f"{task.name} is not an async function but returned a coroutine, which "
+                        "nobody would await: submit the async function itself"
+                    )
+            except BaseException as error:  # a body may raise anything, and must not end the thread
+                endings.body_failed(task, error)
             else:
-                result = run(self._attempt, task, args, kwargs)
-            if type(result) is types.CoroutineType:
-                result.close()
-                raise TypeError(
-                    f"{task.name} is not an async function but returned a coroutine, which nobody "
-                    "would await: submit the async function itself"
-                )
-        except BaseException as error:  # a body may raise anything, and must not end the thread
-            self.endings.body_failed(task, error)
-        else:
-            self.endings.complete(task, result)
-        return True
+                endings.complete(task, result)
+            return True
+
+        return run_body
 
     # -- attempts with an interceptor
 

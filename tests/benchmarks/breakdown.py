@@ -135,15 +135,13 @@ class _Bench:
             lambda task: (task.context.run(set_current, task), task.context.run(fn)), tasks
         )
         end = _each(lambda task: core.ledger.end(task, "complete", started), tasks)
-        keep = _each(core.ledger.keep, tasks)
         worker.count()
         return {
             "a run of a queued task": whole,
             "off the queue, into the figures": take,
             "start under the ledger's lock": start,
             "the function in its context": body,
-            "end under the ledger's lock": end,
-            "keeping and packing the record": keep,
+            "end under the ledger's lock, keeping the record": end,
         }
 
     def _queued(self) -> list[LiveTask]:
@@ -176,13 +174,11 @@ class _Bench:
         )
         accept = _each(lambda task: core.ledger.add(task, 1.0), made)
         end = _each(lambda task: core.ledger.end(task, "complete", 2.0), made)
-        keep = _each(core.ledger.keep, made)
         return {
             "an awaited coroutine that is not suspended": whole,
             "record, id, context, clocks": record,
             "acceptance under the ledger's lock": accept,
-            "end under the ledger's lock": end,
-            "keeping and packing the record": keep,
+            "end under the ledger's lock, keeping the record": end,
         }
 
 
