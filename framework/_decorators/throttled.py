@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 from framework._decorators.dressing import by_name, copier, decorate, dress, of_colour
-from framework._manager.frameworks import find_policies
+from framework._manager.frameworks import STATE, find_policies
 from framework._running.throttle import ThrottlePolicy
 from framework._tasks import registry
 from framework._tasks.decorated import ThrottleDecorator
@@ -65,28 +65,33 @@ def _throttled(fn: Callable[..., Any], checked: ThrottleOptions) -> Any:
 def throttled_inner(fn: Callable[..., Any], policy: ThrottlePolicy) -> types.FunctionType:
     """Return *fn* behind its rate, in the colour of *fn*."""
     # The inner functions find no name of this module: `dress` gives them other globals.
-    policies, running_loop = find_policies, asyncio._get_running_loop
+    current, policies, running_loop = STATE, find_policies, asyncio._get_running_loop
     key, waits = policy.options["key"], policy.options["when_limited"] == "wait"
 
     def sync_inner(*args: Any, **kwargs: Any) -> Any:
-        here = policies()
+        core = current.sole
+        here = policies() if core is None else core.policies
         its_key = None if key is None else key(*args, **kwargs)
-        due = here.take(policy, its_key)
+        gate = here.direct.get(policy)
+        due = here.take(policy, its_key) if gate is None else gate.take(here.monotonic)
         if due is not None:
             # On a loop's thread there is no waiting.
             if not waits or running_loop() is not None:
                 raise here.refuse(policy, due)
             here.wait_turn(policy, its_key, due)
-        return fn(*args, **kwargs)
+        # With ** the interpreter would make a dict, also of nothing.
+        return fn(*args, **kwargs) if kwargs else fn(*args)
 
     async def async_inner(*args: Any, **kwargs: Any) -> Any:
-        here = policies()
+        core = current.sole
+        here = policies() if core is None else core.policies
         its_key = None if key is None else key(*args, **kwargs)
-        due = here.take(policy, its_key)
+        gate = here.direct.get(policy)
+        due = here.take(policy, its_key) if gate is None else gate.take(here.monotonic)
         if due is not None:
             if not waits:
                 raise here.refuse(policy, due)
             await here.await_turn(policy, its_key, due)
-        return await fn(*args, **kwargs)
+        return await (fn(*args, **kwargs) if kwargs else fn(*args))
 
     return of_colour(fn, sync_inner, async_inner)

@@ -38,6 +38,11 @@ class Policies:
         clock: Source of time for windows and delays.
         rng: Source of the jitter.
         pauses: Registers the sleeps of the manager's tasks; None outside any framework.
+
+    Attributes:
+        direct: The gates of functions throttled as a whole, which never retire. Each call of
+            such a function asks its gate here and saves `take`, except for the first. Empty
+            where `take` does more than to ask the gate.
     """
 
     def __init__(self, clock: Clock, rng: random.Random, pauses: Pauses | None = None) -> None:
@@ -49,9 +54,7 @@ class Policies:
         # `_closing` is read, and `close` sets that before it reads the sleepers.
         self._lock = threading.Lock()
         self._gates: dict[ThrottlePolicy, Gates] = {}
-        # The gates of functions throttled as a whole, which never retire. Cached, since each
-        # call of such a function passes here: it saves the lookups of `Gates`.
-        self._single: dict[ThrottlePolicy, Gate] = {}
+        self.direct: dict[ThrottlePolicy, Gate] = {}
         # A dict, so that they are woken in the order in which they came.
         self._sleepers: dict[Sleeper, None] = {}
         self._closing = False
@@ -72,9 +75,7 @@ class Policies:
         """Count a call and return None; or return the monotonic second to try again at."""
         if policy.has_key:
             return self.gates(policy).take(key, self.monotonic)
-        gate = self._single.get(policy)
-        if gate is None:
-            gate = self._single[policy] = self.gates(policy).single()
+        gate = self.direct[policy] = self.gates(policy).single()
         return gate.take(self.monotonic)
 
     def close(self) -> None:
@@ -277,7 +278,7 @@ class WatchedPolicies(Policies):
 
     def take(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
         """Count a call like `Policies.take`, and report it if it is allowed."""
-        due = super().take(policy, key)
+        due = self.gates(policy).take(key, self.monotonic)
         if due is None:
             self._report(policy)
         return due
