@@ -7,9 +7,9 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from importlib import import_module
 from typing import Any, Literal
@@ -36,7 +36,7 @@ BACKGROUND_ASYNC = "BackgroundTasks, async function"
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_NO_ID = "0" * 32
+NO_ID = "0" * 32
 """Stands in the answer of a way that gives no id, so that all answers are of one length."""
 
 _RAN: list[None] = []
@@ -59,7 +59,7 @@ async def async_job() -> None:
 @asynccontextmanager
 async def _nothing(_: FastAPI) -> AsyncIterator[Endpoint]:
     async def start() -> dict[str, str]:
-        return {"task_id": _NO_ID}
+        return {"task_id": NO_ID}
 
     yield start
 
@@ -82,7 +82,7 @@ async def _executor(_: FastAPI) -> AsyncIterator[Endpoint]:
 
         async def start() -> dict[str, str]:
             loop.run_in_executor(pool, job)
-            return {"task_id": _NO_ID}
+            return {"task_id": NO_ID}
 
         yield start
 
@@ -95,7 +95,7 @@ async def _create_task(_: FastAPI) -> AsyncIterator[Endpoint]:
         task = asyncio.create_task(async_job())
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-        return {"task_id": _NO_ID}
+        return {"task_id": NO_ID}
 
     yield start
 
@@ -104,7 +104,7 @@ async def _create_task(_: FastAPI) -> AsyncIterator[Endpoint]:
 async def _background(_: FastAPI, fn: Callable[[], Any]) -> AsyncIterator[Endpoint]:
     async def start(tasks: BackgroundTasks) -> dict[str, str]:
         tasks.add_task(fn)
-        return {"task_id": _NO_ID}
+        return {"task_id": NO_ID}
 
     yield start
 
@@ -116,7 +116,7 @@ async def _aiojobs(_: FastAPI) -> AsyncIterator[Endpoint]:
 
         async def start() -> dict[str, str]:
             await scheduler.spawn(async_job())
-            return {"task_id": _NO_ID}
+            return {"task_id": NO_ID}
 
         yield start
 
@@ -194,16 +194,23 @@ def make_app(way: str) -> FastAPI:
 
 def serve(way: str, loop: Literal["asyncio", "uvloop"], http: Literal["h11", "httptools"]) -> None:
     """Serve the app on a free loopback port, which is told on stdout, until SIGTERM."""
-    # The protocol is named since asyncio sends small answers at once (TCP_NODELAY) only then.
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
+    with listener() as sock:
         config = uvicorn.Config(
             make_app(way), loop=loop, http=http, log_level="critical", access_log=False
         )
-        sys.stdout.write(json.dumps({"port": listener.getsockname()[1]}) + "\n")
+        uvicorn.Server(config).run(sockets=[sock])
+
+
+@contextmanager
+def listener() -> Iterator[socket.socket]:
+    """Listen on a free loopback port, which is told on stdout."""
+    # The protocol is named since asyncio sends small answers at once (TCP_NODELAY) only then.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        sys.stdout.write(json.dumps({"port": sock.getsockname()[1]}) + "\n")
         sys.stdout.flush()
-        uvicorn.Server(config).run(sockets=[listener])
+        yield sock
 
 
 if __name__ == "__main__":

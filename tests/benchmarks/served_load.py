@@ -61,7 +61,7 @@ def _with_wrk(port: int, seconds: int, connections: int) -> tuple[int, float]:
     return answered, answered / float(rate[1])
 
 
-class _Connection:
+class Connection:
     """One connection with one request open; it waits for the whole answer."""
 
     def __init__(self, port: int) -> None:
@@ -97,7 +97,7 @@ def _with_sockets(port: int, seconds: int, connections: int) -> tuple[int, float
     with selectors.DefaultSelector() as selector:
         begin = time.perf_counter()
         for _ in range(connections):
-            connection = _Connection(port)
+            connection = Connection(port)
             selector.register(connection.socket, selectors.EVENT_READ, connection)
             connection.ask()
         while selector.get_map():
