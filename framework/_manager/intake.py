@@ -358,10 +358,11 @@ class Intake:
             task, "cancel", error=error, reason=reason, only_from=PENDING
         ):
             return False
-        timer, task.timer = task.timer, None
-        if timer is not None:
-            timer.cancel()
-        self._delays.forget(task)
+        if task.spec.delay:
+            timer, task.timer = task.timer, None
+            if timer is not None:
+                timer.cancel()
+            self._delays.forget(task)
         self.runner.engine.withdraw(task)
         self.runner.release_clock(task)
         return True
