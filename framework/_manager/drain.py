@@ -12,12 +12,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Coroutine
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from framework._manager.core import Core
+from framework._running.log import Tally
 from framework._tasks.live import Driver, Home, LiveTask
-from framework._tasks.records import TaskStatus
+from framework._tasks.records import FINAL, TaskStatus
 from framework._threads.sleepers import LoopSleeper
 from framework.exceptions import TaskInterruptedError
 from framework.protocols import TimerHandle
@@ -28,19 +31,36 @@ _LAST_CHANCE = 0.25
 """How many seconds a cancelled coroutine gets to clean up, after the grace period."""
 
 _AT_ONCE = 500
-"""How many tasks to cancel in one iteration of the loop; takes about 10 ms."""
+"""How many tasks to treat in one iteration of the loop, which takes some 5 ms."""
+
+_TURN = 0.005
+"""Seconds after which the loop gets its turn earlier, since hooks of the tasks take long."""
 
 _FIRST_LOG = 1.0
 _NEXT_LOG = 5.0
 """Seconds until a drain logs what it waits for, and from then on between two logs."""
 
-_FEW = 10
-_MANY = 100
-"""How many tasks to list while waiting, and in one line about unfinished tasks."""
-
-_CUT_SHORT = (TaskStatus.CANCELLED, TaskStatus.INTERRUPTED)
 REASON = "the framework shut down"
 """Reason of a task that is ended early or never starts."""
+
+_LIVE: Final = {"running": 10, "pending": 3}
+"""States of tasks that a drain waits for, and how many ids of a function to name."""
+
+_INTERRUPTED: Final = "interrupted"
+_STOPPED: Final = "cancelled while running"
+_DELAYED: Final = "cancelled while delayed"
+_NEVER_STARTED: Final = "never started"
+_CUT_SHORT: Final = {_INTERRUPTED: 20, _STOPPED: 20, _DELAYED: 3, _NEVER_STARTED: 3}
+"""What became of unfinished tasks, and how many ids of a function to name.
+
+Those that had started may have done part of their work, and somebody may have to look.
+"""
+
+_FEW_LINES: Final = 3
+_LINES: Final = 10
+"""How many functions to tell of while waiting, and of unfinished tasks."""
+
+_T = TypeVar("_T")
 
 
 async def drain(core: Core, home: Home, grace: float) -> None:
@@ -52,38 +72,62 @@ async def drain(core: Core, home: Home, grace: float) -> None:
         grace: How many seconds tasks get to finish, 0 or more; infinity for no limit.
     """
     core.ledger.close_home(home)
-    delayed = _end_waits(core, home)
+    until = core.clock.monotonic() + grace
+    cut_short = Tally(_CUT_SHORT)
     try:
-        await _wait_until_idle(core, home, grace)
+        await _end_waits(core, home, cut_short)
+        await _wait_until_idle(core, home, until)
     finally:
         # Also if the drain is cancelled: that only ends the grace period.
-        unfinished = core.ledger.unfinished(home)
-        if unfinished or core.runner.drives.of(home):
-            await _shielded(_end_all(core, home, unfinished))
-        _report([*delayed, *unfinished])
+        if home.live or core.runner.drives.of(home):
+            await _shielded(_end_all(core, home, cut_short))
+        _report(cut_short)
 
 
-def _end_waits(core: Core, home: Home) -> list[LiveTask]:
-    """Cancel delayed tasks and return them; wake tasks that sleep in a retry or throttle."""
-    cancelled = []
-    for task in core.ledger.unfinished(home):
+async def _in_turns(core: Core, items: Iterable[_T], treat: Callable[[_T], object]) -> None:
+    """Call *treat* with each of *items*, and let the loop run in between."""
+    monotonic = core.clock.monotonic
+    # Taken out one by one, so that the tasks of a long queue are freed as they end.
+    left = deque(items)
+    del items
+    while left:
+        turn = monotonic() + _TURN
+        for _ in range(min(_AT_ONCE, len(left))):
+            treat(left.popleft())
+            if monotonic() > turn:
+                break
+        await _one_iteration()
+
+
+async def _one_iteration() -> None:
+    """Let the loop run for one iteration."""
+    loop = asyncio.get_running_loop()
+    had = loop.create_future()
+    loop.call_soon(had.set_result, None)
+    await had
+
+
+async def _end_waits(core: Core, home: Home, cut_short: Tally) -> None:
+    """Cancel delayed tasks; wake tasks that sleep in a retry or throttle."""
+
+    def end_wait(task: LiveTask) -> None:
         if task.timer is not None and core.intake.cancel_pending(task, REASON):
-            cancelled.append(task)
+            cut_short.add(_DELAYED, task)
         sleeper = task.sleeper
         if sleeper is not None:
             sleeper.interrupt()
-    return cancelled
+
+    await _in_turns(core, list(home.live.values()), end_wait)
 
 
-async def _wait_until_idle(core: Core, home: Home, grace: float) -> None:
-    """Suspend until *home* has no live task, for at most *grace* seconds."""
+async def _wait_until_idle(core: Core, home: Home, until: float) -> None:
+    """Suspend until *home* has no live task, or until monotonic second *until*."""
     sleeper = LoopSleeper(core.clock)
-    until = core.clock.monotonic() + grace
     home.on_idle = sleeper.signal
     progress = _Progress(core, home, until, sleeper)
     try:
         while home.live and core.clock.monotonic() < until:
-            progress.log()
+            await progress.log()
             await sleeper.wait(None if math.isinf(until) else until)
     finally:
         home.on_idle = None
@@ -109,7 +153,7 @@ class _Progress:
         self._logged = 0
         self._timer: TimerHandle | None = None
 
-    def log(self) -> None:
+    async def log(self) -> None:
         """Log what is left if it is time to, and set a timer for the next time.
 
         The first time is at INFO, since most drains end right after it. Later it is at WARNING,
@@ -124,18 +168,22 @@ class _Progress:
         self._timer = clock.call_at(self._due, self._sleeper.signal, background=True)
         level = logging.WARNING if self._logged else logging.INFO
         self._logged += 1
-        tasks = self._core.ledger.unfinished(self._home) if _LOGGER.isEnabledFor(level) else []
-        if not tasks:
+        if not _LOGGER.isEnabledFor(level):
             return
-        left = self._until - now
+        left = Tally(_LIVE)
+        await _in_turns(self._core, list(self._home.live.values()), partial(_count_live, left))
+        if not left.total:
+            return
+        seconds = self._until - now
         _LOGGER.log(
             level,
-            "shutting down: %s for %s to end, %s: %s",
+            "shutting down: %s for %s to end, %s",
             "still waiting" if level == logging.WARNING else "waiting",
-            "1 task" if len(tasks) == 1 else f"{len(tasks)} tasks",
-            "as long as it takes" if math.isinf(left) else f"{left:.3g} s at most",
-            _listed(tasks, _FEW),
+            left,
+            "as long as it takes" if math.isinf(seconds) else f"{round(seconds, 1):g} s at most",
         )
+        for line in left.lines(_FEW_LINES):
+            _LOGGER.log(level, "shutting down: %s", line)
 
     def stop(self) -> None:
         """Log nothing more."""
@@ -143,60 +191,67 @@ class _Progress:
             self._timer.cancel()
 
 
-async def _end_all(core: Core, home: Home, tasks: list[LiveTask]) -> None:
-    """Cancel *tasks* and abandon those that do not end; the loop is not blocked."""
-    for first in range(0, len(tasks), _AT_ONCE):
-        _cancel_all(core, tasks[first : first + _AT_ONCE])
-        await _one_iteration()
-    await _end_coroutines(core, home)
+def _count_live(left: Tally, task: LiveTask) -> None:
+    if task.status not in FINAL:
+        left.add(task.status.value, task)
 
 
-def _cancel_all(core: Core, tasks: list[LiveTask]) -> None:
-    for task in tasks:
+async def _end_all(core: Core, home: Home, cut_short: Tally) -> None:
+    """Cancel all tasks of *home* and abandon those that do not end."""
+    started: list[LiveTask] = []
+
+    def cancel(task: LiveTask) -> None:
+        state = _NEVER_STARTED if task.timer is None else _DELAYED
         if core.intake.cancel_pending(task, REASON):
-            continue
+            cut_short.add(state, task)
+            return
+        started.append(task)
         if task.driver is not None and core.ledger.request_cancel(task):
             # Set before the cancellation, which ends the task with this reason.
             task.reason = REASON
             core.endings.stop_body(task)
 
+    def count(task: LiveTask) -> None:
+        if task.status is TaskStatus.CANCELLED:
+            cut_short.add(_STOPPED, task)
+        elif task.status is TaskStatus.INTERRUPTED:
+            cut_short.add(_INTERRUPTED, task)
 
-async def _one_iteration() -> None:
-    """Let the loop run for one iteration."""
-    loop = asyncio.get_running_loop()
-    had = loop.create_future()
-    loop.call_soon(had.set_result, None)
-    await had
+    await _in_turns(core, list(home.live.values()), cancel)
+    await _end_coroutines(core, home)
+    await _in_turns(core, started, count)
 
 
 async def _end_coroutines(core: Core, home: Home) -> None:
     """Wait for cancelled coroutines, then interrupt tasks and abandon what is left."""
-    drives = core.runner.drives
-    await _wait_for_ends(core, drives.of(home), _LAST_CHANCE)
-    for task in core.ledger.unfinished(home):
+
+    def interrupt(task: LiveTask) -> None:
         error = TaskInterruptedError(task.task_id, task.name)
         core.endings.end(task, "interrupt", error=error, reason=REASON, body_ended=False)
+
+    drives = core.runner.drives
+    await _wait_for_ends(core, drives.of(home), _LAST_CHANCE)
+    await _in_turns(core, list(home.live.values()), interrupt)
     stubborn = drives.of(home)
-    for driver in stubborn:
-        driver.request_cancel(abandon=True)
+    await _in_turns(core, stubborn, lambda driver: driver.request_cancel(abandon=True))
     await _wait_for_ends(core, stubborn, _LAST_CHANCE)
 
 
 async def _wait_for_ends(core: Core, drivers: list[Driver], seconds: float) -> None:
     """Suspend until all *drivers* have ended, for at most *seconds*."""
-    sleeper = LoopSleeper(core.clock)
-    ended: list[Driver] = []
+    sleeper, drives = LoopSleeper(core.clock), core.runner.drives
+    until, left = core.clock.monotonic() + seconds, len(drivers)
 
-    def note(driver: Driver) -> None:
-        ended.append(driver)
-        if len(ended) == len(drivers):
+    def note(_: Driver) -> None:
+        nonlocal left
+        left -= 1
+        if not left:
             sleeper.signal()
 
     # `note` is called once for each, at once if it has ended already.
-    for driver in drivers:
-        core.runner.drives.when_ended(driver, note)
-    if len(ended) < len(drivers):
-        await sleeper.wait(core.clock.monotonic() + seconds)
+    await _in_turns(core, drivers, lambda driver: drives.when_ended(driver, note))
+    if left:
+        await sleeper.wait(until)
 
 
 async def _shielded(work: Coroutine[Any, Any, None]) -> None:
@@ -209,27 +264,10 @@ async def _shielded(work: Coroutine[Any, Any, None]) -> None:
         raise
 
 
-def _report(tasks: list[LiveTask]) -> None:
+def _report(cut_short: Tally) -> None:
     """Log the tasks that did not finish."""
-    tasks = [task for task in tasks if task.status in _CUT_SHORT]
-    if not tasks:
+    if not cut_short.total:
         return
-    _LOGGER.warning("unfinished at shutdown (%d): %s", len(tasks), _listed(tasks, _MANY))
-    if len(tasks) <= _MANY or not _LOGGER.isEnabledFor(logging.DEBUG):
-        return
-    tasks.sort(key=lambda task: task.started is None)
-    for first in range(0, len(tasks), _MANY):
-        some = tasks[first : first + _MANY]
-        _LOGGER.debug("unfinished at shutdown, from %d on: %s", first + 1, _listed(some, _MANY))
-
-
-def _listed(tasks: list[LiveTask], most: int) -> str:
-    """Return the ids, names and states of *most* tasks, and how many more there are.
-
-    Started tasks come first, since they may have done part of their work.
-    """
-    tasks = sorted(tasks, key=lambda task: task.started is None)
-    named = [f"{task.task_id} ({task.name}) {task.status.value}" for task in tasks[:most]]
-    if len(tasks) > most:
-        named.append(f"and {len(tasks) - most} more")
-    return ", ".join(named)
+    _LOGGER.warning("unfinished at shutdown: %s; the log has each at DEBUG", cut_short)
+    for line in cut_short.lines(_LINES):
+        _LOGGER.warning("unfinished at shutdown: %s", line)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from framework._tasks.current import current_record
@@ -25,6 +25,9 @@ FAILURES: Final = (TaskStatus.FAILED, TaskStatus.TIMEOUT)
 
 _WHOLE: Final = 10
 """How many unread failures of one kind are logged with their tracebacks at a time."""
+
+_WIDTH: Final = 150
+"""Characters after which a list of ids goes on in the next line."""
 
 
 def escaped(text: str) -> str:
@@ -138,6 +141,80 @@ def _log_unread(record: TaskRecord, error: BaseException, *, whole: bool) -> Non
         record.origin or "an unknown line",
         exc_info=error.with_traceback(record.traceback) if whole else None,
     )
+
+
+class Tally:
+    """Counts tasks by state and function, for lines of the log that a person can read.
+
+    Args:
+        ids: For each state, in words and in the order of the lines, how many ids of one
+            function to name.
+
+    Attributes:
+        total: How many tasks were counted.
+    """
+
+    def __init__(self, ids: Mapping[str, int]) -> None:
+        self.total = 0
+        self._ids = ids
+        self._groups: dict[str, dict[str, _Group]] = {state: {} for state in ids}
+
+    def add(self, state: str, task: TaskRecord) -> None:
+        """Count *task* under *state*, one of those that the tally was made for."""
+        self.total += 1
+        groups = self._groups[state]
+        group = groups.get(task.name)
+        if group is None:
+            group = groups[task.name] = _Group()
+        group.count += 1
+        if len(group.ids) < self._ids[state]:
+            group.ids.append(task.task_id)
+
+    def __str__(self) -> str:
+        """Return how many there are, and how many in each state."""
+        counts = {
+            state: sum(group.count for group in groups.values())
+            for state, groups in self._groups.items()
+        }
+        told = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
+        return f"{self.total:,} {'task' if self.total == 1 else 'tasks'} ({told})"
+
+    def lines(self, most: int) -> Iterator[str]:
+        """Yield what to log about the tasks of each function, and about others than *most*."""
+        found = [
+            (group, name, state)
+            for state, groups in self._groups.items()
+            for name, group in sorted(groups.items(), key=lambda item: -item[1].count)
+        ]
+        for group, name, state in found[:most]:
+            yield from group.lines(name, state)
+        others = sum(group.count for group, _, _ in found[most:])
+        if others:
+            yield f"{others:,} more, of other functions"
+
+
+class _Group:
+    """Tasks of one function in one state: how many there are, and some of their ids."""
+
+    __slots__ = ("count", "ids")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.ids: list[str] = []
+
+    def lines(self, name: str, state: str) -> Iterator[str]:
+        """Yield lines with the count and the ids; most have at most `_WIDTH` characters."""
+        head = f"{self.count:,} of {name} {state}: "
+        row: list[str] = []
+        for task_id in self.ids:
+            if row and len(head) + sum(len(one) + 2 for one in row) + len(task_id) > _WIDTH:
+                yield head + ", ".join(row)
+                head, row = f"more of {name} {state}: ", []
+            row.append(task_id)
+        left = self.count - len(self.ids)
+        if left:
+            row.append(f"and {left:,} more" if row else "")
+        yield (head + ", ".join(row)).removesuffix(": ")
 
 
 class _TaskIds:

@@ -434,7 +434,7 @@ async def test_the_last_chance_of_a_drain_passes_on_the_clock(
     task = await asyncframe.manager.get_task(task_id)
     assert task is not None
     assert (task.status, task.still_running) == (TaskStatus.INTERRUPTED, False)
-    assert f"{task_id} " in caplog.text
+    assert f"swallow interrupted: {task_id}" in caplog.text
     stop.set()
 
 

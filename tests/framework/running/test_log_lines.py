@@ -146,11 +146,19 @@ async def test_failures_of_one_kind_are_counted(
 # -- what is unfinished at shutdown
 
 
-@pytest.mark.parametrize("count", [100, 10_000])
-async def test_the_unfinished_are_named_in_bounded_lines(
+def shutdown_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the log says about unfinished tasks, each in a line of its own."""
+    begin = "unfinished at shutdown: "
+    lines = [one for one in caplog.records if one.getMessage().startswith(begin)]
+    assert {one.levelno for one in lines} <= {logging.WARNING}
+    return [one.getMessage().removeprefix(begin) for one in lines]
+
+
+@pytest.mark.parametrize("count", [100, 9_000])
+async def test_the_unfinished_are_told_in_a_few_short_lines(
     caplog: pytest.LogCaptureFixture, count: int
 ) -> None:
-    """The WARNING names a hundred and counts the rest; at DEBUG lines of a hundred name all."""
+    """At WARNING the log groups unfinished tasks by function; at DEBUG it names each once."""
     gate, started = threading.Event(), threading.Event()
 
     def block() -> None:
@@ -162,18 +170,57 @@ async def test_the_unfinished_are_named_in_bounded_lines(
             manager = get_task_manager()
             first = manager.submit_nowait(block)
             await asyncio.to_thread(started.wait)
-            ids = [first, *(manager.submit_nowait(int) for _ in range(count - 1))]
+            waiting = manager.submit_nowait(asyncio.Event().wait)
+            later = manager.submit_nowait(int, delay=60)
+            await asyncio.get_running_loop().run_in_executor(None, int)
+            ids = [manager.submit_nowait(int) for _ in range(count)]
     gate.set()
-    lines = [one for one in caplog.records if one.getMessage().startswith("unfinished at")]
-    (warning,) = [one.getMessage() for one in lines if one.levelno == logging.WARNING]
-    told = [one.getMessage() for one in lines if one.levelno == logging.DEBUG]
-    assert warning.startswith(f"unfinished at shutdown ({count}): {first} (")
-    assert len(re.findall(r"[0-9a-f]{32}", warning)) == 100
-    assert warning.endswith(f", and {count - 100} more") is (count > 100)
-    assert len(told) == (count // 100 if count > 100 else 0)
-    assert max(map(len, [warning, *told])) < 10_000
-    if told:
-        assert sorted(re.findall(r"[0-9a-f]{32}", " ".join(told))) == sorted(ids)
+    name, lines = f"{block.__module__}.{block.__qualname__}", shutdown_lines(caplog)
+    cut_short = (
+        f"1 interrupted, 1 cancelled while running, 1 cancelled while delayed, {count:,} never "
+        "started"
+    )
+    assert lines == [
+        f"{count + 3:,} tasks ({cut_short}); the log has each at DEBUG",
+        f"1 of {name} interrupted: {first}",
+        f"1 of asyncio.locks.Event.wait cancelled while running: {waiting}",
+        f"1 of builtins.int cancelled while delayed: {later}",
+        f"{count:,} of builtins.int never started: {', '.join(ids[:3])}, and {count - 3:,} more",
+    ]
+    assert max(map(len, lines)) < 180
+    told = [one.getMessage() for one in caplog.records if one.levelno == logging.DEBUG]
+    found = re.findall(r"task (\w{32}) \(", " ".join(told))
+    assert sorted(found) == sorted([first, waiting, later, *ids])
+
+
+async def test_ids_of_started_tasks_go_on_in_further_lines(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of each function the ids of up to twenty tasks that had started are told, in lines."""
+    async with setup_async_framework(None, graceful_shutdown_timeout=0):
+        manager = get_task_manager()
+        ids = [manager.submit_nowait(asyncio.Event().wait) for _ in range(22)]
+        await asyncio.get_running_loop().run_in_executor(None, int)
+    head, *lines = shutdown_lines(caplog)
+    assert head == "22 tasks (22 cancelled while running); the log has each at DEBUG"
+    state = "asyncio.locks.Event.wait cancelled while running: "
+    rows = [ids[first : first + 2] for first in range(0, 20, 2)]
+    heads = ["22 of ", *["more of "] * 9]
+    told = [f"{one}{state}{', '.join(row)}" for one, row in zip(heads, rows, strict=True)]
+    assert lines == [*told[:-1], f"{told[-1]}, and 2 more"]
+
+
+async def test_functions_beyond_the_tenth_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Unfinished tasks of ten functions have a line each, the most first; others are counted."""
+    async with setup_async_framework(None, graceful_shutdown_timeout=0):
+        for number in range(12):
+            submit = background_task(name=f"of {number}")(int).options(delay=60)
+            ids = [submit() for _ in range(1 + number)]
+    head, *lines = shutdown_lines(caplog)
+    assert head == "78 tasks (78 cancelled while delayed); the log has each at DEBUG"
+    assert len(lines) == 11
+    told = f"12 of of 11 cancelled while delayed: {', '.join(ids[:3])}, and 9 more"
+    assert (lines[0], lines[-1]) == (told, "3 more, of other functions")
 
 
 async def test_the_loop_has_its_turns_while_many_are_cancelled() -> None:
@@ -232,11 +279,15 @@ async def test_a_drain_says_what_it_waits_for(
         async with setup_async_framework(None, graceful_shutdown_timeout=30):
             ids = [take(seconds) for seconds in (3.0, 8.0)]
             await asyncframe.clock.run_for(0)
-    first, second = (f"{one} ({__name__}.take) running" for one in ids)
+    first, second = ids
+    both = f"2 of {__name__}.take running: {first}, {second}"
     assert drain_lines(caplog) == [
-        ("INFO", f"waiting for 2 tasks to end, 30 s at most: {first}, {second}"),
-        ("WARNING", f"still waiting for 2 tasks to end, 29 s at most: {first}, {second}"),
-        ("WARNING", f"still waiting for 1 task to end, 24 s at most: {second}"),
+        ("INFO", "waiting for 2 tasks (2 running) to end, 30 s at most"),
+        ("INFO", both),
+        ("WARNING", "still waiting for 2 tasks (2 running) to end, 29 s at most"),
+        ("WARNING", both),
+        ("WARNING", "still waiting for 1 task (1 running) to end, 24 s at most"),
+        ("WARNING", f"1 of {__name__}.take running: {second}"),
     ]
     assert asyncframe.clock.monotonic() == 8.0
 
@@ -244,16 +295,18 @@ async def test_a_drain_says_what_it_waits_for(
 async def test_a_drain_without_limit_says_so(
     asyncframe: Probe, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A drain that waits as long as it takes says that, and names ten tasks at the most."""
+    """A drain that waits as long as it takes says that, and names ten tasks of a function."""
     with caplog.at_level(logging.WARNING, "asyncframe"):
         async with setup_async_framework(None, graceful_shutdown_timeout=float("inf")):
-            for _ in range(12):
-                take(2.0)
-    ((level, text),) = drain_lines(caplog)
-    assert level == "WARNING"
-    assert text.startswith("still waiting for 12 tasks to end, as long as it takes: ")
-    assert text.endswith(", and 2 more")
-    assert len(re.findall(r"[0-9a-f]{32}", text)) == 10
+            ids = [take(2.0) for _ in range(12)]
+    (head, *lines) = drain_lines(caplog)
+    assert head == (
+        "WARNING",
+        "still waiting for 12 tasks (12 running) to end, as long as it takes",
+    )
+    assert {level for level, _ in lines} == {"WARNING"}
+    assert re.findall(r"[0-9a-f]{32}", " ".join(text for _, text in lines)) == ids[:10]
+    assert lines[-1][1].endswith(", and 2 more")
 
 
 async def test_a_drain_that_is_quick_does_not_warn(
@@ -265,6 +318,6 @@ async def test_a_drain_that_is_quick_does_not_warn(
             async with setup_async_framework(None):
                 for one in seconds:
                     take(one)
-    assert [level for level, _ in drain_lines(caplog)] == ["INFO"]
+    assert [level for level, _ in drain_lines(caplog)] == ["INFO", "INFO"]
     left = asyncframe.clock.sequencer.timers()
     assert min((timer.when for timer in left), default=_CLEAN_UP) >= _CLEAN_UP
