@@ -18,7 +18,6 @@ from typing import Any
 
 from tests.benchmarks._measure import OURS, Samples
 from tests.benchmarks._rows import Curve, Flat, Goal, Row
-from tests.benchmarks.growth import exponent
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
@@ -274,8 +273,8 @@ def growth(curve: Curve) -> Table:
     head = [f"{curve.x_label} ({curve.unit})", *map("{:,}".format, curve.xs)]
     lines = []
     for name, values in curve.series.items():
-        several = len(values) - values.count(None) > 1
-        power = f"{exponent(curve.xs, values):z.2f}" if several else ""
+        slope = curve.power(name)
+        power = "" if slope is None else f"{slope:z.2f}"
         cells = ["" if value is None else number(value) for value in values]
         goal = next((goal for goal in curve.flat if goal.series == name), None)
         limit = "" if goal is None else f"≤ {goal.at_most:.3g}"

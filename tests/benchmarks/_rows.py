@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -117,6 +119,19 @@ class Curve:
     series: Mapping[str, Sequence[float | None]]
     note: str = ""
     flat: Sequence[Flat] = ()
+
+    def power(self, name: str) -> float | None:
+        """Return the power of x that a series grows by: 0 for not at all, 1 for in proportion.
+
+        It is the slope of the line that fits the logarithms best (least squares); None with
+        less than two points.
+        """
+        costs = zip(self.xs, self.series[name], strict=True)
+        points = [(math.log(x), math.log(cost)) for x, cost in costs if cost is not None]
+        if len(points) < 2:
+            return None
+        slope, _ = statistics.linear_regression(*zip(*points, strict=True))
+        return slope
 
     def rise(self, name: str, beside: str = "") -> float | None:
         """Return the greatest factor from one point of a series to a later one.
