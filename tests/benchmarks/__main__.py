@@ -89,7 +89,17 @@ KEYS = {
         "plugin_import",
     ),
     "exploring": ("explored_tasks", "explored_request", "explored_requests", "point", "switch"),
-    GROWTH: ("pending", "retained", "workers", "waiters", "loops"),
+    GROWTH: (
+        "pending",
+        "retained",
+        "retained_sqlite",
+        "retained_postgresql",
+        "workers",
+        "processes_sqlite",
+        "processes_postgresql",
+        "waiters",
+        "loops",
+    ),
 }
 """The rows of each section, for those who ask for one."""
 

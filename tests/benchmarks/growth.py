@@ -1,4 +1,4 @@
-"""How costs grow: with tasks waiting, tasks kept, threads, waiters and event loops.
+"""How costs grow: with tasks waiting and kept, threads, processes, waiters and event loops.
 
 Every curve is measured in a fresh interpreter per round, all of them once in each round.
 """
@@ -6,14 +6,14 @@ Every curve is measured in a fresh interpreter per round, all of them once in ea
 from __future__ import annotations
 
 import asyncio
-import math
 import statistics
 import sys
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from tests.benchmarks import growth_cases
+from tests.benchmarks import growth_cases, growth_kept, growth_processes
 from tests.benchmarks._measure import OURS, child, rotated
 from tests.benchmarks._rows import Curve, Flat
 
@@ -32,7 +32,52 @@ class _Subject:
 
 _POWERS = tuple(10**power for power in range(2, 7))
 
-_SUBJECTS: Mapping[str, _Subject] = {
+_KEPT = _POWERS[1:]
+
+
+def _flat(*names: str) -> list[Flat]:
+    """Return the goal of being flat for series."""
+    return [Flat(name) for name in names]
+
+
+def _kept(kind: str, name: str) -> _Subject:
+    """Return the curve of tasks kept in a kind of database."""
+    return _Subject(
+        partial(growth_kept.kept, kind),
+        f"Cost of a call while finished tasks are kept in {name}",
+        "tasks kept",
+        _KEPT,
+        "An earlier process has left the tasks. No cost should grow, except that a start reads "
+        "when tasks have ended. submit and run is the time per task in bursts of 100, until the "
+        "last has run; the CPU time of this process counts until all of them are written.",
+        _flat(
+            growth_kept.RUN,
+            growth_kept.STORED,
+            growth_kept.RECENT,
+            growth_kept.OLD,
+            growth_kept.ACTIVE,
+            growth_kept.CLEANUP,
+        ),
+    )
+
+
+def _processes(kind: str, name: str) -> _Subject:
+    """Return the curve of processes that share a kind of database."""
+    return _Subject(
+        partial(growth_processes.processes, kind),
+        f"Cost of a task with processes that share {name}",
+        "processes",
+        (1, 2, 4, 8),
+        f"All processes together submit and run {growth_processes.TASKS:,} tasks in bursts of "
+        f"{growth_processes.BURST}, until every record is written. CPU time is that of all "
+        "processes and of the database's server. It is what can stay flat, because two processes "
+        "already use both cores. The last line is the delay from the end of a task until another "
+        "process that asks for it gets it.",
+        _flat(growth_processes.TIME, growth_processes.CPU, growth_processes.SIBLING),
+    )
+
+
+SUBJECTS: Mapping[str, _Subject] = {
     "pending": _Subject(
         growth_cases.pending,
         "Cost of a call while tasks wait for a thread",
@@ -40,15 +85,19 @@ _SUBJECTS: Mapping[str, _Subject] = {
         _POWERS,
         "No cost should grow. run is the time per task in which four threads run all waiting "
         "tasks.",
-        [Flat(name) for name in ("submit", "get_task", "get_stats", "cancel_task", "run")],
+        _flat("submit", "get_task", "get_stats", "cancel_task", "run"),
     ),
     "retained": _Subject(
-        growth_cases.retained,
-        "Cost of a call while finished tasks are kept",
+        growth_kept.retained,
+        "Cost of a call while finished tasks are kept in memory",
         "tasks kept",
-        _POWERS,
-        "No cost should grow. submit and run is the time per task, in bursts of 100.",
+        _KEPT,
+        "No cost should grow. submit and run is the time per task, in bursts of 100. An old task "
+        "costs more with a million: its data lie in memory that no processor cache has.",
+        _flat(growth_kept.RUN, growth_kept.RECENT, growth_kept.ACTIVE, growth_kept.CLEANUP),
     ),
+    "retained_sqlite": _kept("sqlite", "SQLite"),
+    "retained_postgresql": _kept("postgresql", "PostgreSQL"),
     "workers": _Subject(
         growth_cases.workers,
         "Time per task",
@@ -59,6 +108,8 @@ _SUBJECTS: Mapping[str, _Subject] = {
         "tasks should take 1 ms divided by the number of threads.",
         [Flat("no-op", beside=growth_cases.NO_OP_STANDARD), Flat("sleep of 1 ms")],
     ),
+    "processes_sqlite": _processes("sqlite", "a SQLite file"),
+    "processes_postgresql": _processes("postgresql", "a PostgreSQL"),
     "waiters": _Subject(
         growth_cases.waiters,
         "Cost of get_result for each coroutine that waits",
@@ -84,20 +135,6 @@ _SUBJECTS: Mapping[str, _Subject] = {
 }
 
 
-def exponent(xs: Sequence[float], ys: Sequence[float | None]) -> float:
-    """Return the power of x that y grows by: 0 for not at all, 1 for in proportion.
-
-    It is the slope of the line that fits the logarithms best (least squares).
-
-    Args:
-        xs: Above 0, two different ones at least.
-        ys: Above 0, one for each of *xs*; None where there is none.
-    """
-    points = [(math.log(x), math.log(y)) for x, y in zip(xs, ys, strict=True) if y is not None]
-    slope, _ = statistics.linear_regression(*zip(*points, strict=True))
-    return slope
-
-
 def curves(rounds: int, keys: Collection[str]) -> Iterator[Curve]:
     """Measure curves.
 
@@ -105,7 +142,7 @@ def curves(rounds: int, keys: Collection[str]) -> Iterator[Curve]:
         rounds: How many fresh interpreters for each, from 1 on; medians count.
         keys: Which; empty for all.
     """
-    subjects = {key: one for key, one in _SUBJECTS.items() if not keys or key in keys}
+    subjects = {key: one for key, one in SUBJECTS.items() if not keys or key in keys}
     found: dict[str, list[growth_cases.Costs]] = {key: [] for key in subjects}
     for number in range(rounds):
         for key in rotated(list(subjects), number):
@@ -134,5 +171,5 @@ def _medians(rounds: Sequence[Sequence[float | None]]) -> list[float | None]:
 
 
 if __name__ == "__main__":
-    chosen = _SUBJECTS[sys.argv[2]]
+    chosen = SUBJECTS[sys.argv[2]]
     growth_cases.finish(asyncio.run(chosen.measure(chosen.xs)))

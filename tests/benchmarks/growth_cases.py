@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from time import perf_counter
 from typing import NoReturn
@@ -30,8 +30,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
-from framework.protocols import Clock
-from pytest_asyncframe.clock import VirtualClock
+from framework.protocols import Clock, TaskStore
 from tests.benchmarks._measure import OURS
 from tests.benchmarks.floors import THREADS
 
@@ -45,7 +44,7 @@ EVENT = "asyncio.Event"
 ONE_TASK = "for one task"
 A_TASK_EACH = "for a task each"
 
-_BATCHES = 9
+BATCHES = 9
 """How often a point is measured; the median counts."""
 
 _MORE_THAN_ANY = 2_000_000
@@ -53,12 +52,13 @@ _DRAINED_AT_MOST = 100_000
 _CHUNK = 100
 _TURN_EVERY = 1_000
 _TRIPS = 1_000
+_WAITS = 10_000
 _PATIENCE = 120.0
 
 Costs = dict[str, list[float | None]]
 """Microseconds by the name of a series, one for each point; None where there is none."""
 
-_ran: list[None] = []
+ran: list[None] = []
 """One entry for each run of a task below; appending needs no lock."""
 
 
@@ -66,14 +66,15 @@ _ran: list[None] = []
 
 
 @background_task
-def _noop() -> None:
-    _ran.append(None)
+def noop() -> None:
+    """Do nothing, on a thread."""
+    ran.append(None)
 
 
 @background_task
 def _pause() -> None:
     time.sleep(0.001)  # noqa: TID251 - a task that blocks its thread is what is measured
-    _ran.append(None)
+    ran.append(None)
 
 
 @background_task
@@ -82,8 +83,9 @@ def _block(gate: threading.Event) -> None:
 
 
 @async_task
-async def _in_place() -> str:
-    _ran.append(None)
+async def in_place() -> str:
+    """Return the id of this task, which is run by its caller."""
+    ran.append(None)
     task = current_task()
     assert task is not None
     return task.task_id
@@ -91,16 +93,17 @@ async def _in_place() -> str:
 
 @async_task
 def _in_pool() -> None:
-    _ran.append(None)
+    ran.append(None)
 
 
 # -- measuring
 
 
 @asynccontextmanager
-async def _framework(
-    max_workers: int = THREADS, clock: Clock | None = None
+async def framework(
+    max_workers: int = THREADS, clock: Clock | None = None, store: TaskStore | None = None
 ) -> AsyncIterator[TaskManager]:
+    """Start a framework that refuses and forgets nothing by itself."""
     async with setup_async_framework(
         None,
         max_workers=max_workers,
@@ -108,30 +111,31 @@ async def _framework(
         max_finished_tasks=_MORE_THAN_ANY,
         cleanup_interval=math.inf,
         clock=clock,
+        store=store,
     ):
         yield get_task_manager()
 
 
-async def _turn() -> None:
+async def turn() -> None:
     """Let the loop go round once."""
     turned = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_soon(turned.set_result, None)
     await turned
 
 
-async def _until(reached: Callable[[], bool], what: str) -> None:
+async def until(reached: Callable[[], bool], what: str) -> None:
     """Go round the loop until *reached*, or raise that *what* was not."""
     end = perf_counter() + _PATIENCE
     while not reached():
         if perf_counter() > end:
             raise RuntimeError(f"{what} was not reached")
-        await _turn()
+        await turn()
 
 
 async def _until_ran(count: int) -> None:
-    await _until(lambda: len(_ran) >= count, f"the run of {count} tasks")
-    if len(_ran) != count:
-        raise RuntimeError(f"{len(_ran)} tasks have run instead of {count}")
+    await until(lambda: len(ran) >= count, f"the run of {count} tasks")
+    if len(ran) != count:
+        raise RuntimeError(f"{len(ran)} tasks have run instead of {count}")
 
 
 async def _occupied(manager: TaskManager) -> threading.Event:
@@ -139,7 +143,7 @@ async def _occupied(manager: TaskManager) -> threading.Event:
     gate = threading.Event()
     for _ in range(THREADS):
         _block(gate)
-    await _until(lambda: manager.get_stats()["running"] == THREADS, "a busy pool")
+    await until(lambda: manager.get_stats()["running"] == THREADS, "a busy pool")
     return gate
 
 
@@ -147,12 +151,12 @@ async def _submitted(count: int) -> list[str]:
     """Submit *count* tasks that do nothing, and return their ids."""
     ids: list[str] = []
     while len(ids) < count:
-        ids += [_noop() for _ in range(min(_TURN_EVERY, count - len(ids)))]
-        await _turn()
+        ids += [noop() for _ in range(min(_TURN_EVERY, count - len(ids)))]
+        await turn()
     return ids
 
 
-async def _find(manager: TaskManager, ids: Sequence[str], status: TaskStatus) -> float:
+async def find(manager: TaskManager, ids: Sequence[str], status: TaskStatus) -> float:
     """Return the microseconds that a look-up of each of *ids* takes."""
     begin = perf_counter()
     for task_id in ids:
@@ -163,12 +167,12 @@ async def _find(manager: TaskManager, ids: Sequence[str], status: TaskStatus) ->
     return spent / len(ids) * 1e6
 
 
-def _some(ids: Sequence[str]) -> Sequence[str]:
+def some(ids: Sequence[str]) -> Sequence[str]:
     """Return at most 200 ids from all over *ids*."""
     return ids[:: math.ceil(len(ids) / 200)]
 
 
-def _per_call(call: Callable[[], object], count: int) -> float:
+def per_call(call: Callable[[], object], count: int) -> float:
     """Return the microseconds that a call takes."""
     begin = perf_counter()
     for _ in range(count):
@@ -176,7 +180,7 @@ def _per_call(call: Callable[[], object], count: int) -> float:
     return (perf_counter() - begin) / count * 1e6
 
 
-class _Medians:
+class Medians:
     """Collects the samples of the current point and keeps the medians of all points."""
 
     def __init__(self, *names: str) -> None:
@@ -199,7 +203,7 @@ class _Medians:
 
 async def _drain(manager: TaskManager, count: int) -> float:
     """Return the microseconds per task in which a busy pool gets through *count* tasks."""
-    before = len(_ran)
+    before = len(ran)
     gate = await _occupied(manager)
     ids = await _submitted(count)
     gc.collect()
@@ -213,30 +217,30 @@ async def _drain(manager: TaskManager, count: int) -> float:
 
 async def pending(points: Sequence[int]) -> Costs:
     """Measure calls while tasks wait for a thread."""
-    found = _Medians("submit", "get_task", "get_stats", "cancel_task", "run")
-    async with _framework() as manager:
+    found = Medians("submit", "get_task", "get_stats", "cancel_task", "run")
+    async with framework() as manager:
         drained: dict[int, float] = {}
         for count in points:
             if count <= _DRAINED_AT_MOST:
-                times = min(_BATCHES, math.ceil(20_000 / count))
+                times = min(BATCHES, math.ceil(20_000 / count))
                 drained[count] = statistics.median(
                     [await _drain(manager, count) for _ in range(times)]
                 )
-    before = len(_ran)
-    async with _framework() as manager:
-        await _occupied(manager)
+    before = len(ran)
+    async with framework() as manager, AsyncExitStack() as stack:
+        stack.callback((await _occupied(manager)).set)
         waiting = 0
         for count in points:
-            ids = _some(await _submitted(count - waiting))
+            ids = some(await _submitted(count - waiting))
             waiting = count
             gc.collect()
-            for _ in range(_BATCHES):
+            for _ in range(BATCHES):
                 begin = perf_counter()
-                late = [_noop() for _ in range(20)]
+                late = [noop() for _ in range(20)]
                 found.add("submit", (perf_counter() - begin) / len(late) * 1e6)
-                await _turn()
-                found.add("get_task", await _find(manager, ids, TaskStatus.PENDING))
-                found.add("get_stats", _per_call(manager.get_stats, 20))
+                await turn()
+                found.add("get_task", await find(manager, ids, TaskStatus.PENDING))
+                found.add("get_stats", per_call(manager.get_stats, 20))
                 begin = perf_counter()
                 cancelled = [await manager.cancel_task(task_id) for task_id in late]
                 found.add("cancel_task", (perf_counter() - begin) / len(late) * 1e6)
@@ -245,51 +249,16 @@ async def pending(points: Sequence[int]) -> Costs:
             if count in drained:
                 found.add("run", drained[count])
             found.close()
-        if len(_ran) != before:
+        if len(ran) != before:
             raise RuntimeError("tasks have run while the pool was busy")
         finish(found.costs)
 
 
-async def retained(points: Sequence[int]) -> Costs:
-    """Measure calls while finished tasks are kept."""
-    found = _Medians("get_task", "submit and run", "cleanup of 100")
-    clock = VirtualClock()
-    first = clock.monotonic()
-    async with _framework(clock=clock) as manager:
-        kept = 0
-        for count in points:
-            ids = []
-            while kept < count:
-                # 100 tasks end in each second of the clock, so that age tells them apart.
-                ids += [await _in_place() for _ in range(_CHUNK)][:: _CHUNK // 10]
-                kept += _CHUNK
-                clock.advance(1.0)
-            gc.collect()
-            for _ in range(_BATCHES):
-                found.add("get_task", await _find(manager, _some(ids), TaskStatus.COMPLETED))
-            for _ in range(_BATCHES):
-                found.add("submit and run", await _burst(manager, _noop, _CHUNK, THREADS))
-                await _until(partial(_keeps, manager, kept + _CHUNK), f"{kept + _CHUNK} kept")
-                clock.advance(1.0)
-                begin = perf_counter()
-                removed = manager.cleanup_completed_tasks(clock.monotonic() - first)
-                found.add("cleanup of 100", (perf_counter() - begin) * 1e6)
-                first += 1.0
-                if removed != _CHUNK:
-                    raise RuntimeError(f"{removed} tasks were removed instead of {_CHUNK}")
-            found.close()
-        finish(found.costs)
-
-
-def _keeps(manager: TaskManager, count: int) -> bool:
-    return manager.get_stats()["kept"] == count
-
-
-async def _burst(
+async def burst(
     manager: TaskManager, task: Callable[[], str], count: int, max_workers: int
 ) -> float:
     """Return the microseconds per task in which *count* are submitted and have run."""
-    before = len(_ran)
+    before = len(ran)
     begin = perf_counter()
     ids = [task() for _ in range(count)]
     # Each thread is at one of the last when the others have ended.
@@ -301,13 +270,13 @@ async def _burst(
 
 async def workers(points: Sequence[int]) -> Costs:
     """Measure bursts of tasks with more and more threads."""
-    found = _Medians("no-op", NO_OP_STANDARD, "sleep of 1 ms")
+    found = Medians("no-op", NO_OP_STANDARD, "sleep of 1 ms")
     for count in points:
-        async with _framework(count) as manager:
-            await _burst(manager, _pause, 2 * count, count)
+        async with framework(count) as manager:
+            await burst(manager, _pause, 2 * count, count)
             for _ in range(3):
-                found.add("no-op", await _burst(manager, _noop, BURST, count))
-            found.add("sleep of 1 ms", await _burst(manager, _pause, SLEEPERS, count))
+                found.add("no-op", await burst(manager, noop, BURST, count))
+            found.add("sleep of 1 ms", await burst(manager, _pause, SLEEPERS, count))
         with ThreadPoolExecutor(count) as pool:
             for _ in range(3):
                 found.add(NO_OP_STANDARD, _standard_burst(pool))
@@ -316,12 +285,12 @@ async def workers(points: Sequence[int]) -> Costs:
 
 
 def _standard_burst(pool: ThreadPoolExecutor) -> float:
-    before = len(_ran)
+    before = len(ran)
     begin = perf_counter()
-    wait([pool.submit(_noop.fn) for _ in range(BURST)])
+    wait([pool.submit(noop.fn) for _ in range(BURST)])
     spent = perf_counter() - begin
-    if len(_ran) != before + BURST:
-        raise RuntimeError(f"{len(_ran) - before} calls have run instead of {BURST}")
+    if len(ran) != before + BURST:
+        raise RuntimeError(f"{len(ran) - before} calls have run instead of {BURST}")
     return spent / BURST * 1e6
 
 
@@ -333,10 +302,10 @@ async def waiters(points: Sequence[int]) -> Costs:
         A_TASK_EACH: partial(_wait, share=False),
         EXECUTOR: _wait_for_executor,
     }
-    found = _Medians(*cases)
-    async with _framework() as manager:
+    found = Medians(*cases)
+    async with framework() as manager:
         for count in points:
-            for _ in range(min(50, math.ceil(10_000 / count))):
+            for _ in range(min(50, math.ceil(_WAITS / count))):
                 gc.collect()
                 for name, case in cases.items():
                     found.add(name, await case(manager, count))
@@ -351,11 +320,11 @@ async def _wait(manager: TaskManager, waiters: int, *, share: bool) -> float:
     """
     tasks = 1 if share else waiters
     gate = await _occupied(manager)
-    before = len(_ran)
+    before = len(ran)
     begin = perf_counter()
-    ids = [_noop() for _ in range(tasks)]
+    ids = [noop() for _ in range(tasks)]
     waiting = [asyncio.create_task(manager.get_result(ids[n % tasks])) for n in range(waiters)]
-    await _turn()
+    await turn()
     gate.set()
     await asyncio.gather(*waiting)
     spent = perf_counter() - begin
@@ -375,7 +344,7 @@ async def _wait_for_event(_manager: TaskManager, waiters: int) -> float:
         pool.submit(run)
         begin = perf_counter()
         waiting = [asyncio.create_task(event.wait()) for _ in range(waiters)]
-        await _turn()
+        await turn()
         gate.set()
         if not all(await asyncio.gather(*waiting)):
             raise RuntimeError("a coroutine did not wait for the event")
@@ -384,13 +353,13 @@ async def _wait_for_event(_manager: TaskManager, waiters: int) -> float:
 
 async def _wait_for_executor(_manager: TaskManager, waiters: int) -> float:
     """Return the same where each waits for a call of its own in a bare pool."""
-    before, gate = len(_ran), threading.Event()
+    before, gate = len(ran), threading.Event()
     with ThreadPoolExecutor(THREADS) as pool:
         for _ in range(THREADS):
             pool.submit(gate.wait, _PATIENCE)
         begin = perf_counter()
         waiting = [asyncio.create_task(_call_in(pool)) for _ in range(waiters)]
-        await _turn()
+        await turn()
         gate.set()
         await asyncio.gather(*waiting)
         spent = perf_counter() - begin
@@ -400,9 +369,9 @@ async def _wait_for_executor(_manager: TaskManager, waiters: int) -> float:
 
 async def loops(points: Sequence[int]) -> Costs:
     """Measure round trips from several event loops, each in a thread of its own."""
-    found = _Medians(OURS, EXECUTOR)
+    found = Medians(OURS, EXECUTOR)
     with ThreadPoolExecutor(THREADS) as pool:
-        async with _framework():
+        async with framework():
             for count in points:
                 for _ in range(3):
                     found.add(OURS, await _trips(_in_pool, count))
@@ -412,14 +381,14 @@ async def loops(points: Sequence[int]) -> Costs:
 
 
 async def _call_in(pool: ThreadPoolExecutor) -> None:
-    await asyncio.get_running_loop().run_in_executor(pool, _noop.fn)
+    await asyncio.get_running_loop().run_in_executor(pool, noop.fn)
 
 
 async def _trips(call: Callable[[], Awaitable[None]], loops: int) -> float:
     """Return the microseconds per round trip with as many loops at it at the same time."""
     trips = _TRIPS // loops
     barrier = threading.Barrier(loops)
-    before = len(_ran)
+    before = len(ran)
 
     async def go() -> tuple[float, float]:
         await call()
@@ -435,8 +404,8 @@ async def _trips(call: Callable[[], Awaitable[None]], loops: int) -> float:
         spans = await asyncio.gather(
             *[here.run_in_executor(threads, lambda: asyncio.run(go())) for _ in range(loops)]
         )
-    if len(_ran) != before + loops * (trips + 1):
-        raise RuntimeError(f"{len(_ran) - before} calls have run in {loops} x {trips + 1} trips")
+    if len(ran) != before + loops * (trips + 1):
+        raise RuntimeError(f"{len(ran) - before} calls have run in {loops} x {trips + 1} trips")
     begin, end = min(span[0] for span in spans), max(span[1] for span in spans)
     return (end - begin) / (loops * trips) * 1e6
 

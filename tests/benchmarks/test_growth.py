@@ -1,0 +1,123 @@
+"""The curves of the benchmarks, with few points: each case counts what it has run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import sqlalchemy as sa
+
+from framework import get_task_manager, setup_async_framework
+from framework.stores.sql import SQLStore
+from tests.benchmarks import growth, growth_cases, growth_kept, growth_processes
+from tests.benchmarks.__main__ import GROWTH, KEYS
+
+
+class _Finished(Exception):  # noqa: N818 - it ends a case, and is no error
+    """A case has told its costs, and would end its process now."""
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure each point twice and with few tasks, and do not end the process."""
+
+    def finish(costs: growth_cases.Costs) -> NoReturn:
+        raise _Finished(costs)
+
+    for module in (growth_cases, growth_kept):
+        monkeypatch.setattr(module, "finish", finish)
+        monkeypatch.setattr(module, "BATCHES", 2)
+    monkeypatch.setattr(growth_cases, "BURST", 50)
+    monkeypatch.setattr(growth_cases, "SLEEPERS", 2)
+    monkeypatch.setattr(growth_cases, "_TRIPS", 4)
+    monkeypatch.setattr(growth_cases, "_WAITS", 100)
+
+
+def costs_of(case: Coroutine[Any, Any, growth_cases.Costs]) -> growth_cases.Costs:
+    """Return what a case has measured, also if it ends its process."""
+    try:
+        return asyncio.run(case)
+    except _Finished as finished:
+        costs: growth_cases.Costs = finished.args[0]
+        return costs
+
+
+CASES = {
+    "pending": (growth_cases.pending, [100, 300]),
+    "retained": (growth_kept.retained, [200, 300]),
+    "retained_sqlite": (growth.SUBJECTS["retained_sqlite"].measure, [300, 600]),
+    "workers": (growth_cases.workers, [1, 2]),
+    "waiters": (growth_cases.waiters, [50, 100]),
+    "loops": (growth_cases.loops, [1, 2]),
+}
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_each_point_of_each_series_is_measured(key: str) -> None:
+    """A case gives a time above zero for each point, and has the series that may not rise."""
+    measure, points = CASES[key]
+
+    costs = costs_of(measure(points))
+
+    wanted = {name for goal in growth.SUBJECTS[key].flat for name in (goal.series, goal.beside)}
+    assert wanted - {""} <= costs.keys()
+    for name, values in costs.items():
+        assert len(values) == len(points)
+        assert all(value is None or value > 0 for value in values), name
+
+
+def test_the_curves_that_can_be_asked_for() -> None:
+    """The program knows the curves by the names that they have, in their order."""
+    assert list(KEYS[GROWTH]) == list(growth.SUBJECTS)
+
+
+async def _orders(url: str, numbers: Sequence[int]) -> float:
+    async with setup_async_framework(None, store=SQLStore(url)):
+        manager = get_task_manager()
+        told = await growth_processes.ORDERS["run"](manager, numbers[0], len(numbers) - 1)
+        task_id, ended = await growth_processes.ORDERS["end one"](manager, numbers[-1])
+        seen: float = await growth_processes.ORDERS["see"](manager, task_id)
+        assert told["begin"] < told["end"] < ended < seen
+        assert 0 < told["calling"] < told["end"] - told["begin"]
+        return seen
+
+
+def test_orders_of_a_process(tmp_path: Path) -> None:
+    """A process runs the tasks of its share, and all of them are in the database in the end."""
+    url = f"sqlite:///{tmp_path / 'tasks.db'}"
+
+    asyncio.run(_orders(url, range(8)))
+
+    growth_processes.check(url, 8)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM asyncframe_tasks WHERE result = '3'",
+        "UPDATE asyncframe_tasks SET result = '2' WHERE result = '3'",
+        "UPDATE asyncframe_tasks SET status = 'failed' WHERE result = '3'",
+    ],
+)
+def test_a_task_that_is_not_there(tmp_path: Path, damage: str) -> None:
+    """A task that is missing, there twice or not completed makes the measurement an error."""
+    url = f"sqlite:///{tmp_path / 'tasks.db'}"
+    asyncio.run(_orders(url, range(8)))
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text(damage))
+    engine.dispose()
+
+    with pytest.raises(RuntimeError, match=r"^\d tasks in the database are not the 8 expected$"):
+        growth_processes.check(url, 8)
+
+
+@pytest.mark.soak
+def test_two_processes(tmp_path: Path) -> None:
+    """Two processes share a database, and every cost of theirs is above zero."""
+    costs = growth_processes.point(f"sqlite:///{tmp_path / 'tasks.db'}", 2, None, tasks=200)
+
+    assert all(cost is not None and cost > 0 for cost in costs.values())
