@@ -147,6 +147,40 @@ def spanning(values: Iterable[float], start: float, end: float) -> Scale:
     )
 
 
+@dataclass(frozen=True)
+class Even:
+    """A scale from 0 on, on which equal steps are equally long.
+
+    Attributes:
+        step: Between two ticks, above zero.
+        high: Greatest value, a multiple of *step*.
+        start: Where 0 is, in pixels.
+        end: Where *high* is, in pixels.
+    """
+
+    step: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """Return where *value* is; what lies outside is moved to the nearer end."""
+        share = min(max(value / self.high, 0.0), 1.0)
+        return self.start + share * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """Return the multiples of the step."""
+        return [number * self.step for number in range(round(self.high / self.step) + 1)]
+
+
+def evenly(values: Iterable[float], start: float, end: float) -> Even:
+    """Return a scale from 0 that holds all *values*, with three to six ticks."""
+    high = max([value for value in values if 0 < value < math.inf], default=1.0)
+    steps = (part * 10.0**n for n in range(-12, 13) for part in (1, 2, 5))
+    step = next(step for step in steps if step * 5 >= high * 0.999)
+    return Even(step, step * math.ceil(high * 0.999 / step), start, end)
+
+
 def tick_label(value: float) -> str:
     """Return the text of a tick, such as ``0.01`` or ``10,000``."""
     return f"{value:,.0f}" if value >= 1 else f"{value:.10f}".rstrip("0")
@@ -157,12 +191,28 @@ def tick_label(value: float) -> str:
 
 @dataclass
 class Canvas:
-    """Gathers the parts of one picture, from top to bottom."""
+    """Gathers the parts of one picture, from top to bottom.
+
+    Attributes:
+        scheme: Its colours.
+        title: What it shows, in a few words, for those who do not see it.
+        description: The same with all figures.
+        wide: Its width in pixels.
+        size: Of its letters, in pixels.
+        parts: Elements of SVG.
+    """
 
     scheme: Scheme
     title: str
     description: str
+    wide: int = WIDTH
+    size: int = SIZE
     parts: list[str] = field(default_factory=list)
+
+    @property
+    def high(self) -> float:
+        """The height of a line of text."""
+        return LINE * self.size / SIZE
 
     def text(
         self,
@@ -196,8 +246,8 @@ class Canvas:
 
     def paragraph(self, y: float, text: str, *, kind: str = "text", bold: bool = False) -> float:
         """Write *text* over the whole width from *y* down; return where it ends."""
-        for line in wrapped(text, (WIDTH - 2 * MARGIN) / BOLDER):
-            y += LINE
+        for line in wrapped(text, (self.wide - 2 * MARGIN) / BOLDER, self.size):
+            y += self.high
             self.text(MARGIN, y - 4, line, kind=kind, bold=bold)
         return y
 
@@ -242,16 +292,16 @@ class Canvas:
         """Return the picture, *height* pixels high."""
         high = math.ceil(height)
         opening = (
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{high}"'
-            f' viewBox="0 0 {WIDTH} {high}" role="img" aria-labelledby="title desc"'
-            f' font-family="{SANS}" font-size="{SIZE}">'
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{self.wide}" height="{high}"'
+            f' viewBox="0 0 {self.wide} {high}" role="img" aria-labelledby="title desc"'
+            f' font-family="{SANS}" font-size="{self.size}">'
         )
         return "\n".join(
             [
                 opening,
                 f'<title id="title">{escape(self.title)}</title>',
                 f'<desc id="desc">{escape(self.description)}</desc>',
-                f'<rect width="{WIDTH}" height="{high}" rx="6" fill="{self.scheme.ground}"/>',
+                f'<rect width="{self.wide}" height="{high}" rx="6" fill="{self.scheme.ground}"/>',
                 *self.parts,
                 "</svg>\n",
             ]
