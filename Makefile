@@ -125,9 +125,12 @@ $(VENV)/.made:
 	@touch $@
 
 # The peers have an environment of their own, since they pin what the tests must not.
-$(BENCH)/.made: pyproject.toml tests/benchmarks/requirements.txt
+$(BENCH)/.made: pyproject.toml tests/benchmarks/requirements.txt tests/benchmarks/requirements-arq.txt
 	@$(NEW_ENOUGH)
 	$(PYTHON) -m venv --clear $(BENCH)
 	$(BENCH)/bin/python -m pip --disable-pip-version-check --quiet install \
 		--editable . --requirement tests/benchmarks/requirements.txt
+	$(PYTHON) -m venv $(BENCH)/arq
+	$(BENCH)/arq/bin/python -m pip --disable-pip-version-check --quiet install \
+		--requirement tests/benchmarks/requirements-arq.txt
 	@touch $@

@@ -6,7 +6,7 @@ import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tests.benchmarks._measure import OURS, Samples
 
@@ -45,6 +45,7 @@ class Row:
         goals: What ours is held to, the one against the floor first.
         unranked: Names that are shown but are no peers: sketches, variants of ours.
         note: A sentence for readers; "" for none.
+        missing: Why cases are not among the samples, by name.
     """
 
     key: str
@@ -55,6 +56,7 @@ class Row:
     goals: Sequence[Goal]
     unranked: Sequence[str] = ()
     note: str = ""
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ours(self) -> Samples:
