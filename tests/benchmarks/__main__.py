@@ -7,14 +7,14 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from tests.benchmarks import _pictures
+from tests.benchmarks import _pictures, adopters, adopters_page, adopters_pictures
 from tests.benchmarks._measure import ROOT
 from tests.benchmarks._report import (
     Group,
@@ -31,6 +31,7 @@ from tests.benchmarks._report import (
 )
 from tests.benchmarks._rows import Curve, Row
 
+PAGE = ROOT / "docs" / "performance.md"
 DETAILS = ROOT / "docs" / "performance-details.md"
 PICTURES = ROOT / "docs" / "performance"
 RAW = ROOT / ".benchmarks"
@@ -39,6 +40,7 @@ PICTURED = "3.11"
 """The Python whose runs are drawn, and written into the page without being asked."""
 
 TITLES = {
+    "adopters": "What a task costs in an app",
     "submission": "Submitting tasks and waiting for them",
     "coroutines": "Tracked coroutines",
     "calls": "Throttles, retries and ids",
@@ -55,6 +57,7 @@ GROWTH = "growth"
 """The section with curves."""
 
 KEYS = {
+    "adopters": tuple(f"{adopters.PREFIX}{name}" for name in adopters.FIGURES),
     "submission": (
         "submit_idle",
         "submit_burst",
@@ -203,13 +206,27 @@ def save(run: Run, path: Path) -> None:
 
 
 def publish(run: Run) -> None:
-    """Put the run into the page, and its pictures beside it."""
+    """Put the run into the pages, and its pictures beside them.
+
+    A page of which nothing was measured stays as it is.
+    """
     pictures = run.place.minor == PICTURED
-    page = DETAILS.read_text(encoding="utf-8")
-    part = as_markdown(run, pictures=pictures)
-    DETAILS.write_text(replaced(page, run.place.minor, part), encoding="utf-8")
-    if pictures:
-        _pictures.write(run, PICTURES)
+    if part := adopters_page.as_markdown(run, pictures=pictures):
+        put(PAGE, run, part)
+        if pictures:
+            _pictures.write(adopters_pictures.pictures(run), PICTURES / adopters_page.SECTION)
+    groups = [group for group in run.groups if group.key != adopters_page.SECTION]
+    details = replace(run, groups=groups)
+    if groups or run.curves:
+        put(DETAILS, run, as_markdown(details, pictures=pictures))
+        if pictures:
+            _pictures.write(_pictures.pictures(details), PICTURES)
+
+
+def put(page: Path, run: Run, part: str) -> None:
+    """Put a part into a page, as what was measured on the Python of *run*."""
+    text = page.read_text(encoding="utf-8")
+    page.write_text(replaced(text, run.place.minor, part), encoding="utf-8")
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -280,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unasked = run.publishable and run.place.minor == PICTURED and not options.no_write
     if not run.raised and (options.write or unasked):
         publish(run)
-        sys.stdout.write(f"\nwritten into {DETAILS}\n")
+        sys.stdout.write(f"\nwritten into {PAGE.parent}\n")
     return 1 if run.raised else 0
 
 

@@ -272,10 +272,14 @@ def pictures(run: Run) -> dict[str, str]:
     return drawn
 
 
-def write(run: Run, folder: Path) -> None:
-    """Put the pictures of *run* into *folder*, in place of those that were there."""
+def write(drawn: Mapping[str, str], folder: Path) -> None:
+    """Put pictures into *folder*, in place of those that were there.
+
+    Args:
+        drawn: By the name of their file.
+        folder: Is made if it is not there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = pictures(run)
     for stale in folder.glob("*.svg"):
         if stale.name not in drawn:
             stale.unlink()

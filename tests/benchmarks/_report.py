@@ -131,8 +131,7 @@ class Table:
         """Return it with columns parted by bars, and with numbers tied to their units."""
         lines = [self.head, ["---"] * len(self.head), *self.lines]
         return "\n".join(
-            f"| {' | '.join(_AFTER_NUMBER.sub(_TIED, cell).replace('|', _BAR) for cell in line)} |"
-            for line in lines
+            f"| {' | '.join(tied(cell).replace('|', _BAR) for cell in line)} |" for line in lines
         )
 
 
@@ -175,6 +174,11 @@ def number(value: float) -> str:
     if abs(value) >= 100 or value == 0:
         return f"{value:,.0f}"
     return f"{value:.{2 - math.floor(math.log10(abs(value)))}f}"
+
+
+def tied(text: str) -> str:
+    """Return *text* with numbers tied to their units."""
+    return _AFTER_NUMBER.sub(_TIED, text)
 
 
 def amount(row: Row, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.benchmarks import _canvas, _pictures
+from tests.benchmarks import _canvas, _pictures, adopters_pictures
 from tests.benchmarks._measure import OURS
 from tests.benchmarks._report import Group, Run
-from tests.framework.figures import made_up_row, made_up_run, samples
+from tests.framework.figures import made_up_adopters, made_up_row, made_up_run, samples
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -28,19 +29,28 @@ def run() -> Run:
 
 def boxes(picture: ET.Element) -> Iterator[tuple[str, float, float, float, float]]:
     """Give a name, left, top, right and bottom of each text of a picture."""
+    size = float(picture.attrib["font-size"])
     for text in picture.iter(f"{SVG}text"):
         assert text.text is not None
-        wide = _canvas.width(text.text)
+        wide = _canvas.width(text.text, size)
         share = {"start": 0.0, "middle": 0.5, "end": 1.0}[text.attrib["text-anchor"]]
         left = float(text.attrib["x"]) - share * wide
         bottom = float(text.attrib["y"]) + 3
-        yield text.text, left, bottom - _canvas.SIZE, left + wide, bottom
+        yield text.text, left, bottom - size, left + wide, bottom
 
 
-@pytest.fixture(params=["submission-light", "submission-dark", "growth-cleanup-light"])
+NAMES = [
+    *("submission-light", "submission-dark", "growth-cleanup-light"),
+    *("task-light", "request-light", "result-light"),
+]
+
+
+@pytest.fixture(params=NAMES)
 def drawn(run: Run, request: pytest.FixtureRequest) -> ET.Element:
     """Return one picture, parsed."""
-    return ET.fromstring(_pictures.pictures(run)[f"{request.param}.svg"])
+    adopted = replace(run, groups=[made_up_adopters()])
+    found = _pictures.pictures(run) | adopters_pictures.pictures(adopted)
+    return ET.fromstring(found[f"{request.param}.svg"])
 
 
 def test_pictures_are_accessible(drawn: ET.Element) -> None:
@@ -51,7 +61,7 @@ def test_pictures_are_accessible(drawn: ET.Element) -> None:
     assert description is not None
     assert drawn.attrib["role"] == "img"
     assert drawn.attrib["aria-labelledby"].split() == [title.get("id"), description.get("id")]
-    assert f"{OURS} 0.250" in f"{description.text}" or f"{OURS}: 60.0 at" in f"{description.text}"
+    assert re.search(rf"\b{OURS}( 0.250|: 60.0 at| 24 µs| 48 µs)", f"{description.text}")
 
 
 def test_all_is_inside(drawn: ET.Element) -> None:
@@ -114,7 +124,7 @@ def test_files(run: Run, tmp_path: Path) -> None:
     (tmp_path / "gone-light.svg").touch()
     (tmp_path / "notes.txt").touch()
 
-    _pictures.write(run, tmp_path)
+    _pictures.write(_pictures.pictures(run), tmp_path)
 
     assert {path.name for path in tmp_path.iterdir()} == {"notes.txt", *_pictures.pictures(run)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.benchmarks._measure import OURS, Samples
 from tests.benchmarks._report import Group, Place, Run
 from tests.benchmarks._rows import Curve, Flat, Goal, Row
+from tests.benchmarks.adopters import CASES, FIGURES, NO_TASK, rows_of
 
 LONG = "a memory transport with its threads, polled every millisecond (every second by default)"
 CURVE = Curve(
@@ -54,3 +55,14 @@ def made_up_run() -> Run:
     """Return a run with one row and one curve."""
     place = Place("3.11.7", "CPython", 2, "Linux x86_64", "2026-11-25", 3, {"huey": "3.5"})
     return Run(place, [Group("submission", "Submission", [made_up_row()])], [CURVE])
+
+
+def made_up_adopters() -> Group:
+    """Return what `adopters` gives, with a figure of its own for each case, 1.5 µs to 0.5 s."""
+    found = {name: [dict.fromkeys(FIGURES, 1.5 * 2.0**at)] for at, name in enumerate(CASES)}
+    for name in ("request", "request_cpu"):
+        found[NO_TASK][0][name] = 100.0
+    del found["ARQ"]
+    for name in ("result", "task", "task_cpu"):
+        del found[NO_TASK][0][name]
+    return Group("adopters", "Made up", list(rows_of(found, {"ARQ": "it is not there"})))

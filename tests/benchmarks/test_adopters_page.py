@@ -1,0 +1,120 @@
+"""What the first page on performance says of made-up figures, and that what it links to exists."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.benchmarks import adopters_page, adopters_pictures
+from tests.benchmarks.__main__ import PAGE
+from tests.benchmarks._canvas import LIGHT
+from tests.benchmarks._measure import OURS
+from tests.benchmarks._report import END, Run
+from tests.benchmarks.adopters import APP, CELERY, NO_TASK, WORKERS
+from tests.framework.figures import made_up_adopters, made_up_run
+
+TIME = re.compile(r"[\d.,]+\u00a0(?:µs|ms|s)\b")
+
+
+@pytest.fixture
+def run() -> Run:
+    """Return a run of the section with made-up figures."""
+    return replace(made_up_run(), groups=[made_up_adopters()], curves=[])
+
+
+def test_sentences_say_what_the_tables_say(run: Run) -> None:
+    """Each figure in a sentence stands in a table too."""
+    sentences, tables = adopters_page.as_markdown(run, pictures=True).split("## In figures")
+
+    cited = set(TIME.findall(sentences))
+    assert len(cited) > 10
+    assert cited <= set(TIME.findall(tables))
+
+
+def test_sentence(run: Run) -> None:
+    """A sentence is about ours, with others beside it; what was not measured is left out."""
+    (group,) = run.groups
+    rows = adopters_page.rows_of(group)
+    answer = adopters_page.Answer("task_cpu", "One takes {}.", (OURS, CELERY, "ARQ"))
+
+    assert answer.told(rows) == "- One takes **24\u00a0µs**. Beside it: 6.1\u00a0ms (Celery)."
+    assert replace(answer, names=[OURS]).told(rows) == "- One takes **24\u00a0µs**."
+    assert replace(answer, names=["ARQ", CELERY]).told(rows) == ""
+
+
+def test_not_measured(run: Run) -> None:
+    """The page says what was not measured, and why."""
+    part = adopters_page.as_markdown(run, pictures=True)
+
+    assert "\n- Not measured: ARQ, because it is not there.\n" in part
+
+
+def test_places(run: Run) -> None:
+    """Cases stand under the place where their tasks run, in the order of the page."""
+    placed = adopters_page.placed([CELERY, NO_TASK, "asyncframe on Celery", OURS, "else"])
+
+    assert placed == {APP: [OURS], WORKERS: ["asyncframe on Celery", CELERY]}
+
+
+def test_other_pythons_are_folded(run: Run) -> None:
+    """Of a Python without pictures the page has tables that a reader folds out."""
+    part = adopters_page.as_markdown(run, pictures=False)
+
+    assert part.startswith("<details>\n<summary>The same on Python 3.11</summary>")
+    assert "<picture>" not in part
+
+
+def test_section_that_was_not_measured() -> None:
+    """Without the section there is nothing for the page."""
+    run = made_up_run()
+
+    assert adopters_page.as_markdown(run, pictures=True) == ""
+    assert adopters_pictures.pictures(run) == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.04, "0.0 µs"), (9.94, "9.9 µs"), (9.96, "10 µs"), (999.0, "999 µs"), (1e3, "1.0 ms"),
+     (2.5e6, "2.5 s")],
+)  # fmt: skip
+def test_times(value: float, text: str) -> None:
+    """Times have two digits that count, and a unit that suits them."""
+    assert adopters_page.time(value) == text
+
+
+def test_rate() -> None:
+    """Rates have three digits that count."""
+    assert adopters_page.rate(12.345) == "81,000"
+
+
+def test_bars_of_requests(run: Run) -> None:
+    """A bar is as long as its share, and its pale part as that of the request without a task."""
+    chart = next(one for one in adopters_pictures.CHARTS if one.key == "request")
+    (group,) = run.groups
+    rows = adopters_page.rows_of(group)
+    short = {NO_TASK: 100.0, OURS: 200.0}
+    row = rows["request_cpu"]
+    samples = {
+        name: replace(row.samples[name], values=[value], floors=[100.0])
+        for name, value in short.items()
+    }
+    drawn = ET.fromstring(
+        adopters_pictures.draw(chart, {"request_cpu": replace(row, samples=samples)}, LIGHT)
+    )
+
+    bars = [
+        (float(bar.attrib["width"]), bar.attrib["fill"])
+        for bar in drawn.iter("{http://www.w3.org/2000/svg}rect")
+    ][1:]
+    assert [fill for _, fill in bars] == [LIGHT.peer, LIGHT.grid, LIGHT.ours, LIGHT.grid]
+    none, pale, ours, pale_of_ours = (wide for wide, _ in bars)
+    assert none == pale == pale_of_ours
+    assert ours == pytest.approx(2 * none, abs=0.2)
+
+
+def test_page_can_be_written() -> None:
+    """The page has a place for what is measured before all that is written by hand."""
+    assert PAGE.read_text("utf-8").count(END) == 1
