@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -115,6 +116,45 @@ def test_bars_of_requests(run: Run) -> None:
     assert ours == pytest.approx(2 * none, abs=0.2)
 
 
-def test_page_can_be_written() -> None:
-    """The page has a place for what is measured before all that is written by hand."""
-    assert PAGE.read_text("utf-8").count(END) == 1
+# -- what is written by hand
+
+
+@pytest.fixture(scope="module")
+def written() -> str:
+    """Return what stands below the measured part of the page."""
+    return PAGE.read_text("utf-8").split(END)[1]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what links to the headings of a page may end with."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def test_links_lead_somewhere(written: str) -> None:
+    """Each link to another page leads to a page and a heading that are there."""
+    links = re.findall(r"\]\(([^)#]+)#?([^)]*)\)", written)
+
+    assert len(links) > 20
+    for name, anchor in links:
+        page = PAGE.parent / name
+        assert page.is_file(), name
+        assert not anchor or anchor in anchors(page), f"{name} has no {anchor}"
+
+
+def test_what_we_give_is_shown(written: str) -> None:
+    """Whatever the table says of ours, but for what we lack, leads to a page that shows it."""
+    lines = [line.split("|") for line in written.splitlines() if line.startswith("| ")][2:]
+    ours = {cells[1].strip(): cells[2].strip() for cells in lines}
+
+    assert ours.pop("dashboard") == ours.pop("groups and chains") == "no"
+    assert len(ours) > 15
+    assert [what for what, cell in ours.items() if not re.match(r"\[.+\]\(\w", cell)] == []
+
+
+def test_sources_are_named(written: str) -> None:
+    """Each source that the page refers to has its address, and none has it in vain."""
+    referred = re.findall(r"\[[^\]]+\]\[([\w-]*)\]", written)
+    addresses = re.findall(r"^\[([\w-]+)\]: https://\S+$", written, re.MULTILINE)
+
+    assert {name or "Flower" for name in referred} == set(addresses)
