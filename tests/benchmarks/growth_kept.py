@@ -23,6 +23,7 @@ from framework.stores.sql import SQLStore
 from framework.stores.sql._database import Database, checked_url
 from framework.stores.sql._schema import TASKS, prepare
 from pytest_asyncframe.clock import VirtualClock
+from tests.benchmarks._servers import databases
 from tests.benchmarks.floors import THREADS
 from tests.benchmarks.growth_cases import (
     BATCHES,
@@ -37,7 +38,7 @@ from tests.benchmarks.growth_cases import (
     per_call,
     until,
 )
-from tests.benchmarks.growth_processes import databases, written
+from tests.benchmarks.growth_processes import written
 
 START = "start"
 RUN = "submit and run"

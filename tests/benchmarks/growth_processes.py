@@ -10,14 +10,11 @@ import asyncio
 import json
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
-import psutil
 import sqlalchemy as sa
 
 from framework import (
@@ -29,7 +26,7 @@ from framework import (
 )
 from framework.stores.sql import SQLStore
 from tests.benchmarks._measure import ROOT, percentile
-from tests.processes.servers import PostgresServer
+from tests.benchmarks._servers import databases, spent
 
 TASKS = 16_000
 """How many tasks the processes run together at each point."""
@@ -187,46 +184,15 @@ def _answer(one: subprocess.Popen[str]) -> Any:
     return json.loads(line)
 
 
-@contextmanager
-def databases(kind: str) -> Iterator[Iterator[tuple[str, int | None]]]:
-    """Yield URLs of empty databases, each with the process id of its server, if any.
-
-    Args:
-        kind: ``sqlite`` or ``postgresql``.
-    """
-    with ExitStack() as stack:
-        if kind == "sqlite":
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            yield ((f"sqlite:///{folder / str(at)}.db", None) for at in range(1_000))
-        else:
-            server = stack.enter_context(closing(PostgresServer()))
-            server.start()
-            yield (
-                (server.url(stack.enter_context(server.database())), server.pid)
-                for _ in range(1_000)
-            )
-
-
-def _server_spent(pid: int | None) -> float:
-    """Return the processor seconds of a server and its children, ended ones too."""
-    if pid is None:
-        return 0.0
-    server = psutil.Process(pid)
-    total = 0.0
-    for process in (server, *server.children(recursive=True)):
-        times = process.cpu_times()
-        total += times.user + times.system
-    times = server.cpu_times()
-    return total + times.children_user + times.children_system
-
-
-def point(url: str, many: int, server: int | None, tasks: int = TASKS) -> dict[str, float | None]:
+def point(
+    url: str, many: int, servers: Sequence[int], tasks: int = TASKS
+) -> dict[str, float | None]:
     """Return the microseconds of each series with some processes.
 
     Args:
         url: An empty database.
         many: How many processes share it, 1 or more; *tasks* is a multiple of it.
-        server: Process id of the database's server; None if it has none.
+        servers: Process ids of the database's server.
         tasks: How many they run together.
 
     Raises:
@@ -235,16 +201,16 @@ def point(url: str, many: int, server: int | None, tasks: int = TASKS) -> dict[s
     with closing(_Members(url, many)) as members:
         members.ask_all([("run", tasks + WARM * at, WARM) for at in range(many)])
         share = tasks // many
-        before = _server_spent(server) + sum(members.ask_all([("spent",)] * many))
+        before = spent(servers) + sum(members.ask_all([("spent",)] * many))
         found = members.ask_all([("run", share * at, share) for at in range(many)])
-        spent = _server_spent(server) + sum(members.ask_all([("spent",)] * many)) - before
+        usage = spent(servers) + sum(members.ask_all([("spent",)] * many)) - before
         first = tasks + WARM * many
         waits = [_wait(members, first + read) for read in range(READS if many > 1 else 0)]
     check(url, first + len(waits))
     wall = max(one["end"] for one in found) - min(one["begin"] for one in found)
     return {
         TIME: wall / tasks * 1e6,
-        CPU: spent / tasks * 1e6,
+        CPU: usage / tasks * 1e6,
         CALL: sum(one["calling"] for one in found) / tasks * 1e6,
         SIBLING: percentile(waits, 0.5) * 1e6 if waits else None,
     }
@@ -277,8 +243,8 @@ async def processes(kind: str, points: Sequence[int]) -> dict[str, list[float | 
     costs: dict[str, list[float | None]] = {}
     with databases(kind) as urls:
         for many in points:
-            url, server = next(urls)
-            for name, cost in point(url, many, server).items():
+            url, servers = next(urls)
+            for name, cost in point(url, many, servers).items():
                 costs.setdefault(name, []).append(cost)
     return costs
 

@@ -118,6 +118,6 @@ def test_a_task_that_is_not_there(tmp_path: Path, damage: str) -> None:
 @pytest.mark.soak
 def test_two_processes(tmp_path: Path) -> None:
     """Two processes share a database, and every cost of theirs is above zero."""
-    costs = growth_processes.point(f"sqlite:///{tmp_path / 'tasks.db'}", 2, None, tasks=200)
+    costs = growth_processes.point(f"sqlite:///{tmp_path / 'tasks.db'}", 2, [], tasks=200)
 
     assert all(cost is not None and cost > 0 for cost in costs.values())
