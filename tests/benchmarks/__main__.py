@@ -48,6 +48,7 @@ TITLES = {
     "served": "Requests",
     "lag": "Lag of the event loop",
     "stores": "Tasks in a database",
+    "celery_engine": "Tasks on Celery workers",
     "tests": "Tests with the plugin",
     "exploring": "Tests that are run under many schedules",
 }
@@ -82,7 +83,23 @@ KEYS = {
     "memory": ("bytes_per_task", "gc_pause", "cleanup", "cleanup_growth"),
     "served": ("http_asyncio", "http_uvloop"),
     "lag": ("lag_sleeping_p99", "lag_sleeping_max", "lag_busy_p99", "busy_drain"),
-    "stores": ("store_lag_p99", "store_submit", "store_written"),
+    "stores": (
+        "store_lag_p99",
+        "store_submit",
+        "store_run",
+        "store_accepted",
+        "store_written",
+    ),
+    "celery_engine": (
+        "celery_redis_submit",
+        "celery_redis_run",
+        "celery_redis_trip",
+        "celery_redis_cpu",
+        "celery_rabbitmq_submit",
+        "celery_rabbitmq_run",
+        "celery_rabbitmq_trip",
+        "celery_rabbitmq_cpu",
+    ),
     "tests": (
         "virtual_sleep",
         "virtual_sleep_100",
