@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 OURS = "asyncframe"
 
+APART = Path(sys.prefix) / "arq"
+"""The environment of ARQ, which needs an older client of Redis than others accept."""
+
 
 @dataclass
 class Samples:

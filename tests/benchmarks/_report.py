@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks._measure import OURS, Samples
+from tests.benchmarks._measure import APART, OURS, Samples
 from tests.benchmarks._rows import Curve, Flat, Goal, Row
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
@@ -153,7 +153,10 @@ def here(rounds: int) -> Place:
 
 
 def installed(requirements: Iterable[str]) -> dict[str, str]:
-    """Return the versions of ours and of those named in *requirements* that are installed."""
+    """Return the versions of ours, of those named in *requirements*, and of what is in `APART`.
+
+    What is not installed is left out.
+    """
     names = [match[0] for line in requirements if (match := re.match(r"[\w.-]+", line))]
     versions = {}
     for name in (OURS, *names):
@@ -161,7 +164,10 @@ def installed(requirements: Iterable[str]) -> dict[str, str]:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return versions
+    apart = metadata.distributions(
+        name="arq", path=[str(folder) for folder in APART.glob("lib/*/site-packages")]
+    )
+    return versions | {one.name: one.version for one in apart}
 
 
 # ------------------------------------------------------------------ numbers

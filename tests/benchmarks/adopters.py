@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from tests.benchmarks._measure import OURS, ROOT, Samples, rotated
+from tests.benchmarks._measure import APART, OURS, ROOT, Samples, rotated
 from tests.benchmarks._rows import Row
 from tests.benchmarks.adopters_load import CONNECTIONS, Running, Sizes, figures
 from tests.benchmarks.ways import _task
@@ -30,9 +30,6 @@ from tests.benchmarks.ways import _task
 NO_TASK = "no task"
 CREATE_TASK = "asyncio.create_task"
 CELERY = "Celery"
-
-APART = Path(sys.prefix) / "arq"
-"""The environment of ARQ, which needs an older client of Redis than others accept."""
 
 APP = "In the app's process"
 DATABASE = "In the app's process, kept in a database"

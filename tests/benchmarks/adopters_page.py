@@ -130,7 +130,8 @@ ANSWERS = (
     ),
     Answer(
         "task_cpu",
-        "A task that is kept in SQLite, for other processes and after a restart, takes {}.",
+        "A task that SQLite keeps for other processes, and for after a restart, takes {} of the "
+        "app's CPU time.",
         ("asyncframe with SQLite", "asyncframe with PostgreSQL"),
     ),
     Answer(
@@ -257,6 +258,14 @@ ALTS = {
 
 
 def circumstances(place: Place, group: Group) -> str:
-    """Return where, when and how often it was measured."""
+    """Return where, when and how often it was measured, and with which versions."""
     rounds = max(len(samples.values) for row in group.rows for samples in row.samples.values())
-    return str(replace(place, rounds=rounds))
+    versions = [f"{name} {place.versions[name]}" for name in VERSIONS if name in place.versions]
+    return ". ".join([str(replace(place, rounds=rounds)), *filter(None, [", ".join(versions)])])
+
+
+VERSIONS = (
+    *("fastapi", "uvicorn", "celery", "taskiq", "taskiq-redis", "arq", "pydocket"),
+    *("sqlalchemy", "psycopg"),
+)
+"""Packages whose versions are told, by the names that they are installed by."""
