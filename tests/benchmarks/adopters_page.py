@@ -238,7 +238,11 @@ def as_markdown(run: Run, *, pictures: bool) -> str:
     if not pictures:
         parts = [where, *tables]
         return folded(f"The same on Python {run.place.minor}", parts)
-    shown = [picture(f"{SECTION}/{key}", alt) for key, alt in ALTS.items()]
+    shown = [
+        picture(f"{SECTION}/{key}", alt)
+        for key, (figure, alt) in PICTURES.items()
+        if figure in rows
+    ]
     answers = [text for answer in ANSWERS if (text := answer.told(rows))]
     parts = [*shown, "\n".join(answers), "## In figures", where, *tables]
     return "\n\n".join([*parts, folded("How far the rounds lie apart", spreads)])
@@ -249,12 +253,12 @@ def at_all(row: Row) -> Row:
     return replace(row, samples={name: own for name, own in row.samples.items() if own.median})
 
 
-ALTS = {
-    "task": "CPU time of one task, for each way to run it",
-    "request": "CPU time of a request that starts a task, for each way to run it",
-    "result": "Time from a call until its result is there, for each way to run it",
+PICTURES = {
+    "task": ("task_cpu", "CPU time of one task, for each way to run it"),
+    "request": ("request_cpu", "CPU time of a request that starts a task, for each way to run it"),
+    "result": ("result", "Time from a call until its result is there, for each way to run it"),
 }
-"""What the pictures show, by their keys."""
+"""The figure without which there is no picture, and what it shows, by the picture's key."""
 
 
 def circumstances(place: Place, group: Group) -> str:

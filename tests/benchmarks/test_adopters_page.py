@@ -14,7 +14,7 @@ from tests.benchmarks.__main__ import PAGE
 from tests.benchmarks._canvas import LIGHT
 from tests.benchmarks._measure import OURS
 from tests.benchmarks._report import END, Run
-from tests.benchmarks.adopters import APP, CELERY, NO_TASK, WORKERS
+from tests.benchmarks.adopters import APP, CELERY, FIGURES, NO_TASK, WORKERS
 from tests.framework.figures import made_up_adopters, made_up_run
 
 TIME = re.compile(r"[\d.,]+\u00a0(?:µs|ms|s)\b")
@@ -66,6 +66,21 @@ def test_other_pythons_are_folded(run: Run) -> None:
 
     assert part.startswith("<details>\n<summary>The same on Python 3.11</summary>")
     assert "<picture>" not in part
+
+
+@pytest.mark.parametrize("figures", [set(FIGURES), {"request_cpu"}, {"memory"}])
+def test_pictures_are_shown(run: Run, figures: set[str]) -> None:
+    """The page shows each picture that was drawn, and no other, if only some rows were measured."""
+    (group,) = run.groups
+    rows = [
+        row for name, row in adopters_page.rows_of(group).items() if name in (figures or row.key)
+    ]
+    some = replace(run, groups=[replace(group, rows=rows)])
+
+    part = adopters_page.as_markdown(some, pictures=True)
+
+    shown = set(re.findall(r'"performance/adopters/([\w-]+\.svg)"', part))
+    assert shown == adopters_pictures.pictures(some).keys()
 
 
 def test_section_that_was_not_measured() -> None:
