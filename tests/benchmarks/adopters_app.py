@@ -27,6 +27,7 @@ def serve_calls(app: FastAPI, way: Way, numbers: _Numbers) -> None:
     ``POST /start`` starts one and answers its id. ``POST /burst?count=`` starts many, one after
     the other, and answers when all of them are done. ``POST /results?count=`` answers how many
     seconds each of them took from the call until its result was there, one after the other.
+    ``POST /settle`` answers when nothing is left to do for any task.
     """
     start = way.start
 
@@ -42,8 +43,11 @@ def serve_calls(app: FastAPI, way: Way, numbers: _Numbers) -> None:
                 await start(numbers())
             else:
                 start(numbers())
+        await settle()
+
+    async def settle() -> None:
         if way.settle is not None:
-            await way.settle(count)
+            await way.settle()
 
     async def results(count: int) -> list[float]:
         assert way.result is not None, "the way gives no results"
@@ -59,6 +63,7 @@ def serve_calls(app: FastAPI, way: Way, numbers: _Numbers) -> None:
     _post(app, "/start", awaited if way.awaited else at_once)
     _post(app, "/burst", burst)
     _post(app, "/results", results)
+    _post(app, "/settle", settle)
 
 
 def serve_background(app: FastAPI, fn: Callable[[int], Any], numbers: _Numbers) -> None:
@@ -72,8 +77,12 @@ def serve_background(app: FastAPI, fn: Callable[[int], Any], numbers: _Numbers) 
         for _ in range(count):
             tasks.add_task(fn, numbers())
 
+    async def settle() -> None:
+        """Answer at once: a task that has run leaves nothing to do."""
+
     _post(app, "/start", start)
     _post(app, "/burst", burst)
+    _post(app, "/settle", settle)
 
 
 def _post(app: FastAPI, path: str, endpoint: Callable[..., Awaitable[Any]]) -> None:

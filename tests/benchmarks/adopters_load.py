@@ -17,6 +17,7 @@ import psutil
 
 from tests.benchmarks._measure import percentile
 from tests.benchmarks.served_load import Connection
+from tests.benchmarks.ways._task import TASKS
 
 CONNECTIONS = 16
 """Requests that are open at once under full load."""
@@ -90,6 +91,7 @@ class Running:
         if not self.starts_tasks:
             return
         first, self.used = self.used, self.used + tasks
+        assert self.used <= TASKS, f"there is room for {TASKS} tasks"
         end = time.perf_counter() + PATIENCE
         while (ran := self.marks[first : self.used]).count(0):
             if time.perf_counter() > end:
@@ -227,9 +229,11 @@ def requests(running: Running, sizes: Sizes) -> dict[str, float]:
     """Return what a request costs, in µs."""
     taken, _ = load(running.port, sizes.one_by_one, 1)
     running.expect(sizes.one_by_one)
+    running.call("/settle")
     before = cpu_of([running.app])
     _, seconds = load(running.port, sizes.at_once, CONNECTIONS)
     running.expect(sizes.at_once)
+    running.call("/settle")
     return {
         "request_p50": statistics.median(taken) * 1e6,
         "request_p99": percentile(taken, 0.99) * 1e6,

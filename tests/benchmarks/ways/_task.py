@@ -59,14 +59,13 @@ class Way:
         start: Starts the task of a number; returns its id, "" if it has none.
         awaited: Whether what *start* returns is to be awaited.
         result: Starts a task and returns its result; None if the way gives no results.
-        settle: Returns once this many tasks, the last ones, are done with all that belongs to
-            them; None if nobody can tell.
+        settle: Returns once all that belongs to the last task is done; None if nothing does.
     """
 
     start: Callable[[int], Any]
     awaited: bool = False
     result: Callable[[int], Awaitable[int]] | None = None
-    settle: Callable[[int], Awaitable[object]] | None = None
+    settle: Callable[[], Awaitable[object]] | None = None
 
 
 MakeWay = Callable[[Any], AbstractAsyncContextManager[Way]]
@@ -94,7 +93,7 @@ def of_calls(
     async def call(number: int) -> int:
         return await result(await start(number))
 
-    async def settle(_: int) -> None:
+    async def settle() -> None:
         await result(last[0])
 
     return Way(begin, awaited=True, result=call, settle=settle)

@@ -23,7 +23,7 @@ async def create_task(_: Any) -> AsyncIterator[Way]:
         task.add_done_callback(tasks.discard)
         return ""
 
-    async def settle(_: int) -> None:
+    async def settle() -> None:
         await asyncio.gather(*tasks)
 
     yield Way(start, result=lambda n: asyncio.create_task(async_note(n)), settle=settle)

@@ -23,7 +23,7 @@ def way_of(task: Callable[[int], str]) -> Way:
         found: int = await manager.get_result(task(number))
         return found
 
-    async def settle(_: int) -> None:
+    async def settle() -> None:
         busy = True
         while busy:
             await asyncio.sleep(0.002)  # noqa: TID251 - nothing tells when a store has written all
