@@ -16,7 +16,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,8 +24,10 @@ from typing import IO
 
 from tests.benchmarks._measure import APART, OURS, ROOT, Samples, rotated
 from tests.benchmarks._rows import Row
+from tests.benchmarks._servers import databases
 from tests.benchmarks.adopters_load import CONNECTIONS, Running, Sizes, figures
 from tests.benchmarks.ways import _task
+from tests.processes.servers import RedisServer, places
 
 NO_TASK = "no task"
 CREATE_TASK = "asyncio.create_task"
@@ -65,7 +67,7 @@ class Case:
         label: What it is called among those of the same place; "" for its name.
         sizes: How much of everything.
         worker: Arguments of the interpreter that start a worker; empty for none.
-        server: ``redis``, ``postgres``, or "" for none.
+        server: What keeps its tasks: ``redis``, ``postgresql``, ``sqlite``, or "" for none.
         needs: Modules that must be installed.
         peer: Whether it takes something that is installed only to compare with it.
         apart: Whether it runs in the environment `APART`.
@@ -94,17 +96,10 @@ class Case:
         missing = [name for name in self.needs if find_spec(name) is None]
         if missing:
             return f"{', '.join(missing)} is not installed"
-        program = {"redis": "redis-server", "postgres": "postgres", "": "setpriv"}[self.server]
-        if shutil.which(program, path=_places(program)) is None:
+        program = {"redis": "redis-server", "postgresql": "postgres"}.get(self.server, "setpriv")
+        if shutil.which(program, path=places(program)) is None:
             return f"{program} is not installed"
         return ""
-
-
-def _places(program: str) -> str:
-    # Imported late: it needs packages that only the cases with servers need.
-    from tests.processes.servers import places
-
-    return places(program)
 
 
 def _on_celery(way: str, *, peer: bool = True) -> Case:
@@ -140,10 +135,11 @@ CASES: dict[str, Case] = {
         "in_process:docket", label="docket", sizes=_THROUGH_REDIS, needs=["docket"]
     ),
     "asyncframe with SQLite": Case(
-        "ours:stored", DATABASE, "asyncframe, SQLite", needs=["sqlalchemy"], peer=False
+        "ours:stored", DATABASE, "asyncframe, SQLite", server="sqlite",
+        needs=["sqlalchemy"], peer=False,
     ),
     "asyncframe with PostgreSQL": Case(
-        "ours:stored", DATABASE, "asyncframe, PostgreSQL", server="postgres",
+        "ours:stored", DATABASE, "asyncframe, PostgreSQL", server="postgresql",
         needs=["sqlalchemy", "psycopg"], peer=False,
     ),
     "asyncframe on Celery": _on_celery("ours_on_celery", peer=False),
@@ -199,25 +195,17 @@ def _process(
 
 
 @contextmanager
-def _server(kind: str, folder: str) -> Iterator[tuple[str, list[int]]]:
-    """Run a Redis or a PostgreSQL; yield its address and its process, or a file's address."""
-    if not kind:
-        yield f"sqlite:///{folder}/tasks.db", []
-        return
-    from tests.processes.servers import PostgresServer, RedisServer
-
+def _server(kind: str) -> Iterator[tuple[str, Sequence[int]]]:
+    """Start what keeps tasks; yield its address and its processes."""
     with ExitStack() as stack:
         if kind == "redis":
-            redis = RedisServer("--appendonly", "no")
-            stack.callback(redis.close)
-            redis.start()
-            yield redis.url, [redis.pid]
+            server = stack.enter_context(closing(RedisServer("--appendonly", "no")))
+            server.start()
+            yield server.url, [server.pid]
+        elif kind:
+            yield next(stack.enter_context(databases(kind)))
         else:
-            postgres = PostgresServer()
-            stack.callback(postgres.close)
-            postgres.start()
-            name = stack.enter_context(postgres.database())
-            yield postgres.url(name), [postgres.pid]
+            yield "", []
 
 
 def measured(case: Case) -> dict[str, float]:
@@ -230,7 +218,7 @@ def measured(case: Case) -> dict[str, float]:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         path = Path(folder) / "marks"
         path.write_bytes(bytes(_task.TASKS))
-        url, servers = stack.enter_context(_server(case.server, folder))
+        url, servers = stack.enter_context(_server(case.server))
         environment = {_task.MARKS: str(path), _task.URL: url, "DOCKET_URL": url}
         logs, workers = [], []
         if case.worker:

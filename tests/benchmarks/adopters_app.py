@@ -16,7 +16,7 @@ from typing import Any
 import uvicorn
 from fastapi import BackgroundTasks, FastAPI
 
-from tests.benchmarks.ways._task import MakeWay, Way, async_note, note, nothing
+from tests.benchmarks.ways._task import MakeWay, Way, async_note, note, nothing, settled
 
 _Numbers = Callable[[], int]
 
@@ -43,11 +43,7 @@ def serve_calls(app: FastAPI, way: Way, numbers: _Numbers) -> None:
                 await start(numbers())
             else:
                 start(numbers())
-        await settle()
-
-    async def settle() -> None:
-        if way.settle is not None:
-            await way.settle()
+        await way.settle()
 
     async def results(count: int) -> list[float]:
         assert way.result is not None, "the way gives no results"
@@ -63,7 +59,7 @@ def serve_calls(app: FastAPI, way: Way, numbers: _Numbers) -> None:
     _post(app, "/start", awaited if way.awaited else at_once)
     _post(app, "/burst", burst)
     _post(app, "/results", results)
-    _post(app, "/settle", settle)
+    _post(app, "/settle", way.settle)
 
 
 def serve_background(app: FastAPI, fn: Callable[[int], Any], numbers: _Numbers) -> None:
@@ -77,12 +73,9 @@ def serve_background(app: FastAPI, fn: Callable[[int], Any], numbers: _Numbers) 
         for _ in range(count):
             tasks.add_task(fn, numbers())
 
-    async def settle() -> None:
-        """Answer at once: a task that has run leaves nothing to do."""
-
     _post(app, "/start", start)
     _post(app, "/burst", burst)
-    _post(app, "/settle", settle)
+    _post(app, "/settle", settled)
 
 
 def _post(app: FastAPI, path: str, endpoint: Callable[..., Awaitable[Any]]) -> None:

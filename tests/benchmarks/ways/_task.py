@@ -51,6 +51,10 @@ async def async_note(number: int) -> int:
     return note(number)
 
 
+async def settled() -> None:
+    """Return at once, where a task that has run leaves nothing to do."""
+
+
 @dataclass(frozen=True)
 class Way:
     """A way to run tasks, while it is set up.
@@ -59,13 +63,13 @@ class Way:
         start: Starts the task of a number; returns its id, "" if it has none.
         awaited: Whether what *start* returns is to be awaited.
         result: Starts a task and returns its result; None if the way gives no results.
-        settle: Returns once all that belongs to the last task is done; None if nothing does.
+        settle: Returns once all that belongs to the last task is done.
     """
 
     start: Callable[[int], Any]
     awaited: bool = False
     result: Callable[[int], Awaitable[int]] | None = None
-    settle: Callable[[], Awaitable[object]] | None = None
+    settle: Callable[[], Awaitable[None]] = settled
 
 
 MakeWay = Callable[[Any], AbstractAsyncContextManager[Way]]
