@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import itertools
 import threading
 from collections.abc import Callable
 
@@ -55,6 +56,20 @@ def test_what_is_found(scenario: Callable[[Run], None], told: str, level: str) -
     """A run fails if nobody can go on, and if a thread is left, raises an error, or blocks."""
     outcome = Explorer(scenario, level).once(Default())
     assert str(outcome.error).startswith(told)
+
+
+@pytest.mark.parametrize(("times", "fails"), [(1, False), (9, True)])
+def test_a_thread_that_blocks_once_is_no_failure(times: int, fails: bool) -> None:
+    """A run in which a thread blocked fails only if it blocks again in the same schedule."""
+    runs = itertools.count()
+
+    def block_at_first(run: Run) -> None:
+        # The very first run only imports what is imported once.
+        if 1 <= next(runs) <= times:
+            block_for_real(run)
+
+    _, failed = Explorer(block_at_first, "locks").explore("delays", 1)
+    assert (failed is not None) is fails
 
 
 @pytest.mark.parametrize(
