@@ -159,7 +159,9 @@ def awaitable_inner(spec: TaskSpec) -> types.FunctionType:
         intake = here.intake
         if in_place and intake.in_place:
             drive = intake.start_in_place(spec, args, kwargs, caller(1))
-            return await drive if drive.suspended else drive.outcome()
+            if drive.suspended:
+                return await drive
+            return drive.value if drive.raised is None else drive.outcome()
         if special_in_place and intake.in_place:
             drive = intake.start_special_in_place(spec, args, kwargs, caller(1))
             return await drive if drive.suspended else drive.outcome()

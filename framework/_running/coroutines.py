@@ -94,6 +94,9 @@ class Drive:
     Attributes:
         owner: The asyncio task that awaits this object; set at the first step at the latest.
         suspended: Whether the coroutine has been suspended and has not ended.
+        value: What it has yielded while it is suspended; later what its awaiter gets, unless
+            `raised` is set.
+        raised: What its awaiter gets raised if it was never suspended; None for nothing.
     """
 
     __slots__ = (
@@ -103,13 +106,13 @@ class Drive:
         "_closing",
         "_coroutine",
         "_in_place",
-        "_raised",
         "_run",
         "_runner",
         "_task",
-        "_value",
         "owner",
+        "raised",
         "suspended",
+        "value",
     )
 
     def __init__(self, runner: Runner, task: LiveTask, in_place: bool) -> None:
@@ -121,9 +124,8 @@ class Drive:
         self._closing = self.suspended = False
         # How often the owner had been cancelled before the first step.
         self._baseline = 0
-        # While the coroutine is suspended, what it has yielded; later, what its awaiter gets.
-        self._value: Any = None
-        self._raised: BaseException | None = None
+        self.value: Any = None
+        self.raised: BaseException | None = None
 
     async def main(self) -> None:
         """Run the task as an asyncio task, which never fails."""
@@ -161,11 +163,11 @@ class Drive:
             self._baseline = owner.cancelling()
         if task.bodies > 1:
             context = context.copy()
-        run = self._run = context.run
+        run = context.run
         try:
-            coroutine = self._coroutine = self._call_function(task, run)
+            coroutine = self._call_function(task, run)
             try:
-                self._value = run(coroutine.send, None)
+                self.value = run(coroutine.send, None)
             except StopIteration as stop:
                 now = runner.monotonic()
                 if task.limit is not None and now - started >= task.limit:
@@ -173,9 +175,10 @@ class Drive:
                 if not runner.endings.complete(task, stop.value, now) or self._cancel_requested:
                     self._keep_outcome(self._answer, None)
                 else:
-                    self._value = task.result
+                    self.value = task.result
             else:
                 self.suspended = True
+                self._run, self._coroutine = run, coroutine
                 # Only now: a coroutine that is never suspended needs neither.
                 runner.drives.add(self, task.home)
                 if task.limit is not None:
@@ -210,17 +213,17 @@ class Drive:
     def _keep_outcome(self, of: Callable[[Any], Any], value: Any) -> None:
         """Keep for `outcome` what ``of(value)`` returns or raises."""
         try:
-            self._value = of(value)
+            self.value = of(value)
         except BaseException as error:
-            self._raised = error
+            self.raised = error
 
     def outcome(self) -> Any:
         """Return or raise what the awaiter gets if the coroutine was never suspended."""
-        raised = self._raised
+        raised = self.raised
         if raised is None:
-            return self._value
+            return self.value
         # Its traceback refers to this frame: a reference back would make a cycle.
-        self._raised = None
+        self.raised = None
         try:
             raise raised
         finally:
@@ -229,7 +232,7 @@ class Drive:
     def __await__(self) -> Generator[Any, Any, Any]:
         """Step a suspended coroutine until it ends."""
         run, coroutine = self._run, self._coroutine
-        yielded, self._value = self._value, None
+        yielded, self.value = self.value, None
         try:
             while True:
                 thrown: BaseException | None = None
