@@ -17,11 +17,9 @@ from typing import Any, Final
 
 from framework._tasks.current import current_record
 from framework._tasks.jsonsafe import safe_str
-from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus
+from framework._tasks.records import FAILURES, TaskEvent, TaskRecord, TaskStatus
 
 _LOGGER = logging.getLogger("asyncframe")
-FAILURES: Final = (TaskStatus.FAILED, TaskStatus.TIMEOUT)
-"""The statuses of tasks whose errors somebody should read."""
 
 _WHOLE: Final = 10
 """How many unread failures of one kind are logged with their tracebacks at a time."""

@@ -45,6 +45,10 @@ FINAL: Final = frozenset(TaskStatus) - _LIVE
 """The final statuses; ``status in FINAL`` is faster than `TaskStatus.is_final`."""
 
 
+FAILURES: Final = (TaskStatus.FAILED, TaskStatus.TIMEOUT)
+"""The statuses of tasks whose error somebody should read."""
+
+
 class Origin:
     """Where a task was submitted: a code object and an instruction in it.
 
@@ -238,6 +242,11 @@ class TaskRecord:
         if stamp is None:
             return None
         return datetime.fromtimestamp(self.created_at + (stamp - self.created), UTC)
+
+
+def is_unread(record: TaskRecord) -> bool:
+    """Return whether a task has failed and nobody has read its error."""
+    return record.status in FAILURES and not record.read and record.error is not None
 
 
 EVENT_OF: Final = {
