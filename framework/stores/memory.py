@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from itertools import islice, repeat
 from typing import Final
 
 from framework._tasks.ids import TaskId
+from framework._tasks.pages import PageQuery
 from framework._tasks.records import TaskRecord, TaskStatus, label_of
 
 _BLOCK: Final = 256
@@ -36,7 +37,8 @@ class MemoryStore:
 
     Cost: `put` is independent of how many records are kept. `get` looks into a few dicts,
     6 for a hundred thousand records and 11 for a million. `remove` drops whole blocks, so it
-    costs a few steps for 256 records, and what it returns.
+    costs a few steps for 256 records, and what it returns. `page` looks into the blocks that
+    may have a record of the page; without a filter these are few.
 
     Guarantees: a record is found from `put` on until it is removed.
     Without the GIL: `put` relies on dict operations being atomic, which they are there.
@@ -87,6 +89,25 @@ class MemoryStore:
             ]
             records += list(self._latest.values())
         return [record for record in records if status is None or record.status is status]
+
+    def page(self, query: PageQuery) -> Sequence[TaskRecord]:
+        """Return the kept records of a page; see `protocols.PagedStore`."""
+        with self._lock:
+            blocks = [
+                block
+                for generation in self._generations
+                for block in generation.blocks
+                if block is not None and block.reaches(query)
+            ]
+            # In the order of the first record that each could add to the page.
+            blocks.sort(key=lambda block: block.span(query)[0])
+            found = query.first(list(self._latest.values()))
+            for block in blocks:
+                full = len(found) == query.limit
+                if full and query.distance(found[-1].created_at) < block.span(query)[0]:
+                    break
+                found = query.first([*found, *block.page(query)])
+        return found
 
     def oldest(self) -> TaskRecord | None:
         """Return the record that would be removed first; None if there is none."""
@@ -247,6 +268,7 @@ class _Block:
         "_last_end",
         "_results",
         "_size",
+        "_span",
         "_stamps",
         "_whole",
     )
@@ -254,6 +276,7 @@ class _Block:
     def __init__(self, ids: list[str], records: list[TaskRecord]) -> None:
         self._first = 0
         self._size = len(records)
+        self._span: tuple[float, float] | None = None
         self._whole = {
             place: record
             for place, record in enumerate(records)
@@ -308,6 +331,50 @@ class _Block:
         """Return the first record that was not dropped."""
         return self._record(self._first)
 
+    def reaches(self, query: PageQuery) -> bool:
+        """Return whether it may have a record for a page; quick."""
+        if query.status is not None and query.status is not _COMPLETED and not self._whole:
+            return False
+        if query.name is not None and all(name != query.name for name, _ in self._labels):
+            return False
+        return query.after is None or self.span(query)[1] >= query.distance(query.after[0])
+
+    def span(self, query: PageQuery) -> tuple[float, float]:
+        """Return the distance of the records that come first and last in the order of *query*."""
+        if self._span is None:
+            created = self._created()
+            self._span = min(created), max(created)
+        first, last = map(query.distance, self._span)
+        return (first, last) if first <= last else (last, first)
+
+    def page(self, query: PageQuery) -> list[TaskRecord]:
+        """Return records among which are those for a page that this block has."""
+        distances = list(map(query.distance, self._created()))
+        places: Iterable[int] = range(self._first, self._size)
+        if query.status is not None:
+            places = [place for place in places if self._status(place) is query.status]
+        if query.name is not None:
+            places = [place for place in places if self._label(place)[0] == query.name]
+        if query.after is not None:
+            begin = query.distance(query.after[0])
+            places = [place for place in places if distances[place] >= begin]
+        ordered = sorted(places, key=distances.__getitem__)
+        if len(ordered) > query.limit:
+            # Not fewer than all that were submitted at the moment of the last one.
+            end = distances[ordered[query.limit]]
+            ordered = [place for place in ordered if distances[place] <= end]
+        return [self._record(place) for place in ordered]
+
+    def _status(self, place: int) -> TaskStatus:
+        whole = self._whole.get(place)
+        return _COMPLETED if whole is None else whole.status
+
+    def _created(self) -> Sequence[float]:
+        return memoryview(self._stamps).cast("d")[: self._size].tolist()
+
+    def _label(self, place: int) -> tuple[str, str]:
+        return self._labels[0 if self._label_of is None else self._label_of[place]]
+
     def ended_by(self, bound: float, at_least: int) -> int:
         """Return how many of the oldest to drop: all ended by *bound*, at least *at_least*."""
         if self._last_end <= bound:
@@ -346,9 +413,7 @@ class _Block:
             return whole
         record = TaskRecord()
         record.task_id = self._task_id(place)
-        record.label = label_of(
-            *self._labels[0 if self._label_of is None else self._label_of[place]]
-        )
+        record.label = label_of(*self._label(place))
         record.status = _COMPLETED
         stamps = memoryview(self._stamps).cast("d")[place :: self._size]
         record.created_at, record.created, record.started, record.ended = stamps

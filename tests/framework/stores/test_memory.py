@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framework._tasks.ids import random_id
+from framework._tasks.pages import PageQuery
 from framework._tasks.records import Label, TaskRecord, TaskStatus
 from framework.stores import memory
 from framework.stores.memory import MemoryStore
@@ -301,3 +302,57 @@ def test_packed_tasks_are_nothing_to_the_garbage_collector(
     # The latest are kept whole, each with its label.
     assert len(gc.get_objects()) - before <= 4 * 256 + 20 * 8
     assert [one.description for one in store.list()] == described
+
+
+# -- pages
+
+QUERIES = st.builds(
+    PageQuery,
+    limit=st.integers(1, 6),
+    status=st.sampled_from([None, COMPLETED, FAILED, TaskStatus.RUNNING]),
+    name=st.sampled_from([None, "mail.send", "shop.pack", "nobody"]),
+    after=st.none() | st.tuples(st.integers(0, 12).map(float), st.sampled_from(["", "b", "f"])),
+    oldest_first=st.booleans(),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.sampled_from([COMPLETED, FAILED])), max_size=30),
+    st.integers(0, 30),
+    QUERIES,
+)
+def test_pages_are_those_of_a_list(
+    submitted: list[tuple[int, TaskStatus]], removed: int, query: PageQuery
+) -> None:
+    """A page has the records that a sorted list would give, also of those submitted at once."""
+    store, records = MemoryStore(), []
+    for number, (created_at, status) in enumerate(submitted):
+        made = record(number, status)
+        made.created_at = float(created_at)
+        records.append(made)
+        store.put(made)
+    store.remove(keep=max(0, len(records) - removed))
+    left = [one for one in records[removed:] if query.matches(one)]
+    left.sort(key=lambda one: (one.created_at, one.task_id), reverse=not query.oldest_first)
+
+    assert list(map(facts, store.page(query))) == list(map(facts, left[: query.limit]))
+
+
+@pytest.mark.parametrize("oldest_first", [False, True])
+def test_a_page_looks_into_few_blocks(oldest_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page costs the same however many records are kept, at the start and anywhere else."""
+    looks: list[object] = []
+    page = memory._Block.page
+
+    def look(block: memory._Block, query: PageQuery) -> list[TaskRecord]:
+        looks.append(block)
+        return page(block, query)
+
+    monkeypatch.setattr(memory._Block, "page", look)
+    for count in (40, 400):
+        store, records = filled(count)
+        for after in (None, (records[count // 2].created_at, "")):
+            store.page(PageQuery(4, after=after, oldest_first=oldest_first))
+            assert len(looks) <= 3
+            looks.clear()
