@@ -7,6 +7,7 @@ from framework._decorators.scheduled import scheduled_task
 from framework._decorators.submitted import async_task, background_task
 from framework._decorators.throttled import throttled_task
 from framework._manager.frameworks import get_task_manager, get_thread_pool
+from framework._manager.listing import TaskPage
 from framework._manager.manager import TaskManager
 from framework._tasks import exports
 from framework._tasks.current import current_task
@@ -41,6 +42,7 @@ __all__ = [
     "TaskInterruptedError",
     "TaskManager",
     "TaskNotFoundError",
+    "TaskPage",
     "TaskStatus",
     "TaskTimeoutError",
     "ThreadPoolExecutorEnhanced",

@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from framework._tasks import exports
 from framework._tasks.engine_task import EngineTask, TaskFunction, TaskWaiter
 from framework._tasks.facts import dump_record, load_record
+from framework._tasks.pages import PageQuery
 from framework._tasks.records import Kind, TaskEvent, TaskRecord, TaskStatus
 from framework._tasks.registry import find_function
 from framework._tasks.wire import (
@@ -34,6 +35,9 @@ __all__ = [
     "EventSink",
     "Interceptor",
     "Kind",
+    "LargeStore",
+    "PageQuery",
+    "PagedStore",
     "RemoteEngine",
     "Run",
     "SharedDirectory",
@@ -197,7 +201,26 @@ class TaskStore(Protocol):
 
         Returns:
             The number of removed records, and the records. If *completed* is false, a store
-            may leave out COMPLETED ones.
+            may leave out COMPLETED ones. A `LargeStore` may leave out those that it does not
+            hold in memory, see there.
+        """
+        ...
+
+
+@runtime_checkable
+class PagedStore(Protocol):
+    """An optional method of a `TaskStore` that can read a few of its tasks without the others.
+
+    Without it, each page costs a call of ``list``.
+    """
+
+    def page(self, query: PageQuery) -> Sequence[TaskRecord]:
+        """Return the records that match *query*, in its order.
+
+        A `SharedStore` also returns live tasks of other processes, and may block.
+
+        Raises:
+            StoreUnavailableError: If the store cannot be read.
         """
         ...
 
@@ -220,13 +243,17 @@ class StoreHost(Protocol):
     def adopt(self, records: Sequence[TaskRecord]) -> None:
         """Follow live remote tasks whose own process has died."""
 
+    def evicted(self, records: Sequence[TaskRecord]) -> None:
+        """Report removed tasks that ``remove`` counted, but did not return."""
+
 
 @runtime_checkable
 class SharedStore(TaskStore, Protocol):
     """A store that several processes share and that outlives each of them.
 
-    ``get``, ``list`` and ``remove`` of such a store never block. They return what the store
-    already knows about all processes, without the live tasks of this process.
+    ``get``, ``list`` and ``remove`` of such a store never block, unless it is a `LargeStore`.
+    They return what the store already knows about all processes, without the live tasks of this
+    process.
 
     Attributes:
         durable: Whether ``await submit(...)``, and a submission from a thread, return only
@@ -275,6 +302,36 @@ class SharedStore(TaskStore, Protocol):
         """Return the number of records of each status, and the store's own counters.
 
         Live tasks of this process are not included.
+        """
+        ...
+
+
+@runtime_checkable
+class LargeStore(Protocol):
+    """Optional methods of a `SharedStore` that does not hold all its tasks in memory.
+
+    Its ``get`` only returns what is in memory; the framework then calls ``fetch``, on a thread
+    of its own. Its ``list`` returns all tasks, and may block. Its ``remove`` counts all tasks,
+    and does not block. It does not have to return those that are not in memory: if *completed* is
+    true, it reports them to `StoreHost.evicted` later, and otherwise not at all.
+    """
+
+    def active(self) -> Sequence[TaskRecord]:
+        """Return the live tasks of other processes; never blocks."""
+        ...
+
+    def unread(self) -> Sequence[TaskRecord]:
+        """Return the failed tasks of this process whose error nobody has read; never blocks.
+
+        They must stay in memory until they are read or removed.
+        """
+        ...
+
+    def has(self, task_id: str) -> bool:
+        """Return whether a finished task that is not in memory has this id; may block.
+
+        Raises:
+            StoreUnavailableError: If the store cannot be read.
         """
         ...
 

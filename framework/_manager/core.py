@@ -20,12 +20,12 @@ from framework._manager.settings import Settings
 from framework._running.coroutines import runs_of
 from framework._running.endings import Endings
 from framework._running.ledger import Ledger
-from framework._running.log import FAILURES, log_final, report_unread
+from framework._running.log import log_final, report_unread
 from framework._running.pauses import Pauses
 from framework._running.policies import Policies, WatchedPolicies
 from framework._running.results import Results
 from framework._running.runner import Runner
-from framework._tasks.records import EVENT_OF
+from framework._tasks.records import EVENT_OF, FAILURES
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.waiters import Mailboxes
 from framework.engines.local import LocalEngine
@@ -169,8 +169,12 @@ class Core:
         self.endings.limits.close()
         if self.elsewhere is not None:
             self.elsewhere.close()
-        # By status, since most tasks have completed and would be unpacked in vain.
-        report_unread(one for status in FAILURES for one in self.ledger.store.list(status))
+        large = self.ledger.large
+        if large is not None:
+            report_unread(large.unread())
+        else:
+            # By status, since most tasks have completed and would be unpacked in vain.
+            report_unread(one for status in FAILURES for one in self.ledger.store.list(status))
 
     def after_fork(self) -> None:
         """Accept no more tasks in a forked child, which has neither the threads nor the loop."""

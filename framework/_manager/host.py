@@ -80,6 +80,10 @@ class RemoteHost:
         # If the engine does not answer now, it looks up all live tasks once it does.
         elsewhere.post(lambda: self._catch_up(adopted, engine.fetch(adopted)))
 
+    def evicted(self, records: Sequence[TaskRecord]) -> None:
+        """Tell of tasks that were counted as removed before."""
+        self._endings.retention.tell(records)
+
     def _take_in(self, record: TaskRecord) -> bool:
         """Make a live task of another process one of this one; False if that fails."""
         known = getattr(registry.find_function(record.name), "__asyncframe_spec__", None)

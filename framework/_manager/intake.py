@@ -162,6 +162,17 @@ class Intake:
         if isinstance(task_id, str) and await self._elsewhere.find(task_id, patient=False):
             raise id_in_use(task_id)
 
+    def require_free_now(self, task_id: object) -> None:
+        """Check that no task in the store has this id that is not in memory; may block.
+
+        Raises:
+            ValueError: If one has.
+            StoreUnavailableError: If the store cannot be read.
+        """
+        large = self.ledger.large
+        if large is not None and isinstance(task_id, str) and large.has(task_id):
+            raise id_in_use(task_id)
+
     def launch(self, task: LiveTask) -> None:
         """Hand a submitted task to the engine, after the delay of its spec."""
         if task.spec.delay:

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Unpack, overload
 from framework._manager.cancelling import cancel
 from framework._manager.core import Core
 from framework._manager.intake import take_in
+from framework._manager.listing import TaskPage, checked_query, checked_status, page_of
 from framework._tasks import checks
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.ids import TaskId
@@ -245,8 +246,10 @@ class TaskManager:
         **options: Unpack[SubmitOptions],
     ) -> TaskId[Any]:
         """Submit a task like `submit`, from any thread and without an event loop."""
-        frame = sys._getframe(1)
-        task = take_in(self._core.intake, "submit_nowait", frame, func, args, kwargs, options)
+        frame, intake = sys._getframe(1), self._core.intake
+        if options.get("task_id") is not None:
+            intake.require_free_now(options["task_id"])
+        task = take_in(intake, "submit_nowait", frame, func, args, kwargs, options)
         return TaskId(task.task_id)
 
     # -- looking up
@@ -267,6 +270,41 @@ class TaskManager:
             return None
         return Task(self._core.ledger.snapshot(record), source=record)
 
+    async def list_tasks(
+        self,
+        *,
+        status: TaskStatus | str | None = None,
+        name: str | None = None,
+        limit: int = 50,
+        after: str | None = None,
+        oldest_first: bool = False,
+    ) -> TaskPage:
+        """Return a page of tasks, in the order of their submission.
+
+        A task keeps its place when it starts or ends. So if you read page after page, tasks
+        that come or end meanwhile neither repeat others nor hide them. With a store that several
+        processes share, the pages have the tasks of all processes, in the same order everywhere.
+
+        Args:
+            status: Only tasks with this status; None for all.
+            name: Only tasks with exactly this name, see `Task.name`; None for all.
+            limit: How many tasks at most, 1 to 1,000.
+            after: The ``next`` of the page before, with the same *oldest_first*; None for the
+                first page.
+            oldest_first: Whether the oldest submission comes first, and not the newest.
+
+        Returns:
+            The tasks, and in ``next`` what to pass as *after* for more.
+
+        Raises:
+            TypeError: If an argument has the wrong type.
+            ValueError: If *status* is not a status, *limit* is out of range, or *after* is not
+                the ``next`` of a page in this order.
+            StoreUnavailableError: If a store that several processes share cannot be read.
+        """
+        query = checked_query(status, name, limit, after, oldest_first)
+        return await page_of(self._core, query)
+
     def get_all_tasks(self) -> dict[str, dict[str, Any]]:
         """Return a snapshot of all tasks, as ``{task_id: Task.to_dict()}``."""
         return _as_dicts(self._core.ledger.records().values())
@@ -281,9 +319,7 @@ class TaskManager:
         Raises:
             ValueError: If *status* is not a status.
         """
-        wanted = TaskStatus(checks.choice("status", status, tuple(map(str, TaskStatus))))
-        records = self._core.ledger.records().values()
-        return _as_dicts(record for record in records if record.status is wanted)
+        return _as_dicts(self._core.ledger.records(checked_status(status)).values())
 
     def get_active_count(self) -> int:
         """Return how many tasks are PENDING or RUNNING."""

@@ -32,10 +32,11 @@ from framework._tasks.live import (
     Waiter,
     copy_record,
 )
+from framework._tasks.pages import PageQuery
 from framework._tasks.records import EVENT_OF, FINAL, TaskRecord, TaskStatus
 from framework._threads.waiters import wake_all
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
-from framework.protocols import Clock, Interceptor, SharedStore, TaskStore
+from framework.protocols import Clock, Interceptor, LargeStore, SharedStore, TaskStore
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -55,6 +56,7 @@ class Ledger(Events):
         homes: The homes that may have live tasks; one that has left stays until it has none.
         kept: How many finished tasks the store has.
         shared: The store, if other processes read it and need live tasks as well.
+        large: The store, if it does not hold all its tasks in memory.
         state: Whether the framework runs, is stopping or has stopped.
         interceptor: Its `after_event` is called; None for no interceptor.
     """
@@ -67,6 +69,7 @@ class Ledger(Events):
         # The method first: the check of a protocol takes long.
         may_be_shared = hasattr(store, "request_cancel")
         self.shared = store if may_be_shared and isinstance(store, SharedStore) else None
+        self.large = store if hasattr(store, "unread") and isinstance(store, LargeStore) else None
         self.queue_size = queue_size
         self.homes: list[Home] = []
         self.state: State = "running"
@@ -301,15 +304,18 @@ class Ledger(Events):
         with self.lock:
             return copy_record(record)
 
-    def records(self) -> dict[str, TaskRecord]:
-        """Return copies of all records by id, those in the store first."""
+    def records(self, status: TaskStatus | None = None) -> dict[str, TaskRecord]:
+        """Return copies of all records, or those with one status, by id; the store's first."""
         with self.lock:
-            live = {task.task_id: copy_record(task) for task in self._unstored()}
+            live = [copy_record(task) for task in self._unstored()]
         found: dict[str, TaskRecord] = {}
-        for record in self.store.list():
+        for record in self.store.list(status):
             found[record.task_id] = record
         # A task that ended in between is in both; the store's record is the newer one.
-        return found | {key: task for key, task in live.items() if key not in found}
+        for task in live:
+            if status is None or task.status is status:
+                found.setdefault(task.task_id, task)
+        return found
 
     def active_records(self) -> list[TaskRecord]:
         """Return copies of the records that are not final, of all processes."""
@@ -319,8 +325,22 @@ class Ledger(Events):
             return own
         ids = {task.task_id for task in own}
         # A task that has ended here in between is final in the store as well.
-        others = [one for one in self.shared.list() if one.status not in FINAL]
+        known = self.shared.list() if self.large is None else self.large.active()
+        others = [one for one in known if one.status not in FINAL]
         return own + [one for one in others if one.task_id not in ids]
+
+    def page(self, query: PageQuery) -> list[TaskRecord]:
+        """Return copies of the records of this process on a page that the store may not have."""
+        candidates = query.in_order(filter(query.may_match, self._unstored()))
+        found: list[TaskRecord] = []
+        # With the lock, under which no status changes, and for the few that are returned.
+        with self.lock:
+            for task in candidates:
+                if query.status is None or task.status is query.status:
+                    found.append(copy_record(task))
+                    if len(found) == query.limit:
+                        break
+        return found
 
     def register(self, task: LiveTask, waiter: Waiter) -> bool:
         """Register *waiter* to be woken when the task is final; False if it is already."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from framework._running.ledger import Ledger
 from framework._running.log import report_unread
+from framework._tasks.records import TaskRecord
 
 _SPARE: Final = 128
 """If there are too many finished tasks, one in this many is removed at once."""
@@ -44,6 +45,17 @@ class Retention:
         ledger = self._ledger
         wanted = self.forget is not None or "evicted" in ledger.sinks
         removed, told = ledger.store.remove(ended_before=ended_before, keep=keep, completed=wanted)
+        self.tell(told)
+        if removed:
+            with ledger.lock:
+                # Tasks of other processes are removed as well, and were not counted here.
+                ledger.kept = max(0, ledger.kept - removed)
+                ledger.extra["evicted"] += removed
+        return removed
+
+    def tell(self, told: Iterable[TaskRecord]) -> None:
+        """Tell of tasks that were removed from the store."""
+        ledger = self._ledger
         records = list(told)
         report_unread(records)
         ids = []
@@ -53,9 +65,3 @@ class Retention:
                 ledger.publish_evicted(record)
         if ids and self.forget is not None:
             self.forget(ids)
-        if removed:
-            with ledger.lock:
-                # Tasks of other processes are removed as well, and were not counted here.
-                ledger.kept = max(0, ledger.kept - removed)
-                ledger.extra["evicted"] += removed
-        return removed

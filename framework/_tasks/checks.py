@@ -54,17 +54,18 @@ def number(
     return seen
 
 
-def integer(name: str, value: object, *, at_least: int) -> int:
-    """Return *value* if it is an int of at least *at_least*.
+def integer(name: str, value: object, *, at_least: int, at_most: int | None = None) -> int:
+    """Return *value* if it is an int of at least *at_least*, and at most *at_most*.
 
     Raises:
         TypeError: If *value* is not an int. A bool does not count as one.
-        ValueError: If it is less than *at_least*.
+        ValueError: If it is out of range.
     """
+    span = f"of at least {at_least}" if at_most is None else f"from {at_least} to {at_most}"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number of at least {at_least}, not {show(value)}")
-    if value < at_least:
-        raise ValueError(f"{name} must be a whole number of at least {at_least}, not {show(value)}")
+        raise TypeError(f"{name} must be a whole number {span}, not {show(value)}")
+    if value < at_least or (at_most is not None and value > at_most):
+        raise ValueError(f"{name} must be a whole number {span}, not {show(value)}")
     return value
 
 

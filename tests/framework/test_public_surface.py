@@ -34,6 +34,7 @@ NAMES = {
     "TaskInterruptedError",
     "TaskManager",
     "TaskNotFoundError",
+    "TaskPage",
     "TaskStatus",
     "TaskTimeoutError",
     "ThreadPoolExecutorEnhanced",

@@ -23,6 +23,7 @@ from framework import (
     TaskInterruptedError,
     TaskManager,
     TaskNotFoundError,
+    TaskPage,
     TaskStatus,
     TaskTimeoutError,
     ThreadPoolExecutorEnhanced,
@@ -338,6 +339,11 @@ async def use_manager(sink: EventSink) -> None:
     assert_type(manager.cleanup_completed_tasks(), int)
     assert_type(manager.cleanup_completed_tasks(max_age=60), int)
     assert_type(manager.get_active_count(), int)
+    page = await manager.list_tasks(status="failed", name="send", limit=10, oldest_first=True)
+    assert_type(page, TaskPage)
+    assert_type(page.tasks, list[Task])
+    assert_type(page.next, str | None)
+    assert_type(await manager.list_tasks(status=TaskStatus.FAILED, after=page.next), TaskPage)
     assert_type(manager.get_stats(), dict[str, int])
     assert_type(manager.subscribe(sink), Callable[[], None])
     assert_type(manager.pool, ThreadPoolExecutorEnhanced)

@@ -150,6 +150,29 @@ async def test_by_status(manager: TaskManager) -> None:
     assert set(manager.get_tasks_by_status(TaskStatus.FAILED)) == {bad}
 
 
+async def test_pages(backend: Backend, manager: TaskManager, heard: Heard) -> None:
+    """Pages have every task once, in the order of submission, although tasks end meanwhile."""
+    ids = [tasks.fail(), *(tasks.add(number) for number in range(5))]
+    await asyncio.wait([asyncio.ensure_future(manager.get_result(one)) for one in ids])
+    gate = backend.gate()
+    held = tasks.hold(gate.path)
+    await heard.event(held, "started")
+    page = await manager.list_tasks(limit=3)
+    found = [str(task.task_id) for task in page.tasks]
+    gate.open()
+    await manager.get_result(held, timeout=PATIENCE)
+    while page.next is not None:
+        page = await manager.list_tasks(limit=3, after=page.next)
+        found += [str(task.task_id) for task in page.tasks]
+    assert found == [held, *ids[::-1]]
+    (failed,) = (await manager.list_tasks(status="failed")).tasks
+    assert (failed.task_id, failed.name) == (ids[0], "tests.processes.conformance.tasks.fail")
+    page = await manager.list_tasks(name=failed.name, status="completed")
+    assert (page.tasks, page.next) == ([], None)
+    page = await manager.list_tasks(oldest_first=True, limit=1, status="completed")
+    assert [task.task_id for task in page.tasks] == [ids[1]]
+
+
 async def test_active(backend: Backend, manager: TaskManager, heard: Heard) -> None:
     """Active tasks are those that have not ended."""
     gate = backend.gate()

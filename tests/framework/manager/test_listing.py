@@ -1,0 +1,239 @@
+"""Pages of tasks: each once, in the order of submission, whatever happens between two pages."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from framework import (
+    TaskManager,
+    TaskPage,
+    TaskStatus,
+    background_task,
+    get_task_manager,
+    setup_async_framework,
+)
+from framework.protocols import PageQuery, TaskRecord
+from framework.stores.memory import MemoryStore
+
+
+class PlainStore:
+    """A store of somebody else, which has no pages."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, TaskRecord] = {}
+
+    def put(self, record: TaskRecord) -> None:
+        """Keep a record."""
+        self.records[record.task_id] = record
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        """Return a record."""
+        return self.records.get(task_id)
+
+    def list(self, status: TaskStatus | None = None) -> Iterable[TaskRecord]:
+        """Return the records."""
+        return [one for one in self.records.values() if status is None or one.status is status]
+
+    def remove(self, **_: Any) -> tuple[int, Iterable[TaskRecord]]:
+        """Remove nothing."""
+        return 0, []
+
+
+@background_task
+def add(number: int) -> int:
+    """Return the next number."""
+    return number + 1
+
+
+@background_task(name="shop.fail")
+def fail() -> None:
+    """Fail."""
+    raise LookupError("no such page")
+
+
+async def walk(manager: TaskManager, **options: Any) -> list[str]:
+    """Return the ids of all pages."""
+    found: list[str] = []
+    page = await manager.list_tasks(**options)
+    while True:
+        found += [str(task.task_id) for task in page.tasks]
+        if page.next is None:
+            return found
+        assert len(page.tasks) == options.get("limit", 50)
+        page = await manager.list_tasks(**options, after=page.next)
+
+
+@pytest.mark.parametrize("store", [None, PlainStore], ids=["memory", "somebody else's"])
+@pytest.mark.parametrize("limit", [1, 3, 4, 12, 1_000])
+async def test_every_task_once(store: Any, limit: int) -> None:
+    """All pages together have every task once, by any filter and in both orders."""
+    async with setup_async_framework(None, store=store and store()):
+        manager = get_task_manager()
+        gate = threading.Event()
+        ids = [add(number) if number % 3 else fail() for number in range(11)]
+        held = await manager.submit(gate.wait)
+        for task_id in ids[1::3] + ids[2::3]:
+            await manager.get_result(task_id)
+        for task_id in ids[::3]:
+            with pytest.raises(LookupError):
+                await manager.get_result(task_id)
+        try:
+            assert await walk(manager, limit=limit) == [held, *ids[::-1]]
+            assert await walk(manager, limit=limit, oldest_first=True) == [*ids, held]
+            assert await walk(manager, limit=limit, status="failed") == ids[::3][::-1]
+            assert await walk(manager, limit=limit, name="shop.fail") == ids[::3][::-1]
+            assert await walk(manager, limit=limit, status=TaskStatus.RUNNING) == [held]
+            assert await walk(manager, limit=limit, name="shop.fail", status="running") == []
+            assert await walk(manager, limit=limit, name="nobody") == []
+        finally:
+            gate.set()
+
+
+async def test_tasks_that_come_and_end_meanwhile(task_manager: TaskManager) -> None:
+    """Tasks that are submitted, end or are forgotten between two pages shift no others."""
+    gates = [threading.Event() for _ in range(6)]
+    ids = [await task_manager.submit(gate.wait) for gate in gates]
+    page = await task_manager.list_tasks(limit=2)
+    found = [str(task.task_id) for task in page.tasks]
+    for gate in gates[2:]:
+        gate.set()
+    for task_id in ids[2:]:
+        await task_manager.get_result(task_id)
+    await task_manager.submit(int, wait=True)
+    task_manager.cleanup_completed_tasks(0.0)
+    for gate in gates[:2]:
+        gate.set()
+    page = await task_manager.list_tasks(limit=2, after=page.next)
+    found += [str(task.task_id) for task in page.tasks]
+
+    assert found == [ids[5], ids[4], ids[1], ids[0]]
+    assert page.next is None
+
+
+async def test_a_page_shows_snapshots(task_manager: TaskManager) -> None:
+    """A task of a page does not change, and reading its error counts as reading the failure."""
+    task_id = fail()
+    with pytest.raises(LookupError):
+        await task_manager.get_result(task_id)
+    page = await task_manager.list_tasks()
+
+    assert isinstance(page, TaskPage)
+    assert [task.to_dict() for task in page.tasks] == [task_manager.get_all_tasks()[task_id]]
+    assert repr(page.tasks[0].error) == "LookupError('no such page')"
+
+
+async def test_store_with_pages_is_not_listed() -> None:
+    """A store that has pages is not asked for all of its tasks."""
+
+    class Store(MemoryStore):
+        """Notes what it is asked for."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.queries: list[PageQuery] = []
+
+        def page(self, query: PageQuery) -> Sequence[TaskRecord]:
+            """Note the query."""
+            self.queries.append(query)
+            return super().page(query)
+
+        def list(self, status: TaskStatus | None = None) -> Any:
+            """Return nothing, which the framework asks for when it stops."""
+            return []
+
+    store = Store()
+    async with setup_async_framework(None, store=store):
+        task_id = await get_task_manager().submit(int)
+        await get_task_manager().get_result(task_id)
+        page = await get_task_manager().list_tasks(limit=7)
+
+    assert [task.task_id for task in page.tasks] == [task_id]
+    assert store.queries == [PageQuery(8)]
+
+
+def cursor(*parts: Any) -> str:
+    """Return what a client could make up."""
+    return base64.urlsafe_b64encode(json.dumps(parts).encode()).decode().rstrip("=")
+
+
+BAD_CURSORS = [
+    "",
+    "x",
+    "ü",
+    "WzAs",
+    "=" * 9,
+    "[" * 5_000,
+    cursor(0, 1.0),
+    cursor(0, 1, "a"),
+    cursor(0, float("nan"), "a"),
+    cursor(0, 1.0, "a\0"),
+    cursor(0, 1.0, ""),
+    cursor(0, 1.0, 5),
+    cursor(True, 1.0, "a"),
+    base64.b64encode(b'{"a": 1, "b": 2, "c": 3}').decode(),
+    base64.b64encode(b"5").decode(),
+]
+
+
+@pytest.mark.parametrize("after", BAD_CURSORS)
+async def test_made_up_cursor(task_manager: TaskManager, after: str) -> None:
+    """A cursor that is not of a page is refused, whatever it is."""
+    with pytest.raises(
+        ValueError,
+        match=r"^after must be the 'next' of a page, not '.*: omit it for the first page$",
+    ):
+        await task_manager.list_tasks(after=after)
+
+
+async def test_cursor_of_the_other_order(task_manager: TaskManager) -> None:
+    """The cursor of one order is refused in the other, where it would skip tasks."""
+    for _ in range(2):
+        await task_manager.submit(int, wait=True)
+    page = await task_manager.list_tasks(limit=1)
+
+    with pytest.raises(
+        ValueError,
+        match=r"^after must be the 'next' of a page in the same order: pass the same oldest_first "
+        r"for all pages$",
+    ):
+        await task_manager.list_tasks(after=page.next, oldest_first=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"limit": 0}, ValueError, "limit must be a whole number from 1 to 1000, not 0"),
+        ({"limit": 1_001}, ValueError, "limit must be a whole number from 1 to 1000, not 1001"),
+        ({"limit": True}, TypeError, "limit must be a whole number from 1 to 1000, not True"),
+        ({"limit": 5.0}, TypeError, "limit must be a whole number from 1 to 1000, not 5.0"),
+        ({"name": 5}, TypeError, "name must be a string, not 5"),
+        ({"after": 5}, TypeError, "after must be a string, not 5"),
+        ({"oldest_first": 1}, TypeError, "oldest_first must be True or False, not 1"),
+        (
+            {"status": "done"},
+            ValueError,
+            (
+                "status must be 'pending' or 'running' or 'completed' or 'failed' or 'timeout' "
+                "or 'cancelled' or 'interrupted', not 'done'"
+            ),
+        ),
+    ],
+)
+async def test_bad_arguments(
+    task_manager: TaskManager, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    """An argument of no use is refused, with what is allowed."""
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        await task_manager.list_tasks(**options)
+
+
+async def test_no_tasks(task_manager: TaskManager) -> None:
+    """Where there are no tasks, there is one page without any."""
+    assert await task_manager.list_tasks() == TaskPage([], None)
