@@ -15,6 +15,7 @@ from framework._threads.clock import SystemClock
 from framework.protocols import Clock
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._database import Database, checked_url
+from framework.stores.sql._history import History
 from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._schema import TASKS, prepare
 from framework.stores.sql._writer import Pace, Writer
@@ -53,6 +54,7 @@ class Host:
         self.cancelled: list[str] = []
         self.interrupted: list[str] = []
         self.adopted: list[str] = []
+        self.gone: list[str] = []
 
     def snapshot(self, record: TaskRecord) -> TaskRecord:
         """Return a copy."""
@@ -70,6 +72,10 @@ class Host:
         """Note whose tasks are to be followed."""
         self.adopted += [record.task_id for record in records]
 
+    def evicted(self, records: Sequence[TaskRecord]) -> None:
+        """Note which tasks were removed."""
+        self.gone += [record.task_id for record in records]
+
 
 class Peer:
     """One process that shares a database, without its thread.
@@ -85,11 +91,14 @@ class Peer:
         self.database = Database(checked_url(url), False)
         prepare(self.database)
         self.backlog = Backlog(self.clock, capacity)
-        self.mirror = Mirror(self.clock, self.backlog.live.__contains__)
+        self.mirror = Mirror(self.clock, self.backlog.live.__contains__, self.backlog.holds)
         self.writer = Writer(
             self.database, self.backlog, self.mirror, self.host, self.clock, pace or Pace()
         )
         self.writer.enter()
+        self.history = History(
+            self.database, self.backlog, self.mirror, self.writer.follower, self.writer.pages
+        )
 
     @property
     def process_id(self) -> str:

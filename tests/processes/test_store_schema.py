@@ -76,7 +76,7 @@ def test_four_processes_start_at_once(sql_url: str) -> None:
 
     assert (done.stdout, done.stderr) == ("5\n" * 4 + "0 0 0 0\n", "")
     with peers(sql_url, 1) as (peer,), peer.database.reading() as connection:
-        assert connection.execute(sa.select(META.c.schema_version)).scalars().all() == [1]
+        assert connection.execute(sa.select(META.c.schema_version)).scalars().all() == [len(STEPS)]
 
 
 def test_migration_keeps_the_data(sql_url: str) -> None:
@@ -90,7 +90,9 @@ def test_migration_keeps_the_data(sql_url: str) -> None:
         assert "owner" in columns(sql_url, "asyncframe_tasks")
         assert peer.row(record).status == "completed"
         with peer.database.reading() as connection:
-            assert connection.execute(sa.select(META.c.schema_version)).scalar_one() == 2
+            assert (
+                connection.execute(sa.select(META.c.schema_version)).scalar_one() == len(STEPS) + 1
+            )
 
 
 def test_failed_step_changes_nothing(database: Database, sql_url: str) -> None:
@@ -103,7 +105,7 @@ def test_failed_step_changes_nothing(database: Database, sql_url: str) -> None:
 
     assert "owner" not in columns(sql_url, "asyncframe_tasks")
     with database.reading() as connection:
-        assert connection.execute(sa.select(META.c.schema_version)).scalar_one() == 1
+        assert connection.execute(sa.select(META.c.schema_version)).scalar_one() == len(STEPS)
 
 
 def test_newer_tables_are_refused(database: Database) -> None:
@@ -112,7 +114,7 @@ def test_newer_tables_are_refused(database: Database) -> None:
 
     with pytest.raises(
         StoreUnavailableError,
-        match=r"^the tables of this database have version 2, but this release supports 1: use "
+        match=r"^the tables of this database have version 3, but this release supports 2: use "
         r"the release that created them, or a newer one$",
     ):
         prepare(database)

@@ -145,6 +145,13 @@ class Backlog:
         if self._idle:
             self._wake.set()
 
+    def finals(self) -> list[TaskRecord]:
+        """Return the finished tasks that wait to be written."""
+        with self._lock:
+            waiting = [*self._dirty.values(), *self._taken.values()]
+        waiting += self.aside
+        return [record for record in waiting if record.status.is_final]
+
     def wake(self) -> None:
         """Wake the writer."""
         self._wake.set()
@@ -179,6 +186,10 @@ class Backlog:
         )
 
     # -- the writer's thread
+
+    def holds(self, task_id: str) -> bool:
+        """Return whether a record of this task waits to be written."""
+        return task_id in self._dirty or task_id in self._taken or task_id in self._aside
 
     def sleep(self, seconds: float) -> bool:
         """Wait for a record, for at most *seconds*; return whether there is one."""
@@ -229,7 +240,7 @@ class Backlog:
     @property
     def aside(self) -> list[TaskRecord]:
         """The records that were set aside, those tried longest ago first."""
-        return [record for record, _ in self._aside.values()]
+        return [record for record, _ in list(self._aside.values())]
 
     def tried(self, record: TaskRecord, *, again: bool) -> None:
         """Drop a record that was set aside, or keep it to be tried *again*."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -22,6 +22,8 @@ from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._database import Database
 from framework.stores.sql._membership import Membership
 from framework.stores.sql._mirror import Mirror
+from framework.stores.sql._older import Older
+from framework.stores.sql._pages import End, Pages
 from framework.stores.sql._statements import CHUNK, Row, Statements
 
 BREATH: Final = 0.0001
@@ -31,6 +33,9 @@ IN_TIME: Final = 0.05
 """Seconds after which the thread takes no more breaths. While other threads compute, each
 breath takes long, and whatever waits for this thread would wait for all of them. From then on
 the others wait for the interpreter for up to 5 ms."""
+
+_MOST: Final = 5_000
+"""Rows after which the thread does what else is due, such as a sign of life."""
 
 _SLICE: Final = 64
 """Rows to read before the next breath."""
@@ -94,24 +99,37 @@ class Follower:
 
     def look(self) -> None:
         """Read what other processes have written since the last call."""
-        process = self._membership.process_id
-        found: list[Row] = []
         with self._database.reading() as connection:
             version, removed = self._statements.position(connection)
-            # No id comes before the empty one, in no collation. A backup that was put back
-            # has less than was read before; then all is read anew.
-            place, task_id = self.version + 1 if version >= self.version else 0, ""
-            more = version != self.version
-            while more:
-                rows = self._statements.since(connection, place, task_id, process)
-                found += rows
-                more = len(rows) == CHUNK
-                if more:
-                    place, task_id = rows[-1][-2], rows[-1][0]
+            if version < self.version:
+                # A backup that was put back has less than was read before: all is read anew.
+                self.version = -1
+            found, reached = self._since(connection, version)
         self._take_in(found)
-        self.version = version
+        self.version = reached
         if self.forget(removed):
             self._mirror.follow(removed)
+
+    def _since(self, connection: Connection, version: int) -> tuple[list[Row], int]:
+        """Return the rows up to *version*, and that version.
+
+        Of many rows only the first, and their version; the next look reads the others.
+        """
+        process = self._membership.process_id
+        found: list[Row] = []
+        # No id comes before the empty one, in no collation.
+        first = place = self.version + 1
+        task_id, more = "", version > self.version
+        while more:
+            rows = self._statements.since(connection, place, task_id, process)
+            found += rows
+            more = len(rows) == CHUNK
+            if more:
+                place, task_id = rows[-1][-2], rows[-1][0]
+            if more and len(found) >= _MOST and place > first:
+                # Of the last version there may be more.
+                version, more = place - 1, False
+        return found, version
 
     def _take_in(self, rows: list[Row]) -> None:
         own = self._membership.process_id
@@ -177,21 +195,46 @@ class Follower:
         """Whether no clean-up has removed the task of a row."""
         return row[7] is None or row[7] > self.removed
 
-    def load(self) -> None:
-        """Read the history; called before everything else."""
+    def load(self, pages: Pages, pause: Callable[[], None]) -> None:
+        """Read the history; called before everything else.
+
+        Few finished tasks are read whole; of many, only when and how they ended.
+
+        Args:
+            pages: The SQL that reads it.
+            pause: Called between two steps, outside a transaction.
+        """
         with self._database.reading() as connection:
             self.version, self.removed = self._statements.position(connection)
-            place, task_id, more = math.nextafter(self.removed, math.inf), "", True
-            while more:
-                rows = self._statements.history(connection, place, task_id)
-                self._mirror.absorb(rows)
-                more = len(rows) == CHUNK
-                if more:
-                    place, task_id = rows[-1][7], rows[-1][0]
-            task_id, more = "", True
-            while more:
-                rows = self._statements.live(connection, task_id)
-                self._mirror.absorb(rows)
-                more = len(rows) == CHUNK
-                if more:
-                    task_id = rows[-1][0]
+            start = math.nextafter(self.removed, math.inf), ""
+            many = pages.has_more(connection, start, self._mirror.held)
+            if not many:
+                self._load_finished(connection, pages, start)
+        older, place = Older(), start if many else None
+        while place is not None:
+            # Not in one transaction: what ends or is removed meanwhile is read afterwards.
+            pause()
+            with self._database.reading() as connection:
+                marks, place = pages.marks(connection, place)
+            older.extend(marks)
+        self._mirror.add_older(older)
+        with self._database.reading() as connection:
+            self._load_live(connection)
+
+    def _load_finished(self, connection: Connection, pages: Pages, place: End) -> None:
+        more = True
+        while more:
+            rows = pages.history(connection, place)
+            self._mirror.absorb(rows)
+            more = len(rows) == CHUNK
+            if more:
+                place = rows[-1][7], rows[-1][0]
+
+    def _load_live(self, connection: Connection) -> None:
+        task_id, more = "", True
+        while more:
+            rows = self._statements.live(connection, task_id)
+            self._mirror.absorb(rows)
+            more = len(rows) == CHUNK
+            if more:
+                task_id = rows[-1][0]

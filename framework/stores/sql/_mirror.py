@@ -1,9 +1,11 @@
 """The tasks of all processes in memory, so that nobody waits for the database.
 
-Guarantees: a task is known here from the moment it ends in this process, or is read from
-the database, until it is removed; a final status stays.
-Lock order: `_keeping`, under which a task of another process is added only once, and the
-memory store takes its own lock; then `_lock`, for the counts and the others' live tasks.
+Of many finished tasks it holds the latest; of the others it knows when and how they ended.
+
+Guarantees: a task is counted here from the moment it ends in this process, or is read from
+the database, until it is removed; a final status stays. What is not written yet is held here.
+Lock order: `_keeping`, under which a finished task is added only once, moved or removed, and
+the memory store takes its own lock; then `_lock`, for the counts and the others' live tasks.
 """
 
 from __future__ import annotations
@@ -11,14 +13,26 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
-from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.records import TaskRecord, TaskStatus, is_unread
 from framework.protocols import Clock
 from framework.stores.memory import MemoryStore
-from framework.stores.sql._rows import Reader, readable
+from framework.stores.sql._older import Older
+from framework.stores.sql._rows import Reader, readable, wall_end
 from framework.stores.sql._statements import Row, just_before
 
 _COMPLETED = TaskStatus.COMPLETED
+
+HELD: Final = 10_000
+"""How many finished tasks are held in memory: a few megabytes, and the tasks of the last minutes,
+which are asked for most. The database is asked for the others."""
+
+_SLACK: Final = 1_024
+"""By how many they may be more before the oldest are moved."""
+
+_MOVED: Final = 256
+"""How many are moved at once, which takes half a millisecond."""
 
 
 class Mirror:
@@ -27,13 +41,31 @@ class Mirror:
     Args:
         clock: The framework's: records have its monotonic stamps.
         is_own: Whether a task is one of this process's own live ones.
+        waits: Whether a task of this process waits to be written; called on the store's thread.
+
+    Attributes:
+        held: How many finished tasks are held whole.
     """
 
-    def __init__(self, clock: Clock, is_own: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        is_own: Callable[[str], bool],
+        waits: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._clock = clock
         self._is_own = is_own
+        self._waits = waits
         self._reader = Reader()
+        self.held = HELD
         self._finished = MemoryStore()
+        self._older = Older()
+        # Of the older ones: those that wait to be written, and failures that nobody has read.
+        self._pinned: dict[str, TaskRecord] = {}
+        # Of the older ones only their wall seconds are known. As this stays the same, a wall
+        # clock that jumps makes none of them older.
+        self._first_offset = self.offset
+        self._moving = False
         self._others: dict[str, TaskRecord] = {}
         self._counts: Counter[TaskStatus] = Counter()
         self._lock = threading.Lock()
@@ -56,16 +88,35 @@ class Mirror:
             self.forget(record.task_id)
 
     def get(self, task_id: str) -> TaskRecord | None:
-        """Return a finished task's record, or None if it is unknown or live."""
-        record = self._finished.get(task_id)
+        """Return a finished task's record, or None if it is not held here."""
+        record = self._finished.get(task_id) or self._pinned.get(task_id)
         return None if record is None else readable(record)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all finished tasks are held here, and the database has no others."""
+        return not self._older
+
     def records(self, status: TaskStatus | None = None) -> list[TaskRecord]:
-        """Return finished tasks in the order of their end, then the others' live ones."""
-        found = [readable(record) for record in self._finished.list(status)]
+        """Return held finished tasks in the order of their end, then the others' live ones."""
+        with self._keeping:
+            # The latter are older. A copy, since they may be removed meanwhile.
+            found = [*self._pinned.values(), *self._finished.list()]
+        return [
+            readable(one) for one in found if status is None or one.status is status
+        ] + self.others(status)
+
+    def others(self, status: TaskStatus | None = None) -> list[TaskRecord]:
+        """Return the live tasks of other processes."""
         with self._lock:
             others = list(self._others.values())
-        return found + [one for one in others if status is None or one.status is status]
+        return [one for one in others if status is None or one.status is status]
+
+    def unread(self) -> list[TaskRecord]:
+        """Return the failures of this process that nobody has read."""
+        with self._keeping:
+            found = [*self._pinned.values(), *self._finished.list()]
+        return [record for record in found if is_unread(record)]
 
     def figures(self) -> dict[str, int]:
         """Return the number of tasks of each status."""
@@ -83,22 +134,71 @@ class Mirror:
             remove theirs; None for nothing.
         """
         now, offset = self._clock.time(), self.offset
-        removed, told = self._drop(ended_before=ended_before, keep=keep, completed=completed)
+        with self._keeping:
+            # The clock of the machine where they ended may be ahead of this one's.
+            now = max(now, self._older.last or 0.0)
+            surplus = 0 if keep is None else len(self._older) + len(self._finished) - keep
+            wall = 0.0 if ended_before is None else ended_before + self._first_offset
+            removed, told = self._drop(
+                ended_before=ended_before,
+                keep=keep,
+                completed=completed,
+                older=self._older.bound(wall, surplus),
+            )
+            oldest = self._oldest()
         if not removed:
             return 0, told, None
-        oldest = self._finished.oldest()
         # By the stamps of what is left, so that a wall clock that has jumped removes no
         # more elsewhere than it does here.
-        bound = now if oldest is None else just_before(_wall_end(oldest))
+        bound = now if oldest is None else just_before(oldest)
         if ended_before is not None and keep is None:
             bound = min(bound, ended_before + offset)
         return removed, [readable(record) for record in told], bound
+
+    def _oldest(self) -> float | None:
+        """Return the wall second at which the task ended that would be removed first."""
+        older, held = self._older.first, self._finished.oldest()
+        stamps = [older] if older is not None else []
+        return min(stamps if held is None else [*stamps, wall_end(held)], default=None)
 
     # -- the store's own thread
 
     def follow(self, bound: float) -> None:
         """Remove what another process has removed: all that ended by wall second *bound*."""
-        self._drop(ended_before=bound - self.offset, keep=None, completed=False)
+        with self._keeping:
+            self._drop(ended_before=bound - self.offset, keep=None, completed=False, older=bound)
+
+    def add_older(self, older: Older) -> None:
+        """Count tasks that only the database holds; called once, before all else."""
+        with self._lock:
+            self._older = older
+            self._counts.update(older.counts())
+
+    def move(self) -> bool:
+        """Let go of the oldest tasks if there are too many; return whether some are left.
+
+        Failures that nobody has read are kept: their own process logs them in the end.
+        """
+        if len(self._finished) <= self.held + _SLACK and not self._moving:
+            return False
+        with self._keeping:
+            left = max(self.held, len(self._finished) - _MOVED)
+            _, moved = self._finished.remove(keep=left)
+            for record in moved:
+                self._older.add(wall_end(record), record.status)
+                if self._waits(record.task_id) or is_unread(record):
+                    self._pinned[record.task_id] = record
+            self._moving = left > self.held
+        if not self._moving:
+            self._unpin()
+        return self._moving
+
+    def _unpin(self) -> None:
+        """Let go of older tasks that were written, and read if they failed."""
+        with self._keeping:
+            for task_id, record in list(self._pinned.items()):
+                if not self._waits(task_id) and not is_unread(record):
+                    del self._pinned[task_id]
 
     def absorb(self, rows: Iterable[Row]) -> None:
         """Add rows that other processes have written."""
@@ -109,20 +209,23 @@ class Mirror:
                 continue
             record = self._reader.record_of(row, offset)
             if record.status.is_final:
-                self._keep(record)
+                self._keep(record, row[7])
                 continue
             with self._lock:
                 self._count_other(task_id, -1)
                 self._others[task_id] = record
                 self._count_other(task_id, 1)
 
-    def _keep(self, record: TaskRecord) -> TaskRecord:
+    def _keep(self, record: TaskRecord, ended_at: float) -> TaskRecord:
         """Add a final record of another process once; return the record that is kept."""
         task_id = record.task_id
         with self._keeping:
-            known = self._finished.get(task_id)
+            known = self._finished.get(task_id) or self._pinned.get(task_id)
             if known is not None:
                 return known
+            # Its body has let go of it, the history is read anew, or somebody asked for it.
+            if self._older.has(ended_at):
+                return record
             self._finished.put(record)
         with self._lock:
             self._counts[record.status] += 1
@@ -145,9 +248,17 @@ class Mirror:
         for row in rows:
             record = self._reader.record_of(row, offset)
             if record.status.is_final and not self._is_own(record.task_id):
-                record = self._keep(record)
+                record = self._keep(record, row[7])
             found.append(readable(record))
         return found
+
+    def read_only(self, rows: Iterable[Row]) -> list[TaskRecord]:
+        """Return the records of rows, and add none of them; any thread.
+
+        For a task that is held here, its own record, which knows whether its error was read.
+        """
+        offset = self.offset
+        return [self.get(row[0]) or readable(self._reader.record_of(row, offset)) for row in rows]
 
     def _count_other(self, task_id: str, by: int) -> None:
         record = self._others.get(task_id)
@@ -155,20 +266,24 @@ class Mirror:
             self._counts[record.status] += by
 
     def _drop(
-        self, *, ended_before: float | None, keep: int | None, completed: bool
+        self, *, ended_before: float | None, keep: int | None, completed: bool, older: float
     ) -> tuple[int, Sequence[TaskRecord]]:
+        """Remove tasks; with `_keeping` held. Of the older ones those up to wall second *older*."""
         removed, told = self._finished.remove(
             ended_before=ended_before, keep=keep, completed=completed
         )
+        gone = Counter(record.status for record in told)
+        if not completed:
+            gone[_COMPLETED] = removed - (gone.total() - gone[_COMPLETED])
+        dropped = self._older.drop(older)
+        if dropped.total():
+            pinned = [one for one in self._pinned.values() if wall_end(one) <= older]
+            for record in pinned:
+                del self._pinned[record.task_id]
+            told = [*pinned, *told]
+            removed += dropped.total()
+            gone += dropped
         if removed:
-            gone = Counter(record.status for record in told)
-            if not completed:
-                gone[_COMPLETED] = removed - (gone.total() - gone[_COMPLETED])
             with self._lock:
                 self._counts.subtract(gone)
         return removed, told
-
-
-def _wall_end(record: TaskRecord) -> float:
-    assert record.ended is not None
-    return record.created_at + (record.ended - record.created)

@@ -73,11 +73,11 @@ def row_of(record: TaskRecord) -> Written:
         ValueError: If its result is too long.
     """
     created_at, created = record.created_at, record.created
-    started, ended, status = record.started, record.ended, record.status
+    started, status = record.started, record.status
     started_at = None if started is None else created_at + (started - created)
     ended_at = None
     if status.is_final:
-        ended_at = created_at + ((created if ended is None else ended) - created)
+        ended_at = wall_end(record)
     if record.rest is None:
         progress, message, error, reason = None, "", None, ""
         remote = cancel = still_running = 0
@@ -156,6 +156,12 @@ def clean(text: str) -> str:
 def can_be_kept(task_id: str) -> bool:
     """Return whether every database can store this id unchanged."""
     return clean(task_id) == task_id
+
+
+def wall_end(record: TaskRecord) -> float:
+    """Return the wall second at which a task ended, as it stands in its row."""
+    ended = record.created if record.ended is None else record.ended
+    return record.created_at + (ended - record.created)
 
 
 class Unread:

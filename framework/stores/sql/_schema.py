@@ -112,6 +112,21 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         """,
         "INSERT INTO asyncframe_meta VALUES (1, 0, 0, 0)",
     ),
+    (
+        # With the status, so that when and how all tasks ended is read from the index alone.
+        "DROP INDEX asyncframe_tasks_ended",
+        "CREATE INDEX asyncframe_tasks_ended ON asyncframe_tasks (ended_at, task_id, status)",
+        # For pages. Without live tasks: a change of theirs does not touch these indexes.
+        """
+        CREATE INDEX asyncframe_tasks_status ON asyncframe_tasks (status, created_at, ended_at)
+        WHERE ended_at IS NOT NULL
+        """,
+        """
+        CREATE INDEX asyncframe_tasks_name
+        ON asyncframe_tasks (name, status, created_at, ended_at)
+        WHERE ended_at IS NOT NULL
+        """,
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 
@@ -136,6 +151,8 @@ def prepare(database: Database, steps: tuple[tuple[str, ...], ...] = STEPS) -> N
         with database.writing() as connection:
             if database.dialect == "postgresql":
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+                # An index of a large table takes longer than any other statement.
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             # Once more, now that nobody else is at it.
             found = _version(connection)
             for step in steps[found:]:
@@ -148,6 +165,16 @@ def prepare(database: Database, steps: tuple[tuple[str, ...], ...] = STEPS) -> N
             f"the tables of this database have version {found}, but this release supports "
             f"{len(steps)}: use the release that created them, or a newer one"
         )
+
+
+def is_outdated(database: Database) -> bool:
+    """Return whether there are tables of an older release; another process may upgrade them.
+
+    Raises:
+        SQLAlchemyError: If the database cannot be read.
+    """
+    with database.reading() as connection:
+        return 0 < _version(connection) < len(STEPS)
 
 
 def _version(connection: Connection) -> int:

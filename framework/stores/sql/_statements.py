@@ -2,7 +2,8 @@
 
 A driver releases the interpreter at each step of a statement. While other threads compute, it
 gets the interpreter back after 5 ms, which would be 5 ms for each row. So a batch is one JSON
-text that the database splits, and SQLite's rows are returned as one text.
+text that the database splits, and SQLite's rows are returned as one text. That would round
+timestamps, so they are returned as ticks.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sqlalchemy.engine import Connection
 
 from framework._tasks.records import TaskStatus
 from framework.stores.sql._database import Dialect
+from framework.stores.sql._older import TICKS
 from framework.stores.sql._rows import COLUMNS, Written
 from framework.stores.sql._schema import META, PROCESSES, TASKS
 
@@ -41,7 +43,22 @@ _PRESENT: Final = (
 )
 _TURN: Final = sa.select(META.c.version, META.c.removed_before, _PRESENT)
 _OWN_COLUMNS: Final = tuple(TASKS.c[name] for name in _OWN)
-_ROW: Final = tuple(TASKS.c[name] for name in COLUMNS)
+ROW: Final = tuple(TASKS.c[name] for name in COLUMNS)
+_STAMPS: Final = ("created_at", "started_at", "ended_at")
+_FIRST_STAMP: Final = COLUMNS.index(_STAMPS[0])
+
+_REMOVED: Final = (
+    sa.update(META)
+    .where(META.c.removed_before < bindparam("bound"))
+    .values(removed_before=bindparam("bound"))
+)
+_OLDEST: Final = (
+    sa.select(TASKS.c.task_id)
+    .where(TASKS.c.ended_at <= bindparam("bound"))
+    .order_by(TASKS.c.ended_at, TASKS.c.task_id)
+    .limit(bindparam("most"))
+)
+_REMOVE: Final = sa.delete(TASKS).where(TASKS.c.task_id.in_(_OLDEST))
 
 Row = Sequence[Any]
 
@@ -56,13 +73,19 @@ class Statements:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect: Dialect = dialect
         self._put = _put_of(dialect)
-        self._since = self._rows(_since())
-        self._history = self._rows(_history())
-        self._live = self._rows(_live())
-        self._of_ids = self._rows(
-            sa.select(*_ROW, *_OWN_COLUMNS).where(
+        self._ended = packed(
+            dialect,
+            sa.select(*ROW)
+            .where(TASKS.c.task_id.in_(_OLDEST))
+            .order_by(TASKS.c.ended_at, TASKS.c.task_id),
+        )
+        self._since = packed(dialect, _since())
+        self._live = packed(dialect, _live())
+        self._of_ids = packed(
+            dialect,
+            sa.select(*ROW, *_OWN_COLUMNS).where(
                 TASKS.c.task_id.in_(bindparam("task_ids", expanding=True))
-            )
+            ),
         )
 
     # -- writing; each within a transaction of `Database.writing`
@@ -107,21 +130,29 @@ class Statements:
         )
         return done.rowcount > 0
 
-    def remove(self, connection: Connection, bound: float) -> bool:
-        """Delete tasks that ended by wall second *bound*; True if some may be left."""
-        connection.execute(
-            sa.update(META).where(META.c.removed_before < bound).values(removed_before=bound)
-        )
-        oldest = (
-            sa.select(TASKS.c.task_id)
-            .where(TASKS.c.ended_at <= bound)
-            .order_by(TASKS.c.ended_at)
-            .limit(DELETED)
-        )
-        done = connection.execute(sa.delete(TASKS).where(TASKS.c.task_id.in_(oldest)))
-        return done.rowcount >= DELETED
+    def remove(self, connection: Connection, bound: float, most: int) -> bool:
+        """Delete tasks that ended by wall second *bound*; True if some may be left.
+
+        Args:
+            connection: A transaction that writes.
+            bound: Also noted for the other processes.
+            most: How many to delete, `DELETED` at most.
+        """
+        most = min(most, DELETED)
+        connection.execute(_REMOVED, {"bound": bound})
+        done = connection.execute(_REMOVE, {"bound": bound, "most": most})
+        return done.rowcount >= most
 
     # -- reading
+
+    def ended(self, connection: Connection, bound: float, most: int) -> list[Row]:
+        """Return the rows that `remove` would delete."""
+        values = {"bound": bound, "most": min(most, DELETED)}
+        return fetch(self._dialect, connection, self._ended, values)
+
+    def has_ended(self, connection: Connection, bound: float) -> bool:
+        """Return whether there is a task that ended by wall second *bound*."""
+        return connection.execute(_OLDEST, {"bound": bound, "most": 1}).first() is not None
 
     def position(self, connection: Connection) -> tuple[int, float]:
         """Return the latest version, and the wall second up to which tasks are removed."""
@@ -137,41 +168,48 @@ class Statements:
             At most `CHUNK` rows, each followed by its version and process.
         """
         values = {"version": version, "task_id": task_id, "process": process}
-        return self._fetch(connection, self._since, values)
-
-    def history(self, connection: Connection, ended_at: float, task_id: str) -> list[Row]:
-        """Return the next final rows in the order of their end, at most `CHUNK`."""
-        values = {"ended_at": ended_at, "task_id": task_id}
-        return self._fetch(connection, self._history, values)
+        return fetch(self._dialect, connection, self._since, values)
 
     def live(self, connection: Connection, task_id: str) -> list[Row]:
         """Return the next live rows after that of *task_id*, at most `CHUNK`."""
-        return self._fetch(connection, self._live, {"task_id": task_id})
+        return fetch(self._dialect, connection, self._live, {"task_id": task_id})
 
     def of_ids(self, connection: Connection, task_ids: Collection[str]) -> list[Row]:
         """Return the rows of at most `CHUNK` ids, in the form of `since`."""
-        return self._fetch(connection, self._of_ids, {"task_ids": list(task_ids)})
+        return fetch(self._dialect, connection, self._of_ids, {"task_ids": list(task_ids)})
 
-    def _rows(self, query: sa.Select[Any]) -> sa.Select[Any]:
-        if self._dialect != "sqlite":
-            return query
-        inner = query.subquery()
-        return sa.select(sa.func.json_group_array(sa.func.json_array(*inner.c)))
 
-    def _fetch(
-        self, connection: Connection, query: sa.Select[Any], values: dict[str, Any]
-    ) -> list[Row]:
-        found = connection.execute(query, values)
-        if self._dialect != "sqlite":
-            return [tuple(row) for row in found]
-        rows: list[Row] = json.loads(found.scalar_one())
-        return rows
+def packed(dialect: Dialect, query: sa.Select[Any]) -> sa.Select[Any]:
+    """Return *query*, whose first columns are `ROW`, in the form that `fetch` reads."""
+    if dialect != "sqlite":
+        return query
+    inner = query.subquery()
+    columns = [
+        sa.cast(column * TICKS, sa.BigInteger) if column.name in _STAMPS else column
+        for column in inner.c
+    ]
+    return sa.select(sa.func.json_group_array(sa.func.json_array(*columns)))
+
+
+def fetch(
+    dialect: Dialect, connection: Connection, query: sa.Select[Any], values: dict[str, Any]
+) -> list[Row]:
+    """Return the rows of a `packed` query."""
+    found = connection.execute(query, values)
+    if dialect != "sqlite":
+        return [tuple(row) for row in found]
+    rows: list[list[Any]] = json.loads(found.scalar_one())
+    for row in rows:
+        for place in range(_FIRST_STAMP, _FIRST_STAMP + len(_STAMPS)):
+            if row[place] is not None:
+                row[place] /= TICKS
+    return list(rows)
 
 
 def _since() -> sa.Select[Any]:
     place = sa.tuple_(TASKS.c.version, TASKS.c.task_id)
     return (
-        sa.select(*_ROW, *_OWN_COLUMNS)
+        sa.select(*ROW, *_OWN_COLUMNS)
         .where(
             place > sa.tuple_(bindparam("version"), bindparam("task_id")),
             sa.or_(TASKS.c.process != bindparam("process"), TASKS.c.cancel_requested == 1),
@@ -181,19 +219,9 @@ def _since() -> sa.Select[Any]:
     )
 
 
-def _history() -> sa.Select[Any]:
-    place = sa.tuple_(TASKS.c.ended_at, TASKS.c.task_id)
-    return (
-        sa.select(*_ROW)
-        .where(place > sa.tuple_(bindparam("ended_at"), bindparam("task_id")))
-        .order_by(TASKS.c.ended_at, TASKS.c.task_id)
-        .limit(CHUNK)
-    )
-
-
 def _live() -> sa.Select[Any]:
     return (
-        sa.select(*_ROW)
+        sa.select(*ROW)
         .where(_LIVE, TASKS.c.task_id > bindparam("task_id"))
         .order_by(TASKS.c.task_id)
         .limit(CHUNK)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from framework._tasks import checks, registry
+from framework._tasks.pages import PageQuery
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.wire import settled
 from framework._threads.clock import SystemClock
@@ -15,9 +16,10 @@ from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog, Told
 from framework.stores.sql._database import FAULTS, Database, checked_url, why
+from framework.stores.sql._history import History
 from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._rows import can_be_kept
-from framework.stores.sql._schema import prepare
+from framework.stores.sql._schema import is_outdated, prepare
 from framework.stores.sql._writer import Pace, Writer
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ _LOGGER = logging.getLogger("asyncframe")
 
 _OPEN_PATIENCE: Final = 5.0
 """Seconds for which opening a database is retried."""
+
+_UPGRADE_PATIENCE: Final = 300.0
+"""The same while another process upgrades its tables, which makes indexes of all rows."""
 
 
 class SQLStore:
@@ -77,7 +82,9 @@ class SQLStore:
         self._clock = SystemClock()
         self._backlog = Backlog(self._clock)
         self._mirror = Mirror(
-            self._clock if host is None else host.clock, self._backlog.live.__contains__
+            self._clock if host is None else host.clock,
+            self._backlog.live.__contains__,
+            self._backlog.holds,
         )
 
     # -- beginning and ending
@@ -97,14 +104,21 @@ class SQLStore:
             )
         self._check_folder()
         self._begin(host)
-        until, error = self._clock.monotonic() + _OPEN_PATIENCE, None
-        while error is None or self._clock.monotonic() < until:
+        begun, error = self._clock.monotonic(), None
+        while error is None or self._clock.monotonic() < begun + self._patience():
             try:
                 prepare(self._database)
                 self._writer = Writer(
                     self._database, self._backlog, self._mirror, host, self._clock, self._pace
                 )
                 self._writer.enter()
+                self._history = History(
+                    self._database,
+                    self._backlog,
+                    self._mirror,
+                    self._writer.follower,
+                    self._writer.pages,
+                )
                 self._writer.start()
             except FAULTS as fault:
                 error = fault
@@ -114,6 +128,13 @@ class SQLStore:
                 return
         self._database.close()
         raise StoreUnavailableError(f"{self!r} cannot be used: {why(error)}") from error
+
+    def _patience(self) -> float:
+        """Return for how many seconds to try to open the database."""
+        try:
+            return _UPGRADE_PATIENCE if is_outdated(self._database) else _OPEN_PATIENCE
+        except FAULTS:
+            return _OPEN_PATIENCE
 
     def _check_folder(self) -> None:
         if self._database.dialect != "sqlite" or self._url.query.get("uri"):
@@ -125,8 +146,8 @@ class SQLStore:
     def close(self, patience: float) -> None:
         """Write waiting records for at most *patience* seconds and close; blocks.
 
-        Records that could not be written are logged. Finished tasks can still be read until
-        the store is opened again.
+        Records that could not be written are logged. The latest finished tasks can still be
+        read until the store is opened again.
         """
         if not self._open:
             return
@@ -182,12 +203,16 @@ class SQLStore:
     # -- what the framework asks; never blocks
 
     def get(self, task_id: str) -> TaskRecord | None:
-        """Return the record of a finished task of any process; None if unknown."""
+        """Return the record of a finished task that is in memory; None for any other."""
         return self._mirror.get(task_id)
 
-    def list(self, status: TaskStatus | None = None) -> list[TaskRecord]:
-        """Return finished tasks in the order of their end, then the others' live ones."""
-        return self._mirror.records(status)
+    def active(self) -> Sequence[TaskRecord]:
+        """Return the live tasks of other processes."""
+        return self._mirror.others()
+
+    def unread(self) -> Sequence[TaskRecord]:
+        """Return the failures of this process that nobody has read."""
+        return self._mirror.unread()
 
     def remove(
         self,
@@ -198,13 +223,16 @@ class SQLStore:
     ) -> tuple[int, Sequence[TaskRecord]]:
         """Remove the oldest finished tasks of all processes; see `protocols.TaskStore`.
 
-        They are gone here immediately; the database and other processes follow.
+        They are gone here immediately; the database and other processes follow. Records that
+        are not in memory are counted, and with *completed* reported to the host as the
+        database deletes them.
         """
         removed, records, bound = self._mirror.remove(
             ended_before=ended_before, keep=keep, completed=completed
         )
         if bound is not None and self._open:
-            self._writer.remove(bound)
+            rest = completed and removed > len(records)
+            self._writer.remove(bound, [str(one.task_id) for one in records] if rest else None)
         return removed, records
 
     def figures(self) -> dict[str, int]:
@@ -219,6 +247,43 @@ class SQLStore:
         return figures
 
     # -- what may block
+
+    def list(self, status: TaskStatus | None = None) -> list[TaskRecord]:
+        """Return finished tasks in the order of their end, then the others' live ones.
+
+        If not all of them are in memory, they are read from the database, some 30,000 a second.
+
+        Raises:
+            StoreUnavailableError: If the database has to be read, and fails.
+        """
+        if not self._open or self._mirror.is_whole:
+            records = self._mirror.records(status)
+            # In this order: they may have been moved out of memory meanwhile.
+            if not self._open or self._mirror.is_whole:
+                return records
+        try:
+            return self._history.records(status)
+        except FAULTS as error:
+            raise self._unavailable(error) from error
+
+    def page(self, query: PageQuery) -> Sequence[TaskRecord]:
+        """Return a page of the tasks of all processes, without this process's live ones.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        try:
+            return self._history.page(query)
+        except FAULTS as error:
+            raise self._unavailable(error) from error
+
+    def has(self, task_id: str) -> bool:
+        """Return whether a finished task that is not in memory has this id.
+
+        Raises:
+            StoreUnavailableError: If the database has to be asked, and fails.
+        """
+        return not self._mirror.is_whole and bool(self.fetch([task_id]))
 
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
         """Return the records of some ids from the database; blocks.

@@ -15,8 +15,9 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy.engine import Connection
 
@@ -29,8 +30,9 @@ from framework.stores.sql._database import FAULTS, Database, is_data_fault, why
 from framework.stores.sql._follower import BREATH, IN_TIME, Follower
 from framework.stores.sql._membership import GivenUpError, Membership
 from framework.stores.sql._mirror import Mirror
+from framework.stores.sql._pages import Pages
 from framework.stores.sql._rows import NOT_WHOLE, Written, bare_row_of, row_of
-from framework.stores.sql._statements import Statements
+from framework.stores.sql._statements import DELETED, Row, Statements
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -42,6 +44,12 @@ _SLICE: Final = 8
 
 _MAX_TEXT: Final = 8_000_000
 """Characters after which a batch is full; a single result may have a million."""
+
+_QUICK: Final = 0.02
+"""Seconds that a transaction should take to delete old tasks: nobody else can write meanwhile."""
+
+_FEW: Final = 16
+"""How many tasks are deleted in a transaction at least."""
 
 _ROUNDS: Final = 20
 """Maximum number of batches before the thread reads what the others have written."""
@@ -70,6 +78,20 @@ class Pace:
     aside: float = 5.0
 
 
+class Deleted(NamedTuple):
+    """What a transaction has deleted.
+
+    Attributes:
+        left: Whether there may be more to delete.
+        seconds: How long it took.
+        rows: The deleted rows of which the framework is to be told.
+    """
+
+    left: bool = False
+    seconds: float = 0.0
+    rows: Sequence[Row] = ()
+
+
 class Writer:
     """Writes one process's tasks, and reads those of the others.
 
@@ -85,6 +107,7 @@ class Writer:
         errors: How often the database has failed.
         membership: This process's row, and the others'.
         follower: Reads what the others write.
+        pages: The SQL that reads the history.
     """
 
     def __init__(
@@ -98,10 +121,12 @@ class Writer:
     ) -> None:
         self._database = database
         self._backlog = backlog
+        self._mirror = mirror
         self._host = host
         self._clock = clock
         self._pace = pace
         self.statements = Statements(database.dialect)
+        self.pages = Pages(database.dialect)
         self.membership = Membership(self.statements)
         self.follower = Follower(
             database, self.statements, self.membership, backlog, mirror, host, clock
@@ -111,6 +136,10 @@ class Writer:
         self._pause = pace.pause_min
         self._lock = threading.Lock()
         self._remove_up_to: float | None = None
+        # The ids of removed tasks of which the framework knows; None if it wants to know none.
+        self._told: set[str] | None = None
+        # How many tasks to delete in the next transaction.
+        self._deleted = 16 * _FEW
         self._looked = self._beaten = self._watched = self._tried_aside = 0.0
         # Maximum size of the next batch; halved after a fault, to find the record at fault.
         self._most = BATCH
@@ -131,19 +160,32 @@ class Writer:
         """
         with self._database.writing() as connection:
             self.membership.enter(connection, self._host.clock.time())
-        self.follower.load()
+        self._beaten = self._clock.monotonic()
+        self.follower.load(self.pages, self._beat)
+        with self._database.reading() as connection:
+            if self.statements.has_ended(connection, self.follower.removed):
+                # A process has died, or ended, before all of these were deleted.
+                self._remove_up_to = self.follower.removed
 
     def start(self) -> None:
         """Start the thread."""
         self._thread = threading.Thread(target=self._run, name="asyncframe-store", daemon=True)
         self._thread.start()
 
-    def remove(self, bound: float) -> None:
-        """Remove what ended by wall second *bound* from the database as well."""
+    def remove(self, bound: float, told: Collection[str] | None = None) -> None:
+        """Remove what ended by wall second *bound* from the database as well.
+
+        Args:
+            bound: The wall second.
+            told: The ids of removed tasks of which the framework knows; it is told of all
+                others. None to tell it of none.
+        """
         # First, so that a read in progress does not bring a removed task back.
         self.follower.forget(bound)
         with self._lock:
             self._remove_up_to = max(bound, self._remove_up_to or 0.0)
+            if told is not None:
+                self._told = {*(self._told or ()), *told}
         self._backlog.wake()
 
     def close(self, patience: float) -> bool:
@@ -200,6 +242,7 @@ class Writer:
             # Also after a fault: a process that cannot write tasks can perhaps still beat.
             if following and not self._closing.is_set():
                 self.follow()
+            self._move()
             if fault is None:
                 self._try_aside()
         except GivenUpError:
@@ -224,6 +267,13 @@ class Writer:
         except FAULTS as error:
             return error
         return None
+
+    def _move(self) -> None:
+        """Let go of finished tasks that only the database has to hold from now on."""
+        for _ in range(_ROUNDS):
+            if not self._mirror.move():
+                return
+            self._clock.sleep(BREATH)
 
     def _failed(self, error: BaseException) -> None:
         self.errors += 1
@@ -310,6 +360,7 @@ class Writer:
 
     def _write_batch(self, rows: list[Written], bound: float | None) -> bool:
         """Write rows and remove old ones; True if there is more to remove."""
+        gone = Deleted()
         with self._database.writing() as connection:
             # First of all: the row that this locks makes writers take turns.
             version, removed = self.membership.turn(connection)
@@ -319,23 +370,44 @@ class Writer:
             if rows:
                 self.statements.put(connection, rows, self.membership.process_id, version)
                 self._tell_of_strangers(connection, rows)
-            left = False
             if bound is not None:
                 removed = max(removed, bound)
             # A clean-up may have removed tasks that ended before it and are written only now.
             if bound is not None or any(
                 row.ended_at is not None and row.ended_at <= removed for row in rows
             ):
-                left = self.statements.remove(connection, removed)
+                gone = self._delete(connection, removed)
         # After the commit: a beat that was rolled back was not seen by anybody.
         if beats:
             self._beaten = self._clock.monotonic()
         self.follower.wrote(version)
+        if gone.rows:
+            self._host.evicted(self._mirror.read_only(gone.rows))
+        if gone.left:
+            # As long as it took, so that the others get the database half of the time.
+            self._closing.wait(gone.seconds)
         with self._lock:
             # Unless a later clean-up has moved it meanwhile.
-            if self._remove_up_to == bound and not left:
-                self._remove_up_to = None
+            if self._remove_up_to == bound and not gone.left:
+                self._remove_up_to = self._told = None
             return self._remove_up_to is not None
+
+    def _delete(self, connection: Connection, bound: float) -> Deleted:
+        """Delete some of the tasks that ended by wall second *bound*."""
+        with self._lock:
+            told = None if self._told is None else set(self._told)
+        begun, most = self._clock.monotonic(), self._deleted
+        rows = []
+        if told is not None:
+            ended = self.statements.ended(connection, bound, most)
+            rows = [row for row in ended if row[0] not in told]
+        left = self.statements.remove(connection, bound, most)
+        seconds = self._clock.monotonic() - begun
+        if seconds > _QUICK:
+            self._deleted = max(_FEW, most // 2)
+        elif left and seconds < _QUICK / 2:
+            self._deleted = min(DELETED, 2 * most)
+        return Deleted(left, seconds, rows)
 
     def _beat_is_due(self) -> bool:
         return self._clock.monotonic() >= self._beaten + self._pace.beat
@@ -454,10 +526,7 @@ class Writer:
     def follow(self) -> None:
         """Read what the others have written, and whether they live, if it is time."""
         monotonic, pace = self._clock.monotonic, self._pace
-        if self._beat_is_due():
-            with self._database.writing() as connection:
-                self.membership.beat(connection)
-            self._beaten = monotonic()
+        self._beat()
         # Times are taken after each step: while this process waited for a lock, the others may
         # have waited, too, and must get their time to beat.
         if monotonic() >= self._watched + pace.beat:
@@ -466,6 +535,13 @@ class Writer:
         if monotonic() >= self._looked + pace.look:
             self.follower.look()
             self._looked = monotonic()
+
+    def _beat(self) -> None:
+        """Give a sign of life, if it is time."""
+        if self._beat_is_due():
+            with self._database.writing() as connection:
+                self.membership.beat(connection)
+            self._beaten = self._clock.monotonic()
 
     def _come_back(self) -> None:
         """Continue under a new id: the others consider this process dead."""

@@ -237,7 +237,7 @@ def remove_or_write(run: Run) -> None:
     """Clean-ups come while an earlier one is carried out: the latest one is, too."""
     done: list[float] = []
 
-    def remove(_: object, bound: float) -> bool:
+    def remove(_: object, bound: float, __: int) -> bool:
         done.append(bound)
         return False
 

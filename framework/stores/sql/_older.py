@@ -1,0 +1,107 @@
+"""What a process knows of the tasks that only the database holds: when and how they ended.
+
+That is nine bytes for each. It is enough to count tasks, and to know at once how many of them
+a clean-up removes, whoever asks and whatever the database does meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+from framework._tasks.records import FINAL, TaskStatus
+
+TICKS: Final = 2.0**22
+"""Ticks in a second. Of wall seconds after the year 2004, this is all that a float can tell: SQLite
+rounds a float that it writes as text, but not the number of its ticks."""
+
+STATUSES: Final = tuple(sorted(FINAL))
+"""The final statuses; the place of one here is its code."""
+
+_CODE_OF: Final = {status: code for code, status in enumerate(STATUSES)}
+_BITS: Final = 3
+"""The bits of a mark that are the code; the others are the ticks."""
+
+CODES: Final = 2**_BITS
+"""What a mark's ticks are multiplied by."""
+
+
+class Older:
+    """Tasks that have ended, the oldest first. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._ends = array("d")
+        self._codes = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def add(self, ended_at: float, status: TaskStatus) -> None:
+        """Add a task that ended at a wall second."""
+        stamp, code = _exact(ended_at), _CODE_OF[status]
+        ends = self._ends
+        if not ends or stamp >= ends[-1]:
+            ends.append(stamp)
+            self._codes.append(code)
+            return
+        place = bisect_right(ends, stamp)
+        ends.insert(place, stamp)
+        self._codes.insert(place, code)
+
+    def extend(self, marks: Iterable[int]) -> None:
+        """Add tasks that ended later than all others.
+
+        Args:
+            marks: For each its ticks times `CODES`, plus the code of its status; in order.
+        """
+        marks = list(marks)
+        self._ends.extend([(mark >> _BITS) / TICKS for mark in marks])
+        self._codes.extend([mark & (CODES - 1) for mark in marks])
+
+    def counts(self) -> Counter[TaskStatus]:
+        """Return how many ended in each status."""
+        return _counts(self._codes)
+
+    @property
+    def first(self) -> float | None:
+        """The wall second at which the oldest ended; None if there is none."""
+        return self._ends[0] if self._ends else None
+
+    @property
+    def last(self) -> float | None:
+        """The wall second at which the last one ended; None if there is none."""
+        return self._ends[-1] if self._ends else None
+
+    def has(self, ended_at: float) -> bool:
+        """Return whether a task ended at this very moment, give or take a tick."""
+        # Databases read the number from a text, and some are a tick off.
+        place = bisect_left(self._ends, ended_at - 2 / TICKS)
+        return place < len(self._ends) and self._ends[place] <= ended_at + 1 / TICKS
+
+    def bound(self, ended_by: float, at_least: int) -> float:
+        """Return up to which wall second to drop: *ended_by*, or later for *at_least* tasks.
+
+        Tasks that ended at the same moment are dropped together.
+        """
+        if at_least <= 0 or not self._ends:
+            return ended_by
+        return max(ended_by, self._ends[min(at_least, len(self._ends)) - 1])
+
+    def drop(self, bound: float) -> Counter[TaskStatus]:
+        """Drop the tasks that ended by wall second *bound*; return how many of each status."""
+        many = bisect_right(self._ends, bound)
+        gone = _counts(self._codes[:many])
+        del self._ends[:many], self._codes[:many]
+        return gone
+
+
+def _exact(stamp: float) -> float:
+    return math.floor(stamp * TICKS) / TICKS
+
+
+def _counts(codes: bytearray) -> Counter[TaskStatus]:
+    return Counter({status: codes.count(code) for status, code in _CODE_OF.items()})

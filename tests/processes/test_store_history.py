@@ -1,0 +1,439 @@
+"""More finished tasks than memory holds: they are counted, found and removed all the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+
+from framework._tasks.records import TaskRecord
+from framework.stores.sql import _follower, _mirror, _pages, _statements
+from framework.stores.sql._older import STATUSES, Older
+from framework.stores.sql._schema import PROCESSES
+from framework.stores.sql._writer import Pace
+from tests.processes.siblings import COMPLETED, FAILED, INTERRUPTED, START, Peer, peers
+
+
+@pytest.fixture(autouse=True)
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold four finished tasks in memory, move two at once, and read three marks at once."""
+    monkeypatch.setattr(_mirror, "HELD", 4)
+    monkeypatch.setattr(_mirror, "_SLACK", 0)
+    monkeypatch.setattr(_mirror, "_MOVED", 2)
+    monkeypatch.setattr(_pages, "MARKS", 3)
+
+
+def moved(peer: Peer) -> None:
+    """Let a process let go of all tasks that it need not hold."""
+    while peer.mirror.move():
+        pass
+
+
+def counted(peer: Peer) -> dict[str, int]:
+    """Return a process's counts above 0."""
+    return {status: count for status, count in peer.mirror.figures().items() if count}
+
+
+def ids(records: list[TaskRecord]) -> list[str]:
+    """Return the ids of records."""
+    return [str(record.task_id) for record in records]
+
+
+@contextmanager
+def statements(peer: Peer) -> Iterator[list[str]]:
+    """Note the statements that a process makes."""
+    made: list[str] = []
+
+    def note(_: Any, __: Any, statement: str, *___: Any) -> None:
+        made.append(statement)
+
+    engine = peer.database._engine
+    sa.event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield made
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", note)
+
+
+# -- what is held, and what is only counted
+
+
+@pytest.mark.parametrize(("many", "held"), [(4, 4), (5, 0), (20, 0)])
+def test_many_are_counted_and_not_read(sql_url: str, many: int, held: int) -> None:
+    """A process that starts reads few finished tasks whole, and of many none."""
+    with peers(sql_url, 1) as (one,):
+        one.finished(many - 1)
+        one.end(one.accept(), FAILED)
+        one.writer.write()
+        with peers(sql_url, 1) as (two,):
+            assert len(two.mirror.records()) == held
+            assert two.mirror.is_whole == bool(held)
+            assert counted(two) == {"completed": many - 1, "failed": 1}
+            assert len(two.history.records(None)) == many
+
+
+def test_the_oldest_are_let_go(sql_url: str) -> None:
+    """Of a process's own tasks and those of others the latest are held, and all are listed."""
+    with peers(sql_url) as (one, two):
+        tasks = ids(one.finished(5))
+        two.clock.pass_time(5.0)
+        two.writer.follower.look()
+        tasks += ids(two.finished(4))
+        one.writer.follower.look()
+        live = one.accept()
+        one.writer.write()
+        two.writer.follower.look()
+        for peer in (one, two):
+            moved(peer)
+
+            assert ids(peer.mirror.records(COMPLETED)) == tasks[-4:]
+            assert ids(peer.history.records(COMPLETED)) == tasks
+            assert peer.mirror.get(tasks[0]) is None
+            assert peer.writer_reads([tasks[0]]) == {tasks[0]: COMPLETED}
+        assert ids(two.history.records(None)) == [*tasks, live.task_id]
+        assert ids(two.history.records(FAILED)) == []
+        assert counted(one) == {"completed": 9}
+        assert counted(two) == {"completed": 9, "pending": 1}
+
+
+def test_what_waits_to_be_written_is_held(sql_url: str) -> None:
+    """While the database does not have a task, memory does, however many end after it."""
+    with peers(sql_url, 1) as (peer,):
+        tasks = [peer.end(peer.accept()) for _ in range(9)]
+        moved(peer)
+        assert [peer.mirror.get(task.task_id) for task in tasks] == tasks
+        assert sorted(ids(peer.history.records(None))) == sorted(ids(tasks))
+        peer.writer.write()
+        peer.end(peer.accept())
+        moved(peer)
+
+        assert [peer.mirror.get(task.task_id) for task in tasks].count(None) == 6
+        assert len(peer.history.records(None)) == 10
+
+
+def test_unread_failure_is_held(sql_url: str) -> None:
+    """A failure that nobody has read stays in memory until it is read, or removed and returned."""
+    with peers(sql_url, 1) as (peer,):
+        read, unread = [peer.end(peer.accept(), FAILED) for _ in range(2)]
+        peer.clock.pass_time(1.0)
+        peer.finished(9)
+        moved(peer)
+        assert peer.mirror.unread() == [read, unread]
+        read.read = True
+        peer.finished(2)
+        moved(peer)
+        assert peer.mirror.get(read.task_id) is None
+        removed, told, _ = peer.mirror.remove(ended_before=100.5, keep=None, completed=False)
+
+        assert (removed, told) == (2, [unread])
+        assert peer.mirror.unread() == []
+        assert counted(peer) == {"completed": 11}
+
+
+def test_nothing_is_counted_twice(sql_url: str) -> None:
+    """A task that was let go is not counted again when it is read again, whatever the reason."""
+    with peers(sql_url) as (one, two):
+        task = one.accept(still_running=True)
+        one.end(task, FAILED)
+        one.clock.pass_time(1.0)
+        one.finished(9)
+        two.writer.follower.look()
+        moved(two)
+        before = counted(two)
+        # 1 its body lets go of it, 2 somebody asks for it, 3 a backup is put back.
+        task.still_running = False
+        one.backlog.note(task)
+        one.writer.write()
+        two.writer.follower.look()
+        assert two.writer_reads([task.task_id]) == {task.task_id: FAILED}
+        two.writer.follower.version = 10**9
+        two.writer.follower.look()
+
+        assert before == counted(two) == {"completed": 9, "failed": 1}
+        moved(two)
+        assert len(two.history.records(None)) == 10
+
+
+def test_stamps_are_exact(sql_url: str) -> None:
+    """A task's times are read as they were written, to the last bit."""
+    rng = random.Random(7)
+    with peers(sql_url) as (one, two):
+        tasks = []
+        for _ in range(500):
+            one.clock.wall = START + rng.random() * 1e8
+            tasks.append(one.accept())
+        one.writer.write()
+        two.writer.follower.look()
+        found = {record.task_id: record.created_at for record in two.mirror.records()}
+
+        assert found == {task.task_id: task.created_at for task in tasks}
+
+
+def test_signs_of_life_while_it_starts(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that takes long to count the history gives a sign of life every second."""
+    slow: list[Peer] = []
+    marks = _pages.Pages.marks
+
+    def read(self: Any, connection: Any, after: Any) -> Any:
+        slow[-1].clock.pass_time(Pace().beat)
+        return marks(self, connection, after)
+
+    class Slow(Peer):
+        """A process whose clock moves while it reads."""
+
+        def __init__(self, url: str) -> None:
+            slow.append(self)
+            super().__init__(url)
+
+    with peers(sql_url, 1) as (one,):
+        one.finished(9)
+        monkeypatch.setattr(_pages.Pages, "marks", read)
+        two = Slow(sql_url)
+        with one.database.reading() as connection:
+            beat = connection.execute(
+                sa.select(PROCESSES.c.beat).where(PROCESSES.c.process_id == two.process_id)
+            ).scalar_one()
+        two.close()
+
+        assert beat == 3, "after each of the first three reads"
+
+
+def test_what_ends_while_it_starts(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that end or are removed between two reads of a start are counted once, or not."""
+    with peers(sql_url, 1) as (one,):
+        one.finished(8)
+        marks = _pages.Pages.marks
+        steps = iter([lambda: one.finished(2), lambda: one.writer.remove(START + 1.0)])
+
+        def read(self: Any, connection: Any, after: Any) -> Any:
+            found = marks(self, connection, after)
+            connection.commit()
+            next(steps, lambda: None)()
+            one.writer.write()
+            return found
+
+        monkeypatch.setattr(_pages.Pages, "marks", read)
+        with peers(sql_url, 1) as (two,):
+            two.writer.follower.look()
+
+            assert counted(two) == {"completed": 8}
+            assert len(two.history.records(None)) == 8
+
+
+def test_long_gaps_are_read_in_parts(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has much to read reads a part at each look, and misses nothing."""
+    monkeypatch.setattr(_follower, "_MOST", 4)
+    monkeypatch.setattr(_follower, "CHUNK", 2)
+    monkeypatch.setattr(_statements, "CHUNK", 2)
+    with peers(sql_url) as (one, two):
+        tasks = [task for _ in range(5) for task in one.finished(3)]
+        looks = 0
+        while two.writer.follower.version < 5:
+            two.writer.follower.look()
+            looks += 1
+
+        assert looks == 5
+        assert counted(two) == {"completed": len(tasks)}
+
+
+# -- removing
+
+
+@pytest.mark.parametrize("keep", [0, 3, 4, 7, 11, 20])
+@pytest.mark.parametrize("start", [False, True], ids=["goes on", "starts"])
+def test_keep_counts_all(sql_url: str, keep: int, start: bool) -> None:
+    """The oldest tasks are removed until so many are left, in memory and in the database."""
+    with peers(sql_url, 1) as (one,):
+        tasks = ids(one.finished(11))
+        with peers(sql_url, 1) as (two,):
+            peer = two if start else one
+            moved(one)
+            removed, _, bound = peer.mirror.remove(ended_before=None, keep=keep, completed=False)
+            if bound is not None:
+                peer.writer.remove(bound)
+                peer.writer.write()
+            two.writer.follower.look()
+            one.writer.follower.look()
+
+            left = tasks[max(0, 11 - keep) :]
+            assert removed == 11 - len(left)
+            for each in (one, two):
+                assert sorted(each.ids()) == sorted(left)
+                assert ids(each.history.records(None)) == left
+                assert counted(each) == ({"completed": len(left)} if left else {})
+
+
+@pytest.mark.parametrize("age", [0, 1, 5, 9, 11])
+def test_age_counts_all(sql_url: str, age: int) -> None:
+    """Tasks are removed by their age wherever they are."""
+    with peers(sql_url, 1) as (peer,):
+        tasks = ids(peer.finished(11))
+        moved(peer)
+        removed, _, bound = peer.mirror.remove(ended_before=99.5 + age, keep=None, completed=False)
+        if bound is not None:
+            peer.writer.remove(bound)
+        assert removed == age
+        assert ids(peer.history.records(None)) == tasks[age:], "although the rows are there"
+        peer.writer.write()
+
+        assert sorted(peer.ids()) == sorted(tasks[age:])
+
+
+def test_ended_at_the_same_moment(sql_url: str) -> None:
+    """Tasks that ended at one moment go together, so that memory and the database agree."""
+    with peers(sql_url, 1) as (peer,):
+        for _ in range(9):
+            peer.end(peer.accept(), INTERRUPTED)
+        peer.writer.write()
+        peer.clock.pass_time(1.0)
+        peer.finished(4)
+        moved(peer)
+        removed, _, bound = peer.mirror.remove(ended_before=None, keep=10, completed=False)
+        assert bound is not None
+        peer.writer.remove(bound)
+        peer.writer.write()
+
+        assert (removed, len(peer.ids()), counted(peer)) == (9, 4, {"completed": 4})
+
+
+def test_framework_is_told_of_rows_that_only_the_database_had(sql_url: str) -> None:
+    """Removed tasks are returned if memory holds them, and told of when they are deleted if not."""
+    with peers(sql_url, 1) as (one,):
+        tasks = ids(one.finished(9))
+        moved(one)
+        removed, told, bound = one.mirror.remove(ended_before=None, keep=2, completed=True)
+        assert bound is not None
+        one.writer.remove(bound, ids(list(told)))
+        one.writer.write()
+
+        assert removed == 7
+        assert ids(list(told)) == tasks[5:7]
+        assert one.host.gone == tasks[:5]
+        _, _, bound = one.mirror.remove(ended_before=None, keep=0, completed=False)
+        assert bound is not None
+        one.writer.remove(bound)
+        one.writer.write()
+        assert one.host.gone == tasks[:5], "nobody wants to know"
+
+
+def test_slice_that_fails_is_repeated(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clean-up goes on where the database failed, and others write in between."""
+    monkeypatch.setattr(_statements, "DELETED", 3)
+    with peers(sql_url) as (one, two):
+        one.finished(10)
+        remove, calls = one.writer.statements.remove, list[int]()
+
+        def fails_once(connection: Any, bound: float, most: int) -> bool:
+            calls.append(most)
+            left = remove(connection, bound, most)
+            if len(calls) == 2:
+                raise OperationalError("DELETE", {}, Exception("the disk is full"))
+            if len(calls) == 3:
+                assert len(one.ids()) == 8, "what failed was rolled back"
+            return left
+
+        monkeypatch.setattr(one.writer.statements, "remove", fails_once)
+        one.writer.remove(START + 100.0)
+        assert not one.writer.attempt()
+        two.clock.pass_time(200.0)
+        (task,) = two.finished()
+        assert one.writer.attempt()
+
+        assert len(calls) == 5
+        assert one.ids() == [task.task_id]
+
+
+def test_slices_fit_the_database(sql_url: str) -> None:
+    """A transaction that deletes slowly is followed by smaller ones, a quick one by larger ones."""
+    with peers(sql_url, 1) as (peer,):
+        peer.finished(40)
+        remove, sizes, pauses = peer.writer.statements.remove, list[int](), list[float]()
+
+        def slow(connection: Any, bound: float, most: int) -> bool:
+            sizes.append(most)
+            peer.clock.pass_time(0.05 if most > 40 else 0.015 if most > 20 else 0.001)
+            return remove(connection, bound, min(most, 4))
+
+        peer.writer.statements.remove = slow  # type: ignore[method-assign]  # a spy
+        peer.writer._closing.wait = pauses.append  # type: ignore[method-assign,assignment]  # a spy
+        peer.writer.remove(START + 100.0)
+        peer.writer.write()
+
+        assert sizes[:6] == [256, 128, 64, 32, 32, 32]
+        assert pauses[:4] == pytest.approx([0.05, 0.05, 0.05, 0.015]), "the others' turn"
+
+
+def test_clean_up_goes_on_after_a_crash(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a dead process has removed and not deleted is hidden, and deleted by the next."""
+    monkeypatch.setattr(_statements, "DELETED", 3)
+    with peers(sql_url, 1) as (dead,):
+        tasks = ids(dead.finished(8))
+        with dead.database.writing() as connection:
+            assert dead.writer.statements.remove(connection, START + 6.5, 3)
+    with peers(sql_url, 1) as (next_one,):
+        assert len(next_one.ids()) == 5
+        assert ids(next_one.history.records(None)) == tasks[7:]
+        assert counted(next_one) == {"completed": 1}
+        next_one.writer.write()
+
+        assert next_one.ids() == tasks[7:]
+
+
+def test_space_is_used_again(sqlite_url: str) -> None:
+    """The file does not grow as long as as many tasks are removed as are added."""
+
+    def pages(peer: Peer) -> int:
+        with peer.database.reading() as connection:
+            return int(connection.exec_driver_sql("PRAGMA page_count").scalar_one())
+
+    with peers(sqlite_url, 1) as (peer,):
+        sizes = []
+        for _ in range(4):
+            for task in [peer.accept() for _ in range(400)]:
+                peer.end(task, result="x" * 200)
+            peer.writer.write()
+            sizes.append(pages(peer))
+            peer.clock.pass_time(10.0)
+            peer.writer.remove(peer.clock.wall - 5.0)
+            peer.writer.write()
+            assert peer.ids() == []
+
+        assert max(sizes) <= 1.1 * sizes[0]
+
+
+def test_older_by_their_stamps() -> None:
+    """Tasks that only the database holds are kept in the order of their end, and dropped so."""
+    older = Older()
+    older.extend([])
+    for ended_at, status in [(3.0, COMPLETED), (1.0, FAILED), (2.0, COMPLETED), (2.0, FAILED)]:
+        older.add(ended_at, status)
+
+    assert (older.first, len(older), older.has(2.0), older.has(2.5)) == (1.0, 4, True, False)
+    assert older.bound(0.0, 2) == 2.0
+    assert older.bound(2.5, 2) == 2.5
+    assert older.bound(0.0, 9) == 3.0
+    assert {status: many for status, many in older.drop(2.0).items() if many} == {
+        FAILED: 2,
+        COMPLETED: 1,
+    }
+    assert older.counts()[COMPLETED] == len(older) == 1
+    assert set(older.counts()) == set(STATUSES)
+
+
+def test_a_start_makes_few_statements(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of statements with which a process starts is that of its reads of marks."""
+    monkeypatch.setattr(_pages, "MARKS", 1_000)
+    counts = []
+    with peers(sql_url, 1) as (one,):
+        for _ in range(2):
+            one.finished(30)
+            with peers(sql_url, 1) as (two,), statements(two) as made:
+                two.writer.follower.load(two.writer.pages, lambda: None)
+            counts.append(len([text for text in made if text.startswith(("SELECT", "WITH"))]))
+
+    assert counts[0] == counts[1] <= 6

@@ -1,0 +1,262 @@
+"""Pages of a database: the same in every process, and as quick at the end as at the start."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from framework import TaskManager, background_task, get_task_manager, setup_async_framework
+from framework._tasks.pages import PageQuery, key_of
+from framework._tasks.records import Label, TaskRecord, TaskStatus
+from framework.exceptions import StoreUnavailableError
+from framework.stores.sql import SQLStore, _mirror
+from framework.stores.sql._pages import Pages
+from tests.processes.siblings import COMPLETED, FAILED, INTERRUPTED, PENDING, START, Peer, peers
+
+NAMES = ("shop.pack", "shop.send", "mail")
+STATUSES = (COMPLETED, FAILED, TaskStatus.CANCELLED, COMPLETED)
+
+
+@pytest.fixture(autouse=True)
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold two finished tasks in memory."""
+    monkeypatch.setattr(_mirror, "HELD", 2)
+    monkeypatch.setattr(_mirror, "_SLACK", 0)
+
+
+def walk(peer: Peer, query: PageQuery) -> list[str]:
+    """Return the ids of all pages that a process reads."""
+    found: list[TaskRecord] = []
+    while True:
+        after = key_of(found[-1]) if found else query.after
+        page = peer.history.page(
+            PageQuery(query.limit, query.status, query.name, after, query.oldest_first)
+        )
+        found += page
+        if len(page) < query.limit:
+            return [str(record.task_id) for record in found]
+
+
+def filled(peer: Peer, count: int) -> list[TaskRecord]:
+    """Let tasks of several names end in several ways, two of them submitted at each moment."""
+    tasks = []
+    for number in range(count):
+        task = peer.accept(label=Label(NAMES[number % 3], ""))
+        tasks.append(peer.end(task, STATUSES[number % 4]))
+        if number % 2:
+            peer.clock.pass_time(1.0)
+    return tasks
+
+
+def expected(tasks: list[TaskRecord], query: PageQuery) -> list[str]:
+    """Return the ids that all pages should have."""
+    chosen = [one for one in tasks if query.matches(one)]
+    return [str(one.task_id) for one in query.in_order(chosen)]
+
+
+@pytest.mark.parametrize("oldest_first", [False, True])
+@pytest.mark.parametrize("name", [None, "mail", "nobody", "a\0b", "\ud800"])
+@pytest.mark.parametrize("status", [None, COMPLETED, FAILED, INTERRUPTED, PENDING])
+def test_every_task_once(
+    sqlite_url: str, status: TaskStatus | None, name: str | None, oldest_first: bool
+) -> None:
+    """All pages together have every task that matches, once and in order, in each process."""
+    query = PageQuery(3, status, name, oldest_first=oldest_first)
+    with peers(sqlite_url) as (one, two):
+        tasks = filled(one, 13)
+        one.writer.write()
+        tasks += filled(one, 4)
+        tasks.append(two.accept(label=Label("mail", "")))
+        two.writer.write()
+        one.writer.follower.look()
+        one.mirror.move()
+
+        assert walk(one, query) == expected(tasks, query)
+        one.writer.write()
+        with peers(sqlite_url, 1) as (three,):
+            assert walk(three, query) == expected(tasks, query)
+
+
+def test_every_task_once_in_postgresql(postgres_url: str) -> None:
+    """The same in PostgreSQL, for all filters at once."""
+    with peers(postgres_url) as (one, two):
+        tasks = filled(one, 17)
+        one.writer.write()
+        two.writer.follower.look()
+        for status in (None, COMPLETED, FAILED):
+            for name in (None, "mail", "nobody", "a\0b"):
+                for oldest_first in (False, True):
+                    query = PageQuery(3, status, name, oldest_first=oldest_first)
+                    assert walk(one, query) == walk(two, query) == expected(tasks, query)
+
+
+def test_submitted_at_the_same_moment(sql_url: str) -> None:
+    """Tasks of one moment are in the order of their ids, by code points in every database."""
+    ids = ["a", "B", "_", "ä", "Z", "é", "z", "10", "9", "😀", "\uff5e", "a b", "A"]
+    with peers(sql_url, 1) as (one,):
+        for task_id in ids:
+            one.end(one.accept(task_id))
+        assert walk(one, PageQuery(4, oldest_first=True)) == sorted(ids), "not written"
+        one.writer.write()
+        one.clock.pass_time(1.0)
+        one.finished(3)
+        one.mirror.move()
+
+        assert walk(one, PageQuery(4, oldest_first=True))[:13] == sorted(ids)
+        assert walk(one, PageQuery(4))[3:] == sorted(ids, reverse=True)
+
+
+def test_removed_tasks_are_on_no_page(sql_url: str) -> None:
+    """A task that was removed is on no page at once, whether its row is deleted or not written."""
+    with peers(sql_url, 1) as (peer,):
+        written = filled(peer, 4)
+        peer.writer.write()
+        waits = filled(peer, 4)
+        removed, _, bound = peer.mirror.remove(ended_before=102.5, keep=None, completed=False)
+        assert removed == 6
+        assert bound is not None
+        assert START + 2.0 <= bound <= START + 3.0
+        peer.writer.remove(bound)
+
+        assert len(peer.ids()) == len(written)
+        assert walk(peer, PageQuery(3, oldest_first=True)) == expected(
+            waits[2:], PageQuery(3, oldest_first=True)
+        )
+
+
+def test_own_record_is_shown(sql_url: str) -> None:
+    """A page has this process's own record of a task as long as it is in memory."""
+    with peers(sql_url, 1) as (peer,):
+        task = peer.end(peer.accept(), FAILED)
+        peer.writer.write()
+
+        assert peer.history.page(PageQuery(5)) == [task]
+
+
+@pytest.mark.parametrize("oldest_first", [False, True])
+@pytest.mark.parametrize(
+    ("status", "name"), [(None, None), (FAILED, None), (None, "mail"), (FAILED, "mail")]
+)
+def test_a_page_reads_few_rows(
+    sqlite_url: str, status: TaskStatus | None, name: str | None, oldest_first: bool
+) -> None:
+    """The steps that SQLite takes for a page depend on neither the rows nor the page."""
+    steps: dict[tuple[int, str], int] = {}
+    with peers(sqlite_url, 1) as (peer,):
+        for count in (200, 800):
+            tasks = filled(peer, count)
+            peer.writer.write()
+            place = key_of(tasks[count - 100 if oldest_first else 100])
+            for page, after in (("first", None), ("last", place)):
+                query = PageQuery(5, status, name, after, oldest_first)
+                steps[count, page] = _steps(peer, query)
+    # A look-up in a larger index takes a step or two more.
+    assert max(steps.values()) <= 1.5 * steps[200, "first"], steps
+
+
+def _steps(peer: Peer, query: PageQuery) -> int:
+    """Return how many steps of its machine SQLite takes for a full page."""
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        count += 1
+
+    with peer.database.reading() as connection:
+        driver: Any = connection.connection.dbapi_connection
+        driver.set_progress_handler(step, 1)
+        rows = Pages("sqlite").page(connection, query, 0.0)
+        driver.set_progress_handler(None, 1)
+    assert len(rows) == query.limit
+    return count
+
+
+@background_task
+def add(number: int) -> int:
+    """Return the next number."""
+    return number + 1
+
+
+async def walk_all(manager: TaskManager, **options: Any) -> list[str]:
+    """Return the ids of all pages that a framework reads."""
+    page = await manager.list_tasks(**options)
+    found = [str(task.task_id) for task in page.tasks]
+    while page.next is not None:
+        page = await manager.list_tasks(**options, after=page.next)
+        found += [str(task.task_id) for task in page.tasks]
+    return found
+
+
+async def test_two_frameworks_see_the_same(sql_url: str) -> None:
+    """Two processes list the same tasks in the same order, and more than memory holds."""
+    async with setup_async_framework(None, store=SQLStore(sql_url)):
+        first = get_task_manager()
+        ids = [await first.submit(add, (number,)) for number in range(9)]
+        await asyncio.gather(*map(first.get_result, ids))
+        assert await walk_all(first, limit=4) == ids[::-1]
+        assert set(first.get_all_tasks()) == set(ids)
+    async with setup_async_framework(None, store=SQLStore(sql_url)):
+        second = get_task_manager()
+        assert not second._core.ledger.store._mirror.is_whole  # type: ignore[attr-defined]
+        assert await walk_all(second, limit=4, oldest_first=True) == ids
+        assert list(second.get_all_tasks()) == list(second.get_tasks_by_status("completed"))
+        assert set(second.get_all_tasks()) == set(ids)
+        assert second.get_active_tasks() == {}
+        assert await second.get_result(ids[0]) == 1
+        with pytest.raises(
+            ValueError, match=rf"^task_id must be one that no task has, not '{ids[0]}'"
+        ):
+            second.submit_nowait(add, (1,), task_id=ids[0])
+        with pytest.raises(ValueError, match=r"^task_id must be one that no task has"):
+            await second.submit(add, (1,), task_id=ids[0])
+        assert second.cleanup_completed_tasks(0.0) == 9
+        assert await walk_all(second) == list(second.get_all_tasks()) == []
+
+
+async def test_events_of_tasks_that_only_the_database_had(sqlite_url: str) -> None:
+    """Whoever listens hears of every task that a clean-up removes, once."""
+    async with setup_async_framework(None, store=SQLStore(sqlite_url)):
+        ids = [await get_task_manager().submit(add, (number,)) for number in range(9)]
+        await asyncio.gather(*map(get_task_manager().get_result, ids))
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    heard: list[str | None] = []
+
+    def hear(event: Any) -> None:
+        heard.append(event.task_id)
+        if len(heard) == len(ids):
+            loop.call_soon_threadsafe(done.set)
+
+    async with setup_async_framework(None, store=SQLStore(sqlite_url)):
+        get_task_manager().subscribe(hear, kinds={"evicted"})
+        assert get_task_manager().cleanup_completed_tasks(0.0) == 9
+        await done.wait()
+        assert get_task_manager().get_stats()["evicted"] == 9
+
+    assert sorted(map(str, heard)) == sorted(ids)
+
+
+async def test_database_that_fails(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the database cannot be read, pages and lists say so, and other calls work."""
+    async with setup_async_framework(None, store=SQLStore(sqlite_url)):
+        ids = [await get_task_manager().submit(add, (number,)) for number in range(9)]
+        await asyncio.gather(*map(get_task_manager().get_result, ids))
+    async with setup_async_framework(None, store=SQLStore(sqlite_url)):
+        manager = get_task_manager()
+        store: Any = manager._core.ledger.store
+
+        def fails() -> Any:
+            raise OSError("the disk is gone")
+
+        monkeypatch.setattr(store._database, "reading", fails)
+        told = r"^SQLStore\(.*\) did not answer: the disk is gone; try again later$"
+        with pytest.raises(StoreUnavailableError, match=told):
+            await manager.list_tasks()
+        with pytest.raises(StoreUnavailableError, match=told):
+            manager.get_all_tasks()
+        with pytest.raises(StoreUnavailableError, match=told):
+            manager.submit_nowait(add, (1,), task_id="chosen")
+        assert await manager.submit(add, (1,), wait=True) == 2
+        assert manager.get_stats()["completed"] == 10
+        monkeypatch.undo()
