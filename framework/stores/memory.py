@@ -71,7 +71,11 @@ class MemoryStore:
             return record
         key = hash(task_id)
         for generation in reversed(self._generations):
-            block = generation.block_of(key)
+            # Not a call: most generations do not have it, and a million tasks are in eleven.
+            index = generation.index
+            many = len(index)
+            number = index[0 if many == 1 else _dict_of(key, many)].get(key)
+            block = None if number is None else generation.blocks[number]
             found = None if block is None else block.find(task_id)
             if found is not None:
                 return found
@@ -224,13 +228,6 @@ class _Generation:
         for numbers, part in zip(index, parts, strict=True):
             numbers.update(zip(part, repeat(number)))
         return True
-
-    def block_of(self, key: int) -> _Block | None:
-        """Return the block that may have the id with the hash *key*; None if there is none."""
-        index = self.index
-        many = len(index)
-        number = index[0 if many == 1 else _dict_of(key, many)].get(key)
-        return None if number is None else self.blocks[number]
 
     @property
     def full(self) -> bool:

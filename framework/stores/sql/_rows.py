@@ -41,6 +41,7 @@ COLUMNS: Final = (
 _SCALARS: Final = (type(None), bool, int, float)
 _COMPLETED: Final = TaskStatus.COMPLETED
 _INTERRUPTED: Final = TaskStatus.INTERRUPTED
+_STATUS_OF: Final = {status.value: status for status in TaskStatus}
 _DRAWN: Final = 32
 """The length of random ids; a chosen id of this length counts as random."""
 
@@ -219,14 +220,13 @@ class Reader:
         record = TaskRecord()
         record.task_id = TaskId(task_id)
         record.label = self._label(name, description)
-        record.status = TaskStatus(status)
+        record.status = kind = _STATUS_OF[status]
         record.created_at = created_at
-        record.created = record.queued = created_at - offset
+        record.created = record.queued = created = created_at - offset
         # Clocks of several machines differ; no duration may be negative for that.
-        record.started = None if started_at is None else max(started_at - offset, record.created)
-        record.ended = None
-        if ended_at is not None:
-            record.ended = max(ended_at - offset, record.started or record.created)
+        started = None if started_at is None else max(started_at - offset, created)
+        record.started = started
+        record.ended = None if ended_at is None else max(ended_at - offset, started or created)
         record.attempts = attempts
         record.result = None if result is None else Unread(result)
         record.code = record.rest = None
@@ -243,7 +243,7 @@ class Reader:
             record.cancel_requested = True
         if still_running:
             record.still_running = True
-        if record.status.is_final and record.status is not _COMPLETED:
+        if kind is not _COMPLETED and kind.is_final:
             record.error = _error_of(record, error)
             # Its own process tells of a failure that nobody has read.
             record.read = True
@@ -251,6 +251,9 @@ class Reader:
 
     def _label(self, name: str, description: str) -> Label:
         key = name, description
+        found = self._labels.get(key)
+        if found is not None:
+            return found
         with self._lock:
             found = self._labels.get(key)
             if found is None:
