@@ -203,34 +203,43 @@ class Mirror:
     def absorb(self, rows: Iterable[Row]) -> None:
         """Add rows that other processes have written."""
         offset = self.offset
+        final: list[tuple[TaskRecord, float]] = []
         for row in rows:
             task_id: str = row[0]
-            if self._is_own(task_id) or self._finished.get(task_id) is not None:
+            if self._is_own(task_id):
                 continue
-            record = self._reader.record_of(row, offset)
-            if record.status.is_final:
-                self._keep(record, row[7])
-                continue
-            with self._lock:
-                self._count_other(task_id, -1)
-                self._others[task_id] = record
-                self._count_other(task_id, 1)
+            if row[7] is not None:
+                final.append((self._reader.record_of(row, offset), row[7]))
+            elif self._finished.get(task_id) is None:
+                record = self._reader.record_of(row, offset)
+                with self._lock:
+                    self._count_other(task_id, -1)
+                    self._others[task_id] = record
+                    self._count_other(task_id, 1)
+        self._keep(final)
 
-    def _keep(self, record: TaskRecord, ended_at: float) -> TaskRecord:
-        """Add a final record of another process once; return the record that is kept."""
-        task_id = record.task_id
+    def _keep(self, final: Iterable[tuple[TaskRecord, float]]) -> list[TaskRecord]:
+        """Add final records of other processes once; return the records that are kept.
+
+        Args:
+            final: Each with the wall second of its row at which it ended.
+        """
+        kept, new = [], []
         with self._keeping:
-            known = self._finished.get(task_id) or self._pinned.get(task_id)
-            if known is not None:
-                return known
-            # Its body has let go of it, the history is read anew, or somebody asked for it.
-            if self._older.has(ended_at):
-                return record
-            self._finished.put(record)
+            for record, ended_at in final:
+                task_id = record.task_id
+                known = self._finished.get(task_id) or self._pinned.get(task_id)
+                # Its body has let go of it, the history is read anew, or somebody asked for it.
+                if known is None and not self._older.has(ended_at):
+                    self._finished.put(record)
+                    new.append(record)
+                kept.append(known or record)
         with self._lock:
-            self._counts[record.status] += 1
-        self.forget(task_id)
-        return record
+            for record in new:
+                self._counts[record.status] += 1
+                self._count_other(record.task_id, -1)
+                self._others.pop(record.task_id, None)
+        return kept
 
     def forget(self, task_id: str) -> None:
         """Drop another process's live task, which has ended or now belongs to this process."""
@@ -248,7 +257,7 @@ class Mirror:
         for row in rows:
             record = self._reader.record_of(row, offset)
             if record.status.is_final and not self._is_own(record.task_id):
-                record = self._keep(record, row[7])
+                (record,) = self._keep([(record, row[7])])
             found.append(readable(record))
         return found
 
