@@ -147,40 +147,6 @@ def spanning(values: Iterable[float], start: float, end: float) -> Scale:
     )
 
 
-@dataclass(frozen=True)
-class Even:
-    """A scale from 0 on, on which equal steps are equally long.
-
-    Attributes:
-        step: Between two ticks, above zero.
-        high: Greatest value, a multiple of *step*.
-        start: Where 0 is, in pixels.
-        end: Where *high* is, in pixels.
-    """
-
-    step: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        """Return where *value* is; what lies outside is moved to the nearer end."""
-        share = min(max(value / self.high, 0.0), 1.0)
-        return self.start + share * (self.end - self.start)
-
-    def ticks(self) -> list[float]:
-        """Return the multiples of the step."""
-        return [number * self.step for number in range(round(self.high / self.step) + 1)]
-
-
-def evenly(values: Iterable[float], start: float, end: float) -> Even:
-    """Return a scale from 0 that holds all *values*, with three to six ticks."""
-    high = max([value for value in values if 0 < value < math.inf], default=1.0)
-    steps = (part * 10.0**n for n in range(-12, 13) for part in (1, 2, 5))
-    step = next(step for step in steps if step * 5 >= high * 0.999)
-    return Even(step, step * math.ceil(high * 0.999 / step), start, end)
-
-
 def tick_label(value: float) -> str:
     """Return the text of a tick, such as ``0.01`` or ``10,000``."""
     return f"{value:,.0f}" if value >= 1 else f"{value:.10f}".rstrip("0")

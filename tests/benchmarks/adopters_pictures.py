@@ -1,4 +1,4 @@
-"""Draws what `adopters` measured: a bar for each way to run tasks, to be read on a phone too."""
+"""Draws what `adopters` measured: bars for each way to run tasks, to be read on a phone too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from tests.benchmarks._canvas import (
     SCHEMES,
     Canvas,
     Scheme,
-    evenly,
     spanning,
     wrapped,
 )
@@ -28,11 +27,24 @@ LABELS = 186
 """Room for the names, to the left of the bars."""
 VALUES = 66
 """Room for a value behind the longest bar."""
-BAR = 13
-
+BAR = 12
+"""Height of a bar."""
 
 Axis = Callable[[float], float]
 """Returns where a value is."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What one bar of each case is.
+
+    Attributes:
+        figures: Names of the figures of which it is the sum.
+        meaning: What it is, where there are several.
+    """
+
+    figures: Sequence[str]
+    meaning: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,24 +55,27 @@ class Chart:
         key: Of its files.
         title: The question that it answers.
         below: What the bars are.
-        figures: Names of the figures of which a bar is the sum.
-        tenfold: Whether each line of the grid is ten times the one before, and not evenly apart.
+        bars: Those of each case; all but the first are hollow.
         polling: Whether cases with default polling are in it.
     """
 
     key: str
     title: str
     below: str
-    figures: Sequence[str]
-    tenfold: bool = True
+    bars: Sequence[Bar]
     polling: bool = False
 
-    def values(self, rows: Mapping[str, Row]) -> dict[str, float]:
-        """Return the length of each bar, in µs."""
-        found = [rows[figure].samples for figure in self.figures if figure in rows]
+    def values(self, rows: Mapping[str, Row]) -> dict[str, list[float]]:
+        """Return the lengths of the bars of each case, in µs; none if a figure is missing."""
+        needed = [bar.figures[0] for bar in self.bars]
+        if not rows.keys() >= {*needed}:
+            return {}
         return {
-            name: sum(samples[name].median for samples in found if name in samples)
-            for name in (found[0] if found else ())
+            name: [
+                sum(rows[one].samples[name].median for one in bar.figures if one in rows)
+                for bar in self.bars
+            ]
+            for name in rows[needed[0]].samples
             if self.polling or not name.endswith(DEFAULT)
         }
 
@@ -69,78 +84,105 @@ CHARTS = (
     Chart(
         "task",
         "What does one task cost?",
-        "CPU time of all processes, for a task that does nothing. "
-        "Each line is ten times the one before.",
-        ("task_cpu", "broker_cpu"),
+        "CPU time of all processes, for a task that does nothing.",
+        [Bar(["task_cpu", "broker_cpu"])],
     ),
     Chart(
         "request",
         "What does a request pay that starts a task?",
-        "CPU time of the app for each request. The pale part is what it takes without a task.",
-        ("request_cpu",),
-        tenfold=False,
+        "Time that each request takes.",
+        [
+            Bar(["request_p50"], "until the client has its answer"),
+            Bar(["request_cpu"], "CPU time of the app, also after the answer"),
+        ],
     ),
     Chart(
         "result",
         "How soon is the result there?",
-        "Time from the call until its result is there, one task at a time. "
-        "Each line is ten times the one before.",
-        ("result",),
+        "Time from the call until its result is there, one task at a time.",
+        [Bar(["result"])],
         polling=True,
     ),
 )
 
 
 def draw(chart: Chart, rows: Mapping[str, Row], scheme: Scheme) -> str:
-    """Return the picture of one question; "" if nothing was measured for it."""
+    """Return the picture of one question; "" if it was not measured."""
     values = chart.values(rows)
     if not values:
         return ""
-    told = ", ".join(f"{name} {time(value)}" for name, value in values.items())
-    canvas = Canvas(scheme, chart.title, f"{chart.below} {told}.", WIDE, SIZE)
+    canvas = Canvas(scheme, chart.title, told(chart, values), WIDE, SIZE)
     y = canvas.paragraph(MARGIN, chart.title, bold=True)
-    y = canvas.paragraph(y, f"{chart.below} Less is better.", kind="muted")
-    start, end = MARGIN + LABELS, WIDE - MARGIN - VALUES
-    scale = (spanning if chart.tenfold else evenly)(list(values.values()), start, end)
+    below = f"{chart.below} Less is better. Each line is ten times the one before."
+    y = legend(canvas, chart, canvas.paragraph(y, below, kind="muted"))
+    lengths = [length for of_case in values.values() for length in of_case]
+    # The shortest bar has a length too.
+    scale = spanning([min(lengths) / 2, *lengths], MARGIN + LABELS, WIDE - MARGIN - VALUES)
     top = y + 8
     # The grid comes first, below the bars, and is as high as they turn out to be.
-    ground = len(canvas.parts)
-    bottom = bars(canvas, values, scale, top)
-    drawn, canvas.parts = canvas.parts[ground:], canvas.parts[:ground]
-    for value in scale.ticks():
+    before = len(canvas.parts)
+    bottom = cases(canvas, values, scale, top)
+    drawn, canvas.parts = canvas.parts[before:], canvas.parts[:before]
+    for value in tens(scale.low, scale.high):
         canvas.line((scale(value), top), (scale(value), bottom), scheme.grid)
     canvas.parts += drawn
     return canvas.done(bottom + MARGIN)
 
 
-def bars(canvas: Canvas, values: Mapping[str, float], scale: Axis, y: float) -> float:
-    """Draw a bar for each value from *y* down, by place; return where the last one ends."""
-    pale = values.get(NO_TASK, 0.0)
-    if pale:
-        y = bar(canvas, NO_TASK, pale, pale, scale, y)
-    for place, names in placed(values).items():
-        y = canvas.paragraph(y + 6, place, kind="muted")
-        for name in sorted(names, key=lambda name: values[name]):
-            y = bar(canvas, name, values[name], pale, scale, y)
+def told(chart: Chart, values: Mapping[str, Sequence[float]]) -> str:
+    """Return what the bars show, in words."""
+    parts = [
+        f"{bar.meaning}: " * bool(bar.meaning)
+        + ", ".join(f"{name} {time(lengths[at])}" for name, lengths in values.items())
+        for at, bar in enumerate(chart.bars)
+    ]
+    return f"{chart.below} {'; '.join(parts)}."
+
+
+def tens(low: float, high: float) -> list[float]:
+    """Return the powers of ten from *low* to *high*."""
+    return [10.0**power for power in range(-3, 13) if low <= 10.0**power <= high]
+
+
+def legend(canvas: Canvas, chart: Chart, y: float) -> float:
+    """Draw what the bars mean from *y* down, if there are several; return where it ends."""
+    peer = canvas.scheme.peer
+    for at, bar in enumerate(chart.bars):
+        if bar.meaning:
+            y += canvas.high + 2
+            canvas.bar(MARGIN, y - BAR, 18, BAR, canvas.scheme.ground if at else peer, peer)
+            canvas.text(MARGIN + 26, y - 1, bar.meaning)
     return y
 
 
-def bar(canvas: Canvas, name: str, value: float, pale: float, scale: Axis, y: float) -> float:
-    """Draw the bar of a case from *y* down, the first part of it pale; return where it ends."""
-    scheme = canvas.scheme
+def cases(canvas: Canvas, values: Mapping[str, Sequence[float]], scale: Axis, y: float) -> float:
+    """Draw the bars of each case from *y* down, by place; return where the last one ends."""
+    if NO_TASK in values:
+        y = case(canvas, NO_TASK, values[NO_TASK], scale, y)
+    for place, names in placed(values).items():
+        y = canvas.paragraph(y + 6, place, kind="muted")
+        for name in sorted(names, key=lambda name: values[name][0]):
+            y = case(canvas, name, values[name], scale, y)
+    return y
+
+
+def case(canvas: Canvas, name: str, lengths: Sequence[float], scale: Axis, y: float) -> float:
+    """Draw the bars of a case from *y* down; return where they end."""
     ours = name.startswith(OURS)
-    start, end = MARGIN + LABELS, scale(value)
     lines = wrapped(label_of(name), LABELS / (BOLDER if ours else 1), SIZE)
-    high = canvas.high * len(lines) + 4
-    for at, line in enumerate(lines):
-        canvas.text(start - 6, y + canvas.high * (at + 1) - 3, line, anchor="end", bold=ours)
+    high = canvas.high * max(len(lines), len(lengths)) + 4
     middle = y + high / 2
-    top = middle - BAR / 2
-    colour = scheme.ours if ours else scheme.peer
-    canvas.bar(start, top, max(end - start, 1), BAR, colour, colour)
-    if pale:
-        canvas.bar(start, top, scale(min(pale, value)) - start, BAR, scheme.grid, scheme.grid)
-    canvas.text(end + 6, middle + 5, time(value), bold=ours, halo=True)
+    for at, line in enumerate(lines):
+        baseline = middle + 5 + canvas.high * (at - (len(lines) - 1) / 2)
+        canvas.text(MARGIN + LABELS - 6, baseline, line, anchor="end", bold=ours)
+    edge = canvas.scheme.ours if ours else canvas.scheme.peer
+    start = MARGIN + LABELS
+    for at, length in enumerate(lengths):
+        centre = middle + canvas.high * (at - (len(lengths) - 1) / 2)
+        wide = max(scale(length) - start, 1)
+        fill = canvas.scheme.ground if at else edge
+        canvas.bar(start, centre - BAR / 2, wide, BAR, fill, edge)
+        canvas.text(start + wide + 6, centre + 5, time(length), bold=ours and not at, halo=True)
     return y + high
 
 

@@ -68,7 +68,9 @@ def test_other_pythons_are_folded(run: Run) -> None:
     assert "<picture>" not in part
 
 
-@pytest.mark.parametrize("figures", [set(FIGURES), {"request_cpu"}, {"memory"}])
+@pytest.mark.parametrize(
+    "figures", [set(FIGURES), {"request_cpu", "request_p50"}, {"request_cpu"}, {"memory"}]
+)
 def test_pictures_are_shown(run: Run, figures: set[str]) -> None:
     """The page shows each picture that was drawn, and no other, if only some rows were measured."""
     (group,) = run.groups
@@ -106,29 +108,30 @@ def test_rate() -> None:
     assert adopters_page.rate(12.345) == "81,000"
 
 
-def test_bars_of_requests(run: Run) -> None:
-    """A bar is as long as its share, and its pale part as that of the request without a task."""
+def test_bars(run: Run) -> None:
+    """Bars begin at one place and are logarithmic; those but the first of a case are hollow."""
     chart = next(one for one in adopters_pictures.CHARTS if one.key == "request")
     (group,) = run.groups
-    rows = adopters_page.rows_of(group)
-    short = {NO_TASK: 100.0, OURS: 200.0}
-    row = rows["request_cpu"]
-    samples = {
-        name: replace(row.samples[name], values=[value], floors=[100.0])
-        for name, value in short.items()
-    }
-    drawn = ET.fromstring(
-        adopters_pictures.draw(chart, {"request_cpu": replace(row, samples=samples)}, LIGHT)
-    )
+    rows = dict(adopters_page.rows_of(group))
+    for figure, lengths in {"request_p50": (10.0, 100.0), "request_cpu": (100.0, 1_000.0)}.items():
+        samples = {
+            name: replace(rows[figure].samples[name], values=[length], floors=[1.0])
+            for name, length in zip((NO_TASK, OURS), lengths, strict=True)
+        }
+        rows[figure] = replace(rows[figure], samples=samples)
+    drawn = ET.fromstring(adopters_pictures.draw(chart, rows, LIGHT))
 
-    bars = [
-        (float(bar.attrib["width"]), bar.attrib["fill"])
-        for bar in drawn.iter("{http://www.w3.org/2000/svg}rect")
-    ][1:]
-    assert [fill for _, fill in bars] == [LIGHT.peer, LIGHT.grid, LIGHT.ours, LIGHT.grid]
-    none, pale, ours, pale_of_ours = (wide for wide, _ in bars)
-    assert none == pale == pale_of_ours
-    assert ours == pytest.approx(2 * none, abs=0.2)
+    bars = [one.attrib for one in drawn.iter("{http://www.w3.org/2000/svg}rect")][3:]
+    assert {one["x"] for one in bars} == {bars[0]["x"]}
+    assert [(one["fill"], one["stroke"]) for one in bars] == [
+        (LIGHT.peer, LIGHT.peer),
+        (LIGHT.ground, LIGHT.peer),
+        (LIGHT.ours, LIGHT.ours),
+        (LIGHT.ground, LIGHT.ours),
+    ]
+    tenth, middle, same, most = (float(one["width"]) for one in bars)
+    assert middle == same
+    assert most - middle == pytest.approx(middle - tenth, abs=0.2)
 
 
 # -- what is written by hand

@@ -60,7 +60,7 @@ def made_up_run() -> Run:
 def made_up_adopters() -> Group:
     """Return what `adopters` gives, with a figure of its own for each case, 1.5 µs to 0.5 s."""
     found = {name: [dict.fromkeys(FIGURES, 1.5 * 2.0**at)] for at, name in enumerate(CASES)}
-    for name in ("request", "request_cpu"):
+    for name in ("request", "request_cpu", "request_p50"):
         found[NO_TASK][0][name] = 100.0
     del found["ARQ"]
     for name in ("result", "task", "task_cpu"):
