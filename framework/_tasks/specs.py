@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import types
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from framework._tasks.functions import Check, checker_for, is_wrapper, kind_of, layer_of, name_of
 from framework._tasks.options import COPY, CopyOptions, merged
@@ -105,20 +106,19 @@ class Schedule:
 def spec_for(fn: Callable[..., Any], options: CopyOptions = COPY.defaults) -> TaskSpec:
     """Return the spec of a function that is submitted without a decorator.
 
-    Its name, kind and check are cached by its code: a lambda or an inner function is a new
-    object each time it is evaluated, but its code is the same.
+    What takes long to find out is found out once, where `_place_of` knows a place for it.
 
     Args:
         fn: The function.
         options: All options of the submission, checked.
     """
-    inner = getattr(fn, "__func__", fn)
-    # Attributes may change what is found out, such as __wrapped__ or __signature__.
-    if type(inner) is not types.FunctionType or inner.__dict__:
+    place = _place_of(fn)
+    if place is None:
         return TaskSpec(fn, *_inspect(fn), options)
-    # Functions with the same code may differ in these.
-    key = (fn is inner, len(inner.__defaults__ or ()), tuple(inner.__kwdefaults__ or ()))
-    by_key = _INSPECTED.setdefault(inner.__code__, {})
+    owner, key = place
+    by_key = _INSPECTED.get(owner)
+    if by_key is None:
+        by_key = _INSPECTED.setdefault(owner, {})
     inspected = by_key.get(key)
     if inspected is None:
         inspected = by_key[key] = _inspect(fn)
@@ -129,8 +129,59 @@ def _inspect(fn: Callable[..., Any]) -> tuple[str, Kind, Check | None]:
     return name_of(fn), kind_of(fn), checker_for(fn)
 
 
-_INSPECTED: weakref.WeakKeyDictionary[
-    types.CodeType, dict[object, tuple[str, Kind, Check | None]]
+def _place_of(fn: Any) -> tuple[Any, tuple[object, ...]] | None:  # Any: a callable of any type
+    """Return what the name, kind and check of *fn* are cached with, and a key for them.
+
+    A lambda, a method, a partial or a callable object is often a new object each time. So they
+    are cached with its code, or with the class of a builtin method. None if attributes of the
+    object may change what is found out.
+    """
+    kind = type(fn)
+    if kind is types.FunctionType:
+        # Attributes such as __wrapped__ or __signature__ belong to this very function.
+        if fn.__dict__:
+            return fn, ()
+        # Functions with the same code may differ in these.
+        return fn.__code__, (len(fn.__defaults__ or ()), *(fn.__kwdefaults__ or ()))
+    if kind is types.MethodType:
+        return _inside("method", fn.__func__)
+    if kind is functools.partial:
+        given = tuple(value is _PLACEHOLDER for value in fn.args)
+        return None if fn.__dict__ else _inside(("partial", given, *fn.keywords), fn.func)
+    if kind is types.BuiltinFunctionType:
+        owner = fn.__self__
+        if owner is None or isinstance(owner, types.ModuleType):
+            return fn, ()
+        return owner if isinstance(owner, type) else type(owner), (fn.__name__,)
+    if kind in (types.MethodDescriptorType, types.WrapperDescriptorType):
+        return fn.__objclass__, ("descriptor", fn.__name__)
+    call = getattr(kind, "__call__", None)  # noqa: B004  # asks for its kind
+    if type(call) is types.FunctionType and not any(hasattr(fn, name) for name in _TELLING):
+        return _inside(("object", kind.__module__, kind.__qualname__), call)
+    return None
+
+
+def _inside(how: object, inner: object) -> tuple[Any, tuple[object, ...]] | None:
+    """Return the place of what calls *inner* in some way."""
+    place = _place_of(inner)
+    return None if place is None else (place[0], (how, *place[1]))
+
+
+_TELLING: Final = (
+    "__code__",
+    "__name__",
+    "__qualname__",
+    "__signature__",
+    "__wrapped__",
+    "_is_coroutine_mark",
+)
+"""Attributes of a callable object that change its name, its kind or its signature."""
+
+_PLACEHOLDER: Final = getattr(functools, "Placeholder", object())
+"""Stands in a partial for an argument of the call, from Python 3.14 on."""
+
+_INSPECTED: Final[
+    weakref.WeakKeyDictionary[Any, dict[tuple[object, ...], tuple[str, Kind, Check | None]]]
 ] = weakref.WeakKeyDictionary()
 
 
