@@ -61,43 +61,67 @@ def dress(
     inner: types.FunctionType,
     fn: Callable[..., Any],
     layer: str,
-    *,
-    returns_id: bool = False,
     **attributes: Any,
 ) -> Any:  # Any: typed by the decorator that returns it
-    """Make *inner* look like *fn*: name, document, signature, attributes, globals.
+    """Make *inner* look like *fn*; see `Dress`."""
+    return Dress(fn, layer).put_on(inner, **attributes)
 
-    ``__wrapped__`` is not set: FastAPI would look through it and await an id.
+
+class Dress:
+    """What makes a function look like another: name, document, signature, attributes, globals.
+
+    ``__wrapped__`` is not set: FastAPI would look through it and await an id. A dress is made
+    once for a function and all its copies with other options, since finding it out takes long.
+
+    Args:
+        fn: The function to look like.
+        layer: The decorator.
+        returns_id: Whether a call returns a task id, and not what *fn* returns.
     """
-    unwrapped: Any = fn
-    while isinstance(unwrapped, functools.partial):
-        unwrapped = unwrapped.func
-    namespace = getattr(unwrapped, "__globals__", {"__builtins__": builtins})
-    dressed = types.FunctionType(
-        inner.__code__, namespace, inner.__name__, inner.__defaults__, inner.__closure__
-    )
-    dressed.__dict__.update(
-        (key, value)
-        for key, value in getattr(unwrapped, "__dict__", {}).items()
-        if isinstance(unwrapped, types.FunctionType)
-        and key != "__wrapped__"
-        and not key.startswith("__asyncframe")
-    )
-    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
-        # A callable object has no name of its own, but its class does.
-        value = getattr(unwrapped, name, getattr(type(unwrapped), name, None))
-        if isinstance(value, str):
+
+    __slots__ = ("_annotations", "_attributes", "_named", "_namespace")
+
+    def __init__(self, fn: Callable[..., Any], layer: str, *, returns_id: bool = False) -> None:
+        unwrapped: Any = fn
+        while isinstance(unwrapped, functools.partial):
+            unwrapped = unwrapped.func
+        self._namespace = getattr(unwrapped, "__globals__", {"__builtins__": builtins})
+        self._attributes: dict[str, Any] = {
+            key: value
+            for key, value in getattr(unwrapped, "__dict__", {}).items()
+            if isinstance(unwrapped, types.FunctionType)
+            and key != "__wrapped__"
+            and not key.startswith("__asyncframe")
+        }
+        self._named: list[tuple[str, str]] = []
+        for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+            # A callable object has no name of its own, but its class does.
+            value = getattr(unwrapped, name, getattr(type(unwrapped), name, None))
+            if isinstance(value, str):
+                self._named.append((name, value))
+        self._annotations: dict[str, Any] | None = None
+        signature = signature_of(fn)
+        if signature is not None:
+            if returns_id:
+                signature = signature.replace(
+                    return_annotation=_id_annotation(signature.return_annotation, self._namespace)
+                )
+            # What inspect looks for.
+            self._attributes["__signature__"] = signature
+            self._annotations = _annotations(signature)
+        self._attributes.update(fn=fn, __asyncframe_layer__=layer)
+
+    def put_on(self, inner: types.FunctionType, **attributes: Any) -> Any:  # Any: see `dress`
+        """Return a function that does what *inner* does, with *attributes* besides its own."""
+        dressed = types.FunctionType(
+            inner.__code__, self._namespace, inner.__name__, inner.__defaults__, inner.__closure__
+        )
+        for name, value in self._named:
             setattr(dressed, name, value)
-    signature = signature_of(fn)
-    if signature is not None:
-        if returns_id:
-            signature = signature.replace(
-                return_annotation=_id_annotation(signature.return_annotation, namespace)
-            )
-        dressed.__signature__ = signature  # type: ignore[attr-defined]  # what inspect looks for
-        dressed.__annotations__ = _annotations(signature)
-    dressed.__dict__.update(attributes, fn=fn, __asyncframe_layer__=layer)
-    return dressed
+        if self._annotations is not None:
+            dressed.__annotations__ = self._annotations.copy()
+        dressed.__dict__.update(self._attributes, **attributes)
+        return dressed
 
 
 def _id_annotation(returned: Any, namespace: dict[str, Any]) -> Any:  # Any: annotations

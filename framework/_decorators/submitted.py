@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
-from framework._decorators.dressing import BRACKETS, apply, copier, dress
+from framework._decorators.dressing import BRACKETS, Dress, apply, copier
 from framework._manager.frameworks import STATE, require_core
 from framework._tasks import registry
 from framework._tasks.decorated import (
@@ -106,32 +106,46 @@ def async_task(fn: Any = BRACKETS, /, **options: Unpack[TaskOptions]) -> Any:
 
 def _task(layer: str, fn: Callable[..., Any], given: TaskOptions) -> Any:
     spec = TaskSpec(fn, name=name_of(fn), kind=kind_of(fn), check=checker_for(fn))
-    return _task_of(layer, spec.replace(given))
+    dressing = Dress(fn, layer, returns_id=layer == "background_task")
+    return _Maker(layer, spec.name, positional_range(fn), dressing).make(spec.replace(given))
 
 
-def _task_of(layer: str, spec: TaskSpec) -> Any:
-    background = layer == "background_task"
-    inner = background_inner(spec) if background else awaitable_inner(spec)
-    dressed = dress(
-        inner,
-        spec.fn,
-        layer,
-        returns_id=background,
-        options=copier(
-            COPY, name_of(spec.fn), lambda changed: _task_of(layer, spec.replace(changed))
-        ),
-        __asyncframe_spec__=spec,
-    )
-    registry.register(spec.name, dressed)
-    return dressed
+class _Maker:
+    """Makes a decorated function, and its copies with other options.
+
+    What takes long is found out once, since requests may make a copy each. A copy does not
+    refer to itself: it is freed at once and not by the garbage collector.
+
+    Args:
+        layer: The decorator.
+        name: The name of the function, for messages.
+        arity: Its `positional_range`.
+        dressing: What makes the result look like it.
+    """
+
+    def __init__(self, layer: str, name: str, arity: tuple[int, int], dressing: Dress) -> None:
+        self._inner = background_inner if layer == "background_task" else awaitable_inner
+        self._name = name
+        self._arity = arity
+        self._dressing = dressing
+
+    def make(self, spec: TaskSpec) -> Any:
+        """Return the function with the options of *spec*."""
+        made = self._dressing.put_on(
+            self._inner(spec, self._arity),
+            options=copier(COPY, self._name, lambda changed: self.make(spec.replace(changed))),
+            __asyncframe_spec__=spec,
+        )
+        registry.register(spec.name, made)
+        return made
 
 
-def background_inner(spec: TaskSpec) -> types.FunctionType:
+def background_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType:
     """Return a function whose call takes a task in and returns its id."""
     # The inner function finds no name of this module: `dress` gives it other globals. A name
     # of its closure is also read faster than a global, at each call.
     current, core, caller, check = STATE, require_core, sys._getframe, spec.check or _no_check
-    (least, most), count = positional_range(spec.fn), len
+    (least, most), count = arity, len
 
     def sync_inner(*args: Any, **kwargs: Any) -> TaskId[Any]:
         if kwargs or not least <= count(args) <= most:
@@ -143,12 +157,12 @@ def background_inner(spec: TaskSpec) -> types.FunctionType:
     return sync_inner
 
 
-def awaitable_inner(spec: TaskSpec) -> types.FunctionType:
+def awaitable_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType:
     """Return a coroutine function whose await gives the task's result."""
     # The inner function finds no name of this module: `dress` gives it other globals. A name
     # of its closure is also read faster than a global, at each call.
     current, core, caller, check = STATE, require_core, sys._getframe, spec.check or _no_check
-    (least, most), count = positional_range(spec.fn), len
+    (least, most), count = arity, len
     in_place = spec.kind == "loop" and not spec.special
     special_in_place = spec.kind == "loop" and spec.special and not spec.delay
 

@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import pytest
 
-from framework import TaskManager, ThreadPoolExecutorEnhanced, async_task, background_task
+from framework import (
+    TaskManager,
+    ThreadPoolExecutorEnhanced,
+    async_task,
+    background_task,
+    retry_task,
+)
 from framework._manager.core import Core
 from framework._running import events, results
-from framework._tasks import ids
+from framework._tasks import functions, ids
 from framework._tasks.ids import random_id
 from framework._tasks.live import live
 from framework._tasks.records import TaskEvent
@@ -354,11 +363,29 @@ def plain() -> None:
     """Do nothing."""
 
 
+class Plain:
+    """A class whose objects and methods do nothing."""
+
+    def __call__(self) -> None:
+        """Do nothing."""
+
+    def method(self) -> None:
+        """Do nothing."""
+
+
 decorated = background_task(plain)
+retried = retry_task(plain)
 
 WAYS: dict[str, Callable[[TaskManager], str]] = {
     "undecorated": lambda manager: manager.submit_nowait(plain),
-    "builtin": lambda manager: manager.submit_nowait(int),
+    "lambda": lambda manager: manager.submit_nowait(lambda: None),
+    "method": lambda manager: manager.submit_nowait(Plain().method),
+    "object": lambda manager: manager.submit_nowait(Plain()),
+    "partial": lambda manager: manager.submit_nowait(partial(plain)),
+    "builtin": lambda manager: manager.submit_nowait(os.getpid),
+    "builtin method": lambda manager: manager.submit_nowait([].copy),
+    "descriptor": lambda manager: manager.submit_nowait(str.upper, args=("a",)),
+    "retried": lambda manager: manager.submit_nowait(retried),
     "timeout": lambda manager: manager.submit_nowait(decorated, timeout=5),
     "description": lambda manager: manager.submit_nowait(plain, description="a text"),
     "options": lambda _: decorated.options(timeout=7, name="of its own")(),
@@ -374,3 +401,27 @@ def test_no_label_for_each_call(task_manager: TaskManager, way: str) -> None:
         assert record is not None
         labels.add(id(record.label))
     assert len(labels) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_signature_is_read_once(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """However often a function is submitted, in whatever way, its signature is read once."""
+    with override_framework() as manager:
+        WAYS[way](manager)
+        read = Counter(functions.signature_of)
+        monkeypatch.setattr(functions, "signature_of", read)
+        for _ in range(3):
+            WAYS[way](manager)
+    assert read.calls == 0
+
+
+def test_a_copy_with_other_options_is_freed_at_once() -> None:
+    """A copy is no part of a cycle, so a request that makes one leaves nothing to collect."""
+    copy = decorated.options(timeout=7)
+    gone = weakref.ref(copy)
+    gc.disable()
+    try:
+        del copy
+        assert gone() is None
+    finally:
+        gc.enable()
