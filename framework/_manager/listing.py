@@ -78,7 +78,7 @@ async def page_of(core: Core, query: PageQuery) -> TaskPage:
     shown = records[: query.limit]
     tasks = [Task(core.ledger.snapshot(record), source=record) for record in shown]
     more = len(records) > len(shown)
-    return TaskPage(tasks, _cursor(key_of(shown[-1]), query.oldest_first) if more else None)
+    return TaskPage(tasks, cursor(key_of(shown[-1]), query.oldest_first) if more else None)
 
 
 async def _stored(core: Core, query: PageQuery) -> list[TaskRecord]:
@@ -92,7 +92,8 @@ async def _stored(core: Core, query: PageQuery) -> list[TaskRecord]:
     return records
 
 
-def _cursor(key: Key, oldest_first: bool) -> str:
+def cursor(key: Key, oldest_first: bool) -> str:
+    """Return a text for a place in one of the orders, which may be part of a URL."""
     text = json.dumps([int(oldest_first), *key], separators=(",", ":"))
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
