@@ -15,9 +15,9 @@ from typing import Final
 
 from framework._tasks.records import FINAL, TaskStatus
 
-TICKS: Final = 2.0**22
-"""Ticks in a second. Of wall seconds after the year 2004, this is all that a float can tell: SQLite
-rounds a float that it writes as text, but not the number of its ticks."""
+TICKS: Final = 2.0**28
+"""Ticks in a second. SQLite rounds a float that it writes as text, but not a number of ticks; so
+wall seconds stay exact from half a year after the epoch on, until 2106."""
 
 STATUSES: Final = tuple(sorted(FINAL))
 """The final statuses; the place of one here is its code."""
