@@ -10,9 +10,12 @@ from contextlib import closing
 import pytest
 import sqlalchemy as sa
 
+from framework._tasks.pages import PageQuery
 from framework.exceptions import StoreUnavailableError
+from framework.stores.sql import SQLStore
 from framework.stores.sql._database import Database, checked_url
 from framework.stores.sql._schema import META, STEPS, prepare
+from tests.benchmarks.history import fill
 from tests.patience import PATIENCE
 from tests.processes.siblings import peers
 
@@ -93,6 +96,26 @@ def test_migration_keeps_the_data(sql_url: str) -> None:
             assert (
                 connection.execute(sa.select(META.c.schema_version)).scalar_one() == len(STEPS) + 1
             )
+
+
+def test_first_version_is_upgraded(sql_url: str) -> None:
+    """The tables of the first release get their indexes, and keep their tasks."""
+    fill(sql_url, 200, STEPS[:1])
+    store = SQLStore(sql_url)
+    assert store._patience() == 300.0, "another process may be making the indexes"
+    with peers(sql_url, 1) as (peer,):
+        assert peer.mirror.figures()["failed"] == 4
+        assert len(peer.history.page(PageQuery(9, name="shop.tasks.job_3"))) == 9
+        found = sa.inspect(peer.database._engine).get_indexes("asyncframe_tasks")
+        assert {index["name"]: index["column_names"] for index in found} == {
+            "asyncframe_tasks_ended": ["ended_at", "task_id", "status"],
+            "asyncframe_tasks_live": ["process"],
+            "asyncframe_tasks_name": ["name", "status", "created_at", "ended_at"],
+            "asyncframe_tasks_status": ["status", "created_at", "ended_at"],
+            "asyncframe_tasks_version": ["version", "task_id"],
+        }
+    assert store._patience() == 5.0
+    store._database.close()
 
 
 def test_failed_step_changes_nothing(database: Database, sql_url: str) -> None:

@@ -45,7 +45,7 @@ _SLICE: Final = 8
 _MAX_TEXT: Final = 8_000_000
 """Characters after which a batch is full; a single result may have a million."""
 
-_QUICK: Final = 0.02
+_QUICK: Final = 0.015
 """Seconds that a transaction should take to delete old tasks: nobody else can write meanwhile."""
 
 _FEW: Final = 16
