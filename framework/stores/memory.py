@@ -7,7 +7,7 @@ import struct
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from typing import Final
 
 from framework._tasks.ids import TaskId
@@ -284,11 +284,12 @@ class _Block:
         self._results = tuple([record.result for record in records])
         labels = [record.label for record in records]
         place_of = dict.fromkeys(labels, 0)
-        # Texts, and not the labels: the garbage collector leaves tuples of them alone.
         places: dict[tuple[str, str], int] = {}
         for label in place_of:
             place_of[label] = places.setdefault((label.name, label.description), len(places))
-        self._labels = tuple(places)
+        # Texts in one row, a name and its description, and not the labels: they take less memory,
+        # and the garbage collector leaves a tuple of texts alone.
+        self._labels = tuple(chain.from_iterable(places))
         # By place, the place of its label; there are no more labels than a byte can tell.
         self._label_of = None if len(places) == 1 else bytes(map(place_of.__getitem__, labels))
         # Tasks that were begun more than once are rare, and then few of a block.
@@ -332,7 +333,7 @@ class _Block:
         """Return whether it may have a record for a page; quick."""
         if query.status is not None and query.status is not _COMPLETED and not self._whole:
             return False
-        if query.name is not None and all(name != query.name for name, _ in self._labels):
+        if query.name is not None and query.name not in self._labels[::2]:
             return False
         return query.after is None or self.span(query)[1] >= query.distance(query.after[0])
 
@@ -370,7 +371,8 @@ class _Block:
         return memoryview(self._stamps).cast("d")[: self._size].tolist()
 
     def _label(self, place: int) -> tuple[str, str]:
-        return self._labels[0 if self._label_of is None else self._label_of[place]]
+        at = 0 if self._label_of is None else 2 * self._label_of[place]
+        return self._labels[at], self._labels[at + 1]
 
     def ended_by(self, bound: float, at_least: int) -> int:
         """Return how many of the oldest to drop: all ended by *bound*, at least *at_least*."""
@@ -402,7 +404,7 @@ class _Block:
         ids = self._ids
         if isinstance(ids, bytes):
             return TaskId(ids[_ID_BYTES * place : _ID_BYTES * (place + 1)].hex())
-        return ids[place]
+        return TaskId(ids[place])
 
     def _record(self, place: int) -> TaskRecord:
         whole = self._whole.get(place)
@@ -443,21 +445,23 @@ def _first(latest: dict[str, TaskRecord]) -> list[TaskRecord]:
             return list(islice(latest.values(), _BLOCK))
 
 
-def _packed_ids(ids: list[str]) -> bytes | list[str]:
-    """Return random ids, which are 32 hexadecimal digits, as 16 bytes each; others as they are."""
+def _packed_ids(ids: list[str]) -> bytes | tuple[str, ...]:
+    """Return random ids, which are 32 hexadecimal digits, as 16 bytes each.
+
+    Others are returned as plain texts: the garbage collector looks at each `TaskId`, and leaves
+    a tuple of texts alone.
+    """
     digits = "".join(ids)
     if len(digits) == 2 * _ID_BYTES * len(ids):
-        try:
+        with suppress(ValueError):
             packed = bytes.fromhex(digits)
-        except ValueError:
-            return ids
-        # Capital letters and blanks are read as well, and would not be given back.
-        if packed.hex() == digits and set(map(len, ids)) == {2 * _ID_BYTES}:
-            return packed
-    return ids
+            # Capital letters and blanks are read as well, and would not be given back.
+            if packed.hex() == digits and set(map(len, ids)) == {2 * _ID_BYTES}:
+                return packed
+    return tuple(map(str, ids))
 
 
-def _place(ids: bytes | list[str], task_id: str) -> int | None:
+def _place(ids: bytes | tuple[str, ...], task_id: str) -> int | None:
     """Return where *task_id* is among packed *ids*; None if it is not."""
     if not isinstance(ids, bytes):
         return ids.index(task_id) if task_id in ids else None

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework._tasks.ids import random_id
+from framework._tasks.ids import TaskId, random_id
 from framework._tasks.pages import PageQuery
 from framework._tasks.records import Label, TaskRecord, TaskStatus
 from framework.stores import memory
@@ -278,13 +278,14 @@ def test_results_are_let_go_at_removal() -> None:
     assert [result() is None for result in results] == [True, True] + [False] * 6
 
 
+@pytest.mark.parametrize("task_id", [None, "order {}"])
 @pytest.mark.parametrize("label", [None, "always the same", "number {}"])
 def test_packed_tasks_are_nothing_to_the_garbage_collector(
-    monkeypatch: pytest.MonkeyPatch, label: str | None
+    monkeypatch: pytest.MonkeyPatch, label: str | None, task_id: str | None
 ) -> None:
     """A block of 256 tasks with plain results is at most eight objects that it looks at.
 
-    Also where each task was given a description of its own when it was submitted.
+    Also where each task was given an id or a description of its own when it was submitted.
     """
     monkeypatch.setattr(memory, "_BLOCK", 256)
     gc.collect()
@@ -293,6 +294,8 @@ def test_packed_tasks_are_nothing_to_the_garbage_collector(
     for number, one in enumerate(records):
         if label is not None:
             one.label = Label("mail.send", label.format(number))
+        if task_id is not None:
+            one.task_id = TaskId(task_id.format(number))
         store.put(one)
     assert len(store) == len(records)
     described = [one.description for one in records]
