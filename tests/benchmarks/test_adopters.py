@@ -7,8 +7,11 @@ import mmap
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import uvicorn
@@ -61,12 +64,33 @@ class Served:
         self._thread.join()
 
 
+@asynccontextmanager
+async def fake_workers(_: Any) -> AsyncIterator[_task.Way]:
+    """Run tasks on threads that stand for worker processes."""
+
+    async def start(number: int) -> asyncio.Future[int]:
+        return asyncio.get_running_loop().run_in_executor(None, _task.note, number)
+
+    async def result(handle: asyncio.Future[int]) -> int:
+        return await handle
+
+    yield _task.of_calls(start, lambda _: "id", result)
+
+
+@pytest.fixture(autouse=True)
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the way ``fake:workers`` known."""
+    module = SimpleNamespace(workers=fake_workers)
+    monkeypatch.setitem(sys.modules, "tests.benchmarks.ways.fake", module)
+
+
 @pytest.mark.parametrize(
     ("way", "results", "expected"),
     [
         ("nothing", 0, REQUESTS),
         ("background:sync", 0, REQUESTS | TASKS),
         ("in_process:create_task", 2, REQUESTS | TASKS | {"result"}),
+        ("fake:workers", 2, REQUESTS | TASKS | {"result"}),
         ("ours:memory_sync", 2, REQUESTS | TASKS | {"result"}),
         ("ours:stored", 2, REQUESTS | TASKS | {"result"}),
     ],
