@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
 from framework import get_task_manager, setup_async_framework
@@ -426,6 +428,25 @@ def test_older_by_their_stamps() -> None:
     }
     assert older.counts()[COMPLETED] == len(older) == 1
     assert set(older.counts()) == set(STATUSES)
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=60))
+def test_older_is_a_sorted_list(steps: list[tuple[int, bool]]) -> None:
+    """After any additions and drops it counts and finds what a sorted list would."""
+    older, model = Older(), list[float]()
+    for second, added in steps:
+        if added:
+            older.add(float(second), FAILED if second % 2 else COMPLETED)
+            model = sorted([*model, float(second)])
+        else:
+            gone = older.drop(float(second))
+            assert gone.total() == len([one for one in model if one <= second])
+            model = [one for one in model if one > second]
+        assert len(older) == len(model)
+        assert (older.first, older.last) == ((model[0], model[-1]) if model else (None, None))
+        assert [older.has(float(at)) for at in range(31)] == [at in model for at in range(31)]
+        assert older.counts()[FAILED] == len([one for one in model if one % 2])
+        assert older.bound(-1.0, 3) == (model[min(3, len(model)) - 1] if model else -1.0)
 
 
 def test_a_start_makes_few_statements(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

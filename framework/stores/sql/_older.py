@@ -36,19 +36,22 @@ class Older:
     def __init__(self) -> None:
         self._ends = array("d")
         self._codes = bytearray()
+        # The place of the oldest. Those before it were dropped: to take them out costs as much
+        # as there are tasks behind them, so that is done when they are half of all.
+        self._begin = 0
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._ends) - self._begin
 
     def add(self, ended_at: float, status: TaskStatus) -> None:
         """Add a task that ended at a wall second."""
         stamp, code = _exact(ended_at), _CODE_OF[status]
         ends = self._ends
-        if not ends or stamp >= ends[-1]:
+        if not len(self) or stamp >= ends[-1]:
             ends.append(stamp)
             self._codes.append(code)
             return
-        place = bisect_right(ends, stamp)
+        place = bisect_right(ends, stamp, self._begin)
         ends.insert(place, stamp)
         self._codes.insert(place, code)
 
@@ -64,22 +67,22 @@ class Older:
 
     def counts(self) -> Counter[TaskStatus]:
         """Return how many ended in each status."""
-        return _counts(self._codes)
+        return _counts(self._codes[self._begin :])
 
     @property
     def first(self) -> float | None:
         """The wall second at which the oldest ended; None if there is none."""
-        return self._ends[0] if self._ends else None
+        return self._ends[self._begin] if len(self) else None
 
     @property
     def last(self) -> float | None:
         """The wall second at which the last one ended; None if there is none."""
-        return self._ends[-1] if self._ends else None
+        return self._ends[-1] if len(self) else None
 
     def has(self, ended_at: float) -> bool:
         """Return whether a task ended at this very moment, give or take a tick."""
         # Databases read the number from a text, and some are a tick off.
-        place = bisect_left(self._ends, ended_at - 2 / TICKS)
+        place = bisect_left(self._ends, ended_at - 2 / TICKS, self._begin)
         return place < len(self._ends) and self._ends[place] <= ended_at + 1 / TICKS
 
     def bound(self, ended_by: float, at_least: int) -> float:
@@ -87,15 +90,18 @@ class Older:
 
         Tasks that ended at the same moment are dropped together.
         """
-        if at_least <= 0 or not self._ends:
+        if at_least <= 0 or not len(self):
             return ended_by
-        return max(ended_by, self._ends[min(at_least, len(self._ends)) - 1])
+        return max(ended_by, self._ends[self._begin + min(at_least, len(self)) - 1])
 
     def drop(self, bound: float) -> Counter[TaskStatus]:
         """Drop the tasks that ended by wall second *bound*; return how many of each status."""
-        many = bisect_right(self._ends, bound)
-        gone = _counts(self._codes[:many])
-        del self._ends[:many], self._codes[:many]
+        end = bisect_right(self._ends, bound, self._begin)
+        gone = _counts(self._codes[self._begin : end])
+        self._begin = end
+        if 2 * end >= len(self._ends):
+            del self._ends[:end], self._codes[:end]
+            self._begin = 0
         return gone
 
 
