@@ -255,9 +255,21 @@ async def pending(points: Sequence[int]) -> Costs:
 
 
 async def burst(
-    manager: TaskManager, task: Callable[[], str], count: int, max_workers: int
+    manager: TaskManager,
+    task: Callable[[], str],
+    count: int,
+    max_workers: int,
+    told: list[str] | None = None,
 ) -> float:
-    """Return the microseconds per task in which *count* are submitted and have run."""
+    """Return the microseconds per task in which *count* are submitted and have run.
+
+    Args:
+        manager: The framework's.
+        task: Submits one, and returns its id.
+        count: How many to submit.
+        max_workers: Threads of the pool.
+        told: Is given the ids in place of what it has; None for no list.
+    """
     before = len(ran)
     begin = perf_counter()
     ids = [task() for _ in range(count)]
@@ -265,7 +277,10 @@ async def burst(
     for task_id in ids[-max_workers:]:
         await manager.get_result(task_id)
     await _until_ran(before + count)
-    return (perf_counter() - begin) / count * 1e6
+    spent = perf_counter() - begin
+    if told is not None:
+        told[:] = ids
+    return spent / count * 1e6
 
 
 async def workers(points: Sequence[int]) -> Costs:

@@ -46,12 +46,14 @@ STORED = "CPU time until stored"
 RECENT = "get_task, recent"
 OLD = "get_task, old"
 ACTIVE = "get_active_tasks"
+PAGE = "list_tasks, newest 50"
+OLD_PAGE = "list_tasks, oldest 50"
 CLEANUP = "cleanup of 100"
 
 CHUNK = 100
 """Tasks that are removed at once; they end in a second of their own."""
 
-_LOOKED_UP = 100
+_PAGE = 50
 _AGE = 50_000.0
 """Seconds ago at which the first task of a database ended."""
 
@@ -61,7 +63,7 @@ _AGE = 50_000.0
 
 async def retained(points: Sequence[int]) -> Costs:
     """Measure calls while finished tasks are kept in memory."""
-    found = Medians(RUN, RECENT, OLD, ACTIVE, CLEANUP)
+    found = Medians(RUN, RECENT, OLD, ACTIVE, PAGE, OLD_PAGE, CLEANUP)
     clock = VirtualClock()
     oldest = clock.monotonic()
     # Of every hundred tasks the ids of some, in the order of their end.
@@ -71,14 +73,15 @@ async def retained(points: Sequence[int]) -> Costs:
             while len(chunks) * CHUNK < count:
                 chunks.append([await in_place() for _ in range(CHUNK)][:: CHUNK // 10])
                 clock.advance(1.0)
-            recent = [task_id for chunk in islice(reversed(chunks), 20) for task_id in chunk]
-            old = [task_id for chunk in islice(chunks, 20) for task_id in chunk]
-            await _look_up(found, manager, recent, old)
+            gc.collect()
             for _ in range(BATCHES):
-                found.add(RUN, await burst(manager, noop, CHUNK, THREADS))
+                recent: list[str] = []
+                found.add(RUN, await burst(manager, noop, CHUNK, THREADS, recent))
                 await until(partial(_keeps, manager, count + CHUNK), f"{count + CHUNK} kept")
                 clock.advance(1.0)
-                chunks.append([])
+                chunks.append(recent[:: CHUNK // 10])
+                old = [task_id for chunk in islice(chunks, 10) for task_id in chunk]
+                await _read(found, manager, recent, old)
                 _clean_up(found, manager, clock.monotonic() - oldest)
                 chunks.popleft()
                 oldest += 1.0
@@ -90,17 +93,21 @@ def _keeps(manager: TaskManager, count: int) -> bool:
     return manager.get_stats()["kept"] == count
 
 
-async def _look_up(
+async def _read(
     found: Medians, manager: TaskManager, recent: Sequence[str], old: Sequence[str]
 ) -> None:
     """Measure calls that read."""
-    gc.collect()
-    for _ in range(BATCHES):
-        for name, ids in ((RECENT, recent), (OLD, old)):
-            found.add(name, await find(manager, ids[:_LOOKED_UP], TaskStatus.COMPLETED))
-        found.add(ACTIVE, per_call(manager.get_active_tasks, 5))
+    for name, ids in ((RECENT, recent), (OLD, old)):
+        found.add(name, await find(manager, ids, TaskStatus.COMPLETED))
+    found.add(ACTIVE, per_call(manager.get_active_tasks, 5))
     if active := manager.get_active_tasks():
         raise RuntimeError(f"{len(active)} tasks are active instead of none")
+    for name, oldest_first in ((PAGE, False), (OLD_PAGE, True)):
+        begin = perf_counter()
+        page = await manager.list_tasks(status="completed", oldest_first=oldest_first)
+        found.add(name, (perf_counter() - begin) * 1e6)
+        if len(page.tasks) != _PAGE:
+            raise RuntimeError(f"a page has {len(page.tasks)} tasks instead of {_PAGE}")
 
 
 def _clean_up(found: Medians, manager: TaskManager, age: float) -> None:
@@ -180,13 +187,9 @@ class _History:
             query = sa.select(sa.func.count()).select_from(TASKS)
             return int(connection.execute(query).scalar_one())
 
-    def recent(self) -> list[str]:
-        """Return the ids of the last tasks that were put into it."""
-        return [_task_id(str(self.rows - at)) for at in range(1, _LOOKED_UP + 1)]
-
     def old(self) -> list[str]:
         """Return the ids of the oldest tasks that are left."""
-        return [_task_id(str(self.removed + at)) for at in range(_LOOKED_UP)]
+        return [_task_id(str(self.removed + at)) for at in range(CHUNK)]
 
     def age(self) -> float:
         """Return how many seconds ago the oldest hundred tasks have ended."""
@@ -205,7 +208,7 @@ async def kept(kind: str, points: Sequence[int]) -> Costs:
         kind: ``sqlite`` or ``postgresql``.
         points: How many; each at least `BATCHES` hundreds more than the one before.
     """
-    found = Medians(START, RUN, STORED, RECENT, OLD, ACTIVE, CLEANUP)
+    found = Medians(START, RUN, STORED, RECENT, OLD, ACTIVE, PAGE, OLD_PAGE, CLEANUP)
     with databases(kind) as urls:
         url, _ = next(urls)
         with closing(_History(url)) as history:
@@ -226,10 +229,12 @@ async def _kept(found: Medians, history: _History, url: str) -> None:
     begin = perf_counter()
     async with framework(store=SQLStore(url)) as manager:
         found.add(START, (perf_counter() - begin) * 1e6)
-        await _look_up(found, manager, history.recent(), history.old())
+        gc.collect()
         for _ in range(BATCHES):
+            recent: list[str] = []
             spent = process_time()
-            found.add(RUN, await burst(manager, noop, CHUNK, THREADS))
+            found.add(RUN, await burst(manager, noop, CHUNK, THREADS, recent))
             await written(manager)
             found.add(STORED, (process_time() - spent) / CHUNK * 1e6)
+            await _read(found, manager, recent, history.old())
             _clean_up(found, manager, history.age())
