@@ -84,15 +84,15 @@ class Case:
     apart: bool = False
 
     @property
-    def python(self) -> Path:
+    def python(self) -> str:
         """The interpreter of its processes."""
-        return APART / "bin" / "python" if self.apart else Path(sys.executable)
+        return str(APART / "bin" / "python") if self.apart else sys.executable
 
     @property
     def obstacle(self) -> str:
         """Why it cannot be measured here; "" if it can."""
-        if self.apart and not self.python.exists():
-            return f"{APART} is not there; `make bench` makes it"
+        if self.apart and not Path(self.python).exists():
+            return "its environment is not there; `make bench` makes it"
         missing = [name for name in self.needs if find_spec(name) is None]
         if missing:
             return f"{', '.join(missing)} is not installed"
@@ -167,20 +167,25 @@ VARIANTS = [name for name in CASES if name.startswith("asyncframe") and name != 
 
 @contextmanager
 def _process(
-    case: Case, words: Sequence[str], environment: Mapping[str, str]
+    command: Sequence[str], environment: Mapping[str, str], *, is_read: bool
 ) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
-    """Run a Python process with all that it starts, and kill them at the end.
+    """Run a process with all that it starts, and kill them at the end.
+
+    Args:
+        command: The program and its arguments.
+        environment: Further variables.
+        is_read: Whether somebody reads its stdout.
 
     Yields:
-        It, and the file with what it writes to stderr.
+        It, and the file with what it writes besides.
     """
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", str(case.python), *words],
+            ["setpriv", "--pdeathsig", "KILL", *command],
             cwd=ROOT,
             env={**os.environ, "PYTHONWARNINGS": "ignore", **environment},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if words[-1] == case.way else errors,
+            stdout=subprocess.PIPE if is_read else errors,
             stderr=errors,
             text=True,
             start_new_session=True,
@@ -222,10 +227,12 @@ def measured(case: Case) -> dict[str, float]:
         environment = {_task.MARKS: str(path), _task.URL: url, "DOCKET_URL": url}
         logs, workers = [], []
         if case.worker:
-            worker, errors = stack.enter_context(_process(case, case.worker, environment))
+            command = [case.python, *case.worker]
+            process = _process(command, environment, is_read=False)
+            worker, errors = stack.enter_context(process)
             workers, logs = [worker.pid], [errors]
-        words = ["-m", "tests.benchmarks.adopters_app", case.way]
-        app, errors = stack.enter_context(_process(case, words, environment))
+        command = [case.python, "-m", "tests.benchmarks.adopters_app", case.way]
+        app, errors = stack.enter_context(_process(command, environment, is_read=True))
         logs.append(errors)
         assert app.stdout is not None
         line = app.stdout.readline()

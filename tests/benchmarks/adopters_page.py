@@ -36,6 +36,8 @@ DEFAULT = "default polling"
 
 BACKGROUND = ("BackgroundTasks, async", "BackgroundTasks, sync")
 REDIS = (CELERY, "taskiq with Redis", "ARQ", "docket with Redis")
+POLLED = ("taskiq with Redis", "ARQ")
+"""Those whose results are looked for, again and again."""
 
 PLACES = (APP, DATABASE, WORKERS)
 
@@ -152,7 +154,7 @@ ANSWERS = (
     Answer(
         "result",
         "A result comes back from a Celery worker after {}.",
-        ("asyncframe on Celery", *REDIS, *(f"{name}, {DEFAULT}" for name in REDIS[1:])),
+        ("asyncframe on Celery", *REDIS, *(f"{name}, {DEFAULT}" for name in POLLED)),
     ),
 )
 
