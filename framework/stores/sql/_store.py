@@ -42,8 +42,9 @@ class SQLStore:
     survives a restart. The store keeps results, as JSON according to the return annotation,
     but not arguments.
 
-    Tasks and routes only wait for memory. One thread, "asyncframe-store", writes in batches and
-    reads what other processes have written. While the database fails, up to 100,000 records
+    Tasks only wait for memory. One thread, "asyncframe-store", writes in batches and reads what
+    other processes have written. Each process holds the latest 10,000 finished tasks in memory.
+    It counts older ones, and reads them from the database when somebody asks for them. While the database fails, up to 100,000 records
     wait; after that, new tasks are refused. In ``get_stats()``, ``store_errors`` counts failed
     attempts and ``store_backlog`` waiting records.
 
