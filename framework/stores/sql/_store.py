@@ -44,9 +44,10 @@ class SQLStore:
 
     Tasks only wait for memory. One thread, "asyncframe-store", writes in batches and reads what
     other processes have written. Each process holds the latest 10,000 finished tasks in memory.
-    It counts older ones, and reads them from the database when somebody asks for them. While the database fails, up to 100,000 records
-    wait; after that, new tasks are refused. In ``get_stats()``, ``store_errors`` counts failed
-    attempts and ``store_backlog`` waiting records.
+    It counts older ones, and reads them from the database when somebody asks for them.
+
+    While the database fails, up to 100,000 records wait; after that, new tasks are refused. In
+    ``get_stats()``, ``store_errors`` counts failed attempts and ``store_backlog`` waiting records.
 
     If a process dies, or hangs for six seconds, the others detect it. Its live tasks end
     INTERRUPTED within ten seconds.
