@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -11,7 +12,7 @@ from typing import TypeAlias
 
 import psutil
 
-from tests.processes.servers import PostgresServer
+from tests.processes.servers import PostgresServer, places
 
 Place: TypeAlias = tuple[str, Sequence[int]]
 """The URL of an empty database, and the processes of its server."""
@@ -42,6 +43,11 @@ def databases(kind: str) -> Iterator[Iterator[Place]]:
             yield (
                 (server.url(stack.enter_context(server.database())), [server.pid]) for _ in count()
             )
+
+
+def is_installed(kind: str) -> bool:
+    """Whether a kind of database can be used here."""
+    return kind == "sqlite" or shutil.which("postgres", path=places("postgres")) is not None
 
 
 def spent(processes: Iterable[int]) -> float:

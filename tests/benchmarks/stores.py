@@ -17,7 +17,7 @@ from framework.protocols import TaskStore
 from framework.stores.sql import SQLStore
 from tests.benchmarks._measure import OURS, Samples, child, percentile, rotated
 from tests.benchmarks._rows import Goal, Row
-from tests.benchmarks._servers import databases
+from tests.benchmarks._servers import databases, is_installed
 from tests.benchmarks.lag import Ticks
 
 MEMORY = "tasks in memory"
@@ -128,18 +128,19 @@ def measured(name: str) -> dict[str, float]:
 
 
 def rows(rounds: int, *, peers: bool) -> Iterator[Row]:
-    """Measure tasks in a database beside the same in memory.
+    """Measure tasks in a database beside the same in memory; in those that are installed.
 
     Args:
         rounds: How many fresh interpreters for each, from 1 on.
         peers: Not looked at; there are none.
     """
     samples: dict[str, dict[str, Samples]] = {}
+    cases = [name for name, case in CASES.items() if case is None or is_installed(case[0])]
     for number in range(rounds):
-        names = rotated(list(CASES), number)
+        names = rotated(cases, number)
         found = {name: child("tests.benchmarks.stores", "--child", name) for name in names}
         for figure, floor in found[MEMORY].items():
-            of_figure = samples.setdefault(figure, {name: Samples() for name in CASES})
+            of_figure = samples.setdefault(figure, {name: Samples() for name in cases})
             for name, case in of_figure.items():
                 case.add(found[name][figure], floor)
     yield _row("store_lag_p99", samples["lag"], 2.0)

@@ -74,6 +74,22 @@ def test_the_curves_that_can_be_asked_for() -> None:
     assert list(KEYS[GROWTH]) == list(growth.SUBJECTS)
 
 
+def test_a_curve_that_cannot_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a curve fails, the others are given, and then its error is raised."""
+
+    def child(_module: str, _option: str, key: str, timeout: float) -> growth_cases.Costs:
+        if key == "workers":
+            raise RuntimeError("no threads")
+        return {"ours": [1.0 for _ in growth.SUBJECTS[key].xs]}
+
+    monkeypatch.setattr(growth, "child", child)
+    measured = growth.curves(3, ["workers", "loops"])
+
+    assert next(measured).key == "loops"
+    with pytest.raises(RuntimeError, match=r"^no threads$"):
+        next(measured)
+
+
 async def _orders(url: str, numbers: Sequence[int]) -> float:
     async with setup_async_framework(None, store=SQLStore(url)):
         manager = get_task_manager()
