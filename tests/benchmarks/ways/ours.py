@@ -24,11 +24,10 @@ def way_of(task: Callable[[int], str]) -> Way:
         return found
 
     async def settle() -> None:
-        busy = True
-        while busy:
-            await asyncio.sleep(0.002)  # noqa: TID251 - nothing tells when a store has written all
+        stats = manager.get_stats()
+        while any(stats.get(name) for name in UNFINISHED):
+            await asyncio.sleep(0.001)  # noqa: TID251 - nothing tells when a store has written all
             stats = manager.get_stats()
-            busy = any(stats.get(name) for name in UNFINISHED)
 
     return Way(task, result=result, settle=settle)
 
