@@ -244,7 +244,10 @@ class StoreHost(Protocol):
         """Follow live remote tasks whose own process has died."""
 
     def evicted(self, records: Sequence[TaskRecord]) -> None:
-        """Report removed tasks that ``remove`` counted, but did not return."""
+        """Report removed tasks that ``remove`` counted, but did not return.
+
+        Their results are not needed.
+        """
 
 
 @runtime_checkable

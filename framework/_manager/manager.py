@@ -315,7 +315,7 @@ class TaskManager:
 
         Blocks until all are read. 10,000 tasks in memory take 0.1 s and 13 MB, 100,000 take 1 s
         and 120 MB, and a million 10 s and 1.2 GB. From a SQL store it takes 0.25 s and 21 MB,
-        2.5 s and 240 MB, or 25 s and 2.4 GB. To show some of many tasks, use `list_tasks`.
+        2.5 s and 240 MB, or 25 s and 2 GB. To show some of many tasks, use `list_tasks`.
 
         Raises:
             StoreUnavailableError: If a store that several processes share cannot be read.

@@ -289,6 +289,24 @@ def test_age_counts_all(sql_url: str, age: int) -> None:
         assert sorted(peer.ids()) == sorted(tasks[age:])
 
 
+@pytest.mark.parametrize("jump", [3_600.0, -3_600.0])
+def test_wall_clock_that_jumps_makes_no_task_older(sql_url: str, jump: float) -> None:
+    """After the wall clock has jumped, no task is removed before its time, wherever it is."""
+    with peers(sql_url, 1) as (peer,):
+        tasks = ids(peer.finished(6))
+        peer.clock.wall += jump
+        tasks += ids(peer.finished(6))
+        moved(peer)
+        removed, _, bound = peer.mirror.remove(ended_before=104.5, keep=None, completed=False)
+        if bound is not None:
+            peer.writer.remove(bound)
+            peer.writer.write()
+
+        assert removed <= 5
+        assert set(tasks[5:]) <= set(peer.ids())
+        assert len(peer.ids()) == 12 - removed
+
+
 def test_ended_at_the_same_moment(sql_url: str) -> None:
     """Tasks that ended at one moment go together, so that memory and the database agree."""
     with peers(sql_url, 1) as (peer,):

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from framework._tasks.records import TaskRecord, TaskStatus, is_unread
+from framework._tasks.records import FAILURES, TaskRecord, TaskStatus, is_unread
 from framework.protocols import Clock
 from framework.stores.memory import MemoryStore
 from framework.stores.sql._older import Older
@@ -62,8 +62,8 @@ class Mirror:
         self._older = Older()
         # Of the older ones: those that wait to be written, and failures that nobody has read.
         self._pinned: dict[str, TaskRecord] = {}
-        # Of the older ones only their wall seconds are known. As this stays the same, a wall
-        # clock that jumps makes none of them older.
+        # Of the older ones only their wall seconds are known. If the wall clock jumps, they are
+        # removed later, and never too early: see `remove`.
         self._first_offset = self.offset
         self._moving = False
         self._others: dict[str, TaskRecord] = {}
@@ -100,11 +100,10 @@ class Mirror:
     def records(self, status: TaskStatus | None = None) -> list[TaskRecord]:
         """Return held finished tasks in the order of their end, then the others' live ones."""
         with self._keeping:
-            # The latter are older. A copy, since they may be removed meanwhile.
-            found = [*self._pinned.values(), *self._finished.list()]
-        return [
-            readable(one) for one in found if status is None or one.status is status
-        ] + self.others(status)
+            pinned = list(self._pinned.values())
+            found = self._finished.list(status)
+        older = [one for one in pinned if status is None or one.status is status]
+        return [readable(one) for one in [*older, *found]] + self.others(status)
 
     def others(self, status: TaskStatus | None = None) -> list[TaskRecord]:
         """Return the live tasks of other processes."""
@@ -115,7 +114,9 @@ class Mirror:
     def unread(self) -> list[TaskRecord]:
         """Return the failures of this process that nobody has read."""
         with self._keeping:
-            found = [*self._pinned.values(), *self._finished.list()]
+            found = list(self._pinned.values())
+            # By status, since most tasks have completed and would be unpacked in vain.
+            found += [one for status in FAILURES for one in self._finished.list(status)]
         return [record for record in found if is_unread(record)]
 
     def figures(self) -> dict[str, int]:
@@ -138,7 +139,9 @@ class Mirror:
             # The clock of the machine where they ended may be ahead of this one's.
             now = max(now, self._older.last or 0.0)
             surplus = 0 if keep is None else len(self._older) + len(self._finished) - keep
-            wall = 0.0 if ended_before is None else ended_before + self._first_offset
+            wall = 0.0
+            if ended_before is not None:
+                wall = ended_before + min(self._first_offset, offset)
             removed, told = self._drop(
                 ended_before=ended_before,
                 keep=keep,

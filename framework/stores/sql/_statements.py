@@ -44,6 +44,9 @@ _PRESENT: Final = (
 _TURN: Final = sa.select(META.c.version, META.c.removed_before, _PRESENT)
 _OWN_COLUMNS: Final = tuple(TASKS.c[name] for name in _OWN)
 ROW: Final = tuple(TASKS.c[name] for name in COLUMNS)
+_WITHOUT_RESULT: Final = tuple(
+    sa.null().label(column.name) if column.name == "result" else column for column in ROW
+)
 _STAMPS: Final = ("created_at", "started_at", "ended_at")
 _FIRST_STAMP: Final = COLUMNS.index(_STAMPS[0])
 
@@ -75,7 +78,7 @@ class Statements:
         self._put = _put_of(dialect)
         self._ended = packed(
             dialect,
-            sa.select(*ROW)
+            sa.select(*_WITHOUT_RESULT)
             .where(TASKS.c.task_id.in_(_OLDEST))
             .order_by(TASKS.c.ended_at, TASKS.c.task_id),
         )
@@ -146,7 +149,7 @@ class Statements:
     # -- reading
 
     def ended(self, connection: Connection, bound: float, most: int) -> list[Row]:
-        """Return the rows that `remove` would delete."""
+        """Return the rows that `remove` would delete, without their results."""
         values = {"bound": bound, "most": min(most, DELETED)}
         return fetch(self._dialect, connection, self._ended, values)
 
