@@ -10,9 +10,6 @@ from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.waiters import Mailboxes
 from framework.protocols import EngineTask, Kind, Run
 
-_PAUSE = 0.02
-"""Seconds without a submission after which the next one starts what was staged before it."""
-
 _FLUSH_AFTER = 0.1
 """Maximum seconds that a task is staged while its loop's thread submits more."""
 
@@ -20,10 +17,10 @@ _FLUSH_AFTER = 0.1
 class _Staging:
     """Tasks that were submitted on one loop's thread in its current iteration."""
 
-    __slots__ = ("coroutines", "latest", "since", "threads")
+    __slots__ = ("coroutines", "since", "threads")
 
     def __init__(self, since: float) -> None:
-        self.since = self.latest = since
+        self.since = since
         self.threads: list[EngineTask] = []
         self.coroutines: list[EngineTask] = []
 
@@ -33,9 +30,9 @@ class LocalEngine:
 
     Tasks that are submitted on a loop's thread start in the loop's next iteration: never
     before the submission has returned, and with one wake-up of the pool for all of them. A
-    handler that blocks delays its own tasks; if it submits one more, 20 ms after the one
-    before or 100 ms after the first one, the earlier ones start immediately. Not sooner: the
-    threads would take the interpreter from a handler that is submitting many tasks.
+    handler that blocks delays its own tasks; if it submits one more than 100 ms after its
+    first one, the earlier ones start immediately. Not sooner: the threads would take the
+    interpreter from a handler that is submitting many tasks.
 
     Args:
         pool: The threads; shut down by its creator.
@@ -56,16 +53,9 @@ class LocalEngine:
             if here is None:
                 self._dispatch([task])
                 return
-            now = task.queued
             staging = self._staged.get(here)
-            if (
-                staging is None
-                or now - staging.latest > _PAUSE
-                or now - staging.since > _FLUSH_AFTER
-            ):
-                staging = self._stage(here, now)
-            else:
-                staging.latest = now
+            if staging is None or task.queued - staging.since > _FLUSH_AFTER:
+                staging = self._stage(here, task.queued)
             staging.threads.append(task)
             return
         home = self.loop_of(task)
@@ -119,10 +109,9 @@ class LocalEngine:
         if staging is None:
             staging = self._staged[loop] = _Staging(now)
             loop.call_soon(self._flush, loop)
-        elif now - staging.latest > _PAUSE or now - staging.since > _FLUSH_AFTER:
+        elif now - staging.since > _FLUSH_AFTER:
             early, staging.threads, staging.since = staging.threads, [], now
             self._dispatch(early)
-        staging.latest = now
         return staging
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
