@@ -209,7 +209,7 @@ _SUBJECTS = (
         "tracked coroutine with a limit, not suspending",
         plain,
         (
-            Goal(BARE, 8.0),
+            Goal(BARE, 28.0),
             Goal(WAIT_FOR, 0.12, 0.55),
             Goal(TIMEOUT, 0.35, 0.55),
             Goal(TASKIQ, 0.06),
@@ -219,7 +219,7 @@ _SUBJECTS = (
         "coroutine_suspends",
         "tracked coroutine with a limit, suspending once",
         suspends,
-        (Goal(BARE, 2.0), Goal(WAIT_FOR, 0.40, 0.85), Goal(TIMEOUT, 0.75, 0.85)),
+        (Goal(BARE, 3.5), Goal(WAIT_FOR, 0.40, 0.85), Goal(TIMEOUT, 0.75, 0.85)),
     ),
 )
 

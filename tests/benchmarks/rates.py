@@ -291,7 +291,7 @@ def _row(loop: FrameworkLoop, rounds: int, population: int, peers: bool) -> Row:
         unit=MICROSECONDS,
         floor=DEQUE,
         samples=take_turns(cases, DEQUE, rounds),
-        goals=(Goal(DEQUE, 1.05), Goal(AIOLIMITER, 0.40, 0.52), Goal(LIMITS, 0.15)),
+        goals=(Goal(DEQUE, 0.70), Goal(AIOLIMITER, 0.40, 0.52), Goal(LIMITS, 0.15)),
         unranked=(RING_LOCKED,),
         note="No call is refused. All check before the same function, in a wrapper that passes "
         "on any arguments. With aiolimiter it is a coroutine, with slowapi an endpoint that "
@@ -308,7 +308,7 @@ def _loop_row(loop: FrameworkLoop, rounds: int, population: int, peers: bool) ->
         unit=MICROSECONDS,
         floor=DEQUE,
         samples=take_turns(cases, DEQUE, rounds),
-        goals=(Goal(DEQUE, 0.55), Goal(AIOLIMITER, 0.22, 0.30), Goal(LIMITS_AIO, 0.15)),
+        goals=(Goal(DEQUE, 0.82), Goal(AIOLIMITER, 0.22, 0.30), Goal(LIMITS_AIO, 0.15)),
         unranked=(RING,),
         note="No call is refused. All check before the same coroutine, in a wrapper that passes "
         "on any arguments. Every figure includes the wrapper.",

@@ -83,7 +83,7 @@ _PLANS = (
         "submit_idle",
         "Submit a task to an idle pool: until the call returns",
         (
-            Goal(STDLIB, 0.20),
+            Goal(STDLIB, 0.38),
             Goal(AIOJOBS, 0.65, from_313=0.90),
             Goal(TASKIQ_ASYNC, 0.18),
         ),
@@ -93,7 +93,7 @@ _PLANS = (
         "submit_burst",
         "Submit a task in a burst of 10,000: until the call returns",
         (
-            Goal(STDLIB, 0.18, from_313=0.22),
+            Goal(STDLIB, 0.25),
             Goal(L0, 7),
             Goal(CREATE_TASK, 0.40),
             Goal(TASKIQ_SYNC, 0.08),
@@ -105,7 +105,7 @@ _PLANS = (
         "time_per_task",
         "Run a burst of 10,000 tasks: from the first call until the last has run, per task",
         (
-            Goal(STDLIB, 0.22, from_313=0.35),
+            Goal(STDLIB, 0.72),
             Goal(HUEY, 0.10),
             Goal(CREATE_TASK, 0.40),
         ),
@@ -132,7 +132,7 @@ _PLANS = (
         "round_trip_8_p50",
         "The same with 8 at a time: median",
         (
-            Goal(STDLIB, 0.45, from_313=0.55),
+            Goal(STDLIB, 0.75),
             Goal(TASKIQ_SYNC, 0.06),
             Goal(RUN_IN_EXECUTOR, 0.5),
         ),
@@ -140,7 +140,7 @@ _PLANS = (
     _Plan(
         "round_trip_8_rate",
         "The same with 8 at a time: time per round trip",
-        (Goal(STDLIB, 1 / 2.2, from_313=1 / 1.9),),
+        (Goal(STDLIB, 0.75),),
     ),
 )
 
