@@ -21,7 +21,7 @@ from framework import (
     setup_async_framework,
 )
 from framework._tasks.records import TaskStatus
-from framework.protocols import SharedStore, TaskEvent
+from framework.protocols import LargeStore, PagedStore, SharedDirectory, SharedStore, TaskEvent
 from framework.stores.sql import SQLStore
 from tests.patience import PATIENCE
 from tests.processes.siblings import (
@@ -112,9 +112,10 @@ def test_shown_without_password(url: Any) -> None:
     }
 
 
-def test_it_is_a_shared_store() -> None:
-    """The framework knows it for a store that other processes share."""
-    assert isinstance(SQLStore("sqlite:///tasks.db"), SharedStore)
+@pytest.mark.parametrize("protocol", [SharedStore, LargeStore, PagedStore, SharedDirectory])
+def test_it_is_a_shared_store(protocol: Any) -> None:
+    """The framework knows it for a store that other processes share, and that may be large."""
+    assert isinstance(SQLStore("sqlite:///tasks.db"), protocol)
 
 
 WITHOUT = """

@@ -101,8 +101,6 @@ def test_migration_keeps_the_data(sql_url: str) -> None:
 def test_first_version_is_upgraded(sql_url: str) -> None:
     """The tables of the first release get their indexes, and keep their tasks."""
     fill(sql_url, 200, STEPS[:1])
-    store = SQLStore(sql_url)
-    assert store._patience() == 300.0, "another process may be making the indexes"
     with peers(sql_url, 1) as (peer,):
         assert peer.mirror.figures()["failed"] == 4
         assert len(peer.history.page(PageQuery(9, name="shop.tasks.job_3"))) == 9
@@ -114,7 +112,22 @@ def test_first_version_is_upgraded(sql_url: str) -> None:
             "asyncframe_tasks_status": ["status", "created_at", "ended_at"],
             "asyncframe_tasks_version": ["version", "task_id"],
         }
-    assert store._patience() == 5.0
+
+
+def test_patience_with_an_upgrade(database: Database, sql_url: str) -> None:
+    """A process waits long for another one that upgrades the tables, and for nothing else."""
+    store = SQLStore(sql_url)
+    prepare(database, STEPS[:1])
+    with database.writing() as connection:
+        connection.exec_driver_sql("UPDATE asyncframe_meta SET version = 1")
+        with pytest.raises(sa.exc.OperationalError) as locked, store._database.writing() as other:
+            other.exec_driver_sql("UPDATE asyncframe_meta SET version = 1")
+    with pytest.raises(sa.exc.SQLAlchemyError) as wrong, database.writing() as connection:
+        connection.exec_driver_sql("no SQL at all")
+
+    assert (store._patience(locked.value), store._patience(wrong.value)) == (300.0, 5.0)
+    prepare(database)
+    assert store._patience(locked.value) == 5.0
     store._database.close()
 
 

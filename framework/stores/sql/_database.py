@@ -36,6 +36,12 @@ _RECORDS_STATES: Final = ("22", "23", "54")
 _RECORDS_CODES: Final = (18, 19, 20)
 """The same for SQLite: TOOBIG, CONSTRAINT and MISMATCH."""
 
+_LOCKED_STATE: Final = "55P03"
+"""The SQLSTATE of a lock that was not to be had in time."""
+
+_LOCKED_CODES: Final = (5, 6)
+"""The same for SQLite: BUSY and LOCKED."""
+
 LOCK_PATIENCE: Final = 2.0
 """Seconds to wait for a lock that another process has, each time."""
 
@@ -241,6 +247,13 @@ def is_data_fault(error: BaseException) -> bool:
         return code & 0xFF in _RECORDS_CODES
     # The last is the base of the others, but itself only for what cannot be bound or encoded.
     return isinstance(error, DataError) or type(error) is StatementError
+
+
+def is_busy(error: BaseException) -> bool:
+    """Return whether another process has the lock that was needed."""
+    cause = getattr(error, "orig", None)
+    code = getattr(cause, "sqlite_errorcode", None) or 0
+    return getattr(cause, "sqlstate", None) == _LOCKED_STATE or code & 0xFF in _LOCKED_CODES
 
 
 def why(error: BaseException) -> str:

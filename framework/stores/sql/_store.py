@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,7 @@ from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog, Told
-from framework.stores.sql._database import FAULTS, Database, checked_url, why
+from framework.stores.sql._database import FAULTS, Database, checked_url, is_busy, why
 from framework.stores.sql._history import History
 from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._rows import can_be_kept
@@ -107,7 +108,7 @@ class SQLStore:
         self._check_folder()
         self._begin(host)
         begun, error = self._clock.monotonic(), None
-        while error is None or self._clock.monotonic() < begun + self._patience():
+        while error is None or self._clock.monotonic() < begun + self._patience(error):
             try:
                 prepare(self._database)
                 self._writer = Writer(
@@ -131,12 +132,12 @@ class SQLStore:
         self._database.close()
         raise StoreUnavailableError(f"{self!r} cannot be used: {why(error)}") from error
 
-    def _patience(self) -> float:
-        """Return for how many seconds to try to open the database."""
-        try:
-            return _UPGRADE_PATIENCE if is_outdated(self._database) else _OPEN_PATIENCE
-        except FAULTS:
-            return _OPEN_PATIENCE
+    def _patience(self, error: BaseException) -> float:
+        """Return for how many seconds to try to open the database, after an error."""
+        with suppress(*FAULTS):
+            if is_busy(error) and is_outdated(self._database):
+                return _UPGRADE_PATIENCE
+        return _OPEN_PATIENCE
 
     def _check_folder(self) -> None:
         if self._database.dialect != "sqlite" or self._url.query.get("uri"):

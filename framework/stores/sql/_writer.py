@@ -5,9 +5,9 @@ logged; a caller hears that a record is safe only after its commit; the thread e
 `Writer.close`, whatever the database does.
 Relies on: `_backlog` for what to write; no other thread writing this process's tasks; rows
 that may be written twice, since a commit that failed may have had its effect.
-Lock order: `_lock` is innermost and guards `_remove_up_to` alone; everything else belongs to
-the thread. No lock is held during a transaction. In the database every writer takes its turn
-first (`Membership.turn`), so that no two processes wait for each other.
+Lock order: `_lock` is innermost and guards `_remove_up_to` and `_told` alone; everything else
+belongs to the thread. No lock is held during a transaction. In the database every writer takes
+its turn first (`Membership.turn`), so that no two processes wait for each other.
 """
 
 from __future__ import annotations
