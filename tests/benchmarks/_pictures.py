@@ -30,7 +30,7 @@ LABELS = 216
 """Width of the column of names beside the bars."""
 VALUES = 56
 """Room for a value at either end of the bars."""
-TICKS = 56
+TICKS = 68
 """Room for the numbers beside a vertical axis."""
 LEADER = 32
 """Room for the lines that lead from curves to their names."""

@@ -48,14 +48,16 @@ def _kept(kind: str, name: str) -> _Subject:
         "tasks kept",
         _KEPT,
         "An earlier process has left the tasks. No cost should grow, except that a start reads "
-        "when tasks have ended. submit and run is the time per task in bursts of 100, until the "
-        "last has run; the CPU time of this process counts until all of them are written.",
+        "when tasks have ended, and that an old task comes from the database if there are more "
+        "than 10,000. submit and run is the time per task in bursts of 100, until the last has "
+        "run; the CPU time of this process counts until all of them are written.",
         _flat(
             growth_kept.RUN,
             growth_kept.STORED,
             growth_kept.RECENT,
-            growth_kept.OLD,
             growth_kept.ACTIVE,
+            growth_kept.PAGE,
+            growth_kept.OLD_PAGE,
             growth_kept.CLEANUP,
         ),
     )
@@ -95,7 +97,14 @@ SUBJECTS: Mapping[str, _Subject] = {
         _KEPT,
         "No cost should grow. submit and run is the time per task, in bursts of 100. An old task "
         "costs more with a million: its data lie in memory that no processor cache has.",
-        _flat(growth_kept.RUN, growth_kept.RECENT, growth_kept.ACTIVE, growth_kept.CLEANUP),
+        _flat(
+            growth_kept.RUN,
+            growth_kept.RECENT,
+            growth_kept.ACTIVE,
+            growth_kept.PAGE,
+            growth_kept.OLD_PAGE,
+            growth_kept.CLEANUP,
+        ),
     ),
     "retained_sqlite": _kept("sqlite", "SQLite"),
     "retained_postgresql": _kept("postgresql", "PostgreSQL"),
