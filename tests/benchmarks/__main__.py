@@ -80,7 +80,16 @@ KEYS = {
         "retry_async",
         "new_id",
     ),
-    "memory": ("bytes_per_task", "gc_pause", "cleanup", "cleanup_growth"),
+    "memory": (
+        "bytes_per_task",
+        "bytes_undecorated",
+        "bytes_options",
+        "gc_pause",
+        "gc_pause_undecorated",
+        "gc_pause_options",
+        "cleanup",
+        "cleanup_growth",
+    ),
     "served": ("http_asyncio", "http_uvloop"),
     "lag": ("lag_sleeping_p99", "lag_sleeping_max", "lag_busy_p99", "busy_drain"),
     "stores": (

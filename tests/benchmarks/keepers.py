@@ -133,11 +133,38 @@ def body(number: int) -> int:
     return number
 
 
-async def run_tasks(count: int) -> None:
+_NUMBERS = itertools.count()
+
+
+def _with_options(number: int) -> object:
+    return body.options(timeout=30)(number)
+
+
+def _with_id(number: int) -> object:
+    return body.options(task_id=f"order {next(_NUMBERS)}")(number)
+
+
+WAYS: Mapping[str, Callable[[int], object]] = {
+    "decorated": body,
+    "undecorated": lambda number: get_task_manager().submit_nowait(body.fn, args=(number,)),
+    "a lambda each": lambda number: get_task_manager().submit_nowait(lambda: number),
+    "options": _with_options,
+    "an id each": _with_id,
+    "a description each": lambda number: body.options(description=f"order {number}")(number),
+}
+"""How a task with a number may be submitted, by name."""
+
+
+async def run_tasks(count: int, way: str = "decorated") -> None:
     """Submit tasks to the current framework, and return when all of them are kept.
 
     Each portion is waited for as a whole.
+
+    Args:
+        count: How many.
+        way: How, by its name in `WAYS`.
     """
+    submit = WAYS[way]
     loop, manager = asyncio.get_running_loop(), get_task_manager()
     portion = asyncio.Event()
     ended = itertools.count(1).__next__
@@ -155,7 +182,7 @@ async def run_tasks(count: int) -> None:
         submitted += len(numbers)
         portion.clear()
         for number in numbers:
-            body(number)
+            submit(number)
         await portion.wait()
     unsubscribe()
     require(manager.get_stats()["kept"] - before, count)

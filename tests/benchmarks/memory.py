@@ -38,23 +38,59 @@ MANY = 1_000_000
 
 def rows(rounds: int, *, peers: bool) -> Iterator[Row]:
     """Measure bytes, the pause of a collection, and clean-ups, in fresh interpreters."""
-    yield _bytes_row(rounds, peers)
-    yield _pause_row(rounds)
+    # Two rounds, since bytes are the same ones each time, and a pause is the middle of five.
+    few = min(rounds, 2)
+    yield _bytes_row(few, peers)
+    for way, title in _OTHER_WAYS.items():
+        yield Row(
+            key=f"bytes_{way}",
+            title=f"the same, {title}",
+            unit="bytes",
+            floor=RECORDS,
+            samples=_in_children("bytes", [RECORDS, OURS], few, way),
+            goals=(Goal(RECORDS, 0.55),),
+        )
+    yield _pause_row(few)
+    for way, title in _OTHER_WAYS.items():
+        yield Row(
+            key=f"gc_pause_{way}",
+            title=f"gc.collect() with as many, {title}",
+            unit="ms",
+            floor=RECORDS,
+            samples=_in_children("pause", [RECORDS, OURS], few, way),
+            goals=(Goal(RECORDS, 0.06),),
+        )
     yield from cleanup.rows(rounds)
+
+
+_OTHER_WAYS = {
+    "undecorated": "submitted without a decorator",
+    "options": "submitted with `.options()`",
+}
+"""Ways of `keepers.WAYS` that have rows, with their titles."""
+
+_TEXTS = ("a description each", "an id each")
+"""Ways that need more, since each task has a text of its own."""
 
 
 def _bytes_row(rounds: int, peers: bool) -> Row:
     names = [*KEEPERS, OURS, *(PEER_KEEPERS if peers else ())]
+    samples = _in_children("bytes", names, rounds)
+    floor = samples[RECORDS].values
+    for way in _TEXTS:
+        taken = child(MODULE, "--child", "bytes", OURS, way, timeout=600)["value"]
+        samples[f"{OURS}, {way}"] = Samples([taken] * len(floor), floor)
     return Row(
         key="bytes_per_task",
         title=f"memory of a finished task, {KEPT:,} of them kept",
         unit="bytes",
         floor=RECORDS,
-        # Two, since the bytes are the same ones each time.
-        samples=_in_children("bytes", names, min(rounds, 2)),
+        samples=samples,
         goals=(Goal(RECORDS, 0.65), Goal(CELERY, 0.5), Goal(TASKIQ, 0.16), Goal(HUEY, 1.2)),
+        unranked=[f"{OURS}, {way}" for way in _TEXTS],
         note="Heap memory, with a small number as the result. huey, dramatiq and celery keep "
-        "only the result, without timestamps. Their stores were large enough for all tasks.",
+        "only the result, without timestamps. Their stores were large enough for all tasks. An "
+        "id or a description of its own adds its text.",
     )
 
 
@@ -64,18 +100,19 @@ def _pause_row(rounds: int) -> Row:
         title=f"gc.collect() with {MANY:,} finished tasks kept",
         unit="ms",
         floor=RECORDS,
-        # Two, since each is the middle of five collections, and takes a while to get there.
-        samples=_in_children("pause", [RECORDS, OURS], min(rounds, 2)),
+        samples=_in_children("pause", [RECORDS, OURS], rounds),
         goals=(Goal(RECORDS, 0.05),),
         note="All threads are stopped for this long. The tasks were really submitted and run.",
     )
 
 
-def _in_children(what: str, names: list[str], rounds: int) -> dict[str, Samples]:
+def _in_children(
+    what: str, names: list[str], rounds: int, way: str = "decorated"
+) -> dict[str, Samples]:
     samples = {name: Samples() for name in names}
     for number in range(rounds):
         values: dict[str, float] = {
-            name: child(MODULE, "--child", what, name, timeout=600)["value"]
+            name: child(MODULE, "--child", what, name, way, timeout=600)["value"]
             for name in rotated(names, number)
         }
         for name in names:
@@ -86,9 +123,9 @@ def _in_children(what: str, names: list[str], rounds: int) -> dict[str, Samples]
 # -- in a child
 
 
-def _bytes_of(name: str) -> float:
+def _bytes_of(name: str, way: str) -> float:
     if name == OURS:
-        return asyncio.run(_bytes_of_ours())
+        return asyncio.run(_bytes_of_ours(way))
     keeper = {**KEEPERS, **PEER_KEEPERS}[name]
     keeper(WARM_UP)
     gc.collect()
@@ -100,30 +137,30 @@ def _bytes_of(name: str) -> float:
     return taken / KEPT
 
 
-async def _bytes_of_ours() -> float:
+async def _bytes_of_ours(way: str) -> float:
     async with setup_async_framework(None, max_finished_tasks=2 * KEPT):
-        await run_tasks(WARM_UP)
+        await run_tasks(WARM_UP, way)
         gc.collect()
         tracemalloc.start()
-        await run_tasks(KEPT)
+        await run_tasks(KEPT, way)
         gc.collect()
         taken = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
     return taken / KEPT
 
 
-def _pause_of(name: str) -> float:
+def _pause_of(name: str, way: str) -> float:
     if name == OURS:
-        return asyncio.run(_pause_of_ours())
+        return asyncio.run(_pause_of_ours(way))
     kept = keep_records(MANY)
     pause = _pause()
     del kept
     return pause
 
 
-async def _pause_of_ours() -> float:
+async def _pause_of_ours(way: str) -> float:
     async with setup_async_framework(None, max_finished_tasks=2 * MANY):
-        await run_tasks(MANY)
+        await run_tasks(MANY, way)
         return _pause()
 
 
@@ -138,14 +175,15 @@ def _pause() -> float:
     return statistics.median(pauses) * 1e3
 
 
-def main(what: str, name: str) -> None:
+def main(what: str, name: str, way: str) -> None:
     """Measure one thing in this interpreter, and write it down as JSON.
 
     Args:
         what: ``bytes`` or ``pause``.
         name: Of those who keep the tasks.
+        way: How ours are submitted, by its name in `keepers.WAYS`.
     """
-    value = _bytes_of(name) if what == "bytes" else _pause_of(name)
+    value = _bytes_of(name, way) if what == "bytes" else _pause_of(name, way)
     sys.stdout.write(json.dumps({"value": value}) + "\n")
 
 
