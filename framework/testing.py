@@ -8,7 +8,7 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import CodeType, MethodType
 from typing import Any, NoReturn  # Any: a task's function may take anything
@@ -17,7 +17,14 @@ from framework._decorators.throttled import throttled_inner
 from framework._manager.app_rules import AppRules
 from framework._manager.core import Core
 from framework._manager.drain import REASON
-from framework._manager.frameworks import Framework, Parts, override, set_override
+from framework._manager.frameworks import (
+    Framework,
+    Parts,
+    Promise,
+    override,
+    set_override,
+    set_promise,
+)
 from framework._manager.manager import TaskManager
 from framework._manager.settings import Settings
 from framework._running.outcomes import WorkerCrashError
@@ -73,6 +80,7 @@ __all__ = [
     "lasting_schedules",
     "layer_of",
     "override_framework",
+    "override_when_used",
     "rate_limits",
     "refuse",
     "registered_functions",
@@ -400,6 +408,34 @@ def override_framework(
         framework.hand_over(0.0)
         framework.close(0.0)
         set_override(before)
+
+
+@contextmanager
+def override_when_used(
+    make: Callable[[], AbstractContextManager[TaskManager]],
+) -> Iterator[Callable[[], None]]:
+    """Override the framework once something uses it, for tests that may not use one at all.
+
+    Until then the block costs next to nothing.
+
+    Args:
+        make: Returns an `override_framework`. Called once at the most, on the thread that first
+            uses a framework; others wait for it. What it returns is left when the block ends.
+
+    Yields:
+        Makes the override now if nothing has used it yet; call it on any thread.
+
+    Raises:
+        RuntimeError: If an override is active already.
+    """
+    with ExitStack() as stack:
+        promise = Promise(lambda: stack.enter_context(make()))
+        set_promise(promise)
+        try:
+            yield promise.keep
+        finally:
+            promise.withdraw()
+            set_promise(None)
 
 
 exports.pin(globals())

@@ -3,8 +3,9 @@
 The module has the only global state: the running frameworks, the override of a test, and
 the policies of code outside any framework.
 
-Guarantees: what is current is decided in one place, `find_core`: the override of a test, else
-the framework of the current app or task, else the only one that runs.
+Guarantees: what is current is decided in one place, `find_core`: the override of a test, which
+may be made only then, else the framework of the current app or task, else the only one that
+runs.
 Relies on: `update_sole` after every change, since most callers only read `STATE.sole`.
 Lock order: `_LOCK` guards changes of the state, and nothing else is called while it is held.
 Reads take no lock: each field is read once, and a list is replaced, never changed.
@@ -212,6 +213,7 @@ class _State:
         running: The frameworks that have been opened and not been closed.
         open: The same, and those whose `close` is not finished.
         override: The framework of a test, which is current everywhere; None outside a test.
+        promise: Makes the override when something first uses it; None if nothing promised one.
         sole: The core that is current everywhere, since there is no other; None if it depends
             on the context.
         forked: Whether this is the child of a process that had a framework.
@@ -222,6 +224,7 @@ class _State:
         self.running: list[Framework] = []
         self.open: list[Framework] = []
         self.override: Framework | None = None
+        self.promise: Promise | None = None
         self.sole: Core | None = None
         self.forked = False
         self.standalone: Policies | None = None
@@ -230,10 +233,44 @@ class _State:
         """Set `sole` after a change of the others."""
         if self.override is not None:
             self.sole = self.override.core
+        elif self.promise is not None:
+            self.sole = None
         elif len(self.open) == 1 and self.open == self.running:
             self.sole = self.open[0].core
         else:
             self.sole = None
+
+
+class Promise:
+    """The override of a test, made when something first uses a framework; on any thread.
+
+    Args:
+        make: Makes it, by `set_override`; called once at the most.
+    """
+
+    def __init__(self, make: Callable[[], object]) -> None:
+        self._make = make
+        # Whoever asks meanwhile waits for it.
+        self._lock = threading.RLock()
+        self.is_settled = False
+
+    def keep(self) -> None:
+        """Make the override if this is the first time."""
+        with self._lock:
+            if not self.is_settled:
+                self.is_settled = True
+                self._make()
+
+    def withdraw(self) -> None:
+        """Make none any more."""
+        with self._lock:
+            self.is_settled = True
+            # It may refer to whoever refers to this.
+            self._make = _nothing
+
+
+def _nothing() -> None:
+    pass
 
 
 _LOCK = threading.Lock()
@@ -241,8 +278,23 @@ STATE = _State()
 
 
 def override() -> Framework | None:
-    """Return the framework of the running test; None outside a test."""
+    """Return the framework of the running test, which is made now if need be; None outside one."""
+    promise = STATE.promise
+    if promise is not None and STATE.override is None:
+        promise.keep()
     return STATE.override
+
+
+def set_promise(promise: Promise | None) -> None:
+    """Set what makes the override of a test; None ends that.
+
+    Raises:
+        RuntimeError: If there is an override or a promise already.
+    """
+    with _LOCK:
+        _check_alone(promise)
+        STATE.promise = promise
+        STATE.update_sole()
 
 
 def set_override(framework: Framework | None) -> None:
@@ -252,14 +304,21 @@ def set_override(framework: Framework | None) -> None:
         RuntimeError: If there is an override already.
     """
     with _LOCK:
-        if framework is not None and STATE.override is not None:
-            raise RuntimeError(
-                "override_framework() is already active, and a test has one framework: leave "
-                "the first override before the next one, or replace it with "
-                "override_framework(nested=True)"
-            )
+        _check_alone(framework)
         STATE.override = framework
         STATE.update_sole()
+
+
+def _check_alone(new: object | None) -> None:
+    promise = STATE.promise
+    if new is not None and (
+        STATE.override is not None or (promise is not None and not promise.is_settled)
+    ):
+        raise RuntimeError(
+            "override_framework() is already active, and a test has one framework: leave the "
+            "first override before the next one, or replace it with "
+            "override_framework(nested=True)"
+        )
 
 
 def find_core() -> Core | None:
@@ -267,6 +326,8 @@ def find_core() -> Core | None:
     core, forced = STATE.sole, STATE.override
     if core is not None:
         return core
+    if forced is None and STATE.promise is not None:
+        forced = override()
     if forced is not None:
         return forced.core
     home = current_home.get()
@@ -348,6 +409,7 @@ def _after_fork_in_child() -> None:
     STATE.running = []
     STATE.open = []
     STATE.override = None
+    STATE.promise = None
     STATE.sole = None
     STATE.standalone = None
 

@@ -275,6 +275,23 @@ def apps_come(run: Run) -> None:
         framework.close(0.0)
 
 
+def use_promised(run: Run) -> None:
+    """Two threads first use a promised framework at once: both get it, and it is made once."""
+    run.manager(1)
+    [framework] = run.frameworks
+    promise = frameworks.Promise(lambda: frameworks.set_override(framework))
+    frameworks.set_promise(promise)
+    run.stack.callback(frameworks.set_promise, None)
+    run.stack.callback(frameworks.set_override, None)
+    found: list[frameworks.Framework | None] = []
+
+    def use() -> None:
+        found.append(frameworks.override())
+
+    run.together(use, use)
+    assert found == [framework, framework]
+
+
 class Function:
     """Stands in for a decorated function."""
 
@@ -387,6 +404,7 @@ SCENARIOS: list[Callable[[Run], None]] = [
     mailboxes_of_loops,
     apps_come_and_go,
     apps_come,
+    use_promised,
     list_or_register,
     queue_on_a_loop,
     loop_in_a_task,

@@ -31,6 +31,7 @@ NEEDED: dict[str, Scenario] = {
     "Outbox.publishing": tasks.limit_or_fail,
     "Process.lock": remote.enter_twice,
     "Process.sending": remote.send_twice,
+    "Promise._lock": ends.use_promised,
     "Publisher._condition": remote.publish_or_withdraw,
     "Reader._lock": stores.labels,
     "Reports._lock": remote.read_reports_twice,
@@ -56,6 +57,7 @@ _HOW = {
     "Mirror._lock": ("line", "delays"),
     "Schedules._lock": ("opcode", "delays"),
     "Writer._lock": ("opcode", "mixed"),
+    "frameworks._LOCK": ("line", "delays"),
 }
 """The levels and policies that find the failure in few runs, where lines and ``mixed`` do not."""
 
