@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -163,12 +164,11 @@ def _open_toolkit(item: pytest.Item, asked: frozenset[str]) -> None:
         check_framework()
         raise
 
-    toolkit = Toolkit(settings, asked, item.stash.get(RUN, None))
+    toolkit = Toolkit(settings, asked, item.stash.get(RUN, None), partial(code_of, item))
     if toolkit.is_virtual:
         check_surroundings(item)
     else:
         check_time(item)
-    toolkit.blocked.own = code_of(item)
     toolkit.open()
     # Also on the config, because fixtures of a wider scope need it.
     item.stash[_TOOLKIT] = item.config.stash[_TOOLKIT] = toolkit

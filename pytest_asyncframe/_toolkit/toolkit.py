@@ -11,6 +11,8 @@ import random
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from types import CodeType
 
 from framework import TaskManager, ThreadPoolExecutorEnhanced
 from framework.protocols import Clock, TaskEvent
@@ -18,6 +20,7 @@ from framework.testing import (
     ControlledEngine,
     lasting_schedules,
     override_framework,
+    override_when_used,
     rate_limits,
     worker_bound,
 )
@@ -55,12 +58,13 @@ class Toolkit:
         settings: The settings of the test.
         fixtures: Names of the fixtures that it requests.
         exploration: The run, if the test is run under many schedules; else None.
+        find_own: Returns the code of the test function and its fixtures.
+
+    The framework with its pool is made when something first uses it: most of what a toolkit
+    takes would be for nothing in a test without tasks.
 
     Attributes:
         clock: The virtual clock; None where time is real.
-        executor: The deterministic executor; None where tasks start by themselves.
-        pool: The thread pool of the manager.
-        manager: The manager, which is current while the toolkit is open.
         is_virtual: Whether time is virtual.
         recorder: Records the tasks of the test.
         expectations: The failures that the test expects.
@@ -68,16 +72,13 @@ class Toolkit:
         threads: The threads that the test has started.
         reads: Counts reads of real time; None in the mode ``threads``.
         blocked: Records what blocks its event loops.
-        calls: The calls submitted to its pool directly.
         foreign: Names of other tests' modules.
         invariants: What the test says must always hold.
         cut_short: Whether an exception has ended the test: it has failed, or is skipped.
     """
 
-    manager: TaskManager
-    pool: ThreadPoolExecutorEnhanced
-    calls: PoolCalls
     recorder: Recorder
+    blocked: BlockedLoops
     invariants: Invariants
 
     def __init__(
@@ -85,21 +86,23 @@ class Toolkit:
         settings: Settings,
         fixtures: Collection[str],
         exploration: Exploration | None = None,
+        find_own: Callable[[], Collection[CodeType]] = tuple,
     ) -> None:
         self.settings = settings
         self._exploration = exploration
+        self._find_own = find_own
         self.mode: str = settings.mode if "asyncframe" in fixtures else _mode(fixtures)
         self.expectations: list[Expectation] = []
         self.clients: list[Client | LiveServer] = []
         self.threads: StartedThreads = StartedThreads()
-        self.blocked: BlockedLoops = BlockedLoops(self._now)
         self.foreign: Collection[str] = ()
         self.cut_short: bool = False
         self.sequencer: Sequencer | None = None
         self.clock: VirtualClock | None = None
-        self.executor: DeterministicExecutor | None = None
         self.reads: RealTimeReads | None = None
         self._anyio: AnyioRunner | None = None
+        self._framework: _TestFramework | None = None
+        self._make_framework: Callable[[], object] = lambda: None
         self._most_workers = 0
         self._waits = self._servers = 0
         self._stopped = 0
@@ -110,21 +113,24 @@ class Toolkit:
         self._moves = "asyncframe" in fixtures and self.mode != "manual"
 
     def open(self) -> None:
-        """Create the parts, and make the manager current."""
+        """Create the parts; from now on the manager is current, once it is used."""
         pristine.note()
         stack = self._stack
         stack.enter_context(self.threads.recording())
         try:
             if self.mode == "threads":
-                self._open_pool()
+                self._open_recorder()
             else:
                 self._open_sequenced(stack)
-            self.calls = PoolCalls(self.pool)
             self.recorder.pollers = self.settings.pollers
             self.invariants = Invariants(self.recorder)
-            self.manager.subscribe(self._on_event)
+            stack.callback(self._end)
+            stack.callback(self._note_stop)
+            self._make_framework = stack.enter_context(override_when_used(self._override))
             self.recorder.begin(self.clock)
             if self._exploration is not None:
+                # Made now, so that it takes none of the choices of the test.
+                self._make_framework()
                 stack.enter_context(self._exploration.installed(self))
         except BaseException:
             stack.close()
@@ -138,24 +144,26 @@ class Toolkit:
             self.sequencer.before_point = self.invariants.at_point
         self.invariants.add(predicate)
 
-    def _open_pool(self) -> None:
-        self.pool = ThreadPoolExecutorEnhanced(thread_name_prefix=_POOL_NAME)
-        self._stack.callback(self.pool.shutdown, cancel_futures=True, timeout=1.0)
-        self._stack.callback(self._note_stop)
-        self.recorder = Recorder(self._now)
-        self.manager = self._stack.enter_context(
-            override_framework(
-                pool=self.pool, interceptor=self.recorder, app_rules=self.settings.app_rules == "on"
-            )
-        )
+    def _open_recorder(self) -> None:
+        clock = self.clock
+        now = self._real_now if clock is None else clock.monotonic
+        self.recorder = Recorder(now)
+        self.blocked = BlockedLoops(now, self._find_own)
+
+    def _real_now(self) -> float:
+        return self.manager.clock.monotonic()
 
     def _open_sequenced(self, stack: ExitStack) -> None:
-        run = self._exploration
-        sequencer = self._make_sequencer()
-        clock: Clock | None = None
+        sequencer = self.sequencer = self._make_sequencer()
         if self.is_virtual:
-            clock = self.clock = self._make_clock(sequencer)
-        pool = self._make_pool(sequencer, clock)
+            self.clock = self._make_clock(sequencer)
+        self._open_recorder()
+        note = self.recorder.note
+        self.reads = RealTimeReads(lambda: sequencer.now, note)
+        if self.clock is not None:
+            self.clock.on_block = self.blocked.recording
+            self.clock.on_read = self.reads.count
+        _stalls.watch(sequencer, self.mode, self.threads.before, note)
         # Everything is undone in reverse order: the manager stops while its pool and clock still
         # work, and the patches go once no thread of the test waits on the clock.
         sequencer.first = stack.enter_context(sequencer.working())
@@ -163,23 +171,31 @@ class Toolkit:
             stack.enter_context(_patches.installed(self.clock, wall=True))
             self._anyio = AnyioRunner()
             stack.enter_context(self._anyio.exchanged())
-        stack.callback(_end, sequencer, pool)
-        stack.callback(self._note_stop)
-        self.manager = stack.enter_context(
-            override_framework(
-                clock=clock,
-                engine=ControlledEngine(pool, hold=self.mode != "virtual"),
-                pool=pool,
-                interceptor=self.recorder,
-                new_id=None if run is None else run.new_id,
-                rng=random.Random(self.settings.seed if run is None else run.seed),
-                app_rules=self.settings.app_rules == "on",
-            )
-        )
+
+    @contextmanager
+    def _override(self) -> Iterator[TaskManager]:
+        """Make the framework of the test current inside the block."""
+        run, pool = self._exploration, self._make_pool()
+        engine, rng = None, None
+        if isinstance(pool, SequencedExecutor):
+            engine = ControlledEngine(pool, hold=self.mode != "virtual")
+            rng = random.Random(self.settings.seed if run is None else run.seed)
+        with override_framework(
+            clock=self.clock,
+            engine=engine,
+            pool=pool,
+            interceptor=self.recorder,
+            new_id=None if run is None else run.new_id,
+            rng=rng,
+            app_rules=self.settings.app_rules == "on",
+        ) as manager:
+            self._framework = _TestFramework(manager, pool, PoolCalls(pool))
+            manager.subscribe(self._on_event)
+            yield manager
 
     def _make_sequencer(self) -> Sequencer:
         mode = self.mode
-        sequencer = self.sequencer = Sequencer(
+        sequencer = Sequencer(
             moves=self._moves,
             starts=mode != "manual",
             hold=mode != "virtual",
@@ -187,9 +203,6 @@ class Toolkit:
             chooser=self._make_chooser(),
         )
         sequencer.patience = self.settings.stuck_timeout
-        self.recorder = Recorder(self._now)
-        self.reads = RealTimeReads(lambda: sequencer.now, self.recorder.note)
-        _stalls.watch(sequencer, mode, self.threads.before, self.recorder.note)
         return sequencer
 
     def _make_chooser(self) -> Chooser | None:
@@ -201,21 +214,13 @@ class Toolkit:
         start = self.settings.start
         if start is None and self._exploration is not None:
             start = self._exploration.start
-        clock = VirtualClock(sequencer, None if start is None else start.timestamp())
-        clock.on_block = self.blocked.recording
-        if self.reads is not None:
-            clock.on_read = self.reads.count
-        return clock
+        return VirtualClock(sequencer, None if start is None else start.timestamp())
 
-    def _make_pool(self, sequencer: Sequencer, clock: Clock | None) -> SequencedExecutor:
-        if self.mode == "virtual":
-            pool = SequencedExecutor(sequencer, thread_name_prefix=_POOL_NAME, clock=clock)
-        else:
-            pool = self.executor = DeterministicExecutor(
-                sequencer, thread_name_prefix=_POOL_NAME, clock=clock
-            )
-        self.pool = pool
-        return pool
+    def _make_pool(self) -> ThreadPoolExecutorEnhanced:
+        if self.sequencer is None:
+            return ThreadPoolExecutorEnhanced(thread_name_prefix=_POOL_NAME)
+        kind = SequencedExecutor if self.mode == "virtual" else DeterministicExecutor
+        return kind(self.sequencer, thread_name_prefix=_POOL_NAME, clock=self.clock)
 
     def _on_event(self, event: TaskEvent) -> None:
         if self.sequencer is not None:
@@ -226,8 +231,21 @@ class Toolkit:
         self.recorder.on_event(event)
         self.invariants.on_event(event)
 
-    def _now(self) -> float:
-        return self.manager.clock.monotonic()
+    def _made(self) -> _TestFramework:
+        self._make_framework()
+        if self._framework is None:
+            raise RuntimeError("the test has ended, and nothing has used its framework")
+        return self._framework
+
+    @property
+    def manager(self) -> TaskManager:
+        """The manager of the test, which is made now if nothing has used it."""
+        return self._made().manager
+
+    @property
+    def pool(self) -> ThreadPoolExecutorEnhanced:
+        """The thread pool of the manager, which is made now if nothing has used it."""
+        return self._made().pool
 
     def finish_running_work(self) -> None:
         """Let running work finish; start nothing new and do not move time."""
@@ -255,6 +273,8 @@ class Toolkit:
 
     def broken_rules(self) -> list[str]:
         """Return which rules the framework has broken; each would be a bug of asyncframe."""
+        if self._framework is None:
+            return []
         limits = rules.Limits(rate_limits(self.manager), self._most_workers, f"{_POOL_NAME}_")
         recorder = self.recorder
         return rules.broken(tuple(recorder.moments), tuple(recorder.starts), limits)
@@ -268,7 +288,21 @@ class Toolkit:
 
     def unfinished_calls(self) -> list[str]:
         """Return the calls of the pool that have not ended after `finish_running_work`."""
-        return self.calls.left(_GRACE if self.sequencer is None else 0.0)
+        made = self._framework
+        return [] if made is None else made.calls.left(_GRACE if self.sequencer is None else 0.0)
+
+    def _end(self) -> None:
+        """End the threads of the test, with an error if they wait on its clock."""
+        sequencer = self.sequencer
+        if sequencer is not None:
+            sequencer.moves = sequencer.starts = False
+            for actor in list(sequencer.actors.values()):
+                if actor is not sequencer.first:
+                    sequencer.fail(actor, TestEndedError("the test has ended"))
+        if self._framework is not None:
+            self._framework.pool.shutdown(cancel_futures=True, timeout=1.0)
+        if sequencer is not None:
+            sequencer.end()
 
     def close(self) -> None:
         """End all parts."""
@@ -276,6 +310,8 @@ class Toolkit:
         for client in self.clients:
             client.discard()
         self._stack.close()
+        if self.clock is not None:
+            self.clock.end()
 
     @property
     def loop_factory(self) -> Callable[[], asyncio.AbstractEventLoop]:
@@ -310,12 +346,14 @@ class Toolkit:
         Raises:
             RuntimeError: If tasks start by themselves.
         """
-        if self.executor is None:
+        if self.mode in ("virtual", "threads"):
             raise RuntimeError(
                 f"{name}: tasks start by themselves in the mode {self.mode!r}; use the mode "
                 "'auto', 'manual' or 'seeded'"
             )
-        return self.executor
+        pool = self.pool
+        assert isinstance(pool, DeterministicExecutor)
+        return pool
 
     @functools.cached_property
     def faults(self) -> FaultPlan:
@@ -403,14 +441,19 @@ class Toolkit:
             self._set_pace()
 
 
-def _end(sequencer: Sequencer, pool: SequencedExecutor) -> None:
-    """End the threads of a test, with an error if they wait on its clock."""
-    sequencer.moves = sequencer.starts = False
-    for actor in list(sequencer.actors.values()):
-        if actor is not sequencer.first:
-            sequencer.fail(actor, TestEndedError("the test has ended"))
-    pool.shutdown(cancel_futures=True, timeout=1.0)
-    sequencer.end()
+@dataclass(frozen=True, slots=True)
+class _TestFramework:
+    """The framework of a test.
+
+    Attributes:
+        manager: Its manager.
+        pool: Its thread pool.
+        calls: The calls submitted to the pool directly.
+    """
+
+    manager: TaskManager
+    pool: ThreadPoolExecutorEnhanced
+    calls: PoolCalls
 
 
 def _mode(fixtures: Collection[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing.process
+import os
 import platform
 import threading
 from pathlib import Path
@@ -96,7 +97,8 @@ def waits_for_a_thread(native_id: int) -> bool:
 def native_threads() -> set[int]:
     """Return the system's identifiers of all threads of this process."""
     try:
-        return {int(task.name) for task in Path("/proc/self/task").iterdir()}
+        # For speed: read at the start of each test, where paths would take twice as long.
+        return {*map(int, os.listdir("/proc/self/task"))}  # noqa: PTH208
     except OSError:
         return set()
 

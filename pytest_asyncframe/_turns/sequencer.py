@@ -28,7 +28,7 @@ from pytest_asyncframe._turns.outside import Outside, Verdict
 from pytest_asyncframe._turns.points import Points
 from pytest_asyncframe._turns.timer_threads import TimerThreads
 from pytest_asyncframe._turns.timers import LAST
-from pytest_asyncframe._turns.turns import POLL_INTERVAL
+from pytest_asyncframe._turns.turns import POLL_INTERVAL, nothing
 
 _MOST_MOVES = 1_000_000
 """How often time may move by itself without progress; takes some ten seconds."""
@@ -77,17 +77,18 @@ class Sequencer(Points):
         self.starts = starts
         self.hold = hold
         self.allowed: int | None = None
-        self.room: Callable[[], int] = lambda: 0
+        self.room: Callable[[], int] = _no_room
         self.on_move: Callable[[], object] | None = None
-        self.on_stall: Callable[[], BaseException | None] = lambda: None
-        self.on_runaway: Callable[[], BaseException | None] = lambda: None
+        self.on_stall: Callable[[], BaseException | None] = nothing
+        self.on_runaway: Callable[[], BaseException | None] = nothing
         self.moved: int = 0
         self.most_moves: int = _MOST_MOVES
         self.outside: Outside = Outside(self._pollers)
-        self.on_give_up: Callable[[list[Thread]], object] = lambda _: None
+        self.on_give_up: Callable[[list[Thread]], object] = nothing
         self.firing: set[int] = set()
         self.takes_threads: bool = False
-        self._timer_threads = TimerThreads(self, self._fail_with)
+        # Only a chooser needs them, and they refer back.
+        self._timer_threads = None if chooser is None else TimerThreads(self, self._fail_with)
         self._admitted: dict[Queued, Arrival] = {}
         # Actors that wait until nobody else runs, and whether also for what is outside.
         self._watchers: list[tuple[Actor, bool]] = []
@@ -229,7 +230,7 @@ class Sequencer(Points):
         if actor is not None and (not moved or self.on_move is None):
             self._wake(actor)
             # One that waited to be free is ready now, but nobody has given it a turn.
-            return _nothing
+            return nothing
         # The wall clock is moved, by `on_move`, before anybody can read it.
         return self._firing(timer)
 
@@ -243,13 +244,15 @@ class Sequencer(Points):
         if actor is not None:
             return lambda: self._fire(lambda: self._wake_stopped(actor))
         # None if another thread has just cancelled it, which takes no lock.
-        return lambda: self._fire(_nothing if fn is None else fn)
+        return lambda: self._fire(nothing if fn is None else fn)
 
     def _firing_apart(self, timer: Timer, fn: Callable[[], object]) -> Callable[[], object]:
         """Announce a thread of the timers; return what lets it call *fn*, to be called unlocked."""
         arrival = self._announce(timer.identity, with_turn=True)
         timer.cancel()
-        return lambda: self._timer_threads.call(arrival, lambda: self._call(fn))
+        threads = self._timer_threads
+        assert threads is not None
+        return lambda: threads.call(arrival, lambda: self._call(fn))
 
     def _wake_stopped(self, actor: Actor) -> None:
         with self._lock:
@@ -296,8 +299,15 @@ class Sequencer(Points):
             self.fail(self.first, error)
 
     def end(self) -> None:
-        """End the threads of the timers, which have none to call any more."""
-        self._timer_threads.end()
+        """End the threads of the timers, and call nothing of the test any more.
+
+        Without the references a test is freed at once, and by no garbage collection.
+        """
+        if self._timer_threads is not None:
+            self._timer_threads.end()
+        self.before_point = None
+        self.on_stall = self.on_runaway = self.on_give_up = nothing
+        self.on_enter = self.on_quiet = self.on_overtake = nothing
 
     def _fail_first(self, error: BaseException | None) -> None:
         with self._lock:
@@ -525,5 +535,5 @@ class Sequencer(Points):
             return self._firing(timer)
 
 
-def _nothing() -> None:
-    pass
+def _no_room() -> int:
+    return 0

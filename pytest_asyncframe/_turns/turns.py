@@ -72,9 +72,9 @@ class Turns(ABC):
         self.one_at_a_time = one_at_a_time
         self.now: int = 0
         self.beats: int = 0
-        self.on_enter: Callable[[], object] = lambda: None
-        self.on_quiet: Callable[[Actor], BaseException | None] = lambda _: None
-        self.on_overtake: Callable[[list[Actor]], object] = lambda _: None
+        self.on_enter: Callable[[], object] = nothing
+        self.on_quiet: Callable[[Actor], BaseException | None] = nothing
+        self.on_overtake: Callable[[list[Actor]], object] = nothing
         self.debugged: bool = False
         self.patience: float = 5.0
         self.forget()
@@ -579,6 +579,10 @@ class Turns(ABC):
             setter = self.actors.get(_thread.get_ident())
             order = 0 if setter is None else setter.order
         return self._timers.push(max(when, self.now), fn, actor, order)
+
+
+def nothing(*_: object) -> None:
+    """Do nothing where nobody wants to be called."""
 
 
 class _Joined:

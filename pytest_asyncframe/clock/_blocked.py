@@ -6,6 +6,7 @@ Relies on: the frames of the calling thread, to tell the tested code from the te
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import itertools
 import sys
@@ -25,13 +26,13 @@ class BlockedLoops:
 
     Args:
         monotonic: Returns the seconds of the test's clock.
-
-    Attributes:
-        own: The code of the test function and its fixtures, which may block their loop.
+        find_own: Returns the code of the test function and its fixtures.
     """
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self.own: Collection[CodeType] = ()
+    def __init__(
+        self, monotonic: Callable[[], float], find_own: Callable[[], Collection[CodeType]]
+    ) -> None:
+        self._find_own = find_own
         self._monotonic = monotonic
         self._found: dict[tuple[str, str], list[float]] = {}
 
@@ -52,6 +53,11 @@ class BlockedLoops:
             # A join that takes no time does not count: a pool's thread is just ending, say.
             if seconds or not any(is_join(frame.f_code) for frame in frames):
                 self._note(what, frames, seconds)
+
+    @functools.cached_property
+    def own(self) -> Collection[CodeType]:
+        """The code of the test function and its fixtures, which may block their loop."""
+        return self._find_own()
 
     def _note(self, what: str, frames: list[FrameType], seconds: float) -> None:
         coroutine = next((one.f_code for one in frames if _is_of_coroutine(one.f_code)), None)

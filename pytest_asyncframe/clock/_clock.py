@@ -23,6 +23,7 @@ from typing import Any
 from pytest_asyncframe._places import called_at, users_place
 from pytest_asyncframe._turns.actors import Actor, Timer, Waiter
 from pytest_asyncframe._turns.sequencer import Sequencer
+from pytest_asyncframe._turns.turns import nothing
 from pytest_asyncframe.clock._explain import Label, name_of, upcoming
 from pytest_asyncframe.clock._loop import VirtualLoop
 
@@ -60,15 +61,22 @@ class VirtualClock:
         self.sequencer: Sequencer = Sequencer() if sequencer is None else sequencer
         self._wall = time.time() if wall is None else wall
         self.date_is_real: bool = False
-        self.on_sleep: Callable[[float], object] | None = None
-        self.on_block: Callable[[str], AbstractContextManager[object]] = nullcontext
-        self.on_read: Callable[[str, FrameType], object] = lambda *_: None
-        self.label: Label = lambda _: ("", "")
-        self.test: asyncio.Task[Any] | None = None
+        self.end()
         self.make_ready: Callable[[], deque[Any]] = deque
-        self.on_new_loop: Callable[[VirtualLoop], object] = lambda _: None
+        self.on_new_loop: Callable[[VirtualLoop], object] = nothing
         self.not_awaited: list[str] = []
         self._abandoned: list[str] = []
+
+    def end(self) -> None:
+        """Call nothing of the test any more, and forget its task.
+
+        Without the references a test is freed at once, and by no garbage collection.
+        """
+        self.on_sleep: Callable[[float], object] | None = None
+        self.on_block: Callable[[str], AbstractContextManager[object]] = nullcontext
+        self.on_read: Callable[[str, FrameType], object] = nothing
+        self.label: Label = _no_label
+        self.test: asyncio.Task[Any] | None = None
 
     # -- for the framework; see `framework.protocols.Clock`
 
@@ -328,6 +336,10 @@ def nanoseconds(seconds: float) -> int:
         product = math.nextafter(product, math.inf)
         found = math.ceil(product)
     return found
+
+
+def _no_label(_: object) -> tuple[str, str]:
+    return "", ""
 
 
 def _left(fn: Any, place: str, seconds: float) -> str:

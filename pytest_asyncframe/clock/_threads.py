@@ -202,11 +202,12 @@ def is_join(code: CodeType) -> bool:
 
 def busy(before: set[threading.Thread]) -> Iterator[threading.Thread]:
     """Yield the threads that are not idle, except those of *before*."""
+    found = [one for one in threading.enumerate() if one.ident is not None and one not in before]
+    if not found:
+        return
     frames = sys._current_frames()
-    for thread in threading.enumerate():
-        if thread.ident is None or thread in before:
-            continue
-        frame = frames.get(thread.ident)
+    for thread in found:
+        frame = frames.get(thread.ident or 0)
         # A thread without a frame is just starting.
         if frame is None or not _idle(frame):
             yield thread

@@ -225,3 +225,26 @@ def test_what_a_test_has_seen_is_not_kept(ending: Ending, mode: str) -> None:
     )
 
     assert told == PASSED
+
+
+def test_a_test_without_tasks_is_freed_at_once(ending: Ending) -> None:
+    """A test that uses no framework makes none, and leaves nothing to the garbage collector."""
+    told = ending("""
+        import gc, weakref
+
+        held = []
+
+        async def test_it(asyncframe):
+            toolkit = asyncframe._toolkit
+            held.extend(map(weakref.ref, (toolkit, asyncframe.clock, toolkit.recorder)))
+            assert toolkit._framework is None
+            gc.collect()
+            gc.disable()
+
+        def test_afterwards():
+            found = [ref() for ref in held]
+            gc.enable()
+            assert found == [None, None, None]
+    """)
+
+    assert told == PASSED
