@@ -114,6 +114,7 @@ KEYS = {
         "virtual_sleep_100",
         "test_empty",
         "test_run",
+        "api_suite",
         "executor",
         "plugin_import",
     ),

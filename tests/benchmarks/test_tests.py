@@ -11,6 +11,7 @@ from tests.benchmarks import __main__ as bench
 from tests.benchmarks import sleeps
 from tests.benchmarks import tests as section
 from tests.benchmarks._measure import OURS
+from tests.benchmarks.suite.numbers import KINDS
 
 
 @pytest.fixture
@@ -88,6 +89,12 @@ def test_empty_tests_run(tmp_path: Path) -> None:
         assert section.time_tests([*suite.options, str(file)], 3) > 0
 
 
+@pytest.mark.parametrize("name", [section.BY_HAND, OURS])
+def test_suite_of_an_api(name: str) -> None:
+    """The suite passes by hand and with the plugin, each kind of test once."""
+    assert section.time_suite(name, KINDS) > 0
+
+
 def test_tests_that_fail(tmp_path: Path) -> None:
     """A run in which a test fails is an error, which shows what pytest has said."""
     file = tmp_path / "test_failing.py"
@@ -120,7 +127,7 @@ def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     def sleep(name: str, tasks: int) -> float:
         return 6.0 if name == OURS else 2.0
 
-    def run(arguments: list[str], count: int) -> float:
+    def run(arguments: list[str], count: int, **environment: str) -> float:
         return 500.0 + count * (1.0 if "no:asyncframe" in arguments else 1.5)
 
     def load(module: str) -> float:
@@ -137,5 +144,6 @@ def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows["virtual_sleep"].ours.ratio == 3.0
     assert rows["test_empty"].ours.ratio == pytest.approx(1.5)
     assert rows["test_run"].ours.ratio == pytest.approx(800 / 700)
+    assert rows["api_suite"].ours.ratio == pytest.approx(2_000 / 1_500)
     assert rows["plugin_import"].ours.ratio == 0.5
     assert rows["executor"].ratio_to(section.STARTED) > 0

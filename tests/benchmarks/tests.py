@@ -1,4 +1,4 @@
-"""What tests cost: virtual sleeps, the fixtures of an empty test, the plugin's import."""
+"""What tests cost: virtual sleeps, an empty test, a suite of an API, the plugin's import."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from time import perf_counter
 
 from pytest_asyncframe.executor import DeterministicExecutor
 from tests.benchmarks import sleeps
-from tests.benchmarks._measure import OURS, Case, Samples, interleave, rotated
+from tests.benchmarks._measure import OURS, ROOT, Case, Samples, interleave, rotated
 from tests.benchmarks._rows import Goal, Row
 from tests.benchmarks.coroutines import MICROSECONDS, require, take_turns
 from tests.benchmarks.floors import THREADS
 from tests.benchmarks.sleeps import PYTEST
+from tests.benchmarks.suite.numbers import KINDS
 
 MILLISECONDS = "ms"
 
@@ -56,6 +57,7 @@ def rows(rounds: int, *, peers: bool) -> Iterator[Row]:
     """Measure sleeps, empty tests, executors, and the import of the plugin."""
     yield from sleeps.rows(rounds, peers=peers)
     yield from _empty_rows(rounds)
+    yield _suite_row(rounds)
     yield _executor_row(rounds)
     yield _import_row(rounds, peers)
 
@@ -153,12 +155,13 @@ def _run_of(suite: _Suite, folder: Path) -> Callable[[int], float]:
     return run
 
 
-def time_tests(arguments: list[str], count: int) -> float:
+def time_tests(arguments: list[str], count: int, **environment: str) -> float:
     """Return the milliseconds of a run of pytest, from start to end of its process.
 
     Args:
         arguments: Of pytest, beside those of `PYTEST`.
         count: How many tests must pass.
+        **environment: Further variables of its environment.
 
     Raises:
         RuntimeError: If others than those pass.
@@ -166,12 +169,66 @@ def time_tests(arguments: list[str], count: int) -> float:
     command = [sys.executable, "-m", *PYTEST, *arguments]
     begin = perf_counter()
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env=_ENVIRONMENT
+        command,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        cwd=ROOT,
+        env=_ENVIRONMENT | environment,
     )
     spent = perf_counter() - begin
     if done.returncode or not done.stdout.splitlines()[-1].startswith(f"{count} passed"):
         raise RuntimeError(f"{' '.join(arguments)} failed: {done.stdout[-2000:]}{done.stderr}")
     return spent * 1e3
+
+
+# -- a suite of tests of an API
+
+BY_HAND = "by hand, on pytest-asyncio and httpx"
+
+SUITE = 1_000
+"""Tests in the suite."""
+
+_SUITE_ROUNDS = 3
+"""The most rounds, since a run by hand takes half a minute."""
+
+
+def _suite_row(rounds: int) -> Row:
+    samples = {name: Samples() for name in (BY_HAND, OURS)}
+    for number in range(min(rounds, _SUITE_ROUNDS)):
+        times = {name: time_suite(name, SUITE) for name in rotated([*samples], number)}
+        for name, seconds in times.items():
+            samples[name].add(seconds, times[BY_HAND])
+    return Row(
+        key="api_suite",
+        title=f"Suite of {SUITE:,} tests of an API that starts tasks",
+        unit="s",
+        floor=BY_HAND,
+        samples=samples,
+        goals=(Goal(BY_HAND, 0.5),),
+        note=f"{KINDS} tests of one app with {SUITE // KINDS} values each: a task that completes, "
+        "a coroutine, a retry, a throttle, a delay, a time limit, progress, a failure, a "
+        "cancellation and a task that starts another one. By hand, a second of the app is 10 ms, "
+        "sleeps are replaced where their length does not matter, and a helper polls every 2 ms "
+        "until a task has ended. With the plugin the app's times are those of production.",
+    )
+
+
+def time_suite(name: str, count: int) -> float:
+    """Return the seconds of a whole run of the suite, from start to end of its process.
+
+    Args:
+        name: `BY_HAND` or `OURS`.
+        count: How many tests it has, a multiple of `KINDS`.
+    """
+    tests = {"SHOP_TESTS": str(count)}
+    if name == BY_HAND:
+        file, option, tests["SHOP_SECOND"] = "by_hand.py", "no:asyncframe", "0.01"
+    else:
+        file, option = "with_probe.py", "asyncframe"
+    path = Path(__file__).with_name("suite") / file
+    return time_tests(["-p", option, str(path)], count, **tests) / 1e3
 
 
 # -- an executor for each test
