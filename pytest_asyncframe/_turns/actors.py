@@ -218,3 +218,25 @@ def raise_error(actor: Actor) -> None:
     error, actor.error = actor.error, None
     if error is not None:
         raise error
+
+
+class Joined:
+    """A thread that other actors join.
+
+    Attributes:
+        counted: Whether it is counted as coming: it has left, and will wake its joiners.
+        joiners: The actors that wait for it to end.
+        number: The place that joiners get when they are woken, taken when the thread left,
+            so that it does not depend on how long the thread takes to end.
+    """
+
+    __slots__ = ("counted", "joiners", "number")
+
+    def __init__(self) -> None:
+        self.counted = False
+        self.joiners: list[Actor] = []
+        self.number: int | None = None
+
+
+def nothing(*_: object) -> None:
+    """Do nothing where nobody wants to be called."""

@@ -58,6 +58,11 @@ class Points(Turns):
         # Queued by an actor during a call that has not returned yet.
         self._deferred: list[tuple[Actor, Queued]] = []
 
+    def end(self) -> None:
+        """Call nothing of the test any more."""
+        super().end()
+        self.before_point = None
+
     @abstractmethod
     def _startable(self) -> list[Queued]:
         """Return the queued tasks and calls that may start."""

@@ -22,13 +22,13 @@ from collections.abc import Callable
 from threading import Thread
 
 from framework.testing import Queued
-from pytest_asyncframe._turns.actors import Actor, Arrival, Timer
+from pytest_asyncframe._turns.actors import Actor, Arrival, Timer, nothing
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.outside import Outside, Verdict
 from pytest_asyncframe._turns.points import Points
 from pytest_asyncframe._turns.timer_threads import TimerThreads
 from pytest_asyncframe._turns.timers import LAST
-from pytest_asyncframe._turns.turns import POLL_INTERVAL, nothing
+from pytest_asyncframe._turns.turns import POLL_INTERVAL
 
 _MOST_MOVES = 1_000_000
 """How often time may move by itself without progress; takes some ten seconds."""
@@ -88,7 +88,9 @@ class Sequencer(Points):
         self.firing: set[int] = set()
         self.takes_threads: bool = False
         # Only a chooser needs them, and they refer back.
-        self._timer_threads = None if chooser is None else TimerThreads(self, self._fail_with)
+        self._timer_threads: TimerThreads | None = (
+            None if chooser is None else TimerThreads(self, self._fail_with)
+        )
         self._admitted: dict[Queued, Arrival] = {}
         # Actors that wait until nobody else runs, and whether also for what is outside.
         self._watchers: list[tuple[Actor, bool]] = []
@@ -299,15 +301,11 @@ class Sequencer(Points):
             self.fail(self.first, error)
 
     def end(self) -> None:
-        """End the threads of the timers, and call nothing of the test any more.
-
-        Without the references a test is freed at once, and by no garbage collection.
-        """
+        """End the threads of the timers, and call nothing of the test any more."""
+        super().end()
         if self._timer_threads is not None:
             self._timer_threads.end()
-        self.before_point = None
         self.on_stall = self.on_runaway = self.on_give_up = nothing
-        self.on_enter = self.on_quiet = self.on_overtake = nothing
 
     def _fail_first(self, error: BaseException | None) -> None:
         with self._lock:

@@ -38,7 +38,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from pytest_asyncframe._turns.activity import activity
-from pytest_asyncframe._turns.actors import Actor, Arrival, Timer, Waiter, raise_error
+from pytest_asyncframe._turns.actors import (
+    Actor,
+    Arrival,
+    Joined,
+    Timer,
+    Waiter,
+    nothing,
+    raise_error,
+)
 from pytest_asyncframe._turns.timers import Timers
 
 POLL_INTERVAL = 0.05
@@ -100,7 +108,14 @@ class Turns(ABC):
         self._ready: list[Actor] = []
         # Left, but counted as running until they have woken a loop; by thread identifier.
         self._owing: dict[int, Actor] = {}
-        self._joined: dict[int, _Joined] = {}
+        self._joined: dict[int, Joined] = {}
+
+    def end(self) -> None:
+        """Call nothing of the test any more.
+
+        Without the references a test is freed at once, and by no garbage collection.
+        """
+        self.on_enter = self.on_quiet = self.on_overtake = nothing
 
     @abstractmethod
     def dispatch(self) -> None:
@@ -316,7 +331,7 @@ class Turns(ABC):
         with self._lock:
             joined = self._joined.get(ident)
             if joined is None:
-                joined = self._joined[ident] = _Joined()
+                joined = self._joined[ident] = Joined()
                 # A joined thread that is no actor has done its work and is about to end.
                 self._count_joined(joined, counted=ident not in self.actors)
             joined.joiners.append(actor)
@@ -344,7 +359,7 @@ class Turns(ABC):
                 self._count_joined(joined, counted=False)
         self.dispatch()
 
-    def _count_joined(self, joined: _Joined, *, counted: bool) -> None:
+    def _count_joined(self, joined: Joined, *, counted: bool) -> None:
         self._coming += counted - joined.counted
         joined.counted = counted
         joined.number = next(self._numbers) if counted else None
@@ -579,25 +594,3 @@ class Turns(ABC):
             setter = self.actors.get(_thread.get_ident())
             order = 0 if setter is None else setter.order
         return self._timers.push(max(when, self.now), fn, actor, order)
-
-
-def nothing(*_: object) -> None:
-    """Do nothing where nobody wants to be called."""
-
-
-class _Joined:
-    """A thread that other actors join.
-
-    Attributes:
-        counted: Whether it is counted as coming: it has left, and will wake its joiners.
-        joiners: The actors that wait for it to end.
-        number: The place that joiners get when they are woken, taken when the thread left,
-            so that it does not depend on how long the thread takes to end.
-    """
-
-    __slots__ = ("counted", "joiners", "number")
-
-    def __init__(self) -> None:
-        self.counted = False
-        self.joiners: list[Actor] = []
-        self.number: int | None = None
