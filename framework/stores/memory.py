@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice, repeat
+from operator import itemgetter
 from typing import Final
 
 from framework._tasks.ids import TaskId
@@ -97,20 +100,15 @@ class MemoryStore:
     def page(self, query: PageQuery) -> Sequence[TaskRecord]:
         """Return the kept records of a page; see `protocols.PagedStore`."""
         with self._lock:
-            blocks = [
-                block
-                for generation in self._generations
-                for block in generation.blocks
-                if block is not None and block.reaches(query)
-            ]
-            # In the order of the first record that each could add to the page.
-            blocks.sort(key=lambda block: block.span(query)[0])
             found = query.first(list(self._latest.values()))
-            for block in blocks:
+            # In the order of the first record that each could add to the page.
+            blocks = heapq.merge(*[one.near(query) for one in self._generations], key=itemgetter(0))
+            for bound, block in blocks:
                 full = len(found) == query.limit
-                if full and query.distance(found[-1].created_at) < block.span(query)[0]:
+                if full and query.distance(found[-1].created_at) < bound:
                     break
-                found = query.first([*found, *block.page(query)])
+                if block.reaches(query):
+                    found = query.first([*found, *block.page(query)])
         return found
 
     def oldest(self) -> TaskRecord | None:
@@ -207,10 +205,14 @@ class _Generation:
             what was dropped stays until the whole generation goes.
     """
 
-    __slots__ = ("_dropped", "blocks", "index")
+    __slots__ = ("_dropped", "_highest", "_lowest", "blocks", "index")
 
     def __init__(self, dicts: int) -> None:
         self._dropped = 0
+        # Made when pages are read. By number, when the last record of this block and of those
+        # before it was submitted, and the first one of this block and of those behind it.
+        self._highest: list[float] = []
+        self._lowest: list[float] = []
         self.blocks: list[_Block | None] = []
         self.index: list[dict[int, int]] = [{} for _ in range(dicts)]
 
@@ -228,6 +230,39 @@ class _Generation:
         for numbers, part in zip(index, parts, strict=True):
             numbers.update(zip(part, repeat(number)))
         return True
+
+    def near(self, query: PageQuery) -> Iterator[tuple[float, _Block]]:
+        """Yield the blocks that may have records for a page, beginning with the nearest.
+
+        Each with a distance that neither its records nor those of later blocks are below. To
+        begin anywhere takes two searches by halves; blocks are sorted but for tasks that ran long.
+        """
+        self._measure()
+        after = None if query.after is None else query.after[0]
+        numbers: range
+        if query.oldest_first:
+            begin = 0 if after is None else bisect_left(self._highest, after)
+            numbers, bounds = range(max(begin, self._dropped), len(self.blocks)), self._lowest
+        else:
+            end = len(self.blocks) if after is None else bisect_right(self._lowest, after)
+            numbers, bounds = range(end - 1, self._dropped - 1, -1), self._highest
+        for number in numbers:
+            block = self.blocks[number]
+            assert block is not None
+            yield query.distance(bounds[number]), block
+
+    def _measure(self) -> None:
+        """Take in when the records of new blocks were submitted."""
+        highest, lowest = self._highest, self._lowest
+        for block in self.blocks[len(highest) :]:
+            # A dropped one is before all others.
+            low, high = (-math.inf, -math.inf) if block is None else block.span()
+            highest.append(max(high, highest[-1]) if highest else high)
+            at = len(lowest)
+            lowest.append(low)
+            while at and lowest[at - 1] > low:
+                at -= 1
+                lowest[at] = low
 
     @property
     def full(self) -> bool:
@@ -335,15 +370,16 @@ class _Block:
             return False
         if query.name is not None and query.name not in self._labels[::2]:
             return False
-        return query.after is None or self.span(query)[1] >= query.distance(query.after[0])
+        if query.after is None:
+            return True
+        return max(map(query.distance, self.span())) >= query.distance(query.after[0])
 
-    def span(self, query: PageQuery) -> tuple[float, float]:
-        """Return the distance of the records that come first and last in the order of *query*."""
+    def span(self) -> tuple[float, float]:
+        """Return when its first and its last record were submitted."""
         if self._span is None:
             created = self._created()
             self._span = min(created), max(created)
-        first, last = map(query.distance, self._span)
-        return (first, last) if first <= last else (last, first)
+        return self._span
 
     def page(self, query: PageQuery) -> list[TaskRecord]:
         """Return records among which are those for a page that this block has."""

@@ -342,17 +342,33 @@ def test_pages_are_those_of_a_list(
     assert list(map(facts, store.page(query))) == list(map(facts, left[: query.limit]))
 
 
+@pytest.mark.parametrize(("oldest_first", "wanted"), [(False, [23, 22]), (True, [0, 1])])
+def test_a_page_of_tasks_that_ended_in_another_order(
+    oldest_first: bool, wanted: list[float]
+) -> None:
+    """A page has what was submitted first or last, although other blocks end nearer to it."""
+    store = MemoryStore()
+    for number, created_at in enumerate([20, 21, 22, 23, 0, 1, 2, 3, 10, 11, 12, 13]):
+        made = record(number)
+        made.created_at = float(created_at)
+        store.put(made)
+
+    found = store.page(PageQuery(2, oldest_first=oldest_first))
+
+    assert [one.created_at for one in found] == wanted
+
+
 @pytest.mark.parametrize("oldest_first", [False, True])
-def test_a_page_looks_into_few_blocks(oldest_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_looks_at_few_blocks(oldest_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page costs the same however many records are kept, at the start and anywhere else."""
     looks: list[object] = []
-    page = memory._Block.page
+    reaches = memory._Block.reaches
 
-    def look(block: memory._Block, query: PageQuery) -> list[TaskRecord]:
+    def look(block: memory._Block, query: PageQuery) -> bool:
         looks.append(block)
-        return page(block, query)
+        return reaches(block, query)
 
-    monkeypatch.setattr(memory._Block, "page", look)
+    monkeypatch.setattr(memory._Block, "reaches", look)
     for count in (40, 400):
         store, records = filled(count)
         for after in (None, (records[count // 2].created_at, "")):
