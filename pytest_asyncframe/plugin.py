@@ -58,7 +58,7 @@ _USAGE_ERROR = pytest.StashKey[str]()
 _FAILED = pytest.StashKey[bool]()
 _BENCHMARKS = pytest.StashKey[list["Row"]]()
 _TIMELINE = pytest.StashKey["Timeline"]()
-_LAST_SECTION = pytest.StashKey[tuple[str, str] | None]()
+_LAST_SECTION = pytest.StashKey[tuple[str, str]]()
 
 _TEST_MODULES: set[str] = set()
 """Names of the modules that tests were collected from, also by a run inside this run."""
@@ -192,7 +192,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     finally:
         if broken or item.stash.get(_FAILED, False):
             # Now, while everything still exists.
-            item.stash[_LAST_SECTION] = _timeline(item, toolkit).at_end(findings)
+            section = _timeline(item, toolkit).at_end(findings)
+            if section is not None:
+                item.stash[_LAST_SECTION] = section
             del item.stash[_TIMELINE]
         del item.stash[_TOOLKIT], item.config.stash[_TOOLKIT]
         toolkit.close()
@@ -212,7 +214,9 @@ def pytest_runtest_makereport(
     toolkit = item.stash.get(_TOOLKIT, None)
     if toolkit is not None and call.excinfo is not None:
         toolkit.cut_short = True
-    section, item.stash[_LAST_SECTION] = item.stash.get(_LAST_SECTION, None), None
+    section = item.stash.get(_LAST_SECTION, None)
+    if section is not None:
+        del item.stash[_LAST_SECTION]
     if report.failed:
         item.stash[_FAILED] = True
         if toolkit is not None:

@@ -50,15 +50,15 @@ def closeness(item: pytest.Item, marker: str, keyword: str | None = None) -> int
         marker: The name of the marker.
         keyword: Only markers with this keyword count; None for all.
     """
+    found = [
+        node
+        for node, one in item.iter_markers_with_node(marker)
+        if keyword is None or keyword in one.kwargs
+    ]
+    if not found:
+        return 0
     nodes = item.listchain()
-    return max(
-        (
-            nodes.index(node) + 1
-            for node, one in item.iter_markers_with_node(marker)
-            if keyword is None or keyword in one.kwargs
-        ),
-        default=0,
-    )
+    return max(nodes.index(node) + 1 for node in found)
 
 
 def module_name(item: pytest.Item) -> str:

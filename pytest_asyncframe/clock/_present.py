@@ -31,22 +31,20 @@ class Present:
     results: Results
 
     def __init__(self) -> None:
-        self._nobodys = VirtualClock()
+        nobodys = VirtualClock()
+        self._between = nobodys, Pools(nobodys.sequencer), Results(nobodys.sequencer)
         self._kept: dict[tuple[str, str], tuple[Any, Any]] = {}
-        self._set(self._nobodys)
+        self.end()
 
-    def _set(self, clock: VirtualClock) -> None:
+    def begin(self, clock: VirtualClock) -> None:
+        """Begin a test."""
         self.clock = clock
         self.pools = Pools(clock.sequencer)
         self.results = Results(clock.sequencer)
 
-    def begin(self, clock: VirtualClock) -> None:
-        """Begin a test."""
-        self._set(clock)
-
     def end(self) -> None:
         """End it, and refer to nothing of it any more."""
-        self._set(self._nobodys)
+        self.clock, self.pools, self.results = self._between
 
     def replacement(self, owner: Any, name: str, real: Any, make: Make) -> Any:
         """Return what replaces the function *real* of *owner*.
