@@ -5,9 +5,9 @@ logged; a caller hears that a record is safe only after its commit; the thread e
 `Writer.close`, whatever the database does.
 Relies on: `_backlog` for what to write; no other thread writing this process's tasks; rows
 that may be written twice, since a commit that failed may have had its effect.
-Lock order: `_lock` is innermost and guards `_remove_up_to` and `_told` alone; everything else
-belongs to the thread. No lock is held during a transaction. In the database every writer takes
-its turn first (`Membership.turn`), so that no two processes wait for each other.
+Lock order: none of its own; all state belongs to the thread. No lock is held during a
+transaction. In the database every writer takes its turn first (`Membership.turn`), so that no
+two processes wait for each other.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from sqlalchemy.engine import Connection
 
@@ -31,8 +31,9 @@ from framework.stores.sql._follower import BREATH, IN_TIME, Follower
 from framework.stores.sql._membership import GivenUpError, Membership
 from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._pages import Pages
+from framework.stores.sql._removal import Deleted, Removal
 from framework.stores.sql._rows import NOT_WHOLE, Written, bare_row_of, row_of
-from framework.stores.sql._statements import DELETED, Row, Statements
+from framework.stores.sql._statements import Statements
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -44,12 +45,6 @@ _SLICE: Final = 8
 
 _MAX_TEXT: Final = 8_000_000
 """Characters after which a batch is full; a single result may have a million."""
-
-_QUICK: Final = 0.015
-"""Seconds that a transaction should take to delete old tasks: nobody else can write meanwhile."""
-
-_FEW: Final = 16
-"""How many tasks are deleted in a transaction at least."""
 
 _ROUNDS: Final = 20
 """Maximum number of batches before the thread reads what the others have written."""
@@ -78,20 +73,6 @@ class Pace:
     aside: float = 5.0
 
 
-class Deleted(NamedTuple):
-    """What a transaction has deleted.
-
-    Attributes:
-        left: Whether there may be more to delete.
-        seconds: How long it took.
-        rows: The deleted rows of which the framework is to be told.
-    """
-
-    left: bool = False
-    seconds: float = 0.0
-    rows: Sequence[Row] = ()
-
-
 class Writer:
     """Writes one process's tasks, and reads those of the others.
 
@@ -108,6 +89,7 @@ class Writer:
         membership: This process's row, and the others'.
         follower: Reads what the others write.
         pages: The SQL that reads the history.
+        removal: Which rows are to be deleted.
     """
 
     def __init__(
@@ -127,6 +109,7 @@ class Writer:
         self._pace = pace
         self.statements = Statements(database.dialect)
         self.pages = Pages(database.dialect)
+        self.removal = Removal(self.statements, clock)
         self.membership = Membership(self.statements)
         self.follower = Follower(
             database, self.statements, self.membership, backlog, mirror, host, clock
@@ -134,12 +117,6 @@ class Writer:
         self.errors = 0
         self._failing_since: float | None = None
         self._pause = pace.pause_min
-        self._lock = threading.Lock()
-        self._remove_up_to: float | None = None
-        # The ids of removed tasks of which the framework knows; None if it wants to know none.
-        self._told: set[str] | None = None
-        # How many tasks to delete in the next transaction.
-        self._deleted = 16 * _FEW
         self._looked = self._beaten = self._watched = self._tried_aside = 0.0
         # Maximum size of the next batch; halved after a fault, to find the record at fault.
         self._most = BATCH
@@ -165,7 +142,7 @@ class Writer:
         with self._database.reading() as connection:
             if self.statements.has_ended(connection, self.follower.removed):
                 # A process has died, or ended, before all of these were deleted.
-                self._remove_up_to = self.follower.removed
+                self.removal.ask(self.follower.removed)
 
     def start(self) -> None:
         """Start the thread."""
@@ -173,19 +150,10 @@ class Writer:
         self._thread.start()
 
     def remove(self, bound: float, told: Collection[str] | None = None) -> None:
-        """Remove what ended by wall second *bound* from the database as well.
-
-        Args:
-            bound: The wall second.
-            told: The ids of removed tasks of which the framework knows; it is told of all
-                others. None to tell it of none.
-        """
+        """Remove what ended by wall second *bound* from the database as well; see `Removal.ask`."""
         # First, so that a read in progress does not bring a removed task back.
         self.follower.forget(bound)
-        with self._lock:
-            self._remove_up_to = max(bound, self._remove_up_to or 0.0)
-            if told is not None:
-                self._told = {*(self._told or ()), *told}
+        self.removal.ask(bound, told)
         self._backlog.wake()
 
     def close(self, patience: float) -> bool:
@@ -312,8 +280,7 @@ class Writer:
         for _ in range(_ROUNDS):
             records = self._backlog.take(self._most)
             rows = self._rows_of(records, until)
-            with self._lock:
-                bound = self._remove_up_to
+            bound = self.removal.bound
             if not rows and bound is None:
                 return
             try:
@@ -376,7 +343,7 @@ class Writer:
             if bound is not None or any(
                 row.ended_at is not None and row.ended_at <= removed for row in rows
             ):
-                gone = self._delete(connection, removed)
+                gone = self.removal.delete(connection, removed)
         # After the commit: a beat that was rolled back was not seen by anybody.
         if beats:
             self._beaten = self._clock.monotonic()
@@ -386,28 +353,7 @@ class Writer:
         if gone.left:
             # As long as it took, so that the others get the database half of the time.
             self._closing.wait(gone.seconds)
-        with self._lock:
-            # Unless a later clean-up has moved it meanwhile.
-            if self._remove_up_to == bound and not gone.left:
-                self._remove_up_to = self._told = None
-            return self._remove_up_to is not None
-
-    def _delete(self, connection: Connection, bound: float) -> Deleted:
-        """Delete some of the tasks that ended by wall second *bound*."""
-        with self._lock:
-            told = None if self._told is None else set(self._told)
-        begun, most = self._clock.monotonic(), self._deleted
-        rows = []
-        if told is not None:
-            ended = self.statements.ended(connection, bound, most)
-            rows = [row for row in ended if row[0] not in told]
-        left = self.statements.remove(connection, bound, most)
-        seconds = self._clock.monotonic() - begun
-        if seconds > _QUICK:
-            self._deleted = max(_FEW, most // 2)
-        elif left and seconds < _QUICK / 2:
-            self._deleted = min(DELETED, 2 * most)
-        return Deleted(left, seconds, rows)
+        return self.removal.committed(bound, gone)
 
     def _beat_is_due(self) -> bool:
         return self._clock.monotonic() >= self._beaten + self._pace.beat

@@ -16,6 +16,7 @@ from framework.engines.celery._publisher import Publisher
 from framework.engines.celery._reports import Reports
 from framework.engines.celery._rescue import AFTER, Rescue
 from framework.stores.sql._backlog import Backlog
+from framework.stores.sql._removal import Removal
 from framework.stores.sql._writer import Pace, Writer
 from framework.worker import _deliveries
 from framework.worker._deliveries import Process
@@ -245,10 +246,11 @@ def remove_or_write(run: Run) -> None:
     database: Any = SimpleNamespace(writing=nullcontext, dialect=sqlite.dialect())
     writer: Any = Writer(database, Backlog(run.clock), made, made, run.clock, Pace())
     writer.membership = SimpleNamespace(turn=lambda _: (1, 0.0))
-    writer.statements = SimpleNamespace(remove=remove)
+    statements: Any = SimpleNamespace(remove=remove)
+    writer.removal = Removal(statements, run.clock)
 
     def write() -> None:
-        while (bound := writer._remove_up_to) is not None:
+        while (bound := writer.removal.bound) is not None:
             writer._write_batch([], bound)
 
     writer.remove(1.0)

@@ -34,13 +34,13 @@ NEEDED: dict[str, Scenario] = {
     "Promise._lock": ends.use_promised,
     "Publisher._condition": remote.publish_or_withdraw,
     "Reader._lock": stores.labels,
+    "Removal._lock": remote.remove_or_write,
     "Reports._lock": remote.read_reports_twice,
     "Rescue._lock": remote.rescue_or_close,
     "Schedules._lock": timers.schedule_or_leave,
     "SystemClock._changed": timers.set_or_fire,
     "ThreadWaiter._condition": stores.ask_at_once,
     "WaitGraph._lock": pool.wait_in_a_circle,
-    "Writer._lock": remote.remove_or_write,
     "frameworks._LOCK": ends.apps_come,
     "registry._LOCK": ends.list_or_register,
 }
@@ -55,8 +55,8 @@ _NEEDLESS = ("Nothing fails without it while there is a global lock: ", "A signa
 _HOW = {
     "Delays._lock": ("line", "pct:3"),
     "Mirror._lock": ("line", "delays"),
+    "Removal._lock": ("opcode", "mixed"),
     "Schedules._lock": ("opcode", "delays"),
-    "Writer._lock": ("opcode", "mixed"),
     "frameworks._LOCK": ("line", "delays"),
 }
 """The levels and policies that find the failure in few runs, where lines and ``mixed`` do not."""
