@@ -7,7 +7,7 @@ import inspect
 import logging
 import sys
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from contextvars import Token
 from types import TracebackType
@@ -22,7 +22,7 @@ from framework._running.log import install_task_ids
 from framework._tasks import checks
 from framework._tasks.current import current_home
 from framework._tasks.ids import explain_await
-from framework._tasks.live import Home
+from framework._tasks.live import Home, Sleeper
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.sleepers import LoopSleeper
 from framework._threads.user_threads import LIFESPAN
@@ -242,14 +242,18 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         clock = framework.core.clock
         end = clock.monotonic() + self._grace
         alone = override() is not framework
+        sleepers: Sequence[Sleeper] = ()
         if alone:
-            framework.core.wind_down()
+            sleepers = framework.core.begin_wind_down()
         else:
             framework.core.schedules.leave(home)
         try:
             if alone and framework.core.remote is not None:
+                # Few if any, since the tasks themselves run elsewhere; and this takes a while.
+                for sleeper in sleepers:
+                    sleeper.interrupt()
                 await _in_thread(lambda: framework.hand_over(self._grace), clock)
-            await drain(framework.core, home, max(0.0, end - clock.monotonic()))
+            await drain(framework.core, home, max(0.0, end - clock.monotonic()), sleepers)
         finally:
             framework.leave(home)
             if self._shim is not None and self._app is not None:

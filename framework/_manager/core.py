@@ -25,6 +25,7 @@ from framework._running.pauses import Pauses
 from framework._running.policies import Policies, WatchedPolicies
 from framework._running.results import Results
 from framework._running.runner import Runner
+from framework._tasks.live import Sleeper
 from framework._tasks.records import EVENT_OF, FAILURES
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.waiters import Mailboxes
@@ -150,10 +151,15 @@ class Core:
 
     def wind_down(self) -> None:
         """Accept and schedule no more tasks, and wake those that sleep in a retry or throttle."""
+        for sleeper in self.begin_wind_down():
+            sleeper.interrupt()
+
+    def begin_wind_down(self) -> list[Sleeper]:
+        """Do as `wind_down` does, but return the sleepers, to be woken in turns of the loop."""
         self.ledger.wind_down()
         self.clean_up.stop()
         self.schedules.stop()
-        self.policies.close()
+        return self.policies.begin_close()
 
     def stop(self) -> None:
         """Accept no more tasks and cancel all timers; call it after a drain, if there is one.

@@ -13,13 +13,13 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from framework._manager.core import Core
 from framework._running.log import Tally
-from framework._tasks.live import Driver, Home, LiveTask
+from framework._tasks.live import Driver, Home, LiveTask, Sleeper
 from framework._tasks.records import FINAL, TaskStatus
 from framework._threads.sleepers import LoopSleeper
 from framework.exceptions import TaskInterruptedError
@@ -63,18 +63,20 @@ _LINES: Final = 10
 _T = TypeVar("_T")
 
 
-async def drain(core: Core, home: Home, grace: float) -> None:
+async def drain(core: Core, home: Home, grace: float, sleepers: Sequence[Sleeper] = ()) -> None:
     """End all tasks of *home*; called on its loop.
 
     Args:
         core: The core of the home.
         home: The home, which accepts no more tasks from now on.
         grace: How many seconds tasks get to finish, 0 or more; infinity for no limit.
+        sleepers: Retries and throttles that sleep, in tasks or elsewhere, and are interrupted.
     """
     core.ledger.close_home(home)
     until = core.clock.monotonic() + grace
     cut_short = Tally(_CUT_SHORT)
     try:
+        await _in_turns(core, sleepers, lambda sleeper: sleeper.interrupt())
         await _end_waits(core, home, cut_short)
         await _wait_until_idle(core, home, until)
     finally:

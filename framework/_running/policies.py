@@ -80,11 +80,14 @@ class Policies:
 
     def close(self) -> None:
         """Interrupt every sleep, and every one that starts later."""
+        for sleeper in self.begin_close():
+            sleeper.interrupt()
+
+    def begin_close(self) -> list[Sleeper]:
+        """Interrupt every sleep that starts from now on; return the others, to be interrupted."""
         with self._lock:
             self._closing = True
-            sleepers = list(self._sleepers)
-        for sleeper in sleepers:
-            sleeper.interrupt()
+            return list(self._sleepers)
 
     # -- throttle
 

@@ -16,6 +16,7 @@ from framework import (
     ThreadPoolExecutorEnhanced,
     background_task,
     get_task_manager,
+    retry_task,
     setup_async_framework,
 )
 from framework.protocols import TaskEvent
@@ -253,6 +254,36 @@ async def test_the_loop_has_its_turns_while_many_are_cancelled() -> None:
     gate.set()
     assert cancelled.total() == 10_000
     assert max(cancelled.values()) <= 500
+
+
+async def test_the_loop_has_its_turns_while_many_are_woken() -> None:
+    """A drain wakes at most 500 coroutines that wait for a retry in one turn of the loop."""
+    ended = asyncio.Event()
+    turns = 0
+    failed: Counter[int] = Counter()
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        if not ended.is_set():
+            asyncio.get_running_loop().call_soon(turn)
+
+    @background_task
+    @retry_task(retry_delay=3_600.0)
+    async def wait_for_retry() -> None:
+        raise ConnectionError
+
+    async with setup_async_framework(None, graceful_shutdown_timeout=60):
+        manager = get_task_manager()
+        for _ in range(2_000):
+            wait_for_retry()
+        manager.subscribe(lambda _: failed.update([turns]), kinds={"failed"})
+        while manager.get_stats()["retrying"] < 2_000:
+            await asyncio.get_running_loop().run_in_executor(None, int)
+        turn()
+    ended.set()
+    assert failed.total() == 2_000
+    assert max(failed.values()) <= 500
 
 
 # -- what a drain waits for
