@@ -86,7 +86,7 @@ def _bytes_row(rounds: int, peers: bool) -> Row:
         unit="bytes",
         floor=RECORDS,
         samples=samples,
-        goals=(Goal(RECORDS, 0.65), Goal(CELERY, 0.5), Goal(TASKIQ, 0.16), Goal(HUEY, 1.2)),
+        goals=(Goal(RECORDS, 0.55), Goal(CELERY, 0.5), Goal(TASKIQ, 0.16), Goal(HUEY, 1.2)),
         unranked=[f"{OURS}, {way}" for way in _TEXTS],
         note="Heap memory, with a small number as the result. huey, dramatiq and celery keep "
         "only the result, without timestamps. Their stores were large enough for all tasks. An "
@@ -101,7 +101,7 @@ def _pause_row(rounds: int) -> Row:
         unit="ms",
         floor=RECORDS,
         samples=_in_children("pause", [RECORDS, OURS], rounds),
-        goals=(Goal(RECORDS, 0.05),),
+        goals=(Goal(RECORDS, 0.06),),
         note="All threads are stopped for this long. The tasks were really submitted and run.",
     )
 

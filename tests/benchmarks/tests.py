@@ -112,7 +112,7 @@ def _empty_rows(rounds: int) -> Iterator[Row]:
         unit=MILLISECONDS,
         floor=BARE,
         samples=each,
-        goals=(Goal(BARE, 1.5),),
+        goals=(Goal(BARE, 1.8),),
         unranked=(NOT_ASKED,),
         note=f"pytest-asyncio runs both. The fastest of {_RUNS} runs of {TESTS} tests, minus the "
         f"fastest run of one test, divided by the other {TESTS - 1}. So the start of pytest is "
