@@ -258,9 +258,15 @@ async def test_the_loop_has_its_turns_while_many_are_cancelled() -> None:
 
 async def test_the_loop_has_its_turns_while_many_are_woken() -> None:
     """A drain wakes at most 500 coroutines that wait for a retry in one turn of the loop."""
-    ended = asyncio.Event()
+    asleep, ended = asyncio.Event(), asyncio.Event()
     turns = 0
+    sleeping: list[TaskEvent] = []
     failed: Counter[int] = Counter()
+
+    def note_sleep(event: TaskEvent) -> None:
+        sleeping.append(event)
+        if len(sleeping) == 2_000:
+            asleep.set()
 
     def turn() -> None:
         nonlocal turns
@@ -275,11 +281,11 @@ async def test_the_loop_has_its_turns_while_many_are_woken() -> None:
 
     async with setup_async_framework(None, graceful_shutdown_timeout=60):
         manager = get_task_manager()
+        manager.subscribe(note_sleep, kinds={"retrying"})
+        manager.subscribe(lambda _: failed.update([turns]), kinds={"failed"})
         for _ in range(2_000):
             wait_for_retry()
-        manager.subscribe(lambda _: failed.update([turns]), kinds={"failed"})
-        while manager.get_stats()["retrying"] < 2_000:
-            await asyncio.get_running_loop().run_in_executor(None, int)
+        await asleep.wait()
         turn()
     ended.set()
     assert failed.total() == 2_000
