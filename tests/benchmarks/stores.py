@@ -145,7 +145,7 @@ def rows(rounds: int, *, peers: bool) -> Iterator[Row]:
                 case.add(found[name][figure], floor)
     yield _row("store_lag_p99", samples["lag"], 2.0)
     yield _row("store_submit", samples["submit"], 2.0)
-    yield _row("store_run", samples["run"], 5.0)
+    yield _row("store_run", samples["run"], 2.0)
     yield _row("store_accepted", samples["accepted"], 2.0)
     written = {GOAL: Samples([_GOAL_US] * rounds, [_GOAL_US] * rounds)}
     for name, case in samples["written"].items():
