@@ -105,8 +105,14 @@ async def _one_iteration() -> None:
     """Let the loop run for one iteration."""
     loop = asyncio.get_running_loop()
     had = loop.create_future()
-    loop.call_soon(had.set_result, None)
+    loop.call_soon(_resolve, had)
     await had
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    # It is done already if the drain was cancelled in between.
+    if not future.done():
+        future.set_result(None)
 
 
 async def _end_waits(core: Core, home: Home, cut_short: Tally) -> None:

@@ -292,6 +292,28 @@ async def test_the_loop_has_its_turns_while_many_are_woken() -> None:
     assert max(failed.values()) <= 500
 
 
+async def test_a_drain_that_is_cancelled_in_a_turn_says_nothing_of_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Cancelling a drain between two turns cancels all tasks, and no callback fails."""
+    begun = asyncio.Event()
+
+    async def app() -> None:
+        async with setup_async_framework(None):
+            manager = get_task_manager()
+            manager.subscribe(lambda _: begun.set(), kinds={"cancelled"})
+            for _ in range(2_000):
+                manager.submit_nowait(int, delay=60)
+
+    stopping = asyncio.ensure_future(app())
+    await begun.wait()
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert {one.name for one in caplog.records} == {"asyncframe"}
+    assert shutdown_lines(caplog)[0].startswith("2,000 tasks (2,000 cancelled while delayed); ")
+
+
 # -- what a drain waits for
 
 
