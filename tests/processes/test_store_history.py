@@ -164,6 +164,21 @@ def test_nothing_is_counted_twice(sql_url: str) -> None:
         assert len(two.history.records(None)) == 10
 
 
+def test_tasks_that_end_at_one_moment_are_counted(sql_url: str) -> None:
+    """Tasks of several processes that ended at the same moment as older ones are all counted."""
+    with peers(sql_url) as (one, two):
+        for _ in range(3):
+            for peer in (one, two):
+                for _ in range(5):
+                    peer.end(peer.accept())
+                peer.writer.write()
+            for peer in (one, two):
+                peer.writer.follower.look()
+                moved(peer)
+
+        assert counted(one) == counted(two) == {"completed": 30}
+
+
 def test_stamps_are_exact(sql_url: str) -> None:
     """A task's times are read as they were written, to the last bit."""
     rng = random.Random(7)

@@ -104,6 +104,7 @@ class Follower:
             if version < self.version:
                 # A backup that was put back has less than was read before: all is read anew.
                 self.version = -1
+                self._mirror.expect_again()
             found, reached = self._since(connection, version)
         self._take_in(found)
         self.version = reached
@@ -175,14 +176,16 @@ class Follower:
         were removed since.
         """
         own = self._membership.identities
-        rows, ended = [], []
-        for row in self._rows_of(connection, task_ids):
-            task_id = row[0]
-            if row[7] is not None or row[-1] not in own or task_id in self._backlog.live:
-                rows.append(row)
+        rows, counted, ended = [], [], []
+        for row in filter(self._is_kept, self._rows_of(connection, task_ids)):
+            task_id, is_own = row[0], row[-1] in own
+            if row[7] is not None and (is_own or row[-2] <= self.version):
+                counted.append(row[:-2])
+            elif row[7] is not None or not is_own or task_id in self._backlog.live:
+                rows.append(row[:-2])
             elif (known := self._mirror.get(task_id)) is not None:
                 ended.append(known)
-        return ended + self._mirror.read(row[:-2] for row in rows if self._is_kept(row))
+        return ended + self._mirror.read_only(counted) + self._mirror.read(rows)
 
     def _rows_of(self, connection: Connection, task_ids: Collection[str]) -> list[Row]:
         wanted = list(task_ids)

@@ -10,6 +10,7 @@ the memory store takes its own lock; then `_lock`, for the counts and the others
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -60,11 +61,14 @@ class Mirror:
         self.held = HELD
         self._finished = MemoryStore()
         self._older = Older()
-        # Of the older ones: those that wait to be written, and failures that nobody has read.
+        # Of the older ones: those that wait to be written, failures that nobody has read, and
+        # those whose rows will change once more, when their bodies let go of them.
         self._pinned: dict[str, TaskRecord] = {}
         # Of the older ones only their wall seconds are known. If the wall clock jumps, they are
         # removed later, and never too early: see `remove`.
         self._first_offset = self.offset
+        # Of the older ones that ended by this wall second, rows may be read again.
+        self._again_by = -math.inf
         self._moving = False
         self._others: dict[str, TaskRecord] = {}
         self._counts: Counter[TaskStatus] = Counter()
@@ -176,6 +180,13 @@ class Mirror:
         with self._lock:
             self._older = older
             self._counts.update(older.counts())
+        # What changes while they are counted is read again.
+        self.expect_again()
+
+    def expect_again(self) -> None:
+        """Prepare for rows of older tasks that are counted already."""
+        with self._keeping:
+            self._again_by = max(self._again_by, self._older.last or -math.inf)
 
     def move(self) -> bool:
         """Let go of the oldest tasks if there are too many; return whether some are left.
@@ -189,18 +200,21 @@ class Mirror:
             _, moved = self._finished.remove(keep=left)
             for record in moved:
                 self._older.add(wall_end(record), record.status)
-                if self._waits(record.task_id) or is_unread(record):
+                if self._must_stay(record):
                     self._pinned[record.task_id] = record
             self._moving = left > self.held
         if not self._moving:
             self._unpin()
         return self._moving
 
+    def _must_stay(self, record: TaskRecord) -> bool:
+        return self._waits(record.task_id) or is_unread(record) or record.still_running
+
     def _unpin(self) -> None:
-        """Let go of older tasks that were written, and read if they failed."""
+        """Let go of older tasks that no longer have to stay."""
         with self._keeping:
             for task_id, record in list(self._pinned.items()):
-                if not self._waits(task_id) and not is_unread(record):
+                if not self._must_stay(record):
                     del self._pinned[task_id]
 
     def absorb(self, rows: Iterable[Row]) -> None:
@@ -232,8 +246,8 @@ class Mirror:
             for record, ended_at in final:
                 task_id = record.task_id
                 known = self._finished.get(task_id) or self._pinned.get(task_id)
-                # Its body has let go of it, the history is read anew, or somebody asked for it.
-                if known is None and not self._older.has(ended_at):
+                counted = ended_at <= self._again_by and self._older.has(ended_at)
+                if known is None and not counted:
                     self._finished.put(record)
                     new.append(record)
                 kept.append(known or record)

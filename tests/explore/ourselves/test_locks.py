@@ -54,7 +54,7 @@ _NEEDLESS = ("Nothing fails without it while there is a global lock: ", "A signa
 
 _HOW = {
     "Delays._lock": ("line", "pct:3"),
-    "Mirror._lock": ("line", "delays"),
+    "Mirror._lock": ("line", "pct:3"),
     "Removal._lock": ("opcode", "mixed"),
     "Schedules._lock": ("opcode", "delays"),
     "frameworks._LOCK": ("line", "delays"),
