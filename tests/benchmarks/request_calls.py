@@ -18,22 +18,47 @@ from tests.benchmarks.request_app import Served, Switch, run
 
 
 @dataclass
+class Entry:
+    """One time that a function is entered, or a coroutine goes on.
+
+    Attributes:
+        code: Its code.
+        thread: The thread on which.
+        steps: How many instructions of its bytecode are executed until it returns or is
+            suspended, those of what it calls not counted.
+    """
+
+    code: CodeType
+    thread: int
+    steps: int = 0
+
+
+@dataclass
 class Recorder:
-    """A profile function that notes which functions are entered, while it is on.
+    """A trace function that notes which functions are entered, while it is on.
 
     Attributes:
         on: Whether it notes anything.
-        entered: The code that was entered, and the thread on which; a coroutine that goes
-            on is entered again.
+        entries: What was entered, in order.
     """
 
     on: bool = False
-    entered: list[tuple[int, CodeType]] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
 
-    def __call__(self, frame: FrameType, event: str, _: object) -> None:
-        """Note a call."""
-        if self.on and event == "call":
-            self.entered.append((threading.get_ident(), frame.f_code))
+    def __call__(self, frame: FrameType, event: str, _: object) -> Any:
+        """Note that a function is entered, and have its instructions counted."""
+        if not self.on:
+            return None
+        entry = Entry(frame.f_code, threading.get_ident())
+        self.entries.append(entry)
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+
+        def count(frame: FrameType, event: str, _: object) -> Any:
+            if event == "opcode":
+                entry.steps += 1
+            return count
+
+        return count
 
 
 class Recording(Switch):
@@ -45,8 +70,8 @@ class Recording(Switch):
         self._control.get("/record", response_model=None)(self.record)
         self._control.get("/calls", response_model=None)(self.calls)
         # Before the threads of the pool start, which take it over.
-        threading.setprofile(self._recorder)
-        sys.setprofile(self._recorder)
+        threading.settrace(self._recorder)
+        sys.settrace(self._recorder)
 
     async def record(self) -> None:
         """Note what is called from now on."""
@@ -56,16 +81,16 @@ class Recording(Switch):
         """Stop, and return what was called on which thread, in order."""
         recorder = self._recorder
         recorder.on = False
-        entered, recorder.entered = recorder.entered, []
+        entries, recorder.entries = recorder.entries, []
         here = threading.get_ident()
         told = [
             {
-                "place": _place(code),
-                "name": code.co_qualname,
-                "bytes": len(code.co_code),
-                "on_loop": thread == here,
+                "place": _place(entry.code),
+                "name": entry.code.co_qualname,
+                "steps": entry.steps,
+                "on_loop": entry.thread == here,
             }
-            for thread, code in entered
+            for entry in entries
         ]
         # A response, since FastAPI would take long to convert the list.
         return JSONResponse(told)
@@ -96,14 +121,14 @@ def as_text(way: str, entered: Entered, beside: Entered) -> str:
     lines = [f"{way}: {_sum(entered)}; without a job {_sum(beside)}; the framework's {_sum(ours)}"]
     for one in ours:
         where = "" if one["on_loop"] else "on the thread: "
-        lines.append(f"    {where}{one['place']}: {one['name']}, {one['bytes']} bytes")
+        lines.append(f"{one['steps']:5} {where}{one['place']}: {one['name']}")
     return "\n".join([*lines, ""])
 
 
 def _sum(entered: Entered) -> str:
-    codes = {(one["place"], one["name"]): one["bytes"] for one in entered}
-    size = sum(codes.values())
-    return f"{len(entered)} calls of {len(codes)} functions, {size:,} bytes of code"
+    codes = {(one["place"], one["name"]) for one in entered}
+    steps = sum(one["steps"] for one in entered)
+    return f"{steps:,} instructions in {len(entered)} calls of {len(codes)} functions"
 
 
 if __name__ == "__main__":

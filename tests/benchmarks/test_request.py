@@ -85,15 +85,16 @@ def test_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_list_of_calls() -> None:
     """The framework's functions are listed with their place, and all are summed up."""
-    ours = {"place": "framework/x.py", "name": "f", "bytes": 10, "on_loop": False}
-    other = {"place": "fastapi", "name": "g", "bytes": 100, "on_loop": True}
+    ours = {"place": "framework/x.py", "name": "f", "steps": 10, "on_loop": False}
+    other = {"place": "fastapi", "name": "g", "steps": 1_000, "on_loop": True}
 
     text = calls_as_text("a way", [other, ours, other], [other])
 
     assert text.splitlines() == [
         (
-            "a way: 3 calls of 2 functions, 110 bytes of code; without a job 1 calls of 1 "
-            "functions, 100 bytes of code; the framework's 1 calls of 1 functions, 10 bytes of code"
+            "a way: 2,010 instructions in 3 calls of 2 functions; without a job 1,000 "
+            "instructions in 1 calls of 1 functions; the framework's 10 instructions in 1 calls "
+            "of 1 functions"
         ),
-        "    on the thread: framework/x.py: f, 10 bytes",
+        "   10 on the thread: framework/x.py: f",
     ]
