@@ -13,7 +13,7 @@ import asyncio
 import inspect
 import logging
 import types
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -27,27 +27,85 @@ from framework.protocols import Kind, Run
 _LOGGER = logging.getLogger("asyncframe")
 
 
-def runs_of(runner: Runner) -> dict[Kind, Run]:
-    """Return what an engine calls with the tasks of *runner*, for threads and for loops."""
+class _Starter:
+    """Starts coroutines in asyncio tasks of their loops."""
 
-    def start_coroutine(task: LiveTask) -> bool:
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def start(self, task: LiveTask) -> bool:
+        """Start a task in an asyncio task of its own; False if it is final."""
         if task.status in FINAL or task.loop is None:
             return False
-        driver = Drive(runner, task, False)
-        task.driver = driver
-        # The driver keeps the asyncio task alive: a loop has only weak references to its tasks.
-        driver.owner = task.loop.create_task(driver.main(), name=f"asyncframe {task.name}")
+        self._start_alone(Drive(self._runner, task, False))
         return True
 
+    def together(self, first: LiveTask, tasks: Iterator[LiveTask]) -> asyncio.Task[None]:
+        """Start *tasks*, of which one is the *first*, in the asyncio task that is returned.
+
+        A task that is suspended keeps that for itself, and those after it get their own.
+        *tasks* is read when the loop runs the asyncio task.
+        """
+        drives = (Drive(self._runner, task, False) for task in tasks)
+        return _asyncio_task(first, self._run_in_turn(drives))
+
+    def _start_alone(self, drive: Drive) -> None:
+        drive._task.driver = drive
+        # The driver keeps the asyncio task alive: a loop has only weak references to its tasks.
+        drive.owner = _asyncio_task(drive._task, self._run_in_turn(iter((drive,))))
+
+    async def _run_in_turn(self, drives: Iterator[Drive]) -> None:
+        runner, owner = self._runner, asyncio.current_task()
+        assert owner is not None
+        drive: Drive | None = None
+        try:
+            for place, drive in enumerate(drives):
+                task = drive._task
+                started = runner.start(task)
+                if started is None:
+                    continue
+                if place:
+                    owner.set_name(_name(task))
+                task.driver = drive
+                drive.first_step(started)
+                # Nor may one that has cancelled its asyncio task leave it to the others.
+                if drive.suspended or owner.cancelling():
+                    break
+        finally:
+            for other in drives:
+                self._start_alone(other)
+        if drive is not None and drive.suspended:
+            await drive.end()
+
+
+def _asyncio_task(task: LiveTask, steps: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Return a new asyncio task on the loop of *task*, named after it, that runs *steps*."""
+    assert task.loop is not None
+    return task.loop.create_task(steps, name=_name(task))
+
+
+def _name(task: LiveTask) -> str:
+    return f"asyncframe {task.name}"
+
+
+def runs_of(runner: Runner) -> dict[Kind, Run]:
+    """Return what an engine calls with the tasks of *runner*, for threads and for loops.
+
+    In real time, without an interceptor, the run for loops has an attribute ``together``; see
+    `_Starter.together`.
+    """
+    starter = _Starter(runner)
     run_body = runner.body_runner()
     watched = runner.interceptor is not None or runner.holds_clock
     runs = {
         "thread": _watched(runner, run_body) if watched else run_body,
-        "loop": _watched(runner, start_coroutine),
+        "loop": _watched(runner, starter.start),
     }
     for run in runs.values():
         # A function with an attribute, since an object with `__call__` takes twice as long to call.
         run.drop = partial(_drop, runner)  # type: ignore[attr-defined]
+    if not watched:
+        runs["loop"].together = starter.together  # type: ignore[attr-defined]
     return cast("dict[Kind, Run]", runs)
 
 
@@ -127,15 +185,10 @@ class Drive:
         self.value: Any = None
         self.raised: BaseException | None = None
 
-    async def main(self) -> None:
-        """Run the task as an asyncio task, which never fails."""
-        started = self._runner.start(self._task)
-        if started is None:
-            return
-        self.first_step(started)
+    async def end(self) -> None:
+        """Wait until the suspended coroutine has ended; raises nothing unless it is closed."""
         try:
-            if self.suspended:
-                await self
+            await self
         except BaseException:  # the waiters get it; a SystemExit here would end the loop
             if self._closing:
                 raise
