@@ -90,7 +90,12 @@ KEYS = {
         "cleanup",
         "cleanup_growth",
     ),
-    "served": ("http_asyncio", "http_uvloop"),
+    "served": (
+        "http_asyncio",
+        "http_uvloop",
+        "background_asyncio",
+        "background_uvloop",
+    ),
     "lag": ("lag_sleeping_p99", "lag_sleeping_max", "lag_busy_p99", "busy_drain"),
     "stores": (
         "store_lag_p99",

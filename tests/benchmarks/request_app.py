@@ -39,8 +39,10 @@ WOKEN = "a thread woken, the task not run"
 THREAD = "run on a thread"
 LOOP_STAGED = "the same, for an async function"
 LOOP = "run on the loop"
+LOOP_WAITS = "run on the loop, suspended once"
 AGAIN = "no job, once more"
 BACKGROUND_AGAIN = "BackgroundTasks, async function, once more"
+BACKGROUND_WAITS = "BackgroundTasks, suspended once"
 
 RAN: list[None] = []
 """One entry for each job that has run; appending needs no lock."""
@@ -59,6 +61,12 @@ def job() -> None:
 
 async def async_job() -> None:
     """Do nothing but be counted."""
+    RAN.append(None)
+
+
+async def waiting_job() -> None:
+    """Be suspended once, as functions are that ask a database or another service."""
+    await asyncio.sleep(0)  # noqa: TID251  # gives way once; no time has to pass
     RAN.append(None)
 
 
@@ -201,6 +209,11 @@ async def _background_async(tasks: BackgroundTasks) -> dict[str, str]:
     return {"task_id": NO_ID}
 
 
+async def _background_waiting(tasks: BackgroundTasks) -> dict[str, str]:
+    tasks.add_task(waiting_job)
+    return {"task_id": NO_ID}
+
+
 _TASKS: set[asyncio.Task[None]] = set()
 
 
@@ -224,9 +237,10 @@ OTHERS: dict[str, Callable[..., Any]] = {
     BACKGROUND_SYNC: _background_sync,
     BACKGROUND_ASYNC: _background_async,
     BACKGROUND_AGAIN: _background_async,
+    BACKGROUND_WAITS: _background_waiting,
     CREATE_TASK: _create_task,
 }
-OURS = (INSIDE, SUBMITTED, STAGED, WOKEN, THREAD, LOOP_STAGED, LOOP)
+OURS = (INSIDE, SUBMITTED, STAGED, WOKEN, THREAD, LOOP_STAGED, LOOP, LOOP_WAITS)
 WAYS = [*OTHERS, *OURS]
 JOBLESS = {FLOOR, AGAIN, INSIDE}
 
@@ -235,12 +249,12 @@ JOBLESS = {FLOOR, AGAIN, INSIDE}
 async def ways() -> AsyncIterator[list[Served]]:
     """Yield all ways; those that submit tasks have an app each, and one framework."""
     sync_task, async_task = background_task(job), background_task(async_job)
+    begins = {LOOP_STAGED: async_task, LOOP: async_task, LOOP_WAITS: background_task(waiting_job)}
     found = [Served(_app_of(endpoint), way) for way, endpoint in OTHERS.items()]
     async with setup_async_framework(None, max_workers=THREADS):
         core = get_task_manager()._core
         for way in OURS:
-            begin = async_task if way in (LOOP_STAGED, LOOP) else sync_task
-            app = _app_of(_no_job if way == INSIDE else _started(begin))
+            app = _app_of(_no_job if way == INSIDE else _started(begins.get(way, sync_task)))
             # As for an app of its own, which would have a framework of its own.
             _Shim.put_on(app, core.intake.home())
             found.append(Served(app, way, core))

@@ -25,6 +25,8 @@ from tests.benchmarks.peers import (
     TASKIQ_ASYNC,
     TASKIQ_SYNC,
 )
+from tests.benchmarks.request import samples as request_samples
+from tests.benchmarks.request_app import BACKGROUND_AGAIN, BACKGROUND_WAITS, LOOP, LOOP_WAITS
 from tests.benchmarks.served_app import BACKGROUND_ASYNC, BACKGROUND_SYNC, FLOOR, OURS_ASYNC
 from tests.benchmarks.served_load import load
 
@@ -147,35 +149,65 @@ class _Server:
 
 
 def rows(rounds: int, *, peers: bool) -> Iterator[Row]:
-    """Measure the cost of a request on each loop and parser, all servers kept up at once.
+    """Measure requests on each loop and parser, then async functions beside BackgroundTasks.
 
     Args:
         rounds: How many rounds of one second count, from 1 on.
         peers: Whether to measure peers. Without them, a stack that is not installed is
             left out.
     """
-    for stack in _STACKS:
-        missing = any(find_spec(name) is None for name in (stack.loop, stack.http))
-        if missing and not peers:
-            continue
-        with ExitStack() as stop:
-            servers = {
-                way: stop.enter_context(_Server(way, stack))
-                for way in (_STANDARD + _PEERS if peers else _STANDARD)
-            }
-            cases = {way: server.cost for way, server in servers.items()}
-            samples = interleave(cases, FLOOR, rounds)
-        yield Row(
-            key=stack.key,
-            title=f"Request that starts a job, {stack.loop} and {stack.http}",
-            unit="\N{MICRO SIGN}s",
-            floor=FLOOR,
-            samples=samples,
-            goals=[Goal(name, 1 / share) for name, share in stack.at_least.items()],
-            unranked=[OURS_ASYNC],
-            note=(
-                f"One process, {_CONNECTIONS} connections. create_task, aiojobs and the async "
-                "functions run the job on the event loop. Only asyncframe, taskiq and huey give "
-                "an id."
-            ),
-        )
+    stacks = [one for one in _STACKS if peers or (find_spec(one.loop) and find_spec(one.http))]
+    for stack in stacks:
+        yield _every_way(stack, rounds, peers=peers)
+    for stack in stacks:
+        yield _beside_background(stack, rounds)
+
+
+def _every_way(stack: _Stack, rounds: int, *, peers: bool) -> Row:
+    """Return the row of all ways to start a job, whose servers are kept up at once."""
+    with ExitStack() as stop:
+        servers = {
+            way: stop.enter_context(_Server(way, stack))
+            for way in (_STANDARD + _PEERS if peers else _STANDARD)
+        }
+        cases = {way: server.cost for way, server in servers.items()}
+        samples = interleave(cases, FLOOR, rounds)
+    return Row(
+        key=stack.key,
+        title=f"Request that starts a job, {stack.loop} and {stack.http}",
+        unit="\N{MICRO SIGN}s",
+        floor=FLOOR,
+        samples=samples,
+        goals=[Goal(name, 1 / share) for name, share in stack.at_least.items()],
+        unranked=[OURS_ASYNC],
+        note=(
+            f"One process, {_CONNECTIONS} connections. create_task, aiojobs and the async "
+            "functions run the job on the event loop. Only asyncframe, taskiq and huey give "
+            "an id."
+        ),
+    )
+
+
+_OURS_WAITS = "asyncframe, suspended once"
+
+
+def _beside_background(stack: _Stack, rounds: int) -> Row:
+    """Return the row of an async function, which BackgroundTasks runs too."""
+    names = {way: way for way in (FLOOR, BACKGROUND_ASYNC, BACKGROUND_AGAIN, BACKGROUND_WAITS)} | {
+        LOOP: OURS,
+        LOOP_WAITS: _OURS_WAITS,
+    }
+    return Row(
+        key=f"background_{stack.loop}",
+        title=f"Request that starts an async function, {stack.loop} and {stack.http}: CPU time",
+        unit="\N{MICRO SIGN}s",
+        floor=BACKGROUND_ASYNC,
+        samples=request_samples(stack.loop, rounds, names, BACKGROUND_ASYNC),
+        goals=[Goal(BACKGROUND_ASYNC, 1.03)],
+        unranked=[FLOOR, BACKGROUND_AGAIN, BACKGROUND_WAITS, _OURS_WAITS],
+        note=(
+            f"One process serves all ways in turn, {_CONNECTIONS} connections. What is measured "
+            "once more differs by chance alone. Compare functions that are suspended once with "
+            "each other."
+        ),
+    )
