@@ -529,19 +529,20 @@ def test_a_loop_that_tests_share(user: pytest.Pytester) -> None:
     assert "1 error" in text
 
 
-@pytest.mark.parametrize("fixture", ["asyncframe", "task_manager", "task_clock"])
-def test_another_package_of_the_same_name(pytester: pytest.Pytester, fixture: str) -> None:
-    """A user's folder that hides the framework is reported, with how to fix it."""
+def test_another_package_of_the_same_name(pytester: pytest.Pytester) -> None:
+    """A user's folder that hides the framework is reported by each fixture, with how to fix it."""
     hiding = pytester.mkpydir("framework")
-    pytester.makepyfile(test_it=f"def test_one({fixture}):\n    pass")
+    fixtures = ("asyncframe", "task_manager", "task_clock")
+    pytester.makepyfile("\n".join(f"def test_{name}({name}): pass" for name in fixtures))
     text = run(pytester, apart=True).stdout.str()
 
-    assert (
+    message = (
         f"asyncframe's package 'framework' is hidden by another one, "
         f"'{hiding / '__init__.py'}': rename that, or remove its __init__.py if it is a folder "
         "of tests"
-    ) in text
-    assert "1 error" in text
+    )
+    assert text.splitlines().count(message) == 3
+    assert "3 errors" in text
 
 
 def test_looptime_beside_it(user: pytest.Pytester) -> None:

@@ -104,10 +104,9 @@ FAULTS = """
 """
 
 
-@pytest.mark.parametrize("options", [(), ("-n2",)])
-def test_faults_are_shown(timeline_of, options):
+def test_faults_are_shown(timeline_of):
     """A fault is a line, with the line that planned it; at the end stands all that was planned."""
-    assert timeline_of(FAULTS, *options) == lines("""
+    assert timeline_of(FAULTS) == lines("""
         seconds of virtual time since the test began, mode 'auto'
            0.000 s  test           charge           fault: submission of charge meets a full queue (planned at test_it.py:8 in test_charge)
            0.000 s  test           charge#22222222  submitted by test_it.py:13 in test_charge: charge(7)
