@@ -85,7 +85,7 @@ async def _run(manager: TaskManager, first: int, many: int) -> dict[str, float]:
 async def written(manager: TaskManager) -> None:
     """Suspend until a store has written everything."""
     while manager.get_stats()["store_backlog"]:  # noqa: ASYNC110 - nothing tells of its end
-        await asyncio.sleep(0.005)  # noqa: TID251 - as above
+        await asyncio.sleep(0.01)  # noqa: TID251 - as above
 
 
 async def _spent(_: TaskManager) -> float:
