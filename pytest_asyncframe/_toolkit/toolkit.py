@@ -54,14 +54,14 @@ _GRACE = 0.2
 class Toolkit:
     """Everything behind the fixtures of one test.
 
+    The framework with its pool is made when something first uses it, since most of what a
+    toolkit costs would be for nothing in a test without tasks.
+
     Args:
         settings: The settings of the test.
         fixtures: Names of the fixtures that it requests.
         exploration: The run, if the test is run under many schedules; else None.
         find_own: Returns the code of the test function and its fixtures.
-
-    The framework with its pool is made when something first uses it: most of what a toolkit
-    takes would be for nothing in a test without tasks.
 
     Attributes:
         clock: The virtual clock; None where time is real.
