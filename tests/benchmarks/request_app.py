@@ -37,7 +37,7 @@ SUBMITTED = "submitted, handed to nobody"
 STAGED = "handed over once per turn of the loop"
 WOKEN = "a thread woken, the task not run"
 THREAD = "run on a thread"
-LOOP_STAGED = "the same, for an async function"
+LOOP_STAGED = "an asyncio task started, the task not run"
 LOOP = "run on the loop"
 LOOP_WAITS = "run on the loop, suspended once"
 AGAIN = "no job, once more"
@@ -87,6 +87,15 @@ class _Aside:
         """Put a task aside that was handed over."""
         ASIDE.append(task)
         return False
+
+    def together(self, first: Any, tasks: Iterator[Any]) -> asyncio.Task[None]:
+        """Put tasks aside in the asyncio task that they would share."""
+
+        async def put_aside() -> None:
+            ASIDE.extend(tasks)
+
+        task: asyncio.Task[None] = first.loop.create_task(put_aside())
+        return task
 
 
 def forget() -> None:
