@@ -146,7 +146,7 @@ class Tally:
 
     Args:
         ids: For each state, in words and in the order of the lines, how many ids of one
-            function to name.
+            function to name, 1 or more.
 
     Attributes:
         total: How many tasks were counted.
@@ -211,8 +211,8 @@ class _Group:
             row.append(task_id)
         left = self.count - len(self.ids)
         if left:
-            row.append(f"and {left:,} more" if row else "")
-        yield (head + ", ".join(row)).removesuffix(": ")
+            row.append(f"and {left:,} more")
+        yield head + ", ".join(row)
 
 
 class _TaskIds:
