@@ -60,13 +60,13 @@ _STACKS = (
         "http_asyncio",
         "asyncio",
         "h11",
-        {FLOOR: 0.90, BACKGROUND_SYNC: 1.75, TASKIQ_ASYNC: 1.25, RUN_IN_EXECUTOR: 1.5},
+        {FLOOR: 1 / 1.17, BACKGROUND_SYNC: 1.75, TASKIQ_ASYNC: 1.25, RUN_IN_EXECUTOR: 1.5},
     ),
     _Stack(
         "http_uvloop",
         "uvloop",
         "httptools",
-        {FLOOR: 0.85, BACKGROUND_SYNC: 2.7, TASKIQ_ASYNC: 1.4, RUN_IN_EXECUTOR: 1.15},
+        {FLOOR: 1 / 1.18, BACKGROUND_SYNC: 2.7, TASKIQ_ASYNC: 1.4, RUN_IN_EXECUTOR: 1.15},
     ),
 )
 
