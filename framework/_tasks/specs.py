@@ -173,7 +173,7 @@ _TELLING: Final = (
     "__qualname__",
     "__signature__",
     "__wrapped__",
-    "_is_coroutine_mark",
+    "_is_coroutine_marker",
 )
 """Attributes of a callable object that change its name, its kind or its signature."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import gc
+import inspect
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -49,6 +51,14 @@ def like(signature_of: Callable[..., Any]) -> Named:
     return made
 
 
+def marked() -> Named:
+    """Return an object whose calls return coroutines, as far as it says."""
+    made = Named()
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(made)
+    return made
+
+
 PAIRS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (two, functools.partial(two, 1)),
     (functools.partial(two, 1), functools.partial(two, 1, 2)),
@@ -56,6 +66,7 @@ PAIRS: list[tuple[Callable[..., Any], Callable[..., Any]]] = [
     (Named(), Other()),
     (Named(), Async()),
     (Named(), like(two)),
+    (Named(), marked()),
     (Named.method, Named().method),
     ([].append, {}.get),
     ([].append, list.append),
