@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore, _database
 from framework.stores.sql._backlog import SECURE_PATIENCE
+from framework.stores.sql._database import Database, checked_url
 from framework.stores.sql._writer import Pace
 from tests.patience import PATIENCE
 from tests.processes.servers import PostgresServer
@@ -422,3 +423,22 @@ def test_coming_back_fails_at_first(sqlite_url: str, caplog: pytest.LogCaptureFi
 
         assert peer.row(task).process == peer.process_id
     assert "consider it dead" in caplog.text
+
+
+def test_the_lock_is_asked_for_anew(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for SQLite's lock asks again and again, with short pauses, while there is time."""
+    monkeypatch.setattr(_database, "LOCK_PATIENCE", 2.0)
+    database = Database(checked_url(sqlite_url), False)
+    with database.reading() as connection:
+        begun: list[str] = []
+        connection.connection.driver_connection.set_trace_callback(begun.append)  # type: ignore[union-attr]  # has no types
+    seconds = iter([0.0, 0.5, 1.0, 1.5, 2.0])
+    monkeypatch.setattr(database._clock, "monotonic", lambda: next(seconds))
+
+    with locked(sqlite_url), pytest.raises(sa.exc.OperationalError), database.writing():
+        pass
+
+    # While there is time, and once for the error.
+    assert begun.count("BEGIN IMMEDIATE") == 4
+    assert begun[-1] == "PRAGMA busy_timeout = 2000"
+    database.close()

@@ -8,6 +8,7 @@ Relies on: calls on threads that may block, in the process that opened it.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from sqlalchemy.exc import (
 )
 
 from framework._tasks import checks
+from framework._threads.clock import SystemClock
 
 Dialect: TypeAlias = Literal["sqlite", "postgresql"]
 
@@ -44,6 +46,9 @@ _LOCKED_CODES: Final = (5, 6)
 
 LOCK_PATIENCE: Final = 2.0
 """Seconds to wait for a lock that another process has, each time."""
+
+_LOCK_LOOKS: Final = 20
+"""Milliseconds after which SQLite is asked anew for the write lock, with short pauses."""
 
 _DRIVERS: Final = {
     "sqlite": ("sqlite", "sqlite+pysqlite"),
@@ -147,6 +152,7 @@ class Database:
                 "a store on PostgreSQL needs psycopg 3: pip install 'asyncframe[postgresql]'"
             ) from error
         event.listen(self._engine, "connect", self._on_connect)
+        self._clock = SystemClock()
         self._settings = self._settings_of(durable)
         # SQLite's file, and which one it was when it was opened.
         self._file: tuple[str, tuple[int, int] | None] | None = None
@@ -206,8 +212,33 @@ class Database:
 
     def _begin(self, connection: Connection) -> None:
         self._require_file()
-        writes = connection.get_execution_options().get(_WRITES, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if connection.get_execution_options().get(_WRITES, False):
+            self._begin_to_write(connection)
+        else:
+            connection.exec_driver_sql("BEGIN")
+
+    def _begin_to_write(self, connection: Connection) -> None:
+        """Begin a transaction with SQLite's write lock.
+
+        SQLite has no queue: who waits looks again after pauses that grow to 100 ms, in which
+        busy processes overtake it. So the pauses begin anew after `_LOCK_LOOKS` milliseconds.
+        """
+        driver: Any = connection.connection.driver_connection  # a module's without types
+        until = self._clock.monotonic() + LOCK_PATIENCE
+        driver.execute(f"PRAGMA busy_timeout = {_LOCK_LOOKS}")
+        try:
+            while self._clock.monotonic() < until:
+                try:
+                    driver.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                        break
+                else:
+                    return
+            # Once more, for an error of SQLAlchemy's.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        finally:
+            driver.execute(f"PRAGMA busy_timeout = {LOCK_PATIENCE * 1_000:.0f}")
 
     def _require_file(self) -> None:
         """Check that the file is still the one that was opened.
