@@ -313,9 +313,9 @@ class TaskManager:
     def get_all_tasks(self) -> dict[str, dict[str, Any]]:
         """Return a snapshot of all tasks, as ``{task_id: Task.to_dict()}``.
 
-        Blocks until all are read. 10,000 tasks in memory take 0.1 s and 13 MB, 100,000 take 1 s
-        and 120 MB, and a million 10 s and 1.2 GB. From a SQL store it takes 0.25 s and 21 MB,
-        2.5 s and 240 MB, or 25 s and 2 GB. To show some of many tasks, use `list_tasks`.
+        Blocks until all are read. 10,000 tasks in memory take 0.1 s and 10 MB, 100,000 take 1 s
+        and 110 MB, and a million 11 s and 1.1 GB. From a SQLite file it takes 0.2 s and 24 MB,
+        2 s and 240 MB, or 19 s and 1.7 GB. To show some of many tasks, use `list_tasks`.
 
         Raises:
             StoreUnavailableError: If a store that several processes share cannot be read.

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from framework._threads.clock import SystemClock
 from framework.stores.sql._statements import DELETED, Row, Statements
 
-_QUICK: Final = 0.015
+_QUICK: Final = 0.008
 """Seconds that a transaction should take to delete old tasks: nobody else can write meanwhile."""
 
 _FEW: Final = 16
