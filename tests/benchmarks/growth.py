@@ -74,7 +74,7 @@ def _processes(kind: str, name: str) -> _Subject:
         f"{growth_processes.BURST}, until every record is written. CPU time is that of all "
         "processes and of the database's server. It is what can stay flat, because two processes "
         "already use both cores. But each process also reads what the others write, which costs "
-        "it some 8 \N{MICRO SIGN}s for each of their tasks. The last line is the delay from the "
+        "it some 7 \N{MICRO SIGN}s for each of their tasks. The last line is the delay from the "
         "end of a task until another process that asks for it gets it.",
         _flat(growth_processes.TIME, growth_processes.CPU, growth_processes.SIBLING),
     )
