@@ -394,7 +394,7 @@ def test_slices_fit_the_database(sql_url: str) -> None:
 
         def slow(connection: Any, bound: float, most: int) -> bool:
             sizes.append(most)
-            peer.clock.pass_time(0.05 if most > 40 else 0.012 if most > 20 else 0.001)
+            peer.clock.pass_time(0.05 if most > 40 else 0.006 if most > 20 else 0.001)
             return remove(connection, bound, min(most, 4))
 
         peer.writer.statements.remove = slow  # type: ignore[method-assign]  # a spy
@@ -403,7 +403,7 @@ def test_slices_fit_the_database(sql_url: str) -> None:
         peer.writer.write()
 
         assert sizes[:6] == [256, 128, 64, 32, 32, 32]
-        assert pauses[:4] == pytest.approx([0.05, 0.05, 0.05, 0.012]), "the others' turn"
+        assert pauses[:4] == pytest.approx([0.05, 0.05, 0.05, 0.006]), "the others' turn"
 
 
 def test_clean_up_goes_on_after_a_crash(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
