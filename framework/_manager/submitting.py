@@ -1,0 +1,216 @@
+"""Submitting: the methods of a task manager that accept new tasks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Literal, TypeVar, Unpack, overload
+
+from framework._manager.core import Core
+from framework._manager.intake import take_in
+from framework._tasks import checks
+from framework._tasks.decorated import BackgroundCall
+from framework._tasks.ids import TaskId
+from framework._tasks.options import SUBMIT, SubmitOptions
+
+T = TypeVar("T")
+
+
+class Submitting:
+    """The part of a `TaskManager` that accepts new tasks."""
+
+    def __init__(self, core: Any) -> None:  # Any: a core.Core, which is not public
+        self._core: Core = core
+
+    @overload
+    async def submit(
+        self,
+        func: BackgroundCall[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        wait: Literal[False] = False,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskId[T]: ...
+
+    @overload
+    async def submit(
+        self,
+        func: Callable[..., Coroutine[Any, Any, T]],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        wait: Literal[False] = False,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskId[T]: ...
+
+    @overload
+    async def submit(
+        self,
+        func: Callable[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        wait: Literal[False] = False,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskId[T]: ...
+
+    @overload
+    async def submit(
+        self,
+        func: BackgroundCall[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        wait: Literal[True],
+        **options: Unpack[SubmitOptions],
+    ) -> T: ...
+
+    @overload
+    async def submit(
+        self,
+        func: Callable[..., Coroutine[Any, Any, T]],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        wait: Literal[True],
+        **options: Unpack[SubmitOptions],
+    ) -> T: ...
+
+    @overload
+    async def submit(
+        self,
+        func: Callable[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        wait: Literal[True],
+        **options: Unpack[SubmitOptions],
+    ) -> T: ...
+
+    @overload
+    async def submit(
+        self,
+        func: BackgroundCall[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        wait: bool,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskId[T] | T: ...
+
+    @overload
+    async def submit(
+        self,
+        func: Callable[..., Coroutine[Any, Any, T]],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        wait: bool,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskId[T] | T: ...
+
+    @overload
+    async def submit(
+        self,
+        func: Callable[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        wait: bool,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskId[T] | T: ...
+
+    @SUBMIT.spelled_out
+    async def submit(
+        self,
+        func: Callable[..., Any],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        wait: bool = False,
+        **options: Unpack[SubmitOptions],
+    ) -> Any:
+        """Submit ``func(*args, **kwargs)`` as a task and return its id.
+
+        The task's own keyword arguments go into *kwargs*, so they cannot clash with these
+        options. If you omit an option, the value from the function's decorator applies.
+
+        Args:
+            func: A function: sync (runs on a thread of the pool) or async (runs on the app's
+                event loop).
+            args: Positional arguments, a tuple or list; None for none. They are not copied.
+            kwargs: Keyword arguments; None for none.
+            wait: Whether to wait and return the result instead of the id.
+            **options: See `SubmitOptions`.
+
+        Returns:
+            The id; with *wait* the result. Cancelling the wait does not affect the task.
+
+        Raises:
+            TypeError: If *func* cannot be a task, the arguments do not match it, or a keyword
+                is not an option.
+            ValueError: If a number is out of range, or *task_id* is in use.
+            QueueFullError: If the queue is full.
+            FrameworkNotStartedError: If the framework is stopping or has stopped.
+            BaseException: With *wait*, what `get_result` raises.
+        """
+        checks.flag("wait", wait)
+        core = self._core
+        task_id = options.get("task_id")
+        if task_id is not None and core.elsewhere is not None:
+            await core.intake.require_free(checks.task_id("task_id", task_id))
+        caller, launch = sys._getframe(1), not core.intake.durable
+        task = take_in(core.intake, "submit", caller, func, args, kwargs, options, launch)
+        if core.intake.durable:
+            await core.intake.secured(task)
+            core.intake.launch(task)
+        if not wait:
+            return task.task_id
+        return await core.results.get(task, None)
+
+    @overload
+    def submit_nowait(
+        self,
+        func: BackgroundCall[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskId[T]: ...
+
+    @overload
+    def submit_nowait(
+        self,
+        func: Callable[..., Coroutine[Any, Any, T]],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskId[T]: ...
+
+    @overload
+    def submit_nowait(
+        self,
+        func: Callable[..., T],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskId[T]: ...
+
+    @SUBMIT.spelled_out
+    def submit_nowait(
+        self,
+        func: Callable[..., Any],
+        args: Sequence[Any] | None = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> TaskId[Any]:
+        """Submit a task like `submit`, from any thread and without an event loop.
+
+        With *task_id*, and a SQL store of more than 10,000 finished tasks, it asks the database
+        whether the id is in use, and raises `StoreUnavailableError` if that does not answer.
+        """
+        frame, intake = sys._getframe(1), self._core.intake
+        if options.get("task_id") is not None:
+            intake.require_free_now(options["task_id"])
+        task = take_in(intake, "submit_nowait", frame, func, args, kwargs, options)
+        return TaskId(task.task_id)
