@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,7 +26,7 @@ from framework._tasks.live import Home, Sleeper
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.sleepers import LoopSleeper
 from framework._threads.user_threads import LIFESPAN
-from framework.protocols import Clock, TaskEngine, TaskStore
+from framework.protocols import Clock, TaskEngine, TaskStore, Telemetry
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -53,6 +53,7 @@ def setup_async_framework(
     executor: ThreadPoolExecutorEnhanced | None = None,
     store: TaskStore | None = None,
     engine: TaskEngine | None = None,
+    telemetry: Sequence[Telemetry] = (),
 ) -> FrameworkLifespan:
     """Set up the task framework for an app, as its lifespan or inside it.
 
@@ -88,6 +89,8 @@ def setup_async_framework(
         store: Where tasks are kept, such as a `SQLStore`; None for memory.
         engine: What runs the tasks, such as a `CeleryEngine`; None for the thread pool and the
             app's event loop.
+        telemetry: What reports on the tasks, such as ``[PrometheusSink()]``. It is attached
+            before the first task, and detached after the last one has ended.
 
     Returns:
         An async context manager that yields None. It can also be the lifespan of an app.
@@ -112,7 +115,7 @@ def setup_async_framework(
     )
     _check_parts(clock, executor, store, engine, max_workers)
     parts = Parts(clock=clock, pool=executor, store=store, engine=engine)
-    return FrameworkLifespan(app, settings, parts, grace)
+    return FrameworkLifespan(app, settings, parts, grace, _checked_telemetry(telemetry))
 
 
 def _check_app(app: object) -> None:
@@ -147,15 +150,39 @@ def _check_parts(
     checks.methods("engine", engine, ("start", "withdraw", "abandon", "run_inline"))
 
 
+def _checked_telemetry(telemetry: object) -> tuple[Telemetry, ...]:
+    if not isinstance(telemetry, (list, tuple)):
+        raise TypeError(
+            "telemetry must be a list, such as telemetry=[PrometheusSink()], not "
+            f"{checks.show(telemetry)}"
+        )
+    for one in telemetry:
+        if isinstance(one, type) or not callable(getattr(one, "attach", None)):
+            raise TypeError(
+                "telemetry must be a list of objects with a method attach(manager), such as "
+                f"telemetry=[PrometheusSink()]; {checks.show(one)} has none"
+            )
+    return tuple(telemetry)
+
+
 class FrameworkLifespan(AbstractAsyncContextManager[None]):
     """Returned by `setup_async_framework`: a context manager, or a lifespan for an app."""
 
     # Any: settings and parts are none of the public types
-    def __init__(self, app: Starlette | None, settings: Any, parts: Any, grace: float) -> None:
+    def __init__(
+        self,
+        app: Starlette | None,
+        settings: Any,
+        parts: Any,
+        grace: float,
+        telemetry: Sequence[Telemetry] = (),
+    ) -> None:
         self._app = app
         self._settings: Settings = settings
         self._parts: Parts = parts
         self._grace = grace
+        self._telemetry = telemetry
+        self._attached = ExitStack()
         self._framework: Framework | None = None
         self._home: Home | None = None
         self._token: Token[Any] | None = None
@@ -174,7 +201,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
                 "lifespan=setup_async_framework(max_workers=10)), or enter it inside your own "
                 "lifespan, 'async with setup_async_framework(app, max_workers=10):'"
             )
-        return FrameworkLifespan(app, self._settings, self._parts, self._grace)
+        return FrameworkLifespan(app, self._settings, self._parts, self._grace, self._telemetry)
 
     if not TYPE_CHECKING:  # checkers refuse a plain "with", as they should
 
@@ -198,13 +225,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             shared.adopt(self._settings)
         framework = Framework(self._parts, self._settings) if shared is None else shared
         self._framework = framework
-        if shared is None and framework.is_shared:
-            try:
-                await _in_thread(framework.connect, framework.core.clock)
-            except BaseException:
-                framework.close(0.0)
-                self._framework = None
-                raise
+        await self._connect(framework, alone=shared is None)
         if shared is None and not framework.is_shared:
             _warn_of_siblings(worker_count(sys._getframe()))
         install_task_ids()
@@ -223,6 +244,20 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             except BaseException:
                 await self._stop()
                 raise
+
+    async def _connect(self, framework: Framework, alone: bool) -> None:
+        """Attach the telemetry, and connect the framework if it has only this app."""
+        try:
+            for one in self._telemetry:
+                self._attached.callback(one.attach(framework.manager))
+            if alone and framework.is_shared:
+                await _in_thread(framework.connect, framework.core.clock)
+        except BaseException:
+            self._attached.close()
+            if alone:
+                framework.close(0.0)
+            self._framework = None
+            raise
 
     async def __aexit__(
         self,
@@ -261,6 +296,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             _reset(self._token)
             if alone:
                 await _in_thread(lambda: framework.close(max(0.0, end - clock.monotonic())), clock)
+            self._attached.close()
             self._framework = None
 
 

@@ -51,6 +51,7 @@ __all__ = [
     "TaskStatus",
     "TaskStore",
     "TaskWaiter",
+    "Telemetry",
     "TimerHandle",
     "decode_call",
     "decode_error",
@@ -479,6 +480,21 @@ class EventSink(Protocol):
 
     def __call__(self, event: TaskEvent, /) -> object:
         """Handle one event; must be fast. If it raises, the error is logged."""
+
+
+class Telemetry(Protocol):
+    """Reports on task managers; see ``setup_async_framework(telemetry=[...])``."""
+
+    def attach(self, manager: Any, /) -> Callable[[], None]:  # a TaskManager, defined above
+        """Begin to report on a manager that is about to start, or runs.
+
+        It may be attached to several managers, and more than once to the same one.
+
+        Returns:
+            A function that ends it; may be called twice. `setup_async_framework` calls it when
+            all tasks have ended.
+        """
+        ...
 
 
 class Interceptor(Protocol):

@@ -22,7 +22,7 @@ from framework._tasks.records import EVENT_KINDS, TaskRecord, TaskStatus
 from framework._tasks.task import Task
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.exceptions import TaskNotFoundError
-from framework.protocols import Clock, EventSink
+from framework.protocols import Clock, EventSink, Telemetry
 
 T = TypeVar("T")
 
@@ -161,7 +161,7 @@ class TaskManager(Submitting):
         return figures
 
     def subscribe(
-        self, sink: EventSink, *, kinds: Collection[str] | None = None
+        self, sink: EventSink | Telemetry, *, kinds: Collection[str] | None = None
     ) -> Callable[[], None]:
         """Call ``sink(event)`` for events, on the thread or loop where they happen.
 
@@ -169,7 +169,8 @@ class TaskManager(Submitting):
         error is logged, and the other sinks are still called.
 
         Args:
-            sink: The function.
+            sink: The function. An object with a method ``attach(manager)``, such as a
+                `PrometheusSink`, is attached instead, and chooses the events itself.
             kinds: The kinds of events to receive, see `TaskEvent`; None for all. Kinds without
                 a sink cost nothing.
 
@@ -181,6 +182,8 @@ class TaskManager(Submitting):
             ValueError: If a kind does not exist.
         """
         if not callable(sink):
+            if kinds is None and hasattr(sink, "attach"):
+                return sink.attach(self)
             raise TypeError(f"sink must be a function that takes an event, not {checks.show(sink)}")
         chosen = EVENT_KINDS if kinds is None else checks.choices("kinds", kinds, EVENT_KINDS)
         return self._core.ledger.subscribe(sink, chosen)

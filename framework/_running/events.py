@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from framework._tasks.live import LiveTask, Outbox
-from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus
+from framework._tasks.records import END_KINDS, TaskEvent, TaskRecord, TaskStatus
 from framework.protocols import Clock, EventSink
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -77,6 +77,9 @@ class Events:
         """Publish an event of *record* now, with the status and attempts that it had then."""
         if kind not in self.sinks:
             return
+        if kind in END_KINDS and record.started is not None and record.ended is not None:
+            more["wait_time"] = record.started - record.queued
+            more["duration"] = record.ended - record.started
         self.publish(
             TaskEvent(
                 kind,

@@ -258,6 +258,9 @@ EVENT_OF: Final = {
 }
 """The kind of event for each final status."""
 
+END_KINDS: Final = frozenset(EVENT_OF.values())
+"""The kinds of events that tell of a task's end."""
+
 EVENT_KINDS: Final = (
     "submitted",
     "started",
@@ -289,6 +292,10 @@ class TaskEvent:
         progress: For ``progress``, from 0.0 to 1.0; else None.
         message: The message of the progress, or the reason for a final status.
         error: For ``failed``, ``timed_out`` and ``retrying``, the exception; else None.
+        wait_time: For the end of a task that has started, the seconds that it waited for its
+            start, without a delay that was asked for; else None.
+        duration: For the end of a task that has started, the seconds from its start to its
+            end; else None.
     """
 
     kind: str
@@ -303,3 +310,5 @@ class TaskEvent:
     progress: float | None = None
     message: str = ""
     error: BaseException | None = None
+    wait_time: float | None = None
+    duration: float | None = None

@@ -125,6 +125,31 @@ def test_setup_parts(parameter: str, lacking: str) -> None:
         setup_async_framework(None, **{parameter: 5})  # type: ignore[arg-type]  # the point
 
 
+class NoSink:
+    """Has no method to attach it with."""
+
+    def __repr__(self) -> str:
+        return "NoSink()"
+
+
+OBJECTS = "must be a list of objects with a method attach(manager), such as telemetry="
+
+
+@pytest.mark.parametrize(
+    ("telemetry", "message"),
+    [
+        (NoSink(), "must be a list, such as telemetry=[PrometheusSink()], not NoSink()"),
+        (None, "must be a list, such as telemetry=[PrometheusSink()], not None"),
+        ([NoSink()], f"{OBJECTS}[PrometheusSink()]; NoSink() has none"),
+        ([NoSink], f"{OBJECTS}[PrometheusSink()]; {NoSink!r} has none"),
+    ],
+)
+def test_setup_telemetry(telemetry: Any, message: str) -> None:
+    """Telemetry that is no list of sinks is refused with an example of one."""
+    with pytest.raises(TypeError, match=f"^telemetry {re.escape(message)}$"):
+        setup_async_framework(None, telemetry=telemetry)
+
+
 @pytest.mark.parametrize("parameter", ["result_ttl", "cleanup_interval", "task_timeout"])
 async def test_setup_takes_infinity(parameter: str) -> None:
     """Where no bound makes sense, infinity is one."""
