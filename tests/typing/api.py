@@ -38,7 +38,7 @@ from framework import (
     throttled_task,
 )
 from framework.lifespan import FrameworkLifespan
-from framework.protocols import Clock, EventSink, TaskEvent
+from framework.protocols import Clock, EventSink, TaskEvent, Telemetry
 from framework.testing import override_framework
 from pytest_asyncframe.faults import Fault, FaultPlan, Firing, InjectedError
 from pytest_asyncframe.probe import Probe
@@ -423,8 +423,11 @@ def use_task(task: Task) -> None:
 # -- setting up and the pool
 
 
-async def use_setup(app: FastAPI, clock: Clock, pool: ThreadPoolExecutorEnhanced) -> None:
+async def use_setup(
+    app: FastAPI, clock: Clock, pool: ThreadPoolExecutorEnhanced, telemetry: Telemetry
+) -> None:
     """Set up in every way."""
+    setup_async_framework(telemetry=[telemetry])
     FastAPI(lifespan=setup_async_framework)
     FastAPI(lifespan=setup_async_framework(max_workers=4))
     assert_type(setup_async_framework(app), FrameworkLifespan)
