@@ -27,11 +27,12 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import thread as _stdlib
 from typing import Any, ClassVar
 
 from framework._tasks.records import TaskStatus
+from framework._threads.exits import ExitSignal, joined_at_exit
 from framework._threads.pool_threads import Item, PoolThread, current_pool_thread, forget_others
 from framework._threads.wait_graph import WaitGraph
 from framework.exceptions import QueueFullError
@@ -453,7 +454,7 @@ class Crew:
 
     def skip_at_exit(self, thread: PoolThread) -> None:
         """Do not wait for *thread* when the process ends."""
-        _thread_queues().pop(thread, None)
+        joined_at_exit().pop(thread, None)
 
     def forget_threads(self) -> None:
         """Reset and close the crew in a forked child, where none of its threads exists."""
@@ -552,7 +553,7 @@ class Crew:
             # Only now, since the start may fail. The thread cannot end before: it needs the lock.
             self._started += 1
             self.threads = self.threads | {thread}
-            _thread_queues()[thread] = _ExitSignal(self)
+            joined_at_exit()[thread] = ExitSignal(self)
 
     def _break(self, reason: str) -> None:
         with self.lock:
@@ -561,26 +562,6 @@ class Crew:
             self.ended[TaskStatus.FAILED] += len(dropped)
         for item in dropped:
             item.handler.drop(item, _stdlib.BrokenThreadPool(reason))
-
-
-def _thread_queues() -> MutableMapping[threading.Thread, Any]:
-    """Return the threads that the standard library joins at exit; it has no public name."""
-    queues: MutableMapping[threading.Thread, Any] = _stdlib._threads_queues  # type: ignore[assignment]  # typed as read-only
-    return queues
-
-
-class _ExitSignal:
-    """Takes the place of a thread's queue, into which `concurrent.futures` puts None at exit."""
-
-    def __init__(self, crew: Crew) -> None:
-        # Weak: the standard library's table holds threads weakly, and the crew holds them.
-        self._crew = weakref.ref(crew)
-
-    def put(self, _: None) -> None:
-        """Let the crew's threads end, as None in the queue ends the standard pool's."""
-        crew = self._crew()
-        if crew is not None:
-            crew.release()
 
 
 _CREWS: weakref.WeakSet[Crew] = weakref.WeakSet()
