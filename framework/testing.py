@@ -42,6 +42,7 @@ from framework._tasks.functions import (
 from framework._tasks.live import Home, live
 from framework._threads import user_threads
 from framework._threads.crew import Crew
+from framework._threads.levels import Ranking
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.pool_threads import PoolThread
 from framework.engines._controlled import Control, ControlledEngine, ControlledExecutor, Queued
@@ -63,6 +64,7 @@ __all__ = [
     "ControlledEngine",
     "ControlledExecutor",
     "Queued",
+    "Ranking",
     "RateLimit",
     "WorkerCrashError",
     "around_body",

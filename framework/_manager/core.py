@@ -90,6 +90,7 @@ class Core:
         self.endings = endings_type(self.ledger, self.engine, settings.max_finished_tasks)
         self.runner = Runner(self.endings, self.boxes, self.engine, interceptor)
         self.runner.runs = runs_of(self.runner)
+        self.runner.use_levels = pool._crew.use_levels
         if self.remote is not None:
             self.endings.retention.forget = self._forget_elsewhere
         pauses = Pauses(self.ledger, self.endings.limits)

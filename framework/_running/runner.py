@@ -19,6 +19,7 @@ from framework._running.drives import Drives
 from framework._running.endings import Endings
 from framework._tasks.current import current_record
 from framework._tasks.live import PENDING, LiveTask
+from framework._tasks.options import NORMAL
 from framework._tasks.records import FINAL, Kind
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import Mailboxes
@@ -39,7 +40,11 @@ class Runner:
         monotonic: Reads the framework's clock.
         drives: The coroutines that have been suspended and have not ended.
         holds_clock: Whether the clock is held while tasks are queued.
+        use_levels: Called before a task is launched whose priority is not normal; see
+            `crew.Crew.use_levels`.
     """
+
+    use_levels: Callable[[], None]
 
     def __init__(
         self,
@@ -64,7 +69,10 @@ class Runner:
         """Hand a task to the engine."""
         if self.holds_clock:
             self._hold_clock(task)
-        kind = task.spec.kind
+        spec = task.spec
+        if spec.level != NORMAL:
+            self.use_levels()
+        kind = spec.kind
         try:
             self.engine.start(task, kind, self.runs[kind])
         except Exception as error:  # its id is known already, so the task must end

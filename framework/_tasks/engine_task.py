@@ -48,6 +48,11 @@ class TaskFunction(Protocol):
         """Its own limit in seconds; None to use the app's, infinity for no limit."""
         ...
 
+    @property
+    def priority(self) -> str:
+        """Which task starts first if several wait: ``"high"``, ``"normal"`` or ``"low"``."""
+        ...
+
 
 class TaskWaiter(Protocol):
     """A thread or coroutine that waits for a task."""

@@ -210,6 +210,11 @@ class LiveTask(TaskRecord):
     delivery: Rare[Any] = Rare(None)
     engine_note: Rare[Any] = Rare(None)
 
+    @property
+    def level(self) -> int:
+        """The place of its priority in `options.PRIORITIES`, for queues."""
+        return self.spec.level
+
 
 def new_task(
     task_id: TaskId[Any], spec: TaskSpec, context: Context, home: Home, created: float, wall: float

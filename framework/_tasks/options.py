@@ -48,6 +48,13 @@ def _hook(name: str, value: object) -> object:
     return value if callable(value) else checks.function(name, value, of="the task")
 
 
+PRIORITIES: Final = ("high", "normal", "low")
+"""The priorities, highest first."""
+
+NORMAL: Final = PRIORITIES.index("normal")
+"""The place of the default."""
+
+
 class RunOptions(TypedDict, total=False):
     """Options of every task, however it is submitted. None is as if left out."""
 
@@ -62,6 +69,16 @@ class RunOptions(TypedDict, total=False):
     ]
     description: Annotated[
         str | None, Option("", checks.optional(checks.text), "A text for people.")
+    ]
+    priority: Annotated[
+        Literal["high", "normal", "low"],
+        Option(
+            "normal",
+            partial(checks.choice, allowed=PRIORITIES),
+            '``"high"``, ``"normal"`` or ``"low"``: which task starts first if several wait for a '
+            "thread. A waiting task lets at most ten of higher priority start before the first "
+            "of its own. On the event loop, tasks do not wait, so it changes nothing there.",
+        ),
     ]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from framework._tasks.functions import Check, checker_for, is_wrapper, kind_of, layer_of, name_of
-from framework._tasks.options import COPY, CopyOptions, merged
+from framework._tasks.options import COPY, NORMAL, PRIORITIES, CopyOptions, merged
 from framework._tasks.records import Kind, Label, label_of
 from framework._tasks.task import Task
 
@@ -34,8 +34,9 @@ class TaskSpec:
         delay: Seconds from submission until it may start, 0 or more.
         hooks: The hooks for its end; None if there are none.
         task_id: The id that the user chose, or None.
-        special: Whether delay, hooks or id are set. Most tasks have none of them, so the
-            submission reads only this.
+        level: The place of its priority in `options.PRIORITIES`.
+        special: Whether delay, hooks, id or priority are set. Most tasks have none of them, so
+            the submission reads only this.
         options: All options, checked; the fields above are read often.
         check: Raises TypeError for arguments that do not fit; None if that is unknown.
         attempts_inside: Whether the function is a retry, which counts its attempts itself.
@@ -52,6 +53,7 @@ class TaskSpec:
         "hooks",
         "kind",
         "label",
+        "level",
         "name",
         "options",
         "special",
@@ -79,10 +81,16 @@ class TaskSpec:
         self.delay: float = options["delay"]
         self.hooks: Hooks | None = None if complete is None and error is None else (complete, error)
         self.task_id: str | None = options["task_id"]
-        self.special: bool = bool(self.delay or self.hooks or self.task_id)
+        self.level: int = PRIORITIES.index(options["priority"])
+        self.special: bool = bool(self.delay or self.hooks or self.task_id or self.level != NORMAL)
         self.options: CopyOptions = options
         self.engine_note: Any = None
         self.attempts_inside: bool = layer_of(fn) == "retry_task" and not is_wrapper(fn)
+
+    @property
+    def priority(self) -> str:
+        """Which task starts first if several wait: high, normal or low."""
+        return PRIORITIES[self.level]
 
     def replace(self, changed: Mapping[str, object]) -> TaskSpec:
         """Return a copy with *changed* options, which must be checked already."""

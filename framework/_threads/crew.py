@@ -33,6 +33,7 @@ from typing import Any, ClassVar
 
 from framework._tasks.records import TaskStatus
 from framework._threads.exits import ExitSignal, joined_at_exit
+from framework._threads.levels import LevelQueue
 from framework._threads.pool_threads import Item, PoolThread, current_pool_thread, forget_others
 from framework._threads.wait_graph import WaitGraph
 from framework.exceptions import QueueFullError
@@ -78,7 +79,7 @@ class Crew:
         self.queue_size = queue_size
         self.waits = WaitGraph()
         self.lock = threading.RLock()
-        self._queue: deque[Any] = deque()
+        self._queue: deque[Any] | LevelQueue = deque()
         self._waiting: set[Any] = set()
         self.threads: set[PoolThread] = set()
         self.closed = False
@@ -158,6 +159,12 @@ class Crew:
             refused = [(item, refusal) for item in items if self._claim(item)]
             self.submitted -= len(refused)
             return refused
+
+    def use_levels(self) -> None:
+        """Start items by their level from now on; before that, the queue is a plain deque."""
+        with self.lock:
+            if isinstance(self._queue, deque):
+                self._queue = LevelQueue(self._queue)
 
     def _claim(self, item: Item) -> bool:
         """Claim *item*, which may be waiting; False if another thread was quicker."""
@@ -356,6 +363,8 @@ class Crew:
             except IndexError:
                 if not self._park(thread):
                     return None
+                # `use_levels` may have replaced it.
+                queue = self._queue
                 continue
             # On the stack before it is claimed, so that figures never miss it in between.
             stack.append(item)

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Protocol, cast
 
 from framework._tasks.records import TaskRecord
 from framework._threads.crew import Crew
+from framework._threads.levels import level_of
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.pool_threads import Item, PoolThread, current_pool_thread
 from framework.engines.local import LocalEngine
@@ -51,6 +52,11 @@ class Queued:
     def name(self) -> str:
         """Name of the function."""
         return str(self._item.name)
+
+    @property
+    def level(self) -> int:
+        """The place of its priority: 0 for high, 1 for normal, 2 for low."""
+        return level_of(self._item)
 
 
 class Control(Protocol):
@@ -145,7 +151,8 @@ class _ControlledCrew(Crew):
             except RuntimeError as error:
                 return [(item, error) for item in items]
             held = [self._hold(item) for item in items]
-        for queued in held:
+        # By level, since the control may admit the first before it is told of the others.
+        for queued in sorted(held, key=level_of):
             self.control.queued(queued)
         return []
 
