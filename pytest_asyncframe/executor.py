@@ -75,12 +75,14 @@ class DeterministicExecutor(SequencedExecutor):
     def run_next(self) -> str | None:
         """Run the oldest queued task or call; return its id, or None if nothing is queued.
 
+        Tasks with another priority than normal come before or after others, as in a pool.
+
         Raises:
             RuntimeError: If all *max_workers* threads are busy.
         """
-        while (waiting := tuple(self._sequencer.queue)) != ():
-            if self._run(waiting[0]):
-                return self._id(waiting[0])
+        while (queued := self._sequencer.next_queued()) is not None:
+            if self._run(queued):
+                return self._id(queued)
         return None
 
     def run(self, task_id: str) -> None:

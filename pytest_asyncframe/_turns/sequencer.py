@@ -21,7 +21,7 @@ import _thread
 from collections.abc import Callable
 from threading import Thread
 
-from framework.testing import Queued
+from framework.testing import Queued, Ranking
 from pytest_asyncframe._turns.actors import Actor, Arrival, Timer, nothing
 from pytest_asyncframe._turns.choices import Chooser
 from pytest_asyncframe._turns.outside import Outside, Verdict
@@ -92,6 +92,9 @@ class Sequencer(Points):
             None if chooser is None else TimerThreads(self, self._fail_with)
         )
         self._admitted: dict[Queued, Arrival] = {}
+        # Of the queued calls for threads: how many have each priority, and which is next.
+        self._levels = list(Ranking.EMPTY)
+        self._ranking = Ranking()
         # Actors that wait until nobody else runs, and whether also for what is outside.
         self._watchers: list[tuple[Actor, bool]] = []
         self._stalled_at = -1
@@ -113,6 +116,7 @@ class Sequencer(Points):
             self.beats += 1
             self._on_next_step(actor)
             self.queue.append(queued)
+            self._levels[queued.level] += queued.kind == "thread"
             self._identities[queued] = self._new_identity(queued.name)
             if after_return and actor is not None and self._defers(actor):
                 self._deferred.append((actor, queued))
@@ -131,6 +135,7 @@ class Sequencer(Points):
         with self._lock:
             if queued in self.queue:
                 self.queue.remove(queued)
+                self._levels[queued.level] -= queued.kind == "thread"
                 del self._identities[queued]
 
     def admit(self, queued: Queued) -> bool:
@@ -149,11 +154,29 @@ class Sequencer(Points):
             return []
         room = self.room() > 0
         deferred = [queued for _, queued in self._deferred]
-        return [one for one in self.queue if (room or one.kind == "loop") and one not in deferred]
+        return [
+            one for one in self._in_order() if (room or one.kind == "loop") and one not in deferred
+        ]
+
+    def _in_order(self) -> list[Queued]:
+        """Return what a pool could start next by its priority, oldest first; lock held."""
+        levels = self._levels
+        if sum(map(bool, levels)) < 2:
+            return self.queue
+        chosen = self._ranking.choose(levels)
+        return [one for one in self.queue if one.kind == "loop" or one.level == chosen]
+
+    def next_queued(self) -> Queued | None:
+        """Return the queued task or call that a pool would start next; None for none."""
+        with self._lock:
+            return next(iter(self._in_order()), None)
 
     def _admission(self, queued: Queued) -> Callable[[], object]:
         """Take a task or call off the queue; return what starts it, to be called unlocked."""
         self.queue.remove(queued)
+        if queued.kind == "thread":
+            self._ranking.started(queued.level, self._levels)
+            self._levels[queued.level] -= 1
         identity = self._identities.pop(queued)
         self._admitter = _thread.get_ident()
         # The turn belongs to its thread, or to this one until it has woken the loop.
