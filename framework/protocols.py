@@ -29,6 +29,7 @@ from framework._tasks.wire import (
 )
 
 __all__ = [
+    "CallStore",
     "Clock",
     "EngineHost",
     "EngineTask",
@@ -244,6 +245,19 @@ class StoreHost(Protocol):
     def adopt(self, records: Sequence[TaskRecord]) -> None:
         """Follow live remote tasks whose own process has died."""
 
+    def call_of(self, record: TaskRecord, most: int) -> str | None:
+        """Return the arguments of a task of this process, for a `CallStore` to keep.
+
+        Args:
+            record: The task.
+            most: How many bytes they may take.
+
+        Returns:
+            The text of `encode_call`; or, as a JSON string, why there is none; or None if it
+            has no arguments any more. It changes with the arguments, if the task changes them.
+        """
+        ...
+
     def evicted(self, records: Sequence[TaskRecord]) -> None:
         """Report removed tasks that ``remove`` counted, but did not return.
 
@@ -306,6 +320,27 @@ class SharedStore(TaskStore, Protocol):
         """Return the number of records of each status, and the store's own counters.
 
         Live tasks of this process are not included.
+        """
+        ...
+
+
+@runtime_checkable
+class CallStore(Protocol):
+    """An optional method of a `SharedStore` that keeps the arguments of tasks.
+
+    It gets them from `StoreHost.call_of` when it first stores a live task, and may drop them
+    once the task has COMPLETED.
+    """
+
+    def fetch_call(self, task_id: str) -> str | None:
+        """Return the arguments of a task for `decode_call`; may block.
+
+        Returns:
+            The text; None if the id is unknown, or the task has COMPLETED.
+
+        Raises:
+            ValueError: If its arguments were not kept; it says why.
+            StoreUnavailableError: If the store cannot be read.
         """
         ...
 

@@ -55,6 +55,7 @@ class Host:
         self.interrupted: list[str] = []
         self.adopted: list[str] = []
         self.gone: list[str] = []
+        self.call: str | None = None
 
     def snapshot(self, record: TaskRecord) -> TaskRecord:
         """Return a copy."""
@@ -72,6 +73,10 @@ class Host:
         """Note whose tasks are to be followed."""
         self.adopted += [record.task_id for record in records]
 
+    def call_of(self, record: TaskRecord, most: int) -> str | None:
+        """Return what the test has set."""
+        return self.call
+
     def evicted(self, records: Sequence[TaskRecord]) -> None:
         """Note which tasks were removed."""
         self.gone += [record.task_id for record in records]
@@ -83,9 +88,18 @@ class Peer:
     Args:
         url: The database.
         capacity: How many records may wait.
+        pace: The intervals of its thread.
+        keep_arguments: Longest call to keep, in bytes; 0 for none.
     """
 
-    def __init__(self, url: str, *, capacity: int = 100_000, pace: Pace | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        capacity: int = 100_000,
+        pace: Pace | None = None,
+        keep_arguments: int = 0,
+    ) -> None:
         self.clock = TestClock()
         self.host = Host(self.clock)
         self.database = Database(checked_url(url), False)
@@ -93,7 +107,13 @@ class Peer:
         self.backlog = Backlog(self.clock, capacity)
         self.mirror = Mirror(self.clock, self.backlog.live.__contains__, self.backlog.holds)
         self.writer = Writer(
-            self.database, self.backlog, self.mirror, self.host, self.clock, pace or Pace()
+            self.database,
+            self.backlog,
+            self.mirror,
+            self.host,
+            self.clock,
+            pace or Pace(),
+            keep_arguments,
         )
         self.writer.enter()
         self.history = History(

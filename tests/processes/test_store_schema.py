@@ -150,7 +150,7 @@ def test_newer_tables_are_refused(database: Database) -> None:
 
     with pytest.raises(
         StoreUnavailableError,
-        match=r"^the tables of this database have version 3, but this release supports 2: use "
+        match=r"^the tables of this database have version 4, but this release supports 3: use "
         r"the release that created them, or a newer one$",
     ):
         prepare(database)

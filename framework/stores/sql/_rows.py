@@ -38,6 +38,9 @@ COLUMNS: Final = (
 )
 """The facts of a record, in this order; a row also has its process and version."""
 
+WRITTEN: Final = (*COLUMNS, "call")
+"""What is written of a task. Nobody reads its call with the rest: most calls are never needed."""
+
 _SCALARS: Final = (type(None), bool, int, float)
 _COMPLETED: Final = TaskStatus.COMPLETED
 _INTERRUPTED: Final = TaskStatus.INTERRUPTED
@@ -56,7 +59,7 @@ class Written(NamedTuple):
     """A record as it is written to the database.
 
     Attributes:
-        text: Its row as JSON, in the order of `COLUMNS`.
+        text: Its row as JSON, in the order of `WRITTEN`.
         ended_at: When it became final, in wall seconds; None while it is live.
         chosen_id: Its id if a user chose it; "" for a random one.
     """
@@ -66,8 +69,12 @@ class Written(NamedTuple):
     chosen_id: str
 
 
-def row_of(record: TaskRecord) -> Written:
+def row_of(record: TaskRecord, call: str | None = None) -> Written:
     """Return the row of a record, which must not change meanwhile.
+
+    Args:
+        record: The record.
+        call: Its call, as `StoreHost.call_of` returned it; None to keep what the row has.
 
     Raises:
         TypeError: If its result cannot be put into JSON.
@@ -105,6 +112,7 @@ def row_of(record: TaskRecord) -> Written:
         reason,
         cancel,
         still_running,
+        call,
     )
     task_id = record.task_id
     return Written(json.dumps(row), ended_at, "" if len(task_id) == _DRAWN else task_id)

@@ -42,8 +42,12 @@ TASKS: Final = Table(
     Column("cancel_requested", Integer),
     Column("still_running", Integer),
     Column("version", BigInteger),
+    Column("call", Text),
 )
-"""One row for each task. ``ended_at`` is null until it has ended."""
+"""One row for each task. ``ended_at`` is null until it has ended.
+
+``call`` has the arguments while somebody may need them again; see `protocols.CallStore`.
+"""
 
 PROCESSES: Final = Table(
     "asyncframe_processes",
@@ -127,6 +131,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         WHERE ended_at IS NOT NULL
         """,
     ),
+    ("ALTER TABLE asyncframe_tasks ADD COLUMN call TEXT",),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection
 from framework._tasks.records import TaskStatus
 from framework.stores.sql._database import Dialect
 from framework.stores.sql._older import TICKS
-from framework.stores.sql._rows import COLUMNS, Written
+from framework.stores.sql._rows import COLUMNS, WRITTEN, Written
 from framework.stores.sql._schema import META, PROCESSES, TASKS
 
 CHUNK: Final = 256
@@ -177,6 +177,11 @@ class Statements:
         """Return the next live rows after that of *task_id*, at most `CHUNK`."""
         return fetch(self._dialect, connection, self._live, {"task_id": task_id})
 
+    def call(self, connection: Connection, task_id: str) -> str | None:
+        """Return the kept call of a task, or why it was not kept; None if it has none."""
+        found = connection.execute(sa.select(TASKS.c.call).where(TASKS.c.task_id == task_id))
+        return found.scalar_one_or_none()
+
     def of_ids(self, connection: Connection, task_ids: Collection[str]) -> list[Row]:
         """Return the rows of at most `CHUNK` ids, in the form of `since`."""
         return fetch(self._dialect, connection, self._of_ids, {"task_ids": list(task_ids)})
@@ -237,26 +242,31 @@ def _put_of(dialect: Dialect) -> Any:  # Any: each dialect has an Insert of its 
     items: list[Any]
     if dialect == "sqlite":
         batch = sa.func.json_each(text).table_valued("value", name="batch")
-        items = [sa.func.json_extract(batch.c.value, f"$[{at}]") for at in range(len(COLUMNS))]
+        items = [sa.func.json_extract(batch.c.value, f"$[{at}]") for at in range(len(WRITTEN))]
     else:
         batch = sa.func.json_array_elements(sa.cast(text, postgresql.JSON)).table_valued(
             "value", name="batch"
         )
         items = [
             sa.cast(batch.c.value.op("->>")(sa.literal_column(str(at))), TASKS.c[name].type)
-            for at, name in enumerate(COLUMNS)
+            for at, name in enumerate(WRITTEN)
         ]
     own = [bindparam(name, type_=TASKS.c[name].type) for name in _OWN]
     # SQLite needs the condition to tell ON CONFLICT from the ON of a join.
     rows = sa.select(*items, *own).select_from(batch).where(sa.true())
     insert: Any = (sqlite if dialect == "sqlite" else postgresql).insert(TASKS)
-    insert = insert.from_select([*COLUMNS, *_OWN], rows)
+    insert = insert.from_select([*WRITTEN, *_OWN], rows)
     new = insert.excluded
     kept = {"task_id", "name", "description", "remote", "created_at", "process"}
     changed = {name: new[name] for name in (*COLUMNS, *_OWN) if name not in kept}
     # Another process may have set it since this one looked.
     changed["cancel_requested"] = sa.case(
         (TASKS.c.cancel_requested == 1, 1), else_=new.cancel_requested
+    )
+    # Written once, and of no use to anybody after the task is COMPLETED.
+    changed["call"] = sa.case(
+        (new.status == sa.literal_column(f"'{TaskStatus.COMPLETED.value}'"), sa.null()),
+        else_=sa.func.coalesce(new.call, TASKS.c.call),
     )
     # Tasks on workers may be followed by several processes. Of a final one nothing changes
     # any more but that its body has let go.

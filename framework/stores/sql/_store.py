@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -40,8 +41,9 @@ class SQLStore:
 
     Pass it to ``setup_async_framework(app, store=SQLStore("sqlite:///tasks.db"))``. With
     ``uvicorn --workers 4`` every worker then knows the tasks of all workers, and the history
-    survives a restart. The store keeps results, as JSON according to the return annotation,
-    but not arguments.
+    survives a restart. The store keeps results, as JSON according to the return annotation.
+    It keeps the arguments of tasks that have not COMPLETED, as JSON according to the
+    annotations of their parameters, if the function is decorated.
 
     Tasks only wait for memory. One thread, "asyncframe-store", writes in batches and reads what
     other processes have written. Each process holds the latest 10,000 finished tasks in memory.
@@ -59,19 +61,28 @@ class SQLStore:
         durable: Whether ``await submit(...)``, and a submission from a thread, return only
             when the record is on disk. Calling a decorated function in a coroutine never
             waits.
+        keep_arguments: The arguments of a task are kept if they take at most this many bytes
+            of JSON; 0 or False to keep none.
 
     Attributes:
         durable: Like the argument.
 
     Raises:
-        TypeError: If *url* is not a string or URL, or *durable* is not a bool.
-        ValueError: If *url* is for another database, or for one in memory.
+        TypeError: If *url* is not a string or URL, *durable* is not a bool, or *keep_arguments*
+            is not an integer.
+        ValueError: If *url* is for another database, or for one in memory, or
+            *keep_arguments* is negative.
         ImportError: If SQLAlchemy or the database's driver is not installed.
     """
 
-    def __init__(self, url: str | URL, durable: bool = False) -> None:
+    def __init__(self, url: str | URL, durable: bool = False, keep_arguments: int = 65_536) -> None:
         self._url: URL = checked_url(url)
         self.durable: bool = checks.flag("durable", durable)
+        self._keep_arguments = (
+            0
+            if keep_arguments is False
+            else checks.integer("keep_arguments", keep_arguments, at_least=0)
+        )
         # Here already, for an error where it is made; it connects when it is opened.
         self._database = Database(self._url, self.durable)
         self._pace = Pace()
@@ -112,7 +123,13 @@ class SQLStore:
             try:
                 prepare(self._database)
                 self._writer = Writer(
-                    self._database, self._backlog, self._mirror, host, self._clock, self._pace
+                    self._database,
+                    self._backlog,
+                    self._mirror,
+                    host,
+                    self._clock,
+                    self._pace,
+                    self._keep_arguments,
                 )
                 self._writer.enter()
                 self._history = History(
@@ -300,6 +317,24 @@ class SQLStore:
                 return self._writer.follower.read(connection, wanted)
         except FAULTS as error:
             raise self._unavailable(error) from error
+
+    def fetch_call(self, task_id: str) -> str | None:
+        """Return the kept arguments of a task as JSON; see `protocols.CallStore`.
+
+        Raises:
+            ValueError: If they were not kept; it says why.
+            StoreUnavailableError: If the database fails.
+        """
+        if not can_be_kept(task_id):
+            return None
+        try:
+            with self._database.reading() as connection:
+                text = self._writer.statements.call(connection, task_id)
+        except FAULTS as error:
+            raise self._unavailable(error) from error
+        if text is not None and text.startswith('"'):
+            raise ValueError(json.loads(text))
+        return text
 
     def is_alone(self) -> bool:
         """Return whether no other process shares the database now; blocks.

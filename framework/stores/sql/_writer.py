@@ -21,7 +21,7 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from framework._tasks.records import TaskRecord
+from framework._tasks.records import TaskRecord, TaskStatus
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
@@ -83,6 +83,7 @@ class Writer:
         host: The framework.
         clock: Real time: the other processes live in it, also if a test moves this one's.
         pace: The intervals.
+        keep_arguments: Longest call to keep, in bytes; 0 for none.
 
     Attributes:
         errors: How often the database has failed.
@@ -100,6 +101,7 @@ class Writer:
         host: StoreHost,
         clock: SystemClock,
         pace: Pace,
+        keep_arguments: int = 0,
     ) -> None:
         self._database = database
         self._backlog = backlog
@@ -107,6 +109,9 @@ class Writer:
         self._host = host
         self._clock = clock
         self._pace = pace
+        self._keep_arguments = keep_arguments
+        # The live tasks whose rows have their calls already.
+        self._with_call: set[str] = set()
         self.statements = Statements(database.dialect)
         self.pages = Pages(database.dialect)
         self.removal = Removal(self.statements, clock)
@@ -317,13 +322,23 @@ class Writer:
             try:
                 # A final record does not change, so it needs no copy.
                 still = record if record.status.is_final else self._host.snapshot(record)
-                row = rows[record.task_id] = row_of(still)
+                row = rows[record.task_id] = row_of(still, self._call_of(record, still))
             except Exception as error:  # this one cannot be written, but others can
                 self._give_up(record, error)
             else:
                 size += len(row.text)
         records[:] = [record for record in records if record.task_id in rows]
         return rows
+
+    def _call_of(self, record: TaskRecord, still: TaskRecord) -> str | None:
+        """Return the call to write of a task; None if it needs none, or its row has it."""
+        if (
+            not self._keep_arguments
+            or still.status is TaskStatus.COMPLETED
+            or record.task_id in self._with_call
+        ):
+            return None
+        return self._host.call_of(record, self._keep_arguments)
 
     def _write_batch(self, rows: list[Written], bound: float | None) -> bool:
         """Write rows and remove old ones; True if there is more to remove."""
@@ -460,7 +475,14 @@ class Writer:
         for record in records:
             # Only if the final row was written: a task that has ended since still needs it.
             row = rows.get(record.task_id)
-            if row is not None and row.ended_at is not None and record.rest:
+            if row is None:
+                continue
+            if row.ended_at is None:
+                if self._keep_arguments:
+                    self._with_call.add(record.task_id)
+                continue
+            self._with_call.discard(record.task_id)
+            if record.rest:
                 record.store_note = None
         if self._alone:
             for record in records:
