@@ -34,6 +34,7 @@ __all__ = [
     "EngineHost",
     "EngineTask",
     "EventSink",
+    "Fallible",
     "Interceptor",
     "Kind",
     "LargeStore",
@@ -393,6 +394,15 @@ class SharedDirectory(Protocol):
 
         The framework raises this error when somebody asks for an unknown id.
         """
+        ...
+
+
+@runtime_checkable
+class Fallible(Protocol):
+    """An optional method of a `SharedStore` or `RemoteEngine`, for metrics and health checks."""
+
+    def fault(self) -> str:
+        """Return why it cannot be used now; "" while it works. Never blocks, on any thread."""
         ...
 
 

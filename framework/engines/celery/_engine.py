@@ -392,6 +392,12 @@ class CeleryEngine:
         """Return False: nothing runs in this process."""
         return False
 
+    def fault(self) -> str:
+        """Return why the broker or Redis is unavailable; "" while both work."""
+        publisher, reports = self._publisher, self._reports
+        told = "" if publisher is None else publisher.fault
+        return told or ("" if reports is None else reports.fault)
+
     def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
         """Return the records of these ids from Redis; blocks.
 

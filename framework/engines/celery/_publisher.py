@@ -261,6 +261,11 @@ class Publisher:
                 self._doubtful.append(task_id)
         return withdrawn
 
+    @property
+    def fault(self) -> str:
+        """Why the broker is unavailable; "" while it works, as far as the last message tells."""
+        return self._down
+
     def flush(self) -> None:
         """Block until everything is published, or the broker turns out to be unavailable."""
         with self._condition:

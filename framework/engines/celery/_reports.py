@@ -35,11 +35,15 @@ class Reports:
     Args:
         state: Redis.
         host: Receives the reports about its tasks.
+
+    Attributes:
+        fault: Why Redis cannot be read; "" while it can.
     """
 
     def __init__(self, state: State, host: EngineHost) -> None:
         self._state = state
         self._host = host
+        self.fault = ""
         self._clock = SystemClock()
         self._after = ""
         self._number = 0
@@ -91,13 +95,14 @@ class Reports:
                     gap = False
                 gap = self._take(self._state.read(self._after, _BLOCK))
             except Exception as error:  # whatever the client raises, Redis is unavailable
+                self.fault = f"cannot read the reports of workers: {safe_str(error)}"
                 if not gap and not self._closed.is_set():
-                    _LOGGER.warning("cannot read the reports of workers: %s", safe_str(error))
+                    _LOGGER.warning("%s", self.fault)
                 gap, self._after = True, ""
                 self._closed.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
-                pause = _FIRST_PAUSE
+                pause, self.fault = _FIRST_PAUSE, ""
 
     def _take(self, entries: list[tuple[str, dict[str, str]]]) -> bool:
         """Hand on some reports; return whether some before or between them are missing."""

@@ -266,6 +266,10 @@ class SQLStore:
         figures["store_backlog"] = len(self._backlog)
         return figures
 
+    def fault(self) -> str:
+        """Return the latest error of the failing database; "" while it works."""
+        return self._backlog.fault if self._open else ""
+
     # -- what may block
 
     def list(self, status: TaskStatus | None = None) -> list[TaskRecord]:
