@@ -413,14 +413,19 @@ class Ledger(Events):
         self.state = "forked"
 
     def figures(self) -> dict[str, int]:
-        """Return a consistent snapshot of the counters."""
+        """Return a consistent snapshot of the counters, of all processes that share a store."""
+        own = self.own_figures()
+        return own if self.shared is None else _with_others(own, self.shared.figures())
+
+    def own_figures(self) -> dict[str, int]:
+        """Return a consistent snapshot of the counters of this process."""
         with self.lock:
             figures = {"submitted": self.submitted}
             figures |= {PENDING.value: self.pending, RUNNING.value: self.running}
             figures |= {status.value: count for status, count in self.ended.items()}
             figures |= dict(self.extra)
             figures["kept"] = self.kept
-        return figures if self.shared is None else _with_others(figures, self.shared.figures())
+        return figures
 
     def announce(
         self, kind: str, task: LiveTask, delay: float, error: BaseException | None

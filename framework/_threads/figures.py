@@ -13,7 +13,6 @@ from framework._threads.pool_threads import Item
 def pool_figures(crew: Crew) -> dict[str, Any]:
     """Return the figures of a pool; see `ThreadPoolExecutorEnhanced.get_stats`."""
     with crew.lock:
-        alive = [thread for thread in crew.threads if thread.is_alive()]
         ended = crew.ended.copy()
         fresh: list[Item] = []
         for thread in crew.threads:
@@ -24,19 +23,9 @@ def pool_figures(crew: Crew) -> dict[str, Any]:
         for item in fresh:
             ended[item.status] += 1
         timings = [*crew.timings, *map(_timing, fresh)]
-        busy = sum(1 for thread in alive if (thread.stack or thread.first) and not thread.abandoned)
-        abandoned = crew.abandoned
-        figures: dict[str, Any] = {
-            "max_workers": crew.max_workers,
-            "threads": len(alive),
-            "busy": busy,
-            "idle": len(alive) - busy - abandoned,
-            "queued": crew.queued,
-            "abandoned": abandoned,
-            "degraded": crew.degraded,
-            "submitted": crew.submitted,
-            "rejected": crew.rejected,
-        }
+        figures: dict[str, Any] = thread_figures(crew)
+        figures["submitted"] = crew.submitted
+        figures["rejected"] = crew.rejected
         cancelled = crew.cancelled
     figures["completed"] = ended[TaskStatus.COMPLETED]
     figures["failed"] = ended[TaskStatus.FAILED] + ended[TaskStatus.INTERRUPTED]
@@ -45,6 +34,23 @@ def pool_figures(crew: Crew) -> dict[str, Any]:
     figures["wait_time"] = summary([started - queued for queued, started, _ in timings])
     figures["run_time"] = summary([end - started for _, started, end in timings])
     return figures
+
+
+def thread_figures(crew: Crew) -> dict[str, int | bool]:
+    """Return the figures of a pool's threads and queue, quickly."""
+    with crew.lock:
+        alive = [thread for thread in crew.threads if thread.is_alive()]
+        busy = sum(1 for thread in alive if (thread.stack or thread.first) and not thread.abandoned)
+        abandoned = crew.abandoned
+        return {
+            "max_workers": crew.max_workers,
+            "threads": len(alive),
+            "busy": busy,
+            "idle": len(alive) - busy - abandoned,
+            "queued": crew.queued,
+            "abandoned": abandoned,
+            "degraded": crew.degraded,
+        }
 
 
 def _timing(item: Item) -> tuple[float, float, float]:
