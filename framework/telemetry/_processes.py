@@ -1,0 +1,135 @@
+"""The figures of several processes, by the files of prometheus_client's multiprocess mode.
+
+Nobody can read a figure from another process when the registry is read. So each process writes
+its own to its file now and then. The files of processes that have died are removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, values
+from prometheus_client.multiprocess import mark_process_dead
+
+from framework.protocols import Clock, TimerHandle
+from framework.telemetry._figures import FIGURES
+
+_LOGGER = logging.getLogger("asyncframe")
+
+_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def are_several() -> bool:
+    """Return whether prometheus_client writes to files that several processes share."""
+    return bool(getattr(values.ValueClass, "_multiprocess", False))
+
+
+class Published:
+    """The figures of this process in its files.
+
+    Args:
+        registry: Where the metrics are registered.
+        prefix: The beginning of their names.
+    """
+
+    def __init__(self, registry: CollectorRegistry, prefix: str) -> None:
+        self._lock = threading.Lock()
+        self._counters = {
+            one.name: Counter(prefix + one.name, one.text, registry=registry)
+            for one in FIGURES
+            if one.grows
+        }
+        self._gauges = {
+            one.name: Gauge(
+                prefix + one.name,
+                one.text,
+                registry=registry,
+                multiprocess_mode="livemax" if one.largest else "livesum",
+            )
+            for one in FIGURES
+            if not one.grows
+        }
+        self._counted: dict[str, float] = {}
+
+    def write(self, figures: dict[str, float]) -> None:
+        """Write all figures; those that are missing are 0."""
+        with self._lock:
+            for name, gauge in self._gauges.items():
+                gauge.set(figures.get(name, 0))
+            for name, counter in self._counters.items():
+                known = self._counted.get(name, 0)
+                self._counted[name] = most = max(figures.get(name, 0), known)
+                counter.inc(most - known)
+
+
+class Refresh:
+    """Calls a function again and again on the clock of a manager.
+
+    Args:
+        clock: The clock.
+        interval: Seconds before each call, above 0.
+        call: The function; may raise an error, which is logged.
+    """
+
+    def __init__(self, clock: Clock, interval: float, call: Callable[[], None]) -> None:
+        self._clock = clock
+        self._interval = interval
+        self._call = call
+        self._fails = self._stopped = False
+        self._timer: TimerHandle | None = None
+        self._set()
+
+    def _set(self) -> None:
+        when = self._clock.monotonic() + self._interval
+        self._timer = timer = self._clock.call_at(when, self._fire, background=True)
+        # For this order: 1 it fires, 2 another thread stops it, 3 it is set again here.
+        if self._stopped:
+            timer.cancel()
+
+    def _fire(self) -> None:
+        try:
+            self._call()
+        except Exception:  # such as a full disk, which must not end the clock's thread
+            if not self._fails:
+                _LOGGER.exception("metrics could not be written; this is tried again")
+            self._fails = True
+        else:
+            self._fails = False
+        if not self._stopped:
+            self._set()
+
+    def stop(self) -> None:
+        """Call it no more; may be called twice."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def forget_dead_processes() -> None:
+    """Remove the gauges of processes that have died, which would be added up for ever."""
+    if sys.platform == "win32":  # where signal 0 ends a process
+        return
+    files = Path(os.environ.get(_FOLDER, "")).glob("gauge_live*_*.db")
+    numbers = {file.stem.rpartition("_")[2] for file in files}
+    for number in numbers:
+        if number.isdecimal() and not _lives(int(number)):
+            # Another process may be doing the same.
+            with suppress(FileNotFoundError):
+                mark_process_dead(number)  # type: ignore[no-untyped-call]  # it has no types
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
