@@ -20,6 +20,7 @@ from framework._manager.elsewhere import Elsewhere
 from framework._running.coroutines import Drive
 from framework._running.ledger import Ledger, id_in_use
 from framework._running.runner import Runner
+from framework._tasks import checks
 from framework._tasks.current import current_home
 from framework._tasks.functions import is_wrapper, layer_of, require_callable
 from framework._tasks.ids import TaskId
@@ -405,6 +406,25 @@ def take_in(
     if spec.special or not launch:
         return intake.submit_special(spec, positional, named, frame, launch)
     return intake.submit(spec, positional, named, frame)
+
+
+async def accept(
+    intake: Intake,
+    caller: str,
+    frame: FrameType,
+    func: Callable[..., Any],
+    args: object,
+    kwargs: object,
+    options: SubmitOptions,
+) -> LiveTask:
+    """Submit as `take_in` does, with the checks and waits that a shared store or engine needs."""
+    if options.get("task_id") is not None:
+        await intake.require_free(checks.task_id("task_id", options["task_id"]))
+    task = take_in(intake, caller, frame, func, args, kwargs, options, not intake.durable)
+    if intake.durable:
+        await intake.secured(task)
+        intake.launch(task)
+    return task
 
 
 _ARGUMENTS: Final = "; arguments of the function go in args=(...) or kwargs={...}"

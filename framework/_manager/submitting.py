@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Unpack, overload
 
 from framework._manager.core import Core
-from framework._manager.intake import take_in
+from framework._manager.intake import accept, take_in
 from framework._tasks import checks
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.ids import TaskId
@@ -156,15 +156,11 @@ class Submitting:
             BaseException: With *wait*, what `get_result` raises.
         """
         checks.flag("wait", wait)
-        core = self._core
-        task_id = options.get("task_id")
-        if task_id is not None and core.elsewhere is not None:
-            await core.intake.require_free(checks.task_id("task_id", task_id))
-        caller, launch = sys._getframe(1), not core.intake.durable
-        task = take_in(core.intake, "submit", caller, func, args, kwargs, options, launch)
-        if core.intake.durable:
-            await core.intake.secured(task)
-            core.intake.launch(task)
+        core, caller = self._core, sys._getframe(1)
+        if core.elsewhere is None:
+            task = take_in(core.intake, "submit", caller, func, args, kwargs, options)
+        else:
+            task = await accept(core.intake, "submit", caller, func, args, kwargs, options)
         if not wait:
             return task.task_id
         return await core.results.get(task, None)
