@@ -7,6 +7,7 @@ from framework._decorators.scheduled import scheduled_task
 from framework._decorators.submitted import async_task, background_task
 from framework._decorators.throttled import throttled_task
 from framework._manager.frameworks import get_task_manager, get_thread_pool
+from framework._manager.gathering import MapItem, TaskMap
 from framework._manager.listing import TaskPage
 from framework._manager.manager import TaskManager
 from framework._tasks import exports
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FrameworkError",
     "FrameworkNotStartedError",
+    "MapItem",
     "QueueFullError",
     "RateLimitExceededError",
     "Task",
@@ -41,6 +43,7 @@ __all__ = [
     "TaskId",
     "TaskInterruptedError",
     "TaskManager",
+    "TaskMap",
     "TaskNotFoundError",
     "TaskPage",
     "TaskStatus",

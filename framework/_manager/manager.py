@@ -7,27 +7,24 @@ Lock order: none is held here.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable, Collection, Iterable
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 from framework._manager.cancelling import cancel
 from framework._manager.listing import TaskPage, checked_query, checked_status, page_of
-from framework._manager.submitting import Submitting
+from framework._manager.waiting import Waiting
 from framework._tasks import checks
-from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, RUNNING
 from framework._tasks.records import EVENT_KINDS, TaskRecord, TaskStatus
 from framework._tasks.task import Task
 from framework._threads.pool import ThreadPoolExecutorEnhanced
-from framework.exceptions import TaskNotFoundError
 from framework.protocols import Clock, EventSink, Telemetry
 
 T = TypeVar("T")
 
 
-class TaskManager(Submitting):
+class TaskManager(Waiting):
     """Submits tasks, returns their results, cancels them and forgets them.
 
     `setup_async_framework` creates it, and `get_task_manager` returns the current one. Methods
@@ -188,72 +185,6 @@ class TaskManager(Submitting):
         chosen = EVENT_KINDS if kinds is None else checks.choices("kinds", kinds, EVENT_KINDS)
         return self._core.ledger.subscribe(sink, chosen)
 
-    # -- results
-
-    @overload
-    async def get_result(self, task_id: TaskId[T], timeout: float | None = None) -> T: ...
-
-    @overload
-    async def get_result(self, task_id: str, timeout: float | None = None) -> Any: ...
-
-    async def get_result(self, task_id: str, timeout: float | None = None) -> Any:
-        """Wait until a task has ended, and return its result. It does not poll.
-
-        Args:
-            task_id: The task.
-            timeout: How many seconds to wait, 0 or more; None for no limit. It only limits the
-                wait; the task continues.
-
-        Returns:
-            The return value of the task's function.
-
-        Raises:
-            BaseException: The task's own exception, if it FAILED.
-            TaskFailedError: Instead of an exception that would end or confuse the waiting
-                code, which is its cause.
-            TaskTimeoutError: If the task ran past its time limit.
-            TaskCancelledError: If it was cancelled.
-            TaskInterruptedError: If a shutdown or crash interrupted it.
-            TaskNotFoundError: If the id is unknown.
-            TimeoutError: If *timeout* has passed.
-            DeadlockError: If the task waits for the caller, directly or through other tasks.
-        """
-        if timeout is not None:
-            timeout = checks.number("timeout", timeout, at_least=0, finite=False)
-        record, elsewhere = self._core.ledger.find(task_id), self._core.elsewhere
-        if record is None and elsewhere is not None and isinstance(task_id, str):
-            record = await elsewhere.until_final(task_id, timeout)
-        return await self._core.results.get(_require(task_id, record), timeout)
-
-    @overload
-    def wait_result(self, task_id: TaskId[T], timeout: float | None = None) -> T: ...
-
-    @overload
-    def wait_result(self, task_id: str, timeout: float | None = None) -> Any: ...
-
-    def wait_result(self, task_id: str, timeout: float | None = None) -> Any:
-        """Block until a task has ended, and return its result; `get_result` for threads.
-
-        If a thread of the pool waits for a task that is still queued, it runs that task itself,
-        or, with *timeout*, a spare thread does. So tasks that wait for tasks do not block the
-        pool.
-
-        Raises:
-            RuntimeError: On the thread of a running event loop, which it would block.
-            BaseException: What `get_result` raises.
-        """
-        if asyncio._get_running_loop() is not None:
-            raise RuntimeError(
-                "wait_result() would block the event loop of this thread: use "
-                "'await get_result(task_id)' here"
-            )
-        if timeout is not None:
-            timeout = checks.number("timeout", timeout, at_least=0, finite=False)
-        record, elsewhere = self._core.ledger.find(task_id), self._core.elsewhere
-        if record is None and elsewhere is not None and isinstance(task_id, str):
-            record = elsewhere.block_until_final(task_id, timeout)
-        return self._core.results.wait(_require(task_id, record), timeout)
-
     # -- cancelling and forgetting
 
     async def cancel_task(self, task_id: str) -> bool:
@@ -289,12 +220,6 @@ class TaskManager(Submitting):
         """
         age = checks.number("max_age", max_age, at_least=0, finite=False)
         return self._core.endings.retention.evict(ended_before=self._core.clock.monotonic() - age)
-
-
-def _require(task_id: object, record: TaskRecord | None) -> TaskRecord:
-    if record is None:
-        raise TaskNotFoundError(task_id)  # type: ignore[arg-type]  # shown, whatever it is
-    return record
 
 
 def _as_dicts(records: Iterable[TaskRecord]) -> dict[str, dict[str, Any]]:

@@ -51,6 +51,15 @@ class Results:
             _require_final(record)
         return raise_or_return(record)
 
+    async def ended(self, task: LiveTask) -> None:
+        """Suspend until *task* is final.
+
+        Raises:
+            FrameworkNotStartedError: If the framework stops following it before.
+        """
+        await self.until_final(task, None)
+        _require_final(task)
+
     def wait(self, record: TaskRecord, timeout: float | None) -> Any:
         """Block until *record* is final; see `TaskManager.wait_result`."""
         if isinstance(record, LiveTask):

@@ -339,6 +339,7 @@ _KEPT: Final = _Kept()
 _OPTIONS_LINE: Final = re.compile(r"^(?P<indent> *)\*\*options: .*$", re.MULTILINE)
 
 TASK: Final = OptionList(TaskOptions, drops_none=True)
+MAP: Final = OptionList(RunOptions, drops_none=True)
 SUBMIT: Final = OptionList(SubmitOptions, drops_none=True)
 COPY: Final = OptionList(CopyOptions, drops_none=True)
 THROTTLE: Final = OptionList(ThrottleOptions)

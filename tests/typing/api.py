@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from framework import (
     FrameworkError,
     FrameworkNotStartedError,
+    MapItem,
     QueueFullError,
     RateLimitExceededError,
     Task,
@@ -22,6 +23,7 @@ from framework import (
     TaskId,
     TaskInterruptedError,
     TaskManager,
+    TaskMap,
     TaskNotFoundError,
     TaskPage,
     TaskStatus,
@@ -309,6 +311,21 @@ async def use_methods(service: Service) -> None:
 
 
 # -- TaskManager
+
+
+async def use_many() -> None:
+    """Wait for several tasks, and run one function for many items."""
+    manager = get_task_manager()
+    ids = [await manager.submit(async_length, ("a",))]
+    assert_type(await manager.gather(ids), list[int])
+    assert_type(await manager.gather(ids, return_exceptions=True), list[int | BaseException])
+    assert_type(await manager.gather(["a"]), list[Any])
+    assert_type(manager.map(async_length, ["a"]), TaskMap[str, int])
+    assert_type(manager.map(bare_background, ["a"], max_running=2), TaskMap[str, int])
+    assert_type(await manager.map(len, ["a"], priority="high"), list[int])
+    async for one in manager.map(len, ["a"]):
+        assert_type(one, MapItem[str, int])
+        assert_type(one.result(), int)
 
 
 async def use_manager(sink: EventSink) -> None:

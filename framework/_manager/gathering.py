@@ -1,0 +1,191 @@
+"""Waiting for many tasks: those of some ids, and those of one function for many items.
+
+Guarantees: a map never has more than `max_running` tasks that have not ended, and takes an item
+only when it may submit one; leaving it early ends no task.
+Relies on: the manager, which submits and waits.
+Lock order: none is held here; all state belongs to the coroutine that iterates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Sized,
+)
+from typing import Any, Generic, TypeVar
+
+from framework._running.outcomes import raise_or_return
+from framework._tasks import checks
+from framework._tasks.current import current_record
+from framework._tasks.live import COMPLETED, LiveTask
+from framework._tasks.task import Task
+from framework.exceptions import DeadlockError, QueueFullError
+
+I = TypeVar("I")  # noqa: E741  # an item
+T = TypeVar("T")
+
+
+async def gather(
+    get: Callable[[str], Awaitable[Any]], task_ids: Iterable[str], return_exceptions: bool
+) -> list[Any]:
+    """Return the results of some tasks; see `TaskManager.gather`.
+
+    Args:
+        get: Waits for the result of one task.
+        task_ids: The tasks.
+        return_exceptions: Whether errors take the place of results.
+    """
+    if isinstance(task_ids, str) or not isinstance(task_ids, Iterable):
+        raise TypeError(
+            "task_ids must be a list of task ids or another iterable of them, not "
+            f"{checks.show(task_ids)}"
+        )
+    checks.flag("return_exceptions", return_exceptions)
+    ids = list(task_ids)
+    caller = current_record.get()
+    if caller is not None and caller.task_id in ids:
+        raise DeadlockError((caller.name, caller.name))
+    waits = {task_id: asyncio.ensure_future(get(task_id)) for task_id in ids}
+    try:
+        return await asyncio.gather(
+            *(waits[task_id] for task_id in ids), return_exceptions=return_exceptions
+        )
+    finally:
+        # After an error some still wait; their tasks go on without them.
+        for wait in waits.values():
+            wait.cancel()
+
+
+class MapItem(Generic[I, T]):
+    """One item of a `TaskMap` whose task has ended.
+
+    Attributes:
+        item: The item.
+        number: Its place among all items, from 0.
+        task: Its final task.
+    """
+
+    __slots__ = ("_record", "item", "number", "task")
+
+    # Any: a live task, which is not public
+    def __init__(self, item: I, number: int, record: Any) -> None:
+        self._record: LiveTask = record
+        self.item: I = item
+        self.number: int = number
+        self.task: Task = Task(record)
+
+    def result(self) -> T:
+        """Return what the function returned for this item.
+
+        Raises:
+            BaseException: What `TaskManager.get_result` raises for a task that has no result.
+        """
+        result: T = raise_or_return(self._record)
+        return result
+
+    def __repr__(self) -> str:
+        return f"<MapItem {self.number} {self.task!r}>"
+
+
+class TaskMap(Generic[I, T]):
+    """The tasks of one function for many items, see `TaskManager.map`.
+
+    Iterate over it with ``async for`` to get a `MapItem` whenever a task ends, or await it to get
+    all results in the order of the items. Either can be done once. Use it on one event loop.
+
+    Attributes:
+        total: How many items there are; None before the last one, if they have no ``len()``.
+        submitted: For how many items a task was submitted.
+        ended: How many of these tasks have ended, and were handed out.
+        failed: How many of those are not COMPLETED.
+    """
+
+    # Any: the functions are the manager's, and what they return is not public
+    def __init__(self, items: Iterable[I], max_running: int, submit: Any, until_final: Any) -> None:
+        self._submit: Callable[[I], Awaitable[LiveTask]] = submit
+        self._until_final: Callable[[LiveTask], Awaitable[None]] = until_final
+        self._items = enumerate(items)
+        self._max_running = max_running
+        self._next: tuple[int, I] | None = None
+        self._waits: dict[asyncio.Future[None], tuple[int, I, LiveTask]] = {}
+        self._begun = False
+        self.total: int | None = len(items) if isinstance(items, Sized) else None
+        self.submitted: int = 0
+        self.ended: int = 0
+        self.failed: int = 0
+
+    @property
+    def progress(self) -> float | None:
+        """The fraction of items whose tasks have ended, 0.0 to 1.0; None without `total`."""
+        if self.total is None:
+            return None
+        return self.ended / self.total if self.total else 1.0
+
+    def __aiter__(self) -> AsyncIterator[MapItem[I, T]]:
+        """Iterate over the items in the order in which their tasks end."""
+        if self._begun:
+            raise RuntimeError(
+                "this map was used before: its items are gone; call manager.map() again"
+            )
+        self._begun = True
+        return self._iterate()
+
+    def __await__(self) -> Generator[Any, None, list[T]]:
+        """Wait for all tasks, and return the results in the order of the items.
+
+        The first error ends the wait, and no further task is submitted.
+        """
+        return self._results().__await__()
+
+    async def _results(self) -> list[T]:
+        results: dict[int, T] = {}
+        async for one in self:
+            results[one.number] = one.result()
+        return [results[number] for number in range(len(results))]
+
+    async def _iterate(self) -> AsyncIterator[MapItem[I, T]]:
+        try:
+            refused = await self._fill()
+            while self._waits:
+                done, _ = await asyncio.wait(self._waits, return_when=asyncio.FIRST_COMPLETED)
+                ended = [self._end(one) for one in self._waits.keys() & done]
+                # Before the items are handed out, so that others run meanwhile.
+                refused = refused or await self._fill()
+                for one in sorted(ended, key=lambda item: item.number):
+                    self.ended += 1
+                    self.failed += one.task.status is not COMPLETED
+                    yield one
+            if refused is not None:
+                raise refused
+        finally:
+            for wait in self._waits:
+                wait.cancel()
+
+    def _end(self, wait: asyncio.Future[None]) -> MapItem[I, T]:
+        number, item, task = self._waits.pop(wait)
+        wait.result()
+        return MapItem(item, number, task)
+
+    async def _fill(self) -> Exception | None:
+        """Submit tasks for the next items, as many as may run; return why one was refused."""
+        while len(self._waits) < self._max_running:
+            try:
+                if self._next is None:
+                    self._next = next(self._items, None)
+                if self._next is None:
+                    self.total = self.submitted
+                    return None
+                number, item = self._next
+                task = await self._submit(item)
+            except Exception as error:
+                # One of our own makes room when it ends; without any, nobody would try again.
+                return None if isinstance(error, QueueFullError) and self._waits else error
+            self._next = None
+            self.submitted += 1
+            self._waits[asyncio.ensure_future(self._until_final(task))] = number, item, task
+        return None

@@ -1,0 +1,237 @@
+"""Waiting: the methods of a task manager that wait for tasks, one or many."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Iterable
+from types import CodeType, FrameType
+from typing import Any, Literal, NamedTuple, TypeVar, Unpack, cast, overload
+
+from framework._manager.gathering import TaskMap, gather
+from framework._manager.intake import accept
+from framework._manager.submitting import Submitting
+from framework._tasks import checks
+from framework._tasks.decorated import BackgroundCall
+from framework._tasks.functions import require_callable
+from framework._tasks.ids import TaskId
+from framework._tasks.live import LiveTask
+from framework._tasks.options import MAP, RunOptions, SubmitOptions
+from framework._tasks.records import TaskRecord
+from framework.exceptions import TaskNotFoundError
+
+I = TypeVar("I")  # noqa: E741  # an item
+T = TypeVar("T")
+
+
+class Waiting(Submitting):
+    """The part of a `TaskManager` that waits for tasks."""
+
+    @overload
+    async def get_result(self, task_id: TaskId[T], timeout: float | None = None) -> T: ...
+
+    @overload
+    async def get_result(self, task_id: str, timeout: float | None = None) -> Any: ...
+
+    async def get_result(self, task_id: str, timeout: float | None = None) -> Any:
+        """Wait until a task has ended, and return its result. It does not poll.
+
+        Args:
+            task_id: The task.
+            timeout: How many seconds to wait, 0 or more; None for no limit. It only limits the
+                wait; the task continues.
+
+        Returns:
+            The return value of the task's function.
+
+        Raises:
+            BaseException: The task's own exception, if it FAILED.
+            TaskFailedError: Instead of an exception that would end or confuse the waiting
+                code, which is its cause.
+            TaskTimeoutError: If the task ran past its time limit.
+            TaskCancelledError: If it was cancelled.
+            TaskInterruptedError: If a shutdown or crash interrupted it.
+            TaskNotFoundError: If the id is unknown.
+            TimeoutError: If *timeout* has passed.
+            DeadlockError: If the task waits for the caller, directly or through other tasks.
+        """
+        if timeout is not None:
+            timeout = checks.number("timeout", timeout, at_least=0, finite=False)
+        record, elsewhere = self._core.ledger.find(task_id), self._core.elsewhere
+        if record is None and elsewhere is not None and isinstance(task_id, str):
+            record = await elsewhere.until_final(task_id, timeout)
+        return await self._core.results.get(_require(task_id, record), timeout)
+
+    @overload
+    def wait_result(self, task_id: TaskId[T], timeout: float | None = None) -> T: ...
+
+    @overload
+    def wait_result(self, task_id: str, timeout: float | None = None) -> Any: ...
+
+    def wait_result(self, task_id: str, timeout: float | None = None) -> Any:
+        """Block until a task has ended, and return its result; `get_result` for threads.
+
+        If a thread of the pool waits for a task that is still queued, it runs that task itself,
+        or, with *timeout*, a spare thread does. So tasks that wait for tasks do not block the
+        pool.
+
+        Raises:
+            RuntimeError: On the thread of a running event loop, which it would block.
+            BaseException: What `get_result` raises.
+        """
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError(
+                "wait_result() would block the event loop of this thread: use "
+                "'await get_result(task_id)' here"
+            )
+        if timeout is not None:
+            timeout = checks.number("timeout", timeout, at_least=0, finite=False)
+        record, elsewhere = self._core.ledger.find(task_id), self._core.elsewhere
+        if record is None and elsewhere is not None and isinstance(task_id, str):
+            record = elsewhere.block_until_final(task_id, timeout)
+        return self._core.results.wait(_require(task_id, record), timeout)
+
+    @overload
+    async def gather(
+        self,
+        task_ids: Iterable[TaskId[T]],
+        *,
+        timeout: float | None = None,
+        return_exceptions: Literal[False] = False,
+    ) -> list[T]: ...
+
+    @overload
+    async def gather(
+        self,
+        task_ids: Iterable[TaskId[T]],
+        *,
+        timeout: float | None = None,
+        return_exceptions: bool,
+    ) -> list[T | BaseException]: ...
+
+    @overload
+    async def gather(
+        self,
+        task_ids: Iterable[str],
+        *,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+    ) -> list[Any]: ...
+
+    async def gather(
+        self,
+        task_ids: Iterable[str],
+        *,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+    ) -> list[Any]:
+        """Wait for several tasks, and return their results in the order of the ids.
+
+        The first error is raised at once. The other tasks continue, also if the wait is
+        cancelled.
+
+        Args:
+            task_ids: The tasks; an id may occur twice.
+            timeout: How many seconds to wait for all of them, 0 or more; None for no limit.
+            return_exceptions: Whether to wait for all tasks, and return errors in place of
+                results.
+
+        Raises:
+            TypeError: If *task_ids* is not an iterable of ids.
+            BaseException: What `get_result` raises for one of the tasks.
+        """
+        return await gather(
+            lambda task_id: self.get_result(task_id, timeout), task_ids, return_exceptions
+        )
+
+    @overload
+    def map(
+        self,
+        func: BackgroundCall[[I], T],
+        items: Iterable[I],
+        *,
+        max_running: int | None = None,
+        **options: Unpack[RunOptions],
+    ) -> TaskMap[I, T]: ...
+
+    @overload
+    def map(
+        self,
+        func: Callable[[I], Coroutine[Any, Any, T]],
+        items: Iterable[I],
+        *,
+        max_running: int | None = None,
+        **options: Unpack[RunOptions],
+    ) -> TaskMap[I, T]: ...
+
+    @overload
+    def map(
+        self,
+        func: Callable[[I], T],
+        items: Iterable[I],
+        *,
+        max_running: int | None = None,
+        **options: Unpack[RunOptions],
+    ) -> TaskMap[I, T]: ...
+
+    @MAP.spelled_out
+    def map(
+        self,
+        func: Callable[[Any], Any],
+        items: Iterable[Any],
+        *,
+        max_running: int | None = None,
+        **options: Unpack[RunOptions],
+    ) -> TaskMap[Any, Any]:
+        """Run a function as a task for each of many items, a few at a time.
+
+        Iterate over what this returns with ``async for`` to get each item when its task has
+        ended, or await it to get all results in the order of the items. Tasks are submitted
+        only then, at most *max_running* at a time, so *items* may be longer than the queue, or a
+        generator without an end. Further ones are submitted as you take those that have ended.
+
+        If you stop early, or an awaited map raises the first error, no further tasks are
+        submitted. Those that were submitted continue.
+
+        Args:
+            func: A function as for `submit`, with one parameter.
+            items: Its arguments.
+            max_running: How many of these tasks may wait or run at once, 1 or more; None for
+                as many as the pool has threads.
+            **options: See `RunOptions`; they apply to each task.
+
+        Raises:
+            TypeError: If *func* cannot be a task, *items* is not iterable, or a keyword is not
+                an option.
+            ValueError: If a number is out of range.
+        """
+        if not isinstance(items, Iterable):
+            raise TypeError(f"items must be iterable, not {checks.show(items)}")
+        core, frame = self._core, sys._getframe(1)
+        checked = cast(SubmitOptions, MAP.checked("map", options, "; each item is one argument"))
+        require_callable("map", func)
+        most = (
+            core.pool._crew.max_workers
+            if max_running is None
+            else checks.integer("max_running", max_running, at_least=1)
+        )
+        # The frame goes on, and the line of this call with it.
+        site = cast(FrameType, CallSite(frame.f_code, frame.f_lasti))
+
+        async def submit(item: Any) -> LiveTask:
+            return await accept(core.intake, "submit", site, func, (item,), None, checked)
+
+        return TaskMap(items, most, submit, core.results.ended)
+
+
+class CallSite(NamedTuple):
+    """The two attributes of a frame that tell where a call was made."""
+
+    f_code: CodeType
+    f_lasti: int
+
+
+def _require(task_id: object, record: TaskRecord | None) -> TaskRecord:
+    if record is None:
+        raise TaskNotFoundError(task_id)  # type: ignore[arg-type]  # shown, whatever it is
+    return record
