@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import (
+    AsyncIterable,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -106,10 +107,16 @@ class TaskMap(Generic[I, T]):
     """
 
     # Any: the functions are the manager's, and what they return is not public
-    def __init__(self, items: Iterable[I], max_running: int, submit: Any, until_final: Any) -> None:
+    def __init__(
+        self,
+        items: Iterable[I] | AsyncIterable[I],
+        max_running: int,
+        submit: Any,
+        until_final: Any,
+    ) -> None:
         self._submit: Callable[[I], Awaitable[LiveTask]] = submit
         self._until_final: Callable[[LiveTask], Awaitable[None]] = until_final
-        self._items = enumerate(items)
+        self._items = _one_by_one(items)
         self._max_running = max_running
         self._next: tuple[int, I] | None = None
         self._waits: dict[asyncio.Future[None], tuple[int, I, LiveTask]] = {}
@@ -176,7 +183,7 @@ class TaskMap(Generic[I, T]):
         while len(self._waits) < self._max_running:
             try:
                 if self._next is None:
-                    self._next = next(self._items, None)
+                    self._next = await anext(self._items, None)
                 if self._next is None:
                     self.total = self.submitted
                     return None
@@ -189,3 +196,15 @@ class TaskMap(Generic[I, T]):
             self.submitted += 1
             self._waits[asyncio.ensure_future(self._until_final(task))] = number, item, task
         return None
+
+
+async def _one_by_one(items: Iterable[I] | AsyncIterable[I]) -> AsyncIterator[tuple[int, I]]:
+    """Yield each item with its number."""
+    if isinstance(items, AsyncIterable):
+        number = 0
+        async for item in items:
+            yield number, item
+            number += 1
+        return
+    for number, item in enumerate(items):
+        yield number, item

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from types import CodeType, FrameType
 from typing import Any, Literal, NamedTuple, TypeVar, Unpack, cast, overload
 
@@ -148,7 +148,7 @@ class Waiting(Submitting):
     def map(
         self,
         func: BackgroundCall[[I], T],
-        items: Iterable[I],
+        items: Iterable[I] | AsyncIterable[I],
         *,
         max_running: int | None = None,
         **options: Unpack[RunOptions],
@@ -158,7 +158,7 @@ class Waiting(Submitting):
     def map(
         self,
         func: Callable[[I], Coroutine[Any, Any, T]],
-        items: Iterable[I],
+        items: Iterable[I] | AsyncIterable[I],
         *,
         max_running: int | None = None,
         **options: Unpack[RunOptions],
@@ -168,7 +168,7 @@ class Waiting(Submitting):
     def map(
         self,
         func: Callable[[I], T],
-        items: Iterable[I],
+        items: Iterable[I] | AsyncIterable[I],
         *,
         max_running: int | None = None,
         **options: Unpack[RunOptions],
@@ -178,7 +178,7 @@ class Waiting(Submitting):
     def map(
         self,
         func: Callable[[Any], Any],
-        items: Iterable[Any],
+        items: Iterable[Any] | AsyncIterable[Any],
         *,
         max_running: int | None = None,
         **options: Unpack[RunOptions],
@@ -188,7 +188,8 @@ class Waiting(Submitting):
         Iterate over what this returns with ``async for`` to get each item when its task has
         ended, or await it to get all results in the order of the items. Tasks are submitted
         only then, at most *max_running* at a time, so *items* may be longer than the queue, or a
-        generator without an end. Further ones are submitted as you take those that have ended.
+        generator without an end, also an async one. Further ones are submitted as you take those
+        that have ended.
 
         If you stop early, or an awaited map raises the first error, no further tasks are
         submitted. Those that were submitted continue.
@@ -205,7 +206,7 @@ class Waiting(Submitting):
                 an option.
             ValueError: If a number is out of range.
         """
-        if not isinstance(items, Iterable):
+        if not isinstance(items, (Iterable, AsyncIterable)):
             raise TypeError(f"items must be iterable, not {checks.show(items)}")
         core, frame = self._core, sys._getframe(1)
         checked = cast(SubmitOptions, MAP.checked("map", options, "; each item is one argument"))

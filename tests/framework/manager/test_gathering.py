@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -185,6 +185,19 @@ async def test_map_takes_items_only_when_it_may_submit_them(asyncframe: Probe) -
         assert run.progress is None
         await asyncframe.settled()
     assert run.submitted == len(taken) == 9
+
+
+async def test_map_takes_items_from_an_async_generator(asyncframe: Probe) -> None:
+    """Items may come from an async generator, which is suspended between them."""
+
+    async def numbers() -> AsyncIterator[float]:
+        for number in (2.0, 1.0):
+            yield await asleep(number)
+
+    async with setup_async_framework():
+        run = get_task_manager().map(asleep, numbers(), max_running=1)
+        assert await run == [2.0, 1.0]
+    assert (run.total, run.submitted) == (2, 2)
 
 
 async def test_map_waits_for_room_in_a_full_queue(asyncframe: Probe) -> None:
