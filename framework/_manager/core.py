@@ -31,7 +31,7 @@ from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.waiters import Mailboxes
 from framework.engines.local import LocalEngine
 from framework.exceptions import FrameworkNotStartedError
-from framework.protocols import Clock, Interceptor, RemoteEngine, TaskEngine, TaskStore
+from framework.protocols import Clock, Fallible, Interceptor, RemoteEngine, TaskEngine, TaskStore
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -129,6 +129,15 @@ class Core:
         assert elsewhere is not None
         with suppress(FrameworkNotStartedError):  # then the engine removes them by age
             elsewhere.post(lambda: remote.forget(task_ids))
+
+    def faults(self) -> dict[str, str]:
+        """Return why the ``store`` and the ``broker`` cannot be used now; "" while they work.
+
+        Those that do not tell are left out. Never blocks.
+        """
+        # Without their types: to mypy, no store has the optional method.
+        parts: dict[str, object] = {"store": self.ledger.shared, "broker": self.remote}
+        return {name: part.fault() for name, part in parts.items() if isinstance(part, Fallible)}
 
     # -- starting and stopping
 

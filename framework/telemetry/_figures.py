@@ -10,7 +10,6 @@ from typing import Final
 
 from framework._manager.core import Core
 from framework._threads.figures import thread_figures
-from framework.protocols import Fallible
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +75,9 @@ def figures_of(core: Core) -> dict[str, float]:
         figures = shared.figures()
         found["store_backlog_records"] = figures.get("store_backlog", 0)
         found["store_errors"] = figures.get("store_errors", 0)
-    for name, part in (("store_failing", shared), ("broker_unavailable", core.remote)):
-        fault = fault_of(part)
-        if fault is not None:
-            found[name] = bool(fault)
+    faults = core.faults()
+    if "store" in faults:
+        found["store_failing"] = bool(faults["store"])
+    if "broker" in faults:
+        found["broker_unavailable"] = bool(faults["broker"])
     return found
-
-
-def fault_of(part: object) -> str | None:
-    """Return why a store or an engine cannot be used now; None if it does not tell."""
-    return part.fault() if isinstance(part, Fallible) else None

@@ -1,0 +1,180 @@
+"""What load balancers and supervisors are told about an app."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from framework import (
+    QueueFullError,
+    TaskManager,
+    TaskTimeoutError,
+    background_task,
+    setup_async_framework,
+)
+from framework.http import health_router
+from framework.stores.memory import MemoryStore
+from pytest_asyncframe.probe import Probe
+
+
+def made(**options: Any) -> FastAPI:
+    """Return an app with a framework and the routes."""
+    app = FastAPI(lifespan=setup_async_framework)
+    app.include_router(health_router(**options))
+    return app
+
+
+def told(app: FastAPI, path: str = "/health/ready") -> tuple[int, Any]:
+    """Return the status and the body of an answer, without running the app's lifespan."""
+    answer = TestClient(app).get(path)
+    assert answer.headers["cache-control"] == "no-store"
+    return answer.status_code, answer.json()
+
+
+READY = (200, {"status": "ready", "problems": {}})
+
+
+# -- the framework
+
+
+def test_a_running_app() -> None:
+    """An app that runs is alive and ready."""
+    app = made()
+    with TestClient(app):
+        assert told(app, "/health/live") == (200, {"status": "alive"})
+        assert told(app) == READY
+
+
+def test_an_app_without_a_framework() -> None:
+    """Before the framework has started, the process is alive and not ready."""
+    app = made()
+    assert told(app, "/health/live") == (200, {"status": "alive"})
+    assert told(app) == (
+        503,
+        {
+            "status": "unready",
+            "problems": {
+                "framework": "the framework has not started: set it up in the app's lifespan"
+            },
+        },
+    )
+
+
+async def test_a_drain(asyncframe: Probe) -> None:
+    """While the framework drains, the process is not ready."""
+    manager = asyncframe.manager
+    app = made()
+    async with asyncframe.client(app) as client:
+        assert (await client.get("/health/ready")).status_code == 200
+        manager._core.begin_wind_down()
+        answer = await client.get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json()["problems"] == {"framework": "the server is shutting down"}
+
+
+# -- its problems
+
+
+async def test_a_degraded_pool(asyncframe: Probe) -> None:
+    """While more threads are stuck than are replaced, the process is not ready."""
+    app = FastAPI(lifespan=setup_async_framework(max_workers=1))
+    app.include_router(health_router())
+    stuck = background_task(name="stuck", timeout=1.0)(asyncframe.clock.sleep)
+    async with asyncframe.client(app) as client:
+        ids = [stuck(60.0), stuck(60.0)]
+        await asyncframe.clock.run_for(30.0)
+        answer = await client.get("/health/ready")
+        await asyncframe.clock.run_for(60.0)
+        later = await client.get("/health/ready")
+        for task_id in ids:
+            with pytest.raises(TaskTimeoutError):
+                await asyncframe.completed(task_id)
+    assert answer.status_code == 503
+    assert answer.json()["problems"] == {
+        "pool": "2 threads run past the time limit of their task, and not all of them are replaced"
+    }
+    assert later.json() == READY[1]
+
+
+class FailingStore(MemoryStore):
+    """A shared store that cannot be written; it is asked nothing else."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self._fault = fault
+
+    def fault(self) -> str:
+        """Return the fault, which names a host."""
+        return self._fault
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("queue", "the queue is full: 1 tasks may wait (queue_size)"),
+        ("store", "the store cannot be written"),
+        ("broker", "the broker cannot be reached"),
+    ],
+)
+@pytest.mark.parametrize("counts", [False, True])
+def test_problems_that_others_may_share(
+    monkeypatch: pytest.MonkeyPatch, name: str, sentence: str, counts: bool
+) -> None:
+    """A problem that is not chosen is told with 200, a chosen one with 503; none tells details."""
+    app = FastAPI(lifespan=setup_async_framework(queue_size=1, graceful_shutdown_timeout=0))
+    app.include_router(health_router(unready_on=[name] if counts else []))
+    with TestClient(app):
+        manager: TaskManager = app.state.task_manager
+        if name == "queue":
+            manager.submit_nowait(int, delay=3_600)
+            with pytest.raises(QueueFullError):
+                manager.submit_nowait(int)
+        elif name == "store":
+            monkeypatch.setattr(manager._core.ledger, "shared", FailingStore("at db.internal"))
+        else:
+            monkeypatch.setattr(manager._core, "remote", FailingStore("at mq.internal"))
+        status = "unready" if counts else "ready"
+        answer = (503 if counts else 200, {"status": status, "problems": {name: sentence}})
+        assert told(app) == answer
+        monkeypatch.undo()
+
+
+# -- setting up
+
+
+def test_where_the_routes_are() -> None:
+    """The prefix is the user's choice, and so is whether OpenAPI shows the routes."""
+    app = made(prefix="", include_in_schema=True)
+    with TestClient(app):
+        assert told(app, "/ready") == READY
+        assert TestClient(app).head("/ready").status_code == 200
+    assert sorted(app.openapi()["paths"]) == ["/live", "/ready"]
+    assert made().openapi()["paths"] == {}
+
+
+PATHS = "'' or begin with '/' and not end with it"
+PROBLEMS = "among pool, queue, store, broker"
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value", "error", "allowed"),
+    [
+        ("prefix", 5, TypeError, "a string"),
+        ("prefix", "health", ValueError, PATHS),
+        ("prefix", "/", ValueError, PATHS),
+        ("unready_on", "pool", TypeError, "a collection of strings"),
+        ("unready_on", ["disk"], ValueError, PROBLEMS),
+        ("shutdown_delay", -1, ValueError, "a number at least 0"),
+        ("include_in_schema", 1, TypeError, "True or False"),
+    ],
+)
+def test_bad_parameters(parameter: str, value: Any, error: type[Exception], allowed: str) -> None:
+    """A parameter out of range is refused by name, value and what is allowed."""
+    shown = value[0] if value == ["disk"] else value
+    message = f"{parameter} must be {allowed}, not {shown!r}"
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        health_router(**{parameter: value})
