@@ -115,7 +115,7 @@ def setup_async_framework(
     )
     _check_parts(clock, executor, store, engine, max_workers)
     parts = Parts(clock=clock, pool=executor, store=store, engine=engine)
-    return FrameworkLifespan(app, settings, parts, grace, _checked_telemetry(telemetry))
+    return FrameworkLifespan(app, settings, parts, grace, checks.telemetry("telemetry", telemetry))
 
 
 def _check_app(app: object) -> None:
@@ -148,21 +148,6 @@ def _check_parts(
         )
     checks.methods("store", store, ("put", "get", "list", "remove"))
     checks.methods("engine", engine, ("start", "withdraw", "abandon", "run_inline"))
-
-
-def _checked_telemetry(telemetry: object) -> tuple[Telemetry, ...]:
-    if not isinstance(telemetry, (list, tuple)):
-        raise TypeError(
-            "telemetry must be a list, such as telemetry=[PrometheusSink()], not "
-            f"{checks.show(telemetry)}"
-        )
-    for one in telemetry:
-        if isinstance(one, type) or not callable(getattr(one, "attach", None)):
-            raise TypeError(
-                "telemetry must be a list of objects with a method attach(manager), such as "
-                f"telemetry=[PrometheusSink()]; {checks.show(one)} has none"
-            )
-    return tuple(telemetry)
 
 
 class FrameworkLifespan(AbstractAsyncContextManager[None]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from framework._tasks.jsonsafe import safe_repr
 
@@ -204,6 +204,27 @@ def methods(name: str, part: object, needed: tuple[str, ...]) -> None:
             f"{name} must have the methods of framework.protocols, but {show(part)} lacks "
             f"{', '.join(missing)}"
         )
+
+
+def telemetry(
+    name: str, value: object
+) -> tuple[Any, ...]:  # of protocols.Telemetry, which is defined above
+    """Return what reports on tasks, each a `protocols.Telemetry`, as a tuple.
+
+    Raises:
+        TypeError: If it is not a list of such objects.
+    """
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(
+            f"{name} must be a list, such as {name}=[PrometheusSink()], not {show(value)}"
+        )
+    for one in value:
+        if isinstance(one, type) or not callable(getattr(one, "attach", None)):
+            raise TypeError(
+                f"{name} must be a list of objects with a method attach(manager), such as "
+                f"{name}=[PrometheusSink()]; {show(one)} has none"
+            )
+    return tuple(value)
 
 
 def clock(value: object) -> None:
