@@ -10,7 +10,7 @@ store that stores them or sends them to another process.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from framework._tasks import exports
@@ -52,6 +52,7 @@ __all__ = [
     "TaskRules",
     "TaskStatus",
     "TaskStore",
+    "TaskTracer",
     "TaskWaiter",
     "Telemetry",
     "TimerHandle",
@@ -540,6 +541,53 @@ class Telemetry(Protocol):
             all tasks have ended.
         """
         ...
+
+
+@runtime_checkable
+class TaskTracer(Protocol):
+    """Optional methods of an `EventSink` that knows in which context each task runs.
+
+    A sink is only told what happens. These methods also carry something, such as the context
+    of a trace, from the code that submits a task to the code that runs it, in this process or
+    on a worker. `TaskManager.subscribe` finds them by their names. If one of them raises, the
+    error is logged, and the task runs all the same.
+    """
+
+    def submitted(self, record: TaskRecord) -> Mapping[str, str] | None:
+        """Called where a task is submitted, on the thread and in the context of the caller.
+
+        It is not called for an ``async def`` task that runs where it is awaited.
+
+        Returns:
+            What travels with the task to `starting`, as text; None for nothing.
+        """
+        return None
+
+    def starting(self, record: TaskRecord, carried: Mapping[str, str] | None) -> None:
+        """Called on the thread or event loop of a task, just before its function is called.
+
+        It is called in the context of the task, so the function sees the context variables
+        that are set here. For further attempts of a retry in this process it is not called
+        again. A worker calls it for each delivery, and `leaving` if the task does not end in it.
+
+        Args:
+            record: The task. It may have ended already, by a cancellation or a shutdown.
+            carried: What `submitted` returned; None if it was not called.
+        """
+        return None
+
+    def leaving(
+        self, record: TaskRecord, kind: str, delay: float, error: BaseException | None
+    ) -> None:
+        """Called on a worker when a task leaves it without having ended.
+
+        Args:
+            record: The task.
+            kind: ``retrying`` or ``throttled``, or ``interrupted`` if the worker is ending.
+            delay: In how many seconds it goes on, on any worker.
+            error: The error of the attempt; None if it did not fail.
+        """
+        return None
 
 
 class Interceptor(Protocol):

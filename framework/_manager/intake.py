@@ -97,7 +97,7 @@ class Intake:
             self._join(task)
         self.ledger.add(task, None, True, True)
         if task.outbox is not None:
-            self.ledger.flush(task)
+            self.ledger.flush_submitted(task)
         # Not `get_running_loop`, which raises an error outside a loop.
         if self.durable and asyncio._get_running_loop() is None:
             self.secure(task)
@@ -289,7 +289,7 @@ class Intake:
             self._join(task)
         self.ledger.add(task, None, True, True)
         if task.outbox is not None:
-            self.ledger.flush(task)
+            self.ledger.flush_submitted(task)
 
     def _join(self, task: LiveTask) -> None:
         """Let the interceptor and the remote engine take part in a submission."""

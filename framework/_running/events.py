@@ -14,11 +14,12 @@ import logging
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from framework._tasks.live import LiveTask, Outbox
+from framework._tasks.live import CARRIED, LiveTask, Outbox
 from framework._tasks.records import END_KINDS, TaskEvent, TaskRecord, TaskStatus
-from framework.protocols import Clock, EventSink
+from framework.protocols import Clock, EventSink, TaskTracer
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -31,12 +32,14 @@ class Events:
 
     Attributes:
         sinks: The sinks of each kind of event; empty if there are no sinks.
+        tracers: The sinks that are tracers as well.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.lock = threading.Lock()
         self.sinks: dict[str, tuple[EventSink, ...]] = {}
+        self.tracers: tuple[TaskTracer, ...] = ()
         self._subscriptions: list[_Subscription] = []
 
     def enqueue(self, task: LiveTask, kind: str, **more: Any) -> None:
@@ -108,15 +111,69 @@ class Events:
         entry = _Subscription(sink, kinds)
         with self.lock:
             self._subscriptions.append(entry)
-            self.sinks = _by_kind(self._subscriptions)
+            self._arrange()
 
         def unsubscribe() -> None:
             with self.lock:
                 if entry in self._subscriptions:
                     self._subscriptions.remove(entry)
-                    self.sinks = _by_kind(self._subscriptions)
+                    self._arrange()
 
         return unsubscribe
+
+    def _arrange(self) -> None:
+        """Sort the subscriptions by kind, and find the tracers; with the lock held."""
+        chosen = _by_kind(self._subscriptions)
+        sinks = [one.sink for one in self._subscriptions]
+        self.tracers = tuple(sink for sink in sinks if isinstance(sink, TaskTracer))
+        if self.tracers:
+            # They are called together with these events, even if they did not ask for them.
+            chosen = {"submitted": (), "started": ()} | chosen
+        self.sinks = chosen
+
+    # -- tracers
+
+    def flush_submitted(self, task: LiveTask) -> None:
+        """Publish that a task was submitted, in the context of the caller; as `flush` does."""
+        carried: dict[str, str] = {}
+        for tracer in self.tracers:
+            _guarded(partial(_collect, carried, tracer, task))
+        context = task.context
+        if self.tracers and context is not None:
+            context.run(CARRIED.set, carried)
+        self.flush(task)
+
+    def flush_started(self, task: LiveTask) -> None:
+        """Publish that a task starts here, and let the tracers prepare its context.
+
+        Called before the context is entered. In a second run of the same task, which only the
+        fault of a test makes, another thread may be in its context.
+        """
+        context = task.context
+        self.flush(task)
+        if self.tracers and task.bodies == 1 and context is not None:
+            carried = context.get(CARRIED)
+            for tracer in self.tracers:
+                _guarded(partial(context.run, tracer.starting, task, carried))
+
+    def tell_leaving(
+        self, task: LiveTask, kind: str, delay: float, error: BaseException | None
+    ) -> None:
+        """Tell the tracers that a task goes on in another process."""
+        for tracer in self.tracers:
+            _guarded(partial(tracer.leaving, task, kind, delay, error))
+
+
+def _collect(carried: dict[str, str], tracer: TaskTracer, task: LiveTask) -> None:
+    carried.update(tracer.submitted(task) or {})
+
+
+def _guarded(call: Callable[[], object]) -> None:
+    """Call a tracer; its error is logged."""
+    try:
+        call()
+    except Exception:  # a user's tracer must not keep a task from running
+        _LOGGER.exception("a tracer raised an error")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

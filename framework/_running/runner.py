@@ -94,7 +94,7 @@ class Runner:
         if not self.ledger.start(task, now):
             return None
         if task.outbox is not None:
-            self.ledger.flush(task)
+            self.ledger.flush_started(task)
         return now
 
     def body_runner(self) -> Callable[[LiveTask], bool]:
@@ -115,7 +115,7 @@ class Runner:
                 if context is None or args is None or not ledger.start(task, now):
                     return False
                 if task.outbox is not None:
-                    ledger.flush(task)
+                    ledger.flush_started(task)
                 if task.bodies > 1:
                     # A context can only be entered once at a time: a further delivery gets a copy.
                     context = context.copy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from framework._tasks.records import Kind, TaskStatus
@@ -111,6 +111,14 @@ class EngineTask(Protocol):
     @property
     def kwargs(self) -> dict[str, Any] | None:
         """The keyword arguments; None if there are none, or the task has ended."""
+        ...
+
+    @property
+    def carried(self) -> Mapping[str, str]:
+        """What has to travel with the task to another process, for its `protocols.TaskTracer`.
+
+        It is empty without a tracer, and once the task has ended.
+        """
         ...
 
     @property

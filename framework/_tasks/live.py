@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
-from contextvars import Context
+from collections.abc import Callable, Mapping
+from contextvars import Context, ContextVar
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from framework._tasks.ids import TaskId
@@ -39,6 +39,10 @@ _MOVES: Final[dict[Move, dict[TaskStatus, TaskStatus]]] = {
 TARGETS: Final[dict[Move, dict[TaskStatus, TaskStatus | None]]] = {
     move: dict.fromkeys(TaskStatus) | targets for move, targets in _MOVES.items()
 }
+
+
+CARRIED: Final = ContextVar[Mapping[str, str] | None]("asyncframe_carried", default=None)
+"""In a task's own context: what tracers carry from its submission to its start."""
 
 
 class Waiter(Protocol):
@@ -214,6 +218,12 @@ class LiveTask(TaskRecord):
     def level(self) -> int:
         """The place of its priority in `options.PRIORITIES`, for queues."""
         return self.spec.level
+
+    @property
+    def carried(self) -> Mapping[str, str]:
+        """What travels with it to the process that runs it; see `protocols.TaskTracer`."""
+        context = self.context
+        return (None if context is None else context.get(CARRIED)) or {}
 
 
 def new_task(
