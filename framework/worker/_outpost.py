@@ -26,7 +26,7 @@ from framework._tasks import wire
 from framework._tasks.current import current_home
 from framework._tasks.ids import TaskId
 from framework._tasks.jsonsafe import safe_str
-from framework._tasks.live import Home, LiveTask, new_task
+from framework._tasks.live import CARRIED, Home, LiveTask, new_task
 from framework._tasks.records import TaskEvent, TaskStatus
 from framework._tasks.specs import TaskSpec
 from framework._threads.clock import SystemClock
@@ -131,6 +131,8 @@ class Outpost:
         self._delivered = Home(self._core, None, self._loop)
         self._core.ledger.add_home(self._delivered)
         self._core.ledger.subscribe(self._on_event, ("progress", "timed_out"))
+        for one in engine.worker_telemetry:
+            one.attach(self._framework.manager)
         self._running: dict[str, LiveTask] = {}
         self._busy = threading.Event()
         for target, name in ((self._loop.run_forever, "loop"), (self._watch, "lease")):
@@ -170,6 +172,8 @@ class Outpost:
                 self._run_on_loop(task)
         finally:
             self._running.pop(task.task_id, None)
+        if not task.status.is_final:
+            self._tell_leaving(task)
         if dying():
             # Ended by a signal: another process gets the task, unless it is final.
             raise SystemExit
@@ -182,6 +186,7 @@ class Outpost:
             spec = spec.replace({"name": message.name, "description": message.about})
         context = Context()
         context.run(current_home.set, self._home)
+        context.run(CARRIED.set, message.carried)
         created = self.clock.monotonic() - max(0.0, self.clock.time() - message.created)
         task = new_task(
             TaskId(message.task_id), spec, context, self._delivered, created, message.created
@@ -204,6 +209,12 @@ class Outpost:
 
         self._loop.call_soon_threadsafe(begin)
         done.wait()
+
+    def _tell_leaving(self, task: LiveTask) -> None:
+        again: PublishAgain | None = task.delivery.again
+        kind = "interrupted" if again is None else again.kind
+        delay, error = (0.0, None) if again is None else (again.delay, again.error)
+        self._core.ledger.tell_leaving(task, kind, delay, error)
 
     def _outcome(self, task: LiveTask) -> Any:
         delivery: Delivery = task.delivery

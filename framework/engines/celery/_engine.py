@@ -22,7 +22,7 @@ from framework.engines.celery._reports import Reports, record_of
 from framework.engines.celery._rescue import Rescue
 from framework.engines.celery._state import State
 from framework.exceptions import BrokerUnavailableError
-from framework.protocols import EngineHost, EngineTask, Kind, Run, TaskFunction
+from framework.protocols import EngineHost, EngineTask, Kind, Run, TaskFunction, Telemetry
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -64,6 +64,9 @@ class CeleryEngine:
             Celery app's name.
         allow_soft_limits: Whether workers may use a pool other than prefork, in which a
             limit cannot end blocking code.
+        worker_telemetry: What reports on the tasks that run on a worker, in each of its
+            processes, such as ``[OpenTelemetrySink()]``. In the app, use
+            ``setup_async_framework(telemetry=[...])``.
 
     Raises:
         TypeError: If a parameter is of the wrong type.
@@ -86,6 +89,7 @@ class CeleryEngine:
         state_url: str | None = None,
         namespace: str | None = None,
         allow_soft_limits: bool = False,
+        worker_telemetry: Sequence[Telemetry] = (),
     ) -> None:
         if not callable(getattr(celery_app, "connection_for_write", None)):
             raise TypeError(f"celery_app must be a Celery app, not {checks.show(celery_app)}")
@@ -107,6 +111,9 @@ class CeleryEngine:
             else celery_app.main or "default"
         )
         self.allow_soft_limits: bool = checks.flag("allow_soft_limits", allow_soft_limits)
+        self.worker_telemetry: tuple[Telemetry, ...] = checks.telemetry(
+            "worker_telemetry", worker_telemetry
+        )
         self.functions: Functions = Functions(functions)
         self._state: State | None = None
         self._host: EngineHost | None = None
@@ -490,6 +497,7 @@ class CeleryEngine:
             left=task.limit,
             signature=self._signature(name, task.spec),
             namespace=self.namespace,
+            carried=dict(task.carried),
         )
 
     def _signature(self, name: str, spec: TaskFunction) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Final, Self
 
 from framework._tasks import registry
@@ -41,6 +41,8 @@ class Message:
         due: Wall second at which it may continue; 0.0 for immediately.
         signature: What `signature_hash` gave where it was submitted.
         namespace: Of the app whose task it is; "" in messages of earlier releases.
+        carried: What tracers carry from the submission to the worker, as text; {} in messages
+            of earlier releases.
         version: `VERSION`.
     """
 
@@ -59,6 +61,7 @@ class Message:
     due: float = 0.0
     signature: str = ""
     namespace: str = ""
+    carried: dict[str, str] = field(default_factory=dict)
     version: int = VERSION
 
     def as_json(self) -> dict[str, Any]:
@@ -78,7 +81,7 @@ class Message:
         """
         if isinstance(given, dict):
             # A message of an earlier release may wait at the broker while workers are upgraded.
-            given = {"namespace": "", **given}
+            given = {"namespace": "", "carried": {}, **given}
         if not isinstance(given, dict) or given.keys() != _TYPES.keys():
             raise MessageError("the message must be an object with the fields of a task message")
         for name, types in _TYPES.items():
@@ -98,9 +101,10 @@ _NAMED: dict[str, tuple[type, ...]] = {
     "float": (float, int),
     "int": (int,),
     "bool": (bool,),
+    "dict[str, str]": (dict,),
     "float | None": (float, int, type(None)),
 }
-_TYPES: Final = {field.name: _NAMED[str(field.type)] for field in fields(Message)}
+_TYPES: Final = {one.name: _NAMED[str(one.type)] for one in fields(Message)}
 
 
 class Functions:
