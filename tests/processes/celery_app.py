@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery, signals
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 
 from framework.engines.celery import CeleryEngine, _recovery, _settings
+from framework.telemetry.opentelemetry import OpenTelemetrySink
 from framework.worker import _outpost
 from tests.processes import celery_tasks
 from tests.processes.conformance import tasks
@@ -25,6 +29,22 @@ def make(url: str, name: str = "processes", **options: Any) -> CeleryEngine:
 
 def _number(name: str, default: float) -> float:
     return float(os.environ.get(f"ASYNCFRAME_TEST_{name}", default))
+
+
+class Exporter(SpanExporter):
+    """Puts the spans of the task `traced` into a list in Redis, as JSON."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Put them there; the list is named after the task."""
+        for span in spans:
+            if span.name.endswith("traced"):
+                told = dict(span.attributes or {})
+                celery_tasks.tell(f"spans:{told['messaging.message.id']}", span.to_json())
+        return SpanExportResult.SUCCESS
+
+
+_provider = TracerProvider()
+_provider.add_span_processor(SimpleSpanProcessor(Exporter()))
 
 
 # A worker whose death is to be noticed within a test is given less time.
@@ -46,6 +66,7 @@ engine = make(
     queue=os.environ.get("ASYNCFRAME_TEST_QUEUE"),
     namespace=os.environ.get("ASYNCFRAME_TEST_NAMESPACE"),
     allow_soft_limits="ASYNCFRAME_TEST_SOFT" in os.environ,
+    worker_telemetry=[OpenTelemetrySink(_provider)],
 )
 celery_app = engine.app
 if "ASYNCFRAME_TEST_POLLING" in os.environ:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import redis
+from opentelemetry import baggage, trace
 
 from framework import (
     TaskId,
@@ -171,6 +172,19 @@ def fails_for_long(key: str) -> None:
     """Count the attempt and fail; the next one comes late."""
     tell(key)
     raise ConnectionError("away")
+
+
+@background_task(name="traced")
+@retry_task(max_retries=1, retry_delay=0.05)
+def traced(key: str) -> list[str | None]:
+    """Fail once; then return the trace of the current span, and the caller's baggage."""
+    task = current_task()
+    assert task is not None
+    if task.attempts == 1:
+        raise ConnectionError("away")
+    tenant = baggage.get_baggage("tenant")
+    span = trace.get_current_span().get_span_context()
+    return [f"{span.trace_id:032x}", None if tenant is None else str(tenant)]
 
 
 @background_task
