@@ -18,7 +18,7 @@ from framework._manager.drain import drain
 from framework._manager.frameworks import Framework, Parts, override
 from framework._manager.servers import worker_count
 from framework._manager.settings import Settings
-from framework._running.log import install_task_ids
+from framework._running.log import install_task_fields
 from framework._tasks import checks
 from framework._tasks.current import current_home
 from framework._tasks.ids import explain_await
@@ -213,7 +213,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         await self._connect(framework, alone=shared is None)
         if shared is None and not framework.is_shared:
             _warn_of_siblings(worker_count(sys._getframe()))
-        install_task_ids()
+        install_task_fields()
         self._home = home = Home(framework.core, self._app, asyncio.get_running_loop())
         if shared is not None:
             shared.add_rules(home, self._parts)

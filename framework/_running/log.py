@@ -1,4 +1,4 @@
-"""Logging: task ids in log records, final states, and failures that nobody has read.
+"""Logging: the task in log records, final states, and failures that nobody has read.
 
 Everything goes to the logger ``asyncframe``: final states at DEBUG, unread failures at
 ERROR, unfinished tasks at shutdown at WARNING.
@@ -10,9 +10,11 @@ or colour lines of the log: it is escaped here, in every record of that logger.
 from __future__ import annotations
 
 import logging
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import FrameType
 from typing import Any, Final
 
 from framework._tasks.current import current_record
@@ -215,25 +217,56 @@ class _Group:
         yield head + ", ".join(row)
 
 
-class _TaskIds:
-    """A log record factory that adds ``task_id`` to the records of another one."""
+class _TaskFields:
+    """A log record factory that adds the task to the records of another one."""
 
     def __init__(self, inner: Callable[..., logging.LogRecord]) -> None:
         self._inner = inner
 
     def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:  # Any: logging's own
         made = self._inner(*args, **kwargs)
-        record = current_record.get()
-        made.task_id = None if record is None else str(record.task_id)
+        fields = vars(made)
+        task = current_record.get()
+        if task is None:
+            fields.update(_OUTSIDE)
+        else:
+            fields["task_id"] = str(task.task_id)
+            fields["task_name"] = task.name
+            fields["task_attempt"] = task.attempts
+        # A logger refuses an `extra` with a name that the record has already.
+        extra = _extra(sys._getframe(1))
+        if extra:
+            for name in _OUTSIDE.keys() & extra.keys():
+                del fields[name]
         return made
 
 
-def install_task_ids() -> None:
-    """Give every log record a ``task_id``: of the task that logs, or None outside a task.
+_OUTSIDE: Final = dict.fromkeys(("task_id", "task_name", "task_attempt"))
+"""The fields of a record that was not made in a task."""
 
-    It is never undone: when the framework stops, another library may have wrapped the factory.
-    May be called twice.
+_FACTORIES: Final = 5
+"""How many factories between the logger and this one are looked through."""
+
+
+def _extra(frame: FrameType | None) -> Mapping[str, object] | None:
+    """Return the *extra* of the call that makes a record, which a factory is not given."""
+    for _ in range(_FACTORIES):
+        if frame is None:
+            break
+        if frame.f_code.co_name == "makeRecord":
+            extra = frame.f_locals.get("extra")
+            return extra if isinstance(extra, Mapping) else None
+        frame = frame.f_back
+    return None
+
+
+def install_task_fields() -> None:
+    """Give every log record ``task_id``, ``task_name`` and ``task_attempt``.
+
+    They are of the task that logs, and None outside a task. A value that the caller passes in
+    ``extra`` stays as it is. The factory is never removed: when the framework stops, another
+    library may have wrapped it. May be called twice.
     """
     factory = logging.getLogRecordFactory()
-    if not isinstance(factory, _TaskIds):
-        logging.setLogRecordFactory(_TaskIds(factory))
+    if not isinstance(factory, _TaskFields):
+        logging.setLogRecordFactory(_TaskFields(factory))

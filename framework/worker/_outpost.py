@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from framework._manager.frameworks import Framework, Parts
 from framework._manager.settings import Settings
 from framework._running.endings import Endings
+from framework._running.log import install_task_fields
 from framework._tasks import wire
 from framework._tasks.current import current_home
 from framework._tasks.ids import TaskId
@@ -110,6 +111,7 @@ class Outpost:
         self._state: State = engine.state
         self._holder = holder
         self.clock = SystemClock()
+        install_task_fields()
         self._framework = Framework(
             Parts(
                 clock=self.clock, engine=engine, endings_type=_Endings, policies_type=WorkerPolicies

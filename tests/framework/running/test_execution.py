@@ -23,7 +23,6 @@ from framework import (
     current_task,
     retry_task,
 )
-from framework._running.log import install_task_ids
 from framework.protocols import TaskEvent
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
@@ -92,28 +91,6 @@ async def test_context_is_the_one_at_submission(task_manager: TaskManager) -> No
     task_id = task_manager.submit_nowait(user.get)
     user.set("late")
     assert await task_manager.get_result(task_id) == "early"
-
-
-@EVERY_KIND
-async def test_log_records_carry_the_task_id(
-    task_manager: TaskManager, make: Any, run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Log records made inside a task have its id as task_id, others have None."""
-    install_task_ids()
-    logger = logging.getLogger("user")
-    seen: list[str] = []
-
-    def body() -> None:
-        task = current_task()
-        assert task is not None
-        seen.append(task.task_id)
-        logger.warning("inside")
-
-    with caplog.at_level(logging.WARNING, "user"):
-        await run(task_manager, make(body))
-        logger.warning("outside")
-    ids = [getattr(record, "task_id", "missing") for record in caplog.records]
-    assert ids == [*seen, None]
 
 
 # -- progress and cancellation from inside
