@@ -7,6 +7,7 @@ is a gate as well: whoever takes from it waits until something is put there.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import signal
@@ -172,6 +173,18 @@ def fails_for_long(key: str) -> None:
     """Count the attempt and fail; the next one comes late."""
     tell(key)
     raise ConnectionError("away")
+
+
+@background_task(name="logged")
+@retry_task(max_retries=1, retry_delay=0.05)
+def logged() -> list[str]:
+    """Fail once; then return what a log record says of the task."""
+    task = current_task()
+    assert task is not None
+    if task.attempts == 1:
+        raise ConnectionError("away")
+    record = logging.getLogger().makeRecord("", logging.INFO, "", 0, "", (), None)
+    return [str(vars(record)[name]) for name in ("task_id", "task_name", "task_attempt")]
 
 
 @background_task(name="traced")

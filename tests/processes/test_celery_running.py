@@ -63,6 +63,17 @@ async def heard(manager: TaskManager, *kinds: str) -> asyncio.Queue[TaskEvent]:
     return queue
 
 
+# -- log records
+
+
+async def test_log_records_on_a_worker(manager: TaskManager) -> None:
+    """A record that a worker makes has the id, the name and the attempt of the task."""
+    task_id = celery_tasks.logged()
+
+    found = await manager.get_result(task_id, timeout=PATIENCE)
+    assert found == [task_id, "logged", "2"]
+
+
 # -- results
 
 
