@@ -1,0 +1,48 @@
+"""Health checks of real servers, from their start to their shutdown."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+from tests.patience import PATIENCE
+from tests.serving import STOPPING, Server, serving
+
+APP = "tests.processes.apps.watched:app"
+
+
+def told(server: Server, path: str) -> tuple[int, Any]:
+    """Return the status and the body of an answer."""
+    try:
+        with urlopen(f"{server.url}/health/{path}", timeout=PATIENCE) as answer:
+            return answer.status, json.load(answer)
+    except HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_a_server_tells_that_it_will_shut_down() -> None:
+    """After SIGTERM it is unready and still takes requests and tasks, until a second SIGTERM."""
+    with serving(APP, env={"DELAY": "3600"}) as server:
+        assert told(server, "live") == (200, {"status": "alive"})
+        assert told(server, "ready") == (200, {"status": "ready", "problems": {}})
+        server.send_signal(signal.SIGTERM)
+        unready = {"status": "unready", "problems": {"framework": "the server is shutting down"}}
+        while told(server, "ready") != (503, unready):
+            assert server.process.poll() is None, server.log
+        assert told(server, "live") == (200, {"status": "alive"})
+        urlopen(f"{server.url}/tasks/1/0", data=b"", timeout=PATIENCE).close()
+        assert STOPPING not in server.log
+        server.send_signal(signal.SIGTERM)
+        server.wait(PATIENCE)
+    assert STOPPING in server.log
+
+
+def test_a_server_shuts_down_after_the_delay() -> None:
+    """Once the delay is over the server shuts down as usual, with the status of the signal."""
+    with serving(APP, env={"DELAY": "0.01"}) as server:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(PATIENCE) == -signal.SIGTERM
+    assert STOPPING in server.log
