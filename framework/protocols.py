@@ -19,6 +19,7 @@ from framework._tasks.facts import dump_record, load_record
 from framework._tasks.pages import PageQuery
 from framework._tasks.records import Kind, TaskEvent, TaskRecord, TaskStatus
 from framework._tasks.registry import find_function
+from framework._tasks.schedules import RunClaim, ScheduleState
 from framework._tasks.wire import (
     decode_call,
     decode_error,
@@ -42,6 +43,9 @@ __all__ = [
     "PagedStore",
     "RemoteEngine",
     "Run",
+    "RunClaim",
+    "ScheduleBook",
+    "ScheduleState",
     "SharedDirectory",
     "SharedStore",
     "StoreHost",
@@ -404,6 +408,88 @@ class Fallible(Protocol):
 
     def fault(self) -> str:
         """Return why it cannot be used now; "" while it works. Never blocks, on any thread."""
+        ...
+
+
+@runtime_checkable
+class ScheduleBook(Protocol):
+    """Optional methods of a `SharedStore` or `RemoteEngine` that keeps schedules for all processes.
+
+    With a book, each due time is run once, by whichever process claims it first. Without one,
+    every process runs its own schedules. If both the store and the engine have these methods, the
+    framework asks the store.
+
+    A run is identified by the name of its schedule and its due time, in seconds since the epoch.
+    All processes compute the same due times, so their clocks may differ: the process whose clock is
+    ahead claims a due time first, and the others are refused it. A name that is not known yet is
+    entered by any of these calls.
+
+    Every method may block, and may be called from any thread.
+
+    Raises:
+        StoreUnavailableError: Each method, if the store or broker does not answer. A claim may have
+            had its effect all the same.
+    """
+
+    def enter_schedule(self, name: str, timing: str, now: float) -> ScheduleState:
+        """Enter a schedule that this process runs, and return what is known about it.
+
+        Args:
+            name: Its name.
+            timing: When it is due, for people; replaces what is known.
+            now: The wall time of this process. It becomes ``last_due`` of a schedule that is not
+                known yet, so a new schedule has missed nothing. The state is kept over restarts.
+        """
+        ...
+
+    def claim_run(
+        self, name: str, due: float | None, record: TaskRecord, *, skip: bool = True
+    ) -> RunClaim:
+        """Claim one run of a schedule for this process, in one atomic step.
+
+        In this order:
+
+        1. ``taken``: ``last_due`` is *due* or later, so this run was claimed or skipped already.
+           A ``last_due`` that lies more than three hours after *due* does not count: it came from a
+           clock that was wrong.
+        2. ``paused``: the schedule is paused. Nothing changes.
+        3. ``busy``: the task of the last run is live in any process, or its body is still running.
+           With *skip*, ``last_due`` becomes *due* and ``skipped`` grows by one, so the due time is
+           skipped once, whoever asks again. Without it, nothing changes.
+        4. ``claimed``: ``last_due`` becomes *due*, ``task_id`` the id of *record*, and ``ran_at``
+           its ``created_at``. In the same step *record* is stored as a live task of this
+           process. If this process dies at the next moment, the task exists, and ends as every
+           task of a dead process does.
+
+        The framework accepts the task right after this. If it cannot, it puts the record as FAILED.
+
+        Args:
+            name: Its name.
+            due: The due time; None for a run that was triggered by hand. That is neither taken
+                nor paused, and leaves ``last_due`` as it is.
+            record: The task to run: PENDING, and not accepted yet.
+            skip: Whether the due time is skipped if the last run is still live.
+        """
+        ...
+
+    def pause_schedule(self, name: str, paused: bool, now: float) -> bool:
+        """Pause a schedule for all processes, or resume it.
+
+        Resuming a paused schedule sets ``last_due`` to *now* unless it is later: what was due
+        during the pause was not missed.
+
+        Args:
+            name: Its name.
+            paused: Whether it is paused from now on. It is kept over restarts.
+            now: The wall time of this process.
+
+        Returns:
+            Whether the name is known; False changes nothing.
+        """
+        ...
+
+    def schedules(self) -> Sequence[ScheduleState]:
+        """Return what is known about all schedules, of all processes, by name."""
         ...
 
 

@@ -1,6 +1,6 @@
 """The tables, and the steps that create and upgrade them.
 
-The steps are written here, one for each version, and not with alembic. There are three tables
+The steps are written here, one for each version, and not with alembic. There are four tables
 with one history that never branches, all processes of an app run the same steps when they
 start, and users should not need a tool for tables that belong to the library.
 
@@ -70,6 +70,19 @@ META: Final = Table(
 )
 """One row. Writers increment ``version`` first, which makes them take turns."""
 
+SCHEDULES: Final = Table(
+    "asyncframe_schedules",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("timing", Text),
+    Column("last_due", Double),
+    Column("ran_at", Double),
+    Column("task_id", Text),
+    Column("paused", Integer),
+    Column("skipped", BigInteger),
+)
+"""One row for each schedule that a process has run; see `protocols.ScheduleState`."""
+
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     (
         """
@@ -131,7 +144,20 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         WHERE ended_at IS NOT NULL
         """,
     ),
-    ("ALTER TABLE asyncframe_tasks ADD COLUMN call TEXT",),
+    (
+        "ALTER TABLE asyncframe_tasks ADD COLUMN call TEXT",
+        """
+        CREATE TABLE asyncframe_schedules (
+            name TEXT PRIMARY KEY,
+            timing TEXT NOT NULL,
+            last_due DOUBLE PRECISION NOT NULL,
+            ran_at DOUBLE PRECISION,
+            task_id TEXT,
+            paused INTEGER NOT NULL,
+            skipped BIGINT NOT NULL
+        )
+        """,
+    ),
 )
 """The steps from each version of the schema to the next; the first creates it."""
 

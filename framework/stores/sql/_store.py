@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from framework._tasks import checks, registry
 from framework._tasks.pages import PageQuery
 from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.schedules import RunClaim, ScheduleState
 from framework._tasks.wire import settled
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
@@ -21,6 +22,7 @@ from framework.stores.sql._database import FAULTS, Database, checked_url, is_bus
 from framework.stores.sql._history import History
 from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._rows import can_be_kept
+from framework.stores.sql._schedules import ScheduleRows
 from framework.stores.sql._schema import is_outdated, prepare
 from framework.stores.sql._writer import Pace, Writer
 
@@ -139,6 +141,7 @@ class SQLStore:
                     self._writer.follower,
                     self._writer.pages,
                 )
+                self._schedules = ScheduleRows(self._database, self._writer)
                 self._writer.start()
             except FAULTS as fault:
                 error = fault
@@ -379,6 +382,37 @@ class SQLStore:
             with self._database.writing() as connection:
                 version, _, _ = self._writer.statements.advance(connection, "")
                 return self._writer.statements.request_cancel(connection, task_id, version)
+        except FAULTS as error:
+            raise self._unavailable(error) from error
+
+    # -- schedules, see `protocols.ScheduleBook`; may block
+
+    def enter_schedule(self, name: str, timing: str, now: float) -> ScheduleState:
+        """Enter a schedule that this process runs, and return what is known about it."""
+        with self._answering():
+            return self._schedules.enter(name, timing, now)
+
+    def claim_run(
+        self, name: str, due: float | None, record: TaskRecord, *, skip: bool = True
+    ) -> RunClaim:
+        """Claim one run of a schedule, in one transaction with the row of its task."""
+        with self._answering():
+            return self._schedules.claim(name, due, record, skip)
+
+    def pause_schedule(self, name: str, paused: bool, now: float) -> bool:
+        """Pause or resume a schedule for all processes; False if the name is not known."""
+        with self._answering():
+            return self._schedules.pause(name, paused, now)
+
+    def schedules(self) -> Sequence[ScheduleState]:
+        """Return the schedules of all processes, by name."""
+        with self._answering():
+            return self._schedules.all()
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
         except FAULTS as error:
             raise self._unavailable(error) from error
 

@@ -322,7 +322,7 @@ class Writer:
             try:
                 # A final record does not change, so it needs no copy.
                 still = record if record.status.is_final else self._host.snapshot(record)
-                row = rows[record.task_id] = row_of(still, self._call_of(record, still))
+                row = rows[record.task_id] = row_of(still, self.call_of(record, still))
             except Exception as error:  # this one cannot be written, but others can
                 self._give_up(record, error)
             else:
@@ -330,7 +330,7 @@ class Writer:
         records[:] = [record for record in records if record.task_id in rows]
         return rows
 
-    def _call_of(self, record: TaskRecord, still: TaskRecord) -> str | None:
+    def call_of(self, record: TaskRecord, still: TaskRecord) -> str | None:
         """Return the call to write of a task; None if it needs none, or its row has it."""
         if (
             not self._keep_arguments

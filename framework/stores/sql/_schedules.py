@@ -1,0 +1,145 @@
+"""The schedules of all processes: who runs which due time, and what is paused.
+
+Guarantees: each due time is claimed once, in one transaction with the row of its task.
+Relies on: `Membership.turn`, which makes all writers of the database take turns. So what a
+transaction has read here stays true until it is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from framework._tasks.records import TaskRecord
+from framework._tasks.schedules import CLOCK_ERROR, RunClaim, ScheduleState
+from framework.exceptions import StoreUnavailableError
+from framework.stores.sql._database import Database
+from framework.stores.sql._membership import GivenUpError
+from framework.stores.sql._rows import clean, row_of
+from framework.stores.sql._schema import SCHEDULES, TASKS
+from framework.stores.sql._writer import Writer
+
+_ROW: Final = tuple(SCHEDULES.c)
+_RUNS: Final = sa.or_(TASKS.c.ended_at.is_(None), TASKS.c.still_running == 1)
+
+
+class ScheduleRows:
+    """The book of schedules in one database; see `protocols.ScheduleBook`. Every method blocks.
+
+    Args:
+        database: Where it is.
+        writer: Whose tasks the runs become.
+
+    Raises:
+        SQLAlchemyError: Each method, if the database fails.
+        StoreUnavailableError: If the others have given this process up; it comes back soon.
+    """
+
+    def __init__(self, database: Database, writer: Writer) -> None:
+        self._database = database
+        self._writer = writer
+
+    def enter(self, name: str, timing: str, now: float) -> ScheduleState:
+        """Enter a schedule that this process runs; see `ScheduleBook.enter_schedule`."""
+        with self._turn() as (connection, _):
+            found = _read(connection, name)
+            state = replace(found or ScheduleState(clean(name), "", now), timing=clean(timing))
+            if state != found:
+                _write(connection, state, new=found is None)
+        return state
+
+    def claim(self, name: str, due: float | None, record: TaskRecord, skip: bool) -> RunClaim:
+        """Claim one run; see `ScheduleBook.claim_run`."""
+        call = self._writer.call_of(record, record)
+        row = row_of(record, call)
+        with self._turn() as (connection, version):
+            found = _read(connection, name)
+            state = found or ScheduleState(clean(name), "", due or record.created_at)
+            if found and due is not None:
+                if due <= found.last_due <= due + CLOCK_ERROR:
+                    return "taken"
+                if found.paused:
+                    return "paused"
+            if _is_running(connection, state.task_id):
+                if skip and due is not None:
+                    skipped = replace(state, last_due=due, skipped=state.skipped + 1)
+                    _write(connection, skipped, new=False)
+                return "busy"
+            claimed = replace(state, task_id=record.task_id, ran_at=record.created_at)
+            if due is not None:
+                claimed = replace(claimed, last_due=due)
+            _write(connection, claimed, new=found is None)
+            process = self._writer.membership.process_id
+            self._writer.statements.put(connection, [row], process, version)
+        return "claimed"
+
+    def pause(self, name: str, paused: bool, now: float) -> bool:
+        """Pause or resume a schedule; see `ScheduleBook.pause_schedule`."""
+        with self._turn() as (connection, _):
+            found = _read(connection, name)
+            if found is None:
+                return False
+            if found.paused != paused:
+                last_due = found.last_due if paused else max(found.last_due, now)
+                _write(connection, replace(found, paused=paused, last_due=last_due), new=False)
+        return True
+
+    def all(self) -> Sequence[ScheduleState]:
+        """Return all schedules by name."""
+        with self._database.reading() as connection:
+            rows = connection.execute(sa.select(*_ROW).order_by(SCHEDULES.c.name))
+            return [_state_of(row) for row in rows]
+
+    @contextmanager
+    def _turn(self) -> Iterator[tuple[Connection, int]]:
+        """Open a transaction that writes; yield it with its version."""
+        with self._database.writing() as connection:
+            try:
+                version, _ = self._writer.membership.turn(connection)
+            except GivenUpError:
+                raise StoreUnavailableError(
+                    "the processes that share the store consider this one dead; it comes back soon"
+                ) from None
+            yield connection, version
+
+
+def _read(connection: Connection, name: str) -> ScheduleState | None:
+    query = sa.select(*_ROW).where(SCHEDULES.c.name == clean(name))
+    row = connection.execute(query).first()
+    return None if row is None else _state_of(row)
+
+
+def _state_of(row: sa.Row[tuple[object, ...]]) -> ScheduleState:
+    values = dict(row._mapping)
+    return ScheduleState(**{**values, "paused": bool(values["paused"])})
+
+
+def _write(connection: Connection, state: ScheduleState, *, new: bool) -> None:
+    values = {
+        "name": state.name,
+        "timing": state.timing,
+        "last_due": state.last_due,
+        "ran_at": state.ran_at,
+        "task_id": state.task_id,
+        "paused": int(state.paused),
+        "skipped": state.skipped,
+    }
+    if new:
+        connection.execute(sa.insert(SCHEDULES).values(values))
+    else:
+        connection.execute(
+            sa.update(SCHEDULES).where(SCHEDULES.c.name == state.name).values(values)
+        )
+
+
+def _is_running(connection: Connection, task_id: str | None) -> bool:
+    """Return whether a task is live in any process, or its body has not let go."""
+    if task_id is None:
+        return False
+    query = sa.select(TASKS.c.task_id).where(TASKS.c.task_id == task_id, _RUNS)
+    return connection.execute(query).first() is not None
