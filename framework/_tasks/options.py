@@ -55,6 +55,22 @@ NORMAL: Final = PRIORITIES.index("normal")
 """The place of the default."""
 
 
+LOG: Final = "log"
+SILENT: Final = "silent"
+
+
+def _on_error(name: str, value: object) -> object:
+    if callable(value):
+        return value
+    # These very objects, so that whoever reads the option compares no texts.
+    for word in (LOG, SILENT):
+        if isinstance(value, str) and value == word:
+            return word
+    raise (ValueError if isinstance(value, str) else TypeError)(
+        f"{name} must be a function of the task, 'log' or 'silent', not {checks.show(value)}"
+    )
+
+
 class RunOptions(TypedDict, total=False):
     """Options of every task, however it is submitted. None is as if left out."""
 
@@ -78,6 +94,17 @@ class RunOptions(TypedDict, total=False):
             '``"high"``, ``"normal"`` or ``"low"``: which task starts first if several wait for a '
             "thread. A waiting task lets at most ten of higher priority start before the first "
             "of its own. On the event loop, tasks do not wait, so it changes nothing there.",
+        ),
+    ]
+    on_error: Annotated[
+        Callable[[Task], object] | Literal["log", "silent"] | None,
+        Option(
+            LOG,
+            checks.optional(_on_error),
+            '``"log"`` to log it at ERROR if the task ends FAILED or TIMEOUT and nobody waits '
+            'for it, ``"silent"`` to log nothing, or a function. It is called like *on_complete* '
+            "when the task ends with any status but COMPLETED; if it does not read "
+            "``task.error``, the failure is logged after that.",
         ),
     ]
 
@@ -124,10 +151,6 @@ class OnceOptions(TypedDict, total=False):
             "it, or on a separate thread if that was in another process. If it raises, the error "
             "is logged.",
         ),
-    ]
-    on_error: Annotated[
-        Callable[[Task], object] | None,
-        Option(None, _hook, "Called in the same way when the task ends with any other status."),
     ]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
 from framework._tasks.functions import Check, checker_for, is_wrapper, kind_of, layer_of, name_of
-from framework._tasks.options import COPY, NORMAL, PRIORITIES, CopyOptions, merged
+from framework._tasks.options import COPY, LOG, NORMAL, PRIORITIES, CopyOptions, merged
 from framework._tasks.records import Kind, Label, label_of
 from framework._tasks.task import Task
 
@@ -79,7 +79,9 @@ class TaskSpec:
         self.description: str = description
         self.timeout: float | None = options["timeout"]
         self.delay: float = options["delay"]
-        self.hooks: Hooks | None = None if complete is None and error is None else (complete, error)
+        self.hooks: Hooks | None = (
+            None if complete is None and error is LOG else _hooks(complete, error)
+        )
         self.task_id: str | None = options["task_id"]
         self.level: int = PRIORITIES.index(options["priority"])
         self.special: bool = bool(self.delay or self.hooks or self.task_id or self.level != NORMAL)
@@ -97,6 +99,12 @@ class TaskSpec:
         options = merged(self.options, changed)
         name = self.name if options["name"] is None else options["name"]
         return TaskSpec(self.fn, name, self.kind, self.check, options)
+
+
+def _hooks(complete: Hook | None, error: Hook | str | None) -> Hooks | None:
+    """Return the hooks of a task; None if neither option is a function."""
+    called = error if callable(error) else None
+    return None if complete is None and called is None else (complete, called)
 
 
 class Schedule:

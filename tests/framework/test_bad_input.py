@@ -229,7 +229,7 @@ def test_submit_number(
         ("task_id", 5, "a string"),
         ("task_id", b"x", "a string"),
         ("on_complete", "hook", "a function of the task or None"),
-        ("on_error", 5, "a function of the task or None"),
+        ("on_error", 5, "a function of the task, 'log' or 'silent'"),
     ],
 )
 def test_submit_type(task_manager: TaskManager, parameter: str, value: Any, allowed: str) -> None:

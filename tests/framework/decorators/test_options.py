@@ -68,8 +68,8 @@ def test_retry_options_keep_what_is_left_out() -> None:
             retry_task(),
             r"max_retries, .*exceptions$",
         ),
-        (background_task(), r"timeout, .*, on_error$"),
-        (async_task(), r"timeout, .*, on_error$"),
+        (background_task(), r"timeout, .*, on_complete$"),
+        (async_task(), r"timeout, .*, on_complete$"),
     ],
     ids=["throttle", "retry", "background", "async"],
 )
@@ -205,7 +205,12 @@ async def test_a_copy_with_an_id_is_one_task(task_manager: TaskManager) -> None:
         ("task_id", 7, r"task_id must be a string, not 7"),
         ("task_id", "", r"task_id must have 1 to 200 characters, all of them printable, not .*"),
         ("on_complete", 7, r"on_complete must be a function of the task or None, not 7"),
-        ("on_error", "log", r"on_error must be a function of the task or None, not 'log'"),
+        ("on_error", 7, r"on_error must be a function of the task, 'log' or 'silent', not 7"),
+        (
+            "on_error",
+            "logs",
+            r"on_error must be a function of the task, 'log' or 'silent', not 'logs'",
+        ),
     ],
 )
 def test_a_wrong_hook_or_id_is_told(option: str, value: object, message: str) -> None:
@@ -359,7 +364,7 @@ async def test_an_unknown_option_of_a_submission_is_told(
     wait = ", wait" if submit == "submit" else ""
     message = (
         rf"^{submit}\(\) got an unexpected keyword argument 'text', 'size'; its options are "
-        rf"timeout, description, delay, task_id, on_complete, on_error{wait}; arguments of the "
+        rf"timeout, description, on_error, delay, task_id, on_complete{wait}; arguments of the "
         r"function go in args=\(\.\.\.\) or kwargs=\{\.\.\.\}$"
     )
     with pytest.raises(TypeError, match=message):
@@ -371,8 +376,8 @@ async def test_an_unknown_option_of_a_submission_is_told(
 @pytest.mark.parametrize(
     ("decorate", "options"),
     [
-        (background_task, "timeout, description, name"),
-        (async_task, "timeout, description, name"),
+        (background_task, "timeout, description, on_error, name"),
+        (async_task, "timeout, description, on_error, name"),
         (throttled_task, "rate_limit, time_window, when_limited, key"),
         (retry_task, "max_retries, retry_delay, backoff, max_delay, jitter, exceptions"),
     ],
@@ -415,8 +420,8 @@ async def test_a_submission_may_undo_a_delay(task_manager: TaskManager) -> None:
     assert await task_manager.submit(make.options(delay=3_600), delay=0, wait=True) == "made"
 
 
-RUN = "timeout=None, description=''"
-ONCE = "delay=0.0, task_id=None, on_complete=None, on_error=None"
+RUN = "timeout=None, description='', on_error='log'"
+ONCE = "delay=0.0, task_id=None, on_complete=None"
 THROTTLE = "rate_limit, time_window=60.0, when_limited='raise', key=None"
 RETRY = "max_retries=3, retry_delay=1.0, backoff=1.0, max_delay=None, jitter=0.0, exceptions="
 KEPT = "time_window=..., when_limited=..., key=..."
