@@ -7,6 +7,7 @@ from typing import Final
 from framework._manager.core import Core
 from framework._tasks.live import RUNNING, LiveTask
 from framework._tasks.records import TaskRecord, TaskStatus
+from framework._threads.waiters import Onlooker
 
 _PATIENCE: Final = 1.0
 """How many seconds to wait for a cancelled coroutine to end."""
@@ -32,7 +33,7 @@ async def cancel(core: Core, task_id: str) -> bool:
     if record.spec.kind == "thread":
         return False
     try:
-        await core.results.until_final(record, _PATIENCE)
+        await core.results.until_final(record, _PATIENCE, Onlooker)
     except TimeoutError:
         return False
     return record.status is TaskStatus.CANCELLED
@@ -58,7 +59,7 @@ async def _elsewhere(core: Core, task_id: object, own: LiveTask | None) -> bool:
         if own is None:
             record = await core.elsewhere.until_final(task_id, _FAR_PATIENCE)
         else:
-            await core.results.until_final(own, _FAR_PATIENCE)
+            await core.results.until_final(own, _FAR_PATIENCE, Onlooker)
     except TimeoutError:
         return False
     return record is not None and record.status is TaskStatus.CANCELLED

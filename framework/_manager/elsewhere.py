@@ -367,6 +367,8 @@ class Elsewhere:
 class _NoWaiter:
     """A waiter that ignores being woken."""
 
+    reads = False
+
     def wake(self) -> None:
         """Do nothing."""
 

@@ -67,8 +67,15 @@ class Results:
             _require_final(record)
         return raise_or_return(record)
 
-    async def until_final(self, task: LiveTask, timeout: float | None) -> None:
+    async def until_final(
+        self, task: LiveTask, timeout: float | None, kind: type[LoopWaiter] = LoopWaiter
+    ) -> None:
         """Suspend until *task* is final, for at most *timeout* seconds.
+
+        Args:
+            task: The task.
+            timeout: None for no limit.
+            kind: `waiters.Onlooker` for a caller that does not read the outcome.
 
         Raises:
             TimeoutError: If it is not final by then.
@@ -78,7 +85,7 @@ class Results:
         thread, crew = self._own(here, timeout), self._crew
         # A thread that stepped aside may wait for the very coroutine that waits here.
         needs_spare = thread is not None or crew.blocked
-        waiter = _SpareWaiter(self._boxes, crew, task) if needs_spare else LoopWaiter(self._boxes)
+        waiter = _SpareWaiter(self._boxes, crew, task) if needs_spare else kind(self._boxes)
         if not self._ledger.register(task, waiter):
             return
         node = _waiting_node(here) if timeout is None else None

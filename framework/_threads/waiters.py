@@ -96,8 +96,13 @@ class Mailboxes:
 
 
 class LoopWaiter:
-    """A coroutine that waits for a task; created and awaited on its loop's thread."""
+    """A coroutine that waits for a task; created and awaited on its loop's thread.
 
+    Attributes:
+        reads: Whether it will read the task's outcome.
+    """
+
+    reads: bool = True
     __slots__ = ("_box", "_thread", "future")
 
     def __init__(self, boxes: Mailboxes) -> None:
@@ -122,9 +127,21 @@ class LoopWaiter:
             self.future.set_result(None)
 
 
-class ThreadWaiter:
-    """A thread that waits on the framework's clock, for a task or something else."""
+class Onlooker(LoopWaiter):
+    """A coroutine that waits for the end of a task, whatever the outcome."""
 
+    reads = False
+    __slots__ = ()
+
+
+class ThreadWaiter:
+    """A thread that waits on the framework's clock, for a task or something else.
+
+    Attributes:
+        reads: Whether it will read the task's outcome.
+    """
+
+    reads: bool = True
     __slots__ = ("_clock", "_condition", "_final", "_nudged")
 
     def __init__(self, clock: Clock) -> None:
