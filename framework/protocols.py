@@ -39,6 +39,7 @@ __all__ = [
     "Interceptor",
     "Kind",
     "LargeStore",
+    "LoggingWorkers",
     "PageQuery",
     "PagedStore",
     "RemoteEngine",
@@ -180,7 +181,7 @@ class TaskStore(Protocol):
     def put(self, record: TaskRecord) -> None:
         """Keep the record of a task that has just ended.
 
-        Only ``read`` and ``still_running`` change after this.
+        Only ``read``, ``logged`` and ``still_running`` change after this.
         """
 
     def get(self, task_id: str) -> TaskRecord | None:
@@ -366,9 +367,10 @@ class LargeStore(Protocol):
         ...
 
     def unread(self) -> Sequence[TaskRecord]:
-        """Return the failed tasks of this process whose error nobody has read; never blocks.
+        """Return the failed tasks of this process that nobody has heard of; never blocks.
 
-        They must stay in memory until they are read or removed.
+        Their error was neither read nor logged. They must stay in memory until it is, or until
+        they are removed.
         """
         ...
 
@@ -578,6 +580,20 @@ class RemoteEngine(TaskEngine, Protocol):
             False if the id is unknown, or the task has ended.
         """
         ...
+
+
+@runtime_checkable
+class LoggingWorkers(Protocol):
+    """An optional attribute of a `RemoteEngine` whose workers have a log.
+
+    A failure is logged once. Without this attribute the process that submitted the task logs it.
+
+    Attributes:
+        logs_failures: Whether a worker logs each failure of a task that it has started. The
+            framework then logs only the failures of tasks that no worker has started.
+    """
+
+    logs_failures: bool
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from framework._manager.settings import Settings
 from framework._running.coroutines import runs_of
 from framework._running.endings import Endings
 from framework._running.ledger import Ledger
-from framework._running.log import log_final, report_unread
+from framework._running.log import log_attempt, log_final, report_unread
 from framework._running.pauses import Pauses
 from framework._running.policies import Policies, WatchedPolicies
 from framework._running.results import Results
@@ -109,6 +109,7 @@ class Core:
         self.results = Results(self.ledger, self.boxes, self.engine, pool._crew)
         if _LOGGER.isEnabledFor(logging.DEBUG):
             self.ledger.subscribe(log_final, EVENT_OF.values())
+            self.ledger.subscribe(log_attempt, ("retrying",))
 
     # -- tasks of other processes
 

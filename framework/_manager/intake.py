@@ -221,6 +221,8 @@ class Intake:
 
     def _require_secured(self, task: LiveTask, error: list[BaseException | None]) -> None:
         if error[0] is not None:
+            # The caller gets it, right here.
+            task.read = True
             self.runner.refuse(task, error[0])
             raise error[0]
 

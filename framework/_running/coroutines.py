@@ -150,6 +150,7 @@ class Drive:
         in_place: Whether the code that awaits this object gets the outcome.
 
     Attributes:
+        in_place: Like the argument.
         owner: The asyncio task that awaits this object; set at the first step at the latest.
         suspended: Whether the coroutine has been suspended and has not ended.
         value: What it has yielded while it is suspended; later what its awaiter gets, unless
@@ -163,10 +164,10 @@ class Drive:
         "_cancel_requested",
         "_closing",
         "_coroutine",
-        "_in_place",
         "_run",
         "_runner",
         "_task",
+        "in_place",
         "owner",
         "raised",
         "suspended",
@@ -174,7 +175,7 @@ class Drive:
     )
 
     def __init__(self, runner: Runner, task: LiveTask, in_place: bool) -> None:
-        self._in_place = in_place
+        self.in_place = in_place
         self._runner = runner
         self._task = task
         self.owner: asyncio.Task[Any] | None = None
@@ -335,7 +336,7 @@ class Drive:
         if self._cancel_requested:
             endings.end(task, "cancel", error=cancelled, reason=task.reason or "it was cancelled")
         elif self.owner is not None and self.owner.cancelling() > self._baseline:
-            reason = "the coroutine that awaited it" if self._in_place else "its asyncio task"
+            reason = "the coroutine that awaited it" if self.in_place else "its asyncio task"
             endings.end(task, "cancel", error=cancelled, reason=f"{reason} was cancelled")
         else:
             # Nobody cancelled the task: it raised this, or awaited something cancelled.
@@ -352,10 +353,11 @@ class Drive:
         if owner is not None:
             if self._cancel_requested and owner.cancelling() > self._baseline:
                 owner.uncancel()
-            if self._in_place and owner.cancelling() > self._baseline:
+            if self.in_place and owner.cancelling() > self._baseline:
+                self._runner.endings.unread(self._task)
                 cancelled = isinstance(error, asyncio.CancelledError)
                 raise error if cancelled and error is not None else asyncio.CancelledError
-        return raise_or_return(self._task) if self._in_place else None
+        return raise_or_return(self._task) if self.in_place else None
 
 
 def _coroutine(awaitable: Any) -> Any:

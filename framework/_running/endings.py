@@ -11,17 +11,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from framework._running.hooks import run_hooks
+from framework._running.hooks import Report, run_hooks
 from framework._running.ledger import Ledger
 from framework._running.limits import Limits
+from framework._running.log import Failures, report_unread
 from framework._running.outcomes import WorkerCrashError, clear_frames
 from framework._running.retention import Retention
 from framework._tasks.ids import explain_await
 from framework._tasks.live import LiveTask, Move, Waiter
-from framework._tasks.records import FINAL, TaskStatus
+from framework._tasks.options import SILENT
+from framework._tasks.records import FAILURES, FINAL, TaskStatus
 from framework._threads.waiters import wake_all
 from framework.exceptions import TaskCancelledError, TaskInterruptedError, TaskTimeoutError
-from framework.protocols import TaskEngine
+from framework.protocols import LoggingWorkers, TaskEngine
 
 
 class Endings:
@@ -44,7 +46,9 @@ class Endings:
         self.retention = Retention(ledger, max_finished)
         self.settle = None if ledger.shared is None else ledger.shared.settle
         self._engine = engine
+        self._workers_log = isinstance(engine, LoggingWorkers) and engine.logs_failures
         self._monotonic = ledger.clock.monotonic
+        self._failures = Failures(self._monotonic)
 
     def complete(self, task: LiveTask, result: Any, now: float | None = None) -> bool:
         """End a task whose body returned *result*; False if that did not make it COMPLETED.
@@ -144,8 +148,26 @@ class Endings:
         if not body_ended:
             # First of all, so that the pool's figures agree with what waiters are told.
             self.stop_body(task)
-        self._after_end(task, waiters)
+        unseen = task.status in FAILURES and self._is_unseen(task, waiters)
+        self._after_end(task, waiters, self._failures.log if unseen else None)
         return True
+
+    def _is_unseen(self, task: LiveTask, waiters: dict[Waiter, None]) -> bool:
+        """Return whether to log the failure of a task that has just ended, and note it if so."""
+        silent = task.spec.options["on_error"] is SILENT
+        if silent or (task.remote and task.started is not None and self._workers_log):
+            task.logged = True
+            return False
+        awaited = task.driver is not None and task.driver.in_place
+        if awaited or any(waiter.reads for waiter in waiters):
+            return False
+        # Before the task can be evicted, which would log it as well.
+        task.logged = True
+        return True
+
+    def unread(self, task: LiveTask) -> None:
+        """Log a failure that was left to whoever waited for the task, but did not take it."""
+        report_unread((task,))
 
     def stop_body(self, task: LiveTask) -> None:
         """Stop the body of a task that is final or being cancelled, as far as possible.
@@ -161,11 +183,13 @@ class Endings:
         elif task.status in FINAL:
             self._engine.abandon(task)
 
-    def _after_end(self, task: LiveTask, waiters: dict[Waiter, None]) -> None:
+    def _after_end(
+        self, task: LiveTask, waiters: dict[Waiter, None], report: Report | None = None
+    ) -> None:
         """Publish the events of a task that has just ended, and wake its waiters.
 
         The order matters: a waiter finds the task in the store already, sinks are called
-        before hooks, and a home is idle only after all of that.
+        before hooks, *report* after them, and a home is idle only after all of that.
         """
         ledger = self.ledger
         if task.limit_key is not None:
@@ -178,8 +202,8 @@ class Endings:
             retention.trim()
         if waiters:
             wake_all(waiters)
-        if task.rest is not None and task.hooks is not None:
-            run_hooks(task, ledger.snapshot)
+        if task.rest is not None and (report is not None or task.hooks is not None):
+            run_hooks(task, ledger.snapshot, report)
         home = task.home
         on_idle = home.on_idle
         # Without a lock: two threads may see the home empty, and both call it.

@@ -1,7 +1,12 @@
-"""Logging: the task in log records, final states, and failures that nobody has read.
+"""Logging: the task in log records, failures, final states.
 
-Everything goes to the logger ``asyncframe``: final states at DEBUG, unread failures at
-ERROR, unfinished tasks at shutdown at WARNING.
+Everything goes to the logger ``asyncframe``: failures at ERROR, unfinished tasks at shutdown at
+WARNING, final states and failed attempts that are repeated at DEBUG.
+
+A failure is logged once, at the moment when the task ends, by the process that ran it. If
+somebody waits for the task then, the failure is theirs; if they do not take it, it is logged
+when the task is forgotten or the framework stops. The outcome of a body that ends after its
+task is only counted, in ``late_results``: the task's TIMEOUT was logged before.
 
 Guarantees: text from users and their clients (ids, names, messages of errors) cannot forge
 or colour lines of the log: it is escaped here, in every record of that logger.
@@ -10,21 +15,32 @@ or colour lines of the log: it is escaped here, in every record of that logger.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import FrameType
+from pathlib import Path
+from types import FrameType, TracebackType
 from typing import Any, Final
 
 from framework._tasks.current import current_record
 from framework._tasks.jsonsafe import safe_str
-from framework._tasks.records import FAILURES, TaskEvent, TaskRecord, TaskStatus
+from framework._tasks.live import LiveTask
+from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus, is_unseen
 
 _LOGGER = logging.getLogger("asyncframe")
 
+_OURS: Final = tuple(
+    str(Path(__file__).parent.parent / room) + os.sep for room in ("_running", "_decorators")
+)
+"""Folders whose frames come before those of a task's function in a traceback."""
+
 _WHOLE: Final = 10
-"""How many unread failures of one kind are logged with their tracebacks at a time."""
+"""How many failures of one kind are logged with their tracebacks in a minute."""
+
+_MINUTE: Final = 60.0
+_KINDS: Final = 1_000
+_LEFT_OUT: Final = "; without its traceback, as ten of this kind were logged in this minute"
 
 _WIDTH: Final = 150
 """Characters after which a list of ids goes on in the next line."""
@@ -96,51 +112,104 @@ def log_final(event: TaskEvent) -> None:
     _LOGGER.debug("task %s (%s) %s%s", event.task_id, event.name, event.status.value, reason)
 
 
-def report_unread(records: Iterable[TaskRecord]) -> None:
-    """Log failures at ERROR that nobody has read; each is logged once.
-
-    Many tasks often fail for one reason, such as a database that is down. So only the first
-    ten of a kind are logged with their tracebacks; the others are counted, and each has a line
-    at DEBUG. Tasks of one function that ended with the same status and type of error are of
-    one kind.
-    """
-    kinds: Counter[tuple[str, TaskStatus, type[BaseException]]] = Counter()
-    for record in records:
-        error = record.error
-        if record.read or error is None or record.status not in FAILURES:
-            continue
-        record.read = True
-        kind = record.name, record.status, type(error)
-        kinds[kind] += 1
-        _log_unread(record, error, whole=kinds[kind] <= _WHOLE)
-    for (name, status, of), count in kinds.items():
-        if count > _WHOLE:
-            _LOGGER.error(
-                "%d more tasks of %s %s with %s and nobody read their errors; the log has each "
-                "at DEBUG",
-                count - _WHOLE,
-                name,
-                status.value,
-                of.__name__,
-            )
-
-
-def _log_unread(record: TaskRecord, error: BaseException, *, whole: bool) -> None:
-    """Log one unread failure: at ERROR with its traceback if *whole*, else at DEBUG."""
-    level = logging.ERROR if whole else logging.DEBUG
-    if not _LOGGER.isEnabledFor(level):
-        return
-    _LOGGER.log(
-        level,
-        "task %s (%s) %s and nobody read its error: %s: %s (submitted at %s)",
-        record.task_id,
-        record.name,
-        record.status.value,
+def log_attempt(event: TaskEvent) -> None:
+    """Log at DEBUG that an attempt failed and is repeated; subscribed like `log_final`."""
+    error = event.error
+    _LOGGER.debug(
+        "attempt %d of %s failed and is repeated in %g s: %s: %s (task %s)",
+        event.attempt,
+        event.name,
+        event.delay,
         type(error).__name__,
-        safe_str(error),
-        record.origin or "an unknown line",
-        exc_info=error.with_traceback(record.traceback) if whole else None,
+        "" if error is None else safe_str(error),
+        event.task_id,
     )
+
+
+class Failures:
+    """Logs failures, and leaves out the tracebacks if many tasks fail for one reason.
+
+    Ten tasks of one function that fail with one type of error are logged with their tracebacks,
+    and those that follow in the same minute with a line each. A database that is down would
+    write millions of lines otherwise. Any thread, without a lock: two that count at once log a
+    traceback more.
+
+    Args:
+        monotonic: Reads the framework's clock.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        # By kind, when its minute began, and how many have failed in it.
+        self._counts: dict[tuple[str, type], tuple[float, int]] = {}
+
+    def log(self, task: TaskRecord) -> None:
+        """Log the failure of a task that has just ended."""
+        kind, now = (task.name, type(task.error)), self._monotonic()
+        began, count = self._counts.get(kind, (now, 0))
+        if now - began >= _MINUTE:
+            began, count = now, 0
+        if not count and len(self._counts) >= _KINDS:
+            self._counts.clear()
+        self._counts[kind] = began, count + 1
+        log_failure(task, whole=count < _WHOLE)
+
+
+def log_failure(record: TaskRecord, told: str = "", *, whole: bool = True) -> None:
+    """Log at ERROR that a task has failed, with its traceback; raises nothing.
+
+    It is called on the thread or event loop that ended the task, without a lock. A handler
+    that blocks blocks them too, as it would for any line that the task writes.
+
+    Args:
+        record: The task.
+        told: What to add to the line.
+        whole: Whether to log its traceback.
+    """
+    error = record.error
+    if error is None or not _LOGGER.isEnabledFor(logging.ERROR):
+        return
+    origin = record.origin
+    # As in the task itself, so that handlers find the id where the task's own lines have it.
+    token = current_record.set(record if isinstance(record, LiveTask) else None)
+    try:
+        _LOGGER.error(
+            "task %s (%s) %s%s%s: %s: %s%s%s",
+            record.task_id,
+            record.name,
+            "timed out" if record.status is TaskStatus.TIMEOUT else "failed",
+            f" after {record.attempts} attempts" if record.attempts > 1 else "",
+            told,
+            type(error).__name__,
+            safe_str(error),
+            "" if origin is None else f" (submitted at {origin})",
+            "" if whole else _LEFT_OUT,
+            exc_info=(type(error), error, _of_users(record.traceback)) if whole else None,
+        )
+    except Exception:  # of a user's handler or filter; a line of the log must end no thread
+        if logging.raiseExceptions and sys.stderr is not None:
+            traceback.print_exc()
+    finally:
+        current_record.reset(token)
+
+
+def _of_users(raised: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without the framework's frames that come first."""
+    while (
+        raised is not None
+        and raised.tb_next is not None
+        and raised.tb_frame.f_code.co_filename.startswith(_OURS)
+    ):
+        raised = raised.tb_next
+    return raised
+
+
+def report_unread(records: Iterable[TaskRecord]) -> None:
+    """Log failures at ERROR that nobody has read, unless they were logged before."""
+    for record in records:
+        if is_unseen(record):
+            record.logged = True
+            log_failure(record, " and nobody read its error")
 
 
 class Tally:

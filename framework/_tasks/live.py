@@ -46,7 +46,13 @@ CARRIED: Final = ContextVar[Mapping[str, str] | None]("asyncframe_carried", defa
 
 
 class Waiter(Protocol):
-    """A thread or coroutine that waits for a task to become final."""
+    """A thread or coroutine that waits for a task to become final.
+
+    Attributes:
+        reads: Whether it will read the outcome, so that a failure needs no line in the log.
+    """
+
+    reads: bool
 
     def wake(self) -> None:
         """Wake it, since the task is final; any thread."""
@@ -75,9 +81,11 @@ class Driver(Protocol):
 
     Attributes:
         owner: The asyncio task that awaits the coroutine; None before its first step.
+        in_place: Whether the code that awaits it gets the outcome.
     """
 
     owner: asyncio.Task[Any] | None
+    in_place: bool
 
     def request_cancel(self, *, abandon: bool = False) -> None:
         """Cancel the coroutine from any thread; with *abandon* do not wait for it to end."""

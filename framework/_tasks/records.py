@@ -147,7 +147,8 @@ class TaskRecord:
 
     A store may read all of it on any thread. The record of a live task may change at any
     time, so read a consistent copy (`protocols.StoreHost.snapshot`). After the task has ended,
-    only ``read`` and ``still_running`` change; a store may keep the record as long as it likes.
+    only ``read``, ``logged`` and ``still_running`` change; a store may keep the record as long
+    as it likes.
 
     Attributes:
         task_id: The id.
@@ -175,6 +176,7 @@ class TaskRecord:
         reason: Why it waits or how it ended, for people.
         last_error: The last attempt's error, while the task waits for the next attempt.
         read: Whether somebody has read its failure.
+        logged: Whether its failure needs no line in the log: it has one, or is to have none.
         remote: Whether a `protocols.RemoteEngine` runs it, so that it may outlive the process
             that submitted it.
         store_note: For the store's own use; None at first. Copies have it too.
@@ -219,6 +221,7 @@ class TaskRecord:
     reason: Rare[str] = Rare("")
     last_error: Rare[str | None] = Rare(None)
     read: Rare[bool] = Rare(False)
+    logged: Rare[bool] = Rare(False)
     remote: Rare[bool] = Rare(False)
     store_note: Rare[Any] = Rare(None)
 
@@ -244,9 +247,14 @@ class TaskRecord:
         return datetime.fromtimestamp(self.created_at + (stamp - self.created), UTC)
 
 
-def is_unread(record: TaskRecord) -> bool:
-    """Return whether a task has failed and nobody has read its error."""
-    return record.status in FAILURES and not record.read and record.error is not None
+def is_unseen(record: TaskRecord) -> bool:
+    """Return whether a task has failed, and its error was neither read nor logged."""
+    return (
+        record.status in FAILURES
+        and not record.read
+        and not record.logged
+        and record.error is not None
+    )
 
 
 EVENT_OF: Final = {

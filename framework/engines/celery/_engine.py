@@ -75,6 +75,8 @@ class CeleryEngine:
         ImportError: On import of the module, without the extra.
     """
 
+    logs_failures: bool = True  # see `protocols.LoggingWorkers`
+
     def __init__(
         self,
         celery_app: Any,  # Any: Celery has no types

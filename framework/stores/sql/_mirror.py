@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from framework._tasks.records import FAILURES, TaskRecord, TaskStatus, is_unread
+from framework._tasks.records import FAILURES, TaskRecord, TaskStatus, is_unseen
 from framework.protocols import Clock
 from framework.stores.memory import MemoryStore
 from framework.stores.sql._older import Older
@@ -116,12 +116,12 @@ class Mirror:
         return [one for one in others if status is None or one.status is status]
 
     def unread(self) -> list[TaskRecord]:
-        """Return the failures of this process that nobody has read."""
+        """Return the failures of this process that nobody has read, and that were not logged."""
         with self._keeping:
             found = list(self._pinned.values())
             # By status, since most tasks have completed and would be unpacked in vain.
             found += [one for status in FAILURES for one in self._finished.list(status)]
-        return [record for record in found if is_unread(record)]
+        return [record for record in found if is_unseen(record)]
 
     def figures(self) -> dict[str, int]:
         """Return the number of tasks of each status."""
@@ -191,7 +191,7 @@ class Mirror:
     def move(self) -> bool:
         """Let go of the oldest tasks if there are too many; return whether some are left.
 
-        Failures that nobody has read are kept: their own process logs them in the end.
+        Failures that nobody has read or logged are kept: their own process logs them in the end.
         """
         if len(self._finished) <= self.held + _SLACK and not self._moving:
             return False
@@ -208,7 +208,7 @@ class Mirror:
         return self._moving
 
     def _must_stay(self, record: TaskRecord) -> bool:
-        return self._waits(record.task_id) or is_unread(record) or record.still_running
+        return self._waits(record.task_id) or is_unseen(record) or record.still_running
 
     def _unpin(self) -> None:
         """Let go of older tasks that no longer have to stay."""

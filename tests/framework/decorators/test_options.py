@@ -364,8 +364,8 @@ async def test_an_unknown_option_of_a_submission_is_told(
     wait = ", wait" if submit == "submit" else ""
     message = (
         rf"^{submit}\(\) got an unexpected keyword argument 'text', 'size'; its options are "
-        rf"timeout, description, on_error, delay, task_id, on_complete{wait}; arguments of the "
-        r"function go in args=\(\.\.\.\) or kwargs=\{\.\.\.\}$"
+        rf"timeout, description, priority, on_error, delay, task_id, on_complete{wait}; "
+        r"arguments of the function go in args=\(\.\.\.\) or kwargs=\{\.\.\.\}$"
     )
     with pytest.raises(TypeError, match=message):
         await getattr(task_manager, submit)(int, text="a", timeout=5, size=1)
@@ -376,8 +376,8 @@ async def test_an_unknown_option_of_a_submission_is_told(
 @pytest.mark.parametrize(
     ("decorate", "options"),
     [
-        (background_task, "timeout, description, on_error, name"),
-        (async_task, "timeout, description, on_error, name"),
+        (background_task, "timeout, description, priority, on_error, name"),
+        (async_task, "timeout, description, priority, on_error, name"),
         (throttled_task, "rate_limit, time_window, when_limited, key"),
         (retry_task, "max_retries, retry_delay, backoff, max_delay, jitter, exceptions"),
     ],
@@ -420,7 +420,7 @@ async def test_a_submission_may_undo_a_delay(task_manager: TaskManager) -> None:
     assert await task_manager.submit(make.options(delay=3_600), delay=0, wait=True) == "made"
 
 
-RUN = "timeout=None, description='', on_error='log'"
+RUN = "timeout=None, description='', priority='normal', on_error='log'"
 ONCE = "delay=0.0, task_id=None, on_complete=None"
 THROTTLE = "rate_limit, time_window=60.0, when_limited='raise', key=None"
 RETRY = "max_retries=3, retry_delay=1.0, backoff=1.0, max_delay=None, jitter=0.0, exceptions="

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import threading
 from contextvars import ContextVar
@@ -400,52 +399,6 @@ async def test_a_sink_that_is_there_twice_is_taken_off_once(task_manager: TaskMa
     first()
     await task_manager.submit(int, wait=True)
     assert kinds(events) == ["submitted", "started", "completed"]
-
-
-# -- failures that nobody reads
-
-
-async def failed_task(manager: TaskManager) -> tuple[str, int]:
-    """Let a task fail without reading its error; return its id and the submitting line."""
-    ended = threading.Event()
-    manager.subscribe(lambda event: ended.set() if event.kind == "failed" else None)
-    line = sys._getframe().f_lineno + 1
-    task_id = manager.submit_nowait(fail_with(KeyError("lost")))
-    await reached(ended)
-    return task_id, line
-
-
-async def test_an_unread_failure_is_logged_once_with_its_origin(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """An unread failure is logged at ERROR when it is evicted, and not again at the stop."""
-    with override_framework() as manager:
-        task_id, line = await failed_task(manager)
-        assert manager.cleanup_completed_tasks(0) == 1
-    (record,) = [one for one in caplog.records if one.levelno >= logging.ERROR]
-    assert record.name == "asyncframe"
-    assert task_id in record.getMessage()
-    assert f"{__file__}:{line} in failed_task" in record.getMessage()
-
-
-async def test_an_unread_failure_is_logged_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
-    """A failure that is still kept and unread when the framework stops is logged then."""
-    with override_framework() as manager:
-        task_id, _ = await failed_task(manager)
-        manager.get_all_tasks()
-        before = list(caplog.records)
-    assert before == []
-    assert [task_id in record.getMessage() for record in caplog.records] == [True]
-
-
-async def test_a_read_failure_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """A failure whose error was read through a snapshot is not logged as unread."""
-    with override_framework() as manager:
-        task_id, _ = await failed_task(manager)
-        task = await manager.get_task(task_id)
-        assert task is not None
-        assert isinstance(task.error, KeyError)
-    assert caplog.records == []
 
 
 # -- reasons

@@ -22,7 +22,6 @@ from framework import (
 from framework.protocols import TaskEvent
 from framework.testing import override_framework
 from pytest_asyncframe.probe import Probe
-from tests.patience import PATIENCE
 
 _CLEAN_UP = 60 * 10**9
 """Nanosecond of a framework's first periodic clean-up, the only timer that may be left."""
@@ -72,11 +71,9 @@ def fail() -> None:
 
 def test_an_unread_failure_forges_no_line(written: Callable[[], str]) -> None:
     """Neither the message nor the traceback of an unread failure carries its text as it is."""
-    with override_framework() as manager:
-        ended = threading.Event()
-        manager.subscribe(lambda _: ended.set(), kinds={"failed"})
+    with ThreadPoolExecutorEnhanced(1) as pool, override_framework(pool=pool) as manager:
         manager.submit_nowait(fail)
-        assert ended.wait(PATIENCE)
+        pool.shutdown()
     text = written()
     require_honest(text)
     assert "Traceback (most recent call last):" in text
@@ -111,37 +108,6 @@ def test_other_handlers_have_the_error_itself(caplog: pytest.LogCaptureFixture) 
     assert record.exc_info is not None
     assert record.exc_info[1] is error
     assert (record.msg, record.getMessage()) == ("task %s failed", "task a failed")
-
-
-# -- many failures that nobody reads
-
-
-@pytest.mark.parametrize(("failed", "whole"), [(10, 10), (11, 10), (300, 10)])
-async def test_failures_of_one_kind_are_counted(
-    caplog: pytest.LogCaptureFixture, failed: int, whole: int
-) -> None:
-    """Of unread failures of a kind, ten are logged with tracebacks; the others are counted."""
-
-    def lose(number: int) -> None:
-        raise KeyError(number)
-
-    with caplog.at_level(logging.DEBUG, "asyncframe"):
-        async with setup_async_framework(None, max_workers=1):
-            manager = get_task_manager()
-            ids = [manager.submit_nowait(lose, args=(number,)) for number in range(failed)]
-            other = manager.submit_nowait(fail)
-    unread = [one for one in caplog.records if "nobody read" in one.getMessage()]
-    errors = [one for one in unread if one.levelno == logging.ERROR]
-    told = [one for one in errors if one.exc_info]
-    assert [one.getMessage()[5:37] for one in told] == [*ids[:whole], other]
-    more = (
-        f"{failed - whole} more tasks of {lose.__module__}.{lose.__qualname__} failed with "
-        "KeyError and nobody read their errors; the log has each at DEBUG"
-    )
-    counted = [one.getMessage() for one in errors if not one.exc_info]
-    assert counted == [more] * (failed > whole)
-    debug = [one.getMessage()[5:37] for one in unread if one.levelno == logging.DEBUG]
-    assert debug == ids[whole:]
 
 
 # -- what is unfinished at shutdown
