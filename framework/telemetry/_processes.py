@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, values
 from prometheus_client.multiprocess import mark_process_dead
 
 from framework.protocols import Clock, TimerHandle
-from framework.telemetry._figures import FIGURES
+from framework.telemetry._figures import FIGURES, Figure
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -40,33 +40,38 @@ class Published:
     """
 
     def __init__(self, registry: CollectorRegistry, prefix: str) -> None:
+        self._registry = registry
+        self._prefix = prefix
         self._lock = threading.Lock()
-        self._counters = {
-            one.name: Counter(prefix + one.name, one.text, registry=registry)
-            for one in FIGURES
-            if one.grows
-        }
-        self._gauges = {
-            one.name: Gauge(
-                prefix + one.name,
-                one.text,
-                registry=registry,
-                multiprocess_mode="livemax" if one.largest else "livesum",
-            )
-            for one in FIGURES
-            if not one.grows
-        }
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
         self._counted: dict[str, float] = {}
 
     def write(self, figures: dict[str, float]) -> None:
-        """Write all figures; those that are missing are 0."""
+        """Write all figures; one that was there before and is missing now is 0."""
         with self._lock:
+            for figure in FIGURES:
+                if figure.name in figures:
+                    self._make(figure)
             for name, gauge in self._gauges.items():
                 gauge.set(figures.get(name, 0))
             for name, counter in self._counters.items():
                 known = self._counted.get(name, 0)
                 self._counted[name] = most = max(figures.get(name, 0), known)
                 counter.inc(most - known)
+
+    def _make(self, figure: Figure) -> None:
+        """Register a figure's metric unless it is; not earlier, since that writes a 0."""
+        name = self._prefix + figure.name
+        if figure.grows and figure.name not in self._counters:
+            self._counters[figure.name] = Counter(name, figure.text, registry=self._registry)
+        elif not figure.grows and figure.name not in self._gauges:
+            self._gauges[figure.name] = Gauge(
+                name,
+                figure.text,
+                registry=self._registry,
+                multiprocess_mode="livemax" if figure.largest else "livesum",
+            )
 
 
 class Refresh:
@@ -122,7 +127,7 @@ def forget_dead_processes() -> None:
         if number.isdecimal() and not _lives(int(number)):
             # Another process may be doing the same.
             with suppress(FileNotFoundError):
-                mark_process_dead(number)  # type: ignore[no-untyped-call]  # it has no types
+                mark_process_dead(number)
 
 
 def _lives(pid: int) -> bool:

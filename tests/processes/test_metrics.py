@@ -85,6 +85,7 @@ def test_several_processes(server: Server) -> None:
         assert found['asyncframe_task_run_seconds_bucket{le="+Inf",name="good"}'] == 100.0
         assert found["asyncframe_pool_threads_limit"] == 8.0
         assert found["asyncframe_pool_degraded"] == 0.0
+        assert "asyncframe_store_failing" not in found
         victim = every[0].pid
     os.kill(victim, signal.SIGKILL)
     server.wait_for(READY, WORKERS + 1)

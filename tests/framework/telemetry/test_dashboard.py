@@ -9,18 +9,13 @@ from importlib.resources import files
 from itertools import combinations
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
-from framework.telemetry._figures import FIGURES
-from framework.telemetry._series import PREFIX
-from framework.telemetry.prometheus import PrometheusSink
+from tests.framework.telemetry.exported import LABELS, metrics, named_in
 
 LEFT_OUT = {
     "asyncframe_tasks_evicted": "old tasks are removed all the time, which tells nothing",
 }
 """Metrics that the dashboard does not show, and why."""
 
-LABELS = {"instance", "job", "le", "name", "status"}
 VARIABLES = {"datasource", "instance", "job", "name"}
 
 
@@ -45,39 +40,19 @@ def expressions() -> list[str]:
     return found + [one["query"]["query"] for one in variables if one["type"] == "query"]
 
 
-def metrics() -> dict[str, str]:
-    """Return the metric of each series that Prometheus can read, by the name of the series."""
-    registry = CollectorRegistry()
-    PrometheusSink(registry)
-    found = {}
-    for metric in registry.collect():
-        endings = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}[metric.type]
-        found |= {metric.name + ending: metric.name for ending in endings}
-    # Nothing is attached, so that the registry has none of these.
-    for figure in FIGURES:
-        name = PREFIX + figure.name
-        found[f"{name}_total" if figure.grows else name] = name
-    return found
-
-
 def test_it_shows_metrics_that_exist() -> None:
-    """Each expression has a metric, with labels that it has."""
+    """Each expression has a metric, and only labels and variables that there are."""
     for expression in expressions():
-        shown = set(re.findall(r"asyncframe_\w+", expression))
+        shown, labels = named_in(expression)
         assert shown, expression
         assert shown <= metrics().keys(), expression
-        lists = re.findall(r"\{([^}]*)\}|by \(([^)]*)\)", expression)
-        labels = {
-            label for one in lists for label in re.findall(r"(\w+)(?=\s*(?:=|,|$))", "".join(one))
-        }
         assert labels <= LABELS, expression
         assert set(re.findall(r"\$(\w+)", expression)) <= VARIABLES | {"__rate_interval"}
 
 
 def test_it_shows_every_metric() -> None:
     """A metric is on the dashboard, or among those that are left out for a reason."""
-    names = {name for one in expressions() for name in re.findall(r"asyncframe_\w+", one)}
-    shown = {metrics()[name] for name in names}
+    shown = {metrics()[series] for one in expressions() for series in named_in(one)[0]}
 
     assert shown | LEFT_OUT.keys() == set(metrics().values())
     assert not shown & LEFT_OUT.keys()
