@@ -26,6 +26,7 @@ from framework._tasks.functions import is_wrapper, layer_of, require_callable
 from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, Home, LiveTask, Owner, Waiter
 from framework._tasks.options import COPY, SUBMIT, SubmitOptions, merged
+from framework._tasks.reasons import delayed
 from framework._tasks.specs import TaskSpec, require_arguments, spec_for
 from framework._threads.waiters import LoopWaiter, ThreadWaiter
 from framework.exceptions import TaskCancelledError
@@ -138,7 +139,7 @@ class Intake:
         task = self._new_task(spec, args, kwargs, frame, chosen)
         task.hooks = spec.hooks
         if spec.delay:
-            task.reason = f"delayed by {spec.delay:g} s"
+            task.reason = delayed(task.created_at + spec.delay)
         if task_id is None:
             self._add(task)
         else:

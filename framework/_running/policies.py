@@ -20,6 +20,7 @@ from typing import TypeVar
 from framework._running.pauses import Pauses
 from framework._running.retry import RetryPolicy
 from framework._running.throttle import Gate, Gates, ThrottlePolicy
+from framework._tasks import reasons
 from framework._tasks.current import current_record
 from framework._tasks.live import LiveTask, Sleeper
 from framework._tasks.records import FINAL
@@ -130,22 +131,22 @@ class Policies:
         self, policy: ThrottlePolicy, key: Hashable, due: float, sleeper: Sleeper
     ) -> Generator[float | None, None, None]:
         """Wait in the queue of a gate; yields when to wake up, None for when signalled."""
-        with _Sleep(self, sleeper, throttle_reason(policy), suspends=True) as sleep:
-            self._announce("throttled", policy.name, due - self.clock.monotonic(), None)
-            gate = self.gates(policy).join(key, sleeper, self.monotonic)
-            passed = False
-            try:
+        gate, turn = self.gates(policy).join(key, sleeper, self.monotonic)
+        passed = False
+        try:
+            with _Sleep(self, sleeper, throttle_reason(policy, turn), suspends=True) as sleep:
+                self._announce("throttled", policy.name, due - self.clock.monotonic(), None)
                 while not sleeper.interrupted:
                     passed, until = gate.step(sleeper, self.monotonic)
                     if passed:
                         return
                     yield until
-            finally:
-                # Also if the waiting coroutine is cancelled, which closes this generator.
-                if not passed:
-                    gate.leave(sleeper)
-            sleep.raise_if_unwanted()
-            raise self.limit_error(policy, due)
+                sleep.raise_if_unwanted()
+                raise self.limit_error(policy, due)
+        finally:
+            # Also if the waiting coroutine is cancelled, which closes this generator.
+            if not passed:
+                gate.leave(sleeper)
 
     # -- retry
 
@@ -222,10 +223,11 @@ class Policies:
         attempt = 1
         while policy.allows(latest[0], attempt):
             delay = policy.delay(attempt, self.rng.uniform)
-            reason = retry_reason(policy, attempt, delay)
+            due = self.clock.monotonic() + delay
+            reason = retry_reason(policy, attempt, due, latest[0])
             with _Sleep(self, sleeper, reason, latest[0]) as sleep:
                 self._announce("retrying", name, delay, latest[0])
-                yield self.clock.monotonic() + delay
+                yield due
             if not sleep.may_go_on(latest[0]):
                 return
             attempt += 1
@@ -367,16 +369,29 @@ class _Sleep:
         return True
 
 
-def retry_reason(policy: RetryPolicy, attempt: int, delay: float) -> str:
-    """Return why a task waits after attempt number *attempt* has failed, for people."""
-    return (
-        f"attempt {attempt} of {policy.options['max_retries'] + 1} failed; retrying in {delay:g} s"
+def retry_reason(policy: RetryPolicy, attempt: int, due: float, error: BaseException) -> str:
+    """Return why the current task waits until monotonic second *due*; "" outside a task.
+
+    Args:
+        policy: The retry.
+        attempt: Number of the attempt that has failed, from 1.
+        due: When the next one is due.
+        error: What it has raised.
+    """
+    task, attempts = current_record.get(), policy.options["max_retries"] + 1
+    if task is None:
+        return ""
+    return reasons.retrying(task.wall_second(due), attempt, attempts, reasons.error_text(error))
+
+
+def throttle_reason(policy: ThrottlePolicy, due: float) -> str:
+    """Return why the current task waits until monotonic second *due*; "" outside a task."""
+    task, options = current_record.get(), policy.options
+    if task is None:
+        return ""
+    return reasons.throttled(
+        task.wall_second(due), policy.name, options["rate_limit"], options["time_window"]
     )
-
-
-def throttle_reason(policy: ThrottlePolicy) -> str:
-    """Return why a task waits for a throttle, for people."""
-    return f"waits for the rate limit of {policy.name}"
 
 
 def standalone() -> Policies:

@@ -75,8 +75,11 @@ class Gate:
                 return None
             return self._due(now)
 
-    def join(self, sleeper: Sleeper) -> None:
+    def join(self, sleeper: Sleeper, monotonic: Callable[[], float]) -> float:
         """Enter the queue.
+
+        Returns:
+            The monotonic second at which the call can be counted, if nobody leaves the queue.
 
         Raises:
             GateRetiredError: If another gate has replaced this one.
@@ -84,7 +87,9 @@ class Gate:
         with self._lock:
             if self._retired:
                 raise GateRetiredError
+            ahead = len(self._queue)
             self._queue.append(sleeper)
+            return self._due_after(ahead, monotonic())
 
     def step(self, sleeper: Sleeper, monotonic: Callable[[], float]) -> tuple[bool, float | None]:
         """Try to count a call that is in the queue.
@@ -159,6 +164,15 @@ class Gate:
             due = math.nextafter(due, math.inf)
         return due
 
+    def _due_after(self, ahead: int, now: float) -> float:
+        """Return when a call is allowed that waits for *ahead* others, to a rounding error."""
+        windows, place = divmod(ahead, self._rate)
+        try:
+            stamp = self._slots[place]
+        except IndexError:  # other threads hold it, or nobody has needed it yet
+            stamp = now - self._length
+        return max(now, stamp + self._length) + windows * self._length
+
     def _put_back(self, stamp: float) -> None:
         slots = self._slots
         slots.appendleft(stamp)
@@ -230,15 +244,16 @@ class Gates:
         """Return the gate of a function throttled as a whole; it never retires."""
         return self._gates.setdefault(None, self._gate())
 
-    def join(self, key: Hashable, sleeper: Sleeper, monotonic: Callable[[], float]) -> Gate:
-        """Enter the queue of the gate of *key* and return the gate."""
+    def join(
+        self, key: Hashable, sleeper: Sleeper, monotonic: Callable[[], float]
+    ) -> tuple[Gate, float]:
+        """Enter the queue of the gate of *key*; return the gate, and what its `Gate.join` does."""
         while True:
             gate = self._of(key, monotonic)
             try:
-                gate.join(sleeper)
+                return gate, gate.join(sleeper, monotonic)
             except GateRetiredError:
                 continue
-            return gate
 
     def _of(self, key: Hashable, monotonic: Callable[[], float]) -> Gate:
         gate = self._gates.get(key)

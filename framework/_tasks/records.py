@@ -173,7 +173,7 @@ class TaskRecord:
         progress_message: The message that was reported with it.
         cancel_requested: Whether somebody tried to cancel it.
         still_running: Whether its function still runs although the task has ended.
-        reason: Why it waits or how it ended, for people.
+        reason: Why it waits or how it ended: words, or facts that `reasons` puts into words.
         last_error: The last attempt's error, while the task waits for the next attempt.
         read: Whether somebody has read its failure.
         logged: Whether its failure needs no line in the log: it has one, or is to have none.
@@ -242,9 +242,11 @@ class TaskRecord:
 
     def wall(self, stamp: float | None) -> datetime | None:
         """Return a monotonic *stamp* as an aware datetime in UTC; None for None."""
-        if stamp is None:
-            return None
-        return datetime.fromtimestamp(self.created_at + (stamp - self.created), UTC)
+        return None if stamp is None else datetime.fromtimestamp(self.wall_second(stamp), UTC)
+
+    def wall_second(self, stamp: float) -> float:
+        """Return a monotonic *stamp* in seconds since the epoch, by the clock at submission."""
+        return self.created_at + (stamp - self.created)
 
 
 def is_unseen(record: TaskRecord) -> bool:
@@ -255,6 +257,18 @@ def is_unseen(record: TaskRecord) -> bool:
         and not record.logged
         and record.error is not None
     )
+
+
+class CancelOutcome(StrEnum):
+    """What came of a request to cancel a task; its value is used in JSON.
+
+    ``CANCELLED``: the task is CANCELLED, and never runs again. ``ASKED``: it has not ended, and
+    may stop later. ``CANNOT``: it has ended otherwise, or is unknown.
+    """
+
+    CANCELLED = "cancelled"
+    ASKED = "asked"
+    CANNOT = "cannot"
 
 
 EVENT_OF: Final = {

@@ -8,6 +8,7 @@ from typing import Any
 
 from framework._tasks.ids import TaskId
 from framework._tasks.jsonsafe import jsonable, safe_str
+from framework._tasks.reasons import cancel_of, explain, last_error, reason_of
 from framework._tasks.records import TaskRecord, TaskStatus
 
 
@@ -18,7 +19,7 @@ class Task:
     you can call `report_progress` and `check_cancelled` on it.
     """
 
-    __slots__ = ("_control", "_record", "_source")
+    __slots__ = ("_control", "_record", "_scene", "_source")
 
     def __init__(
         self,
@@ -26,10 +27,12 @@ class Task:
         *,
         source: TaskRecord | None = None,
         control: TaskControl | None = None,
+        scene: Any = None,  # a reasons.Scene, which is not public
     ) -> None:
         self._record = record
         self._source = source if source is not None else record
         self._control = control
+        self._scene = scene
 
     @property
     def task_id(self) -> TaskId[Any]:
@@ -119,20 +122,21 @@ class Task:
 
     @property
     def reason(self) -> str:
-        """Why the task waits or how it ended, for people; often empty.
+        """Why the task waits or how it ended, in words; "" if its other fields say it all.
 
-        A RUNNING task may wait for its next attempt or for a throttle.
+        Like `explain`, without the message of an error. A RUNNING task may wait for its next
+        attempt or for a throttle.
         """
-        return self._record.reason
+        return reason_of(self._record, self._scene)
 
     @property
     def last_error(self) -> str | None:
         """Type and message of the last attempt's error, while the task waits for the next.
 
-        A task that ends during that wait, for example at its time limit, keeps it. Otherwise
-        None, and None for tasks of other processes. `to_dict` does not contain it.
+        A task that ends during that wait, for example at its time limit, keeps it in the process
+        that it ran in. Otherwise None. `to_dict` has the type alone.
         """
-        return self._record.last_error
+        return last_error(self._record)
 
     @property
     def origin(self) -> str | None:
@@ -140,14 +144,35 @@ class Task:
         origin = self._record.origin
         return None if origin is None else str(origin)
 
+    def explain(self) -> str:
+        """Say what the task is doing, why it waits and until when, or how it ended.
+
+        The state is that of this snapshot; the place in the queue and the seconds that are left
+        are those of this moment. Times of day are in UTC. The text is for people: it has the
+        messages of errors, and may be worded differently in another release.
+
+        The place in the queue takes a look at all tasks that wait; everything else is quick.
+
+        Example:
+            "queued 3rd of 12", "throttle app.send_email 5/60 s is full; next slot in 12.4 s", or
+            "attempt 2 of 4 failed with ConnectionError: refused; the next at 14:03:07 UTC, in 2 s".
+        """
+        return str(jsonable(explain(self._record, self._scene)))
+
     def to_dict(self) -> dict[str, Any]:  # Any: JSON, and dicts are invariant for type checkers
         """Return the task as valid JSON, whatever its result is.
 
         Timestamps are ISO 8601 in UTC, durations are in seconds. This does not count as reading
         a failure. It contains the error message, so think about who may see it.
+
+        ``cancel`` is None if nobody tried to cancel the task while it was live. It is ``asked``
+        while a request has not taken effect, ``cancelled`` if the task is CANCELLED, and
+        ``cannot`` if it ended otherwise. See `TaskManager.request_cancel`.
         """
         record = self._record
         error = record.error
+        last = None if record.rest is None else last_error(record)
+        cancel = cancel_of(record)
         return {
             "task_id": jsonable(str(record.task_id)),
             "name": jsonable(record.name),
@@ -167,7 +192,9 @@ class Task:
             "error_message": None if error is None else safe_str(error),
             "cancel_requested": record.cancel_requested,
             "still_running": record.still_running,
-            "reason": record.reason,
+            "reason": jsonable(reason_of(record, self._scene)),
+            "last_error_type": None if last is None else last.partition(":")[0],
+            "cancel": None if cancel is None else cancel.value,
         }
 
     def report_progress(self, progress: float, message: str = "") -> None:

@@ -30,7 +30,7 @@ class PublishAgain(BaseException):  # no error, and nobody may catch it as one
         kind: ``retrying`` or ``throttled``.
         delay: Seconds until then.
         error: What ended the attempt; None for a throttle.
-        reason: For people.
+        reason: Why it waits, see `reasons`.
         turn: Key of the throttle's window that it waits for; "" for none.
     """
 
@@ -110,10 +110,10 @@ class WorkerPolicies(Policies):
     ) -> Generator[float | None, None, None]:
         """Publish the task again, or yield until when to wait; see `Policies`."""
         self._leave_if_own(policy, key, due)
-        reason = throttle_reason(policy)
         next_due: float | None = due
         while next_due is not None:
             self._announce("throttled", policy.name, next_due - self.monotonic(), None)
+            reason = throttle_reason(policy, next_due)
             self.add_sleeper(sleeper, current_record.get(), reason)
             try:
                 yield next_due
@@ -125,7 +125,7 @@ class WorkerPolicies(Policies):
         if _is_own(policy, current_record.get()):
             delay = max(due - self.monotonic(), 0.0)
             key_there = window_key(policy, key)
-            raise PublishAgain("throttled", delay, None, throttle_reason(policy), key_there)
+            raise PublishAgain("throttled", delay, None, throttle_reason(policy, due), key_there)
 
     def _next(self, policy: ThrottlePolicy, key: Hashable, interrupted: bool) -> float | None:
         """Try once more; return when to try again, None if the call was counted."""
@@ -171,7 +171,8 @@ class WorkerPolicies(Policies):
         if record.cancel_requested or record.status.is_final:
             raise TaskCancelledError(record.task_id, record.name) from error
         delay = policy.delay(attempt, self.rng.uniform)
-        raise PublishAgain("retrying", delay, error, retry_reason(policy, attempt, delay))
+        reason = retry_reason(policy, attempt, self.monotonic() + delay, error)
+        raise PublishAgain("retrying", delay, error, reason)
 
 
 _MARGIN: Final = 0.01

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from framework import Task
 from framework.protocols import TaskEvent, TaskRecord, TaskStatus
 from pytest_asyncframe._places import raised_at
 from pytest_asyncframe._report import gates
@@ -204,7 +205,7 @@ class _Formatter:
 
     def _where(self, one: UnfinishedTask, now: float) -> str:
         if one.status is TaskStatus.PENDING:
-            reason = one.record.reason
+            reason = Task(one.record).reason if one.record.reason else ""
             return f"not started, {plain(reason)}" if reason else "not started"
         ended = f"{one.status.value}, but still running, " if one.status.is_final else ""
         parts = [f"on {one.lane}"]

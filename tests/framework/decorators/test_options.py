@@ -26,6 +26,7 @@ from framework import (
 from framework._tasks.ids import TaskId
 from framework._tasks.registry import find_function
 from tests.patience import PATIENCE
+from tests.words import timeless
 
 
 def test_throttle_options_give_a_window_of_its_own(task_manager: TaskManager) -> None:
@@ -406,7 +407,7 @@ async def test_none_keeps_what_was(task_manager: TaskManager) -> None:
 
     assert task is not None
     assert (task.name, task.description) == ("report", "a report")
-    assert task.reason == "delayed by 60 s"
+    assert timeless(task.reason) == "delayed until T, in 1 min"
     assert await task_manager.cancel_task(task_id)
 
 

@@ -9,6 +9,7 @@ import pytest
 from framework import background_task, current_task, get_task_manager, retry_task, throttled_task
 from framework.protocols import TaskEvent
 from pytest_asyncframe.probe import Probe
+from tests.words import timeless
 
 EVERY_KIND = pytest.mark.parametrize("kind", ["thread", "loop"])
 
@@ -26,7 +27,7 @@ def failing_twice(kind: str, seen: list[tuple[str, str | None]]) -> Any:
     async def note_async() -> None:
         note()
 
-    retry = retry_task(max_retries=4, retry_delay=1.05, backoff=2.0)
+    retry = retry_task(max_retries=4, retry_delay=1.2, backoff=2.0)
     return background_task(retry(note if kind == "thread" else note_async))
 
 
@@ -35,7 +36,7 @@ async def told(task_id: str) -> tuple[object, object, object, object]:
     task = await get_task_manager().get_task(task_id)
     assert task is not None
     shown = task.to_dict()
-    return shown["status"], shown["reason"], task.last_error, shown["attempts"]
+    return shown["status"], timeless(shown["reason"]), task.last_error, shown["attempts"]
 
 
 @EVERY_KIND
@@ -45,13 +46,11 @@ async def test_a_task_between_two_attempts(asyncframe: Probe, kind: str) -> None
     task_id = failing_twice(kind, seen)()
     await asyncframe.clock.run_for(0.5)
     error = "ConnectionError: smtp is down\n"
-    assert await told(task_id) == (
-        "running", "attempt 1 of 5 failed; retrying in 1.05 s", f"{error}1", 1
-    )  # fmt: skip
+    told_now = "attempt 1 of 5 failed with ConnectionError; the next at T, in 0.7 s"
+    assert await told(task_id) == ("running", told_now, f"{error}1", 1)
     await asyncframe.clock.run_for(1.0)
-    assert await told(task_id) == (
-        "running", "attempt 2 of 5 failed; retrying in 2.1 s", f"{error}2", 2
-    )  # fmt: skip
+    told_now = "attempt 2 of 5 failed with ConnectionError; the next at T, in 2.1 s"
+    assert await told(task_id) == ("running", told_now, f"{error}2", 2)
     await asyncframe.completed(task_id)
     assert await told(task_id) == ("completed", "", None, 3)
     assert seen == [("", None)] * 3
@@ -77,7 +76,8 @@ async def test_a_task_that_waits_for_a_slot(asyncframe: Probe, kind: str) -> Non
     await asyncframe.clock.run_for(1.0)
     name = f"{__name__}.{function.__qualname__}"
     assert await told(first) == ("completed", "", None, 1)
-    assert await told(second) == ("running", f"waits for the rate limit of {name}", None, 1)
+    slot = f"throttle {name} 1/10 s is full; next slot in 9 s"
+    assert await told(second) == ("running", slot, None, 1)
     await asyncframe.completed(second)
     assert await told(second) == ("completed", "", None, 1)
     assert seen == ["", ""]
@@ -101,11 +101,12 @@ async def test_the_reason_is_there_before_the_event(asyncframe: Probe) -> None:
     found: list[str] = []
 
     def look(event: TaskEvent) -> None:
-        found.append(str(asyncframe.manager.get_all_tasks()[event.task_id or ""]["reason"]))
+        shown = asyncframe.manager.get_all_tasks()[event.task_id or ""]
+        found.append(timeless(shown["reason"]))
 
     asyncframe.manager.subscribe(look, kinds={"retrying"})
     await asyncframe.completed(failing_twice("thread", [])())
     assert found == [
-        "attempt 1 of 5 failed; retrying in 1.05 s",
-        "attempt 2 of 5 failed; retrying in 2.1 s",
+        "attempt 1 of 5 failed with ConnectionError; the next at T, in 1.2 s",
+        "attempt 2 of 5 failed with ConnectionError; the next at T, in 2.4 s",
     ]
