@@ -15,6 +15,7 @@ from framework._manager.cleanup import CleanUp
 from framework._manager.delays import Delays
 from framework._manager.elsewhere import Elsewhere
 from framework._manager.intake import Intake
+from framework._manager.scene import LiveScene
 from framework._manager.schedules import Schedules
 from framework._manager.settings import Settings
 from framework._running.coroutines import runs_of
@@ -54,6 +55,7 @@ class Core:
     Attributes:
         remote: The engine, if its tasks run in other processes; otherwise None.
         elsewhere: Looks for tasks of other processes; None if there can be none.
+        scene: What is needed to say why a task waits.
         manager: The public face of this core; set by `frameworks.Framework`.
     """
 
@@ -106,6 +108,7 @@ class Core:
         self.schedules = Schedules(self.intake, rng)
         self.clean_up = CleanUp(self.ledger, self.endings.retention, settings)
         self.apply(settings)
+        self.scene = LiveScene(self.ledger, self.engine)
         self.results = Results(self.ledger, self.boxes, self.engine, pool._crew)
         if _LOGGER.isEnabledFor(logging.DEBUG):
             self.ledger.subscribe(log_final, EVENT_OF.values())

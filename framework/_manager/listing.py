@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from framework._manager.core import Core
+from framework._manager.scene import ListScene
 from framework._tasks import checks
 from framework._tasks.pages import Key, PageQuery, key_of
 from framework._tasks.records import TaskRecord, TaskStatus
@@ -76,7 +77,8 @@ async def page_of(core: Core, query: PageQuery) -> TaskPage:
     found |= {str(record.task_id): record for record in await _stored(core, wanted)}
     records = wanted.first(found.values())
     shown = records[: query.limit]
-    tasks = [Task(core.ledger.snapshot(record), source=record) for record in shown]
+    scene, snapshot = ListScene(core.ledger, core.engine), core.ledger.snapshot
+    tasks = [Task(snapshot(record), source=record, scene=scene) for record in shown]
     more = len(records) > len(shown)
     return TaskPage(tasks, cursor(key_of(shown[-1]), query.oldest_first) if more else None)
 

@@ -27,13 +27,14 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import thread as _stdlib
 from typing import Any, ClassVar
 
+from framework._tasks.options import NORMAL
 from framework._tasks.records import TaskStatus
 from framework._threads.exits import ExitSignal, joined_at_exit
-from framework._threads.levels import LevelQueue
+from framework._threads.levels import LevelQueue, level_of
 from framework._threads.pool_threads import Item, PoolThread, current_pool_thread, forget_others
 from framework._threads.wait_graph import WaitGraph
 from framework.exceptions import QueueFullError
@@ -117,6 +118,20 @@ class Crew:
     def queued(self) -> int:
         """How many items wait."""
         return len(self._waiting)
+
+    def in_order(self, more: Iterable[Any]) -> list[Any]:  # Any: Items
+        """Return the items that wait, in the order in which threads take them; any thread.
+
+        Args:
+            more: Items that are to be queued next, in this order.
+        """
+        queue, items = self._queue, [one for one in self._queue.copy() if one in self._waiting]
+        items += more
+        if isinstance(queue, deque):
+            if all(level_of(one) == NORMAL for one in items):
+                return items
+            queue = LevelQueue(deque())
+        return queue.in_turn(items)
 
     def put(self, item: Item) -> None:
         """Queue *item* and wake or start a thread for it.

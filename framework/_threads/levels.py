@@ -107,6 +107,13 @@ class LevelQueue:
         """Return all items, those of higher levels first."""
         return deque(item for level in self._levels for item in level.copy())
 
+    def in_turn(self, items: Iterable[Any]) -> list[Any]:
+        """Return *items*, those of each level in their order, in the order of their starts."""
+        ahead = LevelQueue(deque())
+        ahead._ranking._passed = self._ranking._passed.copy()
+        ahead.extend(items)
+        return [ahead.popleft() for _ in range(len(ahead))]
+
     def clear(self) -> None:
         """Remove all items."""
         for level in self._levels:

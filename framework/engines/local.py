@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from framework._tasks.live import PENDING
 from framework._threads.pool import ThreadPoolExecutorEnhanced
@@ -129,6 +130,14 @@ class LocalEngine:
         """Hand a task to the pool immediately, also on a loop's thread."""
         task.handler = run
         self._dispatch([task])
+
+    def in_order(self) -> list[Any]:  # Any: tasks, and calls of the bare pool
+        """Return the tasks and calls that wait for a thread, in the order in which they start.
+
+        Any thread; what is being handed to the pool at this moment may be missing.
+        """
+        staged = [task for one in list(self._staged.values()) for task in one.threads]
+        return self.pool._crew.in_order([task for task in staged if task.status is PENDING])
 
     def withdraw(self, task: EngineTask) -> None:
         """Remove a task from the queue."""

@@ -1,0 +1,96 @@
+"""Scene: what is needed besides a task's record to say why it waits.
+
+Guarantees: nothing here blocks, and no task pays for it until somebody asks.
+Lock order: none is held here.
+"""
+
+from __future__ import annotations
+
+from framework._running.ledger import Ledger
+from framework._tasks import registry
+from framework._tasks.live import PENDING, LiveTask
+from framework._tasks.records import Kind, TaskRecord
+from framework._tasks.specs import TaskSpec
+from framework.engines.local import LocalEngine
+from framework.protocols import TaskEngine
+
+
+class LiveScene:
+    """The scene of one manager's tasks; see `reasons.Scene`.
+
+    Args:
+        ledger: Knows the live tasks.
+        engine: Has the queue in which tasks wait for a thread.
+    """
+
+    def __init__(self, ledger: Ledger, engine: TaskEngine) -> None:
+        self._ledger = ledger
+        self._engine = engine
+        self.monotonic = ledger.clock.monotonic
+
+    def kind(self, record: TaskRecord) -> Kind | None:
+        """Return where the task's function runs; None if it is not known here."""
+        task = self._ledger.find_live(record.task_id)
+        known = getattr(registry.find_function(record.name), "__asyncframe_spec__", None)
+        spec = known if task is None else task.spec
+        return spec.kind if isinstance(spec, TaskSpec) else None
+
+    def queued(self, record: TaskRecord) -> str:
+        """Return where a PENDING task waits, and its place in the queue; looks at all of it."""
+        task = self._ledger.find_live(record.task_id)
+        if task is None or task.remote or task.spec.kind == "loop":
+            return self._not_here(task)
+        queue = self._queue()
+        if task not in queue:
+            return "queued; its turn has just come"
+        return f"queued {_ordinal(queue.index(task) + 1)} of {len(queue):,}"
+
+    def _not_here(self, task: LiveTask | None) -> str:
+        if task is None:
+            return "queued in another process" if self._ledger.shared is not None else "queued"
+        if task.remote:
+            return "queued for a worker"
+        return "queued; it starts when its event loop turns"
+
+    def _queue(self) -> list[object]:
+        """Return what waits for a thread, in the order in which it will start."""
+        if type(self._engine) is LocalEngine:
+            return self._engine.in_order()
+        # Another engine may hold tasks back, in an order of its own.
+        return [task for task in self._ledger.unfinished() if _waits(task)]
+
+
+class ListScene(LiveScene):
+    """A scene for many tasks at once: the queue is counted once, and no places are looked up."""
+
+    def __init__(self, ledger: Ledger, engine: TaskEngine) -> None:
+        super().__init__(ledger, engine)
+        self._count: int | None = None
+
+    def queued(self, record: TaskRecord) -> str:
+        """Return where a PENDING task waits, and how many tasks wait there."""
+        task = self._ledger.find_live(record.task_id)
+        if task is None or task.remote or task.spec.kind == "loop":
+            return self._not_here(task)
+        if self._count is None:
+            self._count = len(self._queue())
+        return f"queued, one of {max(self._count, 1):,}"
+
+
+def _waits(task: LiveTask) -> bool:
+    """Return whether a task waits for a thread, and for nothing else."""
+    return (
+        task.status is PENDING
+        and task.spec.kind == "thread"
+        and not task.remote
+        and not task.reason
+    )
+
+
+def _ordinal(number: int) -> str:
+    """Return "1st", "2nd", "3rd", "11th" and so on."""
+    ending = "th" if number % 100 in (11, 12, 13) else _ENDINGS.get(number % 10, "th")
+    return f"{number:,}{ending}"
+
+
+_ENDINGS = {1: "st", 2: "nd", 3: "rd"}
