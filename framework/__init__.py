@@ -6,6 +6,7 @@ from framework._decorators.retried import retry_task
 from framework._decorators.scheduled import scheduled_task
 from framework._decorators.submitted import async_task, background_task
 from framework._decorators.throttled import throttled_task
+from framework._manager.cancelling import CancelAnswer
 from framework._manager.frameworks import get_task_manager, get_thread_pool
 from framework._manager.gathering import MapItem, TaskMap
 from framework._manager.listing import TaskPage
@@ -13,7 +14,7 @@ from framework._manager.manager import TaskManager
 from framework._tasks import exports
 from framework._tasks.current import current_task
 from framework._tasks.ids import TaskId
-from framework._tasks.records import TaskStatus
+from framework._tasks.records import CancelOutcome, TaskStatus
 from framework._tasks.task import Task
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.exceptions import (
@@ -32,6 +33,8 @@ from framework.lifespan import setup_async_framework
 __version__ = "0.1.0"
 
 __all__ = [
+    "CancelAnswer",
+    "CancelOutcome",
     "FrameworkError",
     "FrameworkNotStartedError",
     "MapItem",

@@ -47,16 +47,10 @@ async def convert_politely(pages: int) -> int:
     return pages
 
 
-async def stop(task_id: str) -> str:
-    """Cancel a task, and return the outcome in one word."""
-    manager = get_task_manager()
-    if await manager.cancel_task(task_id):
-        return "cancelled"  # its function never started, or has stopped
-    task = await manager.get_task(task_id)
-    if task is None or (task.status.is_final and task.status is not TaskStatus.CANCELLED):
-        return "cannot"  # it ended with another status, or does not exist
-    # A thread may stop at any moment after the request, so check the status.
-    return "cancelled" if task.status is TaskStatus.CANCELLED else "asked"
+async def stop(task_id: str) -> dict[str, str]:
+    """Cancel a task, and answer what came of it."""
+    answer = await get_task_manager().request_cancel(task_id)
+    return {"outcome": answer.outcome, "why": answer.why}
 
 
 def forget() -> None:
@@ -79,24 +73,24 @@ async def test_a_thread_stops_when_it_asks() -> None:
 
 
 async def test_what_to_tell_whoever_stops_a_task() -> None:
-    """Each state of a task gives its word: cancelled, asked or cannot."""
+    """Each state of a task gives its outcome: cancelled, asked or cannot."""
     forget()
     async with setup_async_framework(None, max_workers=1):
         manager = get_task_manager()
         running, queued, delayed = convert(3), convert(3), await manager.submit(int, delay=60)
         await asyncio.to_thread(first_page_begun.wait, 10)
-        assert await stop(queued) == "cancelled"
-        assert await stop(delayed) == "cancelled"
-        assert await stop(running) == "asked"
-        assert manager.get_all_tasks()[running]["cancel_requested"]
+        never = {"outcome": "cancelled", "why": "it had not started, and never will"}
+        assert await stop(queued) == await stop(delayed) == never
+        assert (await stop(running))["outcome"] == "asked"
+        assert manager.get_all_tasks()[running]["cancel"] == "asked"
         go_on.set()
         with pytest.raises(TaskCancelledError):
             await manager.get_result(running)
-        assert await stop(running) == "cancelled"
+        assert manager.get_all_tasks()[running]["cancel"] == "cancelled"
         done = await manager.submit(int)
         await manager.get_result(done)
-        assert await stop(done) == "cannot"
-        assert await stop("unknown") == "cannot"
+        assert await stop(done) == {"outcome": "cannot", "why": "it has ended: completed"}
+        assert (await stop("unknown"))["outcome"] == "cannot"
 
 
 async def test_a_coroutine_stops_at_its_next_await() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from framework._manager.core import Core
 from framework._tasks.live import RUNNING, LiveTask
-from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.reasons import THREAD_STOPS
+from framework._tasks.records import CancelOutcome, TaskRecord, TaskStatus
 from framework._threads.waiters import Onlooker
 
 _PATIENCE: Final = 1.0
@@ -18,48 +20,114 @@ _FAR_PATIENCE: Final = 2.0
 _REASON: Final = "it was cancelled before it started"
 
 
+@dataclass(frozen=True, slots=True)
+class CancelAnswer:
+    """What came of a request to cancel a task.
+
+    Attributes:
+        outcome: Whether the task is cancelled, was asked to stop, or cannot be cancelled.
+        why: The same in words, for people.
+    """
+
+    outcome: CancelOutcome
+    why: str
+
+    def __str__(self) -> str:
+        """Return both: "asked: its thread cannot be stopped; ..."."""
+        return f"{self.outcome}: {self.why}"
+
+
+_NEVER_STARTS: Final = CancelAnswer(CancelOutcome.CANCELLED, "it had not started, and never will")
+_STOPPED: Final = CancelAnswer(CancelOutcome.CANCELLED, "it was running, and has stopped")
+_ALREADY: Final = CancelAnswer(CancelOutcome.CANCELLED, "it was cancelled before")
+_THREAD: Final = CancelAnswer(CancelOutcome.ASKED, THREAD_STOPS)
+_SLOW: Final = CancelAnswer(
+    CancelOutcome.ASKED, f"its coroutine was cancelled, but has not stopped within {_PATIENCE:g} s"
+)
+_FAR: Final = CancelAnswer(
+    CancelOutcome.ASKED, f"its process has not reported within {_FAR_PATIENCE:g} s that it stopped"
+)
+_UNKNOWN: Final = CancelAnswer(
+    CancelOutcome.CANNOT, "no task has this id: it is wrong, or the task was forgotten"
+)
+
+
 async def cancel(core: Core, task_id: str) -> bool:
-    """Request a task's cancellation; see `TaskManager.cancel_task`."""
+    """Cancel a task; see `TaskManager.cancel_task`."""
+    answer = await request_cancel(core, task_id)
+    return answer.outcome is CancelOutcome.CANCELLED and answer is not _ALREADY
+
+
+async def request_cancel(core: Core, task_id: str) -> CancelAnswer:
+    """Request a task's cancellation; see `TaskManager.request_cancel`."""
     record = core.ledger.find(task_id)
     if core.elsewhere is not None and (record is None or record.remote):
-        return isinstance(record, (LiveTask, type(None))) and await _elsewhere(
-            core, task_id, record
-        )
+        return await _elsewhere(core, task_id, record)
+    if record is None:
+        return _UNKNOWN
     if not isinstance(record, LiveTask) or not core.ledger.request_cancel(record):
-        return False
+        return _ended(record)
     if core.intake.cancel_pending(record, _REASON):
-        return True
+        return _NEVER_STARTS
+    # Whoever sleeps in a retry or a throttle is woken, on a thread as well.
+    stops = record.spec.kind == "loop" or record.sleeper is not None
     core.endings.stop_body(record)
-    if record.spec.kind == "thread":
-        return False
+    if not stops:
+        return _THREAD
     try:
         await core.results.until_final(record, _PATIENCE, Onlooker)
     except TimeoutError:
-        return False
-    return record.status is TaskStatus.CANCELLED
+        return _SLOW if record.spec.kind == "loop" else _THREAD
+    return _stopped(record)
 
 
-async def _elsewhere(core: Core, task_id: object, own: LiveTask | None) -> bool:
-    """Cancel a task that another process runs; *own* is its record if it was submitted here."""
-    assert core.elsewhere is not None
-    if not isinstance(task_id, str) or (own is not None and not core.ledger.request_cancel(own)):
-        return False
-    if own is not None and own in core.delays:
-        return core.intake.cancel_pending(own, _REASON)
+async def _elsewhere(core: Core, task_id: object, record: TaskRecord | None) -> CancelAnswer:
+    """Cancel a task that another process runs; *record* is there if it was submitted here."""
+    elsewhere, own = core.elsewhere, record if isinstance(record, LiveTask) else None
+    assert elsewhere is not None
+    if record is not None and (own is None or not core.ledger.request_cancel(own)):
+        return _ended(record)
+    if own is not None and own in core.delays and core.intake.cancel_pending(own, _REASON):
+        return _NEVER_STARTS
+    if not isinstance(task_id, str):
+        return _UNKNOWN
     # Wait for its record: its process may have returned the id before it wrote the record.
-    if own is None and await core.elsewhere.find(task_id) is None:
-        return False
-    if not await core.elsewhere.cancel(task_id):
-        return False
+    known = own if own is not None else await elsewhere.find(task_id)
+    if known is None:
+        return _UNKNOWN
+    if known.status.is_final:
+        return _ended(known)
+    if not await elsewhere.cancel(task_id):
+        # It has just ended, and the report of that may still be on its way.
+        found = await elsewhere.find(task_id, patient=False)
+        return _FAR if found is None or not found.status.is_final else _ended(found)
     if own is not None and own.status is RUNNING and own.spec.kind == "thread":
-        # A thread cannot be stopped; the task can only check whether it was cancelled.
-        return False
-    record: TaskRecord | None = own
+        return _THREAD
+    return await _far_end(core, known)
+
+
+async def _far_end(core: Core, known: TaskRecord) -> CancelAnswer:
+    """Wait for the end of a task that another process was asked to cancel."""
+    assert core.elsewhere is not None
+    ended: TaskRecord | None = known
     try:
-        if own is None:
-            record = await core.elsewhere.until_final(task_id, _FAR_PATIENCE)
+        if isinstance(known, LiveTask):
+            await core.results.until_final(known, _FAR_PATIENCE, Onlooker)
         else:
-            await core.results.until_final(own, _FAR_PATIENCE, Onlooker)
+            ended = await core.elsewhere.until_final(known.task_id, _FAR_PATIENCE)
     except TimeoutError:
-        return False
-    return record is not None and record.status is TaskStatus.CANCELLED
+        runs = known.status is RUNNING and core.scene.kind(known) == "thread"
+        return _THREAD if runs else _FAR
+    return _UNKNOWN if ended is None else _stopped(ended)
+
+
+def _stopped(record: TaskRecord) -> CancelAnswer:
+    """Return the answer about a task that has ended after it was asked to."""
+    return _STOPPED if record.status is TaskStatus.CANCELLED else _ended(record)
+
+
+def _ended(record: TaskRecord) -> CancelAnswer:
+    """Return the answer about a task that had ended before."""
+    if record.status is TaskStatus.CANCELLED:
+        return _ALREADY
+    return CancelAnswer(CancelOutcome.CANNOT, f"it has ended: {record.status.value}")

@@ -11,8 +11,10 @@ import random
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, TypeVar
 
-from framework._manager.cancelling import cancel
+from framework._manager.cancelling import CancelAnswer, cancel, request_cancel
+from framework._manager.core import Core
 from framework._manager.listing import TaskPage, checked_query, checked_status, page_of
+from framework._manager.scene import ListScene
 from framework._manager.waiting import Waiting
 from framework._tasks import checks
 from framework._tasks.live import PENDING, RUNNING
@@ -67,7 +69,8 @@ class TaskManager(Waiting):
             record = await elsewhere.find(task_id)
         if record is None:
             return None
-        return Task(self._core.ledger.snapshot(record), source=record)
+        copy = self._core.ledger.snapshot(record)
+        return Task(copy, source=record, scene=self._core.scene)
 
     async def list_tasks(
         self,
@@ -115,14 +118,14 @@ class TaskManager(Waiting):
         Raises:
             StoreUnavailableError: If a store that several processes share cannot be read.
         """
-        return _as_dicts(self._core.ledger.records().values())
+        return _as_dicts(self._core, self._core.ledger.records().values())
 
     def get_active_tasks(self) -> dict[str, dict[str, Any]]:
         """Return the tasks that are PENDING or RUNNING, in the form of `get_all_tasks`.
 
         It costs what they cost, however many others have ended, and never blocks.
         """
-        return _as_dicts(self._core.ledger.active_records())
+        return _as_dicts(self._core, self._core.ledger.active_records())
 
     def get_tasks_by_status(self, status: TaskStatus | str) -> dict[str, dict[str, Any]]:
         """Return the tasks with one status, like `get_all_tasks`.
@@ -131,7 +134,8 @@ class TaskManager(Waiting):
             ValueError: If *status* is not a status.
             StoreUnavailableError: If a store that several processes share cannot be read.
         """
-        return _as_dicts(self._core.ledger.records(checked_status(status)).values())
+        records = self._core.ledger.records(checked_status(status))
+        return _as_dicts(self._core, records.values())
 
     def get_active_count(self) -> int:
         """Return how many tasks are PENDING or RUNNING."""
@@ -198,9 +202,28 @@ class TaskManager(Waiting):
         - A task that has ended, or an unknown id: False.
 
         ``cancel_requested`` is true for every task that had not ended. So after False, a task
-        that is still ``running`` may become CANCELLED later.
+        that is still ``running`` may become CANCELLED later. `request_cancel` tells these apart.
         """
         return await cancel(self._core, task_id)
+
+    async def request_cancel(self, task_id: str) -> CancelAnswer:
+        """Cancel a task like `cancel_task`, and say what came of it.
+
+        ``to_dict()["cancel"]`` of the task shows the same outcome, and later ones: a task that
+        was ``asked`` may become ``cancelled``, or end otherwise, which is ``cannot``.
+
+        Returns:
+            The outcome, and why in words. ``cancelled``: the task is CANCELLED, by this request
+            or an earlier one. ``asked``: it has not ended. A function on a thread stops where it
+            calls ``current_task().check_cancelled()``, an ``async def`` function may be cleaning
+            up, and another process may be slow. ``cannot``: the task has ended otherwise, or the
+            id is unknown.
+
+        Raises:
+            StoreUnavailableError: If a store that several processes share cannot be used.
+            BrokerUnavailableError: If the task is at a broker that does not answer.
+        """
+        return await request_cancel(self._core, task_id)
 
     def cleanup_completed_tasks(self, max_age: float = 3600.0) -> int:
         """Forget tasks that ended *max_age* seconds ago or earlier.
@@ -222,5 +245,6 @@ class TaskManager(Waiting):
         return self._core.endings.retention.evict(ended_before=self._core.clock.monotonic() - age)
 
 
-def _as_dicts(records: Iterable[TaskRecord]) -> dict[str, dict[str, Any]]:
-    return {str(record.task_id): Task(record).to_dict() for record in records}
+def _as_dicts(core: Core, records: Iterable[TaskRecord]) -> dict[str, dict[str, Any]]:
+    scene = ListScene(core.ledger, core.engine)
+    return {str(record.task_id): Task(record, scene=scene).to_dict() for record in records}

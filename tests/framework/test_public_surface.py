@@ -23,6 +23,8 @@ from framework import exceptions
 from tests.patience import PATIENCE
 
 NAMES = {
+    "CancelAnswer",
+    "CancelOutcome",
     "FrameworkError",
     "FrameworkNotStartedError",
     "QueueFullError",

@@ -12,6 +12,8 @@ from typing import Any, assert_type
 from fastapi import FastAPI
 
 from framework import (
+    CancelAnswer,
+    CancelOutcome,
     FrameworkError,
     FrameworkNotStartedError,
     MapItem,
@@ -353,6 +355,7 @@ async def use_manager(sink: EventSink) -> None:
     assert_type(await manager.get_result(await manager.submit(async_length, ("a",))), int)
     assert_type(manager.wait_result(manager.submit_nowait(length, ("a",)), timeout=1), int)
     assert_type(await manager.cancel_task("id"), bool)
+    assert_type(await manager.request_cancel("id"), CancelAnswer)
     assert_type(manager.cleanup_completed_tasks(), int)
     assert_type(manager.cleanup_completed_tasks(max_age=60), int)
     assert_type(manager.get_active_count(), int)
@@ -408,6 +411,12 @@ async def use_options_of_submit(manager: TaskManager, wait: bool) -> None:
     await manager.submit(length, ("a",), wait="yes")  # type: ignore[call-overload]  # no flag
 
 
+def use_answer(answer: CancelAnswer) -> None:
+    """Look at every field of an answer."""
+    assert_type(answer.outcome, CancelOutcome)
+    assert_type(answer.why, str)
+
+
 def use_task(task: Task) -> None:
     """Look at every field of a task."""
     assert_type(task.task_id, TaskId[Any])
@@ -426,6 +435,7 @@ def use_task(task: Task) -> None:
     assert_type(task.cancel_requested, bool)
     assert_type(task.still_running, bool)
     assert_type(task.reason, str)
+    assert_type(task.explain(), str)
     assert_type(task.last_error, str | None)
     assert_type(task.origin, str | None)
     assert_type(current_task(), Task | None)
