@@ -20,6 +20,16 @@ from tests.patience import PATIENCE
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
 
+NAMES = (
+    "memory+local",
+    "sqlite+local",
+    "postgres+local",
+    "sqlite+celery",
+    "jsonl+local",
+    "memory+subprocess",
+)
+"""Where a test of the suite runs: what keeps its tasks, and what runs them."""
+
 LIMIT = 15.0
 """Limit in seconds of tasks without one of their own; a remote engine needs one."""
 

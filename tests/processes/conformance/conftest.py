@@ -11,16 +11,7 @@ import pytest
 from framework import TaskManager
 from framework.protocols import RemoteEngine
 from tests.processes.conformance import tasks
-from tests.processes.conformance.backends import Backend, Heard, example
-
-NAMES = (
-    "memory+local",
-    "sqlite+local",
-    "postgres+local",
-    "sqlite+celery",
-    "jsonl+local",
-    "memory+subprocess",
-)
+from tests.processes.conformance.backends import NAMES, Backend, Heard, example
 
 
 @pytest.fixture(params=NAMES)

@@ -297,3 +297,17 @@ def patient(key: str) -> float:
 async def patient_on_loop(key: str) -> float:
     """Return the present second, for one call in any 1 s."""
     return datetime.now(UTC).timestamp()
+
+
+@background_task
+@retry_task(max_retries=3, retry_delay=30.0)
+def soon_again() -> None:
+    """Fail, and be retried half a minute later."""
+    raise ConnectionError("smtp is down")
+
+
+@background_task
+@throttled_task(rate_limit=1, time_window=59.0, when_limited="wait", key=lambda key: key)
+def now_and_then(key: str) -> str:
+    """Return the key, once in a minute."""
+    return key
