@@ -10,11 +10,12 @@ import threading
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from contextvars import Token
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from framework._decorators.endpoints import warn_of_plain_endpoints
-from framework._manager.drain import drain
+from framework._manager.drain import Reminder, at_most, drain
 from framework._manager.frameworks import Framework, Parts, override
 from framework._manager.servers import worker_count
 from framework._manager.settings import Settings
@@ -23,6 +24,7 @@ from framework._tasks import checks
 from framework._tasks.current import current_home
 from framework._tasks.ids import explain_await
 from framework._tasks.live import Home, Sleeper
+from framework._tasks.reasons import span
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.sleepers import LoopSleeper
 from framework._threads.user_threads import LIFESPAN
@@ -272,7 +274,9 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
                 # Few if any, since the tasks themselves run elsewhere; and this takes a while.
                 for sleeper in sleepers:
                     sleeper.interrupt()
-                await _in_thread(lambda: framework.hand_over(self._grace), clock)
+                what = f"{type(framework.core.remote).__name__} to publish the tasks that wait"
+                hand_over = partial(framework.hand_over, self._grace)
+                await _in_thread(hand_over, clock, what, self._grace)
             await drain(framework.core, home, max(0.0, end - clock.monotonic()), sleepers)
         finally:
             framework.leave(home)
@@ -280,7 +284,9 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
                 self._shim.take_off(self._app)
             _reset(self._token)
             if alone:
-                await _in_thread(lambda: framework.close(max(0.0, end - clock.monotonic())), clock)
+                left = max(0.0, end - clock.monotonic())
+                what = f"{type(framework.core.ledger.store).__name__} and the pool to close"
+                await _in_thread(partial(framework.close, left), clock, what, left)
             self._attached.close()
             self._framework = None
 
@@ -296,9 +302,18 @@ def _warn_of_siblings(workers: int) -> None:
         )
 
 
-async def _in_thread(call: Callable[[], None], clock: Clock) -> None:
-    """Run *call*, which blocks, on a separate thread; wait for it and raise its error."""
-    done = LoopSleeper(clock)
+async def _in_thread(
+    call: Callable[[], object], clock: Clock, what: str = "", most: float = 0.0
+) -> None:
+    """Run *call*, which blocks, on a separate thread; wait for it and raise its error.
+
+    Args:
+        call: What to run.
+        clock: The framework's clock.
+        what: What a shutdown waits for meanwhile, for the log; "" if it is no shutdown.
+        most: How many seconds that may take.
+    """
+    sleeper, ended = LoopSleeper(clock), threading.Event()
     raised: list[BaseException] = []
 
     def body() -> None:
@@ -307,14 +322,35 @@ async def _in_thread(call: Callable[[], None], clock: Clock) -> None:
         except BaseException as error:  # re-raised in the waiting coroutine
             raised.append(error)
         finally:
-            done.signal()
+            ended.set()
+            sleeper.signal()
 
     thread = threading.Thread(target=body, name=LIFESPAN, daemon=True)
     thread.start()
-    await done.wait(None)
+    reminder = Reminder(clock, sleeper) if what else None
+    try:
+        while not ended.is_set():
+            await sleeper.wait(None)
+            if reminder is not None and not ended.is_set():
+                _say_what_is_awaited(reminder, what, most)
+    finally:
+        if reminder is not None:
+            reminder.stop()
     thread.join()
     if raised:
         raise raised[0]
+
+
+def _say_what_is_awaited(reminder: Reminder, what: str, most: float) -> None:
+    """Log that a shutdown still waits for *what*, of *most* seconds, if it is time to."""
+    passed = reminder.passed()
+    if passed is not None:
+        _LOGGER.warning(
+            "shutting down: still waiting after %s for %s, %s",
+            span(passed),
+            what,
+            at_most(most - passed),
+        )
 
 
 def _reset(token: Token[Any] | None) -> None:

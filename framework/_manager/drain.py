@@ -20,10 +20,11 @@ from typing import Any, Final, TypeVar
 from framework._manager.core import Core
 from framework._running.log import Tally
 from framework._tasks.live import Driver, Home, LiveTask, Sleeper
+from framework._tasks.reasons import span
 from framework._tasks.records import FINAL, TaskStatus
 from framework._threads.sleepers import LoopSleeper
 from framework.exceptions import TaskInterruptedError
-from framework.protocols import TimerHandle
+from framework.protocols import Clock, TimerHandle
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -38,7 +39,7 @@ _TURN = 0.005
 
 _FIRST_LOG = 1.0
 _NEXT_LOG = 5.0
-"""Seconds until a drain logs what it waits for, and from then on between two logs."""
+"""Seconds until a shutdown logs what it waits for, and from then on between two logs."""
 
 REASON = "the framework shut down"
 """Reason of a task that is ended early or never starts."""
@@ -134,12 +135,49 @@ async def _wait_until_idle(core: Core, home: Home, until: float) -> None:
     home.on_idle = sleeper.signal
     progress = _Progress(core, home, until, sleeper)
     try:
+        if home.live and core.clock.monotonic() < until:
+            await progress.begin()
         while home.live and core.clock.monotonic() < until:
-            await progress.log()
+            await progress.go_on()
             await sleeper.wait(None if math.isinf(until) else until)
     finally:
         home.on_idle = None
         progress.stop()
+
+
+class Reminder:
+    """Signals a sleeper when it is time to log that a shutdown waits.
+
+    Args:
+        clock: The framework's clock.
+        sleeper: Is signalled after a second, and then every five.
+    """
+
+    def __init__(self, clock: Clock, sleeper: LoopSleeper) -> None:
+        self._clock = clock
+        self._sleeper = sleeper
+        self._began = clock.monotonic()
+        self._timer: TimerHandle | None = None
+        self._due = self._began
+        self._set_timer(_FIRST_LOG)
+
+    def passed(self) -> float | None:
+        """Return for how many seconds the shutdown has waited if it is time to log; else None."""
+        now = self._clock.monotonic()
+        if now < self._due:
+            return None
+        self._set_timer(_NEXT_LOG)
+        return now - self._began
+
+    def _set_timer(self, seconds: float) -> None:
+        self._due = self._clock.monotonic() + seconds
+        # A background timer: in a test, virtual time must not move just to log.
+        self._timer = self._clock.call_at(self._due, self._sleeper.signal, background=True)
+
+    def stop(self) -> None:
+        """Signal no more."""
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class _Progress:
@@ -156,47 +194,43 @@ class _Progress:
         self._core = core
         self._home = home
         self._until = until
-        self._sleeper = sleeper
-        self._due = -math.inf
-        self._logged = 0
-        self._timer: TimerHandle | None = None
+        self._reminder = Reminder(core.clock, sleeper)
 
-    async def log(self) -> None:
-        """Log what is left if it is time to, and set a timer for the next time.
+    async def begin(self) -> None:
+        """Log what the drain waits for, at INFO, since most drains end right after it."""
+        await self._log(logging.INFO, "waiting")
 
-        The first time is at INFO, since most drains end right after it. Later it is at WARNING,
-        which is shown even if logging is not configured.
+    async def go_on(self) -> None:
+        """Log what is left, if it is time to.
+
+        At WARNING, which is shown even if logging is not configured, as under uvicorn.
         """
-        clock = self._core.clock
-        now = clock.monotonic()
-        if now < self._due:
-            return
-        self._due = now + (_NEXT_LOG if self._logged else _FIRST_LOG)
-        # A background timer: in a test, virtual time must not move just to log.
-        self._timer = clock.call_at(self._due, self._sleeper.signal, background=True)
-        level = logging.WARNING if self._logged else logging.INFO
-        self._logged += 1
+        passed = self._reminder.passed()
+        if passed is not None:
+            await self._log(logging.WARNING, f"still waiting after {span(passed)}")
+
+    async def _log(self, level: int, waiting: str) -> None:
         if not _LOGGER.isEnabledFor(level):
             return
         left = Tally(_LIVE)
         await _in_turns(self._core, list(self._home.live.values()), partial(_count_live, left))
         if not left.total:
             return
-        seconds = self._until - now
-        _LOGGER.log(
-            level,
-            "shutting down: %s for %s to end, %s",
-            "still waiting" if level == logging.WARNING else "waiting",
-            left,
-            "as long as it takes" if math.isinf(seconds) else f"{round(seconds, 1):g} s at most",
-        )
+        most = at_most(self._until - self._core.clock.monotonic())
+        _LOGGER.log(level, "shutting down: %s for %s to end, %s", waiting, left, most)
         for line in left.lines(_FEW_LINES):
             _LOGGER.log(level, "shutting down: %s", line)
 
     def stop(self) -> None:
         """Log nothing more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._reminder.stop()
+
+
+def at_most(seconds: float) -> str:
+    """Return how long something may take, from a number of seconds or infinity."""
+    if math.isinf(seconds):
+        return "as long as it takes"
+    return f"{round(max(seconds, 0.0), 1):g} s at most"
 
 
 def _count_live(left: Tally, task: LiveTask) -> None:

@@ -9,6 +9,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -19,9 +20,11 @@ from framework import (
     retry_task,
     setup_async_framework,
 )
+from framework.lifespan import _in_thread
 from framework.protocols import TaskEvent
 from framework.testing import override_framework
 from pytest_asyncframe.probe import Probe
+from tests.patience import PATIENCE
 
 _CLEAN_UP = 60 * 10**9
 """Nanosecond of a framework's first periodic clean-up, the only timer that may be left."""
@@ -309,9 +312,9 @@ async def test_a_drain_says_what_it_waits_for(
     assert drain_lines(caplog) == [
         ("INFO", "waiting for 2 tasks (2 running) to end, 30 s at most"),
         ("INFO", both),
-        ("WARNING", "still waiting for 2 tasks (2 running) to end, 29 s at most"),
+        ("WARNING", "still waiting after 1 s for 2 tasks (2 running) to end, 29 s at most"),
         ("WARNING", both),
-        ("WARNING", "still waiting for 1 task (1 running) to end, 24 s at most"),
+        ("WARNING", "still waiting after 6 s for 1 task (1 running) to end, 24 s at most"),
         ("WARNING", f"1 of {__name__}.take running: {second}"),
     ]
     assert asyncframe.clock.monotonic() == 8.0
@@ -327,7 +330,7 @@ async def test_a_drain_without_limit_says_so(
     (head, *lines) = drain_lines(caplog)
     assert head == (
         "WARNING",
-        "still waiting for 12 tasks (12 running) to end, as long as it takes",
+        "still waiting after 1 s for 12 tasks (12 running) to end, as long as it takes",
     )
     assert {level for level, _ in lines} == {"WARNING"}
     assert re.findall(r"[0-9a-f]{32}", " ".join(text for _, text in lines)) == ids[:10]
@@ -346,3 +349,19 @@ async def test_a_drain_that_is_quick_does_not_warn(
     assert [level for level, _ in drain_lines(caplog)] == ["INFO", "INFO"]
     left = asyncframe.clock.sequencer.timers()
     assert min((timer.when for timer in left), default=_CLEAN_UP) >= _CLEAN_UP
+
+
+async def test_a_store_that_is_slow_to_close(
+    asyncframe: Probe, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A shutdown that waits for a store says so after a second, and then every five."""
+    closed = threading.Event()
+    call, what = partial(closed.wait, PATIENCE), "SQLStore and the pool to close"
+    closing = asyncio.ensure_future(_in_thread(call, asyncframe.clock, what, 30.0))
+    await asyncframe.clock.run_for(8)
+    closed.set()
+    await closing
+    assert drain_lines(caplog) == [
+        ("WARNING", f"still waiting after 1 s for {what}, 29 s at most"),
+        ("WARNING", f"still waiting after 6 s for {what}, 24 s at most"),
+    ]
