@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterable
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from framework._manager.cancelling import CancelAnswer, cancel, request_cancel
 from framework._manager.core import Core
-from framework._manager.listing import TaskPage, checked_query, checked_status, page_of
+from framework._manager.listing import (
+    FAILED,
+    TaskPage,
+    checked_query,
+    checked_status,
+    failures_query,
+    page_of,
+)
 from framework._manager.scene import ListScene
 from framework._manager.waiting import Waiting
 from framework._tasks import checks
@@ -107,6 +115,42 @@ class TaskManager(Waiting):
         """
         query = checked_query(status, name, limit, after, oldest_first)
         return await page_of(self._core, query)
+
+    async def failed(
+        self,
+        since: datetime | timedelta | float | None = None,
+        name: str | None = None,
+        *,
+        limit: int = 50,
+        after: str | None = None,
+    ) -> TaskPage:
+        """Return a page of the tasks that failed, the newest submission first.
+
+        These are the tasks that are FAILED, TIMEOUT or INTERRUPTED: they have no result although
+        nobody cancelled them. `run_again` submits one of them again. Only the tasks of the page
+        are read, however many a store has, and their errors do not count as read.
+
+        Args:
+            since: Only tasks that ended at or after this moment, a datetime with a time zone,
+                or in the last so many seconds, a timedelta or a number from 0 on; None for all
+                that are kept.
+            name: Only tasks with exactly this name, see `Task.name`; None for all.
+            limit: How many tasks at most, 1 to 1,000.
+            after: The ``next`` of the page before, with the same *name*; None for the first
+                page.
+
+        Returns:
+            The tasks, and in ``next`` what to pass as *after* for more.
+
+        Raises:
+            TypeError: If an argument has the wrong type.
+            ValueError: If *since* is a datetime without a time zone or a negative number,
+                *limit* is out of range, or *after* is not the ``next`` of a page.
+            StoreUnavailableError: If a store that several processes share cannot be read.
+            FrameworkNotStartedError: If there is such a store, and the framework has stopped.
+        """
+        query = failures_query(self._core, since, name, limit, after)
+        return await page_of(self._core, query, FAILED)
 
     def get_all_tasks(self) -> dict[str, dict[str, Any]]:
         """Return a snapshot of all tasks, as ``{task_id: Task.to_dict()}``.

@@ -34,6 +34,7 @@ class PageQuery:
         after: Only tasks behind this ``(created_at, task_id)``; None to begin at the start.
         oldest_first: Whether the order begins with the oldest submission; if not, with the
             newest.
+        ended_since: Only tasks that ended at this wall second or later; None for all.
     """
 
     limit: int
@@ -41,6 +42,7 @@ class PageQuery:
     name: str | None = None
     after: Key | None = None
     oldest_first: bool = False
+    ended_since: float | None = None
 
     def distance(self, created_at: float) -> float:
         """Return a number that grows along the order, from when a task was submitted."""
@@ -50,6 +52,11 @@ class PageQuery:
         """Return whether a task matches, apart from its status, which may change."""
         if self.name is not None and record.name != self.name:
             return False
+        if self.ended_since is not None:
+            if record.ended is None:
+                return False
+            if record.created_at + (record.ended - record.created) < self.ended_since:
+                return False
         if self.after is None:
             return True
         key = key_of(record)

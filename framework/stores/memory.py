@@ -389,6 +389,11 @@ class _Block:
             places = [place for place in places if self._status(place) is query.status]
         if query.name is not None:
             places = [place for place in places if self._label(place)[0] == query.name]
+        if query.ended_since is not None:
+            stamps, size = self._stamps_of(), self._size
+            created_at, created, ended = stamps, stamps[size:], stamps[3 * size :]
+            since = query.ended_since
+            places = [at for at in places if created_at[at] + (ended[at] - created[at]) >= since]
         if query.after is not None:
             begin = query.distance(query.after[0])
             places = [place for place in places if distances[place] >= begin]
@@ -402,6 +407,9 @@ class _Block:
     def _status(self, place: int) -> TaskStatus:
         whole = self._whole.get(place)
         return _COMPLETED if whole is None else whole.status
+
+    def _stamps_of(self) -> Sequence[float]:
+        return memoryview(self._stamps).cast("d").tolist()
 
     def _created(self) -> Sequence[float]:
         return memoryview(self._stamps).cast("d")[: self._size].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from framework._tasks.records import Label, TaskRecord, TaskStatus
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore, _mirror
 from framework.stores.sql._pages import Pages
+from framework.stores.sql._rows import wall_end
 from tests.processes.siblings import COMPLETED, FAILED, INTERRUPTED, PENDING, START, Peer, peers
 
 NAMES = ("shop.pack", "shop.send", "mail")
@@ -31,9 +33,7 @@ def walk(peer: Peer, query: PageQuery) -> list[str]:
     found: list[TaskRecord] = []
     while True:
         after = key_of(found[-1]) if found else query.after
-        page = peer.history.page(
-            PageQuery(query.limit, query.status, query.name, after, query.oldest_first)
-        )
+        page = peer.history.page(replace(query, after=after))
         found += page
         if len(page) < query.limit:
             return [str(record.task_id) for record in found]
@@ -90,6 +90,21 @@ def test_every_task_once_in_postgresql(postgres_url: str) -> None:
                 for oldest_first in (False, True):
                     query = PageQuery(3, status, name, oldest_first=oldest_first)
                     assert walk(one, query) == walk(two, query) == expected(tasks, query)
+
+
+@pytest.mark.parametrize("status", [None, FAILED])
+@pytest.mark.parametrize("since", [0.0, 4.0, 4.5, 100.0])
+def test_tasks_that_ended_since(sql_url: str, status: TaskStatus | None, since: float) -> None:
+    """Pages of tasks that ended since a moment have all of those, and no others."""
+    with peers(sql_url, 1) as (peer,):
+        slow = peer.accept()
+        tasks = [*filled(peer, 20), peer.end(slow, FAILED), peer.accept()]
+        peer.writer.write()
+        moment = tasks[0].created_at + since
+        query = PageQuery(3, status=status, ended_since=moment)
+        late = [one for one in tasks if one.ended and wall_end(one) >= moment]
+
+        assert walk(peer, query) == expected(late, PageQuery(3, status=status))
 
 
 def test_submitted_at_the_same_moment(sql_url: str) -> None:

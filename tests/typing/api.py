@@ -364,6 +364,7 @@ async def use_manager(sink: EventSink) -> None:
     assert_type(page.tasks, list[Task])
     assert_type(page.next, str | None)
     assert_type(await manager.list_tasks(status=TaskStatus.FAILED, after=page.next), TaskPage)
+    assert_type(await manager.failed(3_600, "send", limit=10, after=page.next), TaskPage)
     assert_type(manager.get_stats(), dict[str, int])
     assert_type(manager.subscribe(sink), Callable[[], None])
     assert_type(manager.pool, ThreadPoolExecutorEnhanced)

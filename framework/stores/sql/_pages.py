@@ -19,7 +19,7 @@ from framework._tasks.records import TaskStatus
 from framework.stores.sql._database import Dialect
 from framework.stores.sql._older import CODES, STATUSES, TICKS
 from framework.stores.sql._schema import TASKS
-from framework.stores.sql._statements import CHUNK, ROW, Row, fetch, packed
+from framework.stores.sql._statements import CHUNK, ROW, Row, fetch, just_before, packed
 
 MARKS: Final = 50_000
 """How many marks are read at once, which takes some 20 ms."""
@@ -77,6 +77,8 @@ class Pages:
     def page(self, connection: Connection, query: PageQuery, removed: float) -> list[Row]:
         """Return the rows of a page, without those that ended by wall second *removed*."""
         after = query.after
+        if query.ended_since is not None:
+            removed = max(removed, just_before(query.ended_since))
         statement = _page(
             self._dialect,
             query.status,
