@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from tests.docs.test_deployment import DOCS, commands, dockerfile
 from tests.patience import PATIENCE
 from tests.serving import STOPPING, Server, serving
 
@@ -46,3 +49,21 @@ def test_a_server_shuts_down_after_the_delay() -> None:
         server.send_signal(signal.SIGTERM)
         assert server.wait(PATIENCE) == -signal.SIGTERM
     assert STOPPING in server.log
+
+
+def test_the_image_of_the_docs() -> None:
+    """The app of the page is served with the options of its image, whose check finds it alive."""
+    options = [one for one in commands()[0][2:] if one not in ("--host", "0.0.0.0")]
+    at = options.index("--port")
+    del options[at : at + 2]
+    (check,) = dockerfile()["HEALTHCHECK"]
+    command = json.loads(check.partition("CMD ")[2])
+    assert command[0] == "python"
+    with serving("deployed:app", *options, app_dir=DOCS / "examples") as server:
+        script = command[2].replace("http://127.0.0.1:8000", server.url)
+        asked = [sys.executable, "-c", script]
+        assert subprocess.run(asked, timeout=PATIENCE, check=False).returncode == 0
+        server.send_signal(signal.SIGTERM)
+        server.wait(PATIENCE)
+        gone = subprocess.run(asked, timeout=PATIENCE, check=False, stderr=subprocess.DEVNULL)
+        assert gone.returncode == 1
