@@ -385,7 +385,7 @@ class _UsageError(Exception):
 def _engine(named: str) -> Any:
     module_name, _, attribute = named.partition(":")
     try:
-        from framework.engines.celery._engine import TASK_NAME
+        from framework.engines.celery._tasks import TASK_NAME
     except ImportError as error:
         raise _UsageError(str(error)) from None
     here = str(Path.cwd())

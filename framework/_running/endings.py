@@ -148,11 +148,11 @@ class Endings:
         if not body_ended:
             # First of all, so that the pool's figures agree with what waiters are told.
             self.stop_body(task)
-        unseen = task.status in FAILURES and self._is_unseen(task, waiters)
+        unseen = task.status in FAILURES and self.is_unseen(task, waiters)
         self._after_end(task, waiters, self._failures.log if unseen else None)
         return True
 
-    def _is_unseen(self, task: LiveTask, waiters: dict[Waiter, None]) -> bool:
+    def is_unseen(self, task: LiveTask, waiters: dict[Waiter, None]) -> bool:
         """Return whether to log the failure of a task that has just ended, and note it if so."""
         silent = task.spec.options["on_error"] is SILENT
         if silent or (task.remote and task.started is not None and self._workers_log):

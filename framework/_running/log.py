@@ -184,7 +184,7 @@ def log_failure(record: TaskRecord, told: str = "", *, whole: bool = True) -> No
             safe_str(error),
             "" if origin is None else f" (submitted at {origin})",
             "" if whole else _LEFT_OUT,
-            exc_info=(type(error), error, _of_users(record.traceback)) if whole else None,
+            exc_info=(type(error), error, users_frames(record.traceback)) if whole else None,
         )
     except Exception:  # of a user's handler or filter; a line of the log must end no thread
         if logging.raiseExceptions and sys.stderr is not None:
@@ -193,7 +193,7 @@ def log_failure(record: TaskRecord, told: str = "", *, whole: bool = True) -> No
         current_record.reset(token)
 
 
-def _of_users(raised: TracebackType | None) -> TracebackType | None:
+def users_frames(raised: TracebackType | None) -> TracebackType | None:
     """Return a traceback without the framework's frames that come first."""
     while (
         raised is not None

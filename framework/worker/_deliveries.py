@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, NoReturn
+from typing import Any, Final, Literal, NoReturn
 
 from celery.exceptions import Reject
 
@@ -16,11 +16,11 @@ from framework._tasks import wire
 from framework._threads.clock import SystemClock
 from framework.engines.celery import CeleryEngine, _settings
 from framework.engines.celery._messages import Message, MessageError
-from framework.engines.celery._state import Verdict, holder_here, is_dead
-from framework.exceptions import TaskTimeoutError
+from framework.engines.celery._state import State, Verdict, holder_here, is_dead
+from framework.exceptions import TaskInterruptedError, TaskTimeoutError
+from framework.worker._outcomes import Outcome
 from framework.worker._outpost import Outpost, watch_signal
 from framework.worker._policies import PublishAgain
-from framework.worker._request import UnsaidError
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -73,11 +73,16 @@ class Process:
 PROCESS = Process()
 
 
-def deliver(engine: CeleryEngine, given: object) -> None:
+def deliver(engine: CeleryEngine, task: Any, given: object) -> None:  # Any: Celery has no types
     """Run one delivery to its end, or have it continue elsewhere.
 
+    Args:
+        engine: The engine.
+        task: The Celery task that the message is for.
+        given: The message.
+
     Raises:
-        UnsaidError: If Redis did not take the outcome; the worker's own process continues.
+        Exception: What tells Celery how it went; see `Outcome.tell`.
         Reject: If Redis does not answer, or the message is another app's; the broker delivers
             it again.
     """
@@ -86,30 +91,36 @@ def deliver(engine: CeleryEngine, given: object) -> None:
     try:
         message = Message.from_json(given)
     except MessageError as error:
-        _refuse(engine, given, error)
-        return
+        outcome = _refuse(engine, given, error)
+    else:
+        outcome = _deliver_safely(engine, outpost, message)
+    # Outside of all handlers: errors of a user's function may be of the same classes.
+    outcome.tell(task)
+
+
+def _deliver_safely(engine: CeleryEngine, outpost: Outpost, message: Message) -> Outcome:
+    """Run one delivery, or return its message to the broker.
+
+    Raises:
+        Reject: To return it.
+    """
     if message.namespace not in ("", engine.namespace):
         _hand_on(engine, outpost, message)
     try:
         # A lease belongs to the process, and a pool of threads may take a message twice.
         with PROCESS.claim(message.task_id) as free:
-            unsaid = _deliver(engine, outpost, message, free)
+            return _deliver(engine, outpost, message, free)
     except engine.errors as error:
         _LOGGER.warning("task %s is returned to the queue: %r", message.task_id, error)
         outpost.clock.sleep(_AWAY)
         raise Reject(error, requeue=True) from error
-    if unsaid is not None:
-        raise UnsaidError(unsaid)
 
 
-def _deliver(
-    engine: CeleryEngine, outpost: Outpost, message: Message, free: bool
-) -> dict[str, Any] | None:
-    """Run one delivery; return the `State.end` arguments if Redis did not take the outcome."""
+def _deliver(engine: CeleryEngine, outpost: Outpost, message: Message, free: bool) -> Outcome:
     state, early = engine.state, message.due - outpost.clock.time()
     if early > _EARLY:
         _send(engine, message)
-        return None
+        return _DROPPED
     if message.left is not None and message.left <= 0:
         told = TaskTimeoutError(message.task_id, message.name, message.limit or 0.0)
         state.end(
@@ -119,7 +130,7 @@ def _deliver(
             error=wire.encode_error(told),
             reason="it ran past its time limit",
         )
-        return None
+        return _ended(message, "failed", told)
     holder = PROCESS.holder
     verdict = state.start(message, holder) if free else Verdict("busy", holder=holder)
     if verdict.kind == "busy" and is_dead(verdict.holder):
@@ -131,20 +142,37 @@ def _deliver(
     elif verdict.kind == "again":
         state.repeated(message.task_id)
         _send_next(engine, Message.from_json(json.loads(verdict.message)))
-    elif verdict.kind == "over" and message.turn:
-        # It was cancelled while it waited, and would delay those behind it.
-        state.leave(message.turn, message.task_id)
+    elif verdict.kind == "over":
+        return _over(state, message, verdict.message)
     elif verdict.kind == "run":
         return _run(engine, outpost, message, verdict.attempts)
-    return None
+    return _DROPPED
 
 
 _EARLY: Final = 0.001
+_DROPPED: Final = Outcome("dropped")
 
 
-def _run(
-    engine: CeleryEngine, outpost: Outpost, message: Message, attempts: int
-) -> dict[str, Any] | None:
+def _ended(
+    message: Message, kind: Literal["failed", "cancelled"], error: BaseException | None = None
+) -> Outcome:
+    return Outcome(kind, message.task_id, message.name, error)
+
+
+def _over(state: State, message: Message, status: str) -> Outcome:
+    """Drop a delivery of a task that is final."""
+    if message.turn:
+        # It was cancelled while it waited, and would delay those behind it.
+        state.leave(message.turn, message.task_id)
+    # No other delivery has told Celery of these two.
+    if status == "cancelled":
+        return _ended(message, "cancelled")
+    if status == "interrupted":
+        return _ended(message, "failed", TaskInterruptedError(message.task_id, message.name))
+    return _DROPPED
+
+
+def _run(engine: CeleryEngine, outpost: Outpost, message: Message, attempts: int) -> Outcome:
     spec = engine.functions.spec(message.fn)
     if spec is None:
         told = LookupError(
@@ -158,12 +186,11 @@ def _run(
             error=wire.encode_error(told),
             reason="it could not be started",
         )
-        return None
+        return _ended(message, "failed", told)
     began = outpost.clock.monotonic()
     try:
         outcome = outpost.run(message, spec, attempts)
     except Exception as error:  # a fault of our own: the task must not stay RUNNING forever
-        _LOGGER.exception("task %s could not be run", message.task_id)
         engine.state.end(
             message.task_id,
             "failed",
@@ -171,12 +198,11 @@ def _run(
             error=wire.encode_error(error),
             reason="it could not be run",
         )
-        return None
+        return _ended(message, "failed", error)
     # Before the message is acknowledged: this process may be killed right after.
     engine.flush()
-    if not isinstance(outcome, PublishAgain):
-        unsaid: dict[str, Any] | None = outcome
-        return unsaid
+    if isinstance(outcome, Outcome):
+        return outcome
     left = message.left
     if left is not None:
         left = max(left - (outpost.clock.monotonic() - began), 0.0)
@@ -194,7 +220,15 @@ def _run(
             holder=PROCESS.holder,
             reason="it was cancelled between two attempts",
         )
-    return None
+        return _ended(message, "cancelled")
+    return Outcome(
+        "retried",
+        message.task_id,
+        message.name,
+        outcome.error,
+        delay=outcome.delay,
+        reason=outcome.reason,
+    )
 
 
 def _following(message: Message, outcome: PublishAgain, left: float | None, now: float) -> Message:
@@ -246,9 +280,8 @@ def _hand_on(engine: CeleryEngine, outpost: Outpost, message: Message) -> NoRetu
     raise Reject("a task of another namespace", requeue=True)
 
 
-def _refuse(engine: CeleryEngine, given: object, error: MessageError) -> None:
+def _refuse(engine: CeleryEngine, given: object, error: MessageError) -> Outcome:
     """End the task of a message that this version does not understand."""
-    _LOGGER.error("a message was refused: %s", error)
     task_id = given.get("task_id") if isinstance(given, dict) else None
     seq = given.get("seq") if isinstance(given, dict) else None
     if isinstance(task_id, str) and isinstance(seq, int):
@@ -259,3 +292,4 @@ def _refuse(engine: CeleryEngine, given: object, error: MessageError) -> None:
             error=wire.encode_error(error),
             reason="its message was refused",
         )
+    return Outcome("failed", str(task_id), error=error)

@@ -27,11 +27,12 @@ from framework._tasks import wire
 from framework._tasks.current import current_home
 from framework._tasks.ids import TaskId
 from framework._tasks.jsonsafe import safe_str
-from framework._tasks.live import CARRIED, Home, LiveTask, new_task
+from framework._tasks.live import CARRIED, Home, LiveTask, Waiter, new_task
 from framework._tasks.records import TaskEvent, TaskStatus
 from framework._tasks.specs import TaskSpec
 from framework._threads.clock import SystemClock
 from framework.exceptions import TaskTimeoutError
+from framework.worker._outcomes import Kind, Outcome
 from framework.worker._policies import PublishAgain, WorkerPolicies
 
 if TYPE_CHECKING:
@@ -90,6 +91,13 @@ class _Endings(Endings):
         elif not dying():
             super().body_failed(task, error)
 
+    def is_unseen(self, task: LiveTask, waiters: dict[Waiter, None]) -> bool:
+        """Return False for a delivered task, whose failure Celery logs; see `Outcome.tell`."""
+        if task.delivery is None:
+            return super().is_unseen(task, waiters)
+        task.logged = True
+        return False
+
     def time_out(self, task: LiveTask) -> None:
         """End a task TIMEOUT that has reached its limit, and name its full limit."""
         delivery: Delivery | None = task.delivery
@@ -140,7 +148,7 @@ class Outpost:
         for target, name in ((self._loop.run_forever, "loop"), (self._watch, "lease")):
             threading.Thread(target=target, name=f"asyncframe-{name}", daemon=True).start()
 
-    def run(self, message: Message, spec: TaskSpec, attempts: int) -> Any:
+    def run(self, message: Message, spec: TaskSpec, attempts: int) -> Outcome | PublishAgain:
         """Run a delivered task whose lease this process has.
 
         Args:
@@ -149,20 +157,20 @@ class Outpost:
             attempts: Its attempts so far, this one included.
 
         Returns:
-            The `PublishAgain` that says when it goes on; None if it has ended; else, if
-            Redis did not take it, the arguments for `State.end`.
+            The `PublishAgain` that says when it continues, or how it ended.
         """
         try:
             args, kwargs = wire.decode_call(spec.fn, message.call)
             if spec.check is not None:
                 spec.check(*args, **kwargs)
         except (TypeError, ValueError) as error:
-            return self._tell_end(
+            unsaid = self._tell_end(
                 message.task_id,
                 "failed",
                 error=wire.encode_error(error),
                 reason="its arguments were refused",
             )
+            return Outcome("failed", message.task_id, message.name, error, unsaid=unsaid)
         task = self._new_task(message, spec, args, kwargs, attempts)
         self._running[task.task_id] = task
         self._busy.set()
@@ -218,36 +226,43 @@ class Outpost:
         delay, error = (0.0, None) if again is None else (again.delay, again.error)
         self._core.ledger.tell_leaving(task, kind, delay, error)
 
-    def _outcome(self, task: LiveTask) -> Any:
+    def _outcome(self, task: LiveTask) -> Outcome | PublishAgain:
         delivery: Delivery = task.delivery
         if not task.status.is_final:
             # It is not tracked here any more: another process may get the next delivery.
             self._core.endings.limits.disarm(task)
             self._core.ledger.unfollow(task)
+            assert delivery.again is not None
             return delivery.again
         task.read = True
         if delivery.lost:
-            return None
+            return Outcome("dropped")
         if task.status is TaskStatus.TIMEOUT:
             # The function may have returned before the event of its limit arrived.
-            return None if delivery.ended else self._tell_timeout(task)
-        error = "" if task.error is None else wire.encode_error(task.error)
-        result, status, reason = "", task.status.value, task.reason
+            unsaid = None if delivery.ended else self._tell_timeout(task)
+            return Outcome("failed", task.task_id, task.name, task.error, unsaid=unsaid)
+        return self._tell_outcome(task)
+
+    def _tell_outcome(self, task: LiveTask) -> Outcome:
+        error, result, status, reason = task.error, "", task.status.value, task.reason
+        if error is not None:
+            error = error.with_traceback(task.traceback)
         if task.status is TaskStatus.COMPLETED:
             try:
                 result = wire.encode_result(task.spec.fn, task.result)
             except (TypeError, ValueError) as raised:
-                status, error = "failed", wire.encode_error(raised)
-                reason = "its result cannot be kept"
-        return self._tell_end(
+                status, error, reason = "failed", raised, "its result cannot be kept"
+        unsaid = self._tell_end(
             task.task_id,
             status,
             result=result,
-            error=error,
+            error="" if error is None else wire.encode_error(error),
             reason=reason,
             share=task.progress,
             message=task.progress_message,
         )
+        kind = _KINDS.get(status, "failed")
+        return Outcome(kind, task.task_id, task.name, error, unsaid=unsaid)
 
     def _tell_end(self, task_id: str, status: str, **more: Any) -> dict[str, Any] | None:
         call = {"task_id": task_id, "status": status, "holder": self._holder, **more}
@@ -331,6 +346,7 @@ class Outpost:
 
 
 _LONGEST: Final = 2_000
+_KINDS: Final[dict[str, Kind]] = {"completed": "completed", "cancelled": "cancelled"}
 
 
 _DYING = threading.Event()

@@ -7,26 +7,20 @@ import threading
 from typing import Any, Final
 
 from billiard.exceptions import TimeLimitExceeded
-from celery.exceptions import Ignore
 from celery.worker.request import Request
 
 from framework._tasks import wire
 from framework._threads.clock import SystemClock
 from framework.engines.celery._messages import Message
 from framework.engines.celery._state import holder_of, is_dead
+from framework.engines.celery._tasks import keep_failure
 from framework.exceptions import TaskTimeoutError
+from framework.worker._outcomes import RevokedError, UnsaidError
 
 _LOGGER = logging.getLogger("asyncframe")
 
 _AWAY: Final = 1.0
 """Seconds between attempts to report an outcome while Redis is unavailable."""
-
-
-class UnsaidError(Ignore):  # type: ignore[misc]  # Celery has no types
-    """Passes an outcome that Redis did not take to the worker's main process.
-
-    Its only argument are the arguments for `State.end`.
-    """
 
 
 class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
@@ -47,6 +41,8 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
         elif isinstance(error, TimeLimitExceeded) and not self._tell_timeout():
             self.reject(requeue=True)
         super().on_failure(exc_info, **kwargs)
+        if isinstance(error, RevokedError):
+            self.send_event("task-revoked", terminated=False, signum=None, expired=False)
 
     def _tell_timeout(self) -> bool:
         """End a task TIMEOUT if its process could not do so itself.
@@ -58,8 +54,8 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
         try:
             message = Message.from_json(self.args[0])
             state = self.task.asyncframe_engine.state
+            told = TaskTimeoutError(message.task_id, message.name, message.limit or 0.0)
             if self._holder and not is_dead(self._holder):
-                told = TaskTimeoutError(message.task_id, message.name, message.limit or 0.0)
                 state.end(
                     message.task_id,
                     "timeout",
@@ -68,10 +64,22 @@ class RemoteRequest(Request):  # type: ignore[misc]  # Celery has no types
                     reason="it was killed past its limit",
                 )
             facts = state.fetch([message.task_id]).get(message.task_id)
-            return facts is None or facts["status"] not in ("pending", "running")
+            if facts is not None and facts["status"] in ("pending", "running"):
+                return False
         except Exception:  # the process must be killed in any case
             _LOGGER.exception("the timeout of task %s is not reported", self.id)
             return False
+        self._keep(told)
+        return True
+
+    def _keep(self, error: Exception) -> None:
+        """Store FAILURE in the app's result backend, without waiting for it here."""
+        threading.Thread(
+            target=keep_failure,
+            args=(self.task, self.id, error),
+            name="asyncframe-failure",
+            daemon=True,
+        ).start()
 
     def _insist(self, call: dict[str, Any]) -> None:
         """Report an outcome as soon as Redis is available again."""

@@ -8,7 +8,6 @@ from typing import Any, Final
 from celery import concurrency, current_app
 
 from framework.engines.celery import CeleryEngine
-from framework.engines.celery._engine import TASK_NAME
 from framework.engines.celery._entries import Entry
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publisher import declared
@@ -38,6 +37,7 @@ def worker_init(engine: CeleryEngine, worker: Any) -> None:  # Any: Celery has n
                 "pools cannot stop blocking code at its time limit; start the worker with -P "
                 "prefork, or create the engine with allow_soft_limits=True"
             )
+        engine.tasks.register_all()
         # A wrong URL is reported here; Redis itself may start later.
         _ = engine.state
     except ValueError as error:
@@ -106,7 +106,7 @@ _TIMERS: Final[dict[int, Any]] = {}
 
 def task_revoked(engine: CeleryEngine, request: Any) -> None:  # Any: Celery has no types
     """End a task CANCELLED that was revoked by Celery's own command, or has expired there."""
-    if request.task != TASK_NAME:
+    if not engine.tasks.is_ours(request.task):
         return
     try:
         message = Message.from_json(request.args[0])

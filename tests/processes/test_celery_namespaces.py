@@ -11,9 +11,9 @@ import pytest
 
 from framework import get_task_manager, setup_async_framework
 from framework.engines.celery import CeleryEngine
-from framework.engines.celery._engine import TASK_NAME
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publisher import queue_of, route
+from framework.engines.celery._tasks import TASK_NAME
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make
@@ -57,8 +57,9 @@ def workers(redis_url: str) -> Iterator[Any]:
 
 def leads_to(engine: CeleryEngine) -> str:
     """Return the queue that a message goes to."""
+    args = ({"fn": "f"},)
     return queue_of(
-        route(engine.app, engine.task, engine._queue, engine.own_queue(), ({"fn": "f"},))
+        route(engine.app, engine.task, engine._queue, engine.own_queue(), "app.send", args)
     )
 
 
@@ -75,6 +76,9 @@ def leads_to(engine: CeleryEngine) -> str:
         ({"task_routes": {"other.task": "routed"}}, {}, "asyncframe.processes"),
         ({"task_routes": {"other.task": "r"}, "task_default_queue": "jobs"}, {}, "jobs"),
         ({"task_routes": [lambda _, args, *__, **___: args[0]["fn"]]}, {}, "f"),
+        ({"task_routes": {"app.*": "mail"}}, {}, "mail"),
+        ({"task_routes": {"app.*": "mail", TASK_NAME: "routed"}}, {}, "mail"),
+        ({"task_routes": {"app.*": "mail"}}, {"queue": "mine"}, "mine"),
         ({"task_create_missing_queues": False}, {}, "asyncframe.processes"),
     ],
 )

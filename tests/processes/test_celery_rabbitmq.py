@@ -115,7 +115,7 @@ def test_retry_that_is_not_published(monkeypatch: pytest.MonkeyPatch, error: Exc
     engine = make("amqp://127.0.0.1:1//", state_url="redis://127.0.0.1:1/0")
     sent = Message("t", "f", "f", "", "[[],{}]", 1.0, 9.0, 9.0)
     with pytest.raises(Reject) as caught:
-        worker.deliver(engine, sent.as_json())
+        worker.deliver(engine, None, sent.as_json())
     assert (caught.value.requeue, slept) == (True, [1.0])
 
 

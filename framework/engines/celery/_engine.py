@@ -21,13 +21,11 @@ from framework.engines.celery._publisher import Publisher, Sender, queue_of, rou
 from framework.engines.celery._reports import Reports, record_of
 from framework.engines.celery._rescue import Rescue
 from framework.engines.celery._state import State
+from framework.engines.celery._tasks import CeleryTasks
 from framework.exceptions import BrokerUnavailableError
 from framework.protocols import EngineHost, EngineTask, Kind, Run, TaskFunction, Telemetry
 
 _LOGGER = logging.getLogger("asyncframe")
-
-TASK_NAME: Final = "asyncframe.run"
-"""The name of the engine's only Celery task, in routes and monitors."""
 
 _NO_LIMIT: Final = 300.0
 """The longest limit that is assumed while no function has one."""
@@ -38,7 +36,8 @@ class CeleryEngine:
 
     Create it once, at module level of the module that workers import, after the Celery app.
     It registers the task ``asyncframe.run`` on the app, and gives the settings that the app
-    does not set values with which no task is lost; see ``docs/howto/celery.md``.
+    does not set values with which no task is lost; see ``docs/howto/celery.md``. Workers also
+    register a task for each function, by the function's name.
 
     One thread behind a queue publishes the tasks, so that no caller waits for the broker.
     While it is unavailable tasks stay PENDING with that as the reason; after
@@ -127,37 +126,9 @@ class CeleryEngine:
         self._longest = 0.0
         self._signatures: dict[str, str] = {}
         _settings.prepare(celery_app)
-        self.task: Any = self._register()
+        self.tasks: CeleryTasks = CeleryTasks(self)
+        self.task: Any = self.tasks.general
         _worker_side.connect_signals(self)
-
-    def _register(self) -> Any:
-        engine = self
-
-        def run(message: object) -> Any:  # Any: what deliver hands to the worker's parent
-            return _worker_side.deliver(engine, message)
-
-        # The app has one such task, which belongs to the first engine.
-        known = vars(self.app).setdefault("asyncframe_namespace", self.namespace)
-        if known != self.namespace:
-            raise ValueError(
-                f"namespace must be {known!r}, which another CeleryEngine uses for this Celery "
-                f"app, not {self.namespace!r}: use one Celery app for each namespace"
-            )
-        task = self.app.task(
-            run,
-            name=TASK_NAME,
-            shared=False,  # or every other Celery app of the process would have it as well
-            serializer="json",
-            ignore_result=True,
-            acks_late=True,
-            reject_on_worker_lost=True,
-            acks_on_failure=True,
-            acks_on_timeout=True,
-            typing=False,
-            Request=_worker_side.REQUEST,
-        )
-        task.asyncframe_engine = self
-        return task
 
     # -- what it is made of
 
@@ -188,13 +159,18 @@ class CeleryEngine:
         return f"asyncframe.{self.namespace}"
 
     def where(self) -> dict[str, Any]:
-        """Return the broker, and the queue if it is always the same one, for `Entry`."""
-        try:
-            options = route(self.app, self.task, self._queue, self.own_queue(), ())
-        except Exception:  # a user's route that depends on the arguments
-            options = {}
+        """Return the broker and the queues, as far as they are always the same, for `Entry`."""
+        found = {self._queue_of(name) for name in ("", *self.functions.specs())}
         broker = _settings.shown(_settings.broker_url(self.app))
-        return {"broker": broker, "queues": [name for name in [queue_of(options)] if name]}
+        return {"broker": broker, "queues": sorted(found - {""})}
+
+    def _queue_of(self, function: str) -> str:
+        """Return the queue of a function; "" if it depends on the arguments."""
+        try:
+            options = route(self.app, self.task, self._queue, self.own_queue(), function, ())
+        except Exception:  # a user's route that looks at the arguments
+            return ""
+        return queue_of(options)
 
     def longest(self) -> float:
         """Return the longest limit in seconds that a task may have."""

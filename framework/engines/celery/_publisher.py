@@ -83,8 +83,10 @@ class Sender:
         try:
             self._task.apply_async(
                 args=args,
-                **self._destination(args),
+                **self._destination(message.fn, args),
                 task_id=message.task_id,
+                # The name in logs and monitors.
+                shadow=message.fn,
                 producer=self._open(),
                 retry=False,
                 countdown=countdown or None,
@@ -98,9 +100,9 @@ class Sender:
             self.close()
             raise
 
-    def _destination(self, args: tuple[Any, ...]) -> dict[str, Any]:
+    def _destination(self, function: str, args: tuple[Any, ...]) -> dict[str, Any]:
         """Return the destination of a message, as options of `apply_async`."""
-        options: dict[str, Any] = route(self._app, self._task, self._queue, self._own, args)
+        options = route(self._app, self._task, self._queue, self._own, function, args)
         name = queue_of(options)
         if name not in self._noted:
             self._note(name)
@@ -136,15 +138,28 @@ class Sender:
 
 
 def route(
-    app: Any, task: Any, queue: str | None, own: str | None, args: tuple[Any, ...]
+    app: Any, task: Any, queue: str | None, own: str | None, function: str, args: tuple[Any, ...]
 ) -> dict[str, Any]:
-    """Return the destination of a message with these arguments; see `Sender`."""
+    """Return the destination of a message, as options of `apply_async`; see `Sender`.
+
+    A route for the function's name goes before one for the Celery task.
+
+    Args:
+        app: The Celery app.
+        task: The Celery task.
+        queue: As for `Sender`.
+        own: As for `Sender`.
+        function: Name of the function.
+        args: The arguments of the Celery task.
+    """
     router, given = app.amqp.router, {} if queue is None else {"queue": queue}
-    unsaid = queue is None and own is not None
-    if unsaid and router.lookup_route(task.name, args, {}, {}, task) is None:
+    names = [name for name in (function, task.name) if name]
+    routed = [n for n in names if router.lookup_route(n, args, {}, {}, task) is not None]
+    if not routed and queue is None and own is not None:
         given = {"queue": declared(app, own)}
-    options: dict[str, Any] = router.route(given, task.name, args, {}, task)
-    return options
+    name = (*routed, task.name)[0]
+    options: dict[str, Any] = router.route(given, name, args, {}, task)
+    return {**options, "route_name": name}
 
 
 def queue_of(options: dict[str, Any]) -> str:

@@ -74,7 +74,7 @@ START: Final = (
 -- ARGV: id, holder, lease, sequence, holder known to be dead, most losses, ttl of a live
 -- hash, ttl of a final one, whether it only waited ('1'), then field, value, ...
 local status = get('status')
-if is_final(status) then return {'over', '', 0} end
+if is_final(status) then return {'over', status, 0} end
 if status == '' then
   if redis.call('EXISTS', over) == 1 then return {'over', '', 0} end
   redis.call('HSET', task, 'status', 'pending', 'attempts', '0', unpack(ARGV, 10))
@@ -94,12 +94,12 @@ if holder ~= '' and holder ~= ARGV[2] then
   if left > 0 and holder ~= ARGV[5] then return {'busy', holder, stamp(left)} end
   if redis.call('HINCRBY', task, 'lost', 1) >= tonumber(ARGV[6]) then
     finish('interrupted', '', '', 'the worker that ran it died, ' .. ARGV[6] .. ' times', ARGV[8])
-    return {'over', '', 0}
+    return {'over', 'interrupted', 0}
   end
 end
 if get('cancel') == '1' then
   finish('cancelled', '', '', 'it was cancelled', ARGV[8])
-  return {'over', '', 0}
+  return {'over', 'cancelled', 0}
 end
 if ARGV[9] ~= '1' then redis.call('HINCRBY', task, 'attempts', 1) end
 redis.call('HSETNX', task, 'started', stamp(now))

@@ -44,7 +44,8 @@ class Verdict:
             ``again`` (it was never published: publish it), ``busy`` (another process
             has the lease: look again later).
         attempts: Attempts so far, this one included, with ``run``.
-        message: The later delivery, with ``again``.
+        message: The later delivery, with ``again``; the final status, with ``over``, or "" if
+            Redis does not know it any more.
         holder: Who has the lease, with ``busy``.
         left: Seconds until its lease runs out, with ``busy``.
     """

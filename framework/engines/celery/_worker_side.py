@@ -24,12 +24,15 @@ SIGNALS: Final = (
 """Celery's signals; each has a function of the same name there."""
 
 REQUEST: Final = f"{_WORKER}._request:RemoteRequest"
-"""The request class of our task; Celery itself looks it up."""
+"""The request class of our tasks; Celery itself looks it up."""
+
+STRATEGY: Final = f"{_WORKER}._strategy:by_function"
+"""What takes messages of the general task; Celery itself looks it up."""
 
 
-def deliver(engine: object, message: object) -> Any:
-    """Run one delivery; see `framework.worker`."""
-    return symbol_by_name(f"{_WORKER}:deliver")(engine, message)
+def deliver(engine: object, task: object, message: object) -> Any:
+    """Run one delivery of a Celery task; see `framework.worker`."""
+    return symbol_by_name(f"{_WORKER}:deliver")(engine, task, message)
 
 
 def connect_signals(engine: object) -> None:

@@ -1,0 +1,104 @@
+"""What Celery is told about a delivery, so that its own states, events and logs are true.
+
+Celery learns it from what its task raises: nothing makes SUCCESS, an error FAILURE, ``Retry``
+RETRY. ``Ignore`` ends a delivery without a word. In each case the message is acknowledged.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, TypeAlias
+
+from celery.exceptions import Ignore, Retry, TaskPredicate
+
+from framework._running.log import users_frames
+from framework._tasks.jsonsafe import safe_repr
+from framework.engines.celery._tasks import ShownError, keep_revoked
+from framework.exceptions import TaskCancelledError, TaskFailedError
+
+_LOGGER = logging.getLogger("asyncframe")
+
+Kind: TypeAlias = Literal["completed", "failed", "cancelled", "retried", "dropped"]
+
+
+class UnsaidError(Ignore):  # type: ignore[misc]  # Celery has no types
+    """Passes an outcome that Redis did not take to the worker's main process.
+
+    Its only argument are the arguments for `State.end`.
+    """
+
+
+class RevokedError(Ignore):  # type: ignore[misc]  # Celery has no types
+    """Tells the worker's main process that a task was cancelled; Celery says REVOKED."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a delivery.
+
+    Attributes:
+        kind: ``completed``, ``failed`` (FAILED, TIMEOUT or INTERRUPTED), ``cancelled``,
+            ``retried`` (it continues in a later delivery) or ``dropped`` (another delivery
+            tells Celery).
+        task_id: The task.
+        name: The task's name.
+        error: Why it failed or is retried; None if it waits for a throttle.
+        delay: Seconds until it continues.
+        reason: Why it waits, for people.
+        unsaid: The arguments of `State.end` if Redis did not take them.
+    """
+
+    kind: Kind
+    task_id: str = ""
+    name: str = ""
+    error: BaseException | None = None
+    delay: float = 0.0
+    reason: str = ""
+    unsaid: dict[str, Any] | None = None
+
+    def tell(self, task: Any) -> None:
+        """Return, or raise what tells Celery.
+
+        Args:
+            task: The Celery task that ran the delivery.
+
+        Raises:
+            Exception: The error of a task that has failed.
+            Ignore: If the delivery is not the task's last word, or the task was cancelled.
+            UnsaidError: If Redis did not take the outcome; Celery then says nothing.
+            Retry: If the task continues in a later delivery.
+        """
+        if self.unsaid is not None:
+            if self.error is not None:
+                _LOGGER.error("task %s (%s) failed", self.task_id, self.name, exc_info=self.error)
+            raise UnsaidError(self.unsaid)
+        if self.kind == "failed":
+            raise self._celery_error()
+        if self.kind == "retried":
+            self._raise_retry()
+        if self.kind == "cancelled":
+            told = TaskCancelledError(self.task_id, self.name)
+            keep_revoked(task, self.task_id, told)
+            raise RevokedError(str(told))
+        if self.kind == "dropped":
+            raise Ignore
+
+    def _celery_error(self) -> Exception:
+        """Return the task's error, or one with it as its cause if Celery would act on it."""
+        error = self.error
+        assert error is not None
+        error = error.with_traceback(users_frames(error.__traceback__))
+        if isinstance(error, Exception) and not isinstance(error, TaskPredicate):
+            return error
+        wrapper = TaskFailedError(self.task_id, self.name)
+        wrapper.__cause__ = error
+        return wrapper
+
+    def _raise_retry(self) -> NoReturn:
+        delay = round(self.delay, 3)  # for people
+        if self.error is None:
+            raise Retry(self.reason, when=delay)
+        shown = ShownError(safe_repr(self.error))
+        told = Retry(exc=shown, when=delay)
+        raise told.with_traceback(users_frames(self.error.__traceback__)) from None
