@@ -69,6 +69,8 @@ engine = make(
     worker_telemetry=[OpenTelemetrySink(_provider)],
 )
 celery_app = engine.app
+if "ASYNCFRAME_TEST_BACKEND" in os.environ:
+    celery_app.conf.result_backend = _redis
 if "ASYNCFRAME_TEST_POLLING" in os.environ:
     celery_app.conf.broker_transport_options = {"polling_interval": _number("POLLING", 1.0)}
 if "ASYNCFRAME_TEST_VISIBILITY" in os.environ:

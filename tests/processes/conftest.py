@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 
 from framework._manager import cancelling
 from framework.engines.celery import CeleryEngine, _engine
 from tests.patience import PATIENCE
-from tests.processes.servers import PostgresServer, RabbitServer, RedisServer
+from tests.processes.servers import FlowerServer, PostgresServer, RabbitServer, RedisServer
 from tests.processes.workers import CeleryWorker
 
 LIMIT = 300
@@ -143,6 +144,41 @@ def fragile_engine(celery_redis: RedisServer, fragile_worker: CeleryWorker) -> C
     from tests.processes.celery_app import make
 
     return make(celery_redis.url, queue="fragile")
+
+
+@pytest.fixture(scope="session")
+def watched_worker(celery_redis: RedisServer) -> Iterator[CeleryWorker]:
+    """A worker with a queue of its own that sends events and has a result backend."""
+    options = ("--concurrency", "2", "-E", "-Q", "watched", "-n", "watched@%h")
+    environment = {"ASYNCFRAME_TEST_QUEUE": "watched", "ASYNCFRAME_TEST_BACKEND": "1"}
+    app = "tests.processes.celery_app:celery_app"
+    with closing(CeleryWorker(app, celery_redis.url, *options, environment=environment)) as worker:
+        yield worker.start()
+
+
+@pytest.fixture
+def watched_engine(celery_redis: RedisServer, watched_worker: CeleryWorker) -> CeleryEngine:
+    """An engine whose tasks that worker runs."""
+    from tests.processes.celery_app import make
+
+    engine = make(celery_redis.url, queue="watched")
+    engine.app.conf.result_backend = celery_redis.url
+    return engine
+
+
+@pytest.fixture(scope="session")
+def flower(celery_redis: RedisServer, watched_worker: CeleryWorker) -> Iterator[FlowerServer]:
+    """A flower that has heard of the worker."""
+    from tests.processes.celery_app import make
+
+    control = make(celery_redis.url).app.control
+    with closing(FlowerServer(celery_redis)) as server:
+        server.start()
+        with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
+            # It knows the workers by their events; each look is an answer.
+            while not client.get("/workers", params={"json": "1"}).json()["data"]:
+                control.broadcast("heartbeat")
+        yield server
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 from abc import ABC, abstractmethod
@@ -325,6 +326,40 @@ class RabbitServer(Server):
     def url(self) -> str:
         """Its first virtual host."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
+
+
+class FlowerServer(Server):
+    """A flower, the web interface to Celery workers, of the tests' Celery app.
+
+    Args:
+        broker: The Redis of the workers.
+    """
+
+    ready = "Capturing events"
+    orderly = signal.SIGTERM
+    abrupt = signal.SIGKILL
+
+    def __init__(self, broker: RedisServer) -> None:
+        self._broker = broker
+        super().__init__()
+
+    def command(self) -> list[str]:
+        """Return the program and its arguments."""
+        celery = [sys.executable, "-m", "celery", "-A", "tests.processes.celery_app:celery_app"]
+        return [*celery, "flower", f"--port={self.port}", "--address=127.0.0.1", "--logging=debug"]
+
+    def environment(self) -> dict[str, str]:
+        """Return where the broker is, and what opens the HTTP API."""
+        return {
+            "ASYNCFRAME_TEST_REDIS": self._broker.url,
+            "FLOWER_UNAUTHENTICATED_API": "true",
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+
+    @property
+    def url(self) -> str:
+        """Its first page."""
+        return f"http://127.0.0.1:{self.port}"
 
 
 OTHERS = """
