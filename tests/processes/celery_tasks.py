@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import redis
+from celery.exceptions import Ignore, Reject, Retry, WorkerLostError
 from opentelemetry import baggage, trace
 
 from framework import (
@@ -289,3 +290,45 @@ def dies(key: str) -> None:
 @background_task
 async def awaited() -> None:
     """Do nothing, as a coroutine."""
+
+
+class Evil(Exception):  # noqa: N818 -- it is one
+    """Ends whatever unpickles it, but for the process that raised it."""
+
+    def __reduce__(self) -> Any:
+        return _unless_in, (os.getpid(),)
+
+
+def _unless_in(pid: int) -> Exception:
+    if os.getpid() != pid:
+        raise RuntimeError("it was unpickled elsewhere")
+    return Evil()
+
+
+@background_task
+def breaks(what: str) -> None:
+    """Fail in one of several ways."""
+    errors: dict[str, BaseException] = {
+        "value": ValueError("broken"),
+        "memory": MemoryError("broken"),
+        "evil": Evil("broken"),
+        "ignore": Ignore("broken"),
+        "reject": Reject("broken", requeue=True),
+        "retry": Retry("broken"),
+        "exit": SystemExit(3),
+        "lost": WorkerLostError("broken"),
+        "long": ValueError("x" * 200_000),
+    }
+    raise errors[what]
+
+
+@background_task
+async def breaks_on_loop() -> None:
+    """Fail in a coroutine."""
+    raise KeyError("broken")
+
+
+@background_task(on_error="silent")
+def breaks_in_silence() -> None:
+    """Fail in a way that is nothing for the log."""
+    raise KeyError("silent")
