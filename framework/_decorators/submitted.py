@@ -130,7 +130,16 @@ class _Maker:
         self._dressing = dressing
 
     def make(self, spec: TaskSpec) -> Any:
-        """Return the function with the options of *spec*."""
+        """Return the function with the options of *spec*.
+
+        Raises:
+            ValueError: If an awaited task is to be requeued.
+        """
+        if spec.requeue and self._inner is awaitable_inner:
+            raise ValueError(
+                "on_restart must be 'interrupt' for an async_task, not 'requeue': whoever awaits "
+                "it is gone after a restart; use background_task"
+            )
         made = self._dressing.put_on(
             self._inner(spec, self._arity),
             options=copier(COPY, self._name, lambda changed: self.make(spec.replace(changed))),

@@ -122,6 +122,30 @@ class NameOptions(TypedDict, total=False):
     ]
 
 
+class RestartOptions(TypedDict, total=False):
+    """Options for what happens to a task whose process ends before the task does."""
+
+    on_restart: Annotated[
+        Literal["interrupt", "requeue"],
+        Option(
+            "interrupt",
+            partial(checks.choice, allowed=("interrupt", "requeue")),
+            'What becomes of a task that waits when its process ends: ``"interrupt"`` ends it '
+            'INTERRUPTED; ``"requeue"`` lets another process run it, with its arguments as JSON, '
+            "if they share a store such as `SQLStore`.",
+        ),
+    ]
+    idempotent: Annotated[
+        bool,
+        Option(
+            False,
+            checks.flag,
+            'With ``on_restart="requeue"``: whether a task that was running when its process '
+            "ended may run again, from its beginning. Otherwise it ends INTERRUPTED.",
+        ),
+    ]
+
+
 class OnceOptions(TypedDict, total=False):
     """Options that belong to single tasks more than to a function."""
 
@@ -154,7 +178,7 @@ class OnceOptions(TypedDict, total=False):
     ]
 
 
-class TaskOptions(RunOptions, NameOptions, total=False):
+class TaskOptions(RunOptions, NameOptions, RestartOptions, total=False):
     """Options of `background_task` and `async_task`."""
 
 
@@ -162,7 +186,7 @@ class SubmitOptions(RunOptions, OnceOptions, total=False):
     """Options of `TaskManager.submit` and `TaskManager.submit_nowait`."""
 
 
-class CopyOptions(RunOptions, NameOptions, OnceOptions, total=False):
+class CopyOptions(RunOptions, NameOptions, RestartOptions, OnceOptions, total=False):
     """Options of a task's ``.options()``: all that a task has."""
 
 

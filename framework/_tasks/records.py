@@ -10,6 +10,8 @@ from enum import StrEnum
 from types import CodeType, TracebackType
 from typing import Any, Final, Generic, Literal, Self, TypeAlias, TypeVar, overload
 
+from framework._tasks.restart import Restart
+
 T = TypeVar("T")
 
 Kind: TypeAlias = Literal["thread", "loop"]
@@ -179,6 +181,7 @@ class TaskRecord:
         logged: Whether its failure needs no line in the log: it has one, or is to have none.
         remote: Whether a `protocols.RemoteEngine` runs it, so that it may outlive the process
             that submitted it.
+        restart: What another process needs to run it if this one ends; None if no other does.
         store_note: For the store's own use; None at first. Copies have it too.
     """
 
@@ -223,6 +226,7 @@ class TaskRecord:
     read: Rare[bool] = Rare(False)
     logged: Rare[bool] = Rare(False)
     remote: Rare[bool] = Rare(False)
+    restart: Rare[Restart | None] = Rare(None)
     store_note: Rare[Any] = Rare(None)
 
     @property
@@ -289,6 +293,7 @@ EVENT_KINDS: Final = (
     "progress",
     "retrying",
     "throttled",
+    "requeued",
     *EVENT_OF.values(),
     "late_result",
     "evicted",
@@ -300,7 +305,7 @@ class TaskEvent:
     """Something that happened to a task.
 
     Attributes:
-        kind: ``submitted``, ``started``, ``progress``, ``retrying``, ``throttled``,
+        kind: ``submitted``, ``started``, ``progress``, ``retrying``, ``throttled``, ``requeued``,
             ``completed``, ``failed``, ``timed_out``, ``cancelled``, ``interrupted``,
             ``late_result`` or ``evicted``.
         task_id: The task; None for a retry or throttle outside a task.

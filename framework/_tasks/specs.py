@@ -35,8 +35,9 @@ class TaskSpec:
         hooks: The hooks for its end; None if there are none.
         task_id: The id that the user chose, or None.
         level: The place of its priority in `options.PRIORITIES`.
-        special: Whether delay, hooks, id or priority are set. Most tasks have none of them, so
-            the submission reads only this.
+        requeue: Whether another process may run it if its own one ends.
+        special: Whether delay, hooks, id, priority or requeue are set. Most tasks have none of
+            them, so the submission reads only this.
         options: All options, checked; the fields above are read often.
         check: Raises TypeError for arguments that do not fit; None if that is unknown.
         attempts_inside: Whether the function is a retry, which counts its attempts itself.
@@ -56,6 +57,7 @@ class TaskSpec:
         "level",
         "name",
         "options",
+        "requeue",
         "special",
         "task_id",
         "timeout",
@@ -84,7 +86,10 @@ class TaskSpec:
         )
         self.task_id: str | None = options["task_id"]
         self.level: int = PRIORITIES.index(options["priority"])
-        self.special: bool = bool(self.delay or self.hooks or self.task_id or self.level != NORMAL)
+        self.requeue: bool = options["on_restart"] == "requeue"
+        self.special: bool = bool(
+            self.delay or self.hooks or self.task_id or self.level != NORMAL or self.requeue
+        )
         self.options: CopyOptions = options
         self.engine_note: Any = None
         self.attempts_inside: bool = layer_of(fn) == "retry_task" and not is_wrapper(fn)

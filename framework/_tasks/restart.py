@@ -1,0 +1,78 @@
+"""Restart: what another process needs to run a task that this one has accepted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, Literal, Self, TypeAlias
+
+RestartState: TypeAlias = Literal["own", "begun", "left", "free"]
+"""Whose a task is; see `Restart.state`."""
+
+WAITS: Final = "its process ended; it waits for a process that knows its function"
+"""Reason of a task that belongs to nobody."""
+
+_FACTS = ("due", "limit", "priority", "idempotent")
+
+
+class Restart:
+    """What another process needs to run a task, and whose the task is.
+
+    Attributes:
+        call: The arguments as JSON, from `wire.encode_call`.
+        due: The wall second before which it must not start; None if it was not delayed.
+        limit: Seconds that it may run; None for no limit.
+        priority: The one of its submission.
+        idempotent: Whether it may run again after it has started.
+        state: Whose it is. ``own``: this process's; it waits. ``begun``: this process's, and
+            its function is started. ``left``: another process may run it, so this one neither
+            starts nor stores it any more. ``free``: the copy that a store writes of it then.
+            Changed with the ledger's lock held.
+        started: The monotonic second at which the store was asked for its start; None before.
+            From then on its row is that of a RUNNING task.
+        written: Belongs to the store, which notes here where it has written the task.
+    """
+
+    __slots__ = ("call", "due", "idempotent", "limit", "priority", "started", "state", "written")
+
+    def __init__(
+        self,
+        call: str,
+        *,
+        due: float | None = None,
+        limit: float | None = None,
+        priority: str = "normal",
+        idempotent: bool = False,
+    ) -> None:
+        self.call = call
+        self.due = due
+        self.limit = limit
+        self.priority = priority
+        self.idempotent = idempotent
+        self.state: RestartState = "own"
+        self.started: float | None = None
+        self.written: list[Any] = []
+
+    def facts(self) -> str:
+        """Return all but the call and the state as JSON."""
+        return json.dumps({name: getattr(self, name) for name in _FACTS})
+
+    @classmethod
+    def of(cls, call: str, facts: str) -> Self:
+        """Return the one with a *call* and *facts*, as `facts` returned them."""
+        data: dict[str, Any] = json.loads(facts)
+        # Another release may have written more.
+        return cls(call, **{name: data[name] for name in _FACTS if name in data})
+
+    def free_copy(self) -> Restart:
+        """Return the copy for a task that is nobody's from now on."""
+        copy = Restart(
+            self.call,
+            due=self.due,
+            limit=self.limit,
+            priority=self.priority,
+            idempotent=self.idempotent,
+        )
+        copy.state = "free"
+        # The same list: the store may be writing the task right now.
+        copy.written = self.written
+        return copy
