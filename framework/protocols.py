@@ -43,6 +43,7 @@ __all__ = [
     "PageQuery",
     "PagedStore",
     "RemoteEngine",
+    "RequeueStore",
     "Run",
     "RunClaim",
     "ScheduleBook",
@@ -265,6 +266,18 @@ class StoreHost(Protocol):
         """
         ...
 
+    def room(self) -> int:
+        """Return how many tasks of ended processes this one can take over now."""
+        ...
+
+    def take_over(self, records: Sequence[TaskRecord]) -> None:
+        """Run tasks of ended processes here, whose rows belong to this process now.
+
+        Args:
+            records: PENDING tasks with their ``restart``. What cannot be taken over is
+                released again.
+        """
+
     def evicted(self, records: Sequence[TaskRecord]) -> None:
         """Report removed tasks that ``remove`` counted, but did not return.
 
@@ -350,6 +363,37 @@ class CallStore(Protocol):
             StoreUnavailableError: If the store cannot be read.
         """
         ...
+
+
+@runtime_checkable
+class RequeueStore(Protocol):
+    """Optional methods of a `SharedStore` that lets other processes run tasks of an ended one.
+
+    They are called for tasks whose record has a ``restart``: waiting ones, and running ones that
+    are ``idempotent``. When a process ends or dies, the store gives such tasks to a process that
+    knows their function, by `StoreHost.take_over`.
+
+    A task that has started must not start a second time, even if a process was only suspended
+    and others believed that it was dead. So a start is stored first, if the task is still
+    PENDING and belongs to this process. A store must never write a record whose
+    ``restart.state`` is ``left``.
+    """
+
+    def start(self, record: TaskRecord, told: Callable[[bool], None]) -> None:
+        """Store that a task starts, and call *told* when that is safe.
+
+        Args:
+            record: A PENDING task of this process.
+            told: Called once, on another thread: with True when it is stored, with False if
+                the task belongs to another process or the store is closed.
+        """
+
+    def release(self, record: TaskRecord) -> None:
+        """Store that a task is PENDING and belongs to nobody; never blocks.
+
+        Args:
+            record: A copy of its last record; its ``restart.state`` is ``free``.
+        """
 
 
 @runtime_checkable

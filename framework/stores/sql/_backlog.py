@@ -29,6 +29,7 @@ SECURE_PATIENCE: Final = 5.0
 """Seconds after which a caller that waits for a safe record gets an error instead."""
 
 Told: TypeAlias = Callable[[BaseException | None], None]
+Permitted: TypeAlias = Callable[[bool], None]
 
 
 class _Waiter:
@@ -85,6 +86,9 @@ class Backlog:
         self._waiters: dict[str, list[_Waiter]] = {}
         self._taken_waiters: dict[str, list[_Waiter]] = {}
         self._deadlines: deque[_Waiter] = deque()
+        # Of tasks that may start only once that is written.
+        self._starts: dict[str, Permitted] = {}
+        self._closed = False
         self._timed = False
         self._wake = threading.Event()
         self._idle = True
@@ -107,18 +111,19 @@ class Backlog:
         with self._lock:
             # 1 it ends, 2 its end is put in, 3 somebody notes an earlier change: then it is
             # not live any more.
-            if task_id not in self.live and (
-                record.status is _PENDING or record.status is _RUNNING
-            ):
-                if "\0" in task_id:
-                    raise ValueError(
-                        "task_id must not contain NUL, which databases cannot store, not "
-                        f"{task_id!r}"
-                    )
-                # What was set aside is not looked at: it is little, and this is done often.
-                if len(self._dirty) + len(self._taken) >= self._capacity:
-                    raise self._full()
-                self.live[task_id] = record
+            if task_id not in self.live:
+                if record.status is _PENDING or record.status is _RUNNING:
+                    if "\0" in task_id:
+                        raise ValueError(
+                            "task_id must not contain NUL, which databases cannot store, not "
+                            f"{task_id!r}"
+                        )
+                    # What was set aside is not looked at: it is little, and this is done often.
+                    if len(self._dirty) + len(self._taken) >= self._capacity:
+                        raise self._full()
+                    self.live[task_id] = record
+                elif _was_given_away(record):
+                    return
             self._dirty[task_id] = record
         if self._idle:
             self._wake.set()
@@ -137,11 +142,37 @@ class Backlog:
         waiter = _Waiter(told, self._clock.monotonic() + SECURE_PATIENCE)
         with self._lock:
             self._waiters.setdefault(record.task_id, []).append(waiter)
-            self._dirty[record.task_id] = record
+            if _was_given_away(record):
+                # Not in place of the copy that says so.
+                self._dirty.setdefault(record.task_id, record)
+            else:
+                self._dirty[record.task_id] = record
             self._deadlines.append(waiter)
             timed, self._timed = self._timed, True
         if not timed:
             self._clock.call_at(waiter.deadline, self._expire, background=True)
+        if self._idle:
+            self._wake.set()
+
+    def start(self, record: TaskRecord, told: Permitted) -> None:
+        """Queue the start of a task, and call *told* once it is written, or refused."""
+        with self._lock:
+            if not self._closed:
+                self._starts[record.task_id] = told
+                self._dirty[record.task_id] = record
+                told = _ignore
+        # If it is closed, nobody starts any more.
+        told(False)
+        if self._idle:
+            self._wake.set()
+
+    def release(self, record: TaskRecord) -> None:
+        """Queue the copy of a task that belongs to nobody from now on."""
+        task_id = record.task_id
+        with self._lock:
+            self.live.pop(task_id, None)
+            self._dirty[task_id] = record
+        self.permit(task_id, False)
         if self._idle:
             self._wake.set()
 
@@ -150,7 +181,7 @@ class Backlog:
         with self._lock:
             waiting = [*self._dirty.values(), *self._taken.values()]
         waiting += self.aside
-        return [record for record in waiting if record.status.is_final]
+        return [one for one in waiting if one.status.is_final and not _was_given_away(one)]
 
     def wake(self) -> None:
         """Wake the writer."""
@@ -203,7 +234,24 @@ class Backlog:
     @property
     def waited_for(self) -> bool:
         """Whether a caller waits until a record is safe."""
-        return bool(self._waiters or self._taken_waiters)
+        return bool(self._waiters or self._taken_waiters or self._starts)
+
+    def starts(self, task_id: str) -> bool:
+        """Return whether a task waits for its start to be written."""
+        return task_id in self._starts
+
+    def permit(self, task_id: str, permitted: bool) -> None:
+        """Answer whether a task may start, if it waits for that."""
+        with self._lock:
+            told = self._starts.pop(task_id, _ignore)
+        told(permitted)
+
+    def refuse_starts(self) -> None:
+        """Answer all that wait for their start that they must not."""
+        with self._lock:
+            starts, self._starts = self._starts, {}
+        for told in starts.values():
+            told(False)
 
     def take(self, most: int) -> list[TaskRecord]:
         """Return the next records to write, oldest first; the same ones until `written`."""
@@ -254,9 +302,21 @@ class Backlog:
         return bool(self._dirty or self._taken)
 
     def close(self) -> None:
-        """Answer all callers that still wait with an error."""
+        """Answer all callers that still wait with an error, and permit no more starts."""
+        with self._lock:
+            self._closed = True
+        self.refuse_starts()
         with self._lock:
             left = list(self._deadlines)
             self._deadlines.clear()
         for waiter in left:
             waiter.tell(self.late())
+
+
+def _was_given_away(record: TaskRecord) -> bool:
+    """Return whether another process may run the task, so that this one must not write it."""
+    return record.restart is not None and record.restart.state == "left"
+
+
+def _ignore(_: bool) -> None:
+    """Take an answer that nobody waits for."""

@@ -15,6 +15,7 @@ from framework._tasks import registry
 from framework._tasks.ids import TaskId
 from framework._tasks.jsonsafe import safe_str
 from framework._tasks.records import Label, TaskRecord, TaskStatus
+from framework._tasks.restart import Restart
 from framework._tasks.wire import decode_error, decode_result, encode_error, encode_result
 from framework.exceptions import RemoteTaskError, TaskInterruptedError
 
@@ -38,10 +39,11 @@ COLUMNS: Final = (
 )
 """The facts of a record, in this order; a row also has its process and version."""
 
-WRITTEN: Final = (*COLUMNS, "call")
-"""What is written of a task. Nobody reads its call with the rest: most calls are never needed."""
+WRITTEN: Final = (*COLUMNS, "call", "restart")
+"""What is written of a task. The last two are not read with the rest: they are rarely needed."""
 
 _SCALARS: Final = (type(None), bool, int, float)
+_PENDING: Final = TaskStatus.PENDING
 _COMPLETED: Final = TaskStatus.COMPLETED
 _INTERRUPTED: Final = TaskStatus.INTERRUPTED
 _STATUS_OF: Final = {status.value: status for status in TaskStatus}
@@ -61,12 +63,26 @@ class Written(NamedTuple):
     Attributes:
         text: Its row as JSON, in the order of `WRITTEN`.
         ended_at: When it became final, in wall seconds; None while it is live.
-        chosen_id: Its id if a user chose it; "" for a random one.
+        task_id: Its id.
+        restart: What another process needs to run it; None if no other does.
+        starts: Whether it becomes RUNNING by this row, if the row may be written.
     """
 
     text: str
     ended_at: float | None
-    chosen_id: str
+    task_id: str
+    restart: Restart | None = None
+    starts: bool = False
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the task belongs to nobody from now on."""
+        return self.restart is not None and self.restart.state == "free"
+
+    @property
+    def has_chosen_id(self) -> bool:
+        """Whether a user chose its id."""
+        return len(self.task_id) != _DRAWN
 
 
 def row_of(record: TaskRecord, call: str | None = None) -> Written:
@@ -86,6 +102,10 @@ def row_of(record: TaskRecord, call: str | None = None) -> Written:
     ended_at = None
     if status.is_final:
         ended_at = wall_end(record)
+    restart = None if record.rest is None else record.restart
+    may_restart = ended_at is None and (
+        status is _PENDING or (restart is not None and restart.idempotent)
+    )
     if record.rest is None:
         progress, message, error, reason = None, "", None, ""
         remote = cancel = still_running = 0
@@ -113,9 +133,9 @@ def row_of(record: TaskRecord, call: str | None = None) -> Written:
         cancel,
         still_running,
         call,
+        None if restart is None or not may_restart else restart.facts(),
     )
-    task_id = record.task_id
-    return Written(json.dumps(row), ended_at, "" if len(task_id) == _DRAWN else task_id)
+    return Written(json.dumps(row), ended_at, record.task_id, restart)
 
 
 def bare_row_of(record: TaskRecord, error: BaseException, why: str) -> Written:

@@ -43,10 +43,13 @@ TASKS: Final = Table(
     Column("still_running", Integer),
     Column("version", BigInteger),
     Column("call", Text),
+    Column("restart", Text),
 )
 """One row for each task. ``ended_at`` is null until it has ended.
 
 ``call`` has the arguments while somebody may need them again; see `protocols.CallStore`.
+``restart`` has the rest that another process needs to run the task if its own ends now; it is null
+if none may run it.
 """
 
 PROCESSES: Final = Table(
@@ -146,6 +149,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     ),
     (
         "ALTER TABLE asyncframe_tasks ADD COLUMN call TEXT",
+        "ALTER TABLE asyncframe_tasks ADD COLUMN restart TEXT",
         """
         CREATE TABLE asyncframe_schedules (
             name TEXT PRIMARY KEY,

@@ -76,6 +76,7 @@ class Statements:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect: Dialect = dialect
         self._put = _put_of(dialect)
+        self._release = _put_of(dialect, release=True)
         self._ended = packed(
             dialect,
             sa.select(*_WITHOUT_RESULT)
@@ -108,8 +109,26 @@ class Statements:
         self, connection: Connection, rows: Sequence[Written], process: str, version: int
     ) -> None:
         """Write rows; a row that is final already does not change."""
-        batch = f"[{','.join([row.text for row in rows])}]"
-        connection.execute(self._put, {"rows": batch, "process": process, "version": version})
+        values = {"rows": _batch_of(rows), "process": process, "owner": process}
+        connection.execute(self._put, {**values, "version": version})
+
+    def release(
+        self, connection: Connection, rows: Sequence[Written], process: str, version: int
+    ) -> None:
+        """Write rows of *process* that belong to nobody from now on."""
+        values = {"rows": _batch_of(rows), "process": "", "owner": process}
+        connection.execute(self._release, {**values, "version": version})
+
+    def started(self, connection: Connection, task_ids: Collection[str], process: str) -> set[str]:
+        """Return which of some tasks are RUNNING and belong to *process*."""
+        found = connection.execute(
+            sa.select(TASKS.c.task_id).where(
+                TASKS.c.task_id.in_(task_ids),
+                TASKS.c.process == process,
+                TASKS.c.status == TaskStatus.RUNNING.value,
+            )
+        )
+        return set(found.scalars())
 
     def strangers(
         self, connection: Connection, task_ids: Collection[str], own: Collection[str]
@@ -236,8 +255,17 @@ def _live() -> sa.Select[Any]:
     )
 
 
-def _put_of(dialect: Dialect) -> Any:  # Any: each dialect has an Insert of its own
-    """Return the statement that writes a batch from one JSON text."""
+def _batch_of(rows: Sequence[Written]) -> str:
+    return f"[{','.join([row.text for row in rows])}]"
+
+
+def _put_of(dialect: Dialect, *, release: bool = False) -> Any:  # Any: of the dialect
+    """Return the statement that writes a batch from one JSON text.
+
+    Args:
+        dialect: SQLAlchemy's name of the database.
+        release: Whether the rows change their owner.
+    """
     text = bindparam("rows", type_=sa.Text())
     items: list[Any]
     if dialect == "sqlite":
@@ -258,7 +286,7 @@ def _put_of(dialect: Dialect) -> Any:  # Any: each dialect has an Insert of its 
     insert = insert.from_select([*WRITTEN, *_OWN], rows)
     new = insert.excluded
     kept = {"task_id", "name", "description", "remote", "created_at", "process"}
-    changed = {name: new[name] for name in (*COLUMNS, *_OWN) if name not in kept}
+    changed = {name: new[name] for name in (*WRITTEN, *_OWN) if name not in kept}
     # Another process may have set it since this one looked.
     changed["cancel_requested"] = sa.case(
         (TASKS.c.cancel_requested == 1, 1), else_=new.cancel_requested
@@ -270,7 +298,11 @@ def _put_of(dialect: Dialect) -> Any:  # Any: each dialect has an Insert of its 
     )
     # Tasks on workers may be followed by several processes. Of a final one nothing changes
     # any more but that its body has let go.
-    may_write = sa.or_(TASKS.c.process == new.process, TASKS.c.remote == 1)
+    may_write = TASKS.c.process == bindparam("owner")
+    if release:
+        changed["process"] = new.process
+    else:
+        may_write = sa.or_(may_write, TASKS.c.remote == 1)
     let_go = sa.and_(
         TASKS.c.status == new.status, TASKS.c.still_running == 1, new.still_running == 0
     )

@@ -17,7 +17,7 @@ from framework._tasks.wire import settled
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
-from framework.stores.sql._backlog import Backlog, Told
+from framework.stores.sql._backlog import Backlog, Permitted, Told
 from framework.stores.sql._database import FAULTS, Database, checked_url, is_busy, why
 from framework.stores.sql._history import History
 from framework.stores.sql._mirror import Mirror
@@ -209,6 +209,14 @@ class SQLStore:
             told: Called once, on another thread, with None or a `StoreUnavailableError`.
         """
         self._backlog.secure(record, told)
+
+    def start(self, record: TaskRecord, told: Permitted) -> None:
+        """Store that a task starts, if it still may; see `protocols.RequeueStore`."""
+        self._backlog.start(record, told)
+
+    def release(self, record: TaskRecord) -> None:
+        """Leave a task to the other processes; see `protocols.RequeueStore`."""
+        self._backlog.release(record)
 
     def settle(self, record: TaskRecord, result: Any) -> Any:  # whatever the task returned
         """Return a result as every process reads it: via JSON, by the return annotation.

@@ -22,6 +22,7 @@ from typing import Final
 from sqlalchemy.engine import Connection
 
 from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.restart import Restart
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import StoreHost
@@ -322,7 +323,10 @@ class Writer:
             try:
                 # A final record does not change, so it needs no copy.
                 still = record if record.status.is_final else self._host.snapshot(record)
-                row = rows[record.task_id] = row_of(still, self.call_of(record, still))
+                if still.restart is not None and not self._may_write(record, still.restart):
+                    self._backlog.written([record])
+                    continue
+                row = rows[record.task_id] = self._row_of(record, still)
             except Exception as error:  # this one cannot be written, but others can
                 self._give_up(record, error)
             else:
@@ -330,13 +334,34 @@ class Writer:
         records[:] = [record for record in records if record.task_id in rows]
         return rows
 
+    def _may_write(self, record: TaskRecord, restart: Restart) -> bool:
+        """Return whether a task that others may run is this process's to write."""
+        if restart.state == "free":
+            # A row that was written under another id belongs to nobody, or to another process
+            # by now, which may have run and removed the task.
+            return restart.written in ([], [self.membership.process_id])
+        return restart.state != "left"
+
+    def _row_of(self, record: TaskRecord, still: TaskRecord) -> Written:
+        """Return the row of a record; *still* is a copy of it if it is live."""
+        restart, starts = still.restart, False
+        if restart is not None and still.status is TaskStatus.PENDING:
+            starts = self._backlog.starts(record.task_id)
+            if starts and restart.started is None:
+                restart.started = self._host.clock.monotonic()
+            if restart.started is not None:
+                # Nor may a later change take the start back, of which the runner does not know yet.
+                still.status, still.started = TaskStatus.RUNNING, restart.started
+                still.attempts += 1
+        return row_of(still, self.call_of(record, still))._replace(starts=starts)
+
     def call_of(self, record: TaskRecord, still: TaskRecord) -> str | None:
         """Return the call to write of a task; None if it needs none, or its row has it."""
-        if (
-            not self._keep_arguments
-            or still.status is TaskStatus.COMPLETED
-            or record.task_id in self._with_call
-        ):
+        if still.status is TaskStatus.COMPLETED or record.task_id in self._with_call:
+            return None
+        if still.restart is not None:
+            return still.restart.call
+        if not self._keep_arguments:
             return None
         return self._host.call_of(record, self._keep_arguments)
 
@@ -349,9 +374,7 @@ class Writer:
             beats = self._beat_is_due()
             if beats:
                 self.membership.beat(connection)
-            if rows:
-                self.statements.put(connection, rows, self.membership.process_id, version)
-                self._tell_of_strangers(connection, rows)
+            started = self._put(connection, rows, version)
             if bound is not None:
                 removed = max(removed, bound)
             # A clean-up may have removed tasks that ended before it and are written only now.
@@ -363,6 +386,9 @@ class Writer:
         if beats:
             self._beaten = self._clock.monotonic()
         self.follower.wrote(version)
+        for row in rows:
+            if row.starts or (row.restart is not None and row.ended_at is not None):
+                self._backlog.permit(row.task_id, row.task_id in started)
         if gone.rows:
             self._host.evicted(self._mirror.read_only(gone.rows))
         if gone.left:
@@ -370,12 +396,28 @@ class Writer:
             self._closing.wait(gone.seconds)
         return self.removal.committed(bound, gone)
 
+    def _put(self, connection: Connection, rows: list[Written], version: int) -> Collection[str]:
+        """Write rows; return the ids of the tasks that start by it."""
+        process = self.membership.process_id
+        own = [row for row in rows if not row.is_free]
+        free = [row for row in rows if row.is_free]
+        for row in rows:
+            if row.restart is not None and not row.restart.written:
+                row.restart.written.append(process)
+        if own:
+            self.statements.put(connection, own, process, version)
+            self._tell_of_strangers(connection, own)
+        if free:
+            self.statements.release(connection, free, process, version)
+        starting = [row.task_id for row in own if row.starts]
+        return self.statements.started(connection, starting, process) if starting else ()
+
     def _beat_is_due(self) -> bool:
         return self._clock.monotonic() >= self._beaten + self._pace.beat
 
     def _tell_of_strangers(self, connection: Connection, rows: list[Written]) -> None:
         """Log the tasks whose chosen id another process has used before."""
-        chosen = [row.chosen_id for row in rows if row.chosen_id and row.ended_at is not None]
+        chosen = [row.task_id for row in rows if row.has_chosen_id and row.ended_at is not None]
         for task_id in self.statements.strangers(connection, chosen, self.membership.identities):
             _LOGGER.error(
                 "task %r of this process is not stored: another process has already used its id "
@@ -477,13 +519,13 @@ class Writer:
             row = rows.get(record.task_id)
             if row is None:
                 continue
-            if row.ended_at is None:
-                if self._keep_arguments:
+            if row.ended_at is None and not row.is_free:
+                if self._keep_arguments or row.restart is not None:
                     self._with_call.add(record.task_id)
                 continue
             self._with_call.discard(record.task_id)
             if record.rest:
-                record.store_note = None
+                record.store_note = record.restart = None
         if self._alone:
             for record in records:
                 self._alone.pop(record.task_id, None)
@@ -517,6 +559,7 @@ class Writer:
             "this process was not running for so long that the others that share the store "
             "consider it dead: its unfinished tasks end INTERRUPTED"
         )
+        self._backlog.refuse_starts()
         self._host.interrupt("the process stood still, and the others gave it up")
         try:
             with self._database.writing() as connection:
