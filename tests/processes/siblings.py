@@ -56,6 +56,8 @@ class Host:
         self.adopted: list[str] = []
         self.gone: list[str] = []
         self.call: str | None = None
+        self.rooms = 0
+        self.taken_over: list[TaskRecord] = []
 
     def snapshot(self, record: TaskRecord) -> TaskRecord:
         """Return a copy."""
@@ -76,6 +78,14 @@ class Host:
     def call_of(self, record: TaskRecord, most: int) -> str | None:
         """Return what the test has set."""
         return self.call
+
+    def room(self) -> int:
+        """Return what the test has set."""
+        return self.rooms
+
+    def take_over(self, records: Sequence[TaskRecord]) -> None:
+        """Note what is to run here."""
+        self.taken_over += records
 
     def evicted(self, records: Sequence[TaskRecord]) -> None:
         """Note which tasks were removed."""

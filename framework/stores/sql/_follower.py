@@ -8,16 +8,19 @@ Lock order: `_lock` is innermost, and held for one comparison.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from sqlalchemy.engine import Connection
 
 from framework._tasks.records import TaskRecord
+from framework._tasks.restart import Restart
 from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
+from framework.stores.sql import _orphans
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._database import Database
 from framework.stores.sql._membership import Membership
@@ -25,6 +28,8 @@ from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._older import Older
 from framework.stores.sql._pages import End, Pages
 from framework.stores.sql._statements import CHUNK, Row, Statements
+
+_LOGGER = logging.getLogger("asyncframe")
 
 BREATH: Final = 0.0001
 """Seconds for which the thread releases the interpreter between two steps."""
@@ -155,19 +160,37 @@ class Follower:
         """Check that the others live; end or take over the tasks of dead ones."""
         with self._database.reading() as connection:
             dead = self._membership.watch(connection)
-            orphans = self._membership.has_orphans(connection)
-        if not dead and not orphans:
-            return
+            orphans = _orphans.find(connection, self._host.room())
+        if dead or orphans:
+            while self._claim(dead):
+                dead = []
+
+    def _claim(self, dead: Sequence[tuple[str, int]]) -> bool:
+        """Bury the *dead*, and claim what is left of them; return whether there may be more."""
+        membership, room = self._membership, self._host.room()
         with self._database.writing() as connection:
-            version, _ = self._membership.turn(connection)
-            self._membership.bury(connection, dead)
-            now = self._host.clock.time()
-            adopted = self._membership.claim(connection, version, now)
-            records = self._mirror.read(row[:-2] for row in self._rows_of(connection, adopted))
-        for record in records:
+            version, _ = membership.turn(connection)
+            membership.bury(connection, dead)
+            found = _orphans.find(connection, room)
+            claimed = _orphans.claim(
+                connection, found, membership.process_id, version, self._host.clock.time(), room
+            )
+            remote = self._read_claimed(connection, claimed.remote)
+            waiting = self._read_claimed(connection, claimed.waiting)
+        for record in (*remote, *waiting):
             self._mirror.forget(record.task_id)
-        if records:
-            self._host.adopt(records)
+        if remote:
+            self._host.adopt(remote)
+        for record in waiting:
+            record.restart = Restart.of(*claimed.waiting[record.task_id])
+            record.restart.written.append(membership.process_id)
+        if waiting:
+            _LOGGER.info("taking over %d tasks of processes that have ended", len(waiting))
+            self._host.take_over(waiting)
+        return len(waiting) == _orphans.MOST
+
+    def _read_claimed(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
+        return self._mirror.read(row[:-2] for row in self._rows_of(connection, task_ids))
 
     def read(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
         """Return the records of some ids from the database; any thread.
@@ -185,6 +208,9 @@ class Follower:
                 rows.append(row[:-2])
             elif (known := self._mirror.get(task_id)) is not None:
                 ended.append(known)
+            elif row[-1] != self._membership.process_id:
+                # The others have given this process up, and the task will be taken over.
+                rows.append(row[:-2])
         return ended + self._mirror.read_only(counted) + self._mirror.read(rows)
 
     def _rows_of(self, connection: Connection, task_ids: Collection[str]) -> list[Row]:

@@ -5,8 +5,8 @@ counters of the others. A process is dead if its counter stands still while this
 increments its own six times. So clocks may differ and jump, and nobody counts as dead while
 the database cannot be written or the machine is suspended.
 
-Guarantees: a process whose row is gone writes no task before it has a new row; live tasks of
-a process without a row end INTERRUPTED, or are taken over if they run on workers.
+Guarantees: a process whose row is gone writes no task before it has a new row. `_orphans` has
+what becomes of its live tasks.
 """
 
 from __future__ import annotations
@@ -21,20 +21,13 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from framework._tasks.ids import random_id
-from framework._tasks.records import TaskStatus
-from framework.stores.sql._schema import PROCESSES, TASKS
+from framework.stores.sql._schema import PROCESSES
 from framework.stores.sql._statements import Statements
 
 _LOGGER = logging.getLogger("asyncframe")
 
 MISSED: Final = 6
 """Beats of this process within which another one's counter must move."""
-
-REASON: Final = "its process ended or hung before the task could end"
-
-_LIVE: Final = TASKS.c.ended_at.is_(None)
-_ORPHANED: Final = sa.and_(_LIVE, TASKS.c.process.not_in(sa.select(PROCESSES.c.process_id)))
-
 
 _BEAT: Final = (
     sa.update(PROCESSES)
@@ -125,11 +118,6 @@ class Membership:
         others = sa.select(PROCESSES.c.process_id).where(PROCESSES.c.process_id != self.process_id)
         return connection.execute(others.limit(1)).first() is None
 
-    def has_orphans(self, connection: Connection) -> bool:
-        """Return whether a live task belongs to a process without a row."""
-        query = sa.select(TASKS.c.task_id).where(_ORPHANED).limit(1)
-        return connection.execute(query).first() is not None
-
     def bury(self, connection: Connection, dead: Sequence[tuple[str, int]]) -> None:
         """Delete the rows of dead processes, unless their counters have moved since."""
         for process_id, beat in dead:
@@ -140,34 +128,7 @@ class Membership:
             )
             if done.rowcount:
                 _LOGGER.warning(
-                    "process %s is not responding: its tasks end INTERRUPTED", process_id
+                    "process %s is not responding: others take over its tasks that may run again, "
+                    "and the rest end INTERRUPTED",
+                    process_id,
                 )
-
-    def claim(self, connection: Connection, version: int, now: float) -> list[str]:
-        """End the live tasks of processes without a row; *now* is in wall seconds.
-
-        Returns:
-            The ids of those that run on workers: they belong to this process from now on.
-        """
-        remote = TASKS.c.remote == 1
-        adopted = connection.execute(sa.select(TASKS.c.task_id).where(_ORPHANED, remote))
-        task_ids = [task_id for (task_id,) in adopted]
-        if task_ids:
-            connection.execute(
-                sa.update(TASKS)
-                .where(_ORPHANED, remote)
-                .values(process=self.process_id, version=version)
-            )
-        # Clocks differ: no end may come before its start.
-        last = sa.func.coalesce(TASKS.c.started_at, TASKS.c.created_at)
-        connection.execute(
-            sa.update(TASKS)
-            .where(_ORPHANED)
-            .values(
-                status=TaskStatus.INTERRUPTED.value,
-                ended_at=sa.case((last > now, last), else_=now),
-                reason=REASON,
-                version=version,
-            )
-        )
-        return task_ids

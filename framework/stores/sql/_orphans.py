@@ -1,0 +1,211 @@
+"""Orphans: live tasks whose process has ended, and what becomes of them.
+
+Those that run on workers are followed by another process. Those that may run again belong to a
+process that knows their function, or wait for one. All others end INTERRUPTED.
+
+Guarantees: each gets one new owner, since every process takes its turn before it looks.
+Relies on: calls within transactions of the store's own thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any, Final, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from framework._tasks import registry
+from framework._tasks.records import TaskStatus
+from framework._tasks.restart import WAITS
+from framework._tasks.wire import encode_error
+from framework.exceptions import TaskCancelledError
+from framework.stores.sql._schema import PROCESSES, TASKS
+
+REASON: Final = "its process ended or hung before the task could end"
+CANCELLED: Final = "it was cancelled before another process took it over"
+
+MOST: Final = 500
+"""How many tasks a process takes over in one transaction at most."""
+
+_ORPHANED: Final = sa.and_(
+    TASKS.c.ended_at.is_(None), TASKS.c.process.not_in(sa.select(PROCESSES.c.process_id))
+)
+_REMOTE: Final = TASKS.c.remote == 1
+_WAITING: Final = sa.and_(_ORPHANED, TASKS.c.remote == 0, TASKS.c.restart.is_not(None))
+_LOST: Final = sa.and_(_ORPHANED, TASKS.c.remote == 0, TASKS.c.restart.is_(None))
+
+_GROUPS: Final = (
+    sa.select(
+        TASKS.c.name,
+        sa.func.max(TASKS.c.cancel_requested),
+        sa.func.max(sa.case((TASKS.c.reason == WAITS, 0), else_=1)),
+    )
+    .where(_WAITING)
+    .group_by(TASKS.c.name)
+)
+
+
+class Found(NamedTuple):
+    """What there is to do for orphans.
+
+    Attributes:
+        lost: Whether some are to be ended, or followed on their workers.
+        cancelled: Whether the cancellation of a waiting one was requested.
+        known: The names of waiting ones whose functions this process knows.
+        unknown: The names of the others, as far as they do not say yet why they wait.
+    """
+
+    lost: bool
+    cancelled: bool
+    known: Collection[str]
+    unknown: Collection[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.lost or self.cancelled or self.known or self.unknown)
+
+
+class Claimed(NamedTuple):
+    """What belongs to this process from now on.
+
+    Attributes:
+        remote: The ids of tasks that run on workers.
+        waiting: The ids of tasks that this process is to run, each with its call and restart.
+    """
+
+    remote: Collection[str]
+    waiting: dict[str, tuple[str, str]]
+
+
+def find(connection: Connection, room: int) -> Found:
+    """Return what there is to do.
+
+    Args:
+        connection: A transaction.
+        room: How many tasks this process can run.
+    """
+    if not _exists(connection, _ORPHANED):
+        return Found(False, False, (), ())
+    cancelled, known, unknown = False, [], []
+    for name, to_cancel, is_new in connection.execute(_GROUPS):
+        cancelled = cancelled or bool(to_cancel)
+        if _is_known(name):
+            if room > 0:
+                known.append(name)
+        elif is_new:
+            unknown.append(name)
+    lost = _exists(connection, sa.or_(_LOST, sa.and_(_ORPHANED, _REMOTE)))
+    return Found(lost, cancelled, known, unknown)
+
+
+def _exists(connection: Connection, which: sa.ColumnElement[bool]) -> bool:
+    found = connection.execute(sa.select(TASKS.c.task_id).where(which).limit(1))
+    return found.first() is not None
+
+
+def claim(
+    connection: Connection, found: Found, process: str, version: int, now: float, room: int
+) -> Claimed:
+    """End orphans or let them belong to *process*, whose turn it is.
+
+    Args:
+        connection: A transaction that writes.
+        found: What `find` has found.
+        process: The id of this process.
+        version: Its version.
+        now: The wall second.
+        room: How many tasks this process can run.
+    """
+    if found.cancelled:
+        _cancel(connection, version, now)
+    if found.unknown:
+        _mark(connection, found.unknown, version)
+    waiting = _take(connection, found.known, process, version, min(room, MOST))
+    remote = _adopt(connection, process, version)
+    _end(connection, _LOST, TaskStatus.INTERRUPTED, version, now, REASON)
+    return Claimed(remote, waiting)
+
+
+def _is_known(name: str) -> bool:
+    return hasattr(registry.find_function(name), "__asyncframe_spec__")
+
+
+def _cancel(connection: Connection, version: int, now: float) -> None:
+    rows = connection.execute(
+        sa.select(TASKS.c.task_id, TASKS.c.name).where(_WAITING, TASKS.c.cancel_requested == 1)
+    )
+    for task_id, name in rows.all():
+        error = encode_error(TaskCancelledError(task_id, name))
+        own = TASKS.c.task_id == task_id
+        _end(connection, own, TaskStatus.CANCELLED, version, now, CANCELLED, error=error)
+
+
+def _mark(connection: Connection, names: Collection[str], version: int) -> None:
+    """Tell whoever looks at them why tasks of unknown functions wait."""
+    connection.execute(
+        sa.update(TASKS)
+        .where(_WAITING, TASKS.c.name.in_(names), TASKS.c.reason != WAITS)
+        .values(reason=WAITS, version=version)
+    )
+
+
+def _take(
+    connection: Connection, names: Collection[str], process: str, version: int, most: int
+) -> dict[str, tuple[str, str]]:
+    """Let waiting tasks belong to *process*, the oldest first."""
+    if not names or most <= 0:
+        return {}
+    rows = connection.execute(
+        sa.select(TASKS.c.task_id, TASKS.c.call, TASKS.c.restart)
+        .where(_WAITING, TASKS.c.name.in_(names), TASKS.c.call.is_not(None))
+        .order_by(TASKS.c.created_at, TASKS.c.task_id)
+        .limit(most)
+    )
+    taken = {task_id: (call, restart) for task_id, call, restart in rows}
+    for some in _parts(list(taken)):
+        connection.execute(
+            sa.update(TASKS)
+            .where(TASKS.c.task_id.in_(some))
+            .values(
+                process=process, status=TaskStatus.PENDING.value, started_at=None, version=version
+            )
+        )
+    return taken
+
+
+def _adopt(connection: Connection, process: str, version: int) -> list[str]:
+    """Let tasks that run on workers belong to *process*."""
+    remote = sa.and_(_ORPHANED, _REMOTE)
+    task_ids = list(connection.execute(sa.select(TASKS.c.task_id).where(remote)).scalars())
+    if task_ids:
+        connection.execute(sa.update(TASKS).where(remote).values(process=process, version=version))
+    return task_ids
+
+
+def _end(
+    connection: Connection,
+    which: sa.ColumnElement[bool],
+    status: TaskStatus,
+    version: int,
+    now: float,
+    reason: str,
+    **values: Any,
+) -> None:
+    # Clocks differ: no end may come before its start.
+    last = sa.func.coalesce(TASKS.c.started_at, TASKS.c.created_at)
+    connection.execute(
+        sa.update(TASKS)
+        .where(which)
+        .values(
+            status=status.value,
+            ended_at=sa.case((last > now, last), else_=now),
+            reason=reason,
+            restart=None,
+            version=version,
+            **values,
+        )
+    )
+
+
+def _parts(task_ids: list[str], size: int = 256) -> Iterable[list[str]]:
+    return (task_ids[at : at + size] for at in range(0, len(task_ids), size))
