@@ -275,6 +275,30 @@ class Ledger(Events):
         if task.home.on_idle is not None and not task.home.live:
             task.home.on_idle()
 
+    def give_away(self, task: LiveTask) -> dict[Waiter, None]:
+        """Stop counting a live task that another process may run; called with the lock held.
+
+        It is INTERRUPTED for whoever refers to it here, so that nothing can happen to it any
+        more; that is not stored. Call ``live.pop`` and wake the returned waiters after it.
+        """
+        if task.status is PENDING:
+            self.pending -= 1
+        else:
+            self.running -= 1
+        self.submitted -= 1
+        task.status = TaskStatus.INTERRUPTED
+        waiters, task.waiters = task.waiters, None
+        return {} if waiters is None else waiters
+
+    def requeued(self, task: LiveTask) -> None:
+        """Count and publish that a task of another process waits here now."""
+        with self.lock:
+            self.extra["requeued"] += 1
+            if self.sinks:
+                self.enqueue(task, "requeued", message=task.reason)
+        if task.outbox is not None:
+            self.flush(task)
+
     def find(self, task_id: object) -> TaskRecord | None:
         """Return the record with this id, live or finished; None if there is none."""
         if not isinstance(task_id, str):

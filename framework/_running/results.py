@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any  # a result is whatever the task returned
+from typing import Any, Protocol  # a result is whatever the task returned
 
 from framework._running.ledger import Ledger
 from framework._running.outcomes import raise_or_return
@@ -22,8 +22,20 @@ from framework._tasks.records import FINAL, TaskRecord
 from framework._threads.crew import Crew
 from framework._threads.pool_threads import PoolThread, current_item, current_pool_thread
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
-from framework.exceptions import FrameworkNotStartedError
+from framework.exceptions import FrameworkNotStartedError, TaskNotFoundError
 from framework.protocols import TaskEngine
+
+
+class Elsewhere(Protocol):
+    """Waits for tasks of other processes: a `_manager.elsewhere.Elsewhere`."""
+
+    async def until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:
+        """Suspend until a task is final and return its record; None if it is unknown."""
+        ...
+
+    def block_until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:
+        """Block until a task is final and return its record; None if it is unknown."""
+        ...
 
 
 class Results:
@@ -34,7 +46,12 @@ class Results:
         boxes: The mailboxes of the event loops.
         engine: Runs a queued task inline, if it can.
         crew: The threads of the pool, with the graph of who waits for what.
+
+    Attributes:
+        elsewhere: Waits for tasks that other processes run; None if there can be none.
     """
+
+    elsewhere: Elsewhere | None = None
 
     def __init__(self, ledger: Ledger, boxes: Mailboxes, engine: TaskEngine, crew: Crew) -> None:
         self._ledger = ledger
@@ -47,8 +64,14 @@ class Results:
     async def get(self, record: TaskRecord, timeout: float | None) -> Any:
         """Suspend until *record* is final; see `TaskManager.get_result`."""
         if isinstance(record, LiveTask):
+            until = None if timeout is None else self._clock.monotonic() + timeout
             await self.until_final(record, timeout)
             _require_final(record)
+            if _was_given_away(record):
+                assert self.elsewhere is not None
+                left = None if until is None else max(0.0, until - self._clock.monotonic())
+                found = await self.elsewhere.until_final(record.task_id, left)
+                return await self.get(_require_found(record, found), left)
         return raise_or_return(record)
 
     async def ended(self, task: LiveTask) -> None:
@@ -63,8 +86,14 @@ class Results:
     def wait(self, record: TaskRecord, timeout: float | None) -> Any:
         """Block until *record* is final; see `TaskManager.wait_result`."""
         if isinstance(record, LiveTask):
+            until = None if timeout is None else self._clock.monotonic() + timeout
             self._block_until_final(record, timeout)
             _require_final(record)
+            if _was_given_away(record):
+                assert self.elsewhere is not None
+                left = None if until is None else max(0.0, until - self._clock.monotonic())
+                found = self.elsewhere.block_until_final(record.task_id, left)
+                return self.wait(_require_found(record, found), left)
         return raise_or_return(record)
 
     async def until_final(
@@ -222,6 +251,17 @@ def _require_final(task: LiveTask) -> None:
     """Raise FrameworkNotStartedError if the wait ended because the framework stopped."""
     if task.status is PENDING or task.status is RUNNING:
         raise FrameworkNotStartedError("stopped")
+
+
+def _was_given_away(task: LiveTask) -> bool:
+    """Whether the wait ended because another process runs the task."""
+    return task.restart is not None and task.restart.state == "left"
+
+
+def _require_found(task: LiveTask, found: TaskRecord | None) -> TaskRecord:
+    if found is None:
+        raise TaskNotFoundError(task.task_id)
+    return found
 
 
 def _waited_too_long(task: TaskRecord, timeout: float | None) -> TimeoutError:

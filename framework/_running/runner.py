@@ -37,6 +37,7 @@ class Runner:
 
     Attributes:
         runs: What the engine calls with a task of each kind; see `coroutines.runs_of`.
+        permitted: The same for a task that another process may take over; see `permits`.
         monotonic: Reads the framework's clock.
         drives: The coroutines that have been suspended and have not ended.
         holds_clock: Whether the clock is held while tasks are queued.
@@ -60,6 +61,7 @@ class Runner:
         self.engine = engine
         self.interceptor = interceptor
         self.runs: dict[Kind, Run] = {}
+        self.permitted: dict[Kind, Run] = {}
         self.drives = Drives()
         # Only virtual time can be held; in real time each task saves the calls.
         self.holds_clock = not isinstance(self.ledger.clock, SystemClock)
@@ -74,7 +76,8 @@ class Runner:
             self.use_levels()
         kind = spec.kind
         try:
-            self.engine.start(task, kind, self.runs[kind])
+            runs = self.runs if task.rest is None or task.restart is None else self.permitted
+            self.engine.start(task, kind, runs[kind])
         except Exception as error:  # its id is known already, so the task must end
             self.refuse(task, error)
         # For this order: 1 another thread cancels the task and releases the clock, 2 it is
