@@ -231,6 +231,8 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             except BaseException:
                 await self._stop()
                 raise
+        # Only now: a task may need what the app's handlers have set up.
+        framework.core.takes_over = True
 
     async def _connect(self, framework: Framework, alone: bool) -> None:
         """Attach the telemetry, and connect the framework if it has only this app."""

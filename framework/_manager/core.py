@@ -23,6 +23,7 @@ from framework._running.endings import Endings
 from framework._running.ledger import Ledger
 from framework._running.log import log_attempt, log_final, report_unread
 from framework._running.pauses import Pauses
+from framework._running.permits import Permits
 from framework._running.policies import Policies, WatchedPolicies
 from framework._running.results import Results
 from framework._running.runner import Runner
@@ -32,7 +33,15 @@ from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.waiters import Mailboxes
 from framework.engines.local import LocalEngine
 from framework.exceptions import FrameworkNotStartedError
-from framework.protocols import Clock, Fallible, Interceptor, RemoteEngine, TaskEngine, TaskStore
+from framework.protocols import (
+    Clock,
+    Fallible,
+    Interceptor,
+    RemoteEngine,
+    RequeueStore,
+    TaskEngine,
+    TaskStore,
+)
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -56,6 +65,8 @@ class Core:
         remote: The engine, if its tasks run in other processes; otherwise None.
         elsewhere: Looks for tasks of other processes; None if there can be none.
         scene: What is needed to say why a task waits.
+        permits: Starts tasks that other processes may take over; None if none may.
+        takes_over: Whether the app has started, so that tasks of ended processes may run.
         manager: The public face of this core; set by `frameworks.Framework`.
     """
 
@@ -93,6 +104,7 @@ class Core:
         self.runner = Runner(self.endings, self.boxes, self.engine, interceptor)
         self.runner.runs = runs_of(self.runner)
         self.runner.use_levels = pool._crew.use_levels
+        self.permits = self._permits(shared)
         if self.remote is not None:
             self.endings.retention.forget = self._forget_elsewhere
         pauses = Pauses(self.ledger, self.endings.limits)
@@ -105,16 +117,27 @@ class Core:
         self.intake = Intake(
             self.ledger, self.runner, self.delays, self.elsewhere, self.remote, new_id, self
         )
+        self.intake.permits = self.permits
         self.schedules = Schedules(self.intake, rng)
         self.clean_up = CleanUp(self.ledger, self.endings.retention, settings)
         self.apply(settings)
         self.scene = LiveScene(self.ledger, self.engine)
         self.results = Results(self.ledger, self.boxes, self.engine, pool._crew)
+        self.results.elsewhere = self.elsewhere
+        self.takes_over = False
         if _LOGGER.isEnabledFor(logging.DEBUG):
             self.ledger.subscribe(log_final, EVENT_OF.values())
             self.ledger.subscribe(log_attempt, ("retrying",))
 
     # -- tasks of other processes
+
+    def _permits(self, shared: object) -> Permits | None:
+        """Return what starts tasks that other processes may take over; None if none may."""
+        if self.remote is not None or not isinstance(shared, RequeueStore):
+            return None
+        permits = Permits(self.runner, shared)
+        self.runner.permitted = permits.runs
+        return permits
 
     def unfollow_remote(self) -> None:
         """Stop following the remote tasks that were published; they run on without this process.

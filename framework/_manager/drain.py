@@ -22,6 +22,7 @@ from framework._running.log import Tally
 from framework._tasks.live import Driver, Home, LiveTask, Sleeper
 from framework._tasks.reasons import span
 from framework._tasks.records import FINAL, TaskStatus
+from framework._tasks.restart import WAITS
 from framework._threads.sleepers import LoopSleeper
 from framework.exceptions import TaskInterruptedError
 from framework.protocols import Clock, TimerHandle
@@ -57,6 +58,9 @@ _CUT_SHORT: Final = {_INTERRUPTED: 20, _STOPPED: 20, _DELAYED: 3, _NEVER_STARTED
 Those that had started may have done part of their work, and somebody may have to look.
 """
 
+_LEFT: Final = "not ended"
+_GIVEN_AWAY: Final = {_LEFT: 3}
+
 _FEW_LINES: Final = 3
 _LINES: Final = 10
 """How many functions to tell of while waiting, and of unfinished tasks."""
@@ -75,16 +79,19 @@ async def drain(core: Core, home: Home, grace: float, sleepers: Sequence[Sleeper
     """
     core.ledger.close_home(home)
     until = core.clock.monotonic() + grace
-    cut_short = Tally(_CUT_SHORT)
+    cut_short, left = Tally(_CUT_SHORT), Tally(_GIVEN_AWAY)
     try:
+        await _give_away_sleepers(core, home, left)
         await _in_turns(core, sleepers, lambda sleeper: sleeper.interrupt())
         await _end_waits(core, home, cut_short)
         await _wait_until_idle(core, home, until)
     finally:
         # Also if the drain is cancelled: that only ends the grace period.
         if home.live or core.runner.drives.of(home):
-            await _shielded(_end_all(core, home, cut_short))
+            await _shielded(_end_all(core, home, cut_short, left))
         _report(cut_short)
+        if left.total:
+            _LOGGER.info("left in the store for another process: %s", left)
 
 
 async def _in_turns(core: Core, items: Iterable[_T], treat: Callable[[_T], object]) -> None:
@@ -114,6 +121,18 @@ def _resolve(future: asyncio.Future[None]) -> None:
     # It is done already if the drain was cancelled in between.
     if not future.done():
         future.set_result(None)
+
+
+async def _give_away_sleepers(core: Core, home: Home, left: Tally) -> None:
+    """Give tasks that are delayed, or wait for their next attempt, to the other processes."""
+
+    def give_away(task: LiveTask) -> None:
+        waits = task.timer is not None or task.sleeper is not None
+        if waits and core.intake.let_go(task, WAITS):
+            left.add(_LEFT, task)
+
+    if core.permits is not None:
+        await _in_turns(core, list(home.live.values()), give_away)
 
 
 async def _end_waits(core: Core, home: Home, cut_short: Tally) -> None:
@@ -238,11 +257,14 @@ def _count_live(left: Tally, task: LiveTask) -> None:
         left.add(task.status.value, task)
 
 
-async def _end_all(core: Core, home: Home, cut_short: Tally) -> None:
-    """Cancel all tasks of *home* and abandon those that do not end."""
+async def _end_all(core: Core, home: Home, cut_short: Tally, left: Tally) -> None:
+    """Give away or cancel all tasks of *home*, and abandon those that do not end."""
     started: list[LiveTask] = []
 
     def cancel(task: LiveTask) -> None:
+        if core.intake.let_go(task, WAITS):
+            left.add(_LEFT, task)
+            return
         state = _NEVER_STARTED if task.timer is None else _DELAYED
         if core.intake.cancel_pending(task, REASON):
             cut_short.add(state, task)

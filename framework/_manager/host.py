@@ -14,6 +14,7 @@ from contextvars import copy_context
 from typing import Any, Final
 
 from framework._manager.core import Core
+from framework._manager.taking_over import take_over
 from framework._tasks import registry
 from framework._tasks.ids import TaskId
 from framework._tasks.jsonsafe import safe_str
@@ -67,9 +68,12 @@ class RemoteHost:
             self._endings.stop_body(task)
 
     def interrupt(self, reason: str) -> None:
-        """End every live task of this process INTERRUPTED, except for remote ones."""
+        """End every live task of this process INTERRUPTED, except for remote ones.
+
+        Those that the other processes may run are left to them.
+        """
         for task in self._ledger.unfinished():
-            if not task.remote:
+            if not task.remote and not self._core.intake.let_go(task, reason):
                 error = TaskInterruptedError(task.task_id, task.name)
                 self._endings.end(task, "interrupt", error=error, reason=reason, body_ended=False)
 
@@ -98,6 +102,18 @@ class RemoteHost:
         if size > most:
             return json.dumps(f"they take {size:,} bytes of JSON, and at most {most:,} are kept")
         return text
+
+    def room(self) -> int:
+        """Return how many tasks of ended processes this one can take over now."""
+        core = self._core
+        if not core.takes_over or core.permits is None or self._ledger.state != "running":
+            return 0
+        return max(0, self._ledger.queue_size - self._ledger.pending)
+
+    def take_over(self, records: Sequence[TaskRecord]) -> None:
+        """Run tasks of ended processes here; see `protocols.StoreHost`."""
+        for record in records:
+            take_over(self._core, record)
 
     def evicted(self, records: Sequence[TaskRecord]) -> None:
         """Tell of tasks that were counted as removed before."""

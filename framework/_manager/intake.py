@@ -19,6 +19,7 @@ from framework._manager.delays import Delays
 from framework._manager.elsewhere import Elsewhere
 from framework._running.coroutines import Drive
 from framework._running.ledger import Ledger, id_in_use
+from framework._running.permits import Permits
 from framework._running.runner import Runner
 from framework._tasks import checks
 from framework._tasks.current import current_home
@@ -27,7 +28,9 @@ from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, Home, LiveTask, Owner, Waiter
 from framework._tasks.options import COPY, SUBMIT, SubmitOptions, merged
 from framework._tasks.reasons import delayed
+from framework._tasks.restart import Restart
 from framework._tasks.specs import TaskSpec, require_arguments, spec_for
+from framework._tasks.wire import encode_call
 from framework._threads.waiters import LoopWaiter, ThreadWaiter
 from framework.exceptions import TaskCancelledError
 from framework.protocols import RemoteEngine
@@ -50,6 +53,7 @@ class Intake:
         in_place: Whether a coroutine that is awaited as a task runs where it is awaited.
         durable: Whether a submission that can wait returns only when its record is stored
             safely.
+        permits: Starts tasks that other processes may take over; None if none may.
         default_limit: Time limit in seconds of tasks without their own; None for no limit.
     """
 
@@ -70,6 +74,7 @@ class Intake:
         self.in_place = remote is None
         self.durable = ledger.shared is not None and ledger.shared.durable
         self.default_limit: float | None = None
+        self.permits: Permits | None = None
         self._delays = delays
         self._elsewhere = elsewhere
         self._remote = remote
@@ -131,13 +136,16 @@ class Intake:
             launch: Whether to call `launch`; if not, call it once the task is secured.
 
         Raises:
-            ValueError: If the chosen id is in use.
+            TypeError: If another process is to run it if need be, and its arguments are no JSON.
+            ValueError: If the chosen id is in use, or the JSON is too long.
             StoreUnavailableError: If its record cannot be stored safely.
         """
         task_id = spec.task_id
         chosen = self.new_id() if task_id is None else task_id
         task = self._new_task(spec, args, kwargs, frame, chosen)
         task.hooks = spec.hooks
+        if spec.requeue:
+            self._keep_for_restart(task, args, kwargs)
         if spec.delay:
             task.reason = delayed(task.created_at + spec.delay)
         if task_id is None:
@@ -174,6 +182,21 @@ class Intake:
         large = self.ledger.large
         if large is not None and isinstance(task_id, str) and large.has(task_id):
             raise id_in_use(task_id)
+
+    def _keep_for_restart(
+        self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Keep what another process needs to run a task; without a store, only check it."""
+        spec = task.spec
+        call = encode_call(spec.fn, args, kwargs)
+        if self.permits is not None:
+            task.restart = Restart(
+                call,
+                due=task.created_at + spec.delay if spec.delay else None,
+                limit=task.limit,
+                priority=spec.priority,
+                idempotent=spec.options["idempotent"],
+            )
 
     def launch(self, task: LiveTask) -> None:
         """Hand a submitted task to the engine, after the delay of its spec."""
@@ -373,14 +396,24 @@ class Intake:
             task, "cancel", error=error, reason=reason, only_from=PENDING
         ):
             return False
+        self._stop_delay(task)
+        self.runner.engine.withdraw(task)
+        self.runner.release_clock(task)
+        return True
+
+    def let_go(self, task: LiveTask, reason: str) -> bool:
+        """Give a task to the other processes, if one of them may run it; see `Permits.let_go`."""
+        if self.permits is None or not self.permits.let_go(task, reason):
+            return False
+        self._stop_delay(task)
+        return True
+
+    def _stop_delay(self, task: LiveTask) -> None:
         if task.spec.delay:
             timer, task.timer = task.timer, None
             if timer is not None:
                 timer.cancel()
             self._delays.forget(task)
-        self.runner.engine.withdraw(task)
-        self.runner.release_clock(task)
-        return True
 
 
 def take_in(

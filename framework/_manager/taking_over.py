@@ -1,0 +1,103 @@
+"""Taking over: tasks that another process accepted and could not run any more."""
+
+from __future__ import annotations
+
+import logging
+import math
+from contextvars import copy_context
+from typing import Any, Final
+
+from framework._manager.core import Core
+from framework._tasks import registry
+from framework._tasks.current import current_home
+from framework._tasks.ids import TaskId
+from framework._tasks.live import LiveTask, new_task
+from framework._tasks.records import TaskRecord
+from framework._tasks.restart import Restart
+from framework._tasks.specs import TaskSpec
+from framework._tasks.wire import decode_call
+from framework.exceptions import FrameworkError
+from framework.protocols import RequeueStore
+
+_LOGGER = logging.getLogger("asyncframe")
+
+REASON: Final = "its process ended, and another one has taken it over"
+
+
+def take_over(core: Core, record: TaskRecord) -> bool:
+    """Run a task of another process here, whose row belongs to this process now.
+
+    Its id, name, description, arguments, time limit, priority, delay, time of submission and
+    number of attempts stay. Its hooks, its context and the line that submitted it are gone.
+
+    Args:
+        core: The core that takes it.
+        record: The task, PENDING, with its restart.
+
+    Returns:
+        Whether this process runs it. If not, the store has it back.
+    """
+    restart: Restart | None = record.restart
+    store: object = core.ledger.shared
+    assert restart is not None
+    assert isinstance(store, RequeueStore)
+    spec = _spec_of(core, record, restart)
+    if spec is None:
+        _release(store, record, restart)
+        return False
+    task = _task_of(core, record, restart, spec)
+    try:
+        core.ledger.add(task, bounded=False)
+    except (FrameworkError, ValueError):  # it is stopping, or the store takes no more
+        _release(store, record, restart)
+        return False
+    core.ledger.requeued(task)
+    try:
+        task.args, kwargs = decode_call(spec.fn, restart.call)
+        task.kwargs = kwargs or None
+    except Exception as error:  # the function has changed; its types are the user's code
+        core.runner.refuse(task, error)
+        return True
+    core.intake.launch(task)
+    return True
+
+
+def _release(store: RequeueStore, record: TaskRecord, restart: Restart) -> None:
+    """Give a task back, for another process or a later time."""
+    record.restart = restart.free_copy()
+    store.release(record)
+
+
+def _spec_of(core: Core, record: TaskRecord, restart: Restart) -> TaskSpec | None:
+    """Return the spec of a task's function, with the options of its submission."""
+    known: Any = getattr(registry.find_function(record.name), "__asyncframe_spec__", None)
+    if not isinstance(known, TaskSpec):
+        return None
+    now = core.clock.time()
+    return known.replace(
+        {
+            "description": record.description,
+            "timeout": math.inf if restart.limit is None else restart.limit,
+            "delay": 0.0 if restart.due is None else max(0.0, restart.due - now),
+            "priority": restart.priority,
+            "idempotent": restart.idempotent,
+            "on_restart": "requeue",
+        }
+    )
+
+
+def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -> LiveTask:
+    """Return the live task; its submission lies before this process's first second, perhaps."""
+    created = core.clock.monotonic() - max(0.0, core.clock.time() - record.created_at)
+    home = core.intake.home()
+    context = copy_context()
+    # Inside the task, this framework is the current one.
+    context.run(current_home.set, home)
+    task = new_task(TaskId(record.task_id), spec, context, home, created, record.created_at)
+    task.queued = core.clock.monotonic()
+    task.label = record.label
+    task.limit = restart.limit
+    task.attempts = record.attempts
+    task.restart = restart
+    task.reason = REASON
+    return task
