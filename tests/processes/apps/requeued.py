@@ -1,0 +1,89 @@
+"""A process whose tasks may run in another one; it is killed, suspended or ended in order.
+
+``requeued.py <url> <ledger> <count> [how long its tasks wait, in seconds]``. It submits *count*
+tasks of each kind, and then runs its own and those of ended processes until its input ends.
+Its output is ``accepted <id> <kind>`` for each task once its record is safe, then ``done``.
+Each function that starts appends its task's id to the file *ledger*.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+
+from framework import background_task, current_task, get_task_manager, setup_async_framework
+from framework.stores.sql import SQLStore
+from framework.stores.sql._writer import Pace
+
+URL, LEDGER, COUNT = sys.argv[1], sys.argv[2], int(sys.argv[3])
+PAUSE = float(sys.argv[4]) if len(sys.argv) > 4 else 0.005
+NEVER = threading.Event()
+
+
+def note_start() -> str:
+    """Append this task's id to the ledger, in one step."""
+    task = current_task()
+    assert task is not None
+    file = os.open(LEDGER, os.O_APPEND | os.O_WRONLY | os.O_CREAT)
+    os.write(file, f"{task.task_id}\n".encode())
+    os.close(file)
+    return task.task_id
+
+
+@background_task(on_restart="requeue", name="tests.once")
+def once(number: int) -> str:
+    """Run on a thread, at most once."""
+    found = note_start()
+    NEVER.wait(PAUSE)
+    return found
+
+
+@background_task(on_restart="requeue", name="tests.on_loop")
+async def on_loop(number: int) -> str:
+    """Run on the loop, at most once."""
+    found = note_start()
+    paused = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(PAUSE, paused.set_result, None)
+    await paused
+    return found
+
+
+@background_task(on_restart="requeue", idempotent=True, name="tests.again")
+def again(number: int) -> str:
+    """Run on a thread, perhaps several times."""
+    found = note_start()
+    NEVER.wait(PAUSE)
+    return found
+
+
+KINDS = {"once": once, "loop": on_loop, "again": again, "later": once.options(delay=0.3)}
+
+
+async def main() -> None:
+    """Submit, tell what was accepted, and run until the input ends."""
+    store = SQLStore(URL, durable=True)
+    store._pace = Pace(beat=0.1)
+    end = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def read() -> None:
+        sys.stdin.read()
+        loop.call_soon_threadsafe(end.set)
+
+    async def submit(kind: str, number: int) -> None:
+        task_id = await get_task_manager().submit(KINDS[kind], (number,))
+        print("accepted", task_id, kind, flush=True)
+
+    async with setup_async_framework(
+        None, store=store, max_workers=2, graceful_shutdown_timeout=0.05
+    ):
+        threading.Thread(target=read, daemon=True).start()
+        for number in range(COUNT):
+            await asyncio.gather(*(submit(kind, number) for kind in KINDS))
+        print("done", flush=True)
+        await end.wait()
+
+
+asyncio.run(main())
