@@ -18,7 +18,7 @@ from framework._tasks.decorated import (
 )
 from framework._tasks.functions import checker_for, kind_of, name_of, positional_range
 from framework._tasks.ids import TaskId
-from framework._tasks.options import COPY, TASK, TaskOptions
+from framework._tasks.options import BACKGROUND, COPY, TASK, BackgroundOptions, TaskOptions
 from framework._tasks.specs import TaskSpec
 
 P = ParamSpec("P")
@@ -34,11 +34,11 @@ def background_task(fn: Callable[P, T], /) -> BackgroundFunction[P, T]: ...
 
 
 @overload
-def background_task(**options: Unpack[TaskOptions]) -> BackgroundDecorator: ...
+def background_task(**options: Unpack[BackgroundOptions]) -> BackgroundDecorator: ...
 
 
-@TASK.spelled_out
-def background_task(fn: Any = BRACKETS, /, **options: Unpack[TaskOptions]) -> Any:
+@BACKGROUND.spelled_out
+def background_task(fn: Any = BRACKETS, /, **options: Unpack[BackgroundOptions]) -> Any:
     """Make a call return a task id immediately, and run the function in the background.
 
     You can use it with or without options, on functions, methods, static and class methods,
@@ -51,7 +51,7 @@ def background_task(fn: Any = BRACKETS, /, **options: Unpack[TaskOptions]) -> An
 
     Args:
         fn: The function, if you use the decorator without parentheses.
-        **options: See `TaskOptions`.
+        **options: See `BackgroundOptions`.
 
     Returns:
         A function with the same parameters that returns a `TaskId`.
@@ -61,7 +61,7 @@ def background_task(fn: Any = BRACKETS, /, **options: Unpack[TaskOptions]) -> An
             has the wrong type.
         ValueError: If *timeout* is out of range.
     """
-    given = TASK.checked("background_task", options)
+    given = BACKGROUND.checked("background_task", options)
     return apply("background_task", fn, lambda it: _task("background_task", it, given))
 
 

@@ -12,6 +12,7 @@ from framework._tasks import registry
 from framework._tasks.current import current_home
 from framework._tasks.ids import TaskId
 from framework._tasks.live import LiveTask, new_task
+from framework._tasks.reasons import delayed
 from framework._tasks.records import TaskRecord
 from framework._tasks.restart import Restart
 from framework._tasks.specs import TaskSpec
@@ -28,7 +29,8 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     """Run a task of another process here, whose row belongs to this process now.
 
     Its id, name, description, arguments, time limit, priority, delay, time of submission and
-    number of attempts stay. Its hooks, its context and the line that submitted it are gone.
+    number of attempts stay. Its context, the line that submitted it, and the hooks of the
+    submission are gone; those of its function apply.
 
     Args:
         core: The core that takes it.
@@ -99,5 +101,6 @@ def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -
     task.limit = restart.limit
     task.attempts = record.attempts
     task.restart = restart
-    task.reason = REASON
+    task.hooks = spec.hooks
+    task.reason = delayed(restart.due) if restart.due is not None and spec.delay else REASON
     return task

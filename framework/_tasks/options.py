@@ -178,8 +178,12 @@ class OnceOptions(TypedDict, total=False):
     ]
 
 
-class TaskOptions(RunOptions, NameOptions, RestartOptions, total=False):
-    """Options of `background_task` and `async_task`."""
+class TaskOptions(RunOptions, NameOptions, total=False):
+    """Options of `async_task`."""
+
+
+class BackgroundOptions(TaskOptions, RestartOptions, total=False):
+    """Options of `background_task`."""
 
 
 class SubmitOptions(RunOptions, OnceOptions, total=False):
@@ -386,6 +390,7 @@ _KEPT: Final = _Kept()
 _OPTIONS_LINE: Final = re.compile(r"^(?P<indent> *)\*\*options: .*$", re.MULTILINE)
 
 TASK: Final = OptionList(TaskOptions, drops_none=True)
+BACKGROUND: Final = OptionList(BackgroundOptions, drops_none=True)
 MAP: Final = OptionList(RunOptions, drops_none=True)
 SUBMIT: Final = OptionList(SubmitOptions, drops_none=True)
 COPY: Final = OptionList(CopyOptions, drops_none=True)

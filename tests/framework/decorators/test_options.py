@@ -377,7 +377,10 @@ async def test_an_unknown_option_of_a_submission_is_told(
 @pytest.mark.parametrize(
     ("decorate", "options"),
     [
-        (background_task, "timeout, description, priority, on_error, name"),
+        (
+            background_task,
+            "timeout, description, priority, on_error, name, on_restart, idempotent",
+        ),
         (async_task, "timeout, description, priority, on_error, name"),
         (throttled_task, "rate_limit, time_window, when_limited, key"),
         (retry_task, "max_retries, retry_delay, backoff, max_delay, jitter, exceptions"),
@@ -431,7 +434,7 @@ KEPT = "time_window=..., when_limited=..., key=..."
 @pytest.mark.parametrize(
     ("function", "options"),
     [
-        (background_task, f"{RUN}, name=None"),
+        (background_task, f"{RUN}, name=None, on_restart='interrupt', idempotent=False"),
         (async_task, f"{RUN}, name=None"),
         (TaskManager.submit, f"wait=False, {RUN}, {ONCE}"),
         (TaskManager.submit_nowait, f"{RUN}, {ONCE}"),
