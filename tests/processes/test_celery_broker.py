@@ -14,8 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 import redis.asyncio
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from framework import (
     QueueFullError,
@@ -29,6 +32,8 @@ from framework.engines.celery import CeleryEngine, _rescue, _scripts
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publisher import Publisher
 from framework.exceptions import BrokerUnavailableError
+from framework.http import health_router
+from framework.telemetry.prometheus import PrometheusSink
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make
@@ -108,6 +113,34 @@ async def test_broker_comes_back(redis_server: RedisServer, said: Said) -> None:
         ids = [(await published(redis_server))["task_id"] for _ in range(2)]
         assert ids == [first, second]
         assert await status(first) == (TaskStatus.PENDING, "")
+
+
+async def test_health_while_it_is_away(redis_server: RedisServer, said: Said) -> None:
+    """Health checks and metrics say that the broker is away, and when it is back, without tasks."""
+    engine, registry = make(redis_server.url), CollectorRegistry()
+    app = FastAPI(
+        lifespan=setup_async_framework(engine=engine, telemetry=[PrometheusSink(registry)])
+    )
+    app.include_router(health_router(unready_on=["broker"]))
+
+    async def ready() -> tuple[int, dict[str, str]]:
+        answer = await client.get("/health/ready")
+        return answer.status_code, answer.json()["problems"]
+
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        assert await ready() == (200, {})
+        redis_server.stop()
+        await said.words("cannot read the reports of workers")
+        assert await ready() == (503, {"broker": "the broker cannot be reached"})
+        assert registry.get_sample_value("asyncframe_broker_unavailable") == 1.0
+        redis_server.start()
+        await said.words("the reports of workers can be read again")
+        assert await ready() == (200, {})
+        assert registry.get_sample_value("asyncframe_broker_unavailable") == 0.0
 
 
 async def test_broker_stays_away(redis_server: RedisServer) -> None:

@@ -12,12 +12,18 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from prometheus_client import CollectorRegistry
 
+from framework import setup_async_framework
 from framework.exceptions import StoreUnavailableError
+from framework.http import health_router
 from framework.stores.sql import SQLStore, _database
 from framework.stores.sql._backlog import SECURE_PATIENCE
 from framework.stores.sql._database import Database, checked_url
 from framework.stores.sql._writer import Pace
+from framework.telemetry.prometheus import PrometheusSink
 from tests.patience import PATIENCE
 from tests.processes.servers import PostgresServer
 from tests.processes.siblings import Host, TestClock, new_record, peers
@@ -34,6 +40,24 @@ def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 def file_of(url: str) -> str:
     """Return the file that a URL of SQLite names."""
     return url.removeprefix("sqlite:///")
+
+
+@contextmanager
+def heard(words: str) -> Iterator[threading.Event]:
+    """Set an event once a line of the log has some words."""
+    said = threading.Event()
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if words in record.getMessage():
+                said.set()
+
+    handler = Handler(logging.INFO)
+    logging.getLogger("asyncframe").addHandler(handler)
+    try:
+        yield said
+    finally:
+        logging.getLogger("asyncframe").removeHandler(handler)
 
 
 @contextmanager
@@ -334,6 +358,29 @@ def test_doubt(sqlite_url: str) -> None:
             )
         peer.writer.attempt()
         assert store.doubt() is None
+
+
+def test_health_while_it_fails(sqlite_url: str) -> None:
+    """While the file is locked, health checks answer at once, and metrics say that it fails."""
+    registry = CollectorRegistry()
+    store = SQLStore(sqlite_url)
+    store._pace = QUICK
+    app = FastAPI(lifespan=setup_async_framework(store=store, telemetry=[PrometheusSink(registry)]))
+    app.include_router(health_router())
+    with TestClient(app) as client, heard("the store fails") as failed:
+        with locked(sqlite_url):
+            app.state.task_manager.submit_nowait(int)
+            assert failed.wait(PATIENCE)
+            answer = client.get("/health/ready")
+            failing = registry.get_sample_value("asyncframe_store_failing")
+            errors = registry.get_sample_value("asyncframe_store_errors_total")
+            assert store.fault() == "database is locked"
+        assert (answer.status_code, answer.json()) == (
+            200,
+            {"status": "ready", "problems": {"store": "the store cannot be written"}},
+        )
+        assert (failing, (errors or 0.0) > 0) == (1.0, True)
+    assert store.fault() == ""
 
 
 def test_file_is_removed_while_nothing_happens(

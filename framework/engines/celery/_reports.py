@@ -93,6 +93,10 @@ class Reports:
                 if gap:
                     self._catch_up()
                     gap = False
+                # Before the next line, which waits for a report.
+                if self.fault:
+                    self.fault = ""
+                    _LOGGER.info("the reports of workers can be read again")
                 gap = self._take(self._state.read(self._after, _BLOCK))
             except Exception as error:  # whatever the client raises, Redis is unavailable
                 self.fault = f"cannot read the reports of workers: {safe_str(error)}"
@@ -102,7 +106,7 @@ class Reports:
                 self._closed.wait(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
-                pause, self.fault = _FIRST_PAUSE, ""
+                pause = _FIRST_PAUSE
 
     def _take(self, entries: list[tuple[str, dict[str, str]]]) -> bool:
         """Hand on some reports; return whether some before or between them are missing."""
