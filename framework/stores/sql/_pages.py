@@ -91,6 +91,21 @@ class Pages:
             values |= {"created_at": after[0], "task_id": after[1]}
         return fetch(self._dialect, connection, statement, values)
 
+    def live_page(self, connection: Connection, query: PageQuery) -> list[Row]:
+        """Return the rows of a page of live tasks."""
+        order = _Order(self._dialect, query.oldest_first, TASKS.c.created_at, TASKS.c.task_id)
+        chosen = sa.select(*ROW).where(TASKS.c.ended_at.is_(None))
+        if query.status is not None:
+            chosen = chosen.where(_is(query.status))
+        if query.name is not None:
+            chosen = chosen.where(TASKS.c.name == query.name)
+        values: dict[str, Any] = {}
+        if query.after is not None:
+            chosen = chosen.where(*order.behind())
+            values = {"created_at": query.after[0], "task_id": query.after[1]}
+        chosen = chosen.order_by(*order.columns()).limit(query.limit)
+        return fetch(self._dialect, connection, packed(self._dialect, chosen), values)
+
 
 _NTH: Final = (
     sa.select(TASKS.c.ended_at, TASKS.c.task_id)

@@ -181,7 +181,7 @@ def prepare(database: Database, steps: tuple[tuple[str, ...], ...] = STEPS) -> N
         SQLAlchemyError: If the database cannot be reached or written.
     """
     with database.reading() as connection:
-        found = _version(connection)
+        found = version_of(connection)
     if found < len(steps):
         with database.writing() as connection:
             if database.dialect == "postgresql":
@@ -189,7 +189,7 @@ def prepare(database: Database, steps: tuple[tuple[str, ...], ...] = STEPS) -> N
                 # An index of a large table takes longer than any other statement.
                 connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             # Once more, now that nobody else is at it.
-            found = _version(connection)
+            found = version_of(connection)
             for step in steps[found:]:
                 for statement in step:
                     connection.exec_driver_sql(statement)
@@ -209,10 +209,11 @@ def is_outdated(database: Database) -> bool:
         SQLAlchemyError: If the database cannot be read.
     """
     with database.reading() as connection:
-        return 0 < _version(connection) < len(STEPS)
+        return 0 < version_of(connection) < len(STEPS)
 
 
-def _version(connection: Connection) -> int:
+def version_of(connection: Connection) -> int:
+    """Return the version of the tables; 0 if there are none."""
     if not sa.inspect(connection).has_table(META.name):
         return 0
     return int(connection.execute(sa.select(META.c.schema_version)).scalar_one())

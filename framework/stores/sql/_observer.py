@@ -1,0 +1,208 @@
+"""Observer: reads the tasks of a database from outside, and asks their processes to cancel them.
+
+Guarantees: it does not count as a process of the app. It makes no tables, takes over no tasks,
+and gives no process up, however long it looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from framework._tasks.pages import PageQuery
+from framework._tasks.records import TaskRecord
+from framework.exceptions import StoreUnavailableError
+from framework.stores.sql._database import FAULTS, Database, checked_url, why
+from framework.stores.sql._pages import Pages
+from framework.stores.sql._rows import Reader, can_be_kept, readable
+from framework.stores.sql._schema import PROCESSES, STEPS, TASKS, version_of
+from framework.stores.sql._statements import Row, Statements
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+
+AMBIGUOUS: Final = 5
+"""How many ids with the same beginning are returned at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that shares the database.
+
+    Attributes:
+        host: The name of its machine.
+        pid: Its number there.
+    """
+
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A task, as an observer sees it.
+
+    Attributes:
+        record: The task, with its result as JSON gives it.
+        process: The process that has it; None if that has ended.
+    """
+
+    record: TaskRecord
+    process: Process | None
+
+
+class Observer:
+    """Reads the tasks of one database.
+
+    Args:
+        url: The database, as `SQLStore` takes it.
+
+    Raises:
+        TypeError: If *url* is not a string or URL.
+        ValueError: If it is for another database, or for one in memory.
+        StoreUnavailableError: If the database has no tables of this release, or cannot be read.
+    """
+
+    def __init__(self, url: str | URL) -> None:
+        self._url = checked_url(url)
+        self._database = Database(self._url, durable=False)
+        self._statements = Statements(self._database.dialect)
+        self._pages = Pages(self._database.dialect)
+        self._reader = Reader()
+        try:
+            self._require_file()
+            with self._reading() as connection:
+                self._require_tables(connection)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def __repr__(self) -> str:
+        # Without the driver, which the user need not have named.
+        shown = self._url.set(drivername=self._database.dialect)
+        return shown.render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._database.close()
+
+    def _require_file(self) -> None:
+        # SQLite would make an empty one.
+        if self._database.dialect == "sqlite" and not self._url.query.get("uri"):
+            file = Path(self._url.database or "").absolute()
+            if not file.is_file():
+                raise StoreUnavailableError(f"there is no file {file}")
+
+    def _require_tables(self, connection: Connection) -> None:
+        found, needed = version_of(connection), len(STEPS)
+        if found == needed:
+            return
+        if not found:
+            raise StoreUnavailableError(
+                f"{self!r} has no tasks: no app has used this database as its store yet"
+            )
+        cure = (
+            "start the app once with this release, which upgrades them"
+            if found < needed
+            else "use the release of the app, or a newer one"
+        )
+        raise StoreUnavailableError(
+            f"the tables of {self!r} have version {found}, and this release reads {needed}: {cure}"
+        )
+
+    # -- reading
+
+    def page(self, query: PageQuery) -> list[TaskRecord]:
+        """Return a page of the tasks of all processes.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        if query.name is not None and not can_be_kept(query.name):
+            return []
+        rows: list[Row] = []
+        with self._reading() as connection:
+            _, removed = self._statements.position(connection)
+            if query.status is None or not query.status.is_final:
+                rows += self._pages.live_page(connection, query)
+            if query.status is None or query.status.is_final:
+                rows += self._pages.page(connection, query, removed)
+        return query.first(self._record_of(row) for row in rows)
+
+    def find(self, start: str) -> list[str]:
+        """Return the ids that are *start*, or else begin with it; at most `AMBIGUOUS`.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        if not can_be_kept(start):
+            return []
+        column = TASKS.c.task_id
+        begins = sa.select(column).where(column.startswith(start, autoescape=True))
+        with self._reading() as connection:
+            exact = connection.execute(sa.select(column).where(column == start)).scalars().all()
+            found = exact or connection.execute(begins.limit(AMBIGUOUS)).scalars().all()
+        return [one for one in found if one.startswith(start)]
+
+    def has_processes(self) -> bool:
+        """Return whether a process of the app shares the database now.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        with self._reading() as connection:
+            query = sa.select(PROCESSES.c.process_id).limit(1)
+            return connection.execute(query).first() is not None
+
+    def look(self, task_id: str) -> Sight | None:
+        """Return a task; None if it is unknown.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        with self._reading() as connection:
+            rows = self._statements.of_ids(connection, [task_id])
+            if not rows:
+                return None
+            query = sa.select(PROCESSES.c.host, PROCESSES.c.pid)
+            found = connection.execute(query.where(PROCESSES.c.process_id == rows[0][-1])).first()
+        process = None if found is None else Process(found.host, found.pid)
+        return Sight(self._record_of(rows[0][:-2]), process)
+
+    def _record_of(self, row: Sequence[Any]) -> TaskRecord:  # Any: the columns of a table
+        # Without an offset: its times are those of the wall clock.
+        return readable(self._reader.record_of(row, 0.0))
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._answering(), self._database.reading() as connection:
+            yield connection
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except FAULTS as error:
+            raise StoreUnavailableError(f"{self!r} cannot be read: {why(error)}") from error
+
+    # -- asking
+
+    def request_cancel(self, task_id: str) -> bool:
+        """Ask the process of a live task to cancel it.
+
+        Returns:
+            False if no live task has this id.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        with self._answering(), self._database.writing() as connection:
+            version, _, _ = self._statements.advance(connection, "")
+            return self._statements.request_cancel(connection, task_id, version)

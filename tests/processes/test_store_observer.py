@@ -1,0 +1,149 @@
+"""Looking at a database from outside: what an observer sees, and what it leaves alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import sqlalchemy as sa
+
+from framework._tasks.pages import PageQuery, key_of
+from framework._tasks.records import Label, TaskRecord
+from framework.exceptions import StoreUnavailableError
+from framework.stores.sql._observer import Observer, Process
+from framework.stores.sql._schema import META, PROCESSES, STEPS
+from tests.processes.siblings import COMPLETED, FAILED, PENDING, RUNNING, Peer, peers
+
+
+@pytest.fixture
+def peer(sql_url: str) -> Iterator[Peer]:
+    """A process of the app, in each kind of database."""
+    with peers(sql_url, 1) as (one,):
+        yield one
+
+
+@pytest.fixture
+def observer(sql_url: str, peer: Peer) -> Iterator[Observer]:
+    """An observer of the same database."""
+    with closing(Observer(sql_url)) as made:
+        yield made
+
+
+def filled(peer: Peer) -> list[TaskRecord]:
+    """Let there be twelve tasks of two names, a third of them live, some of the same moment."""
+    tasks = []
+    for number in range(12):
+        task = peer.accept(label=Label("mail" if number % 2 else "shop", ""))
+        if number % 3:
+            peer.end(task, COMPLETED if number % 4 else FAILED, result={"number": number})
+        elif number % 2:
+            peer.start(task)
+        tasks.append(task)
+        if number % 2:
+            peer.clock.pass_time(1.0)
+    peer.writer.write()
+    return tasks
+
+
+def walk(observer: Observer, query: PageQuery) -> list[str]:
+    """Return the ids of all pages."""
+    found: list[str] = []
+    while page := observer.page(query):
+        found += [str(one.task_id) for one in page]
+        query = replace(query, after=key_of(page[-1]))
+    return found
+
+
+def test_pages(peer: Peer, observer: Observer) -> None:
+    """All pages together have every task that matches, once and in order, live ones too."""
+    tasks = filled(peer)
+    statuses = None, COMPLETED, FAILED, PENDING, RUNNING
+    for status, name, oldest_first in product(statuses, (None, "mail", "a\0b"), (False, True)):
+        query = PageQuery(5, status, name, oldest_first=oldest_first)
+        chosen = [one for one in tasks if query.matches(one)]
+        assert walk(observer, query) == [str(one.task_id) for one in query.in_order(chosen)]
+
+
+def test_one_task(peer: Peer, observer: Observer) -> None:
+    """A task is seen with its result as JSON gives it, and with its process."""
+    task = peer.end(peer.accept(), result={"sum": 3})
+    peer.writer.write()
+    sight = observer.look(str(task.task_id))
+
+    assert sight is not None
+    assert sight.record.result == {"sum": 3}
+    assert sight.record.created_at == pytest.approx(task.created_at)
+    assert isinstance(sight.process, Process)
+    assert observer.look("nobody") is None
+
+
+def test_the_beginning_of_an_id(peer: Peer, observer: Observer) -> None:
+    """An id is found by its beginning, which is no pattern, and whole ids come first."""
+    for task_id in ("ab", "abc", "aBd", "a%", "a_"):
+        peer.accept(task_id)
+    peer.writer.write()
+
+    assert observer.find("ab") == ["ab"]
+    assert sorted(observer.find("a")) == ["a%", "aBd", "a_", "ab", "abc"]
+    assert observer.find("a%") == ["a%"]
+    assert observer.find("abcd") == observer.find("b") == observer.find("\ud800") == []
+
+
+def test_a_request_reaches_the_process(peer: Peer, observer: Observer) -> None:
+    """The process of a live task is asked to cancel it; a finished one is left alone."""
+    live, over = peer.accept(), peer.end(peer.accept())
+    peer.writer.write()
+
+    assert observer.request_cancel(str(live.task_id)) is True
+    assert observer.request_cancel(str(over.task_id)) is False
+    peer.writer.follower.look()
+    assert peer.host.cancelled == [live.task_id]
+
+
+def test_it_is_no_process(peer: Peer, observer: Observer) -> None:
+    """It has no row of its own, and says whether anybody has one."""
+    observer.page(PageQuery(10))
+    with peer.database.reading() as connection:
+        found = connection.execute(sa.select(PROCESSES.c.process_id)).scalars().all()
+    assert found == [peer.process_id]
+    assert observer.has_processes() is True
+
+    with peer.database.writing() as connection:
+        peer.writer.membership.leave(connection)
+    assert observer.has_processes() is False
+
+
+def test_no_tables_are_made(sql_url: str, request: pytest.FixtureRequest) -> None:
+    """A database without tables stays as it is."""
+    if sql_url.startswith("sqlite"):
+        with closing(sa.create_engine(sql_url).raw_connection()) as connection:
+            connection.cursor().execute("CREATE TABLE other (one INTEGER)")
+    with pytest.raises(StoreUnavailableError, match=r"no app has used this database as its"):
+        Observer(sql_url)
+    engine = sa.create_engine(sql_url.replace("postgresql:", "postgresql+psycopg:"))
+    assert not sa.inspect(engine).has_table("asyncframe_tasks")
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("by", "cure"),
+    [
+        (-1, "start the app once with this release, which upgrades them"),
+        (1, "use the release of the app, or a newer one"),
+    ],
+)
+def test_tables_of_another_release(peer: Peer, sql_url: str, by: int, cure: str) -> None:
+    """Tables of another release are refused, and it says what to do."""
+    with peer.database.writing() as connection:
+        connection.execute(sa.update(META).values(schema_version=len(STEPS) + by))
+    with pytest.raises(StoreUnavailableError) as caught:
+        Observer(sql_url)
+
+    assert f"have version {len(STEPS) + by}, and this release reads {len(STEPS)}: {cure}" in str(
+        caught.value
+    )
+    with peer.database.writing() as connection:
+        connection.execute(sa.update(META).values(schema_version=len(STEPS)))
