@@ -346,9 +346,7 @@ def program(*arguments: str, before: str = "pass") -> subprocess.CompletedProces
     )
 
 
-@pytest.mark.parametrize(
-    "arguments", [(), ("-h",), ("--help",), ("help",), ("doctor", "--help")], ids=" ".join
-)
+@pytest.mark.parametrize("arguments", [(), ("-h",), ("--help",), ("help",)], ids=" ".join)
 def test_help(arguments: tuple[str, ...]) -> None:
     """Asked for help, or for nothing, the command line says what there is and succeeds."""
     done = program("framework", *arguments)
@@ -361,7 +359,7 @@ def test_an_unknown_command() -> None:
     """An unknown command is named, the known ones are listed, and the exit status is 2."""
     done = program("framework", "serve")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("unknown command 'serve'\nasyncframe: background tasks")
+    assert "invalid choice: 'serve' (choose from " in done.stderr
 
 
 def test_version() -> None:

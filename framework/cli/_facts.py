@@ -1,0 +1,100 @@
+"""What is shown of a task: as JSON, and as text for people."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any, Final
+
+from framework._running.log import escaped
+from framework._tasks.records import TaskRecord
+from framework._tasks.task import Task
+from framework.exceptions import RemoteTaskError
+
+_SHORT: Final = 12
+"""Characters of a random id that are shown in a table; commands take the beginning of an id."""
+
+_RANDOM: Final = 32
+_MINUTE: Final = 60.0
+_HOUR: Final = 3_600.0
+_DAY: Final = 86_400.0
+
+
+def facts_of(record: TaskRecord) -> dict[str, Any]:  # Any: JSON
+    """Return a task as JSON, in the form of `Task.to_dict`."""
+    facts = Task(record).to_dict()
+    error = record.error
+    if isinstance(error, RemoteTaskError):
+        # The class of the exception is known to the app, and not here.
+        facts["error_type"] = error.type_name.rpartition(".")[2]
+        facts["error_message"] = error.text
+    return facts
+
+
+def short_id(task_id: str) -> str:
+    """Return the beginning of a random id, or the whole of a chosen one."""
+    return task_id[:_SHORT] if len(task_id) == _RANDOM else escaped(task_id)
+
+
+def note_of(facts: dict[str, Any]) -> str:
+    """Return what else there is to say about a task in one line."""
+    if facts["error_message"] is not None and facts["status"] in ("failed", "timeout"):
+        return escaped(f"{facts['error_type']}: {facts['error_message']}")
+    parts = []
+    if facts["progress"] is not None and facts["end_time"] is None:
+        parts.append(f"{facts['progress']:.0%} {facts['progress_message']}".strip())
+    if facts["cancel_requested"] and facts["end_time"] is None:
+        parts.append("cancellation requested")
+    if facts["reason"]:
+        parts.append(facts["reason"])
+    return escaped("; ".join(parts))
+
+
+def span(seconds: float | None) -> str:
+    """Return a duration for people, such as ``1.5 s`` or ``3 h 20 min``; "" for None."""
+    if seconds is None:
+        return ""
+    if seconds < 1:
+        return f"{seconds * 1_000:.0f} ms"
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    if seconds < _HOUR:
+        return f"{seconds // _MINUTE:.0f} min {seconds % _MINUTE:.0f} s"
+    if seconds < _DAY:
+        return f"{seconds // _HOUR:.0f} h {seconds % _HOUR // _MINUTE:.0f} min"
+    return f"{seconds // _DAY:.0f} d {seconds % _DAY // _HOUR:.0f} h"
+
+
+def moment(stamp: str | None) -> str:
+    """Return a timestamp in the time zone of this machine; "" for None."""
+    if stamp is None:
+        return ""
+    return f"{datetime.fromisoformat(stamp).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def lines_of(facts: dict[str, Any], process: str) -> list[tuple[str, str]]:
+    """Return the labels and values of a task, without those that are empty."""
+    error = None
+    if facts["has_error"]:
+        error = f"{facts['error_type']}: {facts['error_message']}"
+    progress = facts["progress"]
+    lines = [
+        ("id", facts["task_id"]),
+        ("name", facts["name"]),
+        ("description", facts["description"]),
+        ("status", facts["status"]),
+        ("submitted", moment(facts["created_at"])),
+        ("started", moment(facts["start_time"])),
+        ("ended", moment(facts["end_time"])),
+        ("waited", span(facts["queue_time"])),
+        ("ran", span(facts["duration"])),
+        ("attempts", str(facts["attempts"] or "")),
+        ("progress", "" if progress is None else f"{progress:.0%} {facts['progress_message']}"),
+        ("process", process),
+        ("cancel", "requested" if facts["cancel_requested"] else ""),
+        ("function", "still runs" if facts["still_running"] else ""),
+        ("reason", facts["reason"]),
+        ("error", error or ""),
+        ("result", "" if facts["status"] != "completed" else json.dumps(facts["result"])),
+    ]
+    return [(label, escaped(value)) for label, value in lines if value]

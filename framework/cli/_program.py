@@ -1,0 +1,136 @@
+"""The program: its commands and options, and what it exits with."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from framework import __version__
+from framework._tasks.records import TaskStatus
+from framework.cli import _tasks
+from framework.cli._mistakes import GOOD, CommandError
+from framework.cli._screen import Screen
+from framework.cli._sources import APP, STORE, Source, opened
+
+Command = Callable[[Source, Screen, argparse.Namespace], int]
+
+_ABOUT: Final = """\
+Look at the tasks of an app from outside, in the store that its processes share.
+
+On a terminal the output is for people; into a pipe or a file, and with --json, it is JSON, one
+object a line. The beginning of an id is enough if no other id begins with it."""
+
+_END: Final = f"""\
+environment: {STORE} and {APP} stand for --store and --app, if neither is given.
+exit status: 0 if all is well; 1 if something was not found or is not as asked; 2 for wrong usage.
+
+for example:
+  asyncframe list --app shop:app --status failed
+  asyncframe list --store sqlite:///tasks.db --name mail --limit 100 | jq -r .task_id
+  asyncframe wait 3f2a --app shop:app && echo done
+  python -m framework doctor module:celery_app
+  python -m framework.example                 serves an example app on 127.0.0.1:8000"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: The words after the program's name; None for those of this process.
+
+    Returns:
+        The exit status.
+    """
+    parser = _parser()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given == ["help"]:
+        parser.print_help()
+        return GOOD
+    chosen = parser.parse_args(given)
+    screen = Screen(getattr(chosen, "json", False))
+    try:
+        return _run(chosen, screen)
+    except CommandError as error:
+        screen.complain(str(error))
+        return error.status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # What reads the output, such as head, has enough. Python flushes again at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return GOOD
+
+
+def _run(chosen: argparse.Namespace, screen: Screen) -> int:
+    if chosen.command == "version":
+        screen.write(f"asyncframe {__version__}")
+        return GOOD
+    if chosen.command == "doctor":
+        from framework import doctor
+
+        return doctor.main([chosen.app])
+    run: Command = chosen.run
+    with opened(chosen) as source:
+        return run(source, screen, chosen)
+
+
+def _parser() -> argparse.ArgumentParser:
+    as_module = Path(sys.argv[0]).name == "__main__.py"
+    parser = argparse.ArgumentParser(
+        prog="python -m framework" if as_module else "asyncframe",
+        description=_ABOUT,
+        epilog=_END,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"asyncframe {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    def add(name: str, run: Command, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        made.set_defaults(run=run)
+        where = made.add_argument_group("where the tasks are")
+        where.add_argument("--store", metavar="URL", help="such as sqlite:///tasks.db")
+        where.add_argument("--app", metavar="MODULE:APP", help="an app, as uvicorn takes it")
+        made.add_argument("--json", action="store_true", help="print JSON on a terminal, too")
+        return made
+
+    _add_tasks(add)
+    examining = commands.add_parser("doctor", help="check a Celery configuration")
+    examining.add_argument("app", metavar="module:celery_app")
+    commands.add_parser("version", help="print the version")
+    return parser
+
+
+def _add_tasks(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
+    listing = add("list", _tasks.list_tasks, "list tasks, the newest first")
+    listing.add_argument("--status", choices=[str(one) for one in TaskStatus])
+    listing.add_argument("--name", help="only tasks with exactly this name")
+    listing.add_argument("--limit", type=int, default=20, help="at most so many, up to 1000")
+    listing.add_argument("--after", metavar="PLACE", help="go on where another list ended")
+    listing.add_argument("--oldest-first", action="store_true")
+    showing = add("show", _tasks.show, "show one task")
+    showing.add_argument("id")
+    waiting = add("wait", _tasks.wait, "wait until a task has ended, and show it")
+    waiting.add_argument("id")
+    waiting.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="wait no longer")
+    cancelling = add("cancel", _tasks.cancel, "cancel tasks")
+    cancelling.add_argument("ids", nargs="+", metavar="id")
+    cancelling.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=3.0,
+        metavar="SECONDS",
+        help="how long to wait for their end (default: 3)",
+    )
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError
+    return seconds

@@ -1,0 +1,139 @@
+"""Prints: tables and progress on a terminal, and JSON, a line for each object, anywhere else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from typing import Any, Final, TextIO
+
+Update = Callable[[float | None, str], object]
+"""Shows how far something is: a share or None, and words."""
+
+STYLES: Final = {
+    "pending": "dim",
+    "running": "cyan",
+    "completed": "green",
+    "failed": "red",
+    "timeout": "red",
+    "cancelled": "yellow",
+    "interrupted": "magenta",
+}
+"""The colours of statuses."""
+
+
+class Screen:
+    """Where a command prints.
+
+    Args:
+        as_json: Whether to print JSON on a terminal, too.
+        out: Where to print; None for standard output.
+    """
+
+    def __init__(self, as_json: bool, out: TextIO | None = None) -> None:
+        self._out = sys.stdout if out is None else out
+        self.as_json = as_json or not self._out.isatty()
+        # Without it, tables have neither colours nor wrapped lines.
+        self._has_rich = find_spec("rich") is not None
+
+    def json(self, value: Any) -> None:  # Any: JSON
+        """Print a value as one line of JSON."""
+        print(json.dumps(value, ensure_ascii=False), file=self._out)
+
+    def say(self, text: str) -> None:
+        """Print a line for people; nothing where JSON is printed."""
+        if not self.as_json:
+            print(text, file=self._out)
+
+    def write(self, text: str) -> None:
+        """Print a line, whoever reads it."""
+        print(text, file=self._out)
+
+    def complain(self, text: str) -> None:
+        """Print what went wrong on standard error."""
+        print(f"asyncframe: {text}", file=sys.stderr)
+
+    def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Print a table for people; the last column takes what is left of the line."""
+        if self._has_rich:
+            self._rich_table(head, rows)
+        else:
+            self._plain_table(head, rows)
+
+    def _rich_table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for place, name in enumerate(head):
+            last = place == len(head) - 1
+            table.add_column(name, no_wrap=True, overflow="ellipsis" if last else "fold")
+        for row in rows:
+            # Not as markup: a name may have brackets.
+            table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
+        Console(file=self._out, highlight=False).print(table)
+
+    def _plain_table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        found = [head, *rows]
+        widths = [max(len(row[place]) for row in found) for place in range(len(head))]
+        most = shutil.get_terminal_size().columns
+        for row in found:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+            line = "  ".join(cells).rstrip()
+            print(line if len(line) <= most else f"{line[: most - 1]}…", file=self._out)
+
+    def pairs(self, lines: Iterable[tuple[str, str]]) -> None:
+        """Print labels and values."""
+        found = list(lines)
+        width = max((len(label) for label, _ in found), default=0)
+        for label, value in found:
+            print(f"{label.ljust(width)}  {value}", file=self._out)
+
+    def progress(self, words: str) -> AbstractContextManager[Update]:
+        """Return what shows a progress bar on standard error, if that is a terminal."""
+        if not sys.stderr.isatty() or not self._has_rich:
+            return nullcontext(_show_nothing)
+        return _Bar(words)
+
+
+def _show_nothing(share: float | None, words: str) -> None:
+    """Show no progress."""
+
+
+class _Bar(AbstractContextManager[Update]):
+    """A progress bar.
+
+    Args:
+        words: What it is about.
+    """
+
+    def __init__(self, words: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TimeElapsedColumn(),
+        )
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._bar = self._progress.add_task(words, total=None)
+        self._words = words
+
+    def __enter__(self) -> Update:
+        self._progress.start()
+        return self._update
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def _update(self, share: float | None, words: str) -> None:
+        text = f"{self._words} {words}".rstrip()
+        if share is None:
+            self._progress.update(self._bar, description=text)
+        else:
+            self._progress.update(self._bar, description=text, total=1.0, completed=share)

@@ -1,0 +1,201 @@
+"""The commands about tasks: list, show, wait, cancel."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from framework._manager.listing import checked_query, cursor
+from framework._running.log import escaped
+from framework._tasks.pages import PageQuery, key_of
+from framework._tasks.records import TaskRecord
+from framework._threads.clock import SystemClock
+from framework.cli._facts import facts_of, lines_of, note_of, short_id, span
+from framework.cli._mistakes import FOUND, GOOD, USAGE, CommandError
+from framework.cli._screen import Screen, Update
+from framework.cli._sources import Source
+
+if TYPE_CHECKING:
+    from framework.stores.sql._observer import Sight
+
+_EVERY: Final = 0.1
+"""Seconds between two looks at a task."""
+
+_WRITTEN: Final = 1.0
+"""Seconds after which a process has written a task that it has accepted."""
+
+_HEAD: Final = ("ID", "NAME", "STATUS", "SUBMITTED", "RAN", "NOTE")
+
+
+def list_tasks(source: Source, screen: Screen, arguments: Namespace) -> int:
+    """Print a page of tasks."""
+    query = _query(arguments)
+    records = source.observer.page(query)
+    if screen.as_json:
+        for record in records:
+            screen.json(facts_of(record))
+        return GOOD
+    if not records:
+        screen.say("no tasks")
+        return GOOD
+    now = datetime.now(UTC).timestamp()
+    screen.table(_HEAD, [_row(record, now) for record in records])
+    if len(records) == query.limit:
+        screen.say(f"more: --after {cursor(key_of(records[-1]), query.oldest_first)}")
+    return GOOD
+
+
+def _query(arguments: Namespace) -> PageQuery:
+    given = arguments.status, arguments.name, arguments.limit, arguments.after
+    try:
+        return checked_query(*given, arguments.oldest_first)
+    except ValueError as error:
+        raise CommandError(f"--{error}", USAGE) from None
+
+
+def _row(record: TaskRecord, now: float) -> tuple[str, ...]:
+    facts = facts_of(record)
+    ago = f"{span(max(now - record.created_at, 0.0))} ago"
+    return (
+        short_id(facts["task_id"]),
+        escaped(facts["name"]),
+        facts["status"],
+        ago,
+        span(facts["duration"]),
+        note_of(facts),
+    )
+
+
+def show(source: Source, screen: Screen, arguments: Namespace) -> int:
+    """Print one task."""
+    sight = _found(source, arguments.id)
+    _print(sight, screen)
+    return GOOD
+
+
+def wait(source: Source, screen: Screen, arguments: Namespace) -> int:
+    """Wait until a task has ended, and print it."""
+    sight = _found(source, arguments.id)
+    name = sight.record.name
+    with screen.progress(name) as update:
+        sight = _until_final(source, sight, arguments.timeout, update)
+    _print(sight, screen)
+    if not sight.record.status.is_final:
+        raise CommandError(f"it has not ended after {arguments.timeout:g} s")
+    return GOOD if sight.record.status == "completed" else FOUND
+
+
+def cancel(source: Source, screen: Screen, arguments: Namespace) -> int:
+    """Cancel tasks, and say of each what has come of it."""
+    status = GOOD
+    for start in arguments.ids:
+        try:
+            record = _cancel(source, screen, start, arguments.timeout)
+            screen.say(f"task {record.task_id} is cancelled")
+        except CommandError as error:
+            screen.complain(str(error))
+            status = FOUND
+    return status
+
+
+def _cancel(source: Source, screen: Screen, start: str, timeout: float) -> TaskRecord:
+    """Cancel a task.
+
+    Raises:
+        CommandError: If it is not CANCELLED; it says why.
+    """
+    sight = _found(source, start)
+    record = sight.record
+    if record.status.is_final:
+        raise CommandError(f"task {record.task_id} has already ended: {record.status}")
+    if record.remote:
+        _request_on_celery(source, str(record.task_id))
+    else:
+        source.observer.request_cancel(str(record.task_id))
+    sight = _until_final(source, sight, timeout)
+    if screen.as_json:
+        screen.json(facts_of(sight.record))
+    if sight.record.status != "cancelled":
+        raise CommandError(_why_not_cancelled(sight))
+    return sight.record
+
+
+def _request_on_celery(source: Source, task_id: str) -> None:
+    engines = [] if source.app is None else source.app.engines
+    if not engines:
+        raise CommandError(
+            f"task {task_id} runs on Celery, whose workers are asked by the app's engine: "
+            "add --app module:app"
+        )
+    for engine in engines:
+        engine.request_cancel(task_id)
+
+
+def _why_not_cancelled(sight: Sight) -> str:
+    record = sight.record
+    if record.status.is_final:
+        return f"task {record.task_id} has ended before it was cancelled: {record.status}"
+    if sight.process is None and not record.remote:
+        return (
+            f"task {record.task_id} is asked to stop, but its process has ended: the next "
+            "process of the app that starts will see to it"
+        )
+    return (
+        f"task {record.task_id} is asked to stop, and still {record.status}: a function on a "
+        "thread cannot be stopped from outside, and ends where it calls check_cancelled()"
+    )
+
+
+# -- looking for a task
+
+
+def _found(source: Source, start: str) -> Sight:
+    """Return the task with an id that is, or begins with, *start*.
+
+    Raises:
+        CommandError: If there is none, or more than one.
+    """
+    clock = SystemClock()
+    end = clock.monotonic() + _WRITTEN
+    while not (ids := source.observer.find(start)):
+        # Its process may have told the id, and not have written the task yet.
+        if clock.monotonic() > end or not source.observer.has_processes():
+            break
+        clock.sleep(_EVERY)
+    if len(ids) > 1:
+        raise CommandError(f"several ids begin with {start!r}: {', '.join(sorted(ids))}")
+    sight = source.observer.look(ids[0]) if ids else None
+    if sight is None:
+        raise CommandError(f"there is no task {start!r} in {source.observer!r}")
+    return sight
+
+
+def _until_final(
+    source: Source, sight: Sight, timeout: float | None, update: Update | None = None
+) -> Sight:
+    """Look at a task until it has ended, or for *timeout* seconds; return the last look."""
+    clock, task_id = SystemClock(), str(sight.record.task_id)
+    end = None if timeout is None else clock.monotonic() + timeout
+    while not sight.record.status.is_final and (end is None or clock.monotonic() < end):
+        if update is not None:
+            record = sight.record
+            update(record.progress, record.progress_message or record.reason or record.status)
+        clock.sleep(_EVERY)
+        seen = source.observer.look(task_id)
+        if seen is None:
+            raise CommandError(f"task {task_id} was removed from the store")
+        sight = seen
+    return sight
+
+
+def _print(sight: Sight, screen: Screen) -> None:
+    facts = facts_of(sight.record)
+    if screen.as_json:
+        screen.json(facts)
+        return
+    process = ""
+    if not sight.record.status.is_final:
+        ended = "on a worker" if sight.record.remote else "ended"
+        process = ended if sight.process is None else f"{sight.process.pid} on {sight.process.host}"
+    screen.pairs(lines_of(facts, process))
