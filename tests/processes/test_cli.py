@@ -1,0 +1,381 @@
+"""The command line, on a store that another process has written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from framework.cli import main
+from tests.patience import PATIENCE
+from tests.serving import ROOT
+
+WRITER = """
+import asyncio, json, sys
+from framework import get_task_manager, setup_async_framework
+from tests.processes.apps import shop
+
+async def main():
+    async with setup_async_framework(None, store=shop.store):
+        manager = get_task_manager()
+        ids = [await manager.submit(shop.adds, (n,)) for n in (1, 2)]
+        ids.append(await manager.submit(shop.fails, (3,)))
+        ids.append(await manager.submit(shop.adds, (4,), task_id="invoice-7"))
+        for task_id in ids:
+            try:
+                await manager.get_result(task_id)
+            except LookupError:
+                pass
+        print(json.dumps(ids))
+
+asyncio.run(main())
+"""
+
+
+class Written:
+    """A store that a process has written, which has ended since.
+
+    Attributes:
+        url: The database.
+        ids: Of two tasks that have added, of one that has failed, and ``invoice-7``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"sqlite:///{folder / 'tasks.db'}"
+        done = subprocess.run(
+            [sys.executable, "-c", WRITER],
+            env={**os.environ, "STORE_URL": self.url, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=PATIENCE,
+        )
+        self.ids: list[str] = json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """One store for all tests here, which only read it."""
+    return Written(tmp_path_factory.mktemp("written"))
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that names a store."""
+    monkeypatch.delenv("ASYNCFRAME_STORE", raising=False)
+    monkeypatch.delenv("ASYNCFRAME_APP", raising=False)
+
+
+class Said:
+    """What a command has answered.
+
+    Attributes:
+        status: Its exit status.
+        out: What it has printed.
+        err: What it has printed on standard error.
+    """
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def objects(self) -> list[Any]:
+        """The lines of JSON that it has printed."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command in this process; into a pipe."""
+
+    def command(*arguments: str) -> Said:
+        try:
+            status = main(arguments)
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        found = capsys.readouterr()
+        return Said(status, found.out, found.err)
+
+    return command
+
+
+# -- list
+
+
+def test_list_is_json_in_a_pipe(run: Any, written: Written) -> None:
+    """Into a pipe, a list has one JSON object for each task, the newest first."""
+    said = run("list", "--store", written.url)
+
+    assert (said.status, said.err) == (0, "")
+    assert [task["task_id"] for task in said.objects] == written.ids[::-1]
+    assert said.objects[0]["result"] == {"sum": 5}
+    assert said.objects[0]["description"] == "Adds one"
+    assert said.objects[1]["error_message"] == "no [3]\n\x1b[31m"
+
+
+@pytest.mark.parametrize(
+    ("options", "chosen"),
+    [
+        (["--status", "failed"], [2]),
+        (["--status", "running"], []),
+        (["--name", "adds"], [3, 1, 0]),
+        (["--limit", "2"], [3, 2]),
+        (["--oldest-first", "--limit", "1"], [0]),
+        (["--name", "adds", "--status", "completed", "--oldest-first"], [0, 1, 3]),
+    ],
+)
+def test_list_of_some(run: Any, written: Written, options: list[str], chosen: list[int]) -> None:
+    """A list may be of one status or name, in either order, and has a limit."""
+    said = run("list", "--store", written.url, *options)
+
+    assert [task["task_id"] for task in said.objects] == [written.ids[one] for one in chosen]
+
+
+NO_PLACE = "must be the 'next' of a page, not 'x': omit it for the first page"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--limit", "0"], "limit must be a whole number from 1 to 1000, not 0"),
+        (["--after", "x"], f"after {NO_PLACE}"),
+    ],
+)
+def test_list_refused(run: Any, written: Written, options: list[str], message: str) -> None:
+    """A limit or place that is none is refused by its name, with status 2."""
+    said = run("list", "--store", written.url, *options)
+
+    assert (said.status, said.out, said.err) == (2, "", f"asyncframe: --{message}\n")
+
+
+# -- show and wait
+
+
+@pytest.mark.parametrize("command", ["show", "wait"])
+def test_one_task(run: Any, written: Written, command: str) -> None:
+    """A task is found by its id, or by the beginning of it."""
+    for start in (written.ids[0], written.ids[0][:12]):
+        said = run(command, start, "--store", written.url)
+        assert said.status == 0
+        assert said.objects[0]["task_id"] == written.ids[0]
+    assert run(command, "invoice", "--store", written.url).objects[0]["task_id"] == "invoice-7"
+
+
+def test_waiting_for_a_failed_task(run: Any, written: Written) -> None:
+    """The status of a wait is 1 if the task has not COMPLETED, and that of a look 0."""
+    assert run("wait", written.ids[2], "--store", written.url).status == 1
+    assert run("show", written.ids[2], "--store", written.url).status == 0
+
+
+@pytest.mark.parametrize("start", ["nobody", "%", "", "\ud800"])
+def test_unknown(run: Any, written: Written, start: str) -> None:
+    """An unknown id is named, with the store, and the status is 1."""
+    if start == "":
+        said = run("show", start, "--store", written.url)
+        assert said.err.startswith("asyncframe: several ids begin with '': ")
+        return
+    said = run("show", start, "--store", written.url)
+
+    assert (said.status, said.out) == (1, "")
+    assert said.err == f"asyncframe: there is no task {start!r} in {written.url}\n"
+
+
+def test_cancel_of_what_has_ended(run: Any, written: Written) -> None:
+    """Tasks that have ended cannot be cancelled; each is named."""
+    said = run("cancel", written.ids[0], "nobody", "--store", written.url)
+
+    assert said.status == 1
+    assert said.err.splitlines() == [
+        f"asyncframe: task {written.ids[0]} has already ended: completed",
+        f"asyncframe: there is no task 'nobody' in {written.url}",
+    ]
+
+
+def test_cancel_without_a_process(run: Any, written: Written, tmp_path: Path) -> None:
+    """There is nobody to cancel a task whose process has ended, and the answer says so."""
+    file, task_id = tmp_path / "tasks.db", written.ids[0]
+    shutil.copy(written.url.removeprefix("sqlite:///"), file)
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(
+            "UPDATE asyncframe_tasks SET status = 'running', ended_at = NULL WHERE task_id = ?",
+            (task_id,),
+        )
+    said = run("cancel", task_id, "--timeout", "0", "--store", f"sqlite:///{file}")
+
+    assert said.status == 1
+    assert said.objects[0]["status"] == "running"
+    assert said.err == (
+        f"asyncframe: task {task_id} is asked to stop, but its process has ended: the next "
+        "process of the app that starts will see to it\n"
+    )
+
+
+# -- where the tasks are
+
+
+def test_nothing_is_named(run: Any) -> None:
+    """Without a store and an app, both options and variables are named; the status is 2."""
+    said = run("list")
+
+    assert (said.status, said.out) == (2, "")
+    assert said.err == (
+        "asyncframe: where are the tasks? Name the store, --store sqlite:///tasks.db, or the app, "
+        "--app module:app; or set ASYNCFRAME_STORE or ASYNCFRAME_APP\n"
+    )
+
+
+def test_by_environment(run: Any, written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment names the store if no option does."""
+    monkeypatch.setenv("ASYNCFRAME_STORE", written.url)
+
+    assert len(run("list").objects) == 4
+
+
+def test_no_file_is_made(run: Any, tmp_path: Path) -> None:
+    """A file that is not there is named, and not made."""
+    file = tmp_path / "typo.db"
+    said = run("list", "--store", f"sqlite:///{file}")
+
+    assert (said.status, said.err) == (1, f"asyncframe: there is no file {file}\n")
+    assert not file.exists()
+
+
+def test_a_file_without_tasks(run: Any, tmp_path: Path) -> None:
+    """A database that no app has used is said to be one, and gets no tables."""
+    file = tmp_path / "empty.db"
+    file.touch()
+    said = run("list", "--store", f"sqlite:///{file}")
+
+    assert said.status == 1
+    assert said.err == (
+        f"asyncframe: sqlite:///{file} has no tasks: no app has used this database as its store "
+        "yet\n"
+    )
+    assert file.stat().st_size == 0 or b"asyncframe" not in file.read_bytes()
+
+
+def test_what_is_no_database(run: Any, tmp_path: Path) -> None:
+    """A file that is no database is one line, and no traceback."""
+    file = tmp_path / "shop.py"
+    file.write_text("print('hello, this is no database at all')\n" * 100)
+    said = run("list", "--store", f"sqlite:///{file}")
+
+    assert said.status == 1
+    assert said.err == (f"asyncframe: sqlite:///{file} cannot be read: file is not a database\n")
+
+
+def test_another_kind_of_database(run: Any) -> None:
+    """A URL of an unsupported database is refused by the option's name."""
+    said = run("list", "--store", "mysql://host/name")
+
+    assert said.status == 2
+    assert said.err.startswith("asyncframe: --store must start with one of sqlite, ")
+
+
+APPS = {
+    "memory": "import framework\napp = framework.setup_async_framework()\n",
+    "broken": "import nowhere_to_be_found\n",
+    "two": (
+        "from framework.stores.sql import SQLStore\n"
+        "app, one, two = 1, SQLStore('sqlite:///1.db'), SQLStore('sqlite:///2.db')\n"
+    ),
+    "inside": (
+        "from framework.stores.sql import SQLStore\n"
+        "def make():\n    return lambda store=SQLStore({url!r}): store\n"
+        "class Nested:\n    app = make()\n"
+    ),
+}
+
+
+RUNNER = """
+import contextlib, io, json, sys
+sys.path.insert(0, {root!r})
+from framework.cli import main
+said = []
+for arguments in {commands!r}:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(arguments)
+    said.append((status, out.getvalue(), err.getvalue()))
+print(json.dumps(said))
+"""
+
+
+def in_folder(folder: Path, *apps: str) -> dict[str, Said]:
+    """List the tasks of some apps in a process of its own; return what is said of each.
+
+    An app is imported into the process, so those with stores need one each.
+    """
+    commands = [["list", "--app", app] for app in apps]
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER.format(root=str(ROOT), commands=commands)],
+        cwd=folder, stdout=subprocess.PIPE, text=True, check=True, timeout=PATIENCE,
+    )  # fmt: skip
+    said = [Said(*one) for one in json.loads(done.stdout)]
+    return dict(zip(apps, said, strict=True))
+
+
+@pytest.fixture(scope="module")
+def apps(tmp_path_factory: pytest.TempPathFactory, written: Written) -> Path:
+    """A folder with some apps, and a folder that has the name of the package."""
+    folder = tmp_path_factory.mktemp("apps")
+    for name, text in APPS.items():
+        (folder / f"{name}.py").write_text(text.replace("{url!r}", repr(written.url)))
+    return folder
+
+
+def test_the_store_of_an_app(apps: Path) -> None:
+    """An app is found in the current folder, and in it the store that its lifespan has."""
+    said = in_folder(apps, "inside:Nested.app")["inside:Nested.app"]
+
+    assert (said.status, said.err) == (0, "")
+    assert len(said.objects) == 4
+
+
+IN_MEMORY = """\
+memory:app has no store that other processes can read: its tasks are in its own memory.
+Give it one, setup_async_framework(app, store=SQLStore("sqlite:///tasks.db")), or look at its
+tasks over HTTP. If it makes its store only when it starts, name the store: --store URL"""
+NO_MODULE = "ModuleNotFoundError: No module named 'nowhere_to_be_found'"
+TWO = "SQLStore('sqlite+pysqlite:///1.db'), SQLStore('sqlite+pysqlite:///2.db')"
+
+
+REFUSED = {
+    "memory:app": (1, IN_MEMORY),
+    "broken:app": (2, f"'broken' cannot be imported: {NO_MODULE}"),
+    "memory:nothing": (2, "'memory' has no 'nothing'"),
+    "memory": (2, "--app must be like module:app, as for uvicorn, not 'memory'"),
+    "two:app": (2, f"two:app has several stores, {TWO}: choose one with --store"),
+}
+
+
+def test_apps_without_one_store(apps: Path) -> None:
+    """What keeps an app's tasks from being found is said in plain words."""
+    said = in_folder(apps, *REFUSED)
+
+    assert {app: (one.status, one.out, one.err) for app, one in said.items()} == {
+        app: (status, "", f"asyncframe: {message}\n") for app, (status, message) in REFUSED.items()
+    }
+
+
+def test_a_folder_with_our_name(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's own folder that has the package's name is hinted at, if an app is not found."""
+    (tmp_path / "framework").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    said = run("list", "--app", "nowhere_to_be_found:app")
+
+    assert said.status == 2
+    assert said.err == (
+        f"asyncframe: 'nowhere_to_be_found' cannot be imported: {NO_MODULE}\n"
+        f"hint: {tmp_path / 'framework'} has the name of asyncframe's package, and only one of "
+        "them can be imported: give yours another name\n"
+    )
