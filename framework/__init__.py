@@ -18,6 +18,7 @@ from framework._tasks.records import CancelOutcome, TaskStatus
 from framework._tasks.task import Task
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.exceptions import (
+    DuplicateTaskError,
     FrameworkError,
     FrameworkNotStartedError,
     QueueFullError,
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CancelAnswer",
     "CancelOutcome",
+    "DuplicateTaskError",
     "FrameworkError",
     "FrameworkNotStartedError",
     "MapItem",

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 __all__ = [
     "BrokerUnavailableError",
     "DeadlockError",
+    "DuplicateTaskError",
     "FrameworkError",
     "FrameworkNotStartedError",
     "QueueFullError",
@@ -113,6 +114,30 @@ class RateLimitExceededError(FrameworkError, HTTPException):
         return (
             f"{self.name} may be called {self.rate_limit} times in {self.time_window:g} s; "
             f"try again in {self.retry_after:.3f} s, or use when_limited='wait'"
+        )
+
+    def __repr__(self) -> str:
+        return Exception.__repr__(self)
+
+
+class DuplicateTaskError(FrameworkError, HTTPException):
+    """Raised when a task of a unique function exists already; a route answers 409.
+
+    Attributes:
+        name: Name of the task.
+        task_id: The id of the task that is pending or running.
+    """
+
+    def __init__(self, name: str, task_id: str) -> None:
+        HTTPException.__init__(self, 409, "This task exists already")
+        Exception.__init__(self, name, task_id)
+        self.name = name
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} is unique, and task {_cut(self.task_id)} of it has not ended yet: wait "
+            "for that one, or use on_duplicate='return' or 'replace'"
         )
 
     def __repr__(self) -> str:

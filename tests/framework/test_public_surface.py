@@ -25,6 +25,7 @@ from tests.patience import PATIENCE
 NAMES = {
     "CancelAnswer",
     "CancelOutcome",
+    "DuplicateTaskError",
     "FrameworkError",
     "FrameworkNotStartedError",
     "QueueFullError",
@@ -64,6 +65,7 @@ ERRORS: list[tuple[type[exceptions.FrameworkError], dict[str, Any]]] = [
     (exceptions.TaskInterruptedError, {"task_id": "1", "name": "call"}),
     (exceptions.TaskNotFoundError, {"task_id": "1", "name": "call"}),
     (exceptions.TaskTimeoutError, {"task_id": "1", "name": "call", "limit": 2.5}),
+    (exceptions.DuplicateTaskError, {"name": "call", "task_id": "1"}),
     (exceptions.DeadlockError, {"chain": ("one", "two", "one")}),
     (exceptions.RemoteTaskError, {"type_name": "shop.SoldOutError", "text": "none is left"}),
     (exceptions.StoreUnavailableError, {"reason": "the disk is full"}),

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from framework import (
     CancelAnswer,
     CancelOutcome,
+    DuplicateTaskError,
     FrameworkError,
     FrameworkNotStartedError,
     MapItem,
@@ -528,10 +529,11 @@ def use_errors(
     full: QueueFullError,
     limited: RateLimitExceededError,
     late: TaskTimeoutError,
+    twice: DuplicateTaskError,
     about: TaskCancelledError | TaskFailedError | TaskInterruptedError | TaskNotFoundError,
 ) -> None:
     """Read every field of every error."""
-    errors: list[FrameworkError] = [not_started, full, limited, late, about]
+    errors: list[FrameworkError] = [not_started, full, limited, late, twice, about]
     assert_type(errors, list[FrameworkError])
     assert_type(not_started.state, str)
     assert_type(full.queue_size, int)
@@ -542,5 +544,7 @@ def use_errors(
     assert_type(limited.retry_after, float)
     assert_type(late.task_id, str)
     assert_type(late.limit, float)
+    assert_type(twice.name, str)
+    assert_type(twice.task_id, str)
     assert_type(about.task_id, str)
     assert_type(about.name, str)
