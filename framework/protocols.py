@@ -17,6 +17,7 @@ from framework._tasks import exports
 from framework._tasks.engine_task import EngineTask, TaskFunction, TaskWaiter
 from framework._tasks.facts import dump_record, load_record
 from framework._tasks.pages import PageQuery
+from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.records import Kind, TaskEvent, TaskRecord, TaskStatus
 from framework._tasks.registry import find_function
 from framework._tasks.schedules import RunClaim, ScheduleState
@@ -42,6 +43,8 @@ __all__ = [
     "LoggingWorkers",
     "PageQuery",
     "PagedStore",
+    "PlaceAnswer",
+    "PlaceRequest",
     "RemoteEngine",
     "RequeueStore",
     "Run",
@@ -49,6 +52,7 @@ __all__ = [
     "ScheduleBook",
     "ScheduleState",
     "SharedDirectory",
+    "SharedPlaces",
     "SharedStore",
     "StoreHost",
     "TaskEngine",
@@ -537,6 +541,44 @@ class ScheduleBook(Protocol):
     def schedules(self) -> Sequence[ScheduleState]:
         """Return what is known about all schedules, of all processes, by name."""
         ...
+
+
+@runtime_checkable
+class SharedPlaces(Protocol):
+    """Optional methods of a `RemoteEngine` or `SharedStore`: places that all processes share.
+
+    Tasks of one key stand in a line, in which as many as the limit allows have a place, see
+    `PlaceRequest`. Without these methods, unique tasks and ``max_running`` apply to each process
+    separately. If both the engine and the store have them, the engine's are used.
+
+    In all processes together, at any moment: no line has more tasks with a place than the limit
+    that each of them asked for; and no task waits while the first of those that wait could have
+    a place. Both methods may be called from any thread, and must not block. The calls of one
+    process take effect in their order.
+
+    A task loses its places when `leave` is called, and when its process dies, in the same step
+    in which the others find that out. One that goes on elsewhere, as a task on a worker does,
+    keeps them. A task that is final and whose function does not run any more must not be in the
+    way of a later `join`, even if its `leave` is still on the way.
+    """
+
+    def join(self, request: PlaceRequest, told: Callable[[PlaceAnswer], object]) -> None:
+        """Ask for a place.
+
+        Args:
+            request: The line, the task, and the limit. A request that is repeated, with the same
+                key and task, gets the answer of the first one.
+            told: Called once with the answer, on any thread and perhaps during this call. If the
+                task enters the line and waits, it is called again once it has a place, unless it
+                leaves before. While the database or broker fails, that takes until it works: the
+                caller gives up by calling `leave`.
+        """
+
+    def leave(self, task_id: str) -> None:
+        """Take a task out of all lines, whether it has places or waits; does nothing twice.
+
+        Whoever has a place then is told.
+        """
 
 
 class EngineHost(Protocol):

@@ -1,0 +1,203 @@
+"""Places: how many tasks of one key may exist or run at a time, and which key a call has.
+
+A key is a text that is the same in every process. Tasks with the same key stand in one line:
+as many as the limit allows have a place, and the others wait.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from types import MethodType
+from typing import Any, Final
+
+from framework._tasks.functions import name_of, signature_of
+from framework._tasks.jsonsafe import cut, safe_repr
+from framework._tasks.wire import encode_call
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceRequest:
+    """What a task asks a line for.
+
+    Attributes:
+        key: The line: printable text of at most 250 characters.
+        task_id: The task, which may stand in several lines.
+        limit: How many tasks may have a place there at a time, 1 or more.
+        waits: Whether it enters the line if no place is free; if not, it is only told who is
+            there.
+        rank: Tasks of a lower rank get a place first; those of the same rank in the order in
+            which they came.
+    """
+
+    key: str
+    task_id: str
+    limit: int
+    waits: bool = True
+    rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceAnswer:
+    """What a line answers.
+
+    Attributes:
+        granted: Whether the task has a place.
+        ahead: If not, the ids of the tasks that have one, and then of those that wait before
+            it, in their order; no more than 100.
+    """
+
+    granted: bool
+    ahead: tuple[str, ...] = ()
+
+
+MOST_AHEAD: Final = 100
+"""Maximum length of `PlaceAnswer.ahead`."""
+
+GRANTED: Final = PlaceAnswer(True)
+
+_MAX_TEXT: Final = 1_000_000
+_SHOWN: Final = 60
+_ADDRESS: Final = re.compile(r" at 0x[0-9A-Fa-f]+>")
+
+
+def unique_key(
+    fn: Callable[..., Any], unique: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> str:
+    """Return the key of a call of a unique task.
+
+    Args:
+        fn: The function.
+        unique: True for a key made of all arguments, or the function that makes one of them.
+        args: The call's positional arguments.
+        kwargs: Its keyword arguments.
+
+    Raises:
+        TypeError: If an argument, or what the key function returned, has no stable text.
+        Exception: What the key function raises.
+    """
+    if callable(unique):
+        return f"u:{name_of(fn)}:{_digest(_stable_text(fn, 'unique', unique(*args, **kwargs)))}"
+    return f"u:{name_of(fn)}:{_digest(_call_text(fn, args, kwargs))}"
+
+
+def running_key(
+    fn: Callable[..., Any],
+    key: Callable[..., object] | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> tuple[str, str]:
+    """Return the key of a call whose function has `max_running`, and its text for people.
+
+    Raises:
+        TypeError: If what the key function returned has no stable text.
+        Exception: What the key function raises.
+    """
+    name = name_of(fn)
+    if key is None:
+        return f"r:{name}", ""
+    text = _stable_text(fn, "key", key(*args, **kwargs))
+    return f"r:{name}:{_digest(text)}", cut(text, _SHOWN)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _stable_text(fn: Callable[..., Any], option: str, key: object) -> str:
+    text = safe_repr(key, _MAX_TEXT)
+    if _ADDRESS.search(text):
+        raise TypeError(
+            f"the {option} function of {name_of(fn)} must return a value whose repr is the same "
+            f"in every process, such as a string, a number or a tuple of them, not {text[:80]}"
+        )
+    return text
+
+
+def _call_text(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """Return a text that two calls have in common if their bound arguments are equal."""
+    inner: Any = fn
+    while True:
+        if isinstance(inner, partial):
+            args, kwargs = (*inner.args, *args), {**inner.keywords, **kwargs}
+            inner = inner.func
+        elif isinstance(inner, MethodType):
+            args, inner = (inner.__self__, *args), inner.__func__
+        else:
+            break
+    signature = signature_of(inner)
+    if signature is not None:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        args, kwargs = bound.args, bound.kwargs
+    # The class of a class method; other types are refused below, as everywhere.
+    args = tuple(name_of(one) if isinstance(one, type) else one for one in args)
+    try:
+        text = encode_call(inner, args, kwargs)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{name_of(fn)} is unique by its arguments, which must all have a JSON form: {error}; "
+            "or give a function of the arguments, as in unique=lambda order, **_: order.id"
+        ) from None
+    return json.dumps(json.loads(text), sort_keys=True)
+
+
+class Stay:
+    """What a live task has asked of its lines, and what it was told.
+
+    Attributes:
+        unique: Its request for a place among the tasks with the same key; None if it may have
+            several.
+        running: Its request for a place among those that run; None without `max_running`.
+        shown: The text of that key for people; "" if there is none.
+        answer: The first answer to *unique*; None before.
+        waiter: Is woken by that answer; None if nobody waits for it.
+        settled: Whether it is the only one of its key, or need not be.
+        ready: Whether its submission is done, so that it may be launched.
+        launched: Whether it was launched.
+    """
+
+    __slots__ = (
+        "answer",
+        "launched",
+        "ready",
+        "running",
+        "settled",
+        "shown",
+        "unique",
+        "waiter",
+    )
+
+    def __init__(
+        self, unique: PlaceRequest | None, running: PlaceRequest | None, shown: str
+    ) -> None:
+        self.unique = unique
+        self.running = running
+        self.shown = shown
+        self.answer: PlaceAnswer | None = None
+        self.waiter: Any = None  # a live.Waiter, whose module imports this one
+        self.settled: bool = unique is None
+        self.ready = self.launched = False
+
+
+def stay_of(
+    spec_fn: Callable[..., Any],
+    options: Any,  # CopyOptions
+    task_id: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Stay:
+    """Return the stay of a call, with what its function's *options* ask for."""
+    unique = running = None
+    shown = ""
+    if options["unique"]:
+        key = unique_key(spec_fn, options["unique"], args, kwargs)
+        unique = PlaceRequest(key, task_id, 1, waits=options["on_duplicate"] == "replace")
+    if options["max_running"] is not None:
+        key, shown = running_key(spec_fn, options["key"], args, kwargs)
+        running = PlaceRequest(key, task_id, options["max_running"])
+    return Stay(unique, running, shown)
