@@ -71,6 +71,17 @@ def _on_error(name: str, value: object) -> object:
     )
 
 
+def _unique(name: str, value: object) -> object:
+    if callable(value):
+        return value
+    if not isinstance(value, bool):
+        raise TypeError(
+            f"{name} must be True, False or a function of the call's arguments, not "
+            f"{checks.show(value)}"
+        )
+    return value
+
+
 class RunOptions(TypedDict, total=False):
     """Options of every task, however it is submitted. None is as if left out."""
 
@@ -105,6 +116,47 @@ class RunOptions(TypedDict, total=False):
             'for it, ``"silent"`` to log nothing, or a function. It is called like *on_complete* '
             "when the task ends with any status but COMPLETED; if it does not read "
             "``task.error``, the failure is logged after that.",
+        ),
+    ]
+
+
+class PlaceOptions(TypedDict, total=False):
+    """Options that say how many tasks of a function may exist or run at a time."""
+
+    unique: Annotated[
+        bool | Callable[..., Hashable],
+        Option(
+            False,
+            _unique,
+            "Whether only one task with the same arguments may be pending or running; or a "
+            "function of the arguments, for one task for each of its values.",
+        ),
+    ]
+    on_duplicate: Annotated[
+        Literal["return", "raise", "replace"],
+        Option(
+            "return",
+            partial(checks.choice, allowed=("return", "raise", "replace")),
+            'What to do if there is one: ``"return"`` its id, ``"raise"`` `DuplicateTaskError`, or '
+            '``"replace"`` it, which cancels it and starts the new task when it has ended.',
+        ),
+    ]
+    max_running: Annotated[
+        int | None,
+        Option(
+            None,
+            checks.optional(partial(checks.integer, at_least=1)),
+            "How many tasks of the function may run at a time, 1 or more; the others stay PENDING. "
+            "None for no limit.",
+        ),
+    ]
+    key: Annotated[
+        Callable[..., Hashable] | None,
+        Option(
+            None,
+            partial(checks.function, of="the call's arguments"),
+            "A function of the arguments: *max_running* applies to each of its values separately. "
+            "None to count all tasks of the function together.",
         ),
     ]
 
@@ -178,7 +230,7 @@ class OnceOptions(TypedDict, total=False):
     ]
 
 
-class TaskOptions(RunOptions, NameOptions, total=False):
+class TaskOptions(RunOptions, NameOptions, PlaceOptions, total=False):
     """Options of `async_task`."""
 
 
@@ -186,11 +238,11 @@ class BackgroundOptions(TaskOptions, RestartOptions, total=False):
     """Options of `background_task`."""
 
 
-class SubmitOptions(RunOptions, OnceOptions, total=False):
+class SubmitOptions(RunOptions, OnceOptions, PlaceOptions, total=False):
     """Options of `TaskManager.submit` and `TaskManager.submit_nowait`."""
 
 
-class CopyOptions(RunOptions, NameOptions, RestartOptions, OnceOptions, total=False):
+class CopyOptions(RunOptions, NameOptions, RestartOptions, OnceOptions, PlaceOptions, total=False):
     """Options of a task's ``.options()``: all that a task has."""
 
 

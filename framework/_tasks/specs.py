@@ -36,8 +36,9 @@ class TaskSpec:
         task_id: The id that the user chose, or None.
         level: The place of its priority in `options.PRIORITIES`.
         requeue: Whether another process may run it if its own one ends.
-        special: Whether delay, hooks, id, priority or requeue are set. Most tasks have none of
-            them, so the submission reads only this.
+        claims: Whether it is unique, or may only run in limited numbers; see `places`.
+        special: Whether delay, hooks, id, priority, requeue or claims are set. Most tasks have
+            none of them, so the submission reads only this.
         options: All options, checked; the fields above are read often.
         check: Raises TypeError for arguments that do not fit; None if that is unknown.
         attempts_inside: Whether the function is a retry, which counts its attempts itself.
@@ -47,6 +48,7 @@ class TaskSpec:
     __slots__ = (
         "attempts_inside",
         "check",
+        "claims",
         "delay",
         "description",
         "engine_note",
@@ -87,8 +89,20 @@ class TaskSpec:
         self.task_id: str | None = options["task_id"]
         self.level: int = PRIORITIES.index(options["priority"])
         self.requeue: bool = options["on_restart"] == "requeue"
+        limited = options["max_running"] is not None
+        if options["key"] is not None and not limited:
+            raise TypeError(
+                f"{name}: 'key' has no effect without 'max_running', the number of tasks that may "
+                "run for each key; for one task of each key that may exist, use unique=<function>"
+            )
+        self.claims: bool = bool(options["unique"]) or limited
         self.special: bool = bool(
-            self.delay or self.hooks or self.task_id or self.level != NORMAL or self.requeue
+            self.delay
+            or self.hooks
+            or self.task_id
+            or self.level != NORMAL
+            or self.requeue
+            or self.claims
         )
         self.options: CopyOptions = options
         self.engine_note: Any = None
