@@ -173,7 +173,8 @@ def awaitable_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionTyp
     current, core, caller, check = STATE, require_core, sys._getframe, spec.check or _no_check
     (least, most), count = arity, len
     in_place = spec.kind == "loop" and not spec.special
-    special_in_place = spec.kind == "loop" and spec.special and not spec.delay
+    waits = spec.delay or spec.claims
+    special_in_place = spec.kind == "loop" and spec.special and not waits
 
     async def async_inner(*args: Any, **kwargs: Any) -> Any:
         if kwargs or not least <= count(args) <= most:

@@ -15,6 +15,7 @@ from framework._manager.cleanup import CleanUp
 from framework._manager.delays import Delays
 from framework._manager.elsewhere import Elsewhere
 from framework._manager.intake import Intake
+from framework._manager.places import Places
 from framework._manager.scene import LiveScene
 from framework._manager.schedules import Schedules
 from framework._manager.settings import Settings
@@ -39,6 +40,7 @@ from framework.protocols import (
     Interceptor,
     RemoteEngine,
     RequeueStore,
+    SharedPlaces,
     TaskEngine,
     TaskStore,
 )
@@ -113,11 +115,20 @@ class Core:
             if interceptor is None
             else WatchedPolicies(clock, rng, pauses, interceptor)
         )
-        self.delays = Delays(self.runner)
+        self.places = Places(self.runner, self.elsewhere, self._shared_places())
+        self.delays = self.places.delays = Delays(self.runner, self.places.start)
         self.intake = Intake(
-            self.ledger, self.runner, self.delays, self.elsewhere, self.remote, new_id, self
+            self.ledger,
+            self.runner,
+            self.delays,
+            self.places,
+            self.elsewhere,
+            self.remote,
+            new_id,
+            self,
         )
         self.intake.permits = self.permits
+        self.places.cancel_pending = self.intake.cancel_pending
         self.schedules = Schedules(self.intake, rng)
         self.clean_up = CleanUp(self.ledger, self.endings.retention, settings)
         self.apply(settings)
@@ -128,6 +139,14 @@ class Core:
         if _LOGGER.isEnabledFor(logging.DEBUG):
             self.ledger.subscribe(log_final, EVENT_OF.values())
             self.ledger.subscribe(log_attempt, ("retrying",))
+
+    def _shared_places(self) -> SharedPlaces | None:
+        """Return who keeps the places of all processes: the engine, or else the store."""
+        candidates: tuple[object, ...] = (self.remote, self.ledger.shared)
+        for one in candidates:
+            if isinstance(one, SharedPlaces):
+                return one
+        return None
 
     # -- tasks of other processes
 
@@ -145,7 +164,7 @@ class Core:
         Their waiters are woken although the tasks are not final.
         """
         for task in self.ledger.unfinished():
-            if task.remote and task not in self.delays:
+            if task.remote and task not in self.delays and not self.places.holds_back(task):
                 self.ledger.unfollow(task)
                 self.runner.release_clock(task)
 

@@ -1,4 +1,4 @@
-"""Delays: tasks that are handed to the engine after a delay.
+"""Delays: tasks that are launched after a delay.
 
 Relies on: the framework's clock, whose timers may fire on any thread.
 Lock order: `_lock` guards the table; nothing else is called while it is held.
@@ -7,6 +7,7 @@ Lock order: `_lock` guards the table; nothing else is called while it is held.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from framework._running.runner import Runner
 from framework._tasks.live import LiveTask
@@ -17,11 +18,13 @@ class Delays:
     """The delayed tasks of one manager.
 
     Args:
-        runner: Hands a task to the engine once it is due.
+        runner: Ends a task for which no timer can be set.
+        launch: Launches a task that is due.
     """
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, launch: Callable[[LiveTask], None]) -> None:
         self._runner = runner
+        self._launch = launch
         self._clock = runner.ledger.clock
         self._lock = threading.Lock()
         self._delayed: dict[LiveTask, None] = {}
@@ -34,7 +37,7 @@ class Delays:
             return task in self._delayed
 
     def delay(self, task: LiveTask, seconds: float) -> None:
-        """Hand a task to the engine in *seconds*, above 0."""
+        """Launch a task in *seconds*, above 0."""
         with self._lock:
             self._delayed[task] = None
         when = self._clock.monotonic() + seconds
@@ -65,4 +68,4 @@ class Delays:
         if task.status not in FINAL:
             task.reason = ""
             task.queued = self._clock.monotonic()
-            self._runner.launch(task)
+            self._launch(task)

@@ -192,6 +192,10 @@ class Elsewhere:
         """Call *call*, which may block, on the thread of the queries, without waiting."""
         self._put(_Question(_NO_WAITER, None, call=call))
 
+    def post_cancel(self, task_id: str) -> None:
+        """Request a task's cancellation, without waiting."""
+        self.post(lambda: self._request_cancel(task_id))
+
     def close(self) -> None:
         """Answer all open questions with an error, and end the thread."""
         with self._condition:

@@ -17,6 +17,7 @@ from typing import Any, Final  # a task's function may take and return anything
 
 from framework._manager.delays import Delays
 from framework._manager.elsewhere import Elsewhere
+from framework._manager.places import Places
 from framework._running.coroutines import Drive
 from framework._running.ledger import Ledger, id_in_use
 from framework._running.permits import Permits
@@ -43,6 +44,7 @@ class Intake:
         ledger: Counts the tasks.
         runner: Hands them to the engine.
         delays: Keeps delayed tasks.
+        places: Keeps tasks that wait for a place.
         elsewhere: Looks for tasks of other processes; None if there can be none.
         remote: The engine, if its tasks run in other processes; otherwise None.
         new_id: Returns a new task id.
@@ -62,6 +64,7 @@ class Intake:
         ledger: Ledger,
         runner: Runner,
         delays: Delays,
+        places: Places,
         elsewhere: Elsewhere | None,
         remote: RemoteEngine | None,
         new_id: Callable[[], str],
@@ -75,6 +78,7 @@ class Intake:
         self.durable = ledger.shared is not None and ledger.shared.durable
         self.default_limit: float | None = None
         self.permits: Permits | None = None
+        self.places = places
         self._delays = delays
         self._elsewhere = elsewhere
         self._remote = remote
@@ -148,19 +152,35 @@ class Intake:
             self._keep_for_restart(task, args, kwargs)
         if spec.delay:
             task.reason = delayed(task.created_at + spec.delay)
-        if task_id is None:
-            self._add(task)
-        else:
-            self.ledger.reserve(task_id)
-            try:
-                self._add(task)
-            finally:
-                self.ledger.release(task_id)
+        if spec.claims and (existing := self._claim(task)) is not None:
+            return existing
+        if not spec.claims:
+            self._add_special(task)
         if launch:
             if self.durable and asyncio._get_running_loop() is None:
                 self.secure(task)
             self.launch(task)
         return task
+
+    def _add_special(self, task: LiveTask) -> None:
+        """Add a task which may have a chosen id."""
+        task_id = task.spec.task_id
+        if task_id is None:
+            self._add(task)
+            return
+        self.ledger.reserve(task_id)
+        try:
+            self._add(task)
+        finally:
+            self.ledger.release(task_id)
+
+    def _claim(self, task: LiveTask) -> LiveTask | None:
+        """Add a task that is unique or limited; return the one to use instead, if any."""
+        stay = self.places.prepare(task)
+        if stay.unique is None:
+            self._add_special(task)
+            return None
+        return self.places.admit(task, lambda: self._add_special(task))
 
     async def require_free(self, task_id: object) -> None:
         """Check that no other process has a task with this id, as far as the store knows.
@@ -200,7 +220,9 @@ class Intake:
 
     def launch(self, task: LiveTask) -> None:
         """Hand a submitted task to the engine, after the delay of its spec."""
-        if task.spec.delay:
+        if task.spec.claims:
+            self.places.launch(task)
+        elif task.spec.delay:
             self._delays.delay(task, task.spec.delay)
         else:
             self.runner.launch(task)

@@ -9,6 +9,7 @@ Lock order: none is held here; the store, sinks, waiters and hooks are called wi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from framework._running.hooks import Report, run_hooks
@@ -38,7 +39,10 @@ class Endings:
         limits: The time limits of the tasks; a limit that expires ends its task.
         retention: Removes finished tasks.
         settle: Converts a result to what other processes will read; None if none do.
+        leave_lines: Gives back the places of a task that has ended; see `places.Places`.
     """
+
+    leave_lines: Callable[[LiveTask], None]
 
     def __init__(self, ledger: Ledger, engine: TaskEngine, max_finished: int) -> None:
         self.ledger = ledger
@@ -68,6 +72,7 @@ class Endings:
             task, "complete", self._monotonic() if now is None else now, result
         )
         if waiters is None:
+            self._give_back(task)
             self.ledger.count_late(task)
             return False
         self._after_end(task, waiters)
@@ -142,6 +147,7 @@ class Endings:
             body_ended and only_from is None,
         )
         if waiters is None:
+            self._give_back(task)
             if move == "fail" and body_ended and only_from is None:
                 self.ledger.count_late(task)
             return False
@@ -183,13 +189,21 @@ class Endings:
         elif task.status in FINAL:
             self._engine.abandon(task)
 
+    def _give_back(self, task: LiveTask) -> None:
+        """Give back a task's places, unless it lives or its function still runs."""
+        if task.rest is None or task.stay is None:
+            return
+        if task.status in FINAL and not task.bodies:
+            self.leave_lines(task)
+
     def _after_end(
         self, task: LiveTask, waiters: dict[Waiter, None], report: Report | None = None
     ) -> None:
         """Publish the events of a task that has just ended, and wake its waiters.
 
-        The order matters: a waiter finds the task in the store already, sinks are called
-        before hooks, *report* after them, and a home is idle only after all of that.
+        The order matters: a waiter finds the task in the store already, and may submit a unique
+        task again; sinks are called before hooks, *report* after them, and a home is idle only
+        after all of that.
         """
         ledger = self.ledger
         if task.limit_key is not None:
@@ -200,9 +214,12 @@ class Endings:
         # Read without the lock: it does not matter which of several threads trims.
         if ledger.kept > retention.max_finished:
             retention.trim()
+        rest = task.rest
+        if rest is not None:
+            self._give_back(task)
         if waiters:
             wake_all(waiters)
-        if task.rest is not None and (report is not None or task.hooks is not None):
+        if rest is not None and (report is not None or task.hooks is not None):
             run_hooks(task, ledger.snapshot, report)
         home = task.home
         on_idle = home.on_idle

@@ -16,6 +16,7 @@ from contextvars import Context, ContextVar
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from framework._tasks.ids import TaskId
+from framework._tasks.places import Stay
 from framework._tasks.records import Rare, TaskRecord, TaskStatus
 from framework._tasks.specs import Hooks, TaskSpec
 
@@ -180,6 +181,7 @@ class LiveTask(TaskRecord):
         hooks: The hooks for its end; None if there are none.
         timer: Starts it when its delay is over; None if it has none.
         sleeper: The retry or throttle that sleeps inside it; None if there is none.
+        stay: What it has asked of the lines of unique and limited tasks; None if nothing.
         delivery: What a worker of a remote engine received; None elsewhere.
         engine_note: Belongs to the engine; see `protocols.EngineTask`.
     """
@@ -219,6 +221,7 @@ class LiveTask(TaskRecord):
     hooks: Rare[Hooks | None] = Rare(None)
     timer: Rare[Timer | None] = Rare(None)
     sleeper: Rare[Sleeper | None] = Rare(None)
+    stay: Rare[Stay | None] = Rare(None)
     delivery: Rare[Any] = Rare(None)
     engine_note: Rare[Any] = Rare(None)
 

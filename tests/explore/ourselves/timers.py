@@ -145,10 +145,8 @@ def delay_or_cancel(run: Run) -> None:
 def delay_held_up(run: Run) -> None:
     """A task falls due while it is being delayed: it has no timer any more."""
     launched: list[LiveTask] = []
-    runner: Any = SimpleNamespace(
-        ledger=SimpleNamespace(clock=run.clock), launch=launched.append, refuse=None
-    )
-    delays, task = Delays(runner), LiveTask()
+    runner: Any = SimpleNamespace(ledger=SimpleNamespace(clock=run.clock), refuse=None)
+    delays, task = Delays(runner, launched.append), LiveTask()
     task.status, task.rest = PENDING, None
     run.together(lambda: delays.delay(task, 1.0), run.hurry)
     run.sleep(2.0)

@@ -1,0 +1,237 @@
+"""Places: tasks that are unique, or of which only some may run at a time.
+
+A unique task asks for a place when it is submitted, and keeps it until it has ended. A task
+whose function has `max_running` asks for another one when it could start.
+
+Guarantees: a task in a line is launched once it has its places, or has ended; a task that has
+ended, and whose function does not run any more, is in no line. For the second one, whoever puts
+a task into a line looks afterwards whether it has ended, and whoever ends it takes it out.
+Relies on: lines that grant a place that becomes free to the first that waits.
+Lock order: `_admitting` is held while a unique task is checked and added, so that whoever is
+given its id finds it; the locks of the lines and of the ledger, and `_lock`, are taken under it.
+`_lock` guards what a task was told; nothing is called while it is held.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from framework._manager.delays import Delays
+from framework._manager.elsewhere import Elsewhere
+from framework._running.lines import Lines
+from framework._running.runner import Runner
+from framework._tasks.live import PENDING, LiveTask
+from framework._tasks.places import PlaceAnswer, PlaceRequest, Stay, stay_of
+from framework._tasks.records import FINAL
+from framework.exceptions import DuplicateTaskError
+from framework.protocols import SharedPlaces
+
+
+class Places:
+    """The places of one manager's tasks.
+
+    Args:
+        runner: Launches a task that has its places.
+        elsewhere: Cancels tasks of other processes; None if there can be none.
+        shared: The places of all processes; None for those of this one.
+
+    Attributes:
+        shared: As above.
+        delays: Delays a task before it asks for a place to run.
+        cancel_pending: Cancels a task of this process that has not started, for a reason.
+    """
+
+    delays: Delays
+    cancel_pending: Callable[[LiveTask, str], bool]
+
+    def __init__(
+        self, runner: Runner, elsewhere: Elsewhere | None, shared: SharedPlaces | None
+    ) -> None:
+        self.shared = shared
+        self._lines: SharedPlaces = Lines(self._is_over) if shared is None else shared
+        self._runner = runner
+        self._ledger = runner.ledger
+        self._clock = runner.ledger.clock
+        self._elsewhere = elsewhere
+        self._admitting = threading.Lock()
+        self._lock = threading.Lock()
+        self._tasks: dict[str, LiveTask] = {}
+        runner.endings.leave_lines = self.leave
+
+    # -- submitting
+
+    def prepare(self, task: LiveTask) -> Stay:
+        """Find out what a new task asks for; calls the user's key functions.
+
+        Raises:
+            TypeError: If an argument, or what a key function returned, has no stable text.
+            Exception: What a key function raises.
+        """
+        options = task.spec.options
+        stay = stay_of(task.spec.fn, options, task.task_id, task.args or (), task.kwargs or {})
+        task.stay = stay
+        return stay
+
+    def admit(self, task: LiveTask, add: Callable[[], None]) -> LiveTask | None:
+        """Add a unique task to the ledger, unless there is one in this process.
+
+        Args:
+            task: The task.
+            add: Adds it.
+
+        Returns:
+            The other task, which is to be used instead; None if this one was added.
+
+        Raises:
+            DuplicateTaskError: If there is one, and the options say so.
+        """
+        stay = task.stay
+        assert stay is not None
+        assert stay.unique is not None
+        while True:
+            with self._admitting:
+                existing = self._enter(task, stay.unique, add)
+            if existing is None:
+                assert stay.answer is not None
+                self._replace(task, stay.answer)
+                return None
+            other = self._tasks.get(existing)
+            # Without it, that task has ended since.
+            if other is not None:
+                return self._duplicate(task, other)
+
+    def _enter(self, task: LiveTask, request: PlaceRequest, add: Callable[[], None]) -> str | None:
+        """Add a task if the line takes it; return the id of the last task there if not."""
+        stay = task.stay
+        assert stay is not None
+        self._lines.join(request, partial(self._told, task, stay))
+        answer = stay.answer
+        assert answer is not None
+        if not answer.granted and not request.waits:
+            return answer.ahead[-1]
+        self._tasks[task.task_id] = task
+        try:
+            add()
+        except BaseException:
+            self.leave(task)
+            raise
+        return None
+
+    def _duplicate(self, task: LiveTask, other: LiveTask) -> LiveTask:
+        if task.spec.options["on_duplicate"] == "raise":
+            raise DuplicateTaskError(task.name, other.task_id)
+        return other
+
+    def _replace(self, task: LiveTask, answer: PlaceAnswer) -> None:
+        """Cancel the tasks that *task* replaces."""
+        reason = f"it was replaced by task {task.task_id}"
+        # The last first: the others would be granted what it leaves.
+        for task_id in reversed(answer.ahead):
+            other = self._tasks.get(task_id)
+            if other is None or other.remote:
+                if self._elsewhere is not None:
+                    self._elsewhere.post_cancel(task_id)
+            elif self._ledger.request_cancel(other) and not self.cancel_pending(other, reason):
+                # Set before the cancellation, which ends the task with this reason.
+                other.reason = reason
+                self._runner.endings.stop_body(other)
+
+    # -- launching
+
+    def launch(self, task: LiveTask) -> None:
+        """Launch a submitted task, now or when it is the only one of its key."""
+        stay = task.stay
+        if stay is None:  # it has ended
+            return
+        with self._lock:
+            # Once: a submission that was told to use this task comes by here, too.
+            goes = stay.settled and not stay.ready
+            stay.ready = True
+        if goes:
+            self._go(task)
+
+    def _go(self, task: LiveTask) -> None:
+        left = task.spec.delay and task.created + task.spec.delay - self._clock.monotonic()
+        if left > 0:
+            self.delays.delay(task, left)
+        else:
+            self.start(task)
+
+    def start(self, task: LiveTask) -> None:
+        """Launch a task that is due, now or when it has a place to run."""
+        stay = task.stay
+        if not task.spec.claims or stay is None:
+            self._runner.launch(task)
+            return
+        if stay.running is None:
+            self._launch(task, stay)
+            return
+        self._tasks[task.task_id] = task
+        self._lines.join(stay.running, partial(self._told_running, task, stay))
+        self._leave_if_over(task)
+
+    def _launch(self, task: LiveTask, stay: Stay) -> None:
+        with self._lock:
+            launches, stay.launched = not stay.launched, True
+        if launches and task.status not in FINAL:
+            task.reason = ""
+            task.queued = self._clock.monotonic()
+            self._runner.launch(task)
+
+    def holds_back(self, task: LiveTask) -> bool:
+        """Return whether a task waits for a place."""
+        stay = task.stay
+        return stay is not None and not stay.launched
+
+    # -- what the lines tell
+
+    def _told(self, task: LiveTask, stay: Stay, answer: PlaceAnswer) -> None:
+        """Called with the answer to a unique task, and when one that waits has its place."""
+        with self._lock:
+            if stay.answer is None:
+                stay.answer = answer
+            first = stay.settled or not answer.granted
+            stay.settled = stay.settled or answer.granted
+            goes = stay.ready and not first
+            if not stay.settled and answer.ahead:
+                task.reason = f"waits for task {answer.ahead[-1]} to end, which it replaces"
+            waiter = stay.waiter
+        if waiter is not None:
+            waiter.wake()
+        if goes:
+            self._go(task)
+
+    def _told_running(self, task: LiveTask, stay: Stay, answer: PlaceAnswer) -> None:
+        """Called with the answer to a task that could start, and when it has its place."""
+        if answer.granted:
+            self._launch(task, stay)
+            return
+        request = stay.running
+        assert request is not None
+        with self._lock:
+            if stay.launched or task.status is not PENDING:
+                return
+            task.reason = (
+                f"waits for a place: {min(len(answer.ahead), request.limit)} running, "
+                f"max_running={request.limit}{stay.shown and f' for key {stay.shown}'}"
+            )
+        self._ledger.share(task)
+
+    # -- ending
+
+    def leave(self, task: LiveTask) -> None:
+        """Give back the places of a task that has ended, and whose function does not run."""
+        task.stay = None
+        self._lines.leave(task.task_id)
+        self._tasks.pop(task.task_id, None)
+
+    def _leave_if_over(self, task: LiveTask) -> None:
+        # 1 it ends and leaves all lines, 2 it is put into one: nobody else would take it out.
+        if task.status in FINAL and not task.bodies:
+            self.leave(task)
+
+    def _is_over(self, task_id: str) -> bool:
+        task = self._tasks.get(task_id)
+        return task is not None and task.status in FINAL and not task.bodies
