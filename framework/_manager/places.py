@@ -69,8 +69,7 @@ class Places:
             TypeError: If an argument, or what a key function returned, has no stable text.
             Exception: What a key function raises.
         """
-        options = task.spec.options
-        stay = stay_of(task.spec.fn, options, task.task_id, task.args or (), task.kwargs or {})
+        stay = stay_of(task.spec, task.task_id, task.args or (), task.kwargs or {})
         task.stay = stay
         return stay
 
@@ -106,6 +105,7 @@ class Places:
         """Add a task if the line takes it; return the id of the last task there if not."""
         stay = task.stay
         assert stay is not None
+        stay.answer = None
         self._lines.join(request, partial(self._told, task, stay))
         answer = stay.answer
         assert answer is not None

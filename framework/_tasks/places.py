@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from framework._tasks.functions import name_of, signature_of
 from framework._tasks.jsonsafe import cut, safe_repr
+from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import encode_call
 
 
@@ -184,20 +185,19 @@ class Stay:
         self.ready = self.launched = False
 
 
-def stay_of(
-    spec_fn: Callable[..., Any],
-    options: Any,  # CopyOptions
-    task_id: str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Stay:
-    """Return the stay of a call, with what its function's *options* ask for."""
-    unique = running = None
-    shown = ""
+def stay_of(spec: TaskSpec, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Stay:
+    """Return the stay of a call of *spec*; calls the user's key functions.
+
+    Raises:
+        TypeError: If an argument, or what a key function returned, has no stable text.
+        Exception: What a key function raises.
+    """
+    options, unique, running, shown = spec.options, None, None, ""
     if options["unique"]:
-        key = unique_key(spec_fn, options["unique"], args, kwargs)
-        unique = PlaceRequest(key, task_id, 1, waits=options["on_duplicate"] == "replace")
+        key = unique_key(spec.fn, options["unique"], args, kwargs)
+        waits = options["on_duplicate"] == "replace"
+        unique = PlaceRequest(key, task_id, 1, waits, spec.level)
     if options["max_running"] is not None:
-        key, shown = running_key(spec_fn, options["key"], args, kwargs)
-        running = PlaceRequest(key, task_id, options["max_running"])
+        key, shown = running_key(spec.fn, options["key"], args, kwargs)
+        running = PlaceRequest(key, task_id, options["max_running"], rank=spec.level)
     return Stay(unique, running, shown)

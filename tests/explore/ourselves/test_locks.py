@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import framework
-from tests.explore.ourselves import ends, pool, remote, stores, tasks, throttles, timers
+from tests.explore.ourselves import ends, places, pool, remote, stores, tasks, throttles, timers
 from tests.explore.ourselves.harness import Explorer
 from tests.explore.ourselves.run import Scenario
 
@@ -23,12 +23,15 @@ NEEDED: dict[str, Scenario] = {
     "Events.lock": tasks.cancel_twice,
     "Gate._lock": throttles.first_calls,
     "Gates._lock": throttles.purge,
+    "Lines._lock": places.give_back_or_join,
     "Mailbox._dropping": ends.post_or_close,
     "Mailboxes._lock": ends.mailboxes_of_loops,
     "MemoryStore._lock": stores.remove_twice,
     "Mirror._keeping": stores.mirror_counts,
     "Mirror._lock": stores.mirror_counts,
     "Outbox.publishing": tasks.limit_or_fail,
+    "Places._admitting": places.submit_unique_twice,
+    "Places._lock": places.give_back_or_wait,
     "Process.lock": remote.enter_twice,
     "Process.sending": remote.send_twice,
     "Promise._lock": ends.use_promised,
@@ -55,6 +58,7 @@ _NEEDLESS = ("Nothing fails without it while there is a global lock: ", "A signa
 _HOW = {
     "Delays._lock": ("line", "pct:3"),
     "Mirror._lock": ("line", "pct:3"),
+    "Places._lock": ("line", "pct:3"),
     "Removal._lock": ("opcode", "mixed"),
     "Schedules._lock": ("opcode", "delays"),
     "frameworks._LOCK": ("line", "delays"),

@@ -357,6 +357,9 @@ def test_a_decorated_function_reads_no_global(decorate: Any, kind: str) -> None:
     assert decorated.__globals__ is sync_body.__globals__
 
 
+NAMES = "unique, on_duplicate, max_running, key"
+
+
 @pytest.mark.parametrize("submit", ["submit", "submit_nowait"])
 async def test_an_unknown_option_of_a_submission_is_told(
     task_manager: TaskManager, submit: str
@@ -365,7 +368,7 @@ async def test_an_unknown_option_of_a_submission_is_told(
     wait = ", wait" if submit == "submit" else ""
     message = (
         rf"^{submit}\(\) got an unexpected keyword argument 'text', 'size'; its options are "
-        rf"timeout, description, priority, on_error, delay, task_id, on_complete{wait}; "
+        rf"timeout, description, priority, on_error, delay, task_id, on_complete, {NAMES}{wait}; "
         r"arguments of the function go in args=\(\.\.\.\) or kwargs=\{\.\.\.\}$"
     )
     with pytest.raises(TypeError, match=message):
@@ -379,9 +382,9 @@ async def test_an_unknown_option_of_a_submission_is_told(
     [
         (
             background_task,
-            "timeout, description, priority, on_error, name, on_restart, idempotent",
+            f"timeout, description, priority, on_error, name, {NAMES}, on_restart, idempotent",
         ),
-        (async_task, "timeout, description, priority, on_error, name"),
+        (async_task, f"timeout, description, priority, on_error, name, {NAMES}"),
         (throttled_task, "rate_limit, time_window, when_limited, key"),
         (retry_task, "max_retries, retry_delay, backoff, max_delay, jitter, exceptions"),
     ],
@@ -426,6 +429,7 @@ async def test_a_submission_may_undo_a_delay(task_manager: TaskManager) -> None:
 
 RUN = "timeout=None, description='', priority='normal', on_error='log'"
 ONCE = "delay=0.0, task_id=None, on_complete=None"
+PLACES = "unique=False, on_duplicate='return', max_running=None, key=None"
 THROTTLE = "rate_limit, time_window=60.0, when_limited='raise', key=None"
 RETRY = "max_retries=3, retry_delay=1.0, backoff=1.0, max_delay=None, jitter=0.0, exceptions="
 KEPT = "time_window=..., when_limited=..., key=..."
@@ -434,10 +438,10 @@ KEPT = "time_window=..., when_limited=..., key=..."
 @pytest.mark.parametrize(
     ("function", "options"),
     [
-        (background_task, f"{RUN}, name=None, on_restart='interrupt', idempotent=False"),
-        (async_task, f"{RUN}, name=None"),
-        (TaskManager.submit, f"wait=False, {RUN}, {ONCE}"),
-        (TaskManager.submit_nowait, f"{RUN}, {ONCE}"),
+        (background_task, f"{RUN}, name=None, {PLACES}, on_restart='interrupt', idempotent=False"),
+        (async_task, f"{RUN}, name=None, {PLACES}"),
+        (TaskManager.submit, f"wait=False, {RUN}, {ONCE}, {PLACES}"),
+        (TaskManager.submit_nowait, f"{RUN}, {ONCE}, {PLACES}"),
         (throttled_task, THROTTLE),
         (throttled_task(rate_limit=1)(int).options, f"rate_limit=..., {KEPT}"),
         (retry_task, f"{RETRY}{Exception!r}"),

@@ -162,6 +162,22 @@ async def test_a_retry_keeps_its_place(task_manager: TaskManager, asyncframe: Pr
     assert starts == [(0, 0), (10, 0), (10, 1)]
 
 
+async def test_a_higher_priority_gets_the_next_place(task_manager: TaskManager) -> None:
+    """Of those that wait, the one with the highest priority comes next."""
+    starts = []
+
+    @background_task(max_running=1)
+    async def work(name: str) -> None:
+        starts.append(name)
+        await pause(1)
+
+    names = [("a", "normal"), ("b", "low"), ("c", "normal"), ("d", "high")]
+    ids = [await task_manager.submit(work, (name,), priority=level) for name, level in names]  # type: ignore[call-overload]  # one of the literals
+    for task_id in ids:
+        await task_manager.get_result(task_id)
+    assert starts == ["a", "d", "c", "b"]
+
+
 async def test_awaited_tasks_are_limited(task_manager: TaskManager) -> None:
     """Calls of an `async_task` wait for their places, too."""
     running, most = 0, 0
