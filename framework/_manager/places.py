@@ -105,10 +105,7 @@ class Places:
         """Add a task if the line takes it; return the id of the last task there if not."""
         stay = task.stay
         assert stay is not None
-        stay.answer = None
-        self._lines.join(request, partial(self._told, task, stay))
-        answer = stay.answer
-        assert answer is not None
+        answer = self._ask(task, stay, request)
         if not answer.granted and not request.waits:
             return answer.ahead[-1]
         self._tasks[task.task_id] = task
@@ -118,6 +115,15 @@ class Places:
             self.leave(task)
             raise
         return None
+
+    def _ask(self, task: LiveTask, stay: Stay, request: PlaceRequest) -> PlaceAnswer:
+        """Ask the lines of this process, which answer at once."""
+        # It may have been refused before, by a task that has ended since.
+        stay.answer = None
+        self._lines.join(request, partial(self._told, task, stay))
+        told: PlaceAnswer | None = stay.answer
+        assert told is not None
+        return told
 
     def _duplicate(self, task: LiveTask, other: LiveTask) -> LiveTask:
         if task.spec.options["on_duplicate"] == "raise":

@@ -69,8 +69,8 @@ def test_retry_options_keep_what_is_left_out() -> None:
             retry_task(),
             r"max_retries, .*exceptions$",
         ),
-        (background_task(), r"timeout, .*, on_complete$"),
-        (async_task(), r"timeout, .*, on_complete$"),
+        (background_task(), r"timeout, .*, key$"),
+        (async_task(), r"timeout, .*, key$"),
     ],
     ids=["throttle", "retry", "background", "async"],
 )
