@@ -21,6 +21,8 @@ __all__ = [
     "QueueFullError",
     "RateLimitExceededError",
     "RemoteTaskError",
+    "ScheduleBusyError",
+    "ScheduleNotFoundError",
     "StoreUnavailableError",
     "TaskCancelledError",
     "TaskFailedError",
@@ -244,6 +246,42 @@ class _UnavailableError(FrameworkError, HTTPException):
 
     def __repr__(self) -> str:
         return Exception.__repr__(self)
+
+
+class ScheduleNotFoundError(FrameworkError, LookupError):
+    """Raised when there is no schedule of this name.
+
+    Attributes:
+        name: The name.
+        known: The names of the schedules that this process runs.
+    """
+
+    def __init__(self, name: str, known: tuple[str, ...] = ()) -> None:
+        super().__init__(name, known)
+        self.name = name
+        self.known = known
+
+    def __str__(self) -> str:
+        names = ", ".join(map(repr, self.known)) or "no schedules"
+        return f"there is no schedule {self.name!r}; this process has {names}"
+
+
+class ScheduleBusyError(FrameworkError, RuntimeError):
+    """Raised when a schedule is to run by hand, and its last run has not ended.
+
+    Attributes:
+        name: The schedule.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"schedule {self.name!r} is running, and its runs do not overlap: wait for the run, "
+            "or cancel it"
+        )
 
 
 class StoreUnavailableError(_UnavailableError):

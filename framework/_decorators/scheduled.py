@@ -1,80 +1,111 @@
-"""scheduled_task: a function that every running framework runs again and again."""
+"""scheduled_task: a function that is run again and again."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from types import FrameType
-from typing import Any
+from typing import Any, Unpack
 
 from framework._decorators.dressing import decorate, dress
 from framework._manager.frameworks import find_core
-from framework._tasks import checks, registry
+from framework._tasks import registry
 from framework._tasks.current import current_home
 from framework._tasks.decorated import ScheduleDecorator
-from framework._tasks.functions import checker_for, kind_of, name_of, one_line
+from framework._tasks.due import Cron, Daily, DueTimes, Every, Once, interval
+from framework._tasks.functions import checker_for, kind_of, name_of
 from framework._tasks.live import Home
-from framework._tasks.options import COPY
+from framework._tasks.options import COPY, SCHEDULE, ScheduleOptions, merged
 from framework._tasks.specs import Schedule, TaskSpec
 
 
+@SCHEDULE.spelled_out
 def scheduled_task(
-    every: float,
-    *,
-    jitter: float = 0.0,
-    run_at_start: bool = False,
-    name: str | None = None,
+    every: float | timedelta | None = None, **options: Unpack[ScheduleOptions]
 ) -> ScheduleDecorator:
-    """Run a function at a fixed interval while a framework runs.
+    """Run a function at an interval, at a time of day, or by a cron expression.
 
-    Each run is a task. Run times are counted from the framework's start, on its clock; there is
-    no cron and no time of day. Runs do not overlap: if a run has not finished when the next one
-    is due, the next one is skipped and counted. Missed runs are not repeated later. An error
+    Give exactly one of *every*, *cron* and *at*. Each run is a task. Runs do not overlap: if a
+    run has not finished when the next one is due, the next one is skipped and counted. An error
     does not end the schedule. If you call the function yourself, it runs directly.
+
+    Processes that share a store or an engine run each due time once, whichever of them is first.
+    Then an interval is counted from the epoch, so that all have the same due times. Otherwise each
+    process has runs of its own, and counts the interval from its start.
 
     The schedule lasts as long as something refers to the decorated function. If it is created
     while a framework runs, in a lifespan, a request or a task, and not by an import, only that
     framework runs it, and it ends with the framework.
 
     Args:
-        every: Seconds from one run to the next, above 0.
-        jitter: Delay each run at random by up to this fraction of *every*, 0.0 to 1.0.
-        run_at_start: Whether to run it immediately at the start too.
-        name: The name of the tasks; None for the function's module and qualified name.
+        every: Seconds from one run to the next, or a timedelta, above 0.
+        **options: See `ScheduleOptions`.
 
     Returns:
         A decorator for a function that can be called without arguments.
 
     Raises:
         TypeError: If it is used without parentheses, the function needs arguments, the order
-            of decorators is wrong, or a parameter has the wrong type.
-        ValueError: If a number is out of range.
+            of decorators is wrong, there is not exactly one of *every*, *cron* and *at*, or a
+            parameter has the wrong type.
+        ValueError: If a number is out of range, or something is no cron expression, time or
+            time zone.
+        ImportError: If *cron* is given and cronsim is not installed.
     """
     if callable(every):
         raise TypeError(
             "scheduled_task has no default interval: use @scheduled_task(every=60), not "
             "@scheduled_task"
         )
-    seconds = checks.number("every", every, above=0)
-    share = checks.number("jitter", jitter, at_least=0, at_most=1)
-    checks.flag("run_at_start", run_at_start)
-    label = None if name is None else one_line(checks.text("name", name))
+    complete = SCHEDULE.complete(SCHEDULE.checked("scheduled_task", options))
+    times = _times_of(every, complete)
 
     def make(fn: Callable[..., Any]) -> Any:
-        return _scheduled(fn, label, seconds, share, run_at_start)
+        return _scheduled(fn, times, complete)
 
     return lambda it: decorate("scheduled_task", it, make)
 
 
-def _scheduled(
-    fn: Callable[..., Any], name: str | None, every: float, jitter: float, at_start: bool
-) -> Any:
+def _times_of(every: object, options: ScheduleOptions) -> DueTimes:
+    """Return when a function is due, if exactly one parameter says so."""
+    cron, at, tz = options["cron"], options["at"], options["tz"]
+    given = [
+        name for name, one in (("every", every), ("cron", cron), ("at", at)) if one is not None
+    ]
+    if len(given) != 1:
+        raise TypeError(
+            "scheduled_task needs exactly one of every, cron and at, as in @scheduled_task(every="
+            f"60), @scheduled_task(cron='0 3 * * *') or @scheduled_task(at='03:00'), not "
+            f"{' and '.join(given) or 'none of them'}"
+        )
+    if options["jitter"] and every is None:
+        raise ValueError(
+            f"jitter is a fraction of every, and goes with nothing else, not with {given[0]}"
+        )
+    if tz is not None and not (cron or isinstance(at, time)):
+        raise ValueError(
+            f"tz is the time zone of cron, or of a time of day, and has no meaning with {given[0]}"
+        )
+    zone = UTC if tz is None else tz
+    assert isinstance(zone, tzinfo)
+    if cron is not None:
+        return Cron(cron, zone)
+    if isinstance(at, datetime):
+        return Once(at)
+    if isinstance(at, time):
+        return Daily(at, zone)
+    return Every(interval("every", every))
+
+
+def _scheduled(fn: Callable[..., Any], times: DueTimes, options: ScheduleOptions) -> Any:
+    run = {name: value for name, value in options.items() if name in COPY.options}
     spec = TaskSpec(
         fn,
-        name=name_of(fn) if name is None else name,
+        name=options["name"] or name_of(fn),
         kind=kind_of(fn),
         check=checker_for(fn),
-        options=COPY.complete({"description": f"every {every:g} s"}),
+        options=merged(COPY.defaults, run | {"description": options["description"] or times.text}),
     )
     if spec.check is not None:
         try:
@@ -90,7 +121,7 @@ def _scheduled(
     async def async_inner() -> Any:
         return await fn()
 
-    schedule = Schedule(spec, every, jitter, at_start)
+    schedule = Schedule(spec, times, options)
     inner: Any = async_inner if spec.kind == "loop" else sync_inner
     dressed = dress(inner, fn, "scheduled_task", __asyncframe_schedule__=schedule)
     registry.register(spec.name, dressed)

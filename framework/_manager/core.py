@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeGuard
 
 from framework._manager.cleanup import CleanUp
 from framework._manager.delays import Delays
@@ -40,6 +41,7 @@ from framework.protocols import (
     Interceptor,
     RemoteEngine,
     RequeueStore,
+    ScheduleBook,
     SharedPlaces,
     TaskEngine,
     TaskStore,
@@ -129,7 +131,8 @@ class Core:
         )
         self.intake.permits = self.permits
         self.places.cancel_pending = self.intake.cancel_pending
-        self.schedules = Schedules(self.intake, rng)
+        book = next((one for one in (shared, self.remote) if _is_book(one)), None)
+        self.schedules = Schedules(self.intake, rng, book, self.elsewhere)
         self.clean_up = CleanUp(self.ledger, self.endings.retention, settings)
         self.apply(settings)
         self.scene = LiveScene(self.ledger, self.engine)
@@ -241,3 +244,8 @@ class Core:
     def after_fork(self) -> None:
         """Accept no more tasks in a forked child, which has neither the threads nor the loop."""
         self.ledger.after_fork()
+
+
+def _is_book(part: object) -> TypeGuard[ScheduleBook]:
+    # The method first, as above.
+    return hasattr(part, "claim_run") and isinstance(part, ScheduleBook)

@@ -29,6 +29,7 @@ from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, Home, LiveTask, Owner, Waiter
 from framework._tasks.options import COPY, SUBMIT, SubmitOptions, merged
 from framework._tasks.reasons import delayed
+from framework._tasks.records import TaskStatus
 from framework._tasks.restart import Restart
 from framework._tasks.specs import TaskSpec, require_arguments, spec_for
 from framework._tasks.wire import encode_call
@@ -181,6 +182,36 @@ class Intake:
             self._add_special(task)
             return None
         return self.places.admit(task, lambda: self._add_special(task))
+
+    def offer(self, spec: TaskSpec, frame: FrameType) -> LiveTask:
+        """Make a task of a call without arguments, to `accept` once its run is claimed."""
+        task = self._new_task(spec, (), {}, frame, self.new_id())
+        task.hooks = spec.hooks
+        task.remote = self._remote is not None
+        return task
+
+    def accept(self, task: LiveTask) -> None:
+        """Submit an offered task."""
+        self._add(task)
+        self.launch(task)
+
+    def turn_away(self, task: LiveTask, error: BaseException, *, is_stored: bool) -> None:
+        """Make an offered task FAILED that could not be accepted.
+
+        Args:
+            task: The task, which is not in the ledger.
+            error: Why.
+            is_stored: Whether other processes have seen it, so that they must see its end.
+        """
+        task.ended = self._monotonic()
+        task.error, task.reason = error, "it could not be started"
+        task.args = task.context = None
+        # Not by the ledger, which has never counted it.
+        task.status = TaskStatus.FAILED
+        if is_stored and self.ledger.shared is not None:
+            self.ledger.shared.put(task)
+        elif is_stored and self._remote is not None:
+            self._remote.request_cancel(task.task_id)
 
     async def require_free(self, task_id: object) -> None:
         """Check that no other process has a task with this id, as far as the store knows.

@@ -23,6 +23,7 @@ from framework._manager.listing import (
     page_of,
 )
 from framework._manager.scene import ListScene
+from framework._manager.schedule_control import ScheduleControl
 from framework._manager.waiting import Waiting
 from framework._tasks import checks
 from framework._tasks.live import PENDING, RUNNING
@@ -60,6 +61,11 @@ class TaskManager(Waiting):
     def new_id(self) -> Callable[[], str]:
         """The function that creates task ids."""
         return self._core.intake.new_id
+
+    @property
+    def schedules(self) -> ScheduleControl:
+        """The functions that are run by `scheduled_task`: when, how it went, paused or not."""
+        return ScheduleControl(self._core)
 
     # -- looking up
 

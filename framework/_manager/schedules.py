@@ -1,9 +1,10 @@
-"""Schedules: run functions at fixed intervals, as ordinary tasks.
+"""Schedules: run functions when they are due, as ordinary tasks.
 
-Guarantees: a schedule has at most one run at a time; its times are multiples of the interval
-since its start, so they do not drift; missed runs are not made up for.
-Relies on: the framework's clock, whose timers may fire on any thread.
-Lock order: `_lock` guards the two tables; only the clock's own lock is taken under it.
+Guarantees: a due time of a schedule is run once, and by one process if several share a book;
+runs of a schedule do not overlap; what was missed is made up for as the schedule says.
+Relies on: the framework's clock, whose timers may fire on any thread; the book, which decides
+who runs what. A book that is shared may block, so it is only asked on the thread of `elsewhere`.
+Lock order: `_lock` guards the tables; only the clock's own lock is taken under it.
 """
 
 from __future__ import annotations
@@ -14,57 +15,68 @@ import random
 import sys
 import threading
 import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from types import FrameType
 
+from framework._manager.elsewhere import Elsewhere
 from framework._manager.intake import Intake
+from framework._manager.timetables import OwnBook, Timetable
 from framework._tasks import registry
 from framework._tasks.live import Home, LiveTask
-from framework._tasks.records import FINAL
-from framework._tasks.specs import Schedule
-from framework.exceptions import FrameworkError
-from framework.protocols import TimerHandle
+from framework._tasks.schedules import RunClaim, ScheduleState
+from framework._tasks.specs import Hook, Schedule
+from framework._tasks.task import Task
+from framework.exceptions import FrameworkError, FrameworkNotStartedError, StoreUnavailableError
+from framework.protocols import ScheduleBook, TimerHandle
 
 _LOGGER = logging.getLogger("asyncframe")
 
+_RETRY = 1.0
+"""Seconds until a book that did not answer is asked again."""
 
-class _Timetable:
-    """The state of one schedule in one framework.
+_WATCH = 30.0
+"""Seconds between two looks whether the wall clock was set, or the machine was asleep."""
 
-    Attributes:
-        start: Monotonic second from which the intervals are counted.
-        number: Number of the next run.
-        timer: The timer of the next run; None if it is not set.
-        latest: The task of the latest run; None before the first one.
-    """
-
-    __slots__ = ("latest", "number", "start", "timer")
-
-    def __init__(self, start: float) -> None:
-        self.start = start
-        self.number = 0
-        self.timer: TimerHandle | None = None
-        self.latest: LiveTask | None = None
+_SET = 1.0
+"""Seconds by which the wall clock must have moved to count as set."""
 
 
 class Schedules:
     """The schedules of one framework.
 
     Args:
-        intake: Submits each run as a task.
+        intake: Makes a task of each run.
         rng: Source of the jitter.
+        book: Where runs are claimed if processes share them; None if they do not.
+        elsewhere: Its thread asks a shared book; None without one.
     """
 
-    def __init__(self, intake: Intake, rng: random.Random) -> None:
+    def __init__(
+        self,
+        intake: Intake,
+        rng: random.Random,
+        book: ScheduleBook | None = None,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
+        self.book = book
         self._intake = intake
         self._clock = intake.ledger.clock
         self._rng = rng
+        self._elsewhere = elsewhere
         self._lock = threading.Lock()
-        self._timetables: weakref.WeakKeyDictionary[Schedule, _Timetable] = (
+        self._timetables: weakref.WeakKeyDictionary[Schedule, Timetable] = (
             weakref.WeakKeyDictionary()
         )
         # Those that no other framework runs, with the app whose stop ends each; None if only
         # the stop of the framework does.
         self._own: weakref.WeakKeyDictionary[Schedule, Home | None] = weakref.WeakKeyDictionary()
         self._running = False
+        self._watch_timer: TimerHandle | None = None
+        self._ahead = 0.0
+
+    # -- starting and stopping
 
     def start(self) -> None:
         """Start all schedules; may be called twice."""
@@ -82,6 +94,8 @@ class Schedules:
         with self._lock:
             self._running = False
             timers = [table.timer for table in self._timetables.values()]
+            timers.append(self._watch_timer)
+            self._watch_timer = None
             self._timetables.clear()
             self._own.clear()
         for timer in timers:
@@ -91,16 +105,37 @@ class Schedules:
     def __len__(self) -> int:
         return len(self._timetables)
 
+    def tables(self) -> list[Timetable]:
+        """Return the schedules that run, in the order of their declaration."""
+        with self._lock:
+            return list(self._timetables.values())
+
     def add(self, schedule: Schedule) -> None:
-        """Start a schedule; its intervals are counted from now."""
-        table = _Timetable(self._clock.monotonic())
+        """Start a schedule."""
+        shared = None if schedule.options["each_process"] else self.book
         with self._lock:
             if not self._running or schedule in self._timetables:
                 return
+            table = Timetable(
+                self._free_name(schedule.spec.name),
+                schedule,
+                self._clock,
+                OwnBook() if shared is None else shared,
+                is_shared=shared is not None,
+            )
             self._timetables[schedule] = table
-        if schedule.run_at_start:
-            self._run(schedule, table)
-        self._plan(weakref.ref(schedule), table)
+        if table.on_wall:
+            self._start_to_watch()
+        self.check(table)
+
+    def _free_name(self, name: str) -> str:
+        """Return *name*, with a number if another schedule has it already."""
+        taken = {table.name for table in self._timetables.values()}
+        number, free = 1, name
+        while free in taken:
+            number += 1
+            free = f"{name}#{number}"
+        return free
 
     def add_own(self, schedule: Schedule, home: Home | None) -> None:
         """Start a schedule that no other core runs, now or when this core starts.
@@ -124,38 +159,212 @@ class Schedules:
             if table is not None and table.timer is not None:
                 table.timer.cancel()
 
-    def _plan(self, reference: weakref.ref[Schedule], table: _Timetable) -> None:
-        schedule = reference()
-        if schedule is None:
-            return
-        clock = self._clock
-        passed = (clock.monotonic() - table.start) / schedule.every
-        table.number = max(table.number + 1, math.floor(passed) + 1)
-        when = table.start + table.number * schedule.every
-        if schedule.jitter:
-            when += self._rng.uniform(0.0, schedule.jitter * schedule.every)
-        with self._lock:
-            # The timer has a weak reference, so that it does not keep a dropped function alive.
-            if self._running and self._timetables.get(schedule) is table:
-                table.timer = clock.call_at(
-                    when, lambda: self._fire(reference, table), background=True
-                )
+    # -- running what is due
 
-    def _fire(self, reference: weakref.ref[Schedule], table: _Timetable) -> None:
-        schedule = reference()
-        if schedule is not None:
-            self._run(schedule, table)
-            self._plan(reference, table)
-
-    def _run(self, schedule: Schedule, table: _Timetable) -> None:
-        ledger = self._intake.ledger
-        latest = table.latest
-        if latest is not None and (latest.status not in FINAL or latest.still_running):
-            ledger.count("scheduled_skipped")
+    def check(self, table: Timetable) -> None:
+        """Run what is due of a schedule, and set the timer of its next run; any thread."""
+        if not table.is_shared:
+            self._check(table)
             return
+        assert self._elsewhere is not None
+        # Until the book has answered, virtual time must not pass.
+        self._clock.hold()
         try:
-            table.latest = self._intake.submit(schedule.spec, (), {}, sys._getframe())
+            self._elsewhere.post(lambda: self._check_shared(table))
+        except FrameworkNotStartedError:  # the framework is stopping
+            self._clock.release()
+
+    def _check_shared(self, table: Timetable) -> None:
+        try:
+            self._check(table)
+        finally:
+            self._clock.release()
+
+    def _check(self, table: Timetable) -> None:
+        schedule = table.schedule()
+        if schedule is None or self._timetables.get(schedule) is not table:
+            return
+        delay: float | None = None
+        try:
+            self._run_due(schedule, table)
+            table.waits = False
+        except StoreUnavailableError as error:
+            if not table.waits:
+                _LOGGER.warning("scheduled %s waits for the store: %s", table.name, error)
+            table.waits, delay = True, _RETRY
+        except Exception:  # one fault must not end the schedule
+            _LOGGER.exception("unexpected error in the schedule %s", table.name)
+            delay = _RETRY
+        self._plan(table, delay)
+
+    def _run_due(self, schedule: Schedule, table: Timetable) -> None:
+        """Run what is due.
+
+        Raises:
+            StoreUnavailableError: If the book does not answer.
+        """
+        at_start = not table.entered and schedule.options["run_at_start"]
+        if not table.entered:
+            self._enter(schedule, table)
+        due = table.due()
+        if table.is_shared and table.is_behind(due):
+            # This process stood still, and others perhaps did not.
+            self._ask(table)
+            due = table.due()
+        if not due:
+            return
+        picked = table.pick(due, make_up=at_start)
+        if picked is None:
+            table.missed += len(due)
+            table.last = due[-1]
+            return
+        claim = self._claim(table, picked)
+        if claim == "claimed" and table.skips:
+            table.missed += len(due) - 1
+        if claim != "busy" or table.skips:
+            table.last = due[-1] if claim == "paused" else picked
+
+    def _enter(self, schedule: Schedule, table: Timetable) -> None:
+        state = self._ask(table)
+        if schedule.options["run_at_start"] and state.task_id is None and not state.paused:
+            # The same moment for all processes that find the schedule new.
+            first = math.nextafter(state.last_due, math.inf)
+            self._claim(table, first)
+            table.last = first
+        table.entered = True
+
+    def _ask(self, table: Timetable) -> ScheduleState:
+        """Return what the book knows about a schedule, which is entered if it is new."""
+        table.state = state = table.book.enter_schedule(table.name, table.times.text, table.now())
+        table.last = max(table.last, state.last_due) if table.entered else state.last_due
+        return state
+
+    def _claim(self, table: Timetable, due: float) -> RunClaim:
+        """Claim a run, and submit its task."""
+        ledger = self._intake.ledger
+        if ledger.pending >= ledger.queue_size:
+            # Not claimed, since another process may have room.
+            if table.skips:
+                self._skip(table, "the queue is full")
+            return "busy"
+        task = table.offered or self.offer(table, sys._getframe())
+        # If the book does not answer, it is offered again: this claim may have had its effect.
+        table.offered = task
+        claim = table.book.claim_run(table.name, due, task, skip=table.skips)
+        table.offered = None
+        table.answered(claim, due, task)
+        if claim == "claimed":
+            self._accept(table, task)
+        elif claim == "busy" and table.skips:
+            ledger.count("scheduled_skipped")
+        return claim
+
+    def offer(self, table: Timetable, frame: FrameType) -> LiveTask:
+        """Make a task of a run, to be accepted once it is claimed."""
+        task = self._intake.offer(table.spec, frame)
+        if not table.skips:
+            # What was put off while this run was live comes right after it.
+            complete, error = task.hooks or (None, None)
+            again = partial(self.check, table)
+            task.hooks = _followed(complete, again), _followed(error, again)
+        return task
+
+    def run_by_hand(self, table: Timetable, task: LiveTask) -> bool:
+        """Submit an offered task as a run of a schedule; False if its last run has not ended.
+
+        Raises:
+            FrameworkError: If the task is not accepted, or a shared book does not answer.
+        """
+        if table.book.claim_run(table.name, None, task) != "claimed":
+            return False
+        table.answered("claimed", None, task)
+        try:
+            self._intake.accept(task)
+        except (FrameworkError, ValueError, TypeError) as error:
+            self._intake.turn_away(task, error, is_stored=table.is_shared)
+            raise
+        return True
+
+    def note_pause(self, table: Timetable, paused: bool) -> None:
+        """Note that a schedule was paused or resumed here: what was due meanwhile is settled."""
+        if not paused:
+            table.last = max(table.last, table.now())
+        table.state = replace(table.state, paused=paused)
+
+    def _accept(self, table: Timetable, task: LiveTask) -> None:
+        try:
+            self._intake.accept(task)
         # A full queue, or an engine that refuses the function, must not end the schedule.
         except (FrameworkError, ValueError, TypeError) as error:
-            ledger.count("scheduled_skipped")
-            _LOGGER.warning("scheduled %s was skipped: %s", schedule.spec.name, error)
+            self._intake.turn_away(task, error, is_stored=table.is_shared)
+            self._skip(table, str(error))
+
+    def _skip(self, table: Timetable, why: str) -> None:
+        self._intake.ledger.count("scheduled_skipped")
+        _LOGGER.warning("scheduled %s was skipped: %s", table.name, why)
+
+    def _plan(self, table: Timetable, delay: float | None) -> None:
+        """Set the timer of the next run, or of another try in *delay* seconds."""
+        clock = self._clock
+        due = table.next_due()
+        when = math.inf if delay is None else clock.monotonic() + delay
+        if due is not None:
+            late = self._rng.uniform(0.0, table.max_delay) if table.max_delay else 0.0
+            when = min(when, table.monotonic(due) + late)
+        schedule = table.schedule()
+        if schedule is None:
+            return
+        with self._lock:
+            if not self._running or self._timetables.get(schedule) is not table:
+                return
+            before, table.timer = table.timer, None
+            if when < math.inf:
+                table.timer = clock.call_at(when, lambda: self.check(table), background=True)
+        if before is not None:
+            before.cancel()
+
+    # -- the wall clock
+
+    def _start_to_watch(self) -> None:
+        """Look now and then whether the wall clock has moved against the monotonic one.
+
+        It does when it is set, and when the machine was asleep, which many monotonic clocks do
+        not count. In virtual time neither happens.
+        """
+        if getattr(self._clock, "may_be_set", False):
+            with self._lock:
+                if self._watch_timer is None and self._running:
+                    self._ahead = self._clock.time() - self._clock.monotonic()
+                    self._watch_again()
+
+    def _watch_again(self) -> None:
+        """Set the timer of the next look; called with the lock held."""
+        when = self._clock.monotonic() + _WATCH
+        self._watch_timer = self._clock.call_at(when, self._watch, background=True)
+
+    def _watch(self) -> None:
+        ahead = self._clock.time() - self._clock.monotonic()
+        with self._lock:
+            if not self._running:
+                return
+            was_set = abs(ahead - self._ahead) > _SET
+            if was_set:
+                self._ahead = ahead
+            tables = list(self._timetables.values())
+            self._watch_again()
+        for table in tables if was_set else ():
+            if table.on_wall:
+                self.check(table)
+
+
+def _followed(hook: Hook | None, then: Callable[[], None]) -> Hook:
+    """Return a hook that calls *then* once *hook* has ended, if there is one."""
+
+    def both(task: Task) -> None:
+        try:
+            if hook is not None:
+                hook(task)
+        finally:
+            then()
+
+    return both

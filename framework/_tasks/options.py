@@ -14,10 +14,11 @@ import re
 import textwrap
 import typing
 from collections.abc import Callable, Hashable, Mapping
+from datetime import datetime, time, tzinfo
 from functools import partial
 from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
 
-from framework._tasks import checks
+from framework._tasks import checks, due
 from framework._tasks.functions import one_line
 from framework._tasks.task import Task
 
@@ -327,6 +328,72 @@ class RetryOptions(TypedDict, total=False):
     ]
 
 
+class ScheduleOptions(RunOptions, NameOptions, total=False):
+    """Options of `scheduled_task`. None is as if left out."""
+
+    cron: Annotated[
+        str | None,
+        Option(
+            None,
+            checks.optional(checks.text),
+            "Five fields, minute, hour, day of month, month and day of week, like "
+            '``"0 3 * * *"`` for 03:00 each day.',
+        ),
+    ]
+    at: Annotated[
+        str | time | datetime | None,
+        Option(
+            None,
+            checks.optional(due.time_or_moment),
+            'A time of day, like ``"03:00"`` or a `datetime.time`; or a `datetime` with a time '
+            "zone for a single run.",
+        ),
+    ]
+    tz: Annotated[
+        str | tzinfo | None,
+        Option(
+            None,
+            checks.optional(due.zone),
+            "The time zone of *cron* or of a time of day, by name or as a `tzinfo`; None for UTC.",
+        ),
+    ]
+    missed: Annotated[
+        Literal["skip", "once", "all"],
+        Option(
+            "once",
+            partial(checks.choice, allowed=("skip", "once", "all")),
+            "What to do about due times that passed while nothing could run: "
+            '``"skip"`` to leave them out, ``"once"`` for one run that stands for all of them, '
+            '``"all"`` for one run for each of the latest 100, one after the other.',
+        ),
+    ]
+    jitter: Annotated[
+        float,
+        Option(
+            0.0,
+            partial(checks.number, at_least=0, at_most=1),
+            "Delay each run at random by up to this fraction of *every*, 0.0 to 1.0.",
+        ),
+    ]
+    run_at_start: Annotated[
+        bool,
+        Option(
+            False,
+            checks.flag,
+            "Whether to run it at the start too. If processes share the schedule: whether to run "
+            "it at the start if it has never run, or has missed a run.",
+        ),
+    ]
+    each_process: Annotated[
+        bool,
+        Option(
+            False,
+            checks.flag,
+            "Whether each process has runs of its own, also if they share a store or an engine.",
+        ),
+    ]
+
+
 class OptionList(Generic[D]):
     """The options that one TypedDict declares, as code uses them.
 
@@ -448,3 +515,4 @@ SUBMIT: Final = OptionList(SubmitOptions, drops_none=True)
 COPY: Final = OptionList(CopyOptions, drops_none=True)
 THROTTLE: Final = OptionList(ThrottleOptions)
 RETRY: Final = OptionList(RetryOptions)
+SCHEDULE: Final = OptionList(ScheduleOptions, drops_none=True)

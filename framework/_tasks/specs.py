@@ -8,8 +8,18 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
+from framework._tasks.due import DueTimes
 from framework._tasks.functions import Check, checker_for, is_wrapper, kind_of, layer_of, name_of
-from framework._tasks.options import COPY, LOG, NORMAL, PRIORITIES, CopyOptions, merged
+from framework._tasks.options import (
+    COPY,
+    LOG,
+    NORMAL,
+    PRIORITIES,
+    SCHEDULE,
+    CopyOptions,
+    ScheduleOptions,
+    merged,
+)
 from framework._tasks.records import Kind, Label, label_of
 from framework._tasks.task import Task
 
@@ -127,15 +137,22 @@ def _hooks(complete: Hook | None, error: Hook | str | None) -> Hooks | None:
 
 
 class Schedule:
-    """A function and the times to run it; see `scheduled_task` for the fields."""
+    """A function and the times to run it.
 
-    __slots__ = ("__weakref__", "every", "jitter", "run_at_start", "spec")
+    Attributes:
+        spec: The function.
+        times: When it is due.
+        options: All options of `scheduled_task`, checked.
+    """
 
-    def __init__(self, spec: TaskSpec, every: float, jitter: float, run_at_start: bool) -> None:
-        self.spec = spec
-        self.every = every
-        self.jitter = jitter
-        self.run_at_start = run_at_start
+    __slots__ = ("__weakref__", "options", "spec", "times")
+
+    def __init__(
+        self, spec: TaskSpec, times: DueTimes, options: ScheduleOptions = SCHEDULE.defaults
+    ) -> None:
+        self.spec: TaskSpec = spec
+        self.times: DueTimes = times
+        self.options: ScheduleOptions = options
 
 
 def spec_for(fn: Callable[..., Any], options: CopyOptions = COPY.defaults) -> TaskSpec:

@@ -44,7 +44,13 @@ class SystemClock:
     Relies on: callbacks that do not block.
 
     Lock order: the clock's lock is innermost; no callback runs under it.
+
+    Attributes:
+        may_be_set: Whether `time` may move on its own: by whoever sets the clock, or while the
+            machine sleeps and `monotonic` stands still. Clocks without it do neither.
     """
+
+    may_be_set: bool = True
 
     def __init__(self) -> None:
         # Kept as attributes, so that a test that patches the time module does not move them.

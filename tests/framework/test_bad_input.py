@@ -419,7 +419,7 @@ def test_text_options(parameter: str) -> None:
 
 
 @bad(
-    cases("every", ABOVE_0, 0, -1, NAN, math.inf, True, "60", None),
+    cases("every", f"{ABOVE_0} or a timedelta", 0, -1, NAN, math.inf, True, [60]),
 )
 def test_schedule(parameter: str, value: Any, error: type[Exception], allowed: str) -> None:
     """An interval that is none is refused at decoration."""

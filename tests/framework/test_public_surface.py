@@ -66,6 +66,8 @@ ERRORS: list[tuple[type[exceptions.FrameworkError], dict[str, Any]]] = [
     (exceptions.TaskNotFoundError, {"task_id": "1", "name": "call"}),
     (exceptions.TaskTimeoutError, {"task_id": "1", "name": "call", "limit": 2.5}),
     (exceptions.DuplicateTaskError, {"name": "call", "task_id": "1"}),
+    (exceptions.ScheduleBusyError, {"name": "nightly"}),
+    (exceptions.ScheduleNotFoundError, {"name": "nightly", "known": ("hourly",)}),
     (exceptions.DeadlockError, {"chain": ("one", "two", "one")}),
     (exceptions.RemoteTaskError, {"type_name": "shop.SoldOutError", "text": "none is left"}),
     (exceptions.StoreUnavailableError, {"reason": "the disk is full"}),

@@ -60,6 +60,11 @@ class ScheduleRows:
         with self._turn() as (connection, version):
             found = _read(connection, name)
             state = found or ScheduleState(clean(name), "", due or record.created_at)
+            if record.task_id == state.task_id:
+                # Claimed before, by a call that did not hear so.
+                if due is not None and due > state.last_due:
+                    _write(connection, replace(state, last_due=due), new=False)
+                return "claimed"
             if found and due is not None:
                 if due <= found.last_due <= due + CLOCK_ERROR:
                     return "taken"

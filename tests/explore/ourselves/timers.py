@@ -10,7 +10,9 @@ from framework._manager.cleanup import CleanUp
 from framework._manager.delays import Delays
 from framework._manager.settings import Settings
 from framework._tasks import registry
+from framework._tasks.due import Every
 from framework._tasks.live import PENDING, Home, LiveTask
+from framework._tasks.options import SCHEDULE
 from framework._tasks.specs import Schedule, spec_for
 from framework._threads.clock import Timer
 from framework._threads.deadlines import Deadlines
@@ -171,11 +173,17 @@ def delay_or_shutdown(run: Run) -> None:
     assert outcome(manager, task_id) in (0, TaskCancelledError)
 
 
+def every_second(fn: Callable[[], object], *, run_at_start: bool = False) -> Schedule:
+    """Return a schedule of a function that is due each second."""
+    options = SCHEDULE.complete({"run_at_start": run_at_start})
+    return Schedule(spec_for(fn), Every(1.0), options)
+
+
 def schedule_or_stop(run: Run) -> None:
     """Schedules are added and fire while all are stopped: none runs on."""
     manager, runs = run.manager(1), list[int]()
     schedules = manager._core.schedules
-    kept = [Schedule(spec_for(lambda: runs.append(1)), 1.0, 0.0, True) for _ in range(2)]
+    kept = [every_second(lambda: runs.append(1), run_at_start=True) for _ in range(2)]
     schedules.start()
     schedules.add_own(kept[0], None)
 
@@ -200,7 +208,7 @@ def schedule_or_leave(run: Run) -> None:
     manager = run.manager(1)
     schedules, home = manager._core.schedules, manager._core.intake.home()
     other = Home(manager._core, None, None)
-    kept = [Schedule(spec_for(int), 1.0, 0.0, False) for _ in range(2)]
+    kept = [every_second(int) for _ in range(2)]
     schedules.start()
     schedules.add_own(kept[0], home)
 
@@ -223,7 +231,7 @@ def start_schedules_twice(run: Run) -> None:
     """Two apps start the schedules at once: each runs once."""
     manager, runs = run.manager(1), list[int]()
     schedules = manager._core.schedules
-    kept = Schedule(spec_for(lambda: runs.append(1)), 1.0, 0.0, False)
+    kept = every_second(lambda: runs.append(1))
     with schedules._lock:
         schedules._own[kept] = None
     run.together(schedules.start, schedules.start)
@@ -238,7 +246,7 @@ def declare_or_start(run: Run) -> None:
     """A schedule is declared while a framework starts: it is run by it, and once."""
     manager = run.manager(1)
     schedules = manager._core.schedules
-    kept = Schedule(spec_for(int), 1.0, 0.0, False)
+    kept = every_second(int)
     try:
         run.together(lambda: registry.add_schedule(kept), schedules.start)
         assert len(schedules) == 1

@@ -1,0 +1,232 @@
+"""Timetables: when one schedule runs next, and the book of schedules that no process shares.
+
+Guarantees: a due time is picked once, unless it is not settled; nothing here waits.
+Lock order: the lock of a book is innermost.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+
+from framework._tasks.due import DueTimes, Every, recent
+from framework._tasks.live import LiveTask
+from framework._tasks.records import FINAL, TaskRecord
+from framework._tasks.schedules import CLOCK_ERROR, RunClaim, ScheduleState
+from framework._tasks.specs import Schedule, TaskSpec
+from framework.protocols import Clock, ScheduleBook, TimerHandle
+
+_LOGGER = logging.getLogger("asyncframe")
+
+MOST: Final = 100
+"""How many missed due times are told apart, and made up for at most."""
+
+PUNCTUAL: Final = 60.0
+"""Seconds after which a due time counts as missed, since nobody notices so short a delay."""
+
+_ROUNDING: Final = 1e-6
+"""Seconds by which a timer may fire early, since times since the epoch are rounded."""
+
+
+class Timetable:
+    """The state of one schedule in one framework.
+
+    Args:
+        name: Its name, which no other schedule of the framework has.
+        schedule: The schedule.
+        clock: The framework's clock.
+        book: Where its runs are claimed.
+        is_shared: Whether other processes claim them too, so that the book may block.
+
+    Attributes:
+        schedule: The schedule; a weak reference, so that a timer does not keep a function alive
+            that was dropped.
+        spec: What to run.
+        times: When it is due.
+        on_wall: Whether its times are those of the wall clock, and not monotonic ones.
+        max_delay: The longest time in seconds by which a run is put off at random.
+        last: The latest due time that is settled, as far as this process knows.
+        state: What a shared book has last said.
+        entered: Whether it is in the book.
+        missed: How many due times have passed without a run.
+        waits: Whether the book has not answered when it was last asked.
+        offered: The task of a claim that nobody has answered; None if there is none.
+        timer: The timer of the next run; None if it is not set.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_missed_policy",
+        "book",
+        "entered",
+        "is_shared",
+        "last",
+        "max_delay",
+        "missed",
+        "name",
+        "offered",
+        "on_wall",
+        "schedule",
+        "spec",
+        "state",
+        "timer",
+        "times",
+        "waits",
+    )
+
+    def __init__(
+        self, name: str, schedule: Schedule, clock: Clock, book: ScheduleBook, *, is_shared: bool
+    ) -> None:
+        times = schedule.times
+        self.on_wall = is_shared or not isinstance(times, Every)
+        if not self.on_wall:
+            assert isinstance(times, Every)
+            times = Every(times.seconds, clock.monotonic())
+        self.name = name
+        self.schedule = weakref.ref(schedule)
+        self.spec: TaskSpec = schedule.spec
+        self.times: DueTimes = times
+        self.book = book
+        self.is_shared = is_shared
+        self._clock = clock
+        self._missed_policy = schedule.options["missed"]
+        jitter: float = schedule.options["jitter"]
+        self.max_delay: float = jitter * times.seconds if isinstance(times, Every) else 0.0
+        self.last = self.now()
+        self.state = ScheduleState(name, times.text, self.last)
+        self.entered = False
+        self.missed = 0
+        self.waits = False
+        self.offered: LiveTask | None = None
+        self.timer: TimerHandle | None = None
+
+    @property
+    def skips(self) -> bool:
+        """Whether a due time is skipped if the run before is still live."""
+        return self._missed_policy != "all"
+
+    def now(self) -> float:
+        """Return the time by the clock of its due times."""
+        return self._clock.time() if self.on_wall else self._clock.monotonic()
+
+    def monotonic(self, due: float) -> float:
+        """Return the monotonic second of a due time."""
+        if not self.on_wall:
+            return due
+        return self._clock.monotonic() + max(0.0, due - self._clock.time())
+
+    def moment(self, due: float) -> datetime:
+        """Return a due time in UTC."""
+        passed = 0.0 if self.on_wall else self._clock.time() - self._clock.monotonic()
+        return datetime.fromtimestamp(due + passed, UTC)
+
+    def due(self) -> list[float]:
+        """Return the due times that have come and are not settled, the latest `MOST` of them."""
+        now = self.now() + _ROUNDING
+        if self.last > now + CLOCK_ERROR:
+            _LOGGER.warning(
+                "scheduled %s has run for a time that lies more than three hours ahead: the clock "
+                "is wrong, or was; the schedule goes on from now",
+                self.name,
+            )
+            self.last = now
+        return recent(self.times, self.last, now, MOST)
+
+    def is_behind(self, due: Sequence[float]) -> bool:
+        """Return whether *due* has more than one time that has just come."""
+        return len(due) > 1 or bool(due and self._is_late(due[0]))
+
+    def _is_late(self, due: float) -> bool:
+        return due < self.now() - PUNCTUAL - self.max_delay
+
+    def pick(self, due: Sequence[float], *, make_up: bool = False) -> float | None:
+        """Return which of some due times to run now; None for none of them.
+
+        Args:
+            due: The due times, at least one.
+            make_up: Whether one that was missed is run, though the schedule skips those.
+        """
+        if self._missed_policy == "all":
+            return due[0]
+        if self._missed_policy == "skip" and not make_up and self._is_late(due[-1]):
+            return None
+        return due[-1]
+
+    def answered(self, claim: RunClaim, due: float | None, task: TaskRecord) -> None:
+        """Note the answer to a claim of this process; *due* is None for a run by hand."""
+        state = self.state
+        if claim == "paused":
+            state = replace(state, paused=True)
+        elif claim == "busy" and self.skips:
+            state = replace(state, skipped=state.skipped + 1)
+        elif claim == "claimed":
+            state = replace(state, task_id=task.task_id, ran_at=task.created_at)
+            if due is not None:
+                state = replace(state, last_due=due, paused=False)
+        self.state = state
+
+    def known(self) -> ScheduleState:
+        """Return what is known about it, as far as this process has heard."""
+        return self.state if self.is_shared else self.book.schedules()[0]
+
+    def next_due(self) -> float | None:
+        """Return the next due time that has not come; None if there is none."""
+        return self.times.after(max(self.last, self.now()))
+
+
+class OwnBook(ScheduleBook):
+    """The book of one schedule that only this process runs; never blocks.
+
+    Its times are by the clock of the schedule's due times.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._state = ScheduleState("", "", 0.0)
+        self._latest: TaskRecord | None = None
+
+    def enter_schedule(self, name: str, timing: str, now: float) -> ScheduleState:
+        """Enter the schedule, and return what is known about it."""
+        with self._lock:
+            self._state = ScheduleState(name, timing, now)
+            return self._state
+
+    def claim_run(
+        self, name: str, due: float | None, record: TaskRecord, *, skip: bool = True
+    ) -> RunClaim:
+        """Claim one run of the schedule."""
+        with self._lock:
+            state, latest = self._state, self._latest
+            if due is not None and due <= state.last_due <= due + CLOCK_ERROR:
+                return "taken"
+            if due is not None and state.paused:
+                return "paused"
+            last_due = state.last_due if due is None else due
+            if latest is not None and (latest.status not in FINAL or latest.still_running):
+                if skip and due is not None:
+                    self._state = replace(state, last_due=last_due, skipped=state.skipped + 1)
+                return "busy"
+            self._latest = record
+            self._state = replace(
+                state, last_due=last_due, task_id=record.task_id, ran_at=record.created_at
+            )
+        return "claimed"
+
+    def pause_schedule(self, name: str, paused: bool, now: float) -> bool:
+        """Pause the schedule, or resume it."""
+        with self._lock:
+            state = self._state
+            if state.paused != paused:
+                last_due = state.last_due if paused else max(state.last_due, now)
+                self._state = replace(state, paused=paused, last_due=last_due)
+        return True
+
+    def schedules(self) -> Sequence[ScheduleState]:
+        """Return what is known about the schedule."""
+        with self._lock:
+            return [self._state]
