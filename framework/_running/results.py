@@ -68,10 +68,10 @@ class Results:
             await self.until_final(record, timeout)
             _require_final(record)
             if _was_given_away(record):
-                assert self.elsewhere is not None
+                elsewhere = self._require_elsewhere()
                 left = None if until is None else max(0.0, until - self._clock.monotonic())
-                found = await self.elsewhere.until_final(record.task_id, left)
-                return await self.get(_require_found(record, found), left)
+                found = await elsewhere.until_final(record.task_id, left)
+                return raise_or_return(_require_found(record, found))
         return raise_or_return(record)
 
     async def ended(self, task: LiveTask) -> None:
@@ -82,6 +82,8 @@ class Results:
         """
         await self.until_final(task, None)
         _require_final(task)
+        if _was_given_away(task):
+            raise FrameworkNotStartedError("stopping")
 
     def wait(self, record: TaskRecord, timeout: float | None) -> Any:
         """Block until *record* is final; see `TaskManager.wait_result`."""
@@ -90,11 +92,21 @@ class Results:
             self._block_until_final(record, timeout)
             _require_final(record)
             if _was_given_away(record):
-                assert self.elsewhere is not None
+                elsewhere = self._require_elsewhere()
                 left = None if until is None else max(0.0, until - self._clock.monotonic())
-                found = self.elsewhere.block_until_final(record.task_id, left)
-                return self.wait(_require_found(record, found), left)
+                found = elsewhere.block_until_final(record.task_id, left)
+                return raise_or_return(_require_found(record, found))
         return raise_or_return(record)
+
+    def _require_elsewhere(self) -> Elsewhere:
+        """Return what waits for a task that another process runs.
+
+        Raises:
+            FrameworkNotStartedError: If this framework stops, and cannot wait for that.
+        """
+        if self.elsewhere is None or self._ledger.state != "running":
+            raise FrameworkNotStartedError("stopping")
+        return self.elsewhere
 
     async def until_final(
         self, task: LiveTask, timeout: float | None, kind: type[LoopWaiter] = LoopWaiter

@@ -84,8 +84,9 @@ class Host:
         return self.rooms
 
     def take_over(self, records: Sequence[TaskRecord]) -> None:
-        """Note what is to run here."""
+        """Note what is to run here, for which there is less room then."""
         self.taken_over += records
+        self.rooms -= len(records)
 
     def evicted(self, records: Sequence[TaskRecord]) -> None:
         """Note which tasks were removed."""

@@ -183,6 +183,13 @@ class Backlog:
         waiting += self.aside
         return [one for one in waiting if one.status.is_final and not _was_given_away(one)]
 
+    def has(self, task_id: str) -> bool:
+        """Return whether a task is live, or is being given away."""
+        if task_id in self.live:
+            return True
+        record = self._dirty.get(task_id) or self._taken.get(task_id)
+        return record is not None and record.restart is not None and not record.status.is_final
+
     def wake(self) -> None:
         """Wake the writer."""
         self._wake.set()

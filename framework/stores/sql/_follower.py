@@ -190,7 +190,9 @@ class Follower:
         return len(waiting) == _orphans.MOST
 
     def _read_claimed(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
-        return self._mirror.read(row[:-2] for row in self._rows_of(connection, task_ids))
+        """Return the records of some ids, in this order."""
+        rows = {row[0]: row[:-2] for row in self._rows_of(connection, task_ids)}
+        return self._mirror.read(rows[task_id] for task_id in task_ids)
 
     def read(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
         """Return the records of some ids from the database; any thread.
@@ -204,7 +206,7 @@ class Follower:
             task_id, is_own = row[0], row[-1] in own
             if row[7] is not None and (is_own or row[-2] <= self.version):
                 counted.append(row[:-2])
-            elif row[7] is not None or not is_own or task_id in self._backlog.live:
+            elif row[7] is not None or not is_own or self._backlog.has(task_id):
                 rows.append(row[:-2])
             elif (known := self._mirror.get(task_id)) is not None:
                 ended.append(known)

@@ -1,0 +1,283 @@
+"""Tasks that another process runs when their own one has ended: what stays, and who is told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from framework import (
+    FrameworkNotStartedError,
+    Task,
+    TaskCancelledError,
+    TaskInterruptedError,
+    TaskManager,
+    background_task,
+    current_task,
+    get_task_manager,
+    setup_async_framework,
+)
+from framework._tasks.restart import WAITS
+from framework.protocols import TaskEvent
+from framework.stores.sql import SQLStore
+from framework.stores.sql._database import Database, checked_url
+from framework.stores.sql._schema import PROCESSES
+from framework.stores.sql._writer import Pace
+from tests.patience import PATIENCE
+
+GATE = threading.Event()
+STARTED = threading.Event()
+SEEN: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """Close the gate, and open it at the end for what still waits there."""
+    GATE.clear()
+    STARTED.clear()
+    SEEN.clear()
+    yield
+    GATE.set()
+
+
+@background_task
+def block() -> None:
+    """Keep the only thread busy."""
+    STARTED.set()
+    GATE.wait(PATIENCE)
+
+
+@background_task(on_restart="requeue", timeout=20, description="adds one")
+def add(number: int, *, to: float = 1.0) -> float:
+    """Return a sum, and note the task."""
+    task = current_task()
+    assert task is not None
+    SEEN.append((task.task_id, task.attempts, get_task_manager()))
+    return number + to
+
+
+@background_task(on_restart="requeue")
+async def add_on_loop(number: int) -> int:
+    """Return a sum, on the loop."""
+    return number + 1
+
+
+@background_task(on_restart="requeue", idempotent=True)
+def again(number: int) -> int:
+    """Block when it runs for the first time."""
+    task = current_task()
+    assert task is not None
+    SEEN.append(task.attempts)
+    if len(SEEN) == 1:
+        STARTED.set()
+        GATE.wait(PATIENCE)
+    return number
+
+
+@asynccontextmanager
+async def framework(url: str, **options: Any) -> AsyncIterator[TaskManager]:
+    """Run a framework with one thread, whose store gives others up sooner than in earnest."""
+    store = SQLStore(url, durable=True)
+    store._pace = Pace(beat=0.1)
+    settings = {"max_workers": 1, "graceful_shutdown_timeout": 0.0, **options}
+    async with setup_async_framework(None, store=store, **settings):
+        yield get_task_manager()
+
+
+async def keep_busy(manager: TaskManager) -> None:
+    """Let the only thread of a framework be busy until the gate opens."""
+    await manager.submit(block)
+    assert await asyncio.to_thread(STARTED.wait, PATIENCE)
+
+
+async def known(manager: TaskManager, task_id: str) -> Task:
+    """Return a task that exists."""
+    task = await manager.get_task(task_id)
+    assert task is not None
+    return task
+
+
+def bury(url: str, manager: TaskManager) -> None:
+    """Let a process be taken for dead, as if it had stood still; it takes nothing back."""
+    core: Any = manager._core
+    core.takes_over = False
+    own = core.ledger.shared._writer.membership.process_id
+    database = Database(checked_url(url), False)
+    with database.writing() as connection:
+        connection.execute(sa.delete(PROCESSES).where(PROCESSES.c.process_id == own))
+    database.close()
+
+
+async def test_restart(sql_url: str) -> None:
+    """What waited at a shutdown runs after the restart, as the task that it was."""
+    async with framework(sql_url) as manager:
+        await keep_busy(manager)
+        task_id = await manager.submit(add, (1,), {"to": 2.5}, priority="high")
+        before = await known(manager, task_id)
+    async with framework(sql_url) as manager:
+        assert await manager.get_result(task_id, timeout=PATIENCE) == 3.5
+        after = await known(manager, task_id)
+
+        assert [(task_id, 1, manager)] == SEEN, "it ran once, and in the second framework"
+        for name in ("task_id", "name", "description"):
+            assert getattr(after, name) == getattr(before, name)
+        assert (after.created_at - before.created_at).total_seconds() == pytest.approx(0, abs=1e-3)
+        assert (after.attempts, after.status.value, after.reason) == (1, "completed", "")
+        assert after.queue_time is not None
+        assert after.queue_time > 0
+
+
+async def test_restart_on_the_loop(sql_url: str) -> None:
+    """A coroutine that was delayed when its process ended runs on the next one's loop, in time."""
+    async with framework(sql_url) as manager:
+        task_id = await manager.submit(add_on_loop, (1,), delay=0.5)
+        late = await manager.submit(add_on_loop, (1,), delay=3_600)
+        due = (await known(manager, task_id)).created_at.timestamp() + 0.5
+    async with framework(sql_url) as manager:
+        assert await manager.get_result(task_id, timeout=PATIENCE) == 2
+        task = await known(manager, task_id)
+        assert task.started_at is not None
+        assert task.started_at.timestamp() >= due
+        waiting = await known(manager, late)
+        assert waiting.status.value == "pending"
+        assert waiting.reason.startswith("delayed until ")
+        assert await manager.cancel_task(late)
+
+
+async def test_counters_and_events(sql_url: str) -> None:
+    """A task that is taken over is counted and told of there, and no more where it was."""
+    events: list[TaskEvent] = []
+    async with framework(sql_url) as first:
+        await keep_busy(first)
+        task_id = await first.submit(add, (1,))
+        async with framework(sql_url) as second:
+            second.subscribe(events.append)
+            bury(sql_url, first)
+            assert await second.get_result(task_id, timeout=PATIENCE) == 2
+            assert [event.kind for event in events if event.task_id == task_id] == [
+                "requeued",
+                "started",
+                "completed",
+            ]
+            for manager in (first, second):
+                stats = manager.get_stats()
+                assert stats["submitted"] == sum(stats[status] for status in STATUSES)
+            assert second.get_stats()["requeued"] == 1
+            assert first._core.ledger.figures()["pending"] == 0
+
+
+STATUSES = ("pending", "running", "completed", "failed", "timeout", "cancelled", "interrupted")
+
+
+async def test_waiters_of_a_process_that_was_given_up(sql_url: str) -> None:
+    """Coroutines and threads that wait in a process that was given up get what the other made."""
+    async with framework(sql_url) as first:
+        await keep_busy(first)
+        task_id = await first.submit(add, (1,))
+        waiting = asyncio.create_task(first.get_result(task_id, timeout=PATIENCE))
+        blocked = asyncio.create_task(asyncio.to_thread(first.wait_result, task_id, PATIENCE))
+        async with framework(sql_url) as second:
+            bury(sql_url, first)
+            assert await waiting == 2
+            assert await blocked == 2
+            assert [(task_id, 1, second)] == SEEN
+        GATE.set()
+
+
+async def test_waiters_at_shutdown(sql_url: str) -> None:
+    """Whoever waits for a task that is left to other processes is told that this one stops."""
+    async with framework(sql_url) as manager:
+        await keep_busy(manager)
+        task_id = await manager.submit(add, (1,))
+        waiting = asyncio.create_task(manager.get_result(task_id))
+        await asyncio.wait([waiting], timeout=0.01)
+    with pytest.raises(FrameworkNotStartedError):
+        await waiting
+
+
+async def test_running_once_more(sql_url: str) -> None:
+    """What may run twice is run again if it was running at the shutdown; its attempts go on."""
+    async with framework(sql_url) as manager:
+        task_id = await manager.submit(again, (7,))
+        assert await asyncio.to_thread(STARTED.wait, PATIENCE)
+    async with framework(sql_url) as manager:
+        assert await manager.get_result(task_id, timeout=PATIENCE) == 7
+        assert SEEN == [1, 2]
+
+
+async def test_running_and_not_to_run_again(sql_url: str) -> None:
+    """What has started and may not run twice ends INTERRUPTED at the shutdown."""
+    async with framework(sql_url) as manager:
+        await keep_busy(manager)
+        async with framework(sql_url) as other:
+            task_id = await other.submit(block.options(on_restart="requeue"))
+            STARTED.clear()
+            assert await asyncio.to_thread(STARTED.wait, PATIENCE)
+        with pytest.raises(TaskInterruptedError):
+            await manager.get_result(task_id, timeout=PATIENCE)
+        GATE.set()
+
+
+async def test_cancelled_while_nobody_has_it(sql_url: str) -> None:
+    """A task whose function no process knows can be cancelled."""
+
+    def make() -> Any:
+        @background_task(on_restart="requeue", name="tests.short_lived")
+        def short_lived() -> None: ...
+
+        return short_lived
+
+    async with framework(sql_url) as manager:
+        await keep_busy(manager)
+        task_id = await manager.submit(make())
+    async with framework(sql_url) as manager:
+        task = await known(manager, task_id)
+        assert (task.status.value, task.reason) == ("pending", WAITS)
+        assert await manager.cancel_task(task_id)
+        with pytest.raises(TaskCancelledError):
+            await manager.get_result(task_id, timeout=PATIENCE)
+
+
+async def test_function_whose_parameters_have_changed(sql_url: str) -> None:
+    """A task whose arguments do not fit its function any more ends FAILED, with the reason."""
+
+    @background_task(on_restart="requeue", name="tests.changing")
+    def changing(number: int) -> None: ...
+
+    async with framework(sql_url) as manager:
+        await keep_busy(manager)
+        task_id = await manager.submit(changing, (1,))
+
+    @background_task(on_restart="requeue", name="tests.changing")
+    def changed(number: list[str]) -> None: ...
+
+    async with framework(sql_url) as manager:
+        with pytest.raises(
+            TypeError, match=r"^argument 'number' of .* does not fit: given a value "
+        ):
+            await manager.get_result(task_id, timeout=PATIENCE)
+
+
+async def test_arguments_that_are_no_json(task_manager: TaskManager) -> None:
+    """A call that another process could not repeat is refused in the caller, in tests too."""
+    with pytest.raises(
+        TypeError,
+        match=r"^argument 'number' of tests\.processes\.test_requeue\.add does not fit: given a "
+        r"value of type object: Input should be a valid integer; arguments are sent as JSON "
+        r"according to the annotations$",
+    ):
+        add(object())  # type: ignore[arg-type]
+    assert task_manager.get_stats()["submitted"] == 0
+
+
+async def test_without_a_store(task_manager: TaskManager) -> None:
+    """Without a shared store, the option changes nothing but the check of the arguments."""
+    task_id = add(1)
+
+    assert await task_manager.get_result(task_id) == 2
+    assert "requeued" not in task_manager.get_stats()
