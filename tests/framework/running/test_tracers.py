@@ -93,7 +93,7 @@ async def test_retries_start_once(task_manager: TaskManager) -> None:
     errors = [OSError(), OSError()]
 
     @background_task
-    @retry_task(max_retries=2, retry_delay=1.0)
+    @retry_task(max_retries=2, retry_delay=0.0)
     async def flaky() -> str:
         if errors:
             raise errors.pop()
