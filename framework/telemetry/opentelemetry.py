@@ -69,9 +69,8 @@ class OpenTelemetrySink:
                 "tracer_provider must be a TracerProvider of OpenTelemetry or None, not "
                 f"{checks.show(tracer_provider)}"
             )
+        self._provider = tracer_provider
         self._exceptions = checks.flag("exceptions", exceptions)
-        self._tracer = trace.get_tracer("asyncframe", tracer_provider=tracer_provider)
-        self._spans: dict[str, Span] = {}
         self._lock = threading.Lock()
         self._attached: WeakKeyDictionary[TaskManager, _Attached] = WeakKeyDictionary()
 
@@ -87,21 +86,55 @@ class OpenTelemetrySink:
         with self._lock:
             attached = self._attached.get(manager)
             if attached is None:
-                attached = self._attached[manager] = _Attached(manager.subscribe(self))
+                tracing = Tracing(self._provider, self._exceptions)
+                attached = self._attached[manager] = _Attached(manager.subscribe(tracing))
             attached.tokens.add(token)
 
         def detach() -> None:
             with self._lock:
                 attached.tokens.discard(token)
-                if not attached.tokens and self._attached.pop(manager, None) is not None:
+                if not attached.tokens and self._attached.get(manager) is attached:
+                    del self._attached[manager]
                     attached.unsubscribe()
 
         return detach
+
+
+class _Attached:
+    """A manager that is traced.
+
+    Args:
+        unsubscribe: Ends that.
+
+    Attributes:
+        tokens: One for each `OpenTelemetrySink.attach` that was not undone.
+    """
+
+    def __init__(self, unsubscribe: Callable[[], None]) -> None:
+        self.unsubscribe = unsubscribe
+        self.tokens: set[object] = set()
+
+
+class Tracing:
+    """The spans of one manager, in which no two live tasks have the same id.
+
+    Args:
+        provider: Makes the tracer; None for the global provider.
+        exceptions: Whether spans have the messages and tracebacks of exceptions.
+    """
+
+    def __init__(self, provider: TracerProvider | None, exceptions: bool) -> None:
+        self._is_global = provider is None
+        self._exceptions = exceptions
+        self._tracer = trace.get_tracer("asyncframe", tracer_provider=provider)
+        self._spans: dict[str, Span] = {}
 
     # -- protocols.TaskTracer
 
     def submitted(self, record: TaskRecord) -> Mapping[str, str]:
         """Make the span of a submission; return its trace context in the form of W3C."""
+        if self._is_off():
+            return {}
         span = self._tracer.start_span(
             f"send {record.name}", kind=SpanKind.PRODUCER, attributes=_attributes(record, "send")
         )
@@ -112,6 +145,8 @@ class OpenTelemetrySink:
 
     def starting(self, record: TaskRecord, carried: Mapping[str, str] | None) -> None:
         """Start the span of a run, and make it the current one."""
+        if self._is_off():
+            return
         context = otel_context.get_current()
         if carried is None:
             kind, parent, links = SpanKind.INTERNAL, context, []
@@ -166,6 +201,12 @@ class OpenTelemetrySink:
 
     # -- spans
 
+    def _is_off(self) -> bool:
+        """Return whether there is no SDK, or none yet, which would make spans of nothing."""
+        return self._is_global and isinstance(
+            trace.get_tracer_provider(), trace.ProxyTracerProvider
+        )
+
     def _end(
         self, task_id: str, status: TaskStatus, error: BaseException | None, attempts: int
     ) -> None:
@@ -208,21 +249,6 @@ class OpenTelemetrySink:
             if self._exceptions:
                 told["exception.message"] = safe_str(error)
         span.add_event(kind, told)
-
-
-class _Attached:
-    """A manager that is traced.
-
-    Args:
-        unsubscribe: Ends that.
-
-    Attributes:
-        tokens: One for each `OpenTelemetrySink.attach` that was not undone.
-    """
-
-    def __init__(self, unsubscribe: Callable[[], None]) -> None:
-        self.unsubscribe = unsubscribe
-        self.tokens: set[object] = set()
 
 
 _WAITS: Final = ("retrying", "throttled")

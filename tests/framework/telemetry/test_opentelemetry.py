@@ -28,7 +28,7 @@ from framework import (
     retry_task,
     throttled_task,
 )
-from framework.telemetry.opentelemetry import OpenTelemetrySink
+from framework.telemetry.opentelemetry import OpenTelemetrySink, Tracing
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
 
@@ -396,9 +396,9 @@ async def test_without_a_propagator(
 
 
 async def test_no_span_is_kept(manager: TaskManager) -> None:
-    """A sink keeps nothing of tasks that have ended, however they ended."""
-    sink = OpenTelemetrySink(Spans().provider)
-    sink.attach(manager)
+    """Nothing is kept of tasks that have ended, however they ended."""
+    tracing = Tracing(Spans().provider, True)
+    manager.subscribe(tracing)
 
     @background_task
     async def stops_itself() -> None:
@@ -415,22 +415,22 @@ async def test_no_span_is_kept(manager: TaskManager) -> None:
             with pytest.raises(error):
                 await manager.get_result(task_id)
 
-    assert sink._spans == {}
+    assert tracing._spans == {}
 
 
 async def test_a_task_that_has_ended_before_its_span(manager: TaskManager) -> None:
     """A span that is started when its task has ended already is ended at once."""
     spans = Spans()
-    sink = OpenTelemetrySink(spans.provider)
+    tracing = Tracing(spans.provider, True)
     task_id = background_task(name="work")(nothing)()
     await manager.get_result(task_id)
     record = manager._core.ledger.find(task_id)
     assert record is not None
 
-    sink.starting(record, {})
+    tracing.starting(record, {})
 
     assert attributes(spans["process work"])["asyncframe.task.status"] == "completed"
-    assert sink._spans == {}
+    assert tracing._spans == {}
 
 
 async def test_attached_twice(manager: TaskManager) -> None:
@@ -451,15 +451,6 @@ async def test_attached_twice(manager: TaskManager) -> None:
     detach[1]()
     await manager.get_result(work())
     assert len(spans.names) == 4
-
-
-async def test_as_a_subscriber(manager: TaskManager) -> None:
-    """A sink may be subscribed as any other, too."""
-    spans = Spans()
-    manager.subscribe(OpenTelemetrySink(spans.provider))
-    await manager.get_result(background_task(name="work")(nothing)())
-
-    assert spans.names == ["send work", "process work"]
 
 
 @pytest.mark.parametrize(
@@ -499,6 +490,24 @@ def test_nothing_is_imported_without_it() -> None:
         "asyncio.run(main())",
         "print([name for name in sys.modules if 'opentelemetry' in name])",
     ) == ["() {}", "[]"]
+
+
+def test_a_provider_that_comes_later() -> None:
+    """Without a provider of its own a sink uses the global one, from when it is set."""
+    assert fresh(
+        "import asyncio, framework as f",
+        "from framework.telemetry.opentelemetry import OpenTelemetrySink",
+        "from opentelemetry import trace",
+        "from opentelemetry.sdk.trace import TracerProvider",
+        "async def main():",
+        "    async with f.setup_async_framework(None, telemetry=[OpenTelemetrySink()]):",
+        "        submit = f.get_task_manager().submit",
+        "        span = lambda: trace.get_current_span().is_recording()",
+        "        print(await submit(span, wait=True))",
+        "        trace.set_tracer_provider(TracerProvider())",
+        "        print(await submit(span, wait=True))",
+        "asyncio.run(main())",
+    ) == ["False", "True"]
 
 
 def test_without_the_extra() -> None:
