@@ -11,7 +11,7 @@ from framework._manager.core import Core
 from framework._tasks import registry
 from framework._tasks.current import current_home
 from framework._tasks.ids import TaskId
-from framework._tasks.live import LiveTask, new_task
+from framework._tasks.live import CARRIED, LiveTask, new_task
 from framework._tasks.reasons import delayed
 from framework._tasks.records import TaskRecord
 from framework._tasks.restart import Restart
@@ -28,8 +28,8 @@ REASON: Final = "its process ended, and another one has taken it over"
 def take_over(core: Core, record: TaskRecord) -> bool:
     """Run a task of another process here, whose row belongs to this process now.
 
-    Its id, name, description, arguments, time limit, priority, delay, time of submission and
-    number of attempts stay. Its context, the line that submitted it, and the hooks of the
+    Its id, name, description, arguments, time limit, priority, delay, time of submission,
+    number of attempts and trace stay. Its context, the line that submitted it, and the hooks of the
     submission are gone; those of its function apply.
 
     Args:
@@ -95,6 +95,7 @@ def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -
     context = copy_context()
     # Inside the task, this framework is the current one.
     context.run(current_home.set, home)
+    context.run(CARRIED.set, restart.carried)
     task = new_task(TaskId(record.task_id), spec, context, home, created, record.created_at)
     task.queued = core.clock.monotonic()
     task.label = record.label

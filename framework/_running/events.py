@@ -141,6 +141,9 @@ class Events:
         context = task.context
         if self.tracers and context is not None:
             context.run(CARRIED.set, carried)
+        restart = None if task.rest is None else task.restart
+        if restart is not None:
+            restart.carried = carried
         self.flush(task)
 
     def flush_started(self, task: LiveTask) -> None:

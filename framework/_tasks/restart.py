@@ -11,7 +11,7 @@ RestartState: TypeAlias = Literal["own", "begun", "left", "free"]
 WAITS: Final = "its process ended; it waits for a process that knows its function"
 """Reason of a task that belongs to nobody."""
 
-_FACTS = ("due", "limit", "priority", "idempotent")
+_FACTS = ("due", "limit", "priority", "idempotent", "carried")
 
 
 class Restart:
@@ -23,6 +23,7 @@ class Restart:
         limit: Seconds that it may run; None for no limit.
         priority: The one of its submission.
         idempotent: Whether it may run again after it has started.
+        carried: What tracers carry from its submission to its start; see `protocols.TaskTracer`.
         state: Whose it is. ``own``: this process's; it waits. ``begun``: this process's, and
             its function is started. ``left``: another process may run it, so this one neither
             starts nor stores it any more. ``free``: the copy that a store writes of it then.
@@ -32,7 +33,17 @@ class Restart:
         written: Belongs to the store, which notes here where it has written the task.
     """
 
-    __slots__ = ("call", "due", "idempotent", "limit", "priority", "started", "state", "written")
+    __slots__ = (
+        "call",
+        "carried",
+        "due",
+        "idempotent",
+        "limit",
+        "priority",
+        "started",
+        "state",
+        "written",
+    )
 
     def __init__(
         self,
@@ -42,12 +53,14 @@ class Restart:
         limit: float | None = None,
         priority: str = "normal",
         idempotent: bool = False,
+        carried: dict[str, str] | None = None,
     ) -> None:
         self.call = call
         self.due = due
         self.limit = limit
         self.priority = priority
         self.idempotent = idempotent
+        self.carried: dict[str, str] = carried or {}
         self.state: RestartState = "own"
         self.started: float | None = None
         self.written: list[Any] = []
@@ -71,6 +84,7 @@ class Restart:
             limit=self.limit,
             priority=self.priority,
             idempotent=self.idempotent,
+            carried=self.carried,
         )
         copy.state = "free"
         # The same list: the store may be writing the task right now.
