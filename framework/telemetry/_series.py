@@ -132,7 +132,7 @@ class Series:
         with self._lock:
             attached = self._managers.get(core)
             if attached is None:
-                attached = self._managers[core] = Attached()
+                attached = self._managers[core] = Attached(core)
                 attached.end.callback(manager.subscribe(self.note, kinds=self._metrics.events))
                 attached.end.callback(manager.subscribe(self.note_end, kinds=END_KINDS))
                 if self._published is not None:
@@ -154,7 +154,7 @@ class Series:
     def _forget(self, core: Core) -> None:
         """Report no more on a manager; called with the lock held."""
         attached = self._managers.pop(core)
-        attached.read(core)
+        attached.read()
         for name, counted in attached.counted.items():
             self._before[name] = self._before.get(name, 0) + counted
         attached.end.close()
@@ -170,7 +170,7 @@ class Series:
         with self._lock:
             for core in [one for one in self._managers if one.ledger.has_ended]:
                 self._forget(core)  # of a framework that has stopped, and nobody has detached
-            read = [attached.read(core) for core, attached in self._managers.items()]
+            read = [attached.read() for attached in self._managers.values()]
             found = self._before.copy()
         for figure in FIGURES:
             values = [one[figure.name] for one in read if figure.name in one]
@@ -184,25 +184,30 @@ class Series:
 class Attached:
     """A manager that is reported on.
 
+    Args:
+        core: Its core.
+
     Attributes:
         times: How often it is attached.
-        counted: The figures that grow, as last read.
+        counted: The figures that grow, counted since it was attached.
         end: Undoes what was done when it was attached.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, core: Core) -> None:
         self.times = 0
-        self.counted: dict[str, float] = {}
         self.end = ExitStack()
+        self._core = core
+        self._start = figures_of(core)
+        growing = [figure.name for figure in FIGURES if figure.grows]
+        self.counted = {name: 0.0 for name in growing if name in self._start}
 
-    def read(self, core: Core) -> dict[str, float]:
+    def read(self) -> dict[str, float]:
         """Return the figures of the manager."""
-        found = figures_of(core)
-        for figure in FIGURES:
-            if figure.grows and figure.name in found:
-                # A closed store counts from 0 again.
-                most = max(found[figure.name], self.counted.get(figure.name, 0))
-                self.counted[figure.name] = found[figure.name] = most
+        found = figures_of(self._core)
+        for name in self.counted:
+            since = found[name] - self._start[name]
+            # A closed store counts from 0 again.
+            self.counted[name] = found[name] = max(since, self.counted[name])
         return found
 
 
