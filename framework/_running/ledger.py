@@ -269,6 +269,13 @@ class Ledger(Events):
         """Stop following a task that continues in another process, and wake its waiters."""
         with self.lock:
             waiters, task.waiters = task.waiters, None
+            # Counted by whoever follows it from now on.
+            if task.status not in FINAL:
+                self.submitted -= 1
+                if task.status is PENDING:
+                    self.pending -= 1
+                else:
+                    self.running -= 1
         task.home.live.pop(task.task_id, None)
         if waiters:
             wake_all(waiters)

@@ -314,7 +314,7 @@ async def test_not_opened(workers: Workers) -> None:
 
 
 async def test_shutdown_lets_go(workers: Workers) -> None:
-    """A shutdown cancels delayed tasks and leaves published ones as they are."""
+    """A shutdown cancels delayed tasks, and leaves published ones as they are and uncounted."""
     ends: list[TaskEvent] = []
     async with setup_async_framework(None, engine=workers):
         manager = get_task_manager()
@@ -323,6 +323,8 @@ async def test_shutdown_lets_go(workers: Workers) -> None:
         waiting = asyncio.ensure_future(manager.get_result(published))
         await asyncio.wait([waiting], timeout=0)
     assert [event.task_id for event in ends] == [delayed]
+    figures = manager.get_stats()
+    assert (figures["submitted"], figures["pending"], figures["cancelled"]) == (1, 0, 1)
     with pytest.raises(FrameworkNotStartedError):
         await waiting
     assert workers.closed == 1
