@@ -11,7 +11,7 @@ from typing import Final
 
 from framework import __version__
 from framework._tasks.records import TaskStatus
-from framework.cli import _tasks
+from framework.cli import _schedules, _tasks
 from framework.cli._mistakes import GOOD, CommandError
 from framework.cli._screen import Screen
 from framework.cli._sources import APP, STORE, Source, opened
@@ -100,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     _add_tasks(add)
+    scheduling = add("schedules", _schedules.schedules, "list, pause and resume schedules")
+    scheduling.add_argument("action", nargs="?", choices=_schedules.ACTIONS, default="list")
+    scheduling.add_argument("name", nargs="?", help="the schedule to pause or resume")
     examining = commands.add_parser("doctor", help="check a Celery configuration")
     examining.add_argument("app", metavar="module:celery_app")
     commands.add_parser("version", help="print the version")

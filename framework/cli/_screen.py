@@ -21,6 +21,8 @@ STYLES: Final = {
     "timeout": "red",
     "cancelled": "yellow",
     "interrupted": "magenta",
+    "active": "green",
+    "paused": "yellow",
 }
 """The colours of statuses."""
 

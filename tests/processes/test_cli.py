@@ -20,8 +20,12 @@ from tests.serving import ROOT
 
 WRITER = """
 import asyncio, json, sys
-from framework import get_task_manager, setup_async_framework
+from framework import get_task_manager, scheduled_task, setup_async_framework
 from tests.processes.apps import shop
+
+@scheduled_task(every=3600, name="tidy")
+def tidy():
+    pass
 
 async def main():
     async with setup_async_framework(None, store=shop.store):
@@ -34,6 +38,8 @@ async def main():
                 await manager.get_result(task_id)
             except LookupError:
                 pass
+        while not await manager.schedules.get_all():
+            pass
         print(json.dumps(ids))
 
 asyncio.run(main())
@@ -199,10 +205,14 @@ def test_cancel_of_what_has_ended(run: Any, written: Written) -> None:
     ]
 
 
+def copied(written: Written, folder: Path) -> Path:
+    """Return a copy of the store, which a test may change."""
+    return Path(shutil.copy(written.url.removeprefix("sqlite:///"), folder))
+
+
 def test_cancel_without_a_process(run: Any, written: Written, tmp_path: Path) -> None:
     """There is nobody to cancel a task whose process has ended, and the answer says so."""
-    file, task_id = tmp_path / "tasks.db", written.ids[0]
-    shutil.copy(written.url.removeprefix("sqlite:///"), file)
+    file, task_id = copied(written, tmp_path), written.ids[0]
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute(
             "UPDATE asyncframe_tasks SET status = 'running', ended_at = NULL WHERE task_id = ?",
@@ -216,6 +226,37 @@ def test_cancel_without_a_process(run: Any, written: Written, tmp_path: Path) ->
         f"asyncframe: task {task_id} is asked to stop, but its process has ended: the next "
         "process of the app that starts will see to it\n"
     )
+
+
+# -- schedules
+
+
+def test_schedules(run: Any, written: Written, tmp_path: Path) -> None:
+    """Schedules are listed, paused and resumed for all processes."""
+    store = "--store", f"sqlite:///{copied(written, tmp_path)}"
+
+    (listed,) = run("schedules", *store).objects
+    assert (listed["name"], listed["timing"], listed["paused"]) == ("tidy", "every 3600 s", False)
+    assert run("schedules", "pause", "tidy", *store).objects[0]["paused"] is True
+    assert run("schedules", "list", *store).objects[0]["paused"] is True
+    assert run("schedules", "resume", "tidy", *store).objects[0]["paused"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["pause"], 2, "schedules pause needs the name of a schedule"),
+        (["list", "tidy"], 2, "schedules list takes no name"),
+        (["resume", "tidi"], 1, "there is no schedule 'tidi'; there are: 'tidy'"),
+    ],
+)
+def test_schedules_refused(
+    run: Any, written: Written, words: list[str], status: int, message: str
+) -> None:
+    """A missing name and an unknown one are said in plain words."""
+    said = run("schedules", *words, "--store", written.url)
+
+    assert (said.status, said.out, said.err) == (status, "", f"asyncframe: {message}\n")
 
 
 # -- where the tasks are

@@ -17,7 +17,9 @@ from sqlalchemy.engine import Connection
 
 from framework._tasks.pages import PageQuery
 from framework._tasks.records import TaskRecord
+from framework._tasks.schedules import ScheduleState
 from framework.exceptions import StoreUnavailableError
+from framework.stores.sql import _schedules
 from framework.stores.sql._database import FAULTS, Database, checked_url, why
 from framework.stores.sql._pages import Pages
 from framework.stores.sql._rows import Reader, can_be_kept, readable
@@ -206,3 +208,24 @@ class Observer:
         with self._answering(), self._database.writing() as connection:
             version, _, _ = self._statements.advance(connection, "")
             return self._statements.request_cancel(connection, task_id, version)
+
+    # -- schedules
+
+    def schedules(self) -> list[ScheduleState]:
+        """Return the schedules of all processes, by name.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        with self._reading() as connection:
+            return _schedules.read_all(connection)
+
+    def pause_schedule(self, name: str, paused: bool, now: float) -> bool:
+        """Pause a schedule for all processes, or resume it; False if the name is not known.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        with self._answering(), self._database.writing() as connection:
+            self._statements.advance(connection, "")
+            return _schedules.pause(connection, name, paused, now)

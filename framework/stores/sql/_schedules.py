@@ -86,19 +86,12 @@ class ScheduleRows:
     def pause(self, name: str, paused: bool, now: float) -> bool:
         """Pause or resume a schedule; see `ScheduleBook.pause_schedule`."""
         with self._turn() as (connection, _):
-            found = _read(connection, name)
-            if found is None:
-                return False
-            if found.paused != paused:
-                last_due = found.last_due if paused else max(found.last_due, now)
-                _write(connection, replace(found, paused=paused, last_due=last_due), new=False)
-        return True
+            return pause(connection, name, paused, now)
 
     def all(self) -> Sequence[ScheduleState]:
         """Return all schedules by name."""
         with self._database.reading() as connection:
-            rows = connection.execute(sa.select(*_ROW).order_by(SCHEDULES.c.name))
-            return [_state_of(row) for row in rows]
+            return read_all(connection)
 
     @contextmanager
     def _turn(self) -> Iterator[tuple[Connection, int]]:
@@ -111,6 +104,23 @@ class ScheduleRows:
                     "the processes that share the store consider this one dead; it comes back soon"
                 ) from None
             yield connection, version
+
+
+def pause(connection: Connection, name: str, paused: bool, now: float) -> bool:
+    """Pause or resume a schedule, in a writer's turn; False if the name is not known."""
+    found = _read(connection, name)
+    if found is None:
+        return False
+    if found.paused != paused:
+        last_due = found.last_due if paused else max(found.last_due, now)
+        _write(connection, replace(found, paused=paused, last_due=last_due), new=False)
+    return True
+
+
+def read_all(connection: Connection) -> list[ScheduleState]:
+    """Return all schedules by name."""
+    rows = connection.execute(sa.select(*_ROW).order_by(SCHEDULES.c.name))
+    return [_state_of(row) for row in rows]
 
 
 def _read(connection: Connection, name: str) -> ScheduleState | None:
