@@ -233,6 +233,40 @@ class Places:
         self._lines.leave(task.task_id)
         self._tasks.pop(task.task_id, None)
 
+    # -- tasks that change their process
+
+    def let_go(self, task: LiveTask) -> None:
+        """Forget a task that another process may run, which sees its places if all share them."""
+        if self.shared is None:
+            self.leave(task)
+            return
+        task.stay = None
+        self._tasks.pop(task.task_id, None)
+
+    def take_over(self, task: LiveTask) -> None:
+        """Launch a task that another process had, when it has its places again.
+
+        If its line has another task by now, because the processes do not share their places, it
+        ends FAILED with a `DuplicateTaskError`.
+
+        Raises:
+            TypeError: If an argument, or what a key function returned, has no stable text.
+            Exception: What a key function raises.
+        """
+        stay = self.prepare(task)
+        self._tasks[task.task_id] = task
+        if stay.unique is not None:
+            self._lines.join(stay.unique, partial(self._told_again, task, stay))
+        self.launch(task)
+        self._leave_if_over(task)
+
+    def _told_again(self, task: LiveTask, stay: Stay, answer: PlaceAnswer) -> None:
+        assert stay.unique is not None
+        if answer.granted or stay.unique.waits:
+            self._told(task, stay, answer)
+        else:
+            self._runner.refuse(task, DuplicateTaskError(task.name, answer.ahead[-1]))
+
     def _leave_if_over(self, task: LiveTask) -> None:
         # 1 it ends and leaves all lines, 2 it is put into one: nobody else would take it out.
         if task.status in FINAL and not task.bodies:

@@ -43,7 +43,7 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     store: object = core.ledger.shared
     assert restart is not None
     assert isinstance(store, RequeueStore)
-    spec = _spec_of(core, record, restart)
+    spec = _spec_of(record, restart)
     if spec is None:
         _release(store, record, restart)
         return False
@@ -57,11 +57,20 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     try:
         task.args, kwargs = decode_call(spec.fn, restart.call)
         task.kwargs = kwargs or None
-    except Exception as error:  # the function has changed; its types are the user's code
+        _launch(core, task, restart)
+    except Exception as error:  # the function has changed; types and keys are the user's code
         core.runner.refuse(task, error)
-        return True
-    core.intake.launch(task)
     return True
+
+
+def _launch(core: Core, task: LiveTask, restart: Restart) -> None:
+    left = 0.0 if restart.due is None else restart.due - core.clock.time()
+    if task.spec.claims:
+        core.places.take_over(task)
+    elif left > 0:
+        core.delays.delay(task, left)
+    else:
+        core.runner.launch(task)
 
 
 def _release(store: RequeueStore, record: TaskRecord, restart: Restart) -> None:
@@ -70,17 +79,16 @@ def _release(store: RequeueStore, record: TaskRecord, restart: Restart) -> None:
     store.release(record)
 
 
-def _spec_of(core: Core, record: TaskRecord, restart: Restart) -> TaskSpec | None:
+def _spec_of(record: TaskRecord, restart: Restart) -> TaskSpec | None:
     """Return the spec of a task's function, with the options of its submission."""
     known: Any = getattr(registry.find_function(record.name), "__asyncframe_spec__", None)
     if not isinstance(known, TaskSpec):
         return None
-    now = core.clock.time()
     return known.replace(
         {
             "description": record.description,
             "timeout": math.inf if restart.limit is None else restart.limit,
-            "delay": 0.0 if restart.due is None else max(0.0, restart.due - now),
+            "delay": 0.0 if restart.due is None else max(0.0, restart.due - record.created_at),
             "priority": restart.priority,
             "idempotent": restart.idempotent,
             "on_restart": "requeue",
@@ -103,5 +111,6 @@ def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -
     task.attempts = record.attempts
     task.restart = restart
     task.hooks = spec.hooks
-    task.reason = delayed(restart.due) if restart.due is not None and spec.delay else REASON
+    due = restart.due
+    task.reason = delayed(due) if due is not None and due > core.clock.time() else REASON
     return task

@@ -168,7 +168,8 @@ async def test_counters_and_events(sql_url: str) -> None:
                 stats = manager.get_stats()
                 assert stats["submitted"] == sum(stats[status] for status in STATUSES)
             assert second.get_stats()["requeued"] == 1
-            assert first._core.ledger.figures()["pending"] == 0
+            assert await first.get_result(task_id, timeout=PATIENCE) == 2, "it has let go"
+            assert first._core.ledger.pending == 0
 
 
 STATUSES = ("pending", "running", "completed", "failed", "timeout", "cancelled", "interrupted")
@@ -281,3 +282,20 @@ async def test_without_a_store(task_manager: TaskManager) -> None:
 
     assert await task_manager.get_result(task_id) == 2
     assert "requeued" not in task_manager.get_stats()
+
+
+@background_task(on_restart="requeue", unique=True, max_running=1)
+def only_one(number: int) -> int:
+    """Return a number."""
+    return number
+
+
+async def test_unique_and_limited(sql_url: str) -> None:
+    """A unique task whose function runs once at a time is still that after a restart."""
+    async with framework(sql_url) as manager:
+        await keep_busy(manager)
+        ids = [await manager.submit(only_one, (number,), delay=0.1 * number) for number in (0, 1)]
+    async with framework(sql_url) as manager:
+        assert [await manager.get_result(one, timeout=PATIENCE) for one in ids] == [0, 1]
+        once_more = await manager.submit(only_one, (0,))
+        assert once_more not in ids, "the place is free again"
