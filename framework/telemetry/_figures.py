@@ -81,11 +81,11 @@ def figures_of(core: Core) -> Readings:
 
     It neither blocks nor waits for a store, and may be called on any thread.
     """
-    found = {(name, ""): value for name, value in _plain_figures_of(core).items()}
+    found = {(name, ""): float(value) for name, value in _plain_figures_of(core).items()}
     for table in core.schedules.tables():
         state = table.known()
         due = None if state.paused else table.next_due()
-        found["schedule_paused", table.name] = state.paused
+        found["schedule_paused", table.name] = float(state.paused)
         if due is not None:
             found["schedule_next_run_timestamp_seconds", table.name] = table.moment(due).timestamp()
         if state.ran_at is not None:
