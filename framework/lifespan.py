@@ -329,7 +329,7 @@ async def _in_thread(
 
     thread = threading.Thread(target=body, name=LIFESPAN, daemon=True)
     thread.start()
-    reminder = Reminder(clock, sleeper) if what else None
+    reminder = Reminder(clock, _later, sleeper.signal) if what else None
     try:
         while not ended.is_set():
             await sleeper.wait(None)
@@ -341,6 +341,11 @@ async def _in_thread(
     thread.join()
     if raised:
         raise raised[0]
+
+
+def _later(seconds: float, call: Callable[[], None]) -> Callable[[], object]:
+    # The timers of the loop, since a clock that is being closed waits for its own to fire.
+    return asyncio.get_running_loop().call_later(seconds, call).cancel
 
 
 def _say_what_is_awaited(reminder: Reminder, what: str, most: float) -> None:
