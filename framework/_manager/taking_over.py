@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextvars import copy_context
-from typing import Any, Final
+from typing import Final
 
 from framework._manager.core import Core
 from framework._tasks import registry
@@ -30,7 +30,8 @@ def take_over(core: Core, record: TaskRecord) -> bool:
 
     Its id, name, description, arguments, time limit, priority, delay, time of submission,
     number of attempts and trace stay. Its context, the line that submitted it, and the hooks of the
-    submission are gone; those of its function apply.
+    submission are gone; those of its function apply. A task that was submitted from outside the
+    app gets its options here.
 
     Args:
         core: The core that takes it.
@@ -47,13 +48,19 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     if spec is None:
         _release(store, record, restart)
         return False
+    is_new = restart.fresh
+    if is_new:
+        _settle_options(core, restart, spec)
     task = _task_of(core, record, restart, spec)
     try:
-        core.ledger.add(task, bounded=False)
+        core.ledger.add(task, bounded=False, emit_submitted=is_new)
     except (FrameworkError, ValueError):  # it is stopping, or the store takes no more
         _release(store, record, restart)
         return False
-    core.ledger.requeued(task)
+    if not is_new:
+        core.ledger.requeued(task)
+    elif task.outbox is not None:
+        core.ledger.flush_submitted(task)
     try:
         task.args, kwargs = decode_call(spec.fn, restart.call)
         task.kwargs = kwargs or None
@@ -81,9 +88,12 @@ def _release(store: RequeueStore, record: TaskRecord, restart: Restart) -> None:
 
 def _spec_of(record: TaskRecord, restart: Restart) -> TaskSpec | None:
     """Return the spec of a task's function, with the options of its submission."""
-    known: Any = getattr(registry.find_function(record.name), "__asyncframe_spec__", None)
-    if not isinstance(known, TaskSpec):
+    known = registry.find_spec(record.name)
+    if known is None:
         return None
+    if restart.fresh:
+        about = record.description or known.description
+        return known.replace({"description": about, "on_restart": "requeue"})
     return known.replace(
         {
             "description": record.description,
@@ -94,6 +104,14 @@ def _spec_of(record: TaskRecord, restart: Restart) -> TaskSpec | None:
             "on_restart": "requeue",
         }
     )
+
+
+def _settle_options(core: Core, restart: Restart, spec: TaskSpec) -> None:
+    """Note the options of a task that was submitted from outside, as `Intake` does for others."""
+    limit = core.intake.default_limit if spec.timeout is None else spec.timeout
+    restart.limit = None if limit == math.inf else limit
+    restart.priority, restart.idempotent = spec.priority, spec.options["idempotent"]
+    restart.fresh = False
 
 
 def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -> LiveTask:
