@@ -27,8 +27,20 @@ _FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def are_several() -> bool:
-    """Return whether prometheus_client writes to files that several processes share."""
-    return bool(getattr(values.ValueClass, "_multiprocess", False))
+    """Return whether prometheus_client writes to files that several processes share.
+
+    Raises:
+        ValueError: If it is to, and their folder does not exist.
+    """
+    if not getattr(values.ValueClass, "_multiprocess", False):
+        return False
+    folder = os.environ.get(_FOLDER, "")
+    if not folder or not Path(folder).is_dir():
+        raise ValueError(
+            f"{_FOLDER} must name a folder that exists, not {folder!r}: create it before the "
+            "server starts, and empty it"
+        )
+    return True
 
 
 class Published:
