@@ -19,6 +19,7 @@ from framework._manager.drain import Reminder, at_most, drain
 from framework._manager.frameworks import Framework, Parts, override
 from framework._manager.servers import worker_count
 from framework._manager.settings import Settings
+from framework._manager.taking_over import warn_of_lost_tasks
 from framework._running.log import install_task_fields
 from framework._tasks import checks
 from framework._tasks.current import current_home
@@ -215,6 +216,8 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         await self._connect(framework, alone=shared is None)
         if shared is None and not framework.is_shared:
             _warn_of_siblings(worker_count(sys._getframe()))
+        if shared is None:
+            warn_of_lost_tasks(framework.core)
         install_task_fields()
         self._home = home = Home(framework.core, self._app, asyncio.get_running_loop())
         if shared is not None:

@@ -132,3 +132,23 @@ def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -
     due = restart.due
     task.reason = delayed(due) if due is not None and due > core.clock.time() else REASON
     return task
+
+
+def warn_of_lost_tasks(core: Core) -> None:
+    """Warn if functions ask to be requeued, and the store does not keep their tasks for that."""
+    if core.remote is not None or (core.intake.durable and core.permits is not None):
+        return
+    specs = [getattr(one, "__asyncframe_spec__", None) for one in registry.functions()]
+    names = sorted({one.name for one in specs if isinstance(one, TaskSpec) and one.requeue})
+    if not names:
+        return
+    lost = (
+        "tasks that were accepted just before a crash are lost"
+        if core.permits is not None
+        else "it has no effect, since no other process knows this one's tasks"
+    )
+    _LOGGER.warning(
+        "on_restart='requeue' of %s: %s; use store=SQLStore(url, durable=True)",
+        names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
+        lost,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -299,3 +300,30 @@ async def test_unique_and_limited(sql_url: str) -> None:
         assert [await manager.get_result(one, timeout=PATIENCE) for one in ids] == [0, 1]
         once_more = await manager.submit(only_one, (0,))
         assert once_more not in ids, "the place is free again"
+
+
+@pytest.mark.parametrize(
+    ("durable", "lost"),
+    [
+        (None, "it has no effect, since no other process knows this one's tasks"),
+        (False, "tasks that were accepted just before a crash are lost"),
+        (True, None),
+    ],
+)
+async def test_warning_of_tasks_that_would_be_lost(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture, durable: bool | None, lost: str | None
+) -> None:
+    """An app whose tasks are to be requeued and whose store does not keep them is told at start."""
+    store = None if durable is None else SQLStore(sqlite_url, durable=durable)
+    async with setup_async_framework(None, store=store):
+        pass
+    found = [message for message in caplog.messages if message.startswith("on_restart")]
+    if lost is None:
+        assert found == []
+    else:
+        (message,) = found
+        assert re.fullmatch(
+            rf"on_restart='requeue' of \S+ and \d+ more: {lost}; use "
+            r"store=SQLStore\(url, durable=True\)",
+            message,
+        )
