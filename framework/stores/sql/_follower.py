@@ -20,7 +20,7 @@ from framework._tasks.records import TaskRecord
 from framework._tasks.restart import Restart
 from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
-from framework.stores.sql import _orphans
+from framework.stores.sql import _orphans, _places
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._database import Database
 from framework.stores.sql._membership import Membership
@@ -161,7 +161,8 @@ class Follower:
         with self._database.reading() as connection:
             dead = self._membership.watch(connection)
             orphans = _orphans.find(connection, self._host.room())
-        if dead or orphans:
+            homeless = _places.has_homeless(connection)
+        if dead or orphans or homeless:
             while self._claim(dead):
                 dead = []
 
@@ -175,6 +176,7 @@ class Follower:
             claimed = _orphans.claim(
                 connection, found, membership.process_id, version, self._host.clock.time(), room
             )
+            _places.inherit(connection, version)
             remote = self._read_claimed(connection, claimed.remote)
             waiting = self._read_claimed(connection, claimed.waiting)
         for record in (*remote, *waiting):

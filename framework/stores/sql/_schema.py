@@ -86,6 +86,20 @@ SCHEDULES: Final = Table(
 )
 """One row for each schedule that a process has run; see `protocols.ScheduleState`."""
 
+PLACES: Final = Table(
+    "asyncframe_places",
+    METADATA,
+    Column("line", Text, primary_key=True),
+    Column("task_id", Text, primary_key=True),
+    Column("process", Text),
+    Column("places", BigInteger),
+    Column("place_rank", Integer),
+    Column("position", BigInteger),
+    Column("granted", Integer),
+    Column("version", BigInteger),
+)
+"""One row for each task in a line; ``version`` is that of the last change of ``granted``."""
+
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     (
         """
@@ -161,6 +175,26 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
             skipped BIGINT NOT NULL
         )
         """,
+        """
+        CREATE TABLE asyncframe_places (
+            line TEXT NOT NULL,
+            task_id TEXT NOT NULL,
+            process TEXT NOT NULL,
+            places BIGINT NOT NULL,
+            place_rank INTEGER NOT NULL,
+            position BIGINT NOT NULL,
+            granted INTEGER NOT NULL,
+            version BIGINT NOT NULL,
+            PRIMARY KEY (line, task_id)
+        )
+        """,
+        # A line in its order.
+        """
+        CREATE INDEX asyncframe_places_line
+        ON asyncframe_places (line, granted, place_rank, position)
+        """,
+        "CREATE INDEX asyncframe_places_task ON asyncframe_places (task_id)",
+        "CREATE INDEX asyncframe_places_process ON asyncframe_places (process, granted, version)",
     ),
 )
 """The steps from each version of the schema to the next; the first creates it."""

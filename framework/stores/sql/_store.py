@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from framework._tasks import checks, registry
 from framework._tasks.pages import PageQuery
+from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.schedules import RunClaim, ScheduleState
 from framework._tasks.wire import settled
@@ -392,6 +393,16 @@ class SQLStore:
                 return self._writer.statements.request_cancel(connection, task_id, version)
         except FAULTS as error:
             raise self._unavailable(error) from error
+
+    # -- places, see `protocols.SharedPlaces`; never blocks
+
+    def join(self, request: PlaceRequest, told: Callable[[PlaceAnswer], object]) -> None:
+        """Ask for a place in a line of all processes."""
+        self._writer.lines.join(request, told)
+
+    def leave(self, task_id: str) -> None:
+        """Take a task out of all lines."""
+        self._writer.lines.leave(task_id)
 
     # -- schedules, see `protocols.ScheduleBook`; may block
 

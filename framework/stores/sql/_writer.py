@@ -32,6 +32,7 @@ from framework.stores.sql._follower import BREATH, IN_TIME, Follower
 from framework.stores.sql._membership import GivenUpError, Membership
 from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._pages import Pages
+from framework.stores.sql._places import SharedLines, inherit
 from framework.stores.sql._removal import Deleted, Removal
 from framework.stores.sql._rows import NOT_WHOLE, Written, bare_row_of, row_of
 from framework.stores.sql._statements import Statements
@@ -92,6 +93,7 @@ class Writer:
         follower: Reads what the others write.
         pages: The SQL that reads the history.
         removal: Which rows are to be deleted.
+        lines: The places of unique and limited tasks.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Writer:
         self.follower = Follower(
             database, self.statements, self.membership, backlog, mirror, host, clock
         )
+        self.lines = SharedLines(database, self.membership, backlog.wake)
         self.errors = 0
         self._failing_since: float | None = None
         self._pause = pace.pause_min
@@ -185,7 +188,8 @@ class Writer:
             if waits and len(self._backlog) < BATCH:
                 # Records come in bursts: a short wait makes one transaction of many.
                 pace = self._pace
-                self._closing.wait(pace.hurry if self._backlog.waited_for else pace.gather)
+                hurries = self._backlog.waited_for or self.lines.waits
+                self._closing.wait(pace.hurry if hurries else pace.gather)
             self.attempt()
         self._finish()
 
@@ -200,10 +204,12 @@ class Writer:
         # The last chance for records that were set aside, however long ago they were tried.
         self._tried_aside = -math.inf
         while self._clock.monotonic() < end:
-            if self.attempt(following=False) and not self._backlog.waits:
+            if self.attempt(following=False) and not self._backlog.waits and not self.lines.waits:
                 try:
                     with self._database.writing() as connection:
+                        version, _ = self.membership.turn(connection)
                         self.membership.leave(connection)
+                        inherit(connection, version)
                 except FAULTS as error:
                     _LOGGER.warning("the store could not be closed cleanly: %s", why(error))
                 return
@@ -235,12 +241,15 @@ class Writer:
         return True
 
     def _try_to_write(self) -> BaseException | None:
-        """Write what waits; return the database's error, if any."""
-        try:
-            self.write()
-        except FAULTS as error:
-            return error
-        return None
+        """Answer and write what waits; return the database's error, if any."""
+        fault: BaseException | None = None
+        # In this order, so that nobody who has read how a task ended finds it in a line.
+        for step in (self.lines.settle, self.write):
+            try:
+                step()
+            except FAULTS as error:
+                fault = fault or error
+        return fault
 
     def _move(self) -> None:
         """Let go of finished tasks that only the database has to hold from now on."""
@@ -544,6 +553,7 @@ class Writer:
             self._watched = monotonic()
         if monotonic() >= self._looked + pace.look:
             self.follower.look()
+            self.lines.look(self.follower.version)
             self._looked = monotonic()
 
     def _beat(self) -> None:

@@ -1,0 +1,275 @@
+"""The lines of all processes: which tasks have a place, and which wait for one.
+
+Guarantees: at each commit, no line has more places than the limit of each task that has one, and
+the first that waits could not have one. So whoever takes a row away grants the place in the same
+transaction, and a task that waits cannot be forgotten. Rows of a dead process are taken away, or
+belong to the new owner of the task, in the transaction that finds a new owner for its tasks.
+Relies on: `Membership.turn`, which makes all writers of the database take turns; calls on the
+store's own thread, except for `join` and `leave`.
+Lock order: none is held here; `_asked` is a deque, to which other threads append.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any, Final, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy import bindparam
+from sqlalchemy.engine import Connection
+
+from framework._tasks.places import GRANTED, MOST_AHEAD, PlaceAnswer, PlaceRequest
+from framework.stores.sql._database import Database
+from framework.stores.sql._membership import Membership
+from framework.stores.sql._schema import PLACES, PROCESSES, TASKS
+
+Told: TypeAlias = Callable[[PlaceAnswer], object]
+Asked: TypeAlias = "tuple[PlaceRequest, Told] | str"
+"""A request with whom to tell, or the id of a task that leaves."""
+
+Place: TypeAlias = tuple[str, str]
+"""A line and a task."""
+
+BATCH: Final = 200
+"""Maximum number of requests in one transaction."""
+
+_POSITIONS: Final = 1_000_000
+"""Positions in the lines for each version."""
+
+_IN_LINE: Final = PLACES.c.line == bindparam("in_line")
+_OF_TASK: Final = PLACES.c.task_id == bindparam("of_task")
+_PLACED: Final = sa.and_(_IN_LINE, PLACES.c.granted == 1)
+_WAITING: Final = sa.and_(_IN_LINE, PLACES.c.granted == 0)
+
+_OWN: Final = sa.select(PLACES.c.granted).where(_IN_LINE, _OF_TASK)
+_COUNT: Final = sa.select(sa.func.count()).select_from(PLACES).where(_PLACED)
+_NEXT: Final = (
+    sa.select(PLACES.c.task_id, PLACES.c.places, PLACES.c.place_rank)
+    .where(_WAITING)
+    .order_by(PLACES.c.place_rank, PLACES.c.position)
+    .limit(1)
+)
+_OTHERS: Final = (
+    sa.select(PLACES.c.task_id)
+    .where(_IN_LINE, PLACES.c.task_id != bindparam("of_task"))
+    .order_by(PLACES.c.granted.desc(), PLACES.c.place_rank, PLACES.c.position)
+    .limit(MOST_AHEAD)
+)
+_ENTER: Final = sa.insert(PLACES)
+_GRANT: Final = (
+    sa.update(PLACES).where(_IN_LINE, _OF_TASK).values(granted=1, version=bindparam("at_version"))
+)
+_LINES_OF: Final = sa.select(PLACES.c.line).where(_OF_TASK)
+_LEAVE: Final = sa.delete(PLACES).where(_OF_TASK)
+_OVER: Final = sa.select(TASKS.c.task_id).where(
+    TASKS.c.ended_at.is_not(None), TASKS.c.still_running == 0
+)
+_DROP_OVER: Final = sa.delete(PLACES).where(_PLACED, PLACES.c.task_id.in_(_OVER))
+_GRANTED_SINCE: Final = sa.select(PLACES.c.line, PLACES.c.task_id).where(
+    PLACES.c.process == bindparam("own"),
+    PLACES.c.granted == 1,
+    PLACES.c.version > bindparam("since"),
+)
+
+_HOMELESS: Final = PLACES.c.process.not_in(sa.select(PROCESSES.c.process_id))
+_OWNER: Final = sa.select(TASKS.c.process).where(
+    TASKS.c.task_id == PLACES.c.task_id, TASKS.c.ended_at.is_(None)
+)
+_LIVE: Final = _OWNER.exists()
+_ADOPTED: Final = sa.update(PLACES).where(_HOMELESS, _LIVE).values(process=_OWNER.scalar_subquery())
+_LOST: Final = sa.select(PLACES.c.line).where(_HOMELESS, ~_LIVE).distinct()
+_LOSE: Final = sa.delete(PLACES).where(_HOMELESS, ~_LIVE)
+
+
+class SharedLines:
+    """The lines of all processes; see `protocols.SharedPlaces`.
+
+    Args:
+        database: Where they are.
+        membership: This process among the others.
+        wake: Wakes the store's thread.
+    """
+
+    def __init__(
+        self, database: Database, membership: Membership, wake: Callable[[], None]
+    ) -> None:
+        self._database = database
+        self._membership = membership
+        self._wake = wake
+        self._asked: deque[Asked] = deque()
+        self._waiting: dict[Place, Told] = {}
+        self._seen = 0
+
+    # -- any thread
+
+    def join(self, request: PlaceRequest, told: Told) -> None:
+        """Ask for a place; see `protocols.SharedPlaces.join`."""
+        self._asked.append((request, told))
+        self._wake()
+
+    def leave(self, task_id: str) -> None:
+        """Take a task out of all lines; see `protocols.SharedPlaces.leave`."""
+        self._asked.append(task_id)
+        self._wake()
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is a request to answer."""
+        return bool(self._asked)
+
+    # -- the store's thread
+
+    def settle(self) -> None:
+        """Answer all requests, in their order.
+
+        Raises:
+            GivenUpError: If the others consider this process dead.
+            SQLAlchemyError: If the database fails; requests that have no answer are kept.
+        """
+        while self._asked:
+            some = list(islice(self._asked, BATCH))
+            with self._database.writing() as connection:
+                version, _ = self._membership.turn(connection)
+                step = _Step(connection, self._membership.process_id, version)
+                answers = [step.answer(one) for one in some]
+            for _ in some:
+                self._asked.popleft()
+            self._tell(some, answers, step.granted)
+
+    def _tell(
+        self, some: Iterable[Asked], answers: Iterable[PlaceAnswer | None], granted: list[Place]
+    ) -> None:
+        for asked, answer in zip(some, answers, strict=True):
+            if isinstance(asked, str):
+                for place in [one for one in self._waiting if one[1] == asked]:
+                    del self._waiting[place]
+            elif answer is not None:
+                request, told = asked
+                if request.waits and not answer.granted:
+                    self._waiting[request.key, request.task_id] = told
+                told(answer)
+        for place in granted:
+            self._tell_granted(place)
+
+    def _tell_granted(self, place: Place) -> None:
+        told = self._waiting.pop(place, None)
+        if told is not None:
+            told(GRANTED)
+
+    def look(self, version: int) -> None:
+        """Tell those that have been granted a place by other processes, up to *version*."""
+        if not self._waiting or version == self._seen:
+            return
+        with self._database.reading() as connection:
+            # A backup that was put back has an earlier version than was read before.
+            since = self._seen if version > self._seen else -1
+            values = {"own": self._membership.process_id, "since": since}
+            found = connection.execute(_GRANTED_SINCE, values).all()
+        self._seen = version
+        for line, task_id in found:
+            self._tell_granted((line, task_id))
+
+
+class _Step:
+    """One transaction, in which it is this process's turn.
+
+    Attributes:
+        granted: The places that were granted to tasks which waited.
+    """
+
+    def __init__(self, connection: Connection, process: str, version: int) -> None:
+        self._connection = connection
+        self._process = process
+        self._version = version
+        self._entered = 0
+        self.granted: list[Place] = []
+
+    def answer(self, asked: Asked) -> PlaceAnswer | None:
+        """Do what is asked; return the answer, None for a task that leaves."""
+        if isinstance(asked, str):
+            self._leave(asked)
+            return None
+        request, _ = asked
+        line = {"in_line": request.key}
+        own = self._connection.execute(_OWN, {**line, "of_task": request.task_id}).first()
+        if own is None and self._may_enter(request, line):
+            return GRANTED
+        if own is None and request.waits:
+            self._enter(request, granted=0)
+        elif own is not None and own[0]:
+            return GRANTED
+        others = self._connection.execute(_OTHERS, {**line, "of_task": request.task_id})
+        return PlaceAnswer(False, tuple(others.scalars()))
+
+    def _may_enter(self, request: PlaceRequest, line: dict[str, Any]) -> bool:
+        """Give a task a place if one is free and nobody comes before it."""
+        if self._count(line) >= request.limit:
+            if self._connection.execute(_DROP_OVER, line).rowcount:
+                self.grant(request.key)
+            if self._count(line) >= request.limit:
+                return False
+        first = self._connection.execute(_NEXT, line).first()
+        if first is not None and first.place_rank <= request.rank:
+            return False
+        self._enter(request, granted=1)
+        return True
+
+    def _count(self, line: dict[str, Any]) -> int:
+        return int(self._connection.execute(_COUNT, line).scalar_one())
+
+    def _enter(self, request: PlaceRequest, *, granted: int) -> None:
+        self._entered += 1
+        row = {
+            "line": request.key,
+            "task_id": request.task_id,
+            "process": self._process,
+            "places": request.limit,
+            "place_rank": request.rank,
+            "position": self._version * _POSITIONS + self._entered,
+            "granted": granted,
+            "version": self._version,
+        }
+        self._connection.execute(_ENTER, row)
+
+    def _leave(self, task_id: str) -> None:
+        lines = list(self._connection.execute(_LINES_OF, {"of_task": task_id}).scalars())
+        if not lines:
+            return
+        self._connection.execute(_LEAVE, {"of_task": task_id})
+        for line in lines:
+            self.grant(line)
+
+    def grant(self, line: str) -> None:
+        """Give the free places of a line to the first that wait."""
+        values = {"in_line": line}
+        placed = self._count(values)
+        while (first := self._connection.execute(_NEXT, values).first()) is not None:
+            if placed >= first.places:
+                return
+            own = {"of_task": first.task_id, "at_version": self._version}
+            self._connection.execute(_GRANT, {**values, **own})
+            self.granted.append((line, first.task_id))
+            placed += 1
+
+
+def inherit(connection: Connection, version: int) -> None:
+    """Let the places of processes without a row belong to the new owners of their tasks.
+
+    Those of tasks that have ended are given to whoever waits. Called in the transaction that
+    has decided what becomes of the tasks.
+    """
+    connection.execute(_ADOPTED)
+    lines = list(connection.execute(_LOST).scalars())
+    if not lines:
+        return
+    connection.execute(_LOSE)
+    step = _Step(connection, "", version)
+    for line in lines:
+        step.grant(line)
+
+
+def has_homeless(connection: Connection) -> bool:
+    """Return whether a place belongs to a process without a row and to no live task."""
+    return connection.execute(_LOST.limit(1)).first() is not None

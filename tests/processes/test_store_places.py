@@ -1,0 +1,245 @@
+"""Places in a database: lines of tasks that stand in order over all processes."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+
+from framework.protocols import PlaceAnswer, PlaceRequest
+from framework.stores.sql._membership import MISSED
+from framework.stores.sql._schema import PLACES
+from tests.processes.siblings import RUNNING, Peer, peers
+
+GRANTED = PlaceAnswer(True)
+
+
+class Guest:
+    """A task that asks for places, and what it was told."""
+
+    def __init__(self, peer: Peer, task_id: str | None = None) -> None:
+        self.peer = peer
+        self.record = peer.accept(task_id)
+        self.told: list[PlaceAnswer] = []
+
+    @property
+    def task_id(self) -> str:
+        """Its id."""
+        return self.record.task_id
+
+    def join(self, key: str = "key", limit: int = 1, *, waits: bool = True, rank: int = 0) -> None:
+        """Ask for a place, and get the answer."""
+        request = PlaceRequest(key, self.task_id, limit, waits, rank)
+        self.peer.writer.lines.join(request, self.told.append)
+        self.peer.writer.attempt(following=False)
+
+    def leave(self) -> None:
+        """Leave all lines."""
+        self.peer.writer.lines.leave(self.task_id)
+        self.peer.writer.attempt(following=False)
+
+
+def look(peer: Peer) -> None:
+    """Let a process read what the others have written."""
+    peer.writer.follower.look()
+    peer.writer.lines.look(peer.writer.follower.version)
+
+
+def rows(peer: Peer) -> set[tuple[str, str, int]]:
+    """Return the line, the task, and whether it has a place, of each row."""
+    columns = (PLACES.c.line, PLACES.c.task_id, PLACES.c.granted)
+    with peer.database.reading() as connection:
+        return {tuple(row) for row in connection.execute(sa.select(*columns))}
+
+
+def test_a_place_is_granted_once(sql_url: str) -> None:
+    """Of two processes one gets the place, and the other hears who has it."""
+    with peers(sql_url) as (one, two):
+        first, second = Guest(one), Guest(two)
+        first.join(waits=False)
+        second.join(waits=False)
+
+        assert first.told == [GRANTED]
+        assert second.told == [PlaceAnswer(False, (first.task_id,))]
+        assert rows(one) == {("key", first.task_id, 1)}
+
+
+def test_each_key_has_its_own_line(sql_url: str) -> None:
+    """Tasks with different keys are not in each other's way."""
+    with peers(sql_url, 1) as (one,):
+        guests = [Guest(one), Guest(one)]
+        for guest, key in zip(guests, "ab", strict=True):
+            guest.join(key)
+
+        assert [guest.told for guest in guests] == [[GRANTED], [GRANTED]]
+
+
+def test_places_are_granted_in_order(sql_url: str) -> None:
+    """Who waits in one process gets the place that another one gives back, by rank and arrival."""
+    with peers(sql_url) as (one, two):
+        first, low, normal, later = Guest(one), Guest(two), Guest(two), Guest(one)
+        first.join(rank=1)
+        low.join(rank=2)
+        normal.join(rank=1)
+        later.join(rank=1)
+        others = (first.task_id, normal.task_id, low.task_id)
+        assert later.told == [PlaceAnswer(False, others)]
+        got = []
+        for guest in (first, normal, later, low):
+            guest.leave()
+            for peer in (one, two):
+                look(peer)
+            got.append([GRANTED in one.told for one in (normal, later, low)])
+
+        assert got == [
+            [True, False, False],
+            [True, True, False],
+            [True, True, True],
+            [True, True, True],
+        ]
+        assert rows(one) == set()
+
+
+def test_a_limit_of_several(sql_url: str) -> None:
+    """As many as the limit have a place; one that leaves makes room for exactly one."""
+    with peers(sql_url) as (one, two):
+        guests = [Guest(peer) for peer in (one, two) * 3]
+        for guest in guests:
+            guest.join(limit=3)
+        assert [guest.told == [GRANTED] for guest in guests] == [True] * 3 + [False] * 3
+        guests[1].leave()
+        look(one)
+        look(two)
+
+        assert [GRANTED in guest.told for guest in guests] == [True] * 4 + [False] * 2
+
+
+def test_a_waiting_task_that_leaves_is_never_told(sql_url: str) -> None:
+    """Who has left a line gets no place there, and those behind it move up."""
+    with peers(sql_url, 1) as (one,):
+        first, gone, last = (Guest(one) for _ in range(3))
+        for guest in (first, gone, last):
+            guest.join()
+        gone.leave()
+        first.leave()
+
+        assert GRANTED not in gone.told
+        assert last.told[-1] == GRANTED
+
+
+def test_a_task_that_has_ended_is_not_in_the_way(sql_url: str) -> None:
+    """A place of a task whose end is written is free, although nobody has given it back."""
+    with peers(sql_url) as (one, two):
+        first, second = Guest(one), Guest(two)
+        first.join()
+        one.start(first.record)
+        one.end(first.record)
+        one.writer.write()
+        second.join(waits=False)
+
+        assert second.told == [GRANTED]
+
+
+def test_a_task_whose_thread_still_runs_keeps_its_place(sql_url: str) -> None:
+    """A task past its limit has ended, but its function runs: its place is not free."""
+    with peers(sql_url) as (one, two):
+        first, second = Guest(one), Guest(two)
+        first.join()
+        one.start(first.record)
+        first.record.still_running = True
+        one.end(first.record)
+        one.writer.write()
+        second.join(waits=False)
+
+        assert second.told == [PlaceAnswer(False, (first.task_id,))]
+
+
+def test_a_repeated_request_gets_the_same_answer(sql_url: str) -> None:
+    """What is asked again after a commit of which nothing was heard is not entered twice."""
+    with peers(sql_url, 1) as (one,):
+        first, second = Guest(one), Guest(one)
+        for _ in range(2):
+            first.join()
+            second.join()
+
+        assert first.told == [GRANTED] * 2
+        assert second.told == [PlaceAnswer(False, (first.task_id,))] * 2
+        assert len(rows(one)) == 2
+
+
+def test_requests_survive_a_failing_database(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked while the database fails is answered once it works."""
+    with peers(sql_url, 1) as (one,):
+        guest = Guest(one)
+
+        def fail(*_: object) -> None:
+            raise OperationalError("", {}, Exception("gone"))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(one.writer.membership, "turn", fail)
+            guest.join()
+            assert guest.told == []
+        one.writer.attempt(following=False)
+
+        assert guest.told == [GRANTED]
+
+
+def test_the_places_of_a_dead_process_are_free(sql_url: str) -> None:
+    """The step that buries a process grants its places, also if its tasks were never written."""
+    with peers(sql_url) as (dead, alive):
+        running, unwritten = Guest(dead), Guest(dead)
+        dead.start(running.record)
+        dead.writer.write()
+        running.join("a")
+        dead.backlog.written([unwritten.record])
+        dead.backlog.live.pop(unwritten.task_id)
+        dead.writer.lines.join(PlaceRequest("b", "unwritten", 1), unwritten.told.append)
+        dead.writer.lines.settle()
+        waiting = [Guest(alive), Guest(alive)]
+        for guest, key in zip(waiting, "ab", strict=True):
+            guest.join(key)
+        for _ in range(MISSED):
+            alive.tick()
+        assert [GRANTED in guest.told for guest in waiting] == [False, False]
+        alive.tick()
+        look(alive)
+
+        assert [guest.told[-1] for guest in waiting] == [GRANTED, GRANTED]
+        assert rows(alive) == {
+            (key, guest.task_id, 1) for key, guest in zip("ab", waiting, strict=True)
+        }
+
+
+def test_the_places_of_tasks_on_workers_are_kept(sql_url: str) -> None:
+    """A task that runs on although its process is dead keeps its place, under its new owner."""
+    with peers(sql_url) as (dead, alive):
+        remote = Guest(dead)
+        remote.record.remote = True
+        dead.start(remote.record)
+        dead.writer.write()
+        remote.join()
+        waiting = Guest(alive)
+        waiting.join()
+        for _ in range(MISSED + 1):
+            alive.tick()
+        look(alive)
+        assert waiting.told == [PlaceAnswer(False, (remote.task_id,))]
+        assert alive.row(remote.record).status == RUNNING.value
+        alive.writer.lines.leave(remote.task_id)
+        alive.writer.attempt(following=False)
+
+        assert waiting.told[-1] == GRANTED
+
+
+def test_a_process_that_leaves_in_order_gives_its_places_back(sql_url: str) -> None:
+    """What a process still has in the lines when it is closed goes to those who wait."""
+    with peers(sql_url) as (one, two):
+        second = Guest(two)
+        one.writer.lines.join(PlaceRequest("key", "unwritten", 1), print)
+        one.writer.lines.settle()
+        second.join()
+        one.writer.close(5.0)
+        one.writer._finish()
+        look(two)
+
+        assert second.told[-1] == GRANTED
