@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import types
+from asyncio import CancelledError
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from framework._decorators.dressing import BRACKETS, Dress, apply, copier
 from framework._manager.frameworks import STATE, require_core
+from framework._manager.submitting import outcome
 from framework._tasks import registry
 from framework._tasks.decorated import (
     AwaitableDecorator,
@@ -133,10 +135,13 @@ class _Maker:
         """Return the function with the options of *spec*.
 
         Raises:
-            ValueError: If it is to be requeued, and is awaited or cannot be found by its name.
+            ValueError: If an awaited task is to be requeued.
         """
-        if spec.requeue:
-            _check_requeued(spec, awaited=self._inner is awaitable_inner)
+        if spec.requeue and self._inner is awaitable_inner:
+            raise ValueError(
+                "on_restart must be 'interrupt' for an async_task, not 'requeue': whoever awaits "
+                "it is gone after a restart; use background_task"
+            )
         made = self._dressing.put_on(
             self._inner(spec, self._arity),
             options=copier(COPY, self._name, lambda changed: self.make(spec.replace(changed))),
@@ -144,20 +149,6 @@ class _Maker:
         )
         registry.register(spec.name, made)
         return made
-
-
-def _check_requeued(spec: TaskSpec, *, awaited: bool) -> None:
-    """Refuse to requeue what no other process could run in place of this one."""
-    if awaited:
-        raise ValueError(
-            "on_restart must be 'interrupt' for an async_task, not 'requeue': whoever awaits "
-            "it is gone after a restart; use background_task"
-        )
-    if "<" in spec.name:  # <lambda> or <locals>
-        raise ValueError(
-            f"on_restart must be 'interrupt' for {spec.name}, not 'requeue': another process "
-            "cannot find it by this name; define it in a module, or give it a name=... of its own"
-        )
 
 
 def background_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType:
@@ -177,15 +168,39 @@ def background_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionTy
     return sync_inner
 
 
+def claiming_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType:
+    """Return what `awaitable_inner` does, for a function that is unique or limited."""
+    current, core, caller, check = STATE, require_core, sys._getframe, spec.check or _no_check
+    (least, most), count, wait = arity, len, outcome
+    # Others may await a unique task, and a thread cannot be stopped.
+    shared, cancelled = bool(spec.options["unique"]) or spec.kind == "thread", CancelledError
+
+    async def async_inner(*args: Any, **kwargs: Any) -> Any:
+        if kwargs or not least <= count(args) <= most:
+            check(*args, **kwargs)
+        here = current.sole or core()
+        task = await here.intake.submit_patiently(spec, args, kwargs, caller(1))
+        try:
+            return await wait(here, task)
+        except cancelled:
+            if not shared:
+                here.intake.give_up(task)
+            raise
+
+    assert isinstance(async_inner, types.FunctionType)
+    return async_inner
+
+
 def awaitable_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType:
     """Return a coroutine function whose await gives the task's result."""
+    if spec.claims:
+        return claiming_inner(spec, arity)
     # The inner function finds no name of this module: `dress` gives it other globals. A name
     # of its closure is also read faster than a global, at each call.
     current, core, caller, check = STATE, require_core, sys._getframe, spec.check or _no_check
     (least, most), count = arity, len
     in_place = spec.kind == "loop" and not spec.special
-    waits = spec.delay or spec.claims
-    special_in_place = spec.kind == "loop" and spec.special and not waits
+    special_in_place = spec.kind == "loop" and spec.special and not spec.delay
 
     async def async_inner(*args: Any, **kwargs: Any) -> Any:
         if kwargs or not least <= count(args) <= most:
@@ -201,7 +216,7 @@ def awaitable_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionTyp
             drive = intake.start_special_in_place(spec, args, kwargs, caller(1))
             return await drive if drive.suspended else drive.outcome()
         task = intake.submit(spec, args, kwargs, caller(1))
-        return await here.results.get(task, None)
+        return await here.results.get(task, None)  # type: ignore[arg-type]  # no unique task
 
     assert isinstance(async_inner, types.FunctionType)
     return async_inner

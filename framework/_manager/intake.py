@@ -12,6 +12,7 @@ import asyncio
 import math
 from collections.abc import Callable
 from contextvars import copy_context
+from functools import partial
 from types import FrameType, MethodType
 from typing import Any, Final  # a task's function may take and return anything
 
@@ -28,6 +29,7 @@ from framework._tasks.functions import is_wrapper, layer_of, require_callable
 from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, Home, LiveTask, Owner, Waiter
 from framework._tasks.options import COPY, SUBMIT, SubmitOptions, merged
+from framework._tasks.places import Existing
 from framework._tasks.reasons import delayed
 from framework._tasks.records import TaskStatus
 from framework._tasks.restart import Restart
@@ -91,7 +93,7 @@ class Intake:
 
     def submit(
         self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
-    ) -> LiveTask:
+    ) -> LiveTask | Existing:
         """Make a task of a checked call and hand it to the engine, as its spec says.
 
         Args:
@@ -130,7 +132,7 @@ class Intake:
         kwargs: dict[str, Any],
         frame: FrameType,
         launch: bool = True,
-    ) -> LiveTask:
+    ) -> LiveTask | Existing:
         """Submit a call as `submit` does, with the delay, the hooks and the id of its spec.
 
         Args:
@@ -145,6 +147,27 @@ class Intake:
             ValueError: If the chosen id is in use, or the JSON is too long.
             StoreUnavailableError: If its record cannot be stored safely.
         """
+        task = self._new_special(spec, args, kwargs, frame)
+        if spec.claims:
+            existing = self._claim(task)
+            if existing is not None:
+                return existing
+        else:
+            self._add_special(task)
+        if launch:
+            if self.durable and asyncio._get_running_loop() is None:
+                self.secure(task)
+            self.launch(task)
+        return task
+
+    def _new_special(
+        self,
+        spec: TaskSpec,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        frame: FrameType,
+    ) -> LiveTask:
+        """Make a task with the hooks and the id of its spec."""
         task_id = spec.task_id
         chosen = self.new_id() if task_id is None else task_id
         task = self._new_task(spec, args, kwargs, frame, chosen)
@@ -153,35 +176,52 @@ class Intake:
             self._keep_for_restart(task, args, kwargs)
         if spec.delay:
             task.reason = delayed(task.created_at + spec.delay)
-        if spec.claims and (existing := self._claim(task)) is not None:
-            return existing
-        if not spec.claims:
-            self._add_special(task)
-        if launch:
-            if self.durable and asyncio._get_running_loop() is None:
-                self.secure(task)
-            self.launch(task)
         return task
 
-    def _add_special(self, task: LiveTask) -> None:
+    async def submit_patiently(
+        self,
+        spec: TaskSpec,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        frame: FrameType,
+    ) -> LiveTask | Existing:
+        """Submit a call of a unique or limited function, whatever has to be waited for.
+
+        Raises:
+            DuplicateTaskError: If there is such a task, and the options say so.
+            StoreUnavailableError: If other processes cannot be asked.
+            Exception: What `submit_special` raises.
+        """
+        task = self._new_special(spec, args, kwargs, frame)
+        stay, add = self.places.prepare(task), partial(self._add_special, task)
+        if stay.unique is None:
+            add()
+        elif (existing := await self.places.admit_patiently(task, add)) is not None:
+            return existing
+        if self.durable:
+            await self.secured(task)
+        self.launch(task)
+        return task
+
+    def _add_special(self, task: LiveTask, bounded: bool = True) -> None:
         """Add a task which may have a chosen id."""
         task_id = task.spec.task_id
         if task_id is None:
-            self._add(task)
+            self._add(task, bounded)
             return
         self.ledger.reserve(task_id)
         try:
-            self._add(task)
+            self._add(task, bounded)
         finally:
             self.ledger.release(task_id)
 
-    def _claim(self, task: LiveTask) -> LiveTask | None:
+    def _claim(self, task: LiveTask) -> LiveTask | Existing | None:
         """Add a task that is unique or limited; return the one to use instead, if any."""
-        stay = self.places.prepare(task)
+        stay, add = self.places.prepare(task), partial(self._add_special, task)
         if stay.unique is None:
-            self._add_special(task)
+            add()
             return None
-        return self.places.admit(task, lambda: self._add_special(task))
+        return self.places.admit(task, add)
 
     def offer(self, spec: TaskSpec, frame: FrameType) -> LiveTask:
         """Make a task of a call without arguments, to `accept` once its run is claimed."""
@@ -363,10 +403,10 @@ class Intake:
         finally:
             self.ledger.release(chosen)
 
-    def _add(self, task: LiveTask) -> None:
+    def _add(self, task: LiveTask, bounded: bool = True) -> None:
         if self._joined:
             self._join(task)
-        self.ledger.add(task, None, True, True)
+        self.ledger.add(task, None, bounded, True)
         if task.outbox is not None:
             self.ledger.flush_submitted(task)
 
@@ -454,15 +494,21 @@ class Intake:
         self.runner.release_clock(task)
         return True
 
+    def give_up(self, task: LiveTask | Existing) -> None:
+        """Cancel a task of this process whose only caller was cancelled."""
+        if not isinstance(task, LiveTask) or not self.ledger.request_cancel(task):
+            return
+        reason = "the coroutine that awaited it was cancelled"
+        if not self.cancel_pending(task, reason):
+            task.reason = reason
+            self.runner.endings.stop_body(task)
+
     def let_go(self, task: LiveTask, reason: str) -> bool:
         """Give a task to the other processes, if one of them may run it; see `Permits.let_go`."""
-        return self.permits is not None and self.permits.let_go(task, reason)
-
-    def forget(self, task: LiveTask) -> None:
-        """Forget the delay and the places of a task that was given away."""
+        if self.permits is None or not self.permits.let_go(task, reason):
+            return False
         self._stop_delay(task)
-        if task.spec.claims:
-            self.places.let_go(task)
+        return True
 
     def _stop_delay(self, task: LiveTask) -> None:
         if task.spec.delay:
@@ -480,13 +526,13 @@ def take_in(
     args: object,
     kwargs: object,
     options: SubmitOptions,
-    launch: bool = True,
-) -> LiveTask:
+) -> LiveTask | Existing:
     """Check a submission and submit it; see `TaskManager.submit` for the parameters.
 
     Returns:
-        The task. Without *launch*, call `Intake.launch` with it.
+        The task, or the one of another process that a unique one is to use.
     """
+    # The lines of `_checked` again: every submission would pay for the call.
     if options:
         options = SUBMIT.checked(caller, options, _HINTS[caller])
     spec, bound = _spec(func, options)
@@ -495,8 +541,6 @@ def take_in(
         positional = (*bound, *positional)
     if spec.check is not None:
         spec.check(*positional, **named)
-    if spec.special or not launch:
-        return intake.submit_special(spec, positional, named, frame, launch)
     return intake.submit(spec, positional, named, frame)
 
 
@@ -508,15 +552,39 @@ async def accept(
     args: object,
     kwargs: object,
     options: SubmitOptions,
-) -> LiveTask:
+) -> LiveTask | Existing:
     """Submit as `take_in` does, with the checks and waits that a shared store or engine needs."""
     if options.get("task_id") is not None:
         await intake.require_free(checks.task_id("task_id", options["task_id"]))
-    task = take_in(intake, caller, frame, func, args, kwargs, options, not intake.durable)
-    if intake.durable:
-        await intake.secured(task)
-        intake.launch(task)
+    spec, positional, named = _checked(caller, func, args, kwargs, options)
+    if spec.claims:
+        return await intake.submit_patiently(spec, positional, named, frame)
+    if not intake.durable:
+        return intake.submit(spec, positional, named, frame)
+    task = intake.submit_special(spec, positional, named, frame, launch=False)
+    assert isinstance(task, LiveTask)
+    await intake.secured(task)
+    intake.launch(task)
     return task
+
+
+def _checked(
+    caller: str,
+    func: Callable[..., Any],
+    args: object,
+    kwargs: object,
+    options: SubmitOptions,
+) -> tuple[TaskSpec, tuple[Any, ...], dict[str, Any]]:
+    """Return the spec and the arguments of a submission."""
+    if options:
+        options = SUBMIT.checked(caller, options, _HINTS[caller])
+    spec, bound = _spec(func, options)
+    positional, named = require_arguments(args, kwargs)
+    if bound:
+        positional = (*bound, *positional)
+    if spec.check is not None:
+        spec.check(*positional, **named)
+    return spec, positional, named
 
 
 _ARGUMENTS: Final = "; arguments of the function go in args=(...) or kwargs={...}"

@@ -14,19 +14,28 @@ given its id finds it; the locks of the lines and of the ledger, and `_lock`, ar
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 from framework._manager.delays import Delays
 from framework._manager.elsewhere import Elsewhere
 from framework._running.lines import Lines
 from framework._running.runner import Runner
-from framework._tasks.live import PENDING, LiveTask
-from framework._tasks.places import PlaceAnswer, PlaceRequest, Stay, stay_of
+from framework._tasks.ids import TaskId
+from framework._tasks.live import PENDING, LiveTask, Waiter
+from framework._tasks.places import Existing, PlaceAnswer, PlaceRequest, Stay, stay_of
 from framework._tasks.records import FINAL
-from framework.exceptions import DuplicateTaskError
+from framework._threads.waiters import LoopWaiter, ThreadWaiter
+from framework.exceptions import DuplicateTaskError, StoreUnavailableError
 from framework.protocols import SharedPlaces
+
+_PATIENCE: Final = 5.0
+"""How many seconds a submission waits for other processes to say whether it is the only one."""
+
+_ASKING: Final = "waits to hear whether another process has the same task"
 
 
 class Places:
@@ -58,6 +67,8 @@ class Places:
         self._admitting = threading.Lock()
         self._lock = threading.Lock()
         self._tasks: dict[str, LiveTask] = {}
+        # The latest task of each key in this process.
+        self._latest: dict[str, LiveTask] = {}
         runner.endings.leave_lines = self.leave
 
     # -- submitting
@@ -73,25 +84,59 @@ class Places:
         task.stay = stay
         return stay
 
-    def admit(self, task: LiveTask, add: Callable[[], None]) -> LiveTask | None:
-        """Add a unique task to the ledger, unless there is one in this process.
+    def admit(self, task: LiveTask, add: Callable[[bool], None]) -> LiveTask | Existing | None:
+        """Add a unique task to the ledger, unless there is another one.
+
+        On the thread of an event loop, only the tasks of this process are asked for. If it turns
+        out later that another process has one, this one ends CANCELLED.
 
         Args:
             task: The task.
-            add: Adds it.
+            add: Adds it; called with whether `queue_size` applies.
 
         Returns:
             The other task, which is to be used instead; None if this one was added.
 
         Raises:
             DuplicateTaskError: If there is one, and the options say so.
+            StoreUnavailableError: If the store does not answer a thread in time.
         """
+        if self.shared is None:
+            return self._admit_here(task, add)
+        if asyncio._get_running_loop() is not None:
+            return self._admit_first(task, add)
+        waiter = ThreadWaiter(self._clock)
+        self._begin_asking(task, waiter)
+        while waiter.wait(self._clock.monotonic() + _PATIENCE) is None:
+            pass
+        return self._admitted(task, add)
+
+    async def admit_patiently(
+        self, task: LiveTask, add: Callable[[bool], None]
+    ) -> LiveTask | Existing | None:
+        """Do as `admit` does, but wait for the answer of the other processes."""
+        if self.shared is None:
+            return self._admit_here(task, add)
+        waiter = LoopWaiter(self._runner.boxes)
+        self._begin_asking(task, waiter)
+        timer = self._clock.call_at(self._clock.monotonic() + _PATIENCE, waiter.wake)
+        try:
+            await waiter.future
+        except asyncio.CancelledError:
+            # The caller was cancelled, so nobody will ever know the id.
+            self.leave(task)
+            raise
+        finally:
+            timer.cancel()
+        return self._admitted(task, add)
+
+    def _admit_here(self, task: LiveTask, add: Callable[[bool], None]) -> LiveTask | None:
         stay = task.stay
         assert stay is not None
         assert stay.unique is not None
         while True:
             with self._admitting:
-                existing = self._enter(task, stay.unique, add)
+                existing = self._enter(task, stay, add)
             if existing is None:
                 assert stay.answer is not None
                 self._replace(task, stay.answer)
@@ -99,21 +144,93 @@ class Places:
             other = self._tasks.get(existing)
             # Without it, that task has ended since.
             if other is not None:
-                return self._duplicate(task, other)
+                self._require_return(task, existing)
+                return other
 
-    def _enter(self, task: LiveTask, request: PlaceRequest, add: Callable[[], None]) -> str | None:
-        """Add a task if the line takes it; return the id of the last task there if not."""
+    def _begin_asking(self, task: LiveTask, waiter: Waiter) -> None:
+        """Ask all processes for a task that is not added yet, and wake *waiter*."""
         stay = task.stay
         assert stay is not None
-        answer = self._ask(task, stay, request)
-        if not answer.granted and not request.waits:
-            return answer.ahead[-1]
+        assert stay.unique is not None
+        # Others may be given its id, so from here on a full queue cannot refuse it.
+        self._ledger.require_room()
+        stay.waiter = waiter
+        self._lines.join(stay.unique, partial(self._told, task, stay))
+
+    def _admitted(self, task: LiveTask, add: Callable[[bool], None]) -> LiveTask | Existing | None:
+        """Add a task if the answer allows it."""
+        stay = task.stay
+        assert stay is not None
+        assert stay.unique is not None
+        with self._lock:
+            answer, stay.waiter = stay.answer, None
+        if answer is None:
+            self.leave(task)
+            raise StoreUnavailableError(
+                f"no answer within {_PATIENCE:g} s whether {task.name} has a task with the same "
+                "key already; nothing was submitted"
+            )
+        if not answer.granted and not stay.unique.waits:
+            existing = answer.others[-1]
+            self._require_return(task, existing)
+            own = self._tasks.get(existing)
+            return Existing(TaskId(existing)) if own is None else own
+        self._add(task, partial(add, False))
+        self._replace(task, answer)
+        return None
+
+    def _admit_first(self, task: LiveTask, add: Callable[[bool], None]) -> LiveTask | None:
+        """Add a task before the other processes are asked."""
+        stay = task.stay
+        assert stay is not None
+        request = stay.unique
+        assert request is not None
+        other = self._latest.get(request.key)
+        if other is not None and not request.waits and not _is_over(other):
+            self._require_return(task, other.task_id)
+            return other
+        task.reason = _ASKING
+        self._add(task, partial(add, True))
+        self._lines.join(request, partial(self._told_late, task, stay))
+        self._leave_if_over(task)
+        return None
+
+    def _told_late(self, task: LiveTask, stay: Stay, answer: PlaceAnswer) -> None:
+        """Called with the answer to a task that was added before."""
+        request = stay.unique
+        assert request is not None
+        first = stay.answer is None
+        self._told(task, stay, answer)
+        if answer.granted or not first:
+            return
+        if request.waits:
+            self._replace(task, answer)
+        else:
+            self.cancel_pending(task, f"a duplicate of task {answer.others[-1]}")
+
+    def _add(self, task: LiveTask, add: Callable[[], None]) -> None:
         self._tasks[task.task_id] = task
+        stay = task.stay
+        if stay is not None and stay.unique is not None:
+            self._latest[stay.unique.key] = task
         try:
             add()
         except BaseException:
             self.leave(task)
             raise
+
+    def _require_return(self, task: LiveTask, existing: str) -> None:
+        if task.spec.options["on_duplicate"] == "raise":
+            raise DuplicateTaskError(task.name, existing)
+
+    def _enter(self, task: LiveTask, stay: Stay, add: Callable[[bool], None]) -> str | None:
+        """Add a task if the line takes it; return the id of the last task there if not."""
+        request = stay.unique
+        assert request is not None
+        answer = self._ask(task, stay, request)
+        if not answer.granted and not request.waits:
+            return answer.others[-1]
+        self._add(task, partial(add, True))
         return None
 
     def _ask(self, task: LiveTask, stay: Stay, request: PlaceRequest) -> PlaceAnswer:
@@ -125,16 +242,11 @@ class Places:
         assert told is not None
         return told
 
-    def _duplicate(self, task: LiveTask, other: LiveTask) -> LiveTask:
-        if task.spec.options["on_duplicate"] == "raise":
-            raise DuplicateTaskError(task.name, other.task_id)
-        return other
-
     def _replace(self, task: LiveTask, answer: PlaceAnswer) -> None:
         """Cancel the tasks that *task* replaces."""
         reason = f"it was replaced by task {task.task_id}"
         # The last first: the others would be granted what it leaves.
-        for task_id in reversed(answer.ahead):
+        for task_id in reversed(answer.others):
             other = self._tasks.get(task_id)
             if other is None or other.remote:
                 if self._elsewhere is not None:
@@ -143,6 +255,14 @@ class Places:
                 # Set before the cancellation, which ends the task with this reason.
                 other.reason = reason
                 self._runner.endings.stop_body(other)
+
+    def resume(self, task: LiveTask) -> None:
+        """Ask for the place of a unique task that was taken over, which still has it."""
+        stay = task.stay
+        if stay is not None and stay.unique is not None:
+            self._tasks[task.task_id] = self._latest[stay.unique.key] = task
+            self._lines.join(stay.unique, partial(self._told_late, task, stay))
+            self._leave_if_over(task)
 
     # -- launching
 
@@ -159,7 +279,7 @@ class Places:
             self._go(task)
 
     def _go(self, task: LiveTask) -> None:
-        left = task.spec.delay and task.created + task.spec.delay - self._clock.monotonic()
+        left = task.spec.delay and task.queued + task.spec.delay - self._clock.monotonic()
         if left > 0:
             self.delays.delay(task, left)
         else:
@@ -201,8 +321,10 @@ class Places:
             first = stay.settled or not answer.granted
             stay.settled = stay.settled or answer.granted
             goes = stay.ready and not first
-            if not stay.settled and answer.ahead:
-                task.reason = f"waits for task {answer.ahead[-1]} to end, which it replaces"
+            if stay.settled and task.reason == _ASKING:
+                task.reason = ""
+            elif not stay.settled and stay.unique is not None and stay.unique.waits:
+                task.reason = f"waits for task {answer.others[-1]} to end, which it replaces"
             waiter = stay.waiter
         if waiter is not None:
             waiter.wake()
@@ -220,7 +342,7 @@ class Places:
             if stay.launched or task.status is not PENDING:
                 return
             task.reason = (
-                f"waits for a place: {min(len(answer.ahead), request.limit)} running, "
+                f"waits for a place: {min(len(answer.others), request.limit)} running, "
                 f"max_running={request.limit}{stay.shown and f' for key {stay.shown}'}"
             )
         self._ledger.share(task)
@@ -229,49 +351,24 @@ class Places:
 
     def leave(self, task: LiveTask) -> None:
         """Give back the places of a task that has ended, and whose function does not run."""
-        task.stay = None
+        stay, task.stay = task.stay, None
+        if stay is not None and stay.unique is not None:
+            key = stay.unique.key
+            if self._latest.get(key) is task:
+                self._latest.pop(key, None)
         self._lines.leave(task.task_id)
         self._tasks.pop(task.task_id, None)
 
-    # -- tasks that change their process
-
-    def let_go(self, task: LiveTask) -> None:
-        """Forget a task that another process may run, which sees its places if all share them."""
-        if self.shared is None:
-            self.leave(task)
-            return
-        task.stay = None
-        self._tasks.pop(task.task_id, None)
-
-    def take_over(self, task: LiveTask) -> None:
-        """Launch a task that another process had, when it has its places again.
-
-        If its line has another task by now, because the processes do not share their places, it
-        ends FAILED with a `DuplicateTaskError`.
-
-        Raises:
-            TypeError: If an argument, or what a key function returned, has no stable text.
-            Exception: What a key function raises.
-        """
-        stay = self.prepare(task)
-        self._tasks[task.task_id] = task
-        if stay.unique is not None:
-            self._lines.join(stay.unique, partial(self._told_again, task, stay))
-        self.launch(task)
-        self._leave_if_over(task)
-
-    def _told_again(self, task: LiveTask, stay: Stay, answer: PlaceAnswer) -> None:
-        assert stay.unique is not None
-        if answer.granted or stay.unique.waits:
-            self._told(task, stay, answer)
-        else:
-            self._runner.refuse(task, DuplicateTaskError(task.name, answer.ahead[-1]))
-
     def _leave_if_over(self, task: LiveTask) -> None:
         # 1 it ends and leaves all lines, 2 it is put into one: nobody else would take it out.
-        if task.status in FINAL and not task.bodies:
+        if _is_over(task):
             self.leave(task)
 
     def _is_over(self, task_id: str) -> bool:
         task = self._tasks.get(task_id)
-        return task is not None and task.status in FINAL and not task.bodies
+        return task is not None and _is_over(task)
+
+
+def _is_over(task: LiveTask) -> bool:
+    """Whether a task has ended, and its function does not run any more."""
+    return task.status in FINAL and not task.bodies

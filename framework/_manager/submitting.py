@@ -11,9 +11,23 @@ from framework._manager.intake import accept, take_in
 from framework._tasks import checks
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.ids import TaskId
+from framework._tasks.live import LiveTask
 from framework._tasks.options import SUBMIT, SubmitOptions
+from framework._tasks.places import Existing
+from framework.exceptions import TaskNotFoundError
 
 T = TypeVar("T")
+
+
+async def outcome(core: Core, task: LiveTask | Existing) -> Any:
+    """Wait for a task, perhaps one of another process, and return or raise its outcome."""
+    if isinstance(task, LiveTask):
+        return await core.results.get(task, None)
+    assert core.elsewhere is not None
+    record = await core.elsewhere.until_final(task.task_id, None)
+    if record is None:
+        raise TaskNotFoundError(task.task_id)
+    return await core.results.get(record, None)
 
 
 class Submitting:
@@ -161,9 +175,11 @@ class Submitting:
             task = take_in(core.intake, "submit", caller, func, args, kwargs, options)
         else:
             task = await accept(core.intake, "submit", caller, func, args, kwargs, options)
+            if wait and isinstance(task, Existing):
+                return await outcome(core, task)
         if not wait:
             return task.task_id
-        return await core.results.get(task, None)
+        return await core.results.get(task, None)  # type: ignore[arg-type]  # none of another process
 
     @overload
     def submit_nowait(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextvars import copy_context
-from typing import Final
+from typing import Any, Final
 
 from framework._manager.core import Core
 from framework._tasks import registry
@@ -30,8 +30,7 @@ def take_over(core: Core, record: TaskRecord) -> bool:
 
     Its id, name, description, arguments, time limit, priority, delay, time of submission,
     number of attempts and trace stay. Its context, the line that submitted it, and the hooks of the
-    submission are gone; those of its function apply. A task that was submitted from outside the
-    app gets its options here.
+    submission are gone; those of its function apply.
 
     Args:
         core: The core that takes it.
@@ -44,40 +43,28 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     store: object = core.ledger.shared
     assert restart is not None
     assert isinstance(store, RequeueStore)
-    spec = _spec_of(record, restart)
+    spec = _spec_of(core, record, restart)
     if spec is None:
         _release(store, record, restart)
         return False
-    is_new = restart.fresh
-    if is_new:
-        _settle_options(core, restart, spec)
     task = _task_of(core, record, restart, spec)
     try:
-        core.ledger.add(task, bounded=False, emit_submitted=is_new)
+        core.ledger.add(task, bounded=False)
     except (FrameworkError, ValueError):  # it is stopping, or the store takes no more
         _release(store, record, restart)
         return False
-    if not is_new:
-        core.ledger.requeued(task)
-    elif task.outbox is not None:
-        core.ledger.flush_submitted(task)
+    core.ledger.requeued(task)
     try:
         task.args, kwargs = decode_call(spec.fn, restart.call)
         task.kwargs = kwargs or None
-        _launch(core, task, restart)
-    except Exception as error:  # the function has changed; types and keys are the user's code
+        if spec.claims:
+            core.places.prepare(task)
+    except Exception as error:  # the function has changed; its types are the user's code
         core.runner.refuse(task, error)
+        return True
+    core.places.resume(task)
+    core.intake.launch(task)
     return True
-
-
-def _launch(core: Core, task: LiveTask, restart: Restart) -> None:
-    left = 0.0 if restart.due is None else restart.due - core.clock.time()
-    if task.spec.claims:
-        core.places.take_over(task)
-    elif left > 0:
-        core.delays.delay(task, left)
-    else:
-        core.runner.launch(task)
 
 
 def _release(store: RequeueStore, record: TaskRecord, restart: Restart) -> None:
@@ -86,32 +73,22 @@ def _release(store: RequeueStore, record: TaskRecord, restart: Restart) -> None:
     store.release(record)
 
 
-def _spec_of(record: TaskRecord, restart: Restart) -> TaskSpec | None:
+def _spec_of(core: Core, record: TaskRecord, restart: Restart) -> TaskSpec | None:
     """Return the spec of a task's function, with the options of its submission."""
-    known = registry.find_spec(record.name)
-    if known is None:
+    known: Any = getattr(registry.find_function(record.name), "__asyncframe_spec__", None)
+    if not isinstance(known, TaskSpec):
         return None
-    if restart.fresh:
-        about = record.description or known.description
-        return known.replace({"description": about, "on_restart": "requeue"})
+    now = core.clock.time()
     return known.replace(
         {
             "description": record.description,
             "timeout": math.inf if restart.limit is None else restart.limit,
-            "delay": 0.0 if restart.due is None else max(0.0, restart.due - record.created_at),
+            "delay": 0.0 if restart.due is None else max(0.0, restart.due - now),
             "priority": restart.priority,
             "idempotent": restart.idempotent,
             "on_restart": "requeue",
         }
     )
-
-
-def _settle_options(core: Core, restart: Restart, spec: TaskSpec) -> None:
-    """Note the options of a task that was submitted from outside, as `Intake` does for others."""
-    limit = core.intake.default_limit if spec.timeout is None else spec.timeout
-    restart.limit = None if limit == math.inf else limit
-    restart.priority, restart.idempotent = spec.priority, spec.options["idempotent"]
-    restart.fresh = False
 
 
 def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -> LiveTask:
@@ -129,26 +106,5 @@ def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -
     task.attempts = record.attempts
     task.restart = restart
     task.hooks = spec.hooks
-    due = restart.due
-    task.reason = delayed(due) if due is not None and due > core.clock.time() else REASON
+    task.reason = delayed(restart.due) if restart.due is not None and spec.delay else REASON
     return task
-
-
-def warn_of_lost_tasks(core: Core) -> None:
-    """Warn if functions ask to be requeued, and the store does not keep their tasks for that."""
-    if core.remote is not None or (core.intake.durable and core.permits is not None):
-        return
-    specs = [getattr(one, "__asyncframe_spec__", None) for one in registry.functions()]
-    names = sorted({one.name for one in specs if isinstance(one, TaskSpec) and one.requeue})
-    if not names:
-        return
-    lost = (
-        "tasks that were accepted just before a crash are lost"
-        if core.permits is not None
-        else "it has no effect, since no other process knows this one's tasks"
-    )
-    _LOGGER.warning(
-        "on_restart='requeue' of %s: %s; use store=SQLStore(url, durable=True)",
-        names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
-        lost,
-    )

@@ -13,12 +13,13 @@ from framework._manager.intake import accept
 from framework._manager.submitting import Submitting
 from framework._tasks import checks
 from framework._tasks.decorated import BackgroundCall
-from framework._tasks.functions import require_callable
+from framework._tasks.functions import name_of, require_callable
 from framework._tasks.ids import TaskId
 from framework._tasks.live import LiveTask
 from framework._tasks.options import MAP, RunOptions, SubmitOptions
+from framework._tasks.places import Existing
 from framework._tasks.records import TaskRecord
-from framework.exceptions import TaskNotFoundError
+from framework.exceptions import DuplicateTaskError, TaskNotFoundError
 
 I = TypeVar("I")  # noqa: E741  # an item
 T = TypeVar("T")
@@ -220,7 +221,11 @@ class Waiting(Submitting):
         site = cast(FrameType, CallSite(frame.f_code, frame.f_lasti))
 
         async def submit(item: Any) -> LiveTask:
-            return await accept(core.intake, "submit", site, func, (item,), None, checked)
+            task = await accept(core.intake, "submit", site, func, (item,), None, checked)
+            if isinstance(task, Existing):
+                # A task of another process is not followed here.
+                raise DuplicateTaskError(name_of(func), task.task_id)
+            return task
 
         return TaskMap(items, most, submit, core.results.ended)
 

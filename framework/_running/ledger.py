@@ -133,6 +133,20 @@ class Ledger(Events):
         if self.shared is not None:
             self._share_new(task)
 
+    def require_room(self) -> None:
+        """Check that `add` would take a PENDING task now.
+
+        Raises:
+            FrameworkNotStartedError: If the manager accepts no more tasks.
+            QueueFullError: If `queue_size` tasks are PENDING.
+        """
+        with self.lock:
+            if self.state != "running":
+                raise FrameworkNotStartedError(self.state)
+            if self.pending >= self.queue_size:
+                self.extra["rejected"] += 1
+                raise QueueFullError(self.queue_size)
+
     def _share_new(self, task: LiveTask) -> None:
         """Publish a new task to other processes; remove it again if that fails."""
         assert self.shared is not None

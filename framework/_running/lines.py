@@ -34,7 +34,7 @@ class _Line:
         self.placed: dict[str, None] = {}
         self.waiting: dict[int, OrderedDict[str, tuple[PlaceRequest, Told]]] = {}
 
-    def ahead(self) -> tuple[str, ...]:
+    def others(self) -> tuple[str, ...]:
         """Return who has a place, and then who waits."""
         ids = chain(self.placed, *(self.waiting[rank] for rank in sorted(self.waiting)))
         return tuple(islice(ids, MOST_AHEAD))
@@ -97,11 +97,11 @@ class Lines:
             line.placed[task_id] = None
             self._keys.setdefault(task_id, []).append(request.key)
             return GRANTED
-        ahead = line.ahead()
+        others = line.others()
         if request.waits:
             line.waiting.setdefault(request.rank, OrderedDict())[task_id] = request, told
             self._keys.setdefault(task_id, []).append(request.key)
-        return PlaceAnswer(False, ahead)
+        return PlaceAnswer(False, others)
 
     def _drop_over(self, request: PlaceRequest) -> list[Told]:
         """Remove whoever has a place in a full line and needs it no more.

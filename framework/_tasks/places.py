@@ -16,6 +16,7 @@ from types import MethodType
 from typing import Any, Final
 
 from framework._tasks.functions import name_of, signature_of
+from framework._tasks.ids import TaskId
 from framework._tasks.jsonsafe import cut, safe_repr
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import encode_call
@@ -48,16 +49,16 @@ class PlaceAnswer:
 
     Attributes:
         granted: Whether the task has a place.
-        ahead: If not, the ids of the tasks that have one, and then of those that wait before
-            it, in their order; no more than 100.
+        others: If not, the ids of the other tasks in the line: those that have a place, and then
+            those that wait, in their order; no more than 100.
     """
 
     granted: bool
-    ahead: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 MOST_AHEAD: Final = 100
-"""Maximum length of `PlaceAnswer.ahead`."""
+"""Maximum length of `PlaceAnswer.others`."""
 
 GRANTED: Final = PlaceAnswer(True)
 
@@ -145,6 +146,17 @@ def _call_text(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
             "or give a function of the arguments, as in unique=lambda order, **_: order.id"
         ) from None
     return json.dumps(json.loads(text), sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """A task of another process that a unique submission is to use instead of its own.
+
+    Attributes:
+        task_id: Its id.
+    """
+
+    task_id: TaskId[Any]
 
 
 class Stay:

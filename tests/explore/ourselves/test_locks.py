@@ -58,6 +58,7 @@ _NEEDLESS = ("Nothing fails without it while there is a global lock: ", "A signa
 _HOW = {
     "Delays._lock": ("line", "pct:3"),
     "Mirror._lock": ("line", "pct:3"),
+    "Places._admitting": ("line", "delays"),
     "Places._lock": ("line", "pct:3"),
     "Removal._lock": ("opcode", "mixed"),
     "Schedules._lock": ("opcode", "delays"),
