@@ -134,6 +134,9 @@ class Endings:
             body_ended: Whether its body has ended or never started; if not, it is stopped.
             now: Monotonic second at which it ended; None for now.
         """
+        # Before the task is final: then its coroutine, on another thread, may let go of it.
+        driver = task.driver
+        in_place = driver is not None and driver.in_place
         # Positional: keywords would cost more, and every task that fails passes here.
         waiters = self.ledger.end(
             task,
@@ -154,18 +157,23 @@ class Endings:
         if not body_ended:
             # First of all, so that the pool's figures agree with what waiters are told.
             self.stop_body(task)
-        unseen = task.status in FAILURES and self.is_unseen(task, waiters)
+        unseen = task.status in FAILURES and self.is_unseen(task, waiters, in_place)
         self._after_end(task, waiters, self._failures.log if unseen else None)
         return True
 
-    def is_unseen(self, task: LiveTask, waiters: dict[Waiter, None]) -> bool:
-        """Return whether to log the failure of a task that has just ended, and note it if so."""
+    def is_unseen(self, task: LiveTask, waiters: dict[Waiter, None], in_place: bool) -> bool:
+        """Return whether to log the failure of a task that has just ended, and note it if so.
+
+        Args:
+            task: The task.
+            waiters: Its waiters.
+            in_place: Whether its coroutine ran where it was awaited.
+        """
         silent = task.spec.options["on_error"] is SILENT
         if silent or (task.remote and task.started is not None and self._workers_log):
             task.logged = True
             return False
-        awaited = task.driver is not None and task.driver.in_place
-        if awaited or any(waiter.reads for waiter in waiters):
+        if in_place or any(waiter.reads for waiter in waiters):
             return False
         # Before the task can be evicted, which would log it as well.
         task.logged = True
@@ -184,8 +192,9 @@ class Endings:
         sleeper = task.sleeper
         if sleeper is not None:
             sleeper.interrupt()
-        if task.driver is not None:
-            task.driver.request_cancel()
+        driver = task.driver
+        if driver is not None:
+            driver.request_cancel()
         elif task.status in FINAL:
             self._engine.abandon(task)
 

@@ -342,7 +342,7 @@ def moment(at: float, now: float | None = None) -> str:
 
 def span(seconds: float) -> str:
     """Return a number of seconds, 0 or more, as a person would say it: "12.4 s", "5 min 3 s"."""
-    if seconds < _MINUTE:
+    if round(seconds, 1) < _MINUTE:
         return f"{max(round(seconds, 1), 0.1):g} s"
     if seconds > _LONG:
         return "years"

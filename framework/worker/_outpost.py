@@ -91,10 +91,10 @@ class _Endings(Endings):
         elif not dying():
             super().body_failed(task, error)
 
-    def is_unseen(self, task: LiveTask, waiters: dict[Waiter, None]) -> bool:
+    def is_unseen(self, task: LiveTask, waiters: dict[Waiter, None], in_place: bool) -> bool:
         """Return False for a delivered task, whose failure Celery logs; see `Outcome.tell`."""
         if task.delivery is None:
-            return super().is_unseen(task, waiters)
+            return super().is_unseen(task, waiters, in_place)
         task.logged = True
         return False
 
