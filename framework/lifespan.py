@@ -328,9 +328,10 @@ async def _in_thread(
             sleeper.signal()
 
     thread = threading.Thread(target=body, name=LIFESPAN, daemon=True)
-    thread.start()
+    # First: *call* may close the clock, and a timer set after that would start it again.
     reminder = Reminder(clock, sleeper) if what else None
     try:
+        thread.start()
         while not ended.is_set():
             await sleeper.wait(None)
             if reminder is not None and not ended.is_set():

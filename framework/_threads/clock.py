@@ -62,6 +62,8 @@ class SystemClock:
         self._sequence = itertools.count()
         self._live = 0
         self._thread: threading.Thread | None = None
+        # The same, and still so when it has no timer left and is about to end.
+        self._latest: threading.Thread | None = None
 
     async def asleep(self, seconds: float) -> None:
         """Suspend the calling coroutine for *seconds*, 0 or more."""
@@ -99,7 +101,7 @@ class SystemClock:
                 timer.fn = None
             self._heap.clear()
             self._live = 0
-            thread = self._thread
+            thread = self._latest
             self._changed.notify()
         if thread is not None and thread is not threading.current_thread():
             thread.join()
@@ -110,7 +112,7 @@ class SystemClock:
         self._changed = threading.Condition(threading.Lock())
         self._heap.clear()
         self._live = 0
-        self._thread = None
+        self._thread = self._latest = None
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._run, name="asyncframe-timers", daemon=True)
@@ -123,6 +125,7 @@ class SystemClock:
             self._heap.pop()
             self._live -= 1
             raise
+        self._latest = thread
 
     def _cancel(self, timer: Timer) -> None:
         with self._changed:
