@@ -44,6 +44,8 @@ from framework import (
 )
 from framework.lifespan import FrameworkLifespan
 from framework.protocols import Clock, EventSink, TaskEvent, Telemetry
+from framework.telemetry.opentelemetry import OpenTelemetrySink
+from framework.telemetry.prometheus import PrometheusSink
 from framework.testing import override_framework
 from pytest_asyncframe.faults import Fault, FaultPlan, Firing, InjectedError
 from pytest_asyncframe.probe import Probe
@@ -457,6 +459,7 @@ async def use_setup(
 ) -> None:
     """Set up in every way."""
     setup_async_framework(telemetry=[telemetry])
+    setup_async_framework(telemetry=[OpenTelemetrySink(), PrometheusSink()])
     FastAPI(lifespan=setup_async_framework)
     FastAPI(lifespan=setup_async_framework(max_workers=4))
     assert_type(setup_async_framework(app), FrameworkLifespan)

@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from opentelemetry import baggage, trace
 from pydantic import BaseModel
 
 from framework import (
@@ -311,3 +312,19 @@ def soon_again() -> None:
 def now_and_then(key: str) -> str:
     """Return the key, once in a minute."""
     return key
+
+
+@background_task
+def traced() -> list[str]:
+    """Return the current trace, the one that it is linked to, and the caller's baggage."""
+    span: Any = trace.get_current_span()
+    (link,) = span.links
+    found = [f"{one.trace_id:032x}" for one in (span.context, link.context)]
+    return [*found, str(baggage.get_baggage("tenant"))]
+
+
+@background_task
+async def traced_on_loop() -> list[str]:
+    """Return the same."""
+    found: list[str] = traced.fn()
+    return found
