@@ -15,6 +15,9 @@ _SHORT: Final = 12
 """Characters of a random id that are shown in a table; commands take the beginning of an id."""
 
 _RANDOM: Final = 32
+_LONGEST: Final = 2_000
+"""Characters of a value that are shown to people, such as a result; it may have a million."""
+
 _MINUTE: Final = 60.0
 _HOUR: Final = 3_600.0
 _DAY: Final = 86_400.0
@@ -97,4 +100,10 @@ def lines_of(facts: dict[str, Any], process: str) -> list[tuple[str, str]]:
         ("error", error or ""),
         ("result", "" if facts["status"] != "completed" else json.dumps(facts["result"])),
     ]
-    return [(label, escaped(value)) for label, value in lines if value]
+    return [(label, _cut(escaped(value))) for label, value in lines if value]
+
+
+def _cut(text: str) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]}… ({len(text):,} characters; --json prints all)"

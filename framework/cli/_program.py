@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return GOOD
     chosen = parser.parse_args(given)
-    screen = Screen(getattr(chosen, "json", False))
+    screen = Screen(getattr(chosen, "json", None))
     try:
         return _run(chosen, screen)
     except CommandError as error:
@@ -96,7 +96,13 @@ def _parser() -> argparse.ArgumentParser:
         where = made.add_argument_group("where the tasks are")
         where.add_argument("--store", metavar="URL", help="such as sqlite:///tasks.db")
         where.add_argument("--app", metavar="MODULE:APP", help="an app, as uvicorn takes it")
-        made.add_argument("--json", action="store_true", help="print JSON on a terminal, too")
+        form = made.add_mutually_exclusive_group()
+        form.add_argument(
+            "--json", action="store_true", default=None, help="print JSON on a terminal, too"
+        )
+        form.add_argument(
+            "--table", action="store_false", dest="json", help="print tables into a pipe, too"
+        )
         return made
 
     _add_tasks(add)

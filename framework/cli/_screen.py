@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
@@ -31,13 +32,16 @@ class Screen:
     """Where a command prints.
 
     Args:
-        as_json: Whether to print JSON on a terminal, too.
-        out: Where to print; None for standard output.
+        as_json: Whether to print JSON, and not tables; None for JSON except on a terminal.
     """
 
-    def __init__(self, as_json: bool, out: TextIO | None = None) -> None:
-        self._out = sys.stdout if out is None else out
-        self.as_json = as_json or not self._out.isatty()
+    def __init__(self, as_json: bool | None) -> None:
+        self._out: TextIO = sys.stdout
+        self.as_json = not self._out.isatty() if as_json is None else as_json
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # A name that the terminal's encoding lacks must not end the command.
+                stream.reconfigure(errors="backslashreplace")
         # Without it, tables have neither colours nor wrapped lines.
         self._has_rich = find_spec("rich") is not None
 

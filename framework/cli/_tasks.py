@@ -15,6 +15,7 @@ from framework.cli._facts import facts_of, lines_of, note_of, short_id, span
 from framework.cli._mistakes import FOUND, GOOD, USAGE, CommandError
 from framework.cli._screen import Screen, Update
 from framework.cli._sources import Source
+from framework.exceptions import BrokerUnavailableError
 
 if TYPE_CHECKING:
     from framework.stores.sql._observer import Sight
@@ -129,7 +130,10 @@ def _request_on_celery(source: Source, task_id: str) -> None:
             "add --app module:app"
         )
     for engine in engines:
-        engine.request_cancel(task_id)
+        try:
+            engine.request_cancel(task_id)
+        except BrokerUnavailableError as error:
+            raise CommandError(str(error)) from None
 
 
 def _why_not_cancelled(sight: Sight) -> str:

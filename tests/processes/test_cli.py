@@ -162,6 +162,18 @@ def test_list_refused(run: Any, written: Written, options: list[str], message: s
     assert (said.status, said.out, said.err) == (2, "", f"asyncframe: --{message}\n")
 
 
+def test_a_table_in_a_pipe(run: Any, written: Written) -> None:
+    """A table may be asked for in a pipe, too; it has no colours there."""
+    said = run("list", "--table", "--limit", "2", "--store", written.url)
+    head, invoice, failed, more = said.out.splitlines()
+
+    assert head.split() == ["ID", "NAME", "STATUS", "SUBMITTED", "RAN", "NOTE"]
+    assert invoice.split()[:3] == ["invoice-7", "adds", "completed"]
+    assert failed.split()[:3] == [written.ids[2][:12], "fails", "failed"]
+    assert "LookupError: no [3]\\n\\x1b[31m" in failed
+    assert more.startswith("more: --after ")
+
+
 # -- show and wait
 
 
@@ -226,6 +238,24 @@ def test_cancel_without_a_process(run: Any, written: Written, tmp_path: Path) ->
         f"asyncframe: task {task_id} is asked to stop, but its process has ended: the next "
         "process of the app that starts will see to it\n"
     )
+
+
+def test_a_long_result(run: Any, written: Written, tmp_path: Path) -> None:
+    """A long result is cut where people read it, and whole as JSON."""
+    file, task_id = copied(written, tmp_path), written.ids[0]
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(
+            "UPDATE asyncframe_tasks SET result = ?, name = 'x' WHERE task_id = ?",
+            (json.dumps("a" * 5_000), task_id),
+        )
+    store = "--store", f"sqlite:///{file}"
+    shown = run("show", task_id, "--table", *store).out.splitlines()[-1]
+
+    assert shown.split(maxsplit=1) == [
+        "result",
+        f'"{"a" * 1_999}… (5,002 characters; --json prints all)',
+    ]
+    assert run("show", task_id, *store).objects[0]["result"] == "a" * 5_000
 
 
 # -- schedules
