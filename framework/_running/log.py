@@ -27,6 +27,7 @@ from framework._tasks.current import current_record
 from framework._tasks.jsonsafe import safe_str
 from framework._tasks.live import LiveTask
 from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus, is_unseen
+from framework.exceptions import TaskTimeoutError
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -169,28 +170,34 @@ def log_failure(record: TaskRecord, told: str = "", *, whole: bool = True) -> No
     error = record.error
     if error is None or not _LOGGER.isEnabledFor(logging.ERROR):
         return
-    origin = record.origin
+    origin, raised = record.origin, users_frames(record.traceback)
     # As in the task itself, so that handlers find the id where the task's own lines have it.
     token = current_record.set(record if isinstance(record, LiveTask) else None)
     try:
         _LOGGER.error(
-            "task %s (%s) %s%s%s: %s: %s%s%s",
+            "task %s (%s) %s%s%s%s%s%s",
             record.task_id,
             record.name,
             "timed out" if record.status is TaskStatus.TIMEOUT else "failed",
             f" after {record.attempts} attempts" if record.attempts > 1 else "",
+            _said(error),
             told,
-            type(error).__name__,
-            safe_str(error),
             "" if origin is None else f" (submitted at {origin})",
-            "" if whole else _LEFT_OUT,
-            exc_info=(type(error), error, users_frames(record.traceback)) if whole else None,
+            "" if whole or raised is None else _LEFT_OUT,
+            exc_info=(type(error), error, raised) if whole and raised is not None else None,
         )
     except Exception:  # of a user's handler or filter; a line of the log must end no thread
         if logging.raiseExceptions and sys.stderr is not None:
             traceback.print_exc()
     finally:
         current_record.reset(token)
+
+
+def _said(error: BaseException) -> str:
+    """Return what a line says of an error; a time limit has no more to say than the limit."""
+    if isinstance(error, TaskTimeoutError):
+        return f" at its limit of {error.limit:g} s"
+    return f": {type(error).__name__}: {safe_str(error)}"
 
 
 def users_frames(raised: TracebackType | None) -> TracebackType | None:
@@ -209,7 +216,7 @@ def report_unread(records: Iterable[TaskRecord]) -> None:
     for record in records:
         if is_unseen(record):
             record.logged = True
-            log_failure(record, " and nobody read its error")
+            log_failure(record, "; nobody read its error")
 
 
 class Tally:
