@@ -350,11 +350,16 @@ class SharedStore(TaskStore, Protocol):
 
 @runtime_checkable
 class CallStore(Protocol):
-    """An optional method of a `SharedStore` that keeps the arguments of tasks.
+    """Optional members of a `SharedStore` that keeps the arguments of tasks.
 
     It gets them from `StoreHost.call_of` when it first stores a live task, and may drop them
-    once the task has COMPLETED.
+    once the task has COMPLETED. A `RemoteEngine` may have these members as well.
+
+    Attributes:
+        keep_arguments: How many bytes of JSON are kept of a task at most; 0 for none.
     """
+
+    keep_arguments: int
 
     def fetch_call(self, task_id: str) -> str | None:
         """Return the arguments of a task for `decode_call`; may block.

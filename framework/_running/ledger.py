@@ -18,8 +18,9 @@ import logging
 import threading
 from collections import Counter
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
+from framework._running.calls import Calls
 from framework._running.events import Events
 from framework._tasks.live import (
     COMPLETED,
@@ -36,7 +37,7 @@ from framework._tasks.pages import PageQuery
 from framework._tasks.records import EVENT_OF, FINAL, TaskRecord, TaskStatus
 from framework._threads.waiters import wake_all
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
-from framework.protocols import Clock, Interceptor, LargeStore, SharedStore, TaskStore
+from framework.protocols import CallStore, Clock, Interceptor, LargeStore, SharedStore, TaskStore
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -55,6 +56,7 @@ class Ledger(Events):
     Attributes:
         homes: The homes that may have live tasks; one that has left stays until it has none.
         kept: How many finished tasks the store has.
+        calls: The arguments of tasks that did not complete.
         shared: The store, if other processes read it and need live tasks as well.
         large: The store, if it does not hold all its tasks in memory.
         state: Whether the framework runs, is stopping or has stopped.
@@ -69,6 +71,7 @@ class Ledger(Events):
         # The method first: the check of a protocol takes long.
         may_be_shared = hasattr(store, "request_cancel")
         self.shared = store if may_be_shared and isinstance(store, SharedStore) else None
+        self.calls = Calls(_kept_calls(store))
         self.large = store if hasattr(store, "unread") and isinstance(store, LargeStore) else None
         self.queue_size = queue_size
         self.homes: list[Home] = []
@@ -268,9 +271,11 @@ class Ledger(Events):
             if self.sinks:
                 self.enqueue(task, EVENT_OF[after], message=task.reason, error=task.error)
         # Free them now: a body that still runs has its own references.
-        task.args = task.kwargs = task.context = None
+        task.context = None
         if after is COMPLETED:
-            task.code = None
+            task.args = task.kwargs = task.code = None
+        else:
+            self.calls.keep(task)
         # Stored before it is removed, so that it can be found at any moment.
         try:
             self.store.put(task)
@@ -538,6 +543,17 @@ def _tell_why(
     if task.bodies:
         task.still_running = True
 
+
+def _kept_calls(store: TaskStore) -> int:
+    """Return of how many tasks to keep the arguments here."""
+    if isinstance(store, CallStore):
+        # It keeps them itself, but writes them a moment later.
+        return _KEPT if store.keep_arguments else 0
+    most: int = getattr(store, "keep_arguments", _KEPT)
+    return most
+
+
+_KEPT: Final = 1_000
 
 _NO_WAITERS: dict[Any, None] = {}
 """Returned by `Ledger.end` for a task without waiters; never changed."""

@@ -58,6 +58,7 @@ class Retention:
         ledger = self._ledger
         records = list(told)
         report_unread(records)
+        ledger.calls.forget(records)
         ids = []
         for record in records:
             ids.append(str(record.task_id))

@@ -132,6 +132,16 @@ def may_be_task_id(text: str) -> bool:
     return 1 <= len(text) <= _LONGEST_ID and text.isprintable()
 
 
+def amount(name: str, value: object) -> int:
+    """Return *value* if it is a whole number, 0 or more; 0 for False.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If it is negative.
+    """
+    return 0 if value is False else integer(name, value, at_least=0)
+
+
 def flag(name: str, value: object) -> bool:
     """Return *value* if it is True or False.
 

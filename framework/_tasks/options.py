@@ -120,6 +120,16 @@ class RunOptions(TypedDict, total=False):
         ),
     ]
 
+    keep_arguments: Annotated[
+        bool,
+        Option(
+            True,
+            checks.flag,
+            "Whether the arguments may be kept after the task has ended without a result, so that "
+            "it can run again; False for secrets, and for what takes much memory.",
+        ),
+    ]
+
 
 class PlaceOptions(TypedDict, total=False):
     """Options that say how many tasks of a function may exist or run at a time."""

@@ -13,6 +13,7 @@ from itertools import chain, islice, repeat
 from operator import itemgetter
 from typing import Final
 
+from framework._tasks import checks
 from framework._tasks.ids import TaskId
 from framework._tasks.pages import PageQuery
 from framework._tasks.records import TaskRecord, TaskStatus, label_of
@@ -43,11 +44,23 @@ class MemoryStore:
     costs a few steps for 256 records, and what it returns. `page` looks into the blocks that
     may have a record of the page; without a filter these are few.
 
+    Args:
+        keep_arguments: Of how many tasks that did not complete the arguments are kept, the
+            latest, for `TaskManager.run_again`; 0 or False for none.
+
+    Attributes:
+        keep_arguments: Like the argument.
+
+    Raises:
+        TypeError: If *keep_arguments* is not an integer.
+        ValueError: If it is negative.
+
     Guarantees: a record is found from `put` on until it is removed.
     Without the GIL: `put` relies on dict operations being atomic, which they are there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keep_arguments: int = 1_000) -> None:
+        self.keep_arguments: int = checks.amount("keep_arguments", keep_arguments)
         # Guards the generations, and who packs or removes; `put` does without.
         self._lock = threading.Lock()
         self._latest: dict[str, TaskRecord] = {}

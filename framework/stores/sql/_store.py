@@ -69,6 +69,7 @@ class SQLStore:
 
     Attributes:
         durable: Like the argument.
+        keep_arguments: Like the argument; 0 for False.
 
     Raises:
         TypeError: If *url* is not a string or URL, *durable* is not a bool, or *keep_arguments*
@@ -81,11 +82,7 @@ class SQLStore:
     def __init__(self, url: str | URL, durable: bool = False, keep_arguments: int = 65_536) -> None:
         self._url: URL = checked_url(url)
         self.durable: bool = checks.flag("durable", durable)
-        self._keep_arguments = (
-            0
-            if keep_arguments is False
-            else checks.integer("keep_arguments", keep_arguments, at_least=0)
-        )
+        self.keep_arguments: int = checks.amount("keep_arguments", keep_arguments)
         # Here already, for an error where it is made; it connects when it is opened.
         self._database = Database(self._url, self.durable)
         self._pace = Pace()
@@ -132,7 +129,7 @@ class SQLStore:
                     host,
                     self._clock,
                     self._pace,
-                    self._keep_arguments,
+                    self.keep_arguments,
                 )
                 self._writer.enter()
                 self._history = History(
