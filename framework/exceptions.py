@@ -21,6 +21,7 @@ __all__ = [
     "QueueFullError",
     "RateLimitExceededError",
     "RemoteTaskError",
+    "RunAgainError",
     "ScheduleBusyError",
     "ScheduleNotFoundError",
     "StoreUnavailableError",
@@ -191,6 +192,25 @@ class TaskFailedError(_TaskError):
 
     def __str__(self) -> str:
         return f"{self._who()} failed with {self.__cause__!r}"
+
+
+class RunAgainError(_TaskError, ValueError):
+    """Raised by `TaskManager.run_again` if the task cannot be run again.
+
+    Attributes:
+        task_id: The task's id.
+        name: The task's name.
+        reason: Why it cannot, and what to do.
+    """
+
+    def __init__(self, task_id: str, name: str, reason: str) -> None:
+        super().__init__(task_id, name)
+        # All three, so that it can be pickled.
+        self.args: tuple[Any, ...] = (task_id, name, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self._who()} cannot be run again: {self.reason}"
 
 
 class TaskTimeoutError(FrameworkError, TimeoutError):

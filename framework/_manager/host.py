@@ -7,21 +7,20 @@ Relies on: the ledger for every move.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any, Final
 
+from framework._manager.again import call_text
 from framework._manager.core import Core
 from framework._manager.taking_over import take_over
 from framework._tasks import registry
 from framework._tasks.ids import TaskId
-from framework._tasks.jsonsafe import safe_str
-from framework._tasks.live import PENDING, LiveTask, Move, live, new_task
+from framework._tasks.live import PENDING, LiveTask, Move, new_task
 from framework._tasks.records import FINAL, TaskRecord, TaskStatus
 from framework._tasks.specs import TaskSpec
-from framework._tasks.wire import encode_call, unreported_error
+from framework._tasks.wire import unreported_error
 from framework.exceptions import (
     FrameworkError,
     TaskCancelledError,
@@ -88,20 +87,7 @@ class RemoteHost:
 
     def call_of(self, record: TaskRecord, most: int) -> str | None:
         """Return the arguments of a task as JSON, or why not; see `protocols.StoreHost`."""
-        task = live(record)
-        kwargs, args = task.kwargs, task.args
-        if args is None:  # it has ended meanwhile
-            return None
-        if registry.find_function(task.name) is None:
-            return json.dumps(f"{task.name} is not a decorated function that others can find")
-        try:
-            text = encode_call(task.spec.fn, args, kwargs)
-        except Exception as error:  # converting them may call the user's code
-            return json.dumps(safe_str(error))
-        size = len(text)  # it is ASCII
-        if size > most:
-            return json.dumps(f"they take {size:,} bytes of JSON, and at most {most:,} are kept")
-        return text
+        return call_text(record, most)
 
     def room(self) -> int:
         """Return how many tasks of ended processes this one can take over now."""

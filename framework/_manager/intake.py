@@ -132,6 +132,7 @@ class Intake:
         kwargs: dict[str, Any],
         frame: FrameType,
         launch: bool = True,
+        run_again_of: str = "",
     ) -> LiveTask | Existing:
         """Submit a call as `submit` does, with the delay, the hooks and the id of its spec.
 
@@ -141,13 +142,14 @@ class Intake:
             kwargs: Its keyword arguments, already checked.
             frame: The frame of the caller.
             launch: Whether to call `launch`; if not, call it once the task is secured.
+            run_again_of: The id of the task that it repeats; "" for none.
 
         Raises:
             TypeError: If another process is to run it if need be, and its arguments are no JSON.
             ValueError: If the chosen id is in use, or the JSON is too long.
             StoreUnavailableError: If its record cannot be stored safely.
         """
-        task = self._new_special(spec, args, kwargs, frame)
+        task = self._new_special(spec, args, kwargs, frame, run_again_of)
         if spec.claims:
             existing = self._claim(task)
             if existing is not None:
@@ -166,6 +168,7 @@ class Intake:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         frame: FrameType,
+        run_again_of: str,
     ) -> LiveTask:
         """Make a task with the hooks and the id of its spec."""
         task_id = spec.task_id
@@ -176,6 +179,8 @@ class Intake:
             self._keep_for_restart(task, args, kwargs)
         if spec.delay:
             task.reason = delayed(task.created_at + spec.delay)
+        if run_again_of:
+            task.run_again_of = run_again_of
         return task
 
     async def submit_patiently(
@@ -184,6 +189,7 @@ class Intake:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         frame: FrameType,
+        run_again_of: str = "",
     ) -> LiveTask | Existing:
         """Submit a call of a unique or limited function, whatever has to be waited for.
 
@@ -192,7 +198,7 @@ class Intake:
             StoreUnavailableError: If other processes cannot be asked.
             Exception: What `submit_special` raises.
         """
-        task = self._new_special(spec, args, kwargs, frame)
+        task = self._new_special(spec, args, kwargs, frame, run_again_of)
         stay, add = self.places.prepare(task), partial(self._add_special, task)
         if stay.unique is None:
             add()
@@ -557,13 +563,26 @@ async def accept(
     if options.get("task_id") is not None:
         await intake.require_free(checks.task_id("task_id", options["task_id"]))
     spec, positional, named = _checked(caller, func, args, kwargs, options)
-    if spec.claims:
-        return await intake.submit_patiently(spec, positional, named, frame)
-    if not intake.durable:
+    if not (spec.claims or intake.durable):
         return intake.submit(spec, positional, named, frame)
-    task = intake.submit_special(spec, positional, named, frame, launch=False)
+    return await accept_checked(intake, spec, positional, named, frame)
+
+
+async def accept_checked(
+    intake: Intake,
+    spec: TaskSpec,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    frame: FrameType,
+    run_again_of: str = "",
+) -> LiveTask | Existing:
+    """Submit a checked call as `accept` does; see `Intake.submit_special`."""
+    if spec.claims:
+        return await intake.submit_patiently(spec, args, kwargs, frame, run_again_of)
+    task = intake.submit_special(spec, args, kwargs, frame, False, run_again_of)
     assert isinstance(task, LiveTask)
-    await intake.secured(task)
+    if intake.durable:
+        await intake.secured(task)
     intake.launch(task)
     return task
 

@@ -8,10 +8,12 @@ Lock order: none is held here.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
+from framework._manager.again import run_again
 from framework._manager.cancelling import CancelAnswer, cancel, request_cancel
 from framework._manager.core import Core
 from framework._manager.listing import (
@@ -26,6 +28,7 @@ from framework._manager.scene import ListScene
 from framework._manager.schedule_control import ScheduleControl
 from framework._manager.waiting import Waiting
 from framework._tasks import checks
+from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, RUNNING
 from framework._tasks.records import EVENT_KINDS, TaskRecord, TaskStatus
 from framework._tasks.task import Task
@@ -274,6 +277,42 @@ class TaskManager(Waiting):
             BrokerUnavailableError: If the task is at a broker that does not answer.
         """
         return await request_cancel(self._core, task_id)
+
+    @overload
+    async def run_again(self, task_id: TaskId[T]) -> TaskId[T]: ...
+
+    @overload
+    async def run_again(self, task_id: str) -> TaskId[Any]: ...
+
+    async def run_again(self, task_id: str) -> TaskId[Any]:
+        """Submit the call of a task again that ended without a result, as a new task.
+
+        The new task has the function, the arguments and the options of the old one, but its own
+        id, and starts without a delay. `Task.run_again_of` says which task it repeats. The old
+        task stays as it is, and can be run again once more.
+
+        In memory, the arguments are kept by reference, of the latest 1,000 tasks that did not
+        complete (see `MemoryStore`); if the function has changed them, the new task gets what
+        it has left. A store or engine that several processes share keeps the arguments as JSON,
+        up to a size (see `SQLStore`). Then every process can run the task again that has
+        imported its decorated function, but hooks that were given to `submit` or `.options()`
+        are not called again. The option ``keep_arguments=False`` keeps none.
+
+        Args:
+            task_id: A task that is FAILED, TIMEOUT, CANCELLED or INTERRUPTED.
+
+        Returns:
+            The id of the new task.
+
+        Raises:
+            TaskNotFoundError: If the id is unknown.
+            RunAgainError: If the task has not ended or has completed, if its arguments were not
+                kept, or if this process does not know its function.
+            QueueFullError: If the queue is full.
+            StoreUnavailableError: If a store that several processes share cannot be used.
+            FrameworkNotStartedError: If the framework is stopping or has stopped.
+        """
+        return TaskId((await run_again(self._core, task_id, sys._getframe(1))).task_id)
 
     def cleanup_completed_tasks(self, max_age: float = 3600.0) -> int:
         """Forget tasks that ended *max_age* seconds ago or earlier.

@@ -36,9 +36,9 @@ def dump_record(record: TaskRecord) -> dict[str, Any]:
 
     It always has ``task_id``, ``name``, ``status`` and ``created_at``. It has ``description``,
     ``started_at``, ``ended_at``, ``attempts``, ``result``, ``error``, ``reason``,
-    ``progress``, ``progress_message``, ``cancel_requested``, ``still_running`` and ``remote``
-    only if they are set. Timestamps are in seconds since the epoch; ``result`` and ``error``
-    are the texts of `encode_result` and `encode_error`.
+    ``progress``, ``progress_message``, ``cancel_requested``, ``still_running``, ``remote`` and
+    ``run_again_of`` only if they are set. Timestamps are in seconds since the epoch; ``result``
+    and ``error`` are the texts of `encode_result` and `encode_error`.
 
     Args:
         record: A final record, or a snapshot of a live one: it must not change meanwhile.
@@ -69,12 +69,13 @@ def dump_record(record: TaskRecord) -> dict[str, Any]:
         "cancel_requested": record.cancel_requested,
         "still_running": record.still_running,
         "remote": record.remote,
+        "run_again_of": record.run_again_of,
     }
     return {key: value for key, value in facts.items() if value != _LEFT_OUT.get(key, ...)}
 
 
 _LEFT_OUT: Final[dict[str, Any]] = {
-    **dict.fromkeys(("description", "reason", "progress_message"), ""),
+    **dict.fromkeys(("description", "reason", "progress_message", "run_again_of"), ""),
     **dict.fromkeys(("started_at", "ended_at", "result", "error", "progress")),
     **dict.fromkeys(("cancel_requested", "still_running", "remote"), False),
     "attempts": 0,
@@ -123,6 +124,7 @@ def load_record(facts: Mapping[str, Any], clock: _Times) -> TaskRecord:
     record.cancel_requested = bool(facts.get("cancel_requested"))
     record.still_running = bool(facts.get("still_running"))
     record.remote = bool(facts.get("remote"))
+    record.run_again_of = facts.get("run_again_of") or ""
     return record
 
 

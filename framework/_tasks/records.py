@@ -179,6 +179,7 @@ class TaskRecord:
         last_error: The last attempt's error, while the task waits for the next attempt.
         read: Whether somebody has read its failure.
         logged: Whether its failure needs no line in the log: it has one, or is to have none.
+        run_again_of: The id of the task that it repeats; "" if it repeats none.
         remote: Whether a `protocols.RemoteEngine` runs it, so that it may outlive the process
             that submitted it.
         restart: What another process needs to run it if this one ends; None if no other does.
@@ -225,6 +226,7 @@ class TaskRecord:
     last_error: Rare[str | None] = Rare(None)
     read: Rare[bool] = Rare(False)
     logged: Rare[bool] = Rare(False)
+    run_again_of: Rare[str] = Rare("")
     remote: Rare[bool] = Rare(False)
     restart: Rare[Restart | None] = Rare(None)
     store_note: Rare[Any] = Rare(None)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
-from framework._tasks.specs import Schedule
+from framework._tasks.specs import Schedule, TaskSpec, spec_for
 
 
 class Listener(Protocol):
@@ -60,6 +60,16 @@ def find_function(name: str) -> Callable[..., Any] | None:
     with _LOCK:
         found: Callable[..., Any] | None = _BY_NAME.get(name)
         return found
+
+
+def find_spec(name: str) -> TaskSpec | None:
+    """Return how to run the decorated function with this name, or None."""
+    function = find_function(name)
+    if function is None:
+        return None
+    schedule = getattr(function, "__asyncframe_schedule__", None)
+    spec = getattr(function, "__asyncframe_spec__", None) or getattr(schedule, "spec", None)
+    return spec if isinstance(spec, TaskSpec) else spec_for(function)
 
 
 @contextmanager

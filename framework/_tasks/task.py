@@ -139,6 +139,12 @@ class Task:
         return last_error(self._record)
 
     @property
+    def run_again_of(self) -> TaskId[Any] | None:
+        """The id of the task that it repeats, see `TaskManager.run_again`; None for none."""
+        repeated = self._record.run_again_of
+        return TaskId(repeated) if repeated else None
+
+    @property
     def origin(self) -> str | None:
         """The line that submitted it, ``file:line in function``; None once it succeeded."""
         origin = self._record.origin
@@ -195,6 +201,7 @@ class Task:
             "reason": jsonable(reason_of(record, self._scene)),
             "last_error_type": None if last is None else last.partition(":")[0],
             "cancel": None if cancel is None else cancel.value,
+            "run_again_of": record.run_again_of or None,
         }
 
     def report_progress(self, progress: float, message: str = "") -> None:

@@ -179,9 +179,15 @@ class _FunctionCodec:
             ) from None
         return found, named
 
-    def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> str:
+    def encode(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any] | None,
+        options: dict[str, Any] | None = None,
+    ) -> str:
         """Return a call's arguments as JSON text; see `encode_call`."""
-        text = _to_json(self.convert(args, kwargs or {}, "dump"))
+        call = self.convert(args, kwargs or {}, "dump")
+        text = _to_json((*call, options) if options else call)
         if len(text) > MAX_CALL:
             raise ValueError(
                 f"the arguments of {self.name} take {len(text):,} characters of JSON, but only "
@@ -207,13 +213,20 @@ def refusals(fn: Function) -> list[str]:
     return _codec_of(fn).refusals()
 
 
-def encode_call(fn: Function, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> str:
+def encode_call(
+    fn: Function,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+    options: dict[str, Any] | None = None,
+) -> str:
     """Encode a call's arguments as JSON text, according to the annotations of *fn*.
 
     Args:
         fn: The function, decorated or not.
         args: Its positional arguments, which must fit its signature.
         kwargs: Its keyword arguments, which must fit as well; None for none.
+        options: Options of the task, for `call_options`: numbers, texts and flags. None for
+            none.
 
     Returns:
         The text, for `decode_call`.
@@ -222,7 +235,7 @@ def encode_call(fn: Function, args: tuple[Any, ...], kwargs: dict[str, Any] | No
         TypeError: If one does not fit its annotation, or JSON cannot express it.
         ValueError: If the text is longer than `MAX_CALL`.
     """
-    return _codec_of(fn).encode(args, kwargs)
+    return _codec_of(fn).encode(args, kwargs, options)
 
 
 def call_encoder(fn: Function) -> CallEncoder:
@@ -240,7 +253,7 @@ def decode_call(fn: Function, text: str) -> tuple[tuple[Any, ...], dict[str, Any
     data = json.loads(text)
     if not (
         isinstance(data, list)
-        and len(data) == 2
+        and len(data) in (2, 3)
         and isinstance(data[0], list)
         and isinstance(data[1], dict)
     ):
@@ -249,6 +262,13 @@ def decode_call(fn: Function, text: str) -> tuple[tuple[Any, ...], dict[str, Any
         )
     args, kwargs = _codec_of(fn).convert(data[0], data[1], "load")
     return tuple(args), kwargs
+
+
+def call_options(text: str) -> dict[str, Any]:
+    """Return the options in a *text* from `encode_call`."""
+    data = json.loads(text)
+    options: dict[str, Any] = data[2] if len(data) > 2 else {}
+    return options
 
 
 def encode_result(fn: Function | None, value: Any) -> str:

@@ -69,6 +69,7 @@ ERRORS: list[tuple[type[exceptions.FrameworkError], dict[str, Any]]] = [
     (exceptions.ScheduleBusyError, {"name": "nightly"}),
     (exceptions.ScheduleNotFoundError, {"name": "nightly", "known": ("hourly",)}),
     (exceptions.DeadlockError, {"chain": ("one", "two", "one")}),
+    (exceptions.RunAgainError, {"task_id": "1", "name": "call", "reason": "it is running"}),
     (exceptions.RemoteTaskError, {"type_name": "shop.SoldOutError", "text": "none is left"}),
     (exceptions.StoreUnavailableError, {"reason": "the disk is full"}),
     (exceptions.BrokerUnavailableError, {"reason": "connection refused"}),

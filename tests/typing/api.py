@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from fastapi import FastAPI
@@ -333,6 +333,18 @@ async def use_many() -> None:
         assert_type(one.result(), int)
 
 
+async def use_failures(manager: TaskManager) -> None:
+    """List what failed, and run it again."""
+    page = await manager.failed(3_600, "send", limit=10)
+    assert_type(page, TaskPage)
+    await manager.failed(since=timedelta(hours=1), after=page.next)
+    await manager.failed(since=datetime.now(UTC))
+    task_id = manager.submit_nowait(length, ("a",), on_error="silent", keep_arguments=False)
+    assert_type(await manager.run_again(task_id), TaskId[int])
+    assert_type(await manager.run_again("7"), TaskId[Any])
+    bare_background.options(on_error="loud")  # type: ignore[arg-type]  # no such word
+
+
 async def use_manager(sink: EventSink) -> None:
     """Use every method of the manager."""
     manager = get_task_manager()
@@ -367,7 +379,6 @@ async def use_manager(sink: EventSink) -> None:
     assert_type(page.tasks, list[Task])
     assert_type(page.next, str | None)
     assert_type(await manager.list_tasks(status=TaskStatus.FAILED, after=page.next), TaskPage)
-    assert_type(await manager.failed(3_600, "send", limit=10, after=page.next), TaskPage)
     assert_type(manager.get_stats(), dict[str, int])
     assert_type(manager.subscribe(sink), Callable[[], None])
     assert_type(manager.pool, ThreadPoolExecutorEnhanced)

@@ -36,6 +36,7 @@ COLUMNS: Final = (
     "reason",
     "cancel_requested",
     "still_running",
+    "run_again_of",
 )
 """The facts of a record, in this order; a row also has its process and version."""
 
@@ -109,12 +110,14 @@ def row_of(record: TaskRecord, call: str | None = None) -> Written:
     if record.rest is None:
         progress, message, error, reason = None, "", None, ""
         remote = cancel = still_running = 0
+        again_of = None
     else:
         progress, reason = record.progress, clean(record.reason)
         message = clean(record.progress_message)
         error = None if record.error is None else encode_error(record.error)
         remote, cancel = int(record.remote), int(record.cancel_requested)
         still_running = int(record.still_running)
+        again_of = record.run_again_of or None
     row = (
         record.task_id,
         clean(record.name),
@@ -132,6 +135,7 @@ def row_of(record: TaskRecord, call: str | None = None) -> Written:
         reason,
         cancel,
         still_running,
+        again_of,
         call,
         None if restart is None or not may_restart else restart.facts(),
     )
@@ -244,6 +248,7 @@ class Reader:
             reason,
             cancel,
             still_running,
+            again_of,
         ) = row
         record = TaskRecord()
         record.task_id = TaskId(task_id)
@@ -271,6 +276,8 @@ class Reader:
             record.cancel_requested = True
         if still_running:
             record.still_running = True
+        if again_of:
+            record.run_again_of = again_of
         if kind is not _COMPLETED and kind.is_final:
             record.error = _error_of(record, error)
             # Its own process tells of a failure that nobody has read.

@@ -44,6 +44,7 @@ TASKS: Final = Table(
     Column("version", BigInteger),
     Column("call", Text),
     Column("restart", Text),
+    Column("run_again_of", Text),
 )
 """One row for each task. ``ended_at`` is null until it has ended.
 
@@ -164,6 +165,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     (
         "ALTER TABLE asyncframe_tasks ADD COLUMN call TEXT",
         "ALTER TABLE asyncframe_tasks ADD COLUMN restart TEXT",
+        "ALTER TABLE asyncframe_tasks ADD COLUMN run_again_of TEXT",
         """
         CREATE TABLE asyncframe_schedules (
             name TEXT PRIMARY KEY,

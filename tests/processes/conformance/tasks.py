@@ -167,6 +167,15 @@ def fail(kind: str = "value") -> None:
 
 
 @background_task
+def fail_once(marker: Path, number: int, *, factor: int = 1) -> int:
+    """Fail unless *marker* exists, and create it; else multiply."""
+    if marker.exists():
+        return number * factor
+    marker.touch()
+    raise ShopError("not yet", number)
+
+
+@background_task
 async def fail_on_loop() -> None:
     """Raise an error in a coroutine."""
     await a_turn()

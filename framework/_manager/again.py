@@ -1,0 +1,177 @@
+"""Running tasks again: the call of a task that did not complete becomes a new task.
+
+In memory the call is kept as it was, by reference. A shared store or a remote engine keeps it
+as JSON, and the function is found by its name, so that every process gives the same answer.
+
+Lock order: none is held here.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from types import FrameType
+from typing import Any, NamedTuple
+
+from framework._manager.core import Core
+from framework._manager.intake import accept_checked
+from framework._tasks import registry
+from framework._tasks.jsonsafe import safe_str
+from framework._tasks.live import COMPLETED, LiveTask
+from framework._tasks.options import COPY
+from framework._tasks.places import Existing
+from framework._tasks.records import TaskRecord
+from framework._tasks.specs import TaskSpec
+from framework._tasks.wire import call_options, decode_call, encode_call
+from framework.exceptions import RunAgainError, TaskNotFoundError
+from framework.protocols import CallStore
+
+_OF_ONE_TASK = {"task_id": None, "delay": 0.0}
+"""Options that belong to a single task, so that the next one does not have them."""
+
+
+_OPTED_OUT = "its option keep_arguments is False"
+
+
+class _Call(NamedTuple):
+    """What is submitted once more."""
+
+    spec: TaskSpec
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+async def run_again(core: Core, task_id: str, frame: FrameType) -> LiveTask | Existing:
+    """Submit the call of a task again; see `TaskManager.run_again`.
+
+    Args:
+        core: The core.
+        task_id: The task.
+        frame: The frame of the caller.
+    """
+    record = core.ledger.find(task_id)
+    if record is None and core.elsewhere is not None and isinstance(task_id, str):
+        record = await core.elsewhere.find(task_id)
+    if record is None:
+        raise TaskNotFoundError(task_id)
+    if not record.status.is_final:
+        raise _refusal(record, f"it is {record.status.value}; wait until it has ended")
+    if record.status is COMPLETED:
+        raise _refusal(record, "it completed, and the arguments of such tasks are not kept")
+    call = await _call_of(core, record)
+    return await accept_checked(core.intake, *call, frame, str(record.task_id))
+
+
+async def _call_of(core: Core, record: TaskRecord) -> _Call:
+    args = record.args if isinstance(record, LiveTask) else None
+    store: object = core.ledger.store
+    if isinstance(record, LiveTask) and args is not None and not isinstance(store, CallStore):
+        return _Call(record.spec.replace(_OF_ONE_TASK), args, record.kwargs or {})
+    try:
+        # The store may not have written it yet.
+        text = None if args is None else _unwritten(core, record)
+        if text is None:
+            text = await _fetched(core, str(record.task_id))
+    except ValueError as error:
+        raise _refusal(record, f"its arguments were not kept: {error}") from None
+    if text is None:
+        raise _refusal(record, _not_kept(core, record))
+    return _decoded(record, text)
+
+
+def _unwritten(core: Core, record: TaskRecord) -> str | None:
+    """Return the call of a task of this process as the store will have it; None for nothing.
+
+    Raises:
+        ValueError: If it will not have it; it says why.
+    """
+    store: object = core.ledger.store
+    assert isinstance(store, CallStore)
+    text = call_text(record, store.keep_arguments)
+    if text is not None and text.startswith('"'):
+        raise ValueError(json.loads(text))
+    return text
+
+
+async def _fetched(core: Core, task_id: str) -> str | None:
+    """Return the call that the store or the engine has kept; None if neither has.
+
+    Raises:
+        ValueError: If one says why it has not.
+    """
+    keepers: tuple[object, ...] = (core.ledger.store, core.remote)
+    for keeper in keepers:
+        if isinstance(keeper, CallStore):
+            assert core.elsewhere is not None
+            text: str | None = await core.elsewhere.call(partial(keeper.fetch_call, task_id))
+            if text is not None:
+                return text
+    return None
+
+
+def _not_kept(core: Core, record: TaskRecord) -> str:
+    if isinstance(record, LiveTask) and not record.spec.options["keep_arguments"]:
+        return f"its arguments were not kept: {_OPTED_OUT}"
+    most = core.ledger.calls.most
+    if not most:
+        return "its arguments were not kept: the store has keep_arguments=0"
+    return (
+        "its arguments are not known here: they were not kept, or only by the process that ran "
+        f"it, which keeps those of the latest {most:,} tasks that did not complete"
+    )
+
+
+def _decoded(record: TaskRecord, text: str) -> _Call:
+    spec = registry.find_spec(record.name)
+    if spec is None:
+        raise _refusal(
+            record, "this process does not know its function: import the module that defines it"
+        )
+    try:
+        args, kwargs = decode_call(spec.fn, text)
+        if spec.check is not None:
+            spec.check(*args, **kwargs)
+        given = COPY.checked("run_again", call_options(text))
+    except (TypeError, ValueError) as error:
+        raise _refusal(record, f"its arguments do not fit its function any more: {error}") from None
+    if record.description != spec.description:
+        given["description"] = record.description
+    return _Call(spec.replace({**given, **_OF_ONE_TASK}), args, kwargs)
+
+
+def _refusal(record: TaskRecord, reason: str) -> RunAgainError:
+    return RunAgainError(str(record.task_id), record.name, reason)
+
+
+def call_text(record: TaskRecord, most: int) -> str | None:
+    """Return the call of a task of this process as JSON; see `protocols.StoreHost.call_of`."""
+    assert isinstance(record, LiveTask)
+    kwargs, args, spec = record.kwargs, record.args, record.spec
+    if not spec.options["keep_arguments"]:
+        return json.dumps(_OPTED_OUT)
+    if args is None:
+        return None
+    known = registry.find_spec(record.name)
+    if known is None:
+        return json.dumps(f"{record.name} is not a decorated function that others can find")
+    try:
+        text = encode_call(spec.fn, args, kwargs, _changed(spec, known))
+    except Exception as error:  # converting them may call the user's code
+        return json.dumps(safe_str(error))
+    size = len(text)  # it is ASCII
+    if size > most:
+        return json.dumps(f"they take {size:,} bytes of JSON, and at most {most:,} are kept")
+    return text
+
+
+def _changed(spec: TaskSpec, known: TaskSpec) -> dict[str, Any]:
+    """Return the options that differ from those of the decorator, and that JSON can express."""
+    own: dict[str, Any] = dict(known.options)
+    return {
+        name: value
+        for name, value in spec.options.items()
+        if name not in _OF_ONE_TASK
+        and name not in ("name", "description")
+        and isinstance(value, (str, int, float))
+        and value != own.get(name)
+    }
