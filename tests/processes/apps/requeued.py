@@ -44,9 +44,9 @@ def once(number: int) -> str:
 async def on_loop(number: int) -> str:
     """Run on the loop, at most once."""
     found = note_start()
-    paused = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().call_later(PAUSE, paused.set_result, None)
-    await paused
+    paused = asyncio.Event()
+    asyncio.get_running_loop().call_later(PAUSE, paused.set)
+    await paused.wait()
     return found
 
 

@@ -224,6 +224,12 @@ def give_way(pipe: str) -> None:
     task.check_cancelled()
 
 
+@background_task(on_restart="requeue")
+def requeued(number: int) -> int:
+    """Return a number, here or in the process that takes this over."""
+    return number
+
+
 # -- a task seen from inside
 
 

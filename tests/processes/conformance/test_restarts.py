@@ -1,0 +1,63 @@
+"""Tasks that another process may run if their own ends, on every backend."""
+
+from __future__ import annotations
+
+import pytest
+
+from framework import TaskManager, TaskStatus
+from tests.patience import PATIENCE
+from tests.processes.conformance import tasks
+from tests.processes.conformance.backends import Backend, Heard
+
+AFTER_A_RESTART = {
+    "memory+local": None,
+    "sqlite+local": TaskStatus.COMPLETED,
+    "postgres+local": TaskStatus.COMPLETED,
+    "sqlite+celery": TaskStatus.CANCELLED,
+    "jsonl+local": TaskStatus.CANCELLED,
+    "memory+subprocess": None,
+}
+"""How a task has ended that was delayed when the app was stopped and started again.
+
+A SQL store keeps it for the next process. A broker keeps only what was published, and the app
+publishes a task when its delay is over. Memory forgets, and a file of JSON lines is only read.
+"""
+
+
+async def test_runs_as_any_other(manager: TaskManager, heard: Heard) -> None:
+    """A task that others may run starts and ends as any other if its process lives."""
+    task_id = tasks.requeued(3)
+    assert await manager.get_result(task_id, timeout=PATIENCE) == 3
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert (task.status, task.attempts, task.reason) == (TaskStatus.COMPLETED, 1, "")
+    await heard.event(task_id, "completed")
+    assert heard.of(task_id) == ["submitted", "started", "completed"]
+
+
+async def test_arguments_that_are_no_json(manager: TaskManager) -> None:
+    """What no other process could be told is refused in the caller."""
+    with pytest.raises(TypeError, match=r"^argument 'number' of \S+\.requeued does not fit: "):
+        tasks.requeued(object())  # type: ignore[arg-type]
+    assert manager.get_stats()["submitted"] == 0
+
+
+async def test_cancelled_before_it_starts(backend: Backend, manager: TaskManager) -> None:
+    """A delayed task that others may run is cancelled like any other."""
+    task_id = await manager.submit(tasks.requeued, (1,), delay=3_600)
+    assert await manager.cancel_task(task_id)
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert task.status is TaskStatus.CANCELLED
+
+
+async def test_delayed_at_a_restart(backend: Backend) -> None:
+    """What becomes of a delayed task when the app stops and starts again."""
+    async with backend.run() as manager:
+        task_id = await manager.submit(tasks.requeued, (4,), delay=1.0)
+    async with backend.run() as manager:
+        expected = AFTER_A_RESTART[backend.name]
+        if expected is TaskStatus.COMPLETED:
+            assert await manager.get_result(task_id, timeout=PATIENCE) == 4
+        task = await manager.get_task(task_id)
+        assert (None if task is None else task.status) is expected
