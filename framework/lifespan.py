@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, ExitStack, suppress
 from contextvars import Token
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from framework._decorators.endpoints import warn_of_plain_endpoints
 from framework._manager.drain import Reminder, at_most, drain
@@ -25,6 +25,8 @@ from framework._tasks.current import current_home
 from framework._tasks.ids import explain_await
 from framework._tasks.live import Home, Sleeper
 from framework._tasks.reasons import span
+from framework._threads.clock import SystemClock
+from framework._threads.loop_watch import LoopWatch
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.sleepers import LoopSleeper
 from framework._threads.user_threads import LIFESPAN
@@ -56,6 +58,7 @@ def setup_async_framework(
     store: TaskStore | None = None,
     engine: TaskEngine | None = None,
     telemetry: Sequence[Telemetry] = (),
+    slow_loop: float = 1.0,
 ) -> FrameworkLifespan:
     """Set up the task framework for an app, as its lifespan or inside it.
 
@@ -93,6 +96,8 @@ def setup_async_framework(
             app's event loop.
         telemetry: What reports on the tasks, such as ``[PrometheusSink()]``. It is attached
             before the first task, and detached after the last one has ended.
+        slow_loop: Seconds after which the log names what keeps the event loop from turning, 0.1
+            or more; 0 for never. Only in real time.
 
     Returns:
         An async context manager that yields None. It can also be the lifespan of an app.
@@ -117,7 +122,22 @@ def setup_async_framework(
     )
     _check_parts(clock, executor, store, engine, max_workers)
     parts = Parts(clock=clock, pool=executor, store=store, engine=engine)
-    return FrameworkLifespan(app, settings, parts, grace, checks.telemetry("telemetry", telemetry))
+    attached = checks.telemetry("telemetry", telemetry)
+    slow = _checked_slow_loop(slow_loop)
+    return FrameworkLifespan(app, settings, parts, grace, attached, slow)
+
+
+def _checked_slow_loop(value: object) -> float:
+    seconds = checks.number("slow_loop", value, at_least=0)
+    if 0 < seconds < _SHORTEST:
+        raise ValueError(
+            f"slow_loop must be 0, to switch it off, or at least {_SHORTEST:g}, not {value!r}"
+        )
+    return seconds
+
+
+_SHORTEST: Final = 0.1
+"""The shortest block that can be looked for: more often would cost the loop too much."""
 
 
 def _check_app(app: object) -> None:
@@ -163,12 +183,15 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         parts: Any,
         grace: float,
         telemetry: Sequence[Telemetry] = (),
+        slow_loop: float = 0.0,
     ) -> None:
         self._app = app
         self._settings: Settings = settings
         self._parts: Parts = parts
         self._grace = grace
         self._telemetry = telemetry
+        self._slow_loop = slow_loop
+        self._watch: LoopWatch | None = None
         self._attached = ExitStack()
         self._framework: Framework | None = None
         self._home: Home | None = None
@@ -188,7 +211,9 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
                 "lifespan=setup_async_framework(max_workers=10)), or enter it inside your own "
                 "lifespan, 'async with setup_async_framework(app, max_workers=10):'"
             )
-        return FrameworkLifespan(app, self._settings, self._parts, self._grace, self._telemetry)
+        return FrameworkLifespan(
+            app, self._settings, self._parts, self._grace, self._telemetry, self._slow_loop
+        )
 
     if not TYPE_CHECKING:  # checkers refuse a plain "with", as they should
 
@@ -233,6 +258,10 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
                 raise
         # Only now: a task may need what the app's handlers have set up.
         framework.core.takes_over = True
+        clock = framework.core.clock
+        if self._slow_loop and shared is None and isinstance(clock, SystemClock):
+            self._watch = LoopWatch(clock, home, self._slow_loop)
+            self._watch.start(sys._getframe())
 
     async def _connect(self, framework: Framework, alone: bool) -> None:
         """Attach the telemetry, and connect the framework if it has only this app."""
@@ -282,6 +311,9 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             await drain(framework.core, home, max(0.0, end - clock.monotonic()), sleepers)
         finally:
             framework.leave(home)
+            if self._watch is not None:
+                self._watch.stop()
+                self._watch = None
             if self._shim is not None and self._app is not None:
                 self._shim.take_off(self._app)
             _reset(self._token)

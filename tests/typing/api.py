@@ -469,7 +469,7 @@ async def use_setup(
     app: FastAPI, clock: Clock, pool: ThreadPoolExecutorEnhanced, telemetry: Telemetry
 ) -> None:
     """Set up in every way."""
-    setup_async_framework(telemetry=[telemetry])
+    setup_async_framework(telemetry=[telemetry], slow_loop=0.5)
     setup_async_framework(telemetry=[OpenTelemetrySink(), PrometheusSink()])
     FastAPI(lifespan=setup_async_framework)
     FastAPI(lifespan=setup_async_framework(max_workers=4))
