@@ -13,8 +13,8 @@ from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
 
+from framework._manager.accepting import accept_checked
 from framework._manager.core import Core
-from framework._manager.intake import accept_checked
 from framework._tasks import registry
 from framework._tasks.jsonsafe import safe_str
 from framework._tasks.live import COMPLETED, LiveTask

@@ -13,8 +13,8 @@ import math
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
-from types import FrameType, MethodType
-from typing import Any, Final  # a task's function may take and return anything
+from types import FrameType
+from typing import Any  # a task's function may take and return anything
 
 from framework._manager.delays import Delays
 from framework._manager.elsewhere import Elsewhere
@@ -23,17 +23,14 @@ from framework._running.coroutines import Drive
 from framework._running.ledger import Ledger, id_in_use
 from framework._running.permits import Permits
 from framework._running.runner import Runner
-from framework._tasks import checks
 from framework._tasks.current import current_home
-from framework._tasks.functions import is_wrapper, layer_of, require_callable
 from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, Home, LiveTask, Owner, Waiter
-from framework._tasks.options import COPY, SUBMIT, SubmitOptions, merged
 from framework._tasks.places import Existing
 from framework._tasks.reasons import delayed
 from framework._tasks.records import TaskStatus
 from framework._tasks.restart import Restart
-from framework._tasks.specs import TaskSpec, require_arguments, spec_for
+from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import encode_call
 from framework._threads.waiters import LoopWaiter, ThreadWaiter
 from framework.exceptions import TaskCancelledError
@@ -522,101 +519,3 @@ class Intake:
             if timer is not None:
                 timer.cancel()
             self._delays.forget(task)
-
-
-def take_in(
-    intake: Intake,
-    caller: str,
-    frame: FrameType,
-    func: Callable[..., Any],
-    args: object,
-    kwargs: object,
-    options: SubmitOptions,
-) -> LiveTask | Existing:
-    """Check a submission and submit it; see `TaskManager.submit` for the parameters.
-
-    Returns:
-        The task, or the one of another process that a unique one is to use.
-    """
-    # The lines of `_checked` again: every submission would pay for the call.
-    if options:
-        options = SUBMIT.checked(caller, options, _HINTS[caller])
-    spec, bound = _spec(func, options)
-    positional, named = require_arguments(args, kwargs)
-    if bound:
-        positional = (*bound, *positional)
-    if spec.check is not None:
-        spec.check(*positional, **named)
-    return intake.submit(spec, positional, named, frame)
-
-
-async def accept(
-    intake: Intake,
-    caller: str,
-    frame: FrameType,
-    func: Callable[..., Any],
-    args: object,
-    kwargs: object,
-    options: SubmitOptions,
-) -> LiveTask | Existing:
-    """Submit as `take_in` does, with the checks and waits that a shared store or engine needs."""
-    if options.get("task_id") is not None:
-        await intake.require_free(checks.task_id("task_id", options["task_id"]))
-    spec, positional, named = _checked(caller, func, args, kwargs, options)
-    if not (spec.claims or intake.durable):
-        return intake.submit(spec, positional, named, frame)
-    return await accept_checked(intake, spec, positional, named, frame)
-
-
-async def accept_checked(
-    intake: Intake,
-    spec: TaskSpec,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    frame: FrameType,
-    run_again_of: str = "",
-) -> LiveTask | Existing:
-    """Submit a checked call as `accept` does; see `Intake.submit_special`."""
-    if spec.claims:
-        return await intake.submit_patiently(spec, args, kwargs, frame, run_again_of)
-    task = intake.submit_special(spec, args, kwargs, frame, False, run_again_of)
-    assert isinstance(task, LiveTask)
-    if intake.durable:
-        await intake.secured(task)
-    intake.launch(task)
-    return task
-
-
-def _checked(
-    caller: str,
-    func: Callable[..., Any],
-    args: object,
-    kwargs: object,
-    options: SubmitOptions,
-) -> tuple[TaskSpec, tuple[Any, ...], dict[str, Any]]:
-    """Return the spec and the arguments of a submission."""
-    if options:
-        options = SUBMIT.checked(caller, options, _HINTS[caller])
-    spec, bound = _spec(func, options)
-    positional, named = require_arguments(args, kwargs)
-    if bound:
-        positional = (*bound, *positional)
-    if spec.check is not None:
-        spec.check(*positional, **named)
-    return spec, positional, named
-
-
-_ARGUMENTS: Final = "; arguments of the function go in args=(...) or kwargs={...}"
-_HINTS: Final = {"submit": f", wait{_ARGUMENTS}", "submit_nowait": _ARGUMENTS}
-
-
-def _spec(func: Callable[..., Any], options: SubmitOptions) -> tuple[TaskSpec, tuple[Any, ...]]:
-    """Return the spec of *func*, and its instance as an argument if it is a bound method."""
-    if layer_of(func) in ("background_task", "async_task") and not is_wrapper(func):
-        # Its own spec: with a new one, its call would submit a second task.
-        spec = func.__asyncframe_spec__  # type: ignore[attr-defined]  # set by the decorator
-        assert isinstance(spec, TaskSpec)
-        bound = (func.__self__,) if isinstance(func, MethodType) else ()
-        return spec.replace(options) if options else spec, bound
-    complete = merged(COPY.defaults, options) if options else COPY.defaults
-    return spec_for(require_callable("submit", func), complete), ()

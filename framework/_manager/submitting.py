@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Unpack, overload
 
+from framework._manager.accepting import accept, take_in
 from framework._manager.core import Core
-from framework._manager.intake import accept, take_in
 from framework._tasks import checks
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.ids import TaskId

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from types import CodeType, FrameType
 from typing import Any, Literal, NamedTuple, TypeVar, Unpack, cast, overload
 
+from framework._manager.accepting import accept
 from framework._manager.gathering import TaskMap, gather
-from framework._manager.intake import accept
 from framework._manager.submitting import Submitting
 from framework._tasks import checks
 from framework._tasks.decorated import BackgroundCall
