@@ -16,6 +16,7 @@ from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.wire import CallEncoder, call_encoder, decode_call, refusals, settled
 from framework.engines.celery import _settings, _worker_side
 from framework.engines.celery._entries import Entry
+from framework.engines.celery._lines import RedisLines
 from framework.engines.celery._messages import Functions, Message, signature_hash
 from framework.engines.celery._publisher import Publisher, Sender, queue_of, route
 from framework.engines.celery._reports import Reports, record_of
@@ -23,7 +24,16 @@ from framework.engines.celery._rescue import Rescue
 from framework.engines.celery._state import State
 from framework.engines.celery._tasks import CeleryTasks
 from framework.exceptions import BrokerUnavailableError
-from framework.protocols import EngineHost, EngineTask, Kind, Run, TaskFunction, Telemetry
+from framework.protocols import (
+    EngineHost,
+    EngineTask,
+    Kind,
+    PlaceAnswer,
+    PlaceRequest,
+    Run,
+    TaskFunction,
+    Telemetry,
+)
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -120,6 +130,7 @@ class CeleryEngine:
         self._host: EngineHost | None = None
         self._publisher: Publisher | None = None
         self._reports: Reports | None = None
+        self._lines: RedisLines | None = None
         self._entry: Entry | None = None
         self._rescue: Rescue | None = None
         self._in_worker = False
@@ -234,7 +245,7 @@ class CeleryEngine:
     def enter_worker(self) -> None:
         """Read reports only once a task submits others; in a worker's child process."""
         self._in_worker = True
-        self._host = self._publisher = self._reports = None
+        self._host = self._publisher = self._reports = self._lines = None
 
     def flush(self) -> None:
         """Block until what was submitted here is published, unless the broker is unavailable."""
@@ -253,7 +264,8 @@ class CeleryEngine:
         if not self._in_worker:
             self.require_good()
         state = self.state
-        self._reports = Reports(state, host)
+        self._lines = RedisLines(state, self._listen)
+        self._reports = Reports(state, host, self._lines.placed, self._lines.missed)
         self._rescue = Rescue(state, self.sender)
         self._publisher = Publisher(
             self.sender(),
@@ -276,9 +288,13 @@ class CeleryEngine:
     def close(self, patience: float) -> None:
         """Publish waiting tasks for at most *patience* seconds, and close; blocks."""
         publisher, reports, entry = self._publisher, self._reports, self._entry
+        lines, self._lines = self._lines, None
         rescue, self._rescue = self._rescue, None
         if publisher is not None:
             publisher.close(patience)
+        if lines is not None:
+            # After the tasks that were not published have left.
+            lines.close(patience)
         if reports is not None:
             reports.close()
         if entry is not None:
@@ -452,15 +468,42 @@ class CeleryEngine:
             return
         host.ended(task_id, TaskStatus.CANCELLED, host.clock.time(), reason=reason, attempts=0)
 
+    # -- protocols.SharedPlaces
+
+    def join(self, request: PlaceRequest, told: Callable[[PlaceAnswer], object]) -> None:
+        """Ask for a place that all processes share; see `protocols.SharedPlaces`."""
+        if self._lines is None:
+            raise RuntimeError("the engine is not open")
+        self._lines.join(request, told)
+
+    def leave(self, task_id: str) -> None:
+        """Give back a task's places."""
+        if self._lines is not None:
+            self._lines.leave(task_id)
+
     # -- on the publisher's thread
 
     def _note(self, messages: list[Message]) -> None:
+        self._listen()
+        for task_id in self.state.publish(messages, self._lines or ()):
+            self._interrupt(task_id)
+
+    def _listen(self) -> None:
+        """Read reports from now on."""
         reports = self._reports
         if reports is not None:
             # Before the first message is sent, so that no report about it is missed.
             reports.find_place()
             reports.start()
-        self.state.publish(messages)
+
+    def _interrupt(self, task_id: str) -> None:
+        """End a task that has lost its places, and must not be sent."""
+        host, publisher = self._host, self._publisher
+        if host is None or publisher is None:
+            return
+        reason = "its place went to another task: this process did not answer for too long"
+        host.ended(task_id, TaskStatus.INTERRUPTED, host.clock.time(), reason=reason, attempts=0)
+        publisher.discard(task_id)
 
     def _message(self, task: EngineTask) -> Message:
         name, call = task.engine_note

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from framework._tasks import registry
@@ -35,14 +35,24 @@ class Reports:
     Args:
         state: Redis.
         host: Receives the reports about its tasks.
+        placed: Called with a task and its line when it has a place there.
+        missed: Called when reports of places may have been missed.
 
     Attributes:
         fault: Why Redis cannot be read; "" while it can.
     """
 
-    def __init__(self, state: State, host: EngineHost) -> None:
+    def __init__(
+        self,
+        state: State,
+        host: EngineHost,
+        placed: Callable[[str, str], None],
+        missed: Callable[[], None],
+    ) -> None:
         self._state = state
         self._host = host
+        self._placed = placed
+        self._missed = missed
         self.fault = ""
         self._clock = SystemClock()
         self._after = ""
@@ -127,6 +137,8 @@ class Reports:
         host, task_id, kind = self._host, fields["i"], fields["k"]
         if kind == "started":
             host.started(task_id, float(fields["at"]), int(fields["a"]))
+        elif kind == "placed":
+            self._placed(task_id, fields["l"])
         elif kind == "progress":
             host.progress(task_id, float(fields["p"]), fields["m"])
         elif kind == "again":
@@ -176,6 +188,7 @@ class Reports:
             found = self._state.fetch(some)
             for task_id in some:
                 self._tell_state(task_id, found.get(task_id))
+        self._missed()
 
     def _tell_state(self, task_id: str, facts: Mapping[str, str] | None) -> None:
         if facts is None:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from framework.engines.celery import _line_scripts as lines
+
 REPORTS_KEPT: Final = 20_000
 """The approximate length of the stream; a reader that is further behind reads the hashes."""
 
@@ -20,6 +22,8 @@ KEPT_LIVE: Final = 30 * 86_400
 
 INLINE_RESULT: Final = 2_048
 """Maximum length of a result in its report; a longer one is fetched."""
+
+_LINES: Final = lines.LINES.replace("REPORTS", str(REPORTS_KEPT)).replace("KEPT", str(KEPT_LIVE))
 
 _HEAD: Final = f"""
 local task, stream, counter, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
@@ -36,6 +40,7 @@ end
 local function is_final(status)
   return status ~= '' and status ~= 'pending' and status ~= 'running'
 end
+{_LINES}
 local function finish(status, result, error, reason, ttl)
   redis.call('HSET', task, 'status', status, 'ended', stamp(now), 'result', result,
     'error', error, 'reason', reason)
@@ -49,24 +54,30 @@ local function finish(status, result, error, reason, ttl)
   if #result > {INLINE_RESULT} then big = '1'; result = '' end
   tell('ended', 's', status, 'at', stamp(now), 'r', result, 'e', error, 'w', reason,
     'a', get('attempts'), 'b', big, 'f', get('fn'))
+  leave()
 end
 """
 
 PUBLISH: Final = (
     _HEAD
     + """
--- ARGV: id, seconds that a live hash is kept, message, then field, value, ...
+-- ARGV: id, seconds that a live hash is kept, message, whether it needs places ('1'), then
+-- field, value, ...
 local status = get('status')
 if status ~= '' then return status end
+if ARGV[4] == '1' and not has_places() then return 'unplaced' end
 redis.call('HSET', task, 'status', 'pending', 'attempts', '0', 'seq', '0',
-  'noted', stamp(now), 'unsent', '1', unpack(ARGV, 4))
+  'noted', stamp(now), 'unsent', '1', unpack(ARGV, 5))
 redis.call('EXPIRE', task, ARGV[2])
 redis.call('ZADD', live, now, id)
 redis.call('HSET', messages, id, ARGV[3])
 return 'pending'
 """
 )
-"""Add a task that is about to be published; returns its status, old or new."""
+"""Add a task that is about to be published; returns its status, old or new.
+
+``unplaced`` if others have its places, since its process has been silent for too long.
+"""
 
 START: Final = (
     _HEAD
@@ -238,6 +249,10 @@ return status
 """
 ).replace("KEPT", str(KEPT_LIVE))
 """Mark a message as possibly sent twice."""
+
+JOIN: Final = _HEAD + lines.JOIN.replace("KEPT", str(KEPT_LIVE))
+LEAVE_LINES: Final = _HEAD + lines.LEAVE_LINES
+LOOK: Final = _HEAD + lines.LOOK
 
 THROTTLE: Final = """
 -- KEYS: stamps of the calls in the window, those who wait. ARGV: rate, window, who.

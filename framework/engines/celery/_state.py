@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -109,32 +109,43 @@ class State:
         """Return the key of the hash with the entries of a kind of process."""
         return f"{self.prefix}{kind}"
 
-    def _keys(self, task_id: str) -> list[str]:
+    def keys(self, task_id: str) -> list[str]:
+        """Return the keys that the scripts about a task take."""
         return [f"{self.prefix}task:{task_id}", *self._reports, self._live, self._messages]
 
     # -- the moves
 
-    def publish(self, messages: Sequence[Message]) -> None:
-        """Add tasks that are about to be published, in one round trip; see `_rescue`."""
+    def publish(self, messages: Sequence[Message], placed: Container[str] = ()) -> list[str]:
+        """Add tasks that are about to be published, in one round trip; see `_rescue`.
+
+        Args:
+            messages: Their messages.
+            placed: The ids of the tasks that need places.
+
+        Returns:
+            The ids of those that have lost their places; these were not added.
+        """
         pipe = self.client.pipeline(transaction=False)
         for message in messages:
+            needs = "1" if message.task_id in placed else ""
             self._publish(
-                self._keys(message.task_id),
-                [message.task_id, _scripts.KEPT_LIVE, _text(message), *_facts(message)],
+                self.keys(message.task_id),
+                [message.task_id, _scripts.KEPT_LIVE, _text(message), needs, *_facts(message)],
                 client=pipe,
             )
-        pipe.execute()
+        told = zip(messages, pipe.execute(), strict=True)
+        return [message.task_id for message, status in told if status == "unplaced"]
 
     def published(self, task_ids: Collection[str]) -> None:
         """Mark the first messages of tasks as sent, in one round trip."""
         pipe = self.client.pipeline(transaction=False)
         for task_id in task_ids:
-            pipe.hdel(self._keys(task_id)[0], "unsent")
+            pipe.hdel(self.keys(task_id)[0], "unsent")
         pipe.execute()
 
     def repeated(self, task_id: str) -> None:
         """Mark a task's message as possibly sent twice, so that the second finds the end."""
-        self._repeat(self._keys(task_id), [task_id])
+        self._repeat(self.keys(task_id), [task_id])
 
     def now(self) -> float:
         """Return the wall clock of Redis, in seconds since the epoch."""
@@ -150,7 +161,7 @@ class State:
             dead: A holder that is known to be dead.
         """
         kind, text, left = self._start(
-            self._keys(message.task_id),
+            self.keys(message.task_id),
             [
                 message.task_id,
                 holder,
@@ -172,12 +183,12 @@ class State:
 
     def renew(self, task_id: str, holder: str) -> bool | None:
         """Renew a lease; return whether cancellation was requested, None if it is lost."""
-        answer = self._renew(self._keys(task_id), [task_id, holder, LEASE])
+        answer = self._renew(self.keys(task_id), [task_id, holder, LEASE])
         return None if answer < 0 else bool(answer)
 
     def progress(self, task_id: str, holder: str, share: float, message: str) -> None:
         """Set a task's progress."""
-        self._progress(self._keys(task_id), [task_id, holder, repr(share), message])
+        self._progress(self.keys(task_id), [task_id, holder, repr(share), message])
 
     def again(
         self, message: Message, holder: str, kind: str, delay: float, error: str, reason: str
@@ -188,7 +199,7 @@ class State:
             True on success, False if cancellation was requested, None if the lease is lost.
         """
         answer = self._again(
-            self._keys(message.task_id),
+            self.keys(message.task_id),
             [
                 message.task_id,
                 holder,
@@ -203,7 +214,7 @@ class State:
 
     def sent(self, message: Message) -> None:
         """Mark the next delivery as sent."""
-        self.client.hdel(self._keys(message.task_id)[0], "next")
+        self.client.hdel(self.keys(message.task_id)[0], "next")
 
     def end(
         self,
@@ -232,7 +243,7 @@ class State:
             message: The text of the progress.
         """
         done = self._end(
-            self._keys(task_id),
+            self.keys(task_id),
             [
                 task_id,
                 holder,
@@ -251,7 +262,7 @@ class State:
     def cancel(self, task_id: str, reason: str) -> int:
         """Cancel: 0 if unknown or final, 1 if CANCELLED, 2 if its worker is informed."""
         return int(
-            self._cancel(self._keys(task_id), [task_id, self._ttl, reason, f"{self.prefix}wake:"])
+            self._cancel(self.keys(task_id), [task_id, self._ttl, reason, f"{self.prefix}wake:"])
         )
 
     def heard(self, task_id: str) -> None:
@@ -278,7 +289,7 @@ class State:
         ids = list(task_ids)
         pipe = self.client.pipeline(transaction=False)
         for task_id in ids:
-            pipe.hgetall(self._keys(task_id)[0])
+            pipe.hgetall(self.keys(task_id)[0])
         found = pipe.execute() if ids else []
         return {task_id: facts for task_id, facts in zip(ids, found, strict=True) if facts}
 
@@ -286,7 +297,7 @@ class State:
         """Drop the tasks that are final."""
         pipe = self.client.pipeline(transaction=False)
         for task_id in task_ids:
-            self._forget(self._keys(task_id)[:1], client=pipe)
+            self._forget(self.keys(task_id)[:1], client=pipe)
         pipe.execute()
 
     # -- messages that were lost
@@ -322,7 +333,7 @@ class State:
             "" if a process runs it, it is final, or its message has not been missing that long.
         """
         text: str = self._recover(
-            self._keys(task_id), [task_id, repr(wait), self._ttl, *map(repr, pauses)]
+            self.keys(task_id), [task_id, repr(wait), self._ttl, *map(repr, pauses)]
         )
         return text
 

@@ -1,0 +1,254 @@
+"""Lines of unique and limited tasks in Redis, which several processes share."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from framework._tasks.places import GRANTED, PlaceAnswer, PlaceRequest
+from framework.engines.celery import _lines
+from framework.engines.celery._lines import RedisLines
+from framework.engines.celery._messages import Message
+from framework.engines.celery._reports import Reports
+from framework.engines.celery._state import State
+from tests.patience import PATIENCE
+
+HOLDER = "m|1|7"
+
+
+class Process:
+    """Lines of one process, and what they tell its tasks.
+
+    Args:
+        state: Redis.
+        name: The process.
+    """
+
+    def __init__(self, state: State, name: str) -> None:
+        self.state = state
+        self.lines = RedisLines(state, self._listen)
+        self.lines._holder = name
+        self.lines._alive = f"{state.prefix}alive:{name}"
+        self.reports = Reports(state, Host(), self.lines.placed, self.lines.missed)
+        self._told: dict[str, queue.Queue[PlaceAnswer]] = {}
+
+    def _listen(self) -> None:
+        self.reports.find_place()
+        self.reports.start()
+
+    def join(self, task_id: str, limit: int = 1, key: str = "k", **more: Any) -> PlaceAnswer:
+        """Ask for a place and return the answer."""
+        told = self._told.setdefault(task_id, queue.Queue())
+        self.lines.join(PlaceRequest(key, task_id, limit, **more), told.put)
+        return self.told(task_id)
+
+    def told(self, task_id: str) -> PlaceAnswer:
+        """Wait for the next answer to a task."""
+        return self._told[task_id].get(timeout=PATIENCE)
+
+    def knows_nothing(self, task_id: str) -> bool:
+        """Whether there is no further answer to a task."""
+        return self._told[task_id].empty()
+
+    def leave(self, task_id: str) -> None:
+        """Take a task out of its lines, and return once it is."""
+        self.lines.leave(task_id)
+        # The calls of a process take effect in their order.
+        self.join(f"after {task_id}", key="another")
+        self.lines.leave(f"after {task_id}")
+
+    def die(self) -> None:
+        """Fall silent for as long as others wait."""
+        self.lines._stop.set()
+        self.lines._closed = True
+        self.state.client.delete(self.lines._alive)
+
+    def close(self) -> None:
+        """End the threads."""
+        self.lines.close(PATIENCE)
+        self.reports.close()
+
+
+class Host:
+    """No tasks."""
+
+    def live(self) -> list[Any]:
+        """Return no task."""
+        return []
+
+
+@pytest.fixture
+def state(redis_url: str) -> Iterator[State]:
+    """The states of a namespace."""
+    made = State(redis_url, "test", 60.0)
+    yield made
+    made.client.close()
+
+
+@pytest.fixture
+def process(state: State) -> Iterator[Callable[[str], Process]]:
+    """Start a process at each call."""
+    started: list[Process] = []
+
+    def start(name: str) -> Process:
+        started.append(Process(state, name))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+def message(task_id: str) -> Message:
+    """Return a message of a task."""
+    return Message(task_id, "f", "f", "", "[[],{}]", 1.0, 9.0, 9.0)
+
+
+def test_in_turn(process: Any) -> None:
+    """As many have a place as the limit allows, and the others follow in their order."""
+    one, two = process("one"), process("two")
+    assert one.join("a", 2) == GRANTED
+    assert two.join("b", 2) == GRANTED
+    assert one.join("c", 2) == PlaceAnswer(False, ("a", "b"))
+    assert two.join("d", 2) == PlaceAnswer(False, ("a", "b", "c"))
+    two.lines.leave("b")
+    assert one.told("c") == GRANTED
+    assert two.knows_nothing("d")
+    one.lines.leave("c")
+    assert two.told("d") == GRANTED
+
+
+def test_by_rank(process: Any) -> None:
+    """A task of a lower rank goes before those that wait already."""
+    one, two = process("one"), process("two")
+    one.join("a")
+    assert one.join("b", rank=1) == PlaceAnswer(False, ("a",))
+    assert two.join("c", rank=0) == PlaceAnswer(False, ("a",))
+    assert two.join("d", rank=1) == PlaceAnswer(False, ("a", "c", "b"))
+    one.lines.leave("a")
+    assert two.told("c") == GRANTED
+    assert one.knows_nothing("b")
+
+
+def test_only_asked(process: Any) -> None:
+    """Who does not wait is told who is there, and is in nobody's way."""
+    one, two = process("one"), process("two")
+    one.join("a")
+    assert two.join("b", waits=False) == PlaceAnswer(False, ("a",))
+    assert "b" not in two.lines
+    one.leave("a")
+    assert two.join("c", waits=False) == GRANTED
+
+
+def test_asked_twice(process: Any) -> None:
+    """A repeated request gets the answer of the first one."""
+    one, two = process("one"), process("two")
+    assert one.join("a") == GRANTED
+    assert one.join("a") == GRANTED
+    assert two.join("b") == PlaceAnswer(False, ("a",))
+    assert two.join("b") == PlaceAnswer(False, ("a",))
+    assert two.join("c") == PlaceAnswer(False, ("a", "b"))
+
+
+def test_left_while_waiting(process: Any) -> None:
+    """Who leaves while it waits gets no place, and holds up nobody."""
+    one, two = process("one"), process("two")
+    one.join("a")
+    two.join("b")
+    two.join("c")
+    two.leave("b")
+    one.lines.leave("a")
+    assert two.told("c") == GRANTED
+    assert two.knows_nothing("b")
+
+
+def test_several_lines(process: Any) -> None:
+    """A task that leaves gives back its places in all of its lines."""
+    one = process("one")
+    one.join("a", key="k")
+    one.join("a", key="l")
+    one.join("b", key="k")
+    one.join("c", key="l")
+    one.lines.leave("a")
+    assert (one.told("b"), one.told("c")) == (GRANTED, GRANTED)
+
+
+def test_end_of_a_task(state: State, process: Any) -> None:
+    """A published task has its place until it is final, also when its process has died."""
+    one, two = process("one"), process("two")
+    one.join("a")
+    assert state.publish([message("a")], one.lines) == []
+    one.die()
+    assert two.join("b") == PlaceAnswer(False, ("a",))
+    assert state.start(message("a"), HOLDER).kind == "run"
+    assert two.knows_nothing("b")
+    state.end("a", "failed", holder=HOLDER)
+    assert two.told("b") == GRANTED
+
+
+def test_death_before_publishing(monkeypatch: Any, process: Any) -> None:
+    """A task that was not published loses its place soon after its process has died."""
+    monkeypatch.setattr(_lines, "BEAT", 0.05)
+    one, two = process("one"), process("two")
+    one.join("a")
+    one.join("b")
+    assert two.join("c") == PlaceAnswer(False, ("a", "b"))
+    one.die()
+    assert two.told("c") == GRANTED
+
+
+def test_taken_for_dead(state: State, process: Any) -> None:
+    """A process that was taken for dead cannot publish a task whose place another one has."""
+    one, two = process("one"), process("two")
+    one.join("a")
+    state.client.delete(one.lines._alive)
+    assert two.join("b") == GRANTED
+    assert state.publish([message("a")], one.lines) == ["a"]
+    assert state.fetch(["a"]) == {}
+    assert state.publish([message("b")], two.lines) == []
+
+
+def test_taken_for_dead_while_it_waits(state: State, process: Any, monkeypatch: Any) -> None:
+    """A process that was taken for dead asks again for the tasks that wait."""
+    monkeypatch.setattr(_lines, "BEAT", 0.05)
+    one, two = process("one"), process("two")
+    two.join("a")
+    one.join("b")
+    state.client.delete(one.lines._alive)
+    two.lines.leave("a")
+    assert one.told("b") == GRANTED
+
+
+def test_missed_report(state: State, process: Any, monkeypatch: Any) -> None:
+    """A place is told of although the report of it was missed."""
+    one, two = process("one"), process("two")
+    one.join("a")
+    two.join("b")
+    monkeypatch.setattr(two.reports, "_placed", lambda *_: None)
+    one.leave("a")
+    two.lines.missed()
+    assert two.told("b") == GRANTED
+
+
+def test_never_more_than_the_limit(process: Any) -> None:
+    """Whatever the order of requests and leaves, no more tasks have a place than may."""
+    processes = [process(str(number)) for number in range(3)]
+    granted: queue.Queue[tuple[RedisLines, str]] = queue.Queue()
+
+    def ask(number: int) -> None:
+        lines, task_id = processes[number % 3].lines, str(number)
+        lines.join(
+            PlaceRequest("k", task_id, 2),
+            lambda answer: granted.put((lines, task_id)) if answer.granted else None,
+        )
+
+    for number in range(150):
+        ask(number)
+    for _ in range(150):
+        lines, task_id = granted.get(timeout=PATIENCE)
+        # The other place, at most.
+        assert granted.qsize() <= 1
+        lines.leave(task_id)
