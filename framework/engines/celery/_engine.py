@@ -21,6 +21,7 @@ from framework.engines.celery._messages import Functions, Message, signature_has
 from framework.engines.celery._publisher import Publisher, Sender, queue_of, route
 from framework.engines.celery._reports import Reports, record_of
 from framework.engines.celery._rescue import Rescue
+from framework.engines.celery._sharing import Sharing
 from framework.engines.celery._state import State
 from framework.engines.celery._tasks import CeleryTasks
 from framework.exceptions import BrokerUnavailableError
@@ -28,8 +29,6 @@ from framework.protocols import (
     EngineHost,
     EngineTask,
     Kind,
-    PlaceAnswer,
-    PlaceRequest,
     Run,
     TaskFunction,
     Telemetry,
@@ -41,7 +40,7 @@ _NO_LIMIT: Final = 300.0
 """The longest limit that is assumed while no function has one."""
 
 
-class CeleryEngine:
+class CeleryEngine(Sharing):
     """Runs tasks on Celery workers: ``celery -A module:celery_app worker``.
 
     Create it once, at module level of the module that workers import, after the Celery app.
@@ -467,19 +466,6 @@ class CeleryEngine:
         if host is None:
             return
         host.ended(task_id, TaskStatus.CANCELLED, host.clock.time(), reason=reason, attempts=0)
-
-    # -- protocols.SharedPlaces
-
-    def join(self, request: PlaceRequest, told: Callable[[PlaceAnswer], object]) -> None:
-        """Ask for a place that all processes share; see `protocols.SharedPlaces`."""
-        if self._lines is None:
-            raise RuntimeError("the engine is not open")
-        self._lines.join(request, told)
-
-    def leave(self, task_id: str) -> None:
-        """Give back a task's places."""
-        if self._lines is not None:
-            self._lines.leave(task_id)
 
     # -- on the publisher's thread
 

@@ -58,19 +58,26 @@ local function finish(status, result, error, reason, ttl)
 end
 """
 
+_ADD: Final = f"""
+-- Adds the task, whose message and facts (field, value, ...) are in ARGV from a place on.
+local function add(from)
+  redis.call('HSET', task, 'status', 'pending', 'attempts', '0', 'seq', '0',
+    'noted', stamp(now), 'unsent', '1', unpack(ARGV, from + 1))
+  redis.call('EXPIRE', task, {KEPT_LIVE})
+  redis.call('ZADD', live, now, id)
+  redis.call('HSET', messages, id, ARGV[from])
+end
+"""
+
 PUBLISH: Final = (
     _HEAD
+    + _ADD
     + """
--- ARGV: id, seconds that a live hash is kept, message, whether it needs places ('1'), then
--- field, value, ...
+-- ARGV: id, whether it needs places ('1'), then what `add` takes
 local status = get('status')
 if status ~= '' then return status end
-if ARGV[4] == '1' and not has_places() then return 'unplaced' end
-redis.call('HSET', task, 'status', 'pending', 'attempts', '0', 'seq', '0',
-  'noted', stamp(now), 'unsent', '1', unpack(ARGV, 5))
-redis.call('EXPIRE', task, ARGV[2])
-redis.call('ZADD', live, now, id)
-redis.call('HSET', messages, id, ARGV[3])
+if ARGV[2] == '1' and not has_places() then return 'unplaced' end
+add(3)
 return 'pending'
 """
 )
@@ -253,6 +260,38 @@ return status
 JOIN: Final = _HEAD + lines.JOIN.replace("KEPT", str(KEPT_LIVE))
 LEAVE_LINES: Final = _HEAD + lines.LEAVE_LINES
 LOOK: Final = _HEAD + lines.LOOK
+
+CLAIM_RUN: Final = (
+    _HEAD
+    + _ADD
+    + """
+-- KEYS, after the others: the schedule's hash, the set of names. ARGV: id, name, due time or
+-- '', now, whether to skip ('1'), greatest error of a clock, then what `add` takes, or nothing
+local schedule, due = KEYS[6], tonumber(ARGV[3])
+local last, latest = unpack(redis.call('HMGET', schedule, 'last_due', 'task_id'))
+if latest == id then return 'claimed' end
+if not last then
+  redis.call('SADD', KEYS[7], ARGV[2])
+  redis.call('HSET', schedule, 'last_due', due and ARGV[3] or ARGV[4])
+elseif due then
+  if due <= tonumber(last) and tonumber(last) <= due + tonumber(ARGV[6]) then return 'taken' end
+  if redis.call('HGET', schedule, 'paused') == '1' then return 'paused' end
+end
+local status = latest and redis.call('HGET', prefix .. 'task:' .. latest, 'status') or ''
+if status == 'pending' or status == 'running' then
+  if ARGV[5] == '1' and due then
+    redis.call('HSET', schedule, 'last_due', ARGV[3])
+    redis.call('HINCRBY', schedule, 'skipped', 1)
+  end
+  return 'busy'
+end
+redis.call('HSET', schedule, 'task_id', id, 'ran_at', ARGV[4])
+if due then redis.call('HSET', schedule, 'last_due', ARGV[3]) end
+if ARGV[7] and get('status') == '' then add(7) end
+return 'claimed'
+"""
+)
+"""Claim one run of a schedule, and add its task."""
 
 THROTTLE: Final = """
 -- KEYS: stamps of the calls in the window, those who wait. ARGV: rate, window, who.

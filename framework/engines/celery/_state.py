@@ -128,13 +128,14 @@ class State:
         pipe = self.client.pipeline(transaction=False)
         for message in messages:
             needs = "1" if message.task_id in placed else ""
-            self._publish(
-                self.keys(message.task_id),
-                [message.task_id, _scripts.KEPT_LIVE, _text(message), needs, *_facts(message)],
-                client=pipe,
-            )
+            arguments = [message.task_id, needs, *self.facts_to_add(message)]
+            self._publish(self.keys(message.task_id), arguments, client=pipe)
         told = zip(messages, pipe.execute(), strict=True)
         return [message.task_id for message, status in told if status == "unplaced"]
+
+    def facts_to_add(self, message: Message) -> list[str]:
+        """Return what scripts take that add a task."""
+        return [_text(message), *_facts(message)]
 
     def published(self, task_ids: Collection[str]) -> None:
         """Mark the first messages of tasks as sent, in one round trip."""
