@@ -23,7 +23,11 @@ def make(url: str, name: str = "processes", **options: Any) -> CeleryEngine:
     """Return an engine as the tests' workers have it."""
     app = Celery(name, broker=url)
     app.conf.update(worker_hijack_root_logger=False, worker_send_task_events=False)
-    given = {"default_limit": 15.0, "max_limit": 60.0, "functions": [celery_tasks.plain]}
+    given = {
+        "default_limit": 15.0,
+        "max_limit": 60.0,
+        "functions": [celery_tasks.plain, celery_tasks.tick],
+    }
     return CeleryEngine(app, **{**given, **options})
 
 

@@ -54,6 +54,11 @@ def plain(first: int) -> int:
     return first + 1
 
 
+def tick() -> None:
+    """Count a run; no decorator."""
+    tell("ticks", "tick")
+
+
 def unknown(first: int) -> int:
     """Add one; no decorator, and no worker knows of it."""
     return first + 1
