@@ -6,22 +6,25 @@ Its methods are those of optional protocols; see `framework.protocols`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import redis
 
 from framework._tasks.records import TaskRecord
+from framework.engines.celery._lines import RedisLines
 from framework.engines.celery._messages import Message
 from framework.engines.celery._schedules import RedisSchedules
 from framework.engines.celery._state import State
 from framework.exceptions import FrameworkError, StoreUnavailableError
-from framework.protocols import EngineTask, RunClaim, ScheduleState
+from framework.protocols import EngineTask, PlaceAnswer, PlaceRequest, RunClaim, ScheduleState
 
 
 class Sharing:
-    """Schedules of all processes that use the same Redis and namespace."""
+    """Schedules and places of all processes that use the same Redis and namespace."""
+
+    _lines: RedisLines | None = None
 
     @property
     @abstractmethod
@@ -81,3 +84,16 @@ class Sharing:
             yield
         except redis.RedisError as error:
             raise StoreUnavailableError(f"Redis does not answer: {error}") from error
+
+    # -- protocols.SharedPlaces
+
+    def join(self, request: PlaceRequest, told: Callable[[PlaceAnswer], object]) -> None:
+        """Ask for a place that all processes share; see `protocols.SharedPlaces`."""
+        if self._lines is None:
+            raise RuntimeError("the engine is not open")
+        self._lines.join(request, told)
+
+    def leave(self, task_id: str) -> None:
+        """Give back a task's places."""
+        if self._lines is not None:
+            self._lines.leave(task_id)
