@@ -112,7 +112,7 @@ async def test_broker_comes_back(redis_server: RedisServer, said: Said) -> None:
         await said.words("the broker is back")
         ids = [(await published(redis_server))["task_id"] for _ in range(2)]
         assert ids == [first, second]
-        assert await status(first) == (TaskStatus.PENDING, "")
+        assert await status(first) == (TaskStatus.PENDING, "queued for a worker")
 
 
 async def test_health_while_it_is_away(redis_server: RedisServer, said: Said) -> None:

@@ -275,6 +275,8 @@ async def test_schedule_that_is_refused(
     # A worker would find the second one by this name.
     both = scheduled(), scheduled()
     async with setup_async_framework(None, engine=make(celery_redis.url)):
+        # Answered by the thread that asks Redis about schedules, after that.
+        assert await get_task_manager().get_task("nothing") is None
         assert get_task_manager().get_stats()["scheduled_skipped"] == 1
     assert "nightly was skipped: func must be a function that workers know" in caplog.text
     assert len(both) == 2

@@ -32,7 +32,8 @@ class Process:
         self.lines = RedisLines(state, self._listen)
         self.lines._holder = name
         self.lines._alive = f"{state.prefix}alive:{name}"
-        self.reports = Reports(state, Host(), self.lines.placed, self.lines.missed)
+        host: Any = Host()
+        self.reports = Reports(state, host, self.lines.placed, self.lines.missed)
         self._told: dict[str, queue.Queue[PlaceAnswer]] = {}
 
     def _listen(self) -> None:
@@ -126,7 +127,7 @@ def test_by_rank(process: Any) -> None:
     one, two = process("one"), process("two")
     one.join("a")
     assert one.join("b", rank=1) == PlaceAnswer(False, ("a",))
-    assert two.join("c", rank=0) == PlaceAnswer(False, ("a",))
+    assert two.join("c", rank=0) == PlaceAnswer(False, ("a", "b"))
     assert two.join("d", rank=1) == PlaceAnswer(False, ("a", "c", "b"))
     one.lines.leave("a")
     assert two.told("c") == GRANTED

@@ -98,8 +98,7 @@ local function enter()
   redis.call('HSET', stay_of(id), '@', ARGV[6], line, ARGV[3])
   redis.call('EXPIRE', stay_of(id), KEPT)
 end
-local score = redis.call('ZSCORE', waiting, id)
-if not score then
+if not redis.call('ZSCORE', waiting, id) then
   local first = redis.call('ZRANGE', waiting, 0, 0, 'WITHSCORES')[2]
   if redis.call('ZCARD', placed) < limit and
       (not first or math.floor(tonumber(first) / RANK) > rank) then
@@ -107,23 +106,21 @@ if not score then
     place(line, id)
     return {1}
   end
-  score = rank * RANK + redis.call('INCR', prefix .. 'lines:n')
   if ARGV[4] == '1' then
     enter()
-    redis.call('ZADD', waiting, score, id)
+    redis.call('ZADD', waiting, rank * RANK + redis.call('INCR', prefix .. 'lines:n'), id)
     redis.call('EXPIRE', waiting, KEPT)
   end
 end
 local answer, most = {0}, tonumber(ARGV[8])
-for _, one in ipairs(redis.call('ZRANGE', placed, 0, most - 1)) do answer[#answer + 1] = one end
-local ahead = redis.call('ZRANGEBYSCORE', waiting, '-inf', '(' .. string.format('%.0f', score),
-  'LIMIT', 0, most)
-for _, one in ipairs(ahead) do
-  if #answer <= most then answer[#answer + 1] = one end
+for _, part in ipairs({placed, waiting}) do
+  for _, one in ipairs(redis.call('ZRANGE', part, 0, most)) do
+    if one ~= id and #answer <= most then answer[#answer + 1] = one end
+  end
 end
 return answer
 """.replace("RANK", str(1 << 48))
-"""Ask for a place: 1, or 0 and the ids of those who have one and of those who wait before."""
+"""Ask for a place: 1, or 0 and the ids of the others who have one, and of those who wait."""
 
 LEAVE_LINES: Final = """
 -- ARGV: id

@@ -10,7 +10,11 @@ from typing import Any
 
 from sqlalchemy.dialects import sqlite
 
+from framework._running.lines import Lines
+from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.records import TaskStatus
+from framework.engines.celery import _scripts
+from framework.engines.celery._lines import RedisLines
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publisher import Publisher
 from framework.engines.celery._reports import Reports
@@ -142,6 +146,69 @@ def flush_or_publish(run: Run) -> None:
     it.publisher.close(5.0)
 
 
+class RedisOfLines:
+    """A Redis that keeps lines, and reports each place that is granted.
+
+    Attributes:
+        lines: The lines.
+        placed: Called with a report: the task, and its line.
+    """
+
+    placed: Callable[[str, str], None]
+    prefix = ""
+
+    def __init__(self) -> None:
+        self.lines = Lines(lambda _: False)
+        self.client = SimpleNamespace(register_script=self._register, delete=_nothing)
+
+    def keys(self, task_id: str) -> list[str]:
+        """Return no keys."""
+        return []
+
+    def _register(self, script: str) -> Callable[..., Any]:
+        known = {_scripts.JOIN: self._join, _scripts.LEAVE_LINES: self._leave}
+        return known.get(script, lambda *_: 1)
+
+    def _join(self, _: object, given: Sequence[Any]) -> list[Any]:
+        task_id, line, limit, waits, rank = given[:5]
+        answers: list[PlaceAnswer] = []
+
+        def told(answer: PlaceAnswer) -> None:
+            if answers:
+                self.placed(task_id, line)
+            answers.append(answer)
+
+        self.lines.join(PlaceRequest(line, task_id, limit, bool(waits), rank), told)
+        return [int(answers[0].granted), *answers[0].others]
+
+    def _leave(self, _: object, given: Sequence[Any]) -> None:
+        self.lines.leave(given[0])
+
+
+def share_places(run: Run) -> None:
+    """Tasks ask for one place and give it back, or up: all get it, and none keeps it."""
+    redis: Any = RedisOfLines()
+    lines, granted = RedisLines(redis, lambda: None), list[str]()
+    redis.placed = lines.placed
+
+    def join(task_id: str) -> None:
+        def told(answer: PlaceAnswer) -> None:
+            if answer.granted:
+                granted.append(task_id)
+                lines.leave(task_id)
+
+        lines.join(PlaceRequest("line", task_id, 1), told)
+
+    def give_up() -> None:
+        lines.join(PlaceRequest("line", "c", 1), lambda _: None)
+        lines.leave("c")
+
+    run.together(lambda: join("a"), lambda: join("b"), give_up)
+    lines.close(5.0)
+    assert sorted(granted) == ["a", "b"]
+    assert len(redis.lines) == 0
+
+
 def read_reports_twice(run: Run) -> None:
     """Reading starts twice and ends: there is one thread at the most, and none is left."""
     reads: list[int] = []
@@ -153,7 +220,7 @@ def read_reports_twice(run: Run) -> None:
 
     state: Any = SimpleNamespace(latest=lambda: ("0", 0), read=read, poke=lambda: None)
     host: Any = None
-    reports = Reports(state, host)
+    reports = Reports(state, host, lambda *_: None, lambda: None)
     run.together(reports.start, reports.start, reports.close)
     reports.close()
     assert len(reads) <= 1
@@ -264,6 +331,7 @@ SCENARIOS: list[Callable[[Run], None]] = [
     publish_or_close,
     flush_or_publish,
     read_reports_twice,
+    share_places,
     rescue_or_close,
     claim_twice,
     enter_twice,
