@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from kombu.exceptions import OperationalError
 
 from framework._tasks import checks, registry
 from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import CallEncoder, call_encoder, decode_call, refusals, settled
 from framework.engines.celery import _settings, _worker_side
 from framework.engines.celery._entries import Entry
@@ -72,6 +74,9 @@ class CeleryEngine(Sharing):
             Celery app's name.
         allow_soft_limits: Whether workers may use a pool other than prefork, in which a
             limit cannot end blocking code.
+        keep_arguments: If a task ends without a result, Redis keeps its arguments for
+            `TaskManager.run_again`, if they take at most this many bytes of JSON; 0 or False
+            to keep none.
         worker_telemetry: What reports on the tasks that run on a worker, in each of its
             processes, such as ``[OpenTelemetrySink()]``. In the app, use
             ``setup_async_framework(telemetry=[...])``.
@@ -99,6 +104,7 @@ class CeleryEngine(Sharing):
         state_url: str | None = None,
         namespace: str | None = None,
         allow_soft_limits: bool = False,
+        keep_arguments: int = 65_536,
         worker_telemetry: Sequence[Telemetry] = (),
     ) -> None:
         if not callable(getattr(celery_app, "connection_for_write", None)):
@@ -121,6 +127,7 @@ class CeleryEngine(Sharing):
             else celery_app.main or "default"
         )
         self.allow_soft_limits: bool = checks.flag("allow_soft_limits", allow_soft_limits)
+        self.keep_arguments: int = checks.amount("keep_arguments", keep_arguments)
         self.worker_telemetry: tuple[Telemetry, ...] = checks.telemetry(
             "worker_telemetry", worker_telemetry
         )
@@ -415,6 +422,22 @@ class CeleryEngine(Sharing):
             self._rescue.look(found)
         return [record_of(task_id, facts, host.clock) for task_id, facts in found.items()]
 
+    def fetch_call(self, task_id: str) -> str | None:
+        """Return the kept arguments of a task as JSON; see `protocols.CallStore`.
+
+        Raises:
+            BrokerUnavailableError: If Redis does not answer.
+        """
+        try:
+            kept = self.state.kept_call(task_id)
+        except redis.RedisError as error:
+            raise BrokerUnavailableError(f"Redis does not answer: {error}") from error
+        if kept is None:
+            return None
+        call, limit = kept
+        options = {"timeout": float(limit)} if limit else {}
+        return json.dumps([*json.loads(call), options])
+
     def forget(self, task_ids: Collection[str]) -> None:
         """Drop finished tasks from Redis; blocks.
 
@@ -505,6 +528,7 @@ class CeleryEngine(Sharing):
             signature=self._signature(name, task.spec),
             namespace=self.namespace,
             carried=dict(task.carried),
+            keep=self.keep_arguments if _may_keep(task.spec) else 0,
         )
 
     def _signature(self, name: str, spec: TaskFunction) -> str:
@@ -520,6 +544,10 @@ _HEARS: Final = 0.5
 """Seconds to wait until a worker has received a cancellation; a busy one may take longer."""
 
 _FOREVER: Final = float("inf")
+
+
+def _may_keep(spec: TaskFunction) -> bool:
+    return isinstance(spec, TaskSpec) and spec.options["keep_arguments"]
 
 
 def _finite(name: str, value: object) -> float | None:

@@ -43,6 +43,8 @@ class Message:
         namespace: Of the app whose task it is; "" in messages of earlier releases.
         carried: What tracers carry from the submission to the worker, as text; {} in messages
             of earlier releases.
+        keep: How many bytes `call` may have to be kept if the task ends without a result; 0
+            for none, and in messages of earlier releases.
         version: `VERSION`.
     """
 
@@ -62,6 +64,7 @@ class Message:
     signature: str = ""
     namespace: str = ""
     carried: dict[str, str] = field(default_factory=dict)
+    keep: int = 0
     version: int = VERSION
 
     def as_json(self) -> dict[str, Any]:
@@ -81,7 +84,7 @@ class Message:
         """
         if isinstance(given, dict):
             # A message of an earlier release may wait at the broker while workers are upgraded.
-            given = {"namespace": "", "carried": {}, **given}
+            given = {"namespace": "", "carried": {}, "keep": 0, **given}
         if not isinstance(given, dict) or given.keys() != _TYPES.keys():
             raise MessageError("the message must be an object with the fields of a task message")
         for name, types in _TYPES.items():

@@ -47,6 +47,11 @@ local function finish(status, result, error, reason, ttl)
   redis.call('HDEL', task, 'holder', 'until', 'next', 'unsent', 'missing')
   redis.call('EXPIRE', task, ttl)
   redis.call('ZREM', live, id)
+  local text = status ~= 'completed' and redis.call('HGET', messages, id)
+  local message = text and cjson.decode(text)
+  if message and #message.call <= (message.keep or 0) then
+    redis.call('HSET', task, 'call', message.call)
+  end
   redis.call('HDEL', messages, id)
   -- A second message may come when the hash is gone.
   if get('copies') ~= '' then redis.call('SET', over, '1', 'EX', {KEPT_LIVE}) end

@@ -294,6 +294,11 @@ class State:
         found = pipe.execute() if ids else []
         return {task_id: facts for task_id, facts in zip(ids, found, strict=True) if facts}
 
+    def kept_call(self, task_id: str) -> tuple[str, str] | None:
+        """Return the kept call of a task and its limit; None if its call was not kept."""
+        call, limit = self.client.hmget(self.keys(task_id)[0], "call", "limit")
+        return None if call is None else (call, limit or "")
+
     def forget(self, task_ids: Collection[str]) -> None:
         """Drop the tasks that are final."""
         pipe = self.client.pipeline(transaction=False)
