@@ -21,6 +21,7 @@ from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.records import Kind, TaskEvent, TaskRecord, TaskStatus
 from framework._tasks.registry import find_function
 from framework._tasks.schedules import RunClaim, ScheduleState
+from framework._tasks.windows import WindowAnswer, WindowRequest
 from framework._tasks.wire import (
     decode_call,
     decode_error,
@@ -54,6 +55,7 @@ __all__ = [
     "SharedDirectory",
     "SharedPlaces",
     "SharedStore",
+    "SharedWindows",
     "StoreHost",
     "TaskEngine",
     "TaskEvent",
@@ -66,6 +68,8 @@ __all__ = [
     "TaskWaiter",
     "Telemetry",
     "TimerHandle",
+    "WindowAnswer",
+    "WindowRequest",
     "decode_call",
     "decode_error",
     "decode_result",
@@ -547,6 +551,31 @@ class ScheduleBook(Protocol):
     def schedules(self) -> Sequence[ScheduleState]:
         """Return what is known about all schedules, of all processes, by name."""
         ...
+
+
+@runtime_checkable
+class SharedWindows(Protocol):
+    """Optional methods of a `SharedStore`: windows of throttles that all processes share.
+
+    Without these methods, each process has windows of its own. Both methods may be called from
+    any thread, and must not block. The calls of one process take effect in their order.
+    """
+
+    def reserve(self, request: WindowRequest, told: Callable[[WindowAnswer], object]) -> None:
+        """Count a call at the earliest time at which its window allows it.
+
+        No half-open interval of the window's length may have more calls than its rate, by a clock
+        that all processes share. Each call is counted after those before it, also if they
+        are counted in the future.
+
+        Args:
+            request: The call. If it was counted already, this takes the place of that.
+            told: Called once with the answer, on any thread. While the database fails, that
+                takes until it works.
+        """
+
+    def give_back(self, key: str, entry: str) -> None:
+        """Count a call no more, since its function is not called."""
 
 
 @runtime_checkable

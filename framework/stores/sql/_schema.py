@@ -101,6 +101,16 @@ PLACES: Final = Table(
 )
 """One row for each task in a line; ``version`` is that of the last change of ``granted``."""
 
+WINDOWS: Final = Table(
+    "asyncframe_windows",
+    METADATA,
+    Column("line", Text, primary_key=True),
+    Column("entry", Text, primary_key=True),
+    Column("counted_at", BigInteger),
+    Column("leaves_at", BigInteger),
+)
+"""One row for each call in a window that is shared, in microseconds since the epoch."""
+
 STEPS: Final[tuple[tuple[str, ...], ...]] = (
     (
         """
@@ -195,6 +205,17 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         CREATE INDEX asyncframe_places_line
         ON asyncframe_places (line, granted, place_rank, position)
         """,
+        """
+        CREATE TABLE asyncframe_windows (
+            line TEXT NOT NULL,
+            entry TEXT NOT NULL,
+            counted_at BIGINT NOT NULL,
+            leaves_at BIGINT NOT NULL,
+            PRIMARY KEY (line, entry)
+        )
+        """,
+        "CREATE INDEX asyncframe_windows_line ON asyncframe_windows (line, counted_at)",
+        "CREATE INDEX asyncframe_windows_left ON asyncframe_windows (leaves_at)",
         "CREATE INDEX asyncframe_places_task ON asyncframe_places (task_id)",
         "CREATE INDEX asyncframe_places_process ON asyncframe_places (process, granted, version)",
     ),

@@ -14,6 +14,7 @@ from framework._tasks.pages import PageQuery
 from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.schedules import RunClaim, ScheduleState
+from framework._tasks.windows import WindowAnswer, WindowRequest
 from framework._tasks.wire import settled
 from framework._threads.clock import SystemClock
 from framework.exceptions import StoreUnavailableError
@@ -400,6 +401,16 @@ class SQLStore:
     def leave(self, task_id: str) -> None:
         """Take a task out of all lines."""
         self._writer.lines.leave(task_id)
+
+    # -- windows, see `protocols.SharedWindows`; never blocks
+
+    def reserve(self, request: WindowRequest, told: Callable[[WindowAnswer], object]) -> None:
+        """Count a call in a window of all processes."""
+        self._writer.windows.reserve(request, told)
+
+    def give_back(self, key: str, entry: str) -> None:
+        """Count a call no more."""
+        self._writer.windows.give_back(key, entry)
 
     # -- schedules, see `protocols.ScheduleBook`; may block
 

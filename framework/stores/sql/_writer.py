@@ -36,6 +36,7 @@ from framework.stores.sql._places import SharedLines, inherit
 from framework.stores.sql._removal import Deleted, Removal
 from framework.stores.sql._rows import NOT_WHOLE, Written, bare_row_of, row_of
 from framework.stores.sql._statements import Statements
+from framework.stores.sql._windows import WindowRows
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -94,6 +95,7 @@ class Writer:
         pages: The SQL that reads the history.
         removal: Which rows are to be deleted.
         lines: The places of unique and limited tasks.
+        windows: The windows of throttles.
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class Writer:
             database, self.statements, self.membership, backlog, mirror, host, clock
         )
         self.lines = SharedLines(database, self.membership, backlog.wake)
+        self.windows = WindowRows(database, self.membership, clock, backlog.wake)
         self.errors = 0
         self._failing_since: float | None = None
         self._pause = pace.pause_min
@@ -188,7 +191,7 @@ class Writer:
             if waits and len(self._backlog) < BATCH:
                 # Records come in bursts: a short wait makes one transaction of many.
                 pace = self._pace
-                hurries = self._backlog.waited_for or self.lines.waits
+                hurries = self._backlog.waited_for or self.lines.waits or self.windows.waits
                 self._closing.wait(pace.hurry if hurries else pace.gather)
             self.attempt()
         self._finish()
@@ -244,7 +247,7 @@ class Writer:
         """Answer and write what waits; return the database's error, if any."""
         fault: BaseException | None = None
         # In this order, so that nobody who has read how a task ended finds it in a line.
-        for step in (self.lines.settle, self.write):
+        for step in (self.lines.settle, self.windows.settle, self.write):
             try:
                 step()
             except FAULTS as error:
