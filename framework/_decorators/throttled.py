@@ -87,7 +87,14 @@ def throttled_inner(fn: Callable[..., Any], policy: ThrottlePolicy) -> types.Fun
         here = policies() if core is None else core.policies
         its_key = None if key is None else key(*args, **kwargs)
         gate = here.direct.get(policy)
-        due = here.take(policy, its_key) if gate is None else gate.take(here.monotonic)
+        if gate is not None:
+            due = gate.take(here.monotonic)
+        elif here.asks:
+            due = await here.take_on_loop(policy, its_key)
+            if due is not None:
+                raise here.refuse(policy, due)
+        else:
+            due = here.take(policy, its_key)
         if due is not None:
             if not waits:
                 raise here.refuse(policy, due)

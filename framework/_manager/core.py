@@ -29,8 +29,10 @@ from framework._running.permits import Permits
 from framework._running.policies import Policies, WatchedPolicies
 from framework._running.results import Results
 from framework._running.runner import Runner
+from framework._running.shared_windows import SharedPolicies
 from framework._tasks.live import Sleeper
 from framework._tasks.records import EVENT_OF, FAILURES
+from framework._threads.clock import SystemClock
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.waiters import Mailboxes
 from framework.engines.local import LocalEngine
@@ -43,6 +45,7 @@ from framework.protocols import (
     RequeueStore,
     ScheduleBook,
     SharedPlaces,
+    SharedWindows,
     TaskEngine,
     TaskStore,
 )
@@ -111,12 +114,7 @@ class Core:
         self.permits = self._permits(shared)
         if self.remote is not None:
             self.endings.retention.forget = self._forget_elsewhere
-        pauses = Pauses(self.ledger, self.endings.limits)
-        self.policies = (
-            policies_type(clock, rng, pauses)
-            if interceptor is None
-            else WatchedPolicies(clock, rng, pauses, interceptor)
-        )
+        self.policies = self._policies(policies_type, Pauses(self.ledger, self.endings.limits))
         self.places = Places(self.runner, self.elsewhere, self._shared_places())
         self.delays = self.places.delays = Delays(self.runner, self.places.start)
         self.intake = Intake(
@@ -142,6 +140,17 @@ class Core:
         if _LOGGER.isEnabledFor(logging.DEBUG):
             self.ledger.subscribe(log_final, EVENT_OF.values())
             self.ledger.subscribe(log_attempt, ("retrying",))
+
+    def _policies(self, own_type: type[Policies], pauses: Pauses) -> Policies:
+        """Return the policies, whose windows are shared if the store can do that."""
+        interceptor = self.ledger.interceptor
+        windows: object = self.ledger.shared
+        if interceptor is not None:
+            return WatchedPolicies(self.clock, self.rng, pauses, interceptor)
+        # No other process lives in virtual time.
+        if isinstance(windows, SharedWindows) and isinstance(self.clock, SystemClock):
+            return SharedPolicies(self.clock, self.rng, pauses, windows, self.boxes)
+        return own_type(self.clock, self.rng, pauses)
 
     def _shared_places(self) -> SharedPlaces | None:
         """Return who keeps the places of all processes: the engine, or else the store."""

@@ -44,7 +44,10 @@ class Policies:
         direct: The gates of functions throttled as a whole, which never retire. Each call of
             such a function asks its gate here and saves `take`, except for the first. Empty
             where `take` does more than to ask the gate.
+        asks: Whether `take` may block, so that a coroutine uses `take_on_loop`.
     """
+
+    asks = False
 
     def __init__(self, clock: Clock, rng: random.Random, pauses: Pauses | None = None) -> None:
         self.clock = clock
@@ -78,6 +81,10 @@ class Policies:
             return self.gates(policy).take(key, self.monotonic)
         gate = self.direct[policy] = self.gates(policy).single()
         return gate.take(self.monotonic)
+
+    async def take_on_loop(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
+        """Count a call, and wait until it may begin; return when to try again if it may not."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Interrupt every sleep, and every one that starts later."""
@@ -134,7 +141,7 @@ class Policies:
         gate, turn = self.gates(policy).join(key, sleeper, self.monotonic)
         passed = False
         try:
-            with _Sleep(self, sleeper, throttle_reason(policy, turn), suspends=True) as sleep:
+            with Sleep(self, sleeper, throttle_reason(policy, turn), suspends=True) as sleep:
                 self._announce("throttled", policy.name, due - self.clock.monotonic(), None)
                 while not sleeper.interrupted:
                     passed, until = gate.step(sleeper, self.monotonic)
@@ -225,7 +232,7 @@ class Policies:
             delay = policy.delay(attempt, self.rng.uniform)
             due = self.clock.monotonic() + delay
             reason = retry_reason(policy, attempt, due, latest[0])
-            with _Sleep(self, sleeper, reason, latest[0]) as sleep:
+            with Sleep(self, sleeper, reason, latest[0]) as sleep:
                 self._announce("retrying", name, delay, latest[0])
                 yield due
             if not sleep.may_go_on(latest[0]):
@@ -305,7 +312,7 @@ class WatchedPolicies(Policies):
         self._interceptor.after_throttle(policy.name, current_record.get(), self._latest.reading)
 
 
-class _Sleep:
+class Sleep:
     """The sleep of one call, inside or outside a task."""
 
     __slots__ = ("_error", "_policies", "_reason", "_record", "_sleeper", "_suspends")
@@ -326,7 +333,7 @@ class _Sleep:
         self._record = current_record.get() if policies.pauses is not None else None
         self._suspends = suspends
 
-    def __enter__(self) -> _Sleep:
+    def __enter__(self) -> Sleep:
         if self._record is not None and self._suspends:
             assert self._policies.pauses is not None
             self._policies.pauses.limits.suspend(self._record)

@@ -291,6 +291,16 @@ class ThrottleOptions(TypedDict, total=False):
             "separately. None to count all calls together.",
         ),
     ]
+    shared: Annotated[
+        bool,
+        Option(
+            True,
+            checks.flag,
+            "Whether to count the calls of all processes together if they share a store such as "
+            "`SQLStore`. A sync function that is called on an event loop's thread raises "
+            "``RuntimeError`` then. Without such a store each process counts its own calls.",
+        ),
+    ]
 
 
 class RetryOptions(TypedDict, total=False):

@@ -82,9 +82,12 @@ def unique_key(
         TypeError: If an argument, or what the key function returned, has no stable text.
         Exception: What the key function raises.
     """
+    name = name_of(fn)
     if callable(unique):
-        return f"u:{name_of(fn)}:{_digest(_stable_text(fn, 'unique', unique(*args, **kwargs)))}"
-    return f"u:{name_of(fn)}:{_digest(_call_text(fn, args, kwargs))}"
+        text = stable_text(name, "unique", unique(*args, **kwargs))
+    else:
+        text = _call_text(fn, args, kwargs)
+    return f"u:{name}:{key_digest(text)}"
 
 
 def running_key(
@@ -102,19 +105,30 @@ def running_key(
     name = name_of(fn)
     if key is None:
         return f"r:{name}", ""
-    text = _stable_text(fn, "key", key(*args, **kwargs))
-    return f"r:{name}:{_digest(text)}", cut(text, _SHOWN)
+    text = stable_text(name, "key", key(*args, **kwargs))
+    return f"r:{name}:{key_digest(text)}", cut(text, _SHOWN)
 
 
-def _digest(text: str) -> str:
+def key_digest(text: str) -> str:
+    """Return a short text that stands for a long one."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _stable_text(fn: Callable[..., Any], option: str, key: object) -> str:
+def stable_text(name: str, option: str, key: object) -> str:
+    """Return the text of what a key function returned, the same in every process.
+
+    Args:
+        name: The function that has the key function.
+        option: The option that it was given in.
+        key: What it returned.
+
+    Raises:
+        TypeError: If its repr is that of a certain object in memory.
+    """
     text = safe_repr(key, _MAX_TEXT)
     if _ADDRESS.search(text):
         raise TypeError(
-            f"the {option} function of {name_of(fn)} must return a value whose repr is the same "
+            f"the {option} function of {name} must return a value whose repr is the same "
             f"in every process, such as a string, a number or a tuple of them, not {text[:80]}"
         )
     return text

@@ -63,7 +63,7 @@ def test_retry_options_keep_what_is_left_out() -> None:
     [
         (
             throttled_task(rate_limit=1),
-            r"rate_limit, time_window, when_limited, key$",
+            r"rate_limit, time_window, when_limited, key, shared$",
         ),
         (
             retry_task(),
@@ -386,7 +386,7 @@ RUN_NAMES = "timeout, description, priority, on_error, keep_arguments"
     [
         (background_task, f"{RUN_NAMES}, name, {NAMES}, on_restart, idempotent"),
         (async_task, f"{RUN_NAMES}, name, {NAMES}"),
-        (throttled_task, "rate_limit, time_window, when_limited, key"),
+        (throttled_task, "rate_limit, time_window, when_limited, key, shared"),
         (retry_task, "max_retries, retry_delay, backoff, max_delay, jitter, exceptions"),
     ],
 )
@@ -431,9 +431,9 @@ async def test_a_submission_may_undo_a_delay(task_manager: TaskManager) -> None:
 RUN = "timeout=None, description='', priority='normal', on_error='log', keep_arguments=True"
 ONCE = "delay=0.0, task_id=None, on_complete=None"
 PLACES = "unique=False, on_duplicate='return', max_running=None, key=None"
-THROTTLE = "rate_limit, time_window=60.0, when_limited='raise', key=None"
+THROTTLE = "rate_limit, time_window=60.0, when_limited='raise', key=None, shared=True"
 RETRY = "max_retries=3, retry_delay=1.0, backoff=1.0, max_delay=None, jitter=0.0, exceptions="
-KEPT = "time_window=..., when_limited=..., key=..."
+KEPT = "time_window=..., when_limited=..., key=..., shared=..."
 
 
 @pytest.mark.parametrize(
