@@ -8,8 +8,17 @@ from contextvars import ContextVar
 
 import pytest
 
-from framework import TaskManager, async_task, background_task, retry_task
+from framework import (
+    TaskManager,
+    async_task,
+    background_task,
+    get_task_manager,
+    retry_task,
+    setup_async_framework,
+)
 from framework.protocols import TaskEvent, TaskRecord, TaskTracer
+from pytest_asyncframe.faults import FaultPlan
+from pytest_asyncframe.probe import Probe
 
 CALLER: ContextVar[str] = ContextVar("caller", default="nobody")
 PLACE: ContextVar[str] = ContextVar("place", default="nowhere")
@@ -103,13 +112,30 @@ async def test_retries_start_once(task_manager: TaskManager) -> None:
     assert tracer.started == [{"caller": "nobody"}]
 
 
-async def test_a_tracer_may_ask_for_few_events(task_manager: TaskManager) -> None:
+async def test_a_tracer_may_ask_for_few_events() -> None:
     """A tracer is asked about each task, whichever kinds of events it has subscribed to."""
     tracer = Carrier()
-    task_manager.subscribe(tracer, kinds=["completed"])
+    # Without the fixture, whose own sinks ask for all events.
+    async with setup_async_framework(None):
+        manager = get_task_manager()
+        manager.subscribe(tracer, kinds=["completed"])
+        assert await manager.get_result(on_a_thread()) == "nobody"
 
-    assert await task_manager.get_result(on_a_thread()) == "nobody"
     assert tracer.kinds == ["completed"]
+
+
+async def test_a_second_delivery_starts_nothing(
+    asyncframe: Probe, task_faults: FaultPlan, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tracer is asked once for a task that a fault delivers twice, as the first still runs."""
+    tracer = Carrier()
+    asyncframe.manager.subscribe(tracer)
+    task_faults.deliver_twice(on_the_loop)
+
+    assert await asyncframe.manager.get_result(on_the_loop()) == "nobody"
+    await asyncframe.settled()
+    assert tracer.started == [{"caller": "nobody"}]
+    assert caplog.records == []
 
 
 async def test_unsubscribed(task_manager: TaskManager) -> None:
