@@ -19,6 +19,7 @@ from framework._manager.drain import Reminder, at_most, drain
 from framework._manager.frameworks import Framework, Parts, override
 from framework._manager.servers import worker_count
 from framework._manager.settings import Settings
+from framework._manager.taking_over import warn_of_lost_tasks
 from framework._running.log import install_task_fields
 from framework._tasks import checks
 from framework._tasks.current import current_home
@@ -240,6 +241,8 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         await self._connect(framework, alone=shared is None)
         if shared is None and not framework.is_shared:
             _warn_of_siblings(worker_count(sys._getframe()))
+        if shared is None:
+            warn_of_lost_tasks(framework.core)
         install_task_fields()
         self._home = home = Home(framework.core, self._app, asyncio.get_running_loop())
         if shared is not None:
@@ -360,8 +363,7 @@ async def _in_thread(
             sleeper.signal()
 
     thread = threading.Thread(target=body, name=LIFESPAN, daemon=True)
-    # First: *call* may close the clock, and a timer set after that would start it again.
-    reminder = Reminder(clock, sleeper) if what else None
+    reminder = Reminder(clock, _later, sleeper.signal) if what else None
     try:
         thread.start()
         while not ended.is_set():
@@ -374,6 +376,11 @@ async def _in_thread(
     thread.join()
     if raised:
         raise raised[0]
+
+
+def _later(seconds: float, call: Callable[[], None]) -> Callable[[], object]:
+    # The timers of the loop, since a clock that is being closed waits for its own to fire.
+    return asyncio.get_running_loop().call_later(seconds, call).cancel
 
 
 def _say_what_is_awaited(reminder: Reminder, what: str, most: float) -> None:

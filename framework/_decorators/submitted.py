@@ -135,13 +135,10 @@ class _Maker:
         """Return the function with the options of *spec*.
 
         Raises:
-            ValueError: If an awaited task is to be requeued.
+            ValueError: If it is to be requeued, and is awaited or cannot be found by its name.
         """
-        if spec.requeue and self._inner is awaitable_inner:
-            raise ValueError(
-                "on_restart must be 'interrupt' for an async_task, not 'requeue': whoever awaits "
-                "it is gone after a restart; use background_task"
-            )
+        if spec.requeue:
+            _check_requeued(spec, awaited=self._inner is awaitable_inner)
         made = self._dressing.put_on(
             self._inner(spec, self._arity),
             options=copier(COPY, self._name, lambda changed: self.make(spec.replace(changed))),
@@ -149,6 +146,20 @@ class _Maker:
         )
         registry.register(spec.name, made)
         return made
+
+
+def _check_requeued(spec: TaskSpec, *, awaited: bool) -> None:
+    """Refuse to requeue what no other process could run in place of this one."""
+    if awaited:
+        raise ValueError(
+            "on_restart must be 'interrupt' for an async_task, not 'requeue': whoever awaits "
+            "it is gone after a restart; use background_task"
+        )
+    if "<" in spec.name:  # <lambda> or <locals>
+        raise ValueError(
+            f"on_restart must be 'interrupt' for {spec.name}, not 'requeue': another process "
+            "cannot find it by this name; define it in a module, or give it a name=... of its own"
+        )
 
 
 def background_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType:

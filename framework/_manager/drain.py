@@ -25,7 +25,7 @@ from framework._tasks.records import FINAL, TaskStatus
 from framework._tasks.restart import WAITS
 from framework._threads.sleepers import LoopSleeper
 from framework.exceptions import TaskInterruptedError
-from framework.protocols import Clock, TimerHandle
+from framework.protocols import Clock
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -165,38 +165,41 @@ async def _wait_until_idle(core: Core, home: Home, until: float) -> None:
 
 
 class Reminder:
-    """Signals a sleeper when it is time to log that a shutdown waits.
+    """Says when it is time to log that a shutdown waits: after a second, and then every five.
 
     Args:
-        clock: The framework's clock.
-        sleeper: Is signalled after a second, and then every five.
+        clock: The framework's clock, which is only read.
+        later: Calls a function after some seconds, and returns what prevents that.
+        signal: What to call when it is time; any thread.
+
+    Attributes:
+        stop: Lets it say nothing more.
     """
 
-    def __init__(self, clock: Clock, sleeper: LoopSleeper) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        later: Callable[[float, Callable[[], None]], Callable[[], object]],
+        signal: Callable[[], None],
+    ) -> None:
         self._clock = clock
-        self._sleeper = sleeper
+        self._later = later
+        self._signal = signal
         self._began = clock.monotonic()
-        self._timer: TimerHandle | None = None
-        self._due = self._began
-        self._set_timer(_FIRST_LOG)
+        self._due = False
+        self.stop = later(_FIRST_LOG, self._fire)
+
+    def _fire(self) -> None:
+        self._due = True
+        self._signal()
 
     def passed(self) -> float | None:
         """Return for how many seconds the shutdown has waited if it is time to log; else None."""
-        now = self._clock.monotonic()
-        if now < self._due:
+        if not self._due:
             return None
-        self._set_timer(_NEXT_LOG)
-        return now - self._began
-
-    def _set_timer(self, seconds: float) -> None:
-        self._due = self._clock.monotonic() + seconds
-        # A background timer: in a test, virtual time must not move just to log.
-        self._timer = self._clock.call_at(self._due, self._sleeper.signal, background=True)
-
-    def stop(self) -> None:
-        """Signal no more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._due = False
+        self.stop = self._later(_NEXT_LOG, self._fire)
+        return self._clock.monotonic() - self._began
 
 
 class _Progress:
@@ -213,7 +216,12 @@ class _Progress:
         self._core = core
         self._home = home
         self._until = until
-        self._reminder = Reminder(core.clock, sleeper)
+        self._reminder = Reminder(core.clock, self._later, sleeper.signal)
+
+    def _later(self, seconds: float, signal: Callable[[], None]) -> Callable[[], object]:
+        clock = self._core.clock
+        # A background timer: in a test, virtual time must not move just to log.
+        return clock.call_at(clock.monotonic() + seconds, signal, background=True).cancel
 
     async def begin(self) -> None:
         """Log what the drain waits for, at INFO, since most drains end right after it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextvars import copy_context
-from typing import Any, Final
+from typing import Final
 
 from framework._manager.core import Core
 from framework._tasks import registry
@@ -30,7 +30,8 @@ def take_over(core: Core, record: TaskRecord) -> bool:
 
     Its id, name, description, arguments, time limit, priority, delay, time of submission,
     number of attempts and trace stay. Its context, the line that submitted it, and the hooks of the
-    submission are gone; those of its function apply.
+    submission are gone; those of its function apply. A task that was submitted from outside the
+    app gets its options here.
 
     Args:
         core: The core that takes it.
@@ -47,13 +48,19 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     if spec is None:
         _release(store, record, restart)
         return False
+    is_new = restart.fresh
+    if is_new:
+        _settle_options(core, restart, spec)
     task = _task_of(core, record, restart, spec)
     try:
-        core.ledger.add(task, bounded=False)
+        core.ledger.add(task, bounded=False, emit_submitted=is_new)
     except (FrameworkError, ValueError):  # it is stopping, or the store takes no more
         _release(store, record, restart)
         return False
-    core.ledger.requeued(task)
+    if not is_new:
+        core.ledger.requeued(task)
+    elif task.outbox is not None:
+        core.ledger.flush_submitted(task)
     try:
         task.args, kwargs = decode_call(spec.fn, restart.call)
         task.kwargs = kwargs or None
@@ -75,9 +82,12 @@ def _release(store: RequeueStore, record: TaskRecord, restart: Restart) -> None:
 
 def _spec_of(core: Core, record: TaskRecord, restart: Restart) -> TaskSpec | None:
     """Return the spec of a task's function, with the options of its submission."""
-    known: Any = getattr(registry.find_function(record.name), "__asyncframe_spec__", None)
-    if not isinstance(known, TaskSpec):
+    known = registry.find_spec(record.name)
+    if known is None:
         return None
+    if restart.fresh:
+        about = record.description or known.description
+        return known.replace({"description": about, "on_restart": "requeue"})
     now = core.clock.time()
     return known.replace(
         {
@@ -89,6 +99,14 @@ def _spec_of(core: Core, record: TaskRecord, restart: Restart) -> TaskSpec | Non
             "on_restart": "requeue",
         }
     )
+
+
+def _settle_options(core: Core, restart: Restart, spec: TaskSpec) -> None:
+    """Note the options of a task that was submitted from outside, as `Intake` does for others."""
+    limit = core.intake.default_limit if spec.timeout is None else spec.timeout
+    restart.limit = None if limit == math.inf else limit
+    restart.priority, restart.idempotent = spec.priority, spec.options["idempotent"]
+    restart.fresh = False
 
 
 def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -> LiveTask:
@@ -108,3 +126,23 @@ def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -
     task.hooks = spec.hooks
     task.reason = delayed(restart.due) if restart.due is not None and spec.delay else REASON
     return task
+
+
+def warn_of_lost_tasks(core: Core) -> None:
+    """Warn if functions ask to be requeued, and the store does not keep their tasks for that."""
+    if core.remote is not None or (core.intake.durable and core.permits is not None):
+        return
+    specs = [getattr(one, "__asyncframe_spec__", None) for one in registry.functions()]
+    names = sorted({one.name for one in specs if isinstance(one, TaskSpec) and one.requeue})
+    if not names:
+        return
+    lost = (
+        "tasks that were accepted just before a crash are lost"
+        if core.permits is not None
+        else "it has no effect, since no other process knows this one's tasks"
+    )
+    _LOGGER.warning(
+        "on_restart='requeue' of %s: %s; use store=SQLStore(url, durable=True)",
+        names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more",
+        lost,
+    )

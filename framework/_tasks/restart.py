@@ -11,7 +11,7 @@ RestartState: TypeAlias = Literal["own", "begun", "left", "free"]
 WAITS: Final = "its process ended; it waits for a process that knows its function"
 """Reason of a task that belongs to nobody."""
 
-_FACTS = ("due", "limit", "priority", "idempotent", "carried")
+_FACTS = ("due", "limit", "priority", "idempotent", "carried", "fresh")
 
 
 class Restart:
@@ -24,6 +24,8 @@ class Restart:
         priority: The one of its submission.
         idempotent: Whether it may run again after it has started.
         carried: What tracers carry from its submission to its start; see `protocols.TaskTracer`.
+        fresh: Whether it was submitted from outside the app: its options are those of its
+            function, which the process that takes it over finds out.
         state: Whose it is. ``own``: this process's; it waits. ``begun``: this process's, and
             its function is started. ``left``: another process may run it, so this one neither
             starts nor stores it any more. ``free``: the copy that a store writes of it then.
@@ -37,6 +39,7 @@ class Restart:
         "call",
         "carried",
         "due",
+        "fresh",
         "idempotent",
         "limit",
         "priority",
@@ -54,6 +57,7 @@ class Restart:
         priority: str = "normal",
         idempotent: bool = False,
         carried: dict[str, str] | None = None,
+        fresh: bool = False,
     ) -> None:
         self.call = call
         self.due = due
@@ -61,6 +65,7 @@ class Restart:
         self.priority = priority
         self.idempotent = idempotent
         self.carried: dict[str, str] = carried or {}
+        self.fresh = fresh
         self.state: RestartState = "own"
         self.started: float | None = None
         self.written: list[Any] = []
@@ -85,6 +90,7 @@ class Restart:
             priority=self.priority,
             idempotent=self.idempotent,
             carried=self.carried,
+            fresh=self.fresh,
         )
         copy.state = "free"
         # The same list: the store may be writing the task right now.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from framework import __version__
+from framework._tasks import checks
 from framework._tasks.records import TaskStatus
 from framework.cli import _schedules, _tasks
 from framework.cli._mistakes import GOOD, CommandError
@@ -106,9 +107,9 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     _add_tasks(add)
-    scheduling = add("schedules", _schedules.schedules, "list, pause and resume schedules")
+    scheduling = add("schedules", _schedules.schedules, "list, pause, resume and run schedules")
     scheduling.add_argument("action", nargs="?", choices=_schedules.ACTIONS, default="list")
-    scheduling.add_argument("name", nargs="?", help="the schedule to pause or resume")
+    scheduling.add_argument("name", nargs="?", help="the schedule to pause, resume or run")
     examining = commands.add_parser("doctor", help="check a Celery configuration")
     examining.add_argument("app", metavar="module:celery_app")
     commands.add_parser("version", help="print the version")
@@ -127,6 +128,8 @@ def _add_tasks(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> N
     waiting = add("wait", _tasks.wait, "wait until a task has ended, and show it")
     waiting.add_argument("id")
     waiting.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="wait no longer")
+    repeating = add("run-again", _tasks.run_again, "run tasks again that ended without a result")
+    repeating.add_argument("ids", nargs="+", metavar="id")
     cancelling = add("cancel", _tasks.cancel, "cancel tasks")
     cancelling.add_argument("ids", nargs="+", metavar="id")
     cancelling.add_argument(
@@ -139,7 +142,7 @@ def _add_tasks(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> N
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < float("inf"):
-        raise ValueError
-    return seconds
+    try:
+        return checks.number("seconds", float(text), at_least=0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be 0 or more seconds, not {text!r}") from None

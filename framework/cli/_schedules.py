@@ -1,4 +1,4 @@
-"""The command about schedules: it lists, pauses and resumes them."""
+"""The command about schedules: it lists, pauses, resumes and runs them."""
 
 from __future__ import annotations
 
@@ -14,26 +14,44 @@ from framework.cli._facts import moment, short_id
 from framework.cli._mistakes import GOOD, USAGE, CommandError
 from framework.cli._screen import Screen
 from framework.cli._sources import Source
+from framework.cli._tasks import tell_submitted
 
-ACTIONS: Final = ("list", "pause", "resume")
+ACTIONS: Final = ("list", "pause", "resume", "trigger")
 
 _HEAD: Final = ("NAME", "STATUS", "LAST RUN", "TASK", "NEXT RUN", "SKIPPED", "TIMING")
 
 
 def schedules(source: Source, screen: Screen, arguments: Namespace) -> int:
-    """Print the schedules, or pause or resume one."""
+    """Print the schedules, or pause, resume or run one."""
     action, name = arguments.action, arguments.name
     if (name is None) != (action == "list"):
         wrong = "takes no name" if action == "list" else "needs the name of a schedule"
         raise CommandError(f"schedules {action} {wrong}", USAGE)
     if action == "list":
         return _list(source, screen)
-    paused = action == "pause"
-    if not source.observer.pause_schedule(name, paused, datetime.now(UTC).timestamp()):
-        known = ", ".join(repr(state.name) for state in source.observer.schedules())
-        raise CommandError(f"there is no schedule {name!r}; there are: {known or 'none'}")
+    now = datetime.now(UTC).timestamp()
+    if action == "trigger":
+        return _trigger(source, screen, name, now)
+    if not source.observer.pause_schedule(name, action == "pause", now):
+        raise _unknown(source, name)
     _print(source, screen, [one for one in source.observer.schedules() if one.name == name])
     return GOOD
+
+
+def _trigger(source: Source, screen: Screen, name: str, now: float) -> int:
+    try:
+        task_id = source.observer.trigger(name, now)
+    except LookupError:
+        raise _unknown(source, name) from None
+    except ValueError as error:
+        raise CommandError(f"schedule {name!r} cannot be run now: {error}") from None
+    tell_submitted(source, screen, task_id, f"task {task_id} is a run of {name}")
+    return GOOD
+
+
+def _unknown(source: Source, name: str) -> CommandError:
+    known = ", ".join(repr(state.name) for state in source.observer.schedules())
+    return CommandError(f"there is no schedule {name!r}; there are: {known or 'none'}")
 
 
 def _list(source: Source, screen: Screen) -> int:

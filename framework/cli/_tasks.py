@@ -151,6 +151,37 @@ def _why_not_cancelled(sight: Sight) -> str:
     )
 
 
+def run_again(source: Source, screen: Screen, arguments: Namespace) -> int:
+    """Submit the calls of tasks again that ended without a result; print the new tasks."""
+    status = GOOD
+    for start in arguments.ids:
+        try:
+            old = str(_found(source, start).record.task_id)
+            again = _submit_again(source, old)
+        except CommandError as error:
+            screen.complain(str(error))
+            status = FOUND
+        else:
+            tell_submitted(source, screen, again, f"task {again} repeats {old}")
+    return status
+
+
+def tell_submitted(source: Source, screen: Screen, task_id: str, words: str) -> None:
+    """Print a task that was submitted from outside, and who is to run it."""
+    if screen.as_json:
+        screen.json(facts_of(_found(source, task_id).record))
+    screen.say(words)
+    if not source.observer.has_processes():
+        screen.complain(f"no process runs now: the next one of the app runs task {task_id}")
+
+
+def _submit_again(source: Source, task_id: str) -> str:
+    try:
+        return source.observer.run_again(task_id, datetime.now(UTC).timestamp())
+    except ValueError as error:
+        raise CommandError(f"task {task_id} cannot be run again: {error}") from None
+
+
 # -- looking for a task
 
 

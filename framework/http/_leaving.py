@@ -30,12 +30,23 @@ class Leaving:
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
+        self._is_entered = not delay
         self.has_begun = False
+
+    def require_entered(self) -> None:
+        """Log once that the signal is not delayed, if the lifespan has not been entered."""
+        if not self._is_entered:
+            self._is_entered = True
+            _LOGGER.warning(
+                "shutdown_delay=%g has no effect: include health_router() in the app that the "
+                "server runs, not in one that is mounted",
+                self._delay,
+            )
 
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[None]:  # Any: an app of any kind
         """Delay the signal while the app runs; as the lifespan of a router."""
-        self.has_begun = False
+        self.has_begun, self._is_entered = False, True
         served = signal.getsignal(signal.SIGTERM)
         # On another thread, as in Starlette's test client, there are no signals.
         if threading.current_thread() is not threading.main_thread():

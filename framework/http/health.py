@@ -51,7 +51,8 @@ def health_router(
         shutdown_delay: Seconds between SIGTERM and the server's shutdown, 0 or more. In that
             time the server works as before, but ``ready`` answers 503, so that load balancers
             stop sending requests before the server stops accepting them. A second SIGTERM ends
-            it. Needs a server that handles signals as uvicorn does.
+            it. Needs a server that handles signals as uvicorn does, and must be included in the
+            app that the server runs, not in one that is mounted there.
         include_in_schema: Whether the routes are in the OpenAPI schema.
 
     Raises:
@@ -79,6 +80,7 @@ def health_router(
     @router.head("/ready", include_in_schema=False)
     async def ready() -> JSONResponse:
         """Answer 200 if requests should be sent to this process, else 503."""
+        leaving.require_entered()
         problems = _problems_of(find_core(), leaving.has_begun)
         good = not problems.keys() & {"framework", *unready}
         status = "ready" if good else "unready"

@@ -6,7 +6,7 @@ They are those of this process alone, so that the figures of several processes a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from framework._manager.core import Core
 from framework._threads.figures import thread_figures
@@ -21,15 +21,21 @@ class Figure:
         text: What it is, for people.
         grows: Whether it counts something, and never goes down.
         largest: Whether that of several processes is the largest of theirs, and not the sum.
+        of_schedules: Whether each schedule has one of its own.
     """
 
     name: str
     text: str
     grows: bool = False
     largest: bool = False
+    of_schedules: bool = False
 
 
-FIGURES: Final = (
+Readings: TypeAlias = dict[tuple[str, str], float]
+"""Figures by their name and the name of a schedule, which is "" for all others."""
+
+
+_FIGURES: Final = (
     Figure("tasks_pending", "Tasks that have not started, delayed ones included."),
     Figure("tasks_delayed", "Tasks that have not started because of their delay."),
     Figure("tasks_running", "Tasks that are running."),
@@ -40,21 +46,55 @@ FIGURES: Final = (
     Figure("pool_threads_limit", "How many threads of the pool may run at once."),
     Figure("pool_threads_abandoned", "Threads whose task ran past its time limit and goes on."),
     Figure("pool_degraded", "1 if too many threads are abandoned to replace them.", largest=True),
-    Figure("schedules", "Scheduled functions that this process knows.", largest=True),
+    Figure("schedules", "Schedules that this process knows.", largest=True),
     Figure("schedule_runs_skipped", "Scheduled runs that were skipped.", grows=True),
+    Figure(
+        "schedule_last_run_timestamp_seconds",
+        "When a schedule has last run, in seconds since the epoch.",
+        largest=True,
+        of_schedules=True,
+    ),
+    Figure(
+        "schedule_next_run_timestamp_seconds",
+        "When a schedule is due next, in seconds since the epoch.",
+        largest=True,
+        of_schedules=True,
+    ),
+    Figure("schedule_paused", "1 while a schedule is paused.", largest=True, of_schedules=True),
     Figure("store_failing", "1 while the store cannot be written.", largest=True),
     Figure("store_backlog_records", "Records of tasks that wait to be written to the store."),
     Figure("store_errors", "Failed attempts to use the store.", grows=True),
     Figure("broker_unavailable", "1 while the broker cannot be reached.", largest=True),
 )
-"""All figures there are."""
+
+FIGURE: Final = {figure.name: figure for figure in _FIGURES}
+"""All figures that there are, by name."""
 
 
-def figures_of(core: Core) -> dict[str, float]:
-    """Return the figures of a manager by name; those of parts that it lacks are left out.
+def labels_of(figure: Figure) -> list[str]:
+    """Return the labels of a figure's metric: the name of the schedule, if it is of one."""
+    return ["name"] if figure.of_schedules else []
+
+
+def figures_of(core: Core) -> Readings:
+    """Return the figures of a manager; those of parts that it lacks are left out.
 
     It neither blocks nor waits for a store, and may be called on any thread.
     """
+    found = {(name, ""): float(value) for name, value in _plain_figures_of(core).items()}
+    for table in core.schedules.tables():
+        state = table.known()
+        due = None if state.paused else table.next_due()
+        found["schedule_paused", table.name] = float(state.paused)
+        if due is not None:
+            found["schedule_next_run_timestamp_seconds", table.name] = table.moment(due).timestamp()
+        if state.ran_at is not None:
+            found["schedule_last_run_timestamp_seconds", table.name] = state.ran_at
+    return found
+
+
+def _plain_figures_of(core: Core) -> dict[str, float]:
+    """Return the figures that are not of a schedule, by name."""
     own, threads = core.ledger.own_figures(), thread_figures(core.pool._crew)
     found: dict[str, float] = {
         "tasks_pending": own["pending"],

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, values
 from prometheus_client.multiprocess import mark_process_dead
 
 from framework.protocols import Clock, TimerHandle
-from framework.telemetry._figures import FIGURES, Figure
+from framework.telemetry._figures import FIGURE, Figure, Readings, labels_of
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -27,8 +27,20 @@ _FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def are_several() -> bool:
-    """Return whether prometheus_client writes to files that several processes share."""
-    return bool(getattr(values.ValueClass, "_multiprocess", False))
+    """Return whether prometheus_client writes to files that several processes share.
+
+    Raises:
+        ValueError: If it is to, and their folder does not exist.
+    """
+    if not getattr(values.ValueClass, "_multiprocess", False):
+        return False
+    folder = os.environ.get(_FOLDER, "")
+    if not folder or not Path(folder).is_dir():
+        raise ValueError(
+            f"{_FOLDER} must name a folder that exists, not {folder!r}: create it before the "
+            "server starts, and empty it"
+        )
+    return True
 
 
 class Published:
@@ -43,35 +55,40 @@ class Published:
         self._registry = registry
         self._prefix = prefix
         self._lock = threading.Lock()
-        self._counters: dict[str, Counter] = {}
-        self._gauges: dict[str, Gauge] = {}
-        self._counted: dict[str, float] = {}
+        self._metrics: dict[str, Counter | Gauge] = {}
+        self._written: Readings = {}
 
-    def write(self, figures: dict[str, float]) -> None:
+    def write(self, figures: Readings) -> None:
         """Write all figures; one that was there before and is missing now is 0."""
         with self._lock:
-            for figure in FIGURES:
-                if figure.name in figures:
-                    self._make(figure)
-            for name, gauge in self._gauges.items():
-                gauge.set(figures.get(name, 0))
-            for name, counter in self._counters.items():
-                known = self._counted.get(name, 0)
-                self._counted[name] = most = max(figures.get(name, 0), known)
-                counter.inc(most - known)
+            for key in self._written | figures:
+                name, schedule = key
+                metric, value = self._metric(FIGURE[name]), figures.get(key, 0)
+                one = metric.labels(schedule) if schedule else metric
+                if isinstance(one, Gauge):
+                    one.set(value)
+                    self._written[key] = value
+                else:
+                    known = self._written.get(key, 0)
+                    one.inc(max(0, value - known))
+                    self._written[key] = max(value, known)
 
-    def _make(self, figure: Figure) -> None:
-        """Register a figure's metric unless it is; not earlier, since that writes a 0."""
-        name = self._prefix + figure.name
-        if figure.grows and figure.name not in self._counters:
-            self._counters[figure.name] = Counter(name, figure.text, registry=self._registry)
-        elif not figure.grows and figure.name not in self._gauges:
-            self._gauges[figure.name] = Gauge(
-                name,
-                figure.text,
-                registry=self._registry,
-                multiprocess_mode="livemax" if figure.largest else "livesum",
+    def _metric(self, figure: Figure) -> Counter | Gauge:
+        """Return a figure's metric, made when it is first written, since that writes a 0."""
+        if figure.name not in self._metrics:
+            name, labels = self._prefix + figure.name, labels_of(figure)
+            self._metrics[figure.name] = (
+                Counter(name, figure.text, labels, registry=self._registry)
+                if figure.grows
+                else Gauge(
+                    name,
+                    figure.text,
+                    labels,
+                    registry=self._registry,
+                    multiprocess_mode="livemax" if figure.largest else "livesum",
+                )
             )
+        return self._metrics[figure.name]
 
 
 class Refresh:

@@ -17,7 +17,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from framework._manager.core import Core
 from framework._tasks.records import END_KINDS, TaskEvent, TaskStatus
-from framework.telemetry._figures import FIGURES, figures_of
+from framework.telemetry._figures import FIGURE, Figure, Readings, figures_of, labels_of
 from framework.telemetry._processes import Published, Refresh, are_several, forget_dead_processes
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Series:
         self._names: dict[str, Named] = {}
         self._managers: dict[Core, Attached] = {}
         # What the managers have counted that are not attached any more.
-        self._before: dict[str, float] = {}
+        self._before: Readings = {}
         self._published = Published(registry, PREFIX) if are_several() else None
         if self._published is None:
             registry.register(_AtScrape(self))
@@ -155,8 +155,8 @@ class Series:
         """Report no more on a manager; called with the lock held."""
         attached = self._managers.pop(core)
         attached.read()
-        for name, counted in attached.counted.items():
-            self._before[name] = self._before.get(name, 0) + counted
+        for key, counted in attached.counted.items():
+            self._before[key] = self._before.get(key, 0) + counted
         attached.end.close()
 
     def _publish(self) -> None:
@@ -165,19 +165,19 @@ class Series:
             self._published.write(self.figures())
             forget_dead_processes()
 
-    def figures(self) -> dict[str, float]:
+    def figures(self) -> Readings:
         """Return the figures of all managers together."""
         with self._lock:
             for core in [one for one in self._managers if one.ledger.has_ended]:
                 self._forget(core)  # of a framework that has stopped, and nobody has detached
             read = [attached.read() for attached in self._managers.values()]
             found = self._before.copy()
-        for figure in FIGURES:
-            values = [one[figure.name] for one in read if figure.name in one]
-            if values and figure.largest:
-                found[figure.name] = max(values)
-            elif values:
-                found[figure.name] = found.get(figure.name, 0) + sum(values)
+        for figures in read:
+            for key, value in figures.items():
+                if FIGURE[key[0]].largest:
+                    found[key] = max(value, found.get(key, value))
+                else:
+                    found[key] = found.get(key, 0) + value
         return found
 
 
@@ -198,16 +198,15 @@ class Attached:
         self.end = ExitStack()
         self._core = core
         self._start = figures_of(core)
-        growing = [figure.name for figure in FIGURES if figure.grows]
-        self.counted = {name: 0.0 for name in growing if name in self._start}
+        self.counted = {key: 0.0 for key in self._start if FIGURE[key[0]].grows}
 
-    def read(self) -> dict[str, float]:
+    def read(self) -> Readings:
         """Return the figures of the manager."""
         found = figures_of(self._core)
-        for name in self.counted:
-            since = found[name] - self._start[name]
+        for key in self.counted:
+            since = found[key] - self._start[key]
             # A closed store counts from 0 again.
-            self.counted[name] = found[name] = max(since, self.counted[name])
+            self.counted[key] = found[key] = max(since, self.counted[key])
         return found
 
 
@@ -219,21 +218,21 @@ class _AtScrape:
 
     def describe(self) -> Iterable[Metric]:
         """Return the metrics without values, so that none is registered twice."""
-        return [_metric(figure.name, figure.text, figure.grows) for figure in FIGURES]
+        return [_metric(figure) for figure in FIGURE.values()]
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics that have a value."""
-        found = self._series.figures()
-        return [
-            _metric(figure.name, figure.text, figure.grows, found[figure.name])
-            for figure in FIGURES
-            if figure.name in found
-        ]
+        metrics: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        for (name, schedule), value in self._series.figures().items():
+            if name not in metrics:
+                metrics[name] = _metric(FIGURE[name])
+            metrics[name].add_metric([schedule] if schedule else [], value)
+        return metrics.values()
 
 
-def _metric(name: str, text: str, grows: bool, value: float | None = None) -> Metric:
-    kind = CounterMetricFamily if grows else GaugeMetricFamily
-    return kind(PREFIX + name, text, value)
+def _metric(figure: Figure) -> CounterMetricFamily | GaugeMetricFamily:
+    kind = CounterMetricFamily if figure.grows else GaugeMetricFamily
+    return kind(PREFIX + figure.name, figure.text, labels=labels_of(figure))
 
 
 _LOCK = threading.Lock()

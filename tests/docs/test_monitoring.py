@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from framework.http.health import CHECKS
-from framework.telemetry._figures import FIGURES
+from framework.telemetry._figures import FIGURE
 from tests.framework.telemetry.exported import LABELS, metrics, named_in
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "howto" / "monitoring.md"
@@ -31,7 +31,7 @@ def test_every_metric_is_in_the_table() -> None:
 def test_types_in_the_table() -> None:
     """What grows is called a counter, and what does not a gauge."""
     text = PAGE.read_text("utf-8")
-    for figure in FIGURES:
+    for figure in FIGURE.values():
         ending, kind = ("_total", "counter") if figure.grows else ("", "gauge")
         assert f"| `asyncframe_{figure.name}{ending}` | {kind} |" in text
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from tests.explore.ourselves import ends, places, pool, remote, stores, tasks, throttles, timers
+from tests.explore.ourselves import (
+    ends,
+    places,
+    pool,
+    remote,
+    requeues,
+    stores,
+    tasks,
+    throttles,
+    timers,
+)
 from tests.explore.ourselves.run import Scenario
 
 SCENARIOS: list[Scenario] = [
@@ -13,5 +23,6 @@ SCENARIOS: list[Scenario] = [
     *ends.SCENARIOS,
     *stores.SCENARIOS,
     *remote.SCENARIOS,
+    *requeues.SCENARIOS,
     *places.SCENARIOS,
 ]

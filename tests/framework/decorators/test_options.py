@@ -469,3 +469,36 @@ def test_a_docstring_has_each_option(function: Callable[..., Any]) -> None:
     for name in inspect.signature(function).parameters.keys() - {"self"}:
         assert f"\n    {name}: " in doc
     assert "**options" not in doc
+
+
+def named(name: str | None) -> Any:
+    """Return a function that is requeued, and that only this function makes."""
+
+    @background_task(on_restart="requeue", name=name)
+    def inner() -> None: ...
+
+    return inner
+
+
+def test_requeued_function_that_no_other_process_finds() -> None:
+    """What another process could not find by its name is refused where it is decorated."""
+    with pytest.raises(
+        ValueError,
+        match=r"^on_restart must be 'interrupt' for tests\.framework\.decorators\.test_options\."
+        r"named\.<locals>\.inner, not 'requeue': another process cannot find it by this name; "
+        r"define it in a module, or give it a name=\.\.\. of its own$",
+    ):
+        named(None)
+
+    assert find_function("tests.found") is None
+    assert named("tests.found") is find_function("tests.found")
+
+
+def test_requeued_function_that_is_awaited() -> None:
+    """A task that its caller awaits cannot be requeued: after a restart nobody awaits it."""
+    with pytest.raises(
+        ValueError,
+        match=r"^on_restart must be 'interrupt' for an async_task, not 'requeue': whoever awaits "
+        r"it is gone after a restart; use background_task$",
+    ):
+        async_task(test_requeued_function_that_is_awaited).options(on_restart="requeue")

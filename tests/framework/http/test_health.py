@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from framework import (
     setup_async_framework,
 )
 from framework.http import health_router
+from framework.http._leaving import Leaving
 from framework.stores.memory import MemoryStore
 from pytest_asyncframe.probe import Probe
 
@@ -141,6 +145,81 @@ def test_problems_that_others_may_share(
         answer = (503 if counts else 200, {"status": status, "problems": {name: sentence}})
         assert told(app) == answer
         monkeypatch.undo()
+
+
+# -- leaving
+
+
+def test_a_mounted_app_cannot_delay(caplog: pytest.LogCaptureFixture) -> None:
+    """The delay of a router in a mounted app, whose lifespan never runs, is said to be none."""
+    inner = FastAPI()
+    inner.include_router(health_router(shutdown_delay=5))
+    app = FastAPI(lifespan=setup_async_framework)
+    app.mount("/internal", inner)
+    with TestClient(app):
+        assert [told(app, "/internal/health/ready")[0] for _ in range(2)] == [200, 200]
+    said = (
+        "shutdown_delay=5 has no effect: include health_router() in the app that the server "
+        "runs, not in one that is mounted"
+    )
+    assert caplog.messages == [said]
+
+
+def test_without_signals(caplog: pytest.LogCaptureFixture) -> None:
+    """On another thread than the main one there are no signals, and nothing is said of them."""
+    app = made(shutdown_delay=5)
+    before = signal.getsignal(signal.SIGTERM)
+    with TestClient(app):
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert told(app) == READY
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN, asyncio.gather])
+async def test_a_server_without_a_handler(
+    handler: Any, caplog: pytest.LogCaptureFixture, restored: None
+) -> None:
+    """If nothing handles SIGTERM, or an event loop does, the delay is said to have no effect."""
+    signal.signal(signal.SIGTERM, handler)
+    async with Leaving(2.5).lifespan(None):
+        assert signal.getsignal(signal.SIGTERM) is handler
+    said = (
+        "shutdown_delay=2.5 has no effect: this server does not handle SIGTERM with a "
+        "function, as uvicorn does"
+    )
+    assert caplog.messages == [said]
+
+
+@pytest.fixture
+def restored() -> Iterator[None]:
+    """Take back what the test does to the handler of SIGTERM."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+async def test_the_signal_comes_later(restored: None, asyncframe: Probe) -> None:
+    """The server's handler is called when the delay is over, and at once by a second signal."""
+    came: list[float] = []
+    clock = asyncframe.clock
+
+    def served(number: int, frame: object) -> None:
+        came.append(clock.monotonic())
+
+    signal.signal(signal.SIGTERM, served)
+    leaving = Leaving(5.0)
+    async with leaving.lifespan(None):
+        begun = [leaving.has_begun]
+        signal.raise_signal(signal.SIGTERM)
+        begun.append(leaving.has_begun)
+        assert begun == [False, True]
+        await clock.run_for(4.0)
+        assert came == []
+        signal.raise_signal(signal.SIGTERM)
+        assert came == [4.0]
+        await clock.run_for(4.0)
+    assert came == [4.0, 5.0]
+    assert signal.getsignal(signal.SIGTERM) is served
 
 
 # -- setting up

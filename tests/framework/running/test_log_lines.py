@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from framework import (
     setup_async_framework,
 )
 from framework.lifespan import _in_thread
-from framework.protocols import TaskEvent
+from framework.protocols import Clock, TaskEvent
 from framework.testing import override_framework
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
@@ -351,13 +352,24 @@ async def test_a_drain_that_is_quick_does_not_warn(
     assert min((timer.when for timer in left), default=_CLEAN_UP) >= _CLEAN_UP
 
 
+class ClosingClock:
+    """A clock that can only be read, like one that is being closed."""
+
+    def __init__(self, inner: Clock) -> None:
+        self.monotonic = inner.monotonic
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"{name} of a closing clock")
+
+
 async def test_a_store_that_is_slow_to_close(
     asyncframe: Probe, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A shutdown that waits for a store says so after a second, and then every five."""
     closed = threading.Event()
     call, what = partial(closed.wait, PATIENCE), "SQLStore and the pool to close"
-    closing = asyncio.ensure_future(_in_thread(call, asyncframe.clock, what, 30.0))
+    clock: Any = ClosingClock(asyncframe.clock)
+    closing = asyncio.ensure_future(_in_thread(call, clock, what, 30.0))
     await asyncframe.clock.run_for(8)
     closed.set()
     await closing

@@ -6,7 +6,7 @@ import re
 
 from prometheus_client import CollectorRegistry
 
-from framework.telemetry._figures import FIGURES
+from framework.telemetry._figures import FIGURE
 from framework.telemetry._series import PREFIX
 from framework.telemetry.prometheus import PrometheusSink
 
@@ -23,7 +23,7 @@ def metrics() -> dict[str, str]:
         endings = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}[metric.type]
         found |= {metric.name + ending: metric.name for ending in endings}
     # Nothing is attached, so that the registry has none of these.
-    for figure in FIGURES:
+    for figure in FIGURE.values():
         name = PREFIX + figure.name
         found[f"{name}_total" if figure.grows else name] = name
     return found

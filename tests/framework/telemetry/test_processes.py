@@ -7,12 +7,14 @@ a test sees when they are written.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, values
 
 from framework import QueueFullError, TaskManager
 from framework.telemetry import _series
@@ -92,6 +94,20 @@ async def test_a_failure_to_write(
     detach()
     said = [record.getMessage() for record in caplog.records]
     assert said == ["metrics could not be written; this is tried again"] * 2
+
+
+@pytest.mark.parametrize("folder", ["", "/nowhere/metrics"])
+def test_a_folder_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    """Without the folder for the files, a sink is refused, and not each of its events."""
+    monkeypatch.undo()
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", folder)
+    monkeypatch.setattr(values, "ValueClass", SimpleNamespace(_multiprocess=True))
+    message = (
+        f"PROMETHEUS_MULTIPROC_DIR must name a folder that exists, not {folder!r}: create it "
+        "before the server starts, and empty it"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        PrometheusSink(CollectorRegistry())
 
 
 def test_what_dead_processes_leave(several: Path) -> None:

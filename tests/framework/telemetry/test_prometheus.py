@@ -22,6 +22,7 @@ from framework import (
     background_task,
     get_task_manager,
     retry_task,
+    scheduled_task,
     setup_async_framework,
     throttled_task,
 )
@@ -231,6 +232,33 @@ async def test_gauges_are_read_at_scrape(registry: CollectorRegistry) -> None:
     }
     assert later["asyncframe_tasks_pending"] == 1.0
     assert later["asyncframe_tasks_evicted_total"] == 3.0
+
+
+async def test_schedules(
+    registry: CollectorRegistry, task_manager: TaskManager, task_clock: VirtualClock
+) -> None:
+    """Each schedule tells when it has last run and is due next, and whether it is paused."""
+
+    def read(figure: str) -> float | None:
+        return registry.get_sample_value(f"asyncframe_schedule_{figure}", {"name": "tick"})
+
+    def times() -> list[float | None]:
+        read_at = [read("last_run_timestamp_seconds"), read("next_run_timestamp_seconds")]
+        return [None if one is None else round(one - began, 3) for one in read_at]
+
+    async with setup_async_framework(None, telemetry=[PrometheusSink(registry)]):
+        began = task_clock.time()
+
+        @scheduled_task(every=60.0, name="tick")
+        async def tick() -> None:
+            """Do nothing."""
+
+        assert (times(), read("paused")) == ([None, 60.0], 0.0)
+        await task_clock.run_for(90.0)
+        assert (times(), read("paused")) == ([60.0, 120.0], 0.0)
+        await task_manager.schedules.pause("tick")
+        assert (times(), read("paused")) == ([60.0, None], 1.0)
+        del tick
 
 
 async def test_a_stopped_framework_leaves_its_counts(registry: CollectorRegistry) -> None:
