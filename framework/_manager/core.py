@@ -128,6 +128,8 @@ class Core:
             self,
         )
         self.intake.permits = self.permits
+        if self.permits is not None:
+            self.permits.forget = self.intake.forget
         self.places.cancel_pending = self.intake.cancel_pending
         book = next((one for one in (shared, self.remote) if _is_book(one)), None)
         self.schedules = Schedules(self.intake, rng, book, self.elsewhere)

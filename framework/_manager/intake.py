@@ -508,10 +508,13 @@ class Intake:
 
     def let_go(self, task: LiveTask, reason: str) -> bool:
         """Give a task to the other processes, if one of them may run it; see `Permits.let_go`."""
-        if self.permits is None or not self.permits.let_go(task, reason):
-            return False
+        return self.permits is not None and self.permits.let_go(task, reason)
+
+    def forget(self, task: LiveTask) -> None:
+        """Forget the delay and the places of a task that was given away."""
         self._stop_delay(task)
-        return True
+        if task.spec.claims:
+            self.places.let_go(task)
 
     def _stop_delay(self, task: LiveTask) -> None:
         if task.spec.delay:

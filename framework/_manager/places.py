@@ -351,13 +351,25 @@ class Places:
 
     def leave(self, task: LiveTask) -> None:
         """Give back the places of a task that has ended, and whose function does not run."""
+        self._forget(task)
+        self._lines.leave(task.task_id)
+
+    def _forget(self, task: LiveTask) -> None:
         stay, task.stay = task.stay, None
         if stay is not None and stay.unique is not None:
             key = stay.unique.key
             if self._latest.get(key) is task:
                 self._latest.pop(key, None)
-        self._lines.leave(task.task_id)
         self._tasks.pop(task.task_id, None)
+
+    # -- tasks that change their process
+
+    def let_go(self, task: LiveTask) -> None:
+        """Forget a task that another process may run, which sees its places if all share them."""
+        if self.shared is None:
+            self.leave(task)
+            return
+        self._forget(task)
 
     def _leave_if_over(self, task: LiveTask) -> None:
         # 1 it ends and leaves all lines, 2 it is put into one: nobody else would take it out.

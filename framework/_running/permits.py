@@ -44,7 +44,10 @@ class Permits:
 
     Attributes:
         runs: What an engine calls with such a task; see `protocols.Run`.
+        forget: Called with a task that is given away; forgets its delay and its places.
     """
+
+    forget: Callable[[LiveTask], object]
 
     def __init__(self, runner: Runner, store: RequeueStore) -> None:
         self._runner = runner
@@ -138,6 +141,7 @@ class Permits:
             self._runner.limits.disarm(task)
         if task.bodies:
             self._runner.endings.stop_body(task)
+        self.forget(task)
         self._runner.engine.withdraw(task)
         self._runner.release_clock(task)
         wake_all(waiters)

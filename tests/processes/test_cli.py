@@ -20,12 +20,8 @@ from tests.serving import ROOT
 
 WRITER = """
 import asyncio, json, sys
-from framework import get_task_manager, scheduled_task, setup_async_framework
+from framework import get_task_manager, setup_async_framework
 from tests.processes.apps import shop
-
-@scheduled_task(every=3600, name="tidy")
-def tidy():
-    pass
 
 async def main():
     async with setup_async_framework(None, store=shop.store):
@@ -266,18 +262,38 @@ def test_schedules(run: Any, written: Written, tmp_path: Path) -> None:
     store = "--store", f"sqlite:///{copied(written, tmp_path)}"
 
     (listed,) = run("schedules", *store).objects
-    assert (listed["name"], listed["timing"], listed["paused"]) == ("tidy", "every 3600 s", False)
-    assert run("schedules", "pause", "tidy", *store).objects[0]["paused"] is True
+    assert (listed["name"], listed["timing"]) == ("tidies", "every 86400 s")
+    assert listed["paused"] is False
+    assert run("schedules", "pause", "tidies", *store).objects[0]["paused"] is True
     assert run("schedules", "list", *store).objects[0]["paused"] is True
-    assert run("schedules", "resume", "tidy", *store).objects[0]["paused"] is False
+    assert run("schedules", "resume", "tidies", *store).objects[0]["paused"] is False
+
+
+def test_nobody_runs(run: Any, written: Written, tmp_path: Path) -> None:
+    """A run that no process is there for is told, and so is one that is already waiting."""
+    store = "--store", f"sqlite:///{copied(written, tmp_path)}"
+    said = run("schedules", "trigger", "tidies", *store)
+    (task,) = said.objects
+
+    assert (said.status, task["name"], task["status"]) == (0, "tidies", "pending")
+    assert task["reason"] == (
+        "it was submitted from outside, and waits for a process that knows its function"
+    )
+    assert said.err == (
+        f"asyncframe: no process runs now: the next one of the app runs task {task['task_id']}\n"
+    )
+    assert run("schedules", "trigger", "tidies", *store).err == (
+        "asyncframe: schedule 'tidies' cannot be run now: its last run has not ended\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
         (["pause"], 2, "schedules pause needs the name of a schedule"),
-        (["list", "tidy"], 2, "schedules list takes no name"),
-        (["resume", "tidi"], 1, "there is no schedule 'tidi'; there are: 'tidy'"),
+        (["list", "tidies"], 2, "schedules list takes no name"),
+        (["trigger", "tidi"], 1, "there is no schedule 'tidi'; there are: 'tidies'"),
+        (["resume", "tidi"], 1, "there is no schedule 'tidi'; there are: 'tidies'"),
     ],
 )
 def test_schedules_refused(

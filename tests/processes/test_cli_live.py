@@ -38,6 +38,11 @@ class Said:
         self.status, self.out, self.err = status, out, err
 
     @property
+    def objects(self) -> list[dict[str, Any]]:
+        """The lines of JSON that it has printed."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
     def task(self) -> dict[str, Any]:
         """The task that it has printed as JSON."""
         found: dict[str, Any] = json.loads(self.out)
@@ -164,6 +169,42 @@ def test_waiting(shop: Shop) -> None:
 
     said = shop.run("wait", shop.post("/adds"))
     assert (said.status, said.task["result"]) == (0, {"sum": 2})
+
+
+def test_run_again(shop: Shop) -> None:
+    """The call of a failed task is run again by the app, as a new task with its options."""
+    failed = shop.post("/pays")
+    shop.run("wait", failed, "--timeout", "0.3")
+    shop.post("/stop")
+    assert shop.run("wait", failed).task["error_message"] == "the bank is away"
+
+    said = shop.run("run-again", failed)
+    assert (said.status, said.err) == (0, "")
+    again = said.task["task_id"]
+    assert again != failed
+    task = shop.run("wait", again).task
+    assert (task["result"], task["description"]) == ("paid 3.5", "Pays a bill")
+
+    said = shop.on_terminal("run-again", again, failed)
+    assert said.status == 1
+    refused, told = said.out.splitlines()
+    assert refused == (
+        f"asyncframe: task {again} cannot be run again: it completed, and the arguments of such "
+        "tasks are not kept"
+    )
+    assert told.endswith(f" repeats {failed}")
+
+
+def test_trigger(shop: Shop) -> None:
+    """A schedule is run by the app when somebody says so, also while it is paused."""
+    shop.run("schedules", "pause", "tidies")
+    said = shop.run("schedules", "trigger", "tidies")
+    assert (said.status, said.err) == (0, "")
+    assert shop.run("wait", said.task["task_id"]).task["result"] == "tidy"
+    (schedule,) = [one for one in shop.run("schedules").objects if one["name"] == "tidies"]
+
+    assert (schedule["task_id"], schedule["paused"]) == (said.task["task_id"], True)
+    shop.run("schedules", "resume", "tidies")
 
 
 def test_an_observer_is_no_process_of_the_app(shop: Shop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -168,7 +169,8 @@ async def test_counters_and_events(sql_url: str) -> None:
                 stats = manager.get_stats()
                 assert stats["submitted"] == sum(stats[status] for status in STATUSES)
             assert second.get_stats()["requeued"] == 1
-            assert first._core.ledger.figures()["pending"] == 0
+            assert await first.get_result(task_id, timeout=PATIENCE) == 2, "it has let go"
+            assert first._core.ledger.pending == 0
 
 
 STATUSES = ("pending", "running", "completed", "failed", "timeout", "cancelled", "interrupted")
@@ -281,3 +283,47 @@ async def test_without_a_store(task_manager: TaskManager) -> None:
 
     assert await task_manager.get_result(task_id) == 2
     assert "requeued" not in task_manager.get_stats()
+
+
+@background_task(on_restart="requeue", unique=True, max_running=1)
+def only_one(number: int) -> int:
+    """Return a number."""
+    return number
+
+
+async def test_unique_and_limited(sql_url: str) -> None:
+    """A unique task whose function runs once at a time is still that after a restart."""
+    async with framework(sql_url) as manager:
+        await keep_busy(manager)
+        ids = [await manager.submit(only_one, (number,), delay=0.1 * number) for number in (0, 1)]
+    async with framework(sql_url) as manager:
+        assert [await manager.get_result(one, timeout=PATIENCE) for one in ids] == [0, 1]
+        once_more = await manager.submit(only_one, (0,))
+        assert once_more not in ids, "the place is free again"
+
+
+@pytest.mark.parametrize(
+    ("durable", "lost"),
+    [
+        (None, "it has no effect, since no other process knows this one's tasks"),
+        (False, "tasks that were accepted just before a crash are lost"),
+        (True, None),
+    ],
+)
+async def test_warning_of_tasks_that_would_be_lost(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture, durable: bool | None, lost: str | None
+) -> None:
+    """An app whose tasks are to be requeued and whose store does not keep them is told at start."""
+    store = None if durable is None else SQLStore(sqlite_url, durable=durable)
+    async with setup_async_framework(None, store=store):
+        pass
+    found = [message for message in caplog.messages if message.startswith("on_restart")]
+    if lost is None:
+        assert found == []
+    else:
+        (message,) = found
+        assert re.fullmatch(
+            rf"on_restart='requeue' of \S+ and \d+ more: {lost}; use "
+            r"store=SQLStore\(url, durable=True\)",
+            message,
+        )

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from framework import background_task, get_task_manager, setup_async_framework
+from framework._tasks.current import current_record
 from framework._tasks.pages import PageQuery, key_of
 from framework._tasks.records import Label, TaskRecord
 from framework.exceptions import StoreUnavailableError
+from framework.stores.sql import SQLStore
 from framework.stores.sql._observer import Observer, Process
-from framework.stores.sql._schema import META, PROCESSES, STEPS
-from tests.processes.siblings import COMPLETED, FAILED, PENDING, RUNNING, Peer, peers
+from framework.stores.sql._schema import META, PROCESSES, STEPS, TASKS
+from tests.patience import PATIENCE
+from tests.processes.siblings import COMPLETED, FAILED, PENDING, RUNNING, START, Peer, peers
 
 
 @pytest.fixture
@@ -101,6 +108,68 @@ def test_a_request_reaches_the_process(peer: Peer, observer: Observer) -> None:
     assert observer.request_cancel(str(over.task_id)) is False
     peer.writer.follower.look()
     assert peer.host.cancelled == [live.task_id]
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"status": "pending", "ended_at": None}, "it is pending: wait until it has ended, or"),
+        ({"status": "completed"}, "it completed, and the arguments of such tasks are not kept"),
+        ({"remote": 1}, "it ran on Celery: use manager.run_again(task_id) in the app"),
+        ({"call": None}, "its arguments were not kept"),
+        ({"call": '"they are too long"'}, "its arguments were not kept: they are too long"),
+    ],
+)
+def test_what_cannot_be_run_again(
+    peer: Peer, observer: Observer, values: dict[str, Any], why: str
+) -> None:
+    """What has not ended, has completed, ran elsewhere or kept no arguments is refused."""
+    task = peer.end(peer.accept(), FAILED)
+    peer.writer.write()
+    with peer.database.writing() as connection:
+        connection.execute(sa.update(TASKS).values(call="[[1], {}]"))
+        connection.execute(sa.update(TASKS).values(values))
+
+    with pytest.raises(ValueError, match=f"^{re.escape(why)}"):
+        observer.run_again(str(task.task_id), START)
+
+
+@background_task(name="outside", timeout=7.0, priority="high")
+def outside(number: int) -> list[float | str | None]:
+    """Return its options; or fail, after its call was written."""
+    if number < 0:
+        written.wait(PATIENCE)
+        raise ValueError(number)
+    record = current_record.get()
+    assert record is not None
+    return [number, record.limit, record.spec.priority]
+
+
+written = threading.Event()
+
+
+async def test_options_of_what_is_run_again(sql_url: str) -> None:
+    """A task from outside has the options of its function in the app, and an event of its own."""
+    events: list[tuple[str, str | None]] = []
+    async with setup_async_framework(None, store=SQLStore(sql_url)):
+        manager = get_task_manager()
+        failed = outside(-1)
+        await manager.list_tasks()
+        with closing(Observer(sql_url)) as observer:
+            while observer.look(failed) is None:
+                pass
+            written.set()
+            with pytest.raises(ValueError, match="-1"):
+                await manager.get_result(failed)
+            while not observer.look(failed).record.status.is_final:  # type: ignore[union-attr]  # it is there
+                pass
+            with observer._database.writing() as connection:
+                connection.execute(sa.update(TASKS).values(call="[[8], {}]"))
+            manager.subscribe(lambda event: events.append((event.kind, event.task_id)))
+            again = observer.run_again(failed, manager.clock.time())
+        assert await manager.get_result(again, timeout=PATIENCE) == [8, 7.0, "high"]
+
+    assert events == [(kind, again) for kind in ("submitted", "started", "completed")]
 
 
 def test_it_is_no_process(peer: Peer, observer: Observer) -> None:

@@ -157,11 +157,11 @@ class Backlog:
     def start(self, record: TaskRecord, told: Permitted) -> None:
         """Queue the start of a task, and call *told* once it is written, or refused."""
         with self._lock:
-            if not self._closed:
+            # 1 it is given away, 2 it asks for its start: not in place of the copy that says so.
+            if not self._closed and not _was_given_away(record):
                 self._starts[record.task_id] = told
                 self._dirty[record.task_id] = record
                 told = _ignore
-        # If it is closed, nobody starts any more.
         told(False)
         if self._idle:
             self._wake.set()

@@ -1,4 +1,4 @@
-"""Observer: reads the tasks of a database from outside, and asks their processes to cancel them.
+"""Observer: reads the tasks of a database from outside, and submits what others are to do.
 
 Guarantees: it does not count as a process of the app. It makes no tables, takes over no tasks,
 and gives no process up, however long it looks.
@@ -6,6 +6,7 @@ and gives no process up, however long it looks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,20 +16,25 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from framework._tasks.ids import random_id
 from framework._tasks.pages import PageQuery
-from framework._tasks.records import TaskRecord
+from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.restart import Restart
 from framework._tasks.schedules import ScheduleState
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import _schedules
 from framework.stores.sql._database import FAULTS, Database, checked_url, why
 from framework.stores.sql._pages import Pages
 from framework.stores.sql._rows import Reader, can_be_kept, readable
-from framework.stores.sql._schema import PROCESSES, STEPS, TASKS, version_of
+from framework.stores.sql._schema import PROCESSES, SCHEDULES, STEPS, TASKS, version_of
 from framework.stores.sql._statements import Row, Statements
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
+
+OUTSIDE: Final = "it was submitted from outside, and waits for a process that knows its function"
+"""Reason of a task that no process has seen yet."""
 
 AMBIGUOUS: Final = 5
 """How many ids with the same beginning are returned at most."""
@@ -209,6 +215,65 @@ class Observer:
             version, _, _ = self._statements.advance(connection, "")
             return self._statements.request_cancel(connection, task_id, version)
 
+    def run_again(self, task_id: str, now: float) -> str:
+        """Submit the call of a task that ended without a result again, as a new task.
+
+        It belongs to no process: one that knows its function takes it over within a second or
+        two, or when it starts.
+
+        Args:
+            task_id: The task.
+            now: The wall time, in seconds since the epoch.
+
+        Returns:
+            The id of the new task.
+
+        Raises:
+            ValueError: If it cannot be run again; it says why.
+            StoreUnavailableError: If the database fails.
+        """
+        with self._answering(), self._database.writing() as connection:
+            version, _, _ = self._statements.advance(connection, "")
+            row = connection.execute(_CALL, {"task_id": task_id}).one_or_none()
+            if row is None:
+                raise ValueError("it was removed from the store")
+            _require_call(row)
+            again = random_id()
+            self._submit(connection, again, row.name, row.description, row.call, now, version)
+            return again
+
+    def _submit(
+        self,
+        connection: Connection,
+        task_id: str,
+        name: str,
+        description: str,
+        call: str,
+        now: float,
+        version: int,
+    ) -> None:
+        """Write a task that belongs to no process."""
+        restart = Restart(call, fresh=True)
+        connection.execute(
+            sa.insert(TASKS).values(
+                task_id=task_id,
+                name=name,
+                description=description,
+                status=TaskStatus.PENDING.value,
+                process="",
+                remote=0,
+                created_at=now,
+                attempts=0,
+                progress_message="",
+                reason=OUTSIDE,
+                cancel_requested=0,
+                still_running=0,
+                version=version,
+                call=call,
+                restart=restart.facts(),
+            )
+        )
+
     # -- schedules
 
     def schedules(self) -> list[ScheduleState]:
@@ -229,3 +294,67 @@ class Observer:
         with self._answering(), self._database.writing() as connection:
             self._statements.advance(connection, "")
             return _schedules.pause(connection, name, paused, now)
+
+    def trigger(self, name: str, now: float) -> str:
+        """Run a schedule now, though it is paused; its due times stay as they are.
+
+        The run belongs to no process, as that of `run_again`.
+
+        Args:
+            name: The schedule.
+            now: The wall time, in seconds since the epoch.
+
+        Returns:
+            The id of the task.
+
+        Raises:
+            LookupError: If there is no such schedule.
+            ValueError: If its last run has not ended, or was on Celery.
+            StoreUnavailableError: If the database fails.
+        """
+        with self._answering(), self._database.writing() as connection:
+            version, _, _ = self._statements.advance(connection, "")
+            task_id = random_id()
+            if connection.execute(_LAST_IS_REMOTE, {"name": name}).first() is not None:
+                raise ValueError("its runs go to Celery: trigger it in the app")
+            started = _schedules.start_by_hand(connection, name, task_id, now)
+            if started is None:
+                raise LookupError(name)
+            if not started:
+                raise ValueError("its last run has not ended")
+            self._submit(connection, task_id, name, "", _NO_ARGUMENTS, now, version)
+            return task_id
+
+
+_NO_ARGUMENTS: Final = "[[], {}]"
+"""The call of a function without arguments; see `wire.encode_call`."""
+
+_CALL: Final = sa.select(
+    TASKS.c.name, TASKS.c.description, TASKS.c.status, TASKS.c.remote, TASKS.c.call
+).where(TASKS.c.task_id == sa.bindparam("task_id"))
+
+
+_LAST_IS_REMOTE: Final = (
+    sa.select(TASKS.c.task_id)
+    .join(SCHEDULES, SCHEDULES.c.task_id == TASKS.c.task_id)
+    .where(SCHEDULES.c.name == sa.bindparam("name"), TASKS.c.remote == 1)
+)
+
+
+def _require_call(row: Any) -> None:  # Any: a row of `_CALL`
+    """Check that a task may be run again, and that its arguments were kept.
+
+    Raises:
+        ValueError: If not; it says why.
+    """
+    status = TaskStatus(row.status)
+    if not status.is_final:
+        raise ValueError(f"it is {status}: wait until it has ended, or cancel it")
+    if status is TaskStatus.COMPLETED:
+        raise ValueError("it completed, and the arguments of such tasks are not kept")
+    if row.remote:
+        raise ValueError("it ran on Celery: use manager.run_again(task_id) in the app")
+    if row.call is None:
+        raise ValueError("its arguments were not kept")
+    if row.call.startswith('"'):
+        raise ValueError(f"its arguments were not kept: {json.loads(row.call)}")

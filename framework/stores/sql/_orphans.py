@@ -127,7 +127,7 @@ def claim(
 
 
 def _is_known(name: str) -> bool:
-    return hasattr(registry.find_function(name), "__asyncframe_spec__")
+    return registry.find_spec(name) is not None
 
 
 def _cancel(connection: Connection, version: int, now: float) -> None:

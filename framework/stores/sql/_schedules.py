@@ -117,6 +117,21 @@ def pause(connection: Connection, name: str, paused: bool, now: float) -> bool:
     return True
 
 
+def start_by_hand(connection: Connection, name: str, task_id: str, now: float) -> bool | None:
+    """Note that a task is the next run of a schedule, in a writer's turn.
+
+    Returns:
+        False if the last run has not ended; None if the name is not known.
+    """
+    found = _read(connection, name)
+    if found is None:
+        return None
+    if _is_running(connection, found.task_id):
+        return False
+    _write(connection, replace(found, task_id=task_id, ran_at=now), new=False)
+    return True
+
+
 def read_all(connection: Connection) -> list[ScheduleState]:
     """Return all schedules by name."""
     rows = connection.execute(sa.select(*_ROW).order_by(SCHEDULES.c.name))

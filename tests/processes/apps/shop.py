@@ -8,7 +8,7 @@ import threading
 
 from fastapi import FastAPI
 
-from framework import TaskId, background_task, current_task, setup_async_framework
+from framework import TaskId, background_task, current_task, scheduled_task, setup_async_framework
 from framework.stores.sql import SQLStore
 
 store = SQLStore(os.environ["STORE_URL"])
@@ -43,6 +43,32 @@ _STOP = threading.Event()
 def blocks() -> None:
     """Wait until another request says so."""
     _STOP.wait()
+
+
+_TRIES: list[float] = []
+
+
+@background_task(name="pays", description="Pays a bill", timeout=30.0)
+def pays(amount: float) -> str:
+    """Wait until another request says so; fail the first time."""
+    _STOP.wait()
+    _TRIES.append(amount)
+    if len(_TRIES) == 1:
+        raise ConnectionError("the bank is away")
+    return f"paid {amount}"
+
+
+@scheduled_task(every=86_400, name="tidies")
+def tidies() -> str:
+    """Run when somebody says so."""
+    return "tidy"
+
+
+@app.post("/pays")
+async def post_pays() -> TaskId[str]:
+    """Submit it."""
+    _STOP.clear()
+    return pays(3.5)
 
 
 @app.post("/hangs")
