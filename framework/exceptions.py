@@ -76,7 +76,8 @@ class QueueFullError(FrameworkError, HTTPException, queue.Full):
 
     Attributes:
         queue_size: How many tasks may wait, 1 or more.
-        retry_after: When to try again, in seconds, above 0.
+        retry_after: When to try again, in seconds, above 0. The framework gives whole seconds
+            from 1 to 60, from how fast the queue has emptied since it began to refuse tasks.
     """
 
     def __init__(self, queue_size: int, retry_after: float = 1.0) -> None:

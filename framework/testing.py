@@ -46,7 +46,6 @@ from framework._threads.levels import Ranking
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.pool_threads import PoolThread
 from framework.engines._controlled import Control, ControlledEngine, ControlledExecutor, Queued
-from framework.exceptions import QueueFullError
 from framework.protocols import (
     Clock,
     Interceptor,
@@ -193,8 +192,8 @@ def refuse(record: TaskRecord) -> NoReturn:
         QueueFullError: Always.
     """
     ledger = _core_of(record).ledger
-    ledger.count("rejected")
-    raise QueueFullError(ledger.queue_size)
+    with ledger.lock:
+        raise ledger.queue_full()
 
 
 def _core_of(record: TaskRecord) -> Core:

@@ -35,6 +35,7 @@ from framework._tasks.live import (
 )
 from framework._tasks.pages import PageQuery
 from framework._tasks.records import EVENT_OF, FINAL, TaskRecord, TaskStatus
+from framework._threads.outflow import Outflow
 from framework._threads.waiters import wake_all
 from framework.exceptions import FrameworkNotStartedError, QueueFullError
 from framework.protocols import CallStore, Clock, Interceptor, LargeStore, SharedStore, TaskStore
@@ -74,6 +75,7 @@ class Ledger(Events):
         self.calls = Calls(_kept_calls(store))
         self.large = store if hasattr(store, "unread") and isinstance(store, LargeStore) else None
         self.queue_size = queue_size
+        self._outflow = Outflow(clock.monotonic)
         self.homes: list[Home] = []
         self.state: State = "running"
         self._reserved: set[str] = set()
@@ -117,8 +119,7 @@ class Ledger(Events):
                     "stopping" if self.state == "running" else self.state
                 )
             if started is None and bounded and self.pending >= self.queue_size:
-                self.extra["rejected"] += 1
-                raise QueueFullError(self.queue_size)
+                raise self.queue_full()
             if task_id in live:
                 raise id_in_use(task_id)
             live[task_id] = task
@@ -147,8 +148,14 @@ class Ledger(Events):
             if self.state != "running":
                 raise FrameworkNotStartedError(self.state)
             if self.pending >= self.queue_size:
-                self.extra["rejected"] += 1
-                raise QueueFullError(self.queue_size)
+                raise self.queue_full()
+
+    def queue_full(self) -> QueueFullError:
+        """Count a refusal and return its error, which says when to come back; lock held."""
+        self.extra["rejected"] += 1
+        # Coroutines that are awaited in place never wait, but count as if they had left.
+        left = self.submitted - self.pending
+        return QueueFullError(self.queue_size, self._outflow.next_place(left))
 
     def _share_new(self, task: LiveTask) -> None:
         """Publish a new task to other processes; remove it again if that fails."""

@@ -35,6 +35,7 @@ from framework._tasks.options import NORMAL
 from framework._tasks.records import TaskStatus
 from framework._threads.exits import ExitSignal, joined_at_exit
 from framework._threads.levels import LevelQueue, level_of
+from framework._threads.outflow import Outflow
 from framework._threads.pool_threads import Item, PoolThread, current_pool_thread, forget_others
 from framework._threads.wait_graph import WaitGraph
 from framework.exceptions import QueueFullError
@@ -56,6 +57,7 @@ class Crew:
         most_blocked: The highest number that `blocked` ever had.
         cancelled: How many items were cancelled before they ran.
         ended: How many items ended with each status. Living threads keep their own counts.
+        outflow: Measures how fast the queue empties; None for no such measure.
         timings: When the latest items were queued, started and ended, in monotonic seconds.
 
     Args:
@@ -107,6 +109,7 @@ class Crew:
         # is woken: it often finishes all short items by itself.
         self._coming = False
         self._started = 0
+        self.outflow: Outflow | None = None
         _CREWS.add(self)
 
     @property
@@ -145,11 +148,17 @@ class Crew:
         with self.lock:
             self._check_open()
             if self.queue_size is not None and self.queued >= self.queue_size:
-                self.rejected += 1
-                raise QueueFullError(self.queue_size)
+                raise self.queue_full(self.queue_size)
             refused = self.put_all((item,))
         for _, error in refused:
             raise error
+
+    def queue_full(self, size: int) -> QueueFullError:
+        """Count a refusal and return its error, which says when to come back; lock held."""
+        self.rejected += 1
+        if self.outflow is None:
+            return QueueFullError(size)
+        return QueueFullError(size, self.outflow.next_place(self.submitted - self.queued))
 
     def put_all(self, items: Sequence[Any]) -> list[tuple[Any, Exception]]:
         """Queue *items*, regardless of `queue_size`; return those that were refused, and why."""

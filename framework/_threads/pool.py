@@ -21,6 +21,7 @@ from framework._threads.clock import SystemClock, join_all
 from framework._threads.crew import Crew
 from framework._threads.figures import pool_figures
 from framework._threads.futures import Call, Calls, T
+from framework._threads.outflow import Outflow
 from framework._threads.pool_threads import PoolThread
 from framework.protocols import Clock
 
@@ -91,6 +92,7 @@ class ThreadPoolExecutorEnhanced(ThreadPoolExecutor):
             tuple(initargs),
             queue_size,
         )
+        self._crew.outflow = Outflow(self._clock.monotonic)
         self._calls = Calls(self._clock, self._limit, self._crew)
         # A method of the crew: one of the pool would keep the pool alive.
         self._release = weakref.finalize(self, self._crew.release)

@@ -22,7 +22,6 @@ from framework._threads.levels import level_of
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework._threads.pool_threads import Item, PoolThread, current_pool_thread
 from framework.engines.local import LocalEngine
-from framework.exceptions import QueueFullError
 from framework.protocols import EngineTask, Kind, Run
 
 
@@ -138,8 +137,7 @@ class _ControlledCrew(Crew):
         with self.lock:
             self._check_open()
             if self.queue_size is not None and self.queued >= self.queue_size:
-                self.rejected += 1
-                raise QueueFullError(self.queue_size)
+                raise self.queue_full(self.queue_size)
             held = self._hold(item)
         self.control.queued(held)
 

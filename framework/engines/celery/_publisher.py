@@ -24,6 +24,7 @@ from typing import Any, Final
 from framework._tasks.jsonsafe import safe_str
 from framework._tasks.records import TaskStatus
 from framework._threads.clock import SystemClock
+from framework._threads.outflow import Outflow
 from framework.engines.celery._messages import Message
 from framework.exceptions import BrokerUnavailableError, QueueFullError
 from framework.protocols import EngineHost, EngineTask
@@ -214,6 +215,9 @@ class Publisher:
         self._condition = threading.Condition(threading.Lock())
         # A task stays in it until it is sent, so that it can be withdrawn until then.
         self._queue: dict[str, EngineTask] = {}
+        # How many tasks have left it, for the next one that finds it full.
+        self._gone = 0
+        self._outflow = Outflow(self._clock.monotonic)
         self._sending = ""
         # Tasks that were withdrawn although a failed call may have sent them.
         self._doubtful: list[str] = []
@@ -235,7 +239,8 @@ class Publisher:
         # Without the lock: every submission asks, and threads that ask at the same moment may
         # exceed the bound by one each.
         if len(self._queue) >= self._size:
-            raise QueueFullError(self._size)
+            with self._condition:
+                raise QueueFullError(self._size, self._outflow.next_place(self._gone))
 
     def put(self, task: EngineTask) -> None:
         """Queue a task; never blocks."""
@@ -260,7 +265,7 @@ class Publisher:
     def discard(self, task_id: str) -> None:
         """Remove a task from the queue, if it is in it."""
         with self._condition:
-            self._queue.pop(task_id, None)
+            self._gone += self._queue.pop(task_id, None) is not None
             if not self._queue:
                 self._condition.notify_all()
 
@@ -271,6 +276,7 @@ class Publisher:
             if task_id == self._sending and not self._down:
                 return False
             withdrawn = self._queue.pop(task_id, None) is not None
+            self._gone += withdrawn
             if withdrawn and self._down:
                 # A failed call may have sent it; undone in Redis once that answers.
                 self._doubtful.append(task_id)
