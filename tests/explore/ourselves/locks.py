@@ -19,6 +19,7 @@ from typing import Any
 
 from framework._manager import frameworks
 from framework._tasks import records, registry
+from framework.telemetry import _series
 from pytest_asyncframe._explore.locks.model import Modelled, ModelLock, ModelRLock, current
 from pytest_asyncframe._explore.locks.names import Origin, found_in, made_by
 from pytest_asyncframe._turns.actors import Actor
@@ -34,6 +35,7 @@ _GLOBAL = (
     (registry, "_LOCK"),
     (records, "_FIRST"),
     (frameworks, "_LOCK"),
+    (_series, "_LOCK"),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.explore.ourselves import (
     ends,
+    metrics,
     places,
     pool,
     remote,
@@ -25,4 +26,5 @@ SCENARIOS: list[Scenario] = [
     *remote.SCENARIOS,
     *requeues.SCENARIOS,
     *places.SCENARIOS,
+    *metrics.SCENARIOS,
 ]

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 import framework
-from tests.explore.ourselves import ends, places, pool, remote, stores, tasks, throttles, timers
+from tests.explore.ourselves import (
+    ends,
+    metrics,
+    places,
+    pool,
+    remote,
+    stores,
+    tasks,
+    throttles,
+    timers,
+)
 from tests.explore.ourselves.harness import Explorer
 from tests.explore.ourselves.run import Scenario
 
@@ -35,6 +45,7 @@ NEEDED: dict[str, Scenario] = {
     "Process.lock": remote.enter_twice,
     "Process.sending": remote.send_twice,
     "Promise._lock": ends.use_promised,
+    "Published._lock": metrics.write_twice,
     "Publisher._condition": remote.publish_or_withdraw,
     "Reader._lock": stores.labels,
     "RedisLines._condition": remote.share_places,
@@ -42,9 +53,11 @@ NEEDED: dict[str, Scenario] = {
     "Reports._lock": remote.read_reports_twice,
     "Rescue._lock": remote.rescue_or_close,
     "Schedules._lock": timers.schedule_or_leave,
+    "Series._lock": metrics.attach_twice,
     "SystemClock._changed": timers.set_or_fire,
     "ThreadWaiter._condition": stores.ask_at_once,
     "WaitGraph._lock": pool.wait_in_a_circle,
+    "_series._LOCK": metrics.make_twice,
     "frameworks._LOCK": ends.apps_come,
     "registry._LOCK": ends.list_or_register,
 }
