@@ -10,6 +10,7 @@ from framework import TaskTimeoutError, retry_task, throttled_task
 from framework._manager.host import RemoteHost
 from framework._tasks.records import FINAL, TaskRecord
 from framework.exceptions import QueueFullError, TaskCancelledError, TaskNotFoundError
+from framework.telemetry.opentelemetry import OpenTelemetrySink
 from tests.explore.ourselves.run import Gate, Late, Run
 
 
@@ -396,6 +397,17 @@ def first_tasks(run: Run) -> None:
     run.together(submit, submit)
 
 
+def attach_twice(run: Run) -> None:
+    """Two threads attach one sink to a manager, which then traces each task once."""
+    manager, sink = run.manager(1), OpenTelemetrySink()
+
+    def attach() -> None:
+        sink.attach(manager)
+
+    run.together(attach, attach)
+    assert len(manager._core.ledger.tracers) == 1
+
+
 SCENARIOS: list[Callable[[Run], None]] = [
     cancel_or_complete,
     cancel_twice,
@@ -421,4 +433,5 @@ SCENARIOS: list[Callable[[Run], None]] = [
     throttle_held_up,
     retry_held_up,
     first_tasks,
+    attach_twice,
 ]

@@ -39,6 +39,7 @@ NEEDED: dict[str, Scenario] = {
     "MemoryStore._lock": stores.remove_twice,
     "Mirror._keeping": stores.mirror_counts,
     "Mirror._lock": stores.mirror_counts,
+    "OpenTelemetrySink._lock": tasks.attach_twice,
     "Outbox.publishing": tasks.limit_or_fail,
     "Places._admitting": places.submit_unique_twice,
     "Places._lock": places.give_back_or_wait,
