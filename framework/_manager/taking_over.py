@@ -12,11 +12,12 @@ from framework._tasks import registry
 from framework._tasks.current import current_home
 from framework._tasks.ids import TaskId
 from framework._tasks.live import CARRIED, LiveTask, new_task
+from framework._tasks.options import COPY, CopyOptions
 from framework._tasks.reasons import delayed
 from framework._tasks.records import TaskRecord
 from framework._tasks.restart import Restart
 from framework._tasks.specs import TaskSpec
-from framework._tasks.wire import decode_call
+from framework._tasks.wire import call_options, decode_call
 from framework.exceptions import FrameworkError
 from framework.protocols import RequeueStore
 
@@ -52,6 +53,8 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     if is_new:
         _settle_options(core, restart, spec)
     task = _task_of(core, record, restart, spec)
+    if is_new:
+        task.reason = ""
     try:
         core.ledger.add(task, bounded=False, emit_submitted=is_new)
     except (FrameworkError, ValueError):  # it is stopping, or the store takes no more
@@ -87,7 +90,9 @@ def _spec_of(core: Core, record: TaskRecord, restart: Restart) -> TaskSpec | Non
         return None
     if restart.fresh:
         about = record.description or known.description
-        return known.replace({"description": about, "on_restart": "requeue"})
+        return known.replace(
+            {**_kept_options(record, restart), "description": about, "on_restart": "requeue"}
+        )
     now = core.clock.time()
     return known.replace(
         {
@@ -99,6 +104,20 @@ def _spec_of(core: Core, record: TaskRecord, restart: Restart) -> TaskSpec | Non
             "on_restart": "requeue",
         }
     )
+
+
+def _kept_options(record: TaskRecord, restart: Restart) -> CopyOptions:
+    """Return the options that were kept with the call of a task that is run again."""
+    try:
+        return COPY.checked("run_again", call_options(restart.call))
+    except (TypeError, ValueError) as error:  # of another release of the app
+        _LOGGER.warning(
+            "task %s (%s) runs without the options of the one that it repeats: %s",
+            record.task_id,
+            record.name,
+            error,
+        )
+        return {}
 
 
 def _settle_options(core: Core, restart: Restart, spec: TaskSpec) -> None:
@@ -124,6 +143,8 @@ def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -
     task.attempts = record.attempts
     task.restart = restart
     task.hooks = spec.hooks
+    if record.run_again_of:
+        task.run_again_of = record.run_again_of
     task.reason = delayed(restart.due) if restart.due is not None and spec.delay else REASON
     return task
 

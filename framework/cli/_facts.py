@@ -94,6 +94,7 @@ def lines_of(facts: dict[str, Any], process: str) -> list[tuple[str, str]]:
         ("attempts", str(facts["attempts"] or "")),
         ("progress", "" if progress is None else f"{progress:.0%} {facts['progress_message']}"),
         ("process", process),
+        ("repeats", facts["run_again_of"] or ""),
         ("cancel", "requested" if facts["cancel_requested"] else ""),
         ("function", "still runs" if facts["still_running"] else ""),
         ("reason", facts["reason"]),

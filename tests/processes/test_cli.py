@@ -236,6 +236,19 @@ def test_cancel_without_a_process(run: Any, written: Written, tmp_path: Path) ->
     )
 
 
+def test_run_again_without_a_process(run: Any, written: Written, tmp_path: Path) -> None:
+    """A failed task is run again when its app starts next, and the answer says so."""
+    store = "--store", f"sqlite:///{copied(written, tmp_path)}"
+    said = run("run-again", written.ids[2], *store)
+    (task,) = said.objects
+
+    assert (said.status, task["name"], task["status"]) == (0, "fails", "pending")
+    assert task["run_again_of"] == written.ids[2]
+    assert said.err == (
+        f"asyncframe: no process runs now: the next one of the app runs task {task['task_id']}\n"
+    )
+
+
 def test_a_long_result(run: Any, written: Written, tmp_path: Path) -> None:
     """A long result is cut where people read it, and whole as JSON."""
     file, task_id = copied(written, tmp_path), written.ids[0]

@@ -149,11 +149,11 @@ written = threading.Event()
 
 
 async def test_options_of_what_is_run_again(sql_url: str) -> None:
-    """A task from outside has the options of its function in the app, and an event of its own."""
+    """A task from outside has the options of the one that it repeats, and events of its own."""
     events: list[tuple[str, str | None]] = []
     async with setup_async_framework(None, store=SQLStore(sql_url)):
         manager = get_task_manager()
-        failed = outside(-1)
+        failed = outside.options(timeout=9.0, description="Once")(-1)
         await manager.list_tasks()
         with closing(Observer(sql_url)) as observer:
             while observer.look(failed) is None:
@@ -164,10 +164,13 @@ async def test_options_of_what_is_run_again(sql_url: str) -> None:
             while not observer.look(failed).record.status.is_final:  # type: ignore[union-attr]  # it is there
                 pass
             with observer._database.writing() as connection:
-                connection.execute(sa.update(TASKS).values(call="[[8], {}]"))
+                connection.execute(sa.update(TASKS).values(call='[[8], {}, {"timeout": 9.0}]'))
             manager.subscribe(lambda event: events.append((event.kind, event.task_id)))
             again = observer.run_again(failed, manager.clock.time())
-        assert await manager.get_result(again, timeout=PATIENCE) == [8, 7.0, "high"]
+        assert await manager.get_result(again, timeout=PATIENCE) == [8, 9.0, "high"]
+        task = await manager.get_task(again)
+        assert task is not None
+        assert (task.run_again_of, task.description, task.reason) == (failed, "Once", "")
 
     assert events == [(kind, again) for kind in ("submitted", "started", "completed")]
 

@@ -239,7 +239,9 @@ class Observer:
                 raise ValueError("it was removed from the store")
             _require_call(row)
             again = random_id()
-            self._submit(connection, again, row.name, row.description, row.call, now, version)
+            self._submit(
+                connection, again, row.name, row.description, row.call, now, version, task_id
+            )
             return again
 
     def _submit(
@@ -251,6 +253,7 @@ class Observer:
         call: str,
         now: float,
         version: int,
+        run_again_of: str | None = None,
     ) -> None:
         """Write a task that belongs to no process."""
         restart = Restart(call, fresh=True)
@@ -271,6 +274,7 @@ class Observer:
                 version=version,
                 call=call,
                 restart=restart.facts(),
+                run_again_of=run_again_of,
             )
         )
 
