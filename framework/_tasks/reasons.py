@@ -73,17 +73,6 @@ def throttled(until: float | None, name: str, rate: int, window: float) -> str:
     return _text("throttled", until, name, rate, window)
 
 
-def crowded(name: str, limit: int, key: str | None) -> str:
-    """Return the reason of a task that waits until fewer tasks like it are running.
-
-    Args:
-        name: Name of the function.
-        limit: How many may run at once.
-        key: The key that they share, for people; None if there is one limit for all.
-    """
-    return _text("crowded", None, name, limit, key)
-
-
 def error_text(error: BaseException) -> str:
     """Return the type and the message of an error in one text."""
     return f"{type(error).__name__}: {safe_str(error, _LONGEST)}"
@@ -186,16 +175,10 @@ def _throttled(due: Due, name: str, rate: int, window: float) -> str:
     return f"throttle {name} {rate}/{window:g} s is full{following}"
 
 
-def _crowded(_: Due, name: str, limit: int, key: str | None) -> str:
-    of_key = "" if key is None else f" with the key {key}"
-    return f"waits for a place: {limit} of {name}{of_key} may run at once, and as many do"
-
-
 _WORDS: Final[dict[str, Callable[..., str]]] = {
     "delayed": _delayed,
     "retrying": _retrying,
     "throttled": _throttled,
-    "crowded": _crowded,
 }
 """For each kind of facts the function that words them: of a `Due` and the values."""
 

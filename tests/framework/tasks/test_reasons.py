@@ -100,14 +100,6 @@ WORDS = {
         running(reason=reasons.throttled(None, "app.send", 1, 0.5)),
         "throttle app.send 1/0.5 s is full",
     ),
-    "crowded": (
-        record(reason=reasons.crowded("app.send", 2, "'ann'")),
-        "waits for a place: 2 of app.send with the key 'ann' may run at once, and as many do",
-    ),
-    "crowded without key": (
-        record(reason=reasons.crowded("app.send", 2, None)),
-        "waits for a place: 2 of app.send may run at once, and as many do",
-    ),
     "in words": (record(reason="the broker is away"), "the broker is away"),
     "added words": (
         running(reason=SLOT + "; its record is cut"),
