@@ -66,6 +66,9 @@ class Metrics:
             "submitted": counter("tasks_submitted", "Tasks that were submitted."),
             "retrying": counter("task_retries", "Attempts that failed and are made again."),
             "throttled": counter("throttled_calls", "Calls that a throttle refused or delayed."),
+            "requeued": counter(
+                "tasks_requeued", "Tasks that were taken over from a process that had died."
+            ),
             "late_result": counter(
                 "late_results", "Results and errors that came after the end of their task."
             ),

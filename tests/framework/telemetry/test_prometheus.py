@@ -26,6 +26,8 @@ from framework import (
     setup_async_framework,
     throttled_task,
 )
+from framework._tasks.records import END_KINDS, EVENT_KINDS
+from framework.telemetry._series import Metrics
 from framework.telemetry.prometheus import BUCKETS, PrometheusSink
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
@@ -186,6 +188,21 @@ async def test_a_late_result(registry: CollectorRegistry, asyncframe: Probe) -> 
     }
     with pytest.raises(TaskTimeoutError):
         await asyncframe.completed(task_id)
+
+
+UNCOUNTED = {
+    "started": "the end of a task tells how long it waited",
+    "progress": "a task may report any number of times",
+    "evicted": "a gauge's figure has it, and a store need not read what it removes",
+}
+"""Kinds of events that are not counted, and why."""
+
+
+def test_every_kind_of_event(registry: CollectorRegistry) -> None:
+    """Each kind of event but the ends has a counter of its own, or a reason why not."""
+    counted = set(Metrics(registry, BUCKETS).events)
+    assert counted | UNCOUNTED.keys() | END_KINDS == set(EVENT_KINDS)
+    assert not counted & UNCOUNTED.keys()
 
 
 # -- gauges
