@@ -31,7 +31,7 @@ from framework._tasks.reasons import delayed
 from framework._tasks.records import TaskStatus
 from framework._tasks.restart import Restart
 from framework._tasks.specs import TaskSpec
-from framework._tasks.wire import encode_call
+from framework._tasks.wire import encode_call, require_same_call
 from framework._threads.waiters import LoopWaiter, ThreadWaiter
 from framework.exceptions import TaskCancelledError
 from framework.protocols import RemoteEngine
@@ -283,6 +283,7 @@ class Intake:
         """Keep what another process needs to run a task; without a store, only check it."""
         spec = task.spec
         call = encode_call(spec.fn, args, kwargs)
+        require_same_call(spec.fn, args, kwargs)
         if self.permits is not None:
             task.restart = Restart(
                 call,

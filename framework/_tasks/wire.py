@@ -68,6 +68,11 @@ class _Codec:
         # Values of these types are the same in JSON, so pydantic can be skipped.
         self._plain = annotation if annotation in _SCALARS else None
 
+    @property
+    def is_typed(self) -> bool:
+        """Whether the annotation says what JSON is to become."""
+        return self._adapter is not None
+
     def dump(self, value: Any) -> Any:
         """Convert *value* to what ``json`` accepts.
 
@@ -179,6 +184,20 @@ class _FunctionCodec:
             ) from None
         return found, named
 
+    def require_same(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
+        """Check that a call comes back from JSON as it is; see `require_same_call`."""
+        known, rest = self.positional, self.rest
+        given = [*zip((*known, *[rest] * len(args)), args, strict=False)]
+        given += [
+            ((name, self.named.get(name, self.others)), one) for name, one in (kwargs or {}).items()
+        ]
+        for (name, codec), value in given:
+            if not codec.is_typed and not _comes_back(value):
+                raise TypeError(
+                    f"argument {name!r} of {self.name} needs an annotation: given "
+                    f"{_kind_of(value)}, which comes back from JSON as something else"
+                )
+
     def encode(
         self,
         args: tuple[Any, ...],
@@ -236,6 +255,15 @@ def encode_call(
         ValueError: If the text is longer than `MAX_CALL`.
     """
     return _codec_of(fn).encode(args, kwargs, options)
+
+
+def require_same_call(fn: Function, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
+    """Check that `decode_call` gives each argument its type again.
+
+    Raises:
+        TypeError: If one has no annotation, and is not what JSON has.
+    """
+    _codec_of(fn).require_same(args, kwargs)
 
 
 def call_encoder(fn: Function) -> CallEncoder:
@@ -428,6 +456,18 @@ def _rebuilt(
     except Exception:  # such as a constructor that takes other arguments than it keeps
         return None
     return error if isinstance(error, cls) else None
+
+
+def _comes_back(value: Any) -> bool:
+    """Return whether a value without an annotation is the same after JSON, but for tuples."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return True
+    if kind is list or kind is tuple:
+        return all(map(_comes_back, value))
+    if kind is dict:
+        return all(type(key) is str and _comes_back(one) for key, one in value.items())
+    return False
 
 
 def _why(error: Exception) -> str:

@@ -7,6 +7,8 @@ import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -327,3 +329,33 @@ async def test_warning_of_tasks_that_would_be_lost(
             r"store=SQLStore\(url, durable=True\)",
             message,
         )
+
+
+@background_task(on_restart="requeue")
+def loose(first, *more, **named):  # untyped, as in many apps
+    """Take anything, since nothing is annotated."""
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "name", "kind"),
+    [
+        ((datetime.now(UTC),), {}, "first", "datetime"),
+        ((1, 2, [{"deep": Path()}]), {}, "more", "list"),
+        ((1,), {"other": {1: "one"}}, "other", "dict"),
+    ],
+)
+async def test_arguments_that_would_come_back_as_others(
+    task_manager: TaskManager, args: tuple[Any, ...], kwargs: Any, name: str, kind: str
+) -> None:
+    """A value that would be another one after a restart is refused in the caller."""
+    with pytest.raises(
+        TypeError,
+        match=rf"^argument '{name}' of tests\.processes\.test_requeue\.loose needs an annotation: "
+        rf"given a value of type {kind}, which comes back from JSON as something else$",
+    ):
+        loose(*args, **kwargs)
+
+
+async def test_arguments_without_annotations(task_manager: TaskManager) -> None:
+    """What JSON has needs no annotation."""
+    await task_manager.get_result(loose(1, "two", (3.0, None), deep={"a": [True]}))

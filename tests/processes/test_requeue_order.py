@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -69,9 +70,7 @@ def test_start_is_written_before_it_is_permitted(sql_url: str) -> None:
     """A task that waits and belongs to this process may start once its row is RUNNING."""
     with peers(sql_url, 1) as (peer,):
         task = accept(peer)
-        assert peer.row(task).restart == (
-            '{"due": null, "limit": null, "priority": "normal", "idempotent": false}'
-        )
+        assert json.loads(peer.row(task).restart)["idempotent"] is False
         answers = starts(peer, task)
         assert answers == []
         peer.clock.pass_time(2.0)
