@@ -213,6 +213,8 @@ class Writer:
                         version, _ = self.membership.turn(connection)
                         self.membership.leave(connection)
                         inherit(connection, version)
+                except GivenUpError:  # its row is gone already
+                    pass
                 except FAULTS as error:
                     _LOGGER.warning("the store could not be closed cleanly: %s", why(error))
                 return
