@@ -15,6 +15,7 @@ from framework._tasks import exports
 from framework._tasks.current import current_task
 from framework._tasks.ids import TaskId
 from framework._tasks.records import CancelOutcome, TaskStatus
+from framework._tasks.schedules import ScheduleInfo
 from framework._tasks.task import Task
 from framework._threads.pool import ThreadPoolExecutorEnhanced
 from framework.exceptions import (
@@ -42,6 +43,7 @@ __all__ = [
     "MapItem",
     "QueueFullError",
     "RateLimitExceededError",
+    "ScheduleInfo",
     "Task",
     "TaskCancelledError",
     "TaskFailedError",
