@@ -265,9 +265,17 @@ class Schedules:
         if not table.skips:
             # What was put off while this run was live comes right after it.
             complete, error = task.hooks or (None, None)
-            again = partial(self.check, table)
+            again = partial(self._check_after, table, task)
             task.hooks = _followed(complete, again), _followed(error, again)
         return task
+
+    def _check_after(self, table: Timetable, task: LiveTask) -> None:
+        """Check a schedule once others can see that its run has ended."""
+        shared = self._intake.ledger.shared
+        if table.is_shared and shared is not None:
+            shared.secure(task, lambda _: self.check(table))
+        else:
+            self.check(table)
 
     def run_by_hand(self, table: Timetable, task: LiveTask) -> bool:
         """Submit an offered task as a run of a schedule; False if its last run has not ended.

@@ -88,10 +88,10 @@ def sleep_of_the_machine(asyncframe: Probe, seconds: float) -> None:
 
 
 async def next_minute(asyncframe: Probe) -> float:
-    """Move to the next full minute of the wall clock, and return its monotonic second."""
+    """Move a second past the next full minute of the wall clock; return the minute's second."""
     clock = asyncframe.clock
-    await clock.run_for(60 - clock.time() % 60)
-    return clock.monotonic()
+    await clock.run_for(61 - clock.time() % 60)
+    return clock.monotonic() - 1
 
 
 # -- what is missed
