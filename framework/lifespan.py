@@ -333,8 +333,8 @@ def _warn_of_siblings(workers: int) -> None:
     if workers > 1:
         _LOGGER.warning(
             "%d worker processes serve this app, and each keeps its tasks in its own memory: it "
-            "does not know the task ids of the others; use a shared store, "
-            "setup_async_framework(app, store=SQLStore('sqlite:///tasks.db'))",
+            "does not know the task ids of the others, and runs each schedule itself; use a shared "
+            "store, setup_async_framework(app, store=SQLStore('sqlite:///tasks.db'))",
             workers,
         )
 

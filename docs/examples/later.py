@@ -1,41 +1,17 @@
-"""Tasks that run on a schedule, and tasks that start later."""
-
-import asyncio
-import threading
+"""Tasks that start later."""
 
 from framework import (
     TaskStatus,
     background_task,
     get_task_manager,
-    scheduled_task,
     setup_async_framework,
 )
-
-refreshed = threading.Event()
-
-
-@scheduled_task(every=60, jitter=0.1, run_at_start=True)
-def refresh_cache() -> str:
-    """Run at the start, and about once a minute while the framework runs."""
-    refreshed.set()
-    return "fresh"
 
 
 @background_task
 def remind(user: str) -> str:
     """Remind a user."""
     return f"{user}, it is time"
-
-
-async def test_it_runs_at_the_start() -> None:
-    """Each run is a task with the function's name."""
-    refreshed.clear()
-    async with setup_async_framework(None):
-        await asyncio.to_thread(refreshed.wait, 10)
-        manager = get_task_manager()
-        assert manager.get_stats()["scheduled"] == 1
-        (run,) = manager.get_all_tasks().values()
-        assert str(run["name"]).endswith("refresh_cache")
 
 
 async def test_a_task_is_put_off() -> None:

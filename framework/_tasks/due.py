@@ -2,7 +2,8 @@
 
 Times are seconds: since the epoch, or for an interval since any other moment. Time zones and
 their changes of the clock are handled here, for cron expressions as well: the library that reads
-these skips runs, or never ends, in zones whose clock changes by half an hour.
+these skips due times, or repeats one without end, where a clock is changed by half an hour or
+not at a full hour.
 """
 
 from __future__ import annotations

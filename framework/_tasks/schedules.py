@@ -1,6 +1,7 @@
-"""What is known about schedules: in a book that processes share, and for those who ask."""
+"""What is known about schedules: in a book that processes share, and for those who ask.
 
-from __future__ import annotations
+The annotations here are objects and not texts, so that an endpoint may return a `ScheduleInfo`.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime

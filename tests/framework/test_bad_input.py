@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -424,3 +426,63 @@ def test_text_options(parameter: str) -> None:
 def test_schedule(parameter: str, value: Any, error: type[Exception], allowed: str) -> None:
     """An interval that is none is refused at decoration."""
     refuses(scheduled_task, parameter, value, error, allowed)
+
+
+@bad(
+    cases("timeout", ABOVE_0, 0, -1, NAN, "1"),
+    cases("cron", "a string", 5, ["0 3 * * *"]),
+    cases("run_at_start", "True or False", "yes", 1.5),
+    cases("each_process", "True or False", "yes"),
+)
+def test_options_of_a_schedule(
+    parameter: str, value: Any, error: type[Exception], allowed: str
+) -> None:
+    """An option of a schedule that is none is refused at decoration."""
+    error = error if parameter == "timeout" else TypeError
+    refuses(partial(scheduled_task, 60), parameter, value, error, allowed)
+
+
+def test_jitter_and_policy_of_a_schedule() -> None:
+    """A jitter is a fraction, and a policy one of three words."""
+    for jitter in (-0.1, 1.1):
+        with pytest.raises(ValueError, match=r"^jitter must be a number at least 0 and at most 1,"):
+            scheduled_task(60, jitter=jitter)
+    with pytest.raises(ValueError, match=r"^missed must be 'skip' or 'once' or 'all', not 'ne"):
+        scheduled_task(60, missed="never")  # type: ignore[arg-type]  # the point
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({}, "none of them"),
+        ({"every": None}, "none of them"),
+        ({"every": 60, "cron": "0 3 * * *"}, "every and cron"),
+        ({"every": 60, "cron": "0 3 * * *", "at": "03:00"}, "every and cron and at"),
+    ],
+)
+def test_exactly_one_time(given: dict[str, Any], what: str) -> None:
+    """A schedule has an interval, an expression or a time of day, and not two of them."""
+    message = (
+        r"^scheduled_task needs exactly one of every, cron and at, as in @scheduled_task\(every="
+        r"60\), @scheduled_task\(cron='0 3 \* \* \*'\) or @scheduled_task\(at='03:00'\), "
+        f"not {what}$"
+    )
+    with pytest.raises(TypeError, match=message):
+        scheduled_task(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"every": 60, "tz": "UTC"}, ("tz is the time zone of cron, or of a time of day, and has "
+         "no meaning with every")),
+        ({"at": datetime(2026, 1, 1, tzinfo=UTC), "tz": "UTC"}, ("tz is the time zone of cron, or "
+         "of a time of day, and has no meaning with at")),
+        ({"cron": "0 3 * * *", "jitter": 0.5}, ("jitter is a fraction of every, and goes with "
+         "nothing else, not with cron")),
+    ],
+)  # fmt: skip
+def test_what_has_no_meaning(given: dict[str, Any], message: str) -> None:
+    """An option that means nothing with the others is refused."""
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        scheduled_task(**given)

@@ -31,6 +31,7 @@ NAMES = {
     "QueueFullError",
     "RateLimitExceededError",
     "MapItem",
+    "ScheduleInfo",
     "Task",
     "TaskCancelledError",
     "TaskFailedError",

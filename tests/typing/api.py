@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any, assert_type
 
 from fastapi import FastAPI
@@ -20,6 +20,7 @@ from framework import (
     MapItem,
     QueueFullError,
     RateLimitExceededError,
+    ScheduleInfo,
     Task,
     TaskCancelledError,
     TaskFailedError,
@@ -254,10 +255,30 @@ async def async_beat() -> str:
     return "alive"
 
 
-async def use_schedules() -> None:
-    """Call scheduled functions: they run right here."""
+@scheduled_task(cron="0 3 * * *", tz="Europe/Berlin", missed="all", timeout=60, priority="low")
+@retry_task(max_retries=2)
+def nightly() -> int:
+    """Be run each night."""
+    return 1
+
+
+@scheduled_task(at=time(3), tz=UTC, each_process=True)
+def daily() -> None:
+    """Be run each day."""
+
+
+async def use_schedules(manager: TaskManager) -> None:
+    """Call scheduled functions, which run right here, and control their schedules."""
     assert_type(beat(), str)
     assert_type(await async_beat(), str)
+    assert_type(nightly(), int)
+    assert_type(manager.schedules.snapshot(), list[ScheduleInfo])
+    assert_type(await manager.schedules.get_all(), list[ScheduleInfo])
+    assert_type(await manager.schedules.trigger("beat"), TaskId[Any])
+    assert_type(await manager.schedules.pause("beat"), None)
+    scheduled_task(timedelta(hours=1), missed="never")  # type: ignore[arg-type]  # not a policy
+    scheduled_task(at=3)  # type: ignore[arg-type]  # not a time
+    scheduled_task(60, minutes=5)  # type: ignore[call-arg]  # an option that does not exist
     scheduled_task(every=60)(length)  # type: ignore[arg-type]  # it cannot be called without arguments
 
 
