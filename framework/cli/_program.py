@@ -13,9 +13,10 @@ from framework import __version__
 from framework._tasks import checks
 from framework._tasks.records import TaskStatus
 from framework.cli import _schedules, _tasks
-from framework.cli._mistakes import GOOD, CommandError
+from framework.cli._mistakes import FOUND, GOOD, CommandError
 from framework.cli._screen import Screen
 from framework.cli._sources import APP, STORE, Source, opened
+from framework.exceptions import StoreUnavailableError
 
 Command = Callable[[Source, Screen, argparse.Namespace], int]
 
@@ -58,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         screen.complain(str(error))
         return error.status
+    except StoreUnavailableError as error:
+        screen.complain(str(error))
+        return FOUND
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from framework.cli._apps import App, find_app
 from framework.cli._mistakes import USAGE, CommandError
-from framework.exceptions import StoreUnavailableError
 
 if TYPE_CHECKING:
     from framework.stores.sql._observer import Observer
@@ -37,7 +36,8 @@ def opened(arguments: Namespace) -> Iterator[Source]:
     """Open what ``--store`` and ``--app`` name, or the environment.
 
     Raises:
-        CommandError: If it is not clear what to open, or it cannot be opened.
+        CommandError: If it is not clear what to open.
+        StoreUnavailableError: If it cannot be opened.
     """
     url, app = _named(arguments)
     try:
@@ -46,8 +46,6 @@ def opened(arguments: Namespace) -> Iterator[Source]:
         observer = Observer(url)
     except (ImportError, TypeError, ValueError) as error:
         raise CommandError(str(error).replace("url must", "--store must"), USAGE) from None
-    except StoreUnavailableError as error:
-        raise CommandError(str(error)) from None
     with closing(observer):
         yield Source(observer, app)
 

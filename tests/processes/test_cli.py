@@ -9,12 +9,14 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from framework.cli import main
+from framework._threads.clock import SystemClock
+from framework.cli import _tasks, main
 from tests.patience import PATIENCE
 from tests.serving import ROOT
 
@@ -107,6 +109,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
         return Said(status, found.out, found.err)
 
     return command
+
+
+def test_the_script() -> None:
+    """The distribution installs the program under its own name, too."""
+    (script,) = metadata.entry_points(group="console_scripts", name="asyncframe")
+    assert script.load() is main
 
 
 # -- list
@@ -218,14 +226,41 @@ def copied(written: Written, folder: Path) -> Path:
     return Path(shutil.copy(written.url.removeprefix("sqlite:///"), folder))
 
 
-def test_cancel_without_a_process(run: Any, written: Written, tmp_path: Path) -> None:
-    """There is nobody to cancel a task whose process has ended, and the answer says so."""
-    file, task_id = copied(written, tmp_path), written.ids[0]
+def set_running(file: Path, task_id: str) -> None:
+    """Change a store as if a task had not ended."""
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute(
             "UPDATE asyncframe_tasks SET status = 'running', ended_at = NULL WHERE task_id = ?",
             (task_id,),
         )
+
+
+def test_a_store_that_goes_away(
+    run: Any, written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that fails during a wait is one line, and no traceback."""
+    file, task_id = copied(written, tmp_path), written.ids[0]
+    set_running(file, task_id)
+
+    class Clock(SystemClock):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sleep = lambda _: file.unlink()
+
+    monkeypatch.setattr(_tasks, "SystemClock", Clock)
+    said = run("wait", task_id, "--store", f"sqlite:///{file}")
+
+    assert (said.status, said.out) == (1, "")
+    assert said.err == (
+        f"asyncframe: sqlite:///{file} cannot be read: the file {file} was removed or replaced "
+        "while in use: put it back, or restart all processes of this app to create a new one\n"
+    )
+
+
+def test_cancel_without_a_process(run: Any, written: Written, tmp_path: Path) -> None:
+    """There is nobody to cancel a task whose process has ended, and the answer says so."""
+    file, task_id = copied(written, tmp_path), written.ids[0]
+    set_running(file, task_id)
     said = run("cancel", task_id, "--timeout", "0", "--store", f"sqlite:///{file}")
 
     assert said.status == 1
@@ -398,7 +433,8 @@ APPS = {
 RUNNER = """
 import contextlib, io, json, sys
 sys.path.insert(0, {root!r})
-from framework.cli import main
+from framework._threads.clock import SystemClock
+from framework.cli import _tasks, main
 said = []
 for arguments in {commands!r}:
     out, err = io.StringIO(), io.StringIO()
