@@ -40,10 +40,18 @@ class LiveScene:
         task = self._ledger.find_live(record.task_id)
         if task is None or task.remote or task.spec.kind == "loop":
             return self._not_here(task)
-        queue = self._queue()
-        if task not in queue:
+        place = self._place(task)
+        if place is None:
             return "queued; its turn has just come"
-        return f"queued {_ordinal(queue.index(task) + 1)} of {len(queue):,}"
+        number, among = place
+        return f"queued {_ordinal(number)} of {among:,}"
+
+    def _place(self, task: LiveTask) -> tuple[int, int] | None:
+        if type(self._engine) is LocalEngine:
+            return self._engine.place_of(task)
+        # Another engine may hold tasks back, in an order of its own.
+        held = [one for one in self._ledger.unfinished() if _waits(one)]
+        return (held.index(task) + 1, len(held)) if task in held else None
 
     def _not_here(self, task: LiveTask | None) -> str:
         if task is None:
@@ -51,13 +59,6 @@ class LiveScene:
         if task.remote:
             return "queued for a worker"
         return "queued; it starts when its event loop turns"
-
-    def _queue(self) -> list[object]:
-        """Return what waits for a thread, in the order in which it will start."""
-        if type(self._engine) is LocalEngine:
-            return self._engine.in_order()
-        # Another engine may hold tasks back, in an order of its own.
-        return [task for task in self._ledger.unfinished() if _waits(task)]
 
 
 class ListScene(LiveScene):
@@ -73,7 +74,10 @@ class ListScene(LiveScene):
         if task is None or task.remote or task.spec.kind == "loop":
             return self._not_here(task)
         if self._count is None:
-            self._count = len(self._queue())
+            if type(self._engine) is LocalEngine:
+                self._count = self._engine.queued
+            else:
+                self._count = sum(map(_waits, self._ledger.unfinished()))
         return f"queued, one of {max(self._count, 1):,}"
 
 

@@ -27,11 +27,10 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import thread as _stdlib
 from typing import Any, ClassVar
 
-from framework._tasks.options import NORMAL
 from framework._tasks.records import TaskStatus
 from framework._threads.exits import ExitSignal, joined_at_exit
 from framework._threads.levels import LevelQueue, level_of
@@ -122,19 +121,31 @@ class Crew:
         """How many items wait."""
         return len(self._waiting)
 
-    def in_order(self, more: Iterable[Any]) -> list[Any]:  # Any: Items
-        """Return the items that wait, in the order in which threads take them; any thread.
+    def place_of(self, item: Any, more: Sequence[Any]) -> tuple[int, int] | None:
+        """Return in which place *item* will start, from 1, and how many wait; any thread.
+
+        It takes half a millisecond if 10,000 wait.
 
         Args:
+            item: An `Item`.
             more: Items that are to be queued next, in this order.
+
+        Returns:
+            None if it does not wait, or is being taken at this moment.
         """
-        queue, items = self._queue, [one for one in self._queue.copy() if one in self._waiting]
-        items += more
+        queue, waits, level = self._queue, self._waiting.__contains__, level_of(item)
         if isinstance(queue, deque):
-            if all(level_of(one) == NORMAL for one in items):
-                return items
-            queue = LevelQueue(deque())
-        return queue.in_turn(items)
+            # All of it has normal priority.
+            queue = LevelQueue(queue)
+        levels = [[*filter(waits, items)] for items in queue.copies()]
+        for one in more:
+            levels[level_of(one)].append(one)
+        counts = [len(items) for items in levels]
+        try:
+            ahead = levels[level].index(item)
+        except ValueError:
+            return None
+        return queue.ranking.place(level, ahead, counts), sum(counts)
 
     def put(self, item: Item) -> None:
         """Queue *item* and wake or start a thread for it.

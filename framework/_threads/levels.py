@@ -60,6 +60,33 @@ class Ranking:
             if waiting[level]:
                 passed[level] += 1
 
+    def place(self, level: int, ahead: int, waiting: Sequence[int]) -> int:
+        """Return in which place an item will start, from 1, if no other one comes.
+
+        Args:
+            level: Its level.
+            ahead: How many items of its own level wait before it.
+            waiting: How many items of each level wait, this one included.
+        """
+        later, left, place = Ranking(), [*waiting], 0
+        later._passed = passed = self._passed.copy()
+        while True:
+            chosen = later.choose(left)
+            lower = [other for other in range(chosen + 1, len(left)) if left[other]]
+            # So many of them start in a row, before it is the turn of another level.
+            row = min([left[chosen], *(max(PATIENCE - passed[other], 1) for other in lower)])
+            if passed[chosen] >= PATIENCE:
+                row = 1
+            if chosen == level:
+                if ahead < row:
+                    return place + ahead + 1
+                ahead -= row
+            place += row
+            left[chosen] -= row
+            passed[chosen] = 0
+            for other in lower:
+                passed[other] += row
+
 
 class LevelQueue:
     """Takes the place of a crew's deque once an item has another priority than normal.
@@ -70,12 +97,12 @@ class LevelQueue:
         normal: The deque, whose items all have normal priority.
     """
 
-    __slots__ = ("_levels", "_ranking")
+    __slots__ = ("_levels", "ranking")
 
     def __init__(self, normal: deque[Any]) -> None:  # Any: the items of a crew
         self._levels: list[deque[Any]] = [deque() for _ in PRIORITIES]
         self._levels[NORMAL] = normal
-        self._ranking = Ranking()
+        self.ranking = Ranking()
 
     def __len__(self) -> int:
         return sum(map(len, self._levels))
@@ -86,11 +113,11 @@ class LevelQueue:
         while any(levels):
             waiting = [len(level) for level in levels]
             try:
-                chosen = self._ranking.choose(waiting)
+                chosen = self.ranking.choose(waiting)
                 item = levels[chosen].popleft()
             except IndexError:  # another thread was quicker
                 continue
-            self._ranking.started(chosen, waiting)
+            self.ranking.started(chosen, waiting)
             return item
         raise IndexError("the queue is empty")
 
@@ -107,12 +134,9 @@ class LevelQueue:
         """Return all items, those of higher levels first."""
         return deque(item for level in self._levels for item in level.copy())
 
-    def in_turn(self, items: Iterable[Any]) -> list[Any]:
-        """Return *items*, those of each level in their order, in the order of their starts."""
-        ahead = LevelQueue(deque())
-        ahead._ranking._passed = self._ranking._passed.copy()
-        ahead.extend(items)
-        return [ahead.popleft() for _ in range(len(ahead))]
+    def copies(self) -> list[deque[Any]]:
+        """Return the items of each level."""
+        return [level.copy() for level in self._levels]
 
     def clear(self) -> None:
         """Remove all items."""

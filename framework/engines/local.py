@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from framework._tasks.live import PENDING
 from framework._threads.pool import ThreadPoolExecutorEnhanced
@@ -131,13 +130,22 @@ class LocalEngine:
         task.handler = run
         self._dispatch([task])
 
-    def in_order(self) -> list[Any]:  # Any: tasks, and calls of the bare pool
-        """Return the tasks and calls that wait for a thread, in the order in which they start.
+    def place_of(self, task: EngineTask) -> tuple[int, int] | None:
+        """Return in which place a task waits for a thread, from 1, and how many wait.
 
-        Any thread; what is being handed to the pool at this moment may be missing.
+        Any thread. None if it does not wait, or is being handed to the pool or to a thread at
+        this moment.
         """
+        return self.pool._crew.place_of(task, self._about_to_be_queued())
+
+    @property
+    def queued(self) -> int:
+        """How many tasks and calls wait for a thread."""
+        return self.pool._crew.queued + len(self._about_to_be_queued())
+
+    def _about_to_be_queued(self) -> list[EngineTask]:
         staged = [task for one in list(self._staged.values()) for task in one.threads]
-        return self.pool._crew.in_order([task for task in staged if task.status is PENDING])
+        return [task for task in staged if task.status is PENDING]
 
     def withdraw(self, task: EngineTask) -> None:
         """Remove a task from the queue."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -56,22 +56,25 @@ async def test_places(busy: TaskManager) -> None:
     assert tasks[2].explain() == tasks[2].to_dict()["reason"] == "queued 2nd of 11"
 
 
-async def test_a_list_counts_once(busy: TaskManager, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A list of many tasks says how many wait, and looks at the queue once."""
+async def test_a_list_looks_up_no_places(
+    busy: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of many tasks says how many wait, and looks up no place in the queue."""
     ids = [await busy.submit(int) for _ in range(100)]
-    looks, in_order = [0], Crew.in_order
+    looks, place_of = [0], Crew.place_of
 
-    def counted(crew: Crew, more: Iterable[Any]) -> list[Any]:
+    def counted(crew: Crew, item: Any, more: Sequence[Any]) -> tuple[int, int] | None:
         looks[0] += 1
-        return in_order(crew, more)
+        return place_of(crew, item, more)
 
-    monkeypatch.setattr(Crew, "in_order", counted)
+    monkeypatch.setattr(Crew, "place_of", counted)
     shown = busy.get_all_tasks()
     assert {shown[one]["reason"] for one in ids} == {"queued, one of 100"}
-    assert looks == [1]
     page = await busy.list_tasks(status="pending")
     assert {task.to_dict()["reason"] for task in page.tasks} == {"queued, one of 100"}
-    assert looks == [2]
+    assert looks == [0]
+    assert (await known(busy, ids[1])).reason == "queued 2nd of 100"
+    assert looks == [1]
 
 
 async def test_calls_of_the_pool_count(busy: TaskManager) -> None:

@@ -32,6 +32,38 @@ Priority = Literal["high", "normal", "low"]
 LETTERS: dict[str, Priority] = {"h": "high", "n": "normal", "l": "low"}
 
 
+class Waiting:
+    """Something that waits at a level."""
+
+    def __init__(self, level: int) -> None:
+        self.level = level
+
+
+@given(
+    st.lists(st.integers(0, 2), max_size=80),
+    st.integers(0, 40),
+    st.lists(st.integers(0, 2), min_size=1, max_size=80),
+)
+def test_a_place_that_is_told_is_the_one_it_gets(
+    before: list[int], started: int, after: list[int]
+) -> None:
+    """Whatever has started before, each item starts in the place that was told for it."""
+    queue = LevelQueue(deque())
+    queue.extend(map(Waiting, before))
+    for _ in range(min(started, len(queue))):
+        queue.popleft()
+    queue.extend(map(Waiting, after))
+    levels = queue.copies()
+    waiting = [len(level) for level in levels]
+    told = {
+        item: queue.ranking.place(number, ahead, waiting)
+        for number, level in enumerate(levels)
+        for ahead, item in enumerate(level)
+    }
+    for place in range(1, len(told) + 1):
+        assert told[queue.popleft()] == place
+
+
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutorEnhanced]:
     """Give a production pool of one thread."""
