@@ -210,7 +210,11 @@ def reason_of(record: TaskRecord, scene: Scene | None, *, whole: bool = False) -
         scene: Where it is; None if unknown, for words without places and remaining times.
         whole: Whether to include the message of the last attempt's error.
     """
-    status, reason = record.status, record.reason
+    status = record.status
+    if record.rest is None and status is not TaskStatus.PENDING:
+        # At once, since most tasks of a list are like this.
+        return ""
+    reason = record.reason
     if status.is_final:
         return in_words(reason, None)
     told = reason

@@ -248,7 +248,10 @@ class TaskRecord:
 
     def wall(self, stamp: float | None) -> datetime | None:
         """Return a monotonic *stamp* as an aware datetime in UTC; None for None."""
-        return None if stamp is None else datetime.fromtimestamp(self.wall_second(stamp), UTC)
+        if stamp is None:
+            return None
+        # `wall_second`, written out, since lists show several stamps of each task.
+        return datetime.fromtimestamp(self.created_at + (stamp - self.created), UTC)
 
     def wall_second(self, stamp: float) -> float:
         """Return a monotonic *stamp* in seconds since the epoch, by the clock at submission."""

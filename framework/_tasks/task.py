@@ -178,7 +178,7 @@ class Task:
         record = self._record
         error = record.error
         last = None if record.rest is None else last_error(record)
-        cancel = cancel_of(record)
+        reason, cancel = reason_of(record, self._scene), cancel_of(record)
         return {
             "task_id": jsonable(str(record.task_id)),
             "name": jsonable(record.name),
@@ -198,7 +198,7 @@ class Task:
             "error_message": None if error is None else safe_str(error),
             "cancel_requested": record.cancel_requested,
             "still_running": record.still_running,
-            "reason": jsonable(reason_of(record, self._scene)),
+            "reason": reason and jsonable(reason),
             "last_error_type": None if last is None else last.partition(":")[0],
             "cancel": None if cancel is None else cancel.value,
             "run_again_of": record.run_again_of or None,
