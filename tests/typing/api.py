@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, time, timedelta
 from typing import Any, assert_type
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from framework import (
     CancelAnswer,
@@ -43,6 +43,7 @@ from framework import (
     setup_async_framework,
     throttled_task,
 )
+from framework.http import health_router
 from framework.lifespan import FrameworkLifespan
 from framework.protocols import Clock, EventSink, TaskEvent, Telemetry
 from framework.telemetry.opentelemetry import OpenTelemetrySink
@@ -554,6 +555,19 @@ def use_invariants(probe: Probe) -> None:
     assert_type(probe.mode, str)
     probe.always(length)  # type: ignore[type-var]  # it has a parameter
     probe.always(True)  # type: ignore[type-var]  # no function
+
+
+# -- watching
+
+
+def use_metrics(manager: TaskManager, app: FastAPI) -> None:
+    """Attach a sink in each way, and answer health checks."""
+    sink = PrometheusSink(buckets=[0.1, 1, 10], max_names=50, refresh_interval=2.0)
+    assert_type(sink.attach(manager), Callable[[], None])
+    assert_type(manager.subscribe(sink), Callable[[], None])
+    router = health_router(prefix="/internal", unready_on={"pool", "queue"}, shutdown_delay=5)
+    assert_type(router, APIRouter)
+    app.include_router(router)
 
 
 # -- errors
