@@ -11,13 +11,14 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from framework.cli import _screen, main
+from framework.stores.sql._observer import Observer
 from framework.stores.sql._schema import PROCESSES
 from tests.patience import PATIENCE
 from tests.serving import ROOT, Server, serving
@@ -67,6 +68,18 @@ class Shop:
         request = urllib.request.Request(f"{self._address}{path}", method="POST")
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.loads(answer.read())
+
+    def started(self, path: str) -> Any:
+        """Send a request that submits a task, and wait until the store says that it runs."""
+        task_id = self.post(path)
+        with closing(Observer(self.url)) as observer:
+            while True:
+                # Each look is an answer from the database.
+                sight = observer.look(task_id)
+                if sight is None or sight.record.status != "running":
+                    continue
+                if path != "/hangs" or sight.record.progress is not None:
+                    return task_id
 
     def run(self, *arguments: str) -> Said:
         """Run a command in this process, into a pipe."""
@@ -134,9 +147,9 @@ def processes(url: str) -> list[tuple[Any, ...]]:
 
 def test_cancel_reaches_a_running_task(shop: Shop) -> None:
     """A coroutine that runs in the app is cancelled by a command in a process of its own."""
-    task_id = shop.post("/hangs")
+    task_id = shop.started("/hangs")
     done = subprocess.run(
-        [*PROGRAM, "cancel", task_id, "--store", shop.url],
+        [*PROGRAM, "cancel", task_id, "--store", shop.url, "--timeout", str(PATIENCE)],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE,
     )  # fmt: skip
 
@@ -147,7 +160,7 @@ def test_cancel_reaches_a_running_task(shop: Shop) -> None:
 
 def test_cancel_of_a_thread(shop: Shop) -> None:
     """A function on a thread is asked to stop, and the answer says that it still runs."""
-    task_id = shop.post("/blocks")
+    task_id = shop.started("/blocks")
     said = shop.on_terminal("cancel", task_id, "--timeout", "0.5")
     shop.post("/stop")
 
@@ -161,7 +174,7 @@ def test_cancel_of_a_thread(shop: Shop) -> None:
 
 def test_waiting(shop: Shop) -> None:
     """A wait ends with the task; one that is too long says so, with status 1."""
-    hanging = shop.post("/hangs")
+    hanging = shop.started("/hangs")
     said = shop.run("wait", hanging, "--timeout", "0.5")
     assert (said.status, said.err) == (1, "asyncframe: it has not ended after 0.5 s\n")
     assert said.task["progress"] == 0.4
@@ -173,8 +186,7 @@ def test_waiting(shop: Shop) -> None:
 
 def test_run_again(shop: Shop) -> None:
     """The call of a failed task is run again by the app, as a new task with its options."""
-    failed = shop.post("/pays")
-    shop.run("wait", failed, "--timeout", "0.3")
+    failed = shop.started("/pays")
     shop.post("/stop")
     assert shop.run("wait", failed).task["error_message"] == "the bank is away"
 
@@ -209,7 +221,7 @@ def test_trigger(shop: Shop) -> None:
 
 def test_an_observer_is_no_process_of_the_app(shop: Shop) -> None:
     """Commands add no process to those of the app, and interrupt none of its tasks."""
-    task_id = shop.post("/hangs")
+    task_id = shop.started("/hangs")
     before = processes(shop.url)
     for arguments in (["list"], ["show", task_id], ["wait", task_id, "--timeout", "0.3"]):
         assert "interrupted" not in shop.run(*arguments).out
@@ -222,8 +234,7 @@ def test_an_observer_is_no_process_of_the_app(shop: Shop) -> None:
 
 def test_a_list_on_a_terminal(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal a list is a table in colours, with short ids, as wide as the terminal."""
-    task_id = shop.post("/hangs")
-    shop.run("wait", task_id, "--timeout", "0.5")
+    task_id = shop.started("/hangs")
     command = "list", "--name", "hangs", "--limit", "1"
     said = shop.on_terminal(*command)
     assert said.status == 0
@@ -252,8 +263,7 @@ def test_a_list_without_rich(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_one_task_on_a_terminal(shop: Shop) -> None:
     """On a terminal a task is a list of what there is to say about it."""
-    task_id = shop.post("/hangs")
-    shop.run("wait", task_id, "--timeout", "0.5")
+    task_id = shop.started("/hangs")
     shown = shop.on_terminal("show", task_id).out
     lines = dict(line.split(maxsplit=1) for line in shown.splitlines())
     shop.run("cancel", task_id)
@@ -265,7 +275,7 @@ def test_one_task_on_a_terminal(shop: Shop) -> None:
 
 def test_a_wait_on_a_terminal(shop: Shop) -> None:
     """On a terminal a wait shows the progress, and then the task in place of it."""
-    task_id = shop.post("/hangs")
+    task_id = shop.started("/hangs")
     said = shop.on_terminal("wait", task_id, "--timeout", "0.5")
     shop.run("cancel", task_id)
 
