@@ -96,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
     def add(name: str, run: Command, text: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        about = f"{text[0].upper()}{text[1:]}."
+        made = commands.add_parser(name, help=text, description=about, allow_abbrev=False)
         made.set_defaults(run=run)
         where = made.add_argument_group("where the tasks are")
         where.add_argument("--store", metavar="URL", help="such as sqlite:///tasks.db")
@@ -126,6 +127,7 @@ def _add_tasks(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> N
     listing.add_argument("--name", help="only tasks with exactly this name")
     listing.add_argument("--limit", type=int, default=20, help="at most so many, up to 1000")
     listing.add_argument("--after", metavar="PLACE", help="go on where another list ended")
+    listing.add_argument("--all", action="store_true", help="print one page after the other")
     listing.add_argument("--oldest-first", action="store_true")
     showing = add("show", _tasks.show, "show one task")
     showing.add_argument("id")

@@ -1,14 +1,15 @@
-"""The commands about tasks: list, show, wait, cancel."""
+"""The commands about tasks: list, show, wait, cancel, run-again."""
 
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from framework._manager.listing import checked_query, cursor
 from framework._running.log import escaped
-from framework._tasks.pages import PageQuery, key_of
+from framework._tasks.pages import Key, PageQuery, key_of
 from framework._tasks.records import TaskRecord
 from framework._threads.clock import SystemClock
 from framework.cli._facts import facts_of, lines_of, note_of, short_id, span
@@ -30,21 +31,35 @@ _HEAD: Final = ("ID", "NAME", "STATUS", "SUBMITTED", "RAN", "NOTE")
 
 
 def list_tasks(source: Source, screen: Screen, arguments: Namespace) -> int:
-    """Print a page of tasks."""
+    """Print a page of tasks, or all of them."""
     query = _query(arguments)
-    records = source.observer.page(query)
+    records, place = _page(source, query)
+    _print_all(screen, records)
+    while place is not None and arguments.all:
+        query = replace(query, after=place)
+        records, place = _page(source, query)
+        _print_all(screen, records)
+    if place is not None:
+        screen.say(f"more: --all, or --after {cursor(place, query.oldest_first)}")
+    return GOOD
+
+
+def _page(source: Source, query: PageQuery) -> tuple[list[TaskRecord], Key | None]:
+    """Return a page, and the place of its last task if there are more."""
+    records = source.observer.page(replace(query, limit=query.limit + 1))
+    shown = records[: query.limit]
+    return shown, key_of(shown[-1]) if len(records) > len(shown) else None
+
+
+def _print_all(screen: Screen, records: list[TaskRecord]) -> None:
     if screen.as_json:
         for record in records:
             screen.json(facts_of(record))
-        return GOOD
-    if not records:
+    elif records:
+        now = datetime.now(UTC).timestamp()
+        screen.table(_HEAD, [_row(record, now) for record in records])
+    else:
         screen.say("no tasks")
-        return GOOD
-    now = datetime.now(UTC).timestamp()
-    screen.table(_HEAD, [_row(record, now) for record in records])
-    if len(records) == query.limit:
-        screen.say(f"more: --after {cursor(key_of(records[-1]), query.oldest_first)}")
-    return GOOD
 
 
 def _query(arguments: Namespace) -> PageQuery:
@@ -142,8 +157,8 @@ def _why_not_cancelled(sight: Sight) -> str:
         return f"task {record.task_id} has ended before it was cancelled: {record.status}"
     if sight.process is None and not record.remote:
         return (
-            f"task {record.task_id} is asked to stop, but its process has ended: the next "
-            "process of the app that starts will see to it"
+            f"task {record.task_id} is asked to stop, but no process has it now: the next one of "
+            "the app ends it"
         )
     return (
         f"task {record.task_id} is asked to stop, and still {record.status}: a function on a "
@@ -231,6 +246,6 @@ def _print(sight: Sight, screen: Screen) -> None:
         return
     process = ""
     if not sight.record.status.is_final:
-        ended = "on a worker" if sight.record.remote else "ended"
-        process = ended if sight.process is None else f"{sight.process.pid} on {sight.process.host}"
+        its = sight.process
+        process = "none" if its is None else f"{its.pid} on {its.host}"
     screen.pairs(lines_of(facts, process))

@@ -139,6 +139,7 @@ def test_list_is_json_in_a_pipe(run: Any, written: Written) -> None:
         (["--name", "adds"], [3, 1, 0]),
         (["--limit", "2"], [3, 2]),
         (["--oldest-first", "--limit", "1"], [0]),
+        (["--oldest-first", "--limit", "3", "--all"], [0, 1, 2, 3]),
         (["--name", "adds", "--status", "completed", "--oldest-first"], [0, 1, 3]),
     ],
 )
@@ -167,7 +168,7 @@ def test_list_refused(run: Any, written: Written, options: list[str], message: s
 
 
 def test_a_table_in_a_pipe(run: Any, written: Written) -> None:
-    """A table may be asked for in a pipe, too; it has no colours there."""
+    """A table may be asked for in a pipe, too; it says where the next page begins, if any."""
     said = run("list", "--table", "--limit", "2", "--store", written.url)
     head, invoice, failed, more = said.out.splitlines()
 
@@ -175,7 +176,10 @@ def test_a_table_in_a_pipe(run: Any, written: Written) -> None:
     assert invoice.split()[:3] == ["invoice-7", "adds", "completed"]
     assert failed.split()[:3] == [written.ids[2][:12], "fails", "failed"]
     assert "LookupError: no [3]\\n\\x1b[31m" in failed
-    assert more.startswith("more: --after ")
+    place = more.removeprefix("more: --all, or --after ")
+    page = run("list", "--limit", "2", "--after", place, "--store", written.url)
+    assert [task["task_id"] for task in page.objects] == [written.ids[1], written.ids[0]]
+    assert "more" not in run("list", "--table", "--limit", "4", "--store", written.url).out
 
 
 # -- show and wait
@@ -266,8 +270,8 @@ def test_cancel_without_a_process(run: Any, written: Written, tmp_path: Path) ->
     assert said.status == 1
     assert said.objects[0]["status"] == "running"
     assert said.err == (
-        f"asyncframe: task {task_id} is asked to stop, but its process has ended: the next "
-        "process of the app that starts will see to it\n"
+        f"asyncframe: task {task_id} is asked to stop, but no process has it now: the next one of "
+        "the app ends it\n"
     )
 
 

@@ -242,7 +242,7 @@ def test_a_list_on_a_terminal(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> No
     assert head.startswith("\x1b[1mID ")
     assert row.startswith(f"{task_id[:12]}  hangs  \x1b[36mrunning\x1b[0m  ")
     assert "40% parsing" in row
-    assert more.startswith("more: --after ")
+    assert more.startswith("more: --all, or --after ")
 
     assert shop.on_terminal(*command, "--json").task["task_id"] == task_id
     monkeypatch.setenv("NO_COLOR", "1")
