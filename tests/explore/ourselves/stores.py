@@ -232,6 +232,7 @@ def mirror_counts(run: Run) -> None:
             "",
             False,
             False,
+            None,
         )
 
     mirror.absorb([row(1, "running")])
