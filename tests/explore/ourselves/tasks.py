@@ -397,7 +397,7 @@ def first_tasks(run: Run) -> None:
     run.together(submit, submit)
 
 
-def attach_twice(run: Run) -> None:
+def attach_tracer_twice(run: Run) -> None:
     """Two threads attach one sink to a manager, which then traces each task once."""
     manager, sink = run.manager(1), OpenTelemetrySink()
 
@@ -408,7 +408,26 @@ def attach_twice(run: Run) -> None:
     assert len(manager._core.ledger.tracers) == 1
 
 
+def keep_calls(run: Run) -> None:
+    """Tasks fail at once: the arguments of as many are kept as the store wants, and no others."""
+    manager = run.manager(3)
+    calls = manager._core.ledger.calls
+    calls.most = 1
+
+    def fail(_: object) -> None:
+        raise LookupError
+
+    def submit() -> None:
+        assert outcome(manager, manager.submit_nowait(fail, ("x",))) is LookupError
+
+    run.together(submit, submit, submit)
+    run.sleep(0.1)
+    records: Any = manager._core.ledger.store.list()
+    assert [record.args for record in records if record.args is not None] == [("x",)]
+
+
 SCENARIOS: list[Callable[[Run], None]] = [
+    keep_calls,
     cancel_or_complete,
     cancel_twice,
     limit_or_complete,
@@ -433,5 +452,5 @@ SCENARIOS: list[Callable[[Run], None]] = [
     throttle_held_up,
     retry_held_up,
     first_tasks,
-    attach_twice,
+    attach_tracer_twice,
 ]

@@ -25,6 +25,7 @@ from tests.explore.ourselves.run import Scenario
 
 NEEDED: dict[str, Scenario] = {
     "Backlog._lock": stores.note_or_end,
+    "Calls._lock": tasks.keep_calls,
     "CleanUp._lock": timers.start_clean_up_twice,
     "Crew.lock": pool.put_or_close,
     "Deadlines._lock": timers.deadline_or_close,
@@ -39,7 +40,7 @@ NEEDED: dict[str, Scenario] = {
     "MemoryStore._lock": stores.remove_twice,
     "Mirror._keeping": stores.mirror_counts,
     "Mirror._lock": stores.mirror_counts,
-    "OpenTelemetrySink._lock": tasks.attach_twice,
+    "OpenTelemetrySink._lock": tasks.attach_tracer_twice,
     "Outbox.publishing": tasks.limit_or_fail,
     "Places._admitting": places.submit_unique_twice,
     "Places._lock": places.give_back_or_wait,
