@@ -248,7 +248,7 @@ class Places:
         # The last first: the others would be granted what it leaves.
         for task_id in reversed(answer.others):
             other = self._tasks.get(task_id)
-            if other is None or other.remote:
+            if other is None or (other.remote and not self.keep_back(other)):
                 if self._elsewhere is not None:
                     self._elsewhere.post_cancel(task_id)
             elif self._ledger.request_cancel(other) and not self.cancel_pending(other, reason):
@@ -305,6 +305,15 @@ class Places:
             task.reason = ""
             task.queued = self._clock.monotonic()
             self._runner.launch(task)
+
+    def keep_back(self, task: LiveTask) -> bool:
+        """Never launch a task that waits for a place; False if it was launched, or has ended."""
+        stay = task.stay
+        if stay is None:
+            return False
+        with self._lock:
+            waits, stay.launched = not stay.launched, True
+        return waits
 
     def holds_back(self, task: LiveTask) -> bool:
         """Return whether a task waits for a place."""
