@@ -69,9 +69,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_several_processes(server: Server) -> None:
-    """Whichever process answers, the counters are the sums of all, and so are the gauges.
+    """Whichever process answers, counters and most gauges are the sums of all.
 
-    A process that is killed leaves its counts, and its gauges go with it.
+    What all have alike, such as schedules, is the largest. A process that is killed leaves its
+    counts, and its gauges go with it.
     """
     with workers(server) as every:
         for number, worker in enumerate(every, 1):
@@ -85,6 +86,9 @@ def test_several_processes(server: Server) -> None:
         assert found['asyncframe_task_run_seconds_bucket{le="+Inf",name="good"}'] == 100.0
         assert found["asyncframe_pool_threads_limit"] == 8.0
         assert found["asyncframe_pool_degraded"] == 0.0
+        assert found["asyncframe_schedules"] == 1.0
+        assert found['asyncframe_schedule_paused{name="daily"}'] == 0.0
+        assert found['asyncframe_schedule_next_run_timestamp_seconds{name="daily"}'] > 0.0
         assert "asyncframe_store_failing" not in found
         victim = every[0].pid
     os.kill(victim, signal.SIGKILL)

@@ -305,12 +305,15 @@ async def test_a_framework_that_nobody_detached(registry: CollectorRegistry) -> 
 
 
 async def test_several_apps_add_up(registry: CollectorRegistry) -> None:
-    """The gauges of two frameworks are added, and a refusal by one of both counts once."""
-    sink = PrometheusSink(registry)
+    """The gauges of two frameworks are added, but for what they have alike."""
+    sink, kept = PrometheusSink(registry), scheduled_task(every=60.0)(lambda: None)
     async with setup_async_framework(None, max_workers=2, telemetry=[sink]):
         async with setup_async_framework(None, max_workers=3, telemetry=[sink]):
             assert scraped(registry)["asyncframe_pool_threads_limit"] == 5.0
+            two = scraped(registry)["asyncframe_schedules"]
         assert scraped(registry)["asyncframe_pool_threads_limit"] == 2.0
+        assert scraped(registry)["asyncframe_schedules"] == two >= 1
+    del kept
 
 
 def test_attached_twice(registry: CollectorRegistry, task_manager: TaskManager) -> None:

@@ -11,7 +11,13 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, make_asgi_app
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from framework import TaskId, background_task, get_task_manager, setup_async_framework
+from framework import (
+    TaskId,
+    background_task,
+    get_task_manager,
+    scheduled_task,
+    setup_async_framework,
+)
 from framework.http import health_router
 from framework.stores.sql import SQLStore
 from framework.telemetry.prometheus import PrometheusSink
@@ -49,6 +55,11 @@ def succeed() -> None:
 async def fail() -> None:
     """Fail."""
     raise LookupError("nothing there")
+
+
+@scheduled_task(every=86_400.0, name="daily")
+def work_daily() -> None:
+    """Do nothing, once a day."""
 
 
 @background_task(name="endless")
