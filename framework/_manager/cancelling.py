@@ -87,8 +87,7 @@ async def _elsewhere(core: Core, task_id: object, record: TaskRecord | None) -> 
     assert elsewhere is not None
     if record is not None and (own is None or not core.ledger.request_cancel(own)):
         return _ended(record)
-    waits = own is not None and (own in core.delays or core.places.keep_back(own))
-    if own is not None and waits and core.intake.cancel_pending(own, _REASON):
+    if own is not None and core.places.keeps(own) and core.intake.cancel_pending(own, _REASON):
         return _NEVER_STARTS
     if not isinstance(task_id, str):
         return _UNKNOWN

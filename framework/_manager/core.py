@@ -178,7 +178,7 @@ class Core:
         Their waiters are woken although the tasks are not final.
         """
         for task in self.ledger.unfinished():
-            if task.remote and task not in self.delays and not self.places.holds_back(task):
+            if task.remote and not self.places.keeps(task):
                 self.ledger.unfollow(task)
                 self.runner.release_clock(task)
 

@@ -61,7 +61,9 @@ class RemoteHost:
     def cancel(self, task_id: str) -> None:
         """Cancel a task of this process, as another process has requested."""
         task = self._ledger.find_live(task_id)
-        if task is None or task.remote or not self._ledger.request_cancel(task):
+        if task is None or (task.remote and not self._core.places.keeps(task)):
+            return
+        if not self._ledger.request_cancel(task):
             return
         if not self._core.intake.cancel_pending(task, "it was cancelled before it started"):
             self._endings.stop_body(task)

@@ -35,6 +35,7 @@ from framework.protocols import SharedPlaces
 _PATIENCE: Final = 5.0
 """How many seconds a submission waits for other processes to say whether it is the only one."""
 
+_WAITS: Final = "waits for a place"
 _ASKING: Final = "waits to hear whether another process has the same task"
 
 
@@ -248,7 +249,7 @@ class Places:
         # The last first: the others would be granted what it leaves.
         for task_id in reversed(answer.others):
             other = self._tasks.get(task_id)
-            if other is None or (other.remote and not self.keep_back(other)):
+            if other is None or (other.remote and not self.keeps(other)):
                 if self._elsewhere is not None:
                     self._elsewhere.post_cancel(task_id)
             elif self._ledger.request_cancel(other) and not self.cancel_pending(other, reason):
@@ -295,6 +296,8 @@ class Places:
             self._launch(task, stay)
             return
         self._tasks[task.task_id] = task
+        if self.shared is not None:
+            task.reason = _WAITS
         self._lines.join(stay.running, partial(self._told_running, task, stay))
         self._leave_if_over(task)
 
@@ -306,19 +309,10 @@ class Places:
             task.queued = self._clock.monotonic()
             self._runner.launch(task)
 
-    def keep_back(self, task: LiveTask) -> bool:
-        """Never launch a task that waits for a place; False if it was launched, or has ended."""
+    def keeps(self, task: LiveTask) -> bool:
+        """Return whether a task waits here for its delay or a place, and no engine has it."""
         stay = task.stay
-        if stay is None:
-            return False
-        with self._lock:
-            waits, stay.launched = not stay.launched, True
-        return waits
-
-    def holds_back(self, task: LiveTask) -> bool:
-        """Return whether a task waits for a place."""
-        stay = task.stay
-        return stay is not None and not stay.launched
+        return task in self.delays or (stay is not None and not stay.launched)
 
     # -- what the lines tell
 
@@ -351,7 +345,7 @@ class Places:
             if stay.launched or task.status is not PENDING:
                 return
             task.reason = (
-                f"waits for a place: {min(len(answer.others), request.limit)} running, "
+                f"{_WAITS}: {min(len(answer.others), request.limit)} running, "
                 f"max_running={request.limit}{stay.shown and f' for key {stay.shown}'}"
             )
         self._ledger.share(task)

@@ -115,7 +115,7 @@ class State:
 
     # -- the moves
 
-    def publish(self, messages: Sequence[Message], placed: Container[str] = ()) -> dict[str, str]:
+    def publish(self, messages: Sequence[Message], placed: Container[str] = ()) -> list[str]:
         """Add tasks that are about to be published, in one round trip; see `_rescue`.
 
         Args:
@@ -123,8 +123,7 @@ class State:
             placed: The ids of the tasks that need places.
 
         Returns:
-            Those that were not added, by id: ``unplaced`` if they have lost their places,
-            ``dropped`` if they were cancelled while they waited for them.
+            The ids of those that have lost their places; these were not added.
         """
         pipe = self.client.pipeline(transaction=False)
         for message in messages:
@@ -132,9 +131,7 @@ class State:
             arguments = [message.task_id, needs, *self.facts_to_add(message)]
             self._publish(self.keys(message.task_id), arguments, client=pipe)
         told = zip(messages, pipe.execute(), strict=True)
-        return {
-            message.task_id: status for message, status in told if status in ("unplaced", "dropped")
-        }
+        return [message.task_id for message, status in told if status == "unplaced"]
 
     def facts_to_add(self, message: Message) -> list[str]:
         """Return what scripts take that add a task."""

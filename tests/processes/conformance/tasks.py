@@ -343,3 +343,29 @@ async def traced_on_loop() -> list[str]:
     """Return the same."""
     found: list[str] = traced.fn()
     return found
+
+
+# -- places
+
+
+@background_task(unique=True)
+def only_one(key: str, pipe: str) -> str:
+    """Wait for a line, alone with these arguments."""
+    return line_of(pipe)
+
+
+@background_task(unique=lambda key, _: key)
+async def only_one_on_loop(key: str, pipe: str) -> str:
+    """Do the same as a coroutine, alone with this key."""
+    return await asyncio.to_thread(line_of, pipe)
+
+
+@background_task(max_running=2, key=lambda key, *_: key)
+def two_of_a_key(key: str, number: int, pipe: str, log: str) -> int:
+    """Note when it starts and ends, and wait for a line in between."""
+    with Path(log).open("a") as file:
+        file.write(f"start {number}\n")
+    line_of(pipe)
+    with Path(log).open("a") as file:
+        file.write(f"end {number}\n")
+    return number
