@@ -43,6 +43,12 @@ async def test_it_hears_all_tasks_of_an_app() -> None:
     assert telemetry.heard == ["submitted", "cancelled", "detached"]
 
 
+async def test_without_telemetry() -> None:
+    """Without it nothing listens, so that no task makes an event."""
+    async with setup_async_framework(None):
+        assert get_task_manager()._core.ledger.sinks == {}
+
+
 async def test_one_that_fails_ends_the_others() -> None:
     """If one cannot be attached, those before it are detached, and the framework is closed."""
 
