@@ -142,6 +142,17 @@ def test_e4_workers_end_on_sigint_and_leave_no_orphan() -> None:
         assert server.wait(PATIENCE) == 0
 
 
+@pytest.mark.soak
+def test_e4_after_sigint_uvicorn_shows_what_is_awaited() -> None:
+    """After Ctrl+C, uvicorn's own logging shows within a second what the shutdown waits for."""
+    with serving("tests.framework.apps.stuck:app") as server:
+        server.send_signal(signal.SIGINT)
+        line = server.wait_for("shutting down: still waiting")
+        words = r"still waiting after [\d.]+ s for 1 task \(1 running\) to end, [\d.]+ s at most"
+        assert re.fullmatch(f"shutting down: {words}", line)
+        assert " of tests.framework.apps.stuck.never_ends running: " in server.wait_for("1 of ")
+
+
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_e5_an_error_in_the_users_lifespan_closes_the_pool_and_is_shown(where: str) -> None:
     """An exception before or after the yield arrives as it is and leaves no thread behind."""
