@@ -107,7 +107,11 @@ class LoopWatch:
         loop = self._home.loop
         assert loop is not None
         watches = _WATCHES.get(loop, [])
-        if self not in watches or loop.is_closed():
+        if loop.is_closed():
+            # Nobody has stopped the watch, which keeps the loop alive.
+            _WATCHES.pop(loop, None)
+            return
+        if self not in watches:
             return
         if watches[0] is self:
             self.look(self._clock.monotonic())
@@ -120,6 +124,7 @@ class LoopWatch:
         """Look at the loop at monotonic second *now*."""
         late = now - self._due
         if self._answered is not None:
+            self._suspect = None
             self._end_block(self._answered)
             # An idle loop need not be woken to know that it can turn.
             if frames_of(self._thread, self._turn):

@@ -19,7 +19,9 @@ _STDLIB: Final = tuple(
     f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib") if sysconfig.get_path(name)
 )
 _INSTALLED: Final = ("/site-packages/", "/dist-packages/")
-_DEBUGGERS: Final = ("/pdb.py", "/bdb.py", "/code.py")
+_DEBUGGERS: Final = tuple(
+    f"{folder}{name}.py" for folder in _STDLIB for name in ("bdb", "code", "pdb")
+)
 _DEBUGGER_PACKAGES: Final = ("pydevd", "debugpy", "/IPython/terminal/")
 
 
@@ -52,9 +54,9 @@ def frames_of(thread: int, turn: CodeType | None) -> list[FrameType]:
 
 def is_debugged(frames: list[FrameType]) -> bool:
     """Return whether a debugger or a console has stopped the code and waits for a person."""
-    names = [frame.f_code.co_filename.replace("\\", "/") for frame in frames]
+    names = [frame.f_code.co_filename for frame in frames]
     return any(
-        name.endswith(_DEBUGGERS) or any(one in name for one in _DEBUGGER_PACKAGES)
+        name in _DEBUGGERS or any(one in name.replace("\\", "/") for one in _DEBUGGER_PACKAGES)
         for name in names
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import bdb
 import logging
 import re
 import sys
@@ -93,6 +94,7 @@ async def test_a_block_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
     clock.now += 0.2
     await turn()
     clock.fire()
+    assert watch._suspect is None
     assert lines(caplog)[1:] == [
         "the event loop turns again after 3.2 s or a little more; it was found at X"
     ]
@@ -142,7 +144,7 @@ async def test_time_in_which_the_process_stood_still(caplog: pytest.LogCaptureFi
     watch.stop()
 
 
-@pytest.mark.parametrize("debugger", ["/usr/lib/python3.11/pdb.py", "C:\\lib\\debugpy\\_x\\a.py"])
+@pytest.mark.parametrize("debugger", [bdb.__file__, "C:\\lib\\debugpy\\_x\\a.py"])
 async def test_a_debugger_waits(caplog: pytest.LogCaptureFixture, debugger: str) -> None:
     """Code that a debugger has stopped blocks nothing."""
     clock, names = HandClock(), dict[str, Any]()
@@ -166,6 +168,17 @@ def test_a_loop_that_does_not_run(caplog: pytest.LogCaptureFixture) -> None:
     clock.fire()
     assert clock.timer is last
     assert (caplog.messages, watch.told) == ([], None)
+    assert watch._home.loop not in loop_watch._WATCHES
+
+
+async def test_a_file_with_the_name_of_a_debugger(caplog: pytest.LogCaptureFixture) -> None:
+    """An app's own code.py may block the loop like any other file."""
+    clock, names = HandClock(), dict[str, Any]()
+    watch = await watched(clock)
+    exec(compile("def work(call, *args): call(*args)", "/app/code.py", "exec"), names)
+    names["work"](clock.fire, 3)
+    assert len(caplog.messages) == 1
+    watch.stop()
 
 
 async def test_many_callbacks(caplog: pytest.LogCaptureFixture) -> None:
