@@ -49,9 +49,18 @@ class LiveScene:
     def _place(self, task: LiveTask) -> tuple[int, int] | None:
         if type(self._engine) is LocalEngine:
             return self._engine.place_of(task)
-        # Another engine may hold tasks back, in an order of its own.
-        held = [one for one in self._ledger.unfinished() if _waits(one)]
+        held = self._held()
         return (held.index(task) + 1, len(held)) if task in held else None
+
+    def _waiting(self) -> int:
+        """Return how many tasks wait for a thread."""
+        if type(self._engine) is LocalEngine:
+            return self._engine.queued
+        return len(self._held())
+
+    def _held(self) -> list[LiveTask]:
+        # Another engine may hold tasks back, in an order of its own.
+        return [one for one in self._ledger.unfinished() if _waits(one)]
 
     def _not_here(self, task: LiveTask | None) -> str:
         if task is None:
@@ -74,10 +83,7 @@ class ListScene(LiveScene):
         if task is None or task.remote or task.spec.kind == "loop":
             return self._not_here(task)
         if self._count is None:
-            if type(self._engine) is LocalEngine:
-                self._count = self._engine.queued
-            else:
-                self._count = sum(map(_waits, self._ledger.unfinished()))
+            self._count = self._waiting()
         return f"queued, one of {max(self._count, 1):,}"
 
 

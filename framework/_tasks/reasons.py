@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from framework._tasks.jsonsafe import safe_str
 from framework._tasks.records import CancelOutcome, Kind, TaskRecord, TaskStatus
+from framework.exceptions import TaskTimeoutError
 
 _MARK: Final = "@["
 """How the text of facts begins; no reason in words does."""
@@ -284,6 +285,8 @@ def _ending(record: TaskRecord, scene: Scene | None) -> str:
     told = " ".join(parts) + _attempt(record)
     if record.reason:
         told += f": {reason_of(record, scene)}"
+    if isinstance(error, TaskTimeoutError) and status is TaskStatus.TIMEOUT and error.limit:
+        told += f" of {error.limit:g} s"
     if record.last_error is not None:
         told += f"; the last attempt had failed with {record.last_error}"
     if record.still_running:

@@ -176,9 +176,9 @@ EXPLAINED = {
             last_error="ValueError: no",
         ),
         (
-            "timed out at 12:00:03 UTC after 2.5 s: it ran past its time limit; the last attempt "
-            "had failed with ValueError: no; its function still runs, since a thread cannot be "
-            "stopped"
+            "timed out at 12:00:03 UTC after 2.5 s: it ran past its time limit of 2.5 s; the last "
+            "attempt had failed with ValueError: no; its function still runs, since a thread "
+            "cannot be stopped"
         ),
     ),
     "cancelled": (
