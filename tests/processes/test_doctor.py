@@ -399,7 +399,6 @@ def test_command_with_findings(shop: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "usage: python -m framework doctor module:celery_app"),
         (["shop"], "usage: python -m framework doctor module:celery_app"),
         (["nowhere:app"], "doctor: 'nowhere' cannot be imported: ModuleNotFoundError"),
         (["broken:app"], "doctor: 'broken' cannot be imported: ModuleNotFoundError"),
@@ -416,11 +415,12 @@ def test_command_used_wrongly(shop: Path, arguments: list[str], words: str) -> N
 
 
 def test_other_words() -> None:
-    """Without a command, and with an unknown one, it says what there is."""
+    """Without a command, and with an unknown or incomplete one, it says what there is."""
     assert run(ROOT).returncode == 0
-    unknown = run(ROOT, "nurse")
-    assert unknown.returncode == USAGE
-    assert "python -m framework doctor module:celery_app" in unknown.stderr
+    unknown, incomplete = run(ROOT, "nurse"), run(ROOT, "doctor")
+    assert (unknown.returncode, incomplete.returncode) == (USAGE, USAGE)
+    assert "invalid choice: 'nurse' (choose from " in unknown.stderr
+    assert incomplete.stderr.endswith("arguments are required: module:celery_app\n")
 
 
 def test_printed_elsewhere() -> None:

@@ -312,7 +312,7 @@ def remove_or_write(run: Run) -> None:
     made: Any = None
     database: Any = SimpleNamespace(writing=nullcontext, dialect=sqlite.dialect())
     writer: Any = Writer(database, Backlog(run.clock), made, made, run.clock, Pace())
-    writer.membership = SimpleNamespace(turn=lambda _: (1, 0.0))
+    writer.membership = SimpleNamespace(turn=lambda _: (1, 0.0), process_id="one")
     statements: Any = SimpleNamespace(remove=remove)
     writer.removal = Removal(statements, run.clock)
 
