@@ -202,7 +202,8 @@ class TaskManager(Waiting):
         ``timeout``, ``cancelled`` and ``interrupted``. There are also ``delayed`` (delayed
         tasks), ``scheduled`` (schedules), ``kept`` (finished tasks in the store) and, if they
         are not 0, ``rejected``, ``retrying``, ``throttled``, ``late_results``, ``evicted``,
-        ``scheduled_skipped`` and ``lost_wakeups`` (waiters whose event loop was closed).
+        ``scheduled_skipped``, ``loop_blocks`` (how often the event loop was found to be blocked)
+        and ``lost_wakeups`` (waiters whose event loop was closed).
 
         With a store that several processes share, the counters include the tasks of all
         processes that it keeps. ``store_errors`` and ``store_backlog`` count failed attempts to

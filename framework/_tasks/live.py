@@ -99,18 +99,21 @@ class Timer(Protocol):
         """Keep it from starting the task."""
 
 
-class ProgressLedger(Protocol):
-    """Records the progress of running tasks: a `ledger.Ledger`."""
+class OwnLedger(Protocol):
+    """What a task and its home need of the ledger: a `ledger.Ledger`."""
 
     def progress(self, task: LiveTask, share: float, message: str) -> None:
         """Record the progress of *task*, unless it is final."""
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Add to a counter that does not belong to a status."""
 
 
 class Owner(Protocol):
     """What a task needs of the core that owns its home: a `core.Core`."""
 
     @property
-    def ledger(self) -> ProgressLedger:
+    def ledger(self) -> OwnLedger:
         """The ledger of its tasks."""
         ...
 

@@ -168,6 +168,7 @@ class LoopWatch:
         same, self._suspect = outermost is self._suspect, None
         task = self._task()
         self.told = place(frames, None if task is None else _code_of(task))
+        self._home.core.ledger.count("loop_blocks")
         _LOGGER.warning(
             "the event loop has not turned for %.1f s: %s %s%s; meanwhile no request, timer or "
             "coroutine goes on: run blocking code in a def function, or with asyncio.to_thread()",

@@ -46,6 +46,7 @@ _FIGURES: Final = (
     Figure("pool_threads_limit", "How many threads of the pool may run at once."),
     Figure("pool_threads_abandoned", "Threads whose task ran past its time limit and goes on."),
     Figure("pool_degraded", "1 if too many threads are abandoned to replace them.", largest=True),
+    Figure("loop_blocks", "How often the event loop was found to be blocked.", grows=True),
     Figure("schedules", "Schedules that this process knows.", largest=True),
     Figure("schedule_runs_skipped", "Scheduled runs that were skipped.", grows=True),
     Figure(
@@ -107,6 +108,7 @@ def _plain_figures_of(core: Core) -> dict[str, float]:
         "pool_threads_limit": threads["max_workers"],
         "pool_threads_abandoned": threads["abandoned"],
         "pool_degraded": threads["degraded"],
+        "loop_blocks": own.get("loop_blocks", 0),
         "schedules": len(core.schedules),
         "schedule_runs_skipped": own.get("scheduled_skipped", 0),
     }

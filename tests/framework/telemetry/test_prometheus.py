@@ -244,6 +244,7 @@ async def test_gauges_are_read_at_scrape(registry: CollectorRegistry) -> None:
         "asyncframe_pool_threads_limit": 1.0,
         "asyncframe_pool_threads_abandoned": 0.0,
         "asyncframe_pool_degraded": 0.0,
+        "asyncframe_loop_blocks_total": 0.0,
         "asyncframe_schedules": float(found["asyncframe_schedules"]),
         "asyncframe_schedule_runs_skipped_total": 0.0,
     }

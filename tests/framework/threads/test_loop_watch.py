@@ -9,17 +9,19 @@ import re
 import sys
 import threading
 from collections.abc import Callable
-from types import CodeType, FrameType
+from types import CodeType, FrameType, SimpleNamespace
 from typing import Any, Final
 
 import pytest
 
 from framework import get_task_manager, setup_async_framework
+from framework._running.ledger import Ledger
 from framework._tasks.live import Home
 from framework._threads import loop_watch
 from framework._threads.clock import SystemClock, Timer
 from framework._threads.loop_watch import LoopWatch
 from framework._threads.stacks import frames_of, place, turn_of
+from framework.stores.memory import MemoryStore
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
 
@@ -65,7 +67,7 @@ async def turn() -> None:
 
 async def watched(clock: HandClock) -> LoopWatch:
     """Return a watch of this loop that looks at it twice a second, and has begun."""
-    core: Any = None
+    core: Any = SimpleNamespace(ledger=Ledger(clock, MemoryStore(), 1))
     watch = LoopWatch(clock, Home(core, None, asyncio.get_running_loop()), 1.0)
     watch.start(sys._getframe())
     await turn()
@@ -105,7 +107,7 @@ async def test_a_block_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_a_second_block_is_named_as_well(caplog: pytest.LogCaptureFixture) -> None:
-    """Each block has its own two lines."""
+    """Each block has its own two lines, and is counted."""
     clock = HandClock()
     watch = await watched(clock)
     for _ in range(2):
@@ -115,6 +117,9 @@ async def test_a_second_block_is_named_as_well(caplog: pytest.LogCaptureFixture)
         await turn()
     levels = {record.levelno for record in caplog.records}
     assert (len(caplog.messages), levels) == (4, {logging.WARNING})
+    ledger = watch._home.core.ledger
+    assert isinstance(ledger, Ledger)
+    assert ledger.own_figures()["loop_blocks"] == 2
     watch.stop()
 
 
