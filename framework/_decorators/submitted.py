@@ -155,6 +155,11 @@ def _check_requeued(spec: TaskSpec, *, awaited: bool) -> None:
             "on_restart must be 'interrupt' for an async_task, not 'requeue': whoever awaits "
             "it is gone after a restart; use background_task"
         )
+    if not spec.options["keep_arguments"]:
+        raise ValueError(
+            "keep_arguments must be True with on_restart='requeue', not False: another process "
+            "cannot run the task without its arguments"
+        )
     if "<" in spec.name:  # <lambda> or <locals>
         raise ValueError(
             f"on_restart must be 'interrupt' for {spec.name}, not 'requeue': another process "

@@ -58,7 +58,7 @@ _CUT_SHORT: Final = {_INTERRUPTED: 20, _STOPPED: 20, _DELAYED: 3, _NEVER_STARTED
 Those that had started may have done part of their work, and somebody may have to look.
 """
 
-_LEFT: Final = "not ended"
+_LEFT: Final = "unfinished"
 _GIVEN_AWAY: Final = {_LEFT: 3}
 
 _FEW_LINES: Final = 3

@@ -163,7 +163,8 @@ class Task:
             "queued 3rd of 12", "throttle app.send_email 5/60 s is full; next slot in 12.4 s", or
             "attempt 2 of 4 failed with ConnectionError: refused; the next at 14:03:07 UTC, in 2 s".
         """
-        return str(jsonable(explain(self._record, self._scene)))
+        # In one line, whatever a message has; and UTF-8 can encode it.
+        return " ".join(str(jsonable(explain(self._record, self._scene))).split())
 
     def to_dict(self) -> dict[str, Any]:  # Any: JSON, and dicts are invariant for type checkers
         """Return the task as valid JSON, whatever its result is.

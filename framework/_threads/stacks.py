@@ -5,6 +5,7 @@ Nothing here keeps a frame: it would keep everything alive that its function has
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import sys
 import sysconfig
@@ -13,6 +14,8 @@ from types import CodeType, FrameType
 from typing import Final
 
 _SUSPENDS: Final = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_GENERATOR
+
+_CALLBACK: Final = asyncio.Handle._run.__code__
 
 _FRAMEWORK: Final = f"{Path(__file__).resolve().parents[1]}/"
 _STDLIB: Final = tuple(
@@ -26,15 +29,24 @@ _DEBUGGER_PACKAGES: Final = ("pydevd", "debugpy", "/IPython/terminal/")
 
 
 def turn_of(frame: FrameType) -> CodeType | None:
-    """Return the code that runs a coroutine on its event loop: the caller of all coroutines.
+    """Return the code that runs callbacks on an event loop.
+
+    That is a method of asyncio, or with another loop the caller of the coroutines.
 
     Args:
         frame: A frame of a coroutine that runs on the loop.
     """
+    found: CodeType | None = None
     outer: FrameType | None = frame
-    while outer is not None and outer.f_code.co_flags & _SUSPENDS:
+    while outer is not None:
+        code = outer.f_code
+        if code is _CALLBACK:
+            return code
+        # Not the first one with asyncio: a task factory may call a coroutine from another one.
+        if found is None and not code.co_flags & _SUSPENDS:
+            found = code
         outer = outer.f_back
-    return None if outer is None else outer.f_code
+    return found
 
 
 def frames_of(thread: int, turn: CodeType | None) -> list[FrameType]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from framework._running.log import escaped
 from framework._tasks.records import TaskRecord
 from framework._tasks.task import Task
+from framework._threads.clock import SystemClock
 from framework.exceptions import RemoteTaskError
 
 _SHORT: Final = 12
@@ -25,13 +26,35 @@ _DAY: Final = 86_400.0
 
 def facts_of(record: TaskRecord) -> dict[str, Any]:  # Any: JSON
     """Return a task as JSON, in the form of `Task.to_dict`."""
-    facts = Task(record).to_dict()
+    facts = seen(record).to_dict()
     error = record.error
     if isinstance(error, RemoteTaskError):
         # The class of the exception is known to the app, and not here.
         facts["error_type"] = error.type_name.rpartition(".")[2]
         facts["error_message"] = error.text
     return facts
+
+
+def seen(record: TaskRecord) -> Task:
+    """Return a task as it is seen from outside, so that its reason says how long it waits."""
+    return Task(record, scene=_OUTSIDE)
+
+
+class _Outside:
+    """The scene of tasks whose processes are other ones; see `reasons.Scene`."""
+
+    def __init__(self) -> None:
+        self.monotonic = SystemClock().monotonic
+
+    def queued(self, record: TaskRecord) -> str:
+        """Return that it waits: only its process knows its place."""
+        return "queued"
+
+    def kind(self, record: TaskRecord) -> None:
+        """Return None: the app is not imported."""
+
+
+_OUTSIDE: Final = _Outside()
 
 
 def short_id(task_id: str) -> str:
@@ -46,8 +69,6 @@ def note_of(facts: dict[str, Any]) -> str:
     parts = []
     if facts["progress"] is not None and facts["end_time"] is None:
         parts.append(f"{facts['progress']:.0%} {facts['progress_message']}".strip())
-    if facts["cancel_requested"] and facts["end_time"] is None:
-        parts.append("cancellation requested")
     if facts["reason"]:
         parts.append(facts["reason"])
     return escaped("; ".join(parts))

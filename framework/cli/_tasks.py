@@ -12,7 +12,7 @@ from framework._running.log import escaped
 from framework._tasks.pages import Key, PageQuery, key_of
 from framework._tasks.records import TaskRecord
 from framework._threads.clock import SystemClock
-from framework.cli._facts import facts_of, lines_of, note_of, short_id, span
+from framework.cli._facts import facts_of, lines_of, note_of, seen, short_id, span
 from framework.cli._mistakes import FOUND, GOOD, USAGE, CommandError
 from framework.cli._screen import Screen, Update
 from framework.cli._sources import Source
@@ -230,12 +230,13 @@ def _until_final(
     while not sight.record.status.is_final and (end is None or clock.monotonic() < end):
         if update is not None:
             record = sight.record
-            update(record.progress, record.progress_message or record.reason or record.status)
+            told = record.progress_message or seen(record).reason or record.status
+            update(record.progress, told)
         clock.sleep(_EVERY)
-        seen = source.observer.look(task_id)
-        if seen is None:
+        latest = source.observer.look(task_id)
+        if latest is None:
             raise CommandError(f"task {task_id} was removed from the store")
-        sight = seen
+        sight = latest
     return sight
 
 

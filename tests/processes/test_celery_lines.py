@@ -181,7 +181,7 @@ def test_end_of_a_task(state: State, process: Any) -> None:
     """A published task has its place until it is final, also when its process has died."""
     one, two = process("one"), process("two")
     one.join("a")
-    assert state.publish([message("a")], one.lines) == []
+    assert state.publish([message("a")], one.lines) == {}
     one.die()
     assert two.join("b") == PlaceAnswer(False, ("a",))
     assert state.start(message("a"), HOLDER).kind == "run"
@@ -207,9 +207,9 @@ def test_taken_for_dead(state: State, process: Any) -> None:
     one.join("a")
     state.client.delete(one.lines._alive)
     assert two.join("b") == GRANTED
-    assert state.publish([message("a")], one.lines) == ["a"]
+    assert state.publish([message("a")], one.lines) == {"a": "unplaced"}
     assert state.fetch(["a"]) == {}
-    assert state.publish([message("b")], two.lines) == []
+    assert state.publish([message("b")], two.lines) == {}
 
 
 def test_taken_for_dead_while_it_waits(state: State, process: Any, monkeypatch: Any) -> None:
@@ -253,3 +253,16 @@ def test_never_more_than_the_limit(process: Any) -> None:
         # The other place, at most.
         assert granted.qsize() <= 1
         lines.leave(task_id)
+
+
+def test_cancelled_by_another_process(state: State, process: Any) -> None:
+    """A task that waits is cancelled by any process: it gets no place, and is not published."""
+    one, two, three = process("one"), process("two"), process("three")
+    one.join("a")
+    two.join("b")
+    three.join("c")
+    assert state.cancel("b", "it was cancelled") == 1
+    assert state.publish([message("b")], two.lines) == {"b": "dropped"}
+    one.lines.leave("a")
+    assert three.told("c") == GRANTED
+    assert two.knows_nothing("b")

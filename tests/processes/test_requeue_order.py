@@ -332,3 +332,25 @@ def test_id_that_another_process_uses(sql_url: str) -> None:
 
         assert answers == [False]
         assert state(one, first) == ("pending", one.process_id)
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_start_that_the_database_does_not_take(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    """A task whose record is refused starts only if no other process can have it.
+
+    1 the database takes no start of it, not even a shorter record. 2 Without a row, the task is
+    this process's; with an earlier row, others may take it over.
+    """
+    with peers(sqlite_url, 1) as (peer,):
+        task = accept(peer, written=written)
+        answers = starts(peer, task)
+
+        def refuse(*_: object) -> None:
+            raise sa.exc.DataError("INSERT", {}, ValueError("out of range"))
+
+        monkeypatch.setattr(peer.writer.statements, "put", refuse)
+        peer.writer.attempt(following=False)
+
+        assert answers == [not written]

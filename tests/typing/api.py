@@ -72,7 +72,9 @@ def bare_background(text: str) -> int:
     return len(text)
 
 
-@background_task(timeout=30, description="a text", name="called")
+@background_task(
+    timeout=30, description="a text", name="called", on_restart="requeue", idempotent=True
+)
 def called_background(text: str, factor: int = 2) -> dict[str, int]:
     """Be decorated with options."""
     return {text: factor}

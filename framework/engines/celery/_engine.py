@@ -455,7 +455,7 @@ class CeleryEngine(Sharing):
         Raises:
             BrokerUnavailableError: If Redis does not answer, and the task is at the broker.
         """
-        reason = "it was cancelled before it started"
+        reason = _NOT_STARTED
         try:
             found = self.state.cancel(task_id, reason)
             if found == _TOLD:
@@ -494,8 +494,14 @@ class CeleryEngine(Sharing):
 
     def _note(self, messages: list[Message]) -> None:
         self._listen()
-        for task_id in self.state.publish(messages, self._lines or ()):
-            self._interrupt(task_id)
+        refused = self.state.publish(messages, self._lines or ())
+        for task_id, why in refused.items():
+            if why == "dropped":
+                self._tell_cancelled(task_id, _NOT_STARTED)
+            else:
+                self._tell_lost_place(task_id)
+            if self._publisher is not None:
+                self._publisher.discard(task_id)
 
     def _listen(self) -> None:
         """Read reports from now on."""
@@ -505,14 +511,12 @@ class CeleryEngine(Sharing):
             reports.find_place()
             reports.start()
 
-    def _interrupt(self, task_id: str) -> None:
-        """End a task that has lost its places, and must not be sent."""
-        host, publisher = self._host, self._publisher
-        if host is None or publisher is None:
+    def _tell_lost_place(self, task_id: str) -> None:
+        host = self._host
+        if host is None:
             return
         reason = "its place went to another task: this process did not answer for too long"
         host.ended(task_id, TaskStatus.INTERRUPTED, host.clock.time(), reason=reason, attempts=0)
-        publisher.discard(task_id)
 
     def _message(self, task: EngineTask) -> Message:
         name, call = task.engine_note
@@ -538,6 +542,7 @@ class CeleryEngine(Sharing):
         return found
 
 
+_NOT_STARTED: Final = "it was cancelled before it started"
 _CANCELLED: Final = 1
 _TOLD: Final = 2
 _HEARS: Final = 0.5

@@ -139,6 +139,9 @@ class Reports:
             host.started(task_id, float(fields["at"]), int(fields["a"]))
         elif kind == "placed":
             self._placed(task_id, fields["l"])
+        elif kind == "dropped":
+            now = self._clock.time()
+            host.ended(task_id, TaskStatus.CANCELLED, now, reason=fields["w"], attempts=0)
         elif kind == "progress":
             host.progress(task_id, float(fields["p"]), fields["m"])
         elif kind == "again":

@@ -81,14 +81,18 @@ PUBLISH: Final = (
 -- ARGV: id, whether it needs places ('1'), then what `add` takes
 local status = get('status')
 if status ~= '' then return status end
-if ARGV[2] == '1' and not has_places() then return 'unplaced' end
+if ARGV[2] == '1' then
+  if redis.call('EXISTS', over) == 1 then return 'dropped' end
+  if not has_places() then return 'unplaced' end
+end
 add(3)
 return 'pending'
 """
 )
 """Add a task that is about to be published; returns its status, old or new.
 
-``unplaced`` if others have its places, since its process has been silent for too long.
+``unplaced`` if others have its places, since its process has been silent for too long, and
+``dropped`` if it was cancelled while it waited for them.
 """
 
 START: Final = (
@@ -200,6 +204,13 @@ CANCEL: Final = (
     + """
 -- ARGV: id, ttl of a final hash, reason, prefix of the lists that wake workers
 local status = get('status')
+if status == '' and redis.call('EXISTS', stay_of(id)) == 1 then
+  -- It waits for a place, and its process must not publish it any more.
+  redis.call('SET', over, '1', 'EX', KEPT)
+  leave()
+  tell('dropped', 'w', ARGV[3])
+  return 1
+end
 if status == '' or is_final(status) then return 0 end
 redis.call('HSET', task, 'cancel', '1')
 local holder = get('holder')
@@ -211,7 +222,7 @@ redis.call('RPUSH', ARGV[4] .. holder, id)
 redis.call('EXPIRE', ARGV[4] .. holder, 60)
 return 2
 """
-)
+).replace("KEPT", str(KEPT_LIVE))
 """Cancel: 0 unknown or final, 1 CANCELLED, 2 the worker is informed."""
 
 RECOVER: Final = (

@@ -115,7 +115,7 @@ class State:
 
     # -- the moves
 
-    def publish(self, messages: Sequence[Message], placed: Container[str] = ()) -> list[str]:
+    def publish(self, messages: Sequence[Message], placed: Container[str] = ()) -> dict[str, str]:
         """Add tasks that are about to be published, in one round trip; see `_rescue`.
 
         Args:
@@ -123,7 +123,8 @@ class State:
             placed: The ids of the tasks that need places.
 
         Returns:
-            The ids of those that have lost their places; these were not added.
+            Those that were not added, by id: ``unplaced`` if they have lost their places,
+            ``dropped`` if they were cancelled while they waited for them.
         """
         pipe = self.client.pipeline(transaction=False)
         for message in messages:
@@ -131,7 +132,9 @@ class State:
             arguments = [message.task_id, needs, *self.facts_to_add(message)]
             self._publish(self.keys(message.task_id), arguments, client=pipe)
         told = zip(messages, pipe.execute(), strict=True)
-        return [message.task_id for message, status in told if status == "unplaced"]
+        return {
+            message.task_id: status for message, status in told if status in ("unplaced", "dropped")
+        }
 
     def facts_to_add(self, message: Message) -> list[str]:
         """Return what scripts take that add a task."""

@@ -86,12 +86,13 @@ class Written(NamedTuple):
         return len(self.task_id) != _DRAWN
 
 
-def row_of(record: TaskRecord, call: str | None = None) -> Written:
+def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) -> Written:
     """Return the row of a record, which must not change meanwhile.
 
     Args:
         record: The record.
         call: Its call, as `StoreHost.call_of` returned it; None to keep what the row has.
+        starts: See `Written`.
 
     Raises:
         TypeError: If its result cannot be put into JSON.
@@ -139,7 +140,7 @@ def row_of(record: TaskRecord, call: str | None = None) -> Written:
         call,
         None if restart is None or not may_restart else restart.facts(),
     )
-    return Written(json.dumps(row), ended_at, record.task_id, restart)
+    return Written(json.dumps(row), ended_at, record.task_id, restart, starts)
 
 
 def bare_row_of(record: TaskRecord, error: BaseException, why: str) -> Written:

@@ -337,10 +337,13 @@ class Writer:
             try:
                 # A final record does not change, so it needs no copy.
                 still = record if record.status.is_final else self._host.snapshot(record)
-                if still.restart is not None and not self._may_write(record, still.restart):
+                restart = None if still.rest is None else still.restart
+                if restart is not None and not self._may_write(restart):
                     self._backlog.written([record])
                     continue
-                row = rows[record.task_id] = self._row_of(record, still)
+                starts = restart is not None and self._begin(still, restart)
+                row = row_of(still, self.call_of(record, still), starts)
+                rows[record.task_id] = row
             except Exception as error:  # this one cannot be written, but others can
                 self._give_up(record, error)
             else:
@@ -348,7 +351,7 @@ class Writer:
         records[:] = [record for record in records if record.task_id in rows]
         return rows
 
-    def _may_write(self, record: TaskRecord, restart: Restart) -> bool:
+    def _may_write(self, restart: Restart) -> bool:
         """Return whether a task that others may run is this process's to write."""
         if restart.state == "free":
             # A row that was written under another id belongs to nobody, or to another process
@@ -356,18 +359,18 @@ class Writer:
             return restart.written in ([], [self.membership.process_id])
         return restart.state != "left"
 
-    def _row_of(self, record: TaskRecord, still: TaskRecord) -> Written:
-        """Return the row of a record; *still* is a copy of it if it is live."""
-        restart, starts = still.restart, False
-        if restart is not None and still.status is TaskStatus.PENDING:
-            starts = self._backlog.starts(record.task_id)
-            if starts and restart.started is None:
-                restart.started = self._host.clock.monotonic()
-            if restart.started is not None:
-                # Nor may a later change take the start back, of which the runner does not know yet.
-                still.status, still.started = TaskStatus.RUNNING, restart.started
-                still.attempts += 1
-        return row_of(still, self.call_of(record, still))._replace(starts=starts)
+    def _begin(self, still: TaskRecord, restart: Restart) -> bool:
+        """Make the copy of a record RUNNING if its start was asked for; whether to answer that."""
+        if still.status is not TaskStatus.PENDING:
+            return False
+        starts = self._backlog.starts(still.task_id)
+        if starts and restart.started is None:
+            restart.started = self._host.clock.monotonic()
+        if restart.started is not None:
+            # Nor may a later change take the start back, of which the runner does not know yet.
+            still.status, still.started = TaskStatus.RUNNING, restart.started
+            still.attempts += 1
+        return starts
 
     def call_of(self, record: TaskRecord, still: TaskRecord) -> str | None:
         """Return the call to write of a task; None if it needs none, or its row has it."""
@@ -413,17 +416,25 @@ class Writer:
     def _put(self, connection: Connection, rows: list[Written], version: int) -> Collection[str]:
         """Write rows; return the ids of the tasks that start by it."""
         process = self.membership.process_id
-        own = [row for row in rows if not row.is_free]
-        free = [row for row in rows if row.is_free]
-        for row in rows:
-            if row.restart is not None and not row.restart.written:
-                row.restart.written.append(process)
-        if own:
-            self.statements.put(connection, own, process, version)
-            self._tell_of_strangers(connection, own)
-        if free:
-            self.statements.release(connection, free, process, version)
-        starting = [row.task_id for row in own if row.starts]
+        others_may = [row for row in rows if row.restart is not None]
+        free = [row for row in others_may if row.is_free]
+        own = [row for row in rows if not row.is_free] if free else rows
+        new = [row.restart for row in others_may if row.restart and not row.restart.written]
+        for restart in new:
+            # Before the attempt, since a commit that fails may have had its effect.
+            restart.written.append(process)
+        try:
+            if own:
+                self.statements.put(connection, own, process, version)
+                self._tell_of_strangers(connection, own)
+            if free:
+                self.statements.release(connection, free, process, version)
+        except FAULTS as error:
+            if is_data_fault(error):
+                for restart in new:
+                    restart.written.clear()
+            raise
+        starting = [row.task_id for row in others_may if row.starts]
         return self.statements.started(connection, starting, process) if starting else ()
 
     def _beat_is_due(self) -> bool:
@@ -513,13 +524,18 @@ class Writer:
             SQLAlchemyError: If the database fails meanwhile; the record is kept.
         """
         said, told = why(error), "task %s is written to the store without what it refuses: %s"
-        row = bare_row_of(self._host.snapshot(record), error, said)
+        still = self._host.snapshot(record)
+        restart = still.restart
+        starts = restart is not None and self._begin(still, restart)
+        row = bare_row_of(still, error, said)._replace(starts=starts)
         try:
             self._write_batch([row], None)
         except FAULTS as fault:
             if not is_data_fault(fault):
                 raise
             told = "task %s cannot be written to the store: %s"
+            # If there is no row, nobody else can have the task.
+            self._backlog.permit(record.task_id, restart is not None and not restart.written)
         _LOGGER.error(told, record.task_id, said)
         self.errors += 1
         self._alone.pop(record.task_id, None)

@@ -494,6 +494,16 @@ def test_requeued_function_that_no_other_process_finds() -> None:
     assert named("tests.found") is find_function("tests.found")
 
 
+def test_requeued_function_without_arguments_that_are_kept() -> None:
+    """A task that another process is to run needs its arguments there."""
+    with pytest.raises(
+        ValueError,
+        match=r"^keep_arguments must be True with on_restart='requeue', not False: another process "
+        r"cannot run the task without its arguments$",
+    ):
+        background_task(on_restart="requeue", keep_arguments=False)(named)
+
+
 def test_requeued_function_that_is_awaited() -> None:
     """A task that its caller awaits cannot be requeued: after a restart nobody awaits it."""
     with pytest.raises(

@@ -242,10 +242,11 @@ def test_no_message_in_the_dict() -> None:
 
 
 def test_strange_messages() -> None:
-    """A message with lone surrogates and any length gives a short reason that UTF-8 can encode."""
-    text = reasons.error_text(ValueError("\ud800" + "x" * 10_000))
+    """A message with lone surrogates and lines gives a short line that UTF-8 can encode."""
+    text = reasons.error_text(ValueError("\ud800\n" + "x" * 10_000))
     task = Task(running(reason=reasons.retrying(NOON, 1, 2, text)))
     assert len(task.explain().encode()) < 400
+    assert "\n" not in task.explain()
     task.to_dict()["reason"].encode()
 
 

@@ -12,6 +12,7 @@ import asyncio
 import os
 import sys
 import threading
+from typing import Any
 
 from framework import background_task, current_task, get_task_manager, setup_async_framework
 from framework.stores.sql import SQLStore
@@ -58,7 +59,34 @@ def again(number: int) -> str:
     return found
 
 
-KINDS = {"once": once, "loop": on_loop, "again": again, "later": once.options(delay=0.3)}
+@background_task(on_restart="requeue", max_running=1, name="tests.limited")
+def limited(number: int) -> str:
+    """Run on a thread, and in one process at a time."""
+    found = note_start()
+    NEVER.wait(PAUSE)
+    return found
+
+
+@background_task(
+    on_restart="requeue",
+    unique=lambda number, process: f"{process} {number}",
+    name="tests.unique",
+)
+def unique(number: int, process: int) -> str:
+    """Run on a thread, as the only one of its key."""
+    found = note_start()
+    NEVER.wait(PAUSE)
+    return found
+
+
+KINDS: dict[str, Any] = {
+    "once": once,
+    "loop": on_loop,
+    "again": again,
+    "later": once.options(delay=0.3),
+    "limited": limited,
+    "unique": unique,
+}
 
 
 async def main() -> None:
@@ -73,7 +101,8 @@ async def main() -> None:
         loop.call_soon_threadsafe(end.set)
 
     async def submit(kind: str, number: int) -> None:
-        task_id = await get_task_manager().submit(KINDS[kind], (number,))
+        args = (number, os.getpid()) if kind == "unique" else (number,)
+        task_id = await get_task_manager().submit(KINDS[kind], args)
         print("accepted", task_id, kind, flush=True)
 
     async with setup_async_framework(
