@@ -18,7 +18,7 @@ class Restart:
     """What another process needs to run a task, and whose the task is.
 
     Attributes:
-        call: The arguments as JSON, from `wire.encode_call`.
+        call: The arguments as JSON, from `wire.encode_call`; "" once the store has them.
         due: The wall second before which it must not start; None if it was not delayed.
         limit: Seconds that it may run; None for no limit.
         priority: The one of its submission.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -354,3 +354,38 @@ def test_start_that_the_database_does_not_take(
         peer.writer.attempt(following=False)
 
         assert answers == [not written]
+
+
+def test_large_arguments_are_taken_in_steps(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of tasks with large arguments only a few are taken over at once, but at least one."""
+    monkeypatch.setattr(_orphans, "MOST_TEXT", 12)
+    taken: list[list[str]] = []
+    with peers(sql_url) as (slow, other):
+        calls = ["1", "2", "33333333333", "4"]
+        for number in calls:
+            accept(slow, int(number))
+            slow.clock.pass_time(1.0)
+        other.host.rooms = 10
+        plain = other.host.take_over
+
+        def take_over(records: Sequence[TaskRecord]) -> None:
+            plain(records)
+            taken.append([one.restart.call for one in records if one.restart])
+
+        monkeypatch.setattr(other.host, "take_over", take_over)
+        give_up(other)
+
+        assert taken == [["[[1],{}]"], ["[[2],{}]"], ["[[33333333333],{}]"], ["[[4],{}]"]]
+
+
+def test_task_without_its_arguments(sql_url: str) -> None:
+    """A task whose arguments the database refused cannot be taken over, and is INTERRUPTED."""
+    with peers(sql_url) as (slow, other):
+        task = accept(slow)
+        with slow.database.writing() as connection:
+            connection.execute(sa.update(TASKS).values(call=None))
+        other.host.rooms = 10
+        give_up(other)
+
+        assert other.host.taken_over == []
+        assert other.row(task).status == "interrupted"

@@ -189,7 +189,7 @@ class Follower:
         if waiting:
             _LOGGER.info("taking over %d tasks of processes that have ended", len(waiting))
             self._host.take_over(waiting)
-        return len(waiting) == _orphans.MOST
+        return claimed.more
 
     def _read_claimed(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
         """Return the records of some ids, in this order."""

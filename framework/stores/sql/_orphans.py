@@ -10,6 +10,7 @@ Relies on: calls within transactions of the store's own thread.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -28,12 +29,16 @@ CANCELLED: Final = "it was cancelled before another process took it over"
 MOST: Final = 500
 """How many tasks a process takes over in one transaction at most."""
 
+MOST_TEXT: Final = 8_000_000
+"""How many characters their arguments have together at most, unless a single one has more."""
+
 _ORPHANED: Final = sa.and_(
     TASKS.c.ended_at.is_(None), TASKS.c.process.not_in(sa.select(PROCESSES.c.process_id))
 )
 _REMOTE: Final = TASKS.c.remote == 1
-_WAITING: Final = sa.and_(_ORPHANED, TASKS.c.remote == 0, TASKS.c.restart.is_not(None))
-_LOST: Final = sa.and_(_ORPHANED, TASKS.c.remote == 0, TASKS.c.restart.is_(None))
+_MAY_RUN: Final = sa.and_(TASKS.c.restart.is_not(None), TASKS.c.call.is_not(None))
+_WAITING: Final = sa.and_(_ORPHANED, TASKS.c.remote == 0, _MAY_RUN)
+_LOST: Final = sa.and_(_ORPHANED, TASKS.c.remote == 0, sa.not_(_MAY_RUN))
 
 _GROUPS: Final = (
     sa.select(
@@ -71,10 +76,12 @@ class Claimed(NamedTuple):
     Attributes:
         remote: The ids of tasks that run on workers.
         waiting: The ids of tasks that this process is to run, each with its call and restart.
+        more: Whether there may be more for which there is room.
     """
 
     remote: Collection[str]
     waiting: dict[str, tuple[str, str]]
+    more: bool
 
 
 def find(connection: Connection, room: int) -> Found:
@@ -120,10 +127,10 @@ def claim(
         _cancel(connection, version, now)
     if found.unknown:
         _mark(connection, found.unknown, version)
-    waiting = _take(connection, found.known, process, version, min(room, MOST))
+    waiting, more = _take(connection, found.known, process, version, min(room, MOST))
     remote = _adopt(connection, process, version)
     _end(connection, _LOST, TaskStatus.INTERRUPTED, version, now, REASON)
-    return Claimed(remote, waiting)
+    return Claimed(remote, waiting, more)
 
 
 def _is_known(name: str) -> bool:
@@ -151,26 +158,32 @@ def _mark(connection: Connection, names: Collection[str], version: int) -> None:
 
 def _take(
     connection: Connection, names: Collection[str], process: str, version: int, most: int
-) -> dict[str, tuple[str, str]]:
-    """Let waiting tasks belong to *process*, the oldest first."""
+) -> tuple[dict[str, tuple[str, str]], bool]:
+    """Let waiting tasks belong to *process*, the oldest first; say whether there may be more."""
     if not names or most <= 0:
-        return {}
-    rows = connection.execute(
-        sa.select(TASKS.c.task_id, TASKS.c.call, TASKS.c.restart)
-        .where(_WAITING, TASKS.c.name.in_(names), TASKS.c.call.is_not(None))
+        return {}, False
+    oldest = connection.execute(
+        sa.select(TASKS.c.task_id, sa.func.length(TASKS.c.call))
+        .where(_WAITING, TASKS.c.name.in_(names))
         .order_by(TASKS.c.created_at, TASKS.c.task_id)
         .limit(most)
-    )
-    taken = {task_id: (call, restart) for task_id, call, restart in rows}
-    for some in _parts(list(taken)):
-        connection.execute(
-            sa.update(TASKS)
-            .where(TASKS.c.task_id.in_(some))
-            .values(
-                process=process, status=TaskStatus.PENDING.value, started_at=None, version=version
-            )
+    ).all()
+    sizes = accumulate(size for _, size in oldest)
+    task_ids = [
+        task_id
+        for (task_id, size), total in zip(oldest, sizes, strict=True)
+        if total <= MOST_TEXT or total == size
+    ]
+    taken: dict[str, tuple[str, str]] = dict.fromkeys(task_ids, ("", ""))
+    for some in _parts(task_ids):
+        own = TASKS.c.task_id.in_(some)
+        values = {"process": process, "status": TaskStatus.PENDING.value, "started_at": None}
+        connection.execute(sa.update(TASKS).where(own).values(**values, version=version))
+        rows = connection.execute(
+            sa.select(TASKS.c.task_id, TASKS.c.call, TASKS.c.restart).where(own)
         )
-    return taken
+        taken.update({task_id: (call, restart) for task_id, call, restart in rows})
+    return taken, len(oldest) == most or len(taken) < len(oldest)
 
 
 def _adopt(connection: Connection, process: str, version: int) -> list[str]:

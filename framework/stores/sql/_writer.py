@@ -552,6 +552,9 @@ class Writer:
             if row.ended_at is None and not row.is_free:
                 if self._keep_arguments or row.restart is not None:
                     self._with_call.add(record.task_id)
+                if row.restart is not None:
+                    # From here on the row has it, and nobody needs it in memory.
+                    row.restart.call = ""
                 continue
             self._with_call.discard(record.task_id)
             if record.rest:
