@@ -83,6 +83,25 @@ async def test_a_task_that_waits_for_a_slot(asyncframe: Probe, kind: str) -> Non
     assert seen == ["", ""]
 
 
+async def test_those_that_wait_before_are_counted(asyncframe: Probe) -> None:
+    """Each of several tasks that wait for a throttle says when its own slot is free."""
+
+    @background_task
+    @throttled_task(rate_limit=2, time_window=10.0, when_limited="wait")
+    async def send() -> None:
+        """Take a slot."""
+
+    task_ids = [send() for _ in range(7)]
+    await asyncframe.clock.run_for(1.0)
+    reasons = [str((await told(task_id))[1]) for task_id in task_ids]
+    slots = [reason.partition("next slot in ")[2] for reason in reasons]
+    assert slots == ["", "", "9 s", "9 s", "19 s", "19 s", "29 s"]
+    await asyncframe.clock.run_for(28.0)
+    assert str((await told(task_ids[-1]))[1]).endswith("; next slot in 1 s")
+    await asyncframe.completed(task_ids[-1])
+    assert asyncframe.clock.monotonic() == 30.0
+
+
 @EVERY_KIND
 async def test_a_final_reason_is_not_overwritten(asyncframe: Probe, kind: str) -> None:
     """A task that runs past its limit between attempts says so, and keeps the last error."""
