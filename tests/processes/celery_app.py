@@ -73,6 +73,8 @@ engine = make(
     worker_telemetry=[OpenTelemetrySink(_provider)],
 )
 celery_app = engine.app
+if "ASYNCFRAME_TEST_MOST" in os.environ:
+    celery_app.conf.task_queue_max_priority = int(os.environ["ASYNCFRAME_TEST_MOST"])
 if "ASYNCFRAME_TEST_BACKEND" in os.environ:
     celery_app.conf.result_backend = _redis
 if "ASYNCFRAME_TEST_POLLING" in os.environ:

@@ -153,3 +153,33 @@ async def test_longest_limit(redis_url: str) -> None:
     engine.app.conf.broker_transport_options = {"visibility_timeout": 3_630}
     async with setup_async_framework(None, engine=engine):
         assert engine.app.conf.broker_transport_options["confirm_publish"] is True
+
+
+async def test_priorities(rabbit_server: RabbitServer, redis_url: str, queue: str) -> None:
+    """In a queue with a maximum priority, RabbitMQ gives out the higher ones first."""
+    engine, key = make(rabbit_server.url, state_url=redis_url, queue=queue), uuid4().hex
+    engine.app.conf.task_queue_max_priority = 10
+    environment = {"ASYNCFRAME_TEST_BROKER": rabbit_server.url, "ASYNCFRAME_TEST_QUEUE": queue}
+    worker = CeleryWorker(
+        "tests.processes.celery_app:celery_app", redis_url, "--concurrency", "1", "-Q", queue,
+        environment={**environment, "ASYNCFRAME_TEST_MOST": "10"},
+    )  # fmt: skip
+    async with client_of(redis_url) as lists, setup_async_framework(None, engine=engine):
+        manager = get_task_manager()
+        ids = [
+            await manager.submit(celery_tasks.mark, (key, one), priority=one)
+            for one in ("low", "normal", "high")
+        ]
+        await asyncio.to_thread(engine.flush)
+        with closing(worker):
+            worker.start()
+            for task_id in ids:
+                await manager.get_result(task_id, timeout=PATIENCE)
+        assert await lists.lrange(key, 0, -1) == ["high", "normal", "low"]
+
+
+async def test_queue_without_priorities(engine: CeleryEngine) -> None:
+    """Without a maximum priority, a task with a priority is refused, with what to set."""
+    async with setup_async_framework(None, engine=engine):
+        with pytest.raises(ValueError, match=r"^priority must be 'normal' for .*mark: RabbitMQ ha"):
+            await get_task_manager().submit(celery_tasks.mark, ("k",), priority="high")

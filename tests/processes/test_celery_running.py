@@ -23,6 +23,7 @@ from framework._tasks.records import TaskEvent
 from framework.engines.celery import CeleryEngine
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
+from tests.processes.celery_app import make
 from tests.processes.servers import RedisServer
 
 
@@ -329,3 +330,53 @@ async def test_throttle_inside_a_body(
     await manager.get_result(task(key), timeout=PATIENCE)
     assert (await lists.llen(f"{key}:body"), await lists.llen(key)) == (1, 2)
     assert events.empty()
+
+
+# -- priorities
+
+
+async def test_priorities(
+    celery_engine: CeleryEngine, manager: TaskManager, lists: Any, key: str
+) -> None:
+    """A worker takes waiting tasks by their priority, whenever they were submitted."""
+    held = [celery_tasks.hold(f"{key}{number}") for number in range(2)]
+    for number in range(2):
+        await taken(lists, f"{key}{number}:started")
+    ids = [
+        await manager.submit(celery_tasks.mark, (key, f"{one}-{number}"), priority=one)
+        for number in range(2)
+        for one in ("low", "high", "normal")
+    ]
+    await asyncio.to_thread(celery_engine.flush)
+    # One of its two processes.
+    await lists.rpush(f"{key}0:gate", "go")
+    for task_id in ids:
+        await manager.get_result(task_id, timeout=PATIENCE)
+    await lists.rpush(f"{key}1:gate", "go")
+    assert await lists.lrange(key, 0, -1) == [
+        f"{one}-{number}" for one in ("high", "normal", "low") for number in range(2)
+    ]
+    for pid in held:
+        await manager.get_result(pid, timeout=PATIENCE)
+
+
+async def test_priority_of_an_app_without_any(celery_engine: CeleryEngine) -> None:
+    """As long as no task has a priority, messages go where they always went."""
+    engine = make(celery_engine.app.conf.broker_url)
+    async with setup_async_framework(None, engine=engine):
+        manager = get_task_manager()
+        assert await manager.submit(celery_tasks.plain, (1,), wait=True) == 2
+        assert not engine._has_levels
+        assert await manager.submit(celery_tasks.plain, (1,), priority="low", wait=True) == 2
+        assert engine._has_levels
+
+
+async def test_too_few_priorities(celery_engine: CeleryEngine) -> None:
+    """A broker with fewer priorities is refused by the app, which names the function."""
+    engine = make(celery_engine.app.conf.broker_url)
+    engine.app.conf.broker_transport_options = {"priority_steps": [0, 9]}
+    async with setup_async_framework(None, engine=engine):
+        with pytest.raises(
+            ValueError, match=r"plain: broker_transport_options\['priority_steps'\]"
+        ):
+            await get_task_manager().submit(celery_tasks.plain, (1,), priority="low")

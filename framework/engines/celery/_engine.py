@@ -13,6 +13,7 @@ from amqp.exceptions import AMQPError, MessageNacked
 from kombu.exceptions import OperationalError
 
 from framework._tasks import checks, registry
+from framework._tasks.options import NORMAL
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import CallEncoder, call_encoder, decode_call, refusals, settled
@@ -20,6 +21,7 @@ from framework.engines.celery import _settings, _worker_side
 from framework.engines.celery._entries import Entry
 from framework.engines.celery._lines import RedisLines
 from framework.engines.celery._messages import Functions, Message, signature_hash
+from framework.engines.celery._priorities import level_of, require_levels
 from framework.engines.celery._publisher import Publisher, Sender, queue_of, route
 from framework.engines.celery._reports import Reports, record_of
 from framework.engines.celery._rescue import Rescue
@@ -141,6 +143,8 @@ class CeleryEngine(Sharing):
         self._rescue: Rescue | None = None
         self._in_worker = False
         self._longest = 0.0
+        # Without any priority, messages go where those of earlier releases went.
+        self._has_levels = False
         self._signatures: dict[str, str] = {}
         _settings.prepare(celery_app)
         self.tasks: CeleryTasks = CeleryTasks(self)
@@ -228,6 +232,9 @@ class CeleryEngine(Sharing):
             raise ValueError(
                 f"values of some annotations cannot be sent as JSON: {'; '.join(refused)}"
             )
+        specs = self.functions.specs().values()
+        require_levels(self.app, specs)
+        self._has_levels |= any(level_of(spec) != NORMAL for spec in specs)
 
     def refusals(self) -> list[str]:
         """Return the annotations that JSON cannot represent, and what to do about each."""
@@ -317,13 +324,15 @@ class CeleryEngine(Sharing):
         Raises:
             TypeError: If its arguments do not fit its annotations, or JSON.
             ValueError: If its function is not registered, values of its annotations cannot
-                travel, or its limit is missing or too long.
+                travel, its limit is missing or too long, or the broker has no priorities.
             QueueFullError: If too many tasks wait to be published.
         """
         spec = task.spec
         known = spec.engine_note
         if known is None or known[0] is not self:
+            require_levels(self.app, [spec])
             known = spec.engine_note = (self, self._name_of(spec), self._encoder(spec))
+            self._has_levels |= level_of(spec) != NORMAL
         _, name, encode = known
         if task.limit is None:
             task.limit = self.default_limit
@@ -532,6 +541,7 @@ class CeleryEngine(Sharing):
             signature=self._signature(name, task.spec),
             namespace=self.namespace,
             carried=dict(task.carried),
+            level=level_of(task.spec) if self._has_levels else None,
             keep=self.keep_arguments if _may_keep(task.spec) else 0,
         )
 

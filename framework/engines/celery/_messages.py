@@ -45,6 +45,7 @@ class Message:
             of earlier releases.
         keep: How many bytes `call` may have to be kept if the task ends without a result; 0
             for none, and in messages of earlier releases.
+        level: The place of its priority in `options.PRIORITIES`; None if no task has one.
         version: `VERSION`.
     """
 
@@ -65,11 +66,20 @@ class Message:
     namespace: str = ""
     carried: dict[str, str] = field(default_factory=dict)
     keep: int = 0
+    level: int | None = None
     version: int = VERSION
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields as a dict for JSON."""
-        return asdict(self)
+        """Return the fields as a dict for JSON.
+
+        Later fields are left out if they say nothing: a worker of an earlier release, which does
+        not know them, refuses them.
+        """
+        whole = asdict(self)
+        for name, nothing in _LATER.items():
+            if whole[name] == nothing:
+                del whole[name]
+        return whole
 
     def replace(self, **changed: Any) -> Self:
         """Return a copy with other fields."""
@@ -84,7 +94,7 @@ class Message:
         """
         if isinstance(given, dict):
             # A message of an earlier release may wait at the broker while workers are upgraded.
-            given = {"namespace": "", "carried": {}, "keep": 0, **given}
+            given = {"namespace": "", **_LATER, **given}
         if not isinstance(given, dict) or given.keys() != _TYPES.keys():
             raise MessageError("the message must be an object with the fields of a task message")
         for name, types in _TYPES.items():
@@ -98,11 +108,15 @@ class Message:
         return cls(**given)
 
 
+_LATER: Final[dict[str, Any]] = {"carried": {}, "keep": 0, "level": None}
+"""Fields that messages of earlier releases lack, and what they are then."""
+
 _LONGEST_ID = 512
 _NAMED: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "float": (float, int),
     "int": (int,),
+    "int | None": (int, type(None)),
     "bool": (bool,),
     "dict[str, str]": (dict,),
     "float | None": (float, int, type(None)),

@@ -26,6 +26,7 @@ from framework._tasks.records import TaskStatus
 from framework._threads.clock import SystemClock
 from framework._threads.outflow import Outflow
 from framework.engines.celery._messages import Message
+from framework.engines.celery._priorities import levels
 from framework.exceptions import BrokerUnavailableError, QueueFullError
 from framework.protocols import EngineHost, EngineTask
 
@@ -91,6 +92,7 @@ class Sender:
                 producer=self._open(),
                 retry=False,
                 countdown=countdown or None,
+                **self._priority(message.level),
                 confirm_timeout=_ANSWER,
                 time_limit=None if limit is None else max(limit, 0.0) + _GRACE,
                 ignore_result=True,
@@ -100,6 +102,10 @@ class Sender:
         except BaseException:
             self.close()
             raise
+
+    def _priority(self, level: int | None) -> dict[str, int]:
+        ranks = levels(self._app) if level is not None else ()
+        return {"priority": ranks[level]} if level is not None and ranks else {}
 
     def _destination(self, function: str, args: tuple[Any, ...]) -> dict[str, Any]:
         """Return the destination of a message, as options of `apply_async`."""
