@@ -103,6 +103,7 @@ KEYS = {
         "store_run",
         "store_accepted",
         "store_written",
+        "store_requeued",
     ),
     "celery_engine": (
         "celery_redis_submit",

@@ -15,7 +15,7 @@ from tests.benchmarks._measure import OURS
 from tests.benchmarks._rows import Row
 
 FIGURES = {
-    stores: ("lag", "submit", "run", "accepted", "written"),
+    stores: ("lag", "submit", "run", "accepted", "requeued", "written"),
     celery_engine: ("submit", "run", "trip", "cpu"),
 }
 SECTIONS = [pytest.param(module, id=module.__name__.rpartition(".")[2]) for module in FIGURES]
@@ -53,6 +53,7 @@ def test_rows_are_beside_their_floor(module: ModuleType, monkeypatch: pytest.Mon
     ratios = {row.key: row.ours.ratio for row in rows(module, monkeypatch)}
 
     assert ratios.pop("store_written", 1.0) == 1.0  # beside 200 us, the goal
+    assert ratios.pop("store_requeued", 0.2) == 0.2  # beside 1,000 us
     assert set(ratios.values()) == {2.0}
 
 
@@ -63,6 +64,7 @@ def test_stores_are_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(stores, "_MANY", 200)
     monkeypatch.setattr(stores, "_BURSTS", 2)
     monkeypatch.setattr(stores, "_TRIPS", 3)
+    monkeypatch.setattr(stores, "_REQUEUED", 20)
 
     found = stores.measured(name)
 
