@@ -11,6 +11,7 @@ from framework._tasks import registry
 from framework._tasks.live import PENDING, LiveTask
 from framework._tasks.records import Kind, TaskRecord
 from framework._tasks.specs import TaskSpec
+from framework._threads.levels import level_of
 from framework.engines.local import LocalEngine
 from framework.protocols import TaskEngine
 
@@ -59,8 +60,9 @@ class LiveScene:
         return len(self._held())
 
     def _held(self) -> list[LiveTask]:
-        # Another engine may hold tasks back, in an order of its own.
-        return [one for one in self._ledger.unfinished() if _waits(one)]
+        # Of another engine, such as that of a test, only the priorities are known.
+        held = [one for one in self._ledger.unfinished() if _waits(one)]
+        return sorted(held, key=level_of)
 
     def _not_here(self, task: LiveTask | None) -> str:
         if task is None:

@@ -18,6 +18,7 @@ from framework import (
 )
 from framework._manager.scene import _ordinal
 from framework._threads.crew import Crew
+from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
 
 
@@ -96,6 +97,18 @@ async def test_low_priorities_are_not_overtaken_for_ever(busy: TaskManager) -> N
     for _ in range(30):
         await busy.submit(int, priority="high")
     assert (await known(busy, low)).reason == "queued 11th of 31"
+
+
+@pytest.mark.asyncframe(mode="manual")
+async def test_places_in_a_test(asyncframe: Probe) -> None:
+    """Tasks that a test holds back have places, too."""
+    manager = asyncframe.manager
+    first, _ = [await manager.submit(int) for _ in range(2)]
+    urgent = await manager.submit(int, priority="high")
+    assert (await known(manager, first)).reason == "queued 2nd of 3"
+    assert (await known(manager, urgent)).explain() == "queued 1st of 3"
+    assert manager.get_all_tasks()[first]["reason"] == "queued, one of 3"
+    asyncframe.executor.drain()
 
 
 async def test_a_delayed_task_has_no_place(busy: TaskManager) -> None:
