@@ -73,7 +73,7 @@ _NEEDLESS = ("Nothing fails without it while there is a global lock: ", "A signa
 
 _HOW = {
     "Delays._lock": ("line", "pct:3"),
-    "Mirror._lock": ("line", "pct:3"),
+    "Mirror._lock": ("opcode", "pct:3"),
     "Places._admitting": ("line", "delays"),
     "Places._lock": ("line", "pct:3"),
     "RedisLines._condition": ("opcode", "random"),
