@@ -296,7 +296,7 @@ class TaskManager(Waiting):
         complete (see `MemoryStore`); if the function has changed them, the new task gets what
         it has left. A store or engine that several processes share keeps the arguments as JSON,
         up to a size (see `SQLStore`). Then every process can run the task again that has
-        imported its decorated function, but hooks that were given to `submit` or `.options()`
+        imported its decorated function, but hooks that were given to `submit` or ``.options()``
         are not called again. The option ``keep_arguments=False`` keeps none.
 
         Args:
