@@ -67,7 +67,7 @@ class Results:
             until = None if timeout is None else self._clock.monotonic() + timeout
             await self.until_final(record, timeout)
             _require_final(record)
-            if _was_given_away(record):
+            if record.rest is not None and _was_given_away(record):
                 elsewhere = self._require_elsewhere()
                 left = None if until is None else max(0.0, until - self._clock.monotonic())
                 found = await elsewhere.until_final(record.task_id, left)
@@ -91,7 +91,7 @@ class Results:
             until = None if timeout is None else self._clock.monotonic() + timeout
             self._block_until_final(record, timeout)
             _require_final(record)
-            if _was_given_away(record):
+            if record.rest is not None and _was_given_away(record):
                 elsewhere = self._require_elsewhere()
                 left = None if until is None else max(0.0, until - self._clock.monotonic())
                 found = elsewhere.block_until_final(record.task_id, left)

@@ -31,6 +31,7 @@ from framework.stores.sql import SQLStore
 from framework.stores.sql._database import Database, checked_url
 from framework.stores.sql._schema import PROCESSES
 from framework.stores.sql._writer import Pace
+from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
 
 GATE = threading.Event()
@@ -359,3 +360,23 @@ async def test_arguments_that_would_come_back_as_others(
 async def test_arguments_without_annotations(task_manager: TaskManager) -> None:
     """What JSON has needs no annotation."""
     await task_manager.get_result(loose(1, "two", (3.0, None), deep={"a": [True]}))
+
+
+async def test_shutdown_says_what_it_leaves(
+    sqlite_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log counts the tasks that a shutdown leaves to other processes, and does not warn."""
+    caplog.set_level("INFO", "asyncframe")
+    async with framework(sqlite_url) as manager:
+        await manager.submit(add_on_loop, (1,), delay=3_600)
+        await manager.submit(add_on_loop, (2,), delay=3_600)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "INFO"] == [
+        "left in the store for another process: 2 tasks (2 unfinished)"
+    ]
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+async def test_in_virtual_time(asyncframe: Probe) -> None:
+    """In a test, a task that others may run waits for its delay in virtual time, as any other."""
+    task = await asyncframe.completed(add.options(delay=3_600)(1))
+    assert (task.result, task.queue_time, task.attempts) == (2, 3_600.0, 1)
