@@ -450,3 +450,14 @@ def test_signature_hash() -> None:
     hashes = [signature_hash(fn) for fn in (first, same, other, another, len)]
     assert hashes[0] == hashes[1]
     assert len(set(hashes)) == 4
+
+
+def test_message_to_an_earlier_release() -> None:
+    """A message has no field that earlier releases refuse, unless it says something."""
+    sent = message()
+    plain = sent.as_json()
+    assert {"carried", "keep", "level"}.isdisjoint(plain)
+    assert Message.from_json(plain) == sent
+    new = {"carried": {"trace": "1"}, "keep": 0, "level": 0}
+    told = message(**new).as_json()
+    assert {name: told[name] for name in new} == new

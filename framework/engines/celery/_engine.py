@@ -20,7 +20,7 @@ from framework._tasks.wire import CallEncoder, call_encoder, decode_call, refusa
 from framework.engines.celery import _settings, _worker_side
 from framework.engines.celery._entries import Entry
 from framework.engines.celery._lines import RedisLines
-from framework.engines.celery._messages import Functions, Message, signature_hash
+from framework.engines.celery._messages import KEEP, Functions, Message, signature_hash
 from framework.engines.celery._priorities import level_of, require_levels
 from framework.engines.celery._publisher import Publisher, Sender, queue_of, route
 from framework.engines.celery._reports import Reports, record_of
@@ -106,7 +106,7 @@ class CeleryEngine(Sharing):
         state_url: str | None = None,
         namespace: str | None = None,
         allow_soft_limits: bool = False,
-        keep_arguments: int = 65_536,
+        keep_arguments: int = KEEP,
         worker_telemetry: Sequence[Telemetry] = (),
     ) -> None:
         if not callable(getattr(celery_app, "connection_for_write", None)):

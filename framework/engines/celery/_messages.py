@@ -17,6 +17,10 @@ VERSION: Final = 1
 """The version of the message format; a worker refuses any other."""
 
 
+KEEP: Final = 65_536
+"""How many bytes of arguments are kept, if nothing else is said."""
+
+
 class MessageError(ValueError):
     """The message is not one of ours."""
 
@@ -44,7 +48,7 @@ class Message:
         carried: What tracers carry from the submission to the worker, as text; {} in messages
             of earlier releases.
         keep: How many bytes `call` may have to be kept if the task ends without a result; 0
-            for none, and in messages of earlier releases.
+            for none, `KEEP` in messages of earlier releases.
         level: The place of its priority in `options.PRIORITIES`; None if no task has one.
         version: `VERSION`.
     """
@@ -65,7 +69,7 @@ class Message:
     signature: str = ""
     namespace: str = ""
     carried: dict[str, str] = field(default_factory=dict)
-    keep: int = 0
+    keep: int = KEEP
     level: int | None = None
     version: int = VERSION
 
@@ -108,7 +112,7 @@ class Message:
         return cls(**given)
 
 
-_LATER: Final[dict[str, Any]] = {"carried": {}, "keep": 0, "level": None}
+_LATER: Final[dict[str, Any]] = {"carried": {}, "keep": KEEP, "level": None}
 """Fields that messages of earlier releases lack, and what they are then."""
 
 _LONGEST_ID = 512

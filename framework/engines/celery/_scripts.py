@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from framework.engines.celery import _line_scripts as lines
+from framework.engines.celery._messages import KEEP
 
 REPORTS_KEPT: Final = 20_000
 """The approximate length of the stream; a reader that is further behind reads the hashes."""
@@ -49,7 +50,7 @@ local function finish(status, result, error, reason, ttl)
   redis.call('ZREM', live, id)
   local text = status ~= 'completed' and redis.call('HGET', messages, id)
   local message = text and cjson.decode(text)
-  if message and #message.call <= (message.keep or 0) then
+  if message and #message.call <= (message.keep or {KEEP}) then
     redis.call('HSET', task, 'call', message.call)
   end
   redis.call('HDEL', messages, id)
