@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from uvicorn.main import main
 
 from framework._manager.frameworks import _LAST_WORDS
+from framework.stores.sql._store import _UPGRADE_PATIENCE
 from tests.docs.test_examples import imported
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -162,12 +163,20 @@ def test_the_probes() -> None:
     (container,) = pod()["containers"]
     port = container["ports"][0]["containerPort"]
     assert server_options(commands()[0])["port"] == port
-    asked = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("readiness", "liveness")}
+    kinds = ("readiness", "liveness", "startup")
+    asked = {kind: container[f"{kind}Probe"]["httpGet"] for kind in kinds}
     assert {one["port"] for one in asked.values()} == {port}
     with imported(DOCS / "examples" / "deployed.py") as module, TestClient(module.app) as client:
-        for kind, path in (("readiness", "/health/ready"), ("liveness", "/health/live")):
-            assert asked[kind]["path"] == path
+        for kind in kinds:
+            path = asked[kind]["path"]
+            assert path == ("/health/ready" if kind == "readiness" else "/health/live")
             assert client.get(path).status_code == 200
+
+
+def test_an_upgrade_of_the_tables_has_its_time() -> None:
+    """A pod is not restarted while it upgrades the tables of a large database."""
+    probe = pod()["containers"][0]["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= _UPGRADE_PATIENCE
 
 
 def test_settings_of_the_app() -> None:
