@@ -637,6 +637,9 @@ class EngineHost(Protocol):
     def waiting(self, task_id: str, reason: str) -> None:
         """Report why a task is still waiting; "" if it only waits for its turn."""
 
+    def asked_to_cancel(self, task_id: str) -> None:
+        """Report that a process, this one or another, has asked to cancel a task."""
+
     def started(self, task_id: str, at: float, attempt: int) -> None:
         """Report that a worker has started a task, or another attempt of it."""
 

@@ -159,6 +159,12 @@ class RemoteHost:
             task.reason = reason
             self._ledger.share(task)
 
+    def asked_to_cancel(self, task_id: str) -> None:
+        """Record that some process has asked to cancel a task."""
+        task = self._find(task_id)
+        if task is not None and not task.cancel_requested:
+            self._ledger.request_cancel(task)
+
     def started(self, task_id: str, at: float, attempt: int) -> None:
         """Record the start of a task, or of a further attempt."""
         task = self._find(task_id)

@@ -165,10 +165,11 @@ def test_cancel_at_the_broker(state: State) -> None:
 
 
 def test_cancel_while_it_runs(state: State) -> None:
-    """Its holder is woken, and hears of it with the next renewal."""
+    """Its holder is woken and hears of it with the next renewal, and so do all processes."""
     state.start(message(), "me|1|1")
     assert state.renew("t", "me|1|1") is False
     assert state.cancel("t", "not wanted") == 2
+    assert [fields["k"] for _, fields in state.read("0-0", 0.1)] == ["started", "asked"]
     assert state.awaken("me|1|1", 1.0)
     assert state.renew("t", "me|1|1") is True
 

@@ -142,6 +142,8 @@ class Reports:
         elif kind == "dropped":
             now = self._clock.time()
             host.ended(task_id, TaskStatus.CANCELLED, now, reason=fields["w"], attempts=0)
+        elif kind == "asked":
+            host.asked_to_cancel(task_id)
         elif kind == "progress":
             host.progress(task_id, float(fields["p"]), fields["m"])
         elif kind == "again":
@@ -212,8 +214,10 @@ class Reports:
                 facts["attempts"],
                 facts.get("fn", ""),
             )
-        else:
-            self._host.waiting(task_id, facts.get("reason", ""))
+            return
+        self._host.waiting(task_id, facts.get("reason", ""))
+        if facts.get("cancel") == "1":
+            self._host.asked_to_cancel(task_id)
 
 
 def record_of(task_id: str, facts: Mapping[str, str], clock: Clock) -> TaskRecord:

@@ -221,6 +221,7 @@ if status == 'pending' or holder == '' then
 end
 redis.call('RPUSH', ARGV[4] .. holder, id)
 redis.call('EXPIRE', ARGV[4] .. holder, 60)
+tell('asked')
 return 2
 """
 ).replace("KEPT", str(KEPT_LIVE))

@@ -157,6 +157,19 @@ async def test_whole_life(manager: TaskManager, host: RemoteHost, workers: Worke
     assert manager.get_stats()["retrying"] == 1
 
 
+async def test_asked_elsewhere(manager: TaskManager, host: RemoteHost, workers: Workers) -> None:
+    """A task that another process has asked to cancel shows it, and then what came of it."""
+    task_id = work(1)
+    host.started(task_id, host.clock.time(), 1)
+    assert manager.get_all_tasks()[task_id]["cancel"] is None
+    for _ in range(2):
+        host.asked_to_cancel(task_id)
+        assert manager.get_all_tasks()[task_id]["cancel"] == "asked"
+    host.ended(task_id, TaskStatus.COMPLETED, host.clock.time(), result=7, attempts=1)
+    host.asked_to_cancel(task_id)
+    assert manager.get_all_tasks()[task_id]["cancel"] == "cannot"
+
+
 async def test_end_without_a_start(manager: TaskManager, host: RemoteHost) -> None:
     """A task that ends without a reported start counts as started."""
     task_id = work(1)
