@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from framework._tasks import checks
@@ -193,8 +194,9 @@ class Elsewhere:
         self._put(_Question(_NO_WAITER, None, call=call))
 
     def post_cancel(self, task_id: str) -> None:
-        """Request a task's cancellation, without waiting."""
-        self.post(lambda: self._request_cancel(task_id))
+        """Request a task's cancellation without waiting, once its process has written it."""
+        found = _Then(lambda: self.post(lambda: self._request_cancel(task_id)))
+        self._put(_Question(found, task_id))
 
     def close(self) -> None:
         """Answer all open questions with an error, and end the thread."""
@@ -378,6 +380,18 @@ class _NoWaiter:
 
     def nudge(self) -> None:
         """Do nothing."""
+
+
+class _Then(_NoWaiter):
+    """A waiter that does something when it is woken, unless the framework has stopped."""
+
+    def __init__(self, do: Callable[[], object]) -> None:
+        self._do = do
+
+    def wake(self) -> None:
+        """Do it."""
+        with suppress(FrameworkNotStartedError):
+            self._do()
 
 
 _NO_WAITER: Final = _NoWaiter()

@@ -1,0 +1,350 @@
+"""Unique and limited tasks of several managers that share a database, each like a process."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from framework import (
+    DuplicateTaskError,
+    RateLimitExceededError,
+    TaskCancelledError,
+    TaskManager,
+    TaskStatus,
+    async_task,
+    background_task,
+    get_task_manager,
+    setup_async_framework,
+    throttled_task,
+)
+from framework._manager import places
+from framework.exceptions import StoreUnavailableError
+from framework.stores.sql import SQLStore
+from framework.stores.sql._writer import Pace
+from tests.framework.bodies import Held
+from tests.patience import PATIENCE
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = Path(__file__).with_name("apps") / "holding.py"
+
+
+@asynccontextmanager
+async def managers(url: str, count: int = 2) -> AsyncIterator[list[TaskManager]]:
+    """Run managers that share a database."""
+    async with AsyncExitStack() as stack:
+        made = []
+        for _ in range(count):
+            store = SQLStore(url)
+            await stack.enter_async_context(setup_async_framework(None, store=store))
+            made.append(get_task_manager())
+        yield made
+
+
+class Work:
+    """A function of one key whose runs end when they are told to."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, Held] = {}
+        self.running = self.most = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, name: str) -> str:
+        """Wait until the run of that name may end."""
+        with self._lock:
+            self.running += 1
+            self.most = max(self.most, self.running)
+        held = self.held.setdefault(name, Held())
+        held()
+        with self._lock:
+            self.running -= 1
+        return name
+
+    def end(self, name: str) -> None:
+        """Let a run end, also one that has not begun."""
+        self.held.setdefault(name, Held()).go_on.set()
+
+
+def one_key(_: str) -> str:
+    """Return the one key that there is."""
+    return "key"
+
+
+async def test_a_thousand_submissions_give_one_task(sql_url: str) -> None:
+    """All submissions of four processes at once get one id, and one function runs."""
+    work = Work()
+    task = background_task(unique=one_key)(work)
+    async with managers(sql_url, 4) as four:
+        ids = await asyncio.gather(
+            *(manager.submit(task, ("a",)) for _ in range(250) for manager in four)
+        )
+        assert len(set(ids)) == 1
+        work.end("a")
+        ended = await asyncio.gather(
+            *(manager.get_result(ids[0], timeout=PATIENCE) for manager in four)
+        )
+        assert set(ended) == {"a"}
+        assert work.most == 1
+
+
+async def test_a_duplicate_elsewhere_is_refused(sqlite_url: str) -> None:
+    """With "raise" the error names the task of the other process, also on a thread."""
+    work = Work()
+    task = background_task(unique=one_key, on_duplicate="raise")(work)
+    async with managers(sqlite_url) as (one, two):
+        first = await one.submit(task, ("a",))
+        for submission in (
+            two.submit(task, ("b",)),
+            asyncio.to_thread(two.submit_nowait, task, ("b",)),
+        ):
+            with pytest.raises(DuplicateTaskError) as caught:
+                await submission
+            assert caught.value.task_id == first
+        work.end("a")
+        assert await two.get_result(first, timeout=PATIENCE) == "a"
+
+
+async def test_a_call_on_the_loop_finds_out_later(sqlite_url: str) -> None:
+    """A call that cannot wait is accepted, and CANCELLED as a duplicate; it never runs."""
+    work = Work()
+    task = background_task(unique=one_key)(work)
+    async with managers(sqlite_url) as (one, two):
+        first = await one.submit(task, ("a",))
+        second = two.submit_nowait(task, ("b",))
+        assert two.submit_nowait(task, ("c",)) == second, "it is known here at once"
+        with pytest.raises(TaskCancelledError):
+            await two.get_result(second, timeout=PATIENCE)
+        found = await two.get_task(second)
+        assert found is not None
+        assert found.reason == f"a duplicate of task {first}"
+        work.end("a")
+        # This process has read how it ended, so the other one has given its place back.
+        await two.get_result(first, timeout=PATIENCE)
+        assert "b" not in work.held
+        # The same call is accepted now.
+        third = two.submit_nowait(task, ("d",))
+        work.end("d")
+        assert await two.get_result(third, timeout=PATIENCE) == "d"
+
+
+async def test_a_task_of_another_process_is_replaced(sqlite_url: str) -> None:
+    """The old task is cancelled in its process, and the new one starts when it has ended."""
+    running: list[str] = []
+
+    @background_task(unique=one_key, on_duplicate="replace")
+    async def work(name: str) -> str:
+        running.append(name)
+        try:
+            if name == "a":
+                await asyncio.Event().wait()
+            return f"{name} of {running}"
+        finally:
+            running.remove(name)
+
+    async with managers(sqlite_url) as (one, two):
+        first = await one.submit(work, ("a",))
+        second = await two.submit(work, ("b",))
+        assert await two.get_result(second, timeout=PATIENCE) == "b of ['b']"
+        old = await two.get_task(first)
+        assert old is not None
+        assert old.status is TaskStatus.CANCELLED
+
+
+async def test_a_thread_of_another_process_is_waited_for(sqlite_url: str) -> None:
+    """The new task waits until the thread of the old one has returned, in its process."""
+    work = Work()
+    task = background_task(unique=one_key, on_duplicate="replace")(work)
+    async with managers(sqlite_url) as (one, two):
+        await one.submit(task, ("a",))
+        second = await two.submit(task, ("b",))
+        third = two.submit_nowait(task, ("c",))
+        with pytest.raises(TaskCancelledError):
+            await two.get_result(second, timeout=PATIENCE)
+        work.end("a")
+        work.end("c")
+        assert await two.get_result(third, timeout=PATIENCE) == "c"
+        assert work.most == 1
+
+
+async def test_places_are_given_over_processes(sql_url: str) -> None:
+    """Of both processes' tasks as many run as may, and each gets its turn."""
+    work = Work()
+    task = background_task(max_running=2)(work)
+    names = [str(number) for number in range(10)]
+    async with managers(sql_url) as both:
+        ids = [
+            await manager.submit(task, (name,))
+            for name, manager in zip(names, both * 5, strict=True)
+        ]
+        for name in names:
+            work.end(name)
+        ended = [await both[0].get_result(one, timeout=PATIENCE) for one in ids]
+    assert ended == names
+    assert work.most <= 2
+
+
+async def test_awaited_tasks_of_two_processes_share_a_run(sqlite_url: str) -> None:
+    """Awaiting a unique task of another process gives its result."""
+    runs = []
+
+    @async_task(unique=True)
+    async def load(number: int) -> list[int]:
+        runs.append(number)
+        await get_task_manager().clock.asleep(0.2)
+        return [number]
+
+    async def in_task(manager: TaskManager) -> list[int]:
+        async def body() -> list[int]:
+            return await load(7)
+
+        result: list[int] = await manager.submit(body, wait=True)
+        return result
+
+    async with managers(sqlite_url) as both:
+        assert await asyncio.gather(*map(in_task, both)) == [[7], [7]]
+    assert runs == [7]
+
+
+async def test_a_failing_database_refuses_and_loses_nothing(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for the answer gets an error in time; who does not is accepted when it works."""
+    monkeypatch.setattr(places, "_PATIENCE", 0.2)
+
+    def fail(*_: object) -> None:
+        raise OperationalError("", {}, Exception("gone"))
+
+    async with managers(sqlite_url, 1) as (manager,):
+        store = manager._core.ledger.shared
+        assert isinstance(store, SQLStore)
+        task, other = (background_task(unique=True)(fn) for fn in (abs, int))
+        with monkeypatch.context() as patch:
+            patch.setattr(store._writer.membership, "turn", fail)
+            with pytest.raises(StoreUnavailableError):
+                await manager.submit(task, (-1,))
+            accepted = manager.submit_nowait(other)
+            waiting = await manager.get_task(accepted)
+            assert waiting is not None
+            assert waiting.reason == "waits to hear whether another process has the same task"
+        assert await manager.get_result(accepted, timeout=PATIENCE) == 0
+        assert await manager.submit(task, (-1,), wait=True) == 1
+
+
+@contextmanager
+def holding(url: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a process that holds a unique task."""
+    made = subprocess.Popen(
+        [sys.executable, str(PROGRAM), url], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield made
+    finally:
+        made.kill()
+        made.communicate()
+
+
+async def test_no_key_is_stuck_after_a_kill(sqlite_url: str) -> None:
+    """The key of a task whose process is killed is free as soon as the others notice."""
+    with holding(sqlite_url) as killed:
+        assert killed.stdout is not None
+        first = killed.stdout.readline().strip()
+        store = SQLStore(sqlite_url)
+        # Sooner than in earnest: the killed one beats ten times a second.
+        store._pace = Pace(beat=0.25)
+        async with setup_async_framework(None, store=store):
+            manager = get_task_manager()
+            alone = background_task(unique=lambda: "key")(_same_name)
+            assert await manager.submit(alone) == first
+            second = await manager.submit(alone, on_duplicate="replace")
+            killed.kill()
+            assert await manager.get_result(second, timeout=PATIENCE) == "ran"
+            found = await manager.get_task(first)
+            # It may have been killed before its record was written.
+            assert found is None or found.status is TaskStatus.INTERRUPTED
+
+
+def _same_name() -> str:
+    return "ran"
+
+
+_same_name.__module__, _same_name.__qualname__ = "held", "alone"
+
+
+# -- throttles
+
+
+async def test_a_rate_is_shared(sql_url: str) -> None:
+    """The calls of two processes, on loops and threads, use one window."""
+
+    @throttled_task(rate_limit=2, time_window=600)
+    async def call() -> str:
+        return "called"
+
+    async with managers(sql_url) as (one, two):
+        assert await one.submit(call, wait=True) == "called"
+        assert await two.submit(call, wait=True) == "called"
+        for manager in (one, two):
+            with pytest.raises(RateLimitExceededError) as caught:
+                await manager.submit(call, wait=True)
+            assert 0 < caught.value.retry_after <= 601
+
+
+async def test_a_window_may_be_of_the_process(sqlite_url: str) -> None:
+    """With shared=False each process counts its own calls."""
+
+    @throttled_task(rate_limit=1, time_window=600, shared=False)
+    def call() -> str:
+        return "called"
+
+    async with managers(sqlite_url) as both:
+        for manager in both:
+            assert await manager.submit(call, wait=True) == "called"
+            with pytest.raises(RateLimitExceededError):
+                await manager.submit(call, wait=True)
+
+
+async def test_waiting_calls_come_in_turn(sqlite_url: str) -> None:
+    """Calls of two processes wait until their time, and one that is cancelled gives it back."""
+
+    @throttled_task(rate_limit=1, time_window=600, when_limited="wait")
+    def call() -> str:
+        return "called"
+
+    async with managers(sqlite_url) as (one, two):
+        assert await one.submit(call, wait=True) == "called"
+        throttled = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        two.subscribe(lambda _: loop.call_soon_threadsafe(throttled.set), kinds=["throttled"])
+        waiting = await two.submit(call)
+        async with asyncio.timeout(PATIENCE):
+            await throttled.wait()
+        found = await two.get_task(waiting)
+        assert found is not None
+        assert found.status is TaskStatus.RUNNING
+        await two.cancel_task(waiting)
+        with pytest.raises(TaskCancelledError):
+            await two.get_result(waiting, timeout=PATIENCE)
+
+
+async def test_a_sync_call_on_a_loop_is_told_what_to_do(sqlite_url: str) -> None:
+    """A sync function cannot ask the store on a loop's thread: the error says what helps."""
+
+    @throttled_task(rate_limit=1)
+    def call() -> None:
+        """Do nothing."""
+
+    async with managers(sqlite_url, 1):
+        with pytest.raises(RuntimeError) as caught:
+            call()
+    assert str(caught.value) == (
+        f"{call.__module__}.{call.__qualname__} is sync, and its calls are counted for all "  # type: ignore[attr-defined]
+        "processes in the store, which cannot be asked on the thread of an event loop: make it "
+        "async, call it in a task or a thread, or use throttled_task(shared=False)"
+    )
