@@ -7,12 +7,13 @@ to this process. The invariants:
 1. The row of a task belongs to one process at most. It gets another owner only in a transaction
    that finds no row of its process among the living ones, or if its process has released it.
 2. The function of a task starts only after a commit, in a transaction that found this process
-   among the living ones, in which the row of the task was PENDING, belonged to this process,
-   and became RUNNING.
-3. Nobody takes over a task whose row is RUNNING, unless it may run twice.
+   among the living ones, in which the row of the task belonged to this process, and changed from
+   PENDING to RUNNING; or had done so before, if the answer to that commit was lost.
+3. Nobody takes over a task whose row is RUNNING, unless it may run twice, or its process has
+   written that it never started.
 
-So it starts once at most. Whether it starts here or is given away is decided once, with the
-ledger's lock held: ``own`` becomes ``begun`` or ``left``.
+So it starts once at most. Whether it starts here or is given away is decided once, by the ledger
+with its lock held: `Ledger.start` makes it RUNNING, or `Ledger.give_away` takes it out.
 
 Relies on: a store that calls back once for each start.
 Lock order: the ledger's lock is held for the few lines of a decision, and nothing else with it.
@@ -95,18 +96,13 @@ class Permits:
             self._runner.runs["loop"](task)
 
     def _may_begin(self, task: LiveTask, permitted: bool) -> bool:
-        """Decide that a task starts here; False if it does not."""
-        restart = task.restart
-        if restart is None or not permitted:
+        """Return whether a task may start here; one that another process has is given away."""
+        if not permitted:
             self.let_go(task, "")
-            return False
-        with self._ledger.lock:
-            begins = restart.state == "own" and task.status is PENDING
-            if begins:
-                restart.state = "begun"
-        if not begins:
+        if not permitted or task.status is not PENDING:
             self._runner.release_clock(task)
-        return begins
+            return False
+        return True
 
     # -- giving away
 
@@ -127,16 +123,16 @@ class Permits:
         if restart is None:
             return False
         with ledger.lock:
-            waits = task.status is PENDING and restart.state == "own"
-            runs = restart.idempotent and restart.state == "begun" and task.status not in FINAL
-            if not waits and not runs:
+            waits = task.status is PENDING
+            if not waits and (task.status in FINAL or not restart.idempotent):
                 return False
             free = _free_copy(task, reason)
             restart.state = "left"
             waiters = ledger.give_away(task)
         self._store.release(free)
         task.home.live.pop(task.task_id, None)
-        task.args = task.kwargs = task.context = None
+        if waits:
+            task.args = task.kwargs = task.context = None
         if task.limit_key is not None:
             self._runner.limits.disarm(task)
         if task.bodies:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final, Literal, Self, TypeAlias
 
-RestartState: TypeAlias = Literal["own", "begun", "left", "free"]
+RestartState: TypeAlias = Literal["own", "left", "free"]
 """Whose a task is; see `Restart.state`."""
 
 WAITS: Final = "its process ended; it waits for a process that knows its function"
@@ -26,10 +26,9 @@ class Restart:
         carried: What tracers carry from its submission to its start; see `protocols.TaskTracer`.
         fresh: Whether it was submitted from outside the app: its options are those of its
             function, which the process that takes it over finds out.
-        state: Whose it is. ``own``: this process's; it waits. ``begun``: this process's, and
-            its function is started. ``left``: another process may run it, so this one neither
-            starts nor stores it any more. ``free``: the copy that a store writes of it then.
-            Changed with the ledger's lock held.
+        state: Whose it is. ``own``: this process's. ``left``: another process may run it, so
+            this one neither starts nor stores it any more. ``free``: the copy that a store writes
+            of it then. Changed with the ledger's lock held.
         started: The monotonic second at which the store was asked for its start; None before.
             From then on its row is that of a RUNNING task.
         written: Belongs to the store, which notes here where it has written the task.
