@@ -123,6 +123,18 @@ def test_what_dead_processes_leave(several: Path) -> None:
     forget_dead_processes()
 
 
+def test_a_process_of_another_user(several: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that may not be sent signals lives, and keeps its gauges."""
+
+    def refuse(pid: int, number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    (several / "gauge_livesum_1.db").touch()
+    forget_dead_processes()
+    assert (several / "gauge_livesum_1.db").exists()
+
+
 def test_two_processes_that_clean_up(several: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that another process removes at the same moment is no error."""
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
