@@ -337,3 +337,9 @@ async def breaks_on_loop() -> None:
 def breaks_in_silence() -> None:
     """Fail in a way that is nothing for the log."""
     raise KeyError("silent")
+
+
+@background_task
+def submits_unique(key: str) -> TaskId[str]:
+    """Submit a task of which there is one at a time."""
+    return get_task_manager().submit_nowait(mark, (key,), unique=True, max_running=1)

@@ -332,6 +332,16 @@ async def test_throttle_inside_a_body(
     assert events.empty()
 
 
+# -- places
+
+
+async def test_unique_from_inside(manager: TaskManager, lists: Any, key: str) -> None:
+    """A task on a worker submits a unique task, which is published before it has ended."""
+    task_id = await manager.get_result(celery_tasks.submits_unique(key), timeout=PATIENCE)
+    assert await manager.get_result(task_id, timeout=PATIENCE) == "done"
+    assert await lists.llen(key) == 1
+
+
 # -- priorities
 
 

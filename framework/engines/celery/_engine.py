@@ -261,7 +261,12 @@ class CeleryEngine(Sharing):
         self._host = self._publisher = self._reports = self._lines = None
 
     def flush(self) -> None:
-        """Block until what was submitted here is published, unless the broker is unavailable."""
+        """Block until what was submitted here is published, unless the broker is unavailable.
+
+        Tasks that wait for a place are not.
+        """
+        if self._lines is not None:
+            self._lines.flush()
         if self._publisher is not None:
             self._publisher.flush()
 

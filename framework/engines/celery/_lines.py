@@ -76,7 +76,7 @@ class RedisLines:
         # The lines in which tasks may be, until they leave.
         self._lines: dict[str, set[str]] = {}
         self._asked: dict[tuple[str, str], _Asked] = {}
-        self._closed = self._missed = False
+        self._closed = self._missed = self._busy = self._away = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._looked = 0
@@ -119,6 +119,12 @@ class RedisLines:
             self._missed = True
             self._condition.notify_all()
 
+    def flush(self) -> None:
+        """Block until all calls so far were made, unless Redis is unavailable."""
+        with self._condition:
+            while (self._calls or self._busy) and not self._away and not self._closed:
+                self._condition.wait()
+
     def close(self, patience: float) -> None:
         """Make the calls so far for at most *patience* seconds, and stop."""
         with self._condition:
@@ -146,6 +152,7 @@ class RedisLines:
             with self._condition:
                 wait = self._wait(next_beat - self._clock.monotonic())
                 call = self._calls.popleft() if self._calls else None
+                self._busy = call is not None
                 if call is None and self._closed:
                     break
             if wait <= 0 or self._missed:
@@ -153,6 +160,7 @@ class RedisLines:
                 self._show_life()
             if call is not None:
                 self._insist(call)
+                self._set(away=False)
         self._insist(lambda: self._state.client.delete(self._alive), tries=1)
 
     def _wait(self, left: float) -> float:
@@ -174,12 +182,19 @@ class RedisLines:
             except Exception as error:  # whatever the client raises, Redis is unavailable
                 if not number:
                     _LOGGER.warning("places cannot be shared now: %s", safe_str(error, 200))
+                    self._set(away=True)
             else:
                 return
             number += 1
             if number == tries:
                 return
             self._stop.wait(_PAUSES[min(number, len(_PAUSES)) - 1])
+
+    def _set(self, *, away: bool) -> None:
+        """Note whether Redis is unavailable, at the end of a call or of a try."""
+        with self._condition:
+            self._away, self._busy = away, away
+            self._condition.notify_all()
 
     def _ask(self, asked: _Asked) -> None:
         request = asked.request
