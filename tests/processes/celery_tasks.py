@@ -310,6 +310,21 @@ def _unless_in(pid: int) -> Exception:
     return Evil()
 
 
+class Mute(Exception):  # noqa: N818 -- as above
+    """Cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise ValueError("it cannot be shown")
+
+    __str__ = __repr__
+
+
+def _circle() -> Exception:
+    first, second = ValueError("first"), ValueError("broken")
+    first.__cause__, second.__cause__ = second, first
+    return second
+
+
 @background_task
 def breaks(what: str) -> None:
     """Fail in one of several ways."""
@@ -323,6 +338,9 @@ def breaks(what: str) -> None:
         "exit": SystemExit(3),
         "lost": WorkerLostError("broken"),
         "long": ValueError("x" * 200_000),
+        "mute": Mute(),
+        "circle": _circle(),
+        "group": ExceptionGroup("broken", [ValueError("first"), Evil("second")]),
     }
     raise errors[what]
 
@@ -343,3 +361,21 @@ def breaks_in_silence() -> None:
 def submits_unique(key: str) -> TaskId[str]:
     """Submit a task of which there is one at a time."""
     return get_task_manager().submit_nowait(mark, (key,), unique=True, max_running=1)
+
+
+@background_task(max_running=1, key=lambda key: key)
+def alone(key: str) -> None:
+    """Tell of the beginning and of the end."""
+    tell(key, "begin")
+    tell(key, "end")
+
+
+@background_task(max_running=1, key=lambda key: key)
+def dies_alone(key: str) -> None:
+    """Tell of the beginning, end the process the first time, and tell of the end."""
+    tell(key, "begin")
+    task = current_task()
+    assert task is not None
+    if task.attempts == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    tell(key, "end")

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from framework import get_task_manager, setup_async_framework
 from framework._tasks.places import GRANTED, PlaceAnswer, PlaceRequest
-from framework.engines.celery import _lines
+from framework.engines.celery import CeleryEngine, _lines
 from framework.engines.celery._lines import RedisLines
 from framework.engines.celery._messages import Message
 from framework.engines.celery._reports import Reports
 from framework.engines.celery._state import State
 from tests.patience import PATIENCE
+from tests.processes import celery_tasks
+from tests.processes.celery_app import make
+from tests.processes.servers import RedisServer
+from tests.processes.workers import client_of
 
 HOLDER = "m|1|7"
 
@@ -266,3 +273,38 @@ def test_cancelled_by_another_process(state: State, process: Any) -> None:
     one.lines.leave("a")
     assert three.told("c") == GRANTED
     assert two.knows_nothing("b")
+
+
+# -- with a worker
+
+
+async def test_two_apps(celery_redis: RedisServer, celery_worker: object) -> None:
+    """Of the tasks of two apps, no two run at a time if one may, although a worker could."""
+    key = uuid4().hex
+    async with AsyncExitStack() as stack:
+        lists = await stack.enter_async_context(client_of(celery_redis.url))
+        managers = []
+        for _ in range(2):
+            engine = make(celery_redis.url)
+            await stack.enter_async_context(setup_async_framework(None, engine=engine))
+            managers.append(get_task_manager())
+        ids = [
+            (manager, await manager.submit(celery_tasks.alone, (key,)))
+            for _ in range(6)
+            for manager in managers
+        ]
+        for manager, task_id in ids:
+            await manager.get_result(task_id, timeout=PATIENCE)
+        assert await lists.lrange(key, 0, -1) == ["begin", "end"] * 12
+
+
+async def test_place_of_a_killed_process(fragile_engine: CeleryEngine) -> None:
+    """A task whose process was killed has its place until it has run again."""
+    key = uuid4().hex
+    url = fragile_engine.app.conf.broker_url
+    async with client_of(url) as lists, setup_async_framework(None, engine=fragile_engine):
+        manager = get_task_manager()
+        ids = [await manager.submit(celery_tasks.dies_alone, (key,)) for _ in range(2)]
+        for task_id in ids:
+            await manager.get_result(task_id, timeout=PATIENCE)
+        assert await lists.lrange(key, 0, -1) == ["begin", "begin", "end"] * 2

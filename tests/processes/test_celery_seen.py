@@ -125,7 +125,8 @@ SHOWN = {
 
 
 @pytest.mark.parametrize(
-    "what", ["value", "memory", "evil", "ignore", "reject", "retry", "exit", "lost", "long"]
+    "what",
+    [*SHOWN, "ignore", "reject", "retry", "exit", "long", "mute", "circle", "group"],
 )
 async def test_failure(
     manager: TaskManager, watched_worker: CeleryWorker, shown: Any, what: str
