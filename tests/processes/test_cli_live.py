@@ -234,7 +234,7 @@ def test_an_observer_is_no_process_of_the_app(shop: Shop) -> None:
 
 def test_a_list_on_a_terminal(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal a list is a table in colours, with short ids, as wide as the terminal."""
-    task_id = shop.started("/hangs")
+    earlier, task_id = shop.started("/hangs"), shop.started("/hangs")
     command = "list", "--name", "hangs", "--limit", "1"
     said = shop.on_terminal(*command)
     assert said.status == 0
@@ -247,7 +247,7 @@ def test_a_list_on_a_terminal(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> No
     assert shop.on_terminal(*command, "--json").task["task_id"] == task_id
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[36m" not in shop.on_terminal(*command).out
-    shop.run("cancel", task_id)
+    shop.run("cancel", earlier, task_id)
 
 
 def test_a_list_without_rich(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +256,8 @@ def test_a_list_without_rich(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Non
     shop.run("wait", task_id)
     monkeypatch.setattr(_screen, "find_spec", {}.get)
     monkeypatch.setenv("COLUMNS", "30")
-    head, row, _ = shop.on_terminal("list", "--name", "adds", "--limit", "1").out.splitlines()
+    shown = shop.on_terminal("list", "--name", "adds", "--limit", "1").out
+    head, row, *_ = shown.splitlines()
 
     assert (head, row) == ("ID            NAME  STATUS   …", f"{task_id[:12]}  adds  completed…")
 

@@ -134,15 +134,15 @@ def test_what_cannot_be_run_again(
         observer.run_again(str(task.task_id), START)
 
 
-@background_task(name="outside", timeout=7.0, priority="high")
-def outside(number: int) -> list[float | str | None]:
+@background_task(name="outside", timeout=7.0)
+def outside(number: int) -> list[float | None]:
     """Return its options; or fail, after its call was written."""
     if number < 0:
         written.wait(PATIENCE)
         raise ValueError(number)
     record = current_record.get()
     assert record is not None
-    return [number, record.limit, record.spec.priority]
+    return [number, record.limit]
 
 
 written = threading.Event()
@@ -167,7 +167,7 @@ async def test_options_of_what_is_run_again(sql_url: str) -> None:
                 connection.execute(sa.update(TASKS).values(call='[[8], {}, {"timeout": 9.0}]'))
             manager.subscribe(lambda event: events.append((event.kind, event.task_id)))
             again = observer.run_again(failed, manager.clock.time())
-        assert await manager.get_result(again, timeout=PATIENCE) == [8, 9.0, "high"]
+        assert await manager.get_result(again, timeout=PATIENCE) == [8, 9.0]
         task = await manager.get_task(again)
         assert task is not None
         assert (task.run_again_of, task.description, task.reason) == (failed, "Once", "")
