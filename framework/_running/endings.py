@@ -75,7 +75,8 @@ class Endings:
             self._give_back(task)
             self.ledger.count_late(task)
             return False
-        self._after_end(task, waiters)
+        # None too, since a call with a default costs every task more.
+        self._after_end(task, waiters, None)
         return True
 
     def body_failed(self, task: LiveTask, error: BaseException) -> None:
@@ -206,7 +207,7 @@ class Endings:
             self.leave_lines(task)
 
     def _after_end(
-        self, task: LiveTask, waiters: dict[Waiter, None], report: Report | None = None
+        self, task: LiveTask, waiters: dict[Waiter, None], report: Report | None
     ) -> None:
         """Publish the events of a task that has just ended, and wake its waiters.
 

@@ -41,6 +41,8 @@ _WHOLE: Final = 10
 
 _MINUTE: Final = 60.0
 _KINDS: Final = 1_000
+_FAILED: Final = "task %s (%s) failed%s%s%s%s%s"
+_TIMED_OUT: Final = "task %s (%s) timed out%s%s%s%s%s"
 _LEFT_OUT: Final = "; without its traceback, as ten of this kind were logged in this minute"
 
 _WIDTH: Final = 150
@@ -175,10 +177,9 @@ def log_failure(record: TaskRecord, told: str = "", *, whole: bool = True) -> No
     token = current_record.set(record if isinstance(record, LiveTask) else None)
     try:
         _LOGGER.error(
-            "task %s (%s) %s%s%s%s%s%s",
+            _TIMED_OUT if record.status is TaskStatus.TIMEOUT else _FAILED,
             record.task_id,
             record.name,
-            "timed out" if record.status is TaskStatus.TIMEOUT else "failed",
             f" after {record.attempts} attempts" if record.attempts > 1 else "",
             _said(error),
             told,
@@ -197,7 +198,8 @@ def _said(error: BaseException) -> str:
     """Return what a line says of an error; a time limit has no more to say than the limit."""
     if isinstance(error, TaskTimeoutError):
         return f" at its limit of {error.limit:g} s"
-    return f": {type(error).__name__}: {safe_str(error)}"
+    text = safe_str(error)
+    return f": {type(error).__name__}: {text}" if text else f": {type(error).__name__}"
 
 
 def users_frames(raised: TracebackType | None) -> TracebackType | None:

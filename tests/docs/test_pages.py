@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,32 @@ def test_every_error_is_on_the_page_of_errors() -> None:
     rows = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
 
     assert set(exceptions.__all__) - rows == {"FrameworkError"}
+
+
+def test_every_warning_is_on_the_page_of_errors() -> None:
+    """Each line that the framework logs at WARNING or above begins as a message of the page."""
+    page = (DOCS / "errors.md").read_text("utf-8").partition("## Log messages")[2]
+    rows = re.findall(r"^\| (`.*?`) \|", page, re.MULTILINE)
+    cells = [cell for row in rows for cell in re.findall(r"`([^`]+)`", row)]
+    beginnings = [re.escape(cell).replace(r"\.\.\.", ".*") for cell in cells]
+    missing = [
+        line for line in logged_lines() if not any(re.match(one, line) for one in beginnings)
+    ]
+
+    assert missing == []
+
+
+def logged_lines() -> Iterator[str]:
+    """Yield the template of each such line, if it is one text in the code."""
+    for path in sorted((ROOT / "framework").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            if ast.unparse(node.func.value) == "_LOGGER" and node.func.attr in LEVELS:
+                template = node.args[node.func.attr == "log"]
+                # A line that begins with a value has no text to look for.
+                if isinstance(template, ast.Constant) and template.value != "%s":
+                    yield str(template.value)
+
+
+LEVELS = ("warning", "error", "exception", "log")
