@@ -224,13 +224,15 @@ class Endings:
         # Read without the lock: it does not matter which of several threads trims.
         if ledger.kept > retention.max_finished:
             retention.trim()
-        rest = task.rest
-        if rest is not None:
+        if task.rest is None:
+            if waiters:
+                wake_all(waiters)
+        else:
             self._give_back(task)
-        if waiters:
-            wake_all(waiters)
-        if rest is not None and (report is not None or task.hooks is not None):
-            run_hooks(task, ledger.snapshot, report)
+            if waiters:
+                wake_all(waiters)
+            if report is not None or task.hooks is not None:
+                run_hooks(task, ledger.snapshot, report)
         home = task.home
         on_idle = home.on_idle
         # Without a lock: two threads may see the home empty, and both call it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Collection
 from typing import Any, TypeVar
@@ -162,10 +163,12 @@ def function(name: str, value: object, *, of: str) -> object:
         of: What it will be called with, for the message.
 
     Raises:
-        TypeError: If it is neither.
+        TypeError: If it is neither, or is async: it is called and not awaited.
     """
     if value is not None and not callable(value):
         raise TypeError(f"{name} must be a function of {of} or None, not {show(value)}")
+    if inspect.iscoroutinefunction(value):
+        raise TypeError(f"{name} must be a plain function of {of}, not the async {show(value)}")
     return value
 
 

@@ -74,7 +74,7 @@ def _on_error(name: str, value: object) -> object:
 
 def _unique(name: str, value: object) -> object:
     if callable(value):
-        return value
+        return checks.function(name, value, of="the call's arguments")
     if not isinstance(value, bool):
         raise TypeError(
             f"{name} must be True, False or a function of the call's arguments, not "

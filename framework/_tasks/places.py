@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from types import MethodType
@@ -64,6 +64,7 @@ GRANTED: Final = PlaceAnswer(True)
 
 _MAX_TEXT: Final = 1_000_000
 _SHOWN: Final = 60
+_DEPTH: Final = 8
 _ADDRESS: Final = re.compile(r" at 0x[0-9A-Fa-f]+>")
 
 
@@ -153,6 +154,8 @@ def _call_text(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     # The class of a class method; other types are refused below, as everywhere.
     args = tuple(name_of(one) if isinstance(one, type) else one for one in args)
     try:
+        if any(_has_set(value, _DEPTH) for value in (*args, *kwargs.values())):
+            raise TypeError("a set has no order that all processes share")
         text = encode_call(inner, args, kwargs)
     except (TypeError, ValueError) as error:
         raise TypeError(
@@ -160,6 +163,22 @@ def _call_text(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
             "or give a function of the arguments, as in unique=lambda order, **_: order.id"
         ) from None
     return json.dumps(json.loads(text), sort_keys=True)
+
+
+def _has_set(value: object, depth: int) -> bool:
+    """Return whether there is a set in a value, up to some levels deep."""
+    if isinstance(value, (set, frozenset)):
+        return len(value) > 1
+    if not depth:
+        return False
+    inner: Iterable[object] = ()
+    if isinstance(value, (list, tuple)):
+        inner = value
+    elif isinstance(value, dict):
+        inner = value.values()
+    elif isinstance(getattr(value, "__dict__", None), dict):  # a model or a dataclass
+        inner = vars(value).values()
+    return any(_has_set(one, depth - 1) for one in inner)
 
 
 @dataclass(frozen=True, slots=True)

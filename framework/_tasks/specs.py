@@ -105,6 +105,11 @@ class TaskSpec:
                 f"{name}: 'key' has no effect without 'max_running', the number of tasks that may "
                 "run for each key; for one task of each key that may exist, use unique=<function>"
             )
+        if options["on_duplicate"] != "return" and not options["unique"]:
+            raise TypeError(
+                f"{name}: 'on_duplicate' has no effect without 'unique': add unique=True, or a "
+                "function that makes a key of the arguments"
+            )
         self.claims: bool = bool(options["unique"]) or limited
         self.special: bool = bool(
             self.delay

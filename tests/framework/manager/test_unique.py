@@ -244,6 +244,17 @@ async def test_an_argument_without_json_is_refused(task_manager: TaskManager) ->
     await cancel_all()
 
 
+@pytest.mark.parametrize("value", [{"a", "b"}, [{"a": frozenset({1, 2})}]])
+async def test_a_set_is_refused(task_manager: TaskManager, value: object) -> None:
+    """Processes give the elements of a set in different orders, so a set is no key."""
+
+    def work(value: object) -> None:
+        """Do nothing."""
+
+    with pytest.raises(TypeError, match="a set has no order that all processes share"):
+        await task_manager.submit(work, (value,), unique=True)
+
+
 async def test_a_key_without_a_text_is_refused(task_manager: TaskManager) -> None:
     """A key function must not return an object that has only its address."""
     work = background_task(unique=lambda _: object())(twice)
@@ -256,6 +267,11 @@ async def test_a_key_without_a_text_is_refused(task_manager: TaskManager) -> Non
         work(1)
 
 
+NO_DUPLICATES = (
+    "'on_duplicate' has no effect without 'unique': add unique=True, or a function that makes a "
+    "key of the arguments"
+)
+PLAIN = "unique must be a plain function of the call's arguments"
 USELESS = (
     "'key' has no effect without 'max_running', the number of tasks that may run for each key; "
     "for one task of each key that may exist, use unique=<function>"
@@ -272,6 +288,14 @@ USELESS = (
         (
             {"on_duplicate": "skip"},
             "on_duplicate must be 'return' or 'raise' or 'replace', not 'skip'",
+        ),
+        (
+            {"on_duplicate": "raise"},
+            f"{__name__}.twice: {NO_DUPLICATES}",
+        ),
+        (
+            {"unique": cancel_all},
+            f"{PLAIN}, not the async {cancel_all!r}",
         ),
         ({"max_running": 0}, "max_running must be a whole number of at least 1, not 0"),
         (
