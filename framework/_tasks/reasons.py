@@ -332,8 +332,10 @@ def moment(at: float, now: float | None = None) -> str:
 
 def span(seconds: float) -> str:
     """Return a number of seconds, 0 or more, as a person would say it: "12.4 s", "5 min 3 s"."""
+    if seconds < _SHORT:
+        return f"{max(round(seconds * 1_000), 1)} ms"
     if round(seconds, 1) < _MINUTE:
-        return f"{max(round(seconds, 1), 0.1):g} s"
+        return f"{round(seconds, 1):g} s"
     if seconds > _LONG:
         return "years"
     whole = round(seconds)
@@ -344,6 +346,7 @@ def span(seconds: float) -> str:
     return f"{whole // _DAY} d"
 
 
+_SHORT: Final = 0.0995
 _MINUTE: Final = 60
 _HOUR: Final = 3_600
 _DAY: Final = 86_400

@@ -268,8 +268,10 @@ def test_what_came_of_a_cancellation(given: TaskRecord, outcome: str | None) -> 
 
 
 SPANS = {
-    0.0: "0.1 s",
-    0.04: "0.1 s",
+    0.0: "1 ms",
+    0.0404: "40 ms",
+    0.0994: "99 ms",
+    0.0996: "0.1 s",
     12.36: "12.4 s",
     59.94: "59.9 s",
     60.0: "1 min",

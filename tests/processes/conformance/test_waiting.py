@@ -13,7 +13,7 @@ from tests.processes.conformance import tasks
 from tests.processes.conformance.backends import NAMES, Backend, Heard
 from tests.words import timeless
 
-SPAN = r"\d+(\.\d)? s"
+SPAN = r"\d+(\.\d)? m?s"
 
 # The engine of the documentation does not pass on why its child waits.
 TELLS_OF_PAUSES = pytest.mark.parametrize(
