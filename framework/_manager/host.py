@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from framework._manager.again import call_text
 from framework._manager.core import Core
-from framework._manager.taking_over import take_over
+from framework._manager.taking_over import release, take_over
 from framework._tasks import registry
 from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, LiveTask, Move, new_task
@@ -101,7 +101,12 @@ class RemoteHost:
     def take_over(self, records: Sequence[TaskRecord]) -> None:
         """Run tasks of ended processes here; see `protocols.StoreHost`."""
         for record in records:
-            take_over(self._core, record)
+            try:
+                take_over(self._core, record)
+            except Exception:  # the others must not be lost with it
+                _LOGGER.exception("task %s could not be taken over", record.task_id)
+                if self._ledger.find_live(str(record.task_id)) is None:
+                    release(self._core, record)
 
     def evicted(self, records: Sequence[TaskRecord]) -> None:
         """Tell of tasks that were counted as removed before."""

@@ -42,12 +42,10 @@ def take_over(core: Core, record: TaskRecord) -> bool:
         Whether this process runs it. If not, the store has it back.
     """
     restart: Restart | None = record.restart
-    store: object = core.ledger.shared
     assert restart is not None
-    assert isinstance(store, RequeueStore)
     spec = _spec_of(core, record, restart)
     if spec is None:
-        _release(store, record, restart)
+        release(core, record)
         return False
     is_new = restart.fresh
     if is_new:
@@ -58,7 +56,7 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     try:
         core.ledger.add(task, bounded=False, emit_submitted=is_new)
     except (FrameworkError, ValueError):  # it is stopping, or the store takes no more
-        _release(store, record, restart)
+        release(core, record)
         return False
     if not is_new:
         core.ledger.requeued(task)
@@ -77,8 +75,12 @@ def take_over(core: Core, record: TaskRecord) -> bool:
     return True
 
 
-def _release(store: RequeueStore, record: TaskRecord, restart: Restart) -> None:
-    """Give a task back, for another process or a later time."""
+def release(core: Core, record: TaskRecord) -> None:
+    """Give a task back that cannot be taken over, for another process or a later time."""
+    restart: Restart | None = record.restart
+    store: object = core.ledger.shared
+    assert restart is not None
+    assert isinstance(store, RequeueStore)
     record.restart = restart.free_copy()
     store.release(record)
 

@@ -25,6 +25,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
+from framework._manager import host, taking_over
 from framework._tasks.restart import WAITS
 from framework.protocols import TaskEvent
 from framework.stores.sql import SQLStore
@@ -380,3 +381,25 @@ async def test_in_virtual_time(asyncframe: Probe) -> None:
     """In a test, a task that others may run waits for its delay in virtual time, as any other."""
     task = await asyncframe.completed(add.options(delay=3_600)(1))
     assert (task.result, task.queue_time, task.attempts) == (2, 3_600.0, 1)
+
+
+async def test_task_that_cannot_be_taken_over(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error while a task is taken over is logged, and the task is taken over a second later."""
+    async with framework(sqlite_url) as manager:
+        first, second = [await manager.submit(add, (one,), delay=0.1) for one in (1, 2)]
+    plain, failed = taking_over.take_over, list[str]()
+
+    def fail_once(core: Any, record: Any) -> bool:
+        if not failed:
+            failed.append(record.task_id)
+            raise LookupError("told to fail")
+        return plain(core, record)
+
+    monkeypatch.setattr(host, "take_over", fail_once)
+    async with framework(sqlite_url) as manager:
+        assert await manager.get_result(second, timeout=PATIENCE) == 3
+        assert await manager.get_result(first, timeout=PATIENCE) == 2
+    assert failed == [first]
+    assert f"task {first} could not be taken over" in caplog.messages

@@ -389,3 +389,21 @@ def test_task_without_its_arguments(sql_url: str) -> None:
 
         assert other.host.taken_over == []
         assert other.row(task).status == "interrupted"
+
+
+def test_task_is_found_while_it_is_taken_over(
+    sql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks for a task finds it, also when it belongs to this process and is not run yet."""
+    found: list[dict[str, Any]] = []
+    with peers(sql_url) as (slow, other):
+        task = accept(slow)
+        other.host.rooms = 10
+
+        def take_over(_: Sequence[TaskRecord]) -> None:
+            found.append(other.writer_reads([task.task_id]))
+
+        monkeypatch.setattr(other.host, "take_over", take_over)
+        give_up(other)
+
+        assert found == [{task.task_id: PENDING}]

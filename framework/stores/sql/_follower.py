@@ -82,6 +82,8 @@ class Follower:
         self._clock = clock
         self.version = 0
         self.removed = 0.0
+        # The tasks that this process has taken over and does not know yet.
+        self._arriving: Collection[str] = ()
         # Nothing fails without it while there is a global lock: threads are not switched between
         # a comparison of numbers and the assignment.
         self._lock = threading.Lock()
@@ -179,6 +181,8 @@ class Follower:
             _places.inherit(connection, version)
             remote = self._read_claimed(connection, claimed.remote)
             waiting = self._read_claimed(connection, claimed.waiting)
+            # Before the commit, from which on the rows are this process's.
+            self._arriving = claimed.waiting
         for record in (*remote, *waiting):
             self._mirror.forget(record.task_id)
         if remote:
@@ -189,6 +193,7 @@ class Follower:
         if waiting:
             _LOGGER.info("taking over %d tasks of processes that have ended", len(waiting))
             self._host.take_over(waiting)
+        self._arriving = ()
         return claimed.more
 
     def _read_claimed(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:
@@ -208,7 +213,7 @@ class Follower:
             task_id, is_own = row[0], row[-1] in own
             if row[7] is not None and (is_own or row[-2] <= self.version):
                 counted.append(row[:-2])
-            elif row[7] is not None or not is_own or self._backlog.has(task_id):
+            elif row[7] is not None or not is_own or self._is_live(task_id):
                 rows.append(row[:-2])
             elif (known := self._mirror.get(task_id)) is not None:
                 ended.append(known)
@@ -223,6 +228,9 @@ class Follower:
         for at in range(0, len(wanted), CHUNK):
             rows += self._statements.of_ids(connection, wanted[at : at + CHUNK])
         return rows
+
+    def _is_live(self, task_id: str) -> bool:
+        return task_id in self._arriving or self._backlog.has(task_id)
 
     def _is_kept(self, row: Row) -> bool:
         """Whether no clean-up has removed the task of a row."""
