@@ -11,6 +11,7 @@ Lock order: `_lock` guards the attached managers, and is taken before the locks 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from framework._manager.manager import TaskManager
 
 __all__ = ["OpenTelemetrySink"]
+
+_LOGGER = logging.getLogger("asyncframe")
 
 
 class OpenTelemetrySink:
@@ -225,7 +228,10 @@ class Tracing:
         if not self._exceptions:
             span.set_status(Status(StatusCode.ERROR))
             return
-        span.record_exception(error)
+        try:
+            span.record_exception(error)
+        except Exception:  # the text of a user's exception is the user's code
+            _LOGGER.debug("an exception cannot be recorded in a span", exc_info=True)
         span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {safe_str(error)}"))
 
     def _add_wait(

@@ -270,6 +270,25 @@ async def test_a_failure_is_recorded(manager: TaskManager, spans: Spans) -> None
     assert 'raise LookupError("no such user")' in str(told["exception.stacktrace"])
 
 
+async def test_an_exception_without_text(manager: TaskManager, spans: Spans) -> None:
+    """A span ends with its status, although the text of the exception cannot be had."""
+
+    class SilentError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    @background_task(name="fails")
+    def fails() -> None:
+        raise SilentError
+
+    with pytest.raises(SilentError):
+        await manager.get_result(fails())
+
+    process = spans["process fails"]
+    assert process.status.status_code is StatusCode.ERROR
+    assert str(attributes(process)["error.type"]).endswith("SilentError")
+
+
 async def test_no_text_of_exceptions(manager: TaskManager) -> None:
     """Without exceptions, spans have the type of an error and nothing of its text."""
     spans = Spans()
