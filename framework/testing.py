@@ -114,7 +114,7 @@ def call_of(record: TaskRecord) -> Call:
     """Return the function and arguments of a task that has not ended.
 
     Raises:
-        LookupError: If the task has ended, because its arguments are not kept.
+        LookupError: If the task has ended and its arguments are not kept.
     """
     task = live(record)
     if task.args is None:

@@ -105,12 +105,12 @@ class EngineTask(Protocol):
 
     @property
     def args(self) -> tuple[Any, ...] | None:
-        """The positional arguments; None once the task has ended."""
+        """The positional arguments; None once the task has ended, unless they are kept."""
         ...
 
     @property
     def kwargs(self) -> dict[str, Any] | None:
-        """The keyword arguments; None if there are none, or the task has ended."""
+        """The keyword arguments; None if there are none, or `args` is None."""
         ...
 
     @property

@@ -165,8 +165,9 @@ class LiveTask(TaskRecord):
 
     Attributes:
         spec: The function and its options.
-        args: The call's positional arguments; None once it has ended.
-        kwargs: The call's keyword arguments; None if there are none, or it has ended.
+        args: The call's positional arguments; None once it is COMPLETED, and after any other end
+            once `calls` does not keep them.
+        kwargs: The call's keyword arguments; None if there are none, or `args` is None.
         context: The context that the function runs in; None once it has ended.
         home: The home of the app that it belongs to.
         limit: Seconds that it may run, counted from its start; None for no limit.

@@ -128,6 +128,8 @@ class Outpost:
         )
         self._loop = asyncio.new_event_loop()
         self._core = self._framework.core
+        # Redis keeps the arguments of what fails here, for whoever runs it again.
+        self._core.ledger.calls.most = 0
         policies = self._core.policies
         assert isinstance(policies, WorkerPolicies)
         policies.windows = engine.state
