@@ -115,7 +115,7 @@ class Core:
         if self.remote is not None:
             self.endings.retention.forget = self._forget_elsewhere
         self.policies = self._policies(policies_type, Pauses(self.ledger, self.endings.limits))
-        self.places = Places(self.runner, self.elsewhere, self._shared_places())
+        self.places = Places(self.runner, self.elsewhere, self._shared_places(), pool._crew.waits)
         self.delays = self.places.delays = Delays(self.runner, self.places.start)
         self.intake = Intake(
             self.ledger,

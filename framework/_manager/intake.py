@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import copy_context
 from functools import partial
 from types import FrameType
@@ -148,11 +149,15 @@ class Intake:
         """
         task = self._new_special(spec, args, kwargs, frame, run_again_of)
         if spec.claims:
-            existing = self._claim(task)
+            with self._reserved(spec.task_id):
+                existing = self._claim(task)
             if existing is not None:
                 return existing
+        elif spec.task_id is None:
+            self._add(task)
         else:
-            self._add_special(task)
+            with self._reserved(spec.task_id):
+                self._add(task)
         if launch:
             if self.durable and asyncio._get_running_loop() is None:
                 self.secure(task)
@@ -196,31 +201,32 @@ class Intake:
             Exception: What `submit_special` raises.
         """
         task = self._new_special(spec, args, kwargs, frame, run_again_of)
-        stay, add = self.places.prepare(task), partial(self._add_special, task)
-        if stay.unique is None:
-            add()
-        elif (existing := await self.places.admit_patiently(task, add)) is not None:
-            return existing
+        stay, add = self.places.prepare(task), partial(self._add, task)
+        with self._reserved(spec.task_id):
+            if stay.unique is None:
+                add()
+            elif (existing := await self.places.admit_patiently(task, add)) is not None:
+                return existing
         if self.durable:
             await self.secured(task)
         self.launch(task)
         return task
 
-    def _add_special(self, task: LiveTask, bounded: bool = True) -> None:
-        """Add a task which may have a chosen id."""
-        task_id = task.spec.task_id
+    @contextmanager
+    def _reserved(self, task_id: str | None) -> Iterator[None]:
+        """Reserve a chosen id until its task is added; None for an id that nobody has."""
         if task_id is None:
-            self._add(task, bounded)
+            yield
             return
         self.ledger.reserve(task_id)
         try:
-            self._add(task, bounded)
+            yield
         finally:
             self.ledger.release(task_id)
 
     def _claim(self, task: LiveTask) -> LiveTask | Existing | None:
         """Add a task that is unique or limited; return the one to use instead, if any."""
-        stay, add = self.places.prepare(task), partial(self._add_special, task)
+        stay, add = self.places.prepare(task), partial(self._add, task)
         if stay.unique is None:
             add()
             return None

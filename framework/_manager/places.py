@@ -28,8 +28,9 @@ from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, LiveTask, Waiter
 from framework._tasks.places import Existing, PlaceAnswer, PlaceRequest, Stay, stay_of
 from framework._tasks.records import FINAL
+from framework._threads.wait_graph import WaitGraph
 from framework._threads.waiters import LoopWaiter, ThreadWaiter
-from framework.exceptions import DuplicateTaskError, StoreUnavailableError
+from framework.exceptions import DeadlockError, DuplicateTaskError, StoreUnavailableError
 from framework.protocols import SharedPlaces
 
 _PATIENCE: Final = 5.0
@@ -46,6 +47,7 @@ class Places:
         runner: Launches a task that has its places.
         elsewhere: Cancels tasks of other processes; None if there can be none.
         shared: The places of all processes; None for those of this one.
+        waits: Knows which task waits for which.
 
     Attributes:
         shared: As above.
@@ -57,9 +59,14 @@ class Places:
     cancel_pending: Callable[[LiveTask, str], bool]
 
     def __init__(
-        self, runner: Runner, elsewhere: Elsewhere | None, shared: SharedPlaces | None
+        self,
+        runner: Runner,
+        elsewhere: Elsewhere | None,
+        shared: SharedPlaces | None,
+        waits: WaitGraph,
     ) -> None:
         self.shared = shared
+        self._waits = waits
         self._lines: SharedPlaces = Lines(self._is_over) if shared is None else shared
         self._runner = runner
         self._ledger = runner.ledger
@@ -307,6 +314,7 @@ class Places:
         if launches and task.status not in FINAL:
             task.reason = ""
             task.queued = self._clock.monotonic()
+            self._waits.leave(task)
             self._runner.launch(task)
 
     def keeps(self, task: LiveTask) -> bool:
@@ -327,6 +335,8 @@ class Places:
             if stay.settled and task.reason == _ASKING:
                 task.reason = ""
             elif not stay.settled and stay.unique is not None and stay.unique.waits:
+                # Nobody can wait for a new task yet, so this closes no circle.
+                self._wait_for(task, stay.unique, answer)
                 task.reason = f"waits for task {answer.others[-1]} to end, which it replaces"
             waiter = stay.waiter
         if waiter is not None:
@@ -348,14 +358,31 @@ class Places:
                 f"{_WAITS}: {min(len(answer.others), request.limit)} running, "
                 f"max_running={request.limit}{stay.shown and f' for key {stay.shown}'}"
             )
+            deadlock = self._wait_for(task, request, answer)
+        if deadlock is not None:
+            self._runner.refuse(task, deadlock)
         self._ledger.share(task)
+
+    def _wait_for(
+        self, task: LiveTask, request: PlaceRequest, answer: PlaceAnswer
+    ) -> DeadlockError | None:
+        """Record that a task waits for the only one with a place; return why it never gets it."""
+        holder = self._tasks.get(answer.others[0])
+        # Of several places, another one may be given back.
+        if request.limit == 1 and holder is not None:
+            try:
+                self._waits.enter(task, holder)
+            except DeadlockError as error:
+                return error
+        return None
 
     # -- ending
 
     def leave(self, task: LiveTask) -> None:
         """Give back the places of a task that has ended, and whose function does not run."""
-        self._forget(task)
+        # In this order: whoever finds it in a line finds the task as well.
         self._lines.leave(task.task_id)
+        self._forget(task)
 
     def _forget(self, task: LiveTask) -> None:
         stay, task.stay = task.stay, None
@@ -364,6 +391,7 @@ class Places:
             if self._latest.get(key) is task:
                 self._latest.pop(key, None)
         self._tasks.pop(task.task_id, None)
+        self._waits.leave(task)
 
     # -- tasks that change their process
 

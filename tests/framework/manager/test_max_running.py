@@ -17,6 +17,7 @@ from framework import (
     retry_task,
     setup_async_framework,
 )
+from framework.exceptions import DeadlockError
 from pytest_asyncframe.probe import Probe
 
 pytestmark = pytest.mark.usefixtures("asyncframe")
@@ -192,6 +193,42 @@ async def test_awaited_tasks_are_limited(task_manager: TaskManager) -> None:
 
     await asyncio.gather(*(load() for _ in range(7)))
     assert most == 2
+
+
+async def test_a_task_that_waits_for_its_own_place_is_told(task_manager: TaskManager) -> None:
+    """A task that waits for one of its key, whose only place it has, would wait for ever."""
+
+    @background_task(max_running=1)
+    async def on_loop(number: int) -> int:
+        if number == 0:
+            return 0
+        return 1 + await task_manager.submit(on_loop, (number - 1,), wait=True)
+
+    @background_task(max_running=1)
+    def on_thread(number: int) -> int:
+        return 0 if number == 0 else 1 + task_manager.wait_result(on_thread(number - 1))
+
+    for task in (on_loop, on_thread):
+        with pytest.raises(DeadlockError):
+            await task_manager.get_result(task(1))
+        for task_id in task_manager.get_active_tasks():
+            await task_manager.get_result(task_id)
+
+
+async def test_a_place_goes_on_after_a_deadlock_is_seen(
+    task_manager: TaskManager, asyncframe: Probe
+) -> None:
+    """A delayed task that its waiter keeps from its place fails, and the waiter hears of it."""
+
+    @background_task(max_running=1)
+    async def work(number: int) -> int:
+        if number == 0:
+            return 0
+        inner: int = await task_manager.submit(work, (0,), delay=5, wait=True)
+        return inner
+
+    with pytest.raises(DeadlockError):
+        await task_manager.get_result(work(1))
 
 
 async def test_waiting_tasks_count_as_queued(asyncframe: Probe) -> None:

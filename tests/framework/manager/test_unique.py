@@ -20,6 +20,7 @@ from framework import (
     get_task_manager,
 )
 from framework._running.lines import Lines
+from framework.exceptions import DeadlockError
 from pytest_asyncframe.probe import Probe
 
 pytestmark = pytest.mark.usefixtures("asyncframe")
@@ -176,6 +177,29 @@ async def test_a_task_past_its_limit_is_in_the_way_while_its_thread_runs(
     await asyncframe.clock.run_for(20)
     assert work(2) != first
     assert late.error is not None
+    await cancel_all()
+
+
+async def test_a_chosen_id_in_use_takes_no_place_away(task_manager: TaskManager) -> None:
+    """A submission that is refused since its id is in use leaves the other task's key alone."""
+    first = report.options(task_id="chosen")(3)
+    for month in (3, 4):
+        with pytest.raises(ValueError, match="task_id must be one that no task has"):
+            report.options(task_id="chosen")(month)
+
+    assert report(3) == first
+    await cancel_all()
+
+
+async def test_a_task_that_waits_for_its_replacement_is_told(task_manager: TaskManager) -> None:
+    """A task that replaces itself, and waits for the new one, would wait for ever."""
+
+    @background_task(unique=True, on_duplicate="replace")
+    def again(number: int) -> None:
+        task_manager.wait_result(again(number))
+
+    with pytest.raises(DeadlockError):
+        await task_manager.get_result(again(1))
     await cancel_all()
 
 
