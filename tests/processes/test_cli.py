@@ -422,6 +422,10 @@ def test_another_kind_of_database(run: Any) -> None:
 APPS = {
     "memory": "import framework\napp = framework.setup_async_framework()\n",
     "broken": "import nowhere_to_be_found\n",
+    "on_celery": (
+        "from celery import Celery\nfrom framework.engines.celery import CeleryEngine\n"
+        "app = CeleryEngine(Celery('shop', broker='redis://127.0.0.1:1/0'), default_limit=9.0)\n"
+    ),
     "two": (
         "from framework.stores.sql import SQLStore\n"
         "app, one, two = 1, SQLStore('sqlite:///1.db'), SQLStore('sqlite:///2.db')\n"
@@ -488,8 +492,13 @@ NO_MODULE = "ModuleNotFoundError: No module named 'nowhere_to_be_found'"
 TWO = "SQLStore('sqlite+pysqlite:///1.db'), SQLStore('sqlite+pysqlite:///2.db')"
 
 
+IN_REDIS = """\
+on_celery:app keeps its tasks in the Redis of its Celery engine, which has no list of them.
+Give it a store as well, setup_async_framework(app, engine=engine, store=SQLStore("sqlite:///tasks.db"))"""
+
 REFUSED = {
     "memory:app": (1, IN_MEMORY),
+    "on_celery:app": (1, IN_REDIS),
     "broken:app": (2, f"'broken' cannot be imported: {NO_MODULE}"),
     "memory:nothing": (2, "'memory' has no 'nothing'"),
     "memory": (2, "--app must be like module:app, as for uvicorn, not 'memory'"),
