@@ -34,6 +34,12 @@ def sync_stock() -> None:
     """Ask the warehouse what is left, every five minutes."""
 
 
+@scheduled_task(at="00:30", tz="Europe/Berlin", missed="all", name="count")
+def count_visits(due: datetime) -> str:
+    """Count the visits of the day before, for each day once."""
+    return f"visits of {due.date() - timedelta(days=1)}"
+
+
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Share the schedules with the other processes of this app."""

@@ -9,12 +9,13 @@ from types import FrameType
 from typing import Any, Unpack
 
 from framework._decorators.dressing import decorate, dress
+from framework._decorators.submitted import check_requeued
 from framework._manager.frameworks import find_core
 from framework._tasks import registry
 from framework._tasks.current import current_home
 from framework._tasks.decorated import ScheduleDecorator
 from framework._tasks.due import Cron, Daily, DueTimes, Every, Once, interval
-from framework._tasks.functions import checker_for, kind_of, name_of
+from framework._tasks.functions import checker_for, kind_of, name_of, signature_of
 from framework._tasks.live import Home
 from framework._tasks.options import COPY, SCHEDULE, ScheduleOptions, merged
 from framework._tasks.specs import Schedule, TaskSpec
@@ -43,7 +44,8 @@ def scheduled_task(
         **options: See `ScheduleOptions`.
 
     Returns:
-        A decorator for a function that can be called without arguments.
+        A decorator for a function that can be called without arguments. If it has a parameter
+        ``due``, it gets the due time of the run, as a datetime in the zone of the schedule.
 
     Raises:
         TypeError: If it is used without parentheses, the function needs arguments, the order
@@ -107,21 +109,26 @@ def _scheduled(fn: Callable[..., Any], times: DueTimes, options: ScheduleOptions
         check=checker_for(fn),
         options=merged(COPY.defaults, run | {"description": options["description"] or times.text}),
     )
+    signature = signature_of(fn)
+    takes_due = signature is not None and "due" in signature.parameters
     if spec.check is not None:
         try:
-            spec.check()
+            spec.check(**({"due": datetime.now(UTC)} if takes_due else {}))
         except TypeError as error:
             raise TypeError(
                 f"scheduled_task calls {spec.name} without arguments, but it needs some: {error}"
             ) from None
 
-    def sync_inner() -> Any:
-        return fn()
+    if spec.requeue:
+        check_requeued(spec, awaited=False)
 
-    async def async_inner() -> Any:
-        return await fn()
+    def sync_inner(*args: Any, **kwargs: Any) -> Any:
+        return fn(*args, **kwargs)
 
-    schedule = Schedule(spec, times, options)
+    async def async_inner(*args: Any, **kwargs: Any) -> Any:
+        return await fn(*args, **kwargs)
+
+    schedule = Schedule(spec, times, options, takes_due=takes_due)
     inner: Any = async_inner if spec.kind == "loop" else sync_inner
     dressed = dress(inner, fn, "scheduled_task", __asyncframe_schedule__=schedule)
     registry.register(spec.name, dressed)

@@ -138,7 +138,7 @@ class _Maker:
             ValueError: If it is to be requeued, and is awaited or cannot be found by its name.
         """
         if spec.requeue:
-            _check_requeued(spec, awaited=self._inner is awaitable_inner)
+            check_requeued(spec, awaited=self._inner is awaitable_inner)
         made = self._dressing.put_on(
             self._inner(spec, self._arity),
             options=copier(COPY, self._name, lambda changed: self.make(spec.replace(changed))),
@@ -148,7 +148,7 @@ class _Maker:
         return made
 
 
-def _check_requeued(spec: TaskSpec, *, awaited: bool) -> None:
+def check_requeued(spec: TaskSpec, *, awaited: bool) -> None:
     """Refuse to requeue what no other process could run in place of this one."""
     if awaited:
         raise ValueError(

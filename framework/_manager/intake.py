@@ -232,11 +232,13 @@ class Intake:
             return None
         return self.places.admit(task, add)
 
-    def offer(self, spec: TaskSpec, frame: FrameType) -> LiveTask:
-        """Make a task of a call without arguments, to `accept` once its run is claimed."""
-        task = self._new_task(spec, (), {}, frame, self.new_id())
+    def offer(self, spec: TaskSpec, kwargs: dict[str, Any], frame: FrameType) -> LiveTask:
+        """Make a task of a checked call, to `accept` once its run is claimed."""
+        task = self._new_task(spec, (), kwargs, frame, self.new_id())
         task.hooks = spec.hooks
         task.remote = self._remote is not None
+        if spec.requeue:
+            self._keep_for_restart(task, (), kwargs)
         return task
 
     def accept(self, task: LiveTask) -> None:

@@ -102,7 +102,7 @@ class ScheduleControl:
         if table is None:
             raise self._not_found(name)
         # Here, so that the task sees the context of the caller.
-        task = schedules.offer(table, sys._getframe(1))
+        task = schedules.offer(table, None, sys._getframe(1))
         if table.is_shared:
             started = await self._ask(lambda: schedules.run_by_hand(table, task))
         else:

@@ -247,9 +247,10 @@ class Schedules:
             if table.skips:
                 self._skip(table, "the queue is full")
             return "busy"
-        task = table.offered or self.offer(table, sys._getframe())
+        task = table.offered or self.offer(table, due, sys._getframe())
         # If the book does not answer, it is offered again: this claim may have had its effect.
         table.offered = task
+        task.kwargs = table.arguments(due) or None
         claim = table.book.claim_run(table.name, due, task, skip=table.skips)
         table.offered = None
         table.answered(claim, due, task)
@@ -259,9 +260,9 @@ class Schedules:
             ledger.count("scheduled_skipped")
         return claim
 
-    def offer(self, table: Timetable, frame: FrameType) -> LiveTask:
-        """Make a task of a run, to be accepted once it is claimed."""
-        task = self._intake.offer(table.spec, frame)
+    def offer(self, table: Timetable, due: float | None, frame: FrameType) -> LiveTask:
+        """Make a task of a run, to be accepted once it is claimed; see `Timetable.arguments`."""
+        task = self._intake.offer(table.spec, table.arguments(due), frame)
         if not table.skips:
             # What was put off while this run was live comes right after it.
             complete, error = task.hooks or (None, None)

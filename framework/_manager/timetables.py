@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from framework._tasks.due import DueTimes, Every, recent
 from framework._tasks.live import LiveTask
@@ -62,6 +62,7 @@ class Timetable:
     __slots__ = (
         "_clock",
         "_missed_policy",
+        "_takes_due",
         "book",
         "entered",
         "is_shared",
@@ -94,6 +95,7 @@ class Timetable:
         self.book = book
         self.is_shared = is_shared
         self._clock = clock
+        self._takes_due = schedule.takes_due
         self._missed_policy = schedule.options["missed"]
         jitter: float = schedule.options["jitter"]
         self.max_delay: float = jitter * times.seconds if isinstance(times, Every) else 0.0
@@ -120,10 +122,13 @@ class Timetable:
             return due
         return self._clock.monotonic() + max(0.0, due - self._clock.time())
 
-    def moment(self, due: float) -> datetime:
-        """Return a due time in UTC."""
+    def moment(self, due: float) -> datetime | None:
+        """Return a due time in UTC; None for one that lies beyond all dates."""
         passed = 0.0 if self.on_wall else self._clock.time() - self._clock.monotonic()
-        return datetime.fromtimestamp(due + passed, UTC)
+        try:
+            return datetime.fromtimestamp(due + passed, UTC)
+        except (ValueError, OverflowError, OSError):
+            return None
 
     def due(self) -> list[float]:
         """Return the due times that have come and are not settled, the latest `MOST` of them."""
@@ -173,6 +178,13 @@ class Timetable:
     def known(self) -> ScheduleState:
         """Return what is known about it, as far as this process has heard."""
         return self.state if self.is_shared else self.book.schedules()[0]
+
+    def arguments(self, due: float | None) -> dict[str, Any]:
+        """Return the arguments of the function for a run; *due* is None for one by hand."""
+        if not self._takes_due:
+            return {}
+        moment = self.moment(self.now() if due is None else due)
+        return {"due": None if moment is None else moment.astimezone(self.times.zone)}
 
     def next_due(self) -> float | None:
         """Return the next due time that has not come; None if there is none."""

@@ -8,6 +8,7 @@ whether they are async, and calls are fast. Call ``options`` of a method on the 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar, Unpack, overload
 
 from framework._tasks.ids import TaskId
@@ -185,6 +186,29 @@ class ScheduledFunction(Protocol[T_co]):
         ...
 
 
+class DueFunction(Protocol[T_co]):
+    """A function that takes the due time of its run."""
+
+    def __call__(self, due: datetime) -> T_co:
+        """Run for a due time."""
+        ...
+
+
+class ScheduledDueFunction(Protocol[T_co]):
+    """A `ScheduledFunction` that takes the due time of its run.
+
+    Attributes:
+        fn: The undecorated function.
+    """
+
+    __name__: str
+    fn: Callable[..., Any]
+
+    def __call__(self, due: datetime) -> T_co:
+        """Call the function directly, as if it were undecorated."""
+        ...
+
+
 class BackgroundDecorator(Protocol):
     """``background_task(...)`` before it is put on a function."""
 
@@ -224,6 +248,8 @@ class ThrottleDecorator(Protocol):
 class ScheduleDecorator(Protocol):
     """``scheduled_task(...)`` before it is put on a function."""
 
-    def __call__(self, fn: Callable[[], T], /) -> ScheduledFunction[T]:
-        """Decorate *fn*."""
-        ...
+    @overload
+    def __call__(self, fn: Callable[[], T], /) -> ScheduledFunction[T]: ...
+
+    @overload
+    def __call__(self, fn: DueFunction[T], /) -> ScheduledDueFunction[T]: ...

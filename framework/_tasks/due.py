@@ -35,9 +35,11 @@ class DueTimes(Protocol):
 
     Attributes:
         text: What they are, for people: ``every 60 s``, ``cron 0 3 * * * (UTC)``.
+        zone: The time zone that they are meant in.
     """
 
     text: str
+    zone: tzinfo
 
     def after(self, stamp: float) -> float | None:
         """Return the first due time after *stamp*; None if there is none."""
@@ -73,6 +75,7 @@ class Every:
     def __init__(self, seconds: float, origin: float = 0.0) -> None:
         self.seconds = seconds
         self.origin = origin
+        self.zone: tzinfo = UTC
         self.text = f"every {seconds:g} s"
 
     def after(self, stamp: float) -> float:
@@ -93,6 +96,8 @@ class Once:
 
     def __init__(self, moment: datetime) -> None:
         self._stamp = moment.timestamp()
+        assert moment.tzinfo is not None
+        self.zone: tzinfo = moment.tzinfo
         self.text = f"once at {moment.isoformat()}"
 
     def after(self, stamp: float) -> float | None:
@@ -115,7 +120,7 @@ class _WallTimes:
     """
 
     def __init__(self, zone: tzinfo, text: str, *, pattern: bool) -> None:
-        self._zone = zone
+        self.zone = zone
         self.text = text
         self._pattern = pattern
 
@@ -125,11 +130,9 @@ class _WallTimes:
 
     def after(self, stamp: float) -> float | None:
         """Return the first due time after *stamp*."""
-        local = datetime.fromtimestamp(stamp, UTC).astimezone(self._zone)
+        local = datetime.fromtimestamp(stamp, UTC).astimezone(self.zone)
         # If the clock is put back soon, times that it has shown are still to come.
-        back = _offset(local) - _offset(
-            (local.astimezone(UTC) + _LOOK_AHEAD).astimezone(self._zone)
-        )
+        back = _offset(local) - _offset((local.astimezone(UTC) + _LOOK_AHEAD).astimezone(self.zone))
         best: float | None = None
         for shown in self._shown_after(local.replace(tzinfo=None) - max(back, timedelta())):
             stamps = self._stamps(shown)
@@ -145,9 +148,9 @@ class _WallTimes:
 
     def _stamps(self, shown: datetime) -> list[float]:
         """Return when the clock shows a time and it is due, in order."""
-        first = shown.replace(tzinfo=self._zone, fold=0)
-        second = shown.replace(tzinfo=self._zone, fold=1)
-        if first.astimezone(UTC).astimezone(self._zone).replace(tzinfo=None) != shown:
+        first = shown.replace(tzinfo=self.zone, fold=0)
+        second = shown.replace(tzinfo=self.zone, fold=1)
+        if first.astimezone(UTC).astimezone(self.zone).replace(tzinfo=None) != shown:
             return [] if self._pattern else [self._change(second, first)]
         if not self._pattern or _offset(first) == _offset(second):
             return [first.timestamp()]
@@ -156,10 +159,10 @@ class _WallTimes:
     def _change(self, before: datetime, after: datetime) -> float:
         """Return the second of the change between two moments."""
         low, high = int(before.timestamp()), int(after.timestamp())
-        old = _offset(datetime.fromtimestamp(low, UTC).astimezone(self._zone))
+        old = _offset(datetime.fromtimestamp(low, UTC).astimezone(self.zone))
         while high - low > 1:
             middle = (low + high) // 2
-            if _offset(datetime.fromtimestamp(middle, UTC).astimezone(self._zone)) == old:
+            if _offset(datetime.fromtimestamp(middle, UTC).astimezone(self.zone)) == old:
                 low = middle
             else:
                 high = middle

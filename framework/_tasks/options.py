@@ -348,7 +348,7 @@ class RetryOptions(TypedDict, total=False):
     ]
 
 
-class ScheduleOptions(RunOptions, NameOptions, total=False):
+class ScheduleOptions(RunOptions, NameOptions, RestartOptions, total=False):
     """Options of `scheduled_task`. None is as if left out."""
 
     cron: Annotated[

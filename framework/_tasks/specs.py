@@ -148,16 +148,23 @@ class Schedule:
         spec: The function.
         times: When it is due.
         options: All options of `scheduled_task`, checked.
+        takes_due: Whether the function has a parameter for the due time.
     """
 
-    __slots__ = ("__weakref__", "options", "spec", "times")
+    __slots__ = ("__weakref__", "options", "spec", "takes_due", "times")
 
     def __init__(
-        self, spec: TaskSpec, times: DueTimes, options: ScheduleOptions = SCHEDULE.defaults
+        self,
+        spec: TaskSpec,
+        times: DueTimes,
+        options: ScheduleOptions = SCHEDULE.defaults,
+        *,
+        takes_due: bool = False,
     ) -> None:
         self.spec: TaskSpec = spec
         self.times: DueTimes = times
         self.options: ScheduleOptions = options
+        self.takes_due: bool = takes_due
 
 
 def spec_for(fn: Callable[..., Any], options: CopyOptions = COPY.defaults) -> TaskSpec:

@@ -86,9 +86,10 @@ def figures_of(core: Core) -> Readings:
     for table in core.schedules.tables():
         state = table.known()
         due = None if state.paused else table.next_due()
+        next_run = None if due is None else table.moment(due)
         found["schedule_paused", table.name] = float(state.paused)
-        if due is not None:
-            found["schedule_next_run_timestamp_seconds", table.name] = table.moment(due).timestamp()
+        if next_run is not None:
+            found["schedule_next_run_timestamp_seconds", table.name] = next_run.timestamp()
         if state.ran_at is not None:
             found["schedule_last_run_timestamp_seconds", table.name] = state.ran_at
     return found

@@ -35,9 +35,9 @@ class Processes:
         self._told: list[list[str]] = []
         self.live: list[subprocess.Popen[bytes]] = []
 
-    def start(self, mode: str = "return") -> subprocess.Popen[bytes]:
+    def start(self, mode: str = "return", left: str = "interrupt") -> subprocess.Popen[bytes]:
         """Start a process."""
-        arguments = [self._url, str(self._writer), str(EVERY), mode]
+        arguments = [self._url, str(self._writer), str(EVERY), mode, left]
         made = subprocess.Popen(
             [sys.executable, str(PROGRAM), *arguments],
             cwd=ROOT,
@@ -118,6 +118,22 @@ async def test_killed_in_a_run(sqlite_url: str) -> None:
         ended = await check(made, url)
     assert ended["interrupted"] >= 1
     assert ended["completed"] >= 2
+
+
+async def test_a_run_that_is_requeued(sqlite_url: str) -> None:
+    """A run that may be repeated is run again by another process, under the same id."""
+    with processes(sqlite_url) as made:
+        hanging = made.start("hang", "requeue")
+        made.read_until(lambda: bool(made.told("ran")))
+        ((_, task_id, _),) = made.told("ran")
+        other = made.start("return", "requeue")
+        made.read_until(lambda: any(pid == str(other.pid) for _, _, pid in made.told("busy")))
+        made.kill(hanging)
+        made.read_until(lambda: len(made.told("ran")) > 2)
+        made.end()
+    ran = [(task, pid) for _, task, pid in made.told("ran")]
+    assert ran[1] == (task_id, str(other.pid))
+    assert len({task for task, _ in ran[1:]}) == len(ran) - 1
 
 
 @pytest.mark.soak

@@ -270,11 +270,18 @@ def daily() -> None:
     """Be run each day."""
 
 
+@scheduled_task(at="00:30")
+def of_the_day(due: datetime) -> str:
+    """Be run each day, and be told for which."""
+    return due.isoformat()
+
+
 async def use_schedules(manager: TaskManager) -> None:
     """Call scheduled functions, which run right here, and control their schedules."""
     assert_type(beat(), str)
     assert_type(await async_beat(), str)
     assert_type(nightly(), int)
+    assert_type(of_the_day(datetime.now(UTC)), str)
     assert_type(manager.schedules.snapshot(), list[ScheduleInfo])
     assert_type(await manager.schedules.get_all(), list[ScheduleInfo])
     assert_type(await manager.schedules.trigger("beat"), TaskId[Any])

@@ -124,7 +124,7 @@ def by_hand_or_due(run: Run) -> None:
 
     def by_hand() -> None:
         run.sleep(1.0)
-        schedules.run_by_hand(table, manager._core.intake.offer(table.spec, _frame()))
+        schedules.run_by_hand(table, manager._core.intake.offer(table.spec, {}, _frame()))
 
     run.together(by_hand, by_hand)
     schedules.stop()

@@ -171,6 +171,26 @@ async def test_all_goes_on_after_a_failure(manager: TaskManager, asyncframe: Pro
     assert (runs, told) == ([10, 25, 30], ["away"])
 
 
+async def test_all_know_their_due_times(manager: TaskManager, asyncframe: Probe) -> None:
+    """A function with a parameter for it gets the due time of its run, however late that is."""
+    told: list[datetime] = []
+
+    @scheduled_task(cron="0 3 * * *", tz="Europe/Berlin", missed="all", name="told")
+    async def tell(due: datetime) -> None:
+        told.append(due)
+
+    sleep_of_the_machine(asyncframe, 4 * DAY)
+    await asyncframe.clock.run_for(1)
+    assert {f"{due:%H:%M}" for due in told} == {"03:00"}
+    assert len({due.date() for due in told}) == len(told) >= 3
+    assert sorted(told) == told
+    now = datetime.fromtimestamp(asyncframe.clock.time(), BERLIN)
+    await asyncframe.completed(await manager.schedules.trigger("told"))
+    assert told[-1] - now < timedelta(seconds=1)
+    await tell(due=now)
+    assert told[-1] == now
+
+
 async def test_a_time_of_day_that_was_missed(manager: TaskManager, asyncframe: Probe) -> None:
     """A nightly run that the machine slept through is made up for when it wakes."""
     runs, kept = ticking(asyncframe, at="03:00")

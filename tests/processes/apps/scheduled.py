@@ -1,8 +1,8 @@
 """A process with a schedule that it shares; it is killed at some moment.
 
-Arguments: the database, the number of an open pipe, the interval in seconds, and "hang" for a
-function that does not return. The pipe gets a line for each claim, with its answer, due time, task
-and process, and one for each run of the function.
+Arguments: the database, the number of an open pipe, the interval in seconds, "hang" for a function
+that does not return, and "requeue" if others run what is left. The pipe gets a line for each claim,
+with its answer, due time, task and process, and one for each run of the function.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import asyncio
 import os
 import sys
 import threading
-from typing import Any
+from typing import Any, Final
 
 from framework import current_task, scheduled_task, setup_async_framework
 from framework.stores.sql import SQLStore
 from framework.stores.sql._writer import Pace
 
-URL, PIPE, EVERY, MODE = sys.argv[1:]
+URL, PIPE, EVERY, MODE, LEFT = sys.argv[1:]
+REQUEUE: Final = LEFT == "requeue"
 
 
 def write(*words: object) -> None:
@@ -35,7 +36,12 @@ class ToldStore(SQLStore):
         return answer
 
 
-@scheduled_task(every=float(EVERY), name="shared")
+@scheduled_task(
+    every=float(EVERY),
+    name="shared",
+    on_restart="requeue" if REQUEUE else "interrupt",
+    idempotent=REQUEUE,
+)
 def shared() -> None:
     """Write that it runs, and return or not."""
     task = current_task()
@@ -47,7 +53,7 @@ def shared() -> None:
 
 async def main() -> None:
     """Run until somebody ends the process."""
-    store = ToldStore(URL)
+    store = ToldStore(URL, durable=REQUEUE)
     # So that the others notice its death sooner than in earnest.
     store._pace = Pace(beat=0.1)
     async with setup_async_framework(None, store=store):

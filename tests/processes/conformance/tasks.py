@@ -155,6 +155,12 @@ def now() -> datetime:
 
 
 @background_task
+def due_of(due: datetime) -> datetime:
+    """Return the due time of a scheduled run."""
+    return due
+
+
+@background_task
 def fail(kind: str = "value") -> None:
     """Raise an error of some kind."""
     raise {

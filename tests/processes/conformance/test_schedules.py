@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -29,9 +30,9 @@ def schedule() -> Iterator[Declare]:
 
     def declare(**options: Any) -> str:
         # A worker looks the function up by its name.
-        name = options.setdefault("name", f"{tasks.__name__}.now")
+        name = options.setdefault("name", f"{tasks.__name__}.due_of")
         with lasting_schedules():
-            kept.append(scheduled_task(**options)(tasks.now.fn))
+            kept.append(scheduled_task(**options)(tasks.due_of.fn))
         return str(name)
 
     yield declare
@@ -62,7 +63,9 @@ async def test_by_hand(backend: Backend, schedule: Declare) -> None:
     async with backend.run() as manager:
         await manager.schedules.pause(name)
         task_id = await manager.schedules.trigger(name)
-        assert type(await manager.get_result(task_id, timeout=PATIENCE)).__name__ == "datetime"
+        due = await manager.get_result(task_id, timeout=PATIENCE)
+        assert isinstance(due, datetime)
+        assert due.utcoffset() == timedelta(0)
         (info,) = [one for one in await manager.schedules.get_all() if one.name == name]
         assert (info.last_task_id, info.last_status) == (task_id, TaskStatus.COMPLETED)
         await manager.schedules.resume(name)
