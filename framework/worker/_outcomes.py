@@ -70,7 +70,7 @@ class Outcome:
             Retry: If the task continues in a later delivery.
         """
         if self.unsaid is not None:
-            if self.error is not None:
+            if self.kind == "failed":
                 _LOGGER.error("task %s (%s) failed", self.task_id, self.name, exc_info=self.error)
             raise UnsaidError(self.unsaid)
         if self.kind == "failed":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
@@ -308,3 +309,20 @@ async def test_place_of_a_killed_process(fragile_engine: CeleryEngine) -> None:
         for task_id in ids:
             await manager.get_result(task_id, timeout=PATIENCE)
         assert await lists.lrange(key, 0, -1) == ["begin", "begin", "end"] * 2
+
+
+async def test_shutdown(celery_redis: RedisServer) -> None:
+    """An app that stops gives back the places of tasks that it did not publish."""
+    async with client_of(celery_redis.url) as lists, AsyncExitStack() as stack:
+        key = uuid4().hex
+        engine = make(celery_redis.url, namespace=key)
+        app = setup_async_framework(None, engine=engine, graceful_shutdown_timeout=0.2)
+        await stack.enter_async_context(app)
+        manager = get_task_manager()
+        ids = [await manager.submit(celery_tasks.alone, (key,)) for _ in range(2)]
+        await asyncio.to_thread(engine.flush)
+        await stack.aclose()
+        # The first one is at the broker, and the second one was cancelled.
+        assert await lists.exists(f"asyncframe:{key}:stay:{ids[0]}")
+        assert not await lists.exists(f"asyncframe:{key}:stay:{ids[1]}")
+        assert await lists.keys(f"asyncframe:{key}:alive:*") == []

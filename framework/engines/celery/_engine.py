@@ -17,6 +17,7 @@ from framework._tasks.options import NORMAL
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import CallEncoder, call_encoder, decode_call, refusals, settled
+from framework._threads.clock import SystemClock
 from framework.engines.celery import _settings, _worker_side
 from framework.engines.celery._entries import Entry
 from framework.engines.celery._lines import RedisLines
@@ -306,20 +307,21 @@ class CeleryEngine(Sharing):
     def close(self, patience: float) -> None:
         """Publish waiting tasks for at most *patience* seconds, and close; blocks."""
         publisher, reports, entry = self._publisher, self._reports, self._entry
-        lines, self._lines = self._lines, None
+        lines, clock = self._lines, SystemClock()
+        end = clock.monotonic() + patience
         rescue, self._rescue = self._rescue, None
         if publisher is not None:
             publisher.close(patience)
         if lines is not None:
             # After the tasks that were not published have left.
-            lines.close(patience)
+            lines.close(max(_LAST, end - clock.monotonic()))
         if reports is not None:
             reports.close()
         if entry is not None:
             entry.close()
         if rescue is not None:
             rescue.close()
-        self._host = self._publisher = self._reports = self._entry = None
+        self._host = self._publisher = self._reports = self._entry = self._lines = None
         if self._state is not None:
             self._state.client.close()
 
@@ -564,6 +566,8 @@ _HEARS: Final = 0.5
 """Seconds to wait until a worker has received a cancellation; a busy one may take longer."""
 
 _FOREVER: Final = float("inf")
+_LAST: Final = 0.5
+"""Seconds for giving back places at the end, whatever it took to publish."""
 
 
 def _may_keep(spec: TaskFunction) -> bool:

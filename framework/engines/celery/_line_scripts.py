@@ -129,6 +129,13 @@ return 1
 """
 """Take a task out of all lines."""
 
+DROP: Final = """
+-- ARGV: id
+if get('status') == '' then leave() end
+return 1
+"""
+"""Take a task out of all lines, unless it was published."""
+
 LOOK: Final = """
 -- ARGV: id, lines. Drops tasks of dead processes, so that those who wait go on.
 local freed = {}

@@ -83,6 +83,7 @@ class RedisLines:
         register = state.client.register_script
         self._join = register(_scripts.JOIN)
         self._leave = register(_scripts.LEAVE_LINES)
+        self._drop = register(_scripts.DROP)
         self._look = register(_scripts.LOOK)
         self._beat = register(_line_scripts.BEAT)
 
@@ -102,7 +103,10 @@ class RedisLines:
     def leave(self, task_id: str) -> None:
         """Take a task out of all lines; see `protocols.SharedPlaces.leave`."""
         with self._condition:
-            for line in self._lines.pop(task_id, ()):
+            lines = self._lines.pop(task_id, None)
+            if lines is None:
+                return
+            for line in lines:
                 self._asked.pop((task_id, line), None)
             self._put(lambda: self._leave(self._state.keys(task_id), [task_id]))
 
@@ -161,7 +165,16 @@ class RedisLines:
             if call is not None:
                 self._insist(call)
                 self._set(away=False)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Leave all tasks that were not published: they end with this process."""
+        # First: it is enough for the others, who then look for themselves.
         self._insist(lambda: self._state.client.delete(self._alive), tries=1)
+        with self._condition:
+            ids = list(self._lines)
+        for task_id in ids:
+            self._insist(partial(self._drop, self._state.keys(task_id), [task_id]), tries=1)
 
     def _wait(self, left: float) -> float:
         """Wait for a call, or until the next sign of life; return the seconds until that."""

@@ -277,6 +277,7 @@ return status
 
 JOIN: Final = _HEAD + lines.JOIN.replace("KEPT", str(KEPT_LIVE))
 LEAVE_LINES: Final = _HEAD + lines.LEAVE_LINES
+DROP: Final = _HEAD + lines.DROP
 LOOK: Final = _HEAD + lines.LOOK
 
 CLAIM_RUN: Final = (

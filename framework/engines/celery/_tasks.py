@@ -44,10 +44,10 @@ class _Hooks:
 
     def on_failure(self, exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Remember what Celery is about to send to the main process."""
-        super().on_failure(exc, task_id, args, kwargs, einfo)  # type: ignore[misc]  # Celery's
         # Celery also calls this in the main process, about a process that it has killed.
         if self.request.id == task_id:
             self.request.asyncframe_failure = einfo
+        super().on_failure(exc, task_id, args, kwargs, einfo)  # type: ignore[misc]  # Celery's
 
     def after_return(
         self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
@@ -56,12 +56,13 @@ class _Hooks:
 
         This is after Celery has logged it: a backend that is away must not delay that.
         """
-        super().after_return(status, retval, task_id, args, kwargs, einfo)  # type: ignore[misc]  # as above
+        # First: the app's own class may raise an error below.
         failure = getattr(self.request, "asyncframe_failure", None)
         if failure is not None:
             keep_failure(self, task_id, failure.exception, failure.traceback)
             failure.exception = ShownError(safe_repr(failure.exception))
             failure.type = ShownError
+        super().after_return(status, retval, task_id, args, kwargs, einfo)  # type: ignore[misc]  # as above
 
 
 def keep_failure(task: Any, task_id: str, error: BaseException, text: str | None = None) -> None:
