@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from framework.protocols import PlaceAnswer, PlaceRequest
+from framework.stores.sql import _places
 from framework.stores.sql._membership import MISSED
 from framework.stores.sql._schema import PLACES
 from tests.processes.siblings import RUNNING, Peer, peers
@@ -243,3 +244,27 @@ def test_a_process_that_leaves_in_order_gives_its_places_back(sql_url: str) -> N
         look(two)
 
         assert second.told[-1] == GRANTED
+
+
+def test_no_question_reads_a_whole_table(sqlite_url: str) -> None:
+    """What is asked at each request costs the same however many tasks there are, or wait."""
+    asked = (
+        _places._OWN,
+        _places._COUNT,
+        _places._NEXT,
+        *_places._OTHERS,
+        _places._GRANT,
+        _places._LINES_OF,
+        _places._LEAVE,
+        _places._DROP_OVER,
+    )
+    names = ("in_line", "of_task", "at_version")
+    with peers(sqlite_url, 1) as (one,), one.database.reading() as connection:
+        for query in asked:
+            text = str(query.compile(connection, compile_kwargs={"literal_binds": False}))
+            values = dict.fromkeys((*names, *query.compile(connection).params), 1)
+            plan = connection.exec_driver_sql(
+                f"EXPLAIN QUERY PLAN {text}",
+                tuple(values[name] for name in query.compile(connection).positiontup or ()),
+            )
+            assert not [row[3] for row in plan if "SCAN" in row[3] or "TEMP" in row[3]]

@@ -51,11 +51,13 @@ _NEXT: Final = (
     .order_by(PLACES.c.place_rank, PLACES.c.position)
     .limit(1)
 )
-_OTHERS: Final = (
+# Two queries, each in the order of the index: a line may be long.
+_OTHERS: Final = tuple(
     sa.select(PLACES.c.task_id)
-    .where(_IN_LINE, PLACES.c.task_id != bindparam("of_task"))
-    .order_by(PLACES.c.granted.desc(), PLACES.c.place_rank, PLACES.c.position)
+    .where(group, PLACES.c.task_id != bindparam("of_task"))
+    .order_by(PLACES.c.place_rank, PLACES.c.position)
     .limit(MOST_AHEAD)
+    for group in (_PLACED, _WAITING)
 )
 _ENTER: Final = sa.insert(PLACES)
 _GRANT: Final = (
@@ -63,10 +65,17 @@ _GRANT: Final = (
 )
 _LINES_OF: Final = sa.select(PLACES.c.line).where(_OF_TASK)
 _LEAVE: Final = sa.delete(PLACES).where(_OF_TASK)
-_OVER: Final = sa.select(TASKS.c.task_id).where(
-    TASKS.c.ended_at.is_not(None), TASKS.c.still_running == 0
+# Correlated: a subquery of its own would read all finished tasks.
+_OVER: Final = (
+    sa.select(TASKS.c.task_id)
+    .where(
+        TASKS.c.task_id == PLACES.c.task_id,
+        TASKS.c.ended_at.is_not(None),
+        TASKS.c.still_running == 0,
+    )
+    .exists()
 )
-_DROP_OVER: Final = sa.delete(PLACES).where(_PLACED, PLACES.c.task_id.in_(_OVER))
+_DROP_OVER: Final = sa.delete(PLACES).where(_PLACED, _OVER)
 _GRANTED_SINCE: Final = sa.select(PLACES.c.line, PLACES.c.task_id).where(
     PLACES.c.process == bindparam("own"),
     PLACES.c.granted == 1,
@@ -99,7 +108,8 @@ class SharedLines:
         self._membership = membership
         self._wake = wake
         self._asked: deque[Asked] = deque()
-        self._waiting: dict[Place, Told] = {}
+        # By task, and then by line.
+        self._waiting: dict[str, dict[str, Told]] = {}
         self._seen = 0
 
     # -- any thread
@@ -143,18 +153,21 @@ class SharedLines:
     ) -> None:
         for asked, answer in zip(some, answers, strict=True):
             if isinstance(asked, str):
-                for place in [one for one in self._waiting if one[1] == asked]:
-                    del self._waiting[place]
+                self._waiting.pop(asked, None)
             elif answer is not None:
                 request, told = asked
                 if request.waits and not answer.granted:
-                    self._waiting[request.key, request.task_id] = told
+                    self._waiting.setdefault(request.task_id, {})[request.key] = told
                 told(answer)
         for place in granted:
             self._tell_granted(place)
 
     def _tell_granted(self, place: Place) -> None:
-        told = self._waiting.pop(place, None)
+        line, task_id = place
+        lines = self._waiting.get(task_id, {})
+        told = lines.pop(line, None)
+        if not lines:
+            self._waiting.pop(task_id, None)
         if told is not None:
             told(GRANTED)
 
@@ -200,19 +213,23 @@ class _Step:
             self._enter(request, granted=0)
         elif own is not None and own[0]:
             return GRANTED
-        others = self._connection.execute(_OTHERS, {**line, "of_task": request.task_id})
-        return PlaceAnswer(False, tuple(others.scalars()))
+        values = {**line, "of_task": request.task_id}
+        others = [
+            one for query in _OTHERS for one in self._connection.execute(query, values).scalars()
+        ]
+        return PlaceAnswer(False, tuple(others[:MOST_AHEAD]))
 
     def _may_enter(self, request: PlaceRequest, line: dict[str, Any]) -> bool:
         """Give a task a place if one is free and nobody comes before it."""
-        if self._count(line) >= request.limit:
-            if self._connection.execute(_DROP_OVER, line).rowcount:
-                self.grant(request.key)
-            if self._count(line) >= request.limit:
-                return False
         first = self._connection.execute(_NEXT, line).first()
         if first is not None and first.place_rank <= request.rank:
             return False
+        if self._count(line) >= request.limit:
+            # If nobody waits; otherwise it is the turn of those who do, once the task leaves.
+            if first is not None or not self._connection.execute(_DROP_OVER, line).rowcount:
+                return False
+            if self._count(line) >= request.limit:
+                return False
         self._enter(request, granted=1)
         return True
 
