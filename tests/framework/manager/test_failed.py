@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from framework import TaskManager, background_task
+from framework import (
+    TaskManager,
+    TaskStatus,
+    background_task,
+    get_task_manager,
+    setup_async_framework,
+)
 from framework.stores.memory import MemoryStore
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.executor import DeterministicExecutor
 from pytest_asyncframe.probe import Probe
 from tests.framework.manager.test_listing import PlainStore, add, fail
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.asyncframe(lost_failures="off", leaks="off")
 
@@ -48,6 +56,24 @@ async def test_what_failed(asyncframe: Probe) -> None:
     assert await ids_of(manager, name="shop.fail") == sorted([ids[0], ids[3]], reverse=True)
     assert await ids_of(manager, limit=1) == failed
     assert await ids_of(manager, name="shop.fai") == []
+
+
+async def test_what_was_interrupted() -> None:
+    """A task that a shutdown has cut short is listed as well."""
+    gate, started = threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def block() -> None:
+        loop.call_soon_threadsafe(started.set)
+        gate.wait(PATIENCE)
+
+    async with setup_async_framework(None, graceful_shutdown_timeout=0):
+        manager = get_task_manager()
+        task_id = manager.submit_nowait(block)
+        await started.wait()
+    gate.set()
+    (task,) = (await manager.failed()).tasks
+    assert (task.task_id, task.status) == (task_id, TaskStatus.INTERRUPTED)
 
 
 async def test_listing_is_not_reading(asyncframe: Probe) -> None:

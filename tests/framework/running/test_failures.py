@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -179,6 +181,37 @@ async def test_it_is_logged_once(lines: Lines, kept: int) -> None:
             if text == "first":
                 get_task_manager().cleanup_completed_tasks(0)
     assert [text.rpartition(" ")[2] for text in lines.texts] == ["first", "second"]
+
+
+SCRIPT = """
+import asyncio, sys
+from framework import background_task, setup_async_framework
+
+@background_task
+def send():
+    raise RuntimeError("smtp is down")
+
+async def main():
+    async with setup_async_framework(None):
+        send()
+
+asyncio.run(main())
+"""
+
+
+def test_no_set_up_is_needed() -> None:
+    """Without any configuration of logging the line and its traceback are on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
+    first, *_, last = done.stderr.splitlines()
+    assert re.fullmatch(
+        r"task \w{32} \(__main__\.send\) failed: RuntimeError: smtp is down "
+        r"\(submitted at <string>:11 in main\)",
+        first,
+    )
+    assert last == "RuntimeError: smtp is down"
+    assert done.stderr.count("RuntimeError: smtp is down") == 2
 
 
 # -- who waits
