@@ -116,6 +116,20 @@ def test_since_counts_from_the_end_of_a_task(
     assert asyncio.run(found(now + timedelta(days=1))) == []
 
 
+def test_since_the_end_of_a_task(
+    task_manager: TaskManager, task_executor: DeterministicExecutor, task_clock: VirtualClock
+) -> None:
+    """Since the `ended_at` of a task it is listed itself, although that stamp is rounded."""
+    for _ in range(20):
+        fail()
+        task_executor.drain()
+        task_clock.advance(1.000_000_37)
+    tasks = asyncio.run(task_manager.failed()).tasks
+    assert len(tasks) == 20
+    for number, task in enumerate(tasks, 1):
+        assert len(asyncio.run(ids_of(task_manager, task.ended_at))) == number
+
+
 def test_a_long_task_belongs_to_its_end(
     task_manager: TaskManager, task_executor: DeterministicExecutor, task_clock: VirtualClock
 ) -> None:

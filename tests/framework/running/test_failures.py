@@ -292,6 +292,8 @@ async def test_a_failure_that_its_awaiter_does_not_take(
         await awaiter
     (text,) = lines.texts
     assert text == f"{named(body)} failed: RuntimeError: rollback failed; nobody read its error"
+    assert task_manager.cleanup_completed_tasks(0) == 1
+    assert len(lines.records) == 1
 
 
 @LOST

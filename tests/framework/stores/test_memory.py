@@ -316,6 +316,7 @@ QUERIES = st.builds(
     name=st.sampled_from([None, "mail.send", "shop.pack", "nobody"]),
     after=st.none() | st.tuples(st.integers(0, 12).map(float), st.sampled_from(["", "b", "f"])),
     oldest_first=st.booleans(),
+    ended_since=st.none() | st.integers(0, 12).map(lambda number: number + 0.5),
 )
 
 
@@ -356,6 +357,16 @@ def test_a_page_of_tasks_that_ended_in_another_order(
     found = store.page(PageQuery(2, oldest_first=oldest_first))
 
     assert [one.created_at for one in found] == wanted
+
+
+def test_a_page_of_tasks_that_ended_late() -> None:
+    """Of a packed block a page has those that ended late, although others come before them."""
+    store, records = filled(12)
+
+    since = records[2].created_at + 0.5
+    found = store.page(PageQuery(1, oldest_first=True, ended_since=since))
+
+    assert [one.task_id for one in found] == [records[2].task_id]
 
 
 @pytest.mark.parametrize("oldest_first", [False, True])
