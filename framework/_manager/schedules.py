@@ -189,7 +189,7 @@ class Schedules:
             self._run_due(schedule, table)
             table.waits = False
         except StoreUnavailableError as error:
-            if not table.waits:
+            if not table.waits and self._running:
                 _LOGGER.warning("scheduled %s waits for the store: %s", table.name, error)
             table.waits, delay = True, _RETRY
         except Exception:  # one fault must not end the schedule
@@ -213,7 +213,8 @@ class Schedules:
             due = table.due()
         if not due:
             return
-        picked = table.pick(due, make_up=at_start)
+        # What was offered has to be answered: it may have been claimed.
+        picked = table.pick(due, make_up=at_start or table.offered is not None)
         if picked is None:
             table.missed += len(due)
             table.last = due[-1]
@@ -284,11 +285,12 @@ class Schedules:
         Raises:
             FrameworkError: If the task is not accepted, or a shared book does not answer.
         """
-        if table.book.claim_run(table.name, None, task) != "claimed":
-            return False
-        table.answered("claimed", None, task)
         try:
+            if table.book.claim_run(table.name, None, task) != "claimed":
+                return False
+            table.answered("claimed", None, task)
             self._intake.accept(task)
+        # Also if the book has not answered: it may have stored the task.
         except (FrameworkError, ValueError, TypeError) as error:
             self._intake.turn_away(task, error, is_stored=table.is_shared)
             raise

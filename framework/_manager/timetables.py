@@ -27,7 +27,7 @@ MOST: Final = 100
 """How many missed due times are told apart, and made up for at most."""
 
 PUNCTUAL: Final = 60.0
-"""Seconds after which a due time counts as missed, since nobody notices so short a delay."""
+"""Seconds by which a run may be late and still counts as in time."""
 
 _ROUNDING: Final = 1e-6
 """Seconds by which a timer may fire early, since times since the epoch are rounded."""

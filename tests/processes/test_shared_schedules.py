@@ -326,8 +326,34 @@ async def test_a_claim_that_nobody_heard_of(
 ) -> None:
     """A claim whose answer is lost is repeated, and its task runs, once."""
     runs = schedule(every=60)
-    real = SQLStore.claim_run
-    lost: list[str] = []
+    lost = lose_an_answer(monkeypatch)
+    async with app(sql_url) as one, app(sql_url) as other:
+        await one.move(60)
+        await other.move(62)
+        assert (lost, runs) == (["claimed"], [])
+        await one.move(2)
+        assert runs == [62]
+        assert (await one.info()).last_status is TaskStatus.COMPLETED
+
+
+async def test_a_run_by_hand_that_nobody_heard_of(
+    sql_url: str, schedule: Callable[..., list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run by hand whose claim has no answer is an error, and in nobody's way."""
+    runs = schedule(every=60)
+    async with app(sql_url) as one:
+        lost = lose_an_answer(monkeypatch)
+        with pytest.raises(StoreUnavailableError):
+            await one.manager.schedules.trigger("shared")
+        info = await one.info()
+        await one.stored(str(info.last_task_id))
+        await one.move(60)
+        assert (lost, runs) == (["claimed"], [60])
+
+
+def lose_an_answer(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the first answer to a claim get lost; return it, once it is."""
+    real, lost = SQLStore.claim_run, list[str]()
 
     def claim_run(self: SQLStore, *args: Any, **options: Any) -> str:
         answer = real(self, *args, **options)
@@ -337,13 +363,7 @@ async def test_a_claim_that_nobody_heard_of(
         return answer
 
     monkeypatch.setattr(SQLStore, "claim_run", claim_run)
-    async with app(sql_url) as one, app(sql_url) as other:
-        await one.move(60)
-        await other.move(62)
-        assert (lost, runs) == (["claimed"], [])
-        await one.move(2)
-        assert runs == [62]
-        assert (await one.info()).last_status is TaskStatus.COMPLETED
+    return lost
 
 
 async def test_a_run_that_is_refused(
