@@ -68,6 +68,7 @@ class Sender:
         self._own = own
         self._note = note
         self._noted: set[str] = set()
+        self._levels: tuple[int, ...] = ()
         self._connection: Any = None
         self._producer: Any = None
 
@@ -104,8 +105,11 @@ class Sender:
             raise
 
     def _priority(self, level: int | None) -> dict[str, int]:
-        ranks = levels(self._app) if level is not None else ()
-        return {"priority": ranks[level]} if level is not None and ranks else {}
+        if level is None:
+            return {}
+        if not self._levels:
+            self._levels = levels(self._app)
+        return {"priority": self._levels[level]} if self._levels else {}
 
     def _destination(self, function: str, args: tuple[Any, ...]) -> dict[str, Any]:
         """Return the destination of a message, as options of `apply_async`."""
