@@ -22,9 +22,9 @@ def throttled_task(fn: object = None, /, **options: Unpack[ThrottleOptions]) -> 
 
     The window slides: in any period of *time_window* seconds there are at most *rate_limit*
     calls, and a call exactly one window after another is allowed. All callers of the decorated
-    function in one framework share the window; if it is a method, so do all instances. Each
-    process has its own window, but Celery workers share one. Without a framework the window
-    belongs to the process.
+    function in one framework share the window; if it is a method, so do all instances. Processes
+    that share an `SQLStore` share the window, and so do Celery workers; otherwise each process has
+    its own. Without a framework the window belongs to the process.
 
     Args:
         fn: Not used: without parentheses there is no rate limit, so this raises `TypeError`.

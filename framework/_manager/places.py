@@ -9,7 +9,7 @@ a task into a line looks afterwards whether it has ended, and whoever ends it ta
 Relies on: lines that grant a place that becomes free to the first that waits.
 Lock order: `_admitting` is held while a unique task is checked and added, so that whoever is
 given its id finds it; the locks of the lines and of the ledger, and `_lock`, are taken under it.
-`_lock` guards what a task was told; nothing is called while it is held.
+`_lock` guards what a task was told; only the lock of the wait graph is taken under it.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from framework._running.runner import Runner
 from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, LiveTask, Waiter
 from framework._tasks.places import Existing, PlaceAnswer, PlaceRequest, Stay, stay_of
+from framework._tasks.reasons import delayed
 from framework._tasks.records import FINAL
 from framework._threads.wait_graph import WaitGraph
 from framework._threads.waiters import LoopWaiter, ThreadWaiter
@@ -289,6 +290,8 @@ class Places:
     def _go(self, task: LiveTask) -> None:
         left = task.spec.delay and task.queued + task.spec.delay - self._clock.monotonic()
         if left > 0:
+            # It may have had another reason meanwhile.
+            task.reason = delayed(self._clock.time() + left)
             self.delays.delay(task, left)
         else:
             self.start(task)

@@ -121,6 +121,14 @@ async def use_background() -> None:
         )("a"),
         TaskId[int],
     )  # fmt: skip
+    assert_type(
+        bare_background.options(
+            unique=lambda text: text, on_duplicate="raise", max_running=1, key=lambda text: text
+        )("a"),
+        TaskId[int],
+    )
+    assert_type(await manager.submit(length, ("a",), unique=True, max_running=1), TaskId[int])
+    background_task(on_duplicate="skip")  # type: ignore[call-overload]  # none of the three
     background_task(limit=5)  # type: ignore[call-overload]  # an option that does not exist
     background_task(timeout="5")  # type: ignore[call-overload]  # an option of the wrong type
     background_task(delay=5)  # type: ignore[call-overload]  # an option of copies alone
@@ -178,7 +186,9 @@ def throttled(text: str) -> int:
     return len(text)
 
 
-@throttled_task(rate_limit=5, time_window=60, when_limited="wait", key=lambda text: text)
+@throttled_task(
+    rate_limit=5, time_window=60, when_limited="wait", key=lambda text: text, shared=False
+)
 async def async_throttled(text: str) -> int:
     """Be throttled, as a coroutine function."""
     return len(text)
