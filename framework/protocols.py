@@ -20,6 +20,7 @@ from framework._tasks.pages import PageQuery
 from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.records import Kind, TaskEvent, TaskRecord, TaskStatus
 from framework._tasks.registry import find_function
+from framework._tasks.restart import Restart
 from framework._tasks.schedules import RunClaim, ScheduleState
 from framework._tasks.windows import WindowAnswer, WindowRequest
 from framework._tasks.wire import (
@@ -48,6 +49,7 @@ __all__ = [
     "PlaceRequest",
     "RemoteEngine",
     "RequeueStore",
+    "Restart",
     "Run",
     "RunClaim",
     "ScheduleBook",
@@ -382,9 +384,10 @@ class CallStore(Protocol):
 class RequeueStore(Protocol):
     """Optional methods of a `SharedStore` that lets other processes run tasks of an ended one.
 
-    They are called for tasks whose record has a ``restart``: waiting ones, and running ones that
+    They are called for tasks whose record has a `Restart`: waiting ones, and running ones that
     are ``idempotent``. When a process ends or dies, the store gives such tasks to a process that
-    knows their function, by `StoreHost.take_over`.
+    knows their function, by `StoreHost.take_over`. What it stores for that are ``restart.call`` and
+    ``restart.facts()``, from which `Restart.of` makes a new one.
 
     A task that has started must not start a second time, even if a process was only suspended
     and others believed that it was dead. So a start is stored first, if the task is still

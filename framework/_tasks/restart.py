@@ -58,13 +58,13 @@ class Restart:
         carried: dict[str, str] | None = None,
         fresh: bool = False,
     ) -> None:
-        self.call = call
-        self.due = due
-        self.limit = limit
-        self.priority = priority
-        self.idempotent = idempotent
+        self.call: str = call
+        self.due: float | None = due
+        self.limit: float | None = limit
+        self.priority: str = priority
+        self.idempotent: bool = idempotent
         self.carried: dict[str, str] = carried or {}
-        self.fresh = fresh
+        self.fresh: bool = fresh
         self.state: RestartState = "own"
         self.started: float | None = None
         self.written: list[Any] = []
