@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from framework._manager.accepting import accept_checked
+from framework._manager.app_rules import AppRules
 from framework._manager.core import Core
 from framework._tasks import registry
 from framework._tasks.jsonsafe import safe_str
@@ -64,12 +65,12 @@ async def run_again(core: Core, task_id: str, frame: FrameType) -> LiveTask | Ex
 
 async def _call_of(core: Core, record: TaskRecord) -> _Call:
     args = record.args if isinstance(record, LiveTask) else None
-    store: object = core.ledger.store
-    if isinstance(record, LiveTask) and args is not None and not isinstance(store, CallStore):
+    keeper = _keeper(core, record)
+    if isinstance(record, LiveTask) and args is not None and keeper is None:
         return _Call(record.spec.replace(_OF_ONE_TASK), args, record.kwargs or {})
     try:
         # The store may not have written it yet.
-        text = None if args is None else _unwritten(core, record)
+        text = None if args is None or keeper is None else _unwritten(keeper, record)
         if text is None:
             text = await _fetched(core, str(record.task_id))
     except ValueError as error:
@@ -79,15 +80,22 @@ async def _call_of(core: Core, record: TaskRecord) -> _Call:
     return _decoded(record, text)
 
 
-def _unwritten(core: Core, record: TaskRecord) -> str | None:
+def _keeper(core: Core, record: TaskRecord) -> CallStore | None:
+    """Return the store that keeps calls as JSON; in a test that of the app, which is replaced."""
+    store: object = core.ledger.store
+    rules = core.runner.interceptor
+    if isinstance(rules, AppRules) and isinstance(record, LiveTask):
+        store = rules.store_of(record.home) or store
+    return store if isinstance(store, CallStore) else None
+
+
+def _unwritten(keeper: CallStore, record: TaskRecord) -> str | None:
     """Return the call of a task of this process as the store will have it; None for nothing.
 
     Raises:
         ValueError: If it will not have it; it says why.
     """
-    store: object = core.ledger.store
-    assert isinstance(store, CallStore)
-    text = call_text(record, store.keep_arguments)
+    text = call_text(record, keeper.keep_arguments)
     if text is not None and text.startswith('"'):
         raise ValueError(json.loads(text))
     return text

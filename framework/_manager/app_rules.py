@@ -37,6 +37,10 @@ class AppRules(Interceptor):
         if isinstance(store, SharedStore):
             self._stores[home] = store
 
+    def store_of(self, home: Home) -> SharedStore | None:
+        """Return the store of the app of *home*; None if no other process would share it."""
+        return self._stores.get(home)
+
     def settle(self, record: TaskRecord, result: Any) -> Any:
         """Return a result as a caller of `get_result` would get it.
 

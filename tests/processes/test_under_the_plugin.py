@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from framework import TaskStatus, async_task, background_task, setup_async_framework
 from framework.engines.celery import CeleryEngine
+from framework.exceptions import RunAgainError
 from framework.stores.sql import SQLStore
 from pytest_asyncframe.probe import Probe
 
@@ -115,6 +116,11 @@ def tasks() -> Iterator[SimpleNamespace]:
 
 def undecorated() -> None:
     """Be nothing that a worker could know."""
+
+
+def undecorated_failure(_: Any) -> None:
+    """Fail, without a decorator."""
+    raise RuntimeError("no")
 
 
 def app_on(folder: Path, *parts: str) -> FastAPI:
@@ -234,6 +240,44 @@ async def test_a_default_limit_holds(asyncframe: Probe, tmp_path: Path) -> None:
     assert task.status is TaskStatus.TIMEOUT
     assert task.duration == 20
     assert task.error is not None
+
+
+@background_task(timeout=30)
+def refuse(order: Any) -> None:
+    """Fail, whatever arrives."""
+    raise RuntimeError(type(order).__name__)
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "words"),
+    [
+        (undecorated_failure, 1, r"undecorated_failure is not a decorated function that others"),
+        (refuse, threading.Lock(), r"argument 'order' of .*refuse does not fit"),
+    ],
+    ids=["undecorated", "no JSON"],
+)
+@pytest.mark.asyncframe(lost_failures="off")
+async def test_what_the_store_would_not_keep_is_not_run_again(
+    asyncframe: Probe, tmp_path: Path, function: Any, argument: Any, words: str
+) -> None:
+    """A task that the app's own store could not run again is refused in a test as well."""
+    async with asyncframe.client(app_on(tmp_path, "sql")):
+        task_id = await asyncframe.manager.submit(function, (argument,))
+        await asyncframe.settled()
+        with pytest.raises(RunAgainError, match=words):
+            await asyncframe.manager.run_again(task_id)
+
+
+@pytest.mark.asyncframe(lost_failures="off")
+async def test_what_is_run_again_is_what_was_kept(asyncframe: Probe, tmp_path: Path) -> None:
+    """A task runs again with what the app's store would have kept: a model is plain JSON."""
+    async with asyncframe.client(app_on(tmp_path, "sql")):
+        first = await asyncframe.manager.submit(refuse, (Order(number=1, day=date.min),))
+        await asyncframe.settled()
+        second = await asyncframe.manager.run_again(first)
+        for task_id, name in ((first, "Order"), (second, "dict")):
+            task = await asyncframe.completed(task_id, check=False)
+            assert str(task.error) == name
 
 
 @pytest.mark.asyncframe(app_rules="off")
