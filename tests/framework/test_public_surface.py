@@ -301,6 +301,7 @@ def test_import_is_light() -> None:
         "httpx",
         "sqlalchemy",
         "prometheus_client",
+        "cronsim",
     ]
 
     assert run(f"import framework; print([m for m in {heavy!r} if m in sys.modules])") == "[]\n"
