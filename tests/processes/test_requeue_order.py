@@ -407,3 +407,21 @@ def test_task_is_found_while_it_is_taken_over(
         give_up(other)
 
         assert found == [{task.task_id: PENDING}]
+
+
+def test_claim_whose_answer_is_lost(sql_url: str) -> None:
+    """A process that does not know whether it has claimed a task claims it again, and runs it."""
+    with peers(sql_url) as (slow, other):
+        task = accept(slow)
+        give_up(other)
+        other.host.rooms = 10
+        with lost_answer(other), pytest.raises(OSError, match=r"^the connection is gone$"):
+            other.writer.follower.watch()
+        assert state(other, task) == ("pending", other.process_id)
+        assert other.host.taken_over == []
+        other.writer.follower.watch()
+
+        assert [taken.task_id for taken in other.host.taken_over] == [task.task_id]
+        assert state(other, task) == ("pending", other.process_id)
+        other.writer.follower.watch()
+        assert len(other.host.taken_over) == 1

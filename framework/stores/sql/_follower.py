@@ -164,7 +164,8 @@ class Follower:
             dead = self._membership.watch(connection)
             orphans = _orphans.find(connection, self._host.room())
             homeless = _places.has_homeless(connection)
-        if dead or orphans or homeless:
+        # If the answer to the last claim was lost, it may have had its effect.
+        if dead or orphans or homeless or self._arriving:
             while self._claim(dead):
                 dead = []
 
@@ -174,6 +175,7 @@ class Follower:
         with self._database.writing() as connection:
             version, _ = membership.turn(connection)
             membership.bury(connection, dead)
+            _orphans.put_back(connection, self._arriving, membership.process_id)
             found = _orphans.find(connection, room)
             claimed = _orphans.claim(
                 connection, found, membership.process_id, version, self._host.clock.time(), room
@@ -182,7 +184,7 @@ class Follower:
             remote = self._read_claimed(connection, claimed.remote)
             waiting = self._read_claimed(connection, claimed.waiting)
             # Before the commit, from which on the rows are this process's.
-            self._arriving = claimed.waiting
+            self._arriving = [*claimed.remote, *claimed.waiting]
         for record in (*remote, *waiting):
             self._mirror.forget(record.task_id)
         if remote:

@@ -133,6 +133,15 @@ def claim(
     return Claimed(remote, waiting, more)
 
 
+def put_back(connection: Connection, task_ids: Collection[str], process: str) -> None:
+    """Let tasks be nobody's that *process* may have claimed, and does not run."""
+    for some in _parts(list(task_ids)):
+        own = sa.and_(TASKS.c.task_id.in_(some), TASKS.c.process == process)
+        connection.execute(
+            sa.update(TASKS).where(own, TASKS.c.ended_at.is_(None)).values(process="")
+        )
+
+
 def _is_known(name: str) -> bool:
     return registry.find_spec(name) is not None
 
