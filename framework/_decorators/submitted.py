@@ -61,7 +61,7 @@ def background_task(fn: Any = BRACKETS, /, **options: Unpack[BackgroundOptions])
     Raises:
         TypeError: If *fn* cannot be a task, the order of decorators is wrong, or a parameter
             has the wrong type.
-        ValueError: If *timeout* is out of range.
+        ValueError: If a value is out of range.
     """
     given = BACKGROUND.checked("background_task", options)
     return apply("background_task", fn, lambda it: _task("background_task", it, given))
@@ -100,7 +100,7 @@ def async_task(fn: Any = BRACKETS, /, **options: Unpack[TaskOptions]) -> Any:
     Raises:
         TypeError: If *fn* cannot be a task, the order of decorators is wrong, or a parameter
             has the wrong type.
-        ValueError: If *timeout* is out of range.
+        ValueError: If a value is out of range.
     """
     given = TASK.checked("async_task", options)
     return apply("async_task", fn, lambda it: _task("async_task", it, given))
@@ -155,11 +155,7 @@ def check_requeued(spec: TaskSpec, *, awaited: bool) -> None:
             "on_restart must be 'interrupt' for an async_task, not 'requeue': whoever awaits "
             "it is gone after a restart; use background_task"
         )
-    if not spec.options["keep_arguments"]:
-        raise ValueError(
-            "keep_arguments must be True with on_restart='requeue', not False: another process "
-            "cannot run the task without its arguments"
-        )
+    spec.require_kept()
     if "<" in spec.name:  # <lambda> or <locals>
         raise ValueError(
             f"on_restart must be 'interrupt' for {spec.name}, not 'requeue': another process "

@@ -111,6 +111,9 @@ def _spec(func: Callable[..., Any], options: SubmitOptions) -> tuple[TaskSpec, t
         spec = func.__asyncframe_spec__  # type: ignore[attr-defined]  # set by the decorator
         assert isinstance(spec, TaskSpec)
         bound = (func.__self__,) if isinstance(func, MethodType) else ()
-        return spec.replace(options) if options else spec, bound
+        if options:
+            spec = spec.replace(options)
+            spec.require_kept()
+        return spec, bound
     complete = merged(COPY.defaults, options) if options else COPY.defaults
     return spec_for(require_callable("submit", func), complete), ()

@@ -234,7 +234,7 @@ class Core:
     def stop(self) -> None:
         """Accept no more tasks and cancel all timers; call it after a drain, if there is one.
 
-        Failures that nobody has read are logged. May be called twice.
+        Failures that nobody has read are logged, unless they were before. May be called twice.
         """
         # The ledger first: nothing can be added while the other parts stop.
         if not self.ledger.stop():

@@ -318,8 +318,9 @@ class TaskManager(Waiting):
     def cleanup_completed_tasks(self, max_age: float = 3600.0) -> int:
         """Forget tasks that ended *max_age* seconds ago or earlier.
 
-        A failure that nobody has read is logged when its task is forgotten. It never blocks:
-        rows of a database are deleted afterwards, in short steps.
+        A failure that nobody has read, and that was not logged when the task ended, is logged
+        when the task is forgotten. It never blocks: rows of a database are deleted afterwards, in
+        short steps.
 
         Args:
             max_age: Seconds, 0 or more; 0 forgets all finished tasks.

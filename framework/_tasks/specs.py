@@ -128,6 +128,18 @@ class TaskSpec:
         """Which task starts first if several wait: high, normal or low."""
         return PRIORITIES[self.level]
 
+    def require_kept(self) -> None:
+        """Refuse to requeue a task whose arguments are not kept.
+
+        Raises:
+            ValueError: If the options ask for both.
+        """
+        if self.requeue and not self.options["keep_arguments"]:
+            raise ValueError(
+                "keep_arguments must be True with on_restart='requeue', not False: another process "
+                "cannot run the task without its arguments"
+            )
+
     def replace(self, changed: Mapping[str, object]) -> TaskSpec:
         """Return a copy with *changed* options, which must be checked already."""
         options = merged(self.options, changed)

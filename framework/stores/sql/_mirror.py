@@ -61,7 +61,7 @@ class Mirror:
         self.held = HELD
         self._finished = MemoryStore()
         self._older = Older()
-        # Of the older ones: those that wait to be written, failures that nobody has read, and
+        # Of the older ones: those that wait to be written, failures that nobody knows of, and
         # those whose rows will change once more, when their bodies let go of them.
         self._pinned: dict[str, TaskRecord] = {}
         # Of the older ones only their wall seconds are known. If the wall clock jumps, they are

@@ -241,7 +241,7 @@ class SQLStore:
         return self._mirror.others()
 
     def unread(self) -> Sequence[TaskRecord]:
-        """Return the failures of this process that nobody has read."""
+        """Return the failures of this process that nobody has read, and that were not logged."""
         return self._mirror.unread()
 
     def remove(

@@ -504,6 +504,19 @@ def test_requeued_function_without_arguments_that_are_kept() -> None:
         background_task(on_restart="requeue", keep_arguments=False)(named)
 
 
+async def test_requeued_submission_without_arguments_that_are_kept(
+    task_manager: TaskManager,
+) -> None:
+    """A submission cannot take the arguments away from whoever is to run it later either."""
+    requeued = background_task(on_restart="requeue", name="tests.kept")(named)
+    message = r"^keep_arguments must be True with on_restart='requeue', not False: "
+    with pytest.raises(ValueError, match=message):
+        await task_manager.submit(requeued, (None,), keep_arguments=False)
+    with pytest.raises(ValueError, match=message):
+        task_manager.submit_nowait(requeued, (None,), keep_arguments=False)
+    assert task_manager.get_stats()["submitted"] == 0
+
+
 def test_requeued_function_that_is_awaited() -> None:
     """A task that its caller awaits cannot be requeued: after a restart nobody awaits it."""
     with pytest.raises(
