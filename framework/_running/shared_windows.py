@@ -165,9 +165,10 @@ class SharedPolicies(Policies):
                     window, entry, options["rate_limit"], length + margin, ahead, waits
                 )
                 assert answer is not None
-                until = self.monotonic() + answer.wait
                 if not answer.counted:
-                    return until
+                    # Callers know nothing of the margin.
+                    return self.monotonic() + min(answer.wait, length)
+                until = self.monotonic() + answer.wait
                 if answer.wait > ahead:
                     yield from self._wait(policy, sleeper, until)
                     break
