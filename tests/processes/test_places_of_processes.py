@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -275,6 +276,69 @@ def _same_name() -> str:
 
 
 _same_name.__module__, _same_name.__qualname__ = "held", "alone"
+
+
+@contextmanager
+def submitting(url: str, log: Path) -> Iterator[list[subprocess.Popen[str]]]:
+    """Run four processes that submit the same unique task."""
+    program = str(PROGRAM.with_name("submitting.py"))
+    made = [
+        subprocess.Popen(
+            [sys.executable, program, url, str(log)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    try:
+        yield made
+    finally:
+        for one in made:
+            one.kill()
+            one.communicate()
+
+
+def tell(process: subprocess.Popen[str], how: str) -> None:
+    """Let a process submit."""
+    assert process.stdin is not None
+    process.stdin.write(f"{how}\n")
+    process.stdin.flush()
+
+
+def words(process: subprocess.Popen[str]) -> list[str]:
+    """Return the words of its next line."""
+    assert process.stdout is not None
+    return process.stdout.readline().split()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("turn", range(10))
+def test_a_thousand_submissions_of_four_processes(sql_url: str, tmp_path: Path, turn: int) -> None:
+    """They give one task and one run; when its process is killed, the next one runs, once."""
+    log = tmp_path / "log"
+    os.mkfifo(log)
+    with submitting(sql_url, log) as four, os.fdopen(os.open(log, os.O_RDWR)) as runs:
+        for one in four:
+            assert words(one) == ["ready"]
+        for one in four:
+            tell(one, "return 250")
+        first = {task_id for one in four for task_id in words(one)}
+        word, pid, task_id = runs.readline().split()
+        assert (word, {task_id}) == ("start", first)
+        (killed,) = (one for one in four if str(one.pid) == pid)
+        survivors = [one for one in four if one is not killed]
+        killed.kill()
+        for one in survivors:
+            tell(one, "replace 3")
+        last = {task_id for one in survivors for task_id in words(one)}
+        word, pid, task_id = runs.readline().split()
+        assert task_id in last - first
+        assert pid in {str(one.pid) for one in survivors}
+        for one in survivors:
+            tell(one, "return 250")
+        assert {task_id for one in survivors for task_id in words(one)} == {task_id}
 
 
 # -- throttles
