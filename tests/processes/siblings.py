@@ -174,6 +174,8 @@ class Peer:
         with self.database.writing() as connection:
             self.writer.membership.beat(connection)
         self.writer.follower.watch()
+        while self.writer.follower.behind:
+            self.writer.follower.go_on()
 
     def writer_reads(self, task_ids: list[str]) -> dict[str, TaskStatus]:
         """Return what the database says now of some tasks."""

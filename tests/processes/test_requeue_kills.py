@@ -222,4 +222,4 @@ async def test_disturbed_fifty_times(sql_url: str, tmp_path: Path, how: str) -> 
     """No accepted task is lost and none starts twice, whatever happens to its process."""
     ways = ["kill", "suspend", "end"] if how == "all" else [how]
     chosen = random.Random(how).choices(ways, k=50)
-    await disturbed(sql_url, tmp_path, chosen, count=25, seed=2)
+    await disturbed(sql_url, tmp_path, chosen, count=15, seed=2)

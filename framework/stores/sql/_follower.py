@@ -60,6 +60,7 @@ class Follower:
 
     Attributes:
         version: The version up to which all changes were read.
+        behind: Whether there is more to `go_on` with; what waits is written before.
         removed: The wall second up to which ended tasks were removed.
     """
 
@@ -81,6 +82,7 @@ class Follower:
         self._host = host
         self._clock = clock
         self.version = 0
+        self.behind = False
         self.removed = 0.0
         # The tasks that this process has taken over and does not know yet.
         self._arriving: Collection[str] = ()
@@ -166,8 +168,11 @@ class Follower:
             homeless = _places.has_homeless(connection)
         # If the answer to the last claim was lost, it may have had its effect.
         if dead or orphans or homeless or self._arriving:
-            while self._claim(dead):
-                dead = []
+            self.behind = self._claim(dead)
+
+    def go_on(self) -> None:
+        """Claim some more of what dead processes have left."""
+        self.behind = self._claim([])
 
     def _claim(self, dead: Sequence[tuple[str, int]]) -> bool:
         """Bury the *dead*, and claim what is left of them; return whether there may be more."""

@@ -26,7 +26,7 @@ from framework.stores.sql._schema import PROCESSES, TASKS
 REASON: Final = "its process ended or hung before the task could end"
 CANCELLED: Final = "it was cancelled before another process took it over"
 
-MOST: Final = 500
+MOST: Final = 200
 """How many tasks a process takes over in one transaction at most."""
 
 MOST_TEXT: Final = 8_000_000

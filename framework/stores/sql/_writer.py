@@ -197,7 +197,9 @@ class Writer:
         self._finish()
 
     def _until_due(self) -> float:
-        """Return the seconds until the next look or beat."""
+        """Return the seconds until the next look or beat, or until more is to be claimed."""
+        if self.follower.behind:
+            return 0.0
         now, pace = self._clock.monotonic(), self._pace
         return max(0.0, min(self._looked + pace.look, self._beaten + pace.beat) - now)
 
@@ -575,6 +577,8 @@ class Writer:
         if monotonic() >= self._watched + pace.beat:
             self.follower.watch()
             self._watched = monotonic()
+        elif self.follower.behind:
+            self.follower.go_on()
         if monotonic() >= self._looked + pace.look:
             self.follower.look()
             self.lines.look(self.follower.version)
