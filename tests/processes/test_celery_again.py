@@ -51,6 +51,10 @@ async def test_another_app_runs_it_again(
             await manager.run_again(second)
         assert other.state.fetch([second])[second]["limit"] == "11.0"
         assert other.state.kept_call(second) is None
+    third = make(celery_redis.url)
+    async with app(third) as manager:
+        tasks_seen = [await manager.get_task(one) for one in (first, second)]
+        assert [one and one.run_again_of for one in tasks_seen] == [None, first]
 
 
 @pytest.mark.parametrize("how", ["engine", "option", "too large"])

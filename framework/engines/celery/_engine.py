@@ -550,6 +550,7 @@ class CeleryEngine(Sharing):
             carried=dict(task.carried),
             level=level_of(task.spec) if self._has_levels else None,
             keep=self.keep_arguments if _may_keep(task.spec) else 0,
+            run_again_of=task.run_again_of if isinstance(task, TaskRecord) else "",
         )
 
     def _signature(self, name: str, spec: TaskFunction) -> str:

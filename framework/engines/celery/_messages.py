@@ -50,6 +50,7 @@ class Message:
         keep: How many bytes `call` may have to be kept if the task ends without a result; 0
             for none, `KEEP` in messages of earlier releases.
         level: The place of its priority in `options.PRIORITIES`; None if no task has one.
+        run_again_of: The task that it repeats; "" for none, and in messages of earlier releases.
         version: `VERSION`.
     """
 
@@ -71,6 +72,7 @@ class Message:
     carried: dict[str, str] = field(default_factory=dict)
     keep: int = KEEP
     level: int | None = None
+    run_again_of: str = ""
     version: int = VERSION
 
     def as_json(self) -> dict[str, Any]:
@@ -112,7 +114,7 @@ class Message:
         return cls(**given)
 
 
-_LATER: Final[dict[str, Any]] = {"carried": {}, "keep": KEEP, "level": None}
+_LATER: Final[dict[str, Any]] = {"carried": {}, "keep": KEEP, "level": None, "run_again_of": ""}
 """Fields that messages of earlier releases lack, and what they are then."""
 
 _LONGEST_ID = 512

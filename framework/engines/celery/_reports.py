@@ -238,6 +238,7 @@ def record_of(task_id: str, facts: Mapping[str, str], clock: Clock) -> TaskRecor
             "progress_message": facts.get("message"),
             "cancel_requested": facts.get("cancel") == "1",
             "remote": True,
+            "run_again_of": facts.get("run_again_of"),
         },
         clock,
     )

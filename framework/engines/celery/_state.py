@@ -433,6 +433,7 @@ def _facts(message: Message) -> list[str]:
         repr(message.created),
         "limit",
         "" if message.limit is None else repr(message.limit),
+        *(("run_again_of", message.run_again_of) if message.run_again_of else ()),
     ]
 
 
