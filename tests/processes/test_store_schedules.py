@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from sqlalchemy.engine import Connection
 
 from framework._tasks.records import TaskRecord
 from framework._tasks.schedules import RunClaim, ScheduleState
@@ -67,6 +69,22 @@ def test_a_due_time_is_claimed_once(books: tuple[Book, Book]) -> None:
     assert one.run(DUE)[0] == "claimed"
     assert other.run(DUE)[0] == "taken"
     assert other.run(DUE - 60)[0] == "taken"
+
+
+def test_two_that_claim_at_once(books: tuple[Book, Book], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two processes that both find a due time free, the second to write is refused it."""
+    one, other = books
+    real = other.peer.database.reading
+
+    # 1 both read that it is free, 2 one claims it, 3 the other one has its turn to write.
+    @contextmanager
+    def reading() -> Iterator[Connection]:
+        with real() as connection:
+            yield connection
+        assert one.run(DUE)[0] == "claimed"
+
+    monkeypatch.setattr(other.peer.database, "reading", reading)
+    assert other.run(DUE)[0] == "taken"
 
 
 def test_a_claimed_run_exists(books: tuple[Book, Book]) -> None:

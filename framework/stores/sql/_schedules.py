@@ -55,6 +55,10 @@ class ScheduleRows:
 
     def claim(self, name: str, due: float | None, record: TaskRecord, skip: bool) -> RunClaim:
         """Claim one run; see `ScheduleBook.claim_run`."""
+        # Without a turn: of many processes all but one come too late, and need not write.
+        with self._database.reading() as connection:
+            if _is_taken(_read(connection, name), due, record):
+                return "taken"
         call = self._writer.call_of(record, record)
         row = row_of(record, call)
         with self._turn() as (connection, version):
@@ -65,11 +69,10 @@ class ScheduleRows:
                 if due is not None and due > state.last_due:
                     _write(connection, replace(state, last_due=due), new=False)
                 return "claimed"
-            if found and due is not None:
-                if due <= found.last_due <= due + CLOCK_ERROR:
-                    return "taken"
-                if found.paused:
-                    return "paused"
+            if _is_taken(found, due, record):
+                return "taken"
+            if found and found.paused and due is not None:
+                return "paused"
             if _is_running(connection, state.task_id):
                 if skip and due is not None:
                     skipped = replace(state, last_due=due, skipped=state.skipped + 1)
@@ -136,6 +139,16 @@ def read_all(connection: Connection) -> list[ScheduleState]:
     """Return all schedules by name."""
     rows = connection.execute(sa.select(*_ROW).order_by(SCHEDULES.c.name))
     return [_state_of(row) for row in rows]
+
+
+def _is_taken(state: ScheduleState | None, due: float | None, record: TaskRecord) -> bool:
+    """Return whether a due time was claimed or skipped already, and not for this very task."""
+    return (
+        state is not None
+        and due is not None
+        and due <= state.last_due <= due + CLOCK_ERROR
+        and record.task_id != state.task_id
+    )
 
 
 def _read(connection: Connection, name: str) -> ScheduleState | None:
