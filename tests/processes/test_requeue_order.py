@@ -425,3 +425,25 @@ def test_claim_whose_answer_is_lost(sql_url: str) -> None:
         assert state(other, task) == ("pending", other.process_id)
         other.writer.follower.watch()
         assert len(other.host.taken_over) == 1
+
+
+def test_what_waits_is_written_between_two_steps(
+    sql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that takes over many tasks writes its own ones after every few of them."""
+    monkeypatch.setattr(_orphans, "MOST", 2)
+    with peers(sql_url) as (slow, other):
+        for number in range(5):
+            accept(slow, number)
+        with slow.database.writing() as connection:
+            slow.writer.membership.leave(connection)
+        other.host.rooms = 10
+        taken, written = [], []
+        for _ in range(4):
+            own = other.accept()
+            other.writer.attempt()
+            taken.append(len(other.host.taken_over))
+            written.append(other.row(own) is not None)
+
+        assert (taken, written) == ([2, 4, 5, 5], [True] * 4)
+        assert other.writer._until_due() > 0
