@@ -140,12 +140,10 @@ class Places:
         return self._admitted(task, add)
 
     def _admit_here(self, task: LiveTask, add: Callable[[bool], None]) -> LiveTask | None:
-        stay = task.stay
-        assert stay is not None
-        assert stay.unique is not None
+        stay, request = _unique(task)
         while True:
             with self._admitting:
-                existing = self._enter(task, stay, add)
+                existing = self._enter(task, stay, request, add)
             if existing is None:
                 assert stay.answer is not None
                 self._replace(task, stay.answer)
@@ -158,19 +156,15 @@ class Places:
 
     def _begin_asking(self, task: LiveTask, waiter: Waiter) -> None:
         """Ask all processes for a task that is not added yet, and wake *waiter*."""
-        stay = task.stay
-        assert stay is not None
-        assert stay.unique is not None
+        stay, request = _unique(task)
         # Others may be given its id, so from here on a full queue cannot refuse it.
         self._ledger.require_room()
         stay.waiter = waiter
-        self._lines.join(stay.unique, partial(self._told, task, stay))
+        self._lines.join(request, partial(self._told, task, stay))
 
     def _admitted(self, task: LiveTask, add: Callable[[bool], None]) -> LiveTask | Existing | None:
         """Add a task if the answer allows it."""
-        stay = task.stay
-        assert stay is not None
-        assert stay.unique is not None
+        stay, request = _unique(task)
         with self._lock:
             answer, stay.waiter = stay.answer, None
         if answer is None:
@@ -179,7 +173,7 @@ class Places:
                 f"no answer within {_PATIENCE:g} s whether {task.name} has a task with the same "
                 "key already; nothing was submitted"
             )
-        if not answer.granted and not stay.unique.waits:
+        if not answer.granted and not request.waits:
             existing = answer.others[-1]
             self._require_return(task, existing)
             own = self._tasks.get(existing)
@@ -190,10 +184,7 @@ class Places:
 
     def _admit_first(self, task: LiveTask, add: Callable[[bool], None]) -> LiveTask | None:
         """Add a task before the other processes are asked."""
-        stay = task.stay
-        assert stay is not None
-        request = stay.unique
-        assert request is not None
+        stay, request = _unique(task)
         other = self._latest.get(request.key)
         if other is not None and not request.waits and not _is_over(other):
             self._require_return(task, other.task_id)
@@ -206,9 +197,9 @@ class Places:
 
     def _told_late(self, task: LiveTask, stay: Stay, answer: PlaceAnswer) -> None:
         """Called with the answer to a task that was added before."""
-        request = stay.unique
+        # Not that of the task: it may have ended meanwhile, and left all lines.
+        request, first = stay.unique, stay.answer is None
         assert request is not None
-        first = stay.answer is None
         self._told(task, stay, answer)
         if answer.granted or not first:
             return
@@ -232,10 +223,10 @@ class Places:
         if task.spec.options["on_duplicate"] == "raise":
             raise DuplicateTaskError(task.name, existing)
 
-    def _enter(self, task: LiveTask, stay: Stay, add: Callable[[bool], None]) -> str | None:
+    def _enter(
+        self, task: LiveTask, stay: Stay, request: PlaceRequest, add: Callable[[bool], None]
+    ) -> str | None:
         """Add a task if the line takes it; return the id of the last task there if not."""
-        request = stay.unique
-        assert request is not None
         answer = self._ask(task, stay, request)
         if not answer.granted and not request.waits:
             return answer.others[-1]
@@ -413,6 +404,14 @@ class Places:
     def _is_over(self, task_id: str) -> bool:
         task = self._tasks.get(task_id)
         return task is not None and _is_over(task)
+
+
+def _unique(task: LiveTask) -> tuple[Stay, PlaceRequest]:
+    """Return the stay of a unique task that is being submitted, and what it asks for."""
+    stay = task.stay
+    assert stay is not None
+    assert stay.unique is not None
+    return stay, stay.unique
 
 
 def _is_over(task: LiveTask) -> bool:

@@ -197,14 +197,29 @@ class _Step:
         self._process = process
         self._version = version
         self._entered = 0
+        # Of a thousand submissions of a unique task all but the first get the same answer.
+        self._refused: dict[tuple[str, int], PlaceAnswer] = {}
         self.granted: list[Place] = []
 
     def answer(self, asked: Asked) -> PlaceAnswer | None:
         """Do what is asked; return the answer, None for a task that leaves."""
         if isinstance(asked, str):
+            self._refused.clear()
             self._leave(asked)
             return None
         request, _ = asked
+        if request.waits:
+            self._refused.clear()
+            return self._answer(request)
+        known = self._refused.get((request.key, request.limit))
+        if known is not None and request.task_id not in known.others:
+            return known
+        answer = self._answer(request)
+        if not answer.granted:
+            self._refused[request.key, request.limit] = answer
+        return answer
+
+    def _answer(self, request: PlaceRequest) -> PlaceAnswer:
         line = {"in_line": request.key}
         own = self._connection.execute(_OWN, {**line, "of_task": request.task_id}).first()
         if own is None and self._may_enter(request, line):
