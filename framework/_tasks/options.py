@@ -194,8 +194,8 @@ class RestartOptions(TypedDict, total=False):
             "interrupt",
             partial(checks.choice, allowed=("interrupt", "requeue")),
             'What becomes of a task that waits when its process ends: ``"interrupt"`` ends it '
-            'INTERRUPTED; ``"requeue"`` lets another process run it, with its arguments as JSON, '
-            "if they share a store such as `SQLStore`.",
+            'INTERRUPTED or CANCELLED; ``"requeue"`` lets another process run it, with its '
+            "arguments as JSON, if they share a store such as `SQLStore`.",
         ),
     ]
     idempotent: Annotated[
