@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 import threading
 import types
 from contextvars import Context
@@ -31,6 +32,7 @@ from framework._tasks.live import CARRIED, Home, LiveTask, Waiter, new_task
 from framework._tasks.records import TaskEvent, TaskStatus
 from framework._tasks.specs import TaskSpec
 from framework._threads.clock import SystemClock
+from framework._threads.stacks import place
 from framework.exceptions import TaskTimeoutError
 from framework.worker._outcomes import Kind, Outcome
 from framework.worker._policies import PublishAgain, WorkerPolicies
@@ -66,6 +68,7 @@ class Delivery:
         told: Monotonic second of the last progress report.
         lost: Whether another process has the lease.
         ended: Whether Redis knows that it ran past its limit.
+        thread: Identifier of the thread that runs it; 0 for an event loop.
     """
 
     attempt: int
@@ -76,6 +79,7 @@ class Delivery:
     told: float = 0.0
     lost: bool = False
     ended: bool = False
+    thread: int = 0
 
 
 class _Endings(Endings):
@@ -179,6 +183,7 @@ class Outpost:
         try:
             task.delivery.started = self.clock.monotonic()
             if spec.kind == "thread":
+                task.delivery.thread = threading.get_ident()
                 self._core.runner.runs["thread"](task)
             else:
                 self._run_on_loop(task)
@@ -287,7 +292,13 @@ class Outpost:
         if task is None:
             return
         if event.kind == "timed_out":
+            # Before its process is killed, which tells nobody where it was.
+            where = _place_of(task)
             self._tell_timeout(task)
+            if where:
+                _LOGGER.warning(
+                    "task %s (%s) ran past its limit at %s", event.task_id, task.name, where
+                )
             return
         delivery: Delivery = task.delivery
         now = self.clock.monotonic()
@@ -345,6 +356,16 @@ class Outpost:
             self._core.endings.stop_body(task)
         if wanted:
             self._state.heard(task.task_id)
+
+
+def _place_of(task: LiveTask) -> str:
+    """Return the line that a function on a thread executes, for people; "" if unknown."""
+    frame = sys._current_frames().get(task.delivery.thread)
+    frames: list[types.FrameType] = []
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    return place(frames, None) if frames else ""
 
 
 _LONGEST: Final = 2_000

@@ -180,11 +180,17 @@ async def test_limit(manager: TaskManager, shown: Any, key: str) -> None:
     assert (await shown(task_id, "FAILURE"))["exception"].startswith("TaskTimeoutError(")
 
 
-async def test_kill(manager: TaskManager, shown: Any, key: str) -> None:
-    """A process that is killed past its task's limit is FAILURE too."""
+async def test_kill(
+    manager: TaskManager, watched_worker: CeleryWorker, shown: Any, key: str
+) -> None:
+    """A process that is killed past its task's limit is FAILURE too, and says where it was."""
     task_id = celery_tasks.hold.options(timeout=0.2)(key)
     await failure(manager, task_id)
     assert "TimeLimitExceeded(0.7,)" in (await shown(task_id, "FAILURE"))["traceback"]
+    (line,) = [one for one in logged(watched_worker, task_id) if "ran past its limit" in one]
+    assert re.fullmatch(
+        rf"task {task_id} \(.*hold\) ran past its limit at .*:\d+ in hold, in .*", line
+    )
 
 
 async def test_retry(
