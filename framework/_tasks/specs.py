@@ -99,18 +99,8 @@ class TaskSpec:
         self.task_id: str | None = options["task_id"]
         self.level: int = PRIORITIES.index(options["priority"])
         self.requeue: bool = options["on_restart"] == "requeue"
-        limited = options["max_running"] is not None
-        if options["key"] is not None and not limited:
-            raise TypeError(
-                f"{name}: 'key' has no effect without 'max_running', the number of tasks that may "
-                "run for each key; for one task of each key that may exist, use unique=<function>"
-            )
-        if options["on_duplicate"] != "return" and not options["unique"]:
-            raise TypeError(
-                f"{name}: 'on_duplicate' has no effect without 'unique': add unique=True, or a "
-                "function that makes a key of the arguments"
-            )
-        self.claims: bool = bool(options["unique"]) or limited
+        # A submission of a plain function makes a spec, most often without any option.
+        self.claims: bool = options is not COPY.defaults and _claims(name, options)
         self.special: bool = bool(
             self.delay
             or self.hooks
@@ -151,6 +141,26 @@ def _hooks(complete: Hook | None, error: Hook | str | None) -> Hooks | None:
     """Return the hooks of a task; None if neither option is a function."""
     called = error if callable(error) else None
     return None if complete is None and called is None else (complete, called)
+
+
+def _claims(name: str, options: CopyOptions) -> bool:
+    """Return whether *options* ask for places.
+
+    Raises:
+        TypeError: If one of them has no effect without another.
+    """
+    limited = options["max_running"] is not None
+    if options["key"] is not None and not limited:
+        raise TypeError(
+            f"{name}: 'key' has no effect without 'max_running', the number of tasks that may run "
+            "for each key; for one task of each key that may exist, use unique=<function>"
+        )
+    if options["on_duplicate"] != "return" and not options["unique"]:
+        raise TypeError(
+            f"{name}: 'on_duplicate' has no effect without 'unique': add unique=True, or a "
+            "function that makes a key of the arguments"
+        )
+    return bool(options["unique"]) or limited
 
 
 class Schedule:
