@@ -1,0 +1,108 @@
+"""Protocols of the parts of a framework that you can replace.
+
+Each framework has its own parts; nothing is replaced globally. A class does not have to
+inherit from these protocols. If it does, it inherits the methods that have a default.
+
+The functions convert calls, results, errors and records to JSON and back, for an engine or
+store that stores them or sends them to another process.
+"""
+
+from __future__ import annotations
+
+from framework._tasks import exports
+from framework._tasks.engine_task import EngineTask, TaskFunction, TaskWaiter
+from framework._tasks.facts import dump_record, load_record
+from framework._tasks.pages import PageQuery
+from framework._tasks.places import PlaceAnswer, PlaceRequest
+from framework._tasks.records import Kind, TaskEvent, TaskRecord, TaskStatus
+from framework._tasks.registry import find_function
+from framework._tasks.restart import Restart
+from framework._tasks.schedules import RunClaim, ScheduleState
+from framework._tasks.windows import WindowAnswer, WindowRequest
+from framework._tasks.wire import (
+    decode_call,
+    decode_error,
+    decode_result,
+    encode_call,
+    encode_error,
+    encode_result,
+)
+from framework.protocols._clock import Clock, TimerHandle
+from framework.protocols._engines import (
+    EngineHost,
+    LoggingWorkers,
+    RemoteEngine,
+    Run,
+    TaskEngine,
+    TaskRules,
+)
+from framework.protocols._observers import EventSink, Interceptor, TaskTracer, Telemetry
+from framework.protocols._sharing import (
+    Fallible,
+    ScheduleBook,
+    SharedDirectory,
+    SharedPlaces,
+    SharedWindows,
+)
+from framework.protocols._stores import (
+    CallStore,
+    LargeStore,
+    PagedStore,
+    RequeueStore,
+    SharedStore,
+    StoreHost,
+    TaskStore,
+)
+
+__all__ = [
+    "CallStore",
+    "Clock",
+    "EngineHost",
+    "EngineTask",
+    "EventSink",
+    "Fallible",
+    "Interceptor",
+    "Kind",
+    "LargeStore",
+    "LoggingWorkers",
+    "PageQuery",
+    "PagedStore",
+    "PlaceAnswer",
+    "PlaceRequest",
+    "RemoteEngine",
+    "RequeueStore",
+    "Restart",
+    "Run",
+    "RunClaim",
+    "ScheduleBook",
+    "ScheduleState",
+    "SharedDirectory",
+    "SharedPlaces",
+    "SharedStore",
+    "SharedWindows",
+    "StoreHost",
+    "TaskEngine",
+    "TaskEvent",
+    "TaskFunction",
+    "TaskRecord",
+    "TaskRules",
+    "TaskStatus",
+    "TaskStore",
+    "TaskTracer",
+    "TaskWaiter",
+    "Telemetry",
+    "TimerHandle",
+    "WindowAnswer",
+    "WindowRequest",
+    "decode_call",
+    "decode_error",
+    "decode_result",
+    "dump_record",
+    "encode_call",
+    "encode_error",
+    "encode_result",
+    "find_function",
+    "load_record",
+]
+
+exports.pin(globals())

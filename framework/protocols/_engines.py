@@ -1,0 +1,186 @@
+"""Engines: where tasks run, in this process or in others."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from framework._tasks.engine_task import EngineTask
+from framework._tasks.records import Kind, TaskRecord, TaskStatus
+from framework.protocols._clock import Clock
+
+
+class Run(Protocol):
+    """Runs a task for an engine; safe to call twice."""
+
+    def __call__(self, task: EngineTask, /) -> bool:
+        """Run a sync task to its end, or start an async one; False if it has ended."""
+        ...
+
+    def drop(self, task: EngineTask, error: BaseException | None, /) -> None:
+        """End a task that will never run: FAILED with *error*, CANCELLED without one."""
+
+
+class TaskEngine(Protocol):
+    """Runs tasks: every queued task starts through its engine.
+
+    Thread rule: every method may be called from any thread, none may block.
+    """
+
+    def start(self, task: EngineTask, kind: Kind, run: Run) -> None:
+        """Arrange that ``run(task)`` is called once, later.
+
+        Do not call it before `start` returns. Call a ``"thread"`` run on any thread that may
+        block, and a ``"loop"`` run on the thread of the task's event loop.
+
+        Raises:
+            Exception: If the task cannot be started; it ends FAILED with this error.
+        """
+
+    def withdraw(self, task: EngineTask) -> None:
+        """Forget a task that does not have to run any more, such as a cancelled one."""
+        return
+
+    def abandon(self, task: EngineTask) -> None:
+        """Give up the thread that runs a task past its time limit; it may never return."""
+        return
+
+    def run_inline(self, task: EngineTask) -> bool:
+        """Run a queued task on the calling thread, which would otherwise wait for it.
+
+        Returns:
+            Whether it ran; False if the thread does not belong to the engine, or the task is
+            not queued.
+        """
+        return False
+
+
+class EngineHost(Protocol):
+    """The framework, as a `RemoteEngine` sees it; call every method from any thread.
+
+    Ids that are unknown in this process, or that have ended, are ignored. *at* is in seconds
+    since the epoch, by the clock of the machine where it happened.
+
+    Attributes:
+        clock: The framework's clock.
+        shared: Whether other processes can read the records too.
+    """
+
+    clock: Clock
+    shared: bool
+
+    def live(self) -> Collection[EngineTask]:
+        """Return the tasks that have not ended, as far as this process follows them."""
+        ...
+
+    def waiting(self, task_id: str, reason: str) -> None:
+        """Report why a task is still waiting; "" if it only waits for its turn."""
+
+    def asked_to_cancel(self, task_id: str) -> None:
+        """Report that a process, this one or another, has asked to cancel a task."""
+
+    def started(self, task_id: str, at: float, attempt: int) -> None:
+        """Report that a worker has started a task, or another attempt of it."""
+
+    def progress(self, task_id: str, share: float, message: str) -> None:
+        """Report the progress of a task, from 0.0 to 1.0."""
+
+    def announce(self, task_id: str, kind: str, delay: float, error: BaseException | None) -> None:
+        """Report that a task waits: *kind* is ``retrying`` or ``throttled``."""
+
+    def ended(
+        self,
+        task_id: str,
+        status: TaskStatus,
+        at: float,
+        *,
+        result: Any = None,
+        error: BaseException | None = None,
+        reason: str = "",
+        attempts: int = 1,
+    ) -> None:
+        """Report how a task ended; *error* is required if it FAILED."""
+
+
+@runtime_checkable
+class RemoteEngine(TaskEngine, Protocol):
+    """An engine whose tasks run in other processes, and may outlive the one that submits.
+
+    The framework neither starts, times nor ends such a task: the engine reports all of it to
+    its `EngineHost`, and enforces ``limit``. It must report an end for each task that it was
+    given, whatever fails.
+    """
+
+    def open(self, host: EngineHost) -> None:
+        """Start to publish and to listen; blocks for a moment.
+
+        Raises:
+            ValueError: If its settings would lose tasks or run them twice.
+        """
+
+    def close(self, patience: float) -> None:
+        """Publish waiting tasks for at most *patience* seconds, and close; blocks.
+
+        Report tasks that are not published by then as CANCELLED, and those that cannot
+        outlive this process as INTERRUPTED. Tasks that are still live when this returns are
+        expected to continue without this process.
+        """
+
+    def admit(self, task: EngineTask) -> None:
+        """Check a task before it is accepted; raise an error to refuse it."""
+
+    def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
+        """Return the current records of these ids; may block."""
+        ...
+
+    def forget(self, task_ids: Collection[str]) -> None:
+        """Delete the data of finished tasks; may block."""
+
+    def request_cancel(self, task_id: str) -> bool:
+        """Cancel a task that no worker has, or ask its worker to cancel it; may block.
+
+        Returns:
+            False if the id is unknown, or the task has ended.
+        """
+        ...
+
+
+@runtime_checkable
+class LoggingWorkers(Protocol):
+    """An optional attribute of a `RemoteEngine` whose workers have a log.
+
+    A failure is logged once. Without this attribute the process that submitted the task logs it.
+
+    Attributes:
+        logs_failures: Whether a worker logs each failure of a task that it has started. The
+            framework then logs only the failures of tasks that no worker has started.
+    """
+
+    logs_failures: bool
+
+
+@runtime_checkable
+class TaskRules(Protocol):
+    """The rules of an engine for tasks and their values; they apply even if it is not open.
+
+    An engine whose tasks leave the process should have these methods, so that tests, which
+    replace the engine, refuse the same tasks. Every method may be called from any thread.
+    """
+
+    def admit(self, task: EngineTask) -> None:
+        """Check a task before it is accepted; raise an error to refuse it."""
+
+    def received(self, task: EngineTask) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of an admitted task as its function would receive them.
+
+        Raises:
+            Exception: If they cannot be read where the function runs.
+        """
+        ...
+
+    def settle(self, task: EngineTask, result: Any) -> Any:
+        """Return a result as the code that asks for it would receive it.
+
+        Raises:
+            Exception: If it cannot be sent; the task then ends FAILED with this error.
+        """
