@@ -33,7 +33,7 @@ from typing import Any, ClassVar
 
 from framework._tasks.records import TaskStatus
 from framework._threads.exits import ExitSignal, joined_at_exit
-from framework._threads.levels import LevelQueue, level_of
+from framework._threads.levels import LevelQueue, place_of
 from framework._threads.outflow import Outflow
 from framework._threads.pool_threads import Item, PoolThread, current_pool_thread, forget_others
 from framework._threads.wait_graph import WaitGraph
@@ -122,30 +122,8 @@ class Crew:
         return len(self._waiting)
 
     def place_of(self, item: Any, more: Sequence[Any]) -> tuple[int, int] | None:
-        """Return in which place *item* will start, from 1, and how many wait; any thread.
-
-        It takes half a millisecond if 10,000 wait.
-
-        Args:
-            item: An `Item`.
-            more: Items that are to be queued next, in this order.
-
-        Returns:
-            None if it does not wait, or is being taken at this moment.
-        """
-        queue, waits, level = self._queue, self._waiting.__contains__, level_of(item)
-        if isinstance(queue, deque):
-            # All of it has normal priority.
-            queue = LevelQueue(queue)
-        levels = [[*filter(waits, items)] for items in queue.copies()]
-        for one in more:
-            levels[level_of(one)].append(one)
-        counts = [len(items) for items in levels]
-        try:
-            ahead = levels[level].index(item)
-        except ValueError:
-            return None
-        return queue.ranking.place(level, ahead, counts), sum(counts)
+        """Return in which place *item* will start, and how many wait; see `levels.place_of`."""
+        return place_of(self._queue, self._waiting.__contains__, item, more)
 
     def put(self, item: Item) -> None:
         """Queue *item* and wake or start a thread for it.

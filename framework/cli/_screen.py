@@ -74,11 +74,15 @@ class Screen:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, header_style="bold")
+        table, found = Table(box=None, pad_edge=False, header_style="bold"), list(rows)
         for place, name in enumerate(head):
+            # Only the last column gives way if the line is too long.
             last = place == len(head) - 1
-            table.add_column(name, no_wrap=True, overflow="ellipsis" if last else "fold")
-        for row in rows:
+            width = None if last else max(len(row[place]) for row in [head, *found])
+            table.add_column(
+                name, no_wrap=True, min_width=width, overflow="ellipsis" if last else "fold"
+            )
+        for row in found:
             # Not as markup: a name may have brackets.
             table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
         Console(file=self._out, highlight=False).print(table)

@@ -327,8 +327,7 @@ class Writer:
         The others are deleted from *records*. Releases the interpreter now and then, up to
         the monotonic second *until*.
         """
-        rows: dict[str, Written] = {}
-        size = 0
+        rows, size = dict[str, Written](), 0
         for number, record in enumerate(records, 1):
             if size > _MAX_TEXT:
                 del records[number - 1 :]
@@ -344,8 +343,7 @@ class Writer:
                     self._backlog.written([record])
                     continue
                 starts = restart is not None and self._begin(still, restart)
-                row = row_of(still, self.call_of(record, still), starts)
-                rows[record.task_id] = row
+                row = rows[record.task_id] = row_of(still, self.call_of(record, still), starts)
             except Exception as error:  # this one cannot be written, but others can
                 self._give_up(record, error)
             else:
