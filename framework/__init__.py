@@ -7,10 +7,10 @@ from framework._decorators.scheduled import scheduled_task
 from framework._decorators.submitted import async_task, background_task
 from framework._decorators.throttled import throttled_task
 from framework._manager.cancelling import CancelAnswer
+from framework._manager.face.gathering import MapItem, TaskMap
+from framework._manager.face.listing import TaskPage
+from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import get_task_manager, get_thread_pool
-from framework._manager.gathering import MapItem, TaskMap
-from framework._manager.listing import TaskPage
-from framework._manager.manager import TaskManager
 from framework._tasks import exports
 from framework._tasks.current import current_task
 from framework._tasks.ids import TaskId

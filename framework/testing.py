@@ -17,6 +17,7 @@ from framework._decorators.throttled import throttled_inner
 from framework._manager.app_rules import AppRules
 from framework._manager.core import Core
 from framework._manager.drain import REASON
+from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import (
     Framework,
     Parts,
@@ -25,7 +26,6 @@ from framework._manager.frameworks import (
     set_override,
     set_promise,
 )
-from framework._manager.manager import TaskManager
 from framework._manager.settings import Settings
 from framework._running.outcomes import WorkerCrashError
 from framework._running.results import Results

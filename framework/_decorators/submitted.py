@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from framework._decorators.dressing import BRACKETS, Dress, apply, copier
+from framework._manager.face.submitting import outcome
 from framework._manager.frameworks import STATE, require_core
-from framework._manager.submitting import outcome
 from framework._tasks import registry
 from framework._tasks.decorated import (
     AwaitableDecorator,

@@ -18,7 +18,7 @@ from framework._manager.elsewhere import Elsewhere
 from framework._manager.intake import Intake
 from framework._manager.places import Places
 from framework._manager.scene import LiveScene
-from framework._manager.schedules import Schedules
+from framework._manager.scheduling.schedules import Schedules
 from framework._manager.settings import Settings
 from framework._running.coroutines import runs_of
 from framework._running.endings import Endings

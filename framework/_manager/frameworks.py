@@ -21,8 +21,8 @@ from dataclasses import dataclass, fields
 
 from framework._manager.app_rules import AppRules
 from framework._manager.core import Core
+from framework._manager.face.manager import TaskManager
 from framework._manager.host import RemoteHost
-from framework._manager.manager import TaskManager
 from framework._manager.settings import Settings
 from framework._running.endings import Endings
 from framework._running.policies import Policies, standalone

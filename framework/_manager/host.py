@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import Any, Final
 
-from framework._manager.again import call_text
 from framework._manager.core import Core
+from framework._manager.face.again import call_text
 from framework._manager.taking_over import release, take_over
 from framework._tasks import registry
 from framework._tasks.ids import TaskId

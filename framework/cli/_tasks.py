@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from framework._manager.listing import checked_query, cursor
+from framework._manager.face.listing import checked_query, cursor
 from framework._running.log import escaped
 from framework._tasks.pages import Key, PageQuery, key_of
 from framework._tasks.records import TaskRecord

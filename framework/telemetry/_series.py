@@ -21,7 +21,7 @@ from framework.telemetry._figures import FIGURE, Figure, Readings, figures_of, l
 from framework.telemetry._processes import Published, Refresh, are_several, forget_dead_processes
 
 if TYPE_CHECKING:
-    from framework._manager.manager import TaskManager
+    from framework._manager.face.manager import TaskManager
 
 PREFIX: Final = "asyncframe_"
 

@@ -33,7 +33,7 @@ except ModuleNotFoundError as _error:
     ) from _error
 
 if TYPE_CHECKING:
-    from framework._manager.manager import TaskManager
+    from framework._manager.face.manager import TaskManager
 
 __all__ = ["OpenTelemetrySink"]
 

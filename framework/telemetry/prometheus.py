@@ -18,7 +18,7 @@ from framework._tasks import checks, exports
 from framework.telemetry._series import series_on
 
 if TYPE_CHECKING:
-    from framework._manager.manager import TaskManager
+    from framework._manager.face.manager import TaskManager
 
 __all__ = ["BUCKETS", "PrometheusSink"]
 

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from framework import TaskManager, background_task, get_task_manager, setup_async_framework
-from framework._manager.listing import cursor
+from framework._manager.face.listing import cursor
 from framework._threads.clock import SystemClock
 from framework.stores.sql import SQLStore
 from framework.stores.sql._database import Database, checked_url

@@ -45,6 +45,8 @@ async def test_a_coroutine_that_goes_on_is_not_called_again() -> None:
             waiting = asyncio.create_task(manager.get_result(task_id))
             asyncio.get_running_loop().call_soon(released.set)
             assert await waiting
-    into = [caller for caller, called in journey.calls if called.endswith("_manager/waiting.py")]
+    into = [
+        caller for caller, called in journey.calls if called.endswith("_manager/face/waiting.py")
+    ]
     assert into.count(None) == 1
-    assert set(into) == {None, "framework/_manager/waiting.py"}
+    assert set(into) == {None, "framework/_manager/face/waiting.py"}

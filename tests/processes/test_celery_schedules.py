@@ -15,7 +15,7 @@ from framework._tasks.records import TaskRecord
 from framework._tasks.schedules import RunClaim, ScheduleState
 from framework._threads.clock import SystemClock
 from framework.engines.celery._messages import Message
-from framework.engines.celery._schedules import RedisSchedules
+from framework.engines.celery._shared.schedules import RedisSchedules
 from framework.engines.celery._state import State
 from framework.exceptions import StoreUnavailableError
 from framework.protocols import load_record

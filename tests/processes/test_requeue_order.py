@@ -14,9 +14,9 @@ from framework import background_task
 from framework._tasks.ids import random_id
 from framework._tasks.records import Label, TaskRecord
 from framework._tasks.restart import WAITS, Restart
-from framework.stores.sql import _orphans
-from framework.stores.sql._membership import MISSED
 from framework.stores.sql._schema import TASKS
+from framework.stores.sql._shared import orphans as _orphans
+from framework.stores.sql._shared.membership import MISSED
 from tests.processes.siblings import FAILED, PENDING, Peer, peers
 
 LABEL = Label("tests.requeued", "a task that others may run")

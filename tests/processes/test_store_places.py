@@ -7,9 +7,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from framework.protocols import PlaceAnswer, PlaceRequest
-from framework.stores.sql import _places
-from framework.stores.sql._membership import MISSED
 from framework.stores.sql._schema import PLACES
+from framework.stores.sql._shared import places as _places
+from framework.stores.sql._shared.membership import MISSED
 from tests.processes.siblings import RUNNING, Peer, peers
 
 GRANTED = PlaceAnswer(True)

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from framework._tasks.records import TaskRecord
 from framework._tasks.schedules import RunClaim, ScheduleState
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql._schedules import ScheduleRows
+from framework.stores.sql._shared.schedules import ScheduleRows
 from tests.processes.siblings import START, Peer, new_record, peers
 
 NAME = "reports.nightly"

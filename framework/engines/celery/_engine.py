@@ -20,13 +20,13 @@ from framework._tasks.wire import CallEncoder, call_encoder, decode_call, refusa
 from framework._threads.clock import SystemClock
 from framework.engines.celery import _settings, _worker_side
 from framework.engines.celery._entries import Entry
-from framework.engines.celery._lines import RedisLines
 from framework.engines.celery._messages import KEEP, Functions, Message, signature_hash
 from framework.engines.celery._priorities import level_of, require_levels
 from framework.engines.celery._publisher import Publisher, Sender, queue_of, route
 from framework.engines.celery._reports import Reports, record_of
 from framework.engines.celery._rescue import Rescue
-from framework.engines.celery._sharing import Sharing
+from framework.engines.celery._shared.lines import RedisLines
+from framework.engines.celery._shared.sharing import Sharing
 from framework.engines.celery._state import State
 from framework.engines.celery._tasks import CeleryTasks
 from framework.exceptions import BrokerUnavailableError

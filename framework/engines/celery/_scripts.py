@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from framework.engines.celery import _line_scripts as lines
 from framework.engines.celery._messages import KEEP
+from framework.engines.celery._shared import line_scripts as lines
 
 REPORTS_KEPT: Final = 20_000
 """The approximate length of the stream; a reader that is further behind reads the hashes."""

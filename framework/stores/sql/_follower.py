@@ -20,13 +20,14 @@ from framework._tasks.records import TaskRecord
 from framework._tasks.restart import Restart
 from framework._threads.clock import SystemClock
 from framework.protocols import StoreHost
-from framework.stores.sql import _orphans, _places
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._database import Database
-from framework.stores.sql._membership import Membership
 from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._older import Older
 from framework.stores.sql._pages import End, Pages
+from framework.stores.sql._shared import orphans as _orphans
+from framework.stores.sql._shared import places as _places
+from framework.stores.sql._shared.membership import Membership
 from framework.stores.sql._statements import CHUNK, Row, Statements
 
 _LOGGER = logging.getLogger("asyncframe")

@@ -22,11 +22,11 @@ from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.restart import Restart
 from framework._tasks.schedules import ScheduleState
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql import _schedules
 from framework.stores.sql._database import FAULTS, Database, checked_url, why
 from framework.stores.sql._pages import Pages
 from framework.stores.sql._rows import Reader, can_be_kept, readable
 from framework.stores.sql._schema import PROCESSES, SCHEDULES, STEPS, TASKS, version_of
+from framework.stores.sql._shared import schedules as _schedules
 from framework.stores.sql._statements import Row, Statements
 
 if TYPE_CHECKING:

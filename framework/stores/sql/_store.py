@@ -24,8 +24,8 @@ from framework.stores.sql._database import FAULTS, Database, checked_url, is_bus
 from framework.stores.sql._history import History
 from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._rows import can_be_kept
-from framework.stores.sql._schedules import ScheduleRows
 from framework.stores.sql._schema import is_outdated, prepare
+from framework.stores.sql._shared.schedules import ScheduleRows
 from framework.stores.sql._writer import Pace, Writer
 
 if TYPE_CHECKING:

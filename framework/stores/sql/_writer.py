@@ -29,14 +29,14 @@ from framework.protocols import StoreHost
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._database import FAULTS, Database, is_data_fault, why
 from framework.stores.sql._follower import BREATH, IN_TIME, Follower
-from framework.stores.sql._membership import GivenUpError, Membership
 from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._pages import Pages
-from framework.stores.sql._places import SharedLines, inherit
 from framework.stores.sql._removal import Deleted, Removal
 from framework.stores.sql._rows import NOT_WHOLE, Written, bare_row_of, row_of
+from framework.stores.sql._shared.membership import GivenUpError, Membership
+from framework.stores.sql._shared.places import SharedLines, inherit
+from framework.stores.sql._shared.windows import WindowRows
 from framework.stores.sql._statements import Statements
-from framework.stores.sql._windows import WindowRows
 
 _LOGGER = logging.getLogger("asyncframe")
 

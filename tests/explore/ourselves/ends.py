@@ -13,7 +13,7 @@ from framework import throttled_task
 from framework._manager import frameworks
 from framework._manager.core import Core
 from framework._manager.drain import drain
-from framework._manager.manager import TaskManager
+from framework._manager.face.manager import TaskManager
 from framework._tasks import registry
 from framework._tasks.live import Home
 from framework._tasks.records import FINAL

@@ -14,11 +14,11 @@ from framework._running.lines import Lines
 from framework._tasks.places import PlaceAnswer, PlaceRequest
 from framework._tasks.records import TaskStatus
 from framework.engines.celery import _scripts
-from framework.engines.celery._lines import RedisLines
 from framework.engines.celery._messages import Message
 from framework.engines.celery._publisher import Publisher
 from framework.engines.celery._reports import Reports
 from framework.engines.celery._rescue import AFTER, Rescue
+from framework.engines.celery._shared.lines import RedisLines
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._removal import Removal
 from framework.stores.sql._writer import Pace, Writer

@@ -10,8 +10,8 @@ from typing import Any
 
 from framework import TaskManager
 from framework._manager.elsewhere import Elsewhere
-from framework._manager.schedules import Schedules
-from framework._manager.timetables import OwnBook
+from framework._manager.scheduling.schedules import Schedules
+from framework._manager.scheduling.timetables import OwnBook
 from framework._tasks.live import LiveTask
 from framework._tasks.records import TaskRecord
 from framework._tasks.schedules import RunClaim, ScheduleState

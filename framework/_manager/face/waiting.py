@@ -9,8 +9,8 @@ from types import CodeType, FrameType
 from typing import Any, Literal, NamedTuple, TypeVar, Unpack, cast, overload
 
 from framework._manager.accepting import accept
-from framework._manager.gathering import TaskMap, gather
-from framework._manager.submitting import Submitting
+from framework._manager.face.gathering import TaskMap, gather
+from framework._manager.face.submitting import Submitting
 from framework._tasks import checks
 from framework._tasks.decorated import BackgroundCall
 from framework._tasks.functions import name_of, require_callable

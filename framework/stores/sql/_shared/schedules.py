@@ -19,9 +19,9 @@ from framework._tasks.records import TaskRecord
 from framework._tasks.schedules import CLOCK_ERROR, RunClaim, ScheduleState
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._database import Database
-from framework.stores.sql._membership import GivenUpError
 from framework.stores.sql._rows import clean, row_of
 from framework.stores.sql._schema import SCHEDULES, TASKS
+from framework.stores.sql._shared.membership import GivenUpError
 from framework.stores.sql._writer import Writer
 
 _ROW: Final = tuple(SCHEDULES.c)

@@ -22,7 +22,7 @@ from types import FrameType
 
 from framework._manager.elsewhere import Elsewhere
 from framework._manager.intake import Intake
-from framework._manager.timetables import OwnBook, Timetable
+from framework._manager.scheduling.timetables import OwnBook, Timetable
 from framework._tasks import registry
 from framework._tasks.live import Home, LiveTask
 from framework._tasks.schedules import RunClaim, ScheduleState

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from framework._manager.core import Core
-from framework._manager.timetables import Timetable
+from framework._manager.scheduling.timetables import Timetable
 from framework._tasks import checks
 from framework._tasks.ids import TaskId
 from framework._tasks.records import TaskRecord

@@ -23,7 +23,8 @@ from typing import Final, TypeAlias
 from framework._tasks.jsonsafe import safe_str
 from framework._tasks.places import GRANTED, MOST_AHEAD, PlaceAnswer, PlaceRequest
 from framework._threads.clock import SystemClock
-from framework.engines.celery import _line_scripts, _scripts
+from framework.engines.celery import _scripts
+from framework.engines.celery._shared import line_scripts as _line_scripts
 from framework.engines.celery._state import State, holder_here
 
 _LOGGER = logging.getLogger("asyncframe")

@@ -13,9 +13,9 @@ from typing import Any
 import redis
 
 from framework._tasks.records import TaskRecord
-from framework.engines.celery._lines import RedisLines
 from framework.engines.celery._messages import Message
-from framework.engines.celery._schedules import RedisSchedules
+from framework.engines.celery._shared.lines import RedisLines
+from framework.engines.celery._shared.schedules import RedisSchedules
 from framework.engines.celery._state import State
 from framework.exceptions import FrameworkError, StoreUnavailableError
 from framework.protocols import EngineTask, PlaceAnswer, PlaceRequest, RunClaim, ScheduleState

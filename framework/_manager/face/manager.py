@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, overload
 
-from framework._manager.again import run_again
 from framework._manager.cancelling import CancelAnswer, cancel, request_cancel
 from framework._manager.core import Core
-from framework._manager.listing import (
+from framework._manager.face.again import run_again
+from framework._manager.face.listing import (
     FAILED,
     TaskPage,
     checked_query,
@@ -24,9 +24,9 @@ from framework._manager.listing import (
     failures_query,
     page_of,
 )
+from framework._manager.face.waiting import Waiting
 from framework._manager.scene import ListScene
-from framework._manager.schedule_control import ScheduleControl
-from framework._manager.waiting import Waiting
+from framework._manager.scheduling.control import ScheduleControl
 from framework._tasks import checks
 from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, RUNNING

@@ -27,8 +27,8 @@ from sqlalchemy.engine import Connection
 from framework._tasks.windows import WindowAnswer, WindowRequest
 from framework._threads.clock import SystemClock
 from framework.stores.sql._database import Database
-from framework.stores.sql._membership import Membership
 from framework.stores.sql._schema import WINDOWS
+from framework.stores.sql._shared.membership import Membership
 
 Told: TypeAlias = Callable[[WindowAnswer], object]
 Asked: TypeAlias = "tuple[WindowRequest, Told] | tuple[str, str]"

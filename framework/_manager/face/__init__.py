@@ -1,0 +1,1 @@
+"""What users call: the methods of a `TaskManager`, by subject."""

@@ -1,0 +1,1 @@
+"""What the processes of one Redis share: the places of tasks, and schedules."""
