@@ -178,6 +178,8 @@ class _Wait:
     def __init__(self, waiter: ThreadWaiter, late: Callable[[bool], None]) -> None:
         self._waiter = waiter
         self._late = late
+        # Nothing fails without it while there is a global lock: threads are switched at calls,
+        # and neither of its two blocks makes one.
         self._lock = threading.Lock()
         self._permitted: bool | None = None
         self._gone = False

@@ -55,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(given)
     screen = Screen(getattr(chosen, "json", None))
     try:
-        return _run(chosen, screen)
+        status = _run(chosen, screen)
+        # Here, where a closed pipe is no error, and not at the exit of the interpreter.
+        sys.stdout.flush()
     except CommandError as error:
         screen.complain(str(error))
         return error.status
@@ -68,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # What reads the output, such as head, has enough. Python flushes again at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return GOOD
+    return status
 
 
 def _run(chosen: argparse.Namespace, screen: Screen) -> int:

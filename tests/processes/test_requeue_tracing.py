@@ -11,7 +11,7 @@ from framework.telemetry.opentelemetry import OpenTelemetrySink
 from tests.patience import PATIENCE
 
 
-@background_task(name="ship", on_restart="requeue", timeout=30.0)
+@background_task(name="traced over a restart", on_restart="requeue", timeout=30.0)
 def ship(order: str) -> list[str]:
     """Return the spans that the current one is linked to."""
     return [f"{link.context.trace_id:032x}" for link in trace.get_current_span().links]  # type: ignore[attr-defined]  # of a span of the SDK

@@ -11,7 +11,9 @@ from framework import background_task
 from framework._manager.frameworks import Framework, Parts
 from framework._manager.host import RemoteHost
 from framework._manager.settings import Settings
+from framework._running.permits import _Wait
 from framework._tasks.records import TaskRecord, TaskStatus
+from framework._threads.waiters import ThreadWaiter
 from framework.protocols import StoreHost
 from framework.stores.memory import MemoryStore
 from framework.stores.sql._backlog import Backlog
@@ -253,7 +255,17 @@ def let_go_or_cancel(run: Run) -> None:
     check(framework, store, 0)
 
 
+def permit_or_leave(run: Run) -> None:
+    """A permit comes when its thread stops waiting: it is used here, or passed on, and not both."""
+    late: list[bool] = []
+    used: list[bool | None] = []
+    wait = _Wait(ThreadWaiter(run.clock), late.append)
+    run.together(lambda: wait.told(True), lambda: used.append(wait.outcome(run.clock.monotonic())))
+    assert used.count(True) + len(late) == 1
+
+
 SCENARIOS: list[Callable[[Run], None]] = [
+    permit_or_leave,
     requeue_beside_a_late_heartbeat,
     let_go_or_start,
     let_go_or_cancel,

@@ -76,7 +76,8 @@ _NEEDLESS = ("Nothing fails without it while there is a global lock: ", "A signa
 _HOW = {
     "Delays._lock": ("line", "pct:3"),
     "Mirror._lock": ("opcode", "pct:3"),
-    "Places._admitting": ("line", "delays"),
+    "Calls._lock": ("opcode", "delays"),
+    "Places._admitting": ("line", "pct:3"),
     "Places._lock": ("line", "pct:3"),
     "RedisLines._condition": ("opcode", "random"),
     "Removal._lock": ("opcode", "mixed"),
@@ -106,7 +107,7 @@ def test_each_lock_has_a_scenario_or_a_reason() -> None:
         elif _SAME.get(name, name) not in NEEDED:
             unknown.add(name)
     assert unknown == set()
-    assert len(needless) == 5
+    assert len(needless) == 6
 
 
 def locks() -> Iterator[tuple[str, str]]:
