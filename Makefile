@@ -91,7 +91,7 @@ wheel: $(VENV)/.wheel
 	$(BIN)/python -m build --quiet --outdir build
 	$(BIN)/check-wheel-contents build/*.whl
 	$(BIN)/python -m venv --without-pip build/venv
-	$(PIP) --python build/venv/bin/python install "$$(echo build/*.whl)[pytest,sql,celery,metrics]"
+	$(PIP) --python build/venv/bin/python install "$$(echo build/*.whl)[pytest,sql,celery,metrics,cron]"
 	cp -r docs/examples/plugin build/tests
 	touch build/tests/pytest.ini
 	cd build/tests && ../venv/bin/python -m framework --version && ../venv/bin/pytest
