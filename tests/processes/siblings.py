@@ -17,8 +17,9 @@ from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._database import Database, checked_url
 from framework.stores.sql._history import History
 from framework.stores.sql._mirror import Mirror
+from framework.stores.sql._pace import Pace
 from framework.stores.sql._schema import TASKS, prepare
-from framework.stores.sql._writer import Pace, Writer
+from framework.stores.sql._writer import Writer
 
 PENDING, RUNNING = TaskStatus.PENDING, TaskStatus.RUNNING
 COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED

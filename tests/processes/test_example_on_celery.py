@@ -23,7 +23,7 @@ from tests.serving import Server, serving
 PARTS = """
 from celery import Celery
 from framework.engines.celery import CeleryEngine
-from framework.stores.sql._writer import Pace
+from framework.stores.sql._pace import Pace
 from framework.stores.sql import SQLStore
 
 celery_app = Celery("shop", broker={url!r})

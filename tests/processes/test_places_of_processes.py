@@ -29,7 +29,7 @@ from framework import (
 from framework._manager import places
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
-from framework.stores.sql._writer import Pace
+from framework.stores.sql._pace import Pace
 from tests.framework.bodies import Held
 from tests.patience import PATIENCE
 

@@ -30,8 +30,8 @@ from framework._tasks.restart import WAITS
 from framework.protocols import TaskEvent
 from framework.stores.sql import SQLStore
 from framework.stores.sql._database import Database, checked_url
+from framework.stores.sql._pace import Pace
 from framework.stores.sql._schema import PROCESSES
-from framework.stores.sql._writer import Pace
 from pytest_asyncframe.probe import Probe
 from tests.patience import PATIENCE
 

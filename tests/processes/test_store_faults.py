@@ -22,7 +22,7 @@ from framework.http import health_router
 from framework.stores.sql import SQLStore, _database
 from framework.stores.sql._backlog import SECURE_PATIENCE
 from framework.stores.sql._database import Database, checked_url
-from framework.stores.sql._writer import Pace
+from framework.stores.sql._pace import Pace
 from framework.telemetry.prometheus import PrometheusSink
 from tests.patience import PATIENCE
 from tests.processes.servers import PostgresServer

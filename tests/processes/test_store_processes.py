@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from framework.stores.sql._pace import Pace
 from framework.stores.sql._schema import PROCESSES
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared.membership import MISSED, GivenUpError
-from framework.stores.sql._writer import Pace
 from tests.processes.siblings import COMPLETED, INTERRUPTED, PENDING, RUNNING, START, Peer, peers
 
 

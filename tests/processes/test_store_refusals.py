@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._database import is_data_fault
+from framework.stores.sql._pace import Pace
 from framework.stores.sql._shared.membership import MISSED
-from framework.stores.sql._writer import Pace
 from tests.processes.servers import PostgresServer
 from tests.processes.siblings import FAILED, Peer, peers
 

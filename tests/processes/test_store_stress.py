@@ -10,7 +10,7 @@ import pytest
 from framework._tasks.live import copy_record
 from framework._tasks.records import TaskStatus
 from framework.stores.sql import SQLStore, _writer
-from framework.stores.sql._writer import Pace
+from framework.stores.sql._pace import Pace
 from tests.patience import PATIENCE
 from tests.processes.siblings import COMPLETED, FAILED, RUNNING, Host, TestClock, new_record, peers
 

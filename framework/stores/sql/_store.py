@@ -23,10 +23,11 @@ from framework.stores.sql._backlog import Backlog, Permitted, Told
 from framework.stores.sql._database import FAULTS, Database, checked_url, is_busy, why
 from framework.stores.sql._history import History
 from framework.stores.sql._mirror import Mirror
+from framework.stores.sql._pace import Pace
 from framework.stores.sql._rows import can_be_kept
 from framework.stores.sql._schema import is_outdated, prepare
 from framework.stores.sql._shared.schedules import ScheduleRows
-from framework.stores.sql._writer import Pace, Writer
+from framework.stores.sql._writer import Writer
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL

@@ -16,7 +16,6 @@ import logging
 import math
 import threading
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -30,6 +29,7 @@ from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._database import FAULTS, Database, is_data_fault, why
 from framework.stores.sql._follower import BREATH, IN_TIME, Follower
 from framework.stores.sql._mirror import Mirror
+from framework.stores.sql._pace import Pace
 from framework.stores.sql._pages import Pages
 from framework.stores.sql._removal import Deleted, Removal
 from framework.stores.sql._rows import NOT_WHOLE, Written, bare_row_of, row_of
@@ -51,29 +51,6 @@ _MAX_TEXT: Final = 8_000_000
 
 _ROUNDS: Final = 20
 """Maximum number of batches before the thread reads what the others have written."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """The intervals of the thread, in seconds above 0.
-
-    Attributes:
-        gather: How long records are collected before a batch is written.
-        hurry: The same while a caller waits until a record is safe.
-        look: Between two reads of what others have written.
-        beat: Between two increments of this process's counter.
-        pause_min: After the first fault; doubled after each further one.
-        pause_max: The longest pause after a fault.
-        aside: Between two attempts to write records that were set aside.
-    """
-
-    gather: float = 0.02
-    hurry: float = 0.002
-    look: float = 0.1
-    beat: float = 1.0
-    pause_min: float = 0.05
-    pause_max: float = 1.0
-    aside: float = 5.0
 
 
 class Writer:

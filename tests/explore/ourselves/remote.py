@@ -20,8 +20,9 @@ from framework.engines.celery._reports import Reports
 from framework.engines.celery._rescue import AFTER, Rescue
 from framework.engines.celery._shared.lines import RedisLines
 from framework.stores.sql._backlog import Backlog
+from framework.stores.sql._pace import Pace
 from framework.stores.sql._removal import Removal
-from framework.stores.sql._writer import Pace, Writer
+from framework.stores.sql._writer import Writer
 from framework.worker import _deliveries
 from framework.worker._deliveries import Process
 from tests.explore.ourselves.run import Run
