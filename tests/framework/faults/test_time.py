@@ -147,8 +147,8 @@ async def test_f2_time_in_the_queue_does_not_count_against_the_limit(asyncframe:
 
 
 def test_f3_a_result_at_the_very_limit_has_one_outcome() -> None:
-    """Each of 2,000 tasks that return as their limit passes has one final state and keeps it."""
-    rounds = 2_000
+    """Each of 10,000 tasks that return as their limit passes has one final state and keeps it."""
+    rounds = 10_000
     # With a pool that is none of the plugin's own: it fires while threads work, so that they race.
     clock = VirtualClock()
     ready, meet = threading.Barrier(2), threading.Barrier(2)
