@@ -121,10 +121,8 @@ def setup_async_framework(
     grace = checks.number(
         "graceful_shutdown_timeout", graceful_shutdown_timeout, at_least=0, finite=False
     )
-    _check_parts(clock, executor, store, engine, max_workers)
-    parts = Parts(clock=clock, pool=executor, store=store, engine=engine)
-    attached = checks.telemetry("telemetry", telemetry)
-    slow = _checked_slow_loop(slow_loop)
+    parts = _checked_parts(clock, executor, store, engine, max_workers)
+    attached, slow = checks.telemetry("telemetry", telemetry), _checked_slow_loop(slow_loop)
     return FrameworkLifespan(app, settings, parts, grace, attached, slow)
 
 
@@ -146,9 +144,9 @@ def _check_app(app: object) -> None:
         raise TypeError(f"app must be a FastAPI or Starlette app, or None, not {checks.show(app)}")
 
 
-def _check_parts(
-    clock: object, executor: object, store: object, engine: object, max_workers: int | None
-) -> None:
+def _checked_parts(
+    clock: Any, executor: Any, store: Any, engine: Any, max_workers: int | None
+) -> Parts:  # Any: checked here
     if executor is not None and not isinstance(executor, ThreadPoolExecutorEnhanced):
         raise TypeError(
             f"executor must be a ThreadPoolExecutorEnhanced or None, not {checks.show(executor)}"
@@ -171,6 +169,7 @@ def _check_parts(
         )
     checks.methods("store", store, ("put", "get", "list", "remove"))
     checks.methods("engine", engine, ("start", "withdraw", "abandon", "run_inline"))
+    return Parts(clock=clock, pool=executor, store=store, engine=engine)
 
 
 class FrameworkLifespan(AbstractAsyncContextManager[None]):

@@ -83,7 +83,10 @@ class Policies:
         return gate.take(self.monotonic)
 
     async def take_on_loop(self, policy: ThrottlePolicy, key: Hashable) -> float | None:
-        """Count a call, and wait until it may begin; return when to try again if it may not."""
+        """Count a call, and wait until it may begin; return when to try again if it may not.
+
+        Only called if `asks` is true: these policies answer at once, by `take`.
+        """
         raise NotImplementedError
 
     def close(self) -> None:
