@@ -252,7 +252,8 @@ class TaskManager(Waiting):
         - An ``async def`` task is cancelled and awaited for at most 1 s: True if it stops, False
           if it returns a result (it is COMPLETED) or does not stop.
         - A sync task that is running cannot be stopped from outside: False. It stops where it
-          calls ``current_task().check_cancelled()``.
+          calls ``current_task().check_cancelled()``. If it waits for a retry or a throttle, it is
+          woken and awaited in the same way as an ``async def`` task.
         - A task that has ended, or an unknown id: False.
 
         ``cancel_requested`` is true for every task that had not ended. So after False, a task
