@@ -160,14 +160,26 @@ class _TaskError(FrameworkError):
         return f"task {_cut(self.task_id)}" + (f" ({self.name})" if self.name else "")
 
 
-class TaskNotFoundError(_TaskError, LookupError):
-    """Raised when no task has this id: it was never accepted, or has been evicted."""
+class TaskNotFoundError(_TaskError, HTTPException, LookupError):
+    """Raised when no task has this id; a route answers 404.
+
+    It was never accepted, or has been evicted.
+    """
+
+    def __init__(self, task_id: str, name: str = "") -> None:
+        HTTPException.__init__(self, 404, "Task not found")
+        Exception.__init__(self, task_id, name)
+        self.task_id = task_id
+        self.name = name
 
     def __str__(self) -> str:
         return (
             f"{self._who()} is unknown: the id is wrong, or the finished task was forgotten "
             "(see 'result_ttl' and 'max_finished_tasks')"
         )
+
+    def __repr__(self) -> str:
+        return Exception.__repr__(self)
 
 
 class TaskCancelledError(_TaskError):

@@ -22,7 +22,7 @@ from framework._manager.settings import Settings
 from framework._manager.taking_over import warn_of_lost_tasks
 from framework._running.log import install_task_fields
 from framework._tasks import checks
-from framework._tasks.current import current_home
+from framework._tasks.current import current_home, current_scope
 from framework._tasks.ids import explain_await
 from framework._tasks.live import Home, Sleeper
 from framework._tasks.reasons import span
@@ -403,7 +403,7 @@ def _reset(token: Token[Any] | None) -> None:
 
 
 class _Shim:
-    """ASGI middleware that sets the current home for every request of an app."""
+    """ASGI middleware that sets the current home and scope for every request of an app."""
 
     def __init__(self, inner: ASGIApp, home: Home, built: bool) -> None:
         self._inner = inner
@@ -426,17 +426,18 @@ class _Shim:
             app.middleware_stack = None if self._built else self._inner
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection with the home in its context."""
+        """Handle one connection with the home and its scope in its context."""
         if scope["type"] == "lifespan" or self._home.closed:
             await self._inner(scope, receive, send)
             return
-        token = current_home.set(self._home)
+        token, outer = current_home.set(self._home), current_scope.set(scope)
         try:
             await self._inner(scope, receive, send)
         except TypeError as error:
             explain_await(error)
             raise
         finally:
+            current_scope.reset(outer)
             current_home.reset(token)
 
 

@@ -1,11 +1,13 @@
-"""The current framework and the current task.
+"""The current framework, the current request and the current task.
 
-Both are context variables, so they follow a request or a task wherever its context goes.
+They are context variables, so they follow a request or a task wherever its context goes.
 """
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from contextvars import ContextVar
+from typing import Any  # an ASGI scope has values of any type
 
 from framework._tasks import checks
 from framework._tasks.live import Home, LiveTask
@@ -17,6 +19,15 @@ current_home: ContextVar[Home | None] = ContextVar("asyncframe_home", default=No
 
 current_record: ContextVar[LiveTask | None] = ContextVar("asyncframe_task", default=None)
 """The task that runs here, or None."""
+
+current_scope: ContextVar[MutableMapping[str, Any] | None] = ContextVar(
+    "asyncframe_scope", default=None
+)
+"""The ASGI scope of the request or connection that is handled here, or None.
+
+Tasks are made with a copy of their request's context, so they see the scope of a request that
+may be over: where `current_record` is set, the scope says nothing about the present.
+"""
 
 
 def current_task() -> Task | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from framework._tasks import exports
 from framework.http.health import health_router
+from framework.http.router import task_router
+from framework.http.views import Problem, TaskView
 
-__all__ = ["health_router"]
+__all__ = ["Problem", "TaskView", "health_router", "task_router"]
 
 exports.pin(globals())
