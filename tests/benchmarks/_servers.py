@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 import psutil
 
-from tests.processes.servers import PostgresServer, places
+from tests.processes.servers import PostgresServer
+from tests.programs import places
 
 Place: TypeAlias = tuple[str, Sequence[int]]
 """The URL of an empty database, and the processes of its server."""

@@ -27,7 +27,8 @@ from tests.benchmarks._rows import Row
 from tests.benchmarks._servers import databases
 from tests.benchmarks.adopters_load import CONNECTIONS, Running, Sizes, figures
 from tests.benchmarks.ways import _task
-from tests.processes.servers import RedisServer, places
+from tests.processes.servers import RedisServer
+from tests.programs import places
 
 NO_TASK = "no task"
 CREATE_TASK = "asyncio.create_task"

@@ -17,7 +17,7 @@ from tests.docs.journeys import CELERY, IN_APPS, IN_TESTS
 from tests.docs.pictures import FACES, FOLDER, PAGE, arrows, named, pictures
 from tests.docs.rooms import ROOT, imports, layers, rooms, title, tree
 from tests.docs.tracing import PACKAGES
-from tests.processes.servers import program
+from tests.programs import program
 
 SVG = "{http://www.w3.org/2000/svg}"
 JOURNEYS = [*IN_APPS, *IN_TESTS]

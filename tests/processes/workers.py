@@ -15,7 +15,7 @@ from typing import Any
 import redis.asyncio
 
 from tests.patience import PATIENCE
-from tests.processes.servers import program
+from tests.programs import program
 
 ROOT = Path(__file__).parents[2]
 
