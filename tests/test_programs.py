@@ -43,6 +43,14 @@ def test_missing_program_skips(monkeypatch: pytest.MonkeyPatch) -> None:
         program("setpriv", path="/nowhere")
 
 
+def test_missing_tool_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `make test` installs is named with the target that does it."""
+    monkeypatch.delenv("CI", raising=False)
+    reason = r"^tsc is not installed: make \.venv/\.tools$"
+    with pytest.raises(pytest.skip.Exception, match=reason):
+        program("tsc", path="/nowhere")
+
+
 def test_missing_program_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where CI is set no server may be missing."""
     monkeypatch.setenv("CI", "true")
