@@ -13,8 +13,9 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Query
-from fastapi.responses import FileResponse
+from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
 
 from framework import (
@@ -81,6 +82,13 @@ app: FastAPI = FastAPI(
     ],
     lifespan=lifespan,
 )
+
+
+@app.exception_handler(RequestValidationError)
+async def explain_refusal(_: Request, error: RequestValidationError) -> JSONResponse:
+    """Answer 422 without the input, which may be what no JSON response can have: `Infinity`."""
+    problems = [{key: one[key] for key in ("type", "loc", "msg")} for one in error.errors()]
+    return JSONResponse({"detail": problems}, status_code=422)
 
 
 @app.get("/", include_in_schema=False)
@@ -247,10 +255,11 @@ def cleanup(max_age: Annotated[float, Query(ge=0)] = 3600.0) -> dict[str, int]:
 class CustomParameters(BaseModel):
     """Arguments of the custom task."""
 
-    arg1: int
-    arg2: int
+    # Every client can read these numbers: JavaScript has no larger integers.
+    arg1: int = Field(ge=-(2**52), le=2**52)
+    arg2: int = Field(ge=-(2**52), le=2**52)
     option: str | None = None
-    delay: float = Field(default=0.0, ge=0.0)
+    delay: float = Field(default=0.0, ge=0.0, le=86_400.0)
 
 
 def my_custom_function(first: int, second: int, option: str | None = None) -> dict[str, Any]:

@@ -358,6 +358,26 @@ def test_example_waits_within_bounds(example: Example, wait: str) -> None:
     assert example[1].get("/tasks/unknown", params={"wait": wait}).status_code == 422
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"arg1": 1, "arg2": 2, "delay": Infinity}',
+        '{"arg1": 1, "arg2": 2, "delay": NaN}',
+        '{"arg1": 1, "arg2": 2, "delay": 1e999}',
+        '{"arg1": 1, "arg2": 2, "delay": 86401}',
+        '{"arg1": 1, "arg2": NaN}',
+        '{"arg1": 1, "arg2": 4503599627370497}',
+        "[Infinity]",
+    ],
+)
+def test_example_refuses_what_json_has_not(example: Example, body: str) -> None:
+    """POST /custom-task answers 422 to numbers and texts that no task can have."""
+    headers = {"content-type": "application/json"}
+    refused = example[1].post("/custom-task", content=body, headers=headers)
+    assert refused.status_code == 422
+    assert [sorted(one) for one in refused.json()["detail"]] == [["loc", "msg", "type"]]
+
+
 def test_example_open_api(example: Example) -> None:
     """Each route has a tag that is described, and its error answers are listed."""
     described = example[1].get("/openapi.json").json()
