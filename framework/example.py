@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -13,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
@@ -192,6 +193,88 @@ async def start_unreliable() -> Started:
 def heartbeat() -> str:
     """Show that schedules run."""
     return "alive"
+
+
+# What the buttons of the page start.
+
+demo: APIRouter = APIRouter(prefix="/demo", include_in_schema=False)
+
+
+@background_task(timeout=60, description="ten seconds of work, step by step")
+async def work_slowly() -> dict[str, int]:
+    """Work on the event loop, and report progress; it can be cancelled at any time."""
+    steps = 50
+    for step in range(1, steps + 1):
+        await asyncio.sleep(0.2)  # noqa: TID251  # stands for work
+        if task := current_task():
+            task.report_progress(step / steps, f"step {step} of {steps}")
+    return {"steps": steps}
+
+
+@demo.post("/slow", status_code=202)
+async def start_slow() -> Started:
+    """Start a task that shows its progress."""
+    return Started(task_id=work_slowly())
+
+
+@background_task(timeout=60, description="asks a service that is down")
+@retry_task(max_retries=3, retry_delay=1.0, backoff=2.0)
+async def ask_broken_service() -> None:
+    """Fail with every attempt, after 0, 1, 3 and 7 seconds."""
+    raise ConnectionError("the service does not respond")
+
+
+@demo.post("/failing", status_code=202)
+async def start_failing() -> Started:
+    """Start a task that fails, is tried again three times, and fails for good."""
+    return Started(task_id=ask_broken_service())
+
+
+@background_task(timeout=60, description="a message, of which two may go out in five seconds")
+@throttled_task(rate_limit=2, time_window=5.0, when_limited="wait")
+async def send_message(number: int) -> str:
+    """Send one of several messages."""
+    return f"message {number} is sent"
+
+
+@demo.post("/throttled", status_code=202)
+async def start_throttled() -> list[TaskId[str]]:
+    """Start six tasks, most of which wait for the rate limit."""
+    return [send_message(number) for number in range(1, 7)]
+
+
+@background_task(timeout=60, description="one of a hundred")
+def resize_image(number: int) -> str:
+    """Block a thread of the pool for a while."""
+    time.sleep(0.2 + number % 10 / 20)  # noqa: TID251  # stands for blocking work
+    return f"image {number} is resized"
+
+
+@demo.post("/hundred", status_code=202)
+async def start_hundred() -> list[TaskId[str]]:
+    """Start a hundred tasks at once, of which ten run at a time."""
+    return [resize_image(number) for number in range(1, 101)]
+
+
+@background_task(timeout=2, description="five seconds of work, with a time limit of two")
+def overrun() -> None:
+    """Run past the time limit: the task ends then, and its thread three seconds later."""
+    time.sleep(5)  # noqa: TID251  # stands for work that cannot be stopped
+
+
+@demo.post("/overrun", status_code=202)
+async def start_overrun() -> Started:
+    """Start a task that its time limit ends."""
+    return Started(task_id=overrun())
+
+
+@demo.post("/delayed", status_code=202)
+async def start_delayed() -> Started:
+    """Start a task that begins in half a minute."""
+    return Started(task_id=work_slowly.options(delay=30, description="begins in half a minute")())
+
+
+app.include_router(demo)
 
 
 # Looking at tasks.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 from fastapi import FastAPI
 
 from framework import get_task_manager, retry_task, setup_async_framework
-from framework._tasks import registry
 from framework.protocols import (
     EngineTask,
     Interceptor,
@@ -29,16 +27,6 @@ from framework.testing import call_of, override_framework
 from tests.framework.clients import TestClient
 from tests.patience import PATIENCE
 from tests.words import timeless
-
-
-@pytest.fixture
-def example() -> Iterator[ModuleType]:
-    """Give the example app; its schedule is run while the test lasts, and not for others."""
-    module = importlib.import_module("framework.example")
-    schedule = module.heartbeat.__asyncframe_schedule__
-    registry.add_schedule(schedule)
-    yield module
-    registry._SCHEDULES.pop(schedule, None)
 
 
 class StillClock:

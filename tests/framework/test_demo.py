@@ -1,0 +1,72 @@
+"""The tasks that the buttons of the example's page start, on virtual time."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+
+from framework import Task
+from pytest_asyncframe.probe import Probe
+
+
+async def ends_of(asyncframe: Probe, example: ModuleType, button: str) -> list[Task]:
+    """Press a button, and return the tasks that it started once they have ended."""
+    async with asyncframe.client(example.app) as client:
+        answer = await client.post(f"/demo/{button}")
+        assert answer.status_code == 202
+        started = answer.json()
+        started = started if isinstance(started, list) else [started["task_id"]]
+        return [await asyncframe.completed(task_id, check=False) for task_id in started]
+
+
+async def test_slow(asyncframe: Probe, example: ModuleType) -> None:
+    """The slow task takes ten seconds and reports each of its steps."""
+    (task,) = await ends_of(asyncframe, example, "slow")
+    assert task.status == "completed"
+    assert task.duration == pytest.approx(10)
+    shown = task.to_dict()
+    assert (shown["progress"], shown["progress_message"]) == (1.0, "step 50 of 50")
+
+
+async def test_failing(asyncframe: Probe, example: ModuleType) -> None:
+    """The failing task gives up seven seconds after its first attempt."""
+    asyncframe.expect_failure(example.ask_broken_service, ConnectionError)
+    (task,) = await ends_of(asyncframe, example, "failing")
+    assert (task.status, task.attempts, task.duration) == ("failed", 4, 7)
+
+
+async def test_throttled(asyncframe: Probe, example: ModuleType) -> None:
+    """Of the six messages two go out at once, two after five seconds, and two after ten."""
+    tasks = await ends_of(asyncframe, example, "throttled")
+    assert [task.duration for task in tasks] == [0, 0, 5, 5, 10, 10]
+    assert {task.status for task in tasks} == {"completed"}
+
+
+async def test_hundred(asyncframe: Probe, example: ModuleType) -> None:
+    """A hundred tasks run ten at a time, so the last one has waited a few seconds."""
+    tasks = await ends_of(asyncframe, example, "hundred")
+    assert [task.status for task in tasks] == ["completed"] * 100
+    waited = [task.queue_time for task in tasks if task.queue_time is not None]
+    assert (len(waited), min(waited)) == (100, 0)
+    assert 3 < max(waited) < 5
+
+
+@pytest.mark.asyncframe(mode="virtual")
+async def test_overrun(asyncframe: Probe, example: ModuleType) -> None:
+    """At its limit of two seconds the task ends, and its thread three seconds later."""
+    asyncframe.expect_failure(example.overrun, TimeoutError)
+    async with asyncframe.client(example.app) as client:
+        task_id = (await client.post("/demo/overrun")).json()["task_id"]
+        task = await asyncframe.completed(task_id, check=False)
+        assert (task.status, task.duration, task.still_running) == ("timeout", 2, True)
+        await asyncframe.clock.run_for(3)
+        shown = await asyncframe.manager.get_task(task_id)
+    assert shown is not None
+    assert (shown.status, shown.still_running) == ("timeout", False)
+
+
+async def test_delayed(asyncframe: Probe, example: ModuleType) -> None:
+    """The delayed task begins after half a minute."""
+    (task,) = await ends_of(asyncframe, example, "delayed")
+    assert (task.status, task.queue_time) == ("completed", 30)
