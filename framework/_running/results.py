@@ -67,8 +67,8 @@ class Results:
             until = None if timeout is None else self._clock.monotonic() + timeout
             await self.until_final(record, timeout)
             _require_final(record)
-            if record.rest is not None and _was_given_away(record):
-                elsewhere = self._require_elsewhere()
+            if record.rest is not None and record.was_given_away:
+                elsewhere = self.require_elsewhere()
                 left = None if until is None else max(0.0, until - self._clock.monotonic())
                 found = await elsewhere.until_final(record.task_id, left)
                 return raise_or_return(_require_found(record, found))
@@ -82,7 +82,7 @@ class Results:
         """
         await self.until_final(task, None)
         _require_final(task)
-        if _was_given_away(task):
+        if task.was_given_away:
             raise FrameworkNotStartedError("stopping")
 
     def wait(self, record: TaskRecord, timeout: float | None) -> Any:
@@ -91,14 +91,14 @@ class Results:
             until = None if timeout is None else self._clock.monotonic() + timeout
             self._block_until_final(record, timeout)
             _require_final(record)
-            if record.rest is not None and _was_given_away(record):
-                elsewhere = self._require_elsewhere()
+            if record.rest is not None and record.was_given_away:
+                elsewhere = self.require_elsewhere()
                 left = None if until is None else max(0.0, until - self._clock.monotonic())
                 found = elsewhere.block_until_final(record.task_id, left)
                 return raise_or_return(_require_found(record, found))
         return raise_or_return(record)
 
-    def _require_elsewhere(self) -> Elsewhere:
+    def require_elsewhere(self) -> Elsewhere:
         """Return what waits for a task that another process runs.
 
         Raises:
@@ -263,11 +263,6 @@ def _require_final(task: LiveTask) -> None:
     """Raise FrameworkNotStartedError if the wait ended because the framework stopped."""
     if task.status is PENDING or task.status is RUNNING:
         raise FrameworkNotStartedError("stopped")
-
-
-def _was_given_away(task: LiveTask) -> bool:
-    """Whether the wait ended because another process runs the task."""
-    return task.restart is not None and task.restart.state == "left"
 
 
 def _require_found(task: LiveTask, found: TaskRecord | None) -> TaskRecord:

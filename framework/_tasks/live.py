@@ -235,6 +235,11 @@ class LiveTask(TaskRecord):
         return self.spec.level
 
     @property
+    def was_given_away(self) -> bool:
+        """Whether another process runs it now, and this one does not follow it any more."""
+        return self.restart is not None and self.restart.state == "left"
+
+    @property
     def carried(self) -> Mapping[str, str]:
         """What travels with it to the process that runs it; see `protocols.TaskTracer`."""
         context = self.context

@@ -14,6 +14,8 @@ from framework import (
     CancelOutcome,
     Task,
     TaskManager,
+    TaskNotFoundError,
+    TaskStatus,
     current_task,
     get_task_manager,
     retry_task,
@@ -143,3 +145,20 @@ async def test_a_task_of_another_process_that_has_ended(two: Two) -> None:
     assert str(answer) == "cannot: it has ended: completed"
     assert answer.outcome is CancelOutcome.CANNOT
     assert [task.to_dict()["cancel"] for task in await two.seen(task_id)] == [None, None]
+
+
+async def test_the_end_of_a_task_of_another_process(two: Two) -> None:
+    """`wait` returns how a task of another process ended, or how it is when the time is over."""
+    gate = threading.Event()
+
+    def fail() -> None:
+        gate.wait(PATIENCE)
+        raise LookupError("no such user")
+
+    task_id = await two.here.submit(fail)
+    early = await two.there.wait(task_id, timeout=0.2)
+    assert not early.status.is_final
+    gate.set()
+    assert (await two.there.wait(task_id)).status is TaskStatus.FAILED
+    with pytest.raises(TaskNotFoundError):
+        await two.there.wait("nobody")

@@ -102,6 +102,7 @@ async def use_background() -> None:
     assert_type(await manager.get_result(bare_background("a")), int)
     assert_type(await manager.get_result(called_async_background("a"), timeout=1), list[str])
     assert_type(manager.wait_result(called_background("a")), dict[str, int])
+    assert_type(await manager.wait(bare_background("a"), timeout=1), Task)
     assert_type(bare_background.options(timeout=5, delay=1.0)("a"), TaskId[int])
     assert_type(called_async_background.options(name="other")("a"), TaskId[list[str]])
     assert_type(background_task(len)([1]), TaskId[int])

@@ -9,6 +9,7 @@ from types import CodeType, FrameType
 from typing import Any, Literal, NamedTuple, TypeVar, Unpack, cast, overload
 
 from framework._manager.accepting import accept
+from framework._manager.face.ending import until_ended
 from framework._manager.face.gathering import TaskMap, gather
 from framework._manager.face.submitting import Submitting
 from framework._tasks import checks
@@ -19,6 +20,7 @@ from framework._tasks.live import LiveTask
 from framework._tasks.options import MAP, RunOptions, SubmitOptions
 from framework._tasks.places import Existing
 from framework._tasks.records import TaskRecord
+from framework._tasks.task import Task
 from framework.exceptions import DuplicateTaskError, TaskNotFoundError
 
 I = TypeVar("I")  # noqa: E741  # an item
@@ -91,6 +93,35 @@ class Waiting(Submitting):
         if record is None and elsewhere is not None and isinstance(task_id, str):
             record = elsewhere.block_until_final(task_id, timeout)
         return self._core.results.wait(_require(task_id, record), timeout)
+
+    async def wait(self, task_id: str, timeout: float | None = None) -> Task:
+        """Wait until a task has ended, whatever its outcome, and return it. It does not poll.
+
+        Unlike `get_result` it raises neither the error of the task nor a `TimeoutError`, and
+        does not count as reading a failure. So it suits code that shows the state of a task.
+
+        Args:
+            task_id: The task.
+            timeout: How many seconds to wait, 0 or more; None for no limit. It only limits the
+                wait; the task continues.
+
+        Returns:
+            A snapshot of the task. It has not ended if *timeout* has passed, or if the framework
+            stops while a worker of its engine goes on with the task.
+
+        Raises:
+            TypeError: If *timeout* is not a number.
+            ValueError: If *timeout* is negative or NaN.
+            TaskNotFoundError: If the id is unknown.
+            StoreUnavailableError: If a store that several processes share cannot be used.
+            FrameworkNotStartedError: If another process has the task, and this one stops.
+        """
+        if timeout is not None:
+            timeout = checks.number("timeout", timeout, at_least=0, finite=False)
+        record = await until_ended(self._core, task_id, timeout)
+        if record is None:
+            raise TaskNotFoundError(task_id)
+        return Task(self._core.ledger.snapshot(record), source=record, scene=self._core.scene)
 
     @overload
     async def gather(
