@@ -82,3 +82,23 @@ def logged_lines() -> Iterator[str]:
 
 
 LEVELS = ("warning", "error", "exception", "log")
+
+
+def test_figures_of_the_comparison_are_those_of_the_measurement() -> None:
+    """Each figure of the comparison is in the first table of the page on performance."""
+    measured = (DOCS / "performance.md").read_text("utf-8").partition("**A request that")[0]
+    known = [cells(line) for line in measured.splitlines() if line.startswith("| ")]
+    page = (DOCS / "explanation" / "comparison.md").read_text("utf-8")
+    shown = [cells(line) for line in page.splitlines() if line.startswith("| ")][2:]
+
+    assert len(shown) == 10
+    assert [
+        (name, cpu, result)
+        for name, cpu, result in shown
+        if not any((row[0], row[1], row[-1]) == (name, cpu, result) for row in known)
+    ] == []
+
+
+def cells(line: str) -> list[str]:
+    """Return what is in a row of a table."""
+    return [cell.strip() for cell in line.strip("|").split("|")]
