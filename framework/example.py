@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
 from framework import (
@@ -66,6 +67,12 @@ BUSY: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "The task queue is full; see Retry-After"}
 }
 
+
+def name_of(route: APIRoute) -> str:
+    """Return what generated clients call the function of a route."""
+    return route.name
+
+
 app: FastAPI = FastAPI(
     title="asyncframe example",
     version=__version__,
@@ -81,6 +88,7 @@ app: FastAPI = FastAPI(
         {"name": "Look at tasks", "description": "Status, progress, results and cancellation."},
         {"name": "Counters", "description": "Statistics of the framework and its thread pool."},
     ],
+    generate_unique_id_function=name_of,
     lifespan=lifespan,
 )
 

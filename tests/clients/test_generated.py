@@ -1,0 +1,102 @@
+"""Clients that are generated from the example's OpenAPI do what those written by hand do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.patience import PATIENCE
+from tests.programs import TOOLS, places, program
+from tests.serving import serving
+
+HERE = Path(__file__).parent
+
+STRICT = """
+[mypy]
+strict = true
+follow_imports = silent
+disable_error_code = no-any-unimported
+"""
+
+COMPILER = {
+    "compilerOptions": {
+        "lib": ["es2022", "dom"],
+        "module": "nodenext",
+        "noUncheckedIndexedAccess": True,
+        "skipLibCheck": True,
+        "strict": True,
+        "target": "es2022",
+        "types": [],
+    },
+    "files": ["follow.ts"],
+}
+
+
+def run(folder: Path, name: str, *arguments: str) -> str:
+    """Run a program in a folder, and return what it printed; it must succeed."""
+    done = subprocess.run(
+        [program(name), *arguments],
+        cwd=folder,
+        env={**os.environ, "PATH": places(name)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Serve the example."""
+    with serving("framework.example:app") as server:
+        yield server.url
+
+
+@pytest.fixture
+def folder(tmp_path: Path, url: str) -> Path:
+    """Return a folder that has the app's OpenAPI in a file."""
+    (tmp_path / "openapi.json").write_bytes(httpx.get(f"{url}/openapi.json").content)
+    return tmp_path
+
+
+def test_python_client(folder: Path, url: str) -> None:
+    """A client made by openapi-python-client is typed, follows a task and cancels another."""
+    (folder / "config.yaml").write_text("post_hooks: []\n", encoding="utf-8")
+    options = ["--meta=none", "--config=config.yaml", "--output-path=tasks_client"]
+    told = run(folder, "openapi-python-client", "generate", "--path=openapi.json", *options)
+    assert "Warning" not in told
+    (folder / "follow.py").write_bytes((HERE / "follow.py").read_bytes())
+    (folder / "mypy.ini").write_text(STRICT, encoding="utf-8")
+    python = str(TOOLS / "bin" / "python")
+    types = [sys.executable, "-m", "mypy", "--python-executable", python, "follow.py"]
+    checked = subprocess.run(types, cwd=folder, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+
+    assert run(folder, python, "follow.py", url).splitlines() == [
+        "completed {'status': 'completed', 'data_id': '7'}",
+        "True",
+    ]
+
+
+def test_typescript_client(folder: Path, url: str) -> None:
+    """A program with types of openapi-typescript compiles, follows a task and cancels another."""
+    run(folder, "openapi-typescript", "openapi.json", "--output", "api.d.ts")
+    (folder / "follow.ts").write_bytes((HERE / "follow.ts").read_bytes())
+    (folder / "package.json").write_text('{"type": "module"}', encoding="utf-8")
+    (folder / "tsconfig.json").write_text(json.dumps(COMPILER), encoding="utf-8")
+    (folder / "node_modules").symlink_to(TOOLS / "node_modules")
+    run(folder, "tsc")
+
+    assert run(folder, "node", "follow.js", url).splitlines() == [
+        'completed {"status":"completed","data_id":"7"}',
+        "true",
+    ]
