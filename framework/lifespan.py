@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from framework._decorators.endpoints import warn_of_plain_endpoints
+from framework._decorators.endpoints import prepare_endpoints, warn_of_plain_endpoints
 from framework._manager.drain import Reminder, at_most, drain
 from framework._manager.frameworks import Framework, Parts, override
 from framework._manager.servers import worker_count
@@ -254,6 +254,7 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
             self._shim = _Shim.put_on(self._app, home)
             warn_of_plain_endpoints(self._app)
             try:
+                prepare_endpoints(self._app)
                 await _run_handlers(self._app, "on_startup")
             except BaseException:
                 await self._stop()

@@ -27,6 +27,8 @@ def warn_of_plain_endpoints(app: object) -> None:
             decorated[plain] = function
     for route in _routes([app]):
         endpoint = getattr(route, "endpoint", None)
+        # What the user has written, behind a function that was put around it.
+        endpoint = getattr(endpoint, "__asyncframe_endpoint__", endpoint)
         if not isinstance(endpoint, FunctionType):
             continue
         stacked = decorated.get(endpoint)
@@ -40,6 +42,18 @@ def warn_of_plain_endpoints(app: object) -> None:
                 layer,
                 layer,
             )
+
+
+def prepare_endpoints(app: object) -> None:
+    """Let the endpoints of *app* check it when it starts, if they have something to check.
+
+    Raises:
+        RuntimeError: If one of them lacks something.
+    """
+    for route in _routes([app]):
+        check = getattr(getattr(route, "endpoint", None), "__asyncframe_at_start__", None)
+        if check is not None:
+            check(app)
 
 
 def _routes(pending: list[Any]) -> Iterator[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -12,7 +12,26 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 
 
-class TaskId(str, Generic[T_co]):
+class Accepted(Generic[T_co]):
+    """What ``framework.http.Accepted[T]`` is to type checkers: an id, or a task.
+
+    So a route with this return annotation may return either. At run time it is a pydantic model.
+    """
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __init__(self, task: Accepted[T_co], /) -> None: ...
+
+        @overload
+        def __init__(self: Accepted[Any], task: str, /) -> None: ...
+
+        def __init__(self, task: object, /) -> None: ...
+
+
+class TaskId(str, Accepted[T_co]):
     """A task's id: a ``str`` that tells type checkers the type of the result."""
 
     __slots__ = ()

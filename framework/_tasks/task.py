@@ -6,13 +6,13 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from framework._tasks.ids import TaskId
+from framework._tasks.ids import Accepted, TaskId
 from framework._tasks.jsonsafe import jsonable, safe_str
 from framework._tasks.reasons import cancel_of, explain, last_error, reason_of
 from framework._tasks.records import TaskRecord, TaskStatus
 
 
-class Task:
+class Task(Accepted[Any]):
     """An immutable snapshot of a task.
 
     The task from `current_task` is not a snapshot: it always shows the current state, and

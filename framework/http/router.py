@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.params import Depends
 
 from framework.http._access import Access
+from framework.http._routes import shows_status
 from framework.http.views import Problem, TaskView
 
 
@@ -40,6 +41,7 @@ def task_router(
     )
 
     @router.get("/{task_id}", responses={404: {"model": Problem}})
+    @shows_status
     async def get_task(task_id: str, request: Request) -> TaskView[Any]:
         """Return a task's state."""
         task = await access.task(request, task_id)

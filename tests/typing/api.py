@@ -43,7 +43,7 @@ from framework import (
     setup_async_framework,
     throttled_task,
 )
-from framework.http import health_router
+from framework.http import Accepted, health_router
 from framework.lifespan import FrameworkLifespan
 from framework.protocols import Clock, EventSink, TaskEvent, Telemetry
 from framework.telemetry.opentelemetry import OpenTelemetrySink
@@ -588,6 +588,35 @@ def use_metrics(manager: TaskManager, app: FastAPI) -> None:
     router = health_router(prefix="/internal", unready_on={"pool", "queue"}, shutdown_delay=5)
     assert_type(router, APIRouter)
     app.include_router(router)
+
+
+# -- answering 202
+
+
+async def accept(manager: TaskManager, app: FastAPI) -> None:
+    """Return an id, or a task, from routes whose return type is Accepted."""
+
+    @app.post("/ids")
+    async def create() -> Accepted[int]:
+        return bare_background("a")
+
+    @app.post("/threads")
+    def create_in_thread() -> Accepted[int]:
+        return Accepted(bare_background("a"))
+
+    @app.post("/submissions")
+    async def submit() -> Accepted[int]:
+        return await manager.submit(bare_background, ("a",))
+
+    @app.post("/tasks")
+    async def find(task_id: str) -> Accepted[int]:
+        return (await manager.list_tasks()).tasks[0]
+
+    @app.post("/others")
+    async def mistaken() -> Accepted[str]:
+        return bare_background("a")  # type: ignore[return-value]  # its result is an int
+
+    assert_type(Accepted(bare_background("a")), Accepted[int])
 
 
 # -- errors

@@ -1,0 +1,68 @@
+"""The body of a 202 response: which task was accepted, and where its status is."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, Field, GetJsonSchemaHandler, TypeAdapter
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from framework._tasks.ids import TaskId
+from framework._tasks.records import TaskStatus
+from framework._tasks.task import Task
+
+T = TypeVar("T")
+
+
+class Accepted(BaseModel, Generic[T]):
+    """The return type of a route that answers 202 with a task's id and the URL of its status.
+
+    The route returns the id of a task whose result is a ``T``, or a `Task`. Its response has the
+    status 202, this body, and the headers ``Location`` and ``Retry-After``. OpenAPI has all of
+    them, and the type of the result.
+
+        @app.post("/reports")
+        async def create(title: str) -> Accepted[Report]:
+            return make_report(title)  # a background_task
+
+    The URLs are those of the first `task_router` in the app. Without one, the app does not start.
+    See the page *Answer 202 with an id* for everything else.
+
+    Args:
+        task: The id, or the task. A route may as well return it as it is.
+    """
+
+    task_id: str = Field(description="The id of the task.")
+    status: TaskStatus = Field(description="The task's status when this response was made.")
+    status_url: str = Field(description="Where to get the task's status, and its result.")
+    events_url: str | None = Field(
+        description="Where to follow the task's events; null if the app does not offer them."
+    )
+
+    def __init__(self, task: TaskId[Any] | Task | str, /) -> None:
+        task_id = task.task_id if isinstance(task, Task) else task
+        if not isinstance(task_id, str):
+            raise TypeError(
+                "Accepted needs the id of a task, or a Task, as in Accepted(make_report(title)), "
+                f"not a value of type {type(task_id).__qualname__}"
+            )
+        super().__init__(task_id=task_id, status=TaskStatus.PENDING, status_url="", events_url=None)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Describe the result's type as well, although it is not in this body."""
+        schema = handler(core_schema)
+        arguments = cls.__pydantic_generic_metadata__["args"]
+        if arguments:
+            # The schema of a list has its items by reference.
+            items = handler(TypeAdapter(list[arguments[0]]).core_schema)  # type: ignore[valid-type]
+            handler.resolve_ref_schema(schema)["properties"]["result"] = {
+                "anyOf": [items["items"], {"type": "null"}],
+                "title": "Result",
+                "description": "The result's type. It is not in this response: get it from "
+                "status_url once the task is completed.",
+            }
+        return schema

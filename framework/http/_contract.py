@@ -1,0 +1,274 @@
+"""What a route with ``-> Accepted[T]`` gets: its status, its headers, and their description.
+
+FastAPI has no hook for return types. Therefore the constructor of its routes is wrapped once, and
+only changes what it is given for such a route: public parameters, and a function around the
+endpoint. All other routes get what they were given.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import types
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Union, get_args, get_origin
+
+from fastapi import Depends, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.datastructures import DefaultPlaceholder
+from fastapi.dependencies import utils as dependencies
+from fastapi.routing import APIRoute
+
+from framework._manager.core import Core
+from framework._manager.frameworks import require_core
+from framework._tasks.functions import is_async
+from framework._tasks.ids import TaskId
+from framework._tasks.live import LiveTask
+from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.task import Task
+from framework.exceptions import TaskNotFoundError
+from framework.http._answer import Accepted
+from framework.http._routes import status_path, status_urls
+from framework.http.views import Problem
+
+_BEHIND: Final = "__asyncframe_endpoint__"
+_AT_START: Final = "__asyncframe_at_start__"
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A request for an accepting route, as FastAPI sees it.
+
+    Attributes:
+        request: The request.
+        response: Collects the headers of the response.
+    """
+
+    request: Request
+    response: Response
+
+
+_ASKED: Final = ContextVar[_Asked | None]("asyncframe_asked", default=None)
+
+
+async def _ask(request: Request, response: Response) -> None:
+    """Keep what the endpoint's function does not get; a dependency of accepting routes."""
+    _ASKED.set(_Asked(request, response))
+
+
+_ASKING: Final = Depends(_ask)
+
+
+def install() -> None:
+    """Wrap the constructor of FastAPI's routes; does nothing the second time."""
+    made: Any = APIRoute.__init__
+    if getattr(made, "__asyncframe__", False):
+        return
+
+    @functools.wraps(made)
+    def init(self: APIRoute, path: str, endpoint: Any, **options: Any) -> None:
+        model = _model_of(endpoint, options)
+        if model is not None:
+            endpoint, options = _accepting(path, endpoint, options, model)
+        made(self, path, endpoint, **options)
+
+    init.__asyncframe__ = True  # type: ignore[attr-defined]  # so that it is wrapped once
+    APIRoute.__init__ = init  # type: ignore[method-assign]
+
+
+def _model_of(endpoint: Any, options: Mapping[str, Any]) -> type[Accepted[Any]] | None:
+    """Return the `Accepted[T]` that a route returns; None if it returns something else."""
+    if _ASKING in (options.get("dependencies") or ()):  # a copy of a route, of an included router
+        return None
+    model = options.get("response_model", _MISSING)
+    if model is _MISSING or isinstance(model, DefaultPlaceholder):
+        try:
+            model = dependencies.get_typed_return_annotation(endpoint)
+        except Exception:  # FastAPI raises it again, and says which route it is
+            return None
+    return _accepted_in(model)
+
+
+_MISSING: Final = object()
+
+
+def _accepted_in(model: Any) -> type[Accepted[Any]] | None:
+    """Return the `Accepted[T]` in an annotation."""
+    origin = get_origin(model)
+    if origin is Annotated:
+        return _accepted_in(get_args(model)[0])
+    if isinstance(model, type) and issubclass(model, Accepted):
+        return model
+    if origin in (Union, types.UnionType):
+        return next(filter(None, map(_accepted_in, get_args(model))), None)
+    return None
+
+
+def _accepting(
+    path: str, endpoint: Any, options: dict[str, Any], model: type[Accepted[Any]]
+) -> tuple[Any, dict[str, Any]]:
+    """Return the endpoint and the options of a route that returns *model*."""
+    endpoint = getattr(endpoint, _BEHIND, endpoint)
+    options = dict(options)
+    status = options.get("status_code") or 202
+    options["status_code"] = status
+    options["dependencies"] = [_ASKING, *(options.get("dependencies") or ())]
+    responses = {status: _ACCEPTED, 503: _FULL}
+    for code, response in (options.get("responses") or {}).items():
+        known = next((one for one in responses if str(one) == str(code)), code)
+        responses[known] = {**responses.get(known, {}), **response}
+    options["responses"] = responses
+    label = f"{' and '.join(sorted(options.get('methods') or ['GET']))} {path}"
+    return _Accepting(endpoint, model, label).function(), options
+
+
+_ACCEPTED: Final[dict[str, Any]] = {
+    "description": "The task was accepted.",
+    "headers": {
+        "Location": {
+            "description": "The URL of the task's status.",
+            "schema": {"type": "string", "format": "uri-reference"},
+        },
+        "Retry-After": {
+            "description": "How many seconds to wait before getting the status.",
+            "schema": {"type": "integer", "minimum": 0},
+        },
+    },
+}
+_FULL: Final[dict[str, Any]] = {
+    "description": "Too many tasks wait: try again later.",
+    "model": Problem,
+    "headers": {
+        "Retry-After": {
+            "description": "How many seconds to wait before trying again.",
+            "schema": {"type": "integer", "minimum": 1},
+        }
+    },
+}
+
+
+class _Accepting:
+    """Answers the requests for one route.
+
+    Args:
+        endpoint: The route's function, as it was written.
+        model: What it returns.
+        label: The route's methods and path, for messages.
+    """
+
+    def __init__(self, endpoint: Any, model: type[Accepted[Any]], label: str) -> None:
+        self._endpoint = endpoint
+        self._model = model
+        self._label = label
+        self._call: Callable[..., Awaitable[Any]] = (
+            endpoint if is_async(endpoint) else functools.partial(run_in_threadpool, endpoint)
+        )
+
+    def function(self) -> Any:
+        """Return the function that FastAPI calls in place of the endpoint."""
+
+        async def accept(**values: Any) -> Any:
+            asked = _ASKED.get()
+            if asked is None:  # by other code than FastAPI
+                return await self._call(**values)
+            _ASKED.set(None)
+            return await self._answer(asked, values)
+
+        functools.update_wrapper(accept, self._endpoint, updated=())
+        attributes = getattr(self._endpoint, "__dict__", {})
+        accept.__dict__.update(
+            {key: value for key, value in attributes.items() if not key.startswith("__asyncframe")}
+        )
+        setattr(accept, _BEHIND, self._endpoint)
+        setattr(accept, _AT_START, self._require_status)
+        # Older versions of FastAPI look for the names of annotations in the module of this
+        # function, so they are resolved here.
+        signature = dependencies.get_typed_signature(self._endpoint)
+        returned = dependencies.get_typed_return_annotation(self._endpoint)
+        accept.__signature__ = signature.replace(  # type: ignore[attr-defined]  # for inspect
+            return_annotation=inspect.Signature.empty if returned is None else returned
+        )
+        return accept
+
+    def _require_status(self, app: object) -> None:
+        """Called when the app starts.
+
+        Raises:
+            RuntimeError: If it does not show the status of tasks.
+        """
+        if status_path(app) is None:
+            raise self._without_status()
+
+    def _without_status(self) -> RuntimeError:
+        return RuntimeError(
+            f"{self._label} answers 202 with the URL of the task's status, but this app has no "
+            "route that shows it: add app.include_router(task_router()), with 'from "
+            "framework.http import task_router', or a GET route with {task_id} in its path "
+            "that returns a TaskView"
+        )
+
+    async def _answer(self, asked: _Asked, values: dict[str, Any]) -> Any:
+        """Call the endpoint, and return what the response says of its task."""
+        core = require_core()
+        returned = await self._call(**values)
+        task_id = self._id_of(returned)
+        if task_id is None:
+            return returned
+        task = await self._task(core, task_id)
+        if core.intake.durable and isinstance(task, LiveTask):
+            await core.intake.secured(task)
+        urls = status_urls(asked.request.scope, task_id)
+        if urls is None:  # the route was added after the app had started
+            raise self._without_status()
+        headers = asked.response.headers
+        headers.setdefault("location", urls[0])
+        headers.setdefault("retry-after", str(_pause(core, task)))
+        return self._model.model_construct(
+            task_id=task_id,
+            status=TaskStatus.PENDING if task is None else task.status,
+            status_url=urls[0],
+            events_url=urls[1],
+        )
+
+    def _id_of(self, returned: Any) -> str | None:
+        """Return the id of the task that the endpoint returned; None for a complete response."""
+        if isinstance(returned, str):
+            return returned
+        if isinstance(returned, (Task, Accepted)):
+            return returned.task_id
+        if isinstance(returned, Response):
+            return None
+        raise TypeError(
+            f"{self._label} must return the id of a task, or a Task, as its annotation "
+            f"Accepted says, not a value of type {type(returned).__qualname__}"
+        )
+
+    async def _task(self, core: Core, task_id: str) -> TaskRecord | None:
+        """Return a task; None if it was accepted, and has been removed already.
+
+        Raises:
+            TaskNotFoundError: If there is no such task.
+        """
+        task = core.ledger.find(task_id)
+        if task is None and core.elsewhere is not None:
+            task = await core.elsewhere.find(task_id)
+        if task is None and not isinstance(task_id, TaskId):
+            raise TaskNotFoundError(task_id)
+        return task
+
+
+def _pause(core: Core, task: TaskRecord | None) -> int:
+    """Return after how many whole seconds it makes sense to ask for a task's status."""
+    if task is None or task.status.is_final:
+        return 0
+    if isinstance(task, LiveTask) and task.spec.delay and task.status is TaskStatus.PENDING:
+        left = task.created_at + task.spec.delay - core.clock.time()
+        return max(1, min(math.ceil(left), _LONGEST))
+    return 1
+
+
+_LONGEST: Final = 60
+"""Seconds after which to ask for a delayed task at the latest: it may be cancelled meanwhile."""

@@ -1,0 +1,16 @@
+"""Accepted: the return type of routes that answer 202 with a task's id."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from framework.http import _contract
+
+if TYPE_CHECKING:
+    from framework._tasks.ids import Accepted
+else:
+    from framework.http._answer import Accepted
+
+__all__ = ["Accepted"]
+
+_contract.install()

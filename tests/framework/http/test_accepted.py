@@ -1,0 +1,540 @@
+"""Routes whose return type is Accepted: what they answer, and what OpenAPI says of them."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, Response
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+from pydantic import BaseModel
+
+from framework import (
+    QueueFullError,
+    Task,
+    TaskId,
+    background_task,
+    get_task_manager,
+    setup_async_framework,
+)
+from framework.http import Accepted, TaskView, task_router
+from pytest_asyncframe.probe import Probe
+
+
+class Report(BaseModel):
+    """What the tasks return."""
+
+    title: str
+
+
+@background_task
+def make_report(title: str) -> Report:
+    """Make a report."""
+    return Report(title=title)
+
+
+def made(*routers: APIRouter) -> FastAPI:
+    """Return an app with a framework, the routes of tasks, and some routers before them."""
+    app = FastAPI(lifespan=setup_async_framework)
+    for router in routers:
+        app.include_router(router)
+    app.include_router(task_router())
+    return app
+
+
+# -- what the routes return
+
+
+def _from_a_coroutine() -> Any:
+    async def create(title: str) -> Accepted[Report]:
+        return make_report(title)
+
+    return create
+
+
+def _from_a_thread() -> Any:
+    def create(title: str) -> Accepted[Report]:
+        return make_report(title)
+
+    return create
+
+
+def _awaited() -> Any:
+    async def create(title: str) -> Accepted[Report]:
+        return await get_task_manager().submit(make_report, (title,))
+
+    return create
+
+
+def _accepted() -> Any:
+    async def create(title: str) -> Accepted[Report]:
+        return Accepted(make_report(title))
+
+    return create
+
+
+def _a_task() -> Any:
+    async def create(title: str) -> Accepted[Report]:
+        task = await get_task_manager().get_task(make_report(title))
+        assert isinstance(task, Task)
+        return task
+
+    return create
+
+
+def _annotated() -> Any:
+    async def create(title: str) -> Annotated[Accepted[Report], "a note"]:
+        return make_report(title)
+
+    return create
+
+
+def _without_a_type() -> Any:
+    async def create(title: str) -> Accepted:  # type: ignore[type-arg]  # a user may leave it out
+        return make_report(title)
+
+    return create
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        _from_a_coroutine,
+        _from_a_thread,
+        _awaited,
+        _accepted,
+        _a_task,
+        _annotated,
+        _without_a_type,
+    ],
+)
+async def test_a_route_answers_202(asyncframe: Probe, endpoint: Any) -> None:
+    """Whatever form the id has, the answer is 202 with the URL of the task's status."""
+    router = APIRouter()
+    router.post("/reports")(endpoint())
+    async with asyncframe.client(made(router)) as client:
+        response = await client.post("/reports", params={"title": "Q3"})
+        task = await asyncframe.completed(response)
+        shown = await client.get(response.headers["location"])
+    assert response.status_code == 202
+    assert response.headers["location"] == f"/tasks/{task.task_id}"
+    assert response.headers["retry-after"] == "1"
+    body = response.json()
+    assert body["task_id"] == task.task_id
+    assert body["status"] == "pending"
+    assert body["status_url"] == f"/tasks/{task.task_id}"
+    assert shown.json()["result"] == {"title": "Q3"}
+
+
+async def test_a_response_of_its_own(asyncframe: Probe) -> None:
+    """A complete response that a route returns is passed on as it is."""
+    router = APIRouter()
+
+    @router.post("/reports")
+    async def create(title: str) -> Accepted[Report]:
+        return Response(title, 418)  # type: ignore[return-value]  # FastAPI allows it everywhere
+
+    async with asyncframe.client(made(router)) as client:
+        response = await client.post("/reports", params={"title": "Q3"})
+    assert (response.status_code, response.text) == (418, "Q3")
+    assert "location" not in response.headers
+
+
+async def test_headers_of_the_route(asyncframe: Probe) -> None:
+    """Headers and cookies that a route sets are kept, and its Location wins over ours."""
+    router = APIRouter()
+
+    @router.post("/reports")
+    async def create(title: str, response: Response) -> Accepted[Report]:
+        response.headers["Location"] = "/elsewhere"
+        response.set_cookie("seen", "yes")
+        return make_report(title)
+
+    async with asyncframe.client(made(router)) as client:
+        response = await client.post("/reports", params={"title": "Q3"})
+        await asyncframe.completed(response)
+    assert response.headers["location"] == "/elsewhere"
+    assert response.headers["set-cookie"].startswith("seen=yes")
+    assert response.headers["retry-after"] == "1"
+
+
+async def test_something_else(asyncframe: Probe) -> None:
+    """A route that returns no task is told what it must return."""
+    router = APIRouter()
+
+    @router.post("/reports")
+    async def create(title: str) -> Accepted[Report]:
+        return Report(title=title)  # type: ignore[return-value]  # the mistake
+
+    async with asyncframe.client(made(router)) as client:
+        with pytest.raises(
+            TypeError,
+            match=r"^POST /reports must return the id of a task, or a Task, as its annotation "
+            r"Accepted says, not a value of type Report$",
+        ):
+            await client.post("/reports", params={"title": "Q3"})
+
+
+async def test_an_unknown_id(asyncframe: Probe) -> None:
+    """A route that returns the id of no task answers 404."""
+    router = APIRouter()
+
+    @router.post("/reports")
+    async def create(title: str) -> Accepted[Report]:
+        return Accepted(title)
+
+    async with asyncframe.client(made(router)) as client:
+        response = await client.post("/reports", params={"title": "Q3"})
+    assert response.status_code == 404
+
+
+def test_a_wrong_value_in_accepted() -> None:
+    """Accepted refuses what is no id."""
+    with pytest.raises(
+        TypeError,
+        match=r"^Accepted needs the id of a task, or a Task, as in Accepted\(make_report\("
+        r"title\)\), not a value of type int$",
+    ):
+        Accepted(7)  # type: ignore[call-overload]  # the mistake
+
+
+async def test_a_delayed_task(asyncframe: Probe) -> None:
+    """Of a delayed task the client is told when it starts, if that is within a minute."""
+    router = APIRouter()
+
+    @router.post("/reports/{delay}")
+    async def create(title: str, delay: float) -> Accepted[Report]:
+        return make_report.options(delay=delay)(title)
+
+    async with asyncframe.client(made(router)) as client:
+        pauses = []
+        for delay in (0.5, 20, 7_200):
+            response = await client.post(f"/reports/{delay}", params={"title": "Q3"})
+            pauses.append(response.headers["retry-after"])
+            await asyncframe.completed(response)
+    assert pauses == ["1", "20", "60"]
+
+
+async def test_a_full_queue(asyncframe: Probe) -> None:
+    """A full queue is answered with 503 and the time to try again."""
+    router = APIRouter()
+
+    @router.post("/reports")
+    async def create(title: str) -> Accepted[Report]:
+        raise QueueFullError(1, 3)
+
+    async with asyncframe.client(made(router)) as client:
+        response = await client.post("/reports", params={"title": "Q3"})
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "3"
+    assert response.json() == {"detail": "Task queue is full"}
+
+
+# -- how routes are registered
+
+
+def _by_model(app: FastAPI) -> None:
+    async def create(title: str) -> str:
+        return make_report(title)
+
+    app.post("/reports", response_model=Accepted[Report])(create)
+
+
+def _by_method(app: FastAPI) -> None:
+    app.add_api_route("/reports", _from_a_coroutine(), methods=["POST"])
+
+
+def _task_itself(app: FastAPI) -> None:
+    app.post("/reports", response_model=Accepted[Report])(make_report)
+
+
+class OwnRoute(APIRoute):
+    """A user's class of routes."""
+
+    def get_route_handler(self) -> Any:
+        """Return a handler that marks its responses."""
+        handler = super().get_route_handler()
+
+        async def marked(request: Any) -> Response:
+            response = await handler(request)
+            response.headers["X-Own"] = "yes"
+            return response
+
+        return marked
+
+
+def _by_class(app: FastAPI) -> None:
+    router = APIRouter(route_class=OwnRoute)
+    router.post("/reports")(_from_a_coroutine())
+    app.include_router(router)
+
+
+@pytest.mark.parametrize("register", [_by_model, _by_method, _task_itself, _by_class])
+async def test_ways_to_register(asyncframe: Probe, register: Any) -> None:
+    """A route is an accepting one however it is registered."""
+    app = made()
+    register(app)
+    async with asyncframe.client(app) as client:
+        response = await client.post("/reports", params={"title": "Q3"})
+        task = await asyncframe.completed(response)
+    assert response.status_code == 202
+    assert response.headers["location"] == f"/tasks/{task.task_id}"
+    assert "202" in app.openapi()["paths"]["/reports"]["post"]["responses"]
+
+
+async def test_a_status_of_its_own(asyncframe: Probe) -> None:
+    """A status that a route is given stays as it is, in OpenAPI as well."""
+    app = made()
+    app.post("/reports", status_code=201)(_from_a_coroutine())
+    async with asyncframe.client(app) as client:
+        response = await client.post("/reports", params={"title": "Q3"})
+        await asyncframe.completed(response)
+    assert response.status_code == 201
+    assert response.headers["location"].startswith("/tasks/")
+    described = app.openapi()["paths"]["/reports"]["post"]["responses"]
+    assert described.keys() == {"201", "422", "503"}
+    assert "Location" in described["201"]["headers"]
+
+
+async def test_a_response_model_of_its_own(asyncframe: Probe) -> None:
+    """Where response_model says something else, the annotation means nothing, as in FastAPI."""
+    app = made()
+    app.post("/reports", response_model=str)(_from_a_coroutine())
+    async with asyncframe.client(app) as client:
+        response = await client.post("/reports", params={"title": "Q3"})
+        await asyncframe.completed(response.json())
+    assert response.status_code == 200
+    assert response.headers.keys() == {"content-length", "content-type"}
+
+
+def test_other_routes() -> None:
+    """A route that returns something else keeps its function, and gets nothing."""
+
+    async def plain(title: str) -> TaskId[Report]:
+        return make_report(title)
+
+    route = APIRoute("/plain", plain)
+    assert route.endpoint is plain
+    assert route.status_code is None
+    assert route.dependencies == []
+    assert route.responses == {}
+
+
+def test_dependencies_and_responses_of_a_route() -> None:
+    """What a route is given itself is kept beside what it gets."""
+
+    async def login() -> None:
+        """Let everybody pass."""
+
+    route = APIRoute(
+        "/reports",
+        _from_a_coroutine(),
+        methods=["POST"],
+        dependencies=[Depends(login)],
+        responses={"202": {"description": "Soon."}, 409: {"description": "No."}},
+    )
+    assert [one.dependency for one in route.dependencies][1:] == [login]
+    assert route.responses[202]["description"] == "Soon."
+    assert "Location" in route.responses[202]["headers"]
+    assert route.responses[409] == {"description": "No."}
+
+
+# -- where the status is
+
+
+def _nested() -> FastAPI:
+    inner, outer = APIRouter(prefix="/v1"), APIRouter(prefix="/api")
+    inner.include_router(task_router(prefix="/jobs"))
+    outer.include_router(inner)
+    app = FastAPI(lifespan=setup_async_framework)
+    app.include_router(outer)
+    app.post("/reports")(_from_a_coroutine())
+    return app
+
+
+def _both() -> FastAPI:
+    app = made()
+    app.include_router(task_router(), prefix="/second")
+    app.post("/reports")(_from_a_coroutine())
+    return app
+
+
+def _in_the_outer_app() -> FastAPI:
+    app, inner = made(), FastAPI()
+    inner.post("/reports")(_from_a_coroutine())
+    app.mount("/inner", inner)
+    return app
+
+
+def _in_the_inner_app() -> FastAPI:
+    app, inner = FastAPI(lifespan=setup_async_framework), FastAPI()
+    inner.post("/reports")(_from_a_coroutine())
+    inner.include_router(task_router())
+    app.mount("/inner", inner)
+    return app
+
+
+def _in_another_app() -> FastAPI:
+    app, inner = FastAPI(lifespan=setup_async_framework), FastAPI()
+    app.post("/reports")(_from_a_coroutine())
+    inner.include_router(task_router())
+    app.mount("/inner", inner)
+    return app
+
+
+def _of_its_own() -> FastAPI:
+    app = FastAPI(lifespan=setup_async_framework)
+    app.post("/reports")(_from_a_coroutine())
+
+    @app.get("/reports/{task_id}/status")
+    async def show(task_id: str) -> TaskView[Report]:
+        task = await get_task_manager().get_task(task_id)
+        assert task is not None
+        return task  # type: ignore[return-value]  # the model makes a view of it
+
+    return app
+
+
+def _of_a_tenant() -> FastAPI:
+    app = FastAPI(lifespan=setup_async_framework)
+    router = APIRouter(prefix="/{tenant}")
+    router.post("/reports")(_from_a_coroutine())
+    router.include_router(task_router())
+    app.include_router(router)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("app", "posted_to", "url"),
+    [
+        (_nested, "/reports", "/api/v1/jobs/ID"),
+        (_both, "/reports", "/tasks/ID"),
+        (_in_the_outer_app, "/inner/reports", "/tasks/ID"),
+        (_in_the_inner_app, "/inner/reports", "/inner/tasks/ID"),
+        (_in_another_app, "/reports", "/inner/tasks/ID"),
+        (_of_its_own, "/reports", "/reports/ID/status"),
+        (_of_a_tenant, "/a%20b/reports", "/a%20b/tasks/ID"),
+    ],
+)
+async def test_where_the_status_is(asyncframe: Probe, app: Any, posted_to: str, url: str) -> None:
+    """Location is the URL of the first route that shows tasks, with all prefixes around it."""
+    async with asyncframe.client(app()) as client:
+        response = await client.post(posted_to, params={"title": "Q3"})
+        task = await asyncframe.completed(response)
+        location = response.headers["location"]
+        shown = await client.get(location)
+    assert location == response.json()["status_url"] == url.replace("ID", task.task_id)
+    assert shown.json()["result"] == {"title": "Q3"}
+
+
+@pytest.mark.parametrize("path", ["/reports", "/inner/reports"])
+def test_behind_a_proxy(path: str) -> None:
+    """The URL begins with the path under which the server is reached, also in a mounted app."""
+    app = _in_the_outer_app()
+    app.post("/reports")(_from_a_coroutine())
+    with TestClient(app, root_path="/proxy") as client:
+        response = client.post(f"/proxy{path}", params={"title": "Q3"})
+        location = response.headers["location"]
+        assert client.get(location).json()["task_id"] == response.json()["task_id"]
+    assert location.startswith("/proxy/tasks/")
+
+
+WITHOUT_STATUS = re.escape(
+    "POST /reports answers 202 with the URL of the task's status, but this app has no route that "
+    "shows it: add app.include_router(task_router()), with 'from framework.http import "
+    "task_router', or a GET route with {task_id} in its path that returns a TaskView"
+)
+
+
+def _in_a_mounted_app() -> FastAPI:
+    app, inner = FastAPI(lifespan=setup_async_framework), FastAPI()
+    inner.post("/reports")(_from_a_coroutine())
+    app.mount("/inner", inner)
+    return app
+
+
+def _in_a_router() -> FastAPI:
+    app, router = FastAPI(lifespan=setup_async_framework), APIRouter()
+    router.post("/reports")(_from_a_coroutine())
+    app.include_router(router)
+    return app
+
+
+@pytest.mark.parametrize("app", [_in_a_mounted_app, _in_a_router])
+def test_an_app_that_shows_no_status(app: Any) -> None:
+    """An app with an accepting route does not start if it shows the status of no task."""
+    with pytest.raises(RuntimeError, match=f"^{WITHOUT_STATUS}$"), TestClient(app()):
+        pass  # pragma: no cover  # it does not come so far
+    get_after = FastAPI(lifespan=setup_async_framework)
+    with TestClient(get_after):
+        pass  # the failed start left no framework behind
+
+
+def test_a_route_that_comes_later() -> None:
+    """A route that is added to a running app without a status route says so to its caller."""
+    app = FastAPI(lifespan=setup_async_framework)
+    with TestClient(app) as client:
+        app.post("/reports")(_from_a_coroutine())
+        with pytest.raises(RuntimeError, match=f"^{WITHOUT_STATUS}$"):
+            client.post("/reports", params={"title": "Q3"})
+
+
+# -- OpenAPI
+
+
+def referenced(schema: Any, document: Any, seen: set[str]) -> set[str]:
+    """Return the names of all models that a part of an OpenAPI document refers to."""
+    if isinstance(schema, dict):
+        name = str(schema.get("$ref", "")).rpartition("/")[2]
+        if name and name not in seen:
+            seen.add(name)
+            referenced(document["components"]["schemas"][name], document, seen)
+        for value in schema.values():
+            referenced(value, document, seen)
+    elif isinstance(schema, list):
+        for value in schema:
+            referenced(value, document, seen)
+    return seen
+
+
+def test_openapi() -> None:
+    """OpenAPI has 202 with its headers, the body, the result's model, and 503; without a start."""
+    app = _nested()
+    document = app.openapi()
+    responses = document["paths"]["/reports"]["post"]["responses"]
+    assert responses.keys() == {"202", "422", "503"}
+    assert responses["202"]["headers"].keys() == {"Location", "Retry-After"}
+    assert "Report" in referenced(responses["202"], document, set())
+    body = document["components"]["schemas"]["Accepted_Report_"]
+    assert body["required"] == ["task_id", "status", "status_url", "events_url"]
+    assert referenced(responses["503"], document, set()) == {"Problem"}
+
+
+class Branch(BaseModel):
+    """A model that refers to itself."""
+
+    branches: list[Branch] = []
+
+
+@pytest.mark.parametrize(
+    ("result", "names"),
+    [
+        (Branch, {"Branch"}),
+        (dict[str, Report], {"Report"}),
+        (Report | None, {"Report"}),
+        (int, set()),
+        (Any, set()),
+    ],
+)
+def test_results_in_openapi(result: Any, names: set[str]) -> None:
+    """Any type of result is described."""
+    app = made()
+    app.post("/reports", response_model=Accepted[result])(make_report)
+    document = app.openapi()
+    responses = document["paths"]["/reports"]["post"]["responses"]
+    found = referenced(responses["202"], document, set())
+    assert found - {"TaskStatus"} == names | {f for f in found if f.startswith("Accepted")}
+    (body,) = (name for name in found if name.startswith("Accepted"))
+    assert "result" in document["components"]["schemas"][body]["properties"]
