@@ -203,19 +203,25 @@ class Scene(Protocol):
         ...
 
 
-def reason_of(record: TaskRecord, scene: Scene | None, *, whole: bool = False) -> str:
+def reason_of(
+    record: TaskRecord, scene: Scene | None, *, whole: bool = False, details: bool = True
+) -> str:
     """Return in words why a task waits or how it ended; "" if its other fields say it all.
 
     Args:
         record: Its record, which must not change meanwhile.
         scene: Where it is; None if unknown, for words without places and remaining times.
         whole: Whether to include the message of the last attempt's error.
+        details: Whether to include what a store or a broker has said, which may name hosts.
     """
     status = record.status
     if record.rest is None and status is not TaskStatus.PENDING:
         # At once, since most tasks of a list are like this.
         return ""
     reason = record.reason
+    if not details and facts_of(reason) is None:
+        # Whoever puts the message of an error into a reason, puts it behind a colon.
+        reason = reason.partition(": ")[0]
     if status.is_final:
         return in_words(reason, None)
     told = reason

@@ -176,6 +176,10 @@ class Task(Accepted[Any]):
         while a request has not taken effect, ``cancelled`` if the task is CANCELLED, and
         ``cannot`` if it ended otherwise. See `TaskManager.request_cancel`.
         """
+        return {**self._state(), "result": jsonable(self._record.result)}
+
+    def _state(self) -> dict[str, Any]:
+        """Return what `to_dict` does but the result, which may be large."""
         record = self._record
         error = record.error
         last = None if record.rest is None else last_error(record)
@@ -193,7 +197,6 @@ class Task(Accepted[Any]):
             "attempts": record.attempts,
             "progress": record.progress,
             "progress_message": jsonable(record.progress_message),
-            "result": jsonable(record.result),
             "has_error": error is not None,
             "error_type": None if error is None else type(error).__name__,
             "error_message": None if error is None else safe_str(error),

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, Self, TypeVar
 
-from pydantic import BaseModel, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from framework._tasks.jsonsafe import jsonable
-from framework._tasks.records import TaskStatus
+from framework._tasks.reasons import error_text, reason_of
+from framework._tasks.records import CancelOutcome, TaskStatus
 from framework._tasks.task import Task
+
+_LOGGER = logging.getLogger("asyncframe")
 
 T = TypeVar("T")
 
@@ -20,12 +33,8 @@ class Problem(BaseModel):
     detail: str
 
 
-class TaskView(BaseModel, Generic[T]):
-    """A task's state, as a response model of your routes and of `task_router`.
-
-    A route whose return type is ``TaskView[Report]`` may return a `Task`. The result is then
-    described in OpenAPI, and messages of errors are left out.
-    """
+class TaskSummary(BaseModel):
+    """A task's state without its result, as lists show it."""
 
     task_id: str
     name: str
@@ -34,38 +43,176 @@ class TaskView(BaseModel, Generic[T]):
     created_at: datetime
     start_time: datetime | None
     end_time: datetime | None
-    duration: float | None
-    queue_time: float | None
+    duration: float | None = Field(description="Seconds from start to end")
+    queue_time: float | None = Field(description="Seconds from submission to start")
     attempts: int
-    progress: float | None
+    progress: float | None = Field(description="From 0.0 to 1.0, if the task reports it")
     progress_message: str
-    result: T | None
     has_error: bool
     error_type: str | None
-    error_message: str | None
+    error_message: str | None = Field(description="Null, unless the app shows messages of errors")
     cancel_requested: bool
     still_running: bool
-    reason: str
+    reason: str = Field(description="Why the task waits or how it ended, in words")
     last_error_type: str | None
-    cancel: str | None
+    cancel: CancelOutcome | None = Field(description="What came of the request to cancel it")
     run_again_of: str | None
 
+
+class TaskView(TaskSummary, Generic[T]):
+    """A task's state and result, as a response model of your routes and of `task_router`.
+
+    A route whose return type is ``TaskView[Report]`` may return a `Task`. OpenAPI then has the
+    type of the result, and messages of errors are left out. ``TaskView`` alone is for results of
+    any type: what JSON cannot express is replaced by a text in angle brackets, and so is all after
+    the first 100,000 values; see `Task.to_dict`.
+
+    A result that is no ``Report``, or that JSON cannot express as one, is left out. Then ``result``
+    is None and ``result_problem`` says why. The answer is never an error, because it has the
+    task's status too.
+    """
+
+    result: T | None
+    result_problem: str | None = Field(
+        description="Why the result of a completed task is not shown"
+    )
+
+    _reported: ClassVar[set[tuple[type, str]]] = set()
+
     @classmethod
-    def of(cls, task: Task, *, expose_errors: bool = False) -> TaskView[Any]:
-        """Return the view of a task, with its result as valid JSON.
+    def of(cls, task: Task, *, expose_errors: bool = False) -> Self:
+        """Return the view of a task.
 
         Args:
             task: The task.
             expose_errors: Whether the view has the message of its error.
         """
-        shown = task.to_dict()
-        if not expose_errors:
-            shown["error_message"] = None
-        return TaskView[Any].model_validate(shown)
+        return cls.model_validate(
+            task, from_attributes=True, context={"expose_errors": expose_errors}
+        )
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _of_task(cls, value: Any) -> Any:  # Any: what a route has returned
+    def _of_task(
+        cls, value: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo
+    ) -> Self:  # Any: what a route has returned
         if not isinstance(value, Task):
-            return value
-        return value.to_dict() | {"error_message": None, "result": jsonable(value.result)}
+            return handler(value)
+        exposed = bool(info.context and info.context.get("expose_errors"))
+        state = summary_of(value, expose_errors=exposed)
+        is_plain = cls.model_fields["result"].annotation in _PLAIN
+        problem: Exception | None = None
+        for result in _candidates(value.result, is_plain):
+            try:
+                view = handler({**state, "result": result, "result_problem": None})
+                if not is_plain:
+                    _require_json(view)
+            except Exception as error:  # of the model's own validators and serializers too
+                problem = problem or error
+            else:
+                return view
+        cls._report(value.name, problem)
+        said = f"its type, {type(value.result).__name__}, is not what this response shows"
+        return handler({**state, "result": None, "result_problem": said})
+
+    @classmethod
+    def _report(cls, name: str, problem: Exception | None) -> None:
+        """Log why a result cannot be shown, once for each function and model."""
+        if (cls, name) not in TaskView._reported and len(TaskView._reported) < _MOST_REPORTED:
+            TaskView._reported.add((cls, name))
+            _LOGGER.warning(
+                "a result of %s is not shown, since it is no result of %s: %s",
+                name,
+                cls.__name__,
+                _in_short(problem),
+            )
+
+
+def _in_short(problem: Exception | None) -> str:
+    """Return the first error in a model's data without the data; else type and message."""
+    if not isinstance(problem, ValidationError):
+        return type(problem).__name__ if problem is None else error_text(problem)
+    first = problem.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']} ({problem.error_count()} errors in all)"
+
+
+_PLAIN: Final = (T | None, Any, Any | None)
+"""The annotations of results of any type."""
+
+_MOST_REPORTED: Final = 1_000
+
+
+def _candidates(result: Any, is_plain: bool) -> Iterator[Any]:
+    """Yield forms of a result, the best first."""
+    # An iterator is used up by whoever looks into it.
+    if not is_plain and not isinstance(result, Iterator):
+        yield result
+    safe = jsonable(result)
+    # The marker of a value that JSON does not have is a text, but not one that somebody returned.
+    if is_plain or not (isinstance(safe, str) and safe.startswith("<")):
+        yield safe
+
+
+def _require_json(view: BaseModel) -> None:
+    """Raise an error if a view's result cannot become valid JSON of its type."""
+    shown = view.model_dump(mode="json", include={"result"}, by_alias=True, warnings="error")
+    json.dumps(shown, allow_nan=False, ensure_ascii=False).encode()
+
+
+def summary_of(task: Task, *, expose_errors: bool) -> dict[str, Any]:
+    """Return a task's state without its result, as valid JSON that may leave the app.
+
+    Args:
+        task: The task.
+        expose_errors: Whether the messages of errors may leave it.
+    """
+    shown = task._state()
+    if not expose_errors:
+        shown["error_message"] = None
+        reason = reason_of(task._record, task._scene, details=False)
+        shown["reason"] = jsonable(reason)
+    return shown
+
+
+def view_of(task: Task, *, expose_errors: bool) -> dict[str, Any]:
+    """Return a `TaskView` of any result as valid JSON; faster than the model."""
+    shown = summary_of(task, expose_errors=expose_errors)
+    return {**shown, "result": jsonable(task.result), "result_problem": None}
+
+
+class TaskList(BaseModel):
+    """A page of tasks, the newest first."""
+
+    tasks: list[TaskSummary]
+    total: int = Field(description="How many tasks match, on all pages")
+    next: str | None = Field(description="What to pass as `after` for the next page")
+
+
+class TaskStats(BaseModel):
+    """How many tasks there are of each status."""
+
+    submitted: int = Field(description="The sum of all others")
+    pending: int
+    running: int
+    completed: int
+    failed: int
+    timeout: int
+    cancelled: int
+    interrupted: int
+
+
+class CancelResult(BaseModel):
+    """What came of the request to cancel a task."""
+
+    cancelled: bool = Field(description="Whether the task is cancelled, and never runs again")
+    status: TaskStatus
+    outcome: CancelOutcome
+    why: str = Field(description="The same in words")
+
+
+class TaskStarted(BaseModel):
+    """A new task."""
+
+    task_id: str
+    status: TaskStatus
