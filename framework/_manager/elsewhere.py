@@ -60,6 +60,7 @@ class _Question:
         final: Whether to wait until the task is final.
         call: Called on the thread instead of a query.
         waiter: Is woken when `answer` or `error` is set.
+        sees: Whether the caller may see a record; None if it may see all.
         tries: How many queries did not find the task.
         last: Whether not to repeat the query if it does not find the task.
         seen: Whether a query has found the task.
@@ -76,6 +77,7 @@ class _Question:
         "final",
         "last",
         "seen",
+        "sees",
         "task_id",
         "tries",
         "waiter",
@@ -93,6 +95,7 @@ class _Question:
         self.task_id = task_id
         self.final = final
         self.call = call
+        self.sees: Callable[[TaskRecord], bool] | None = None
         self.tries = 0
         self.dropped = self.done = self.seen = self.last = False
         self.answer: Any = None
@@ -140,16 +143,24 @@ class Elsewhere:
 
     # -- from a coroutine
 
-    async def find(self, task_id: str, *, patient: bool = True) -> TaskRecord | None:
+    async def find(
+        self,
+        task_id: str,
+        *,
+        patient: bool = True,
+        sees: Callable[[TaskRecord], bool] | None = None,
+    ) -> TaskRecord | None:
         """Return a task's record; None if it is unknown.
 
         Args:
             task_id: The task.
             patient: Whether to repeat the query for a second while the task is unknown.
+            sees: Whether the caller may see a record; one that it may not see is unknown, and
+                takes as long; None if it may see all.
         """
         if not checks.may_be_task_id(task_id):
             return None
-        record: TaskRecord | None = await self._ask(task_id, last=not patient)
+        record: TaskRecord | None = await self._ask(task_id, last=not patient, sees=sees)
         return record
 
     async def until_final(self, task_id: str, timeout: float | None) -> TaskRecord | None:
@@ -216,10 +227,11 @@ class Elsewhere:
         last: bool = False,
         timeout: float | None = None,
         call: Callable[[], Any] | None = None,
+        sees: Callable[[TaskRecord], bool] | None = None,
     ) -> Any:
         waiter = LoopWaiter(self._boxes)
         question = _Question(waiter, task_id, final=final, call=call)
-        question.last = last
+        question.last, question.sees = last, sees
         timer = None
         self._put(question)
         try:
@@ -292,7 +304,7 @@ class Elsewhere:
         unknown = []
         for question in questions:
             record = found.get(question.task_id or "")
-            if record is None:
+            if record is None or not (question.sees is None or question.sees(record)):
                 unknown.append(question)
             elif record.status in FINAL or not question.final:
                 question.finish(record)

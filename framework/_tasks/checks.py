@@ -108,6 +108,21 @@ def filled_text(name: str, value: object) -> str:
     return given
 
 
+def path_prefix(name: str, value: object) -> str:
+    """Return *value* if it can be the beginning of the paths of some routes, or "".
+
+    Raises:
+        TypeError: If it is not a string.
+        ValueError: If it does not begin with a slash, or ends with one.
+    """
+    given = text(name, value)
+    if given and (not given.startswith("/") or given.endswith("/")):
+        raise ValueError(
+            f"{name} must be '' or begin with '/' and not end with it, not {show(given)}"
+        )
+    return given
+
+
 def task_id(name: str, value: object) -> str:
     """Return *value* if a user may choose it as a task's id.
 

@@ -64,7 +64,7 @@ def health_router(
     delay = checks.number("shutdown_delay", shutdown_delay, at_least=0)
     leaving = Leaving(delay)
     router = APIRouter(
-        prefix=_checked_prefix(prefix),
+        prefix=checks.path_prefix("prefix", prefix),
         tags=["health"],
         include_in_schema=checks.flag("include_in_schema", include_in_schema),
         lifespan=leaving.lifespan if delay else None,
@@ -87,15 +87,6 @@ def health_router(
         return _answer(200 if good else 503, {"status": status, "problems": problems})
 
     return router
-
-
-def _checked_prefix(prefix: object) -> str:
-    given = checks.text("prefix", prefix)
-    if given and (not given.startswith("/") or given.endswith("/")):
-        raise ValueError(
-            f"prefix must be '' or begin with '/' and not end with it, not {checks.show(given)}"
-        )
-    return given
 
 
 def _answer(status: int, body: object) -> JSONResponse:

@@ -24,6 +24,7 @@ from framework._manager.face.listing import (
     failures_query,
     page_of,
 )
+from framework._manager.face.looking import find_task
 from framework._manager.face.waiting import Waiting
 from framework._manager.scene import ListScene
 from framework._manager.scheduling.control import ScheduleControl
@@ -80,14 +81,7 @@ class TaskManager(Waiting):
         Raises:
             StoreUnavailableError: If a store that several processes share cannot be used.
         """
-        record = self._core.ledger.find(task_id)
-        elsewhere = self._core.elsewhere
-        if record is None and elsewhere is not None and isinstance(task_id, str):
-            record = await elsewhere.find(task_id)
-        if record is None:
-            return None
-        copy = self._core.ledger.snapshot(record)
-        return Task(copy, source=record, scene=self._core.scene)
+        return await find_task(self._core, task_id)
 
     async def list_tasks(
         self,
