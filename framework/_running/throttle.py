@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Hashable
+from itertools import islice
+from typing import Final, NamedTuple
 
 from framework._tasks.live import Sleeper
 from framework._tasks.options import ThrottleOptions
@@ -13,6 +16,23 @@ from framework._tasks.options import ThrottleOptions
 
 class GateRetiredError(Exception):
     """Raised by a gate that was removed after it was looked up and before it was used."""
+
+
+class Outlook(NamedTuple):
+    """How full a gate is, or all gates of a function together.
+
+    Attributes:
+        used: Calls that are counted now; of the fullest gate if there are several.
+        full: How many gates allow no call now.
+        waiting: How many calls are in the queue.
+        due: Monotonic second at which a full gate next allows a call, the earliest of all;
+            None if none is full.
+    """
+
+    used: int
+    full: int
+    waiting: int
+    due: float | None
 
 
 class Gate:
@@ -129,6 +149,18 @@ class Gate:
                 self._slots.extendleft(reversed(taken))
             return self._retired
 
+    def outlook(self, now: float) -> Outlook:
+        """Return how full the window is at monotonic second *now*."""
+        with self._lock:
+            # Copied in one step, since allowed calls move slots without the lock. What they have
+            # taken out of the queue at this moment, they are about to use.
+            slots = list(self._slots.copy())
+            ended = bisect_right(slots, now - self._length)
+            used, waiting = self._made - ended, len(self._queue)
+            if used < self._rate:
+                return Outlook(used, 0, waiting, None)
+            return Outlook(used, 1, waiting, self._due(now))
+
     # -- slots; called with the lock held
 
     def _pass(self, now: float) -> bool:
@@ -244,6 +276,18 @@ class Gates:
         """Return the gate of a function throttled as a whole; it never retires."""
         return self._gates.setdefault(None, self._gate())
 
+    def outlook(self, now: float) -> Outlook:
+        """Return how full the gates are; of the newest 1,000 keys if there are more."""
+        with self._lock:
+            newest = list(islice(reversed(self._gates.values()), _KEYS_LOOKED_AT))
+        seen = [gate.outlook(now) for gate in newest]
+        return Outlook(
+            max((one.used for one in seen), default=0),
+            sum(one.full for one in seen),
+            sum(one.waiting for one in seen),
+            min((one.due for one in seen if one.due is not None), default=None),
+        )
+
     def join(
         self, key: Hashable, sleeper: Sleeper, monotonic: Callable[[], float]
     ) -> tuple[Gate, float]:
@@ -274,6 +318,7 @@ class Gates:
 
 
 _KEYS_BEFORE_PURGE = 1_024
+_KEYS_LOOKED_AT: Final = 1_000
 
 
 class ThrottlePolicy:
