@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,6 +10,7 @@ from fastapi.params import Depends
 
 from framework.http._access import Access
 from framework.http._routes import shows_status
+from framework.http.dashboard import add_dashboard
 from framework.http.views import Problem, TaskView
 
 
@@ -20,6 +21,7 @@ def task_router(
     owner: Callable[[Request], str | None] | None = None,
     expose_errors: bool = False,
     include_in_schema: bool = True,
+    buttons: Mapping[str, str] | None = None,
 ) -> APIRouter:
     """Return a router with routes that show, follow and cancel tasks.
 
@@ -31,6 +33,8 @@ def task_router(
         owner: Returns whom the tasks of a request belong to; None to show all tasks.
         expose_errors: Whether the messages of errors are shown.
         include_in_schema: Whether the routes are in the OpenAPI schema.
+        buttons: Buttons of the page: for each label the path of a POST route of the app that
+            needs no body, such as ``{"Send a report": "/reports"}``; None for no buttons.
     """
     access = Access(owner, expose_errors)
     router = APIRouter(
@@ -39,6 +43,8 @@ def task_router(
         tags=["tasks"],
         include_in_schema=include_in_schema,
     )
+
+    add_dashboard(router, access, buttons or {})
 
     @router.get("/{task_id}", responses={404: {"model": Problem}})
     @shows_status

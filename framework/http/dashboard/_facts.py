@@ -1,0 +1,136 @@
+"""Facts: what the page shows beside its list, from one process and from the shared store."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from framework._manager.face.manager import TaskManager
+from framework._running.policies import Policies
+from framework._running.throttle import ThrottlePolicy
+from framework._tasks import registry
+from framework._tasks.jsonsafe import jsonable
+from framework._tasks.reasons import facts_of
+from framework._tasks.records import TaskStatus
+from framework._tasks.task import Task
+from framework.http.dashboard._pages import find
+from framework.http.dashboard._rows import second
+
+_LATEST: Final = 300
+"""Of how many tasks the page draws how long they waited and ran."""
+
+_LIVE: Final = (TaskStatus.PENDING, TaskStatus.RUNNING)
+
+
+async def facts_of_all(manager: TaskManager) -> dict[str, Any]:
+    """Return the facts about all tasks, and about what runs them."""
+    latest = (await find(manager, limit=_LATEST)).tasks
+    live = (await find(manager, status=_LIVE, limit=_LATEST)).tasks
+    return {
+        "counts": await _counts(manager),
+        "latest": [_times(task) for task in latest],
+        "names": _names([*latest, *live], registry.names()),
+        "process": _process(manager),
+        "schedules": await _schedules(manager),
+        "throttles": _throttles(manager._core.policies, live),
+    }
+
+
+def nothing() -> dict[str, Any]:
+    """Return the facts for a request that belongs to nobody."""
+    return {"counts": dict.fromkeys(map(str, TaskStatus), 0), "latest": [], "names": []}
+
+
+async def _counts(manager: TaskManager) -> dict[str, int]:
+    """Return how many tasks of each status the list has."""
+    figures = manager.get_stats()
+    counts = {status.value: figures[status.value] for status in TaskStatus}
+    # They count since the start. While nothing was forgotten, that is what the list has.
+    if sum(counts[status] for status in TaskStatus if status.is_final) == figures["kept"]:
+        return counts
+    return {
+        status.value: (await find(manager, status=(status,), limit=1)).total
+        for status in TaskStatus
+    }
+
+
+def _times(task: Task) -> list[Any]:
+    """Return status, seconds waited and seconds run; None for what is not over yet."""
+    return [task.status.value, task.queue_time, task.duration]
+
+
+def _names(tasks: Iterable[Task], known: Iterable[str] = ()) -> list[Any]:
+    return [jsonable(name) for name in sorted({*known, *(task.name for task in tasks)})]
+
+
+def _process(manager: TaskManager) -> dict[str, Any]:
+    """Return the figures of this process, whose threads no other one knows."""
+    pool = manager.pool.get_stats()
+    shown = ("max_workers", "busy", "queued", "abandoned", "degraded")
+    lingering = [
+        {"name": jsonable(call["name"]), "since": round(manager.clock.time() - call["run_time"], 1)}
+        for call in manager.pool.get_active_tasks()
+        if call["abandoned"]
+    ]
+    return {"pid": os.getpid(), **{key: pool[key] for key in shown}, "lingering": lingering}
+
+
+async def _schedules(manager: TaskManager) -> list[dict[str, Any]]:
+    infos = await manager.schedules.get_all()
+    return [
+        {
+            "name": jsonable(info.name),
+            "timing": jsonable(info.timing),
+            "next": second(info.next_run),
+            "last": second(info.last_run),
+            "last_id": info.last_task_id,
+            "last_status": info.last_status,
+            "paused": info.paused,
+            "skipped": info.skipped,
+        }
+        for info in infos
+    ]
+
+
+def _throttles(policies: Policies, live: Iterable[Task]) -> list[dict[str, Any]]:
+    """Return the throttles of this process, and those for which live tasks of any one wait."""
+    found = {policy.name: _throttle(policies, policy) for policy in policies.throttles()}
+    waiting = Counter[str]()
+    for task in live:
+        facts = facts_of(task._record.reason)
+        if facts is None or facts.kind != "throttled":
+            continue
+        name, rate, window = facts.values[:3]
+        waiting[name] += 1
+        seen = found.setdefault(name, _unknown(name, rate, window))
+        if facts.until is not None:
+            seen["next"] = min(filter(None, (seen["next"], facts.until)))
+    for name, throttle in found.items():
+        throttle["waiting"] = max(throttle["waiting"], waiting[name])
+    return [found[name] for name in sorted(found)]
+
+
+def _throttle(policies: Policies, policy: ThrottlePolicy) -> dict[str, Any]:
+    options, clock = policy.options, policies.clock
+    shown = _unknown(policy.name, options["rate_limit"], options["time_window"])
+    if policies.asks and options["shared"]:
+        # Its calls are counted in the store.
+        return shown
+    now = clock.monotonic()
+    gates = policies.gates(policy)
+    outlook = gates.outlook(now)
+    due = None if outlook.due is None else clock.time() + (outlook.due - now)
+    return shown | {
+        "used": outlook.used,
+        "keys": len(gates) if policy.has_key else None,
+        "full": outlook.full,
+        "waiting": outlook.waiting,
+        "next": None if due is None else round(due, 2),
+    }
+
+
+def _unknown(name: str, rate: int, window: float) -> dict[str, Any]:
+    facts: Mapping[str, Any] = {"name": jsonable(name), "rate": rate, "window": window}
+    return {**facts, "used": None, "keys": None, "full": 0, "waiting": 0, "next": None}

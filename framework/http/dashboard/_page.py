@@ -1,0 +1,67 @@
+"""The page itself: one file with its styles and its script, and the headers that guard it."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_FILE: Final = Path(__file__).with_name("page.html")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The page, as it is sent.
+
+    Attributes:
+        body: Its HTML in UTF-8.
+        etag: Changes whenever the body does.
+        headers: The headers of each response that has it.
+    """
+
+    body: bytes
+    etag: str
+    headers: dict[str, str]
+
+
+@functools.cache
+def page() -> Page:
+    """Return the page; its file is read once."""
+    text = _FILE.read_text(encoding="utf-8")
+    body = text.encode()
+    etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {
+        "Cache-Control": "no-cache",
+        "Content-Security-Policy": _policy(text),
+        "ETag": etag,
+        "Referrer-Policy": "same-origin",
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+    }
+    return Page(body, etag, headers)
+
+
+def _policy(text: str) -> str:
+    """Return a policy that allows the page's own styles and script, and requests to its app."""
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src {_hash_of('script', text)}",
+            f"style-src {_hash_of('style', text)}",
+            "connect-src 'self'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    )
+
+
+def _hash_of(tag: str, text: str) -> str:
+    (found,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+    digest = hashlib.sha256(found.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -1,0 +1,128 @@
+"""The routes of the page: the page, its list, its facts, and a task's details."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from framework._tasks.records import TaskStatus
+from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
+from framework.http._access import Access
+from framework.http.dashboard import _facts
+from framework.http.dashboard._page import page
+from framework.http.dashboard._pages import find
+from framework.http.dashboard._rows import row_of
+from framework.http.views import TaskView
+
+_MOST: Final = 200
+"""The most rows that one request may ask for; the page shows some forty at a time."""
+
+Statuses = Annotated[list[TaskStatus] | None, Query()]
+Rows = Annotated[int, Query(ge=1, le=_MOST)]
+Offset = Annotated[int, Query(ge=0)]
+Asked = Annotated[str, Header(alias="X-Requested-With", min_length=1)]
+
+
+def add_dashboard(router: APIRouter, access: Access, buttons: Mapping[str, str]) -> None:
+    """Add the page and what it asks for to the routes that show tasks.
+
+    Args:
+        router: Gets the routes; they pass its dependencies.
+        access: What they may show.
+        buttons: For each label the path of a POST route of the app.
+    """
+    _add_page(router)
+    _add_facts(router, access, buttons)
+    if access.owner is None:
+        _add_schedules(router, access)
+
+
+def _add_page(router: APIRouter) -> None:
+    sent = page()
+
+    @router.get("/dashboard", include_in_schema=False)
+    @router.head("/dashboard", include_in_schema=False)
+    async def show_dashboard(request: Request) -> Response:
+        """Return the page."""
+        if request.headers.get("if-none-match") == sent.etag:
+            return Response(None, 304, sent.headers)
+        return Response(sent.body, 200, sent.headers, "text/html; charset=utf-8")
+
+
+def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) -> None:
+    @router.get("/dashboard/list", include_in_schema=False)
+    async def list_rows(
+        request: Request,
+        status: Statuses = None,
+        name: str | None = None,
+        search: str | None = None,
+        offset: Offset = 0,
+        limit: Rows = 100,
+    ) -> Response:
+        """Return some rows of the list, and how many it has in all."""
+        manager = access.manager()
+        shown: dict[str, Any] = {"total": 0, "rows": []}
+        if access.owner is None:
+            found = await find(
+                manager,
+                status=status or (),
+                name=name,
+                search=search,
+                offset=offset,
+                limit=limit,
+            )
+            shown = {"total": found.total, "rows": [row_of(task) for task in found.tasks]}
+        return _answer(request, access, shown)
+
+    @router.get("/dashboard/facts", include_in_schema=False)
+    async def show_facts(request: Request) -> Response:
+        """Return what the page shows beside its list."""
+        if access.owner is None:
+            facts = await _facts.facts_of_all(access.manager())
+        else:
+            facts = _facts.nothing()
+        root = request.scope.get("root_path", "")
+        facts["buttons"] = [{"label": label, "path": root + buttons[label]} for label in buttons]
+        return _answer(request, access, facts)
+
+    @router.get("/dashboard/details/{task_id}", include_in_schema=False)
+    async def show_details(task_id: str, request: Request) -> Response:
+        """Return all that the page may show of a task."""
+        task = await access.task(request, task_id)
+        view = TaskView.of(task, expose_errors=access.expose_errors).model_dump(mode="json")
+        return _answer(request, access, {"row": row_of(task), "view": view})
+
+
+def _add_schedules(router: APIRouter, access: Access) -> None:
+    @router.post("/dashboard/schedules/{action}", include_in_schema=False)
+    async def change_schedule(
+        action: Literal["pause", "resume", "trigger"], name: str, _: Asked, request: Request
+    ) -> Response:
+        """Pause or resume a schedule, or run it now."""
+        schedules = access.manager().schedules
+        try:
+            done = await getattr(schedules, action)(name)
+        except ScheduleNotFoundError:
+            return _answer(request, access, {"detail": "This process has no such schedule"}, 404)
+        except ScheduleBusyError:
+            return _answer(request, access, {"detail": "Its last run has not ended"}, 409)
+        return _answer(request, access, {"task_id": done})
+
+
+def _answer(request: Request, access: Access, shown: object, status: int = 200) -> Response:
+    """Return *shown* as JSON, or 304 if the page has it already; with the time of the server."""
+    body = json.dumps(shown, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    etag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    headers = {
+        "Cache-Control": "no-store",
+        "ETag": etag,
+        "X-Asyncframe-Time": f"{access.manager().clock.time():.3f}",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if status == 200 and request.headers.get("if-none-match") == etag:
+        return Response(None, 304, headers)
+    return Response(body, status, headers, "application/json")
