@@ -15,6 +15,7 @@ from framework._tasks.functions import is_wrapper, layer_of, require_callable
 from framework._tasks.live import LiveTask
 from framework._tasks.options import COPY, SUBMIT, SubmitOptions, merged
 from framework._tasks.places import Existing
+from framework._tasks.records import TaskRecord
 from framework._tasks.specs import TaskSpec, require_arguments, spec_for
 
 
@@ -68,12 +69,12 @@ async def accept_checked(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     frame: FrameType,
-    run_again_of: str = "",
+    repeated: TaskRecord | None = None,
 ) -> LiveTask | Existing:
     """Submit a checked call as `accept` does; see `Intake.submit_special`."""
     if spec.claims:
-        return await intake.submit_patiently(spec, args, kwargs, frame, run_again_of)
-    task = intake.submit_special(spec, args, kwargs, frame, False, run_again_of)
+        return await intake.submit_patiently(spec, args, kwargs, frame, repeated)
+    task = intake.submit_special(spec, args, kwargs, frame, False, repeated)
     assert isinstance(task, LiveTask)
     if intake.durable:
         await intake.secured(task)

@@ -24,12 +24,13 @@ from framework._running.coroutines import Drive
 from framework._running.ledger import Ledger, id_in_use
 from framework._running.permits import Permits
 from framework._running.runner import Runner
-from framework._tasks.current import current_home
+from framework._tasks import checks
+from framework._tasks.current import current_home, current_record
 from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, Home, LiveTask, Owner, Waiter
 from framework._tasks.places import Existing
 from framework._tasks.reasons import delayed
-from framework._tasks.records import TaskStatus
+from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.restart import Restart
 from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import encode_call, require_same_call
@@ -86,6 +87,9 @@ class Intake:
         self._owner = owner
         # Whether anybody takes part in a submission before the ledger does.
         self._joined = runner.interceptor is not None or remote is not None
+        # Whether a task may belong to somebody; and whom that of a request belongs to.
+        self._owned = False
+        self._whose: Callable[[], str | None] | None = None
         # Bound once, since every submission calls both.
         self._monotonic, self._time = ledger.clock.monotonic, ledger.clock.time
 
@@ -130,7 +134,7 @@ class Intake:
         kwargs: dict[str, Any],
         frame: FrameType,
         launch: bool = True,
-        run_again_of: str = "",
+        repeated: TaskRecord | None = None,
     ) -> LiveTask | Existing:
         """Submit a call as `submit` does, with the delay, the hooks and the id of its spec.
 
@@ -140,14 +144,14 @@ class Intake:
             kwargs: Its keyword arguments, already checked.
             frame: The frame of the caller.
             launch: Whether to call `launch`; if not, call it once the task is secured.
-            run_again_of: The id of the task that it repeats; "" for none.
+            repeated: The task that it repeats, whose owner it gets; None for none.
 
         Raises:
             TypeError: If another process is to run it if need be, and its arguments are no JSON.
             ValueError: If the chosen id is in use, or the JSON is too long.
             StoreUnavailableError: If its record cannot be stored safely.
         """
-        task = self._new_special(spec, args, kwargs, frame, run_again_of)
+        task = self._new_special(spec, args, kwargs, frame, repeated)
         if spec.claims:
             with self._reserved(spec.task_id):
                 existing = self._claim(task)
@@ -170,7 +174,7 @@ class Intake:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         frame: FrameType,
-        run_again_of: str,
+        repeated: TaskRecord | None,
     ) -> LiveTask:
         """Make a task with the hooks and the id of its spec."""
         task_id = spec.task_id
@@ -181,8 +185,9 @@ class Intake:
             self._keep_for_restart(task, args, kwargs)
         if spec.delay:
             task.reason = delayed(task.created_at + spec.delay)
-        if run_again_of:
-            task.run_again_of = run_again_of
+        if repeated is not None:
+            task.run_again_of = str(repeated.task_id)
+            self.give(task, repeated.owner)
         return task
 
     async def submit_patiently(
@@ -191,7 +196,7 @@ class Intake:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         frame: FrameType,
-        run_again_of: str = "",
+        repeated: TaskRecord | None = None,
     ) -> LiveTask | Existing:
         """Submit a call of a unique or limited function, whatever has to be waited for.
 
@@ -200,7 +205,7 @@ class Intake:
             StoreUnavailableError: If other processes cannot be asked.
             Exception: What `submit_special` raises.
         """
-        task = self._new_special(spec, args, kwargs, frame, run_again_of)
+        task = self._new_special(spec, args, kwargs, frame, repeated)
         stay, add = self.places.prepare(task), partial(self._add, task)
         with self._reserved(spec.task_id):
             if stay.unique is None:
@@ -242,8 +247,8 @@ class Intake:
         return task
 
     def accept(self, task: LiveTask) -> None:
-        """Submit an offered task."""
-        self._add(task)
+        """Submit an offered task, which belongs to nobody."""
+        self._add(task, owned=False)
         self.launch(task)
 
     def turn_away(self, task: LiveTask, error: BaseException, *, is_stored: bool) -> None:
@@ -383,8 +388,8 @@ class Intake:
         ledger, runner, now = self.ledger, self.runner, task.created
         # Before the interceptor is called, to which it shows that the task does not queue.
         task.driver = driver = Drive(runner, task, True)
-        if runner.interceptor is not None:
-            runner.interceptor.before_accept(task)
+        if self._joined:
+            self._join_in_place(task)
         if ledger.sinks:
             ledger.add(task, bounded=False, emit_submitted=True)
             if task.outbox is not None:
@@ -415,21 +420,76 @@ class Intake:
         finally:
             self.ledger.release(chosen)
 
-    def _add(self, task: LiveTask, bounded: bool = True) -> None:
+    def _add(self, task: LiveTask, bounded: bool = True, *, owned: bool = True) -> None:
         if self._joined:
-            self._join(task)
+            self._join(task, owned)
         self.ledger.add(task, None, bounded, True)
         if task.outbox is not None:
             self.ledger.flush_submitted(task)
 
-    def _join(self, task: LiveTask) -> None:
-        """Let the interceptor and the remote engine take part in a submission."""
+    def _join(self, task: LiveTask, owned: bool = True) -> None:
+        """Let all that take part in a submission do so: owner, interceptor and remote engine.
+
+        Args:
+            task: The new task.
+            owned: Whether it may get an owner here.
+        """
+        if self._owned and owned:
+            self._own(task)
         interceptor = self.runner.interceptor
         if interceptor is not None:
             interceptor.before_accept(task)
         if self._remote is not None:
             task.remote = True
             self._remote.admit(task)
+
+    def _join_in_place(self, task: LiveTask) -> None:
+        """Do the same for a task that runs where it is awaited, which no engine gets."""
+        if self._owned:
+            self._own(task)
+        interceptor = self.runner.interceptor
+        if interceptor is not None:
+            interceptor.before_accept(task)
+
+    # -- owners
+
+    def own_by(self, whose: Callable[[], str | None] | None) -> None:
+        """Ask *whose* from now on whom a task belongs to that is submitted outside of tasks.
+
+        Args:
+            whose: Called at each such submission, where it is made, on any thread or loop. It
+                returns 1 to 255 printable characters, or None for nobody. What it raises reaches
+                the caller, and the task is not submitted. None to ask nobody.
+        """
+        self._whose = whose
+        if whose is not None:
+            self._expect_owners()
+
+    def give(self, task: LiveTask, owner: str | None) -> None:
+        """Make a task belong to *owner* before it is added; those that it submits will, too."""
+        if owner is not None:
+            task.owner = owner
+            self._expect_owners()
+
+    def _expect_owners(self) -> None:
+        """Look for the owner of each submission; until then none pays for it."""
+        # In this order: a submission that sees the second flag looks at the first one.
+        self._owned = True
+        self._joined = True
+
+    def _own(self, task: LiveTask) -> None:
+        """Make a new task belong to its submitter's owner, or to that of the request."""
+        if task.rest is not None and task.run_again_of:
+            return
+        submitter = current_record.get()
+        if submitter is not None:
+            owner = submitter.owner
+        elif self._whose is not None:
+            owner = checks.owner("the owner of the request", self._whose())
+        else:
+            return
+        if owner is not None:
+            task.owner = owner
 
     def _new_task(
         self,

@@ -29,7 +29,7 @@ REASON: Final = "its process ended, and another one has taken it over"
 def take_over(core: Core, record: TaskRecord) -> bool:
     """Run a task of another process here, whose row belongs to this process now.
 
-    Its id, name, description, arguments, time limit, priority, delay, time of submission,
+    Its id, name, description, owner, arguments, time limit, priority, delay, time of submission,
     number of attempts and trace stay. Its context, the line that submitted it, and the hooks of the
     submission are gone; those of its function apply. A task that was submitted from outside the
     app gets its options here.
@@ -141,6 +141,7 @@ def _task_of(core: Core, record: TaskRecord, restart: Restart, spec: TaskSpec) -
     task = new_task(TaskId(record.task_id), spec, context, home, created, record.created_at)
     task.queued = core.clock.monotonic()
     task.label = record.label
+    core.intake.give(task, record.owner)
     task.limit = restart.limit
     task.attempts = record.attempts
     task.restart = restart

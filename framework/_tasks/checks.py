@@ -143,6 +143,31 @@ def task_id(name: str, value: object) -> str:
 _LONGEST_ID = 200
 
 
+def owner(name: str, value: object) -> str | None:
+    """Return *value* if it can be the owner of tasks; None for nobody.
+
+    Args:
+        name: What *value* is, for the message.
+        value: The value given.
+
+    Raises:
+        TypeError: If it is neither a string nor None.
+        ValueError: If it is empty, too long or not printable.
+    """
+    if value is None:
+        return None
+    wanted = "a string of 1 to 255 printable characters, or None for nobody"
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be {wanted}, not {show(value)}: use str(...) for a number")
+    if not (0 < len(value) <= _LONGEST_OWNER and value.isprintable()):
+        raise ValueError(f"{name} must be {wanted}, not {show(value)}")
+    # Of a subclass, such as an enum's, only the text is kept.
+    return str.__str__(value)
+
+
+_LONGEST_OWNER = 255
+
+
 def may_be_task_id(text: str) -> bool:
     """Return whether *text* could be a task's id, random or chosen by a user."""
     return 1 <= len(text) <= _LONGEST_ID and text.isprintable()

@@ -104,6 +104,11 @@ class EngineTask(Protocol):
         ...
 
     @property
+    def owner(self) -> str | None:
+        """Whom it belongs to; None for nobody. It has to travel with the task, as `carried`."""
+        ...
+
+    @property
     def args(self) -> tuple[Any, ...] | None:
         """The positional arguments; None once the task has ended, unless they are kept."""
         ...

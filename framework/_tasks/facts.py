@@ -36,9 +36,9 @@ def dump_record(record: TaskRecord) -> dict[str, Any]:
 
     It always has ``task_id``, ``name``, ``status`` and ``created_at``. It has ``description``,
     ``started_at``, ``ended_at``, ``attempts``, ``result``, ``error``, ``reason``,
-    ``progress``, ``progress_message``, ``cancel_requested``, ``still_running``, ``remote`` and
-    ``run_again_of`` only if they are set. Timestamps are in seconds since the epoch; ``result``
-    and ``error`` are the texts of `encode_result` and `encode_error`.
+    ``progress``, ``progress_message``, ``cancel_requested``, ``still_running``, ``remote``,
+    ``run_again_of`` and ``owner`` only if they are set. Timestamps are in seconds since the
+    epoch; ``result`` and ``error`` are the texts of `encode_result` and `encode_error`.
 
     Args:
         record: A final record, or a snapshot of a live one: it must not change meanwhile.
@@ -70,13 +70,14 @@ def dump_record(record: TaskRecord) -> dict[str, Any]:
         "still_running": record.still_running,
         "remote": record.remote,
         "run_again_of": record.run_again_of,
+        "owner": record.owner,
     }
     return {key: value for key, value in facts.items() if value != _LEFT_OUT.get(key, ...)}
 
 
 _LEFT_OUT: Final[dict[str, Any]] = {
     **dict.fromkeys(("description", "reason", "progress_message", "run_again_of"), ""),
-    **dict.fromkeys(("started_at", "ended_at", "result", "error", "progress")),
+    **dict.fromkeys(("started_at", "ended_at", "result", "error", "progress", "owner")),
     **dict.fromkeys(("cancel_requested", "still_running", "remote"), False),
     "attempts": 0,
 }
@@ -104,7 +105,8 @@ def load_record(facts: Mapping[str, Any], clock: _Times) -> TaskRecord:
     """
     record = TaskRecord()
     record.task_id = TaskId(facts["task_id"])
-    record.label = label_of(facts["name"], facts.get("description") or "")
+    about, owner = facts.get("description") or "", facts.get("owner") or None
+    record.label = label_of(facts["name"], about, owner)
     record.status = TaskStatus(facts["status"])
     record.created_at = float(facts["created_at"])
     record.created = record.queued = clock.monotonic() - (clock.time() - record.created_at)

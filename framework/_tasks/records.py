@@ -76,23 +76,27 @@ class Origin:
 
 
 class Label:
-    """Name and description of a task, shared by all tasks of one function."""
+    """Name, description and owner of a task, shared by the tasks of one function and owner.
 
-    __slots__ = ("description", "name")
+    So an owner costs a task nothing, and a store that packs its records keeps it once.
+    """
 
-    def __init__(self, name: str, description: str) -> None:
+    __slots__ = ("description", "name", "owner")
+
+    def __init__(self, name: str, description: str, owner: str | None = None) -> None:
         self.name: str = name
         self.description: str = description
+        self.owner: str | None = owner
 
 
 @functools.lru_cache(maxsize=1_024)
-def label_of(name: str, description: str) -> Label:
+def label_of(name: str, description: str, owner: str | None = None) -> Label:
     """Return the label with these texts; recently used ones are shared.
 
     A function that is not decorated, or is submitted with options, asks for its label at each
     submission. Without sharing, each kept task would hold a label of its own.
     """
-    return Label(name, description)
+    return Label(name, description, owner)
 
 
 class Rare(Generic[T]):
@@ -154,7 +158,7 @@ class TaskRecord:
 
     Attributes:
         task_id: The id.
-        label: Name and description, shared by the tasks of one function.
+        label: Name, description and owner, shared by the tasks of one function and owner.
         status: The status.
         created_at: When it was submitted, in seconds since the epoch. The only wall-clock time:
             the others are shown by their distance from it, so that durations are right even
@@ -240,6 +244,15 @@ class TaskRecord:
     def description(self) -> str:
         """A text for people; "" if there is none."""
         return self.label.description
+
+    @property
+    def owner(self) -> str | None:
+        """Whom it belongs to; None for nobody."""
+        return self.label.owner
+
+    @owner.setter
+    def owner(self, owner: str | None) -> None:
+        self.label = label_of(self.label.name, self.label.description, owner)
 
     @property
     def origin(self) -> Origin | None:

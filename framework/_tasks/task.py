@@ -50,6 +50,16 @@ class Task(Accepted[Any]):
         return self._record.description
 
     @property
+    def owner(self) -> str | None:
+        """Whom the task belongs to; None for nobody.
+
+        A task that is submitted inside another one belongs to the same owner. One that is
+        submitted in a request belongs to whom the function *owner* of `framework.http.task_router`
+        names. All others belong to nobody. `to_dict` does not contain it.
+        """
+        return self._record.owner
+
+    @property
     def status(self) -> TaskStatus:
         """The status; a final status never changes."""
         return self._record.status

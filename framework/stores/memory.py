@@ -332,11 +332,12 @@ class _Block:
         self._results = tuple([record.result for record in records])
         labels = [record.label for record in records]
         place_of = dict.fromkeys(labels, 0)
-        places: dict[tuple[str, str], int] = {}
+        places: dict[tuple[str, str, str | None], int] = {}
         for label in place_of:
-            place_of[label] = places.setdefault((label.name, label.description), len(places))
-        # Texts in one row, a name and its description, and not the labels: they take less memory,
-        # and the garbage collector leaves a tuple of texts alone.
+            key = label.name, label.description, label.owner
+            place_of[label] = places.setdefault(key, len(places))
+        # Texts in one row, a name, its description and owner, and not the labels: they take less
+        # memory, and the garbage collector leaves a tuple of texts alone.
         self._labels = tuple(chain.from_iterable(places))
         # By place, the place of its label; there are no more labels than a byte can tell.
         self._label_of = None if len(places) == 1 else bytes(map(place_of.__getitem__, labels))
@@ -381,7 +382,7 @@ class _Block:
         """Return whether it may have a record for a page; quick."""
         if query.status is not None and query.status is not _COMPLETED and not self._whole:
             return False
-        if query.name is not None and query.name not in self._labels[::2]:
+        if query.name is not None and query.name not in self._labels[::3]:
             return False
         if query.after is None:
             return True
@@ -427,9 +428,12 @@ class _Block:
     def _created(self) -> Sequence[float]:
         return memoryview(self._stamps).cast("d")[: self._size].tolist()
 
-    def _label(self, place: int) -> tuple[str, str]:
-        at = 0 if self._label_of is None else 2 * self._label_of[place]
-        return self._labels[at], self._labels[at + 1]
+    def _label(self, place: int) -> tuple[str, str, str | None]:
+        at = 0 if self._label_of is None else 3 * self._label_of[place]
+        name, description, owner = self._labels[at : at + 3]
+        assert name is not None
+        assert description is not None
+        return name, description, owner
 
     def ended_by(self, bound: float, at_least: int) -> int:
         """Return how many of the oldest to drop: all ended by *bound*, at least *at_least*."""

@@ -210,6 +210,7 @@ class Outpost:
         )
         task.args, task.kwargs, task.limit = args, kwargs or None, message.left
         task.delivery = Delivery(message.attempt, message.limit, self._holder)
+        self._core.intake.give(task, message.owner or None)
         self._core.ledger.add(task, bounded=False)
         task.attempts = attempts - 1
         return task

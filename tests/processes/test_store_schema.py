@@ -86,11 +86,11 @@ def test_migration_keeps_the_data(sql_url: str) -> None:
     """A database of the version before gets the next step, once, and keeps its rows."""
     with peers(sql_url, 1) as (peer,):
         (record,) = peer.finished()
-        further = (*STEPS, ("ALTER TABLE asyncframe_tasks ADD COLUMN owner TEXT",))
+        further = (*STEPS, ("ALTER TABLE asyncframe_tasks ADD COLUMN further TEXT",))
         prepare(peer.database, further)
         prepare(peer.database, further)
 
-        assert "owner" in columns(sql_url, "asyncframe_tasks")
+        assert "further" in columns(sql_url, "asyncframe_tasks")
         assert peer.row(record).status == "completed"
         with peer.database.reading() as connection:
             assert (
@@ -108,7 +108,9 @@ def test_first_version_is_upgraded(sql_url: str) -> None:
         assert {index["name"]: index["column_names"] for index in found} == {
             "asyncframe_tasks_ended": ["ended_at", "task_id", "status"],
             "asyncframe_tasks_live": ["process"],
-            "asyncframe_tasks_name": ["name", "status", "created_at", "ended_at"],
+            "asyncframe_tasks_created": ["created_at", "status", "ended_at"],
+            "asyncframe_tasks_name": ["name", "created_at", "status", "ended_at"],
+            "asyncframe_tasks_owner": ["owner", "created_at", "status", "name", "ended_at"],
             "asyncframe_tasks_status": ["status", "created_at", "ended_at"],
             "asyncframe_tasks_version": ["version", "task_id"],
         }
@@ -134,23 +136,23 @@ def test_patience_with_an_upgrade(database: Database, sql_url: str) -> None:
 def test_failed_step_changes_nothing(database: Database, sql_url: str) -> None:
     """A step that fails half-way leaves the tables at the version before."""
     prepare(database)
-    further = (*STEPS, ("ALTER TABLE asyncframe_tasks ADD COLUMN owner TEXT", "no SQL at all"))
+    further = (*STEPS, ("ALTER TABLE asyncframe_tasks ADD COLUMN further TEXT", "no SQL at all"))
 
     with pytest.raises(sa.exc.SQLAlchemyError):
         prepare(database, further)
 
-    assert "owner" not in columns(sql_url, "asyncframe_tasks")
+    assert "further" not in columns(sql_url, "asyncframe_tasks")
     with database.reading() as connection:
         assert connection.execute(sa.select(META.c.schema_version)).scalar_one() == len(STEPS)
 
 
 def test_newer_tables_are_refused(database: Database) -> None:
     """Tables of a newer release are left alone, with an error that says so."""
-    prepare(database, (*STEPS, ("ALTER TABLE asyncframe_tasks ADD COLUMN owner TEXT",)))
+    prepare(database, (*STEPS, ("ALTER TABLE asyncframe_tasks ADD COLUMN further TEXT",)))
 
     with pytest.raises(
         StoreUnavailableError,
-        match=r"^the tables of this database have version 4, but this release supports 3: use "
+        match=r"^the tables of this database have version 5, but this release supports 4: use "
         r"the release that created them, or a newer one$",
     ):
         prepare(database)

@@ -60,7 +60,7 @@ async def run_again(core: Core, task_id: str, frame: FrameType) -> LiveTask | Ex
     if record.status is COMPLETED:
         raise _refusal(record, "it completed, and the arguments of such tasks are not kept")
     call = await _call_of(core, record)
-    return await accept_checked(core.intake, *call, frame, str(record.task_id))
+    return await accept_checked(core.intake, *call, frame, record)
 
 
 async def _call_of(core: Core, record: TaskRecord) -> _Call:

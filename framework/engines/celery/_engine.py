@@ -551,6 +551,7 @@ class CeleryEngine(Sharing):
             level=level_of(task.spec) if self._has_levels else None,
             keep=self.keep_arguments if _may_keep(task.spec) else 0,
             run_again_of=task.run_again_of if isinstance(task, TaskRecord) else "",
+            owner=task.owner or "",
         )
 
     def _signature(self, name: str, spec: TaskFunction) -> str:

@@ -51,6 +51,7 @@ class Message:
             for none, `KEEP` in messages of earlier releases.
         level: The place of its priority in `options.PRIORITIES`; None if no task has one.
         run_again_of: The task that it repeats; "" for none, and in messages of earlier releases.
+        owner: Whom the task belongs to; "" for nobody, and in messages of earlier releases.
         version: `VERSION`.
     """
 
@@ -73,6 +74,7 @@ class Message:
     keep: int = KEEP
     level: int | None = None
     run_again_of: str = ""
+    owner: str = ""
     version: int = VERSION
 
     def as_json(self) -> dict[str, Any]:
@@ -114,7 +116,13 @@ class Message:
         return cls(**given)
 
 
-_LATER: Final[dict[str, Any]] = {"carried": {}, "keep": KEEP, "level": None, "run_again_of": ""}
+_LATER: Final[dict[str, Any]] = {
+    "carried": {},
+    "keep": KEEP,
+    "level": None,
+    "run_again_of": "",
+    "owner": "",
+}
 """Fields that messages of earlier releases lack, and what they are then."""
 
 _LONGEST_ID = 512

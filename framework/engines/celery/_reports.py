@@ -239,6 +239,7 @@ def record_of(task_id: str, facts: Mapping[str, str], clock: Clock) -> TaskRecor
             "cancel_requested": facts.get("cancel") == "1",
             "remote": True,
             "run_again_of": facts.get("run_again_of"),
+            "owner": facts.get("owner"),
         },
         clock,
     )

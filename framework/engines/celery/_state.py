@@ -434,6 +434,7 @@ def _facts(message: Message) -> list[str]:
         "limit",
         "" if message.limit is None else repr(message.limit),
         *(("run_again_of", message.run_again_of) if message.run_again_of else ()),
+        *(("owner", message.owner) if message.owner else ()),
     ]
 
 

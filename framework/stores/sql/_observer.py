@@ -240,7 +240,15 @@ class Observer:
             _require_call(row)
             again = random_id()
             self._submit(
-                connection, again, row.name, row.description, row.call, now, version, task_id
+                connection,
+                again,
+                row.name,
+                row.description,
+                row.call,
+                now,
+                version,
+                task_id,
+                row.owner,
             )
             return again
 
@@ -254,6 +262,7 @@ class Observer:
         now: float,
         version: int,
         run_again_of: str | None = None,
+        owner: str | None = None,
     ) -> None:
         """Write a task that belongs to no process."""
         restart = Restart(call, fresh=True)
@@ -275,6 +284,7 @@ class Observer:
                 call=call,
                 restart=restart.facts(),
                 run_again_of=run_again_of,
+                owner=owner,
             )
         )
 
@@ -334,7 +344,12 @@ _NO_ARGUMENTS: Final = "[[], {}]"
 """The call of a function without arguments; see `wire.encode_call`."""
 
 _CALL: Final = sa.select(
-    TASKS.c.name, TASKS.c.description, TASKS.c.status, TASKS.c.remote, TASKS.c.call
+    TASKS.c.name,
+    TASKS.c.description,
+    TASKS.c.owner,
+    TASKS.c.status,
+    TASKS.c.remote,
+    TASKS.c.call,
 ).where(TASKS.c.task_id == sa.bindparam("task_id"))
 
 

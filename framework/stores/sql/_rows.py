@@ -37,6 +37,7 @@ COLUMNS: Final = (
     "cancel_requested",
     "still_running",
     "run_again_of",
+    "owner",
 )
 """The facts of a record, in this order; a row also has its process and version."""
 
@@ -137,6 +138,7 @@ def row_of(record: TaskRecord, call: str | None = None, starts: bool = False) ->
         cancel,
         still_running,
         again_of,
+        record.owner,
         call,
         None if restart is None or not may_restart else restart.facts(),
     )
@@ -153,7 +155,7 @@ def bare_row_of(record: TaskRecord, error: BaseException, why: str) -> Written:
         error: Why it was refused.
         why: The same in words.
     """
-    record.label = Label(record.name[:_MAX_BARE], "")
+    record.label = Label(record.name[:_MAX_BARE], "", record.owner)
     record.attempts = min(record.attempts, 2**31 - 1)
     record.progress, record.progress_message = None, ""
     record.reason = NOT_WHOLE + why
@@ -223,7 +225,7 @@ class Reader:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._labels: dict[tuple[str, str], Label] = {}
+        self._labels: dict[tuple[str, str, str | None], Label] = {}
 
     def record_of(self, row: Sequence[Any], offset: float) -> TaskRecord:
         """Return the record of a *row*.
@@ -250,10 +252,11 @@ class Reader:
             cancel,
             still_running,
             again_of,
+            owner,
         ) = row
         record = TaskRecord()
         record.task_id = TaskId(task_id)
-        record.label = self._label(name, description)
+        record.label = self._label(name, description, owner)
         record.status = kind = _STATUS_OF[status]
         record.created_at = created_at
         record.created = record.queued = created = created_at - offset
@@ -285,8 +288,8 @@ class Reader:
             record.read = True
         return record
 
-    def _label(self, name: str, description: str) -> Label:
-        key = name, description
+    def _label(self, name: str, description: str, owner: str | None) -> Label:
+        key = name, description, owner
         found = self._labels.get(key)
         if found is not None:
             return found
@@ -295,7 +298,7 @@ class Reader:
             if found is None:
                 if len(self._labels) >= _MAX_LABELS:
                     self._labels.clear()
-                found = self._labels[key] = Label(name, description)
+                found = self._labels[key] = Label(*key)
         return found
 
 

@@ -285,7 +285,7 @@ def _put_of(dialect: Dialect, *, release: bool = False) -> Any:  # Any: of the d
     insert: Any = (sqlite if dialect == "sqlite" else postgresql).insert(TASKS)
     insert = insert.from_select([*WRITTEN, *_OWN], rows)
     new = insert.excluded
-    kept = {"task_id", "name", "description", "remote", "created_at", "process"}
+    kept = {"task_id", "name", "description", "remote", "created_at", "process", "owner"}
     changed = {name: new[name] for name in (*WRITTEN, *_OWN) if name not in kept}
     # Another process may have set it since this one looked.
     changed["cancel_requested"] = sa.case(

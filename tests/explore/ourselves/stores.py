@@ -258,8 +258,8 @@ def labels(run: Run) -> None:
     reader, found = Reader(), list[object]()
 
     def read() -> None:
-        found.append(reader._label("task", ""))
-        found.append(reader._label("other", ""))
+        found.append(reader._label("task", "", None))
+        found.append(reader._label("other", "", None))
 
     run.together(read, read)
     assert len(set(map(id, found))) == 2

@@ -1,0 +1,214 @@
+"""Whom a task belongs to: its submitter's owner, or that of the request, or nobody."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from enum import StrEnum
+
+import pytest
+
+from framework import (
+    TaskId,
+    TaskManager,
+    async_task,
+    background_task,
+    current_task,
+    get_task_manager,
+    scheduled_task,
+    setup_async_framework,
+)
+from pytest_asyncframe.probe import Probe
+
+USER: ContextVar[str | None] = ContextVar("user", default=None)
+"""Who makes the request."""
+
+
+def own(manager: TaskManager) -> list[str | None]:
+    """Let tasks belong to the user of the request; return a list of those who were asked for."""
+    asked: list[str | None] = []
+
+    def whose() -> str | None:
+        asked.append(USER.get())
+        return USER.get()
+
+    manager._core.intake.own_by(whose)
+    return asked
+
+
+async def owner(manager: TaskManager, task_id: TaskId[object]) -> str | None:
+    """Return the owner of a task."""
+    task = await manager.get_task(task_id)
+    assert task is not None
+    return task.owner
+
+
+@background_task
+def leaf() -> str | None:
+    """Return the task's own owner."""
+    task = current_task()
+    assert task is not None
+    return task.owner
+
+
+def same(number: int) -> int:
+    """Return the number."""
+    return number
+
+
+@background_task
+async def branch() -> list[TaskId[str | None]]:
+    """Submit two tasks, one of them for somebody else if that were possible."""
+    first = leaf()
+    USER.set("eve")
+    return [first, leaf()]
+
+
+async def test_a_request_owns_what_it_submits(asyncframe: Probe) -> None:
+    """A task belongs to the user of the request in which it is submitted, however it is."""
+    manager = asyncframe.manager
+    asked = own(manager)
+    USER.set("ann")
+    ids = [
+        leaf(),
+        await manager.submit(leaf),
+        manager.submit_nowait(leaf, task_id="chosen", delay=1.0),
+        leaf.options(max_running=1)(),
+    ]
+    ids += [item.task.task_id async for item in manager.map(same, [1, 2])]
+    USER.set("bob")
+    ids.append(leaf())
+    await asyncframe.settled()
+    assert [await owner(manager, one) for one in ids] == ["ann"] * (len(ids) - 1) + ["bob"]
+    assert asked == ["ann"] * (len(ids) - 1) + ["bob"]
+
+
+async def test_a_task_hands_its_owner_on(asyncframe: Probe) -> None:
+    """What a task submits belongs to the task's owner, and nobody is asked."""
+    manager = asyncframe.manager
+    asked = own(manager)
+    USER.set("ann")
+    ids = await manager.get_result(branch())
+    await asyncframe.settled()
+    assert [await manager.get_result(one) for one in ids] == ["ann", "ann"]
+    assert asked == ["ann"]
+
+
+@async_task
+async def awaited() -> str | None:
+    """Return the owner of the task that runs where it is awaited."""
+    task = current_task()
+    assert task is not None
+    return task.owner
+
+
+async def test_an_awaited_task_has_an_owner(asyncframe: Probe) -> None:
+    """A task that runs where it is awaited belongs to the user of the request as well."""
+    own(asyncframe.manager)
+    USER.set("ann")
+    assert await awaited() == "ann"
+
+
+async def test_a_repeated_task_keeps_its_owner(asyncframe: Probe) -> None:
+    """A task that is run again belongs to the old one's owner, whoever asks for it."""
+    manager = asyncframe.manager
+
+    def fail() -> None:
+        raise RuntimeError("never")
+
+    nobodys = await manager.submit(fail, on_error=lambda task: task.error)
+    asked = own(manager)
+    USER.set("ann")
+    anns = await manager.submit(fail, on_error=lambda task: task.error)
+    await asyncframe.settled()
+    USER.set("bob")
+    again = [await manager.run_again(one) for one in (nobodys, anns)]
+    await asyncframe.settled()
+    assert [await owner(manager, one) for one in again] == [None, "ann"]
+    assert asked == ["ann"]
+
+
+async def test_a_repeated_task_hands_its_owner_on(asyncframe: Probe) -> None:
+    """Without a function that names owners, those that a repeated task submits inherit too."""
+    manager = asyncframe.manager
+    children: list[TaskId[str | None]] = []
+
+    def fail_after_child() -> None:
+        children.append(leaf())
+        raise RuntimeError("never")
+
+    first = await manager.submit(fail_after_child, on_error=lambda task: task.error)
+    await asyncframe.settled()
+    record = manager._core.ledger.find(first)
+    assert record is not None
+    record.owner = "ann"
+    await manager.run_again(first)
+    await asyncframe.settled()
+    assert [await owner(manager, one) for one in children] == [None, "ann"]
+
+
+async def test_a_schedule_belongs_to_nobody(asyncframe: Probe) -> None:
+    """A scheduled run belongs to nobody, even if somebody asks for it in a request."""
+    owners: list[str | None] = []
+
+    @scheduled_task(every=3_600.0, name="tests.owners.hourly")
+    def hourly() -> None:
+        task = current_task()
+        assert task is not None
+        owners.append(task.owner)
+
+    async with setup_async_framework(None):
+        manager = get_task_manager()
+        asked = own(manager)
+        USER.set("ann")
+        await manager.schedules.trigger("tests.owners.hourly")
+        await asyncframe.settled()
+    assert owners == [None]
+    assert asked == []
+    assert callable(hourly)
+
+
+async def test_what_the_function_raises(asyncframe: Probe) -> None:
+    """An error of the function reaches the caller, and nothing is submitted."""
+
+    def whose() -> str | None:
+        raise PermissionError("not signed in")
+
+    manager = asyncframe.manager
+    manager._core.intake.own_by(whose)
+    with pytest.raises(PermissionError, match=r"^not signed in$"):
+        leaf()
+    with pytest.raises(PermissionError, match=r"^not signed in$"):
+        await manager.submit(leaf, task_id="mine")
+    with pytest.raises(PermissionError, match=r"^not signed in$"):
+        await awaited()
+    assert manager.get_stats()["submitted"] == 0
+    manager._core.intake.own_by(None)
+    assert await manager.submit(leaf, task_id="mine", wait=True) is None
+
+
+@pytest.mark.parametrize("wrong", ["", "x" * 256, "a\nb", "a\0", "\ud800", "\u202e"])
+async def test_an_owner_that_is_no_owner(asyncframe: Probe, wrong: str) -> None:
+    """An owner that cannot be kept everywhere is refused at the submission."""
+    asyncframe.manager._core.intake.own_by(lambda: wrong)
+    with pytest.raises(ValueError, match=r"^the owner of the request must be a string of 1 to 255"):
+        leaf()
+
+
+async def test_an_owner_of_another_type(asyncframe: Probe) -> None:
+    """A number is refused with what to do; of a string of another class the text is kept."""
+
+    class Role(StrEnum):
+        ADMIN = "admin"
+
+    manager = asyncframe.manager
+    manager._core.intake.own_by(lambda: 7)  # type: ignore[arg-type, return-value]
+    with pytest.raises(TypeError, match=r"not 7: use str\(\.\.\.\) for a number$"):
+        leaf()
+    manager._core.intake.own_by(lambda: Role.ADMIN)
+    task_id = leaf()
+    await asyncframe.settled()
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert type(task.owner) is str
+    assert task.owner == "admin"
+    assert "owner" not in task.to_dict()
