@@ -386,18 +386,16 @@ class Ledger(Events):
         others = [one for one in known if one.status not in FINAL]
         return own + [one for one in others if one.task_id not in ids]
 
-    def page(self, query: PageQuery) -> list[TaskRecord]:
-        """Return copies of the records of this process on a page that the store may not have."""
-        candidates = query.in_order(filter(query.may_match, self._unstored()))
-        found: list[TaskRecord] = []
-        # With the lock, under which no status changes, and for the few that are returned.
+    def matching(self, query: PageQuery) -> list[LiveTask]:
+        """Return this process's tasks that the store may not have yet and that count, in order."""
+        candidates = query.in_order(filter(query.may_count, self._unstored()))
+        # With the lock, under which no status changes.
         with self.lock:
-            for task in candidates:
-                if query.status is None or task.status is query.status:
-                    found.append(copy_record(task))
-                    if len(found) == query.limit:
-                        break
-        return found
+            return [task for task in candidates if query.has_status(task.status)]
+
+    def is_unstored(self, task: LiveTask) -> bool:
+        """Return whether a task is live, or has just ended and is not in the store yet."""
+        return task.status not in FINAL or self.store.get(task.task_id) is None
 
     def register(self, task: LiveTask, waiter: Waiter) -> bool:
         """Register *waiter* to be woken when the task is final; False if it is already."""

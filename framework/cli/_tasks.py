@@ -63,9 +63,14 @@ def _print_all(screen: Screen, records: list[TaskRecord]) -> None:
 
 
 def _query(arguments: Namespace) -> PageQuery:
-    given = arguments.status, arguments.name, arguments.limit, arguments.after
     try:
-        return checked_query(*given, arguments.oldest_first)
+        return checked_query(
+            arguments.status,
+            arguments.name,
+            limit=arguments.limit,
+            after=arguments.after,
+            oldest_first=arguments.oldest_first,
+        )
     except ValueError as error:
         raise CommandError(f"--{error}", USAGE) from None
 

@@ -46,6 +46,7 @@ from framework.protocols._sharing import (
 )
 from framework.protocols._stores import (
     CallStore,
+    CountingStore,
     LargeStore,
     PagedStore,
     RequeueStore,
@@ -57,6 +58,7 @@ from framework.protocols._stores import (
 __all__ = [
     "CallStore",
     "Clock",
+    "CountingStore",
     "EngineHost",
     "EngineTask",
     "EventSink",

@@ -72,6 +72,25 @@ class PagedStore(Protocol):
         ...
 
 
+@runtime_checkable
+class CountingStore(PagedStore, Protocol):
+    """Another optional method of a `PagedStore`, one that uses all of a `PageQuery`.
+
+    Without it, ``page`` is not asked for what needs ``statuses``, ``owner``, ``search`` or
+    ``offset``, and each page costs a call of ``list`` for its total.
+    """
+
+    def count(self, query: PageQuery) -> int:
+        """Return how many records match *query*, whatever its ``after``, ``offset`` and ``limit``.
+
+        A `SharedStore` also counts live tasks of other processes, and may block.
+
+        Raises:
+            StoreUnavailableError: If the store cannot be read.
+        """
+        ...
+
+
 class StoreHost(Protocol):
     """The framework, as its `SharedStore` sees it; call every method from any thread."""
 

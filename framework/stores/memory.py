@@ -112,6 +112,8 @@ class MemoryStore:
 
     def page(self, query: PageQuery) -> Sequence[TaskRecord]:
         """Return the kept records of a page; see `protocols.PagedStore`."""
+        if not query.is_plain:
+            return query.first(MemoryStore.list(self, query.status))
         with self._lock:
             found = query.first(list(self._latest.values()))
             # In the order of the first record that each could add to the page.
@@ -123,6 +125,10 @@ class MemoryStore:
                 if block.reaches(query):
                     found = query.first([*found, *block.page(query)])
         return found
+
+    def count(self, query: PageQuery) -> int:
+        """Return how many kept records match; see `protocols.CountingStore`."""
+        return sum(map(query.counts, MemoryStore.list(self, query.status)))
 
     def oldest(self) -> TaskRecord | None:
         """Return the record that would be removed first; None if there is none."""

@@ -387,6 +387,24 @@ async def use_failures(manager: TaskManager) -> None:
     bare_background.options(on_error="loud")  # type: ignore[arg-type]  # no such word
 
 
+async def use_lists(manager: TaskManager) -> None:
+    """List tasks by all that there is to choose by."""
+    page = await manager.list_tasks(status="failed", name="send", limit=10, oldest_first=True)
+    assert_type(page, TaskPage)
+    assert_type(page.tasks, list[Task])
+    assert_type(page.next, str | None)
+    assert_type(await manager.list_tasks(status=TaskStatus.FAILED, after=page.next), TaskPage)
+    some = await manager.list_tasks(
+        status=("failed", TaskStatus.TIMEOUT), owner="ann", search="mail", offset=20
+    )
+    assert_type(some.total, int)
+    assert_type(some.tasks[0].owner, str | None)
+    assert_type(
+        manager.get_all_tasks(status={"failed"}, owner="ann", search="mail", limit=5, offset=1),
+        dict[str, dict[str, Any]],
+    )
+
+
 async def use_manager(sink: EventSink) -> None:
     """Use every method of the manager."""
     manager = get_task_manager()
@@ -413,14 +431,10 @@ async def use_manager(sink: EventSink) -> None:
     assert_type(manager.wait_result(manager.submit_nowait(length, ("a",)), timeout=1), int)
     assert_type(await manager.cancel_task("id"), bool)
     assert_type(await manager.request_cancel("id"), CancelAnswer)
+    await use_lists(manager)
     assert_type(manager.cleanup_completed_tasks(), int)
     assert_type(manager.cleanup_completed_tasks(max_age=60), int)
     assert_type(manager.get_active_count(), int)
-    page = await manager.list_tasks(status="failed", name="send", limit=10, oldest_first=True)
-    assert_type(page, TaskPage)
-    assert_type(page.tasks, list[Task])
-    assert_type(page.next, str | None)
-    assert_type(await manager.list_tasks(status=TaskStatus.FAILED, after=page.next), TaskPage)
     assert_type(manager.get_stats(), dict[str, int])
     assert_type(manager.subscribe(sink), Callable[[], None])
     assert_type(manager.pool, ThreadPoolExecutorEnhanced)

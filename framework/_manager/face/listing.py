@@ -9,15 +9,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Any, Final
 
 from framework._manager.core import Core
 from framework._manager.scene import ListScene
 from framework._tasks import checks
-from framework._tasks.pages import Key, PageQuery, key_of
+from framework._tasks.live import LiveTask
+from framework._tasks.pages import Key, PageQuery, key_of, with_own
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.task import Task
-from framework.protocols import PagedStore, TaskStore
+from framework.protocols import CountingStore, PagedStore, TaskStore
 
 FAILED: Final = (TaskStatus.FAILED, TaskStatus.TIMEOUT, TaskStatus.INTERRUPTED)
 """The statuses of tasks that have no result although nobody cancelled them."""
@@ -33,10 +35,13 @@ class TaskPage:
     Attributes:
         tasks: Snapshots of the tasks, in order.
         next: What to pass as *after* for the next page; None if there are no more tasks now.
+        total: How many tasks match at this moment, on all pages. Each page counts anew, while
+            tasks come, end and are removed. So it may be off by those that do at that moment.
     """
 
     tasks: list[Task]
     next: str | None
+    total: int
 
 
 def checked_status(status: object) -> TaskStatus:
@@ -50,7 +55,14 @@ def checked_status(status: object) -> TaskStatus:
 
 
 def checked_query(
-    status: object, name: object, limit: object, after: object, oldest_first: object
+    status: object = None,
+    name: object = None,
+    owner: object = None,
+    search: object = None,
+    limit: object = MOST,
+    offset: object = 0,
+    after: object = None,
+    oldest_first: object = False,
 ) -> PageQuery:
     """Return what `TaskManager.list_tasks` was asked for.
 
@@ -59,18 +71,55 @@ def checked_query(
         ValueError: If one is out of range.
     """
     oldest = checks.flag("oldest_first", oldest_first)
+    wanted = _checked_statuses(status)
     return PageQuery(
         limit=checks.integer("limit", limit, at_least=1, at_most=MOST),
-        status=None if status is None else checked_status(status),
+        # A store has an index for one status.
+        status=next(iter(wanted)) if len(wanted) == 1 else None,
         name=None if name is None else checks.text("name", name),
         after=None if after is None else _place(checks.text("after", after), oldest),
         oldest_first=oldest,
+        statuses=wanted if len(wanted) > 1 else frozenset(),
+        owner=checks.owner("owner", owner),
+        search=_checked_search(search),
+        # No store has so many, and a database cannot read any larger number.
+        offset=min(checks.integer("offset", offset, at_least=0), 2**53),
     )
+
+
+def _checked_statuses(status: object) -> frozenset[TaskStatus]:
+    """Return the statuses that are asked for; empty for all."""
+    if status is None:
+        return frozenset()
+    if isinstance(status, str) or not isinstance(status, Iterable):
+        return frozenset({checked_status(status)})
+    wanted = frozenset(map(checked_status, status))
+    if not wanted:
+        raise ValueError(
+            "status must be a status, or a collection with at least one, not "
+            f"{checks.show(status)}: omit it for all"
+        )
+    return wanted if len(wanted) < len(TaskStatus) else frozenset()
+
+
+def _checked_search(search: object) -> str:
+    if search is None:
+        return ""
+    text = checks.text("search", search)
+    if len(text) > _LONGEST_SEARCH:
+        raise ValueError(
+            f"search must have at most {_LONGEST_SEARCH} characters, not {len(text):,}: "
+            f"{checks.show(text)}"
+        )
+    return text
+
+
+_LONGEST_SEARCH: Final = 255
 
 
 def failures_query(core: Core, since: object, name: object, limit: int, after: object) -> PageQuery:
     """Return what `TaskManager.failed` was asked for; raises like `checked_query`."""
-    query = checked_query(None, name, limit, after, False)
+    query = checked_query(FAILED, name, limit=limit, after=after)
     return replace(query, ended_since=_moment(since, core.clock.time()))
 
 
@@ -95,48 +144,112 @@ def _moment(since: object, now: float) -> float | None:
     )
 
 
-async def page_of(core: Core, query: PageQuery, statuses: Iterable[TaskStatus] = ()) -> TaskPage:
+async def page_of(core: Core, query: PageQuery) -> TaskPage:
     """Return the tasks that match *query*.
-
-    Args:
-        core: The core.
-        query: Which tasks.
-        statuses: Only tasks with one of these statuses; empty for the status of *query*.
 
     Raises:
         StoreUnavailableError: If a store that several processes share cannot be read.
     """
-    # One more, to know whether there are more.
-    query, limit = replace(query, limit=query.limit + 1), query.limit
-    # One after the other: a store has an index for each status.
-    wanted = [replace(query, status=one) for one in statuses] or [query]
-    # First: a task that ends meanwhile is in the store then.
-    own = [record for one in wanted for record in core.ledger.page(one)]
-    found = {str(record.task_id): record for record in own}
-    found |= {str(record.task_id): record for record in await _stored(core, wanted)}
-    records = query.first(found.values())
-    shown = records[:limit]
-    scene, snapshot = ListScene(core.ledger, core.engine), core.ledger.snapshot
-    tasks = [Task(snapshot(record), source=record, scene=scene) for record in shown]
-    more = len(records) > len(shown)
-    return TaskPage(tasks, cursor(key_of(shown[-1]), query.oldest_first) if more else None)
 
-
-async def _stored(core: Core, wanted: Iterable[PageQuery]) -> list[TaskRecord]:
-    def read() -> list[TaskRecord]:
-        return [record for query in wanted for record in _page_in(core.ledger.store, query)]
+    def read() -> TaskPage:
+        return read_page(core, query)
 
     if core.ledger.shared is None or not isinstance(core.ledger.store, PagedStore):
         return read()
     assert core.elsewhere is not None
-    records: list[TaskRecord] = await core.elsewhere.call(read)
-    return records
+    page: TaskPage = await core.elsewhere.call(read)
+    return page
 
 
-def _page_in(store: TaskStore, query: PageQuery) -> Sequence[TaskRecord]:
-    if isinstance(store, PagedStore):
-        return store.page(query)
-    return query.first(store.list(query.status))
+def read_page(core: Core, query: PageQuery) -> TaskPage:
+    """Return the tasks that match *query*; blocks if the store does."""
+    # First: a task that ends meanwhile is in the store then.
+    own, store = core.ledger.matching(query), _Stored(core.ledger.store)
+    tasks, place = _tasks_of(core, query, own, store)
+    total = store.count(query) + sum(core.ledger.is_unstored(one) for one in own)
+    # What was read is there, even if it was removed before it was counted.
+    shown = len(tasks) + (place is not None)
+    return TaskPage(
+        # Some may have started or ended since.
+        [task for task in tasks if query.has_status(task.status)],
+        None if place is None else cursor(place, query.oldest_first),
+        max(total, query.offset + shown if shown and query.after is None else shown),
+    )
+
+
+def _tasks_of(
+    core: Core, query: PageQuery, own: Sequence[LiveTask], store: _Stored
+) -> tuple[list[Task], Key | None]:
+    """Return the tasks of a page, and the place of the last one if there are more."""
+    # One more, to know whether there are more.
+    wanted = replace(query, limit=query.limit + 1)
+    behind = own if query.after is None else [one for one in own if query.is_behind(key_of(one))]
+    records = with_own(wanted, behind, store.page)
+    more, records = len(records) > query.limit, records[: query.limit]
+    scene, snapshot = ListScene(core.ledger, core.engine), core.ledger.snapshot
+    tasks = [Task(snapshot(record), source=record, scene=scene) for record in records]
+    return tasks, key_of(records[-1]) if more else None
+
+
+class _Stored:
+    """What a store has for a list, whatever it can do.
+
+    Args:
+        store: The store.
+    """
+
+    def __init__(self, store: TaskStore) -> None:
+        self._store = store
+        self._all: Sequence[TaskRecord] | None = None
+
+    def page(self, query: PageQuery) -> Sequence[TaskRecord]:
+        """Return a page."""
+        store = self._store
+        if isinstance(store, CountingStore):
+            return store.page(query)
+        if isinstance(store, PagedStore) and replace(query, statuses=frozenset()).is_plain:
+            if not query.statuses:
+                return store.page(query)
+            # One after the other, which it knows already.
+            parts = [
+                store.page(replace(query, status=one, statuses=frozenset()))
+                for one in query.statuses
+            ]
+            return query.first(chain.from_iterable(parts))
+        return query.first(self._listed())
+
+    def count(self, query: PageQuery) -> int:
+        """Return how many tasks match in all."""
+        if isinstance(self._store, CountingStore):
+            return self._store.count(query)
+        return sum(map(query.counts, self._listed()))
+
+    def _listed(self) -> Sequence[TaskRecord]:
+        if self._all is None:
+            self._all = list(self._store.list())
+        return self._all
+
+
+def dicts_of(core: Core, query: PageQuery, limit: int | None) -> dict[str, dict[str, Any]]:
+    """Return the tasks that match *query*, as `TaskManager.get_all_tasks` does; may block.
+
+    Args:
+        core: The core.
+        query: Which tasks; its limit is not used.
+        limit: How many at most; None for all.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    left, place = math.inf if limit is None else limit, None
+    own, store = core.ledger.matching(query), _Stored(core.ledger.store)
+    while left > 0:
+        query = replace(query, limit=int(min(MOST, left)))
+        tasks, place = _tasks_of(core, query, own, store)
+        found |= {str(one.task_id): one.to_dict() for one in tasks if query.has_status(one.status)}
+        left -= len(tasks)
+        if place is None:
+            break
+        query = replace(query, after=place, offset=0)
+    return found
 
 
 def cursor(key: Key, oldest_first: bool) -> str:

@@ -236,4 +236,4 @@ async def test_bad_arguments(
 
 async def test_no_tasks(task_manager: TaskManager) -> None:
     """Where there are no tasks, there is one page without any."""
-    assert await task_manager.list_tasks() == TaskPage([], None)
+    assert await task_manager.list_tasks() == TaskPage([], None, 0)
