@@ -15,7 +15,13 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from framework._tasks import checks
-from framework._tasks.functions import is_async, layer_of, require_callable, signature_of
+from framework._tasks.functions import (
+    dependencies_of,
+    is_async,
+    layer_of,
+    require_callable,
+    signature_of,
+)
 from framework._tasks.ids import TaskId
 from framework._tasks.options import OptionList
 
@@ -77,11 +83,21 @@ class Dress:
         fn: The function to look like.
         layer: The decorator.
         returns_id: Whether a call returns a task id, and not what *fn* returns.
+        undecorated: What the user has decorated, if *fn* stands for it; None for *fn*.
+        signature: Its signature, if that of *fn* is another; None for that of *fn*.
     """
 
     __slots__ = ("_annotations", "_attributes", "_named", "_namespace")
 
-    def __init__(self, fn: Callable[..., Any], layer: str, *, returns_id: bool = False) -> None:
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        layer: str,
+        *,
+        returns_id: bool = False,
+        undecorated: Callable[..., Any] | None = None,
+        signature: inspect.Signature | None = None,
+    ) -> None:
         unwrapped: Any = fn
         while isinstance(unwrapped, functools.partial):
             unwrapped = unwrapped.func
@@ -100,7 +116,7 @@ class Dress:
             if isinstance(value, str):
                 self._named.append((name, value))
         self._annotations: dict[str, Any] | None = None
-        signature = signature_of(fn)
+        signature = signature or signature_of(fn)
         if signature is not None:
             if returns_id:
                 signature = signature.replace(
@@ -109,7 +125,10 @@ class Dress:
             # What inspect looks for.
             self._attributes["__signature__"] = signature
             self._annotations = _annotations(signature)
-        self._attributes.update(fn=fn, __asyncframe_layer__=layer)
+        dependencies = dependencies_of(fn)
+        if dependencies:
+            self._attributes["__asyncframe_dependencies__"] = dependencies
+        self._attributes.update(fn=undecorated or fn, __asyncframe_layer__=layer)
 
     def put_on(self, inner: types.FunctionType, **attributes: Any) -> Any:  # Any: see `dress`
         """Return a function that does what *inner* does, with *attributes* besides its own."""

@@ -58,14 +58,20 @@ def retry_task(fn: Any = BRACKETS, /, **options: Unpack[RetryOptions]) -> Any:
 
 def _retried(fn: Callable[..., Any], checked: RetryOptions) -> Any:
     name, policy = name_of(fn), RetryPolicy(checked)
-    dressed = dress(
-        retried_inner(fn, name, policy),
-        fn,
-        "retry_task",
-        options=copier(RETRY, name, lambda changed: _retried(fn, merged(checked, changed))),
-        __asyncframe_policy__=policy,
-        __asyncframe_attempts__=attempts_of(fn, name, policy),
-    )
+    options = copier(RETRY, name, lambda changed: _retried(fn, merged(checked, changed)))
+
+    def around(inner: Callable[..., Any]) -> Any:
+        return dress(
+            retried_inner(inner, name, policy),
+            inner,
+            "retry_task",
+            options=options,
+            __asyncframe_policy__=policy,
+            __asyncframe_attempts__=attempts_of(inner, name, policy),
+            __asyncframe_around__=around,
+        )
+
+    dressed = around(fn)
     registry.register(name, dressed)
     return dressed
 

@@ -16,6 +16,7 @@ from framework._tasks.current import current_home
 from framework._tasks.decorated import ScheduleDecorator
 from framework._tasks.due import Cron, Daily, DueTimes, Every, Once, interval
 from framework._tasks.functions import checker_for, kind_of, name_of, signature_of
+from framework._tasks.injection import injected
 from framework._tasks.live import Home
 from framework._tasks.options import COPY, SCHEDULE, ScheduleOptions, merged
 from framework._tasks.specs import Schedule, TaskSpec
@@ -101,15 +102,18 @@ def _times_of(every: object, options: ScheduleOptions) -> DueTimes:
 
 
 def _scheduled(fn: Callable[..., Any], times: DueTimes, options: ScheduleOptions) -> Any:
-    run = {name: value for name, value in options.items() if name in COPY.options}
+    given = {name: value for name, value in options.items() if name in COPY.options}
+    run = injected(fn)
     spec = TaskSpec(
-        fn,
+        run,
         name=options["name"] or name_of(fn),
         kind=kind_of(fn),
-        check=checker_for(fn),
-        options=merged(COPY.defaults, run | {"description": options["description"] or times.text}),
+        check=checker_for(run),
+        options=merged(
+            COPY.defaults, given | {"description": options["description"] or times.text}
+        ),
     )
-    signature = signature_of(fn)
+    signature = signature_of(run)
     takes_due = signature is not None and "due" in signature.parameters
     if spec.check is not None:
         try:

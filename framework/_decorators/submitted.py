@@ -20,6 +20,7 @@ from framework._tasks.decorated import (
 )
 from framework._tasks.functions import checker_for, kind_of, name_of, positional_range
 from framework._tasks.ids import TaskId
+from framework._tasks.injection import injected
 from framework._tasks.options import BACKGROUND, COPY, TASK, BackgroundOptions, TaskOptions
 from framework._tasks.specs import TaskSpec
 
@@ -107,9 +108,10 @@ def async_task(fn: Any = BRACKETS, /, **options: Unpack[TaskOptions]) -> Any:
 
 
 def _task(layer: str, fn: Callable[..., Any], given: TaskOptions) -> Any:
-    spec = TaskSpec(fn, name=name_of(fn), kind=kind_of(fn), check=checker_for(fn))
-    dressing = Dress(fn, layer, returns_id=layer == "background_task")
-    return _Maker(layer, spec.name, positional_range(fn), dressing).make(spec.replace(given))
+    run = injected(fn)
+    spec = TaskSpec(run, name=name_of(fn), kind=kind_of(fn), check=checker_for(run))
+    dressing = Dress(run, layer, returns_id=layer == "background_task", undecorated=fn)
+    return _Maker(layer, spec.name, positional_range(run), dressing).make(spec.replace(given))
 
 
 class _Maker:

@@ -51,13 +51,19 @@ def throttled_task(fn: object = None, /, **options: Unpack[ThrottleOptions]) -> 
 def _throttled(fn: Callable[..., Any], checked: ThrottleOptions) -> Any:
     name = name_of(fn)
     policy = ThrottlePolicy(name, checked)
-    dressed = dress(
-        throttled_inner(fn, policy),
-        fn,
-        "throttled_task",
-        options=copier(THROTTLE, name, lambda changed: _throttled(fn, merged(checked, changed))),
-        __asyncframe_policy__=policy,
-    )
+    options = copier(THROTTLE, name, lambda changed: _throttled(fn, merged(checked, changed)))
+
+    def around(inner: Callable[..., Any]) -> Any:
+        return dress(
+            throttled_inner(inner, policy),
+            inner,
+            "throttled_task",
+            options=options,
+            __asyncframe_policy__=policy,
+            __asyncframe_around__=around,
+        )
+
+    dressed = around(fn)
     registry.register(name, dressed)
     return dressed
 

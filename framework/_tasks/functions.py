@@ -10,7 +10,7 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from framework._tasks.checks import show
@@ -34,11 +34,12 @@ def layer_of(fn: object) -> str | None:
 
 
 def bare_function(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Return *fn* without decorators of the framework; partials are kept."""
+    """Return *fn* without decorators of the framework; partials and bound objects are kept."""
     inner: Any = fn
     # functools.wraps copies our mark to wrappers of other libraries, but these have no `fn`.
     while layer_of(inner) is not None and hasattr(inner, "fn"):
-        inner = inner.fn
+        is_bound = type(inner) is types.MethodType
+        inner = types.MethodType(inner.fn, inner.__self__) if is_bound else inner.fn
     function: Callable[..., Any] = inner
     return function
 
@@ -161,7 +162,40 @@ def checker_for(fn: Callable[..., Any]) -> Check | None:
     if signature is None:
         return None
     name = getattr(fn, "__name__", None) or type(fn).__name__
-    return _empty_twin(signature, name)
+    twin = _empty_twin(signature, name)
+    dependencies = dependencies_of(fn)
+    return _explained(twin, name, dependencies) if dependencies else twin
+
+
+def dependencies_of(fn: object) -> tuple[str, ...]:
+    """Return the names of the dependencies that calls of *fn* leave out; see `injection`."""
+    found: tuple[str, ...] = getattr(fn, "__asyncframe_dependencies__", ())
+    return found
+
+
+def given_dependencies(name: str, given: Iterable[str]) -> str:
+    """Return the message for a call of *name* that passes dependencies."""
+    return (
+        f"{name}() does not take {', '.join(map(repr, given))}, which Depends provides: leave it "
+        f"out; to pass a value of your own, call {name}.fn(...), or set app.dependency_overrides "
+        "in a test"
+    )
+
+
+def _explained(check: Check, name: str, dependencies: tuple[str, ...]) -> Check:
+    """Return *check* with a message that tells a caller about dependencies."""
+
+    def explained(*args: Any, **kwargs: Any) -> None:
+        try:
+            check(*args, **kwargs)
+        except TypeError as error:
+            given = [one for one in dependencies if one in kwargs]
+            if given:
+                raise TypeError(given_dependencies(name, given)) from None
+            names = ", ".join(dependencies)
+            raise TypeError(f"{error} ({names}: not counted, since Depends provides it)") from None
+
+    return explained
 
 
 def _empty_twin(signature: inspect.Signature, name: str) -> Check:

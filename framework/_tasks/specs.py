@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from framework._tasks.due import DueTimes
 from framework._tasks.functions import Check, checker_for, is_wrapper, kind_of, layer_of, name_of
+from framework._tasks.injection import injected
 from framework._tasks.options import (
     COPY,
     LOG,
@@ -200,6 +201,7 @@ def spec_for(fn: Callable[..., Any], options: CopyOptions = COPY.defaults) -> Ta
     """
     place = _place_of(fn)
     if place is None:
+        fn = injected(fn)
         return TaskSpec(fn, *_inspect(fn), options)
     owner, key = place
     by_key = _INSPECTED.get(owner)
@@ -207,6 +209,10 @@ def spec_for(fn: Callable[..., Any], options: CopyOptions = COPY.defaults) -> Ta
         by_key = _INSPECTED.setdefault(owner, {})
     inspected = by_key.get(key)
     if inspected is None:
+        run = injected(fn)
+        if run is not fn:
+            # Functions with the same code may have different dependencies: nothing is cached here.
+            return spec_for(run, options)
         inspected = by_key[key] = _inspect(fn)
     return TaskSpec(fn, *inspected, options)
 

@@ -24,6 +24,7 @@ from typing import Any, Final, TypeAlias
 
 from framework._tasks import json_bytes
 from framework._tasks.functions import bare_function, name_of, signature_of
+from framework._tasks.injection import as_task
 from framework._tasks.jsonsafe import SHORT_INT, safe_repr, safe_str
 from framework.exceptions import RemoteTaskError
 
@@ -492,9 +493,9 @@ def _codec_of(fn: Function) -> _FunctionCodec:
     try:
         found = _CODECS.get(inner)
         if found is None:
-            found = _CODECS[inner] = _FunctionCodec(inner)
+            found = _CODECS[inner] = _FunctionCodec(as_task(inner))
     except TypeError:  # it is not hashable, or has no weak references
-        return _FunctionCodec(inner)
+        return _FunctionCodec(as_task(inner))
     return found
 
 
