@@ -11,7 +11,7 @@ from framework._manager.face.gathering import MapItem, TaskMap
 from framework._manager.face.listing import TaskPage
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import get_task_manager, get_thread_pool
-from framework._tasks import exports
+from framework._tasks import exports, injection
 from framework._tasks.current import current_task
 from framework._tasks.ids import TaskId
 from framework._tasks.records import CancelOutcome, TaskStatus
@@ -68,3 +68,13 @@ __all__ = [
 ]
 
 exports.pin(globals())
+
+
+def _load_injector() -> injection.Injector:
+    from framework.http._depends._injector import inject
+
+    return inject
+
+
+# Loaded only for a function with dependencies, since it imports FastAPI.
+injection.provide(_load_injector)

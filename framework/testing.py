@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import random
 import threading
 from collections import Counter
@@ -37,8 +38,8 @@ from framework._tasks.functions import (
     is_wrapper,
     layer_of,
     name_of,
-    signature_of,
 )
+from framework._tasks.injection import signature_of_task
 from framework._tasks.live import Home, live
 from framework._threads import user_threads
 from framework._threads.crew import Crew
@@ -280,8 +281,13 @@ def was_cut_short(record: TaskRecord) -> bool:
 
 
 def is_caller(thread: threading.Thread) -> bool:
-    """Return whether a thread only calls a hook, callbacks or an app's handler."""
-    return thread.name in (user_threads.HOOK, user_threads.CALLBACKS, user_threads.LIFESPAN)
+    """Return whether a thread only calls a hook, callbacks, an app's handler or a dependency."""
+    return thread.name in (
+        user_threads.HOOK,
+        user_threads.CALLBACKS,
+        user_threads.LIFESPAN,
+        user_threads.DEPENDENCY,
+    )
 
 
 def is_pool_thread(thread: threading.Thread) -> bool:
@@ -295,6 +301,11 @@ def is_idle(code: CodeType) -> bool:
 
 
 _WAITS_FOR_WORK: CodeType = Crew._park.__code__
+
+
+def signature_of(fn: Callable[..., Any]) -> inspect.Signature | None:
+    """Return the signature of *fn* as a task, without its dependencies; None if it is unknown."""
+    return signature_of_task(fn)
 
 
 def function_name(fn: Callable[..., Any]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 HOOK = "asyncframe-hook"
 CALLBACKS = "asyncframe-callbacks"
 LIFESPAN = "asyncframe-lifespan"
+DEPENDENCY = "asyncframe-dependency"
 
 
 def call_on_thread(name: str, fn: Callable[..., object], *args: object) -> None:
