@@ -15,7 +15,6 @@ from framework._tasks.jsonsafe import jsonable
 from framework._tasks.reasons import facts_of
 from framework._tasks.records import TaskStatus
 from framework._tasks.task import Task
-from framework.http.dashboard._pages import find
 from framework.http.dashboard._rows import second
 
 _LATEST: Final = 300
@@ -26,15 +25,32 @@ _LIVE: Final = (TaskStatus.PENDING, TaskStatus.RUNNING)
 
 async def facts_of_all(manager: TaskManager) -> dict[str, Any]:
     """Return the facts about all tasks, and about what runs them."""
-    latest = (await find(manager, limit=_LATEST)).tasks
-    live = (await find(manager, status=_LIVE, limit=_LATEST)).tasks
+    core = manager._core
+    latest = (await manager.list_tasks(limit=_LATEST)).tasks
+    live: list[Task] = []
+    if core.elsewhere is not None:
+        # Of calls that are counted for all processes, only the tasks that wait for them tell.
+        live = (await manager.list_tasks(status=_LIVE, limit=_LATEST)).tasks
     return {
         "counts": await _counts(manager),
         "latest": [_times(task) for task in latest],
-        "names": _names([*latest, *live], registry.names()),
+        "names": _names(latest, registry.names()),
         "process": _process(manager),
         "schedules": await _schedules(manager),
-        "throttles": _throttles(manager._core.policies, live),
+        "throttles": _throttles(core.policies, live),
+    }
+
+
+async def facts_of_owner(manager: TaskManager, owner: str) -> dict[str, Any]:
+    """Return the facts about one owner's tasks; nothing of what they share with others.
+
+    How busy threads, throttles and schedules are would tell what other owners do.
+    """
+    latest = (await manager.list_tasks(owner=owner, limit=_LATEST)).tasks
+    return {
+        "counts": await _totals(manager, owner),
+        "latest": [_times(task) for task in latest],
+        "names": _names(latest),
     }
 
 
@@ -50,10 +66,12 @@ async def _counts(manager: TaskManager) -> dict[str, int]:
     # They count since the start. While nothing was forgotten, that is what the list has.
     if sum(counts[status] for status in TaskStatus if status.is_final) == figures["kept"]:
         return counts
-    return {
-        status.value: (await find(manager, status=(status,), limit=1)).total
-        for status in TaskStatus
-    }
+    return await _totals(manager, None)
+
+
+async def _totals(manager: TaskManager, owner: str | None) -> dict[str, int]:
+    pages = [await manager.list_tasks(status=status, owner=owner, limit=1) for status in TaskStatus]
+    return {status.value: page.total for status, page in zip(TaskStatus, pages, strict=True)}
 
 
 def _times(task: Task) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
@@ -14,7 +14,6 @@ from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
 from framework.http._access import Access
 from framework.http.dashboard import _facts
 from framework.http.dashboard._page import page
-from framework.http.dashboard._pages import find
 from framework.http.dashboard._rows import row_of
 from framework.http.views import TaskView
 
@@ -24,6 +23,7 @@ _MOST: Final = 200
 Statuses = Annotated[list[TaskStatus] | None, Query()]
 Rows = Annotated[int, Query(ge=1, le=_MOST)]
 Offset = Annotated[int, Query(ge=0)]
+Search = Annotated[str | None, Query(max_length=255)]
 Asked = Annotated[str, Header(alias="X-Requested-With", min_length=1)]
 
 
@@ -59,32 +59,35 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         request: Request,
         status: Statuses = None,
         name: str | None = None,
-        search: str | None = None,
+        search: Search = None,
         offset: Offset = 0,
         limit: Rows = 100,
     ) -> Response:
         """Return some rows of the list, and how many it has in all."""
-        manager = access.manager()
-        shown: dict[str, Any] = {"total": 0, "rows": []}
-        if access.owner is None:
-            found = await find(
-                manager,
-                status=status or (),
-                name=name,
-                search=search,
-                offset=offset,
-                limit=limit,
-            )
-            shown = {"total": found.total, "rows": [row_of(task) for task in found.tasks]}
-        return _answer(request, access, shown)
+        owner, manager = access.owner_of(request), access.manager()
+        if _belongs_to_nobody(access, owner):
+            return _answer(request, access, {"total": 0, "rows": []})
+        found = await manager.list_tasks(
+            status=status or None,
+            name=name or None,
+            owner=owner,
+            search=search,
+            offset=offset,
+            limit=limit,
+        )
+        rows = [row_of(task) for task in found.tasks]
+        return _answer(request, access, {"total": found.total, "rows": rows})
 
     @router.get("/dashboard/facts", include_in_schema=False)
     async def show_facts(request: Request) -> Response:
         """Return what the page shows beside its list."""
-        if access.owner is None:
-            facts = await _facts.facts_of_all(access.manager())
-        else:
+        owner, manager = access.owner_of(request), access.manager()
+        if _belongs_to_nobody(access, owner):
             facts = _facts.nothing()
+        elif owner is None:
+            facts = await _facts.facts_of_all(manager)
+        else:
+            facts = await _facts.facts_of_owner(manager, owner)
         root = request.scope.get("root_path", "")
         facts["buttons"] = [{"label": label, "path": root + buttons[label]} for label in buttons]
         return _answer(request, access, facts)
@@ -95,6 +98,11 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         task = await access.task(request, task_id)
         view = TaskView.of(task, expose_errors=access.expose_errors).model_dump(mode="json")
         return _answer(request, access, {"row": row_of(task), "view": view})
+
+
+def _belongs_to_nobody(access: Access, owner: str | None) -> bool:
+    """Return whether a request may see no task at all."""
+    return access.owner is not None and owner is None
 
 
 def _add_schedules(router: APIRouter, access: Access) -> None:
