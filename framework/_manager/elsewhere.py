@@ -2,17 +2,20 @@
 
 One thread sends the queries for all callers: if a hundred coroutines wait for a hundred tasks
 of other processes, that is one query at a time. The thread is started by the first question
-and ends with the framework.
+and ends with the framework. Who waits for a change is not answered by queries again and again,
+but by one query after the directories have told that the task has changed, if they can.
 
 Guarantees: every question gets an answer or an error; a question whose caller has gone is
 dropped; an id is unknown only after every other process had a second in which it could write
 it, or if there is no other process.
 Relies on: directories that block for a few seconds at most.
-Lock order: `_condition` guards the questions; only a waiter's lock is taken under it.
+Lock order: `_condition` guards the questions; only a waiter's lock is taken under it. Directories
+call `_news` without a lock.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Collection, Sequence
@@ -21,11 +24,13 @@ from typing import Any, Final, Protocol
 
 from framework._tasks import checks
 from framework._tasks.live import Waiter
-from framework._tasks.records import FINAL, TaskRecord
+from framework._tasks.records import FINAL, TaskRecord, visible_state
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
 from framework.exceptions import FrameworkNotStartedError
-from framework.protocols import Clock, SharedDirectory
+from framework.protocols import Clock, NewsDirectory, SharedDirectory
+
+_LOGGER = logging.getLogger("asyncframe")
 
 _PAUSES: Final = (0.03, 0.07, 0.1, 0.15, 0.25, 0.4)
 """Seconds until the next query for an unknown id. Its process writes the record within 0.1 s
@@ -33,7 +38,11 @@ after it has returned the id, or within half a second on a busy machine. The sum
 only ids that do not exist take so long."""
 
 _EVERY: Final = 0.05
-"""Seconds between two queries for a task that is awaited."""
+"""Seconds between two queries for a task that is awaited, if a directory tells no news."""
+
+_CHECK: Final = 2.0
+"""Seconds between two queries for all tasks that are awaited, if the directories tell news: some
+may be lost, as with a connection, and this process itself may have taken a task over."""
 
 _STEP: Final = 0.02
 """Questions are repeated at multiples of this many seconds, so that any number of them makes
@@ -64,6 +73,8 @@ class _Question:
         tries: How many queries did not find the task.
         last: Whether not to repeat the query if it does not find the task.
         seen: Whether a query has found the task.
+        queued: Whether it is among the new questions; with the lock.
+        repeated: Whether it is among those to repeat later; with the lock.
         dropped: Whether the caller does not need the answer any more; set without the lock,
             since the worst that follows is one more query.
     """
@@ -76,6 +87,8 @@ class _Question:
         "error",
         "final",
         "last",
+        "queued",
+        "repeated",
         "seen",
         "sees",
         "task_id",
@@ -98,8 +111,13 @@ class _Question:
         self.sees: Callable[[TaskRecord], bool] | None = None
         self.tries = 0
         self.dropped = self.done = self.seen = self.last = False
+        self.queued = self.repeated = False
         self.answer: Any = None
         self.error: BaseException | None = None
+
+    def see(self, record: TaskRecord) -> None:
+        """Note that the task was found, and is not final."""
+        self.seen = True
 
     def finish(self, answer: Any, error: BaseException | None = None) -> None:
         """Set the answer or the error, and wake the waiter."""
@@ -111,6 +129,35 @@ class _Question:
         if self.error is not None:
             raise self.error
         return self.answer
+
+
+class _Following(_Question):
+    """A question that is answered again and again, until the task is final.
+
+    Attributes:
+        told: Called on the thread with each answer: a record, or None if the task is unknown.
+    """
+
+    __slots__ = ("_latest", "told")
+
+    def __init__(self, task_id: str, told: Callable[[TaskRecord | None], object]) -> None:
+        super().__init__(_NO_WAITER, task_id, final=True)
+        self.told = told
+        self._latest: object = None
+
+    def see(self, record: TaskRecord) -> None:
+        """Tell of the state, if it is not the one that was told before."""
+        super().see(record)
+        state = visible_state(record), record.progress, record.progress_message
+        if state != self._latest and not self.dropped:
+            self._latest = state
+            self.told(record)
+
+    def finish(self, answer: Any, error: BaseException | None = None) -> None:
+        """Tell of the last state."""
+        if not self.done and not self.dropped:
+            self.done = True
+            self.told(answer)
 
 
 class Elsewhere:
@@ -138,6 +185,13 @@ class Elsewhere:
         self._new: list[_Question] = []
         # By the multiple of `_STEP` at which to repeat them.
         self._later: dict[int, list[_Question]] = {}
+        # Those that wait for a change, by their task, and when all of them are looked up next.
+        self._watched: dict[str, dict[_Question, None]] = {}
+        self._check_at = 0.0
+        self._told_by = [one for one in directories if isinstance(one, NewsDirectory)]
+        self._has_news = len(self._told_by) == len(directories)
+        # Used by the thread only, like what it does at the end.
+        self._stop_news: list[Callable[[], object]] = []
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -174,6 +228,26 @@ class Elsewhere:
         record: TaskRecord | None = await self._ask(task_id, final=True, timeout=timeout)
         return record
 
+    def follow(
+        self, task_id: str, told: Callable[[TaskRecord | None], object]
+    ) -> Callable[[], object]:
+        """Call *told* with the record of a task now and after each change, until it is final.
+
+        It is called on another thread. Several changes in a short time may be one. The last
+        call has the final record; or None, if the task is unknown, or the framework stops.
+
+        Returns:
+            A function that ends it; harmless to call twice.
+        """
+        question = _Following(task_id, told)
+        self._put(question)
+
+        def stop() -> None:
+            question.dropped = True
+            self._unwatch(question)
+
+        return stop
+
     async def call(self, call: Callable[[], Any]) -> Any:
         """Call *call*, which may block, on the thread of the queries; return its result."""
         return await self._ask(None, call=call)
@@ -197,6 +271,7 @@ class Elsewhere:
                 raise _too_long(question, timeout)
         finally:
             question.dropped = True
+            self._unwatch(question)
         record: TaskRecord | None = question.outcome()
         return record
 
@@ -214,9 +289,10 @@ class Elsewhere:
         with self._condition:
             self._closed = True
             left = [*self._new, *(one for due in self._later.values() for one in due)]
-            self._new, self._later = [], {}
+            left += [one for some in self._watched.values() for one in some]
+            self._new, self._later, self._watched = [], {}, {}
             self._condition.notify()
-        for question in left:
+        for question in dict.fromkeys(left):
             question.finish(None, FrameworkNotStartedError("stopped"))
 
     async def _ask(
@@ -240,6 +316,8 @@ class Elsewhere:
             await waiter.future
         finally:
             question.dropped = True
+            if final:
+                self._unwatch(question)
             if timer is not None:
                 timer.cancel()
         if not question.done:
@@ -255,37 +333,109 @@ class Elsewhere:
                     target=self._run, name="asyncframe-elsewhere", daemon=True
                 )
                 self._thread.start()
-            self._new.append(question)
+            if question.final and question.task_id is not None:
+                if not self._watched:
+                    self._check_at = self._real.monotonic() + _CHECK
+                self._watched.setdefault(question.task_id, {})[question] = None
+            self._add(question)
             self._condition.notify()
+
+    def _add(self, question: _Question) -> None:
+        """Add a question that is due now; with the lock held."""
+        if not question.queued:
+            question.queued = True
+            self._new.append(question)
+
+    def _unwatch(self, question: _Question) -> None:
+        assert question.task_id is not None
+        with self._condition:
+            some = self._watched.get(question.task_id)
+            if some is None:
+                return
+            some.pop(question, None)
+            if not some:
+                del self._watched[question.task_id]
+            if not self._watched:
+                # So that the thread asks for no more news.
+                self._condition.notify()
+
+    def _news(self, task_ids: Collection[str] | None) -> None:
+        """Look up tasks that have changed, if somebody waits for that; any thread.
+
+        Args:
+            task_ids: Their ids; None if any task may have changed.
+        """
+        with self._condition:
+            changed = self._watched if task_ids is None else task_ids
+            before = len(self._new)
+            for task_id in changed:
+                for question in self._watched.get(task_id, ()):
+                    self._add(question)
+            if len(self._new) > before:
+                self._condition.notify()
 
     # -- on the thread
 
     def _run(self) -> None:
         while True:
+            due: list[_Question] = []
             with self._condition:
-                while not self._closed and not (due := self._take_due()):
+                while not (self._closed or self._is_to_listen() or (due := self._take_due())):
                     self._real.wait(self._condition, self._pause())
-                if self._closed:
-                    return
+                closed, watched = self._closed, bool(self._watched)
+            self._listen(watched and not closed)
+            if closed:
+                return
             for question in due:
                 if question.call is not None:
                     self._call(question)
             self._search([question for question in due if question.call is None])
 
+    def _is_to_listen(self) -> bool:
+        """Return whether to begin or to stop to listen for news; with the lock held."""
+        return bool(self._watched) is not bool(self._stop_news) and bool(self._told_by)
+
+    def _listen(self, watched: bool) -> None:
+        """Let the directories tell news while somebody waits for them; without the lock."""
+        if watched is bool(self._stop_news):
+            return
+        if not watched:
+            for stop in self._stop_news:
+                stop()
+            self._stop_news = []
+            return
+        # Before the first look at a task, so that no change after it is missed.
+        for one in self._told_by:
+            try:
+                self._stop_news.append(one.watch(self._news))
+            except Exception:  # then it is asked again and again, like those without news
+                _LOGGER.exception("%r does not tell which tasks change", one)
+                self._told_by, self._has_news = [], False
+                return
+
     def _take_due(self) -> list[_Question]:
         """Remove and return the questions that are due; those dropped are only removed."""
         due, self._new = self._new, []
+        for question in due:
+            question.queued = False
+        if self._watched and self._has_news and self._real.monotonic() >= self._check_at:
+            self._check_at = self._real.monotonic() + _CHECK
+            due = list(dict.fromkeys([*due, *(one for q in self._watched.values() for one in q)]))
         if self._later:
             now = self._real.monotonic() / _STEP
             for step in sorted(step for step in self._later if step <= now):
-                due += self._later.pop(step)
-        return [question for question in due if not question.dropped]
+                again = self._later.pop(step)
+                for question in again:
+                    question.repeated = False
+                due += again
+        return [question for question in due if not question.dropped and not question.done]
 
     def _pause(self) -> float | None:
         """Return how many seconds to sleep; None for until the next question."""
-        if not self._later:
-            return None
-        return max(0.0, min(self._later) * _STEP - self._real.monotonic())
+        times = [self._check_at] if self._watched and self._has_news else []
+        if self._later:
+            times.append(min(self._later) * _STEP)
+        return max(0.0, min(times) - self._real.monotonic()) if times else None
 
     def _call(self, question: _Question) -> None:
         assert question.call is not None
@@ -309,18 +459,21 @@ class Elsewhere:
             elif record.status in FINAL or not question.final:
                 question.finish(record)
             else:
-                question.seen = True
-                again.append((_EVERY, question))
+                question.see(record)
+                if not self._has_news:
+                    again.append((_EVERY, question))
         self._ask_again(again + self._pauses(unknown, error))
 
     def _pauses(
         self, unknown: list[_Question], error: Exception | None
     ) -> list[tuple[float, _Question]]:
         """Answer questions for unknown tasks, or return them with the time until the next try."""
-        again = []
+        again: list[tuple[float, _Question]] = []
         alone: bool | None = None
         for question in unknown:
-            if error is not None:
+            if error is not None and isinstance(question, _Following):
+                again.append((_PAUSES[-1], question))
+            elif error is not None:
                 # The directory that does not answer may know it.
                 question.finish(None, error)
             elif question.last:
@@ -342,6 +495,9 @@ class Elsewhere:
             if not self._closed:
                 now = self._real.monotonic()
                 for pause, question in questions:
+                    if question.repeated:
+                        continue
+                    question.repeated = True
                     step = math.ceil((now + pause) / _STEP) if pause else 0
                     self._later.setdefault(step, []).append(question)
                 return

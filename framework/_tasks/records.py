@@ -281,6 +281,23 @@ def is_unseen(record: TaskRecord) -> bool:
     )
 
 
+def visible_state(record: TaskRecord) -> tuple[Any, ...]:
+    """Return what people see change in a task while it is live, but for its progress.
+
+    It is the same in all processes.
+    """
+    rest = record.rest
+    if rest is None:
+        return (record.status, record.attempts, "", False, None)
+    return (
+        record.status,
+        record.attempts,
+        record.reason,
+        record.cancel_requested,
+        record.last_error,
+    )
+
+
 class CancelOutcome(StrEnum):
     """What came of a request to cancel a task; its value is used in JSON.
 

@@ -39,6 +39,7 @@ from framework.protocols._engines import (
 from framework.protocols._observers import EventSink, Interceptor, TaskTracer, Telemetry
 from framework.protocols._sharing import (
     Fallible,
+    NewsDirectory,
     ScheduleBook,
     SharedDirectory,
     SharedPlaces,
@@ -67,6 +68,7 @@ __all__ = [
     "Kind",
     "LargeStore",
     "LoggingWorkers",
+    "NewsDirectory",
     "PageQuery",
     "PagedStore",
     "PlaceAnswer",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol, runtime_checkable
 
 from framework._tasks.places import PlaceAnswer, PlaceRequest
@@ -28,6 +28,27 @@ class SharedDirectory(Protocol):
         """Return why ``fetch`` may miss tasks of other processes; None if it does not.
 
         The framework raises this error when somebody asks for an unknown id.
+        """
+        ...
+
+
+@runtime_checkable
+class NewsDirectory(Protocol):
+    """An optional method of a `SharedStore` or `RemoteEngine` that knows which tasks change.
+
+    Without it, the framework asks for the tasks of other processes that somebody waits for 20
+    times a second, all in one query.
+    """
+
+    def watch(self, told: Callable[[Collection[str] | None], object], /) -> Callable[[], object]:
+        """Call *told* with the ids of tasks of other processes that have changed.
+
+        It is called after the change can be read with ``fetch``, on any thread, and without a
+        lock; it never blocks. An id may be told in vain. None means that any task may have
+        changed, for example after a lost connection. There is one watcher at most. May block.
+
+        Returns:
+            A function that ends it; may be called twice, on any thread.
         """
         ...
 
