@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from framework._tasks import registry
@@ -40,7 +40,11 @@ class Reports:
 
     Attributes:
         fault: Why Redis cannot be read; "" while it can.
+        told: Called with the ids of all tasks that were reported on; see
+            `protocols.NewsDirectory`. None for nobody.
     """
+
+    told: Callable[[Collection[str] | None], object] | None = None
 
     def __init__(
         self,
@@ -131,6 +135,9 @@ class Reports:
                     self._tell(fields)
                 except Exception:  # one bad report must not stop the others
                     _LOGGER.exception("invalid report of a worker: %r", fields)
+        told = self.told
+        if told is not None:
+            told({fields["i"] for _, fields in entries if "i" in fields})
         return gap
 
     def _tell(self, fields: Mapping[str, str]) -> None:
@@ -194,6 +201,8 @@ class Reports:
             for task_id in some:
                 self._tell_state(task_id, found.get(task_id))
         self._missed()
+        if self.told is not None:
+            self.told(None)
 
     def _tell_state(self, task_id: str, facts: Mapping[str, str] | None) -> None:
         if facts is None:

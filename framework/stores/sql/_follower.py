@@ -63,7 +63,10 @@ class Follower:
         version: The version up to which all changes were read.
         behind: Whether there is more to `go_on` with; what waits is written before.
         removed: The wall second up to which ended tasks were removed.
+        told: Called with the ids of tasks of other processes that have changed; None for nobody.
     """
+
+    told: Callable[[Collection[str] | None], object] | None = None
 
     def __init__(
         self,
@@ -160,6 +163,13 @@ class Follower:
             if at and self._clock.monotonic() < until:
                 self._clock.sleep(BREATH)
             self._mirror.absorb(others[at : at + _SLICE])
+        if others:
+            self._tell([row[0] for row in others])
+
+    def _tell(self, task_ids: Collection[str]) -> None:
+        told = self.told
+        if told is not None:
+            told(task_ids)
 
     def watch(self) -> None:
         """Check that the others live; end or take over the tasks of dead ones."""
@@ -202,6 +212,9 @@ class Follower:
             _LOGGER.info("taking over %d tasks of processes that have ended", len(waiting))
             self._host.take_over(waiting)
         self._arriving = ()
+        if remote or waiting:
+            # Whoever follows them finds them in this process from now on.
+            self._tell([record.task_id for record in (*remote, *waiting)])
         return claimed.more
 
     def _read_claimed(self, connection: Connection, task_ids: Collection[str]) -> list[TaskRecord]:

@@ -13,6 +13,7 @@ class Pace:
         gather: How long records are collected before a batch is written.
         hurry: The same while a caller waits until a record is safe.
         look: Between two reads of what others have written.
+        watch: The same while somebody waits for a change of another process's task.
         beat: Between two increments of this process's counter.
         pause_min: After the first fault; doubled after each further one.
         pause_max: The longest pause after a fault.
@@ -22,6 +23,7 @@ class Pace:
     gather: float = 0.02
     hurry: float = 0.002
     look: float = 0.1
+    watch: float = 0.05
     beat: float = 1.0
     pause_min: float = 0.05
     pause_max: float = 1.0

@@ -178,7 +178,11 @@ class Writer:
         if self.follower.behind:
             return 0.0
         now, pace = self._clock.monotonic(), self._pace
-        return max(0.0, min(self._looked + pace.look, self._beaten + pace.beat) - now)
+        return max(0.0, min(self._looked + self._between_looks(), self._beaten + pace.beat) - now)
+
+    def _between_looks(self) -> float:
+        pace = self._pace
+        return pace.look if self.follower.told is None else min(pace.watch, pace.look)
 
     def _finish(self) -> None:
         """Write what is left while there is time, and leave."""
@@ -545,16 +549,16 @@ class Writer:
 
     def follow(self) -> None:
         """Read what the others have written, and whether they live, if it is time."""
-        monotonic, pace = self._clock.monotonic, self._pace
+        monotonic = self._clock.monotonic
         self._beat()
         # Times are taken after each step: while this process waited for a lock, the others may
         # have waited, too, and must get their time to beat.
-        if monotonic() >= self._watched + pace.beat:
+        if monotonic() >= self._watched + self._pace.beat:
             self.follower.watch()
             self._watched = monotonic()
         elif self.follower.behind:
             self.follower.go_on()
-        if monotonic() >= self._looked + pace.look:
+        if monotonic() >= self._looked + self._between_looks():
             self.follower.look()
             self.lines.look(self.follower.version)
             self._looked = monotonic()

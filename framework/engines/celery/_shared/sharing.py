@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
 
 from framework._tasks.records import TaskRecord
 from framework.engines.celery._messages import Message
+from framework.engines.celery._reports import Reports
 from framework.engines.celery._shared.lines import RedisLines
 from framework.engines.celery._shared.schedules import RedisSchedules
 from framework.engines.celery._state import State
@@ -25,6 +26,7 @@ class Sharing:
     """Schedules and places of all processes that use the same Redis and namespace."""
 
     _lines: RedisLines | None = None
+    _reports: Reports | None = None
 
     @property
     @abstractmethod
@@ -42,6 +44,28 @@ class Sharing:
     @abstractmethod
     def _message(self, task: EngineTask) -> Message:
         """Return the message of an admitted task."""
+
+    @abstractmethod
+    def _listen(self) -> None:
+        """Read reports from now on; blocks."""
+
+    # -- protocols.NewsDirectory
+
+    def watch(self, told: Callable[[Collection[str] | None], object], /) -> Callable[[], object]:
+        """Call *told* with the ids of all tasks that workers report on; blocks."""
+        reports = self._reports
+        if reports is None:
+            return bool
+        reports.told = told
+        # While Redis is away, its thread finds the place later, and then says that all may have
+        # changed.
+        with suppress(redis.RedisError):
+            self._listen()
+
+        def stop() -> None:
+            reports.told = None
+
+        return stop
 
     # -- protocols.ScheduleBook
 
