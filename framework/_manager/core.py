@@ -5,6 +5,7 @@ Lock order: none is held here.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import random
@@ -75,6 +76,7 @@ class Core:
         permits: Starts tasks that other processes may take over; None if none may.
         takes_over: Whether the app has started, so that tasks of ended processes may run.
         manager: The public face of this core; set by `frameworks.Framework`.
+        hubs: What `framework.http` keeps for each event loop on which tasks are streamed.
     """
 
     manager: object  # a TaskManager, whose module imports this one
@@ -139,6 +141,7 @@ class Core:
         self.results = Results(self.ledger, self.boxes, self.engine, pool._crew)
         self.results.elsewhere = self.elsewhere
         self.takes_over = False
+        self.hubs: dict[asyncio.AbstractEventLoop, object] = {}
         if _LOGGER.isEnabledFor(logging.DEBUG):
             self.ledger.subscribe(log_final, EVENT_OF.values())
             self.ledger.subscribe(log_attempt, ("retrying",))

@@ -1,11 +1,14 @@
-"""Servers: find out how many worker processes serve an app, inside one of them.
+"""Servers: find out how many worker processes serve an app, and whether this one is leaving.
 
-uvicorn, gunicorn and hypercorn do not pass that to their workers in the environment. But the
-function that runs the app is on the stack, and the server's settings are among its variables.
+uvicorn, gunicorn and hypercorn do not pass the number to their workers in the environment. But
+the function that runs the app is on the stack, and the server's settings are among its variables.
+Nor do they tell an app that they are about to leave: they wait for its responses first, those
+that never end included.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from types import FrameType
 from typing import Any, Final
@@ -50,3 +53,35 @@ def _number(value: object) -> int | None:
         return int(value) if isinstance(value, (int, str)) else None
     except ValueError:
         return None
+
+
+def find_server() -> object | None:
+    """Return the uvicorn server that runs the event loop of the caller; None for another one.
+
+    Its `serve` is a coroutine of one of the loop's tasks, also in a worker of gunicorn.
+    """
+    for task in asyncio.all_tasks():
+        inner: Any = task.get_coro()
+        while inner is not None:
+            frame = getattr(inner, "cr_frame", None)
+            if frame is None:
+                break
+            server = frame.f_locals.get("self")
+            module = str(frame.f_globals.get("__name__", ""))
+            if module.startswith("uvicorn") and hasattr(server, "should_exit"):
+                return server  # type: ignore[no-any-return]  # an object of uvicorn's
+            inner = inner.cr_await
+    return None
+
+
+def is_leaving(server: Any) -> bool:
+    """Return whether a server has begun to shut down, and waits for the responses that are open.
+
+    Args:
+        server: What `find_server` has returned.
+    """
+    if server.should_exit:
+        return True
+    # After its last request, `limit_max_requests`, it only stops to listen.
+    listeners = getattr(server, "servers", ())
+    return bool(listeners) and not any(one.is_serving() for one in listeners)

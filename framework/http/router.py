@@ -10,6 +10,7 @@ from fastapi.params import Depends
 
 from framework.http._access import Access
 from framework.http._routes import shows_status
+from framework.http._streams import add_stream
 from framework.http.dashboard import add_dashboard
 from framework.http.views import Problem, TaskView
 
@@ -53,4 +54,5 @@ def task_router(
         task = await access.task(request, task_id)
         return TaskView.of(task, expose_errors=access.expose_errors)
 
+    add_stream(router, access)
     return router

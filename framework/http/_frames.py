@@ -1,0 +1,68 @@
+"""Frames: what a stream sends of a task, one state each, encoded once for all of its clients."""
+
+from __future__ import annotations
+
+from typing import Final
+from zlib import crc32
+
+from framework._tasks.records import TaskRecord, visible_state
+from framework._tasks.task import Task
+from framework.http.views import TaskView
+
+BEAT: Final = b":\n\n"
+"""A comment, which clients ignore: it keeps the connection open while nothing happens."""
+
+
+class Frame:
+    """One state of a task.
+
+    The id of a state is the same in all processes, and after a restart: a client that comes back
+    with the id of the last state that it got can be answered by any of them.
+
+    Args:
+        task: A snapshot.
+        record: Its record.
+
+    Attributes:
+        id: The id of the state. Of a final one it is the status.
+        mark: The beginning of the id: it changes with everything but the progress.
+        is_final: Whether it is the last one.
+    """
+
+    __slots__ = ("_events", "_task", "id", "is_final", "mark")
+
+    def __init__(self, task: Task, record: TaskRecord) -> None:
+        self._task = task
+        self._events: dict[tuple[str, bool], bytes] = {}
+        self.is_final: bool = record.status.is_final
+        self.mark: str = mark_of(record)
+        self.id: str = self.mark
+        if not self.is_final:
+            self.id = f"{self.mark}-{_digest((record.progress, record.progress_message))}"
+
+    def event(self, seen: str, expose_errors: bool) -> bytes:
+        """Return it as an event: ``progress`` if the client has seen all else, or ``status``.
+
+        Args:
+            seen: The id of the last state that the client got; "" for none.
+            expose_errors: Whether the client may read the messages of errors.
+        """
+        kind = "progress" if seen.rpartition("-")[0] == self.mark else "status"
+        event = self._events.get((kind, expose_errors))
+        if event is None:
+            view = TaskView.of(self._task, expose_errors=expose_errors)
+            text = f"event: {kind}\nid: {self.id}\ndata: {view.model_dump_json()}\n\n"
+            event = self._events[kind, expose_errors] = text.encode()
+        return event
+
+
+def mark_of(record: TaskRecord) -> str:
+    """Return the `Frame.mark` of the state that a record has now."""
+    status = record.status
+    if status.is_final:
+        return status.value
+    return f"{status.value}-{_digest(visible_state(record))}"
+
+
+def _digest(facts: tuple[object, ...]) -> str:
+    return f"{crc32(repr(facts).encode(errors='backslashreplace')):08x}"

@@ -1,0 +1,443 @@
+"""The hub: tells the open streams of an event loop when the state of their task changes.
+
+A stream sends states, not a log of what happened: a client gets the newest state as soon as it
+can take one. So what lies between two states that it gets costs nothing, a slow client keeps
+nothing waiting, and a client that comes back has missed nothing. The last state is always sent.
+
+Guarantees: without a stream, nothing is subscribed and no timer is set; a state is looked up once
+for all clients of the task; the event loop gets its turn after `_SLICE` clients at most.
+Relies on: calls on the thread of its loop, except for those of `_hear`, `_heard` and `Topic.wake`.
+Lock order: none is held here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from framework._manager.core import Core
+from framework._manager.servers import find_server, is_leaving
+from framework._tasks.live import LiveTask
+from framework._tasks.records import TaskEvent, TaskRecord
+from framework._tasks.task import Task
+from framework._threads.clock import SystemClock
+from framework.http._frames import Frame, mark_of
+from framework.protocols import TimerHandle
+
+BEAT_EVERY: Final = 15.0
+"""Seconds until a client is sent a comment; many proxies close what is silent for a minute."""
+
+PATIENCE: Final = 30.0
+"""Seconds for which a client may take nothing, before its stream ends."""
+
+_GAP: Final = 0.1
+"""Seconds between two states that differ in the progress alone."""
+
+_SLICE: Final = 50
+"""Clients that are woken in one turn of the loop: some 2 ms of work."""
+
+_LOOK_EVERY: Final = 0.1
+"""Seconds between two looks whether the server is leaving, as often as uvicorn itself looks."""
+
+_KINDS: Final = ("started", "progress", "retrying", "throttled", "requeued")
+"""The events that change a live task. Of the end a `Topic` is told by itself."""
+
+
+def hub_of(core: Core) -> Hub:
+    """Return the hub of the running event loop; it exists while somebody uses it."""
+    loop = asyncio.get_running_loop()
+    hub = core.hubs.get(loop)
+    if not isinstance(hub, Hub):
+        hub = core.hubs[loop] = Hub(core, loop)
+    return hub
+
+
+class Hub:
+    """The streams of one event loop.
+
+    Args:
+        core: The core whose tasks they show.
+        loop: The running loop.
+
+    Attributes:
+        core: Like the argument.
+        leaving: Whether the server shuts down, so that streams are to end.
+        in_real_time: Whether the clock is the system's.
+    """
+
+    def __init__(self, core: Core, loop: asyncio.AbstractEventLoop) -> None:
+        self.core = core
+        self.leaving = False
+        self.in_real_time = isinstance(core.clock, SystemClock)
+        self.loop = loop
+        self.post = core.boxes.of(loop).post
+        self._topics: dict[str, Topic] = {}
+        # What to call when the server leaves: one for each stream and each other wait.
+        self._guests: dict[Callable[[], object], None] = {}
+        self._ready: deque[Seat] = deque()
+        self._pumping = False
+        self._timer: TimerHandle | None = None
+        self._look_again: asyncio.TimerHandle | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+        self._server: object = None
+        self._opened = 0
+
+    # -- who is there
+
+    def enter(self, on_leaving: Callable[[], object]) -> None:
+        """Add a guest, until `leave`; *on_leaving* is called once when the server leaves."""
+        if not self._guests:
+            self._server = find_server()
+            self._look()
+        self._guests[on_leaving] = None
+
+    def leave(self, on_leaving: Callable[[], object]) -> None:
+        """Remove a guest."""
+        self._guests.pop(on_leaving, None)
+        if not self._guests:
+            if self._look_again is not None:
+                self._look_again.cancel()
+            if self.core.hubs.get(self.loop) is self:
+                del self.core.hubs[self.loop]
+
+    def _look(self) -> None:
+        """End everything if the server is leaving, or look again soon."""
+        if self._server is None:
+            return
+        if not is_leaving(self._server):
+            self._look_again = self.loop.call_later(_LOOK_EVERY, self._look)
+            return
+        self.leaving = True
+        for on_leaving in list(self._guests):
+            on_leaving()
+
+    # -- streams
+
+    def spread(self) -> int:
+        """Return a number from 0 to 1,999, another one each time; they are spread evenly."""
+        self._opened += 1
+        return self._opened * 1_236 % 2_000
+
+    def listen(self, task: Task) -> Seat:
+        """Return a seat for a client that follows a task, until `Seat.close`."""
+        task_id = str(task.task_id)
+        topic = self._topics.get(task_id)
+        if topic is None:
+            if not self._topics:
+                self._begin()
+            topic = self._topics[task_id] = Topic(self, task)
+            topic.open()
+        seat = Seat(topic)
+        topic.seats[seat] = None
+        self.enter(seat.end)
+        return seat
+
+    def unlisten(self, seat: Seat) -> None:
+        """Remove a seat."""
+        topic = seat.topic
+        topic.seats.pop(seat, None)
+        if not topic.seats and self._topics.get(topic.task_id) is topic:
+            del self._topics[topic.task_id]
+            topic.close()
+            if not self._topics:
+                self._stop()
+        self.leave(seat.end)
+
+    def _begin(self) -> None:
+        self._unsubscribe = self.core.ledger.subscribe(self._hear, _KINDS)
+        self._set_timer()
+
+    def _stop(self) -> None:
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _hear(self, event: TaskEvent) -> None:
+        """Note that a task has changed; on any thread."""
+        topic = self._topics.get(event.task_id or "")
+        if topic is None:
+            return
+        if event.kind == "progress":
+            topic.wake_soon()
+        else:
+            topic.wake()
+
+    def tell(self, topic: Topic) -> None:
+        """Wake the clients of a topic, as many at once as the loop can bear."""
+        self._ready += [seat for seat in topic.seats if seat.is_to_wake()]
+        if not self._pumping:
+            self._pump()
+
+    def _pump(self) -> None:
+        for _ in range(min(_SLICE, len(self._ready))):
+            self._ready.popleft().wake()
+        self._pumping = bool(self._ready)
+        if self._pumping:
+            self.loop.call_soon(self._pump)
+
+    # -- silence
+
+    def _set_timer(self) -> None:
+        clock = self.core.clock
+        at = clock.monotonic() + BEAT_EVERY
+        self._timer = clock.call_at(at, lambda: self.post(self._beat), background=True)
+
+    def _beat(self) -> None:
+        """Let clients that were sent nothing have a comment, and drop those that do not read."""
+        if not self._topics:
+            return
+        now = self.core.clock.monotonic()
+        for topic in list(self._topics.values()):
+            for seat in list(topic.seats):
+                if seat.tick(now):
+                    seat.drop()
+            self.tell(topic)
+        self._set_timer()
+
+
+class Topic:
+    """A task that clients follow; a `live.Waiter` for its end.
+
+    Args:
+        hub: The hub.
+        task: A snapshot of it.
+
+    Attributes:
+        hub: Like the argument.
+        task_id: The id.
+        seats: Its clients.
+    """
+
+    reads: bool = False
+    __slots__ = (
+        "_awaited",
+        "_delayed",
+        "_frame",
+        "_is_stale",
+        "_is_told",
+        "_record",
+        "_shown_at",
+        "_stop_following",
+        "hub",
+        "seats",
+        "task_id",
+    )
+
+    def __init__(self, hub: Hub, task: Task) -> None:
+        self.task_id: str = str(task.task_id)
+        self.seats: dict[Seat, None] = {}
+        self.hub = hub
+        self._record = task._source
+        self._frame = Frame(task, task._record)
+        self._shown_at = hub.core.clock.monotonic()
+        # Whether a change was noted that is not in the frame, and whether seats will be woken.
+        self._is_stale = True
+        self._is_told = False
+        self._awaited: LiveTask | None = None
+        self._delayed: asyncio.TimerHandle | None = None
+        self._stop_following: Callable[[], object] | None = None
+
+    def open(self) -> None:
+        """Begin to follow the task."""
+        record = self._record
+        if isinstance(record, LiveTask):
+            self._await(record)
+        elif not record.status.is_final:
+            self._follow()
+
+    def close(self) -> None:
+        """Stop following it."""
+        if self._awaited is not None:
+            self.hub.core.ledger.unregister(self._awaited, self)
+            self._awaited = None
+        if self._stop_following is not None:
+            self._stop_following()
+            self._stop_following = None
+        if self._delayed is not None:
+            self._delayed.cancel()
+            self._delayed = None
+
+    def frame(self) -> Frame:
+        """Return the newest state."""
+        record = self._record
+        # What was given away is INTERRUPTED here, and goes on elsewhere.
+        if self._is_stale and not (isinstance(record, LiveTask) and record.was_given_away):
+            core = self.hub.core
+            self._is_stale = False
+            self._shown_at = core.clock.monotonic()
+            copy = core.ledger.snapshot(record)
+            self._frame = Frame(Task(copy, source=record, scene=core.scene), copy)
+        return self._frame
+
+    # -- a task of this process
+
+    def _await(self, task: LiveTask) -> None:
+        if self.hub.core.ledger.register(task, self):
+            self._awaited = task
+
+    def wake(self) -> None:
+        """Note that the task has changed, or has ended; any thread."""
+        self.hub.post(self._change)
+
+    def wake_soon(self) -> None:
+        """Note that the progress has changed; any thread."""
+        # It is cleared before the record is read, so no change is missed.
+        if not self._is_told:
+            self._is_told = True
+            self.hub.post(self._change)
+
+    def nudge(self) -> None:
+        """Do nothing: no thread is blocked that could run the task."""
+
+    def _change(self) -> None:
+        """Wake the clients; after a change of the progress alone, when the gap is over."""
+        record, hub = self._record, self.hub
+        if self._delayed is not None:
+            self._delayed.cancel()
+            self._delayed = None
+        if isinstance(record, LiveTask) and record.was_given_away:
+            self._follow()
+            return
+        gap = self._shown_at + _GAP - hub.core.clock.monotonic()
+        if hub.in_real_time and gap > 0 and mark_of(record) == self._frame.mark:
+            self._delayed = hub.loop.call_later(gap, self._show)
+        else:
+            self._show()
+
+    def _show(self) -> None:
+        self._delayed = None
+        self._is_told, self._is_stale = False, True
+        self.hub.tell(self)
+
+    # -- a task of another process
+
+    def _follow(self) -> None:
+        """Follow the task in another process."""
+        elsewhere = self.hub.core.elsewhere
+        self.close()
+        if elsewhere is None or self.hub.core.ledger.state != "running":
+            self._end()
+            return
+        self._stop_following = elsewhere.follow(self.task_id, self._heard)
+
+    def _heard(self, record: TaskRecord | None) -> None:
+        """Take in what is known of the task; on another thread."""
+        self.hub.post(partial(self._take_in, record))
+
+    def _take_in(self, record: TaskRecord | None) -> None:
+        if self._stop_following is None:
+            return
+        own = self.hub.core.ledger.find_live(self.task_id)
+        if own is not None:
+            # This process has taken it over.
+            self.close()
+            self._record = own
+            self._await(own)
+        elif record is None:
+            self._end()
+            return
+        else:
+            self._record = record
+        self._change()
+
+    def _end(self) -> None:
+        for seat in list(self.seats):
+            seat.end()
+
+
+class Seat:
+    """One client of a task, on the thread of its loop.
+
+    Args:
+        topic: The task.
+
+    Attributes:
+        topic: Like the argument.
+        seen: The id of the last state that the client got; "" for none.
+        is_gone: Whether the client is not to be sent anything more.
+    """
+
+    __slots__ = (
+        "_beats",
+        "_busy_since",
+        "_ended",
+        "_future",
+        "_queued",
+        "is_gone",
+        "seen",
+        "topic",
+    )
+
+    def __init__(self, topic: Topic) -> None:
+        self.topic = topic
+        self.seen = ""
+        self.is_gone = False
+        self._ended = self._queued = self._beats = False
+        self._future: asyncio.Future[None] | None = None
+        # Since when it is being sent something; None while there is nothing to send.
+        self._busy_since: float | None = None
+
+    async def next(self) -> Frame | None:
+        """Suspend until there is a new state, and return it; None if a sign of life is due.
+
+        Raises:
+            EndOfStreamError: If the stream is to end.
+        """
+        hub = self.topic.hub
+        self._busy_since = None
+        while not self.is_gone:
+            frame = self.topic.frame()
+            if frame.id != self.seen:
+                self._busy_since = hub.core.clock.monotonic()
+                self.seen = frame.id
+                return frame
+            if self._ended or hub.leaving:
+                break
+            if self._beats:
+                self._busy_since = hub.core.clock.monotonic()
+                self._beats = False
+                return None
+            self._future = hub.loop.create_future()
+            try:
+                await self._future
+            finally:
+                self._future = None
+        raise EndOfStreamError
+
+    def is_to_wake(self) -> bool:
+        """Return whether it waits, and is not about to be woken already; then it is."""
+        if self._future is None or self._queued:
+            return False
+        self._queued = True
+        return True
+
+    def wake(self) -> None:
+        """Let it look for a new state."""
+        self._queued = False
+        future = self._future
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    def end(self) -> None:
+        """End the stream once the client has the newest state."""
+        self._ended = True
+        self.wake()
+
+    def drop(self) -> None:
+        """End the stream, without sending anything more."""
+        self.is_gone = True
+        self.wake()
+
+    def tick(self, now: float) -> bool:
+        """Let the client have a sign of life; return whether it has read nothing for too long."""
+        self._beats = True
+        return self._busy_since is not None and now - self._busy_since >= PATIENCE
+
+
+class EndOfStreamError(Exception):
+    """A stream ends."""

@@ -1,0 +1,127 @@
+"""Streams: a task's states as server-sent events, and waits that end when the server leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Header, Request, Response
+from starlette.types import Receive, Scope, Send
+
+from framework._manager.core import Core
+from framework._tasks.task import Task
+from framework.http._access import Access
+from framework.http._frames import BEAT
+from framework.http._hub import EndOfStreamError, Seat, hub_of
+from framework.http.views import Problem, TaskView
+
+_LOGGER = logging.getLogger("asyncframe")
+
+_HEADERS: Final[Mapping[str, str]] = {
+    "Cache-Control": "no-store",
+    # nginx would collect the events, and send many at once.
+    "X-Accel-Buffering": "no",
+}
+
+_RETRY: Final = 1_000
+"""Milliseconds after which a client connects again, at least; spread, since after a restart
+all clients of a server do so."""
+
+_DESCRIPTION: Final = """\
+The states of the task as server-sent events. The data of each event is what `GET /tasks/{id}`
+answers. The first event has the state of now. Then comes a `progress` event when only the progress
+has changed, and else a `status` event. The stream ends after a final status.
+
+A client that comes back with the header `Last-Event-ID`, as an `EventSource` does, gets the state
+only if it has changed, and 204 if it has seen the final one: there is nothing more to read."""
+
+
+class EventStreamResponse(Response):
+    """Streams the states of a task.
+
+    Args:
+        core: The core that has the task.
+        task: The task.
+        seen: The id of the last state that the client has; "" for none.
+        expose_errors: Whether the client may read the messages of errors.
+    """
+
+    media_type: str | None = "text/event-stream"
+
+    def __init__(self, core: Core, task: Task, seen: str, expose_errors: bool) -> None:
+        super().__init__(None, headers=_HEADERS)
+        del self.headers["content-length"]
+        self._core = core
+        self._task = task
+        self._seen = seen
+        self._expose_errors = expose_errors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send states until the last one, the end of the server, or the end of the client."""
+        hub = hub_of(self._core)
+        seat = hub.listen(self._task)
+        seat.seen = self._seen
+        watching = asyncio.ensure_future(_watch(receive, seat))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await self._send_states(seat, send, hub.spread())
+            if not seat.is_gone:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            watching.cancel()
+            hub.unlisten(seat)
+
+    async def _send_states(self, seat: Seat, send: Send, spread: int) -> None:
+        chunk = f"retry: {_RETRY + spread}\n\n".encode()
+        with suppress(EndOfStreamError):
+            while True:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                before = seat.seen
+                frame = await seat.next()
+                chunk = BEAT if frame is None else frame.event(before, self._expose_errors)
+                if frame is not None and frame.is_final:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    return
+
+
+async def _watch(receive: Receive, seat: Seat) -> None:
+    """End the stream when the client has gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    seat.drop()
+
+
+def add_stream(router: APIRouter, access: Access) -> None:
+    """Add ``GET /{task_id}/events`` to a router of tasks.
+
+    Args:
+        router: The router.
+        access: Which tasks a request may see, and how much of them.
+    """
+
+    @router.get(
+        "/{task_id}/events",
+        response_class=EventStreamResponse,
+        summary="Stream a task's states",
+        description=_DESCRIPTION,
+        responses={
+            200: {"model": TaskView[Any], "description": "A stream of events."},
+            204: {"description": "The task has ended, and the client knows how."},
+            404: {"model": Problem, "description": "The task is unknown."},
+        },
+    )
+    async def stream_task(
+        task_id: str,
+        request: Request,
+        last_event_id: Annotated[
+            str, Header(description="The id of the last event that the client got.")
+        ] = "",
+    ) -> Response:
+        task = await access.task(request, task_id)
+        if task.status.is_final and last_event_id == task.status.value:
+            return Response(status_code=204, headers=_HEADERS)
+        core = access.manager()._core
+        return EventStreamResponse(core, task, last_event_id, access.expose_errors)
