@@ -1,0 +1,140 @@
+"""GET /tasks/{id}/events: the states of a task as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from fastapi import FastAPI
+
+from framework import background_task, current_task, get_task_manager, setup_async_framework
+from framework._manager.frameworks import require_core
+from framework.http import task_router
+from pytest_asyncframe.probe import Probe
+from tests.framework.http.streams import events
+
+
+def report(share: float, message: str = "") -> None:
+    """Report the progress of the task that runs here."""
+    task = current_task()
+    assert task is not None
+    task.report_progress(share, message)
+
+
+@background_task
+def build(pages: int) -> str:
+    """Build a book, ten seconds for each page."""
+    for page in range(1, pages + 1):
+        get_task_manager().clock.sleep(10)
+        report(page / pages, f"page {page}")
+    return f"{pages} pages"
+
+
+@background_task
+async def fail() -> None:
+    """Fail, with a message that is nobody's business."""
+    raise ValueError("password=secret")
+
+
+@pytest.fixture
+def app() -> FastAPI:
+    """An app with the routes of tasks."""
+    app = FastAPI(lifespan=setup_async_framework)
+    app.include_router(task_router())
+    return app
+
+
+async def test_the_states_of_a_task(asyncframe: Probe, app: FastAPI) -> None:
+    """A stream has the state of now, newer ones as they come, and ends with the final one."""
+    async with asyncframe.client(app) as client:
+        task_id = build(2)
+        answer = await client.get(f"/tasks/{task_id}/events")
+        shown = (await client.get(f"/tasks/{task_id}")).json()
+    told = list(events(answer.text.split("\n")))
+    assert [(one.kind, *one.state) for one in told] == [
+        ("status", "pending", None),
+        ("status", "running", None),
+        ("progress", "running", 0.5),
+        # The last progress came at the same moment.
+        ("status", "completed", 1.0),
+    ]
+    assert told[-1].data == shown
+    assert asyncframe.clock.monotonic() == 20
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-accel-buffering"] == "no"
+
+
+async def test_coming_back(asyncframe: Probe, app: FastAPI) -> None:
+    """A client gets the state only if it is not the one that it has seen already."""
+    async with asyncframe.client(app) as client:
+        task_id = build(2)
+        path = f"/tasks/{task_id}/events"
+        told = list(events((await client.get(path)).text.split("\n")))
+        again = build.options(task_id="again")(2)
+        path_again = f"/tasks/{again}/events"
+        answer = await client.get(path_again, headers={"Last-Event-ID": told[0].id})
+        seen = await client.get(path, headers={"Last-Event-ID": told[-1].id})
+        late = await client.get(path, headers={"Last-Event-ID": told[-2].id})
+    assert [one.state for one in events(answer.text.split("\n"))] == [one.state for one in told[1:]]
+    assert (seen.status_code, seen.text) == (204, "")
+    assert [one.id for one in events(late.text.split("\n"))] == ["completed"]
+
+
+async def test_an_unknown_task(asyncframe: Probe, app: FastAPI) -> None:
+    """A stream of an unknown task is a 404 with a body in JSON."""
+    async with asyncframe.client(app) as client:
+        answer = await client.get("/tasks/nobody/events")
+    assert answer.status_code == 404
+    assert "detail" in answer.json()
+
+
+@pytest.mark.parametrize("exposed", [False, True])
+async def test_messages_of_errors(asyncframe: Probe, exposed: bool) -> None:
+    """The message of an error is in the events only if the router exposes it."""
+    asyncframe.expect_failure(fail, ValueError)
+    app = FastAPI(lifespan=setup_async_framework)
+    app.include_router(task_router(expose_errors=exposed))
+    async with asyncframe.client(app) as client:
+        answer = await client.get(f"/tasks/{fail()}/events")
+    last = list(events(answer.text.split("\n")))[-1]
+    assert (last.data["status"], last.data["error_type"]) == ("failed", "ValueError")
+    assert ("password=secret" in answer.text) is exposed
+
+
+async def test_nothing_is_left(asyncframe: Probe, app: FastAPI) -> None:
+    """After the last stream nothing is subscribed, no timer is set and no hub is kept."""
+    async with asyncframe.client(app) as client:
+        task_id = build(1)
+        core = require_core()
+        reading = asyncio.create_task(client.get(f"/tasks/{task_id}/events"))
+        started = asyncio.create_task(client.get(f"/tasks/{task_id}"))
+        await started
+        heard = len(core.ledger.sinks["progress"])
+        assert core.hubs
+        await reading
+        assert not core.hubs
+        assert len(core.ledger.sinks["progress"]) == heard - 1
+
+
+async def test_comments_while_nothing_happens(asyncframe: Probe, app: FastAPI) -> None:
+    """While nothing happens, a comment every 15 seconds keeps the connection open."""
+
+    @background_task
+    async def rest() -> None:
+        await asyncframe.clock.asleep(50)
+
+    async with asyncframe.client(app) as client:
+        answer = await client.get(f"/tasks/{rest()}/events")
+    assert [line for line in answer.text.split("\n") if line.startswith(":")] == [":"] * 3
+    assert asyncframe.clock.monotonic() == 50
+
+
+def test_a_stream_that_goes_on(asyncframe: Probe, app: FastAPI) -> None:
+    """A test can read the events of a task that still runs, one after the other."""
+    with asyncframe.client(app) as client:
+        task_id = build(2)
+        with client.stream("GET", f"/tasks/{task_id}/events") as answer:
+            told = events(answer.iter_lines())
+            assert [next(told).state for _ in range(2)][-1] == ("running", None)
+            assert next(told).state == ("running", 0.5)
