@@ -104,6 +104,7 @@ def add_stream(router: APIRouter, access: Access) -> None:
 
     @router.get(
         "/{task_id}/events",
+        status_code=200,
         response_class=EventStreamResponse,
         summary="Stream a task's states",
         description=_DESCRIPTION,

@@ -138,3 +138,13 @@ def test_a_stream_that_goes_on(asyncframe: Probe, app: FastAPI) -> None:
             told = events(answer.iter_lines())
             assert [next(told).state for _ in range(2)][-1] == ("running", None)
             assert next(told).state == ("running", 0.5)
+
+
+def test_openapi(app: FastAPI) -> None:
+    """OpenAPI has the media type, what the data of an event is, and the other answers."""
+    route = app.openapi()["paths"]["/tasks/{task_id}/events"]["get"]
+    assert route["responses"]["200"]["content"] == {
+        "text/event-stream": {"schema": {"$ref": "#/components/schemas/TaskView_Any_"}}
+    }
+    assert {"204", "404", "422"} <= route["responses"].keys()
+    assert [one["name"] for one in route["parameters"]] == ["task_id", "last-event-id"]
