@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Final
 from zlib import crc32
 
 from framework._tasks.records import TaskRecord, visible_state
 from framework._tasks.task import Task
-from framework.http.views import TaskView
+from framework.http.views import view_of
 
 BEAT: Final = b":\n\n"
 """A comment, which clients ignore: it keeps the connection open while nothing happens."""
@@ -50,8 +51,9 @@ class Frame:
         kind = "progress" if seen.rpartition("-")[0] == self.mark else "status"
         event = self._events.get((kind, expose_errors))
         if event is None:
-            view = TaskView.of(self._task, expose_errors=expose_errors)
-            text = f"event: {kind}\nid: {self.id}\ndata: {view.model_dump_json()}\n\n"
+            view = view_of(self._task, expose_errors=expose_errors)
+            data = json.dumps(view, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            text = f"event: {kind}\nid: {self.id}\ndata: {data}\n\n"
             event = self._events[kind, expose_errors] = text.encode()
         return event
 

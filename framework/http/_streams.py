@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from framework._manager.core import Core
@@ -87,6 +88,12 @@ class EventStreamResponse(Response):
                     return
 
 
+class _Described(JSONResponse):
+    """What OpenAPI has of the response: FastAPI shows a model only for a subclass of this."""
+
+    media_type = "text/event-stream"
+
+
 async def _watch(receive: Receive, seat: Seat) -> None:
     """End the stream when the client has gone."""
     while (await receive())["type"] != "http.disconnect":
@@ -104,12 +111,12 @@ def add_stream(router: APIRouter, access: Access) -> None:
 
     @router.get(
         "/{task_id}/events",
-        status_code=200,
-        response_class=EventStreamResponse,
+        response_class=_Described,
+        response_model=TaskView[Any],
+        response_description="The events, each with a state as its data.",
         summary="Stream a task's states",
         description=_DESCRIPTION,
         responses={
-            200: {"model": TaskView[Any], "description": "A stream of events."},
             204: {"description": "The task has ended, and the client knows how."},
             404: {"model": Problem, "description": "The task is unknown."},
         },
