@@ -229,7 +229,7 @@ def awaitable_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionTyp
         if special_in_place and intake.in_place:
             drive = intake.start_special_in_place(spec, args, kwargs, caller(1))
             return await drive if drive.suspended else drive.outcome()
-        task = intake.submit(spec, args, kwargs, caller(1))
+        task = intake.submit_awaited(spec, args, kwargs, caller(1))
         return await here.results.get(task, None)  # type: ignore[arg-type]  # no unique task
 
     assert isinstance(async_inner, types.FunctionType)

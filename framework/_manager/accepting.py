@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import FrameType, MethodType
 from typing import Any, Final  # a task's function may take and return anything
 
+from framework._manager.claims import claimed
 from framework._manager.intake import Intake
 from framework._tasks import checks
 from framework._tasks.functions import is_wrapper, layer_of, require_callable
@@ -72,6 +73,7 @@ async def accept_checked(
     repeated: TaskRecord | None = None,
 ) -> LiveTask | Existing:
     """Submit a checked call as `accept` does; see `Intake.submit_special`."""
+    spec = claimed(spec)
     if spec.claims:
         return await intake.submit_patiently(spec, args, kwargs, frame, repeated)
     task = intake.submit_special(spec, args, kwargs, frame, False, repeated)

@@ -279,6 +279,13 @@ class Elsewhere:
         """Call *call*, which may block, on the thread of the queries, without waiting."""
         self._put(_Question(_NO_WAITER, None, call=call))
 
+    def when_known(self, task_id: str, call: Callable[[], object]) -> None:
+        """Call *call*, which must not block, on some thread once others find a task.
+
+        It is called as well if they still do not after a second.
+        """
+        self._put(_Question(_Then(call), task_id))
+
     def post_cancel(self, task_id: str) -> None:
         """Request a task's cancellation without waiting, once its process has written it."""
         found = _Then(lambda: self.post(lambda: self._request_cancel(task_id)))

@@ -80,6 +80,11 @@ class Places:
         self._latest: dict[str, LiveTask] = {}
         runner.endings.leave_lines = self.leave
 
+    @property
+    def lines(self) -> SharedPlaces:
+        """The lines of all processes if they share them, or else those of this one."""
+        return self._lines
+
     # -- submitting
 
     def prepare(self, task: LiveTask) -> Stay:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import math
 import types
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +23,7 @@ from fastapi.datastructures import DefaultPlaceholder
 from fastapi.dependencies import utils as dependencies
 from fastapi.routing import APIRoute
 
+from framework._manager.claims import claim
 from framework._manager.core import Core
 from framework._manager.frameworks import require_core
 from framework._tasks.functions import is_async
@@ -31,8 +33,11 @@ from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError
 from framework.http._answer import Accepted
-from framework.http._routes import status_path, status_urls
+from framework.http._idempotency import IdempotencyKey, id_for
+from framework.http._routes import StatusRoute, find_status_route, status_route_of
 from framework.http.views import Problem
+
+_LOGGER = logging.getLogger("asyncframe")
 
 _BEHIND: Final = "__asyncframe_endpoint__"
 _AT_START: Final = "__asyncframe_at_start__"
@@ -45,18 +50,20 @@ class _Asked:
     Attributes:
         request: The request.
         response: Collects the headers of the response.
+        key: The value of ``Idempotency-Key``; None without one.
     """
 
     request: Request
     response: Response
+    key: str | None
 
 
 _ASKED: Final = ContextVar[_Asked | None]("asyncframe_asked", default=None)
 
 
-async def _ask(request: Request, response: Response) -> None:
+async def _ask(request: Request, response: Response, key: IdempotencyKey = None) -> None:
     """Keep what the endpoint's function does not get; a dependency of accepting routes."""
-    _ASKED.set(_Asked(request, response))
+    _ASKED.set(_Asked(request, response, key))
 
 
 _ASKING: Final = Depends(_ask)
@@ -163,6 +170,7 @@ class _Accepting:
         self._endpoint = endpoint
         self._model = model
         self._label = label
+        self._has_warned = False
         self._call: Callable[..., Awaitable[Any]] = (
             endpoint if is_async(endpoint) else functools.partial(run_in_threadpool, endpoint)
         )
@@ -199,7 +207,7 @@ class _Accepting:
         Raises:
             RuntimeError: If it does not show the status of tasks.
         """
-        if status_path(app) is None:
+        if status_route_of(app) is None:
             raise self._without_status()
 
     def _without_status(self) -> RuntimeError:
@@ -212,25 +220,55 @@ class _Accepting:
 
     async def _answer(self, asked: _Asked, values: dict[str, Any]) -> Any:
         """Call the endpoint, and return what the response says of its task."""
-        core = require_core()
-        returned = await self._call(**values)
+        core, scope = require_core(), asked.request.scope
+        found = find_status_route(scope)
+        if found is None:  # the route was added after the app had started
+            raise self._without_status()
+        route, root = found
+        returned = await self._returned(core, asked, route, values)
         task_id = self._id_of(returned)
         if task_id is None:
             return returned
         task = await self._task(core, task_id)
         if core.intake.durable and isinstance(task, LiveTask):
             await core.intake.secured(task)
-        urls = status_urls(asked.request.scope, task_id)
-        if urls is None:  # the route was added after the app had started
-            raise self._without_status()
+        status_url, events_url = route.urls(root, task_id, scope.get("path_params", {}))
         headers = asked.response.headers
-        headers.setdefault("location", urls[0])
+        headers.setdefault("location", status_url)
         headers.setdefault("retry-after", str(_pause(core, task)))
         return self._model.model_construct(
             task_id=task_id,
             status=TaskStatus.PENDING if task is None else task.status,
-            status_url=urls[0],
-            events_url=urls[1],
+            status_url=status_url,
+            events_url=events_url,
+        )
+
+    async def _returned(
+        self, core: Core, asked: _Asked, route: StatusRoute, values: dict[str, Any]
+    ) -> Any:
+        """Return what the endpoint returns, or the id of the task that has the request's key."""
+        if asked.key is None:
+            return await self._call(**values)
+        async with claim(core, id_for(asked.request, route.access, asked.key)) as held:
+            if held.found is not None:
+                return TaskId(held.task_id)
+            returned = await self._call(**values)
+            task_id = self._id_of(returned)
+            if task_id not in (None, held.task_id):
+                self._warn_of(core.ledger.find(task_id))
+            return returned
+
+    def _warn_of(self, task: TaskRecord | None) -> None:
+        """Log once that the route returns a task that does not have the request's key."""
+        # Another request may have submitted the one task that there may be.
+        is_unique = isinstance(task, LiveTask) and bool(task.spec.options["unique"])
+        if self._has_warned or is_unique:
+            return
+        self._has_warned = True
+        _LOGGER.warning(
+            "%s: Idempotency-Key has no effect on the task that the route returns: it must be the "
+            "first one that the route submits, without a task_id of its own",
+            self._label,
         )
 
     def _id_of(self, returned: Any) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar  # routes and scopes have attributes and values of any type
 from urllib.parse import quote
@@ -11,11 +11,12 @@ from urllib.parse import quote
 from fastapi import routing
 
 from framework._tasks.current import current_home
+from framework.http._access import Access
 from framework.http.views import TaskView
 
 C = TypeVar("C", bound=Callable[..., Any])
 
-_SHOWS_STATUS: Final = "__asyncframe_shows_status__"
+_ACCESS: Final = "__asyncframe_access__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +36,14 @@ class Found:
     model: Any
 
 
-def shows_status(endpoint: C) -> C:
+def shows_status(access: Access) -> Callable[[C], C]:
     """Mark the function of the route that shows a task's status, as `task_router` has it."""
-    setattr(endpoint, _SHOWS_STATUS, True)
-    return endpoint
+
+    def mark(endpoint: C) -> C:
+        setattr(endpoint, _ACCESS, access)
+        return endpoint
+
+    return mark
 
 
 def routes_of(app: Any, prefix: str = "") -> Iterator[Found]:
@@ -57,46 +62,24 @@ def routes_of(app: Any, prefix: str = "") -> Iterator[Found]:
             yield from routes_of(original, prefix + original.path)
 
 
-def status_path(app: object) -> str | None:
-    """Return the path of an app's route that shows a task's status, with its parameters.
-
-    It is that of the first `task_router`, or else of the first GET route that returns a
-    `TaskView` and has a parameter ``task_id`` in its path. None if there is neither.
-    """
-    own = None
-    for route in routes_of(app):
-        if "GET" not in route.methods or "{task_id}" not in route.path:
-            continue
-        if getattr(route.endpoint, _SHOWS_STATUS, False):
-            return route.path
-        if own is None and isinstance(route.model, type) and issubclass(route.model, TaskView):
-            own = route.path
-    return own
-
-
 @dataclass(frozen=True, slots=True)
-class StatusUrls:
-    """The URLs of a task's status and events, without the task's id.
+class StatusRoute:
+    """The route of an app that shows a task's status.
 
     Attributes:
-        path: The path of the status route, with its parameters.
-        has_events: Whether there is a route for events below it.
+        path: Its path inside the app, with its parameters.
+        has_events: Whether there is a route for the task's events below it.
+        access: What the routes of its `task_router` show; None for a route of the user's.
     """
 
     path: str
     has_events: bool
+    access: Access | None
 
-    @classmethod
-    def of_app(cls, app: object) -> StatusUrls | None:
-        """Return those of an app; None if it shows no status."""
-        path = status_path(app)
-        if path is None:
-            return None
-        events = f"{path}/events"
-        return cls(path, any(route.path == events for route in routes_of(app)))
-
-    def fill(self, root: str, task_id: str, parameters: dict[str, Any]) -> tuple[str, str | None]:
-        """Return both URLs of a task, each beginning with a slash; None for no events.
+    def urls(
+        self, root: str, task_id: str, parameters: Mapping[str, Any]
+    ) -> tuple[str, str | None]:
+        """Return the URLs of a task's status and events, without scheme and host.
 
         Args:
             root: The path of the app itself.
@@ -112,31 +95,45 @@ class StatusUrls:
         return url, f"{url}/events" if self.has_events else None
 
 
-_KNOWN: Final[weakref.WeakKeyDictionary[Any, StatusUrls]] = weakref.WeakKeyDictionary()
+def status_route_of(app: object) -> StatusRoute | None:
+    """Return the route of an app that shows a task's status.
 
-
-def status_urls(scope: MutableMapping[str, Any], task_id: str) -> tuple[str, str | None] | None:
-    """Return the URLs of a task's status and events for the client of a request.
-
-    They are looked for in the app that handles the request, and then in the one around it that
-    runs the framework.
-
-    Args:
-        scope: The request's scope.
-        task_id: The task.
-
-    Returns:
-        The URLs, without scheme and host; None if neither app shows the status of tasks.
+    It is that of the first `task_router`, or else the first GET route that returns a `TaskView`
+    and has a parameter ``task_id`` in its path. None if there is neither.
     """
-    app, root = scope.get("app"), scope.get("root_path", "")
+    routes = [route for route in routes_of(app) if "GET" in route.methods]
+    paths = {route.path for route in routes}
+    shown = [route for route in routes if "{task_id}" in route.path]
+    for route in shown:
+        access = getattr(route.endpoint, _ACCESS, None)
+        if access is not None:
+            return StatusRoute(route.path, f"{route.path}/events" in paths, access)
+    for route in shown:
+        if isinstance(route.model, type) and issubclass(route.model, TaskView):
+            return StatusRoute(route.path, f"{route.path}/events" in paths, None)
+    return None
+
+
+_KNOWN: Final[weakref.WeakKeyDictionary[Any, StatusRoute]] = weakref.WeakKeyDictionary()
+
+
+def find_status_route(scope: MutableMapping[str, Any]) -> tuple[StatusRoute, str] | None:
+    """Return the status route for the client of a request, and the path of its app.
+
+    It is looked for in the app that handles the request, and then in the one around it that runs
+    the framework. None if neither has one.
+    """
+    root = scope.get("root_path", "")
     home = current_home.get()
     outer = None if home is None else home.app
-    for one, path in ((app, root), (outer, scope.get("app_root_path", root))):
-        urls = _KNOWN.get(one) if one is not None else None
-        if urls is None and one is not None:
-            urls = StatusUrls.of_app(one)
-            if urls is not None:
-                _KNOWN[one] = urls
-        if urls is not None:
-            return urls.fill(path, task_id, scope.get("path_params", {}))
+    for app, path in ((scope.get("app"), root), (outer, scope.get("app_root_path", root))):
+        if app is None:
+            continue
+        route = _KNOWN.get(app)
+        if route is None:
+            route = status_route_of(app)
+            if route is None:
+                continue
+            _KNOWN[app] = route
+        return route, path
     return None

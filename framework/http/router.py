@@ -48,7 +48,7 @@ def task_router(
     add_dashboard(router, access, buttons or {})
 
     @router.get("/{task_id}", responses={404: {"model": Problem}})
-    @shows_status
+    @shows_status(access)
     async def get_task(task_id: str, request: Request) -> TaskView[Any]:
         """Return a task's state."""
         task = await access.task(request, task_id)

@@ -1,0 +1,136 @@
+"""Requests that are repeated with the same Idempotency-Key, at several apps like processes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+from fastapi import FastAPI
+
+from framework import background_task, setup_async_framework
+from framework._manager import claims
+from framework.http import Accepted, task_router
+from framework.stores.sql import SQLStore
+from framework.stores.sql._database import checked_url
+from framework.stores.sql._schema import TASKS
+from tests.framework.bodies import Held
+from tests.processes import celery_tasks
+from tests.processes.celery_app import make
+
+
+@background_task
+def make_report(title: str) -> str:
+    """Make a report."""
+    return title
+
+
+@asynccontextmanager
+async def clients(
+    parts: Callable[[], dict[str, Any]], submit: Callable[[str], Any], count: int = 2
+) -> AsyncIterator[list[httpx.AsyncClient]]:
+    """Run apps that share a store or an engine, and give a client of each."""
+    async with AsyncExitStack() as stack:
+        made = []
+        for _ in range(count):
+            app = FastAPI()
+
+            @app.post("/reports")
+            async def create(title: str) -> Accepted[str]:
+                return submit(title)  # type: ignore[no-any-return]  # an id of any kind
+
+            app.include_router(task_router())
+            await stack.enter_async_context(setup_async_framework(app, **parts()))
+            transport = httpx.ASGITransport(app)
+            client = httpx.AsyncClient(transport=transport, base_url="http://test")
+            made.append(await stack.enter_async_context(client))
+        yield made
+
+
+async def post(client: httpx.AsyncClient, key: str | None) -> httpx.Response:
+    """Return the response to a request with a key."""
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return await client.post("/reports", params={"title": "Q3"}, headers=headers)
+
+
+class Calls:
+    """Counts how often a route was called."""
+
+    def __init__(self, submit: Callable[[str], Any]) -> None:
+        self._submit = submit
+        self._lock = threading.Lock()
+        self.count = 0
+
+    def __call__(self, title: str) -> Any:
+        """Count, and submit."""
+        with self._lock:
+            self.count += 1
+        return self._submit(title)
+
+
+async def test_at_the_same_moment(sql_url: str) -> None:
+    """Of requests with one key at several processes, one runs the route, and all get its id."""
+    calls = Calls(make_report)
+    async with clients(lambda: {"store": SQLStore(sql_url)}, calls, 3) as three:
+        responses = await asyncio.gather(*(post(one, "k1") for _ in range(10) for one in three))
+    assert {one.status_code for one in responses} == {202}
+    assert len({one.json()["task_id"] for one in responses}) == 1
+    assert calls.count == 1
+
+
+async def test_one_after_the_other(sql_url: str) -> None:
+    """A process knows the key of a task of another one, at once, and after a restart."""
+    calls = Calls(make_report)
+    async with clients(lambda: {"store": SQLStore(sql_url)}, calls) as (one, two):
+        first = await post(one, "k1")
+        second = await post(two, "k1")
+        other = await post(two, "k2")
+    async with clients(lambda: {"store": SQLStore(sql_url)}, calls) as (one, _):
+        third = await post(one, "k1")
+    ids = [answer.json()["task_id"] for answer in (first, second, third, other)]
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+    assert third.json()["status"] == "completed"
+    assert calls.count == 2
+
+
+async def test_at_a_broker(redis_url: str) -> None:
+    """With an engine that shares its tasks through Redis, a key means the same everywhere."""
+    calls = Calls(celery_tasks.mark)
+    async with clients(lambda: {"engine": make(redis_url)}, calls, 3) as three:
+        responses = await asyncio.gather(*(post(one, "k1") for _ in range(5) for one in three))
+        later = await post(three[1], "k1")
+    assert {one.status_code for one in (*responses, later)} == {202}
+    assert len({one.json()["task_id"] for one in (*responses, later)}) == 1
+    assert calls.count == 1
+
+
+@pytest.mark.parametrize("key", [None, "k1"])
+async def test_accepted_is_safe(sql_url: str, key: str | None) -> None:
+    """With a durable store, the record is in the database when the response is made."""
+    held = Held()
+    task = background_task(held)
+    engine = sa.create_engine(checked_url(sql_url))
+    parts = {"store": SQLStore(sql_url, durable=True)}
+    async with clients(lambda: parts, lambda _: task(), 1) as (client,):
+        response = await post(client, key)
+        with engine.connect() as connection:
+            found = connection.execute(sa.select(TASKS.c.task_id)).scalars().all()
+        held.go_on.set()
+    engine.dispose()
+    assert found == [response.json()["task_id"]]
+
+
+async def test_a_store_that_does_not_answer(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the store does not say whether a key is used, the request is refused with 503."""
+    monkeypatch.setattr(claims, "_PATIENCE", 0.0)
+    store, calls = SQLStore(sql_url), Calls(make_report)
+    async with clients(lambda: {"store": store}, calls, 1) as (client,):
+        monkeypatch.setattr(store, "join", lambda *_: None)
+        response = await post(client, "k1")
+    assert response.status_code == 503
+    assert calls.count == 0
