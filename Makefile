@@ -9,6 +9,7 @@
 #                        come with it, but for Debian's rabbitmq-server and chromium
 #   make coverage        run it under coverage, which must be 95 % or more
 #   make soak            run the tests that take minutes, one after the other
+#   make fastapi         run the tests of the routes with older versions of FastAPI too
 #   make lint types imports docs
 #                        the checks; `make format` rewrites what lint would
 #   make changelog       check that a change of the packages has its fragment in changelog.d/
@@ -23,6 +24,8 @@ JOBS ?= $(shell $(PYTHON) -c 'import os; print(3 * (os.cpu_count() or 1))')
 # A file stays with one process, so that a server of its tests is started once.
 DIST := --dist loadfile --no-loadscope-reorder
 RUN ?= python -m
+# The oldest version that is supported, and some between it and the newest, which the suite has.
+FASTAPIS := 0.115.0 0.128.0 0.140.13
 VENV := .venv
 BENCH := $(VENV)-bench
 BIN := $(VENV)/bin
@@ -38,7 +41,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := test
 .NOTPARALLEL: # pip must not install into an environment twice at a time
-.PHONY: demo test coverage covered soak lint format types imports docs changelog wheel bench clean
+.PHONY: demo test coverage covered soak fastapi lint format types imports docs changelog wheel bench clean
 
 demo: $(VENV)/.demo
 	PORT=$(PORT) $(BIN)/python -m framework.example
@@ -60,6 +63,16 @@ covered:
 
 soak: $(VENV)/.test $(VENV)/.servers $(VENV)/.tools
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
+
+fastapi: $(addprefix fastapi-,$(FASTAPIS))
+
+# The folder has the old version and what it needs, and comes before the environment's packages.
+# Old versions use what newer libraries deprecate, and leave streams to the collector.
+fastapi-%: $(VENV)/.test $(VENV)/fastapi/%/.made
+	PYTHONPATH=$(CURDIR)/$(VENV)/fastapi/$* $(BIN)/python -m pytest -q -n logical $(DIST) $(ARGS) \
+		-p no:cacheprovider -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning \
+		-W ignore::pytest.PytestUnraisableExceptionWarning \
+		tests/framework/http tests/framework/test_http.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check
@@ -129,6 +142,13 @@ $(VENV)/.tools: pyproject.toml | $(VENV)/.made
 		$(PIP) --python $(TOOLS)/bin/python install --only-binary :all: --group node || true
 	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" npm install --prefix $(TOOLS) --silent --no-save \
 		--no-package-lock --no-audit --no-fund $(NPM) || true
+	@touch $@
+
+.SECONDARY: $(FASTAPIS:%=$(VENV)/fastapi/%/.made)
+# Its own test client does not fit a newer httpx.
+$(VENV)/fastapi/0.115.0/.made: WITH := 'httpx<0.28'
+$(VENV)/fastapi/%/.made: pyproject.toml | $(VENV)/.made
+	$(PIP) install --upgrade --no-compile --target $(@D) 'fastapi==$*' $(WITH)
 	@touch $@
 
 $(VENV)/.made:

@@ -12,7 +12,7 @@ import sys
 
 import nox
 
-CHECKS = ["changelog", "lint", "types", "imports", "docs", "wheel", "coverage"]
+CHECKS = ["changelog", "lint", "types", "imports", "docs", "wheel", "fastapi", "coverage"]
 VERSIONS = ["3.11", "3.12", "3.13", "3.14"]
 
 nox.needs_version = ">=2026.10"
