@@ -15,6 +15,7 @@ from framework._tasks.ids import TaskId, random_id
 from framework._tasks.pages import PageQuery
 from framework._tasks.records import Label, TaskRecord, TaskStatus
 from framework.stores import memory
+from framework.stores._blocks import Block
 from framework.stores.memory import MemoryStore
 
 LABELS = [Label("mail.send", ""), Label("shop.pack", "packs"), Label("mail.send", "again")]
@@ -145,7 +146,7 @@ def test_a_list_of_failures_unpacks_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     failed = record(40, FAILED)
     store.put(failed)
     unpacked: list[int] = []
-    monkeypatch.setattr(memory._Block, "_record", lambda _, place: unpacked.append(place))
+    monkeypatch.setattr(Block, "_record", lambda _, place: unpacked.append(place))
     assert store.list(FAILED) == [failed]
     assert unpacked == []
 
@@ -221,14 +222,14 @@ def test_a_record_dropped_while_it_is_looked_up(monkeypatch: pytest.MonkeyPatch)
     # 1 the id is found in its block, 2 the block's records are dropped, 3 the record is put
     # together from what is left.
     store, records = filled(12)
-    build = memory._Block._record
+    build = Block._record
 
     def late(block: Any, place: int) -> TaskRecord:
-        monkeypatch.setattr(memory._Block, "_record", build)
+        monkeypatch.setattr(Block, "_record", build)
         store.remove(keep=11, completed=False)
         return build(block, place)
 
-    monkeypatch.setattr(memory._Block, "_record", late)
+    monkeypatch.setattr(Block, "_record", late)
     assert store.get(records[0].task_id) is None
     assert facts(store.get(records[1].task_id)) == facts(records[1])
 
@@ -373,13 +374,13 @@ def test_a_page_of_tasks_that_ended_late() -> None:
 def test_a_page_looks_at_few_blocks(oldest_first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page costs the same however many records are kept, at the start and anywhere else."""
     looks: list[object] = []
-    reaches = memory._Block.reaches
+    reaches = Block.reaches
 
-    def look(block: memory._Block, query: PageQuery) -> bool:
+    def look(block: Block, query: PageQuery) -> bool:
         looks.append(block)
         return reaches(block, query)
 
-    monkeypatch.setattr(memory._Block, "reaches", look)
+    monkeypatch.setattr(Block, "reaches", look)
     for count in (40, 400):
         store, records = filled(count)
         for after in (None, (records[count // 2].created_at, "")):

@@ -1,0 +1,235 @@
+"""Finished tasks in columns: 256 in a few objects, which the garbage collector passes over."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import chain
+from typing import Final
+
+from framework._tasks.ids import TaskId
+from framework._tasks.pages import PageQuery
+from framework._tasks.records import TaskRecord, TaskStatus, label_of
+
+_ID_BYTES: Final = 16
+_COMPLETED: Final = TaskStatus.COMPLETED
+
+
+class Block:
+    """Finished tasks in the order in which they ended, as columns.
+
+    What does not fit into the columns is kept whole, by its place.
+    """
+
+    __slots__ = (
+        "_attempts",
+        "_first",
+        "_ids",
+        "_label_of",
+        "_labels",
+        "_last_end",
+        "_results",
+        "_size",
+        "_span",
+        "_stamps",
+        "_whole",
+    )
+
+    def __init__(self, ids: list[str], records: list[TaskRecord]) -> None:
+        self._first = 0
+        self._size = len(records)
+        self._span: tuple[float, float] | None = None
+        self._whole = {
+            place: record
+            for place, record in enumerate(records)
+            if record.status is not _COMPLETED or record.rest
+        }
+        self._ids = _packed_ids(ids)
+        # A tuple, which the garbage collector leaves alone if nothing in it concerns it.
+        self._results = tuple([record.result for record in records])
+        labels = [record.label for record in records]
+        place_of = dict.fromkeys(labels, 0)
+        places: dict[tuple[str, str, str | None], int] = {}
+        for label in place_of:
+            key = label.name, label.description, label.owner
+            place_of[label] = places.setdefault(key, len(places))
+        # Texts in one row, a name, its description and owner, and not the labels: they take less
+        # memory, and the garbage collector leaves a tuple of texts alone.
+        self._labels = tuple(chain.from_iterable(places))
+        # By place, the place of its label; there are no more labels than a byte can tell.
+        self._label_of = None if len(places) == 1 else bytes(map(place_of.__getitem__, labels))
+        # Tasks that were begun more than once are rare, and then few of a block.
+        attempts = [record.attempts for record in records]
+        self._attempts = None if attempts.count(1) == len(attempts) else attempts
+        ends = [record.ended or 0.0 for record in records]
+        self._last_end = max(ends)
+        self._stamps = struct.pack(
+            f"{4 * len(records)}d",
+            *[record.created_at for record in records],
+            *[record.created for record in records],
+            *[record.started or 0.0 for record in records],
+            *ends,
+        )
+
+    def __len__(self) -> int:
+        return self._size - self._first
+
+    def find(self, task_id: str) -> TaskRecord | None:
+        """Return the record with this id, or None if it is not here, or not any more."""
+        place = _place(self._ids, task_id)
+        if place is None or place < self._first:
+            return None
+        record = self._record(place)
+        # 1 found, 2 dropped by another thread, 3 put together from what is left.
+        return record if place >= self._first else None
+
+    def records(self, status: TaskStatus | None) -> list[TaskRecord]:
+        """Return all records, or at least those with *status*."""
+        first = self._first
+        if status is None or status is _COMPLETED:
+            return [self._record(place) for place in range(first, self._size)]
+        # Only what is kept whole has another status, so nothing is put together in vain.
+        return [record for place, record in self._whole.items() if place >= first]
+
+    def oldest(self) -> TaskRecord:
+        """Return the first record that was not dropped."""
+        return self._record(self._first)
+
+    def reaches(self, query: PageQuery) -> bool:
+        """Return whether it may have a record for a page; quick."""
+        if query.status is not None and query.status is not _COMPLETED and not self._whole:
+            return False
+        if query.name is not None and query.name not in self._labels[::3]:
+            return False
+        if query.after is None:
+            return True
+        return max(map(query.distance, self.span())) >= query.distance(query.after[0])
+
+    def span(self) -> tuple[float, float]:
+        """Return when its first and its last record were submitted."""
+        if self._span is None:
+            created = self._created()
+            self._span = min(created), max(created)
+        return self._span
+
+    def page(self, query: PageQuery) -> list[TaskRecord]:
+        """Return records among which are those for a page that this block has."""
+        distances = list(map(query.distance, self._created()))
+        places: Iterable[int] = range(self._first, self._size)
+        if query.status is not None:
+            places = [place for place in places if self._status(place) is query.status]
+        if query.name is not None:
+            places = [place for place in places if self._label(place)[0] == query.name]
+        if query.ended_since is not None:
+            stamps, size = self._stamps_of(), self._size
+            created_at, created, ended = stamps, stamps[size:], stamps[3 * size :]
+            since = query.ended_since
+            places = [at for at in places if created_at[at] + (ended[at] - created[at]) >= since]
+        if query.after is not None:
+            begin = query.distance(query.after[0])
+            places = [place for place in places if distances[place] >= begin]
+        ordered = sorted(places, key=distances.__getitem__)
+        if len(ordered) > query.limit:
+            # Not fewer than all that were submitted at the moment of the last one.
+            end = distances[ordered[query.limit]]
+            ordered = [place for place in ordered if distances[place] <= end]
+        return [self._record(place) for place in ordered]
+
+    def _status(self, place: int) -> TaskStatus:
+        whole = self._whole.get(place)
+        return _COMPLETED if whole is None else whole.status
+
+    def _stamps_of(self) -> Sequence[float]:
+        return memoryview(self._stamps).cast("d").tolist()
+
+    def _created(self) -> Sequence[float]:
+        return memoryview(self._stamps).cast("d")[: self._size].tolist()
+
+    def _label(self, place: int) -> tuple[str, str, str | None]:
+        at = 0 if self._label_of is None else 3 * self._label_of[place]
+        name, description, owner = self._labels[at : at + 3]
+        assert name is not None
+        assert description is not None
+        return name, description, owner
+
+    def ended_by(self, bound: float, at_least: int) -> int:
+        """Return how many of the oldest to drop: all ended by *bound*, at least *at_least*."""
+        if self._last_end <= bound:
+            return len(self)
+        place = min(self._first + max(at_least, 0), self._size)
+        ends = memoryview(self._stamps).cast("d")[3 * self._size + place :]
+        # Not searched by halves: what threads put in at once may be out of order.
+        for end in ends:
+            if end > bound:
+                break
+            place += 1
+        return place - self._first
+
+    def drop_oldest(self, many: int, *, completed: bool) -> list[TaskRecord]:
+        """Remove the oldest *many* and return them; without *completed* only the others."""
+        end = self._first + many
+        if completed:
+            told = [self._record(place) for place in range(self._first, end)]
+        else:
+            told = [record for place, record in self._whole.items() if place < end]
+        # First of all, for those who look without the lock; see `find`.
+        self._first = end
+        self._results = (None,) * end + self._results[end:]
+        self._whole = {at: record for at, record in self._whole.items() if at >= end}
+        return told
+
+    def _task_id(self, place: int) -> str:
+        ids = self._ids
+        if isinstance(ids, bytes):
+            return TaskId(ids[_ID_BYTES * place : _ID_BYTES * (place + 1)].hex())
+        return TaskId(ids[place])
+
+    def _record(self, place: int) -> TaskRecord:
+        whole = self._whole.get(place)
+        if whole is not None:
+            return whole
+        record = TaskRecord()
+        record.task_id = self._task_id(place)
+        record.label = label_of(*self._label(place))
+        record.status = _COMPLETED
+        stamps = memoryview(self._stamps).cast("d")[place :: self._size]
+        record.created_at, record.created, record.started, record.ended = stamps
+        record.queued = record.created
+        record.attempts = 1 if self._attempts is None else self._attempts[place]
+        record.result = self._results[place]
+        record.code = record.rest = None
+        record.instruction = 0
+        return record
+
+
+def _packed_ids(ids: list[str]) -> bytes | tuple[str, ...]:
+    """Return random ids, which are 32 hexadecimal digits, as 16 bytes each.
+
+    Others are returned as plain texts: the garbage collector looks at each `TaskId`, and leaves
+    a tuple of texts alone.
+    """
+    digits = "".join(ids)
+    if len(digits) == 2 * _ID_BYTES * len(ids):
+        with suppress(ValueError):
+            packed = bytes.fromhex(digits)
+            # Capital letters and blanks are read as well, and would not be given back.
+            if packed.hex() == digits and set(map(len, ids)) == {2 * _ID_BYTES}:
+                return packed
+    return tuple(map(str, ids))
+
+
+def _place(ids: bytes | tuple[str, ...], task_id: str) -> int | None:
+    """Return where *task_id* is among packed *ids*; None if it is not."""
+    if not isinstance(ids, bytes):
+        return ids.index(task_id) if task_id in ids else None
+    try:
+        sought = bytes.fromhex(task_id)
+    except ValueError:
+        return None
+    if len(sought) != _ID_BYTES or sought.hex() != task_id:
+        return None
+    at = ids.find(sought)
+    while at > 0 and at % _ID_BYTES:
+        at = ids.find(sought, at + 1)
+    return None if at < 0 else at // _ID_BYTES
