@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
 from typing import Final
 
 from framework._tasks.ids import TaskId
-from framework._tasks.pages import PageQuery
 from framework._tasks.records import TaskRecord, TaskStatus, label_of
+from framework.stores._filters import BY_ID, NO, YES, Filter
 
 _ID_BYTES: Final = 16
 _COMPLETED: Final = TaskStatus.COMPLETED
@@ -96,15 +96,60 @@ class Block:
         """Return the first record that was not dropped."""
         return self._record(self._first)
 
-    def reaches(self, query: PageQuery) -> bool:
+    def reaches(self, wanted: Filter) -> bool:
         """Return whether it may have a record for a page; quick."""
-        if query.status is not None and query.status is not _COMPLETED and not self._whole:
+        query = wanted.query
+        if not wanted.has_status(_COMPLETED) and not self._whole:
             return False
-        if query.name is not None and query.name not in self._labels[::3]:
+        if not wanted.takes_all and not any(wanted.fits(self._labels)):
             return False
         if query.after is None:
             return True
         return max(map(query.distance, self.span())) >= query.distance(query.after[0])
+
+    def count(self, wanted: Filter) -> int:
+        """Return how many records match, wherever the page begins."""
+        if wanted.takes_all:
+            return len(self)
+        if wanted.query.ended_since is not None:
+            return len(self._places(wanted))
+        fitting = self._fitting(wanted)
+        count = fitting.count(YES)
+        if wanted.statuses is not None and fitting:
+            first, has_completed = self._first, _COMPLETED in wanted.statuses
+            count = count if has_completed else 0
+            for place, record in self._whole.items():
+                if place >= first and fitting[place - first] == YES:
+                    # As if all had completed, up to here.
+                    count += (record.status in wanted.statuses) - has_completed
+        return count
+
+    def count_before(self, wanted: Filter, distance: float) -> int:
+        """Return how many records match that were submitted nearer than *distance*."""
+        distances = list(map(wanted.query.distance, self._created()))
+        return sum(distances[place] < distance for place in self._places(wanted))
+
+    def _fitting(self, wanted: Filter) -> bytes:
+        """Return for each record, but for its status, whether it matches: `NO` or `YES`.
+
+        Returns:
+            A byte for each, the first one that was not dropped first; none if none matches.
+        """
+        fits, labels, first = wanted.fits(self._labels), self._label_of, self._first
+        if not any(fits):
+            return b""
+        if labels is None:
+            found = bytes(fits) * len(self)
+        else:
+            # Hundreds in one step.
+            found = labels[first:].translate(bytes(fits).ljust(256, b"\0"))
+        if BY_ID not in fits:
+            return found
+        by_id = bytearray(found.replace(bytes([BY_ID]), bytes([NO])))
+        for place in wanted.found_in(self._ids):
+            if place >= first and found[place - first] == BY_ID:
+                by_id[place - first] = YES
+        return bytes(by_id)
 
     def span(self) -> tuple[float, float]:
         """Return when its first and its last record were submitted."""
@@ -113,19 +158,12 @@ class Block:
             self._span = min(created), max(created)
         return self._span
 
-    def page(self, query: PageQuery) -> list[TaskRecord]:
+    def page(self, wanted: Filter) -> list[TaskRecord]:
         """Return records among which are those for a page that this block has."""
+        query, places = wanted.query, self._places(wanted)
+        if not places:
+            return []
         distances = list(map(query.distance, self._created()))
-        places: Iterable[int] = range(self._first, self._size)
-        if query.status is not None:
-            places = [place for place in places if self._status(place) is query.status]
-        if query.name is not None:
-            places = [place for place in places if self._label(place)[0] == query.name]
-        if query.ended_since is not None:
-            stamps, size = self._stamps_of(), self._size
-            created_at, created, ended = stamps, stamps[size:], stamps[3 * size :]
-            since = query.ended_since
-            places = [at for at in places if created_at[at] + (ended[at] - created[at]) >= since]
         if query.after is not None:
             begin = query.distance(query.after[0])
             places = [place for place in places if distances[place] >= begin]
@@ -135,6 +173,23 @@ class Block:
             end = distances[ordered[query.limit]]
             ordered = [place for place in ordered if distances[place] <= end]
         return [self._record(place) for place in ordered]
+
+    def _places(self, wanted: Filter) -> Sequence[int]:
+        """Return the places of all records that match, wherever the page begins."""
+        if wanted.takes_all:
+            return range(self._first, self._size)
+        fitting = self._fitting(wanted)
+        if YES not in fitting:
+            return ()
+        places = [place for place, fit in enumerate(fitting, self._first) if fit == YES]
+        if wanted.statuses is not None:
+            places = [place for place in places if self._status(place) in wanted.statuses]
+        since = wanted.query.ended_since
+        if since is not None:
+            stamps, size = self._stamps_of(), self._size
+            created_at, created, ended = stamps, stamps[size:], stamps[3 * size :]
+            places = [at for at in places if created_at[at] + (ended[at] - created[at]) >= since]
+        return places
 
     def _status(self, place: int) -> TaskStatus:
         whole = self._whole.get(place)

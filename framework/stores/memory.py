@@ -8,7 +8,8 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import islice, repeat
+from dataclasses import replace
+from itertools import accumulate, islice, repeat
 from operator import itemgetter
 from typing import Final
 
@@ -16,6 +17,7 @@ from framework._tasks import checks
 from framework._tasks.pages import PageQuery
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework.stores._blocks import Block
+from framework.stores._filters import Filter
 
 _BLOCK: Final = 256
 """How many records are packed at once."""
@@ -98,35 +100,75 @@ class MemoryStore:
     def list(self, status: TaskStatus | None = None) -> list[TaskRecord]:
         """Return the kept records in the order in which they ended, as a snapshot."""
         with self._lock:
-            records = [
-                record
-                for generation in self._generations
-                for block in generation.blocks
-                if block is not None
-                for record in block.records(status)
-            ]
-            records += list(self._latest.values())
+            records = [record for block in self._blocks() for record in block.records(status)]
+            records += self._whole()
         return [record for record in records if status is None or record.status is status]
 
     def page(self, query: PageQuery) -> Sequence[TaskRecord]:
         """Return the kept records of a page; see `protocols.PagedStore`."""
-        if not query.is_plain:
-            return query.first(MemoryStore.list(self, query.status))
         with self._lock:
-            found = query.first(list(self._latest.values()))
-            # In the order of the first record that each could add to the page.
-            blocks = heapq.merge(*[one.near(query) for one in self._generations], key=itemgetter(0))
-            for bound, block in blocks:
-                full = len(found) == query.limit
-                if full and query.distance(found[-1].created_at) < bound:
-                    break
-                if block.reaches(query):
-                    found = query.first([*found, *block.page(query)])
+            if query.offset and query.after is None:
+                query = self._begun(query)
+            wanted = Filter(replace(query, offset=0, limit=query.offset + query.limit))
+            return self._page(wanted)[query.offset :]
+
+    def _page(self, wanted: Filter) -> Sequence[TaskRecord]:
+        query = wanted.query
+        found = query.first(self._whole())
+        # In the order of the first record that each could add to the page.
+        blocks = heapq.merge(*[one.near(query) for one in self._generations], key=itemgetter(0))
+        for bound, block in blocks:
+            full = len(found) == query.limit
+            if full and query.distance(found[-1].created_at) < bound:
+                break
+            if block.reaches(wanted):
+                found = query.first([*found, *block.page(wanted)])
         return found
 
+    def _begun(self, query: PageQuery) -> PageQuery:
+        """Return the same query, but one that begins near its page and so skips less.
+
+        The records before a moment are counted: those of most blocks are all before it or all
+        behind it, and are not looked at.
+        """
+        wanted = Filter(query)
+        ends = []
+        for block in self._blocks():
+            count = block.count(wanted)
+            if count:
+                near, far = sorted(map(query.distance, block.span()))
+                ends.append((near, far, count, block))
+        if not ends:
+            return query
+        latest = [query.distance(one.created_at) for one in filter(query.counts, self._whole())]
+        cuts = _Cuts(wanted, ends, latest)
+        distance, skipped = cuts.nearest(query.offset)
+        if not skipped:
+            return query
+        # Before all that were submitted at this very moment.
+        place = (distance, "") if query.oldest_first else (-distance, _LAST_ID)
+        return replace(query, after=place, offset=query.offset - skipped)
+
     def count(self, query: PageQuery) -> int:
-        """Return how many kept records match; see `protocols.CountingStore`."""
-        return sum(map(query.counts, MemoryStore.list(self, query.status)))
+        """Return how many kept records match; see `protocols.CountingStore`.
+
+        For most filters it takes some steps for each block of 256 records. It looks at each id if
+        *query* searches for letters that ids have.
+        """
+        wanted = Filter(query)
+        with self._lock:
+            packed = sum(block.count(wanted) for block in self._blocks())
+            return packed + sum(map(query.counts, self._whole()))
+
+    def _blocks(self) -> Iterator[Block]:
+        for generation in self._generations:
+            for block in generation.blocks:
+                if block is not None:
+                    yield block
+
+    def _whole(self) -> Sequence[TaskRecord]:
+        """Return the latest records, which are not packed; at one moment."""
+        return list(self._latest.values())
 
     def oldest(self) -> TaskRecord | None:
         """Return the record that would be removed first; None if there is none."""
@@ -300,6 +342,62 @@ class _Generation:
         """Drop the oldest block."""
         self.blocks[self._dropped] = None
         self._dropped += 1
+
+
+class _Cuts:
+    """Counts the records before a moment.
+
+    Args:
+        wanted: Which records count.
+        blocks: Of each block: its nearest and its farthest distance, how many records count, and
+            the block.
+        latest: The distances of those that are in no block.
+    """
+
+    def __init__(
+        self, wanted: Filter, blocks: list[tuple[float, float, int, Block]], latest: list[float]
+    ) -> None:
+        self._wanted = wanted
+        self._blocks = sorted(blocks, key=itemgetter(0))
+        self._nears = [near for near, *_ in self._blocks]
+        by_end = sorted(blocks, key=itemgetter(1))
+        self._fars = [far for _, far, *_ in by_end]
+        self._sums = [0, *accumulate(count for _, _, count, _ in by_end)]
+        self._latest = sorted(latest)
+
+    def nearest(self, offset: int) -> tuple[float, int]:
+        """Return the farthest begin of a block that at most *offset* records come before.
+
+        Returns:
+            Its distance, and how many records come before it; 0 if there is no such block.
+        """
+        found, low, high = (0.0, 0), 0, len(self._nears)
+        while low < high:
+            middle = (low + high) // 2
+            before = self._before(self._nears[middle])
+            if before <= offset:
+                found, low = (self._nears[middle], before), middle + 1
+            else:
+                high = middle
+        return found
+
+    def _before(self, distance: float) -> int:
+        done = bisect_left(self._fars, distance)
+        begun = bisect_left(self._nears, distance)
+        count = self._sums[done] + bisect_left(self._latest, distance)
+        # The others have records on both sides.
+        left = begun - done
+        for _, far, _, block in reversed(self._blocks[:begun]):
+            if not left:
+                break
+            if far >= distance:
+                left -= 1
+                count += block.count_before(self._wanted, distance)
+        return count
+
+
+_LAST_ID: Final = chr(0x10FFFF)
+"""Comes after every id, since these are printable."""
 
 
 def _dict_of(key: int, many: int) -> int:

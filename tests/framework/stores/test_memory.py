@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import weakref
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,9 +18,14 @@ from framework._tasks.pages import PageQuery
 from framework._tasks.records import Label, TaskRecord, TaskStatus
 from framework.stores import memory
 from framework.stores._blocks import Block
+from framework.stores._filters import Filter
 from framework.stores.memory import MemoryStore
 
-LABELS = [Label("mail.send", ""), Label("shop.pack", "packs"), Label("mail.send", "again")]
+LABELS = [
+    Label("mail.send", ""),
+    Label("shop.pack", "Packs", "ann"),
+    Label("mail.send", "again", "bob"),
+]
 COMPLETED, FAILED = TaskStatus.COMPLETED, TaskStatus.FAILED
 
 
@@ -313,7 +320,11 @@ def test_packed_tasks_are_nothing_to_the_garbage_collector(
 QUERIES = st.builds(
     PageQuery,
     limit=st.integers(1, 6),
-    status=st.sampled_from([None, COMPLETED, FAILED, TaskStatus.RUNNING]),
+    status=st.sampled_from([None, None, COMPLETED, FAILED, TaskStatus.RUNNING]),
+    statuses=st.frozensets(st.sampled_from([COMPLETED, FAILED, TaskStatus.TIMEOUT])),
+    owner=st.sampled_from([None, None, "ann", "bob", "eve"]),
+    search=st.sampled_from(["", "", "PACK", "a", "AGAIN", "12", "f", "nothing", "0123456789"]),
+    offset=st.integers(0, 30),
     name=st.sampled_from([None, "mail.send", "shop.pack", "nobody"]),
     after=st.none() | st.tuples(st.integers(0, 12).map(float), st.sampled_from(["", "b", "f"])),
     oldest_first=st.booleans(),
@@ -323,17 +334,24 @@ QUERIES = st.builds(
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 12), st.sampled_from([COMPLETED, FAILED])), max_size=30),
-    st.integers(0, 30),
+    st.lists(
+        st.tuples(
+            st.integers(0, 12),
+            st.sampled_from([COMPLETED, FAILED]),
+            st.sampled_from([None, "{:032x}", "{:032X}", "order {}"]),
+        ),
+        max_size=50,
+    ),
+    st.integers(0, 50),
     QUERIES,
 )
 def test_pages_are_those_of_a_list(
-    submitted: list[tuple[int, TaskStatus]], removed: int, query: PageQuery
+    submitted: list[tuple[int, TaskStatus, str | None]], removed: int, query: PageQuery
 ) -> None:
     """A page has the records that a sorted list would give, also of those submitted at once."""
     store, records = MemoryStore(), []
-    for number, (created_at, status) in enumerate(submitted):
-        made = record(number, status)
+    for number, (created_at, status, task_id) in enumerate(submitted):
+        made = record(number, status, task_id and task_id.format(number + 10**30))
         made.created_at = float(created_at)
         records.append(made)
         store.put(made)
@@ -341,7 +359,9 @@ def test_pages_are_those_of_a_list(
     left = [one for one in records[removed:] if query.matches(one)]
     left.sort(key=lambda one: (one.created_at, one.task_id), reverse=not query.oldest_first)
 
-    assert list(map(facts, store.page(query))) == list(map(facts, left[: query.limit]))
+    page = left[query.offset : query.offset + query.limit]
+    assert list(map(facts, store.page(query))) == list(map(facts, page))
+    assert store.count(query) == sum(map(query.counts, records[removed:]))
 
 
 @pytest.mark.parametrize(("oldest_first", "wanted"), [(False, [23, 22]), (True, [0, 1])])
@@ -376,9 +396,9 @@ def test_a_page_looks_at_few_blocks(oldest_first: bool, monkeypatch: pytest.Monk
     looks: list[object] = []
     reaches = Block.reaches
 
-    def look(block: Block, query: PageQuery) -> bool:
+    def look(block: Block, wanted: Filter) -> bool:
         looks.append(block)
-        return reaches(block, query)
+        return reaches(block, wanted)
 
     monkeypatch.setattr(Block, "reaches", look)
     for count in (40, 400):
@@ -387,3 +407,40 @@ def test_a_page_looks_at_few_blocks(oldest_first: bool, monkeypatch: pytest.Monk
             store.page(PageQuery(4, after=after, oldest_first=oldest_first))
             assert len(looks) <= 3
             looks.clear()
+
+
+def steps(call: Callable[[], object]) -> int:
+    """Return how many records are put together by a call."""
+    count, build = 0, Block._record
+
+    def counted(block: Block, place: int) -> TaskRecord:
+        nonlocal count
+        count += 1
+        return build(block, place)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Block, "_record", counted)
+        call()
+    return count
+
+
+@pytest.mark.parametrize("oldest_first", [False, True])
+@pytest.mark.parametrize("name", [None, "mail.send"])
+def test_a_page_far_behind_unpacks_few(oldest_first: bool, name: str | None) -> None:
+    """However many records come before a page, few are unpacked for it, and none for a total."""
+    query = PageQuery(4, name=name, oldest_first=oldest_first)
+    for count in (40, 400):
+        store, _ = filled(count)
+        for offset in (0, count // 2):
+            page = replace(query, offset=offset)
+            assert steps(partial(store.page, page)) <= 16
+            assert steps(partial(store.count, page)) == 0
+
+
+def test_a_part_of_two_ids_is_none() -> None:
+    """What one packed id ends with and the next begins with is not found in them."""
+    store, ids = MemoryStore(), ["0" * 31 + "a", "b" + "0" * 31, "ab" + "0" * 30, "f" * 32]
+    for number, task_id in enumerate(ids * 2):
+        store.put(record(number, task_id=f"{task_id[:16]}{number // 4}{task_id[17:]}"))
+    found = store.page(PageQuery(9, search="AB", oldest_first=True))
+    assert [one.task_id[:2] for one in found] == ["ab", "ab"]
