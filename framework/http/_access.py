@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from framework._manager.face.looking import find_task
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import require_core
+from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError
+from framework.http._owners import answer_of, is_used, use_late
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,18 @@ class Access:
         return manager
 
     def owner_of(self, request: Request) -> str | None:
-        """Return whom the tasks of a request belong to; None for nobody."""
-        return None if self.owner is None else self.owner(request)
+        """Return whom the tasks of a request belong to; None for nobody.
+
+        Raises:
+            TypeError: If that is not a string.
+            ValueError: If it is no possible owner, or another router of the app has another
+                function.
+        """
+        if self.owner is None:
+            return None
+        if not is_used(self.owner):
+            use_late(self.owner)
+        return answer_of(self.owner, request)
 
     async def task(self, request: Request, task_id: str) -> Task:
         """Return a task that the request may see.
@@ -41,7 +54,26 @@ class Access:
         Raises:
             TaskNotFoundError: If the id is unknown, or the task belongs to somebody else.
         """
-        task = await self.manager().get_task(task_id)
+        sees = None if self.owner is None else _belongs_to(self.owner_of(request))
+        task = await find_task(self.manager()._core, task_id, sees)
         if task is None:
             raise TaskNotFoundError(task_id)
         return task
+
+    async def stats(self, request: Request) -> dict[str, int]:
+        """Return how many tasks there are of each status that the request may see, and in all."""
+        counts = dict.fromkeys(map(str, TaskStatus), 0)
+        manager, owner = self.manager(), self.owner_of(request)
+        if self.owner is None:
+            figures = manager.get_stats()
+            counts = {status: figures[status] for status in counts}
+        elif owner is not None:
+            for status in counts:
+                page = await manager.list_tasks(status=status, owner=owner, limit=1)
+                counts[status] = page.total
+        return {"submitted": sum(counts.values()), **counts}
+
+
+def _belongs_to(owner: str | None) -> Callable[[TaskRecord], bool]:
+    """Return whether a task belongs to *owner*; none belongs to nobody."""
+    return lambda record: owner is not None and record.owner == owner

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Final
+from urllib.parse import quote
 
-from fastapi import APIRouter, Request
-from fastapi.params import Depends
+from fastapi import APIRouter, Header, Path, Query, Request, Response, params
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 
+from framework._manager.frameworks import find_core
+from framework._tasks import checks
+from framework._tasks.records import TaskStatus
+from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNotFoundError
 from framework.http._access import Access
+from framework.http._answers import answer, answer_of_task, ended, refusal
+from framework.http._mounted import warn_of_hidden_routes, warn_of_open_routes
+from framework.http._owners import OwnerFunction, checked_owner, use
 from framework.http._routes import shows_status
 from framework.http._streams import add_stream
 from framework.http.dashboard import add_dashboard
-from framework.http.views import Problem, TaskView
+from framework.http.views import (
+    CancelResult,
+    Problem,
+    TaskList,
+    TaskStarted,
+    TaskStats,
+    TaskView,
+    summary_of,
+)
 
 
 def task_router(
     *,
     prefix: str = "/tasks",
-    dependencies: Sequence[Depends] = (),
+    dependencies: Sequence[params.Depends] = (),
     owner: Callable[[Request], str | None] | None = None,
     expose_errors: bool = False,
     include_in_schema: bool = True,
@@ -26,33 +44,271 @@ def task_router(
 ) -> APIRouter:
     """Return a router with routes that show, follow and cancel tasks.
 
-    Use it with ``app.include_router(task_router())``.
+    Use it with ``app.include_router(task_router(dependencies=[Depends(...)]))``. Its paths, with
+    the default *prefix*, are:
+
+    - ``GET /tasks``: a page of tasks, the newest first.
+    - ``GET /tasks/stats``: how many tasks there are of each status.
+    - ``GET /tasks/{task_id}``: a task's state and result, see `TaskView`. With ``?wait=10`` it
+      answers when the task has ended, after 10 seconds at most, and 60 are allowed.
+    - ``GET /tasks/dashboard``: a page that shows all of this in a browser.
+    - ``GET /tasks/{task_id}/events``: a stream of the task's states, until it has ended.
+    - ``DELETE /tasks/{task_id}``: cancels a task, see `TaskManager.request_cancel`.
+    - ``POST /tasks/{task_id}/run-again``: submits the task's call again, see
+      `TaskManager.run_again`.
+
+    The last two require the header ``X-Requested-With``, with any value. A page of another site
+    cannot send it, so it cannot use a visitor's cookies to cancel tasks.
+
+    Arguments, tracebacks and the lines that submitted tasks are never shown. Any result is shown
+    as valid JSON. At start, a warning in the log names routes without dependencies, and routes
+    that are hidden by earlier ones of the app.
 
     Args:
-        prefix: The beginning of all paths.
-        dependencies: What each request must pass, such as a login check.
-        owner: Returns whom the tasks of a request belong to; None to show all tasks.
-        expose_errors: Whether the messages of errors are shown.
+        prefix: The beginning of all paths: a path such as ``/tasks``, or "" if you include the
+            router with a prefix.
+        dependencies: What each request must pass, such as ``[Depends(require_login)]``.
+        owner: A plain function of the request, which returns whom its tasks belong to: 1 to 255
+            printable characters, or None for nobody. It is called where a request submits a task,
+            and by these routes, which then show the tasks of that owner alone. A task of somebody
+            else or of nobody is answered as if it did not exist. None to show all tasks.
+        expose_errors: Whether the messages of errors are shown, and not only their types. They
+            may have secrets.
         include_in_schema: Whether the routes are in the OpenAPI schema.
         buttons: Buttons of the page: for each label the path of a POST route of the app that
             needs no body, such as ``{"Send a report": "/reports"}``; None for no buttons.
+
+    Raises:
+        TypeError: If a parameter is of the wrong type, or *owner* is async or has ``Depends``.
+        ValueError: If *prefix* is no path.
     """
-    access = Access(owner, expose_errors)
+    access = Access(checked_owner(owner), checks.flag("expose_errors", expose_errors))
+    prefix, mounting = checks.path_prefix("prefix", prefix), _Mounting(access.owner)
     router = APIRouter(
         prefix=prefix,
-        dependencies=list(dependencies),
+        dependencies=_checked_dependencies(dependencies),
         tags=["tasks"],
-        include_in_schema=include_in_schema,
+        include_in_schema=checks.flag("include_in_schema", include_in_schema),
+        generate_unique_id_function=_operation_ids(prefix),
+        lifespan=mounting.lifespan,
     )
-
     add_dashboard(router, access, buttons or {})
-
-    @router.get("/{task_id}", responses={404: {"model": Problem}})
-    @shows_status(access)
-    async def get_task(task_id: str, request: Request) -> TaskView[Any]:
-        """Return a task's state."""
-        task = await access.task(request, task_id)
-        return TaskView.of(task, expose_errors=access.expose_errors)
-
+    _add_lists(router, access)
+    _add_task(router, access)
+    _add_changes(router, access)
     add_stream(router, access)
+    mounting.endpoints = {route.endpoint for route in router.routes if isinstance(route, APIRoute)}
     return router
+
+
+def _checked_dependencies(dependencies: object) -> list[params.Depends]:
+    if not isinstance(dependencies, Sequence):
+        raise TypeError(
+            "dependencies must be a list such as [Depends(require_login)], not "
+            f"{checks.show(dependencies)}"
+        )
+    for one in dependencies:
+        if not isinstance(one, params.Depends):
+            raise TypeError(
+                f"dependencies must be a list of Depends, but {checks.show(one)} is in it: use "
+                "Depends(...) with your function"
+            )
+    return list(dependencies)
+
+
+def _operation_ids(prefix: str) -> Callable[[APIRoute], str]:
+    """Return what names the routes in OpenAPI: ``get_task``, or ``v1_get_task`` below ``/v1``.
+
+    So the names are unique if an app has two routers, and clients generated from them read well.
+
+    Args:
+        prefix: The router's own prefix.
+    """
+
+    def operation_id(route: APIRoute) -> str:
+        tasks = route.path_format.partition("/{task_id}")[0].removesuffix("/stats")
+        before = tasks.rpartition(prefix)[0] + prefix if prefix else tasks
+        words = "".join(char if char.isalnum() else " " for char in before.removesuffix("/tasks"))
+        return "_".join([*words.split(), route.name])
+
+    return operation_id
+
+
+class _Mounting:
+    """The lifespan of a router.
+
+    Args:
+        owner: Returns whom the tasks of a request belong to; None if there are no owners.
+
+    Attributes:
+        endpoints: The functions of its routes.
+    """
+
+    def __init__(self, owner: OwnerFunction | None) -> None:
+        self._owner = owner
+        self.endpoints: Collection[Callable[..., Any]] = ()
+
+    @asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[None]:  # Any: an app of any kind
+        """Tell what is wrong with how the router is mounted."""
+        warn_of_open_routes(app, self.endpoints)
+        warn_of_hidden_routes(app, self.endpoints)
+        # Without a framework there are no tasks; a request will say so.
+        if self._owner is not None and find_core() is not None:
+            use(self._owner)
+        yield
+
+
+# -- what OpenAPI has about the routes
+
+_Responses = dict[int | str, dict[str, Any]]
+
+_UNKNOWN: Final[_Responses] = {404: {"model": Problem, "description": "No task has this id"}}
+_UNAVAILABLE: Final[_Responses] = {
+    503: {"model": Problem, "description": "The store or the broker does not answer"}
+}
+_REFUSED: Final[_Responses] = {
+    409: {"model": Problem, "description": "The task cannot be run again"},
+    503: {"model": Problem, "description": "The queue is full, or tasks are unavailable"},
+}
+_TASK_LOCATION: Final = {
+    "Location": {"description": "The URL of the new task", "schema": {"type": "string"}}
+}
+
+_Id = Annotated[str, Path(description="The id of a task")]
+_Wait = Annotated[
+    float,
+    Query(ge=0, le=60, allow_inf_nan=False, description="Seconds to wait for the task's end"),
+]
+_Statuses = Annotated[
+    list[TaskStatus] | None, Query(description="Only tasks with one of these; may be repeated")
+]
+_Name = Annotated[str | None, Query(description="Only tasks of exactly this name")]
+_Search = Annotated[
+    str | None,
+    Query(max_length=255, description="Only tasks with this text in id, name or description"),
+]
+_Limit = Annotated[int, Query(ge=1, le=1_000, description="How many tasks at most")]
+_Offset = Annotated[
+    int, Query(ge=0, le=1_000_000_000, description="How many of the newest tasks to leave out")
+]
+_After = Annotated[str | None, Query(description="The `next` of the page before")]
+_Marker = Annotated[
+    str,
+    Header(
+        alias="X-Requested-With",
+        min_length=1,
+        description="Any value; other sites' pages cannot send it",
+    ),
+]
+
+
+# -- the routes
+
+
+def _add_lists(router: APIRouter, access: Access) -> None:
+    @router.get("", response_model=TaskList, responses=_UNAVAILABLE)
+    async def list_tasks(
+        request: Request,
+        status: _Statuses = None,
+        name: _Name = None,
+        search: _Search = None,
+        limit: _Limit = 50,
+        offset: _Offset = 0,
+        after: _After = None,
+    ) -> Response:
+        """Return a page of tasks, the newest first, without their results."""
+        owner = access.owner_of(request)
+        if access.owner is not None and owner is None:
+            return answer({"tasks": [], "total": 0, "next": None})
+        try:
+            page = await access.manager().list_tasks(
+                status=status or None,
+                name=name,
+                owner=owner,
+                search=search,
+                limit=limit,
+                offset=offset,
+                after=after,
+            )
+        except ValueError as error:
+            raise RequestValidationError([_bad_query("after", error, after)]) from None
+        shown = [summary_of(task, expose_errors=access.expose_errors) for task in page.tasks]
+        return answer({"tasks": shown, "total": page.total, "next": page.next})
+
+    @router.get("/stats", response_model=TaskStats, responses=_UNAVAILABLE)
+    async def get_task_stats(request: Request) -> Response:
+        """Return how many tasks there are of each status.
+
+        For an owner these are the tasks that are kept; otherwise all since the app has started.
+        """
+        return answer(await access.stats(request))
+
+
+def _bad_query(name: str, error: ValueError, value: object) -> dict[str, Any]:
+    return {"type": "value_error", "loc": ("query", name), "msg": str(error), "input": value}
+
+
+def _add_task(router: APIRouter, access: Access) -> None:
+    @router.get("/{task_id}", response_model=TaskView, responses={**_UNKNOWN, **_UNAVAILABLE})
+    @shows_status(access)
+    async def get_task(task_id: _Id, request: Request, wait: _Wait = 0.0) -> Response:
+        """Return a task's state and result, at once or when it has ended."""
+        task = await access.task(request, task_id)
+        if wait and not task.status.is_final:
+            task = await ended(request, access.manager(), task, wait)
+        return answer_of_task(task, expose_errors=access.expose_errors)
+
+
+def _add_changes(router: APIRouter, access: Access) -> None:
+    @router.delete(
+        "/{task_id}", response_model=CancelResult, responses={**_UNKNOWN, **_UNAVAILABLE}
+    )
+    async def cancel_task(
+        task_id: _Id,
+        request: Request,
+        x_requested_with: _Marker,  # noqa: ARG001  # FastAPI requires it
+    ) -> Response:
+        """Cancel a task, if it can be cancelled, and say what came of it."""
+        await access.task(request, task_id)
+        manager = access.manager()
+        said = await manager.request_cancel(task_id)
+        task = await manager.get_task(task_id)
+        if task is None:
+            raise TaskNotFoundError(task_id)
+        return answer(
+            {
+                "cancelled": task.status is TaskStatus.CANCELLED,
+                "status": task.status,
+                "outcome": said.outcome,
+                "why": said.why,
+            }
+        )
+
+    @router.post(
+        "/{task_id}/run-again",
+        status_code=202,
+        response_model=TaskStarted,
+        responses={202: {"headers": _TASK_LOCATION}, **_UNKNOWN, **_REFUSED},
+    )
+    async def run_task_again(
+        task_id: _Id,
+        request: Request,
+        x_requested_with: _Marker,  # noqa: ARG001  # FastAPI requires it
+    ) -> Response:
+        """Submit the call of a task again that has ended without a result, as a new task."""
+        await access.task(request, task_id)
+        try:
+            new_id = await access.manager().run_again(task_id)
+        except (RunAgainError, FrameworkNotStartedError) as error:
+            raise refusal(error) from None
+        url = _url_beside(request, new_id)
+        body = {"task_id": new_id, "status": TaskStatus.PENDING, "status_url": url}
+        return answer(body, 202, {"Location": url, "Retry-After": "1"})
+
+
+def _url_beside(request: Request, task_id: str) -> str:
+    """Return the URL of another task, in a request for ``.../{task_id}/run-again``."""
+    path, root = request.scope["path"], request.scope.get("root_path", "")
+    whole = path if path.startswith(root) else root + path
+    return quote(f"{whole.rsplit('/', 2)[0]}/{task_id}")

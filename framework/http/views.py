@@ -212,7 +212,8 @@ class CancelResult(BaseModel):
 
 
 class TaskStarted(BaseModel):
-    """A new task."""
+    """A new task that repeats another."""
 
     task_id: str
     status: TaskStatus
+    status_url: str = Field(description="Where to get the task's status, and its result")

@@ -1,0 +1,81 @@
+"""Answers: how the routes of tasks answer, also while they wait for a task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from fastapi import HTTPException, Request
+from fastapi.responses import JSONResponse
+
+from framework._manager.face.manager import TaskManager
+from framework._tasks.task import Task
+from framework.exceptions import FrameworkNotStartedError, RunAgainError
+from framework.http.views import view_of
+
+_PRIVATE: Final = {"Cache-Control": "no-store"}
+"""States change, and are nobody else's."""
+
+_RETRY_AFTER: Final = "1"
+"""Seconds after which a client should ask again for a task that has not ended."""
+
+
+def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return a response that no cache keeps.
+
+    Args:
+        body: Valid JSON.
+        status: Its status.
+        headers: Further headers.
+    """
+    return JSONResponse(body, status, headers={**_PRIVATE, **(headers or {})})
+
+
+def answer_of_task(task: Task, *, expose_errors: bool) -> JSONResponse:
+    """Return the response with a task's state, which is a `TaskView`."""
+    body = view_of(task, expose_errors=expose_errors)
+    if task.status.is_final:
+        return answer(body)
+    return answer(body, headers={"Retry-After": _RETRY_AFTER})
+
+
+async def ended(request: Request, manager: TaskManager, task: Task, seconds: float) -> Task:
+    """Wait for a task's end, as long as the client does; return the task as it is then.
+
+    Args:
+        request: The request of the client.
+        manager: The manager.
+        task: The task.
+        seconds: How long to wait at most.
+    """
+    waiting = asyncio.ensure_future(manager.wait(task.task_id, seconds))
+    leaving = asyncio.ensure_future(_left(request))
+    try:
+        await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return waiting.result() if waiting.done() else task
+    finally:
+        waiting.cancel()
+        leaving.cancel()
+        await asyncio.gather(waiting, leaving, return_exceptions=True)
+
+
+async def _left(request: Request) -> None:
+    """Wait until the client has closed the connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def refusal(error: RunAgainError | FrameworkNotStartedError) -> HTTPException:
+    """Return the answer to a request for another run that cannot be granted.
+
+    Raises:
+        FrameworkNotStartedError: If the app has not set up the framework.
+    """
+    if isinstance(error, RunAgainError):
+        # What follows the colon is the message of another error.
+        why = error.reason.partition(":")[0]
+        return HTTPException(409, f"This task cannot be run again: {why}")
+    if error.state not in ("stopping", "stopped"):
+        raise error
+    return HTTPException(503, "Tasks are unavailable", {"Retry-After": _RETRY_AFTER})

@@ -1,0 +1,84 @@
+"""Mounted: where the routes of a router are in an app, and what is told about that at start."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator
+from typing import Any  # routes are whatever a router has put together
+
+import fastapi.routing
+from starlette.routing import Match
+
+_LOGGER = logging.getLogger("asyncframe")
+
+
+def routes_of(app: Any) -> Iterator[Any]:
+    """Yield the routes of an app in the order in which they are tried, each with its whole path.
+
+    Those of included routers are among them, and those of mounted apps are not.
+    """
+    # Older versions of FastAPI copy the routes of included routers.
+    unfold = getattr(fastapi.routing, "iter_route_contexts", iter)
+    yield from unfold(app.routes)
+
+
+def warn_of_open_routes(app: Any, endpoints: Collection[Callable[..., Any]]) -> None:
+    """Log a warning if no dependency can refuse a request to some of a router's routes.
+
+    Args:
+        app: The app that has included the router.
+        endpoints: The functions of the router's routes.
+    """
+    paths = [
+        route.path
+        for route in routes_of(app)
+        if route.endpoint in endpoints and not getattr(route, "dependencies", None)
+    ]
+    if paths:
+        _LOGGER.warning(
+            "%s has no dependencies, so everybody who reaches the app can see and cancel tasks: "
+            "use task_router(dependencies=[Depends(...)]) with a function that refuses strangers",
+            min(paths, key=len),
+        )
+
+
+def warn_of_hidden_routes(app: Any, endpoints: Collection[Callable[..., Any]]) -> None:
+    """Log a warning for each of a router's routes that an earlier route of the app hides.
+
+    Args:
+        app: The app that has included the router.
+        endpoints: The functions of the router's routes.
+    """
+    earlier: list[Any] = []
+    for route in routes_of(app):
+        if route.endpoint not in endpoints:
+            earlier.append(route)
+            continue
+        for method in sorted(route.methods or ()):
+            hiding = _first_match(earlier, _example_of(route.path), method)
+            if hiding is not None:
+                _LOGGER.warning(
+                    "%s %s is answered by a route of yours, %s, since it was added before "
+                    "task_router()",
+                    method,
+                    route.path,
+                    getattr(hiding, "path", hiding),
+                )
+
+
+def _first_match(routes: list[Any], path: str, method: str) -> Any | None:
+    scope = {"type": "http", "path": path, "method": method, "root_path": "", "headers": []}
+    for route in routes:
+        if hasattr(route, "matches") and route.matches(dict(scope))[0] is Match.FULL:
+            return route
+    return None
+
+
+def _example_of(path: str) -> str:
+    """Return a path that a route with this one answers."""
+    parts = (_EXAMPLE if part.startswith("{") else part for part in path.split("/"))
+    return "/".join(parts)
+
+
+_EXAMPLE = "0" * 32
+"""An id as tasks have it."""

@@ -1,0 +1,134 @@
+"""Owners: whom the tasks belong to that requests submit."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeAlias, cast, get_type_hints
+
+from fastapi import Request, params
+from starlette.requests import HTTPConnection
+
+from framework._manager.frameworks import require_core
+from framework._tasks import checks
+from framework._tasks.current import current_home, current_scope
+from framework._tasks.functions import is_async
+from framework._tasks.live import Home
+
+_LOGGER = logging.getLogger("asyncframe")
+
+OwnerFunction: TypeAlias = Callable[[Request], str | None]
+
+
+class Owners:
+    """Says whom a task belongs to that is submitted here, by the function of the current app.
+
+    It is installed in a framework. Apps of one test share that, and each has its own function.
+    """
+
+    def __init__(self) -> None:
+        self.functions: dict[Home | None, OwnerFunction] = {}
+
+    def __call__(self) -> str | None:
+        """Return the owner of the current request; None for nobody, and outside of requests."""
+        owner, scope = self.functions.get(current_home.get()), current_scope.get()
+        if owner is None or scope is None:
+            return None
+        # A WebSocket is no request, but has all that owners are found by: cookies, state, user.
+        made = Request if scope["type"] == "http" else HTTPConnection
+        return answer_of(owner, cast(Request, made(scope)))
+
+
+def use(owner: OwnerFunction) -> None:
+    """Let the tasks that requests to the current app submit belong to what *owner* returns.
+
+    Raises:
+        FrameworkNotStartedError: If no framework is running here.
+        ValueError: If the app has another function already.
+    """
+    intake, home = require_core().intake, current_home.get()
+    owners = intake._whose
+    if not isinstance(owners, Owners):
+        owners = Owners()
+        intake.own_by(owners)
+    if owners.functions.setdefault(home, owner) is not owner:
+        raise ValueError(
+            "the task routers of this app have different functions as owner, but a task has one "
+            f"owner: use the same function for all of them, not also {checks.show(owner)}"
+        )
+
+
+def is_used(owner: OwnerFunction) -> bool:
+    """Return whether tasks of the current app belong to what *owner* returns."""
+    owners = require_core().intake._whose
+    return isinstance(owners, Owners) and owners.functions.get(current_home.get()) is owner
+
+
+def use_late(owner: OwnerFunction) -> None:
+    """Do what `use` does at the first request, and log that earlier tasks belong to nobody."""
+    use(owner)
+    _LOGGER.warning(
+        "the tasks that were submitted before now belong to nobody, since task_router(owner=...) "
+        "is not in the app that the framework was set up for: include it there, and pass that app "
+        "to setup_async_framework()"
+    )
+
+
+def answer_of(owner: Callable[[Request], str | None], request: Request) -> str | None:
+    """Return what a user's function says: whom the tasks of a request belong to.
+
+    Raises:
+        TypeError: If that is neither a string nor None.
+        ValueError: If the string is empty, too long or not printable.
+    """
+    found: object = owner(request)
+    if inspect.iscoroutine(found):
+        found.close()
+    return checks.owner("what owner returns", found)
+
+
+_CURE = (
+    "it is also called where a task is submitted, with the request alone; let a dependency of the "
+    "routes set request.state.user, and return that"
+)
+
+
+def checked_owner(owner: object) -> Callable[[Request], str | None] | None:
+    """Return *owner* if it is a plain function of a request, or None.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    if owner is None:
+        return None
+    if not callable(owner):
+        raise TypeError(f"owner must be a function of a request or None, not {checks.show(owner)}")
+    if is_async(owner):
+        raise TypeError(
+            f"owner must be a plain function, not the async {checks.show(owner)}: {_CURE}"
+        )
+    if _has_depends(owner):
+        raise TypeError(f"owner cannot have Depends, as {checks.show(owner)} has: {_CURE}")
+    try:
+        inspect.signature(owner).bind(None)
+    except TypeError as error:
+        raise TypeError(
+            f"owner must take one argument, the request, not as {checks.show(owner)} does "
+            f"({error}): {_CURE}"
+        ) from None
+    except ValueError:  # a built-in function without a signature
+        pass
+    return cast(Callable[[Request], str | None], owner)
+
+
+def _has_depends(call: Any) -> bool:
+    hints: dict[str, Any] = {}
+    # A name may not exist at runtime, and an object has none.
+    with suppress(Exception):
+        hints = get_type_hints(getattr(call, "__wrapped__", call), include_extras=True)
+    extras = [extra for hint in hints.values() for extra in getattr(hint, "__metadata__", ())]
+    with suppress(TypeError, ValueError):
+        extras += [one.default for one in inspect.signature(call).parameters.values()]
+    return any(isinstance(extra, params.Depends) for extra in extras)
