@@ -212,30 +212,49 @@ async def await_steps(steps: Steps, threads: Threads) -> Any:
         del error
 
 
-def close_in_place(steps: Steps) -> Any:
-    """Take steps on a coroutine that is being closed, where nothing may be awaited.
+def close_later(steps: Steps, threads: Threads, closed: GeneratorExit) -> None:
+    """Take steps for a coroutine that is being closed, and so must not wait for them.
 
-    An async step is taken up to where it would wait.
+    An asyncio task takes them, which the loop waits for when it ends. Without a running loop
+    only sync steps are taken, here: async generators are then left to the collector.
+
+    Args:
+        steps: What closes the scope of the coroutine.
+        threads: Its threads.
+        closed: What the coroutine got.
     """
-    error: BaseException | None = None
+    if asyncio._get_running_loop() is not None:
+        closing = asyncio.get_running_loop().create_task(_close(steps, threads, closed))
+        # A loop has only weak references to its tasks.
+        _CLOSING.add(closing)
+        closing.add_done_callback(_CLOSING.discard)
+        return
+    step = next(steps, None)
+    while step is not None:
+        try:
+            if not step.is_async:
+                step.call()
+        except BaseException as error:  # told to the others
+            step = _thrown(steps, error)
+        else:
+            step = next(steps, None)
+
+
+_CLOSING: Final[set[asyncio.Task[None]]] = set()
+
+
+async def _close(steps: Steps, threads: Threads, closed: GeneratorExit) -> None:
+    error = await await_steps(steps, threads)
+    if error is not None and error is not closed:
+        # The loop logs it, since nobody awaits this.
+        raise error
+
+
+def _thrown(steps: Steps, error: BaseException) -> Step | None:
     try:
-        while True:
-            try:
-                step = next(steps) if error is None else steps.throw(error)
-            except StopIteration as stop:
-                return stop.value
-            error = None
-            try:
-                called = step.call()
-                if step.is_async:
-                    called.send(None)
-                    called.close()
-            except StopIteration:
-                continue
-            except BaseException as raised:  # thrown into the steps
-                error = raised
-    finally:
-        del error
+        return steps.throw(error)
+    except StopIteration:
+        return None
 
 
 class Threads:

@@ -15,7 +15,7 @@ from framework.http._depends._drivers import (
     Companion,
     Threads,
     await_steps,
-    close_in_place,
+    close_later,
     take_steps,
 )
 from framework.http._depends._graph import Edge, edges_of
@@ -121,13 +121,13 @@ class _Attempts:
         try:
             values = await await_steps(scope.open(), threads)
             result = await self._fn(*self._placed(args, values), **kwargs, **values)
+        except GeneratorExit as closed:
+            close_later(scope.close(closed), threads, closed)
+            raise
         except BaseException as error:  # as above
             failure = error
         try:
-            if isinstance(failure, GeneratorExit):
-                failure = close_in_place(scope.close(failure))
-            else:
-                failure = await await_steps(scope.close(failure), threads)
+            failure = await await_steps(scope.close(failure), threads)
             if failure is not None:
                 raise failure
         finally:
