@@ -21,6 +21,7 @@ from fastapi import Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.datastructures import DefaultPlaceholder
 from fastapi.dependencies import utils as dependencies
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from framework._manager.claims import claim
@@ -77,59 +78,71 @@ def install() -> None:
 
     @functools.wraps(made)
     def init(self: APIRoute, path: str, endpoint: Any, **options: Any) -> None:
-        model = _model_of(endpoint, options)
+        model, others = _split(_model_of(endpoint, options))
         if model is not None:
-            endpoint, options = _accepting(path, endpoint, options, model)
+            endpoint, options = _accepting(path, endpoint, options, model, others)
         made(self, path, endpoint, **options)
 
     init.__asyncframe__ = True  # type: ignore[attr-defined]  # so that it is wrapped once
     APIRoute.__init__ = init  # type: ignore[method-assign]
 
 
-def _model_of(endpoint: Any, options: Mapping[str, Any]) -> type[Accepted[Any]] | None:
-    """Return the `Accepted[T]` that a route returns; None if it returns something else."""
+def _model_of(endpoint: Any, options: Mapping[str, Any]) -> Any:  # Any: an annotation
+    """Return what a route returns; None if that is unknown, or was looked at before."""
     if _ASKING in (options.get("dependencies") or ()):  # a copy of a route, of an included router
         return None
     model = options.get("response_model", _MISSING)
     if model is _MISSING or isinstance(model, DefaultPlaceholder):
         try:
-            model = dependencies.get_typed_return_annotation(endpoint)
+            return dependencies.get_typed_return_annotation(endpoint)
         except Exception:  # FastAPI raises it again, and says which route it is
             return None
-    return _accepted_in(model)
+    return model
 
 
 _MISSING: Final = object()
 
 
-def _accepted_in(model: Any) -> type[Accepted[Any]] | None:
-    """Return the `Accepted[T]` in an annotation."""
+def _split(model: Any) -> tuple[type[Accepted[Any]] | None, tuple[Any, ...]]:
+    """Return the `Accepted[T]` in an annotation, and the other types that may be returned."""
     origin = get_origin(model)
     if origin is Annotated:
-        return _accepted_in(get_args(model)[0])
+        return _split(get_args(model)[0])
     if isinstance(model, type) and issubclass(model, Accepted):
-        return model
+        return model, ()
     if origin in (Union, types.UnionType):
-        return next(filter(None, map(_accepted_in, get_args(model))), None)
-    return None
+        given = get_args(model)
+        found = [one for one in given if _split(one)[0] is not None]
+        if found:
+            return _split(found[0])[0], tuple(one for one in given if one not in found)
+    return None, ()
 
 
 def _accepting(
-    path: str, endpoint: Any, options: dict[str, Any], model: type[Accepted[Any]]
+    path: str,
+    endpoint: Any,
+    options: dict[str, Any],
+    model: type[Accepted[Any]],
+    others: tuple[Any, ...],
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the endpoint and the options of a route that returns *model*."""
+    """Return the endpoint and the options of a route that returns *model*, or one of *others*."""
     endpoint = getattr(endpoint, _BEHIND, endpoint)
     options = dict(options)
-    status = options.get("status_code") or 202
-    options["status_code"] = status
+    responses: dict[Any, dict[str, Any]] = {503: _FULL}
+    if others:
+        # What else it returns has the route's own status and model.
+        options["response_model"] = None if others == (type(None),) else Union[others]  # noqa: UP007
+        responses[202] = {**_ACCEPTED, "model": model}
+    else:
+        options["status_code"] = options.get("status_code") or 202
+        responses[options["status_code"]] = _ACCEPTED
     options["dependencies"] = [_ASKING, *(options.get("dependencies") or ())]
-    responses = {status: _ACCEPTED, 503: _FULL}
     for code, response in (options.get("responses") or {}).items():
         known = next((one for one in responses if str(one) == str(code)), code)
         responses[known] = {**responses.get(known, {}), **response}
     options["responses"] = responses
     label = f"{' and '.join(sorted(options.get('methods') or ['GET']))} {path}"
-    return _Accepting(endpoint, model, label).function(), options
+    return _Accepting(endpoint, model, label, alone=not others).function(), options
 
 
 _ACCEPTED: Final[dict[str, Any]] = {
@@ -164,12 +177,16 @@ class _Accepting:
         endpoint: The route's function, as it was written.
         model: What it returns.
         label: The route's methods and path, for messages.
+        alone: Whether it returns nothing else.
     """
 
-    def __init__(self, endpoint: Any, model: type[Accepted[Any]], label: str) -> None:
+    def __init__(
+        self, endpoint: Any, model: type[Accepted[Any]], label: str, *, alone: bool
+    ) -> None:
         self._endpoint = endpoint
         self._model = model
         self._label = label
+        self._alone = alone
         self._has_warned = False
         self._call: Callable[..., Awaitable[Any]] = (
             endpoint if is_async(endpoint) else functools.partial(run_in_threadpool, endpoint)
@@ -236,12 +253,13 @@ class _Accepting:
         headers = asked.response.headers
         headers.setdefault("location", status_url)
         headers.setdefault("retry-after", str(_pause(core, task)))
-        return self._model.model_construct(
+        body = self._model.model_construct(
             task_id=task_id,
             status=TaskStatus.PENDING if task is None else task.status,
             status_url=status_url,
             events_url=events_url,
         )
+        return body if self._alone else _response(body, asked.response)
 
     async def _returned(
         self, core: Core, asked: _Asked, route: StatusRoute, values: dict[str, Any]
@@ -272,12 +290,16 @@ class _Accepting:
         )
 
     def _id_of(self, returned: Any) -> str | None:
-        """Return the id of the task that the endpoint returned; None for a complete response."""
-        if isinstance(returned, str):
+        """Return the id of the task that the endpoint returned; None for something else.
+
+        Raises:
+            TypeError: If it must not return anything else.
+        """
+        if isinstance(returned, TaskId) or (self._alone and isinstance(returned, str)):
             return returned
         if isinstance(returned, (Task, Accepted)):
             return returned.task_id
-        if isinstance(returned, Response):
+        if isinstance(returned, Response) or not self._alone:
             return None
         raise TypeError(
             f"{self._label} must return the id of a task, or a Task, as its annotation "
@@ -296,6 +318,13 @@ class _Accepting:
         if task is None and not isinstance(task_id, TaskId):
             raise TaskNotFoundError(task_id)
         return task
+
+
+def _response(body: Accepted[Any], collected: Response) -> Response:
+    """Return a 202 response, with the headers that were collected for the route's own one."""
+    response = JSONResponse(body.model_dump(mode="json"), 202)
+    response.headers.raw.extend(collected.headers.raw)
+    return response
 
 
 def _pause(core: Core, task: TaskRecord | None) -> int:

@@ -341,6 +341,56 @@ def test_dependencies_and_responses_of_a_route() -> None:
     assert route.responses[409] == {"description": "No."}
 
 
+# -- routes that return something else as well
+
+
+async def test_a_result_or_a_task(asyncframe: Probe) -> None:
+    """A route may return the result itself: that is 200, and a task is 202."""
+    app = made()
+
+    @app.post("/reports")
+    async def create(title: str, response: Response) -> Report | Accepted[Report]:
+        response.set_cookie("seen", "yes")
+        return Report(title="known") if title == "Q2" else make_report(title)
+
+    async with asyncframe.client(app) as client:
+        known = await client.post("/reports", params={"title": "Q2"})
+        accepted = await client.post("/reports", params={"title": "Q3"})
+        task = await asyncframe.completed(accepted)
+    assert (known.status_code, known.json()) == (200, {"title": "known"})
+    assert accepted.status_code == 202
+    assert accepted.headers["location"] == f"/tasks/{task.task_id}"
+    assert accepted.json()["task_id"] == task.task_id
+    assert [one.headers["set-cookie"][:8] for one in (known, accepted)] == ["seen=yes"] * 2
+    assert "location" not in known.headers
+    document = app.openapi()
+    responses = document["paths"]["/reports"]["post"]["responses"]
+    assert responses.keys() == {"200", "202", "422", "503"}
+    assert referenced(responses["200"], document, set()) == {"Report"}
+    assert "Accepted_Report_" in referenced(responses["202"], document, set())
+
+
+@pytest.mark.parametrize("returned", [str | Accepted[Report], Accepted[Report] | None])
+async def test_texts_and_nothing(asyncframe: Probe, returned: Any) -> None:
+    """Beside a task, a text is a text, and nothing is nothing."""
+    app = made()
+
+    text = returned == str | Accepted[Report]
+
+    async def either(title: str) -> Any:
+        if title == "Q3":
+            return make_report(title)
+        return title if text else None
+
+    app.post("/reports", status_code=201, response_model=returned)(either)
+    async with asyncframe.client(app) as client:
+        other = await client.post("/reports", params={"title": "Q2"})
+        accepted = await client.post("/reports", params={"title": "Q3"})
+        await asyncframe.completed(accepted)
+    assert (other.status_code, other.json()) == (201, "Q2" if text else None)
+    assert accepted.status_code == 202
+
+
 # -- where the status is
 
 
