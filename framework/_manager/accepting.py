@@ -11,6 +11,7 @@ from typing import Any, Final  # a task's function may take and return anything
 
 from framework._manager.claims import claimed
 from framework._manager.intake import Intake
+from framework._running.ledger import id_in_use
 from framework._tasks import checks
 from framework._tasks.functions import is_wrapper, layer_of, require_callable
 from framework._tasks.live import LiveTask
@@ -57,11 +58,34 @@ async def accept(
 ) -> LiveTask | Existing:
     """Submit as `take_in` does, with the checks and waits that a shared store or engine needs."""
     if options.get("task_id") is not None:
-        await intake.require_free(checks.task_id("task_id", options["task_id"]))
+        await _require_free(intake, checks.task_id("task_id", options["task_id"]))
     spec, positional, named = _checked(caller, func, args, kwargs, options)
     if not (spec.claims or intake.durable):
         return intake.submit(spec, positional, named, frame)
     return await accept_checked(intake, spec, positional, named, frame)
+
+
+async def _require_free(intake: Intake, task_id: str) -> None:
+    """Check that no other process has a task with this id, as far as the store knows.
+
+    Raises:
+        ValueError: If one has.
+    """
+    assert intake.elsewhere is not None
+    if await intake.elsewhere.find(task_id, patient=False):
+        raise id_in_use(task_id)
+
+
+def require_free_now(intake: Intake, task_id: object) -> None:
+    """Check that no task in the store has this id that is not in memory; may block.
+
+    Raises:
+        ValueError: If one has.
+        StoreUnavailableError: If the store cannot be read.
+    """
+    large = intake.ledger.large
+    if large is not None and isinstance(task_id, str) and large.has(task_id):
+        raise id_in_use(task_id)
 
 
 async def accept_checked(

@@ -21,7 +21,7 @@ from framework._manager.delays import Delays
 from framework._manager.elsewhere import Elsewhere
 from framework._manager.places import Places
 from framework._running.coroutines import Drive
-from framework._running.ledger import Ledger, id_in_use
+from framework._running.ledger import Ledger
 from framework._running.permits import Permits
 from framework._running.runner import Runner
 from framework._tasks import checks
@@ -47,13 +47,14 @@ class Intake:
         runner: Hands them to the engine.
         delays: Keeps delayed tasks.
         places: Keeps tasks that wait for a place.
-        elsewhere: Looks for tasks of other processes; None if there can be none.
+        elsewhere: See below.
         remote: The engine, if its tasks run in other processes; otherwise None.
         new_id: Returns a new task id.
         owner: The core of this manager, which its homes refer to.
 
     Attributes:
         homes: The homes of the apps, the latest first.
+        elsewhere: Looks for tasks of other processes; None if there can be none.
         in_place: Whether a coroutine that is awaited as a task runs where it is awaited.
         durable: Whether a submission that can wait returns only when its record is stored
             safely.
@@ -82,7 +83,7 @@ class Intake:
         self.permits: Permits | None = None
         self.places = places
         self._delays = delays
-        self._elsewhere = elsewhere
+        self.elsewhere = elsewhere
         self._remote = remote
         self._owner = owner
         # Whether anybody takes part in a submission before the ledger does.
@@ -271,27 +272,6 @@ class Intake:
             self.ledger.shared.put(task)
         elif is_stored and self._remote is not None:
             self._remote.request_cancel(task.task_id)
-
-    async def require_free(self, task_id: object) -> None:
-        """Check that no other process has a task with this id, as far as the store knows.
-
-        Raises:
-            ValueError: If one has.
-        """
-        assert self._elsewhere is not None
-        if isinstance(task_id, str) and await self._elsewhere.find(task_id, patient=False):
-            raise id_in_use(task_id)
-
-    def require_free_now(self, task_id: object) -> None:
-        """Check that no task in the store has this id that is not in memory; may block.
-
-        Raises:
-            ValueError: If one has.
-            StoreUnavailableError: If the store cannot be read.
-        """
-        large = self.ledger.large
-        if large is not None and isinstance(task_id, str) and large.has(task_id):
-            raise id_in_use(task_id)
 
     def _keep_for_restart(
         self, task: LiveTask, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Unpack, overload
 
-from framework._manager.accepting import accept, take_in
+from framework._manager.accepting import accept, require_free_now, take_in
 from framework._manager.core import Core
 from framework._tasks import checks
 from framework._tasks.decorated import BackgroundCall
@@ -223,6 +223,6 @@ class Submitting:
         """
         frame, intake = sys._getframe(1), self._core.intake
         if options.get("task_id") is not None:
-            intake.require_free_now(options["task_id"])
+            require_free_now(intake, options["task_id"])
         task = take_in(intake, "submit_nowait", frame, func, args, kwargs, options)
         return TaskId(task.task_id)
