@@ -1,0 +1,1 @@
+"""Arguments that are closed with the request that passes them: finding and refusing them."""

@@ -1,0 +1,139 @@
+"""What the dependencies of a request have yielded, which they close when the request ends.
+
+FastAPI keeps them in two exit stacks in the scope of the request. Their callbacks are methods of
+context managers around the generators, which tell what they have yielded: FastAPI's own ones in
+a local variable, those of the dependencies by their code.
+
+Relies on: the generators being suspended while code of the request runs, on whichever thread.
+"""
+
+from __future__ import annotations
+
+import dis
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from types import CodeType, FrameType
+from typing import Any, Final, NamedTuple
+
+from framework._manager.request_bound.kinds import can_be_closed, is_data
+
+_STACKS: Final = ("fastapi_inner_astack", "fastapi_function_astack", "fastapi_astack")
+
+
+class Yielded(NamedTuple):
+    """A value that a dependency has yielded, and will close.
+
+    Attributes:
+        value: The value.
+        dependency: The name of the dependency.
+    """
+
+    value: Any
+    dependency: str
+
+
+def yielded_in(scope: Mapping[str, Any]) -> Iterator[Yielded]:
+    """Yield what the dependencies of a request have yielded and will close.
+
+    Left out is what they pass on without having made it, what nothing happens to after the
+    request, and data, which cannot be closed.
+
+    Args:
+        scope: The scope of the request.
+    """
+    for name in _STACKS:
+        # Without the attribute it is no exit stack.
+        for _, callback in tuple(getattr(scope.get(name), "_exit_callbacks", ())):
+            found = _yielded_by(getattr(callback, "__self__", None))
+            if found is not None and _is_closed(found.value):
+                yield found
+
+
+def _is_closed(value: object) -> bool:
+    """Whether the end of its dependency can make a value unusable."""
+    kind: Any = type(value)
+    if not is_data(kind):
+        return True
+    inside = value.values() if isinstance(value, dict) else getattr(value, "__dict__", {}).values()
+    return any(can_be_closed(one) for one in inside)
+
+
+def _yielded_by(manager: Any) -> Yielded | None:  # Any: whatever an exit stack calls
+    """Return what a context manager of FastAPI's exit stack has given; None if unknown."""
+    value: Any = _UNKNOWN
+    while manager is not None:
+        generator = getattr(manager, "gen", None)
+        frame = getattr(generator, "ag_frame", None) or getattr(generator, "gi_frame", None)
+        if not isinstance(frame, FrameType):
+            return None
+        if not frame.f_globals.get("__name__", "").startswith("fastapi."):
+            return _judged(generator, frame, value)
+        # A wrapper of FastAPI's own around the generator of the dependency.
+        inside = frame.f_locals
+        value = inside.get("value", value)
+        manager = inside.get("cm")
+    return None
+
+
+def _judged(generator: Any, frame: FrameType, value: Any) -> Yielded | None:
+    """Return what the generator of a dependency has made, yielded and will close."""
+    yields = _yields(frame.f_code).get(frame.f_lasti)
+    if yields is None or not yields.is_made or not yields.is_followed:
+        return None
+    if value is _UNKNOWN:
+        value = frame.f_locals.get(yields.name, _UNKNOWN)
+    return None if value is _UNKNOWN else Yielded(value, generator.__qualname__)
+
+
+_UNKNOWN: Final = object()
+
+
+class _Yield(NamedTuple):
+    """A ``yield`` of a generator.
+
+    Attributes:
+        name: The local variable whose value it yields; "" for any other expression.
+        is_made: Whether the generator has made the value: it is no parameter or global, and no
+            attribute of one.
+        is_followed: Whether the generator does something after it.
+    """
+
+    name: str
+    is_made: bool
+    is_followed: bool
+
+
+@lru_cache(maxsize=1_024)
+def _yields(code: CodeType) -> Mapping[int, _Yield]:
+    """Return the ``yield`` expressions of a function by their offsets in its code."""
+    every = list(dis.get_instructions(code))
+    steps = [one for one in every if one.opname not in _SKIPPED]
+    parameters = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    found = {}
+    for place, step in enumerate(steps):
+        if step.opname != "YIELD_VALUE":
+            continue
+        first = place - 1
+        while steps[first].opname in _PARTS:
+            first -= 1
+        source, after = steps[first], [one.opname for one in steps[place + 1 : place + 4]]
+        # A variable of an outer function is none of its own; one that it shares is.
+        is_local = source.opname.startswith("LOAD_FAST") or source.argval in code.co_cellvars
+        one = _Yield(
+            name=source.argval if is_local and first == place - 1 else "",
+            is_made=source.argval not in parameters if is_local else source.opname not in _FOREIGN,
+            is_followed=after[:2] != ["POP_TOP", "RETURN_CONST"]
+            and after != ["POP_TOP", "LOAD_CONST", "RETURN_VALUE"],
+        )
+        # Where a generator is suspended: at the instruction, or from 3.13 on at the next one.
+        found[step.offset] = found[every[every.index(step) + 1].offset] = one
+    return found
+
+
+_SKIPPED: Final = frozenset(
+    {"ASYNC_GEN_WRAP", "CALL_INTRINSIC_1", "RESUME", "NOP", "EXTENDED_ARG", "CACHE"}
+)
+"""Instructions that change no value."""
+
+_PARTS: Final = ("LOAD_ATTR", "LOAD_METHOD")
+_FOREIGN: Final = ("LOAD_GLOBAL", "LOAD_DEREF", "LOAD_CONST")
