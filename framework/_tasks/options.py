@@ -129,6 +129,15 @@ class RunOptions(TypedDict, total=False):
             "it can run again; False for secrets, and for what takes much memory.",
         ),
     ]
+    check_arguments: Annotated[
+        bool,
+        Option(
+            True,
+            checks.flag,
+            "Whether to refuse arguments that are closed with the request, such as an upload or "
+            "a database session of a dependency; False if you know that they outlive it.",
+        ),
+    ]
 
 
 class PlaceOptions(TypedDict, total=False):

@@ -368,8 +368,8 @@ async def test_an_unknown_option_of_a_submission_is_told(
     wait = ", wait" if submit == "submit" else ""
     message = (
         rf"^{submit}\(\) got an unexpected keyword argument 'text', 'size'; its options are "
-        r"timeout, description, priority, on_error, keep_arguments, delay, task_id, "
-        rf"on_complete, {NAMES}{wait}; "
+        r"timeout, description, priority, on_error, keep_arguments, check_arguments, delay, "
+        rf"task_id, on_complete, {NAMES}{wait}; "
         r"arguments of the function go in args=\(\.\.\.\) or kwargs=\{\.\.\.\}$"
     )
     with pytest.raises(TypeError, match=message):
@@ -378,7 +378,7 @@ async def test_an_unknown_option_of_a_submission_is_told(
     assert task_manager.get_stats()["submitted"] == 0
 
 
-RUN_NAMES = "timeout, description, priority, on_error, keep_arguments"
+RUN_NAMES = "timeout, description, priority, on_error, keep_arguments, check_arguments"
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,10 @@ async def test_a_submission_may_undo_a_delay(task_manager: TaskManager) -> None:
     assert await task_manager.submit(make.options(delay=3_600), delay=0, wait=True) == "made"
 
 
-RUN = "timeout=None, description='', priority='normal', on_error='log', keep_arguments=True"
+RUN = (
+    "timeout=None, description='', priority='normal', on_error='log', keep_arguments=True, "
+    "check_arguments=True"
+)
 ONCE = "delay=0.0, task_id=None, on_complete=None"
 PLACES = "unique=False, on_duplicate='return', max_running=None, key=None"
 THROTTLE = "rate_limit, time_window=60.0, when_limited='raise', key=None, shared=True"
