@@ -404,6 +404,8 @@ def override_framework(
         rng=rng,
     )
     framework = Framework(parts, Settings())
+    # A test must refuse what an app would.
+    framework.core.intake.guard()
     if isinstance(rules, AppRules):
         framework.use_rules(rules)
     if loop is not None:

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -43,7 +43,29 @@ def get_session() -> Iterator[Session]:
         yield session
 
 
+class Mailer:
+    """Stands for a client that the app keeps open."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.users = 0
+
+    def close(self) -> None:
+        """Close its connections."""
+
+
+async def get_mailer(request: Request) -> AsyncIterator[Mailer]:
+    """Hand on what the app has made; a task may have it."""
+    mailer = request.app.state.mailer
+    mailer.users += 1
+    try:
+        yield request.app.state.mailer
+    finally:
+        mailer.users -= 1
+
+
 app = FastAPI(lifespan=setup_async_framework)
+app.state.mailer = Mailer()
 
 
 @background_task
@@ -79,6 +101,41 @@ def take_file(file: UploadFile) -> dict[str, str]:
     with tempfile.NamedTemporaryFile(delete=False) as copy:
         shutil.copyfileobj(file.file, copy)
     return {"task_id": count_lines(Path(copy.name))}
+
+
+@background_task
+def send(mailer: Mailer, text: str) -> None:
+    """Send a mail."""
+    mailer.sent.append(text)
+
+
+@app.post("/mails", status_code=202)
+def start_mail(text: str, mailer: Annotated[Mailer, Depends(get_mailer)]) -> dict[str, str]:
+    """Pass the mailer, which outlives the request."""
+    return {"task_id": send(mailer, text)}
+
+
+@app.post("/mistakes")
+def make_mistakes(file: UploadFile, session: Annotated[Session, Depends(get_session)]) -> list[str]:
+    """Pass what is closed with the request, and get the errors."""
+    found = []
+    for given in (file, session):
+        try:
+            send(given, "hi")  # type: ignore[arg-type]  # on purpose
+        except TypeError as error:
+            found.append(str(error))
+    return found
+
+
+def test_what_is_refused() -> None:
+    """The upload and the session of the request are refused; the app's mailer is not."""
+    with TestClient(app) as client:
+        mistakes = client.post("/mistakes", files={"file": b"data"}).json()
+        assert "is an UploadFile" in mistakes[0]
+        assert "was yielded by the dependency get_session" in mistakes[1]
+        task_id = client.post("/mails", params={"text": "hi"}).json()["task_id"]
+        app.state.task_manager.wait_result(task_id, timeout=10)
+        assert app.state.mailer.sent == ["hi"]
 
 
 def test_a_session_of_its_own() -> None:

@@ -193,7 +193,7 @@ def claiming_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionType
         if kwargs or not least <= count(args) <= most:
             check(*args, **kwargs)
         here = current.sole or core()
-        task = await here.intake.submit_patiently(spec, args, kwargs, caller(1))
+        task = await here.intake.submit_patiently(spec, args, kwargs, caller(1), awaited=True)
         try:
             return await wait(here, task)
         except cancelled:
@@ -229,7 +229,7 @@ def awaitable_inner(spec: TaskSpec, arity: tuple[int, int]) -> types.FunctionTyp
         if special_in_place and intake.in_place:
             drive = intake.start_special_in_place(spec, args, kwargs, caller(1))
             return await drive if drive.suspended else drive.outcome()
-        task = intake.submit_awaited(spec, args, kwargs, caller(1))
+        task = intake.submit_awaited(spec, args, kwargs, caller(1), True)
         return await here.results.get(task, None)  # type: ignore[arg-type]  # no unique task
 
     assert isinstance(async_inner, types.FunctionType)

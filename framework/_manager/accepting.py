@@ -29,8 +29,19 @@ def take_in(
     args: object,
     kwargs: object,
     options: SubmitOptions,
+    awaited: bool = False,
 ) -> LiveTask | Existing:
     """Check a submission and submit it; see `TaskManager.submit` for the parameters.
+
+    Args:
+        intake: Takes it.
+        caller: The name of the method that was called.
+        frame: The frame of its caller.
+        func: The function.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        options: The options of the submission.
+        awaited: Whether the caller waits for its end; see `Intake.submit`.
 
     Returns:
         The task, or the one of another process that a unique one is to use.
@@ -44,7 +55,7 @@ def take_in(
         positional = (*bound, *positional)
     if spec.check is not None:
         spec.check(*positional, **named)
-    return intake.submit(spec, positional, named, frame)
+    return intake.submit(spec, positional, named, frame, awaited)
 
 
 async def accept(
@@ -55,14 +66,15 @@ async def accept(
     args: object,
     kwargs: object,
     options: SubmitOptions,
+    awaited: bool = False,
 ) -> LiveTask | Existing:
     """Submit as `take_in` does, with the checks and waits that a shared store or engine needs."""
     if options.get("task_id") is not None:
         await _require_free(intake, checks.task_id("task_id", options["task_id"]))
     spec, positional, named = _checked(caller, func, args, kwargs, options)
     if not (spec.claims or intake.durable):
-        return intake.submit(spec, positional, named, frame)
-    return await accept_checked(intake, spec, positional, named, frame)
+        return intake.submit(spec, positional, named, frame, awaited)
+    return await accept_checked(intake, spec, positional, named, frame, awaited=awaited)
 
 
 async def _require_free(intake: Intake, task_id: str) -> None:
@@ -95,12 +107,13 @@ async def accept_checked(
     kwargs: dict[str, Any],
     frame: FrameType,
     repeated: TaskRecord | None = None,
+    awaited: bool = False,
 ) -> LiveTask | Existing:
     """Submit a checked call as `accept` does; see `Intake.submit_special`."""
     spec = claimed(spec)
     if spec.claims:
-        return await intake.submit_patiently(spec, args, kwargs, frame, repeated)
-    task = intake.submit_special(spec, args, kwargs, frame, False, repeated)
+        return await intake.submit_patiently(spec, args, kwargs, frame, repeated, awaited)
+    task = intake.submit_special(spec, args, kwargs, frame, False, repeated, awaited)
     assert isinstance(task, LiveTask)
     if intake.durable:
         await intake.secured(task)

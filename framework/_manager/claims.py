@@ -106,9 +106,13 @@ def _use(core: Core) -> None:
     submit = intake.submit
 
     def submit_claimed(
-        spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+        spec: TaskSpec,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        frame: FrameType,
+        awaited: bool = False,
     ) -> LiveTask | Existing:
-        return submit(claimed(spec), args, kwargs, frame)
+        return submit(claimed(spec), args, kwargs, frame, awaited)
 
     intake.submit = submit_claimed  # type: ignore[method-assign]  # looked up at each call
 

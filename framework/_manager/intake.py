@@ -20,6 +20,7 @@ from typing import Any  # a task's function may take and return anything
 from framework._manager.delays import Delays
 from framework._manager.elsewhere import Elsewhere
 from framework._manager.places import Places
+from framework._manager.request_bound.arguments import require_lasting
 from framework._running.coroutines import Drive
 from framework._running.ledger import Ledger
 from framework._running.permits import Permits
@@ -86,16 +87,27 @@ class Intake:
         self.elsewhere = elsewhere
         self._remote = remote
         self._owner = owner
+        self._guarded = False
         # Whether anybody takes part in a submission before the ledger does.
-        self._joined = runner.interceptor is not None or remote is not None
+        self._has_partners = runner.interceptor is not None or remote is not None
+        self._joined = self._has_partners  # or it is guarded: most submissions read only this
         # Whether a task may belong to somebody; and whom that of a request belongs to.
         self._owned = False
         self._whose: Callable[[], str | None] | None = None
         # Bound once, since every submission calls both.
         self._monotonic, self._time = ledger.clock.monotonic, ledger.clock.time
 
+    def guard(self) -> None:
+        """Refuse from now on what is closed with a request, perhaps before its task runs."""
+        self._guarded = self._joined = True
+
     def submit(
-        self, spec: TaskSpec, args: tuple[Any, ...], kwargs: dict[str, Any], frame: FrameType
+        self,
+        spec: TaskSpec,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        frame: FrameType,
+        awaited: bool = False,
     ) -> LiveTask | Existing:
         """Make a task of a checked call and hand it to the engine, as its spec says.
 
@@ -104,13 +116,17 @@ class Intake:
             args: Its positional arguments, already checked.
             kwargs: Its keyword arguments, already checked.
             frame: The frame of the caller.
+            awaited: Whether its caller waits for it, and so does the request that runs here.
         """
         if spec.special:
-            return self.submit_special(spec, args, kwargs, frame)
+            return self.submit_special(spec, args, kwargs, frame, awaited=awaited)
         task = self._new_task(spec, args, kwargs, frame, self.new_id())
         # The lines of `_add` again: every submission would pay for the call.
         if self._joined:
-            self._join(task)
+            if self._guarded and not awaited:
+                require_lasting(spec, args, kwargs)
+            if self._has_partners:
+                self._join(task)
         self.ledger.add(task, None, True, True)
         if task.outbox is not None:
             self.ledger.flush_submitted(task)
@@ -139,6 +155,7 @@ class Intake:
         frame: FrameType,
         launch: bool = True,
         repeated: TaskRecord | None = None,
+        awaited: bool = False,
     ) -> LiveTask | Existing:
         """Submit a call as `submit` does, with the delay, the hooks and the id of its spec.
 
@@ -149,13 +166,14 @@ class Intake:
             frame: The frame of the caller.
             launch: Whether to call `launch`; if not, call it once the task is secured.
             repeated: The task that it repeats, whose owner it gets; None for none.
+            awaited: As in `submit`.
 
         Raises:
-            TypeError: If another process is to run it if need be, and its arguments are no JSON.
+            TypeError: If it needs arguments in JSON, or that outlive the request, and has none.
             ValueError: If the chosen id is in use, or the JSON is too long.
             StoreUnavailableError: If its record cannot be stored safely.
         """
-        task = self._new_special(spec, args, kwargs, frame, repeated)
+        task = self._new_special(spec, args, kwargs, frame, repeated, awaited)
         if spec.claims:
             with self._reserved(spec.task_id):
                 existing = self._claim(task)
@@ -179,8 +197,13 @@ class Intake:
         kwargs: dict[str, Any],
         frame: FrameType,
         repeated: TaskRecord | None,
+        awaited: bool,
     ) -> LiveTask:
         """Make a task with the hooks and the id of its spec."""
+        # Others may wait for a unique task, which then outlives the request of its first caller.
+        bound = awaited and not spec.options["unique"]
+        if self._guarded and not bound and repeated is None:
+            require_lasting(spec, args, kwargs)
         task_id = spec.task_id
         chosen = self.new_id() if task_id is None else task_id
         task = self._new_task(spec, args, kwargs, frame, chosen)
@@ -201,6 +224,7 @@ class Intake:
         kwargs: dict[str, Any],
         frame: FrameType,
         repeated: TaskRecord | None = None,
+        awaited: bool = False,
     ) -> LiveTask | Existing:
         """Submit a call of a unique or limited function, whatever has to be waited for.
 
@@ -209,7 +233,7 @@ class Intake:
             StoreUnavailableError: If other processes cannot be asked.
             Exception: What `submit_special` raises.
         """
-        task = self._new_special(spec, args, kwargs, frame, repeated)
+        task = self._new_special(spec, args, kwargs, frame, repeated, awaited)
         stay, add = self.places.prepare(task), partial(self._add, task)
         with self._reserved(spec.task_id):
             if stay.unique is None:
@@ -371,7 +395,7 @@ class Intake:
         ledger, runner, now = self.ledger, self.runner, task.created
         # Before the interceptor is called, to which it shows that the task does not queue.
         task.driver = driver = Drive(runner, task, True)
-        if self._joined:
+        if self._has_partners:
             self._join_in_place(task)
         if ledger.sinks:
             ledger.add(task, bounded=False, emit_submitted=True)
@@ -404,7 +428,7 @@ class Intake:
             self.ledger.release(chosen)
 
     def _add(self, task: LiveTask, bounded: bool = True, *, owned: bool = True) -> None:
-        if self._joined:
+        if self._has_partners:
             self._join(task, owned)
         self.ledger.add(task, None, bounded, True)
         if task.outbox is not None:
@@ -456,9 +480,9 @@ class Intake:
 
     def _expect_owners(self) -> None:
         """Look for the owner of each submission; until then none pays for it."""
-        # In this order: a submission that sees the second flag looks at the first one.
+        # In this order: a submission that sees the last flag looks at the others.
         self._owned = True
-        self._joined = True
+        self._joined = self._has_partners = True
 
     def _own(self, task: LiveTask) -> None:
         """Make a new task belong to its submitter's owner, or to that of the request."""

@@ -54,6 +54,8 @@ class TaskSpec:
         check: Raises TypeError for arguments that do not fit; None if that is unknown.
         attempts_inside: Whether the function is a retry, which counts its attempts itself.
         engine_note: Belongs to the engine, see `protocols.TaskFunction`.
+        holds: Whether the function itself holds values, as a closure, a method or a partial
+            does; None until that is asked.
     """
 
     __slots__ = (
@@ -64,6 +66,7 @@ class TaskSpec:
         "description",
         "engine_note",
         "fn",
+        "holds",
         "hooks",
         "kind",
         "label",
@@ -112,6 +115,7 @@ class TaskSpec:
         )
         self.options: CopyOptions = options
         self.engine_note: Any = None
+        self.holds: bool | None = None
         self.attempts_inside: bool = layer_of(fn) == "retry_task" and not is_wrapper(fn)
 
     @property

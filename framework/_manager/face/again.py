@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from framework._manager.accepting import accept_checked
 from framework._manager.app_rules import AppRules
 from framework._manager.core import Core
+from framework._manager.request_bound.arguments import require_lasting
 from framework._tasks import registry
 from framework._tasks.jsonsafe import safe_str
 from framework._tasks.live import COMPLETED, LiveTask
@@ -60,6 +61,10 @@ async def run_again(core: Core, task_id: str, frame: FrameType) -> LiveTask | Ex
     if record.status is COMPLETED:
         raise _refusal(record, "it completed, and the arguments of such tasks are not kept")
     call = await _call_of(core, record)
+    try:
+        require_lasting(*call)
+    except TypeError as error:  # the request that waited for it has ended
+        raise _refusal(record, str(error)) from None
     return await accept_checked(core.intake, *call, frame, record)
 
 

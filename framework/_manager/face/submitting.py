@@ -172,9 +172,9 @@ class Submitting:
         checks.flag("wait", wait)
         core, caller = self._core, sys._getframe(1)
         if core.elsewhere is None:
-            task = take_in(core.intake, "submit", caller, func, args, kwargs, options)
+            task = take_in(core.intake, "submit", caller, func, args, kwargs, options, wait)
         else:
-            task = await accept(core.intake, "submit", caller, func, args, kwargs, options)
+            task = await accept(core.intake, "submit", caller, func, args, kwargs, options, wait)
             if wait and isinstance(task, Existing):
                 return await outcome(core, task)
         if not wait:

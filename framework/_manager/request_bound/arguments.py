@@ -1,0 +1,184 @@
+"""Arguments: the check that a call passes nothing that is closed with the current request.
+
+Relies on: `current_scope`, which is also set in tasks that the request has made.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any, Final
+
+from framework._manager.request_bound.kinds import PLAIN, refused
+from framework._manager.request_bound.yielded import yielded_in
+from framework._tasks.current import current_record, current_scope
+from framework._tasks.functions import bare_function, one_line, signature_of
+from framework._tasks.specs import TaskSpec
+
+_MOST: Final = 32
+"""How many parts of a list, a dict or an object are looked at."""
+
+Named = Iterator[tuple[str, Any]]
+
+
+def require_lasting(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Refuse a call that passes what is closed with the request, perhaps before the task runs.
+
+    That is a request, an upload or the like, or what a dependency of the current request has
+    yielded. It may be an argument, a part of one, or what the function itself holds.
+
+    Args:
+        spec: The function.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Raises:
+        TypeError: If there is one, and the options of the function do not allow it.
+    """
+    # Most calls end here, so this is written for them.
+    for value in args:
+        if type(value) not in PLAIN:
+            break
+    else:
+        if spec.holds is None:
+            spec.holds = _holds(bare_function(spec.fn))
+        if not kwargs and not spec.holds:
+            return
+    if spec.options["check_arguments"] and _is_refused((*args, *kwargs.values()), spec):
+        error = _refusal(spec, args, kwargs)
+        if error is not None:  # unless another thread has just changed a list
+            raise error
+
+
+def _holds(fn: object) -> bool:
+    """Return whether a function, without our decorators, may hold values of any kind."""
+    return not isinstance(fn, types.FunctionType) or fn.__closure__ is not None
+
+
+def _is_refused(values: tuple[Any, ...], spec: TaskSpec) -> bool:
+    """Return whether one of the arguments, or what the function holds, is to be refused."""
+    closed: Mapping[int, str] | None = None
+    if spec.holds is not False:
+        values += tuple(value for _, value in _held(bare_function(spec.fn)))
+    for value in values:
+        kind: Any = type(value)
+        if kind in PLAIN:
+            continue
+        if closed is None:
+            closed = _closed_with_request()
+        if id(value) in closed or refused(kind):
+            return True
+        if kind is list or kind is tuple:
+            parts = value[:_MOST]
+        else:
+            parts = [part for _, part in islice(_parts(value), _MOST)]
+        for part in parts:
+            kind = type(part)
+            if kind not in PLAIN and (id(part) in closed or refused(kind)):
+                return True
+    return False
+
+
+def _refusal(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TypeError | None:
+    """Return the error for a call that is refused, which names the first reason."""
+    closed = _closed_with_request()
+    for role, name, value in _named(spec, args, kwargs):
+        inside = ((f"{name}{part}", one) for part, one in islice(_parts(value), _MOST))
+        for where, one in ((name, value), *inside):
+            what = f"{role} {where!r} of {spec.name}"
+            kind: Any = type(one)
+            why = refused(kind)
+            if why is not None:
+                return TypeError(f"{what} is {why.what}: {why.why}; {why.cure}")
+            if id(one) in closed:
+                return TypeError(f"{what} {_yielded_by(closed[id(one)])}")
+    return None
+
+
+def _yielded_by(dependency: str) -> str:
+    return (
+        f"was yielded by the dependency {dependency}, which closes it when the request ends, "
+        "perhaps before the task runs: declare the dependency in the task itself, "
+        f"Annotated[..., Depends({dependency.rpartition('.')[2]})], or pass an id; if it outlives "
+        "the request, use check_arguments=False"
+    )
+
+
+def _named(
+    spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Iterator[tuple[str, str, Any]]:
+    """Yield what each value is, its name and itself: arguments, and what the function holds."""
+    fn = bare_function(spec.fn)
+    for name, value in (*kwargs.items(), *zip(_positions(spec, len(args)), args, strict=False)):
+        yield "argument", name, value
+    for name, value in _held(fn):
+        yield ("variable" if isinstance(fn, types.FunctionType) else "argument"), name, value
+
+
+def _closed_with_request() -> dict[int, str]:
+    """Return what is closed with the current request, by id, with the name of its dependency."""
+    scope = current_scope.get()
+    # A task sees the scope of the request that made it, which may have ended.
+    if scope is None or current_record.get() is not None:
+        return {}
+    return {id(one.value): one_line(one.dependency) for one in yielded_in(scope)}
+
+
+def _positions(spec: TaskSpec, count: int) -> list[str]:
+    """Return the names of the first parameters of a function, as far as they are known."""
+    names: list[str] = []
+    signature = signature_of(spec.fn)
+    for parameter in () if signature is None else signature.parameters.values():
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            names += [f"{parameter.name}[{place}]" for place in range(count - len(names))]
+        elif parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+            names.append(parameter.name)
+    return names + [str(place + 1) for place in range(len(names), count)]
+
+
+def _parts(value: Any) -> Named:
+    """Yield the items of a container, or what an object or function holds."""
+    # By their types, since proxies lie about their class, or raise errors.
+    kind = type(value)
+    if issubclass(kind, dict):
+        for key, item in value.items():
+            yield f"[{one_line(repr(key), 40) if type(key) in PLAIN else '...'}]", item
+    elif issubclass(kind, (list, tuple)):
+        for place, item in enumerate(value):
+            yield f"[{place}]", item
+    elif issubclass(kind, (set, frozenset)):
+        yield from (("[...]", item) for item in value)
+    else:
+        yield from ((f".{name}", held) for name, held in _held(value))
+
+
+def _held(value: Any) -> Named:
+    """Yield what a function or an object holds, with its names."""
+    kind = type(value)
+    if issubclass(kind, functools.partial):
+        yield from value.keywords.items()
+        yield from ((str(place + 1), one) for place, one in enumerate(value.args))
+        yield from _held(value.func)
+    elif kind is types.MethodType:
+        yield "self", value.__self__
+    elif kind is types.FunctionType:
+        yield from _enclosed(value)
+    elif not issubclass(kind, (type, types.ModuleType)):
+        try:
+            # As it is in the object, whose class may have properties that do much.
+            attributes = value.__dict__
+        except Exception:  # it has none, or it is a proxy of nothing
+            return
+        if type(attributes) is dict:
+            yield from tuple(attributes.items())
+
+
+def _enclosed(function: types.FunctionType) -> Named:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
