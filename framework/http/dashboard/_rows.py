@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from framework._tasks.jsonsafe import cut, jsonable
-from framework._tasks.reasons import facts_of
+from framework._tasks.reasons import facts_of, reason_of
 from framework._tasks.task import Task
 
 _LONGEST: Final = 300
@@ -36,11 +36,15 @@ def row_of(task: Task) -> dict[str, Any]:
         "progress": record.progress,
         "message": _short(record.progress_message),
         "wait": wait,
-        "reason": "" if wait and not record.status.is_final else _short(task.reason),
+        "reason": "" if wait and not record.status.is_final else _short(_reason(task)),
         "error": None if error is None else type(error).__name__,
         "asked": record.cancel_requested,
         "lingers": record.still_running,
     }
+
+
+def _reason(task: Task) -> str:
+    return reason_of(task._record, task._scene, details=False)
 
 
 def _wait_of(reason: str) -> dict[str, Any] | None:

@@ -1,0 +1,387 @@
+"""Who sees which tasks over HTTP, and that nothing else leaves the app."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any
+
+import pytest
+from fastapi import Depends, FastAPI, HTTPException, Request, WebSocket
+from fastapi.testclient import TestClient
+from httpx import AsyncClient
+
+from framework import (
+    async_task,
+    background_task,
+    current_task,
+    setup_async_framework,
+)
+from framework._manager.elsewhere import Elsewhere
+from framework._tasks.records import TaskRecord
+from framework.http import task_router
+from framework.stores.sql import SQLStore
+from pytest_asyncframe.probe import Probe
+
+ASKED = {"X-Requested-With": "tests"}
+
+
+def user_of(request: Request) -> str | None:
+    """Return who sends a request."""
+    return request.headers.get("x-user")
+
+
+def let_in() -> None:
+    """Stand for a login check that everybody passes."""
+
+
+@background_task(name="child")
+def child() -> str:
+    """Do nothing."""
+    return "done"
+
+
+@background_task(name="parent")
+def parent() -> str:
+    """Submit another task."""
+    return child()
+
+
+def made(**options: Any) -> FastAPI:
+    """Return an app that submits tasks for users, and shows each their own."""
+    app = FastAPI(lifespan=setup_async_framework)
+    options = {"owner": user_of, "dependencies": [Depends(let_in)], **options}
+    app.include_router(task_router(**options))
+    app.post("/parent")(parent)
+    return app
+
+
+def as_user(name: str) -> dict[str, str]:
+    """Return the headers of a user's requests."""
+    return {"X-User": name, **ASKED}
+
+
+async def answers(client: AsyncClient, task_id: str, user: str) -> list[tuple[int, str]]:
+    """Return what all routes of one task answer to a user."""
+    headers = as_user(user)
+    found = [
+        await client.get(f"/tasks/{task_id}", headers=headers),
+        await client.get(f"/tasks/{task_id}?wait=60", headers=headers),
+        await client.get(f"/tasks/{task_id}/events", headers=headers),
+        await client.get(f"/tasks/dashboard/details/{task_id}", headers=headers),
+        await client.post(f"/tasks/{task_id}/run-again", headers=headers),
+        await client.delete(f"/tasks/{task_id}", headers=headers),
+    ]
+    return [(one.status_code, one.text) for one in found]
+
+
+async def totals(client: AsyncClient, user: str) -> tuple[int, int, int]:
+    """Return how many tasks the list, the stats and the page have for a user."""
+    headers = as_user(user)
+    listed = (await client.get("/tasks", headers=headers)).json()
+    stats = (await client.get("/tasks/stats", headers=headers)).json()
+    page = (await client.get("/tasks/dashboard/list", headers=headers)).json()
+    assert len(listed["tasks"]) == listed["total"]
+    return listed["total"], stats["submitted"], page["total"]
+
+
+# -- whose tasks are seen
+
+
+async def test_each_sees_their_own_tasks(asyncframe: Probe) -> None:
+    """A task, and those that it submits, is seen by its owner; for others it does not exist."""
+    async with asyncframe.client(made()) as client:
+        started = await client.post("/parent", headers=as_user("ann"))
+        parent_id = started.json()
+        await asyncframe.settled()
+        child_id = await asyncframe.manager.get_result(parent_id)
+        assert await totals(client, "ann") == (2, 2, 2)
+        assert await totals(client, "bob") == (0, 0, 0)
+        for task_id in (parent_id, child_id):
+            unknown = await answers(client, "unknown", "bob")
+            assert await answers(client, task_id, "bob") == unknown
+            assert [status for status, _ in unknown] == [404] * 6
+            seen = await answers(client, task_id, "ann")
+            assert [status for status, _ in seen] == [200, 200, 200, 200, 409, 200]
+
+
+async def test_tasks_of_nobody(asyncframe: Probe) -> None:
+    """Nobody sees a task that was submitted outside of requests, or for nobody."""
+    async with asyncframe.client(made()) as client:
+        ids = [child(), (await client.post("/parent")).json()]
+        await asyncframe.settled()
+        for task_id in ids:
+            assert {status for status, _ in await answers(client, task_id, "ann")} == {404}
+        assert await totals(client, "ann") == (0, 0, 0)
+
+
+async def test_requests_of_nobody(asyncframe: Probe) -> None:
+    """A request that belongs to nobody is shown nothing, also no tasks of nobody."""
+    async with asyncframe.client(made()) as client:
+        task_id = (await client.post("/parent", headers=as_user("ann"))).json()
+        await asyncframe.settled()
+        for one in (task_id, child()):
+            assert (await client.get(f"/tasks/{one}")).status_code == 404
+        await asyncframe.settled()
+        assert (await client.get("/tasks")).json() == {"tasks": [], "total": 0, "next": None}
+        assert set((await client.get("/tasks/stats")).json().values()) == {0}
+
+
+async def test_a_list_is_filtered_after_the_owner(asyncframe: Probe) -> None:
+    """No filter of the list finds another owner's tasks."""
+    async with asyncframe.client(made()) as client:
+        for user in ("ann", "bob", "bob"):
+            await client.post("/parent", headers=as_user(user))
+        await asyncframe.settled()
+        for query in ("", "?name=parent&name=child", "?search=a", "?status=completed", "?offset=1"):
+            shown = (await client.get(f"/tasks{query}", headers=as_user("ann"))).json()
+            assert shown["total"] <= 2, query
+        both = (await client.get("/tasks?limit=1", headers=as_user("bob"))).json()
+        assert both["total"] == 4
+        rest = await client.get(f"/tasks?after={both['next']}", headers=as_user("ann"))
+        assert rest.json()["total"] == 2
+
+
+async def test_a_repeated_task_stays_with_its_owner(asyncframe: Probe) -> None:
+    """A task that an administrator runs again belongs to the owner of the first one."""
+    app = made()
+    app.include_router(task_router(prefix="/admin", dependencies=[Depends(let_in)]))
+
+    @app.post("/failing")
+    @background_task(name="failing")
+    def failing() -> None:
+        raise LookupError
+
+    async with asyncframe.client(app) as client:
+        asyncframe.expect_failure(failing, LookupError, times=2)
+        task_id = (await client.post("/failing", headers=as_user("ann"))).json()
+        await asyncframe.settled()
+        again = await client.post(f"/admin/{task_id}/run-again", headers=as_user("root"))
+        await asyncframe.settled()
+        new_id = again.json()["task_id"]
+        assert again.headers["location"] == f"/admin/{new_id}"
+        assert (await client.get("/admin", headers=as_user("root"))).json()["total"] == 2
+        shown = await client.get(f"/tasks/{new_id}", headers=as_user("ann"))
+        assert shown.json()["run_again_of"] == task_id
+
+
+def test_a_websocket_has_an_owner() -> None:
+    """A task that a WebSocket submits belongs to whom its connection belongs to."""
+    app = made()
+
+    @app.websocket("/ws")
+    async def submit(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.send_text(child())
+        await socket.close()
+
+    with TestClient(app) as client:
+        with client.websocket_connect("/ws", headers={"X-User": "ann"}) as socket:
+            task_id = socket.receive_text()
+        shown = [client.get(f"/tasks/{task_id}", headers=as_user(name)) for name in ("ann", "bob")]
+    assert [one.status_code for one in shown] == [200, 404]
+
+
+def test_an_owner_from_a_dependency() -> None:
+    """The function may return what a dependency of the route has found out."""
+
+    def log_in(request: Request) -> None:
+        if "x-user" not in request.headers:
+            raise HTTPException(401)
+        request.state.user = request.headers["x-user"]
+
+    def owner(request: Request) -> str | None:
+        return getattr(request.state, "user", None)
+
+    app = made(owner=owner, dependencies=[Depends(log_in)])
+    app.post("/mine", dependencies=[Depends(log_in)])(child)
+    with TestClient(app) as client:
+        task_id = client.post("/mine", headers=as_user("ann")).json()
+        public = client.post("/parent", headers=as_user("ann")).json()
+        shown = [
+            client.get(f"/tasks/{task_id}", headers=as_user("ann")),
+            client.get(f"/tasks/{task_id}", headers=as_user("bob")),
+            client.get(f"/tasks/{task_id}"),
+            client.get(f"/tasks/{public}", headers=as_user("ann")),
+        ]
+    assert [one.status_code for one in shown] == [200, 404, 401, 404]
+
+
+async def test_an_awaited_task_has_an_owner(asyncframe: Probe) -> None:
+    """A task that a route awaits belongs to the request, in a thread too."""
+    app = made()
+
+    @async_task
+    def work() -> str:
+        task = current_task()
+        assert task is not None
+        return str(task.owner)
+
+    @app.get("/sync")
+    async def with_thread() -> str:
+        return await work()
+
+    @app.get("/thread")
+    def in_thread() -> str:
+        return child()
+
+    async with asyncframe.client(app) as client:
+        assert (await client.get("/sync", headers=as_user("ann"))).json() == "ann"
+        task_id = (await client.get("/thread", headers=as_user("ann"))).json()
+        await asyncframe.settled()
+        assert (await client.get(f"/tasks/{task_id}", headers=as_user("ann"))).status_code == 200
+
+
+# -- the function
+
+
+class AsyncOwner:
+    """An object that is called and awaited."""
+
+    async def __call__(self, request: Request) -> str:
+        """Return a name."""
+        return str(request)
+
+
+async def async_owner(request: Request) -> str:
+    """Return a name, later."""
+    return str(request)
+
+
+def with_default(request: Request, user: str = Depends(let_in)) -> str:
+    """Return a name, from a dependency."""
+    return f"{user} {request}"
+
+
+def annotated(user: Annotated[str, Depends(let_in)]) -> str:
+    """Return a name, from a dependency without a default."""
+    return user
+
+
+def two_arguments(request: Request, user: str) -> str:
+    """Return a name, of two arguments."""
+    return f"{user} {request}"
+
+
+@pytest.mark.parametrize(
+    ("owner", "message"),
+    [
+        ("ann", "owner must be a function of a request or None, not 'ann'"),
+        (async_owner, "owner must be a plain function, not the async <function async_owner at "),
+        (AsyncOwner(), "owner must be a plain function, not the async <.*AsyncOwner object at "),
+        (partial(async_owner), "owner must be a plain function, not the async functools.partial"),
+        (with_default, "owner cannot have Depends, as <function with_default at "),
+        (annotated, "owner cannot have Depends, as <function annotated at "),
+        (two_arguments, "owner must take one argument, the request, not as <function two_argume"),
+        (let_in, "owner must take one argument, the request, not as <function let_in at "),
+    ],
+    ids=["text", "async", "async object", "async partial", "default", "annotated", "two", "none"],
+)
+def test_functions_that_are_refused(owner: Any, message: str) -> None:
+    """A function that cannot be called with a request alone is refused, with what to do instead."""
+    with pytest.raises(TypeError, match=f"^{message}"):
+        task_router(owner=owner)
+
+
+@pytest.mark.parametrize("found", [5, "", "x" * 256, "a\nb", b"ann"])
+def test_answers_that_are_refused(found: Any) -> None:
+    """What cannot be an owner is an error where it is asked for, so that nothing is shown."""
+    app = made(owner=lambda _: found)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.get("/tasks").status_code == 500
+        assert client.get("/tasks/unknown").status_code == 500
+        assert client.post("/parent").status_code == 500
+        assert app.state.task_manager.get_stats()["submitted"] == 0
+
+
+def test_an_owner_that_refuses() -> None:
+    """The function may refuse a request as a dependency does."""
+
+    def owner(request: Request) -> str:
+        raise HTTPException(401, "Who are you?")
+
+    with TestClient(made(owner=owner)) as client:
+        for answer in (client.get("/tasks"), client.get("/tasks/1"), client.post("/parent")):
+            assert (answer.status_code, answer.json()) == (401, {"detail": "Who are you?"})
+
+
+def test_two_functions_in_one_app() -> None:
+    """A task has one owner, so two routers with different functions do not start."""
+    app = made()
+    app.include_router(task_router(prefix="/more", owner=lambda _: "all", dependencies=[]))
+    said = "the task routers of this app have different functions as owner, but a task has one"
+    with pytest.raises(ValueError, match=f"^{said}"), TestClient(app):
+        pass
+
+
+def test_one_function_in_two_routers() -> None:
+    """Two routers of an app may have the same function."""
+    app = made()
+    app.include_router(task_router(prefix="/more", owner=user_of, dependencies=[Depends(let_in)]))
+    with TestClient(app) as client:
+        task_id = client.post("/parent", headers=as_user("ann")).json()
+        assert client.get(f"/more/{task_id}", headers=as_user("ann")).status_code == 200
+        assert client.get(f"/more/{task_id}", headers=as_user("bob")).status_code == 404
+
+
+async def test_apps_with_functions_of_their_own(asyncframe: Probe) -> None:
+    """Two apps of one test, which share a framework, each have a function."""
+    first, second = made(), made(owner=lambda _: "all")
+    async with asyncframe.client(first) as one, asyncframe.client(second) as other:
+        mine = (await one.post("/parent", headers=as_user("ann"))).json()
+        theirs = (await other.post("/parent", headers=as_user("ann"))).json()
+        await asyncframe.settled()
+        owners = [await asyncframe.manager.get_task(task_id) for task_id in (mine, theirs)]
+    assert [task and task.owner for task in owners] == ["ann", "all"]
+
+
+def test_a_router_in_a_mounted_app(caplog: pytest.LogCaptureFixture) -> None:
+    """The lifespan of a mounted app never runs, so its first request sets up what it misses."""
+    app, inner = FastAPI(lifespan=setup_async_framework), made()
+    app.mount("/inner", inner)
+    with TestClient(app) as client:
+        early = client.post("/inner/parent", headers=as_user("ann")).json()
+        assert client.get(f"/inner/tasks/{early}", headers=as_user("ann")).status_code == 404
+        late = client.post("/inner/parent", headers=as_user("ann")).json()
+        assert client.get(f"/inner/tasks/{late}", headers=as_user("ann")).status_code == 200
+        assert client.get(f"/inner/tasks/{late}", headers=as_user("bob")).status_code == 404
+    said = [
+        one for one in caplog.messages if one.startswith("the tasks that were submitted before")
+    ]
+    assert len(said) == 1
+
+
+# -- the same time
+
+
+class Counted(Elsewhere):
+    """Counts the queries for tasks."""
+
+    queries = 0
+
+    def _fetch(self, task_ids: set[str]) -> tuple[dict[str, TaskRecord], Exception | None]:
+        Counted.queries += 1
+        return super()._fetch(task_ids)
+
+
+def test_a_foreign_task_is_looked_for_as_an_unknown_one(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store gets the same queries for a task of somebody else as for an unknown one."""
+    store = SQLStore(f"sqlite:///{tmp_path}/tasks.db")
+    app = FastAPI(lifespan=setup_async_framework(store=store))
+    app.include_router(task_router(owner=user_of, dependencies=[Depends(let_in)]))
+    app.post("/parent")(parent)
+    monkeypatch.setattr("framework._manager.core.Elsewhere", Counted)
+    with TestClient(app) as client:
+        own = client.post("/parent", headers=as_user("ann")).json()
+        shown = client.get(f"/tasks/{own}?wait=10", headers=as_user("ann")).json()
+        assert shown["status"] == "completed"
+
+        def queries(task_id: str) -> int:
+            Counted.queries = 0
+            headers = as_user("bob")
+            assert client.get(f"/tasks/{task_id}?wait=60", headers=headers).status_code == 404
+            assert client.delete(f"/tasks/{task_id}", headers=headers).status_code == 404
+            return Counted.queries
+
+        assert queries(own) == queries(shown["result"]) == queries("0" * 32) > 0

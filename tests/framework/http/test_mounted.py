@@ -1,0 +1,156 @@
+"""What the log says at start about how the routes of tasks are mounted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.testclient import TestClient
+from starlette.applications import Starlette
+
+from framework import setup_async_framework
+from framework.http import task_router
+
+OPEN = "so everybody who reaches the app can see and cancel tasks"
+
+
+def let_in() -> None:
+    """Stand for a login check that everybody passes."""
+
+
+async def show() -> str:
+    """Stand for a route of the app's own."""
+    return "own"
+
+
+def said(app: FastAPI, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what is logged of the routes when an app starts."""
+    with TestClient(app):
+        return [one for one in caplog.messages if OPEN in one or "task_router()" in one]
+
+
+def made(app: FastAPI | None = None, **options: Any) -> FastAPI:
+    """Return an app with the routes of tasks."""
+    app = FastAPI(lifespan=setup_async_framework) if app is None else app
+    app.include_router(task_router(**options))
+    return app
+
+
+LOGIN = [Depends(let_in)]
+
+
+# -- who may use them
+
+
+@pytest.mark.parametrize("options", [{}, {"owner": lambda _: "ann"}], ids=["plain", "owner"])
+def test_routes_that_are_open(options: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Routes without dependencies are told once at start; an owner alone does not change that."""
+    line = (
+        "/tasks has no dependencies, so everybody who reaches the app can see and cancel tasks: "
+        "use task_router(dependencies=[Depends(...)]) with a function that refuses strangers"
+    )
+    assert said(made(**options), caplog) == [line]
+
+
+def closed_by_the_router() -> FastAPI:
+    """Return an app whose routes of tasks have dependencies."""
+    return made(dependencies=LOGIN)
+
+
+def closed_by_the_inclusion() -> FastAPI:
+    """Return an app that includes the router with dependencies."""
+    app = FastAPI(lifespan=setup_async_framework)
+    app.include_router(task_router(), dependencies=LOGIN)
+    return app
+
+
+def closed_by_the_app() -> FastAPI:
+    """Return an app all of whose routes have dependencies."""
+    return made(FastAPI(lifespan=setup_async_framework, dependencies=LOGIN))
+
+
+def closed_by_a_router() -> FastAPI:
+    """Return an app with the routes in a router that has dependencies."""
+    app, outer = FastAPI(lifespan=setup_async_framework), APIRouter(prefix="/v1")
+    outer.include_router(task_router())
+    app.include_router(outer, dependencies=LOGIN)
+    return app
+
+
+@pytest.mark.parametrize(
+    "app",
+    [closed_by_the_router, closed_by_the_inclusion, closed_by_the_app, closed_by_a_router],
+    ids=lambda make: make.__name__,
+)
+def test_routes_that_are_not_open(app: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is told if dependencies come from the app, a router or the inclusion."""
+    assert said(app(), caplog) == []
+
+
+def test_each_router_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Each router without dependencies is told by its path."""
+    app, outer = made(prefix="/a", dependencies=LOGIN), APIRouter(prefix="/v1")
+    outer.include_router(task_router(prefix="/b"))
+    app.include_router(outer)
+    made(app, prefix="/c")
+    assert [one.partition(" ")[0] for one in said(app, caplog)] == ["/v1/b", "/c"]
+
+
+# -- routes that are hidden
+
+
+@pytest.mark.parametrize(
+    ("path", "hidden"),
+    [
+        ("/tasks", ["GET /tasks"]),
+        ("/tasks/stats", ["GET /tasks/stats"]),
+        ("/tasks/{name}/events", ["GET /tasks/{task_id}/events"]),
+        ("/tasks/mine", []),
+        ("/other/{task_id}", []),
+    ],
+)
+def test_a_route_that_was_there_before(
+    path: str, hidden: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """An earlier route of the app answers instead, and its path is told."""
+    app = FastAPI(lifespan=setup_async_framework)
+    app.get(path)(show)
+    made(app, dependencies=LOGIN)
+    lines = [
+        f"{one} is answered by a route of yours, {path}, since it was added before task_router()"
+        for one in hidden
+    ]
+    assert said(app, caplog) == lines
+    with TestClient(app) as client:
+        assert client.get(path.replace("{name}", "1")).json() == "own"
+
+
+def test_a_route_that_hides_several(caplog: pytest.LogCaptureFixture) -> None:
+    """An earlier route with a parameter hides all routes that it matches, of its methods."""
+    app = FastAPI(lifespan=setup_async_framework)
+    app.get("/tasks/{anything}")(show)
+    made(app, dependencies=LOGIN)
+    hidden = [one.partition(" is answered")[0] for one in said(app, caplog)]
+    assert hidden == ["GET /tasks/dashboard", "GET /tasks/stats", "GET /tasks/{task_id}"]
+
+
+def test_a_mount_that_hides_all(caplog: pytest.LogCaptureFixture) -> None:
+    """An earlier mount, such as one of static files, hides what is below it."""
+    app = FastAPI(lifespan=setup_async_framework)
+    app.mount("/", Starlette())
+    made(app, dependencies=LOGIN)
+    assert any(one.startswith("DELETE /tasks/{task_id} is answered") for one in said(app, caplog))
+
+
+def test_routes_that_come_later(caplog: pytest.LogCaptureFixture) -> None:
+    """A route that is added after the router, or has another method, hides nothing."""
+    app = FastAPI(lifespan=setup_async_framework)
+    app.post("/tasks")(show)
+    made(app, dependencies=LOGIN)
+    app.get("/tasks/{anything}")(show)
+    app.mount("/", Starlette())
+    assert said(app, caplog) == []
+    with TestClient(app) as client:
+        assert client.get("/tasks").json()["total"] == 0
+        assert client.post("/tasks").json() == "own"
