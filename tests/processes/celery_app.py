@@ -13,10 +13,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from framework.engines.celery import CeleryEngine, _recovery, _settings
 from framework.telemetry.opentelemetry import OpenTelemetrySink
 from framework.worker import _outpost
-from tests.processes import celery_tasks
+from tests.processes import celery_depends, celery_tasks
 from tests.processes.conformance import tasks
 
-__all__ = ["celery_app", "celery_tasks", "engine", "tasks"]
+__all__ = ["celery_app", "celery_depends", "celery_tasks", "engine", "tasks"]
 
 
 def make(url: str, name: str = "processes", **options: Any) -> CeleryEngine:
