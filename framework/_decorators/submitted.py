@@ -50,6 +50,9 @@ def background_task(fn: Any = BRACKETS, /, **options: Unpack[BackgroundOptions])
     threads and scripts while a framework runs. If the arguments do not match the function, the
     call raises ``TypeError``. If a task calls its own function, that submits another task.
 
+    The function may declare dependencies with FastAPI's ``Depends``. Callers leave them out, and
+    each attempt of the task opens and closes its own.
+
     ``.fn`` is the undecorated function, and ``.options(...)`` returns a copy with other options.
 
     Args:
@@ -60,8 +63,8 @@ def background_task(fn: Any = BRACKETS, /, **options: Unpack[BackgroundOptions])
         A function with the same parameters that returns a `TaskId`.
 
     Raises:
-        TypeError: If *fn* cannot be a task, the order of decorators is wrong, or a parameter
-            has the wrong type.
+        TypeError: If *fn* cannot be a task, the order of decorators is wrong, a parameter
+            has the wrong type, or a dependency needs a request.
         ValueError: If a value is out of range.
     """
     given = BACKGROUND.checked("background_task", options)
@@ -99,8 +102,8 @@ def async_task(fn: Any = BRACKETS, /, **options: Unpack[TaskOptions]) -> Any:
         raises.
 
     Raises:
-        TypeError: If *fn* cannot be a task, the order of decorators is wrong, or a parameter
-            has the wrong type.
+        TypeError: If *fn* cannot be a task, the order of decorators is wrong, a parameter
+            has the wrong type, or a dependency needs a request.
         ValueError: If a value is out of range.
     """
     given = TASK.checked("async_task", options)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, time, timedelta
-from typing import Any, assert_type
+from typing import Annotated, Any, assert_type
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
 from framework import (
     CancelAnswer,
@@ -90,6 +90,32 @@ async def bare_async_background(text: str) -> int:
 async def called_async_background(text: str) -> list[str]:
     """Be decorated with options, as a coroutine function."""
     return [text]
+
+
+def connection() -> Iterator[str]:
+    """Open a connection."""
+    yield "connection"
+
+
+@background_task
+def with_default(number: int, opened: str = Depends(connection)) -> int:
+    """Count what a connection has."""
+    return number + len(opened)
+
+
+@background_task
+async def with_annotation(
+    number: int, opened: Annotated[str, Depends(connection)] = Depends()
+) -> int:
+    """Count what a connection has, on the loop."""
+    return number + len(opened)
+
+
+async def use_dependencies() -> None:
+    """A call leaves dependencies out."""
+    assert_type(with_default(1), TaskId[int])
+    assert_type(with_annotation(1), TaskId[int])
+    assert_type(await get_task_manager().submit(with_annotation, (1,)), TaskId[int])
 
 
 async def use_background() -> None:
