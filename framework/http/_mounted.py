@@ -32,7 +32,8 @@ def warn_of_open_routes(app: Any, endpoints: Collection[Callable[..., Any]]) -> 
     paths = [
         route.path
         for route in routes_of(app)
-        if route.endpoint in endpoints and not getattr(route, "dependencies", None)
+        if getattr(route, "endpoint", None) in endpoints
+        and not getattr(route, "dependencies", None)
     ]
     if paths:
         _LOGGER.warning(
@@ -51,7 +52,7 @@ def warn_of_hidden_routes(app: Any, endpoints: Collection[Callable[..., Any]]) -
     """
     earlier: list[Any] = []
     for route in routes_of(app):
-        if route.endpoint not in endpoints:
+        if getattr(route, "endpoint", None) not in endpoints:
             earlier.append(route)
             continue
         for method in sorted(route.methods or ()):
