@@ -33,6 +33,7 @@ from framework._tasks.live import LiveTask
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError
+from framework.http import _links
 from framework.http._answer import Accepted
 from framework.http._idempotency import IdempotencyKey, id_for
 from framework.http._routes import StatusRoute, find_status_route, status_route_of
@@ -72,6 +73,7 @@ _ASKING: Final = Depends(_ask)
 
 def install() -> None:
     """Wrap the constructor of FastAPI's routes; does nothing the second time."""
+    _links.install()
     made: Any = APIRoute.__init__
     if getattr(made, "__asyncframe__", False):
         return
@@ -132,17 +134,20 @@ def _accepting(
     if others:
         # What else it returns has the route's own status and model.
         options["response_model"] = None if others == (type(None),) else Union[others]  # noqa: UP007
-        responses[202] = {**_ACCEPTED, "model": model}
+        status = 202
+        responses[status] = {**_ACCEPTED, "model": model}
     else:
-        options["status_code"] = options.get("status_code") or 202
-        responses[options["status_code"]] = _ACCEPTED
+        status = options["status_code"] = options.get("status_code") or 202
+        responses[status] = _ACCEPTED
     options["dependencies"] = [_ASKING, *(options.get("dependencies") or ())]
     for code, response in (options.get("responses") or {}).items():
         known = next((one for one in responses if str(one) == str(code)), code)
         responses[known] = {**responses.get(known, {}), **response}
     options["responses"] = responses
     label = f"{' and '.join(sorted(options.get('methods') or ['GET']))} {path}"
-    return _Accepting(endpoint, model, label, alone=not others).function(), options
+    function = _Accepting(endpoint, model, label, alone=not others).function()
+    setattr(function, _links.ACCEPTS, int(status))
+    return function, options
 
 
 _ACCEPTED: Final[dict[str, Any]] = {

@@ -562,6 +562,58 @@ def test_openapi() -> None:
     assert referenced(responses["503"], document, set()) == {"Problem"}
 
 
+def linked(app: FastAPI, path: str, status: str = "202") -> Any:
+    """Return the link of a route's response, and whether it leads to what shows a task."""
+    document = app.openapi()
+    link = document["paths"][path]["post"]["responses"][status].get("links", {}).get("status")
+    targets = [
+        path
+        for path, methods in document["paths"].items()
+        if link is not None and methods.get("get", {}).get("operationId") == link["operationId"]
+    ]
+    return (None, targets) if link is None else (link["parameters"], targets)
+
+
+BODY = "$response.body#/task_id"
+
+
+@pytest.mark.parametrize(
+    ("app", "path", "parameters", "target"),
+    [
+        (_nested, "/reports", {"task_id": BODY}, "/api/v1/jobs/{task_id}"),
+        (_both, "/reports", {"task_id": BODY}, "/tasks/{task_id}"),
+        (_of_its_own, "/reports", {"task_id": BODY}, "/reports/{task_id}/status"),
+        (
+            _of_a_tenant,
+            "/{tenant}/reports",
+            {"tenant": "$request.path.tenant", "task_id": BODY},
+            "/{tenant}/tasks/{task_id}",
+        ),
+    ],
+)
+def test_links(app: Any, path: str, parameters: Any, target: str) -> None:
+    """In OpenAPI a link leads from the 202 response to the operation that shows the task."""
+    assert linked(app(), path) == (parameters, [target])
+
+
+def test_links_of_later_routes() -> None:
+    """A route that is added after OpenAPI was made has a link, too."""
+    app = made()
+    app.openapi()
+    app.post("/later", status_code=201)(_from_a_coroutine())
+    app.openapi_schema = None  # as older versions of FastAPI need it
+    assert linked(app, "/later", "201") == ({"task_id": BODY}, ["/tasks/{task_id}"])
+
+
+def test_no_links() -> None:
+    """There is no link to a route that is not in the document."""
+    assert linked(_in_another_app(), "/reports") == (None, [])
+    app = FastAPI()
+    app.post("/reports")(_from_a_coroutine())
+    app.include_router(task_router(include_in_schema=False))
+    assert linked(app, "/reports") == (None, [])
+
+
 class Branch(BaseModel):
     """A model that refers to itself."""
 
