@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Locator, Page, expect
 
+from tests.framework.apps.watched import HOSTILE
 from tests.patience import PATIENCE
 from tests.serving import Server, serving
 
@@ -51,10 +54,22 @@ def started(app: httpx.Client, path: str) -> str:
     return task_id
 
 
+def row_of(page: Page, text: str) -> Locator:
+    """Return the first row with a text."""
+    return page.locator("#rows").get_by_role("row").filter(has_text=text).first
+
+
+def find(page: Page, text: str) -> Locator:
+    """Search for a text, and return the first row that is left."""
+    page.get_by_role("searchbox").fill(text)
+    expect(page).to_have_url(re.compile(f"search={text}"))
+    return page.locator("#rows").get_by_role("row").first
+
+
 def test_a_task_is_seen_from_start_to_end(page: Page, app: httpx.Client) -> None:
     """A task appears, its progress moves, and it is shown as completed with its result."""
     task_id = started(app, "/steps/seen")
-    row = page.get_by_role("row").filter(has_text="steps").first
+    row = find(page, task_id)
     expect(row).to_contain_text("Running")
     app.post("/step/seen", params={"progress": 0.4, "message": "reading"})
     expect(row).to_contain_text("40 %")
@@ -66,3 +81,219 @@ def test_a_task_is_seen_from_start_to_end(page: Page, app: httpx.Client) -> None
     app.post("/step/seen")
     expect(row).to_contain_text("Completed")
     expect(panel).to_contain_text('"done"')
+
+
+def test_filters(page: Page, app: httpx.Client) -> None:
+    """Tabs, functions and the search leave some tasks, also after the page is loaded again."""
+    failed, gate = started(app, "/start/fails"), started(app, "/hold/filters")
+    page.get_by_role("button", name="Failed").click()
+    expect(row_of(page, "fails")).to_be_visible()
+    expect(row_of(page, "held")).to_have_count(0)
+    page.get_by_role("combobox", name="Function").select_option("held")
+    expect(page.get_by_text("No task matches")).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("No task matches")).to_be_visible()
+    page.get_by_role("button", name="Show all tasks").click()
+    expect(find(page, failed)).to_contain_text("ConnectionError")
+    expect(find(page, gate)).to_contain_text("Running")
+    app.post("/release/filters")
+
+
+def test_the_keyboard(page: Page, app: httpx.Client) -> None:
+    """Every task can be found, opened and left by keys alone, and the focus is not lost."""
+    for key in ("a", "b", "c"):
+        started(app, f"/steps/keys-{key}")
+    expect(row_of(page, "steps")).to_be_visible()
+    page.keyboard.press("/")
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    page.keyboard.type("STEPS")
+    expect(page).to_have_url(re.compile("search=STEPS"))
+    page.keyboard.press("ArrowDown")
+    grid = page.get_by_role("grid")
+    expect(grid).to_be_focused()
+    chosen = page.locator("[role=row][aria-selected=true]")
+    expect(chosen).to_have_attribute("aria-rowindex", "2")
+    for key, at in [("j", "3"), ("ArrowDown", "4"), ("k", "3"), ("Home", "2"), ("j", "3")]:
+        page.keyboard.press(key)
+        expect(chosen).to_have_attribute("aria-rowindex", at)
+        expect(grid).to_have_attribute("aria-activedescendant", chosen.get_attribute("id") or "")
+    page.keyboard.press("Enter")
+    panel = page.get_by_role("complementary")
+    expect(panel).to_be_focused()
+    first = page.evaluate("location.hash")
+    page.keyboard.press("j")
+    expect(page).not_to_have_url(re.compile(f"{first}$"))
+    page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+    expect(grid).to_be_focused()
+    for key in ("a", "b", "c"):
+        app.post(f"/step/keys-{key}")
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_texts(page: Page, app: httpx.Client, kind: str) -> None:
+    """A description is shown as the text that it is, and never makes a row higher."""
+    task_id = started(app, f"/hostile/{kind}")
+    row = find(page, task_id)
+    start = " ".join(HOSTILE[kind][:20].split())
+    expect(row).to_contain_text(start)
+    row.click()
+    expect(page.get_by_role("complementary")).to_contain_text(start)
+    assert page.title().endswith("Tasks")
+    box = row.bounding_box()
+    assert box is not None
+    assert box["height"] == 44
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate("document.documentElement.textContent.length") < 200_000
+
+
+def test_waits(page: Page, app: httpx.Client) -> None:
+    """A task that waits for its next attempt, or for a throttle, says until when."""
+    retried = started(app, "/start/retried")
+    started(app, "/start/throttled")
+    throttled = started(app, "/start/throttled")
+    expect(find(page, retried)).to_contain_text(
+        re.compile(r"Next attempt in (10 min|9 min \d+ s), 1 of 5 failed: ConnectionError")
+    )
+    expect(find(page, throttled)).to_contain_text(
+        re.compile(r"Next slot in (10 min|9 min \d+ s), throttle tests\.")
+    )
+    expect(page.locator("#card-throttles")).to_contain_text(re.compile("1 waits, next in"))
+
+
+def test_an_abandoned_thread(page: Page, app: httpx.Client) -> None:
+    """A function that runs past its limit is shown with its task, and among the threads."""
+    row = find(page, started(app, "/start/limited"))
+    expect(row).to_contain_text("Timed out")
+    expect(row).to_contain_text("Its function still runs")
+    threads = page.locator("#card-threads")
+    expect(threads).to_contain_text("1 thread runs past the limit: limited")
+    app.post("/release/limited")
+    expect(row).not_to_contain_text("Its function still runs")
+    expect(threads).not_to_contain_text("past the limit")
+
+
+def test_no_message_of_an_error(page: Page, app: httpx.Client) -> None:
+    """Unless errors are exposed, the page has their types and not their messages."""
+    answers: list[str] = []
+    page.on("response", lambda response: answers.append(response.url))
+    find(page, started(app, "/start/fails")).click()
+    panel = page.get_by_role("complementary")
+    expect(panel).to_contain_text("ConnectionError")
+    assert "hunter2" not in page.content()
+    assert answers
+    for url in answers:
+        assert "hunter2" not in app.get(url).text
+
+
+def test_a_button(page: Page) -> None:
+    """A button of the app starts its task, and the page says so."""
+    page.get_by_role("button", name="Fail", exact=True).click()
+    expect(page.get_by_role("status")).to_have_text("Fail: started")
+    expect(row_of(page, "fails")).to_contain_text("now")
+
+
+def test_a_schedule(page: Page) -> None:
+    """A schedule is shown with its next run, and can be paused, resumed and run."""
+    line = page.locator("#card-schedules li").filter(has_text="daily")
+    expect(line).to_contain_text(re.compile(r"in 23 h \d+ min"))
+    line.hover()
+    line.get_by_role("button", name="Pause: daily").click()
+    expect(page.get_by_role("status")).to_have_text("The schedule is paused")
+    line.get_by_role("button", name="Resume: daily").click()
+    expect(page.get_by_role("status")).to_have_text("The schedule goes on")
+    line.get_by_role("button", name="Run now: daily").click()
+    expect(row_of(page, "daily")).to_contain_text("Completed")
+
+
+def test_ten_thousand_tasks(page: Page, app: httpx.Client) -> None:
+    """However long the list, the page has the rows on the screen, and new ones push none away."""
+    app.post("/many/10000")
+    page.get_by_role("combobox", name="Function").select_option("quick")
+    grid = page.get_by_role("grid")
+    expect(grid).to_have_attribute("aria-rowcount", re.compile("^1000[1-9]$"))
+    page.keyboard.press("j")
+    page.keyboard.press("End")
+    page.keyboard.press("PageUp")
+    chosen = page.locator("[role=row][aria-selected=true]")
+    expect(chosen).to_contain_text(re.compile(r"number \d\d?\b"))
+    text, box = chosen.locator(".text").text_content(), chosen.bounding_box()
+    app.post("/many/300")
+    newer = page.get_by_role("button", name="300 new tasks")
+    expect(newer).to_be_visible()
+    assert chosen.locator(".text").text_content() == text
+    assert chosen.bounding_box() == box
+    assert page.locator("#rows > *").count() < 60
+    order = page.evaluate("[...document.querySelectorAll('#rows > *')].map(r => r.ariaRowIndex)")
+    assert order == sorted(order, key=int)
+    newer.click()
+    expect(row_of(page, "number 299")).to_be_in_viewport()
+
+
+def test_the_server_is_away(page: Page, app: httpx.Client) -> None:
+    """While the server does not answer, the last tasks stay, with the time that they are of."""
+    row = find(page, started(app, "/start/fails"))
+    page.context.set_offline(True)
+    expect(page.get_by_text("Not live")).to_be_visible()
+    expect(page.locator("#notice")).to_have_text(
+        re.compile(r"^The server does not answer\. You see the tasks as they were at [\d:]{8}\.$")
+    )
+    expect(row).to_contain_text("Failed")
+    page.context.set_offline(False)
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    expect(page.locator("#notice")).to_be_hidden()
+
+
+def test_a_hidden_page_asks_nothing(page: Page) -> None:
+    """A page in the background costs the server nothing, and is up to date when it comes back."""
+    page.clock.install()
+    page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    page.clock.run_for(2_000)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.run_for(600_000)
+    assert asked == []
+    with page.expect_request("**/dashboard/list?*"):
+        page.evaluate(
+            "delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))"
+        )
+
+
+def test_a_phone(page: Page, app: httpx.Client) -> None:
+    """On the narrowest phone nothing is wider than the screen, and rows have two lines."""
+    page.set_viewport_size({"width": 360, "height": 740})
+    row = find(page, started(app, "/start/retried"))
+    expect(row).to_contain_text("Next attempt")
+    box = row.bounding_box()
+    assert box is not None
+    assert box["height"] == 62
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    row.click()
+    panel = page.get_by_role("complementary").bounding_box()
+    assert panel is not None
+    assert panel["x"] >= 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_nobody_is_kept_out(page: Page, app: httpx.Client, scheme: str, width: int) -> None:
+    """Axe finds nothing that keeps people out who see, hear or move less than others."""
+    page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]  # one of two
+    page.set_viewport_size({"width": width, "height": 800})
+    row = row_of(page, "fails")
+    started(app, "/start/fails")
+    expect(row).to_be_attached()
+    assert barriers(page) == []
+    row.click()
+    expect(page.get_by_role("complementary")).to_contain_text("Timeline")
+    assert barriers(page) == []
+
+
+def barriers(page: Page) -> list[tuple[str, object, str]]:
+    """Return what axe finds."""
+    return [
+        (rule["id"], node["target"], node["failureSummary"])
+        for rule in Axe().run(page).response["violations"]
+        for node in rule["nodes"]
+    ]
