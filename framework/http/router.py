@@ -77,10 +77,11 @@ def task_router(
         include_in_schema: Whether the routes are in the OpenAPI schema.
         buttons: Buttons of the page: for each label the path of a POST route of the app that
             needs no body, such as ``{"Send a report": "/reports"}``; None for no buttons.
+            Everyone who sees the page sees all of them, and the routes say who may use them.
 
     Raises:
         TypeError: If a parameter is of the wrong type, or *owner* is async or has ``Depends``.
-        ValueError: If *prefix* is no path.
+        ValueError: If *prefix* or a path in *buttons* is no path.
     """
     access = Access(checked_owner(owner), checks.flag("expose_errors", expose_errors))
     prefix, mounting = checks.path_prefix("prefix", prefix), _Mounting(access.owner)
@@ -92,7 +93,7 @@ def task_router(
         generate_unique_id_function=_operation_ids(prefix),
         lifespan=mounting.lifespan,
     )
-    add_dashboard(router, access, buttons or {})
+    add_dashboard(router, access, {} if buttons is None else buttons)
     _add_lists(router, access)
     _add_task(router, access)
     _add_changes(router, access)

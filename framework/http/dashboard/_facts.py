@@ -88,7 +88,7 @@ def _process(manager: TaskManager) -> dict[str, Any]:
     pool = manager.pool.get_stats()
     shown = ("max_workers", "busy", "queued", "abandoned", "degraded")
     lingering = [
-        {"name": jsonable(call["name"]), "since": round(manager.clock.time() - call["run_time"], 1)}
+        {"name": jsonable(call["name"]), "since": _tenth(manager.clock.time() - call["run_time"])}
         for call in manager.pool.get_active_tasks()
         if call["abandoned"]
     ]
@@ -101,7 +101,7 @@ async def _schedules(manager: TaskManager) -> list[dict[str, Any]]:
         {
             "name": jsonable(info.name),
             "timing": jsonable(info.timing),
-            "next": second(info.next_run),
+            "next": _tenth(second(info.next_run)),
             "last": second(info.last_run),
             "last_id": info.last_task_id,
             "last_status": info.last_status,
@@ -110,6 +110,11 @@ async def _schedules(manager: TaskManager) -> list[dict[str, Any]]:
         }
         for info in infos
     ]
+
+
+def _tenth(at: float | None) -> float | None:
+    """Return a moment by the clock that only counts seconds, so that it is the same each time."""
+    return None if at is None else round(at, 1)
 
 
 def _throttles(policies: Policies, live: Iterable[Task]) -> list[dict[str, Any]]:
@@ -145,7 +150,7 @@ def _throttle(policies: Policies, policy: ThrottlePolicy) -> dict[str, Any]:
         "keys": len(gates) if policy.has_key else None,
         "full": outlook.full,
         "waiting": outlook.waiting,
-        "next": None if due is None else round(due, 2),
+        "next": _tenth(due),
     }
 
 

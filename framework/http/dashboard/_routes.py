@@ -9,13 +9,14 @@ from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from framework._tasks import checks
 from framework._tasks.records import TaskStatus
 from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
 from framework.http._access import Access
 from framework.http.dashboard import _facts
 from framework.http.dashboard._page import page
 from framework.http.dashboard._rows import row_of
-from framework.http.views import TaskView
+from framework.http.views import view_of
 
 _MOST: Final = 200
 """The most rows that one request may ask for; the page shows some forty at a time."""
@@ -34,11 +35,32 @@ def add_dashboard(router: APIRouter, access: Access, buttons: Mapping[str, str])
         router: Gets the routes; they pass its dependencies.
         access: What they may show.
         buttons: For each label the path of a POST route of the app.
+
+    Raises:
+        TypeError: If *buttons* is no mapping from strings to strings.
+        ValueError: If a label is empty, or a path is none of the app.
     """
     _add_page(router)
-    _add_facts(router, access, buttons)
+    _add_facts(router, access, _checked_buttons(buttons))
     if access.owner is None:
         _add_schedules(router, access)
+
+
+def _checked_buttons(buttons: object) -> dict[str, str]:
+    if not isinstance(buttons, Mapping):
+        raise TypeError(
+            'buttons must be a dict such as {"Send a report": "/reports"}, not '
+            f"{checks.show(buttons)}"
+        )
+    for label, path in buttons.items():
+        checks.filled_text("a label of buttons", label)
+        # Two slashes would begin the name of another host.
+        if not checks.text(f"buttons[{label!r}]", path).startswith("/") or path[1:2] in ("/", "\\"):
+            raise ValueError(
+                f"buttons[{label!r}] must be the path of a route of the app, such as '/reports', "
+                f"not {checks.show(path)}"
+            )
+    return dict(buttons)
 
 
 def _add_page(router: APIRouter) -> None:
@@ -96,8 +118,10 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
     async def show_details(task_id: str, request: Request) -> Response:
         """Return all that the page may show of a task."""
         task = await access.task(request, task_id)
-        view = TaskView.of(task, expose_errors=access.expose_errors).model_dump(mode="json")
-        return _answer(request, access, {"row": row_of(task), "view": view})
+        row, view = row_of(task), view_of(task, expose_errors=access.expose_errors)
+        # Without the seconds that are left, which the page counts itself.
+        view["reason"] = row["reason"]
+        return _answer(request, access, {"row": row, "view": view})
 
 
 def _belongs_to_nobody(access: Access, owner: str | None) -> bool:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
-from framework import setup_async_framework
+from framework import background_task, scheduled_task, setup_async_framework, throttled_task
 from framework.http import task_router
+from pytest_asyncframe.probe import Probe
 
 MOST = 60_000
 
 
-def made() -> FastAPI:
+def made(**options: Any) -> FastAPI:
     """Return an app with the routes."""
     app = FastAPI(lifespan=setup_async_framework)
-    app.include_router(task_router())
+    app.include_router(task_router(**options))
     return app
 
 
@@ -67,15 +69,129 @@ def test_the_page_is_sent_once() -> None:
 
 
 @pytest.mark.parametrize("path", ["list", "facts"])
-def test_what_is_known_is_not_sent_again(path: str) -> None:
+async def test_what_is_known_is_not_sent_again(asyncframe: Probe, path: str) -> None:
     """As long as nothing has changed, the page is told so instead of all facts again."""
-    with TestClient(made()) as client:
-        first = client.get(f"/tasks/dashboard/{path}")
+    async with asyncframe.client(made()) as client:
+        first = await client.get(f"/tasks/dashboard/{path}")
         assert first.headers["cache-control"] == "no-store"
         known = {"If-None-Match": first.headers["etag"]}
-        assert client.get(f"/tasks/dashboard/{path}", headers=known).status_code == 304
+        again = await client.get(f"/tasks/dashboard/{path}", headers=known)
+        assert (again.status_code, again.content) == (304, b"")
+        send("x")
+        await asyncframe.settled()
+        newer = await client.get(f"/tasks/dashboard/{path}", headers=known)
+        assert newer.status_code == 200
 
 
 def test_the_page_is_not_in_the_schema() -> None:
     """OpenAPI has nothing of the page, which may change with each release."""
     assert not [path for path in made().openapi()["paths"] if "dashboard" in path]
+
+
+@background_task
+@throttled_task(rate_limit=3)
+async def send(text: str) -> str:
+    """Return the text."""
+    return text
+
+
+@scheduled_task(every=60)
+async def roll_up() -> None:
+    """Do nothing."""
+
+
+def caller(request: Request) -> str | None:
+    """Return who asks."""
+    return request.headers.get("x-user")
+
+
+async def test_owners_see_their_own(asyncframe: Probe) -> None:
+    """An owner sees nothing of others: no task, no count, no throttle, schedule or thread."""
+    app = made(owner=caller)
+    app.post("/send")(send)
+    async with asyncframe.client(app) as client:
+        for user in ("anna", "bert"):
+            for _ in range(1 + (user == "bert")):
+                await client.post(f"/send?text={user}", headers={"X-User": user})
+        await asyncframe.settled()
+
+        async def told(path: str, user: str | None) -> Any:
+            headers = {} if user is None else {"X-User": user}
+            answer = await client.get(f"/tasks/dashboard/{path}", headers=headers)
+            return answer.json()
+
+        rows = (await told("list", "anna"))["rows"]
+        facts = await told("facts", "anna")
+        (foreign,) = {row["id"] for row in (await told("list", "bert"))["rows"][:1]}
+        assert len(rows) == facts["counts"]["completed"] == 1
+        assert facts.keys() == {"counts", "latest", "names", "buttons"}
+        assert len(facts["latest"]) == 1
+        assert await told("list", None) == {"total": 0, "rows": []}
+        assert sum((await told("facts", None))["counts"].values()) == 0
+        assert await told(f"details/{foreign}", "anna") == await told("details/unknown", "anna")
+        paused = await client.post(
+            "/tasks/dashboard/schedules/pause?name=roll_up", headers={"X-Requested-With": "x"}
+        )
+        assert paused.status_code == 404
+
+
+async def test_who_sees_all(asyncframe: Probe) -> None:
+    """Without owners the page shows throttles with their calls, and schedules."""
+    app = made()
+    async with asyncframe.client(app) as client:
+        for _ in range(4):
+            send("x")
+        await asyncframe.settled()
+        facts = (await client.get("/tasks/dashboard/facts")).json()
+    (throttle,) = facts["throttles"]
+    assert (throttle["used"], throttle["rate"], throttle["full"]) == (3, 3, 1)
+    assert throttle["next"] is not None
+    assert "roll_up" in [schedule["name"].rpartition(".")[2] for schedule in facts["schedules"]]
+    assert facts["process"]["abandoned"] == 0
+    asyncframe.expect_failure(send, Exception)
+
+
+def test_schedules_need_the_header() -> None:
+    """A page of another site cannot pause a schedule, since it cannot send the header."""
+    with TestClient(made()) as client:
+        path = "/tasks/dashboard/schedules"
+        assert client.post(f"{path}/pause?name=x").status_code == 422
+        asked = {"X-Requested-With": "x"}
+        assert client.post(f"{path}/pause?name=unknown", headers=asked).status_code == 404
+        assert client.post(f"{path}/delete?name=unknown", headers=asked).status_code == 422
+
+
+@pytest.mark.parametrize("root", ["", "/behind/a/proxy"])
+def test_buttons(root: str) -> None:
+    """Buttons call the app where it is, also behind a proxy that adds to its paths."""
+    app = made(buttons={"Report": "/reports"})
+    with TestClient(app, root_path=root) as client:
+        told = client.get("/tasks/dashboard/facts").json()
+    assert told["buttons"] == [{"label": "Report", "path": f"{root}/reports"}]
+
+
+@pytest.mark.parametrize(
+    ("buttons", "error", "message"),
+    [
+        (["/x"], TypeError, r"buttons must be a dict such as .*, not \['/x'\]"),
+        ({"": "/x"}, ValueError, r"a label of buttons must .*"),
+        ({"A": 5}, TypeError, r"buttons\['A'\] must be a string, not 5"),
+        ({"A": "reports"}, ValueError, r"buttons\['A'\] must be the path of a route .*"),
+        ({"A": "//evil.example"}, ValueError, r"buttons\['A'\] must be the path of a route .*"),
+        ({"A": "/\\evil.example"}, ValueError, r"buttons\['A'\] must be the path of a route .*"),
+    ],
+)
+def test_bad_buttons(buttons: Any, error: type[Exception], message: str) -> None:
+    """Buttons that could call another site, or nothing, are refused."""
+    with pytest.raises(error, match=f"^{message}$"):
+        task_router(buttons=buttons)
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=201", "offset=-1", "status=lost", f"search={'x' * 256}", "limit=nan"],
+)
+def test_bad_queries(query: str) -> None:
+    """What the list cannot be asked for is a mistake of the request."""
+    with TestClient(made()) as client:
+        assert client.get(f"/tasks/dashboard/list?{query}").status_code == 422

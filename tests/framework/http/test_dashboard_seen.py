@@ -83,6 +83,38 @@ def test_a_task_is_seen_from_start_to_end(page: Page, app: httpx.Client) -> None
     expect(panel).to_contain_text('"done"')
 
 
+def test_cancel_and_run_again(page: Page, app: httpx.Client) -> None:
+    """A task is cancelled from its row, and runs again from its details, as a new task."""
+    task_id = started(app, "/steps/cancelled")
+    row = find(page, task_id)
+    row.hover()
+    row.get_by_role("button", name="Cancel: steps", include_hidden=True).click()
+    expect(page.get_by_role("status")).to_have_text("The task is cancelled")
+    expect(row).to_contain_text("Cancelled")
+    row.click()
+    panel = page.get_by_role("complementary")
+    panel.get_by_role("button", name="Run again").click()
+    expect(page.get_by_role("status")).to_have_text("The task runs again, as a new task")
+    page.get_by_role("searchbox").fill("steps")
+    again = row_of(page, "Running")
+    again.click()
+    panel.get_by_role("link", name=task_id).click()
+    expect(panel).to_contain_text("Cancelled")
+    app.post("/step/cancelled")
+
+
+def test_a_thread_that_is_asked_to_stop(page: Page, app: httpx.Client) -> None:
+    """A thread cannot be stopped, so its task goes on, and says that it was asked."""
+    row = find(page, started(app, "/hold/asked"))
+    row.click()
+    panel = page.get_by_role("complementary")
+    panel.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("status")).to_have_text("The task was asked to stop")
+    expect(panel).to_contain_text("Asked to cancel: its thread cannot be stopped")
+    app.post("/release/asked")
+    expect(panel).to_contain_text("It was asked to cancel, but ended otherwise.")
+
+
 def test_filters(page: Page, app: httpx.Client) -> None:
     """Tabs, functions and the search leave some tasks, also after the page is loaded again."""
     failed, gate = started(app, "/start/fails"), started(app, "/hold/filters")
