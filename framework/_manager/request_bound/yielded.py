@@ -10,7 +10,8 @@ Relies on: the generators being suspended while code of the request runs, on whi
 from __future__ import annotations
 
 import dis
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
@@ -41,12 +42,54 @@ def yielded_in(scope: Mapping[str, Any]) -> Iterator[Yielded]:
     Args:
         scope: The scope of the request.
     """
-    for name in _STACKS:
+    stacks = [scope[name] for name in _STACKS if name in scope]
+    for found in _kept_by(stacks) if stacks else _kept_by_older(scope):
+        if _is_closed(found.value):
+            yield found
+
+
+def _kept_by(stacks: Iterable[object]) -> Iterator[Yielded]:
+    """Yield what the dependencies have made whose ends are in some exit stacks."""
+    for stack in stacks:
         # Without the attribute it is no exit stack.
-        for _, callback in tuple(getattr(scope.get(name), "_exit_callbacks", ())):
+        for _, callback in tuple(getattr(stack, "_exit_callbacks", ())):
             found = _yielded_by(getattr(callback, "__self__", None))
-            if found is not None and _is_closed(found.value):
+            if found is not None:
                 yield found
+
+
+def _kept_by_older(scope: Mapping[str, Any]) -> Iterator[Yielded]:
+    """Do the same where FastAPI, before 0.118, has its exit stack in a local variable.
+
+    Its frame is found from an async route. From a sync one, on a thread, only the frame of the
+    route is, and thus only what it was given itself.
+    """
+    dependant = getattr(scope.get("route"), "dependant", None)
+    if dependant is None:
+        return
+    route = getattr(scope.get("endpoint"), "__code__", None)
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is route:
+            overrides = getattr(scope.get("app"), "dependency_overrides", {})
+            yield from _given_to(frame, dependant.dependencies, overrides)
+        elif frame.f_globals.get("__name__") == "fastapi.routing":
+            yield from _kept_by([frame.f_locals.get("async_exit_stack")])
+        frame = frame.f_back
+
+
+def _given_to(
+    frame: FrameType, dependencies: Iterable[Any], overrides: Mapping[Any, Any]
+) -> Iterator[Yielded]:
+    """Yield what the parameters of a route got from dependencies, unless it has changed them."""
+    for one in dependencies:
+        call = overrides.get(one.call, one.call)
+        code = getattr(call, "__code__", None) or getattr(type(call).__call__, "__code__", None)
+        if code is None or one.name not in frame.f_locals:
+            continue
+        if any(each.is_made and each.is_followed for each in _yields(code).values()):
+            name = getattr(call, "__qualname__", type(call).__qualname__)
+            yield Yielded(frame.f_locals[one.name], name)
 
 
 def _is_closed(value: object) -> bool:
@@ -82,7 +125,9 @@ def _judged(generator: Any, frame: FrameType, value: Any) -> Yielded | None:
         return None
     if value is _UNKNOWN:
         value = frame.f_locals.get(yields.name, _UNKNOWN)
-    return None if value is _UNKNOWN else Yielded(value, generator.__qualname__)
+    # An object is called by the name of its class.
+    name = generator.__qualname__.removesuffix(".__call__")
+    return None if value is _UNKNOWN else Yielded(value, name)
 
 
 _UNKNOWN: Final = object()

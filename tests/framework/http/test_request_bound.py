@@ -276,6 +276,7 @@ def app_of(dependency: Callable[..., Any], call: Callable[[Any], object] = work)
     async def socket_route(socket: WebSocket, value: Any = given) -> None:
         await socket.accept()
         call(value)
+        await socket.send_text("done")
 
     return app
 
@@ -284,8 +285,8 @@ def ask(app: FastAPI, path: str = "/sync") -> None:
     """Make a request; what its route raises is raised here."""
     with TestClient(app) as client:
         if path == "/socket":
-            with client.websocket_connect(path):
-                pass
+            with client.websocket_connect(path) as socket:
+                assert socket.receive_text() == "done"
         else:
             assert client.get(path).status_code == 200
 
@@ -313,7 +314,7 @@ def test_a_session_is_refused(dependency: Callable[..., Any], path: str) -> None
 
 def test_a_dependency_that_is_an_object() -> None:
     """What the object's generator yields is refused too."""
-    with pytest.raises(TypeError, match=refusal("given", "Sessions.__call__")):
+    with pytest.raises(TypeError, match=refusal("given", "Sessions")):
         ask(app_of(Sessions()))
 
 
@@ -333,24 +334,30 @@ def test_a_part_of_an_argument_is_refused() -> None:
         return Order(session)
 
     with pytest.raises(TypeError, match=refusal("given.part", "sync_session")):
-        ask(app_of(repository))
+        ask(app_of(repository), "/async")
 
 
-def test_behind_middleware_routers_and_mounts() -> None:
-    """It is found wherever the route is."""
-    inner, router, app = app_of(sync_session), APIRouter(prefix="/v1"), FastAPI()
-    router.include_router(inner.router, prefix="/more")
-    app = FastAPI(lifespan=setup_async_framework)
+def test_behind_middleware_and_routers() -> None:
+    """It is found wherever the route is, and whatever is around it."""
+    router, app = APIRouter(prefix="/v1"), FastAPI(lifespan=setup_async_framework)
+    router.include_router(app_of(sync_session).router, prefix="/more")
     app.include_router(router)
-    app.mount("/sub", inner)
 
     @app.middleware("http")
     async def passing(request: Request, call_next: Any) -> Any:
         return await call_next(request)
 
-    for path in ("/v1/more/sync", "/v1/more/async", "/sub/sync"):
+    for path in ("/v1/more/sync", "/v1/more/async"):
         with pytest.raises(TypeError, match=refusal("given", "sync_session")):
             ask(app, path)
+
+
+def test_in_a_mounted_app() -> None:
+    """A request to an app inside another is looked at too."""
+    app = FastAPI(lifespan=setup_async_framework)
+    app.mount("/sub", app_of(sync_session))
+    with pytest.raises(TypeError, match=refusal("given", "sync_session")):
+        ask(app, "/sub/sync")
 
 
 @pytest.mark.skipif(
