@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, time, timedelta
 from typing import Annotated, Any, assert_type
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Request
 
 from framework import (
     CancelAnswer,
@@ -43,7 +43,7 @@ from framework import (
     setup_async_framework,
     throttled_task,
 )
-from framework.http import Accepted, health_router
+from framework.http import Accepted, Problem, TaskView, health_router, task_router
 from framework.lifespan import FrameworkLifespan
 from framework.protocols import Clock, EventSink, TaskEvent, Telemetry
 from framework.telemetry.opentelemetry import OpenTelemetrySink
@@ -630,6 +630,41 @@ def use_metrics(manager: TaskManager, app: FastAPI) -> None:
     router = health_router(prefix="/internal", unready_on={"pool", "queue"}, shutdown_delay=5)
     assert_type(router, APIRouter)
     app.include_router(router)
+
+
+# -- tasks over HTTP
+
+
+def owner_of(request: Request) -> str | None:
+    """Return whom the tasks of a request belong to."""
+    return request.headers.get("x-user")
+
+
+def use_routes(app: FastAPI, task: Task) -> None:
+    """Include the routes of tasks, and show a task in a route of one's own."""
+    router = task_router(
+        prefix="/jobs",
+        dependencies=[Depends(length)],
+        owner=owner_of,
+        expose_errors=True,
+        include_in_schema=False,
+        buttons={"Send a report": "/reports"},
+    )
+    assert_type(router, APIRouter)
+    app.include_router(router)
+
+    @app.get("/jobs/{task_id}", response_model=TaskView[int], responses={404: {"model": Problem}})
+    async def show() -> Task:
+        return task
+
+    view = TaskView[int].of(task, expose_errors=True)
+    assert_type(view, TaskView[int])
+    assert_type(view.result, int | None)
+    assert_type(view.result_problem, str | None)
+    assert_type(view.status, TaskStatus)
+    assert_type(Problem(detail="gone").detail, str)
+    task_router(owner=length)  # type: ignore[arg-type]  # no function of a request
+    task_router(dependencies=[length])  # type: ignore[list-item]  # no Depends
 
 
 # -- answering 202
