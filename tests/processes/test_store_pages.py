@@ -12,9 +12,10 @@ from framework import TaskManager, background_task, get_task_manager, setup_asyn
 from framework._tasks.pages import PageQuery, key_of
 from framework._tasks.records import Label, TaskRecord, TaskStatus
 from framework.exceptions import StoreUnavailableError
-from framework.stores.sql import SQLStore, _mirror
+from framework.stores.sql import SQLStore, _mirror, _pages
 from framework.stores.sql._pages import Pages
 from framework.stores.sql._rows import wall_end
+from framework.stores.sql._wanted import shape_of
 from tests.processes.siblings import COMPLETED, FAILED, INTERRUPTED, PENDING, START, Peer, peers
 
 NAMES = ("shop.pack", "shop.send", "mail")
@@ -148,6 +149,171 @@ def test_own_record_is_shown(sql_url: str) -> None:
         peer.writer.write()
 
         assert peer.history.page(PageQuery(5)) == [task]
+
+
+LABELS = (
+    Label("shop.pack", "Order 50% off", "ann"),
+    Label("shop.send", "to_Über", "bob"),
+    Label("mail", "[a] *?^", "ann"),
+    Label("mail", "\u212aelvin", None),
+)
+IDS = ("{}", "ORDER-{}", "a_b%{}", "\u03a3{}", "")
+"""Ids that tasks choose; "" for a random one."""
+
+FILTERS: tuple[dict[str, Any], ...] = (
+    {},
+    {"status": FAILED},
+    {"status": COMPLETED, "name": "mail"},
+    {"statuses": frozenset({FAILED, TaskStatus.CANCELLED})},
+    {"statuses": frozenset({FAILED, COMPLETED}), "owner": "ann"},
+    {"statuses": frozenset({FAILED, TaskStatus.RUNNING, PENDING}), "name": "mail"},
+    {"owner": "ann"},
+    {"owner": "bob", "name": "shop.send", "status": COMPLETED},
+    {"owner": "eve"},
+    {"owner": "a\0b"},
+    {"ended_since": START + 7.5},
+    {"ended_since": START + 7.5, "owner": "ann", "status": COMPLETED},
+)
+SEARCHES = (
+    "",
+    "order",
+    "MAIL",
+    "50%",
+    "o_",
+    "über",
+    "t\u00d6_\u00dcBER",
+    "[A]",
+    "*?^",
+    "k",
+    "\u03c3",
+    "\u03c2",
+    "1",
+    "\\",
+    "nothing",
+    "a\0b",
+    "\ud800",
+)
+
+
+def many(peer: Peer, count: int) -> list[TaskRecord]:
+    """Let tasks of several owners and with several ids end, three submitted at each moment."""
+    tasks = []
+    for number in range(count):
+        task_id = IDS[number % 5].format(number) or None
+        task = peer.accept(task_id, label=LABELS[number % 4])
+        tasks.append(peer.end(task, STATUSES[number // 4 % 4]))
+        if number % 3 == 2:
+            peer.clock.pass_time(1.0)
+    return tasks
+
+
+def test_lists_are_those_of_records(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page and its total are what the records themselves say, by every filter and search.
+
+    Whether the tasks are written, wait to be written, or are live in another process, and whether
+    few are skipped and found, or so many that they are counted first.
+    """
+    with peers(sql_url, 2) as (one, two):
+        tasks = many(one, 40)
+        one.writer.write()
+        tasks += many_more(two)
+        two.writer.write()
+        one.writer.follower.look()
+        one.mirror.move()
+        tasks += [one.end(one.accept(label=LABELS[2]), FAILED)]
+        for few in (1_000, 2):
+            monkeypatch.setattr(_pages, "_FEW", few)
+            for filters in FILTERS:
+                require_same(one, tasks, PageQuery(4, **filters))
+                require_same(one, tasks, PageQuery(4, **filters, search="order"))
+            for search in SEARCHES:
+                require_same(one, tasks, PageQuery(4, search=search))
+                require_same(one, tasks, PageQuery(4, search=search, owner="ann"))
+
+
+def many_more(peer: Peer) -> list[TaskRecord]:
+    """Let one task end and others stay live, one of them submitted before all others."""
+    first = peer.accept("early", label=LABELS[0])
+    first.created_at -= 50.0
+    live = [peer.accept(label=LABELS[1]), peer.accept("ORDER-live", label=LABELS[2])]
+    return [first, peer.end(peer.accept(label=LABELS[3]), COMPLETED), *live]
+
+
+def require_same(peer: Peer, tasks: list[TaskRecord], query: PageQuery) -> None:
+    """Check pages at several offsets and the total, in both orders."""
+    for oldest_first in (False, True):
+        query = replace(query, oldest_first=oldest_first)
+        wanted = expected(tasks, query)
+        for offset in sorted({0, 1, 3, len(wanted) // 2, max(0, len(wanted) - 2), len(wanted) + 1}):
+            page = peer.history.page(replace(query, offset=offset))
+            assert [str(found.task_id) for found in page] == wanted[offset : offset + 4], query
+            assert peer.history.count(query) == len(wanted), query
+        if len(wanted) > 3:
+            place = key_of(next(found for found in tasks if found.task_id == wanted[1]))
+            page = peer.history.page(replace(query, after=place, offset=1))
+            assert [str(found.task_id) for found in page] == wanted[3:7], query
+
+
+def test_written_between_two_looks(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that is written while tasks are counted and skipped counts once."""
+    with peers(sql_url, 1) as (peer,):
+        tasks = filled(peer, 12)
+        finals = peer.backlog.finals
+
+        def then_write() -> list[TaskRecord]:
+            waiting = finals()
+            peer.writer.write()
+            return waiting
+
+        monkeypatch.setattr(peer.backlog, "finals", then_write)
+        query = PageQuery(3, name="mail", offset=2)
+        assert [str(one.task_id) for one in peer.history.page(query)] == expected(tasks, query)[2:]
+        assert peer.history.count(query) == 4
+
+
+@pytest.mark.parametrize("oldest_first", [False, True])
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {},
+        {"status": FAILED},
+        {"name": "mail"},
+        {"owner": "ann"},
+        {"owner": "ann", "status": FAILED},
+        {"name": "mail", "status": FAILED},
+    ],
+)
+def test_a_page_far_behind_reads_one_index(
+    sqlite_url: str, filters: dict[str, Any], oldest_first: bool
+) -> None:
+    """What a page skips, and a total counts, is looked at in an index, and in no row."""
+    with peers(sqlite_url, 1) as (peer,), peer.database.reading() as connection:
+        query = PageQuery(5, offset=2_000, oldest_first=oldest_first, **filters)
+        shape = shape_of(query)
+        for statement in (_pages._skip("sqlite", shape)[0], _pages._count("sqlite", shape)):
+            plan = plan_of(connection, statement, query)
+            assert len(plan) == 1, plan
+            assert "COVERING INDEX asyncframe_tasks_" in plan[0], plan
+
+
+def test_an_owner_of_several_statuses_is_one_look(sqlite_url: str) -> None:
+    """The page of an owner, or of a name, is read in order from one index."""
+    with peers(sqlite_url, 1) as (peer,), peer.database.reading() as connection:
+        both: tuple[tuple[dict[str, Any], str], ...]
+        both = ({"owner": "ann"}, "owner"), ({"name": "mail"}, "name")
+        for filters, index in both:
+            query = PageQuery(5, statuses=frozenset({FAILED, COMPLETED}), **filters)
+            plan = plan_of(connection, _pages._page("sqlite", shape_of(query)), query)
+            assert any(f"USING INDEX asyncframe_tasks_{index} " in line for line in plan), plan
+
+
+def plan_of(connection: Any, statement: Any, query: PageQuery) -> list[str]:
+    """Return how SQLite answers a statement, a line for each step."""
+    compiled = statement.compile(connection, compile_kwargs={"render_postcompile": True})
+    values = _pages._values("sqlite", query, 0.0)
+    given = tuple(map((compiled.params | values).__getitem__, compiled.positiontup))
+    found = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", given)
+    return [row[-1] for row in found]
 
 
 @pytest.mark.parametrize("oldest_first", [False, True])

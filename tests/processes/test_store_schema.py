@@ -109,7 +109,7 @@ def test_first_version_is_upgraded(sql_url: str) -> None:
             "asyncframe_tasks_ended": ["ended_at", "task_id", "status"],
             "asyncframe_tasks_live": ["process"],
             "asyncframe_tasks_created": ["created_at", "status", "ended_at"],
-            "asyncframe_tasks_name": ["name", "status", "created_at", "ended_at"],
+            "asyncframe_tasks_name": ["name", "created_at", "status", "ended_at"],
             "asyncframe_tasks_owner": ["owner", "created_at", "status", "name", "ended_at"],
             "asyncframe_tasks_status": ["status", "created_at", "ended_at"],
             "asyncframe_tasks_version": ["version", "task_id"],

@@ -9,9 +9,11 @@ Lock order: none is held here.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Final
 
-from framework._tasks.pages import PageQuery
-from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.pages import PageQuery, key_of, with_own
+from framework._tasks.records import FINAL, TaskRecord, TaskStatus
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._database import Database
 from framework.stores.sql._follower import Follower
@@ -45,6 +47,8 @@ class History:
         self._backlog = backlog
         self._mirror = mirror
         self._follower = follower
+        # What the latest search asked for, and how many rows it has found.
+        self._searched: tuple[PageQuery, int] | None = None
 
     def records(self, status: TaskStatus | None) -> list[TaskRecord]:
         """Return all finished tasks in the order of their end, then the others' live ones.
@@ -77,16 +81,64 @@ class History:
         """
         removed = self._follower.removed
         # First: what ends or is written from now on is in the database then.
-        found = {str(one.task_id): one for one in self._mirror.others(query.status)}
-        waiting = [one for one in self._backlog.finals() if wall_end(one) > removed]
-        if query.status is None or query.status.is_final:
-            found |= {str(one.task_id): one for one in self._written(query, removed)}
-        found |= {str(one.task_id): one for one in waiting}
-        return query.first(found.values())
-
-    def _written(self, query: PageQuery, removed: float) -> list[TaskRecord]:
-        if query.name is not None and not can_be_kept(query.name):
-            return []
+        own = self._held(query, removed)
+        behind = query.in_order([one for one in own if query.is_behind(key_of(one))])
+        if not _is_in_rows(query):
+            return with_own(query, behind, lambda _: [])
         with self._database.reading() as connection:
-            rows = self._pages.page(connection, query, removed)
-        return self._mirror.read_only(rows)
+            if query.offset:
+                written = self._pages.ended(connection, [str(one.task_id) for one in behind])
+                behind = [one for one in behind if one.task_id not in written]
+
+            def fetch(page: PageQuery) -> list[TaskRecord]:
+                if not page.search:
+                    rows = self._pages.page(connection, page, removed)
+                else:
+                    rows, total = self._pages.searched(connection, page, removed)
+                    self._searched = _filters(page), total
+                return self._mirror.read_only(rows)
+
+            return with_own(query, behind, fetch)
+
+    def count(self, query: PageQuery) -> int:
+        """Return how many tasks match but this process's live ones.
+
+        Raises:
+            SQLAlchemyError: If the database fails.
+        """
+        if _filters(replace(query, status=None, statuses=frozenset())) == _ALL:
+            figures = self._mirror.figures()
+            return sum(figures[status.value] for status in TaskStatus if query.has_status(status))
+        removed = self._follower.removed
+        own = [str(one.task_id) for one in self._held(query, removed)]
+        if not _is_in_rows(query):
+            return len(own)
+        searched, self._searched = self._searched, None
+        with self._database.reading() as connection:
+            if searched is not None and searched[0] == _filters(query):
+                # The page, which was read just now, had to look at all rows.
+                total = searched[1]
+            else:
+                total = self._pages.count(connection, query, removed)
+            return total + len(own) - len(self._pages.ended(connection, own))
+
+    def _held(self, query: PageQuery, removed: float) -> list[TaskRecord]:
+        """Return the tasks that match and that the database may not have, or not as they are."""
+        waiting = [one for one in self._backlog.finals() if wall_end(one) > removed]
+        found = {str(one.task_id): one for one in self._mirror.others(query.status)}
+        found |= {str(one.task_id): one for one in waiting}
+        return [one for one in found.values() if query.counts(one)]
+
+
+def _filters(query: PageQuery) -> PageQuery:
+    """Return a query with its filters alone."""
+    return replace(query, limit=1, offset=0, after=None, oldest_first=False)
+
+
+_ALL: Final = PageQuery(1)
+
+
+def _is_in_rows(query: PageQuery) -> bool:
+    """Return whether there may be rows for a query: of final tasks, and with such texts."""
+    texts = (query.name or "", query.owner or "", query.search)
+    return any(map(query.has_status, FINAL)) and all(map(can_be_kept, texts))

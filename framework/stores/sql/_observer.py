@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from framework._tasks.ids import random_id
 from framework._tasks.pages import PageQuery
-from framework._tasks.records import TaskRecord, TaskStatus
+from framework._tasks.records import FINAL, TaskRecord, TaskStatus
 from framework._tasks.restart import Restart
 from framework._tasks.schedules import ScheduleState
 from framework.exceptions import StoreUnavailableError
@@ -133,15 +133,17 @@ class Observer:
         Raises:
             StoreUnavailableError: If the database fails.
         """
-        if query.name is not None and not can_be_kept(query.name):
+        if not all(map(can_be_kept, (query.name or "", query.owner or "", query.search))):
             return []
         rows: list[Row] = []
+        # What to skip is known when both kinds are there.
+        whole = replace(query, offset=0, limit=query.offset + query.limit)
         with self._reading() as connection:
             _, removed = self._statements.position(connection)
-            if query.status is None or not query.status.is_final:
-                rows += self._pages.live_page(connection, query)
-            if query.status is None or query.status.is_final:
-                rows += self._pages.page(connection, query, removed)
+            if not all(one in FINAL for one in TaskStatus if query.has_status(one)):
+                rows += self._pages.live_page(connection, whole)
+            if any(map(query.has_status, FINAL)):
+                rows += self._pages.page(connection, whole, removed)
         return query.first(self._record_of(row) for row in rows)
 
     def find(self, start: str) -> list[str]:

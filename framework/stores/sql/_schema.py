@@ -233,6 +233,12 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         CREATE INDEX asyncframe_tasks_created ON asyncframe_tasks (created_at, status, ended_at)
         WHERE ended_at IS NOT NULL
         """,
+        "DROP INDEX asyncframe_tasks_name",
+        """
+        CREATE INDEX asyncframe_tasks_name
+        ON asyncframe_tasks (name, created_at, status, ended_at)
+        WHERE ended_at IS NOT NULL
+        """,
     ),
 )
 """The steps from each version of the schema to the next; the first creates it."""

@@ -312,6 +312,19 @@ class SQLStore:
         except FAULTS as error:
             raise self._unavailable(error) from error
 
+    def count(self, query: PageQuery) -> int:
+        """Return how many tasks of all processes match, without this process's live ones.
+
+        Counted without a look at the database, unless by name, owner, text or end.
+
+        Raises:
+            StoreUnavailableError: If the database fails.
+        """
+        try:
+            return self._history.count(query)
+        except FAULTS as error:
+            raise self._unavailable(error) from error
+
     def has(self, task_id: str) -> bool:
         """Return whether a finished task that is not in memory has this id.
 
