@@ -9,20 +9,18 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 
 from framework import (
     TaskId,
-    TaskStatus,
     TaskTimeoutError,
     __version__,
     async_task,
@@ -35,6 +33,7 @@ from framework import (
     setup_async_framework,
     throttled_task,
 )
+from framework.http import Accepted, Problem, health_router, task_router
 
 
 @asynccontextmanager
@@ -44,22 +43,6 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-class Started(BaseModel):
-    """The response of routes that start a task; ask for its status at /tasks/{task_id}."""
-
-    task_id: TaskId[Any]
-    status: str = "processing"
-
-
-class Problem(BaseModel):
-    """An error response."""
-
-    detail: str
-
-
-NOT_FOUND: dict[int | str, dict[str, Any]] = {
-    404: {"model": Problem, "description": "No task has this id"}
-}
 TOO_MANY: dict[int | str, dict[str, Any]] = {
     429: {"model": Problem, "description": "Rate limit exceeded; see Retry-After"}
 }
@@ -78,15 +61,16 @@ app: FastAPI = FastAPI(
     version=__version__,
     description=(
         "Background tasks for FastAPI that you can see, stop, scale and test.\n\n"
-        "Start a task with one of the `POST` routes below. Each returns a task id immediately. "
-        "Ask for the task's status with `GET /tasks/{task_id}`. With `?wait=10` the response comes "
-        "when the task has ended, or after 10 seconds."
+        "Start a task with one of the `POST` routes below. Each answers 202 with the task's id "
+        "immediately. Ask for the task's status with `GET /tasks/{task_id}`. With `?wait=10` the "
+        "response comes when the task has ended, or after 10 seconds. `GET /tasks/dashboard` is a "
+        "page that shows all tasks."
     ),
     openapi_tags=[
         {"name": "Start a task", "description": "Returns a task id and runs in the background."},
         {"name": "Wait for a result", "description": "Runs as a task that the route awaits."},
-        {"name": "Look at tasks", "description": "Status, progress, results and cancellation."},
-        {"name": "Counters", "description": "Statistics of the framework and its thread pool."},
+        {"name": "tasks", "description": "Status, progress, results and cancellation."},
+        {"name": "Upkeep", "description": "The thread pool, and the clean-up of old tasks."},
     ],
     generate_unique_id_function=name_of,
     lifespan=lifespan,
@@ -101,16 +85,23 @@ async def explain_refusal(_: Request, error: RequestValidationError) -> JSONResp
 
 
 @app.get("/", include_in_schema=False)
-def show_page() -> FileResponse:
-    """Return a page that starts tasks and shows their status."""
-    return FileResponse(Path(__file__).with_suffix(".html"))
+def show_page() -> RedirectResponse:
+    """Lead to the page that starts tasks and shows their status."""
+    return RedirectResponse("tasks/dashboard")
 
 
 # Background tasks: the call returns an id, and the function runs later.
 
 
+class Processed(BaseModel):
+    """What comes of processing."""
+
+    status: str
+    data_id: str
+
+
 @background_task(timeout=30, description="process some data")
-def process_large_data(data_id: str) -> dict[str, str]:
+def process_large_data(data_id: str) -> Processed:
     """Work on a thread of the pool, and report progress."""
     task = current_task()
     for step in range(1, 5):
@@ -118,13 +109,13 @@ def process_large_data(data_id: str) -> dict[str, str]:
         if task is not None:
             task.check_cancelled()
             task.report_progress(step / 4, f"part {step} of 4")
-    return {"status": "completed", "data_id": data_id}
+    return Processed(status="completed", data_id=data_id)
 
 
-@app.post("/process", status_code=202, tags=["Start a task"], responses=BUSY)
-async def start_processing(data_id: str) -> Started:
-    """Start processing and return the task id."""
-    return Started(task_id=process_large_data(data_id))
+@app.post("/process", tags=["Start a task"], responses=BUSY)
+async def start_processing(data_id: str) -> Accepted[Processed]:
+    """Start processing, and answer 202 with the task id."""
+    return process_large_data(data_id)
 
 
 # A decorated function can itself be a route; in OpenAPI it returns an id.
@@ -135,6 +126,34 @@ async def start_processing(data_id: str) -> Started:
 async def make_report(title: str) -> dict[str, str]:
     """Make a report."""
     return {"title": title, "report": "..."}
+
+
+# Dependencies: a task gets its own, opened when it starts and closed when it ends.
+
+
+class MailServer:
+    """Stands for a connection to a mail server."""
+
+    def send(self, user: str, text: str) -> str:
+        """Send a mail."""
+        return f"{text}, {user}!"
+
+
+def connect_to_mail() -> Iterator[MailServer]:
+    """Open a connection, and close it after use."""
+    yield MailServer()
+
+
+@background_task(timeout=30, description="a mail to a new user")
+def send_welcome(user: str, mail: MailServer = Depends(connect_to_mail)) -> str:
+    """Send a mail through a connection of the task's own."""
+    return mail.send(user, "Welcome")
+
+
+@app.post("/users/{user}/welcome", tags=["Start a task"], responses=BUSY)
+async def start_welcome(user: str) -> Accepted[str]:
+    """Start sending a mail; the caller does not pass the connection."""
+    return send_welcome(user)
 
 
 # Async tasks: await the result of a task.
@@ -177,21 +196,28 @@ async def call_limited() -> dict[str, str]:
 # Retried tasks: the third attempt succeeds.
 
 
+class Outcome(BaseModel):
+    """What comes of an operation."""
+
+    status: str
+    attempts: int
+
+
 @background_task(description="fails twice, then succeeds")
 @retry_task(max_retries=3, retry_delay=0.1)
-async def unreliable_operation() -> dict[str, Any]:
+async def unreliable_operation() -> Outcome:
     """Fail until the third attempt."""
     task = current_task()
     attempt = 1 if task is None else task.attempts
     if attempt < 3:
         raise ConnectionError(f"attempt {attempt} failed")
-    return {"status": "success", "attempts": attempt}
+    return Outcome(status="success", attempts=attempt)
 
 
-@app.post("/unreliable", status_code=202, tags=["Start a task"], responses=BUSY)
-async def start_unreliable() -> Started:
+@app.post("/unreliable", tags=["Start a task"], responses=BUSY)
+async def start_unreliable() -> Accepted[Outcome]:
     """Start an operation that fails twice and then succeeds."""
-    return Started(task_id=unreliable_operation())
+    return unreliable_operation()
 
 
 # Scheduled tasks: the framework runs them at an interval.
@@ -219,10 +245,10 @@ async def work_slowly() -> dict[str, int]:
     return {"steps": steps}
 
 
-@demo.post("/slow", status_code=202)
-async def start_slow() -> Started:
+@demo.post("/slow")
+async def start_slow() -> Accepted[Any]:
     """Start a task that shows its progress."""
-    return Started(task_id=work_slowly())
+    return work_slowly()
 
 
 @background_task(timeout=60, description="asks a service that is down")
@@ -232,10 +258,10 @@ async def ask_broken_service() -> None:
     raise ConnectionError("the service does not respond")
 
 
-@demo.post("/failing", status_code=202)
-async def start_failing() -> Started:
+@demo.post("/failing")
+async def start_failing() -> Accepted[Any]:
     """Start a task that fails, is tried again three times, and fails for good."""
-    return Started(task_id=ask_broken_service())
+    return ask_broken_service()
 
 
 @background_task(timeout=60, description="a message, of which two may go out in five seconds")
@@ -270,71 +296,49 @@ def overrun() -> None:
     time.sleep(5)  # noqa: TID251  # stands for work that cannot be stopped
 
 
-@demo.post("/overrun", status_code=202)
-async def start_overrun() -> Started:
+@demo.post("/overrun")
+async def start_overrun() -> Accepted[Any]:
     """Start a task that its time limit ends."""
-    return Started(task_id=overrun())
+    return overrun()
 
 
-@demo.post("/delayed", status_code=202)
-async def start_delayed() -> Started:
+@demo.post("/delayed")
+async def start_delayed() -> Accepted[Any]:
     """Start a task that begins in half a minute."""
-    return Started(task_id=work_slowly.options(delay=30, description="begins in half a minute")())
+    return work_slowly.options(delay=30, description="begins in half a minute")()
 
 
 app.include_router(demo)
 
 
-# Looking at tasks.
+# Routes and a page that show, follow and cancel tasks.
+
+app.include_router(
+    task_router(
+        expose_errors=True,  # nobody else sees this app
+        buttons={
+            "Slow, with progress": "/demo/slow",
+            "Fails after three retries": "/demo/failing",
+            "Six, throttled": "/demo/throttled",
+            "A hundred at once": "/demo/hundred",
+            "Ended by its time limit": "/demo/overrun",
+            "Delayed by half a minute": "/demo/delayed",
+        },
+    )
+)
+app.include_router(health_router())
 
 
-@app.get("/tasks/{task_id}", tags=["Look at tasks"], responses=NOT_FOUND)
-async def get_task_status(
-    task_id: str, wait: Annotated[float, Query(ge=0, le=60)] = 0.0
-) -> dict[str, Any]:
-    """Return a task's status, and its result if it has completed.
-
-    With `wait`, respond when the task has ended, or after that many seconds.
-    """
-    task_manager = get_task_manager()
-    if wait:
-        # The response below shows how the task ended.
-        with suppress(Exception):
-            await task_manager.get_result(task_id, timeout=wait)
-    task = await task_manager.get_task(task_id)
-    if task is None:
-        raise HTTPException(status_code=404, detail="Task not found")
-    task_info = task.to_dict()
-    if task.status == TaskStatus.COMPLETED:
-        task_info["result"] = await task_manager.get_result(task_id)
-    return task_info
+# The pool, and the clean-up.
 
 
-@app.get("/tasks", tags=["Look at tasks"])
-def list_all_tasks() -> dict[str, Any]:
-    """Return all tasks."""
-    return get_task_manager().get_all_tasks()
-
-
-@app.delete("/tasks/{task_id}", tags=["Look at tasks"])
-async def cancel_task(task_id: str) -> dict[str, bool]:
-    """Cancel a task; true if it was cancelled, false if it is still running."""
-    return {"cancelled": await get_task_manager().cancel_task(task_id)}
-
-
-@app.get("/stats", tags=["Counters"])
-def get_stats() -> dict[str, int]:
-    """Return the manager's counters."""
-    return get_task_manager().get_stats()
-
-
-@app.get("/pool-stats", tags=["Counters"])
+@app.get("/pool-stats", tags=["Upkeep"])
 def get_thread_pool_stats() -> dict[str, Any]:
     """Return the pool's statistics."""
     return get_thread_pool().get_stats()
 
 
-@app.post("/cleanup", tags=["Counters"])
+@app.post("/cleanup", tags=["Upkeep"])
 def cleanup(max_age: Annotated[float, Query(ge=0)] = 3600.0) -> dict[str, int]:
     """Forget finished tasks that are older than `max_age` seconds."""
     return {"removed": get_task_manager().cleanup_completed_tasks(max_age=max_age)}
@@ -353,15 +357,22 @@ class CustomParameters(BaseModel):
     delay: float = Field(default=0.0, ge=0.0, le=86_400.0)
 
 
-def my_custom_function(first: int, second: int, option: str | None = None) -> dict[str, Any]:
+class Sum(BaseModel):
+    """What the custom task returns."""
+
+    sum: int
+    option: str | None
+
+
+def my_custom_function(first: int, second: int, option: str | None = None) -> Sum:
     """Add two numbers, on a thread of the pool."""
-    return {"sum": first + second, "option": option}
+    return Sum(sum=first + second, option=option)
 
 
-@app.post("/custom-task", status_code=202, tags=["Start a task"], responses=BUSY)
-async def create_custom_task(params: CustomParameters) -> Started:
+@app.post("/custom-task", tags=["Start a task"], responses=BUSY)
+async def create_custom_task(params: CustomParameters) -> Accepted[Sum]:
     """Submit a function that has no decorator."""
-    task_id = await get_task_manager().submit(
+    return await get_task_manager().submit(
         func=my_custom_function,
         args=(params.arg1, params.arg2),
         kwargs={"option": params.option},
@@ -370,7 +381,6 @@ async def create_custom_task(params: CustomParameters) -> Started:
         wait=False,
         delay=params.delay,
     )
-    return Started(task_id=task_id)
 
 
 def main() -> None:

@@ -54,8 +54,8 @@ async def start_hold(begun: str, gate: str) -> dict[str, str]:
 @app.get("/ended/{task_id}")
 async def wait_for_end(task_id: str) -> dict[str, Any]:
     """Answer once a task has ended, with all that is known of it."""
-    await get_task_manager().get_result(task_id, timeout=60)
-    return await get_task_status(task_id)
+    task = await get_task_manager().wait(task_id, timeout=60)
+    return task.to_dict()
 
 
 HEARD: dict[str, Any] = {}
@@ -159,13 +159,17 @@ async def test_every_route(clients: list[httpx.AsyncClient]) -> None:
     report = await here.post("/reports", params={"title": "sales"})
     assert (await ended(there, report.json()))["result"] == {"title": "sales", "report": "..."}
     assert (await here.get("/data/42")).json() == {"user_id": "42", "data": "..."}
+    welcomed = await ended(there, await start(here, "/users/ann/welcome"))
+    assert welcomed["result"] == "Welcome, ann!"
     retried = await ended(there, await start(here, "/unreliable"))
     assert (retried["status"], retried["attempts"]) == ("completed", 3)
     custom = {"arg1": 1, "arg2": 2, "option": "x"}
     summed = await ended(there, await start(here, "/custom-task", json=custom))
     assert summed["result"] == {"sum": 3, "option": "x"}
     delayed = await start(here, "/custom-task", json=custom | {"delay": 60})
-    assert (await here.delete(f"/tasks/{delayed}")).json() == {"cancelled": True}
+    headers = {"X-Requested-With": "a test"}
+    cancelled = (await here.delete(f"/tasks/{delayed}", headers=headers)).json()
+    assert (cancelled["cancelled"], cancelled["status"]) == (True, "cancelled")
     limited = [(await here.get("/limited")).status_code for _ in range(6)]
     assert limited == [200] * 5 + [429]
     assert (await there.get("/tasks/unknown")).status_code == 404
