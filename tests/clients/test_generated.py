@@ -82,7 +82,8 @@ def test_python_client(folder: Path, url: str) -> None:
     assert checked.returncode == 0, checked.stdout
 
     assert run(folder, python, "follow.py", url).splitlines() == [
-        "completed {'status': 'completed', 'data_id': '7'}",
+        "Processed(status='completed', data_id='7', additional_properties={})",
+        "True cancelled",
         "True",
     ]
 
@@ -97,6 +98,6 @@ def test_typescript_client(folder: Path, url: str) -> None:
     run(folder, "tsc")
 
     assert run(folder, "node", "follow.js", url).splitlines() == [
-        'completed {"status":"completed","data_id":"7"}',
-        "true",
+        "completed 7",
+        "true cancelled",
     ]
