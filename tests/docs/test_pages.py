@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import gc
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from sybil import Sybil
@@ -24,11 +26,12 @@ PAGES = sorted(
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_python_blocks(page: Path) -> None:
+def test_python_blocks(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page run from top to bottom, in one namespace."""
     document = Sybil([PythonCodeBlockParser()]).parse(page)
-    # What pydantic and pickle ask of a class.
-    document.namespace["__name__"] = f"page_{page.stem.replace('-', '_')}"
+    # What pydantic and pickle ask of a class, and pydantic of a generic one's module.
+    name = document.namespace["__name__"] = f"page_{page.stem.replace('-', '_')}"
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
     blocks = list(document.examples())
     try:
         for block in blocks:

@@ -186,5 +186,5 @@ def test_links_on_an_index_page() -> None:
     for one in settings["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
         shown = re.sub(one["pattern"], one["replacement"], shown)
 
-    assert re.findall(r"\]\((?!https?://)|!\[|demo.png", shown) == []
+    assert re.findall(r"\]\((?!https?://)|!\[|dashboard-light.png", shown) == []
     assert "Scaling (docs/scaling.md) has" in shown
