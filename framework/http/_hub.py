@@ -31,7 +31,8 @@ BEAT_EVERY: Final = 15.0
 """Seconds until a client is sent a comment; many proxies close what is silent for a minute."""
 
 PATIENCE: Final = 30.0
-"""Seconds for which a client may take nothing, before its stream ends."""
+"""Seconds for which a client may take nothing. Until then, what it does not read waits in the
+buffers of its connection: 64 kB in a uvicorn, and one state more."""
 
 _GAP: Final = 0.1
 """Seconds between two states that differ in the progress alone."""
@@ -171,7 +172,9 @@ class Hub:
         """Wake the clients of a topic, as many at once as the loop can bear."""
         self._ready += [seat for seat in topic.seats if seat.is_to_wake()]
         if not self._pumping:
-            self._pump()
+            # Not at once: many topics may change in one turn of the loop.
+            self._pumping = True
+            self.loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         for _ in range(min(_SLICE, len(self._ready))):
@@ -194,8 +197,7 @@ class Hub:
         now = self.core.clock.monotonic()
         for topic in list(self._topics.values()):
             for seat in list(topic.seats):
-                if seat.tick(now):
-                    seat.drop()
+                seat.tick(now)
             self.tell(topic)
         self._set_timer()
 
@@ -360,6 +362,7 @@ class Seat:
         topic: Like the argument.
         seen: The id of the last state that the client got; "" for none.
         is_gone: Whether the client is not to be sent anything more.
+        on_slow: Called once if the client takes nothing for too long.
     """
 
     __slots__ = (
@@ -369,6 +372,7 @@ class Seat:
         "_future",
         "_queued",
         "is_gone",
+        "on_slow",
         "seen",
         "topic",
     )
@@ -377,6 +381,7 @@ class Seat:
         self.topic = topic
         self.seen = ""
         self.is_gone = False
+        self.on_slow: Callable[[], object] = bool
         self._ended = self._queued = self._beats = False
         self._future: asyncio.Future[None] | None = None
         # Since when it is being sent something; None while there is nothing to send.
@@ -433,10 +438,13 @@ class Seat:
         self.is_gone = True
         self.wake()
 
-    def tick(self, now: float) -> bool:
-        """Let the client have a sign of life; return whether it has read nothing for too long."""
+    def tick(self, now: float) -> None:
+        """Let the client have a sign of life, or drop it if it takes nothing."""
         self._beats = True
-        return self._busy_since is not None and now - self._busy_since >= PATIENCE
+        busy_since = self._busy_since
+        if busy_since is not None and now - busy_since >= PATIENCE and not self.is_gone:
+            self.is_gone = True
+            self.on_slow()
 
 
 class EndOfStreamError(Exception):

@@ -16,7 +16,7 @@ from framework._manager.core import Core
 from framework._tasks.task import Task
 from framework.http._access import Access
 from framework.http._frames import BEAT
-from framework.http._hub import EndOfStreamError, Seat, hub_of
+from framework.http._hub import PATIENCE, EndOfStreamError, Seat, hub_of
 from framework.http.views import Problem, TaskView
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -66,11 +66,16 @@ class EventStreamResponse(Response):
         seat = hub.listen(self._task)
         seat.seen = self._seen
         watching = asyncio.ensure_future(_watch(receive, seat))
+        seat.on_slow = cut = _Cut(self._task, receive, asyncio.current_task())
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await self._send_states(seat, send, hub.spread())
             if not seat.is_gone:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
+        except asyncio.CancelledError:
+            if not cut.has_cancelled:
+                raise
+            cut.uncancel()
         finally:
             watching.cancel()
             hub.unlisten(seat)
@@ -92,6 +97,45 @@ class _Described(JSONResponse):
     """What OpenAPI has of the response: FastAPI shows a model only for a subclass of this."""
 
     media_type = "text/event-stream"
+
+
+class _Cut:
+    """Cuts the connection of a client that does not read.
+
+    Args:
+        task: The task that it follows.
+        receive: The server's, by which a uvicorn can be told to give the connection up: what
+            waits to be sent would wait for as long as the client lives.
+        owner: What sends to the client.
+
+    Attributes:
+        has_cancelled: Whether *owner* was cancelled instead.
+    """
+
+    def __init__(self, task: Task, receive: Receive, owner: asyncio.Task[Any] | None) -> None:
+        self._task = task
+        self._receive = receive
+        self._owner = owner
+        self.has_cancelled = False
+
+    def __call__(self) -> None:
+        """Cut it."""
+        _LOGGER.info(
+            "the stream of task %s ends: its client has read nothing for %g s",
+            self._task.task_id,
+            PATIENCE,
+        )
+        transport = getattr(getattr(self._receive, "__self__", None), "transport", None)
+        if callable(abort := getattr(transport, "abort", None)):
+            abort()
+        elif self._owner is not None:
+            self.has_cancelled = True
+            self._owner.cancel()
+
+    def uncancel(self) -> None:
+        """Note that the cancellation has had its effect."""
+        assert self._owner is not None
+        self._owner.uncancel()
 
 
 async def _watch(receive: Receive, seat: Seat) -> None:
