@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import os
 import random
 import re
 import resource
@@ -64,7 +63,7 @@ async def follow(pause: float, wait: float) -> None:
     assert task is not None
     await asyncio.sleep(wait)  # noqa: TID251 - the server runs in real time
     while pause:
-        task.report_progress(random.random(), f"{time.time():.4f}")  # noqa: TID251, S311
+        task.report_progress(random.random(), f"{time.time():.4f}")  # noqa: TID251
         await asyncio.sleep(pause)  # noqa: TID251
     await asyncio.Event().wait()
 
@@ -161,7 +160,7 @@ class Clients:
             for path in some:
                 one = socket.create_connection(("127.0.0.1", self._port))
                 one.sendall(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
-                one.setblocking(False)  # noqa: FBT003 - the standard library's own parameter
+                one.setblocking(False)
                 self._selector.register(one, selectors.EVENT_READ)
                 self._sockets.append(one)
             while self.events < expected:

@@ -149,3 +149,111 @@ def test_openapi(app: FastAPI) -> None:
     }
     assert {"204", "404", "422"} <= route["responses"].keys()
     assert [one["name"] for one in route["parameters"]] == ["task_id", "last-event-id"]
+
+
+# -- clients that do not read
+
+
+class Connection:
+    """A connection to the app, as a server gives it, on which a test says what happens.
+
+    Attributes:
+        sent: The bodies of the messages that the app has sent.
+        taken: Whether the client takes them.
+        gone: Set when the client closes the connection.
+    """
+
+    def __init__(self, app: FastAPI, task_id: str) -> None:
+        self.sent: list[bytes] = []
+        self.taken = asyncio.Event()
+        self.taken.set()
+        self.gone = asyncio.Event()
+        self._arrived = asyncio.Event()
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": "GET",
+            "path": f"/tasks/{task_id}/events",
+            "raw_path": b"",
+            "root_path": "",
+            "query_string": b"",
+            "headers": [],
+        }
+        self.served = asyncio.create_task(app(scope, self._receive, self._send))
+
+    async def _receive(self) -> dict[str, Any]:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        await self.taken.wait()
+        self.sent.append(message.get("body", b""))
+        self._arrived.set()
+
+    async def until(self, text: bytes) -> None:
+        """Wait until the app has sent *text*."""
+        while text not in b"".join(self.sent):
+            self._arrived.clear()
+            await self._arrived.wait()
+
+
+async def test_a_client_that_goes_away(asyncframe: Probe, app: FastAPI) -> None:
+    """When the client closes the connection, nothing of its stream is left."""
+    async with asyncframe.client(app):
+        core, release = require_core(), asyncio.Event()
+        connection = Connection(app, await asyncframe.manager.submit(release.wait))
+        await connection.until(b'"running"')
+        connection.gone.set()
+        await connection.served
+        assert not core.hubs
+        assert connection.sent[-1] != b""
+        release.set()
+
+
+async def test_a_slow_client_gets_the_newest_state(asyncframe: Probe, app: FastAPI) -> None:
+    """What happens while a client does not read is not kept: it gets the newest state then."""
+    reported = asyncio.Event()
+
+    async def body() -> None:
+        for number in range(1_000):
+            report(number / 1_000)
+        await asyncframe.clock.asleep(1)
+        reported.set()
+        await asyncframe.clock.asleep(10)
+
+    async with asyncframe.client(app):
+        connection = Connection(app, await asyncframe.manager.submit(body))
+        await connection.until(b"retry:")
+        connection.taken.clear()
+        await reported.wait()
+        connection.taken.set()
+        await connection.served
+    told = list(events(b"".join(connection.sent).decode().split("\n")))
+    assert [one.state for one in told][-2:] == [("running", 0.999), ("completed", 0.999)]
+    assert len(told) <= 4
+
+
+async def test_a_client_that_does_not_read(
+    asyncframe: Probe, app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that takes nothing for half a minute is dropped."""
+    caplog.set_level("INFO", "asyncframe")
+    async with asyncframe.client(app):
+        core = require_core()
+
+        async def body() -> None:
+            await asyncframe.clock.asleep(1)
+            report(0.5)
+            await asyncframe.clock.asleep(60)
+
+        task_id = await asyncframe.manager.submit(body)
+        connection = Connection(app, task_id)
+        await connection.until(b'"running"')
+        connection.taken.clear()
+        await connection.served
+        assert asyncframe.clock.monotonic() == 45
+        assert not core.hubs
+        await asyncframe.manager.get_result(task_id)
+    said = f"the stream of task {task_id} ends: its client has read nothing for 30 s"
+    assert said in caplog.messages
