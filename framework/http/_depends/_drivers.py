@@ -13,7 +13,6 @@ Relies on: the clock's waits, so that virtual time knows who waits.
 from __future__ import annotations
 
 import asyncio
-import threading
 import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -23,7 +22,7 @@ from typing import Any, Final  # dependencies return anything
 
 from framework._manager.core import Core
 from framework._tasks.current import current_record
-from framework._threads.user_threads import DEPENDENCY
+from framework._threads.user_threads import DEPENDENCY, call_on_thread
 from framework._threads.waiters import ThreadWaiter
 from framework.http._depends._scope import Step, Steps
 from framework.protocols import Clock
@@ -315,7 +314,7 @@ class _ThreadCall:
         self._future: asyncio.Future[None] = self._loop.create_future()
         # Read and written on the loop only.
         self._abandoned = False
-        _start(self._make)
+        call_on_thread(DEPENDENCY, self._make)
 
     async def ended(self) -> asyncio.CancelledError | None:
         """Suspend until the call has ended; return the cancellation that came meanwhile."""
@@ -352,7 +351,7 @@ class _ThreadCall:
 
     def _resolve(self) -> None:
         if self._abandoned:
-            _start(self._undo)
+            call_on_thread(DEPENDENCY, self._undo)
         elif not self._future.done():
             self._future.set_result(None)
 
@@ -364,10 +363,6 @@ class _ThreadCall:
     def _undo(self) -> None:
         if self.error is None and self._step.undo is not None:
             self._context.run(self._step.undo, GeneratorExit())
-
-
-def _start(call: Callable[[], None]) -> None:
-    threading.Thread(target=call, name=DEPENDENCY, daemon=True).start()
 
 
 def _limit(loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
