@@ -12,6 +12,7 @@ from framework._manager.face.listing import TaskPage
 from framework._manager.face.manager import TaskManager
 from framework._manager.frameworks import get_task_manager, get_thread_pool
 from framework._tasks import exports, injection
+from framework._tasks import task as _task
 from framework._tasks.current import current_task
 from framework._tasks.ids import TaskId
 from framework._tasks.records import CancelOutcome, TaskStatus
@@ -76,5 +77,13 @@ def _load_injector() -> injection.Injector:
     return inject
 
 
+def _load_view() -> object:
+    from framework.http.views import TaskView
+
+    return TaskView
+
+
 # Loaded only for a function with dependencies, since it imports FastAPI.
 injection.provide(_load_injector)
+# And this only for a response model with a task.
+_task.provide_view(_load_view)

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from framework._tasks.ids import Accepted, TaskId
 from framework._tasks.jsonsafe import jsonable, safe_str
 from framework._tasks.reasons import cancel_of, explain, last_error, reason_of
 from framework._tasks.records import TaskRecord, TaskStatus
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, SerializationInfo
+    from pydantic_core import CoreSchema
+
+SENT: Final = {"asyncframe": "sent to another process"}
+"""The context in which pydantic serialises arguments and results."""
+
+_VIEWS: Final[list[Callable[[], Any]]] = []
+
+
+def provide_view(load: Callable[[], Any]) -> None:
+    """Set what returns the model that shows a task over HTTP; it is called when one is needed."""
+    _VIEWS[:] = [load]
 
 
 class Task(Accepted[Any]):
@@ -33,6 +47,27 @@ class Task(Accepted[Any]):
         self._source = source if source is not None else record
         self._control = control
         self._scene = scene
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls,
+        source: Any,
+        handler: GetCoreSchemaHandler,  # Any: pydantic's own signature
+    ) -> CoreSchema:
+        """Describe a task to pydantic, and so to FastAPI, which shows it as a ``TaskView``."""
+        from pydantic_core import core_schema
+
+        view = _VIEWS[0]()
+
+        def show(task: Task, info: SerializationInfo) -> Any:  # Any: a view
+            if info.context is SENT:
+                raise ValueError("a task cannot be sent: use its task_id")
+            return view.of(task)
+
+        shown = core_schema.plain_serializer_function_ser_schema(
+            show, info_arg=True, return_schema=handler.generate_schema(view)
+        )
+        return core_schema.is_instance_schema(cls, serialization=shown)
 
     @property
     def task_id(self) -> TaskId[Any]:

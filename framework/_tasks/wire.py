@@ -26,6 +26,7 @@ from framework._tasks import json_bytes
 from framework._tasks.functions import bare_function, name_of, signature_of
 from framework._tasks.injection import as_task
 from framework._tasks.jsonsafe import SHORT_INT, safe_repr, safe_str
+from framework._tasks.task import SENT
 from framework.exceptions import RemoteTaskError
 
 Function: TypeAlias = Callable[..., Any]
@@ -105,12 +106,13 @@ class _Codec:
             from pydantic_core import to_jsonable_python
 
             return to_jsonable_python(value, inf_nan_mode="constants")
+        dump = functools.partial(
+            self._adapter.dump_python, mode="json", warnings="error", context=SENT
+        )
         try:
-            return self._adapter.dump_python(value, mode="json", warnings="error")
+            return dump(value)
         except ValueError:  # not exactly the annotated type, such as an int for a float
-            return self._adapter.dump_python(
-                self._adapter.validate_python(value), mode="json", warnings="error"
-            )
+            return dump(self._adapter.validate_python(value))
 
     def load(self, data: Any) -> Any:
         """Convert plain JSON *data* to the annotated type.
