@@ -9,13 +9,15 @@ from celery import Celery
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from framework import background_task, current_task, get_task_manager, setup_async_framework
+from framework import background_task, current_task, setup_async_framework
 from framework.engines.celery import CeleryEngine
+from framework.http import Accepted, task_router
 
 celery_app = Celery("shop", broker=os.environ.get("REDIS_URL", "redis://localhost:6379/0"))
 engine = CeleryEngine(celery_app, default_limit=60)
 
 app = FastAPI(lifespan=lambda app: setup_async_framework(app, engine=engine))
+app.include_router(task_router())
 
 
 class Report(BaseModel):
@@ -36,17 +38,10 @@ def make_report(title: str, pages: int = 3) -> Report:
     return Report(title=title, pages=pages)
 
 
-@app.post("/reports", status_code=202)
-async def start(title: str) -> dict[str, str]:
-    """Return the id immediately, without waiting for the broker."""
-    return {"task_id": make_report(title)}
-
-
-@app.get("/reports/{task_id}")
-async def read(task_id: str) -> Report:
-    """Wait for the report and return it."""
-    report: Report = await get_task_manager().get_result(task_id, timeout=30)
-    return report
+@app.post("/reports")
+async def start(title: str) -> Accepted[Report]:
+    """Answer immediately, without waiting for the broker."""
+    return make_report(title)
 
 
 def test_settings() -> None:

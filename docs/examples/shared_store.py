@@ -5,11 +5,12 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
 
-from framework import TaskId, background_task, get_task_manager, setup_async_framework
+from framework import background_task, setup_async_framework
+from framework.http import Accepted, task_router
 from framework.stores.sql import SQLStore
 
 
@@ -22,6 +23,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 app = FastAPI(lifespan=lifespan)
+app.include_router(task_router())  # any worker shows any task
 
 
 class Report(BaseModel):
@@ -36,19 +38,10 @@ def make_report(pages: int) -> Report:
     return Report(pages=pages)
 
 
-@app.post("/reports/{pages}", status_code=202)
-async def order(pages: int) -> TaskId[Report]:
+@app.post("/reports/{pages}")
+async def order(pages: int) -> Accepted[Report]:
     """Start a report on the worker that gets this request."""
     return make_report(pages)
-
-
-@app.get("/reports/{task_id}")
-async def fetch(task_id: str) -> Report:
-    """Return the report; any worker can answer this request."""
-    if await get_task_manager().get_task(task_id) is None:
-        raise HTTPException(404)
-    report: Report = await get_task_manager().get_result(task_id, timeout=10)
-    return report
 
 
 def test_after_a_restart() -> None:
@@ -56,8 +49,8 @@ def test_after_a_restart() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TASKS_URL"] = f"sqlite:///{folder}/tasks.db"
         with TestClient(app) as client:
-            task_id = client.post("/reports/3").json()
-            assert client.get(f"/reports/{task_id}").json() == {"pages": 3}
+            url = client.post("/reports/3").headers["location"]
+            assert client.get(url, params={"wait": 10}).json()["result"] == {"pages": 3}
         with TestClient(app) as client:
-            assert client.get(f"/reports/{task_id}").json() == {"pages": 3}
+            assert client.get(url).json()["result"] == {"pages": 3}
         del os.environ["TASKS_URL"]

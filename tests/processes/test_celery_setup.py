@@ -74,8 +74,8 @@ async def test_documented_app(redis_url: str, monkeypatch: pytest.MonkeyPatch) -
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 started = await client.post("/reports", params={"title": "sales"})
                 assert started.status_code == 202
-                read = await client.get(f"/reports/{started.json()['task_id']}")
-                assert read.json() == {"title": "sales", "pages": 3}
+                read = await client.get(started.headers["location"], params={"wait": 60})
+                assert read.json()["result"] == {"title": "sales", "pages": 3}
     finally:
         worker.close()
 
