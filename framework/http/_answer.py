@@ -20,7 +20,7 @@ class Accepted(BaseModel, Generic[T]):
 
     The route returns the id of a task whose result is a ``T``, or a `Task`. Its response has the
     status 202, this body, and the headers ``Location`` and ``Retry-After``. OpenAPI has all of
-    them, and the type of the result.
+    them, and the type of the result::
 
         @app.post("/reports")
         async def create(title: str) -> Accepted[Report]:
