@@ -131,6 +131,8 @@ async def _take_turn(core: Core, task_id: str, turn: str) -> None:
             granted.wake()
 
     core.places.lines.join(PlaceRequest(f"c:{task_id}", turn, 1), answer)
+    if granted.future.done():  # by the lines of this process, which answer during the call
+        return
     is_late: list[bool] = []
 
     def give_up() -> None:

@@ -26,7 +26,7 @@ from framework._running.ledger import Ledger
 from framework._running.permits import Permits
 from framework._running.runner import Runner
 from framework._tasks import checks
-from framework._tasks.current import current_home, current_record
+from framework._tasks.current import current_home, current_record, secured_ids
 from framework._tasks.ids import TaskId
 from framework._tasks.live import PENDING, Home, LiveTask, Owner, Waiter
 from framework._tasks.places import Existing
@@ -144,8 +144,7 @@ class Intake:
             runner.refuse(task, error)
         return task
 
-    # For a call whose result is awaited: `claims` replaces `submit`, and leaves this one alone.
-    submit_awaited = submit
+    submit_awaited = submit  # of a call that is awaited; `claims` replaces the other one
 
     def submit_special(
         self,
@@ -366,6 +365,7 @@ class Intake:
             task.read = True
             self.runner.refuse(task, error[0])
             raise error[0]
+        secured_ids.get([]).append(task.task_id)
 
     def start_in_place(
         self,

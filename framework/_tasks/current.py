@@ -29,6 +29,9 @@ Tasks are made with a copy of their request's context, so they see the scope of 
 may be over: where `current_record` is set, the scope says nothing about the present.
 """
 
+secured_ids: ContextVar[list[str]] = ContextVar("asyncframe_secured_ids")
+"""The tasks that were submitted here and are stored safely; not set if nobody asks."""
+
 
 def current_task() -> Task | None:
     """Return the task that is running here; None outside a task.

@@ -27,6 +27,7 @@ from fastapi.routing import APIRoute
 from framework._manager.claims import claim
 from framework._manager.core import Core
 from framework._manager.frameworks import require_core
+from framework._tasks.current import secured_ids
 from framework._tasks.functions import is_async
 from framework._tasks.ids import TaskId
 from framework._tasks.live import LiveTask
@@ -247,12 +248,17 @@ class _Accepting:
         if found is None:  # the route was added after the app had started
             raise self._without_status()
         route, root = found
-        returned = await self._returned(core, asked, route, values)
+        secured: list[str] = []
+        token = secured_ids.set(secured)
+        try:
+            returned = await self._returned(core, asked, route, values)
+        finally:
+            secured_ids.reset(token)
         task_id = self._id_of(returned)
         if task_id is None:
             return returned
         task = await self._task(core, task_id)
-        if core.intake.durable and isinstance(task, LiveTask):
+        if core.intake.durable and isinstance(task, LiveTask) and task_id not in secured:
             await core.intake.secured(task)
         status_url, events_url = route.urls(root, task_id, scope.get("path_params", {}))
         headers = asked.response.headers

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
 
-from framework import background_task, setup_async_framework
+from framework import background_task, get_task_manager, setup_async_framework
 from framework._manager import claims
 from framework.http import Accepted, task_router
 from framework.stores.sql import SQLStore
@@ -123,6 +123,41 @@ async def test_accepted_is_safe(sql_url: str, key: str | None) -> None:
         held.go_on.set()
     engine.dispose()
     assert found == [response.json()["task_id"]]
+
+
+@pytest.mark.parametrize("way", ["call", "thread", "await"])
+async def test_stored_safely_once(sql_url: str, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """With a durable store, a response waits for one commit, however the task was submitted."""
+    store, asked = SQLStore(sql_url, durable=True), []
+    app, secure = FastAPI(), store.secure
+
+    def counted(record: Any, told: Any) -> None:
+        asked.append(record.task_id)
+        secure(record, told)
+
+    monkeypatch.setattr(store, "secure", counted)
+
+    @app.post("/call")
+    async def call(title: str) -> Accepted[str]:
+        return make_report(title)
+
+    @app.post("/thread")
+    def thread(title: str) -> Accepted[str]:
+        return make_report(title)
+
+    @app.post("/await")
+    async def wait(title: str) -> Accepted[str]:
+        return await get_task_manager().submit(make_report, (title,))
+
+    app.include_router(task_router())
+    transport = httpx.ASGITransport(app)
+    async with (
+        setup_async_framework(app, store=store),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        response = await client.post(f"/{way}", params={"title": "Q3"})
+        await get_task_manager().get_result(response.json()["task_id"])
+    assert asked == [response.json()["task_id"]]
 
 
 async def test_a_store_that_does_not_answer(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
