@@ -46,6 +46,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 TOO_MANY: dict[int | str, dict[str, Any]] = {
     429: {"model": Problem, "description": "Rate limit exceeded; see Retry-After"}
 }
+NO_JSON: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The body is no text"}
+}
 BUSY: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "The task queue is full; see Retry-After"}
 }
@@ -354,7 +357,7 @@ class CustomParameters(BaseModel):
     arg1: int = Field(ge=-(2**52), le=2**52)
     arg2: int = Field(ge=-(2**52), le=2**52)
     option: str | None = None
-    delay: float = Field(default=0.0, ge=0.0, le=86_400.0)
+    delay: float = Field(default=0.0, ge=0.0, le=86_400.0, strict=True)
 
 
 class Sum(BaseModel):
@@ -369,7 +372,7 @@ def my_custom_function(first: int, second: int, option: str | None = None) -> Su
     return Sum(sum=first + second, option=option)
 
 
-@app.post("/custom-task", tags=["Start a task"], responses=BUSY)
+@app.post("/custom-task", tags=["Start a task"], responses=NO_JSON | BUSY)
 async def create_custom_task(params: CustomParameters) -> Accepted[Sum]:
     """Submit a function that has no decorator."""
     return await get_task_manager().submit(

@@ -385,6 +385,7 @@ def test_example_waits_within_bounds(example: Example, wait: str) -> None:
         '{"arg1": 1, "arg2": 2, "delay": NaN}',
         '{"arg1": 1, "arg2": 2, "delay": 1e999}',
         '{"arg1": 1, "arg2": 2, "delay": 86401}',
+        '{"arg1": 1, "arg2": 2, "delay": false}',
         '{"arg1": 1, "arg2": NaN}',
         '{"arg1": 1, "arg2": 4503599627370497}',
         "[Infinity]",
@@ -398,6 +399,13 @@ def test_example_refuses_what_json_has_not(example: Example, body: str) -> None:
     assert [sorted(one) for one in refused.json()["detail"]] == [["loc", "msg", "type"]]
 
 
+def test_example_refuses_what_is_no_text(example: Example) -> None:
+    """POST /custom-task answers 400 to bytes, as OpenAPI says."""
+    headers = {"content-type": "application/json"}
+    refused = example[1].post("/custom-task", content=b"\xff\xfe\xfd", headers=headers)
+    assert (refused.status_code, list(refused.json())) == (400, ["detail"])
+
+
 def test_example_open_api(example: Example) -> None:
     """Each route has a tag that is described, and its error answers are listed."""
     described = example[1].get("/openapi.json").json()
@@ -405,5 +413,5 @@ def test_example_open_api(example: Example) -> None:
     routes = [route for path in described["paths"].values() for route in path.values()]
     assert all(set(route["tags"]) <= tags and route["tags"] for route in routes)
     assert {status for route in routes for status in route["responses"]} == {
-        "200", "202", "204", "404", "409", "422", "429", "503", "504"
+        "200", "202", "204", "400", "404", "409", "422", "429", "503", "504"
     }  # fmt: skip
