@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Request, Response
-from fastapi.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from framework._manager.core import Core
@@ -17,7 +16,7 @@ from framework._tasks.task import Task
 from framework.http._access import Access
 from framework.http._frames import BEAT
 from framework.http._hub import PATIENCE, EndOfStreamError, Seat, hub_of
-from framework.http.views import Problem, TaskView
+from framework.http.views import Problem
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -93,10 +92,20 @@ class EventStreamResponse(Response):
                     return
 
 
-class _Described(JSONResponse):
-    """What OpenAPI has of the response: FastAPI shows a model only for a subclass of this."""
-
-    media_type = "text/event-stream"
+_EVENT: Final = {
+    "type": "object",
+    "required": ["data", "event", "id"],
+    "properties": {
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "contentSchema": {"$ref": "#/components/schemas/TaskView"},
+        },
+        "event": {"enum": ["status", "progress"]},
+        "id": {"type": "string"},
+    },
+}
+"""The shape of an event, as FastAPI describes those of its own streams."""
 
 
 class _Cut:
@@ -155,17 +164,19 @@ def add_stream(router: APIRouter, access: Access) -> None:
 
     @router.get(
         "/{task_id}/events",
-        response_class=_Described,
-        response_model=TaskView[Any],
-        response_description="The events, each with a state as its data.",
+        response_class=Response,
         summary="Stream a task's states",
         description=_DESCRIPTION,
         responses={
+            200: {
+                "description": "The events, each with a state as its data.",
+                "content": {"text/event-stream": {"itemSchema": _EVENT}},
+            },
             204: {"description": "The task has ended, and the client knows how."},
             404: {"model": Problem, "description": "The task is unknown."},
         },
     )
-    async def stream_task(
+    async def stream_task_events(
         task_id: str,
         request: Request,
         last_event_id: Annotated[

@@ -225,12 +225,12 @@ def _add_lists(router: APIRouter, access: Access) -> None:
         try:
             page = await access.manager().list_tasks(
                 status=status or None,
-                name=name,
+                name=name or None,
                 owner=owner,
                 search=search,
                 limit=limit,
                 offset=offset,
-                after=after,
+                after=after or None,
             )
         except ValueError as error:
             raise RequestValidationError([_bad_query("after", error, after)]) from None
