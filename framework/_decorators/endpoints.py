@@ -9,7 +9,7 @@ from types import FunctionType
 from typing import Any  # routes are whatever a router has put together
 
 from framework._tasks import registry
-from framework._tasks.functions import bare_function, layer_of
+from framework._tasks.functions import bare_function, layer_of, one_line
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -25,7 +25,7 @@ def warn_of_plain_endpoints(app: object) -> None:
         # A scheduled function that is an endpoint too is called as it is in any case.
         if isinstance(plain, FunctionType) and layer_of(function) != "scheduled_task":
             decorated[plain] = function
-    for route in _routes([app]):
+    for path, route in _routes(app):
         endpoint = getattr(route, "endpoint", None)
         # What the user has written, behind a function that was put around it.
         endpoint = getattr(endpoint, "__asyncframe_endpoint__", endpoint)
@@ -37,8 +37,8 @@ def warn_of_plain_endpoints(app: object) -> None:
             _LOGGER.warning(
                 "the route %s runs %s directly, without %s, because it was registered first: "
                 "put @%s below the route's decorator",
-                getattr(route, "path", "?"),
-                endpoint.__qualname__,
+                one_line(path),
+                one_line(endpoint.__qualname__),
                 layer,
                 layer,
             )
@@ -56,18 +56,18 @@ def prepare_endpoints(app: object) -> None:
             check(app)
 
 
-def _routes(pending: list[Any]) -> Iterator[Any]:
-    """Yield the routes of some routers and apps, and of those inside them."""
-    seen = set()
-    while pending:
-        inner = pending.pop()
-        if id(inner) in seen:
-            continue
-        seen.add(id(inner))
-        for route in list(getattr(inner, "routes", None) or ()):
-            yield route
-            # Of a mounted app, and of an included router in newer versions of FastAPI.
-            pending += [getattr(route, name, None) for name in ("app", "original_router")]
+def _routes(inner: Any, prefix: str = "", around: tuple[int, ...] = ()) -> Iterator[Any]:
+    """Yield the routes of a router or app, and of those inside it, with their full paths."""
+    if id(inner) in around:
+        return
+    for route in list(getattr(inner, "routes", None) or ()):
+        path = prefix + getattr(route, "path", "")
+        yield path, route
+        # Of a mounted app, and of an included router in newer versions of FastAPI.
+        yield from _routes(getattr(route, "app", None), path, (*around, id(inner)))
+        include = getattr(getattr(route, "include_context", None), "prefix", "")
+        router = getattr(route, "original_router", None)
+        yield from _routes(router, prefix + include, (*around, id(inner)))
 
 
 def _is_in_place_of(function: Any, endpoint: FunctionType) -> bool:

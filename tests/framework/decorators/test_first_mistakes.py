@@ -93,7 +93,8 @@ def test_what_a_part_is_made_of_is_told(parts: dict[str, Any], told: str) -> Non
 
 def test_a_route_below_a_decorator_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """A decorator above the route's leaves the route with the plain function, and is named."""
-    app, router, mounted = FastAPI(lifespan=setup_async_framework), APIRouter(), FastAPI()
+    app, mounted = FastAPI(lifespan=setup_async_framework), FastAPI()
+    router, outer = APIRouter(prefix="/inner"), APIRouter(prefix="/outer")
 
     @background_task
     @retry_task
@@ -121,7 +122,14 @@ def test_a_route_below_a_decorator_is_told(caplog: pytest.LogCaptureFixture) -> 
     def refresh() -> None:
         """Do nothing."""
 
-    app.include_router(router)
+    @background_task
+    @router.websocket("/socket")
+    async def talk() -> None:
+        """Do nothing."""
+
+    outer.include_router(router)
+    app.include_router(outer, prefix="/v1")
+    mounted.mount("/again", app)
     app.mount("/below", mounted)
     with TestClient(app):
         pass
@@ -131,9 +139,10 @@ def test_a_route_below_a_decorator_is_told(caplog: pytest.LogCaptureFixture) -> 
         f"without {layer}, because it was registered first: put @{layer} below the route's "
         "decorator"
         for path, name, layer in (
-            ("/included", "included", "async_task"),
-            ("/mounted", "limited", "throttled_task"),
+            ("/below/mounted", "limited", "throttled_task"),
             ("/send", "send", "background_task"),
+            ("/v1/outer/inner/included", "included", "async_task"),
+            ("/v1/outer/inner/socket", "talk", "background_task"),
         )
     ]
 
