@@ -8,8 +8,8 @@ somebody waits for the task then, the failure is theirs; if they do not take it,
 when the task is forgotten or the framework stops. The outcome of a body that ends after its
 task is only counted, in ``late_results``: the task's TIMEOUT was logged before.
 
-Guarantees: text from users and their clients (ids, names, messages of errors) cannot forge
-or colour lines of the log: it is escaped here, in every record of that logger.
+Guarantees: text from users and their clients (ids, names, messages of errors) cannot forge,
+colour or flood lines of the log: it is escaped and cut here, in every record of that logger.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from types import FrameType, TracebackType
 from typing import Any, Final
 
 from framework._tasks.current import current_record
-from framework._tasks.jsonsafe import safe_str
+from framework._tasks.jsonsafe import cut, safe_str
 from framework._tasks.live import LiveTask
 from framework._tasks.records import TaskEvent, TaskRecord, TaskStatus, is_unseen
 from framework.exceptions import TaskTimeoutError
@@ -45,6 +45,9 @@ _FAILED: Final = "task %s (%s) failed%s%s%s%s%s"
 _TIMED_OUT: Final = "task %s (%s) timed out%s%s%s%s%s"
 _LEFT_OUT: Final = "; without its traceback, as ten of this kind were logged in this minute"
 
+_LONGEST: Final = 4_000
+"""Characters of a value in a line, or of a message in a traceback, at most."""
+
 _WIDTH: Final = 150
 """Characters after which a list of ids goes on in the next line."""
 
@@ -58,8 +61,14 @@ def escaped(text: str) -> str:
     )
 
 
+def _shown(text: str) -> str:
+    """Return *text* escaped, and cut to a length that a log can bear."""
+    # Cut first as well, since a megabyte takes a while to escape.
+    return cut(escaped(cut(text, _LONGEST)), _LONGEST)
+
+
 class _Escaped:
-    """An argument of a log record whose text is escaped."""
+    """An argument of a log record whose text is escaped and cut."""
 
     def __init__(self, value: object) -> None:
         self._value = value
@@ -67,11 +76,11 @@ class _Escaped:
     def __str__(self) -> str:
         value = self._value
         if isinstance(value, str):
-            return escaped(value)
-        return escaped(safe_str(value) if isinstance(value, BaseException) else str(value))
+            return _shown(value)
+        return _shown(safe_str(value) if isinstance(value, BaseException) else str(value))
 
     def __repr__(self) -> str:
-        return escaped(repr(self._value))
+        return _shown(repr(self._value))
 
 
 class _EscapingFilter(logging.Filter):
@@ -97,10 +106,14 @@ def _traceback_text(error: BaseException, raised: Any) -> str:  # Any: a traceba
         if one is None:
             continue
         # Not public, but the only place where a TracebackException keeps the error's message.
-        vars(one)["_str"] = escaped(str(vars(one).get("_str", "")))
+        vars(one)["_str"] = _shown(str(vars(one).get("_str", "")))
+        # Of a SyntaxError, whose text is that of the code.
+        for name in ("msg", "text", "filename"):
+            if isinstance(vars(one).get(name), str):
+                vars(one)[name] = _shown(vars(one)[name].rstrip("\n"))
         notes = getattr(one, "__notes__", None)
         if isinstance(notes, (list, tuple)):
-            one.__notes__ = [escaped(safe_str(note)) for note in notes]
+            one.__notes__ = [_shown(safe_str(note)) for note in notes]
         pending += [one.__cause__, one.__context__, *(one.exceptions or ())]
     return "".join(whole.format()).removesuffix("\n")
 
