@@ -154,15 +154,13 @@ class _Errand:
         self.context = copy_context()
 
     async def run(self) -> None:
-        """Make the call, on the loop; raise only what ends the loop's task."""
+        """Make the call, on the loop; raises nothing.
+
+        Not even a cancellation by a loop that ends: it waits while the others are closed.
+        """
         carry(self.context)
         try:
             self._value = await self._call()
-        except asyncio.CancelledError as error:
-            self._error = error
-            owner = asyncio.current_task()
-            if owner is not None and owner.cancelling():
-                raise
         except BaseException as error:  # raised on the thread
             self._error = error
         finally:

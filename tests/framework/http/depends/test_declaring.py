@@ -23,6 +23,7 @@ from fastapi import (
     WebSocket,
 )
 from fastapi.security import OAuth2PasswordBearer, SecurityScopes
+from typing_extensions import TypeAliasType
 
 from framework import (
     TaskId,
@@ -201,6 +202,66 @@ def test_two_functions_of_one_code(asyncframe: Probe) -> None:
     assert [asyncframe.run_until_complete(one).result for one in ids] == ["a", "b"]
 
 
+async def test_a_scheduled_function_that_is_submitted(asyncframe: Probe) -> None:
+    """A scheduled function that is submitted gets its dependencies."""
+
+    def collect(number: int = Depends(get_number)) -> int:
+        return number
+
+    task_id = await asyncframe.manager.submit(scheduled_task(every=60)(collect))
+    assert (await asyncframe.completed(task_id)).result == 42
+
+
+async def test_a_wrapper_of_a_function(asyncframe: Probe) -> None:
+    """A wrapper is not taken for the function that it wraps, whose attributes it has."""
+
+    def fn(number: int = Depends(get_number)) -> Any:
+        return number
+
+    await asyncframe.completed(await asyncframe.manager.submit(fn))
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return "wrapped", fn(*args, **kwargs)
+
+    task_id = await asyncframe.manager.submit(wrapper)
+    assert (await asyncframe.completed(task_id)).result == ("wrapped", 42)
+
+
+async def test_a_wrapped_dependency(asyncframe: Probe) -> None:
+    """A dependency with a decorator that keeps its looks is entered and left."""
+    seen: list[str] = []
+
+    def opened() -> Iterator[str]:
+        yield "opened"
+        seen.append("closed")
+
+    @functools.wraps(opened)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return opened(*args, **kwargs)
+
+    def use(value: str = Depends(wrapper)) -> str:
+        return value
+
+    task_id = await asyncframe.manager.submit(use)
+    assert (await asyncframe.completed(task_id)).result == "opened"
+    assert seen == ["closed"]
+
+
+Aliased = TypeAliasType("Aliased", Number)
+
+
+def with_an_alias(text: str, number: Aliased) -> Any:
+    """Declare it by an alias, as a type statement makes it."""
+    return number, text
+
+
+async def test_an_alias(asyncframe: Probe) -> None:
+    """The annotation may be an alias that a type statement has made."""
+    task_id = await asyncframe.manager.submit(with_an_alias, ("a",))
+    assert (await asyncframe.completed(task_id)).result == (42, "a")
+
+
 # -- calls
 
 
@@ -221,6 +282,11 @@ def test_passing_one(asyncframe: Probe) -> None:
         decorated("a", 1)
     with pytest.raises(TypeError, match=r"does not take 'number', which Depends provides"):
         background_task(functools.partial(last, number=1))
+    below: Any = background_task(retry_task(last))
+    with pytest.raises(
+        TypeError, match=r"^last\(\) does not take 'number', which Depends provides"
+    ):
+        below("a", number=1)
     assert decorated.fn("a", 1) == (1, "a")
     asyncframe.assert_idle()
 
@@ -394,9 +460,11 @@ def with_defaults(
     size: int = Query(10),
     token: Annotated[str, Header()] = "none",
     tags: list[str] = Query(default_factory=list),
+    names: list[str] = Query(["a"]),
 ) -> Any:
     """Need nothing that has no default."""
-    return request, page, size, token, tags
+    names.append("b")
+    return request, page, size, token, tags, names
 
 
 class Paging:
@@ -414,9 +482,9 @@ async def test_defaults(asyncframe: Probe) -> None:
     ) -> Any:
         return found, paging.page, paging.number
 
-    task_id = await asyncframe.manager.submit(use)
-    task = await asyncframe.completed(task_id)
-    assert task.result == ((None, 1, 10, "none", []), 1, 42)
+    for _ in range(2):
+        task = await asyncframe.completed(await asyncframe.manager.submit(use))
+        assert task.result == ((None, 1, 10, "none", [], ["a", "b"]), 1, 42)
 
 
 def of_class(paging: Annotated[Paging, Depends()]) -> int:

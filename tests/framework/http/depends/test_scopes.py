@@ -25,6 +25,8 @@ from framework import (
     setup_async_framework,
 )
 from framework._tasks.injection import injected
+from framework._threads.clock import SystemClock
+from framework.http._depends._drivers import Companion, _Errand
 from pytest_asyncframe.probe import Probe
 from tests.framework.kinds import reached
 from tests.patience import PATIENCE
@@ -424,17 +426,8 @@ async def test_cancelled_while_it_opens(asyncframe: Probe, log: Log) -> None:
     """What a thread opens for a coroutine that is cancelled meanwhile is closed again."""
     opening, gate = threading.Event(), threading.Event()
 
-    def slow() -> Iterator[str]:
-        opening.set()
-        gate.wait(PATIENCE)
-        log.append("opened")
-        try:
-            yield "slow"
-        finally:
-            log.append("closed")
-
     @background_task
-    async def use(value: str = Depends(slow)) -> str:
+    async def use(value: str = Depends(gated(log, opening, gate))) -> str:
         log.append("body")
         return value
 
@@ -447,7 +440,36 @@ async def test_cancelled_while_it_opens(asyncframe: Probe, log: Log) -> None:
     await cancelling
     task = await asyncframe.completed(task_id, check=False)
     assert task.status is TaskStatus.CANCELLED
-    assert log == ["opened", "closed"]
+    assert log == ["one opened", "one told CancelledError", "one closed"]
+
+
+def gated(log: Log, opening: threading.Event, gate: threading.Event) -> Callable[[], Iterator[str]]:
+    """Return a sync dependency that sets *opening* and waits for *gate* when it is opened."""
+
+    def opened() -> Iterator[str]:
+        opening.set()
+        gate.wait(PATIENCE)
+        yield from log.scope("one")()
+
+    return opened
+
+
+@pytest.mark.asyncframe(mode="threads")
+async def test_abandoned_while_it_opens(log: Log) -> None:
+    """What a thread opens for a coroutine that is closed meanwhile is closed again."""
+    opening, gate = threading.Event(), threading.Event()
+
+    async def use(value: str = Depends(gated(log, opening, gate))) -> str:
+        return value
+
+    coroutine = injected(use)()
+    coroutine.send(None)
+    await reached(opening)
+    coroutine.close()
+    assert log == []
+    gate.set()
+    await reached(log.closed)
+    assert log == ["one opened", "one told GeneratorExit", "one closed"]
 
 
 @pytest.mark.asyncframe(mode="threads", leaks="off")
@@ -505,6 +527,50 @@ def test_a_coroutine_without_its_loop(log: Log) -> None:
     loop.close()
     coroutine.close()
     assert log == ["one opened", "one told GeneratorExit", "one closed"]
+
+
+@pytest.mark.asyncframe(mode="threads", lost_failures="off")
+async def test_a_loop_that_cancels_all(asyncframe: Probe, log: Log) -> None:
+    """If a loop cancels its tasks, a thread cannot close what is async, and closes the rest."""
+    gate = threading.Event()
+
+    @background_task
+    def use(
+        one: str = Depends(log.scope("one")), two: str = Depends(log.async_scope("two"))
+    ) -> None:
+        gate.wait(PATIENCE)
+
+    task_id = use()
+    await reached(log.opened)
+    while not (found := [one for one in asyncio.all_tasks() if one.get_name().endswith("Depends")]):
+        await asyncio.wait((asyncio.get_running_loop().create_future(),), timeout=0)
+    while "two opened" not in log:
+        await asyncio.wait(found, timeout=0)
+    found[0].cancel()
+    await asyncio.wait(found)
+    gate.set()
+    task = await asyncframe.completed(task_id, check=False)
+    assert str(task.error) == "the event loop of the task's app has ended"
+    # What is async is left to the loop, which closes generators that nobody refers to.
+    assert log[:4] == ["one opened", "two opened", "one told RuntimeError", "one closed"]
+
+
+async def test_a_loop_that_cancels_at_once() -> None:
+    """An errand whose asyncio task is cancelled before its first step ends as well."""
+    companion = Companion()
+    companion._loop = asyncio.get_running_loop()
+
+    async def never() -> None:
+        raise AssertionError
+
+    errand = _Errand(never, SystemClock())
+    companion._take(errand, "name")
+    task = companion._task
+    assert task is not None
+    task.cancel()
+    await asyncio.wait((task,))
+    with pytest.raises(RuntimeError, match=r"^the event loop of the task's app has ended$"):
+        errand.outcome()
 
 
 def test_a_loop_that_ends() -> None:
@@ -623,16 +689,20 @@ async def test_variables(asyncframe: Probe, kind: str) -> None:
         variable.reset(token)
         seen.append(variable.get())
 
+    async def fourth() -> str:
+        return variable.get()
+
     task = background_task(
         of_kind(
             kind,
-            lambda _, **__: variable.get(),
+            lambda _, four, **__: (variable.get(), four),
             one=Depends(first),
             two=Depends(second),
             three=Depends(third),
+            four=Depends(fourth),
         )
     )
-    assert (await asyncframe.completed(task())).result == "first second third"
+    assert (await asyncframe.completed(task())).result == ("first second third",) * 2
     assert seen == ["first second", "first", ""]
     assert variable.get() == ""
 
@@ -651,3 +721,4 @@ async def test_one_asyncio_task(asyncframe: Probe, kind: str) -> None:
     task = background_task(of_kind(kind, lambda *_, **__: None, value=Depends(limited)))
     await asyncframe.completed(task())
     assert tasks[0] is tasks[1]
+    await asyncio.wait(tasks[:1])
