@@ -7,7 +7,6 @@ version, and runs sync dependencies on threads that the whole app shares. What i
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import typing
@@ -159,11 +158,11 @@ def _default(
     if isinstance(default, FieldInfo):
         info, default = default, parameter.empty
         if info.default is not ... and not info.is_required():
-            return functools.partial(_default_of, info)
+            return functools.partial(info.get_default, call_default_factory=True)
     elif default is not parameter.empty:
         return None
     elif info is not None and info.default_factory is not None:
-        return functools.partial(_default_of, info)
+        return functools.partial(info.get_default, call_default_factory=True)
     raise TypeError(
         f"{chain[0]} cannot run as a task, because its dependency {' > '.join(chain[1:])} needs "
         f"{_wanted(parameter.name, annotation, info)}, which a task does not have: use that "
@@ -177,11 +176,6 @@ def _parts(annotation: Any) -> tuple[Any, ...]:
         if typing.get_origin(annotation) is typing.Annotated
         else (annotation,)
     )
-
-
-def _default_of(info: FieldInfo) -> Any:
-    # A copy, as FastAPI makes it: a default may be a list.
-    return copy.deepcopy(info.get_default(call_default_factory=True))
 
 
 def _wanted(name: str, annotation: Any, info: FieldInfo | None) -> str:

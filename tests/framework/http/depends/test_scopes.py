@@ -41,6 +41,8 @@ class Log(list[str]):
         """Set when a sync dependency is open."""
         self.closed = threading.Event()
         """Set when it is closed."""
+        self.thread: threading.Thread | None = None
+        """The thread that closed it."""
 
     def scope(self, name: str) -> Callable[[], Iterator[str]]:
         """Return a sync dependency that logs its opening, its end and the error it is told."""
@@ -55,6 +57,7 @@ class Log(list[str]):
                 raise
             finally:
                 self.append(f"{name} closed")
+                self.thread = threading.current_thread()
                 self.closed.set()
 
         return opened
@@ -470,6 +473,7 @@ async def test_abandoned_while_it_opens(log: Log) -> None:
     gate.set()
     await reached(log.closed)
     assert log == ["one opened", "one told GeneratorExit", "one closed"]
+    assert log.thread not in (None, threading.current_thread())
 
 
 @pytest.mark.asyncframe(mode="threads", leaks="off")
