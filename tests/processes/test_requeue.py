@@ -122,14 +122,16 @@ async def test_restart(sql_url: str) -> None:
     """What waited at a shutdown runs after the restart, as the task that it was."""
     async with framework(sql_url) as manager:
         await keep_busy(manager)
+        manager._core.intake.own_by(lambda: "ann")
         task_id = await manager.submit(add, (1,), {"to": 2.5}, priority="high")
         before = await known(manager, task_id)
+        assert before.owner == "ann"
     async with framework(sql_url) as manager:
         assert await manager.get_result(task_id, timeout=PATIENCE) == 3.5
         after = await known(manager, task_id)
 
         assert [(task_id, 1, manager)] == SEEN, "it ran once, and in the second framework"
-        for name in ("task_id", "name", "description"):
+        for name in ("task_id", "name", "description", "owner"):
             assert getattr(after, name) == getattr(before, name)
         assert (after.created_at - before.created_at).total_seconds() == pytest.approx(0, abs=1e-3)
         assert (after.attempts, after.status.value, after.reason) == (1, "completed", "")

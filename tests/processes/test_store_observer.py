@@ -153,6 +153,7 @@ async def test_options_of_what_is_run_again(sql_url: str) -> None:
     events: list[tuple[str, str | None]] = []
     async with setup_async_framework(None, store=SQLStore(sql_url)):
         manager = get_task_manager()
+        manager._core.intake.own_by(lambda: "ann")
         failed = outside.options(timeout=9.0, description="Once")(-1)
         await manager.list_tasks()
         with closing(Observer(sql_url)) as observer:
@@ -171,6 +172,7 @@ async def test_options_of_what_is_run_again(sql_url: str) -> None:
         task = await manager.get_task(again)
         assert task is not None
         assert (task.run_again_of, task.description, task.reason) == (failed, "Once", "")
+        assert task.owner == "ann"
 
     assert events == [(kind, again) for kind in ("submitted", "started", "completed")]
 

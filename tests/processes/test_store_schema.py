@@ -98,6 +98,18 @@ def test_migration_keeps_the_data(sql_url: str) -> None:
             )
 
 
+def test_the_version_before_is_upgraded(sql_url: str) -> None:
+    """Tasks of the release before belong to nobody, and are listed as before."""
+    fill(sql_url, 200, STEPS[:3])
+    with peers(sql_url, 1) as (peer,):
+        named, anns = (PageQuery(9, name="shop.tasks.job_3"), PageQuery(9, owner="ann"))
+        assert [one.owner for one in peer.history.page(named)] == [None] * 9
+        assert (peer.history.count(named), peer.history.count(anns)) == (10, 0)
+        peer.end(peer.accept(owner="ann"))
+        peer.writer.write()
+        assert [one.owner for one in peer.history.page(anns)] == ["ann"]
+
+
 def test_first_version_is_upgraded(sql_url: str) -> None:
     """The tables of the first release get their indexes, and keep their tasks."""
     fill(sql_url, 200, STEPS[:1])
