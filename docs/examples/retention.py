@@ -7,13 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from framework import (
-    TaskManager,
-    TaskStatus,
-    background_task,
-    get_task_manager,
-    setup_async_framework,
-)
+from framework import background_task, setup_async_framework
 from framework.protocols import TaskEvent
 
 
@@ -36,16 +30,6 @@ app = FastAPI(lifespan=lifespan)
 def double(number: int) -> int:
     """Double a number."""
     return 2 * number
-
-
-async def names_of(manager: TaskManager, status: TaskStatus) -> list[str]:
-    """Return the names of all tasks with one status, read in pages."""
-    page = await manager.list_tasks(status=status, limit=20)
-    names = [task.name for task in page.tasks]
-    while page.next is not None:
-        page = await manager.list_tasks(status=status, limit=20, after=page.next)
-        names += [task.name for task in page.tasks]
-    return names
 
 
 def test_the_oldest_are_forgotten() -> None:
@@ -75,13 +59,3 @@ def test_a_clean_up_by_hand() -> None:
         manager.wait_result(manager.submit_nowait(double, (1,)), timeout=10)
         assert manager.cleanup_completed_tasks(max_age=0) == 1
         assert manager.get_all_tasks() == {}
-
-
-async def test_pages() -> None:
-    """All pages together have all tasks, the newest first."""
-    async with setup_async_framework(None, max_finished_tasks=100):
-        manager = get_task_manager()
-        for number in range(30):
-            await manager.submit(double, (number,), wait=True)
-        names = await names_of(manager, TaskStatus.COMPLETED)
-        assert names == [f"{__name__}.double"] * 30

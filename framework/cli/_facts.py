@@ -25,8 +25,8 @@ _DAY: Final = 86_400.0
 
 
 def facts_of(record: TaskRecord) -> dict[str, Any]:  # Any: JSON
-    """Return a task as JSON, in the form of `Task.to_dict`."""
-    facts = seen(record).to_dict()
+    """Return a task as JSON, in the form of `Task.to_dict`, with its owner."""
+    facts = seen(record).to_dict() | {"owner": record.owner}
     error = record.error
     if isinstance(error, RemoteTaskError):
         # The class of the exception is known to the app, and not here.
@@ -106,6 +106,7 @@ def lines_of(facts: dict[str, Any], process: str) -> list[tuple[str, str]]:
         ("id", facts["task_id"]),
         ("name", facts["name"]),
         ("description", facts["description"]),
+        ("owner", facts["owner"] or ""),
         ("status", facts["status"]),
         ("submitted", moment(facts["created_at"])),
         ("started", moment(facts["start_time"])),

@@ -126,8 +126,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_tasks(add: Callable[[str, Command, str], argparse.ArgumentParser]) -> None:
     listing = add("list", _tasks.list_tasks, "list tasks, the newest first")
-    listing.add_argument("--status", choices=[str(one) for one in TaskStatus])
+    listing.add_argument(
+        "--status",
+        action="append",
+        choices=[str(one) for one in TaskStatus],
+        help="only tasks with this status; may be given more than once",
+    )
     listing.add_argument("--name", help="only tasks with exactly this name")
+    listing.add_argument("--owner", help="only tasks that belong to this owner")
+    listing.add_argument(
+        "--search", metavar="TEXT", help="only tasks with this in their id, name or description"
+    )
     listing.add_argument("--limit", type=int, default=20, help="at most so many, up to 1000")
     listing.add_argument("--after", metavar="PLACE", help="go on where another list ended")
     listing.add_argument("--all", action="store_true", help="print one page after the other")

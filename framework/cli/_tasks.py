@@ -67,6 +67,8 @@ def _query(arguments: Namespace) -> PageQuery:
         return checked_query(
             arguments.status,
             arguments.name,
+            arguments.owner,
+            arguments.search,
             limit=arguments.limit,
             after=arguments.after,
             oldest_first=arguments.oldest_first,

@@ -30,6 +30,7 @@ async def main():
         manager = get_task_manager()
         ids = [await manager.submit(shop.adds, (n,)) for n in (1, 2)]
         ids.append(await manager.submit(shop.fails, (3,)))
+        manager._core.intake.own_by(lambda: "ann")
         ids.append(await manager.submit(shop.adds, (4,), task_id="invoice-7"))
         for task_id in ids:
             try:
@@ -128,6 +129,7 @@ def test_list_is_json_in_a_pipe(run: Any, written: Written) -> None:
     assert [task["task_id"] for task in said.objects] == written.ids[::-1]
     assert said.objects[0]["result"] == {"sum": 5}
     assert said.objects[0]["description"] == "Adds one"
+    assert [task["owner"] for task in said.objects] == ["ann", None, None, None]
     assert said.objects[1]["error_message"] == "no [3]\n\x1b[31m"
 
 
@@ -136,6 +138,13 @@ def test_list_is_json_in_a_pipe(run: Any, written: Written) -> None:
     [
         (["--status", "failed"], [2]),
         (["--status", "running"], []),
+        (["--status", "failed", "--status", "timeout"], [2]),
+        (["--status", "failed", "--status", "completed", "--limit", "2"], [3, 2]),
+        (["--owner", "ann"], [3]),
+        (["--owner", "bob"], []),
+        (["--search", "VOICE"], [3]),
+        (["--search", "adds ONE", "--oldest-first"], [0, 1, 3]),
+        (["--search", "fails", "--owner", "ann"], []),
         (["--name", "adds"], [3, 1, 0]),
         (["--limit", "2"], [3, 2]),
         (["--oldest-first", "--limit", "1"], [0]),
@@ -144,7 +153,7 @@ def test_list_is_json_in_a_pipe(run: Any, written: Written) -> None:
     ],
 )
 def test_list_of_some(run: Any, written: Written, options: list[str], chosen: list[int]) -> None:
-    """A list may be of one status or name, in either order, and has a limit."""
+    """A list may be of some statuses, a name, an owner or a text, in either order."""
     said = run("list", "--store", written.url, *options)
 
     assert [task["task_id"] for task in said.objects] == [written.ids[one] for one in chosen]
@@ -158,6 +167,10 @@ NO_PLACE = "must be the 'next' of a page, not 'x': omit it for the first page"
     [
         (["--limit", "0"], "limit must be a whole number from 1 to 1000, not 0"),
         (["--after", "x"], f"after {NO_PLACE}"),
+        (
+            ["--owner", ""],
+            "owner must be a string of 1 to 255 printable characters, or None for nobody, not ''",
+        ),
     ],
 )
 def test_list_refused(run: Any, written: Written, options: list[str], message: str) -> None:
