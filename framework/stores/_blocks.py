@@ -97,11 +97,9 @@ class Block:
         return self._record(self._first)
 
     def reaches(self, wanted: Filter) -> bool:
-        """Return whether it may have a record for a page; quick."""
+        """Return whether it may have a record for a page, but for names, owners and texts."""
         query = wanted.query
         if not wanted.has_status(_COMPLETED) and not self._whole:
-            return False
-        if not wanted.takes_all and not any(wanted.fits(self._labels)):
             return False
         if query.after is None:
             return True

@@ -40,8 +40,9 @@ class Filter:
         self._small = query.search.lower()
         # Random ids have small letters and digits only; most words have others.
         self._in_random = len(query.search) <= _ID_DIGITS and _HEX.issuperset(self._small)
-        # By text, whether it has what is searched for: most tasks share theirs.
-        self._known: dict[str, bool] = {}
+        # The texts that were looked at, and those that have it: most tasks share theirs.
+        self._known: set[str] = set()
+        self._having: set[str] = set()
 
     def has_status(self, status: TaskStatus) -> bool:
         """Return whether tasks with *status* match."""
@@ -62,15 +63,25 @@ class Filter:
             owner, owners = query.owner, labels[2::3]
             fits = [fit if one == owner else NO for fit, one in zip(fits, owners, strict=True)]
         if self._has is not None and YES in fits:
-            known, has = self._known, self._has
-            for text in {*names, *labels[1::3]} - known.keys():
-                known[text] = has(text)
-            texts = zip(fits, names, labels[1::3], strict=True)
-            fits = [
-                fit if not fit or known[name] or known[about] else BY_ID
-                for fit, name, about in texts
-            ]
+            fits = self._searched(fits, names, labels[1::3])
         return fits
+
+    def _searched(
+        self, fits: list[int], names: Sequence[str], descriptions: Sequence[str]
+    ) -> list[int]:
+        """Return `BY_ID` in place of `YES` for each label that has not what is searched for."""
+        assert self._has is not None
+        fresh = {*names, *descriptions} - self._known
+        if fresh:
+            self._known |= fresh
+            self._having.update(filter(self._has, fresh))
+        having = self._having
+        if having.isdisjoint(names) and having.isdisjoint(descriptions):
+            return [BY_ID if fit else NO for fit in fits]
+        return [
+            fit if not fit or name in having or description in having else BY_ID
+            for fit, name, description in zip(fits, names, descriptions, strict=True)
+        ]
 
     def found_in(self, ids: bytes | tuple[str, ...]) -> list[int]:
         """Return the places in packed *ids* of those that have what is searched for."""
