@@ -1,0 +1,59 @@
+"""Generated requests get no error of the server, and no answer that OpenAPI does not have."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.patience import PATIENCE
+from tests.programs import places, program
+from tests.serving import serving
+
+# Whether a text is the `next` of a page, no schema can say.
+SETTINGS = """
+[[operations]]
+include-operation-id = "list_tasks"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "422"]
+"""
+
+# DELETE cancels a task, which is still shown then. And 405 names the methods of one route of a
+# path, as with all routes of FastAPI.
+UNMEANT = "use_after_free,allow_header_conformance"
+
+
+def tried(app: str, folder: Path, examples: int, *options: str, patience: float = PATIENCE) -> int:
+    """Try an app with generated requests, which must all be answered well; return how many."""
+    (folder / "schemathesis.toml").write_text(SETTINGS, encoding="utf-8")
+    with serving(app, "--log-level", "info") as server:
+        command = [program("st"), "run", f"{server.url}/openapi.json", "--checks", "all"]
+        command += ["--exclude-checks", UNMEANT, "-n", str(examples), *options]
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, "PATH": places("st"), "NO_COLOR": "1"},
+            capture_output=True,
+            text=True,
+            timeout=patience,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"([\d,]+) generated", done.stdout)
+    assert found is not None, done.stdout
+    return int(found[1].replace(",", ""))
+
+
+def test_generated_requests(tmp_path: Path) -> None:
+    """Some hundred requests, good and bad ones, are answered as OpenAPI says."""
+    options = ["--phases", "coverage,fuzzing", "--seed", "1"]
+    assert tried("tests.framework.apps.tried:app", tmp_path, 5, *options) > 100
+
+
+@pytest.mark.soak
+def test_thousands_of_generated_requests(tmp_path: Path) -> None:
+    """Thousands of requests, and chains of them, are answered as OpenAPI says."""
+    tries = tried("tests.framework.apps.tried:app", tmp_path, 400, patience=3_000)
+    assert tries > 2_000
