@@ -50,7 +50,7 @@ def prepare_endpoints(app: object) -> None:
     Raises:
         RuntimeError: If one of them lacks something.
     """
-    for route in _routes([app]):
+    for _, route in _routes(app):
         check = getattr(getattr(route, "endpoint", None), "__asyncframe_at_start__", None)
         if check is not None:
             check(app)
