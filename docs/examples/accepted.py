@@ -40,6 +40,12 @@ async def get_report(title: str) -> Report | Accepted[Report]:
     return finished.get(title) or make_report(title)
 
 
+@app.post("/reports/many", status_code=202)
+async def create_reports(titles: list[str]) -> list[Accepted[Report]]:
+    """Start several reports."""
+    return [make_report(title) for title in titles]
+
+
 def test_follow() -> None:
     """The status is where the response says, and has the result in the end."""
     with TestClient(app) as client:
@@ -67,3 +73,13 @@ def test_either() -> None:
         report = client.get("/reports/June")
     assert (accepted.status_code, report.status_code) == (202, 200)
     assert report.json() == {"title": "June", "pages": 12}
+
+
+def test_many() -> None:
+    """Each of several reports has a status of its own."""
+    with TestClient(app) as client:
+        response = client.post("/reports/many", json=["April", "March"])
+        urls = [accepted["status_url"] for accepted in response.json()]
+        tasks = [client.get(url, params={"wait": 10}).json() for url in urls]
+    assert response.status_code == 202
+    assert [task["result"]["title"] for task in tasks] == ["April", "March"]

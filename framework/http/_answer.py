@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, Field, GetJsonSchemaHandler, TypeAdapter
+from pydantic import BaseModel, Field, GetJsonSchemaHandler, TypeAdapter, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from framework._manager.frameworks import find_core
+from framework._tasks.current import current_record, current_scope
 from framework._tasks.ids import TaskId
 from framework._tasks.records import TaskStatus
 from framework._tasks.task import Task
+from framework.http._routes import find_status_route, no_status_route
 
 T = TypeVar("T")
 
@@ -40,14 +43,15 @@ class Accepted(BaseModel, Generic[T]):
         description="Where to follow the task's events; null if the app does not offer them."
     )
 
-    def __init__(self, task: TaskId[Any] | Task | str, /) -> None:
-        task_id = task.task_id if isinstance(task, Task) else task
-        if not isinstance(task_id, str):
-            raise TypeError(
-                "Accepted needs the id of a task, or a Task, as in Accepted(make_report(title)), "
-                f"not a value of type {type(task_id).__qualname__}"
-            )
-        super().__init__(task_id=task_id, status=TaskStatus.PENDING, status_url="", events_url=None)
+    # Fields: pydantic calls this to make one of a mapping.
+    def __init__(self, task: TaskId[Any] | Task | str | None = None, /, **fields: Any) -> None:
+        super().__init__(**(fields if task is None else _described(task)))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_task(cls, value: Any) -> Any:  # Any: what a route has returned
+        """Describe a task inside another model or a list, of a route that answers as it likes."""
+        return _described(value) if isinstance(value, (str, Task)) else value
 
     @classmethod
     def __get_pydantic_json_schema__(
@@ -66,3 +70,35 @@ class Accepted(BaseModel, Generic[T]):
                 "status_url once the task is completed.",
             }
         return schema
+
+
+def _described(task: object) -> dict[str, Any]:
+    """Return the fields of a task; the URLs are "" and None where no request is handled.
+
+    Raises:
+        TypeError: If it is no task.
+        RuntimeError: If the app of the request does not show the status of tasks.
+    """
+    task_id = task.task_id if isinstance(task, Task) else task
+    if not isinstance(task_id, str):
+        raise TypeError(
+            "Accepted needs the id of a task, or a Task, as in Accepted(make_report(title)), "
+            f"not a value of type {type(task_id).__qualname__}"
+        )
+    core = find_core()
+    known = None if core is None else core.ledger.find(task_id)
+    # A task has the scope of the request that has submitted it.
+    scope = None if current_record.get() is not None else current_scope.get()
+    status_url, events_url = "", None
+    if scope is not None:
+        found = find_status_route(scope)
+        if found is None:
+            raise no_status_route(f"{scope.get('method')} {scope.get('path')}")
+        route, root = found
+        status_url, events_url = route.urls(root, task_id, scope.get("path_params", {}))
+    return {
+        "task_id": task_id,
+        "status": TaskStatus.PENDING if known is None else known.status,
+        "status_url": status_url,
+        "events_url": events_url,
+    }

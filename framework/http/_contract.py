@@ -37,7 +37,12 @@ from framework.exceptions import TaskNotFoundError
 from framework.http import _links
 from framework.http._answer import Accepted
 from framework.http._idempotency import IdempotencyKey, id_for
-from framework.http._routes import StatusRoute, find_status_route, status_route_of
+from framework.http._routes import (
+    StatusRoute,
+    find_status_route,
+    no_status_route,
+    status_route_of,
+)
 from framework.http.views import Problem
 
 _LOGGER = logging.getLogger("asyncframe")
@@ -230,23 +235,16 @@ class _Accepting:
         Raises:
             RuntimeError: If it does not show the status of tasks.
         """
-        if status_route_of(app) is None:
-            raise self._without_status()
-
-    def _without_status(self) -> RuntimeError:
-        return RuntimeError(
-            f"{self._label} answers 202 with the URL of the task's status, but this app has no "
-            "route that shows it: add app.include_router(task_router()), with 'from "
-            "framework.http import task_router', or a GET route with {task_id} in its path "
-            "that returns a TaskView"
-        )
+        # A request finds the routes of its own host.
+        if status_route_of(app, all_hosts=True) is None:
+            raise no_status_route(self._label)
 
     async def _answer(self, asked: _Asked, values: dict[str, Any]) -> Any:
         """Call the endpoint, and return what the response says of its task."""
         core, scope = require_core(), asked.request.scope
         found = find_status_route(scope)
         if found is None:  # the route was added after the app had started
-            raise self._without_status()
+            raise no_status_route(self._label)
         route, root = found
         secured: list[str] = []
         token = secured_ids.set(secured)

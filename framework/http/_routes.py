@@ -46,8 +46,14 @@ def shows_status(access: Access) -> Callable[[C], C]:
     return mark
 
 
-def routes_of(app: Any, prefix: str = "") -> Iterator[Found]:
-    """Yield the routes of an app, and of the apps that are mounted there, in their order."""
+def routes_of(app: Any, prefix: str = "", *, all_hosts: bool = False) -> Iterator[Found]:
+    """Yield the routes of an app, and of the apps that are mounted there, in their order.
+
+    Args:
+        app: The app.
+        prefix: Where it is mounted.
+        all_hosts: Whether to yield those for other hosts as well.
+    """
     routes = list(getattr(app, "routes", None) or ())
     # From FastAPI 0.13x on, an included router is one route.
     contexts: Any = getattr(routing, "iter_route_contexts", iter)
@@ -59,7 +65,9 @@ def routes_of(app: Any, prefix: str = "") -> Iterator[Found]:
             model = getattr(route, "response_model", None)
             yield Found(prefix + path, route.endpoint, methods, model)
         elif hasattr(original, "routes") and hasattr(original, "path"):  # a mount
-            yield from routes_of(original, prefix + original.path)
+            yield from routes_of(original, prefix + original.path, all_hosts=all_hosts)
+        elif all_hosts and hasattr(original, "routes") and hasattr(original, "host"):
+            yield from routes_of(original, prefix, all_hosts=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +103,30 @@ class StatusRoute:
         return url, f"{url}/events" if self.has_events else None
 
 
-def status_route_of(app: object) -> StatusRoute | None:
+def no_status_route(label: str) -> RuntimeError:
+    """Return the error for an app that accepts tasks and does not show them.
+
+    Args:
+        label: A route that accepts tasks.
+    """
+    return RuntimeError(
+        f"{label} answers 202 with the URL of the task's status, but this app has no route that "
+        "shows it: add app.include_router(task_router()), with 'from framework.http import "
+        "task_router', or a GET route with {task_id} in its path that returns a TaskView"
+    )
+
+
+def status_route_of(app: object, *, all_hosts: bool = False) -> StatusRoute | None:
     """Return the route of an app that shows a task's status.
 
     It is that of the first `task_router`, or else the first GET route that returns a `TaskView`
     and has a parameter ``task_id`` in its path. None if there is neither.
+
+    Args:
+        app: The app.
+        all_hosts: Whether a route for another host counts.
     """
-    routes = [route for route in routes_of(app) if "GET" in route.methods]
+    routes = [route for route in routes_of(app, all_hosts=all_hosts) if "GET" in route.methods]
     paths = {route.path for route in routes}
     shown = [route for route in routes if "{task_id}" in route.path]
     for route in shown:

@@ -10,11 +10,13 @@ from fastapi import APIRouter, Depends, FastAPI, Response
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from pydantic import BaseModel
+from starlette.routing import Host
 
 from framework import (
     QueueFullError,
     Task,
     TaskId,
+    TaskStatus,
     background_task,
     get_task_manager,
     setup_async_framework,
@@ -391,6 +393,69 @@ async def test_texts_and_nothing(asyncframe: Probe, returned: Any) -> None:
     assert accepted.status_code == 202
 
 
+# -- tasks inside something else
+
+
+class Order(BaseModel):
+    """What a route of several tasks returns."""
+
+    number: int
+    report: Accepted[Report]
+
+
+async def test_several_tasks(asyncframe: Probe) -> None:
+    """A list of tasks has the URLs of each; the status of the response is the route's own."""
+    app = made()
+
+    @app.post("/reports", status_code=202)
+    async def create(title: str) -> list[Accepted[Report]]:
+        return [make_report(title), Accepted(make_report(title))]
+
+    async with asyncframe.client(app) as client:
+        response = await client.post("/reports", params={"title": "Q3"})
+        accepted = response.json()
+        shown = [(await client.get(one["status_url"])).json() for one in accepted]
+        await asyncframe.settled()
+    assert response.status_code == 202
+    assert "location" not in response.headers
+    assert [one["task_id"] for one in shown] == [one["task_id"] for one in accepted]
+    assert len({one["task_id"] for one in accepted}) == 2
+    document = app.openapi()
+    responses = document["paths"]["/reports"]["post"]["responses"]
+    assert "Report" in referenced(responses["202"], document, set())
+
+
+async def test_a_task_in_a_model(asyncframe: Probe) -> None:
+    """A model may have a task in a field, made of an id or not."""
+    app = made()
+
+    @app.post("/reports")
+    def create(title: str, by_hand: bool) -> Order:
+        task_id = make_report(title)
+        if by_hand:
+            return Order(number=7, report=Accepted(task_id))
+        return Order.model_validate({"number": 7, "report": task_id})
+
+    async with asyncframe.client(app) as client:
+        for by_hand in (True, False):
+            query = {"title": "Q3", "by_hand": by_hand}
+            body = (await client.post("/reports", params=query)).json()
+            task = await asyncframe.completed(body["report"]["task_id"])
+            assert body["number"] == 7
+            assert body["report"]["status_url"] == f"/tasks/{task.task_id}"
+            assert body["report"]["events_url"] == f"/tasks/{task.task_id}/events"
+
+
+def test_accepted_outside_of_a_request() -> None:
+    """Outside of a request there is no URL."""
+    assert Accepted("an id").model_dump() == {  # type: ignore[attr-defined]  # a model at run time
+        "task_id": "an id",
+        "status": TaskStatus.PENDING,
+        "status_url": "",
+        "events_url": None,
+    }
+
+
 # -- where the status is
 
 
@@ -505,6 +570,25 @@ def _in_a_mounted_app() -> FastAPI:
     return app
 
 
+def _of_a_host() -> FastAPI:
+    app, inner = FastAPI(lifespan=setup_async_framework), FastAPI()
+    inner.post("/reports")(_from_a_coroutine())
+    app.router.routes.append(Host("test{more}", app=inner))
+    return app
+
+
+async def test_apps_of_hosts(asyncframe: Probe) -> None:
+    """An app for one host shows its tasks itself."""
+    app = _of_a_host()
+    app.router.routes[-1].app.include_router(task_router())  # type: ignore[attr-defined]  # a Host
+    async with asyncframe.client(app) as client:
+        response = await client.post(
+            "/reports", params={"title": "Q3"}, headers={"Host": "testing"}
+        )
+        task = await asyncframe.completed(response)
+    assert response.headers["location"] == f"/tasks/{task.task_id}"
+
+
 def _in_a_router() -> FastAPI:
     app, router = FastAPI(lifespan=setup_async_framework), APIRouter()
     router.post("/reports")(_from_a_coroutine())
@@ -512,7 +596,7 @@ def _in_a_router() -> FastAPI:
     return app
 
 
-@pytest.mark.parametrize("app", [_in_a_mounted_app, _in_a_router])
+@pytest.mark.parametrize("app", [_in_a_mounted_app, _in_a_router, _of_a_host])
 def test_an_app_that_shows_no_status(app: Any) -> None:
     """An app with an accepting route does not start if it shows the status of no task."""
     with pytest.raises(RuntimeError, match=f"^{WITHOUT_STATUS}$"), TestClient(app()):
