@@ -318,7 +318,8 @@ app.include_router(demo)
 
 app.include_router(
     task_router(
-        expose_errors=True,  # nobody else sees this app
+        # Nobody else sees this app. Yours needs dependencies=[Depends(...)] that refuse strangers.
+        expose_errors=True,
         buttons={
             "Slow, with progress": "/demo/slow",
             "Fails after three retries": "/demo/failing",

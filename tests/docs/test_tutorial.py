@@ -12,8 +12,8 @@ from tests.serving import serving
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 WATCH = """
 window.seen = [];
-new MutationObserver(() => seen.push(document.querySelector("p").textContent))
-    .observe(document.querySelector("p"), {childList: true});
+new MutationObserver(() => seen.push(document.querySelector('[role=status]').textContent))
+    .observe(document.querySelector('[role=status]'), {childList: true});
 """
 OPENED = "performance.getEntriesByType('resource').map(entry => entry.name)"
 
@@ -27,7 +27,7 @@ def test_progress_bar(browser: Browser) -> None:
         page.set_default_timeout(PATIENCE * 1000)
         page.goto(server.url)
         page.evaluate(WATCH)
-        page.get_by_role("button", name="Count").click()
+        page.get_by_role("button", name="Count the words").click()
         bar = page.get_by_role("progressbar", name="Progress")
         expect(bar).to_have_js_property("value", 1, timeout=PATIENCE * 1000)
         counts = '{"the":3,"red":1,"one":3,"blue":1,"last":1}'
