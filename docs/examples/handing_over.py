@@ -86,24 +86,6 @@ def start_greeting(
 
 
 @background_task
-def count_lines(path: Path) -> int:
-    """Count the lines of a file and remove it."""
-    try:
-        with path.open("rb") as file:
-            return sum(1 for _ in file)
-    finally:
-        path.unlink()
-
-
-@app.post("/files", status_code=202)
-def take_file(file: UploadFile) -> dict[str, str]:
-    """Copy the uploaded file, because FastAPI closes it with the request."""
-    with tempfile.NamedTemporaryFile(delete=False) as copy:
-        shutil.copyfileobj(file.file, copy)
-    return {"task_id": count_lines(Path(copy.name))}
-
-
-@background_task
 def send(mailer: Mailer, text: str) -> None:
     """Send a mail."""
     mailer.sent.append(text)
@@ -125,6 +107,24 @@ def make_mistakes(file: UploadFile, session: Annotated[Session, Depends(get_sess
         except TypeError as error:
             found.append(str(error))
     return found
+
+
+@background_task
+def count_lines(path: Path) -> int:
+    """Count the lines of a file and remove it."""
+    try:
+        with path.open("rb") as file:
+            return sum(1 for _ in file)
+    finally:
+        path.unlink()
+
+
+@app.post("/files", status_code=202)
+def take_file(file: UploadFile) -> dict[str, str]:
+    """Copy the uploaded file, because FastAPI closes it with the request."""
+    with tempfile.NamedTemporaryFile(delete=False) as copy:
+        shutil.copyfileobj(file.file, copy)
+    return {"task_id": count_lines(Path(copy.name))}
 
 
 def test_what_is_refused() -> None:

@@ -8,18 +8,24 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
 from framework._manager.request_bound.kinds import PLAIN, refused
-from framework._manager.request_bound.yielded import yielded_in
+from framework._manager.request_bound.yielded import files_in, yielded_in
 from framework._tasks.current import current_record, current_scope
 from framework._tasks.functions import bare_function, one_line, signature_of
 from framework._tasks.specs import TaskSpec
 
 _MOST: Final = 32
 """How many parts of a list, a dict or an object are looked at."""
+
+_DEPTH: Final = 3
+"""How far below an argument something is looked for that a dependency has yielded."""
+
+_LAYER: Final = 100
+"""How many objects are looked at in each layer below the first one."""
 
 Named = Iterator[tuple[str, Any]]
 
@@ -79,22 +85,43 @@ def _is_refused(values: tuple[Any, ...], spec: TaskSpec) -> bool:
             kind = type(part)
             if kind not in PLAIN and (id(part) in closed or refused(kind)):
                 return True
+    return _holds_closed(values, closed) if closed else False
+
+
+def _holds_closed(values: Iterable[Any], closed: Container[int]) -> bool:
+    """Return whether something below the first parts is closed with the request.
+
+    Here is no look at types: an app or a router has a ``Depends`` somewhere.
+    """
+    layer = values
+    for depth in range(_DEPTH):
+        below = (part for value in layer for _, part in islice(_parts(value), _MOST))
+        layer = list(islice((part for part in below if type(part) not in PLAIN), _LAYER))
+        if depth and any(id(part) in closed for part in layer):
+            return True
     return False
 
 
 def _refusal(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> TypeError | None:
     """Return the error for a call that is refused, which names the first reason."""
     closed = _closed_with_request()
-    for role, name, value in _named(spec, args, kwargs):
-        inside = ((f"{name}{part}", one) for part, one in islice(_parts(value), _MOST))
-        for where, one in ((name, value), *inside):
-            what = f"{role} {where!r} of {spec.name}"
-            kind: Any = type(one)
-            why = refused(kind)
+    layer = list(_named(spec, args, kwargs))
+    for depth in range(_DEPTH + 1):
+        for role, name, value in layer:
+            what = f"{role} {name!r} of {spec.name}"
+            kind: Any = type(value)
+            why = refused(kind) if depth < 2 else None
             if why is not None:
                 return TypeError(f"{what} is {why.what}: {why.why}; {why.cure}")
-            if id(one) in closed:
-                return TypeError(f"{what} {_yielded_by(closed[id(one)])}")
+            if id(value) in closed:
+                return TypeError(f"{what} {closed[id(value)]}")
+        below = (
+            (role, f"{name}{part}", one)
+            for role, name, value in layer
+            for part, one in islice(_parts(value), _MOST)
+            if type(one) not in PLAIN
+        )
+        layer = list(islice(below, _LAYER if depth else None))
     return None
 
 
@@ -119,12 +146,21 @@ def _named(
 
 
 def _closed_with_request() -> dict[int, str]:
-    """Return what is closed with the current request, by id, with the name of its dependency."""
+    """Return what is closed with the current request, by id, with what to say of it."""
     scope = current_scope.get()
     # A task sees the scope of the request that made it, which may have ended.
     if scope is None or current_record.get() is not None:
         return {}
-    return {id(one.value): one_line(one.dependency) for one in yielded_in(scope)}
+    closed = {id(one): _OF_UPLOAD for one in files_in(scope)}
+    for one in yielded_in(scope):
+        closed[id(one.value)] = _yielded_by(one_line(one.dependency))
+    return closed
+
+
+_OF_UPLOAD: Final = (
+    "is the file of an upload: it is closed when the request ends, perhaps before the task runs; "
+    "read it first and pass the bytes, or pass the path of a copy"
+)
 
 
 def _positions(spec: TaskSpec, count: int) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from framework._manager.request_bound.kinds import can_be_closed, is_data
 
+_FILES: Final = "fastapi_middleware_astack"
 _STACKS: Final = ("fastapi_inner_astack", "fastapi_function_astack", "fastapi_astack")
 
 
@@ -46,6 +47,14 @@ def yielded_in(scope: Mapping[str, Any]) -> Iterator[Yielded]:
     for found in _kept_by(stacks) if stacks else _kept_by_older(scope):
         if _is_closed(found.value):
             yield found
+
+
+def files_in(scope: Mapping[str, Any]) -> Iterator[object]:
+    """Yield the files of the uploads of a request, which FastAPI closes with its form."""
+    for _, callback in tuple(getattr(scope.get(_FILES), "_exit_callbacks", ())):
+        form: Any = getattr(getattr(callback, "__wrapped__", None), "__self__", None)
+        if type(form).__name__ == "FormData":
+            yield from (one.file for _, one in form.multi_items() if hasattr(one, "file"))
 
 
 def _kept_by(stacks: Iterable[object]) -> Iterator[Yielded]:

@@ -7,10 +7,12 @@ import functools
 import inspect
 import io
 import re
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import fastapi.middleware
 import pytest
 from fastapi import (
     APIRouter,
@@ -211,6 +213,27 @@ async def test_ways_to_pass_while_waiting(asyncframe: Probe) -> None:
     assert manager.get_stats()["submitted"] == 0
 
 
+@pytest.mark.skipif(
+    not hasattr(fastapi.middleware, "asyncexitstack"), reason="newer versions of FastAPI"
+)
+def test_the_file_of_an_upload() -> None:
+    """The file inside an upload is refused too; a file that the route has opened is not."""
+    app, errors = FastAPI(lifespan=setup_async_framework), []
+
+    @app.post("/files")
+    def take(file: UploadFile) -> None:
+        errors.append(told(lambda: work(file.file)))
+        with tempfile.SpooledTemporaryFile() as own:
+            work(own)
+
+    with TestClient(app) as client:
+        assert client.post("/files", files={"file": b"data"}).status_code == 200
+    assert errors[0] == (
+        f"argument 'given' of {__name__}.work is the file of an upload: {CLOSED}; read it first "
+        "and pass the bytes, or pass the path of a copy"
+    )
+
+
 # -- what dependencies yield
 
 
@@ -335,6 +358,22 @@ def test_a_part_of_an_argument_is_refused() -> None:
 
     with pytest.raises(TypeError, match=refusal("given.part", "sync_session")):
         ask(app_of(repository), "/async")
+
+
+def test_a_part_of_a_part_is_refused() -> None:
+    """So is a service whose repository holds the session, and a dict in a dict."""
+    given: Any = Depends(sync_session)
+
+    def service(session: Session = given) -> Order:
+        return Order(Order(session))
+
+    def nested(session: Session = given) -> dict[str, Any]:
+        return {"a": [{"b": session}]}
+
+    with pytest.raises(TypeError, match=refusal("given.part.part", "sync_session")):
+        ask(app_of(service), "/async")
+    with pytest.raises(TypeError, match=refusal("given['a'][0]['b']", "sync_session")):
+        ask(app_of(nested), "/async")
 
 
 def test_behind_middleware_and_routers() -> None:
@@ -535,6 +574,19 @@ def test_what_another_request_was_given() -> None:
         with pytest.raises(TypeError, match=refusal("given", "sync_session")):
             client.get("/sync")
         assert client.get("/sync").status_code == 200
+
+
+def test_an_app_or_router_can_be_passed() -> None:
+    """They have a `Depends` somewhere, and much else, which is not what they are passed for."""
+    app = app_of(sync_session)
+
+    @app.get("/app")
+    def route(request: Request, value: Any = Depends(sync_session)) -> None:
+        work(request.app)
+        work(request.app.router)
+        work([request.app.routes, request.headers, request.state])
+
+    ask(app, "/app")
 
 
 def test_scopes_need_no_names_of_fastapi() -> None:

@@ -19,7 +19,7 @@ ROOT = Path(framework.__file__).parent
 
 FORGED = "ERROR asyncframe all is lost"
 EVIL = f"told\n{FORGED}\r\x1b[31m\u2028\x85\x00"
-MEGABYTE = EVIL + "x" * 1_000_000
+LONG = EVIL + "x" * 100_000
 
 _LOGGERS = {"asyncframe", "concurrent.futures"}
 _METHODS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
@@ -29,7 +29,7 @@ class EvilError(Exception):
     """An error whose text and representation forge lines."""
 
     def __str__(self) -> str:
-        return MEGABYTE
+        return LONG
 
     __repr__ = __str__
 
@@ -38,7 +38,7 @@ class Evil:
     """A value whose text and representation forge lines."""
 
     def __str__(self) -> str:
-        return MEGABYTE
+        return LONG
 
     __repr__ = __str__
 
@@ -144,7 +144,7 @@ def test_all_messages_are_fixed() -> None:
     ]
 
 
-@pytest.mark.parametrize("value", [MEGABYTE, EvilError(), Evil()], ids=["text", "error", "object"])
+@pytest.mark.parametrize("value", [LONG, EvilError(), Evil()], ids=["text", "error", "object"])
 def test_no_line_is_forged(written: io.StringIO, value: object) -> None:
     """Each message with hostile values is one printable line of bounded length."""
     logger = logging.getLogger("asyncframe")
@@ -163,18 +163,18 @@ def test_no_line_is_forged(written: io.StringIO, value: object) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        LookupError(MEGABYTE),
-        SyntaxError(MEGABYTE, (EVIL, 1, 1, MEGABYTE)),
-        ExceptionGroup(EVIL, [ValueError(MEGABYTE)]),
-        UnicodeDecodeError("utf-8", b"\xff\n\x1b[31m", 0, 1, MEGABYTE),
-        OSError(5, MEGABYTE, EVIL),
+        LookupError(LONG),
+        SyntaxError(LONG, (EVIL, 1, 1, LONG)),
+        ExceptionGroup(EVIL, [ValueError(LONG)]),
+        UnicodeDecodeError("utf-8", b"\xff\n\x1b[31m", 0, 1, LONG),
+        OSError(5, LONG, EVIL),
     ],
     ids=lambda error: type(error).__name__,
 )
 def test_no_traceback_is_forged(written: io.StringIO, error: Exception) -> None:
     """A traceback has the lines of its frames, and each message in it takes one of them."""
-    error.__cause__ = KeyError(MEGABYTE)
-    error.add_note(MEGABYTE)
+    error.__cause__ = KeyError(LONG)
+    error.add_note(LONG)
     try:
         raise error
     except Exception:
