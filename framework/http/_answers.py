@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from framework._manager.face.manager import TaskManager
 from framework._tasks.task import Task
 from framework.exceptions import FrameworkNotStartedError, RunAgainError
+from framework.http._hub import hub_of
 from framework.http.views import view_of
 
 _PRIVATE: Final = {"Cache-Control": "no-store"}
@@ -41,7 +42,7 @@ def answer_of_task(task: Task, *, expose_errors: bool) -> JSONResponse:
 
 
 async def ended(request: Request, manager: TaskManager, task: Task, seconds: float) -> Task:
-    """Wait for a task's end, as long as the client does; return the task as it is then.
+    """Wait for a task's end, as long as the client and the server stay; return it as it is then.
 
     Args:
         request: The request of the client.
@@ -50,11 +51,15 @@ async def ended(request: Request, manager: TaskManager, task: Task, seconds: flo
         seconds: How long to wait at most.
     """
     waiting = asyncio.ensure_future(manager.wait(task.task_id, seconds))
-    leaving = asyncio.ensure_future(_left(request))
+    leaving, hub = asyncio.ensure_future(_left(request)), hub_of(manager._core)
+    # A server that shuts down waits for its open requests.
+    hub.enter(leaving.cancel)
     try:
-        await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not hub.leaving:
+            await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
         return waiting.result() if waiting.done() else task
     finally:
+        hub.leave(leaving.cancel)
         waiting.cancel()
         leaving.cancel()
         await asyncio.gather(waiting, leaving, return_exceptions=True)

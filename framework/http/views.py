@@ -6,14 +6,16 @@ import json
 import logging
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any, ClassVar, Final, Generic, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Generic, Self, TypeAlias, TypeVar
 
 from pydantic import (
     BaseModel,
     Field,
     ModelWrapValidatorHandler,
+    PlainSerializer,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -25,6 +27,15 @@ from framework._tasks.task import Task
 _LOGGER = logging.getLogger("asyncframe")
 
 T = TypeVar("T")
+
+
+Stamp: TypeAlias = Annotated[
+    datetime,
+    # As in `Task.to_dict`.
+    PlainSerializer(datetime.isoformat, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
+]
+"""A moment in UTC."""
 
 
 class Problem(BaseModel):
@@ -40,9 +51,9 @@ class TaskSummary(BaseModel):
     name: str
     description: str
     status: TaskStatus
-    created_at: datetime
-    start_time: datetime | None
-    end_time: datetime | None
+    created_at: Stamp
+    start_time: Stamp | None
+    end_time: Stamp | None
     duration: float | None = Field(description="Seconds from start to end")
     queue_time: float | None = Field(description="Seconds from submission to start")
     attempts: int

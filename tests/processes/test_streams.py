@@ -58,6 +58,22 @@ def test_a_server_ends_its_streams_when_it_leaves(number: signal.Signals) -> Non
     assert "ERROR" not in server.log
 
 
+def test_a_server_answers_those_who_wait_when_it_leaves() -> None:
+    """A signal ends a wait for a task at once, with the state as it is."""
+    with serving(APP) as server, ExitStack() as stack:
+        task_id = post(server, "/rest")
+        host, _, port = server.url.removeprefix("http://").rpartition(":")
+        waits = stack.enter_context(socket.create_connection((host, int(port)), PATIENCE))
+        waits.sendall(f"GET /tasks/{task_id}?wait=60 HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        # It comes later, so the request before has been read.
+        stack.enter_context(stream(server, task_id))
+        server.send_signal(signal.SIGTERM)
+        answer = rest_of(waits)
+        server.wait(PATIENCE)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert b'"status":"running"' in answer
+
+
 def test_a_server_ends_its_streams_after_its_last_request() -> None:
     """A server that leaves after a number of requests ends its streams as well."""
     with serving(APP, "--limit-max-requests", "2") as server, ExitStack() as stack:
