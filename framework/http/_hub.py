@@ -78,7 +78,7 @@ class Hub:
         self._topics: dict[str, Topic] = {}
         # What to call when the server leaves: one for each stream and each other wait.
         self._guests: dict[Callable[[], object], None] = {}
-        self._ready: deque[Seat] = deque()
+        self._to_wake: deque[Seat] = deque()
         self._pumping = False
         self._timer: TimerHandle | None = None
         self._look_again: asyncio.TimerHandle | None = None
@@ -170,16 +170,16 @@ class Hub:
 
     def tell(self, topic: Topic) -> None:
         """Wake the clients of a topic, as many at once as the loop can bear."""
-        self._ready += [seat for seat in topic.seats if seat.is_to_wake()]
+        self._to_wake += [seat for seat in topic.seats if seat.is_to_wake()]
         if not self._pumping:
             # Not at once: many topics may change in one turn of the loop.
             self._pumping = True
             self.loop.call_soon(self._pump)
 
     def _pump(self) -> None:
-        for _ in range(min(_SLICE, len(self._ready))):
-            self._ready.popleft().wake()
-        self._pumping = bool(self._ready)
+        for _ in range(min(_SLICE, len(self._to_wake))):
+            self._to_wake.popleft().wake()
+        self._pumping = bool(self._to_wake)
         if self._pumping:
             self.loop.call_soon(self._pump)
 

@@ -42,14 +42,14 @@ class Scope:
         overrides: What is called in place of a dependency: ``app.dependency_overrides``.
     """
 
-    __slots__ = ("_cache", "_edges", "_exits", "_overrides")
+    __slots__ = ("_edges", "_exits", "_overrides", "_solved")
 
     def __init__(
         self, edges: Mapping[str, Edge], overrides: Mapping[Callable[..., Any], Callable[..., Any]]
     ) -> None:
         self._edges = edges
         self._overrides = overrides
-        self._cache: dict[Hashable, Any] = {}
+        self._solved: dict[Hashable, Any] = {}
         self._exits: list[tuple[Any, bool]] = []
 
     def open(self) -> Steps:
@@ -65,8 +65,8 @@ class Scope:
     def _value(self, edge: Edge) -> Steps:
         node = edge.node
         key = _key(node.call)
-        if edge.use_cache and key in self._cache:
-            return self._cache[key]
+        if edge.use_cache and key in self._solved:
+            return self._solved[key]
         if self._overrides and (override := self._overrides.get(node.call)) is not None:
             node = node_of(override, edge.chain)
         values = yield from self._solve(node.edges)
@@ -79,7 +79,7 @@ class Scope:
             enter = entered.__aenter__ if node.is_async else entered.__enter__
             value = yield Step(enter, node.is_async, undo=partial(_leave, entered))
             self._exits.append((entered, node.is_async))
-        return self._cache.setdefault(key, value) if edge.use_cache else value
+        return self._solved.setdefault(key, value) if edge.use_cache else value
 
     def close(self, error: BaseException | None) -> Steps:
         """Return the steps that close what was opened, the latest first.

@@ -233,6 +233,7 @@ def mirror_counts(run: Run) -> None:
             False,
             False,
             None,
+            None,
         )
 
     mirror.absorb([row(1, "running")])
