@@ -114,7 +114,7 @@ def _add_facts(router: APIRouter, access: Access, buttons: Mapping[str, str]) ->
         facts["buttons"] = [{"label": label, "path": root + buttons[label]} for label in buttons]
         return _answer(request, access, facts)
 
-    @router.get("/dashboard/details/{task_id}", include_in_schema=False)
+    @router.get("/dashboard/details/{task_id:path}", include_in_schema=False)
     async def show_details(task_id: str, request: Request) -> Response:
         """Return all that the page may show of a task."""
         task = await access.task(request, task_id)
