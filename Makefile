@@ -24,8 +24,8 @@ JOBS ?= $(shell $(PYTHON) -c 'import os; print(3 * (os.cpu_count() or 1))')
 # A file stays with one process, so that a server of its tests is started once.
 DIST := --dist loadfile --no-loadscope-reorder
 RUN ?= python -m
-# The oldest version that is supported, and some between it and the newest, which the suite has.
-FASTAPIS := 0.115.0 0.128.0 0.140.13
+# The oldest version that is supported, and one between it and the newest, which the suite has.
+FASTAPIS := 0.115.0 0.128.0
 VENV := .venv
 BENCH := $(VENV)-bench
 BIN := $(VENV)/bin
@@ -67,12 +67,13 @@ soak: $(VENV)/.test $(VENV)/.servers $(VENV)/.tools
 fastapi: $(addprefix fastapi-,$(FASTAPIS))
 
 # The folder has the old version and what it needs, and comes before the environment's packages.
-# Old versions use what newer libraries deprecate, and leave streams to the collector.
+# Old versions use what newer libraries deprecate, and leave streams to the collector. What a browser
+# sees is left out, since that is the same.
 fastapi-%: $(VENV)/.test $(VENV)/fastapi/%/.made
 	PYTHONPATH=$(CURDIR)/$(VENV)/fastapi/$* $(BIN)/python -m pytest -q -n logical $(DIST) $(ARGS) \
 		-p no:cacheprovider -W ignore::DeprecationWarning -W ignore::PendingDeprecationWarning \
 		-W ignore::pytest.PytestUnraisableExceptionWarning \
-		tests/framework/http tests/framework/test_http.py
+		--ignore-glob '*_seen.py' tests/framework/http tests/framework/test_http.py
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check
