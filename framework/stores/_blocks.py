@@ -29,10 +29,12 @@ class Block:
         "_label_of",
         "_labels",
         "_last_end",
+        "_matching",
         "_results",
         "_size",
         "_span",
         "_stamps",
+        "_token",
         "_whole",
     )
 
@@ -40,6 +42,9 @@ class Block:
         self._first = 0
         self._size = len(records)
         self._span: tuple[float, float] | None = None
+        # The latest filter that was counted by, and how many records it matches.
+        self._token: object = None
+        self._matching = 0
         self._whole = {
             place: record
             for place, record in enumerate(records)
@@ -109,6 +114,11 @@ class Block:
         """Return how many records match, wherever the page begins."""
         if wanted.takes_all:
             return len(self)
+        if self._token is not wanted.token:
+            self._token, self._matching = wanted.token, self._count(wanted)
+        return self._matching
+
+    def _count(self, wanted: Filter) -> int:
         if wanted.query.ended_since is not None:
             return len(self._places(wanted))
         fitting = self._fitting(wanted)
@@ -228,6 +238,7 @@ class Block:
             told = [record for place, record in self._whole.items() if place < end]
         # First of all, for those who look without the lock; see `find`.
         self._first = end
+        self._token = None
         self._results = (None,) * end + self._results[end:]
         self._whole = {at: record for at, record in self._whole.items() if at >= end}
         return told

@@ -21,15 +21,18 @@ class Filter:
 
     Args:
         query: The query.
+        token: The same object for queries with the same filters; None for a new one.
 
     Attributes:
         query: The query.
+        token: Like the argument; blocks remember with it how many of their tasks match.
         statuses: Those that match; None for all.
         takes_all: Whether every task matches.
     """
 
-    def __init__(self, query: PageQuery) -> None:
+    def __init__(self, query: PageQuery, token: object = None) -> None:
         self.query = query
+        self.token: object = object() if token is None else token
         chosen = query.status is not None or bool(query.statuses)
         self.statuses: frozenset[TaskStatus] | None = None
         if chosen:

@@ -68,6 +68,8 @@ class MemoryStore:
         self._generations: tuple[_Generation, ...] = ()
         # Of generations that are gone, to be freed one by one: half a million ids take 8 ms.
         self._spent: list[dict[int, int]] = []
+        # The filters that blocks were counted by last, and their token.
+        self._counted: tuple[PageQuery, object] = PageQuery(1), object()
 
     def __len__(self) -> int:
         with self._lock:
@@ -109,8 +111,8 @@ class MemoryStore:
         with self._lock:
             if query.offset and query.after is None:
                 query = self._begun(query)
-            wanted = Filter(replace(query, offset=0, limit=query.offset + query.limit))
-            return self._page(wanted)[query.offset :]
+            whole = replace(query, offset=0, limit=query.offset + query.limit)
+            return self._page(Filter(whole, self._token_of(query)))[query.offset :]
 
     def _page(self, wanted: Filter) -> Sequence[TaskRecord]:
         query = wanted.query
@@ -121,7 +123,8 @@ class MemoryStore:
             full = len(found) == query.limit
             if full and query.distance(found[-1].created_at) < bound:
                 break
-            if block.reaches(wanted):
+            # The count is remembered for the total, and none is mostly the answer of a search.
+            if block.reaches(wanted) and block.count(wanted):
                 found = query.first([*found, *block.page(wanted)])
         return found
 
@@ -131,7 +134,7 @@ class MemoryStore:
         The records before a moment are counted: those of most blocks are all before it or all
         behind it, and are not looked at.
         """
-        wanted = Filter(query)
+        wanted = Filter(query, self._token_of(query))
         ends = []
         for block in self._blocks():
             count = block.count(wanted)
@@ -155,10 +158,20 @@ class MemoryStore:
         For most filters it takes some steps for each block of 256 records. It looks at each id if
         *query* searches for letters that ids have.
         """
-        wanted = Filter(query)
         with self._lock:
+            wanted = Filter(query, self._token_of(query))
             packed = sum(block.count(wanted) for block in self._blocks())
             return packed + sum(map(query.counts, self._whole()))
+
+    def _token_of(self, query: PageQuery) -> object:
+        """Return the token for a query's filters: the last one if they are the same.
+
+        So a table that is looked at again and again counts only what is new.
+        """
+        filters = replace(query, limit=1, offset=0, after=None, oldest_first=False)
+        if self._counted[0] != filters:
+            self._counted = filters, object()
+        return self._counted[1]
 
     def _blocks(self) -> Iterator[Block]:
         for generation in self._generations:

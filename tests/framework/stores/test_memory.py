@@ -444,3 +444,19 @@ def test_a_part_of_two_ids_is_none() -> None:
         store.put(record(number, task_id=f"{task_id[:16]}{number // 4}{task_id[17:]}"))
     found = store.page(PageQuery(9, search="AB", oldest_first=True))
     assert [one.task_id[:2] for one in found] == ["ab", "ab"]
+
+
+def test_a_total_that_was_counted_before() -> None:
+    """What is counted again is right after tasks were added and removed, with other filters too."""
+    store, records = filled(40)
+    query, other = PageQuery(4, name="mail.send"), PageQuery(4, status=FAILED)
+    for _ in range(3):
+        for one in (query, replace(query, offset=8), other):
+            assert store.count(one) == sum(map(one.counts, records))
+        for number in range(40, 50):
+            records.append(record(number, FAILED if number % 2 else COMPLETED))
+            store.put(records[-1])
+        assert store.count(query) == sum(map(query.counts, records))
+        store.remove(keep=len(records) - 7)
+        del records[:7]
+        assert store.count(query) == sum(map(query.counts, records))
