@@ -90,6 +90,7 @@ def test_python_client(folder: Path, url: str) -> None:
 
 def test_typescript_client(folder: Path, url: str) -> None:
     """A program with types of openapi-typescript compiles, follows a task and cancels another."""
+    program("node")
     run(folder, "openapi-typescript", "openapi.json", "--output", "api.d.ts")
     (folder / "follow.ts").write_bytes((HERE / "follow.ts").read_bytes())
     (folder / "package.json").write_text('{"type": "module"}', encoding="utf-8")
