@@ -237,7 +237,7 @@ def heartbeat() -> str:
 demo: APIRouter = APIRouter(prefix="/demo", include_in_schema=False)
 
 
-@background_task(timeout=60, description="ten seconds of work, step by step")
+@background_task(timeout=60, name="demo.slow", description="ten seconds, step by step")
 async def work_slowly() -> dict[str, int]:
     """Work on the event loop, and report progress; it can be cancelled at any time."""
     steps = 50
@@ -254,7 +254,7 @@ async def start_slow() -> Accepted[Any]:
     return work_slowly()
 
 
-@background_task(timeout=60, description="asks a service that is down")
+@background_task(timeout=60, name="demo.failing", description="asks a service that is down")
 @retry_task(max_retries=3, retry_delay=1.0, backoff=2.0)
 async def ask_broken_service() -> None:
     """Fail with every attempt, after 0, 1, 3 and 7 seconds."""
@@ -267,7 +267,7 @@ async def start_failing() -> Accepted[Any]:
     return ask_broken_service()
 
 
-@background_task(timeout=60, description="a message, of which two may go out in five seconds")
+@background_task(timeout=60, name="demo.throttled", description="two may go out in 5 s")
 @throttled_task(rate_limit=2, time_window=5.0, when_limited="wait")
 async def send_message(number: int) -> str:
     """Send one of several messages."""
@@ -280,7 +280,7 @@ async def start_throttled() -> list[TaskId[str]]:
     return [send_message(number) for number in range(1, 7)]
 
 
-@background_task(timeout=60, description="one of a hundred")
+@background_task(timeout=60, name="demo.resize", description="one of a hundred")
 def resize_image(number: int) -> str:
     """Block a thread of the pool for a while."""
     time.sleep(0.2 + number % 10 / 20)  # noqa: TID251  # stands for blocking work
@@ -293,7 +293,7 @@ async def start_hundred() -> list[TaskId[str]]:
     return [resize_image(number) for number in range(1, 101)]
 
 
-@background_task(timeout=2, description="five seconds of work, with a time limit of two")
+@background_task(timeout=2, name="demo.overrun", description="5 s of work, with a limit of 2 s")
 def overrun() -> None:
     """Run past the time limit: the task ends then, and its thread three seconds later."""
     time.sleep(5)  # noqa: TID251  # stands for work that cannot be stopped
@@ -308,7 +308,7 @@ async def start_overrun() -> Accepted[Any]:
 @demo.post("/delayed")
 async def start_delayed() -> Accepted[Any]:
     """Start a task that begins in half a minute."""
-    return work_slowly.options(delay=30, description="begins in half a minute")()
+    return work_slowly.options(delay=30, description="begins in 30 s")()
 
 
 app.include_router(demo)
