@@ -92,6 +92,8 @@ def _own(url: str) -> None:
             f"created_at * 6.25) < 1 THEN 'big' ELSE 'user' || (({number}) % {_OWNERS}) END"
         )
         with database.writing() as connection:
+            if database.dialect == "postgresql":
+                connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
             connection.execute(sa.text(sql))
         kind = database.dialect
     engine = sa.create_engine(checked_url(url), isolation_level="AUTOCOMMIT")

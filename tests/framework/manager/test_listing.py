@@ -19,6 +19,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
+from framework._tasks.checks import show
 from framework.protocols import PageQuery, TaskRecord
 from framework.stores.memory import MemoryStore
 
@@ -92,6 +93,19 @@ async def test_every_task_once(store: Any, limit: int) -> None:
             assert await walk(manager, limit=limit, status=TaskStatus.RUNNING) == [held]
             assert await walk(manager, limit=limit, name="shop.fail", status="running") == []
             assert await walk(manager, limit=limit, name="nobody") == []
+            assert await walk(manager, limit=limit, search="P.FA") == ids[::3][::-1]
+            assert await walk(manager, limit=limit, status=("failed", "running")) == [
+                held,
+                *ids[::3][::-1],
+            ]
+            for offset in (0, 1, 5, 12, 100):
+                page = await manager.list_tasks(limit=limit, offset=offset)
+                found = [held, *ids[::-1]][offset : offset + limit]
+                assert [str(task.task_id) for task in page.tasks] == found
+                assert page.total == 12
+                assert list(manager.get_all_tasks(limit=limit, offset=offset)) == found
+            assert list(manager.get_all_tasks(search=ids[4])) == [ids[4]]
+            assert list(manager.get_all_tasks(name="shop.fail")) == ids[::3][::-1]
         finally:
             gate.set()
 
@@ -216,6 +230,35 @@ async def test_cursor_of_the_other_order(task_manager: TaskManager) -> None:
         ({"name": 5}, TypeError, "name must be a string, not 5"),
         ({"after": 5}, TypeError, "after must be a string, not 5"),
         ({"oldest_first": 1}, TypeError, "oldest_first must be True or False, not 1"),
+        ({"offset": -1}, ValueError, "offset must be a whole number of at least 0, not -1"),
+        ({"offset": True}, TypeError, "offset must be a whole number of at least 0, not True"),
+        ({"search": 5}, TypeError, "search must be a string, not 5"),
+        (
+            {"search": "x" * 256},
+            ValueError,
+            f"search must have at most 255 characters, not 256: {show('x' * 256)}",
+        ),
+        (
+            {"owner": 5},
+            TypeError,
+            (
+                "owner must be a string of 1 to 255 printable characters, or None for nobody, not "
+                "5: use str(...) for a number"
+            ),
+        ),
+        (
+            {"status": []},
+            ValueError,
+            "status must be a status, or a collection with at least one, not []: omit it for all",
+        ),
+        (
+            {"status": ["failed", "done"]},
+            ValueError,
+            (
+                "status must be 'pending' or 'running' or 'completed' or 'failed' or 'timeout' "
+                "or 'cancelled' or 'interrupted', not 'done'"
+            ),
+        ),
         (
             {"status": "done"},
             ValueError,
@@ -237,3 +280,49 @@ async def test_bad_arguments(
 async def test_no_tasks(task_manager: TaskManager) -> None:
     """Where there are no tasks, there is one page without any."""
     assert await task_manager.list_tasks() == TaskPage([], None, 0)
+
+
+class OlderStore(MemoryStore):
+    """A store of somebody else, which has pages and knows nothing of later filters."""
+
+    count = None  # type: ignore[assignment]  # a store without this method
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[PageQuery] = []
+        self.lists = 0
+
+    def page(self, query: PageQuery) -> Sequence[TaskRecord]:
+        """Return a page by the attributes that there were at first."""
+        self.asked.append(query)
+        known = PageQuery(query.limit, query.status, query.name, query.after, query.oldest_first)
+        return super().page(known)
+
+    def list(self, status: TaskStatus | None = None) -> Any:
+        """Return the records."""
+        self.lists += 1
+        return super().list(status)
+
+
+async def test_a_store_that_knows_nothing_of_later_filters() -> None:
+    """A store with pages of an earlier release gives right answers, and is never asked too much."""
+    store = OlderStore()
+    async with setup_async_framework(None, store=store):
+        manager = get_task_manager()
+        manager._core.intake.own_by(lambda: "ann" if manager.get_stats()["submitted"] % 2 else None)
+        ids = [await manager.submit(int) for _ in range(6)]
+        for task_id in ids:
+            await manager.get_result(task_id)
+        before = store.lists
+        page = await manager.list_tasks(limit=2)
+        assert [task.task_id for task in page.tasks] == ids[:3:-1]
+        assert page.total == 6
+        page = await manager.list_tasks(owner="ann", limit=2, offset=1)
+        assert [task.task_id for task in page.tasks] == [ids[3], ids[1]]
+        assert page.total == 3
+        page = await manager.list_tasks(search=ids[2])
+        assert [task.task_id for task in page.tasks] == [ids[2]]
+        failed = await manager.failed()
+        assert (failed.tasks, failed.total) == ([], 0)
+        assert store.lists - before == 4, "once for each total"
+    assert all(query.is_plain for query in store.asked)
