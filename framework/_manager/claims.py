@@ -9,6 +9,7 @@ Lock order: none is held here.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -17,6 +18,7 @@ from types import FrameType
 from typing import Any, Final
 
 from framework._manager.core import Core
+from framework._tasks.current import secured_ids
 from framework._tasks.live import LiveTask
 from framework._tasks.places import Existing, PlaceAnswer, PlaceRequest
 from framework._tasks.records import TaskRecord
@@ -76,16 +78,17 @@ async def claim(core: Core, task_id: str) -> AsyncIterator[Claim]:
         StoreUnavailableError: If the store that all processes share does not answer.
     """
     found: TaskRecord | None = core.ledger.find(task_id)
-    if found is not None:
+    if found is not None and not _was_refused(found):
         yield Claim(task_id, found)
         return
     _use(core)
-    turn = core.intake.new_id()
+    turn, line = core.intake.new_id(), task_id
     try:
-        await _take_turn(core, task_id, turn)
-        found = core.ledger.find(task_id)
-        if found is None and core.elsewhere is not None:
-            found = await core.elsewhere.find(task_id, patient=False)
+        await _take_turn(core, line, turn)
+        found = await _find(core, task_id)
+        while found is not None and _was_refused(found):
+            task_id = _next(task_id)
+            found = await _find(core, task_id)
         held = Claim(task_id, found)
         token = _current.set(held)
         try:
@@ -115,6 +118,24 @@ def _use(core: Core) -> None:
         return submit(claimed(spec), args, kwargs, frame, awaited)
 
     intake.submit = submit_claimed  # type: ignore[method-assign]  # looked up at each call
+
+
+async def _find(core: Core, task_id: str) -> TaskRecord | None:
+    """Return the task with an id, of this process or another."""
+    found: TaskRecord | None = core.ledger.find(task_id)
+    if found is None and core.elsewhere is not None:
+        found = await core.elsewhere.find(task_id, patient=False)
+    return found
+
+
+def _was_refused(task: TaskRecord) -> bool:
+    """Whether a task ended because it could not be stored, so that its caller got an error."""
+    return isinstance(task.error, StoreUnavailableError) and not task.attempts
+
+
+def _next(task_id: str) -> str:
+    """Return the id to use after a task that was refused; the same in every process."""
+    return hashlib.sha256(task_id.encode()).hexdigest()[:32]
 
 
 async def _take_turn(core: Core, task_id: str, turn: str) -> None:
@@ -156,7 +177,7 @@ def _give_turn(core: Core, task_id: str, turn: str) -> None:
     """Let the next one hold its claim, once other processes find what was submitted."""
     leave = partial(core.places.lines.leave, turn)
     task, shared = core.ledger.find(task_id), core.ledger.shared
-    if task is None or core.places.shared is None:
+    if task is None or core.places.shared is None or task_id in secured_ids.get([]):
         leave()
     elif shared is not None:
         shared.secure(task, lambda _: leave())

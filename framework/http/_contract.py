@@ -246,8 +246,7 @@ class _Accepting:
         if found is None:  # the route was added after the app had started
             raise no_status_route(self._label)
         route, root = found
-        secured: list[str] = []
-        token = secured_ids.set(secured)
+        token = secured_ids.set([])
         try:
             returned = await self._returned(core, asked, route, values)
         finally:
@@ -256,8 +255,6 @@ class _Accepting:
         if task_id is None:
             return returned
         task = await self._task(core, task_id)
-        if core.intake.durable and isinstance(task, LiveTask) and task_id not in secured:
-            await core.intake.secured(task)
         status_url, events_url = route.urls(root, task_id, scope.get("path_params", {}))
         headers = asked.response.headers
         headers.setdefault("location", status_url)
@@ -275,15 +272,28 @@ class _Accepting:
     ) -> Any:
         """Return what the endpoint returns, or the id of the task that has the request's key."""
         if asked.key is None:
-            return await self._call(**values)
+            return await self._called(core, values)
         async with claim(core, id_for(asked.request, route.access, asked.key)) as held:
             if held.found is not None:
                 return TaskId(held.task_id)
-            returned = await self._call(**values)
+            returned = await self._called(core, values)
             task_id = self._id_of(returned)
             if task_id not in (None, held.task_id):
                 self._warn_of(core.ledger.find(task_id))
             return returned
+
+    async def _called(self, core: Core, values: dict[str, Any]) -> Any:
+        """Return what the endpoint returns, once the task is stored safely if it must be.
+
+        Raises:
+            StoreUnavailableError: If it cannot be stored.
+        """
+        returned = await self._call(**values)
+        if core.intake.durable:
+            task = core.ledger.find(self._id_of(returned))
+            if isinstance(task, LiveTask) and task.task_id not in secured_ids.get():
+                await core.intake.secured(task)
+        return returned
 
     def _warn_of(self, task: TaskRecord | None) -> None:
         """Log once that the route returns a task that does not have the request's key."""

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from framework import background_task, get_task_manager, setup_async_framework
 from framework._manager import claims
+from framework.exceptions import StoreUnavailableError
 from framework.http import Accepted, task_router
 from framework.stores.sql import SQLStore
 from framework.stores.sql._database import checked_url
@@ -52,10 +53,12 @@ async def clients(
         yield made
 
 
-async def post(client: httpx.AsyncClient, key: str | None) -> httpx.Response:
+async def post(
+    client: httpx.AsyncClient, key: str | None, path: str = "/reports"
+) -> httpx.Response:
     """Return the response to a request with a key."""
     headers = {} if key is None else {"Idempotency-Key": key}
-    return await client.post("/reports", params={"title": "Q3"}, headers=headers)
+    return await client.post(path, params={"title": "Q3"}, headers=headers)
 
 
 class Calls:
@@ -125,8 +128,11 @@ async def test_accepted_is_safe(sql_url: str, key: str | None) -> None:
     assert found == [response.json()["task_id"]]
 
 
+@pytest.mark.parametrize("key", [None, "k1"])
 @pytest.mark.parametrize("way", ["call", "thread", "await"])
-async def test_stored_safely_once(sql_url: str, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+async def test_stored_safely_once(
+    sql_url: str, monkeypatch: pytest.MonkeyPatch, way: str, key: str | None
+) -> None:
     """With a durable store, a response waits for one commit, however the task was submitted."""
     store, asked = SQLStore(sql_url, durable=True), []
     app, secure = FastAPI(), store.secure
@@ -155,9 +161,31 @@ async def test_stored_safely_once(sql_url: str, monkeypatch: pytest.MonkeyPatch,
         setup_async_framework(app, store=store),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
-        response = await client.post(f"/{way}", params={"title": "Q3"})
+        response = await post(client, key, f"/{way}")
         await get_task_manager().get_result(response.json()["task_id"])
     assert asked == [response.json()["task_id"]]
+
+
+async def test_a_task_that_could_not_be_stored(
+    sql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request whose task could not be stored is refused, and its repetition tries again."""
+    store, calls = SQLStore(sql_url, durable=True), Calls(make_report.options(delay=0.01))
+    secure = store.secure
+    failing = [StoreUnavailableError("it is down")]
+
+    def fail_once(record: Any, told: Any) -> None:
+        if failing:
+            told(failing.pop())
+        else:
+            secure(record, told)
+
+    monkeypatch.setattr(store, "secure", fail_once)
+    async with clients(lambda: {"store": store}, calls, 1) as (client,):
+        refused, accepted, again = [await post(client, "k1") for _ in range(3)]
+    assert [one.status_code for one in (refused, accepted, again)] == [503, 202, 202]
+    assert accepted.json()["task_id"] == again.json()["task_id"]
+    assert calls.count == 2
 
 
 async def test_a_store_that_does_not_answer(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
