@@ -68,7 +68,9 @@ def find_server() -> object | None:
                 break
             server = frame.f_locals.get("self")
             module = str(frame.f_globals.get("__name__", ""))
-            if module.startswith("uvicorn") and hasattr(server, "should_exit"):
+            # uvicorn's object for the lifespan has the first one as well.
+            is_server = hasattr(server, "should_exit") and hasattr(server, "server_state")
+            if is_server and module.startswith("uvicorn"):
                 return server  # type: ignore[no-any-return]  # an object of uvicorn's
             inner = inner.cr_await
     return None

@@ -57,7 +57,9 @@ async def ended(request: Request, manager: TaskManager, task: Task, seconds: flo
     try:
         if not hub.leaving:
             await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
-        return waiting.result() if waiting.done() else task
+        if waiting.done():
+            return waiting.result()
+        return await manager.get_task(task.task_id) or task
     finally:
         hub.leave(leaving.cancel)
         waiting.cancel()

@@ -48,10 +48,12 @@ _KINDS: Final = ("started", "progress", "retrying", "throttled", "requeued")
 
 
 def hub_of(core: Core) -> Hub:
-    """Return the hub of the running event loop; it exists while somebody uses it."""
+    """Return the hub of the running event loop."""
     loop = asyncio.get_running_loop()
     hub = core.hubs.get(loop)
     if not isinstance(hub, Hub):
+        for other in [one for one in core.hubs if one.is_closed()]:
+            del core.hubs[other]
         hub = core.hubs[loop] = Hub(core, loop)
     return hub
 
@@ -65,6 +67,8 @@ class Hub:
 
     Attributes:
         core: Like the argument.
+        loop: Like the argument.
+        post: Calls a function on the loop; from any thread.
         leaving: Whether the server shuts down, so that streams are to end.
         in_real_time: Whether the clock is the system's.
     """
@@ -90,19 +94,24 @@ class Hub:
 
     def enter(self, on_leaving: Callable[[], object]) -> None:
         """Add a guest, until `leave`; *on_leaving* is called once when the server leaves."""
-        if not self._guests:
-            self._server = find_server()
-            self._look()
         self._guests[on_leaving] = None
+        if len(self._guests) == 1:
+            self._server = self._server or find_server()
+            self._look()
 
     def leave(self, on_leaving: Callable[[], object]) -> None:
         """Remove a guest."""
         self._guests.pop(on_leaving, None)
-        if not self._guests:
-            if self._look_again is not None:
-                self._look_again.cancel()
-            if self.core.hubs.get(self.loop) is self:
-                del self.core.hubs[self.loop]
+        if not self._guests and self._look_again is not None:
+            self._look_again.cancel()
+            self._look_again = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is there, nothing is subscribed and no timer is set."""
+        return not (
+            self._guests or self._topics or self._timer or self._unsubscribe or self._look_again
+        )
 
     def _look(self) -> None:
         """End everything if the server is leaving, or look again soon."""
@@ -111,6 +120,7 @@ class Hub:
         if not is_leaving(self._server):
             self._look_again = self.loop.call_later(_LOOK_EVERY, self._look)
             return
+        self._look_again = None
         self.leaving = True
         for on_leaving in list(self._guests):
             on_leaving()
@@ -154,6 +164,7 @@ class Hub:
     def _stop(self) -> None:
         if self._unsubscribe is not None:
             self._unsubscribe()
+            self._unsubscribe = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
