@@ -251,7 +251,9 @@ class FrameworkLifespan(AbstractAsyncContextManager[None]):
         if self._app is not None:
             self._app.state.task_manager = framework.manager
             self._app.state.thread_pool = framework.pool
-            framework.core.intake.guard()
+            if shared is None:
+                # In requests alone, so that others do not pay for it.
+                framework.core.intake.guard(current_scope.get)
             self._shim = _Shim.put_on(self._app, home)
             warn_of_plain_endpoints(self._app)
             try:

@@ -87,7 +87,7 @@ class Intake:
         self.elsewhere = elsewhere
         self._remote = remote
         self._owner = owner
-        self._guarded = False
+        self._guarded: Callable[[], object] | None = None
         # Whether anybody takes part in a submission before the ledger does.
         self._has_partners = runner.interceptor is not None or remote is not None
         self._joined = self._has_partners  # or it is guarded: most submissions read only this
@@ -97,9 +97,9 @@ class Intake:
         # Bound once, since every submission calls both.
         self._monotonic, self._time = ledger.clock.monotonic, ledger.clock.time
 
-    def guard(self) -> None:
-        """Refuse from now on what is closed with a request, perhaps before its task runs."""
-        self._guarded = self._joined = True
+    def guard(self, where: Callable[[], object]) -> None:
+        """Refuse what is closed with a request, as long as *where* does not return None."""
+        self._guarded, self._joined = where, True
 
     def submit(
         self,
@@ -123,7 +123,7 @@ class Intake:
         task = self._new_task(spec, args, kwargs, frame, self.new_id())
         # The lines of `_add` again: every submission would pay for the call.
         if self._joined:
-            if self._guarded and not awaited:
+            if self._guarded and not awaited and self._guarded() is not None:
                 require_lasting(spec, args, kwargs)
             if self._has_partners:
                 self._join(task)
@@ -201,7 +201,7 @@ class Intake:
         """Make a task with the hooks and the id of its spec."""
         # Others may wait for a unique task, which then outlives the request of its first caller.
         bound = awaited and not spec.options["unique"]
-        if self._guarded and not bound and repeated is None:
+        if self._guarded and not bound and repeated is None and self._guarded() is not None:
             require_lasting(spec, args, kwargs)
         task_id = spec.task_id
         chosen = self.new_id() if task_id is None else task_id

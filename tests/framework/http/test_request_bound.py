@@ -36,6 +36,8 @@ from framework import (
     retry_task,
     setup_async_framework,
 )
+from framework._manager import intake
+from framework._tasks.current import current_scope
 from pytest_asyncframe.probe import Probe
 
 SCOPE = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": b""}
@@ -587,6 +589,21 @@ def test_an_app_or_router_can_be_passed() -> None:
         work([request.app.routes, request.headers, request.state])
 
     ask(app, "/app")
+
+
+@pytest.mark.parametrize("app", [None, FastAPI()], ids=["no app", "an app"])
+async def test_outside_of_requests(monkeypatch: pytest.MonkeyPatch, app: FastAPI | None) -> None:
+    """In production a submission outside of a request does not pay for a look at its arguments."""
+    looks: list[object] = []
+    monkeypatch.setattr(intake, "require_lasting", lambda *call: looks.append(call))
+    async with setup_async_framework(app):
+        assert await get_task_manager().get_result(work(1)) == "done"
+        assert await get_task_manager().get_result(work.options(priority="high")(1)) == "done"
+        assert not looks
+        token = current_scope.set({"type": "http"})
+        await get_task_manager().get_result(work(1))
+        current_scope.reset(token)
+    assert len(looks) == (app is not None)
 
 
 def test_scopes_need_no_names_of_fastapi() -> None:
