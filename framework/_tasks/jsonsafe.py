@@ -16,6 +16,9 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 
 _MAX_DEPTH = 32
 _MAX_VALUES = 100_000
+_FEW_VALUES = 500
+_NUMBERS = (int, float, bool, type(None))
+_TEXT_OF_A_VALUE = 100  # characters that take as long as a value
 _CUT = f"<cut after {_MAX_VALUES} values>"
 _MAX_REPR = 200
 SHORT_INT = 2_048  # bits; fit into 640 digits, the lowest limit that Python accepts
@@ -34,6 +37,28 @@ def jsonable(value: object) -> JSON:
     ``repr`` raises is named in its place.
     """
     return _Converter().convert(value, frozenset(), 0)
+
+
+def is_small(value: object) -> bool:
+    """Return whether `jsonable` takes less than about a millisecond for *value*."""
+    left, pending = _FEW_VALUES, [value]
+    try:
+        while pending and left >= 0:
+            one = pending.pop()
+            if type(one) in _NUMBERS:
+                continue
+            if isinstance(one, str):
+                left -= len(one) // _TEXT_OF_A_VALUE
+                continue
+            inside = (
+                one if isinstance(one, (*_SEQUENCES, Mapping)) else getattr(one, "__dict__", ())
+            )
+            left -= 1 + len(inside)
+            if left >= 0:
+                pending += inside.values() if isinstance(inside, Mapping) else inside
+    except Exception:  # nobody knows then
+        return False
+    return left >= 0
 
 
 class _Converter:

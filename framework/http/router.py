@@ -16,9 +16,9 @@ from framework._tasks import checks
 from framework._tasks.records import TaskStatus
 from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNotFoundError
 from framework.http._access import Access
-from framework.http._answers import answer, answer_of_task, ended, refusal
 from framework.http._mounted import warn_of_hidden_routes, warn_of_open_routes
 from framework.http._owners import OwnerFunction, checked_owner, use
+from framework.http._responses import answer, answer_of_task, ended, refusal
 from framework.http._routes import shows_status
 from framework.http._streams import add_stream
 from framework.http.dashboard import add_dashboard
@@ -258,7 +258,7 @@ def _add_task(router: APIRouter, access: Access) -> None:
         task = await access.task(request, task_id)
         if wait and not task.status.is_final:
             task = await ended(request, access.manager(), task, wait)
-        return answer_of_task(task, expose_errors=access.expose_errors)
+        return await answer_of_task(task, expose_errors=access.expose_errors)
 
 
 def _add_changes(router: APIRouter, access: Access) -> None:

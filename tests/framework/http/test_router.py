@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from typing import Any
 
@@ -12,13 +13,15 @@ from fastapi.testclient import TestClient
 from httpx import AsyncClient, Response
 
 from framework import (
+    Task,
     TaskManager,
     TaskStatus,
     background_task,
     current_task,
     setup_async_framework,
 )
-from framework.http import TaskView, task_router
+from framework.http import TaskView, task_router, views
+from framework.http._responses import answer_of_task
 from framework.http.views import CancelResult, TaskList, TaskStarted, TaskStats
 from pytest_asyncframe.probe import Probe
 
@@ -72,6 +75,35 @@ async def test_a_task(asyncframe: Probe) -> None:
     assert early.headers["retry-after"] == "1"
     assert "retry-after" not in late.headers
     assert early.headers["cache-control"] == late.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("result", "is_large"),
+    [
+        (None, False),
+        ({"a": [1, 2, {"b": "c"}]}, False),
+        (list(range(400)), False),
+        (list(range(1_000)), True),
+        ({"a": [{"b": number} for number in range(1_000)]}, True),
+        ("x" * 1_000_000, True),
+    ],
+    ids=["nothing", "small", "hundreds", "many", "nested", "text"],
+)
+async def test_a_large_result(
+    task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch, result: Any, is_large: bool
+) -> None:
+    """A result that takes long to convert is converted on another thread than the loop's."""
+    threads = []
+
+    def view_of(task: Task, *, expose_errors: bool) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return views.view_of(task, expose_errors=expose_errors)
+
+    monkeypatch.setattr("framework.http._responses.view_of", view_of)
+    task = await task_manager.wait(await task_manager.submit(lambda: result))
+    answer = await answer_of_task(task, expose_errors=False)
+    assert json.loads(bytes(answer.body))["result"] == result
+    assert (threads[0] is not threading.current_thread()) == is_large
 
 
 async def test_an_unknown_task(asyncframe: Probe) -> None:

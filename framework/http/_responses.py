@@ -10,6 +10,7 @@ from fastapi import HTTPException, Request
 from fastapi.responses import JSONResponse
 
 from framework._manager.face.manager import TaskManager
+from framework._tasks.jsonsafe import is_small
 from framework._tasks.task import Task
 from framework.exceptions import FrameworkNotStartedError, RunAgainError
 from framework.http._hub import hub_of
@@ -33,12 +34,15 @@ def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = Non
     return JSONResponse(body, status, headers={**_PRIVATE, **(headers or {})})
 
 
-def answer_of_task(task: Task, *, expose_errors: bool) -> JSONResponse:
+async def answer_of_task(task: Task, *, expose_errors: bool) -> JSONResponse:
     """Return the response with a task's state, which is a `TaskView`."""
-    body = view_of(task, expose_errors=expose_errors)
-    if task.status.is_final:
-        return answer(body)
-    return answer(body, headers={"Retry-After": _RETRY_AFTER})
+
+    def make() -> JSONResponse:
+        body = view_of(task, expose_errors=expose_errors)
+        return answer(body, headers={} if task.status.is_final else {"Retry-After": _RETRY_AFTER})
+
+    # A large result may take a tenth of a second, in which the loop would stand still.
+    return make() if is_small(task.result) else await asyncio.to_thread(make)
 
 
 async def ended(request: Request, manager: TaskManager, task: Task, seconds: float) -> Task:
