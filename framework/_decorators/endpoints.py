@@ -6,8 +6,9 @@ import logging
 import sys
 from collections.abc import Iterator
 from types import FunctionType
-from typing import Any  # routes are whatever a router has put together
+from typing import Any, get_type_hints  # routes are whatever a router has put together
 
+from framework._manager.request_bound.kinds import refused
 from framework._tasks import registry
 from framework._tasks.functions import bare_function, layer_of, one_line
 
@@ -31,6 +32,7 @@ def warn_of_plain_endpoints(app: object) -> None:
         endpoint = getattr(endpoint, "__asyncframe_endpoint__", endpoint)
         if not isinstance(endpoint, FunctionType):
             continue
+        _warn_of_refused_arguments(path, endpoint)
         stacked = decorated.get(endpoint)
         if stacked is not None and _is_in_place_of(stacked, endpoint):
             layer = layer_of(stacked)
@@ -41,6 +43,28 @@ def warn_of_plain_endpoints(app: object) -> None:
                 one_line(endpoint.__qualname__),
                 layer,
                 layer,
+            )
+
+
+def _warn_of_refused_arguments(path: str, endpoint: Any) -> None:
+    """Name a parameter of a route that is a task, if its calls are refused for it."""
+    spec = getattr(endpoint, "__asyncframe_spec__", None)
+    if layer_of(endpoint) != "background_task" or spec is None:
+        return
+    try:
+        hints = get_type_hints(endpoint)
+    except Exception:  # a name that FastAPI finds elsewhere; the calls are refused all the same
+        return
+    for name, hint in hints.items():
+        why = refused(hint) if isinstance(hint, type) and name != "return" else None
+        if why is not None and spec.options["check_arguments"]:
+            _LOGGER.warning(
+                "each request to the route %s fails, since its task takes %s in %r: take it in "
+                "a route of its own, which calls the task; there, %s",
+                one_line(path),
+                why.what,
+                name,
+                why.cure,
             )
 
 

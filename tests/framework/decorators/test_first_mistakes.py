@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, UploadFile
 from fastapi.testclient import TestClient
 
 from framework import (
@@ -145,6 +145,27 @@ def test_a_route_below_a_decorator_is_told(caplog: pytest.LogCaptureFixture) -> 
             ("/v1/outer/inner/socket", "talk", "background_task"),
         )
     ]
+
+
+def count_lines(file: UploadFile) -> int:
+    """Count the lines of an upload."""
+    return len(file.file.readlines())
+
+
+def test_a_task_as_route_with_an_upload_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A route that is a task itself cannot take what the task may not have; this is told early."""
+    app = FastAPI(lifespan=setup_async_framework)
+    app.post("/files")(background_task(count_lines))
+    app.post("/allowed")(background_task(check_arguments=False)(count_lines))
+    app.post("/awaited")(async_task(count_lines))
+    with TestClient(app):
+        pass
+    (told,) = [one for one in caplog.messages if one.startswith("each request ")]
+    assert told == (
+        "each request to the route /files fails, since its task takes an UploadFile in 'file': "
+        "take it in a route of its own, which calls the task; there, read it first and pass the "
+        "bytes, await file.read(), or pass the path of a copy"
+    )
 
 
 def told_of_routes(caplog: pytest.LogCaptureFixture) -> list[str]:
