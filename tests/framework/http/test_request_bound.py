@@ -418,8 +418,15 @@ def test_scopes_of_dependencies(scope: Any) -> None:
         ask(app)
 
 
-def test_a_session_is_refused_in_tests(asyncframe: Probe) -> None:
-    """With the clients of the plugin it is refused as in production."""
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(mode, marks=pytest.mark.asyncframe(mode=mode))
+        for mode in ("auto", "manual", "virtual", "seeded", "threads")
+    ],
+)
+def test_a_session_is_refused_in_tests(asyncframe: Probe, mode: str) -> None:
+    """With the clients of the plugin it is refused as in production, in every mode."""
     for path in ("/sync", "/async"):
         app = app_of(sync_session)
         with (
