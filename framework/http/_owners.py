@@ -60,10 +60,24 @@ def use(owner: OwnerFunction) -> None:
         )
 
 
+def use_at_start(owner: OwnerFunction) -> None:
+    """Do what `use` does, if an app's framework has been set up where this is called.
+
+    If not, the first request does it, and says so.
+    """
+    home = current_home.get()
+    if home is not None and home.app is not None:
+        use(owner)
+
+
 def is_used(owner: OwnerFunction) -> bool:
     """Return whether tasks of the current app belong to what *owner* returns."""
-    owners = require_core().intake._whose
-    return isinstance(owners, Owners) and owners.functions.get(current_home.get()) is owner
+    core = require_core()
+    owners = core.intake._whose
+    if isinstance(owners, Owners) and owners.functions.get(current_home.get()) is owner:
+        return True
+    # While it shuts down, it accepts no tasks.
+    return core.ledger.state != "running"
 
 
 def use_late(owner: OwnerFunction) -> None:

@@ -11,13 +11,12 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
-from framework._manager.frameworks import find_core
 from framework._tasks import checks
 from framework._tasks.records import TaskStatus
 from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNotFoundError
 from framework.http._access import Access
 from framework.http._mounted import warn_of_hidden_routes, warn_of_open_routes
-from framework.http._owners import OwnerFunction, checked_owner, use
+from framework.http._owners import OwnerFunction, checked_owner, use_at_start
 from framework.http._responses import answer, answer_of_task, ended, refusal
 from framework.http._routes import shows_status
 from framework.http._streams import add_stream
@@ -154,9 +153,8 @@ class _Mounting:
         """Tell what is wrong with how the router is mounted."""
         warn_of_open_routes(app, self.endpoints)
         warn_of_hidden_routes(app, self.endpoints)
-        # Without a framework there are no tasks; a request will say so.
-        if self._owner is not None and find_core() is not None:
-            use(self._owner)
+        if self._owner is not None:
+            use_at_start(self._owner)
         yield
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
 
@@ -332,6 +334,28 @@ async def test_apps_with_functions_of_their_own(asyncframe: Probe) -> None:
         await asyncframe.settled()
         owners = [await asyncframe.manager.get_task(task_id) for task_id in (mine, theirs)]
     assert [task and task.owner for task in owners] == ["ann", "all"]
+
+
+async def test_a_framework_without_the_app(caplog: pytest.LogCaptureFixture) -> None:
+    """A framework that does not know the app sees no requests, so tasks are of nobody."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with setup_async_framework(None):
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+    app.include_router(task_router(owner=user_of, dependencies=[Depends(let_in)]))
+    app.post("/parent")(parent)
+    with TestClient(app) as client:
+        for _ in range(2):
+            task_id = client.post("/parent", headers=as_user("ann")).json()
+            answer = client.get(f"/tasks/{task_id}", headers=as_user("ann"))
+            assert answer.status_code == 404
+    said = [
+        one for one in caplog.messages if one.startswith("the tasks that were submitted before")
+    ]
+    assert len(said) == 1
 
 
 def test_a_router_in_a_mounted_app(caplog: pytest.LogCaptureFixture) -> None:

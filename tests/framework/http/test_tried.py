@@ -30,6 +30,8 @@ def tried(app: str, folder: Path, examples: int, *options: str, patience: float 
     (folder / "schemathesis.toml").write_text(SETTINGS, encoding="utf-8")
     with serving(app, "--log-level", "info") as server:
         command = [program("st"), "run", f"{server.url}/openapi.json", "--checks", "all"]
+        # A wait may take a minute.
+        command += ["--request-timeout", "65"]
         command += ["--exclude-checks", UNMEANT, "-n", str(examples), *options]
         done = subprocess.run(
             command,
