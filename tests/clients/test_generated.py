@@ -14,9 +14,9 @@ import pytest
 
 from tests.patience import PATIENCE
 from tests.programs import TOOLS, places, program
-from tests.serving import serving
+from tests.serving import ROOT, serving
 
-HERE = Path(__file__).parent
+PROGRAMS = ROOT / "docs" / "examples" / "clients"
 
 STRICT = """
 [mypy]
@@ -74,7 +74,7 @@ def test_python_client(folder: Path, url: str) -> None:
     options = ["--meta=none", "--config=config.yaml", "--output-path=tasks_client"]
     told = run(folder, "openapi-python-client", "generate", "--path=openapi.json", *options)
     assert "Warning" not in told
-    (folder / "follow.py").write_bytes((HERE / "follow.py").read_bytes())
+    (folder / "follow.py").write_bytes((PROGRAMS / "follow.py").read_bytes())
     (folder / "mypy.ini").write_text(STRICT, encoding="utf-8")
     python = str(TOOLS / "bin" / "python")
     types = [sys.executable, "-m", "mypy", "--python-executable", python, "follow.py"]
@@ -92,7 +92,7 @@ def test_typescript_client(folder: Path, url: str) -> None:
     """A program with types of openapi-typescript compiles, follows a task and cancels another."""
     program("node")
     run(folder, "openapi-typescript", "openapi.json", "--output", "api.d.ts")
-    (folder / "follow.ts").write_bytes((HERE / "follow.ts").read_bytes())
+    (folder / "follow.ts").write_bytes((PROGRAMS / "follow.ts").read_bytes())
     (folder / "package.json").write_text('{"type": "module"}', encoding="utf-8")
     (folder / "tsconfig.json").write_text(json.dumps(COMPILER), encoding="utf-8")
     (folder / "node_modules").symlink_to(TOOLS / "node_modules")

@@ -1,6 +1,6 @@
 """Uses the client that openapi-python-client generates: starts, follows and cancels tasks.
 
-Runs in the environment of the tools, with the address of the app as its argument.
+Its argument is the address of the app.
 """
 
 from __future__ import annotations
