@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from fastapi.responses import JSONResponse
 
 from framework._manager.face.manager import TaskManager
 from framework._tasks.jsonsafe import is_small
+from framework._tasks.reasons import facts_of
 from framework._tasks.task import Task
 from framework.exceptions import FrameworkNotStartedError, RunAgainError
 from framework.http._hub import hub_of
@@ -19,8 +21,9 @@ from framework.http.views import view_of
 _PRIVATE: Final = {"Cache-Control": "no-store"}
 """States change, and are nobody else's."""
 
-_RETRY_AFTER: Final = "1"
-"""Seconds after which a client should ask again for a task that has not ended."""
+_SHORTEST: Final = 1
+_LONGEST: Final = 60
+"""Seconds after which a client is told to ask again for a task that has not ended."""
 
 
 def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -36,13 +39,24 @@ def answer(body: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 
 async def answer_of_task(task: Task, *, expose_errors: bool) -> JSONResponse:
     """Return the response with a task's state, which is a `TaskView`."""
+    headers = {} if task.status.is_final else {"Retry-After": str(_pause(task))}
 
     def make() -> JSONResponse:
-        body = view_of(task, expose_errors=expose_errors)
-        return answer(body, headers={} if task.status.is_final else {"Retry-After": _RETRY_AFTER})
+        return answer(view_of(task, expose_errors=expose_errors), headers=headers)
 
     # A large result may take a tenth of a second, in which the loop would stand still.
     return make() if is_small(task.result) else await asyncio.to_thread(make)
+
+
+def _pause(task: Task) -> int:
+    """Return after how many seconds it makes sense to ask again: later if it is known to wait."""
+    record, scene = task._record, task._scene
+    facts = facts_of(record.reason)
+    if facts is None or facts.until is None or scene is None:
+        return _SHORTEST
+    left = facts.until - record.wall_second(scene.monotonic())
+    # It may be cancelled meanwhile.
+    return max(_SHORTEST, min(math.ceil(left), _LONGEST))
 
 
 async def ended(request: Request, manager: TaskManager, task: Task, seconds: float) -> Task:
@@ -89,4 +103,4 @@ def refusal(error: RunAgainError | FrameworkNotStartedError) -> HTTPException:
         return HTTPException(409, f"This task cannot be run again: {why}")
     if error.state not in ("stopping", "stopped"):
         raise error
-    return HTTPException(503, "Tasks are unavailable", {"Retry-After": _RETRY_AFTER})
+    return HTTPException(503, "Tasks are unavailable", {"Retry-After": str(_SHORTEST)})

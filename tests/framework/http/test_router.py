@@ -77,6 +77,16 @@ async def test_a_task(asyncframe: Probe) -> None:
     assert early.headers["cache-control"] == late.headers["cache-control"] == "no-store"
 
 
+@pytest.mark.parametrize(("delay", "pause"), [(0.5, "1"), (7.2, "8"), (3_600, "60")])
+async def test_when_to_ask_again(asyncframe: Probe, delay: float, pause: str) -> None:
+    """A client is told to ask for a delayed task when it is due, or in a minute."""
+    async with asyncframe.client(made()) as client:
+        task_id = await asyncframe.manager.submit(int, delay=delay)
+        answer = await client.get(f"/tasks/{task_id}")
+        await asyncframe.manager.cancel_task(task_id)
+    assert answer.headers["retry-after"] == pause
+
+
 @pytest.mark.parametrize(
     ("result", "is_large"),
     [
