@@ -153,7 +153,7 @@ def _closed_with_request() -> dict[int, str]:
         return {}
     closed = {id(one): _OF_UPLOAD for one in files_in(scope)}
     for one in yielded_in(scope):
-        closed[id(one.value)] = _yielded_by(one_line(one.dependency))
+        closed.setdefault(id(one.value), _yielded_by(one_line(one.dependency)))
     return closed
 
 

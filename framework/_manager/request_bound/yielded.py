@@ -13,6 +13,7 @@ import dis
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from itertools import chain
 from types import CodeType, FrameType
 from typing import Any, Final, NamedTuple
 
@@ -38,15 +39,21 @@ def yielded_in(scope: Mapping[str, Any]) -> Iterator[Yielded]:
     """Yield what the dependencies of a request have yielded and will close.
 
     Left out is what they pass on without having made it, what nothing happens to after the
-    request, and data, which cannot be closed.
+    request, and data, which cannot be closed. A value may come twice, first as what its own
+    dependency has yielded, then as that of an override.
 
     Args:
         scope: The scope of the request.
     """
     stacks = [scope[name] for name in _STACKS if name in scope]
-    for found in _kept_by(stacks) if stacks else _kept_by_older(scope):
-        if _is_closed(found.value):
-            yield found
+    overrides = getattr(scope.get("app"), "dependency_overrides", None) or {}
+    found = _kept_by(stacks)
+    if overrides or not stacks:
+        # First, since it knows a dependency that was overridden by its own name.
+        found = chain(_kept_by_frames(scope, overrides), found)
+    for one in found:
+        if _is_closed(one.value):
+            yield one
 
 
 def files_in(scope: Mapping[str, Any]) -> Iterator[object]:
@@ -67,20 +74,21 @@ def _kept_by(stacks: Iterable[object]) -> Iterator[Yielded]:
                 yield found
 
 
-def _kept_by_older(scope: Mapping[str, Any]) -> Iterator[Yielded]:
-    """Do the same where FastAPI, before 0.118, has its exit stack in a local variable.
+def _kept_by_frames(scope: Mapping[str, Any], overrides: Mapping[Any, Any]) -> Iterator[Yielded]:
+    """Do the same by the frames of the route, for what is in no exit stack of the scope.
 
-    Its frame is found from an async route. From a sync one, on a thread, only the frame of the
-    route is, and thus only what it was given itself.
+    Before 0.118 FastAPI has its exit stack in a local variable. Its frame is found from an async
+    route. From a sync one, on a thread, only the frame of the route is, and thus only what it
+    was given itself. This is also how the values of overrides are found, in tests.
     """
     dependant = getattr(scope.get("route"), "dependant", None)
     if dependant is None:
         return
-    route = getattr(scope.get("endpoint"), "__code__", None)
+    endpoint = scope.get("endpoint")
+    route = getattr(getattr(endpoint, "__asyncframe_endpoint__", endpoint), "__code__", None)
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code is route:
-            overrides = getattr(scope.get("app"), "dependency_overrides", {})
             yield from _given_to(frame, dependant.dependencies, overrides)
         elif frame.f_globals.get("__name__") == "fastapi.routing":
             yield from _kept_by([frame.f_locals.get("async_exit_stack")])
@@ -90,15 +98,23 @@ def _kept_by_older(scope: Mapping[str, Any]) -> Iterator[Yielded]:
 def _given_to(
     frame: FrameType, dependencies: Iterable[Any], overrides: Mapping[Any, Any]
 ) -> Iterator[Yielded]:
-    """Yield what the parameters of a route got from dependencies, unless it has changed them."""
+    """Yield what the parameters of a route got from dependencies, unless it has changed them.
+
+    What an override gives counts as if the dependency had, so that a test refuses it as well.
+    """
     for one in dependencies:
-        call = overrides.get(one.call, one.call)
-        code = getattr(call, "__code__", None) or getattr(type(call).__call__, "__code__", None)
-        if code is None or one.name not in frame.f_locals:
-            continue
-        if any(each.is_made and each.is_followed for each in _yields(code).values()):
-            name = getattr(call, "__qualname__", type(call).__qualname__)
+        calls = (one.call, overrides.get(one.call, one.call))
+        if one.name in frame.f_locals and any(map(_closes, calls)):
+            name = getattr(one.call, "__qualname__", type(one.call).__qualname__)
             yield Yielded(frame.f_locals[one.name], name)
+
+
+def _closes(call: Any) -> bool:  # Any: a dependency is anything that can be called
+    """Return whether a dependency closes what it yields."""
+    code = getattr(call, "__code__", None) or getattr(type(call).__call__, "__code__", None)
+    return code is not None and any(
+        one.is_made and one.is_followed for one in _yields(code).values()
+    )
 
 
 def _is_closed(value: object) -> bool:

@@ -63,6 +63,9 @@ class Session:
         """Close it."""
 
 
+SHARED = Session()
+
+
 def told(call: Callable[[], object]) -> str:
     """Return why a call is refused."""
     with pytest.raises(TypeError) as refused:
@@ -343,12 +346,31 @@ def test_a_dependency_that_is_an_object() -> None:
         ask(app_of(Sessions()))
 
 
-def test_an_override_is_the_dependency() -> None:
-    """With an override, the message names what has really yielded the value."""
+def fake_session() -> Session:
+    """Return a session that nobody closes."""
+    return Session()
+
+
+def shared_session() -> Iterator[Session]:
+    """Yield the session of a test."""
+    yield SHARED
+
+
+@pytest.mark.parametrize("path", ["/sync", "/async"])
+@pytest.mark.parametrize("override", [async_session, fake_session, shared_session])
+def test_an_override_counts_as_the_dependency(override: Callable[..., Any], path: str) -> None:
+    """A test with an override refuses what the dependency itself would have closed."""
     app = app_of(sync_session)
-    app.dependency_overrides[sync_session] = async_session
-    with pytest.raises(TypeError, match=refusal("given", "async_session")):
-        ask(app)
+    app.dependency_overrides[sync_session] = override
+    with pytest.raises(TypeError, match=refusal("given", "sync_session")):
+        ask(app, path)
+
+
+def test_an_override_of_what_is_not_closed() -> None:
+    """A dependency that closes nothing may be overridden by one that does not either."""
+    app = app_of(returned)
+    app.dependency_overrides[returned] = shared_session
+    ask(app)
 
 
 def test_a_part_of_an_argument_is_refused() -> None:
@@ -437,8 +459,6 @@ def test_a_session_is_refused_in_tests(asyncframe: Probe, mode: str) -> None:
 
 
 # -- what is not refused
-
-SHARED = Session()
 
 
 def a_text() -> Iterator[str]:
