@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 from tests.patience import PATIENCE
@@ -38,7 +39,7 @@ def patient() -> None:
 
 
 def test_progress_bar(browser: Browser, tmp_path: Path) -> None:
-    """The bar of the page moves with each line, and then the page shows the counts."""
+    """The bar moves with each line, and then the page shows the counts; axe finds no fault."""
     (tmp_path / "in_turns.py").write_text(IN_TURNS, encoding="utf-8")
     env = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(EXAMPLES)])}
     with (
@@ -59,5 +60,7 @@ def test_progress_bar(browser: Browser, tmp_path: Path) -> None:
         expect(message).to_have_text('{"the":3,"red":1,"one":3,"blue":1,"last":1}')
         expect(bar).to_have_js_property("value", 1)
         opened = page.evaluate(OPENED)
+        violations = Axe().run(page).response["violations"]
+    assert violations == []
     # The stream has ended, and the browser has not opened it again.
     assert len([url for url in opened if url.endswith("/events")]) == 1
