@@ -78,6 +78,8 @@ async def ended(request: Request, manager: TaskManager, task: Task, seconds: flo
         if waiting.done():
             return waiting.result()
         return await manager.get_task(task.task_id) or task
+    except FrameworkNotStartedError:  # this process stops, and another one goes on with the task
+        return task
     finally:
         hub.leave(leaving.cancel)
         waiting.cancel()

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from httpx import AsyncClient, Response
 
 from framework import (
+    FrameworkNotStartedError,
     Task,
     TaskManager,
     TaskStatus,
@@ -154,6 +155,22 @@ async def test_the_time_of_a_wait_is_over(asyncframe: Probe) -> None:
         assert (answer.status_code, answer.json()["status"]) == (200, "running")
         assert asyncframe.clock.monotonic() == 60.0
         await client.delete(f"/tasks/{task_id}", headers=ASKED)
+
+
+async def test_the_framework_stops_while_a_client_waits(
+    asyncframe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If another process goes on with the task, the answer is 200 with the state as it was."""
+
+    async def wait(*_: object) -> Task:
+        raise FrameworkNotStartedError("stopping")
+
+    monkeypatch.setattr(TaskManager, "wait", wait)
+    async with asyncframe.client(made()) as client:
+        task_id = wait_for_ever()
+        answer = await client.get(f"/tasks/{task_id}?wait=60")
+        await asyncframe.manager.cancel_task(task_id)
+    assert (answer.status_code, answer.json()["has_error"]) == (200, False)
 
 
 @pytest.mark.parametrize("wait", ["-0.1", "60.1", "nan", "inf", "-inf", "1e999", "soon", ""])
