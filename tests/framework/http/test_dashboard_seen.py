@@ -162,6 +162,14 @@ def test_the_keyboard(page: Page, app: httpx.Client) -> None:
         app.post(f"/step/keys-{key}")
 
 
+def test_mistaken_links(page: Page, server: Server) -> None:
+    """A link with a mistake opens the page, and not an error."""
+    for part in ("?status=lost", "#%", f"?search={'x' * 300}", "#unknown"):
+        page.goto(f"{server.url}/tasks/dashboard{part}")
+        expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    expect(page.get_by_role("complementary")).to_contain_text("This task is not kept")
+
+
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_texts(page: Page, app: httpx.Client, kind: str) -> None:
     """A description is shown as the text that it is, and never makes a row higher."""
@@ -229,8 +237,8 @@ def test_a_schedule(page: Page) -> None:
     """A schedule is shown with its next run, and can be paused, resumed and run."""
     line = page.locator("#card-schedules li").filter(has_text="daily")
     expect(line).to_contain_text(re.compile(r"in 23 h \d+ min"))
-    line.hover()
-    line.get_by_role("button", name="Pause: daily").click()
+    line.get_by_role("button", name="Pause: daily").focus()
+    page.keyboard.press("Enter")
     expect(page.get_by_role("status")).to_have_text("The schedule is paused")
     line.get_by_role("button", name="Resume: daily").click()
     expect(page.get_by_role("status")).to_have_text("The schedule goes on")
