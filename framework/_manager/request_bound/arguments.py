@@ -5,7 +5,6 @@ Relies on: `current_scope`, which is also set in tasks that the request has made
 
 from __future__ import annotations
 
-import functools
 import inspect
 import types
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -13,21 +12,17 @@ from itertools import islice
 from typing import Any, Final
 
 from framework._manager.request_bound.kinds import PLAIN, refused
+from framework._manager.request_bound.parts import MOST, held_by, parts_of
 from framework._manager.request_bound.yielded import files_in, yielded_in
 from framework._tasks.current import current_record, current_scope
 from framework._tasks.functions import bare_function, one_line, signature_of
 from framework._tasks.specs import TaskSpec
-
-_MOST: Final = 32
-"""How many parts of a list, a dict or an object are looked at."""
 
 _DEPTH: Final = 3
 """How far below an argument something is looked for that a dependency has yielded."""
 
 _LAYER: Final = 100
 """How many objects are looked at in each layer below the first one."""
-
-Named = Iterator[tuple[str, Any]]
 
 
 def require_lasting(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -68,7 +63,7 @@ def _is_refused(values: tuple[Any, ...], spec: TaskSpec) -> bool:
     """Return whether one of the arguments, or what the function holds, is to be refused."""
     closed: Mapping[int, str] | None = None
     if spec.holds is not False:
-        values += tuple(value for _, value in _held(bare_function(spec.fn)))
+        values += tuple(value for _, value in held_by(bare_function(spec.fn)))
     for value in values:
         kind: Any = type(value)
         if kind in PLAIN:
@@ -78,9 +73,9 @@ def _is_refused(values: tuple[Any, ...], spec: TaskSpec) -> bool:
         if id(value) in closed or refused(kind):
             return True
         if kind is list or kind is tuple:
-            parts = value[:_MOST]
+            parts = value[:MOST]
         else:
-            parts = [part for _, part in islice(_parts(value), _MOST)]
+            parts = [part for _, part in parts_of(value)]
         for part in parts:
             kind = type(part)
             if kind not in PLAIN and (id(part) in closed or refused(kind)):
@@ -95,7 +90,7 @@ def _holds_closed(values: Iterable[Any], closed: Container[int]) -> bool:
     """
     layer = values
     for depth in range(_DEPTH):
-        below = (part for value in layer for _, part in islice(_parts(value), _MOST))
+        below = (part for value in layer for _, part in parts_of(value))
         layer = list(islice((part for part in below if type(part) not in PLAIN), _LAYER))
         if depth and any(id(part) in closed for part in layer):
             return True
@@ -118,7 +113,7 @@ def _refusal(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         below = (
             (role, f"{name}{part}", one)
             for role, name, value in layer
-            for part, one in islice(_parts(value), _MOST)
+            for part, one in parts_of(value)
             if type(one) not in PLAIN
         )
         layer = list(islice(below, _LAYER if depth else None))
@@ -141,7 +136,7 @@ def _named(
     fn = bare_function(spec.fn)
     for name, value in (*kwargs.items(), *zip(_positions(spec, len(args)), args, strict=False)):
         yield "argument", name, value
-    for name, value in _held(fn):
+    for name, value in held_by(fn):
         yield ("variable" if isinstance(fn, types.FunctionType) else "argument"), name, value
 
 
@@ -173,48 +168,3 @@ def _positions(spec: TaskSpec, count: int) -> list[str]:
         elif parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             names.append(parameter.name)
     return names + [str(place + 1) for place in range(len(names), count)]
-
-
-def _parts(value: Any) -> Named:
-    """Yield the items of a container, or what an object or function holds."""
-    # By their types, since proxies lie about their class, or raise errors.
-    kind = type(value)
-    if issubclass(kind, dict):
-        for key, item in value.items():
-            yield f"[{one_line(repr(key), 40) if type(key) in PLAIN else '...'}]", item
-    elif issubclass(kind, (list, tuple)):
-        for place, item in enumerate(value):
-            yield f"[{place}]", item
-    elif issubclass(kind, (set, frozenset)):
-        yield from (("[...]", item) for item in value)
-    else:
-        yield from ((f".{name}", held) for name, held in _held(value))
-
-
-def _held(value: Any) -> Named:
-    """Yield what a function or an object holds, with its names."""
-    kind = type(value)
-    if issubclass(kind, functools.partial):
-        yield from value.keywords.items()
-        yield from ((str(place + 1), one) for place, one in enumerate(value.args))
-        yield from _held(value.func)
-    elif kind is types.MethodType:
-        yield "self", value.__self__
-    elif kind is types.FunctionType:
-        yield from _enclosed(value)
-    elif not issubclass(kind, (type, types.ModuleType)):
-        try:
-            # As it is in the object, whose class may have properties that do much.
-            attributes = value.__dict__
-        except Exception:  # it has none, or it is a proxy of nothing
-            return
-        if type(attributes) is dict:
-            yield from tuple(attributes.items())
-
-
-def _enclosed(function: types.FunctionType) -> Named:
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
-        try:
-            yield name, cell.cell_contents
-        except ValueError:  # not assigned yet
-            continue

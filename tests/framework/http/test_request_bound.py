@@ -56,6 +56,35 @@ class Order:
     part: Any
 
 
+@dataclass(slots=True)
+class SlottedOrder:
+    """The same without a dict."""
+
+    part: Any
+
+
+class Odd(dict[str, Any]):
+    """A mapping that is read when it is used, and fails here."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        raise RuntimeError("iter")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("eq")
+
+    __hash__ = None
+
+
+class Proxy:
+    """A proxy of nothing, each of whose attributes raises an error."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
 class Session:
     """Something that is used up when the request ends."""
 
@@ -181,6 +210,7 @@ WAYS: dict[str, tuple[str, Callable[[Any], object]]] = {
     "set": ("given[...]", lambda it: work({it})),
     "dict": ("given['file']", lambda it: work({"file": it})),
     "dataclass": ("given.part", lambda it: work(Order(it))),
+    "dataclass with slots": ("given.part", lambda it: work(SlottedOrder(it))),
     "callback": ("given.it", lambda it: work(enclosing(it))),
     "partial argument": ("given.1", lambda it: work(functools.partial(print, it))),
     "options": ("given", work.options(timeout=5)),
@@ -603,6 +633,14 @@ def test_what_another_request_was_given() -> None:
         with pytest.raises(TypeError, match=refusal("given", "sync_session")):
             client.get("/sync")
         assert client.get("/sync").status_code == 200
+
+
+def test_objects_that_raise_errors() -> None:
+    """No code of an argument's class runs when it is looked at."""
+    loop: list[Any] = []
+    loop.append(loop)
+    for given in (Odd(a=1), Proxy(), [Proxy()], loop):
+        ask(app_of(sync_session, lambda _, given=given: work(given)))  # type: ignore[misc]  # a default
 
 
 def test_an_app_or_router_can_be_passed() -> None:
