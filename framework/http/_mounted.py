@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from typing import Any  # routes are whatever a router has put together
 
 import fastapi.routing
@@ -70,8 +71,10 @@ def warn_of_hidden_routes(app: Any, endpoints: Collection[Callable[..., Any]]) -
 def _first_match(routes: list[Any], path: str, method: str) -> Any | None:
     scope = {"type": "http", "path": path, "method": method, "root_path": "", "headers": []}
     for route in routes:
-        if hasattr(route, "matches") and route.matches(dict(scope))[0] is Match.FULL:
-            return route
+        # A route of a class of the user's own may look for more in a request.
+        with suppress(Exception):
+            if route.matches(dict(scope))[0] is Match.FULL:
+                return route
     return None
 
 

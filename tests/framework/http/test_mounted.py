@@ -8,6 +8,9 @@ import pytest
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.testclient import TestClient
 from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from framework import setup_async_framework
 from framework.http import task_router
@@ -141,6 +144,23 @@ def test_a_mount_that_hides_all(caplog: pytest.LogCaptureFixture) -> None:
     app.mount("/", Starlette())
     made(app, dependencies=LOGIN)
     assert any(one.startswith("DELETE /tasks/{task_id} is answered") for one in said(app, caplog))
+
+
+class Picky(Route):
+    """A route that needs more of a request than its path."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Look at the server's name."""
+        assert scope["server"]
+        return super().matches(scope)
+
+
+def test_a_route_of_another_class(caplog: pytest.LogCaptureFixture) -> None:
+    """A route that cannot say whether it matches a path keeps no app from starting."""
+    app = FastAPI(lifespan=setup_async_framework)
+    app.router.routes.append(Picky("/tasks", PlainTextResponse("own")))
+    made(app, dependencies=LOGIN)
+    assert said(app, caplog) == []
 
 
 def test_routes_that_come_later(caplog: pytest.LogCaptureFixture) -> None:
