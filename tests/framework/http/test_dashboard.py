@@ -12,7 +12,11 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 from framework import background_task, scheduled_task, setup_async_framework, throttled_task
+from framework._tasks import reasons
+from framework._tasks.records import TaskRecord
+from framework._tasks.task import Task
 from framework.http import task_router
+from framework.http.dashboard import _facts
 from pytest_asyncframe.probe import Probe
 
 MOST = 60_000
@@ -149,6 +153,53 @@ async def test_who_sees_all(asyncframe: Probe) -> None:
     assert "roll_up" in [schedule["name"].rpartition(".")[2] for schedule in facts["schedules"]]
     assert facts["process"]["abandoned"] == 0
     asyncframe.expect_failure(send, Exception)
+
+
+@background_task
+@throttled_task(rate_limit=1, key=lambda user: user)
+async def greet(user: str) -> None:
+    """Do nothing."""
+
+
+async def test_a_throttle_with_keys(asyncframe: Probe) -> None:
+    """A throttle with keys is one line: how many keys there are, and how many are full."""
+    async with asyncframe.client(made()) as client:
+        for user in ("anna", "bert"):
+            greet(user)
+        await asyncframe.settled()
+        facts = (await client.get("/tasks/dashboard/facts")).json()
+    (throttle,) = facts["throttles"]
+    assert (throttle["keys"], throttle["full"], throttle["waiting"]) == (2, 2, 0)
+
+
+async def test_throttles_of_other_processes(asyncframe: Probe) -> None:
+    """Where the calls of all processes are counted, the tasks that wait tell of the throttle."""
+
+    def waiting(until: float | None) -> Task:
+        record = TaskRecord()
+        record.rest = None
+        record.reason = reasons.throttled(until, "shop.mail", 5, 60.0)
+        return Task(record)
+
+    policies = asyncframe.manager._core.policies
+    live = [waiting(None), waiting(7.0), waiting(3.0)]
+    (throttle,) = _facts._throttles(policies, live)
+    assert (throttle["name"], throttle["rate"], throttle["window"]) == ("shop.mail", 5, 60.0)
+    assert (throttle["used"], throttle["waiting"], throttle["next"]) == (None, 3, 3.0)
+
+
+async def test_counts_after_a_clean_up(asyncframe: Probe) -> None:
+    """The counts are those of the list, also when tasks have been forgotten."""
+    async with asyncframe.client(made()) as client:
+        for user in ("anna", "bert", "carl"):
+            greet(user)
+        await asyncframe.settled()
+        assert asyncframe.manager.cleanup_completed_tasks(max_age=0) == 3
+        greet("dora")
+        await asyncframe.settled()
+        counts = (await client.get("/tasks/dashboard/facts")).json()["counts"]
+        total = (await client.get("/tasks/dashboard/list")).json()["total"]
+    assert sum(counts.values()) == counts["completed"] == total == 1
 
 
 def test_schedules_need_the_header() -> None:

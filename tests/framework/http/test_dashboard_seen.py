@@ -228,9 +228,10 @@ def test_no_message_of_an_error(page: Page, app: httpx.Client) -> None:
 
 def test_a_button(page: Page) -> None:
     """A button of the app starts its task, and the page says so."""
-    page.get_by_role("button", name="Fail", exact=True).click()
+    with page.expect_response("**/start/fails") as answer:
+        page.get_by_role("button", name="Fail", exact=True).click()
     expect(page.get_by_role("status")).to_have_text("Fail: started")
-    expect(row_of(page, "fails")).to_contain_text("now")
+    expect(find(page, answer.value.json()["task_id"])).to_contain_text("fails")
 
 
 def test_a_schedule(page: Page) -> None:
