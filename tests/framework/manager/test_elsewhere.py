@@ -21,7 +21,7 @@ def record_of(task_id: str, status: TaskStatus = TaskStatus.COMPLETED) -> TaskRe
     """Return a record that another process might have written."""
     record = TaskRecord()
     record.task_id, record.status, record.label = task_id, status, Label("call", "")
-    record.rest = None
+    record.rest, record.attempts = None, 0
     return record
 
 
@@ -386,3 +386,225 @@ async def test_closed(elsewhere: Elsewhere, book: Book) -> None:
         await waiting
     with pytest.raises(FrameworkNotStartedError):
         await elsewhere.find("done")
+
+
+# -- news
+
+
+class NewsBook(Book):
+    """A directory that tells which tasks change.
+
+    Attributes:
+        told: What to call with their ids; None while nobody listens.
+        watched: Set while somebody listens.
+    """
+
+    told: Callable[[Collection[str] | None], object] | None = None
+
+    def __init__(self, *records: TaskRecord) -> None:
+        super().__init__(*records)
+        self.watched = threading.Event()
+        self.unwatched = threading.Event()
+
+    def fetch(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
+        """Return what it knew before the test changes anything."""
+        found = [self.records[one] for one in task_ids if one in self.records]
+        super().fetch(task_ids)
+        return found
+
+    def watch(self, told: Callable[[Collection[str] | None], object], /) -> Callable[[], object]:
+        """Call *told* when a test changes a task."""
+        self.told = told
+        self.watched.set()
+
+        def stop() -> None:
+            self.told = None
+            self.unwatched.set()
+
+        return stop
+
+    def change(self, *records: TaskRecord, ids: Collection[str] | None = ()) -> None:
+        """Change tasks and tell of it; with *ids* None, do not say of which."""
+        self.records |= {record.task_id: record for record in records}
+        assert self.told is not None
+        self.told(None if ids is None else [record.task_id for record in records])
+
+
+@pytest.fixture
+def news() -> NewsBook:
+    """A directory that tells news, with one task that runs."""
+    return NewsBook(record_of("runs", TaskStatus.RUNNING))
+
+
+@pytest.fixture
+def told(news: NewsBook) -> Iterator[Elsewhere]:
+    """An `Elsewhere` that is told news; real time stands still, so nothing else makes it ask."""
+    clock = SetClock()
+    made = Elsewhere([news], SystemClock(), Mailboxes(), clock)
+    yield made
+    made.close()
+    clock.close()
+
+
+async def asked(book: Book, count: int) -> None:
+    """Wait until *count* questions were asked from now on."""
+    done, loop, first = asyncio.Event(), asyncio.get_running_loop(), len(book.asked)
+
+    def look(number: int) -> None:
+        if number >= first + count:
+            loop.call_soon_threadsafe(done.set)
+
+    book.on_ask = look
+    await asyncio.wait_for(done.wait(), PATIENCE)
+
+
+@pytest.mark.parametrize("ids", [(), None], ids=["named", "any"])
+async def test_a_wait_is_woken_by_news(
+    told: Elsewhere, news: NewsBook, ids: Collection[str] | None
+) -> None:
+    """With news, a task is looked up once at first, and once after it has changed."""
+    waiting = asyncio.ensure_future(told.until_final("runs", None))
+    await asked(news, 1)
+    news.change(record_of("runs", TaskStatus.FAILED), ids=ids)
+    record = await asyncio.wait_for(waiting, PATIENCE)
+    assert record is news.records["runs"]
+    assert news.asked == [{"runs"}] * 2
+
+
+async def test_news_of_other_tasks(told: Elsewhere, news: NewsBook) -> None:
+    """News of tasks that nobody waits for lead to no query."""
+    waiting = asyncio.ensure_future(told.until_final("runs", None))
+    await asked(news, 1)
+    news.change(record_of("other"))
+    news.change(record_of("runs"))
+    await asyncio.wait_for(waiting, PATIENCE)
+    assert news.asked == [{"runs"}] * 2
+
+
+async def test_nobody_listens_in_vain(told: Elsewhere, news: NewsBook) -> None:
+    """News are asked for while somebody waits, and no longer."""
+    await told.find("runs")
+    assert not news.watched.is_set()
+    waiting = asyncio.ensure_future(told.until_final("runs", None))
+    await asyncio.to_thread(news.watched.wait, PATIENCE)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert await asyncio.to_thread(news.unwatched.wait, PATIENCE)
+
+
+async def test_lost_news(news: NewsBook, hasty: HastyClock) -> None:
+    """A task whose news were lost is found two seconds later."""
+    elsewhere = Elsewhere([news], SystemClock(), Mailboxes(), hasty)
+    began = hasty.now
+    ended = record_of("runs")
+
+    def lose(number: int) -> None:
+        news.records.update(runs=ended)
+        hasty.jumps = number == 1
+
+    news.on_ask = lose
+    assert await elsewhere.until_final("runs", None) is ended
+    assert 2.0 <= hasty.now - began < 2.1
+    elsewhere.close()
+
+
+async def test_a_directory_that_cannot_tell_news(
+    book: Book, hasty: HastyClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If listening fails, this is logged, and the task is looked up again and again."""
+
+    class Deaf(NewsBook):
+        def watch(self, told: object, /) -> Callable[[], object]:
+            raise OSError("no connection")
+
+    deaf = Deaf(record_of("runs", TaskStatus.RUNNING))
+    elsewhere = Elsewhere([deaf], SystemClock(), Mailboxes(), hasty)
+    ended = record_of("runs")
+    deaf.on_ask = lambda number: deaf.records.update(runs=ended) if number == 3 else None
+    assert await elsewhere.until_final("runs", None) is ended
+    assert "does not tell which tasks change" in caplog.text
+    elsewhere.close()
+
+
+class Heard:
+    """What a follower was told.
+
+    Attributes:
+        records: The records, in order.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[TaskRecord | None] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, record: TaskRecord | None) -> None:
+        """Note it."""
+        with self._changed:
+            self.records.append(record)
+            self._changed.notify_all()
+
+    def wait(self, count: int) -> None:
+        """Block until there are so many."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.records) >= count, PATIENCE)
+
+
+async def test_following(told: Elsewhere, news: NewsBook) -> None:
+    """A follower is told the state of now, each change, and the end; and nothing twice."""
+    heard = Heard()
+    told.follow("runs", heard)
+    await asyncio.to_thread(heard.wait, 1)
+    news.change(record_of("runs", TaskStatus.RUNNING))
+    more = record_of("runs", TaskStatus.RUNNING)
+    more.progress = 0.5
+    news.change(more)
+    await asyncio.to_thread(heard.wait, 2)
+    news.change(record_of("runs", TaskStatus.FAILED))
+    await asyncio.to_thread(heard.wait, 3)
+    assert [one and (one.status.value, one.progress) for one in heard.records] == [
+        ("running", None),
+        ("running", 0.5),
+        ("failed", None),
+    ]
+
+
+async def test_following_an_unknown_task(elsewhere: Elsewhere) -> None:
+    """A follower of a task that nobody knows is told None."""
+    heard = Heard()
+    elsewhere.follow("nobody", heard)
+    await asyncio.to_thread(heard.wait, 1)
+    assert heard.records == [None]
+
+
+async def test_a_follower_outlives_a_fault(elsewhere: Elsewhere, book: Book) -> None:
+    """A follower is told nothing while a directory fails, and the state once it works again."""
+    heard = Heard()
+
+    def fail(number: int) -> None:
+        if number < 3:
+            raise StoreUnavailableError("locked")
+
+    book.on_ask = fail
+    elsewhere.follow("done", heard)
+    await asyncio.to_thread(heard.wait, 1)
+    assert heard.records == [book.records["done"]]
+
+
+async def test_a_follower_that_stops(told: Elsewhere, news: NewsBook) -> None:
+    """A follower that has stopped is told nothing more, not even at the end."""
+    heard = Heard()
+    stop = told.follow("runs", heard)
+    await asyncio.to_thread(heard.wait, 1)
+    stop()
+    stop()
+    told.close()
+    assert len(heard.records) == 1
+
+
+async def test_closing_ends_followers(told: Elsewhere) -> None:
+    """When the framework stops, a follower is told None."""
+    heard = Heard()
+    told.follow("runs", heard)
+    await asyncio.to_thread(heard.wait, 1)
+    told.close()
+    assert heard.records[1:] == [None]
