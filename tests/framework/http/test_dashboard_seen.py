@@ -93,6 +93,8 @@ def test_cancel_and_run_again(page: Page, app: httpx.Client) -> None:
     expect(row).to_contain_text("Cancelled")
     row.click()
     panel = page.get_by_role("complementary")
+    panel.get_by_role("button", name="Copy id").click()
+    expect(page.get_by_role("status")).to_have_text("The id is copied")
     panel.get_by_role("button", name="Run again").click()
     expect(page.get_by_role("status")).to_have_text("The task runs again, as a new task")
     page.get_by_role("searchbox").fill("steps")
