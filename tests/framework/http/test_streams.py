@@ -13,6 +13,7 @@ from framework._manager.core import Core
 from framework._manager.frameworks import require_core
 from framework.http import TaskView, task_router
 from framework.http._hub import Hub
+from pytest_asyncframe.clock import VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
 from tests.framework.http.streams import events
 
@@ -268,3 +269,18 @@ async def test_a_client_that_does_not_read(
         await asyncframe.manager.get_result(task_id)
     said = f"the stream of task {task_id} ends: its client has read nothing for 30 s"
     assert said in caplog.messages
+
+
+def test_comments_hide_no_deadlock(asyncframe: Probe, app: FastAPI) -> None:
+    """A test that reads the stream of a task that waits for ever gets the plugin's error."""
+
+    @background_task
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    with asyncframe.client(app) as client:
+        task_id = wait()
+        path = f"/tasks/{task_id}/events"
+        with pytest.raises(VirtualDeadlockError), client.stream("GET", path) as answer:
+            list(answer.iter_lines())
+        client.delete(f"/tasks/{task_id}", headers={"X-Requested-With": "test"})
