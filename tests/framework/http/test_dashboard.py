@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import re
 from typing import Any
@@ -99,9 +100,16 @@ async def send(text: str) -> str:
     return text
 
 
-@scheduled_task(every=60)
-async def roll_up() -> None:
-    """Do nothing."""
+@pytest.fixture
+def roll_up() -> Any:
+    """Give a schedule; at the top of the module, it would run in all tests of this process."""
+
+    @scheduled_task(every=60)
+    async def roll_up() -> None:
+        """Do nothing."""
+
+    yield roll_up
+    gc.collect()
 
 
 def caller(request: Request) -> str | None:
@@ -109,7 +117,7 @@ def caller(request: Request) -> str | None:
     return request.headers.get("x-user")
 
 
-async def test_owners_see_their_own(asyncframe: Probe) -> None:
+async def test_owners_see_their_own(roll_up: Any, asyncframe: Probe) -> None:
     """An owner sees nothing of others: no task, no count, no throttle, schedule or thread."""
     app = made(owner=caller)
     app.post("/send")(send)
@@ -139,7 +147,7 @@ async def test_owners_see_their_own(asyncframe: Probe) -> None:
         assert paused.status_code == 404
 
 
-async def test_who_sees_all(asyncframe: Probe) -> None:
+async def test_who_sees_all(roll_up: Any, asyncframe: Probe) -> None:
     """Without owners the page shows throttles with their calls, and schedules."""
     app = made()
     async with asyncframe.client(app) as client:
