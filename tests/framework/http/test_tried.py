@@ -65,4 +65,6 @@ def test_thousands_of_requests_to_the_example(tmp_path: Path) -> None:
     """The example answers thousands of requests as its OpenAPI says."""
     # FastAPI takes a number where a text may be, and false for 0.
     lenient = ["--exclude-checks", f"{UNMEANT},negative_data_rejection"]
+    # No chains of them: those wait for tasks that are delayed for long, up to a minute each.
+    lenient += ["--phases", "coverage,fuzzing"]
     assert tried("framework.example:app", tmp_path, 200, *lenient, patience=3_000) > 2_000
