@@ -79,7 +79,9 @@ class Scope:
             enter = entered.__aenter__ if node.is_async else entered.__enter__
             value = yield Step(enter, node.is_async, undo=partial(_leave, entered))
             self._exits.append((entered, node.is_async))
-        return self._solved.setdefault(key, value) if edge.use_cache else value
+        # As in FastAPI, the first value is kept, also that of a use without the cache.
+        self._solved.setdefault(key, value)
+        return value
 
     def close(self, error: BaseException | None) -> Steps:
         """Return the steps that close what was opened, the latest first.
