@@ -72,7 +72,7 @@ exports.pin(globals())
 
 
 def _load_injector() -> injection.Injector:
-    from framework.http._depends._injector import inject
+    from framework.http._depends.injector import inject
 
     return inject
 

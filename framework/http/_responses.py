@@ -15,7 +15,7 @@ from framework._tasks.jsonsafe import is_small
 from framework._tasks.reasons import facts_of
 from framework._tasks.task import Task
 from framework.exceptions import FrameworkNotStartedError, RunAgainError
-from framework.http._hub import hub_of
+from framework.http._streaming.hub import hub_of
 from framework.http.views import view_of
 
 _PRIVATE: Final = {"Cache-Control": "no-store"}

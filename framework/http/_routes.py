@@ -11,7 +11,7 @@ from urllib.parse import quote
 from fastapi import routing
 
 from framework._tasks.current import current_home
-from framework.http._access import Access
+from framework.http._access.access import Access
 from framework.http.views import TaskView
 
 C = TypeVar("C", bound=Callable[..., Any])

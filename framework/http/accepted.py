@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from framework.http import _contract
+from framework.http._accepting import contract
 
 if TYPE_CHECKING:
     from framework._tasks.ids import Accepted
 else:
-    from framework.http._answer import Accepted
+    from framework.http._accepting.answer import Accepted
 
 __all__ = ["Accepted"]
 
-_contract.install()
+contract.install()

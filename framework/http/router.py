@@ -14,12 +14,12 @@ from fastapi.routing import APIRoute
 from framework._tasks import checks
 from framework._tasks.records import TaskStatus
 from framework.exceptions import FrameworkNotStartedError, RunAgainError, TaskNotFoundError
-from framework.http._access import Access
-from framework.http._mounted import warn_of_hidden_routes, warn_of_open_routes
-from framework.http._owners import OwnerFunction, checked_owner, use_at_start
+from framework.http._access.access import Access
+from framework.http._access.mounted import warn_of_hidden_routes, warn_of_open_routes
+from framework.http._access.owners import OwnerFunction, checked_owner, use_at_start
 from framework.http._responses import answer, answer_of_task, ended, refusal
 from framework.http._routes import shows_status
-from framework.http._streams import add_stream
+from framework.http._streaming.streams import add_stream
 from framework.http.dashboard import add_dashboard
 from framework.http.views import (
     CancelResult,

@@ -19,7 +19,7 @@ from framework import (
 )
 from framework._tasks.records import TaskRecord
 from framework.engines.celery import CeleryEngine
-from framework.http._hub import Seat, hub_of
+from framework.http._streaming.hub import Seat, hub_of
 from framework.stores.sql import SQLStore
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from framework._tasks import checks
 from framework._tasks.records import TaskStatus
 from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
-from framework.http._access import Access
+from framework.http._access.access import Access
 from framework.http.dashboard import _facts
 from framework.http.dashboard._page import page
 from framework.http.dashboard._rows import row_of

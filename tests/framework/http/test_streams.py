@@ -12,7 +12,7 @@ from framework import background_task, current_task, get_task_manager, setup_asy
 from framework._manager.core import Core
 from framework._manager.frameworks import require_core
 from framework.http import TaskView, task_router
-from framework.http._hub import Hub
+from framework.http._streaming.hub import Hub
 from pytest_asyncframe.clock import VirtualDeadlockError
 from pytest_asyncframe.probe import Probe
 from tests.framework.http.streams import events

@@ -26,7 +26,7 @@ from framework import (
 )
 from framework._tasks.injection import injected
 from framework._threads.clock import SystemClock
-from framework.http._depends._drivers import Companion, _Errand
+from framework.http._depends.drivers import Companion, _Errand
 from pytest_asyncframe.probe import Probe
 from tests.framework.kinds import reached
 from tests.patience import PATIENCE

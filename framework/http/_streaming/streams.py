@@ -13,9 +13,9 @@ from starlette.types import Receive, Scope, Send
 
 from framework._manager.core import Core
 from framework._tasks.task import Task
-from framework.http._access import Access
-from framework.http._frames import BEAT
-from framework.http._hub import PATIENCE, EndOfStreamError, Seat, hub_of
+from framework.http._access.access import Access
+from framework.http._streaming.frames import BEAT
+from framework.http._streaming.hub import PATIENCE, EndOfStreamError, Seat, hub_of
 from framework.http.views import Problem
 
 _LOGGER = logging.getLogger("asyncframe")

@@ -11,15 +11,15 @@ from framework._decorators.dressing import Dress
 from framework._tasks.current import current_home
 from framework._tasks.functions import is_async, name_of, signature_of
 from framework._tasks.injection import LAYER
-from framework.http._depends._drivers import (
+from framework.http._depends.drivers import (
     Companion,
     Threads,
     await_steps,
     close_later,
     take_steps,
 )
-from framework.http._depends._graph import Edge, edges_of
-from framework.http._depends._scope import Scope
+from framework.http._depends.graph import Edge, edges_of
+from framework.http._depends.scope import Scope
 
 
 def inject(fn: Callable[..., Any], dependencies: Mapping[str, Any]) -> Any:

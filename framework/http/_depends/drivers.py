@@ -24,7 +24,7 @@ from framework._manager.core import Core
 from framework._tasks.current import current_record
 from framework._threads.user_threads import DEPENDENCY, call_on_thread
 from framework._threads.waiters import ThreadWaiter
-from framework.http._depends._scope import Step, Steps
+from framework.http._depends.scope import Step, Steps
 from framework.protocols import Clock
 
 _MOST_OPENING: Final = 40

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Hashable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias  # dependencies return anything
 
-from framework.http._depends._graph import Edge, node_of
+from framework.http._depends.graph import Edge, node_of
 
 
 class Step(NamedTuple):

@@ -13,7 +13,7 @@ from framework._manager.frameworks import require_core
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError
-from framework.http._owners import answer_of, is_used, use_late
+from framework.http._access.owners import answer_of, is_used, use_late
 
 
 @dataclass(frozen=True, slots=True)

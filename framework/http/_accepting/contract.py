@@ -34,9 +34,9 @@ from framework._tasks.live import LiveTask
 from framework._tasks.records import TaskRecord, TaskStatus
 from framework._tasks.task import Task
 from framework.exceptions import TaskNotFoundError
-from framework.http import _links
-from framework.http._answer import Accepted
-from framework.http._idempotency import IdempotencyKey, id_for
+from framework.http._accepting import links
+from framework.http._accepting.answer import Accepted
+from framework.http._accepting.idempotency import IdempotencyKey, id_for
 from framework.http._routes import (
     StatusRoute,
     find_status_route,
@@ -79,7 +79,7 @@ _ASKING: Final = Depends(_ask)
 
 def install() -> None:
     """Wrap the constructor of FastAPI's routes; does nothing the second time."""
-    _links.install()
+    links.install()
     made: Any = APIRoute.__init__
     if getattr(made, "__asyncframe__", False):
         return
@@ -152,7 +152,7 @@ def _accepting(
     options["responses"] = responses
     label = f"{' and '.join(sorted(options.get('methods') or ['GET']))} {path}"
     function = _Accepting(endpoint, model, label, alone=not others).function()
-    setattr(function, _links.ACCEPTS, int(status))
+    setattr(function, links.ACCEPTS, int(status))
     return function, options
 
 

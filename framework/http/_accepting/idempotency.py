@@ -11,7 +11,7 @@ from typing import Annotated, Final, TypeAlias
 
 from fastapi import Header, Request
 
-from framework.http._access import Access
+from framework.http._access.access import Access
 
 MAX_LENGTH: Final = 255
 

@@ -24,7 +24,7 @@ from framework._tasks.live import LiveTask
 from framework._tasks.records import TaskEvent, TaskRecord
 from framework._tasks.task import Task
 from framework._threads.clock import SystemClock
-from framework.http._frames import Frame, mark_of
+from framework.http._streaming.frames import Frame, mark_of
 from framework.protocols import TimerHandle
 
 BEAT_EVERY: Final = 15.0
