@@ -17,12 +17,7 @@ from framework import (
     throttled_task,
 )
 from framework.http import task_router
-
-HOSTILE = {
-    "script": "<script>document.title = 'broken into'</script><img src=x onerror=alert(1)>",
-    "lines": "one\ntwo\r\n\x1b[31mred\x1b[0m \u202eright to left",
-    "long": "x" * 1_000_000,
-}
+from tests.framework.apps.hostile import HOSTILE
 
 _gates: dict[str, threading.Event] = {}
 _steps: dict[str, asyncio.Queue[tuple[float, str] | None]] = {}

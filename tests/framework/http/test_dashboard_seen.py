@@ -10,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.framework.apps.watched import HOSTILE
+from tests.framework.apps.hostile import HOSTILE
 from tests.patience import PATIENCE
 from tests.serving import Server, serving
 
