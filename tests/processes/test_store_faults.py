@@ -489,3 +489,16 @@ def test_the_lock_is_asked_for_anew(sqlite_url: str, monkeypatch: pytest.MonkeyP
     assert begun.count("BEGIN IMMEDIATE") == 4
     assert begun[-1] == "PRAGMA busy_timeout = 2000"
     database.close()
+
+
+@pytest.mark.parametrize("kind", ["reading", "writing"])
+def test_a_connection_in_use_is_closed_later(sql_url: str, kind: str) -> None:
+    """A connection that is in use while the database is closed is closed after that use."""
+    database = Database(checked_url(sql_url), False)
+    closed: list[object] = []
+    sa.event.listen(database._engine.pool, "close", lambda one, _: closed.append(one))
+    with getattr(database, kind)() as connection:
+        used = connection.connection.driver_connection
+        database.close()
+        assert closed == []
+    assert closed == [used]

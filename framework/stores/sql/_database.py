@@ -189,20 +189,32 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a transaction that only reads."""
-        with self._engine.begin() as connection:
+        with self._closed_late(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Open a transaction that is committed at the end, or rolled back on an error."""
         with (
+            self._closed_late(),
             self._engine.connect().execution_options(**{_WRITES: True}) as connection,
             connection.begin(),
         ):
             yield connection
 
+    @contextmanager
+    def _closed_late(self) -> Iterator[None]:
+        """Close the connection that was in use when `close` was called, once it is not."""
+        pool = self._engine.pool
+        try:
+            yield
+        finally:
+            # `close` has put another one in its place.
+            if self._engine.pool is not pool:
+                pool.dispose()
+
     def close(self) -> None:
-        """Close every connection that is not in use."""
+        """Close every connection; one that is in use, once it is not."""
         self._engine.dispose()
         self._file = None
 
