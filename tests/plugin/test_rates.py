@@ -287,7 +287,7 @@ MEANT: dict[str, Callable[..., Any] | str] = {
     "with retries": retry_task(DIRECT),
     "background": background_task(retry_task(DIRECT)),
     "async": async_task(DIRECT),
-    "named": background_task(DIRECT).options(name="other"),
+    "named": background_task(DIRECT).options(name="another.name"),
     "bare": _throttled,
     "name": function_name(_throttled),
 }
@@ -312,7 +312,7 @@ def test_tasks_of_another_name(asyncframe: Probe) -> None:
 
     assert asyncframe.rate("reports").starts == (0, 10)
     assert asyncframe.rate(function_name(DIRECT)).starts == (0, 0, 10)
-    assert asyncframe.rate("other").starts == ()
+    assert asyncframe.rate("another.name").starts == ()
 
 
 def test_methods(asyncframe: Probe) -> None:
