@@ -112,7 +112,7 @@ wheel: $(VENV)/.wheel
 	cd build/tests && ../venv/bin/python -m framework --version && ../venv/bin/pytest
 
 bench: $(BENCH)/.made
-	$(BENCH)/bin/python -m tests.benchmarks $(ARGS)
+	$(BENCH)/bin/python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(BENCH) .nox dist build docs/_build .coverage .coverage.* .*_cache
@@ -159,12 +159,12 @@ $(VENV)/.made:
 	@touch $@
 
 # The peers have an environment of their own, since they pin what the tests must not.
-$(BENCH)/.made: pyproject.toml tests/benchmarks/requirements.txt tests/benchmarks/requirements-arq.txt
+$(BENCH)/.made: pyproject.toml benchmarks/requirements.txt benchmarks/requirements-arq.txt
 	@$(NEW_ENOUGH)
 	$(PYTHON) -m venv --clear $(BENCH)
 	$(BENCH)/bin/python -m pip --disable-pip-version-check --quiet install \
-		--editable . --requirement tests/benchmarks/requirements.txt
+		--editable . --requirement benchmarks/requirements.txt
 	$(PYTHON) -m venv $(BENCH)/arq
 	$(BENCH)/arq/bin/python -m pip --disable-pip-version-check --quiet install \
-		--requirement tests/benchmarks/requirements-arq.txt
+		--requirement benchmarks/requirements-arq.txt
 	@touch $@

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import uvicorn
 
-from tests.benchmarks import adopters
-from tests.benchmarks._measure import OURS
-from tests.benchmarks.adopters_app import configured, listening
-from tests.benchmarks.adopters_load import CONNECTIONS, Running, Sizes, figures
-from tests.benchmarks.ways import _task
+from benchmarks import adopters
+from benchmarks._measure import OURS
+from benchmarks.adopters_app import configured, listening
+from benchmarks.adopters_load import CONNECTIONS, Running, Sizes, figures
+from benchmarks.ways import _task
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="the CPU time of other processes is read as Linux tells it"
@@ -81,7 +81,7 @@ async def fake_workers(_: Any) -> AsyncIterator[_task.Way]:
 def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the way ``fake:workers`` known."""
     module = SimpleNamespace(workers=fake_workers)
-    monkeypatch.setitem(sys.modules, "tests.benchmarks.ways.fake", module)
+    monkeypatch.setitem(sys.modules, "benchmarks.ways.fake", module)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.benchmarks import adopters_page, adopters_pictures
-from tests.benchmarks.__main__ import PAGE
-from tests.benchmarks._canvas import LIGHT
-from tests.benchmarks._measure import OURS
-from tests.benchmarks._report import END, Run
-from tests.benchmarks.adopters import APP, CELERY, FIGURES, NO_TASK, WORKERS
+from benchmarks import adopters_page, adopters_pictures
+from benchmarks.__main__ import PAGE
+from benchmarks._canvas import LIGHT
+from benchmarks._measure import OURS
+from benchmarks._report import END, Run
+from benchmarks.adopters import APP, CELERY, FIGURES, NO_TASK, WORKERS
 from tests.framework.figures import made_up_adopters, made_up_run
 
 TIME = re.compile(r"[\d.,]+\u00a0(?:µs|ms|s)\b")

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.benchmarks import breakdown
+from benchmarks import breakdown
 
 
 def test_every_step_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from tests.benchmarks import __main__ as bench
-from tests.benchmarks import exploring as section
+from benchmarks import __main__ as bench
+from benchmarks import exploring as section
 
 
 def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:

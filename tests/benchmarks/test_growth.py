@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 import pytest
 import sqlalchemy as sa
 
+from benchmarks import growth, growth_cases, growth_kept, growth_processes
+from benchmarks.__main__ import GROWTH, KEYS
 from framework import get_task_manager, setup_async_framework
 from framework.stores.sql import SQLStore
-from tests.benchmarks import growth, growth_cases, growth_kept, growth_processes
-from tests.benchmarks.__main__ import GROWTH, KEYS
 
 
 class _Finished(Exception):  # noqa: N818 - it ends a case, and is no error

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.benchmarks import _canvas, _pictures, adopters_pictures
-from tests.benchmarks._measure import OURS
-from tests.benchmarks._report import Group, Run
+from benchmarks import _canvas, _pictures, adopters_pictures
+from benchmarks._measure import OURS
+from benchmarks._report import Group, Run
 from tests.framework.figures import made_up_adopters, made_up_row, made_up_run, samples
 
 SVG = "{http://www.w3.org/2000/svg}"

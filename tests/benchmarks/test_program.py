@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.benchmarks import __main__ as bench
-from tests.benchmarks import _report
-from tests.benchmarks._rows import Row
+from benchmarks import __main__ as bench
+from benchmarks import _report
+from benchmarks._rows import Row
 from tests.framework.figures import made_up_row
 
 PAGE = f"{_report.BEGIN}\n\n{_report.END}\n"
@@ -35,7 +35,7 @@ def sections(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[
         yield made_up_row()
 
     for name, rows in (("good", good), ("bad", bad)):
-        monkeypatch.setitem(sys.modules, f"tests.benchmarks.{name}", SimpleNamespace(rows=rows))
+        monkeypatch.setitem(sys.modules, f"benchmarks.{name}", SimpleNamespace(rows=rows))
     monkeypatch.setattr(bench, "TITLES", {"bad": "Bad", "good": "Good"})
     monkeypatch.setattr(bench, "KEYS", {"bad": ("third",), "good": ("submit", "other")})
     monkeypatch.setattr(bench, "RAW", tmp_path / "raw")

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from tests.benchmarks import _pictures, _report
-from tests.benchmarks.__main__ import DETAILS
-from tests.benchmarks._measure import OURS
-from tests.benchmarks._report import Run
-from tests.benchmarks._rows import Flat, Goal, Row
+from benchmarks import _pictures, _report
+from benchmarks.__main__ import DETAILS
+from benchmarks._measure import OURS
+from benchmarks._report import Run
+from benchmarks._rows import Flat, Goal, Row
 from tests.framework.figures import CURVE, LONG, made_up_row, made_up_run, samples
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks import request, request_app
-from tests.benchmarks.request import Cost
-from tests.benchmarks.request_app import JOBLESS, WAYS, Served
-from tests.benchmarks.request_calls import as_text as calls_as_text
-from tests.benchmarks.served_app import NO_ID
+from benchmarks import request, request_app
+from benchmarks.request import Cost
+from benchmarks.request_app import JOBLESS, WAYS, Served
+from benchmarks.request_calls import as_text as calls_as_text
+from benchmarks.served_app import NO_ID
 
 SCOPE = {"type": "http", "method": "POST", "path": "/start", "headers": [], "query_string": b""}
 

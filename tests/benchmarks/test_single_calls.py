@@ -1,6 +1,6 @@
 """Single calls as cases of pytest-benchmark, each grouped with its floor.
 
-They are timed when asked for: ``pytest tests/benchmarks --benchmark-only``, with
+They are timed when asked for: ``pytest benchmarks --benchmark-only``, with
 ``--benchmark-autosave`` before a change and ``--benchmark-compare`` after it. Without, each
 is made once, as a test.
 """
@@ -14,12 +14,12 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from benchmarks import calls, coroutines, rates
+from benchmarks._measure import OURS
+from benchmarks.coroutines import ANSWER, function, plain
+from benchmarks.floors import THREADS
+from benchmarks.keepers import body
 from framework import get_task_manager, setup_async_framework
-from tests.benchmarks import calls, coroutines, rates
-from tests.benchmarks._measure import OURS
-from tests.benchmarks.coroutines import ANSWER, function, plain
-from tests.benchmarks.floors import THREADS
-from tests.benchmarks.keepers import body
 
 SUBMITTED = 2_000
 """Tasks submitted while the loop stands still; the queue has room for them."""

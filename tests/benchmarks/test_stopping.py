@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from tests.benchmarks import stopping
+from benchmarks import stopping
 
 
 def test_a_line_of_the_table() -> None:

@@ -9,10 +9,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.benchmarks import celery_engine, stores
-from tests.benchmarks.__main__ import KEYS
-from tests.benchmarks._measure import OURS
-from tests.benchmarks._rows import Row
+from benchmarks import celery_engine, stores
+from benchmarks.__main__ import KEYS
+from benchmarks._measure import OURS
+from benchmarks._rows import Row
 
 FIGURES = {
     stores: ("lag", "submit", "run", "accepted", "requeued", "written"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.benchmarks import streams
+from benchmarks import streams
 
 
 def test_a_line_of_the_table() -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.benchmarks import telemetry
+from benchmarks import telemetry
 
 
 @pytest.mark.parametrize("kind", telemetry.KINDS)

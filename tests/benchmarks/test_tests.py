@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import __main__ as bench
-from tests.benchmarks import sleeps
-from tests.benchmarks import tests as section
-from tests.benchmarks._measure import OURS
-from tests.benchmarks.suite.numbers import KINDS
+from benchmarks import __main__ as bench
+from benchmarks import sleeps
+from benchmarks import tests as section
+from benchmarks._measure import OURS
+from benchmarks.suite.numbers import KINDS
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.benchmarks import watching
+from benchmarks import watching
 
 
 @pytest.mark.parametrize("wake_ups", watching.WAKE_UPS)

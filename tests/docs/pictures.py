@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.benchmarks._canvas import (
+from benchmarks._canvas import (
     BOLDER,
     LINE,
     MARGIN,

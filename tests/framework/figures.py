@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.benchmarks._measure import OURS, Samples
-from tests.benchmarks._report import Group, Place, Run
-from tests.benchmarks._rows import Curve, Flat, Goal, Row
-from tests.benchmarks.adopters import CASES, FIGURES, NO_TASK, rows_of
+from benchmarks._measure import OURS, Samples
+from benchmarks._report import Group, Place, Run
+from benchmarks._rows import Curve, Flat, Goal, Row
+from benchmarks.adopters import CASES, FIGURES, NO_TASK, rows_of
 
 LONG = "a memory transport with its threads, polled every millisecond (every second by default)"
 CURVE = Curve(

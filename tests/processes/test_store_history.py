@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import OperationalError
 
+from benchmarks.history import fill
 from framework import get_task_manager, setup_async_framework
 from framework._tasks.records import TaskRecord
 from framework.stores.sql import SQLStore, _follower, _mirror, _pages, _statements
 from framework.stores.sql._older import STATUSES, Older
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._schema import PROCESSES, STEPS, TASKS
-from tests.benchmarks.history import fill
 from tests.processes.siblings import COMPLETED, FAILED, INTERRUPTED, START, Peer, peers
 
 

@@ -10,12 +10,12 @@ from contextlib import closing
 import pytest
 import sqlalchemy as sa
 
+from benchmarks.history import fill
 from framework._tasks.pages import PageQuery
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql import SQLStore
 from framework.stores.sql._database import Database, checked_url
 from framework.stores.sql._schema import META, STEPS, prepare
-from tests.benchmarks.history import fill
 from tests.patience import PATIENCE
 from tests.processes.siblings import peers
 
