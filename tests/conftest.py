@@ -15,8 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
+from tests import tiers
 from tests.patience import PATIENCE
 
 if TYPE_CHECKING:
@@ -58,13 +60,20 @@ LONG = (
 """The files that take longest, in order; most of them wait for other processes."""
 
 
+# Where the environment variable CI is set, Hypothesis does so by itself: no example fails because
+# the machine was busy.
+hypothesis.settings.register_profile("asyncframe", deadline=None)
+hypothesis.settings.load_profile("asyncframe")
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_configure() -> None:
-    """Let children hear Ctrl+C although this process was started to be deaf to it.
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell the tiers apart, and let children hear Ctrl+C although this process may not.
 
     A shell starts what it puts in the background, as ``make test &`` in a script, with SIGINT
     ignored, and every child would inherit that. What is handled is not inherited.
     """
+    config.pluginmanager.register(tiers)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, _stay_deaf)
 

@@ -1,0 +1,133 @@
+"""Which tests `make test` runs and which it leaves to `make test-all`: a plugin of pytest.
+
+A test that needs more than this process and some milliseconds has the marker ``extended``, which
+says what it needs. A test without the marker cannot start a process: it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+NEEDS = ("servers", "processes", "browser", "tools", "time")
+"""What a test may need, in the order of the summary.
+
+Servers of other people, further processes of ours, a browser, programs such as mypy or npm, and
+seconds of computing.
+"""
+
+BROUGHT = {
+    "browser": "browser",
+    "celery_redis": "servers",
+    "postgres_server": "servers",
+    "rabbit_server": "servers",
+    "redis_server": "servers",
+    "shared_postgres": "servers",
+    "shared_rabbit": "servers",
+    "shared_redis": "servers",
+}
+"""What fixtures bring, so that a test that asks for one needs no marker."""
+
+PROGRAMS_OF_PLUGINS = {"git", "hg"}
+"""What pytest-benchmark asks for the version of the code, in each run inside a test."""
+
+STARTS = {"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"}
+"""Audit events that tell of a new process."""
+
+_LEFT: pytest.StashKey[Counter[str]] = pytest.StashKey()
+
+
+class Guard:
+    """Refuses processes that a test starts although nothing says that it needs them."""
+
+    def __init__(self) -> None:
+        self._refused: list[str] = []
+        self._watching = False
+        sys.addaudithook(self._hear)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Watch while a test runs that may start none."""
+        self._watching = item.get_closest_marker("extended") is None
+        self._refused.clear()
+        try:
+            return (yield)
+        finally:
+            self._watching = False
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self) -> Iterator[None]:
+        """Fail a test that has started one where its failure could be missed, as on a thread."""
+        result = yield
+        assert not self._refused, self._refused[0]
+        return result
+
+    def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        if not self._watching or event not in STARTS:
+            return
+        program = os.path.basename(str(arguments[0])) if arguments else event  # noqa: PTH119
+        if program not in PROGRAMS_OF_PLUGINS:
+            told = (
+                f"this test starts a process ({program}); if it must, mark it with "
+                "@pytest.mark.extended('processes'), and make test-all will run it"
+            )
+            self._refused.append(told)
+            pytest.fail(told)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch what tests start."""
+    config.stash[_LEFT] = Counter()
+    config.pluginmanager.register(Guard())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures that they ask for, and refuse a need that is not known."""
+    for item in items:
+        marker = item.get_closest_marker("extended")
+        if marker is None:
+            names = getattr(item, "fixturenames", ())
+            brought = next((BROUGHT[name] for name in names if name in BROUGHT), None)
+            if brought is not None:
+                item.add_marker(pytest.mark.extended(brought))
+        elif len(marker.args) != 1 or marker.args[0] not in NEEDS:
+            told = f"{item.nodeid}: extended{marker.args}: name what it needs, one of {NEEDS}"
+            raise pytest.UsageError(told)
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Count what was left out for its needs."""
+    for item in items:
+        marker = item.get_closest_marker("extended")
+        if marker is not None and item.get_closest_marker("soak") is None:
+            item.config.stash[_LEFT][marker.args[0]] += 1
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Give the count to xdist's main process."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left"] = {**session.config.stash[_LEFT]}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:  # xdist has no types
+    """Take the count of one of xdist's processes, each of which has counted the same tests."""
+    output: dict[str, Any] = getattr(node, "workeroutput", {})  # none if it did not end in order
+    left: Counter[str] = Counter(output.get("left"))
+    node.config.stash[_LEFT] = left or node.config.stash[_LEFT]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in a line how many tests were left out, and what they need."""
+    left = terminalreporter.config.stash[_LEFT]
+    if left:
+        parts = ", ".join(f"{need} {left[need]:,}" for need in NEEDS if left[need])
+        terminalreporter.write_line(f"{left.total():,} left to make test-all: {parts}")
