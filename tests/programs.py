@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def program(name: str, *, path: str | None = None) -> str:
     if found is None:
         cure = "make .venv/.tools" if name in INSTALLED else f"apt-get install {PACKAGES[name]}"
         reason = f"{name} is not installed: {cure}"
-        if name in WHEELS and wheel_serves(name):
+        if name in WHEELS:
             reason += f", or pip install --group {name}"
         if "CI" in os.environ:
             pytest.fail(reason)
@@ -74,21 +75,33 @@ def places(name: str) -> str:
 def wheel_folders(name: str) -> Iterator[str]:
     """Yield the folder of an installed wheel that brings a program."""
     package, folder = WHEELS.get(name, ("", ""))
-    spec = importlib.util.find_spec(package) if package and wheel_serves(name) else None
+    spec = importlib.util.find_spec(package) if package else None
     if spec is not None and spec.origin is not None:
         yield str(Path(spec.origin).parent / folder)
 
 
-def wheel_serves(name: str) -> bool:
-    """Whether this user can run the server of a wheel: root cannot run PostgreSQL's.
+def copy_of_wheel(found: str, folder: Path) -> str:
+    """Copy the wheel that a program is from, for a user who may not read this environment.
 
-    It runs as the user whom Debian's package makes, who may not read this environment.
+    Args:
+        found: Where the program is.
+        folder: Where the copy is made; that user must be able to read it.
+
+    Returns:
+        Where the program is in the copy; *found* if it is from no wheel.
     """
-    return name != "postgres" or os.geteuid() != 0
+    installed = Path(sysconfig.get_path("platlib"))
+    if not Path(found).is_relative_to(installed):
+        return found
+    package = Path(found).relative_to(installed).parts[0]
+    for part in (package, f"{package}.libs"):  # the second has the libraries that it was built with
+        if (installed / part).exists():
+            shutil.copytree(installed / part, folder / part)
+    return str(folder / Path(found).relative_to(installed))
 
 
 if __name__ == "__main__":
     # Groups of dependencies that would bring what is missing.
     for name in WHEELS:
-        if wheel_serves(name) and shutil.which(name, path=places(name)) is None:
+        if shutil.which(name, path=places(name)) is None:
             print(name)  # noqa: T201 -- for the Makefile

@@ -9,6 +9,7 @@ server a signal when the thread that started it ends. So servers are started on 
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -27,7 +28,7 @@ from typing import Any, ClassVar
 import psycopg
 
 from tests.patience import PATIENCE
-from tests.programs import program
+from tests.programs import copy_of_wheel, program
 
 
 class Server(ABC):
@@ -56,7 +57,7 @@ class Server(ABC):
         # Not in pytest's folder, which other users may not enter.
         self.folder = Path(tempfile.mkdtemp(prefix="asyncframe-server-"))
         if self.owner is not None:
-            shutil.chown(self.folder, self.owner, self.owner)
+            shutil.chown(self.folder, self.owner, pwd.getpwnam(self.owner).pw_gid)
         self._log: deque[str] = deque(maxlen=1000)
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
@@ -113,7 +114,8 @@ class Server(ABC):
         """Run a command as the server's owner, to end with the tests."""
         options = ["--pdeathsig", self.abrupt.name.removeprefix("SIG")]
         if self.owner is not None:
-            options += [f"--reuid={self.owner}", f"--regid={self.owner}", "--init-groups"]
+            group = pwd.getpwnam(self.owner).pw_gid
+            options += [f"--reuid={self.owner}", f"--regid={group}", "--init-groups"]
         return subprocess.Popen(
             [self._setpriv, *options, *command],
             cwd=self.folder,
@@ -314,10 +316,11 @@ class PostgresServer(Server):
     abrupt = signal.SIGQUIT  # after SIGKILL its shared memory would stay
 
     def __init__(self) -> None:
-        self._postgres = program("postgres")
-        # It refuses to run as root.
-        self.owner = "postgres" if os.geteuid() == 0 else None
+        found = program("postgres")
+        # It refuses to run as root. The user of Debian's package need not be there for a wheel.
+        self.owner = "nobody" if os.geteuid() == 0 else None
         super().__init__()
+        self._postgres = found if self.owner is None else copy_of_wheel(found, self.folder)
         self._data = str(self.folder / "data")
         self._names = map("test_{}".format, count(1))
         self._empty: list[str] = []
