@@ -1,0 +1,63 @@
+"""Run a command that ends with pytest's closing line, and hold it to its budget.
+
+    python3 .ci/budget.py tests/budget.toml make test
+
+Fails as the command does, if more tests were collected than the file allows, or if the command and
+all its processes took more CPU seconds, user's and system's together.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+CLOSING = re.compile(r"=+ (?P<counts>.*\d+ (?:passed|failed|error).*) in [\d.]+s.* =+")
+COUNT = re.compile(r"(\d+) (passed|failed|skipped|xfailed|xpassed|errors?)\b")
+
+
+def run(command: Sequence[str]) -> tuple[int, list[str], float]:
+    """Run a command and show what it prints; return its status, its lines and its CPU seconds."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line.rstrip("\n"))
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return process.returncode, lines, used.ru_utime + used.ru_stime
+
+
+def collected(lines: Sequence[str]) -> int | None:
+    """Return how many tests the last closing line counts; None if there is none."""
+    for line in reversed(lines):
+        if found := CLOSING.fullmatch(line):
+            return sum(int(count) for count, _ in COUNT.findall(found["counts"]))
+    return None
+
+
+def main(file: Path, command: Sequence[str]) -> int:
+    """Run, compare and say in a line what was used of the budget."""
+    budget = tomllib.loads(file.read_text("utf-8"))
+    status, lines, seconds = run(command)
+    tests = collected(lines)
+    most = budget["cpu_seconds"] * (1 + budget["slack"])
+    print(
+        f"{' '.join(command)}: {tests} tests of {budget['tests']}, {seconds:.0f} CPU seconds of "
+        f"{budget['cpu_seconds']} (at most {most:.0f})"
+    )
+    if tests is None:
+        print("pytest's closing line is missing", file=sys.stderr)
+        return status or 1
+    if tests > budget["tests"] or seconds > most:
+        print(f"over the budget: {file} says what may be done", file=sys.stderr)
+        return status or 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2:]))
