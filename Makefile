@@ -9,6 +9,8 @@
 #   make test-all        run everything, with servers, browsers and processes; servers that the
 #                        machine lacks come with it, but for Debian's rabbitmq-server and chromium
 #   make soak            run the tests that take minutes, one after the other
+#   make mutants         count how many of 200 small faults the suite finds, in an hour
+#                        (ARGS="--count 50 --seed 7")
 #   make coverage        run everything under coverage, which must be 95 % or more
 #   make fastapi         run the tests of the routes with older versions of FastAPI too
 #   make lint types imports docs
@@ -78,7 +80,6 @@ covered:
 soak: $(VENV)/.test $(VENV)/.servers $(VENV)/.tools
 	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
 
-# How many of 200 small faults the suite finds: half an hour (ARGS="--count 50 --seed 7").
 mutants: $(VENV)/.test $(VENV)/.servers
 	$(BIN)/python -m tests.mutants $(ARGS)
 
@@ -96,6 +97,7 @@ fastapi-%: $(VENV)/.test $(VENV)/fastapi/%/.made
 lint: $(VENV)/.lint
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/python .ci/steady.py tests docs/examples
 	$(BIN)/towncrier build --draft --version next >/dev/null
 
 format: $(VENV)/.lint

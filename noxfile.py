@@ -1,7 +1,8 @@
 """The Makefile's targets as sessions of nox, on each Python of this machine.
 
-`nox` makes the checks and runs the suite on every Python, `nox -s tests-3.12` on one. What stands
-behind ``--`` is the target's ARGS.
+`nox` makes the checks and runs the whole suite on every Python, `nox -s tests-3.12` on one, and
+`nox -s mutants` counts the faults that the suite finds. What stands behind ``--`` is the target's
+ARGS.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ def add(name: str, target: str, version: str | None = None) -> None:
         session.run("make", target, *variables)
 
 
-for check in [*CHECKS, "soak"]:
+for check in [*CHECKS, "soak", "mutants"]:
     add(check, check)
 for version in VERSIONS:
-    add(f"tests-{version}", "test", version)
+    add(f"tests-{version}", "test-all", version)
     add(f"bench-{version}", "bench", version)
 
 
