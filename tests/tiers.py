@@ -114,7 +114,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Give the count to xdist's main process."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
-        output["left"] = {**session.config.stash[_LEFT]}
+        left = session.config.stash[_LEFT]
+        output["left"] = dict(left)
 
 
 @pytest.hookimpl(optionalhook=True)
