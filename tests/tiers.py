@@ -33,8 +33,8 @@ BROUGHT = {
 }
 """What fixtures bring, so that a test that asks for one needs no marker."""
 
-PROGRAMS_OF_PLUGINS = {"git", "hg"}
-"""What pytest-benchmark asks for the version of the code, in each run inside a test."""
+PROGRAMS_OF_PLUGINS = {"file", "git", "hg"}
+"""What pytest-benchmark asks for machine and version, in each run of pytest inside a test."""
 
 STARTS = {"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"}
 """Audit events that tell of a new process."""
