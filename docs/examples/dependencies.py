@@ -1,6 +1,7 @@
 """Tasks that get their database session from the dependency that the routes use."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import Depends, FastAPI
@@ -80,13 +81,20 @@ class SilentPost(Post):
         return f"not delivered: {text}"
 
 
-def test_a_letter() -> None:
-    """The task uses the session of its own, and the override of the app."""
+@contextmanager
+def a_user(name: str) -> Iterator[int]:
+    """Make the tables with one user, and close the database at the end."""
     Base.metadata.create_all(engine)
     with Session(engine) as session, session.begin():
-        session.add(User(id=1, name="ann"))
+        session.add(User(id=1, name=name))
+    yield 1
+    engine.dispose()
+
+
+def test_a_letter() -> None:
+    """The task uses the session of its own, and the override of the app."""
     app.dependency_overrides[Post] = SilentPost
-    with TestClient(app) as client:
+    with a_user("ann"), TestClient(app) as client:
         manager = app.state.task_manager
         task_id = client.post("/letters/ann").json()
         assert manager.wait_result(task_id, timeout=10) == "not delivered: dear ann"
@@ -96,7 +104,5 @@ def test_a_letter() -> None:
 
 def test_the_function_itself() -> None:
     """Call the undecorated function with objects of your own."""
-    Base.metadata.create_all(engine)
-    with Session(engine) as session:
-        session.merge(User(id=2, name="bob", letters=0))
-        assert write_to.fn(2, session, SilentPost()) == "not delivered: dear bob"
+    with a_user("bob") as user_id, Session(engine) as session:
+        assert write_to.fn(user_id, session, SilentPost()) == "not delivered: dear bob"
