@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+from uvicorn.main import main
 
 from tests.patience import PATIENCE
 
@@ -106,6 +107,16 @@ class Server:
             self._changed.notify_all()
 
 
+def _patience() -> list[str]:
+    """Return what lets workers import for longer than the 5 s after which uvicorn kills them.
+
+    Before 0.37 there is no such option.
+    """
+    option = "--timeout-worker-healthcheck"
+    known = any(option in one.opts for one in main.params)
+    return [option, str(round(PATIENCE))] if known else []
+
+
 @contextmanager
 def serving(
     app: str,
@@ -129,7 +140,7 @@ def serving(
         The server; it is killed afterwards if it still runs.
     """
     command = [sys.executable, "-m", "uvicorn", app, "--app-dir", str(app_dir)]
-    command += ["--host", "127.0.0.1", "--port", "0", "--no-use-colors", *options]
+    command += ["--host", "127.0.0.1", "--port", "0", "--no-use-colors", *_patience(), *options]
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = subprocess.Popen(
         command,
