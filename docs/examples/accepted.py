@@ -50,7 +50,7 @@ def test_follow() -> None:
     """The status is where the response says, and has the result in the end."""
     with TestClient(app) as client:
         accepted = client.post("/reports", params={"title": "July"})
-        task = client.get(accepted.headers["Location"], params={"wait": 10}).json()
+        task = client.get(accepted.headers["Location"], params={"wait": 60}).json()
     assert accepted.status_code == 202
     assert task["status"] == "completed"
     assert task["result"] == {"title": "July", "pages": 12}
@@ -69,7 +69,7 @@ def test_either() -> None:
     """A report that is finished is returned as it is."""
     with TestClient(app) as client:
         accepted = client.get("/reports/June")
-        client.get(accepted.headers["Location"], params={"wait": 10})
+        client.get(accepted.headers["Location"], params={"wait": 60})
         report = client.get("/reports/June")
     assert (accepted.status_code, report.status_code) == (202, 200)
     assert report.json() == {"title": "June", "pages": 12}
@@ -80,6 +80,6 @@ def test_many() -> None:
     with TestClient(app) as client:
         response = client.post("/reports/many", json=["April", "March"])
         urls = [accepted["status_url"] for accepted in response.json()]
-        tasks = [client.get(url, params={"wait": 10}).json() for url in urls]
+        tasks = [client.get(url, params={"wait": 60}).json() for url in urls]
     assert response.status_code == 202
     assert [task["result"]["title"] for task in tasks] == ["April", "March"]

@@ -97,9 +97,9 @@ def test_a_letter() -> None:
     with a_user("ann"), TestClient(app) as client:
         manager = app.state.task_manager
         task_id = client.post("/letters/ann").json()
-        assert manager.wait_result(task_id, timeout=10) == "not delivered: dear ann"
+        assert manager.wait_result(task_id, timeout=60) == "not delivered: dear ann"
         counted = manager.submit_nowait(count_letters)
-        assert manager.wait_result(counted, timeout=10) == 1
+        assert manager.wait_result(counted, timeout=60) == 1
 
 
 def test_the_function_itself() -> None:

@@ -55,6 +55,6 @@ def test_an_order() -> None:
     """The app takes orders, is ready, and counts them."""
     with TestClient(app) as client:
         task_id = client.post("/orders/7").json()
-        assert app.state.task_manager.wait_result(task_id, timeout=10) == "shipped 7"
+        assert app.state.task_manager.wait_result(task_id, timeout=60) == "shipped 7"
         assert client.get("/health/ready").json()["status"] == "ready"
         assert 'asyncframe_tasks_submitted_total{name="ship"}' in client.get("/metrics").text

@@ -47,7 +47,7 @@ def test_words_are_counted() -> None:
         accepted = client.post("/texts", params={"text": "red blue\nred"})
         assert accepted.status_code == 202
 
-        task = client.get(accepted.headers["location"], params={"wait": 10}).json()
+        task = client.get(accepted.headers["location"], params={"wait": 60}).json()
         assert task["status"] == "completed"
         assert task["result"] == {"red": 2, "blue": 1}
         assert task["progress"] == 1.0

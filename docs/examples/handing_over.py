@@ -134,7 +134,7 @@ def test_what_is_refused() -> None:
         assert "is an UploadFile" in mistakes[0]
         assert "was yielded by the dependency get_session" in mistakes[1]
         task_id = client.post("/mails", params={"text": "hi"}).json()["task_id"]
-        app.state.task_manager.wait_result(task_id, timeout=10)
+        app.state.task_manager.wait_result(task_id, timeout=60)
         assert app.state.mailer.sent == ["hi"]
 
 
@@ -143,7 +143,7 @@ def test_a_session_of_its_own() -> None:
     with TestClient(app) as client:
         answer = client.post("/greetings/7", headers={"accept-language": "de"})
         manager = app.state.task_manager
-        assert manager.wait_result(answer.json()["task_id"], timeout=10) == "hallo ann"
+        assert manager.wait_result(answer.json()["task_id"], timeout=60) == "hallo ann"
 
 
 def test_a_file_that_stays() -> None:
@@ -151,4 +151,4 @@ def test_a_file_that_stays() -> None:
     with TestClient(app) as client:
         answer = client.post("/files", files={"file": b"one\ntwo\n"})
         manager = app.state.task_manager
-        assert manager.wait_result(answer.json()["task_id"], timeout=10) == 2
+        assert manager.wait_result(answer.json()["task_id"], timeout=60) == 2

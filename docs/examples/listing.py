@@ -69,7 +69,7 @@ def test_a_table() -> None:
             described = make_report.options(description=f"Report {year}")
             task_id = manager.submit_nowait(described, (year,))
             with suppress(LookupError):
-                manager.wait_result(task_id, timeout=10)
+                manager.wait_result(task_id, timeout=60)
         last = client.get("/admin/reports", params={"page": 3}).json()
         found = client.get("/admin/reports", params={"search": "report 201"}).json()
     assert last["pages"] == 3

@@ -68,7 +68,7 @@ def test_each_picture_gets_a_thumbnail() -> None:
     with TestClient(app) as client:
         task_id = client.post("/thumbnails", json=["a.png", "b.txt"]).json()
         manager = app.state.task_manager
-        made = manager.wait_result(task_id, timeout=10)
+        made = manager.wait_result(task_id, timeout=60)
         assert made == {"a.png": "a-small.png", "b.txt": "b.txt is no picture"}
         assert manager.get_all_tasks()[task_id]["progress"] == 1.0
 

@@ -40,7 +40,7 @@ def metrics_of_all_workers() -> Any:
 def test_metrics() -> None:
     """A task that has ended is counted by its name and status."""
     with TestClient(app) as client:
-        app.state.task_manager.wait_result(client.post("/orders/7").json(), timeout=10)
+        app.state.task_manager.wait_result(client.post("/orders/7").json(), timeout=60)
         text = client.get("/metrics").text
     assert 'asyncframe_tasks_ended_total{name="ship",status="completed"} ' in text
     assert "asyncframe_tasks_pending 0.0" in text

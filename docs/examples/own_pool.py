@@ -35,13 +35,13 @@ app = FastAPI(lifespan=lifespan)
 def occupy(started: threading.Event) -> None:
     """Occupy the only thread until the gate opens."""
     started.set()
-    open_gate.wait(10)
+    open_gate.wait(60)
 
 
 @background_task
 def name_thread() -> str:
     """Wait for the gate, then return the name of this thread."""
-    open_gate.wait(10)
+    open_gate.wait(60)
     return threading.current_thread().name
 
 
@@ -62,7 +62,7 @@ def test_tasks_run_on_the_own_pool() -> None:
     open_gate.set()
     with TestClient(app) as client:
         task_id = client.post("/names").json()
-        name = app.state.task_manager.wait_result(task_id, timeout=10)
+        name = app.state.task_manager.wait_result(task_id, timeout=60)
         assert name.startswith("custom-pool-")
         assert client.get("/pool-stats").json()["max_workers"] == 1
         assert app.state.thread_pool.task_timeout == 60.0
@@ -75,7 +75,7 @@ def test_a_full_queue_answers_503() -> None:
     with TestClient(app) as client:
         manager = app.state.task_manager
         manager.submit_nowait(occupy, (started,))
-        assert started.wait(10)
+        assert started.wait(60)
         assert [client.post("/names").status_code for _ in range(2)] == [202, 202]
         refused = client.post("/names")
         assert refused.status_code == 503

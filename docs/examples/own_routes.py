@@ -62,7 +62,7 @@ def test_a_conversion() -> None:
     with TestClient(app) as client:
         answers = [client.post("/conversions", params={"file": file}) for file in ("a.png", "b")]
         good, bad = (
-            client.get(f"/conversions/{answer.json()['id']}", params={"wait": 10}).json()
+            client.get(f"/conversions/{answer.json()['id']}", params={"wait": 60}).json()
             for answer in answers
         )
         listed = client.get("/conversions").json()

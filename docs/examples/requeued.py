@@ -45,7 +45,7 @@ async def place(order: int) -> TaskId[str]:
 @app.get("/receipts/{task_id}")
 async def fetch(task_id: str) -> str:
     """Return a receipt, whichever process has sent it."""
-    receipt: str = await get_task_manager().get_result(task_id, timeout=10)
+    receipt: str = await get_task_manager().get_result(task_id, timeout=60)
     return receipt
 
 

@@ -20,7 +20,7 @@ def square(number: int) -> int:
     return number * number
 
 
-@async_task(timeout=10)
+@async_task(timeout=60)
 def parse(text: str) -> int:
     """Parse a number, on a thread; the caller awaits the result."""
     return int(text)

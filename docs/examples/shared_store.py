@@ -50,7 +50,7 @@ def test_after_a_restart() -> None:
         os.environ["TASKS_URL"] = f"sqlite:///{folder}/tasks.db"
         with TestClient(app) as client:
             url = client.post("/reports/3").headers["location"]
-            assert client.get(url, params={"wait": 10}).json()["result"] == {"pages": 3}
+            assert client.get(url, params={"wait": 60}).json()["result"] == {"pages": 3}
         with TestClient(app) as client:
             assert client.get(url).json()["result"] == {"pages": 3}
         del os.environ["TASKS_URL"]

@@ -36,7 +36,7 @@ def convert(pages: int) -> int:
 def convert_page() -> None:
     """Stand for work that cannot be interrupted."""
     first_page_begun.set()
-    go_on.wait(10)
+    go_on.wait(60)
 
 
 @background_task
@@ -65,7 +65,7 @@ async def test_a_thread_stops_when_it_asks() -> None:
     async with setup_async_framework(None):
         manager = get_task_manager()
         task_id = convert(3)
-        await asyncio.to_thread(first_page_begun.wait, 10)
+        await asyncio.to_thread(first_page_begun.wait, 60)
         assert await manager.cancel_task(task_id) is False
         go_on.set()
         with pytest.raises(TaskCancelledError):
@@ -78,7 +78,7 @@ async def test_what_to_tell_whoever_stops_a_task() -> None:
     async with setup_async_framework(None, max_workers=1):
         manager = get_task_manager()
         running, queued, delayed = convert(3), convert(3), await manager.submit(int, delay=60)
-        await asyncio.to_thread(first_page_begun.wait, 10)
+        await asyncio.to_thread(first_page_begun.wait, 60)
         never = {"outcome": "cancelled", "why": "it had not started, and never will"}
         assert await stop(queued) == await stop(delayed) == never
         assert (await stop(running))["outcome"] == "asked"
@@ -99,7 +99,7 @@ async def test_a_coroutine_stops_at_its_next_await() -> None:
     async with setup_async_framework(None):
         manager = get_task_manager()
         task_id = convert_politely(3)
-        await asyncio.to_thread(first_page_begun.wait, 10)
+        await asyncio.to_thread(first_page_begun.wait, 60)
         assert await manager.cancel_task(task_id) is True
 
 
@@ -125,7 +125,7 @@ async def test_at_the_limit_the_thread_runs_on() -> None:
         assert manager.pool.get_stats()["abandoned"] == 1
 
         go_on.set()
-        await asyncio.to_thread(ended.wait, 10)
+        await asyncio.to_thread(ended.wait, 60)
         task = await manager.get_task(task_id)
         assert task is not None
         assert task.status is TaskStatus.TIMEOUT

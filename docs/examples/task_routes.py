@@ -58,7 +58,7 @@ def test_the_routes_of_tasks() -> None:
     """A client waits for the result, and cancels with the header that other sites cannot send."""
     with TestClient(app, headers=KEY) as client:
         task_id = client.post("/reports", params={"title": "Sales"}).json()
-        shown = client.get(f"/tasks/{task_id}", params={"wait": 10}).json()
+        shown = client.get(f"/tasks/{task_id}", params={"wait": 60}).json()
         assert shown["status"] == "completed"
         assert shown["result"] == {"title": "Sales", "pages": 5}
         assert client.get("/tasks", params={"status": "completed"}).json()["total"] == 1
@@ -79,7 +79,7 @@ def test_a_route_of_ones_own() -> None:
     """A route that returns a task shows a result of its type, or says why not."""
     with TestClient(app) as client:
         task_id = client.post("/reports", params={"title": "Sales"}).json()
-        client.get(f"/tasks/{task_id}", params={"wait": 10}, headers=KEY)
+        client.get(f"/tasks/{task_id}", params={"wait": 60}, headers=KEY)
         assert client.get(f"/reports/{task_id}").json()["result"] == {"title": "Sales", "pages": 5}
         manager = app.state.task_manager
         other = manager.submit_nowait(measure)

@@ -57,4 +57,4 @@ def test_tasks_wait_for_their_turn() -> None:
     with TestClient(app):
         manager = app.state.task_manager
         ids = [manager.submit_nowait(call_slow_partner, (number,)) for number in range(3)]
-        assert [manager.wait_result(one, timeout=10) for one in ids] == [0, 1, 2]
+        assert [manager.wait_result(one, timeout=60) for one in ids] == [0, 1, 2]

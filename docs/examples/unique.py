@@ -111,7 +111,7 @@ def test_exports_take_turns() -> None:
         manager = app.state.task_manager
         orders = [Order(customer="ann", table=table) for table in ("users", "sales")]
         ids = [manager.submit_nowait(export, (order,)) for order in orders]
-        ended = [manager.wait_result(one, timeout=10) for one in ids]
+        ended = [manager.wait_result(one, timeout=60) for one in ids]
         assert ended == ["users of ann", "sales of ann"]
 
 

@@ -32,7 +32,7 @@ def send_email(to: str) -> str:
 @background_task
 def block() -> None:
     """Keep a thread busy."""
-    go_on.wait(10)
+    go_on.wait(60)
 
 
 async def status(task_id: str) -> str:
@@ -48,7 +48,7 @@ async def waiting(task_id: str, kind: str) -> str:
         lambda event: event.task_id == task_id and loop.call_soon_threadsafe(paused.set),
         kinds=[kind],
     )
-    await asyncio.wait_for(paused.wait(), 10)
+    await asyncio.wait_for(paused.wait(), 60)
     unsubscribe()
     return await status(task_id)
 
