@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import io
+import itertools
 import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -96,10 +97,12 @@ SHARED = Session()
 
 
 def told(call: Callable[[], object]) -> str:
-    """Return why a call is refused."""
-    with pytest.raises(TypeError) as refused:
+    """Return why a call is refused, or that it is not."""
+    try:
         call()
-    return str(refused.value)
+    except TypeError as refused:
+        return str(refused)
+    return "not refused"
 
 
 async def never(*_: object) -> Any:
@@ -179,11 +182,11 @@ KINDS: dict[str, tuple[Callable[[], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_kinds(asyncframe: Probe, kind: str) -> None:
+def test_kinds(asyncframe: Probe) -> None:
     """Each kind of value that ends with the request is refused, and the message says the cure."""
-    make, why = KINDS[kind]
-    assert told(lambda: work(make())) == f"argument 'given' of {__name__}.work is {why}"
+    found = {kind: told(functools.partial(work, make())) for kind, (make, _) in KINDS.items()}
+    begin = f"argument 'given' of {__name__}.work is"
+    assert found == {kind: f"{begin} {why}" for kind, (_, why) in KINDS.items()}
 
 
 def enclosing(it: Any) -> Callable[[], object]:
@@ -228,13 +231,15 @@ WAYS: dict[str, tuple[str, Callable[[Any], object]]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_ways_to_pass(asyncframe: Probe, way: str) -> None:
+def test_ways_to_pass(asyncframe: Probe) -> None:
     """However such a value is passed, the call is refused and nothing is submitted."""
-    name, call = WAYS[way]
-    message = told(lambda: call(upload()))
-    role = "variable" if way.endswith("closure") else "argument"
-    assert re.match(rf"^{role} {re.escape(repr(name))} of \S+ is an UploadFile: ", message)
+    wrong = {}
+    for way, (name, call) in WAYS.items():
+        message = told(functools.partial(call, upload()))
+        role = "variable" if way.endswith("closure") else "argument"
+        if not re.match(rf"^{role} {re.escape(repr(name))} of \S+ is an UploadFile: ", message):
+            wrong[way] = message
+    assert wrong == {}
     assert asyncframe.manager.get_stats()["submitted"] == 0
 
 
@@ -349,25 +354,33 @@ def ask(app: FastAPI, path: str = "/sync") -> None:
             assert client.get(path).status_code == 200
 
 
-def refusal(name: str, dependency: str) -> str:
-    """Return what the refusal of a yielded value says, as a pattern."""
-    message = (
-        f"argument {name!r} of {__name__}.work was yielded by the dependency {dependency}, which "
+def message_of(name: str, dependency: str, task: str = "work") -> str:
+    """Return what the refusal of a yielded value says."""
+    return (
+        f"argument {name!r} of {__name__}.{task} was yielded by the dependency {dependency}, which "
         "closes it when the request ends, perhaps before the task runs: declare the dependency "
         f"in the task itself, Annotated[..., Depends({dependency.rpartition('.')[2]})], or pass "
         "an id; if it outlives the request, use check_arguments=False"
     )
-    return f"^{re.escape(message)}$"
 
 
-@pytest.mark.parametrize("path", ["/sync", "/async", "/socket"])
-@pytest.mark.parametrize(
-    "dependency", [sync_session, async_session, closed_afterwards, shared_with_a_function]
-)
-def test_a_session_is_refused(dependency: Callable[..., Any], path: str) -> None:
+def refusal(name: str, dependency: str, task: str = "work") -> str:
+    """Return the same as a pattern."""
+    return f"^{re.escape(message_of(name, dependency, task))}$"
+
+
+def test_a_session_is_refused() -> None:
     """What a dependency closes with the request is refused, in every kind of route."""
-    with pytest.raises(TypeError, match=refusal("given", dependency.__qualname__)):
-        ask(app_of(dependency), path)
+    dependencies = (sync_session, async_session, closed_afterwards, shared_with_a_function)
+    cases = list(itertools.product(dependencies, ("/sync", "/async", "/socket")))
+    found = {
+        (dependency.__name__, path): told(functools.partial(ask, app_of(dependency), path))
+        for dependency, path in cases
+    }
+    assert found == {
+        (dependency.__name__, path): message_of("given", dependency.__name__)
+        for dependency, path in cases
+    }
 
 
 def test_a_dependency_that_is_an_object() -> None:
@@ -386,14 +399,16 @@ def shared_session() -> Iterator[Session]:
     yield SHARED
 
 
-@pytest.mark.parametrize("path", ["/sync", "/async"])
-@pytest.mark.parametrize("override", [async_session, fake_session, shared_session])
-def test_an_override_counts_as_the_dependency(override: Callable[..., Any], path: str) -> None:
+def test_an_override_counts_as_the_dependency() -> None:
     """A test with an override refuses what the dependency itself would have closed."""
-    app = app_of(sync_session)
-    app.dependency_overrides[sync_session] = override
-    with pytest.raises(TypeError, match=refusal("given", "sync_session")):
-        ask(app, path)
+    found = {}
+    for override, path in itertools.product(
+        (async_session, fake_session, shared_session), ("/sync", "/async")
+    ):
+        app = app_of(sync_session)
+        app.dependency_overrides[sync_session] = override
+        found[override.__name__, path] = told(functools.partial(ask, app, path))
+    assert found == dict.fromkeys(found, message_of("given", "sync_session"))
 
 
 def test_an_override_of_what_is_not_closed() -> None:
@@ -456,28 +471,23 @@ def test_in_a_mounted_app() -> None:
 @pytest.mark.skipif(
     "scope" not in inspect.signature(Depends).parameters, reason="newer versions of FastAPI"
 )
-@pytest.mark.parametrize("scope", ["function", "request"])
-def test_scopes_of_dependencies(scope: Any) -> None:
+def test_scopes_of_dependencies() -> None:
     """It is refused whether it is closed before the response or after it."""
     app = FastAPI(lifespan=setup_async_framework)
-    given = Depends(sync_session, scope=scope)
+    scopes: tuple[Any, ...] = ("function", "request")
+    for scope in scopes:
+        given = Depends(sync_session, scope=scope)
 
-    @app.get("/sync")
-    def route(value: Any = given) -> None:
-        work(value)
+        @app.get(f"/{scope}")
+        def route(value: Any = given) -> None:
+            work(value)
 
-    with pytest.raises(TypeError, match=refusal("given", "sync_session")):
-        ask(app)
+    found = {scope: told(functools.partial(ask, app, f"/{scope}")) for scope in scopes}
+    assert found == dict.fromkeys(scopes, message_of("given", "sync_session"))
 
 
-@pytest.mark.parametrize(
-    "mode",
-    [
-        pytest.param(mode, marks=pytest.mark.asyncframe(mode=mode))
-        for mode in ("auto", "manual", "virtual", "seeded", "threads")
-    ],
-)
-def test_a_session_is_refused_in_tests(asyncframe: Probe, mode: str) -> None:
+@pytest.mark.task_modes("auto", "manual", "virtual", "seeded=1", "threads")
+def test_a_session_is_refused_in_tests(asyncframe: Probe) -> None:
     """With the clients of the plugin it is refused as in production, in every mode."""
     for path in ("/sync", "/async"):
         app = app_of(sync_session)
@@ -528,13 +538,14 @@ def returned() -> Session:
     return Session()
 
 
-@pytest.mark.parametrize("path", ["/sync", "/async"])
-@pytest.mark.parametrize(
-    "dependency", [a_text, settings, of_the_app, of_the_module, never_closed, returned]
-)
-def test_what_outlives_the_request(dependency: Callable[..., Any], path: str) -> None:
+def test_what_outlives_the_request() -> None:
     """What is not closed with the request can be passed."""
-    ask(app_of(dependency), path)
+    dependencies = (a_text, settings, of_the_app, of_the_module, never_closed, returned)
+    found = {
+        (dependency.__name__, path): told(functools.partial(ask, app_of(dependency), path))
+        for dependency, path in itertools.product(dependencies, ("/sync", "/async"))
+    }
+    assert found == dict.fromkeys(found, "not refused")
 
 
 def test_what_a_dependency_was_given() -> None:
@@ -556,7 +567,7 @@ def test_data_that_holds_a_session() -> None:
         yield made
         made["session"].close()
 
-    with pytest.raises(TypeError, match=r"was yielded by the dependency \S+session_in_data,"):
+    with pytest.raises(TypeError, match=refusal("given", session_in_data.__qualname__)):
         ask(app_of(session_in_data))
 
 
@@ -593,16 +604,19 @@ WAITING: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("way", WAITING)
-def test_what_a_request_waits_for(way: str) -> None:
+def test_what_a_request_waits_for() -> None:
     """A task that the request waits for may use what is closed with the request."""
-    ask(app_of(sync_session, WAITING[way]), "/async")
+    found = {
+        way: told(functools.partial(ask, app_of(sync_session, call), "/async"))
+        for way, call in WAITING.items()
+    }
+    assert found == dict.fromkeys(WAITING, "not refused")
 
 
 def test_a_unique_task_outlives_the_request() -> None:
     """Others may wait for a unique task too, so it may not use what one request closes."""
     call = in_place.options(unique=lambda _: "one")
-    with pytest.raises(TypeError, match=r"was yielded by the dependency sync_session, "):
+    with pytest.raises(TypeError, match=refusal("given", "sync_session", "in_place")):
         ask(app_of(sync_session, call), "/async")
 
 
