@@ -18,11 +18,6 @@ VISITS: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("visits
 LOG: list[str] = []
 
 
-@pytest.fixture(autouse=True)
-def _fresh() -> None:
-    LOG.clear()
-
-
 def visit(name: str) -> None:
     """Tell in the context and in the log that a dependency is open."""
     VISITS.set((*VISITS.get(), name))
@@ -143,20 +138,14 @@ CLOSED = ["client closed", "session closed"]
 GIVEN = {"client": "client with session of db", "session": "session of db", "number": 7}
 
 
-def in_modes(*modes: str) -> pytest.MarkDecorator:
-    """Run a test once in each of these modes."""
-    return pytest.mark.parametrize(
-        "mode", [pytest.param(one, marks=pytest.mark.asyncframe(mode=one)) for one in modes]
-    )
-
-
-each_mode = in_modes("auto", "virtual", "seeded", "threads")
+each_mode = pytest.mark.task_modes("auto", "virtual", "seeded", "threads")
 
 
 @each_mode
 @pytest.mark.parametrize("path", ["threads", "loops"])
-async def test_in_the_background(asyncframe: Probe, path: str, mode: str) -> None:
+async def test_in_the_background(asyncframe: Probe, path: str) -> None:
     """A task gets its dependencies, sees what they set, and they close in reverse order."""
+    LOG.clear()
     async with asyncframe.client(app) as client:
         task = await asyncframe.completed(await client.post(f"/{path}/7"))
     assert task.result == {**GIVEN, "visits": tuple(OPENED)}
@@ -165,8 +154,9 @@ async def test_in_the_background(asyncframe: Probe, path: str, mode: str) -> Non
 
 @each_mode
 @pytest.mark.parametrize("path", ["awaited", "in-place"])
-async def test_awaited(asyncframe: Probe, path: str, mode: str) -> None:
+async def test_awaited(asyncframe: Probe, path: str) -> None:
     """A task that a route awaits gets its dependencies, which are closed by then."""
+    LOG.clear()
     async with asyncframe.client(app) as client:
         answer = await client.post(f"/{path}/7")
         assert answer.json() == {**GIVEN, "visits": OPENED}
@@ -174,7 +164,7 @@ async def test_awaited(asyncframe: Probe, path: str, mode: str) -> None:
 
 
 @each_mode
-def test_with_a_sync_client(asyncframe: Probe, mode: str) -> None:
+def test_with_a_sync_client(asyncframe: Probe) -> None:
     """The same holds where the app's loop runs on a thread of the test client."""
     with asyncframe.client(app) as client:
         for path in ("threads", "loops"):
@@ -185,21 +175,23 @@ def test_with_a_sync_client(asyncframe: Probe, mode: str) -> None:
 
 
 @pytest.mark.asyncframe(mode="manual")
-@pytest.mark.parametrize("path", ["threads", "loops"])
-async def test_by_hand(asyncframe: Probe, path: str) -> None:
+async def test_by_hand(asyncframe: Probe) -> None:
     """In manual mode one run of the task is enough: its dependencies do not queue."""
     async with asyncframe.client(app) as client:
-        answer = await client.post(f"/{path}/7")
-        assert not LOG
-        assert asyncframe.executor.run_next() == answer.json()
-        task = await asyncframe.completed(answer)
-    assert task.result == {**GIVEN, "visits": tuple(OPENED)}
-    assert [*OPENED, "body", *CLOSED] == LOG
+        for path in ("threads", "loops"):
+            LOG.clear()
+            answer = await client.post(f"/{path}/7")
+            assert not LOG
+            assert asyncframe.executor.run_next() == answer.json()
+            task = await asyncframe.completed(answer)
+            assert task.result == {**GIVEN, "visits": tuple(OPENED)}
+            assert [*OPENED, "body", *CLOSED] == LOG
 
 
-@in_modes("auto", "virtual", "seeded")
-async def test_attempts(asyncframe: Probe, mode: str) -> None:
+@pytest.mark.task_modes("auto", "virtual", "seeded")
+async def test_attempts(asyncframe: Probe) -> None:
     """Each attempt has a scope of its own, closed before the delay, and told the error."""
+    LOG.clear()
     async with asyncframe.client(app) as client:
         answer = await client.post("/retried/-1")
         task = await asyncframe.completed(answer, check=False)
