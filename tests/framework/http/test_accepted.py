@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
@@ -100,34 +101,37 @@ def _without_a_type() -> Any:
     return create
 
 
-@pytest.mark.parametrize(
-    "endpoint",
-    [
-        _from_a_coroutine,
-        _from_a_thread,
-        _awaited,
-        _accepted,
-        _a_task,
-        _annotated,
-        _without_a_type,
-    ],
+FORMS = (
+    _from_a_coroutine,
+    _from_a_thread,
+    _awaited,
+    _accepted,
+    _a_task,
+    _annotated,
+    _without_a_type,
 )
-async def test_a_route_answers_202(asyncframe: Probe, endpoint: Any) -> None:
+
+
+async def test_a_route_answers_202(asyncframe: Probe) -> None:
     """Whatever form the id has, the answer is 202 with the URL of the task's status."""
-    router = APIRouter()
-    router.post("/reports")(endpoint())
-    async with asyncframe.client(made(router)) as client:
-        response = await client.post("/reports", params={"title": "Q3"})
-        task = await asyncframe.completed(response)
-        shown = await client.get(response.headers["location"])
-    assert response.status_code == 202
-    assert response.headers["location"] == f"/tasks/{task.task_id}"
-    assert response.headers["retry-after"] == "1"
-    body = response.json()
-    assert body["task_id"] == task.task_id
-    assert body["status"] == "pending"
-    assert body["status_url"] == f"/tasks/{task.task_id}"
-    assert shown.json()["result"] == {"title": "Q3"}
+    found, expected = {}, {}
+    for form in FORMS:
+        router = APIRouter()
+        router.post("/reports")(form())
+        async with asyncframe.client(made(router)) as client:
+            response = await client.post("/reports", params={"title": "Q3"})
+            task = await asyncframe.completed(response)
+            shown = await client.get(response.headers["location"])
+        body, url = response.json(), f"/tasks/{task.task_id}"
+        found[form.__name__] = (
+            *(response.status_code, response.headers["location"], response.headers["retry-after"]),
+            *(body["task_id"], body["status"], body["status_url"], shown.json()["result"]),
+        )
+        expected[form.__name__] = (
+            *(202, url, "1"),
+            *(task.task_id, "pending", url, {"title": "Q3"}),
+        )
+    assert found == expected
 
 
 async def test_a_response_of_its_own(asyncframe: Probe) -> None:
@@ -273,17 +277,21 @@ def _by_class(app: FastAPI) -> None:
     app.include_router(router)
 
 
-@pytest.mark.parametrize("register", [_by_model, _by_method, _task_itself, _by_class])
-async def test_ways_to_register(asyncframe: Probe, register: Any) -> None:
+async def test_ways_to_register(asyncframe: Probe) -> None:
     """A route is an accepting one however it is registered."""
-    app = made()
-    register(app)
-    async with asyncframe.client(app) as client:
-        response = await client.post("/reports", params={"title": "Q3"})
-        task = await asyncframe.completed(response)
-    assert response.status_code == 202
-    assert response.headers["location"] == f"/tasks/{task.task_id}"
-    assert "202" in app.openapi()["paths"]["/reports"]["post"]["responses"]
+    found, expected = {}, {}
+    for register in (_by_model, _by_method, _task_itself, _by_class):
+        app = made()
+        register(app)
+        async with asyncframe.client(app) as client:
+            response = await client.post("/reports", params={"title": "Q3"})
+            task = await asyncframe.completed(response)
+        described = app.openapi()["paths"]["/reports"]["post"]["responses"]
+        name = register.__name__
+        found[name] = (response.status_code, response.headers["location"], "202" in described)
+        expected[name] = (202, f"/tasks/{task.task_id}", True)
+    assert found == expected
+    assert response.headers["x-own"] == "yes"
 
 
 async def test_a_status_of_its_own(asyncframe: Probe) -> None:
@@ -521,39 +529,43 @@ def _of_a_tenant() -> FastAPI:
     return app
 
 
-@pytest.mark.parametrize(
-    ("app", "posted_to", "url"),
-    [
-        (_nested, "/reports", "/api/v1/jobs/ID"),
-        (_both, "/reports", "/tasks/ID"),
-        (_in_the_outer_app, "/inner/reports", "/tasks/ID"),
-        (_in_the_inner_app, "/inner/reports", "/inner/tasks/ID"),
-        (_in_another_app, "/reports", "/inner/tasks/ID"),
-        (_of_its_own, "/reports", "/reports/ID/status"),
-        (_of_a_tenant, "/a%20b/reports", "/a%20b/tasks/ID"),
-    ],
-)
-async def test_where_the_status_is(asyncframe: Probe, app: Any, posted_to: str, url: str) -> None:
+WHERE: dict[Callable[[], FastAPI], tuple[str, str]] = {
+    _nested: ("/reports", "/api/v1/jobs/"),
+    _both: ("/reports", "/tasks/"),
+    _in_the_outer_app: ("/inner/reports", "/tasks/"),
+    _in_the_inner_app: ("/inner/reports", "/inner/tasks/"),
+    _in_another_app: ("/reports", "/inner/tasks/"),
+    _of_its_own: ("/reports", "/reports/"),
+    _of_a_tenant: ("/a%20b/reports", "/a%20b/tasks/"),
+}
+"""Where each app accepts a task, and what the URL of its status begins with."""
+
+
+async def test_where_the_status_is(asyncframe: Probe) -> None:
     """Location is the URL of the first route that shows tasks, with all prefixes around it."""
-    async with asyncframe.client(app()) as client:
-        response = await client.post(posted_to, params={"title": "Q3"})
-        task = await asyncframe.completed(response)
-        location = response.headers["location"]
-        shown = await client.get(location)
-    assert location == response.json()["status_url"] == url.replace("ID", task.task_id)
-    assert shown.json()["result"] == {"title": "Q3"}
+    found, expected = {}, {}
+    for app, (posted_to, begin) in WHERE.items():
+        async with asyncframe.client(app()) as client:
+            response = await client.post(posted_to, params={"title": "Q3"})
+            task = await asyncframe.completed(response)
+            location = response.headers["location"]
+            shown = await client.get(location)
+        url = f"{begin}{task.task_id}" + ("/status" if app is _of_its_own else "")
+        found[app] = (location, response.json()["status_url"], shown.json()["result"])
+        expected[app] = (url, url, {"title": "Q3"})
+    assert found == expected
 
 
-@pytest.mark.parametrize("path", ["/reports", "/inner/reports"])
-def test_behind_a_proxy(path: str) -> None:
+def test_behind_a_proxy() -> None:
     """The URL begins with the path under which the server is reached, also in a mounted app."""
     app = _in_the_outer_app()
     app.post("/reports")(_from_a_coroutine())
     with TestClient(app, root_path="/proxy") as client:
-        response = client.post(f"/proxy{path}", params={"title": "Q3"})
-        location = response.headers["location"]
-        assert client.get(location).json()["task_id"] == response.json()["task_id"]
-    assert location.startswith("/proxy/tasks/")
+        for path in ("/reports", "/inner/reports"):
+            response = client.post(f"/proxy{path}", params={"title": "Q3"})
+            location = response.headers["location"]
+            assert location.startswith("/proxy/tasks/"), path
+            assert client.get(location).json()["task_id"] == response.json()["task_id"], path
 
 
 WITHOUT_STATUS = re.escape(
@@ -596,14 +608,14 @@ def _in_a_router() -> FastAPI:
     return app
 
 
-@pytest.mark.parametrize("app", [_in_a_mounted_app, _in_a_router, _of_a_host])
-def test_an_app_that_shows_no_status(app: Any) -> None:
+def test_an_app_that_shows_no_status() -> None:
     """An app with an accepting route does not start if it shows the status of no task."""
-    with pytest.raises(RuntimeError, match=f"^{WITHOUT_STATUS}$"), TestClient(app()):
-        pass  # pragma: no cover  # it does not come so far
-    get_after = FastAPI(lifespan=setup_async_framework)
-    with TestClient(get_after):
-        pass  # the failed start left no framework behind
+    for app in (_in_a_mounted_app, _in_a_router, _of_a_host):
+        with pytest.raises(RuntimeError, match=f"^{WITHOUT_STATUS}$"), TestClient(app()):
+            pytest.fail(f"{app.__name__} starts")
+        get_after = FastAPI(lifespan=setup_async_framework)
+        with TestClient(get_after):
+            pass  # the failed start left no framework behind
 
 
 def test_a_route_that_comes_later() -> None:
@@ -661,23 +673,19 @@ def linked(app: FastAPI, path: str, status: str = "202") -> Any:
 BODY = "$response.body#/task_id"
 
 
-@pytest.mark.parametrize(
-    ("app", "path", "parameters", "target"),
-    [
-        (_nested, "/reports", {"task_id": BODY}, "/api/v1/jobs/{task_id}"),
-        (_both, "/reports", {"task_id": BODY}, "/tasks/{task_id}"),
-        (_of_its_own, "/reports", {"task_id": BODY}, "/reports/{task_id}/status"),
-        (
-            _of_a_tenant,
-            "/{tenant}/reports",
-            {"tenant": "$request.path.tenant", "task_id": BODY},
-            "/{tenant}/tasks/{task_id}",
-        ),
-    ],
-)
-def test_links(app: Any, path: str, parameters: Any, target: str) -> None:
+def test_links() -> None:
     """In OpenAPI a link leads from the 202 response to the operation that shows the task."""
-    assert linked(app(), path) == (parameters, [target])
+    found = {
+        app: linked(app(), "/{tenant}/reports" if app is _of_a_tenant else "/reports")
+        for app in (_nested, _both, _of_its_own, _of_a_tenant)
+    }
+    tenant = "$request.path.tenant"
+    assert found == {
+        _nested: ({"task_id": BODY}, ["/api/v1/jobs/{task_id}"]),
+        _both: ({"task_id": BODY}, ["/tasks/{task_id}"]),
+        _of_its_own: ({"task_id": BODY}, ["/reports/{task_id}/status"]),
+        _of_a_tenant: ({"tenant": tenant, "task_id": BODY}, ["/{tenant}/tasks/{task_id}"]),
+    }
 
 
 def test_links_of_later_routes() -> None:
@@ -704,23 +712,27 @@ class Branch(BaseModel):
     branches: list[Branch] = []
 
 
-@pytest.mark.parametrize(
-    ("result", "names"),
-    [
-        (Branch, {"Branch"}),
-        (dict[str, Report], {"Report"}),
-        (Report | None, {"Report"}),
-        (int, set()),
-        (Any, set()),
-    ],
-)
-def test_results_in_openapi(result: Any, names: set[str]) -> None:
+RESULTS: dict[str, tuple[Any, set[str]]] = {
+    "a model that refers to itself": (Accepted[Branch], {"Branch"}),
+    "models in a dict": (Accepted[dict[str, Report]], {"Report"}),
+    "a model or nothing": (Accepted[Report | None], {"Report"}),
+    "a number": (Accepted[int], set()),
+    "anything": (Accepted[Any], set()),
+}
+"""Types of results, and the models that their description refers to."""
+
+
+def test_results_in_openapi() -> None:
     """Any type of result is described."""
-    app = made()
-    app.post("/reports", response_model=Accepted[result])(make_report)
-    document = app.openapi()
-    responses = document["paths"]["/reports"]["post"]["responses"]
-    found = referenced(responses["202"], document, set())
-    assert found - {"TaskStatus"} == names | {f for f in found if f.startswith("Accepted")}
-    (body,) = (name for name in found if name.startswith("Accepted"))
-    assert "result" in document["components"]["schemas"][body]["properties"]
+    found, expected = {}, {}
+    for kind, (result, names) in RESULTS.items():
+        app = made()
+        app.post("/reports", response_model=result)(make_report)
+        document = app.openapi()
+        responses = document["paths"]["/reports"]["post"]["responses"]
+        models = referenced(responses["202"], document, set()) - {"TaskStatus"}
+        (body,) = (name for name in models if name.startswith("Accepted"))
+        properties = document["components"]["schemas"][body]["properties"]
+        found[kind] = (models - {body}, "result" in properties)
+        expected[kind] = (names, True)
+    assert found == expected
