@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.children import run
 
 SCRIPT = Path(__file__).resolve().parents[2] / ".ci" / "changelog"
 
@@ -32,8 +33,7 @@ class Repository:
         name = {"GIT_AUTHOR_NAME": "a", "GIT_COMMITTER_NAME": "a"}
         mail = {"GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_EMAIL": "a@b"}
         settings = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-        env = os.environ | name | mail | settings
-        subprocess.run(["git", *words], cwd=self.root, env=env, check=True, capture_output=True)
+        run("git", *words, cwd=self.root, env=name | mail | settings)
 
     def write(self, name: str, text: str = "") -> None:
         """Write a file, committed or not."""
@@ -48,13 +48,9 @@ class Repository:
         self.git("add", "--all")
         self.git("commit", "--quiet", "--message", "Change")
 
-    def check(self, **variables: str) -> tuple[int, str]:
-        """Return the script's exit status and what it printed."""
-        env = {key: value for key, value in os.environ.items() if key != "CI_BASE"} | variables
-        words = ["bash", ".ci/changelog"]
-        done = subprocess.run(
-            words, cwd=self.root, env=env, capture_output=True, text=True, check=False
-        )
+    def check(self, base: str = "") -> tuple[int, str]:
+        """Return the script's exit status and what it printed, for a base that CI gives."""
+        done = run("bash", ".ci/changelog", cwd=self.root, env={"CI_BASE": base}, status=None)
         return done.returncode, done.stdout + done.stderr
 
 
@@ -161,14 +157,14 @@ def test_a_base_that_is_given(repository: Repository) -> None:
     repository.commit("framework/new.py")
 
     assert repository.check()[0] == 0
-    assert repository.check(CI_BASE="HEAD~1")[0] == 1
+    assert repository.check("HEAD~1")[0] == 1
 
 
 def test_a_base_that_is_not_there(repository: Repository) -> None:
     """A CI_BASE that git does not know, as CI gives for a new branch, is left out."""
     repository.commit("framework/new.py")
 
-    assert repository.check(CI_BASE="0" * 40)[0] == 1
+    assert repository.check("0" * 40)[0] == 1
 
 
 @pytest.mark.parametrize("history", ["none", "one commit"])

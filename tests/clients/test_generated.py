@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.patience import PATIENCE
+from tests import children
 from tests.programs import TOOLS, places, program
 from tests.serving import ROOT, serving
 
@@ -41,17 +38,8 @@ COMPILER = {
 
 def run(folder: Path, name: str, *arguments: str) -> str:
     """Run a program in a folder, and return what it printed; it must succeed."""
-    done = subprocess.run(
-        [program(name), *arguments],
-        cwd=folder,
-        env={**os.environ, "PATH": places(name)},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    env = {"PATH": places(name)}
+    return children.run(program(name), *arguments, cwd=folder, env=env).stdout
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +65,7 @@ def test_python_client(folder: Path, url: str) -> None:
     (folder / "follow.py").write_bytes((PROGRAMS / "follow.py").read_bytes())
     (folder / "mypy.ini").write_text(STRICT, encoding="utf-8")
     python = str(TOOLS / "bin" / "python")
-    types = [sys.executable, "-m", "mypy", "--python-executable", python, "follow.py"]
-    checked = subprocess.run(types, cwd=folder, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout
+    children.python("-m", "mypy", "--python-executable", python, "follow.py", cwd=folder)
 
     assert run(folder, python, "follow.py", url).splitlines() == [
         "Processed(status='completed', data_id='7', additional_properties={})",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.children import run
 from tests.patience import PATIENCE
 from tests.programs import places, program
 from tests.serving import serving
@@ -33,16 +32,8 @@ def tried(app: str, folder: Path, examples: int, *options: str, patience: float 
         # A wait may take a minute.
         command += ["--request-timeout", "65"]
         command += ["--exclude-checks", UNMEANT, "-n", str(examples), *options]
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env={**os.environ, "PATH": places("st"), "NO_COLOR": "1"},
-            capture_output=True,
-            text=True,
-            timeout=patience,
-            check=False,
-        )
-    assert done.returncode == 0, done.stdout + done.stderr
+        env = {"PATH": places("st"), "NO_COLOR": "1"}
+        done = run(*command, cwd=folder, env=env, patience=patience)
     found = re.search(r"([\d,]+) generated", done.stdout)
     assert found is not None, done.stdout
     return int(found[1].replace(",", ""))
