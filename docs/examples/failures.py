@@ -139,7 +139,7 @@ def test_a_password_is_not_kept() -> None:
     with TestClient(app) as client:
         manager = app.state.task_manager
         task_id = manager.submit_nowait(log_in, ("ann", "hunter2"))
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match=r"^directory is down$"):
             manager.wait_result(task_id, timeout=60)
         refused = client.post(f"/failures/{task_id}/again").json()["detail"]
     assert refused == "its arguments were not kept: its option keep_arguments is False"

@@ -18,6 +18,7 @@ from sqlalchemy.pool import StaticPool
 from framework import (
     TaskManager,
     TaskStatus,
+    TaskTimeoutError,
     async_task,
     background_task,
     get_task_manager,
@@ -43,6 +44,10 @@ class Log(list[str]):
         """Set when it is closed."""
         self.thread: threading.Thread | None = None
         """The thread that closed it."""
+        self.opened_async = threading.Event()
+        """Set when an async dependency is open."""
+        self.task: asyncio.Task[Any] | None = None
+        """The asyncio task in which that was opened."""
 
     def scope(self, name: str) -> Callable[[], Iterator[str]]:
         """Return a sync dependency that logs its opening, its end and the error it is told."""
@@ -67,6 +72,8 @@ class Log(list[str]):
 
         async def opened() -> AsyncIterator[str]:
             self.append(f"{name} opened")
+            self.task = asyncio.current_task()
+            self.opened_async.set()
             try:
                 yield name
             except BaseException as error:
@@ -158,7 +165,7 @@ async def test_overrides(asyncframe: Probe, log: Log, kind: str) -> None:
     """An app's overrides apply in its tasks, at any depth, and may be of another kind."""
 
     def get_url() -> str:
-        raise AssertionError
+        raise AssertionError("the dependency itself is called")
 
     def get_client(url: str = Depends(get_url)) -> str:
         return f"client of {url}"
@@ -177,7 +184,7 @@ async def test_overrides(asyncframe: Probe, log: Log, kind: str) -> None:
         app.dependency_overrides[get_client] = lambda: "another one"
         assert (await asyncframe.completed(use())).result == "another one"
         app.dependency_overrides.clear()
-        with pytest.raises(AssertionError):
+        with pytest.raises(AssertionError, match=r"^the dependency itself is called$"):
             await asyncframe.completed(use())
 
 
@@ -354,7 +361,11 @@ async def test_no_event_loop(task_manager: TaskManager, log: Log) -> None:
 
     def submit_and_wait() -> str:
         task_id = task_manager.submit_nowait(use)
-        with pytest.raises(RuntimeError, match=r"^an async dependency needs the event loop of an "):
+        said = (
+            r"^an async dependency needs the event loop of an app, but there is none here: set up "
+            r"the framework on an event loop, or make the dependency a plain function$"
+        )
+        with pytest.raises(RuntimeError, match=said):
             task_manager.wait_result(task_id, timeout=PATIENCE)
         return task_id
 
@@ -378,7 +389,8 @@ async def test_a_thread_over_its_limit(asyncframe: Probe, log: Log) -> None:
         return value
 
     task_id = late()
-    with pytest.raises(TimeoutError):
+    said = rf"^task '{task_id}' \(\S+\.late\) ran past its time limit of 5 s$"
+    with pytest.raises(TaskTimeoutError, match=said):
         await get_task_manager().get_result(task_id)
     assert log == ["one opened"]
     gate.set()
@@ -437,8 +449,11 @@ async def test_cancelled_while_it_opens(asyncframe: Probe, log: Log) -> None:
     task_id = use()
     await reached(opening)
     cancelling = asyncio.ensure_future(asyncframe.manager.cancel_task(task_id))
-    while not (found := await asyncframe.manager.get_task(task_id)) or not found.cancel_requested:
-        await asyncio.wait((cancelling,), timeout=0)
+    # Its first step asks the task, whatever that answers later.
+    await asyncio.wait((cancelling,), timeout=0)
+    found = await asyncframe.manager.get_task(task_id)
+    assert found is not None
+    assert found.cancel_requested
     gate.set()
     await cancelling
     task = await asyncframe.completed(task_id, check=False)
@@ -547,13 +562,11 @@ async def test_a_loop_that_cancels_all(asyncframe: Probe, log: Log) -> None:
         gate.wait(PATIENCE)
 
     task_id = use()
-    await reached(log.opened)
-    while not (found := [one for one in asyncio.all_tasks() if one.get_name().endswith("Depends")]):
-        await asyncio.wait((asyncio.get_running_loop().create_future(),), timeout=0)
-    while "two opened" not in log:
-        await asyncio.wait(found, timeout=0)
-    found[0].cancel()
-    await asyncio.wait(found)
+    await reached(log.opened_async)
+    assert log.task is not None
+    assert log.task.get_name().endswith("Depends")
+    log.task.cancel()
+    await asyncio.wait((log.task,))
     gate.set()
     task = await asyncframe.completed(task_id, check=False)
     assert str(task.error) == "the event loop of the task's app has ended"
