@@ -18,24 +18,12 @@ from framework import (
     Task,
     TaskId,
     TaskStatus,
-    background_task,
     get_task_manager,
     setup_async_framework,
 )
 from framework.http import Accepted, TaskView, task_router
 from pytest_asyncframe.probe import Probe
-
-
-class Report(BaseModel):
-    """What the tasks return."""
-
-    title: str
-
-
-@background_task
-def make_report(title: str) -> Report:
-    """Make a report."""
-    return Report(title=title)
+from tests.framework.http.reports import Report, make_report
 
 
 def made(*routers: APIRouter) -> FastAPI:

@@ -23,18 +23,13 @@ from framework._tasks.records import TaskRecord
 from framework.http import task_router
 from framework.stores.sql import SQLStore
 from pytest_asyncframe.probe import Probe
+from tests.framework.http.login import ASKED, LOGIN, let_in
 from tests.framework.http.refused import Refusal, not_refused
-
-ASKED = {"X-Requested-With": "tests"}
 
 
 def user_of(request: Request) -> str | None:
     """Return who sends a request."""
     return request.headers.get("x-user")
-
-
-def let_in() -> None:
-    """Stand for a login check that everybody passes."""
 
 
 @background_task(name="child")
@@ -52,7 +47,7 @@ def parent() -> str:
 def made(**options: Any) -> FastAPI:
     """Return an app that submits tasks for users, and shows each their own."""
     app = FastAPI(lifespan=setup_async_framework)
-    options = {"owner": user_of, "dependencies": [Depends(let_in)], **options}
+    options = {"owner": user_of, "dependencies": LOGIN, **options}
     app.include_router(task_router(**options))
     app.post("/parent")(parent)
     return app
@@ -147,7 +142,7 @@ async def test_a_list_is_filtered_after_the_owner(asyncframe: Probe) -> None:
 async def test_a_repeated_task_stays_with_its_owner(asyncframe: Probe) -> None:
     """A task that an administrator runs again belongs to the owner of the first one."""
     app = made()
-    app.include_router(task_router(prefix="/admin", dependencies=[Depends(let_in)]))
+    app.include_router(task_router(prefix="/admin", dependencies=LOGIN))
 
     @app.post("/failing")
     @background_task(name="failing")
@@ -323,7 +318,7 @@ def test_two_functions_in_one_app() -> None:
 def test_one_function_in_two_routers() -> None:
     """Two routers of an app may have the same function."""
     app = made()
-    app.include_router(task_router(prefix="/more", owner=user_of, dependencies=[Depends(let_in)]))
+    app.include_router(task_router(prefix="/more", owner=user_of, dependencies=LOGIN))
     with TestClient(app) as client:
         task_id = client.post("/parent", headers=as_user("ann")).json()
         assert client.get(f"/more/{task_id}", headers=as_user("ann")).status_code == 200
@@ -350,7 +345,7 @@ async def test_a_framework_without_the_app(caplog: pytest.LogCaptureFixture) -> 
             yield
 
     app = FastAPI(lifespan=lifespan)
-    app.include_router(task_router(owner=user_of, dependencies=[Depends(let_in)]))
+    app.include_router(task_router(owner=user_of, dependencies=LOGIN))
     app.post("/parent")(parent)
     with TestClient(app) as client:
         for _ in range(2):
@@ -398,7 +393,7 @@ def test_a_foreign_task_is_looked_for_as_an_unknown_one(
     """The store gets the same queries for a task of somebody else as for an unknown one."""
     store = SQLStore(f"sqlite:///{tmp_path}/tasks.db")
     app = FastAPI(lifespan=setup_async_framework(store=store))
-    app.include_router(task_router(owner=user_of, dependencies=[Depends(let_in)]))
+    app.include_router(task_router(owner=user_of, dependencies=LOGIN))
     app.post("/parent")(parent)
     monkeypatch.setattr("framework._manager.core.Elsewhere", Counted)
     with TestClient(app) as client:

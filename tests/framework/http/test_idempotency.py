@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
-from pydantic import BaseModel
 
 from framework import (
     TaskStatus,
@@ -18,18 +17,7 @@ from framework import (
 )
 from framework.http import Accepted, task_router
 from pytest_asyncframe.probe import Probe
-
-
-class Report(BaseModel):
-    """What the tasks return."""
-
-    title: str
-
-
-@background_task
-def make_report(title: str) -> Report:
-    """Make a report."""
-    return Report(title=title)
+from tests.framework.http.reports import Report, make_report
 
 
 def made(create: Any, **options: Any) -> FastAPI:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
@@ -14,12 +14,9 @@ from starlette.types import Scope
 
 from framework import setup_async_framework
 from framework.http import task_router
+from tests.framework.http.login import LOGIN
 
 OPEN = "so everybody who reaches the app can see and cancel tasks"
-
-
-def let_in() -> None:
-    """Stand for a login check that everybody passes."""
 
 
 async def show() -> str:
@@ -39,9 +36,6 @@ def made(app: FastAPI | None = None, **options: Any) -> FastAPI:
     app = FastAPI(lifespan=setup_async_framework) if app is None else app
     app.include_router(task_router(**options))
     return app
-
-
-LOGIN = [Depends(let_in)]
 
 
 # -- who may use them

@@ -25,20 +25,15 @@ from framework.http import TaskView, task_router, views
 from framework.http._responses import answer_of_task
 from framework.http.views import CancelResult, TaskList, TaskStarted, TaskStats
 from pytest_asyncframe.probe import Probe
+from tests.framework.http.login import ASKED, LOGIN, let_in
 from tests.framework.http.refused import Refusal, not_refused
 from tests.patience import PATIENCE
-
-ASKED = {"X-Requested-With": "tests"}
-
-
-def let_in() -> None:
-    """Stand for a login check that everybody passes."""
 
 
 def made(**options: Any) -> FastAPI:
     """Return an app with a framework and the routes of tasks."""
     app = FastAPI(lifespan=setup_async_framework)
-    options.setdefault("dependencies", [Depends(let_in)])
+    options.setdefault("dependencies", LOGIN)
     app.include_router(task_router(**options))
     return app
 
@@ -404,7 +399,7 @@ async def test_a_task_that_cannot_be_run_again(asyncframe: Probe) -> None:
 async def test_a_full_queue(asyncframe: Probe) -> None:
     """If the queue is full, a task is not run again: 503 says when to try."""
     app = FastAPI(lifespan=setup_async_framework(queue_size=1))
-    app.include_router(task_router(dependencies=[Depends(let_in)]))
+    app.include_router(task_router(dependencies=LOGIN))
     async with asyncframe.client(app) as client:
         task_id = fail()
         asyncframe.expect_failure(fail, LookupError)
@@ -421,7 +416,7 @@ async def test_a_full_queue(asyncframe: Probe) -> None:
 def test_without_a_framework() -> None:
     """Without a framework the error of the server says what to do."""
     app = FastAPI()
-    app.include_router(task_router(dependencies=[Depends(let_in)]))
+    app.include_router(task_router(dependencies=LOGIN))
     with (
         TestClient(app) as client,
         pytest.raises(RuntimeError, match=r"^no task framework is running here: add it to the app"),
@@ -432,9 +427,9 @@ def test_without_a_framework() -> None:
 async def test_nested_and_mounted(asyncframe: Probe) -> None:
     """The routes work in a router of a router, and in an app that is mounted in another one."""
     app, inner, outer = FastAPI(lifespan=setup_async_framework), FastAPI(), APIRouter(prefix="/v1")
-    outer.include_router(task_router(prefix="", dependencies=[Depends(let_in)]), prefix="/jobs")
+    outer.include_router(task_router(prefix="", dependencies=LOGIN), prefix="/jobs")
     app.include_router(outer)
-    inner.include_router(task_router(dependencies=[Depends(let_in)]))
+    inner.include_router(task_router(dependencies=LOGIN))
     app.mount("/inner", inner)
     async with asyncframe.client(app) as client:
         task_id = fail()
@@ -569,5 +564,5 @@ async def test_a_task_manager_of_ones_own(task_manager: TaskManager) -> None:
     task_id = await task_manager.submit(len, args=("abc",))
     await task_manager.wait(task_id)
     app = FastAPI()
-    app.include_router(task_router(dependencies=[Depends(let_in)]))
+    app.include_router(task_router(dependencies=LOGIN))
     assert TestClient(app).get(f"/tasks/{task_id}").json()["result"] == 3

@@ -5,28 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from httpx import AsyncClient
 from pydantic import BaseModel
 
 from framework import Task, background_task, get_task_manager, retry_task, setup_async_framework
 from framework.http import TaskView, task_router
 from pytest_asyncframe.probe import Probe
+from tests.framework.http.login import ASKED, LOGIN
 
 ARGUMENT, MESSAGE, HOST = "argument-4711", "message-4711", "host-4711"
 pytestmark = pytest.mark.asyncframe(lost_failures="off")
-
-ASKED = {"X-Requested-With": "tests"}
 
 
 class Public(BaseModel):
     """What a route shows of a result."""
 
     title: str
-
-
-def let_in() -> None:
-    """Stand for a login check that everybody passes."""
 
 
 @background_task(name="fails")
@@ -45,7 +40,7 @@ async def retry(secret: str) -> None:
 def made(*, expose_errors: bool) -> FastAPI:
     """Return an app with the routes, and two routes of its own that return tasks."""
     app = FastAPI(lifespan=setup_async_framework)
-    app.include_router(task_router(dependencies=[Depends(let_in)], expose_errors=expose_errors))
+    app.include_router(task_router(dependencies=LOGIN, expose_errors=expose_errors))
 
     @app.get("/own/{task_id}")
     async def show(task_id: str) -> TaskView[Any]:
