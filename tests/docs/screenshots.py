@@ -44,6 +44,23 @@ PICTURES: Final = (
 )
 
 
+class Server(uvicorn.Server):
+    """A server that tells when it is up.
+
+    Attributes:
+        is_up: Set when it takes requests.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and tell it."""
+        await super().startup(sockets)
+        self.is_up.set()
+
+
 async def take(browser: Browser, url: str, picture: Picture) -> None:
     """Take one picture."""
     context = await browser.new_context(
@@ -70,10 +87,9 @@ async def main() -> None:
     logging.getLogger("asyncframe").setLevel(logging.CRITICAL)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+        server = Server(uvicorn.Config(app, log_level="critical"))
         serving = asyncio.create_task(server.serve([listener]))
-        while not server.started:
-            await asyncio.wait({serving}, timeout=0.05)
+        await server.is_up.wait()
         await live()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         async with async_playwright() as playwright:
