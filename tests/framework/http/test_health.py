@@ -137,7 +137,9 @@ def test_problems_that_others_may_share(
         if name == "queue":
             manager.submit_nowait(int, delay=3_600)
             with pytest.raises(
-                QueueFullError, match=r"^the task queue is full: 1 tasks are waiting; "
+                QueueFullError,
+                match=r"^the task queue is full: 1 tasks are waiting; try again in 1 s, or "
+                r"increase 'queue_size' or 'max_workers'$",
             ):
                 manager.submit_nowait(int)
         elif name == "store":

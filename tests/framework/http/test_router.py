@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from typing import Any
 
@@ -417,9 +418,14 @@ def test_without_a_framework() -> None:
     """Without a framework the error of the server says what to do."""
     app = FastAPI()
     app.include_router(task_router(dependencies=LOGIN))
+    said = re.escape(
+        "no task framework is running here: add it to the app (FastAPI(lifespan="
+        "setup_async_framework)), enter it yourself ('async with setup_async_framework(app):'), or "
+        "in a test use 'with TestClient(app)' or the fixture task_manager of the pytest plugin"
+    )
     with (
         TestClient(app) as client,
-        pytest.raises(RuntimeError, match=r"^no task framework is running here: add it to the app"),
+        pytest.raises(RuntimeError, match=f"^{said}$"),
     ):
         client.get("/tasks/1")
 
