@@ -261,6 +261,8 @@ async def test_a_line_that_is_no_json() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tasks.jsonl"
         path.write_text("no JSON\n")
-        with pytest.raises(StoreUnavailableError, match=r"tasks\.jsonl cannot be used"):
+        with pytest.raises(
+            StoreUnavailableError, match=r"tasks\.jsonl cannot be used: JSONDecodeError\("
+        ):
             await one_process(path)
         assert path.read_text() == "no JSON\n"

@@ -541,7 +541,9 @@ async def test_a_task_that_waits_is_cancelled() -> None:
 async def test_a_module_that_is_not_there() -> None:
     """An app does not start if its children cannot import a module."""
     engine = SubprocessEngine(["no_such_module"], processes=1)
-    with pytest.raises(RuntimeError, match=r"^a child process did not start"):
+    with pytest.raises(
+        RuntimeError, match=r"^a child process did not start; see what it has printed$"
+    ):
         async with setup_async_framework(None, engine=engine):
             pass
 

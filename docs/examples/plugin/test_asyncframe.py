@@ -93,7 +93,7 @@ def test_what_was_submitted(asyncframe: Probe) -> None:
 
 def test_a_failure_that_is_raised(asyncframe: Probe) -> None:
     """Waiting for a failed task raises its error."""
-    with pytest.raises(PermissionError, match="order 7"):
+    with pytest.raises(PermissionError, match=r"^order 7 is not paid$"):
         asyncframe.run_until_complete(refund(7))
 
 

@@ -45,7 +45,7 @@ def test_the_page_is_away(asyncframe: Probe, monkeypatch: pytest.MonkeyPatch) ->
         raise ConnectionError("away")
 
     monkeypatch.setattr(f"{__name__}.fetch", fail)
-    with pytest.raises(ConnectionError, match="away"):
+    with pytest.raises(ConnectionError, match=r"^away$"):
         asyncframe.run_until_complete(count_words("http://example.org"))
 
     assert asyncframe.delays(count_words) == [15.0, 30.0, 60.0]

@@ -24,7 +24,7 @@ def test_it_gives_up(asyncframe: Probe) -> None:
     """After delays of 10, 20 and 40 seconds the task fails with the last error."""
     task_id = charge(7)
 
-    with pytest.raises(ConnectionError, match="no bank for order 7"):
+    with pytest.raises(ConnectionError, match=r"^no bank for order 7$"):
         asyncframe.run_until_complete(task_id)
     assert asyncframe.delays(charge) == [10.0, 20.0, 40.0]
 
