@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from framework import QueueFullError, RateLimitExceededError, TaskManager
+from framework import TaskManager
 from tests.framework.apps.limits import app
 from tests.framework.clients import TestClient
 from tests.serving import Server, serving
@@ -65,21 +65,6 @@ def test_a_real_server_answers_429_and_503() -> None:
     assert 55 <= int(limited.headers["retry-after"]) <= 60
     assert (full.status_code, full.headers["retry-after"]) == (503, "1")
     assert alive.status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "header"),
-    [
-        (RateLimitExceededError("f", 5, 60.0, 0.001), 429, "1"),
-        (RateLimitExceededError("f", 5, 60.0, 12.001), 429, "13"),
-        (QueueFullError(10, 2.0), 503, "2"),
-    ],
-)
-def test_retry_after_is_rounded_up_to_whole_seconds(
-    error: RateLimitExceededError | QueueFullError, status: int, header: str
-) -> None:
-    """A request that is repeated after the seconds in the header, at least one, passes."""
-    assert (error.status_code, error.headers) == (status, {"Retry-After": header})
 
 
 # -- ids
