@@ -19,6 +19,7 @@ from framework import (
     scheduled_task,
     setup_async_framework,
 )
+from tests.framework.refusing import Told, told_by
 
 NAN = math.nan
 WHOLE_1 = "a whole number of at least 1"
@@ -28,7 +29,6 @@ AT_LEAST_0 = "a number at least 0"
 ID = "1 to 200 characters, all of them printable"
 
 Case = tuple[str, Any, type[Exception], str]
-Told = tuple[type[Exception] | None, str]
 
 
 def cases(parameter: str, allowed: str, *values: Any) -> list[Case]:
@@ -45,15 +45,6 @@ def cases(parameter: str, allowed: str, *values: Any) -> list[Case]:
         )
         for value in values
     ]
-
-
-def told_by(call: Callable[..., object], **given: Any) -> Told:
-    """Return the class and the text of what a call raises; None and no text for nothing."""
-    try:
-        call(**given)
-    except (TypeError, ValueError) as error:
-        return type(error), str(error)
-    return None, ""
 
 
 def refuse(call: Callable[..., object], *groups: list[Case]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -32,6 +34,7 @@ from framework._tasks.wire import (
     settled,
 )
 from framework.exceptions import RemoteTaskError
+from tests.framework.refusing import differing, told_by
 
 
 class Strict(BaseModel):
@@ -128,20 +131,26 @@ def test_decorated_function() -> None:
     assert bare_function(decorated) is retried.fn
 
 
-@pytest.mark.parametrize(
-    ("fn", "args", "words"),
-    [
-        (call, ("x",), "argument 'number' of .*call does not fit: given a value of type str: In"),
-        (call, (1, "soon"), "argument 'moment'"),
-        (call, (1, MOMENT, "x"), "argument 'rest'"),
-        (untyped, (object(),), "argument 'first' .* Unable to serialize unknown type"),
-        (untyped, ([{1: object()}],), "argument 'first'"),
-    ],
-)
-def test_argument_that_does_not_fit(fn: Any, args: tuple[Any, ...], words: str) -> None:
+def test_arguments_that_do_not_fit() -> None:
     """The error names function, parameter and type."""
-    with pytest.raises(TypeError, match=words):
-        encode_call(fn, args, None)
+    calls: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        "'number' of {}.call does not fit: given a value of type str: Input": (call, ("x",)),
+        "'moment' of {}.call does not fit: given a value of type str: In": (call, (1, "soon")),
+        "'rest' of {}.call does not fit: given a value of type str: In": (call, (1, MOMENT, "x")),
+        "'first' of {}.untyped does not fit: given a value of type object: Unable to serialize": (
+            untyped,
+            (object(),),
+        ),
+        "'first' of {}.untyped does not fit: given a value of type list: Unable to serialize": (
+            untyped,
+            ([{1: object()}],),
+        ),
+    }
+    wrong = differing(
+        (told_by(encode_call, fn, args, None) for fn, args in calls.values()),
+        ((TypeError, f"argument {words.format(__name__)}") for words in calls),
+    )
+    assert not wrong, wrong
 
 
 def test_almost_fitting() -> None:
@@ -166,45 +175,48 @@ def iterated(numbers: Iterable[Any]) -> Iterable[Any]:
     return numbers
 
 
-READ_ONCE = r"files, generators and iterators cannot be sent: pass a list"
+READ_ONCE = ": files, generators and iterators cannot be sent: pass a list;"
 
 
-@pytest.mark.parametrize("fn", [untyped, listed, iterated])
-@pytest.mark.parametrize(
-    "wrap", [lambda it: it, lambda it: [{"a": (1, it)}], Holder], ids=["bare", "deep", "field"]
-)
-@pytest.mark.parametrize(
-    "make",
-    [iter, StringIO, lambda text: (ch for ch in text)],
-    ids=["iterator", "file", "generator"],
-)
-def test_what_can_be_read_once(fn: Any, wrap: Any, make: Any) -> None:
+def test_what_can_be_read_once() -> None:
     """A file or generator is refused unread, wherever it stands and whatever is annotated."""
-    once = make("123")
-    with pytest.raises(TypeError, match=rf"^argument '\w+' of .*: {READ_ONCE};"):
-        encode_call(fn, (wrap(once),), None)
-    with pytest.raises(TypeError, match=rf"^the result of .*: {READ_ONCE};"):
-        encode_result(fn, wrap(once))
-    assert list(once) == ["1", "2", "3"] if make is not StringIO else once.read() == "123"
+    makers: list[Callable[[str], Any]] = [iter, StringIO, lambda text: (ch for ch in text)]
+    places: list[Callable[[Any], Any]] = [lambda it: it, lambda it: [{"a": (1, it)}], Holder]
+    wrong = []
+    for fn, place, make in itertools.product((untyped, listed, iterated), places, makers):
+        once = make("123")
+        for what, told in (
+            ("argument '", told_by(encode_call, fn, (place(once),), None)),
+            ("the result of ", told_by(encode_result, fn, place(once))),
+        ):
+            if told[0] is not TypeError or not told[1].startswith(what) or READ_ONCE not in told[1]:
+                wrong.append((fn, told))
+        if "".join(once) != "123":
+            wrong.append((fn, (None, f"{once} was read")))
+    assert not wrong, wrong
 
 
 def test_what_holds_itself_is_no_endless_search() -> None:
     """A list inside of itself is refused by JSON, after a search that ends."""
     endless: list[Any] = [1]
     endless.append(endless)
-    with pytest.raises(TypeError, match=r"Circular reference"):
+    with pytest.raises(
+        TypeError, match=r"^argument 'first' of .*untyped does not fit: .*Circular reference"
+    ):
         encode_call(untyped, (endless,), None)
 
 
 def test_too_long_a_call() -> None:
     """Arguments that take too much room are refused, with how much is allowed."""
-    with pytest.raises(ValueError, match=f"{MAX_CALL:,} are allowed: store the data"):
+    with pytest.raises(
+        ValueError, match=rf"^the arguments of .* {MAX_CALL:,} are allowed: store the data"
+    ):
         encode_call(untyped, ("x" * MAX_CALL,), None)
 
 
 def test_refused_on_arrival() -> None:
     """Arguments from outside are validated before anything is called with them."""
-    with pytest.raises(TypeError, match=r"argument 'number' .* does not fit: given a value of"):
+    with pytest.raises(TypeError, match=r"^argument 'number' .* does not fit: given a value of"):
         decode_call(call, '[["one"],{}]')
 
 
@@ -224,37 +236,41 @@ def nothing_else(choice: Literal["a", "b"]) -> None:
     """Take one of two texts."""
 
 
-@pytest.mark.parametrize(
-    "refused",
-    [
-        lambda: encode_call(strict_number, (SECRET,), None),
-        lambda: encode_call(any_of, (), {"number": [SECRET]}),
-        lambda: decode_call(nothing_else, f'[["{SECRET}"],{{}}]'),
-        lambda: encode_call(untyped, ([{SECRET: object()}],), None),
-        lambda: decode_call(strict_number, f'[["{SECRET}"],{{}}]'),
-        lambda: decode_call(strict_number, f'["{SECRET}"]'),
-        lambda: encode_result(strict_number, {"number": SECRET}),
-        lambda: require_arguments(SECRET, None),
-        lambda: require_arguments((), [SECRET]),
-    ],
-    ids=["int", "union", "literal", "untyped", "arrived", "shape", "result", "args", "kwargs"],
-)
-def test_a_refused_value_is_not_told(refused: Callable[[], object]) -> None:
+def test_a_refused_value_is_not_told() -> None:
     """Neither the error of a refused value nor its traceback shows the value."""
-    with pytest.raises((TypeError, ValueError)) as caught:
-        refused()
-    # But for the lines of this test.
-    shown = "".join(traceback.format_exception_only(caught.value))
-    assert SECRET not in shown
-    assert caught.value.__cause__ is None
-    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    refusals: dict[str, Callable[[], object]] = {
+        "int": lambda: encode_call(strict_number, (SECRET,), None),
+        "union": lambda: encode_call(any_of, (), {"number": [SECRET]}),
+        "literal": lambda: decode_call(nothing_else, f'[["{SECRET}"],{{}}]'),
+        "untyped": lambda: encode_call(untyped, ([{SECRET: object()}],), None),
+        "arrived": lambda: decode_call(strict_number, f'[["{SECRET}"],{{}}]'),
+        "shape": lambda: decode_call(strict_number, f'["{SECRET}"]'),
+        "result": lambda: encode_result(strict_number, {"number": SECRET}),
+        "args": lambda: require_arguments(SECRET, None),
+        "kwargs": lambda: require_arguments((), [SECRET]),
+    }
+    wrong = []
+    for name, refused in refusals.items():
+        # Their texts are compared where they are the claim; here it is what is not in them.
+        with pytest.raises((TypeError, ValueError)) as caught:
+            refused()
+        error = caught.value
+        # But for the lines of this test.
+        shown = "".join(traceback.format_exception_only(error))
+        hidden = error.__cause__ is None and (
+            error.__suppress_context__ or error.__context__ is None
+        )
+        if SECRET in shown or not hidden:
+            wrong.append(name)
+    assert not wrong, wrong
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "[[],[]]", "7", "nonsense", '[[1,2],"x"]'])
-def test_no_call(text: str) -> None:
+def test_no_call() -> None:
     """A text of another shape is no call."""
-    with pytest.raises(ValueError, match=r"a call is|Expecting value"):
-        decode_call(call, text)
+    texts = ("{}", "[]", "[[],[]]", "7", '[[1,2],"x"]', "nonsense")
+    told = [told_by(decode_call, call, text) for text in texts]
+    expected = [*[(ValueError, "a call is ")] * 5, (json.JSONDecodeError, "Expecting value")]
+    assert not differing(told, expected), told
 
 
 # -- results
@@ -275,24 +291,26 @@ def test_result_under_another_annotation() -> None:
     assert decode_result(call, '{"other":1}') == {"other": 1}
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_not_finite(value: float) -> None:
+def test_not_finite() -> None:
     """NaN and infinities survive, with and without an annotation."""
-    for fn in (to_float, untyped):
-        assert repr(decode_result(fn, encode_result(fn, value))) == repr(value)
+    for value in (float("nan"), float("inf"), -float("inf")):
+        for fn in (to_float, untyped):
+            assert repr(decode_result(fn, encode_result(fn, value))) == repr(value)
 
 
 def test_no_json() -> None:
     """A result that JSON has nothing for is named in the error."""
     with pytest.raises(
-        TypeError, match=r"the result of .*untyped cannot be kept: given a value of type f"
+        TypeError, match=r"^the result of .*untyped cannot be kept: given a value of type f"
     ):
         encode_result(untyped, lambda: None)
 
 
 def test_too_long_a_result() -> None:
     """A result that takes too much room is refused, with how much is allowed."""
-    with pytest.raises(ValueError, match=f"{MAX_RESULT:,} are allowed: store the data"):
+    with pytest.raises(
+        ValueError, match=rf"^the result of .* {MAX_RESULT:,} are allowed: store the data"
+    ):
         encode_result(untyped, "x" * MAX_RESULT)
 
 
@@ -303,18 +321,25 @@ def test_settled() -> None:
     assert settled(call, MODEL)[0] == MODEL
 
 
-@pytest.mark.parametrize("value", [None, True, 7, 0.5, "text", 2**2048 - 1])
-def test_settled_as_it_is(value: Any) -> None:
+def test_settled_as_it_is() -> None:
     """Of a plain value no text need be kept: it gives the same one later."""
-    assert settled(untyped, value) == (value, None)
+    values = [None, True, 7, 0.5, "text", 2**2048 - 1]
+    assert [settled(untyped, value) for value in values] == [(value, None) for value in values]
 
 
-@pytest.mark.parametrize("value", [10**5000, -(10**5000), [10**5000]], ids=["int", "below", "list"])
-@pytest.mark.parametrize("fn", [untyped, to_int, None], ids=["untyped", "typed", "unknown"])
-def test_settled_too_many_digits(value: Any, fn: Any) -> None:
+def test_settled_too_many_digits() -> None:
     """A whole number that Python does not turn into text is refused, and not only when written."""
-    with pytest.raises(TypeError, match=r"^the result of .* cannot be kept: "):
-        settled(fn, value)
+    told = [
+        told_by(settled, fn, value)
+        for fn in (untyped, to_int, None)
+        for value in (10**5000, -(10**5000), [10**5000])
+    ]
+    assert len(told) == 9
+    assert not [
+        one
+        for one in told
+        if one[0] is not TypeError or not re.match(r"the result of .* cannot be kept: ", one[1])
+    ]
 
 
 def test_settled_text_is_the_first() -> None:
@@ -344,9 +369,9 @@ class Hostile(Exception):  # noqa: N818  # as above
         raise RuntimeError
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
+def test_error_comes_back() -> None:
+    """An error has its class, its arguments, its attributes and its words."""
+    errors: list[BaseException] = [
         RuntimeError(),
         ValueError("x", 1, None, [2, {"a": 3}]),
         KeyError("k"),
@@ -356,15 +381,14 @@ class Hostile(Exception):  # noqa: N818  # as above
         RemoteTaskError("shop.Error", "text"),
         Sold("tea"),
         SystemExit(3),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_error_comes_back(error: BaseException) -> None:
-    """An error has its class, its arguments, its attributes and its words."""
-    found = decode_error(encode_error(error))
-    assert type(found) is type(error)
-    assert (found.args, str(found)) == (error.args, str(error))
-    assert vars(found) == vars(error)
+    ]
+
+    def known(error: BaseException) -> object:
+        return type(error), error.args, str(error), vars(error)
+
+    found = [decode_error(encode_error(error)) for error in errors]
+    wrong = [pair for pair in zip(found, errors, strict=True) if known(pair[0]) != known(pair[1])]
+    assert not wrong, wrong
 
 
 def test_error_with_other_arguments() -> None:
@@ -412,18 +436,21 @@ def test_no_import_through_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == []
 
 
-@pytest.mark.parametrize("name", ["eval", "print", "object", "dict"])
-def test_only_errors_are_built(name: str) -> None:
+def test_only_errors_are_built() -> None:
     """Nothing but an exception class is ever called."""
-    text = json.dumps({"type": ["builtins", name], "text": "1", "parts": [["1"], {}]})
-    assert isinstance(decode_error(text), RemoteTaskError)
+    found = [
+        decode_error(json.dumps({"type": ["builtins", name], "text": "1", "parts": [["1"], {}]}))
+        for name in ("eval", "print", "object", "dict")
+    ]
+    assert [type(error) for error in found] == [RemoteTaskError] * 4
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"type": 1, "text": "x", "parts": null}', "x"])
-def test_no_error(text: str) -> None:
+def test_no_error() -> None:
     """A text of another shape is no error."""
-    with pytest.raises(ValueError, match=r"not an error in JSON|Expecting value"):
-        decode_error(text)
+    texts = ("[]", "{}", '{"type": 1, "text": "x", "parts": null}', "x")
+    told = [told_by(decode_error, text) for text in texts]
+    expected = [*[(ValueError, "not an error in JSON")] * 3, (json.JSONDecodeError, "Expecting ")]
+    assert not differing(told, expected), told
 
 
 def test_long_error() -> None:
