@@ -101,24 +101,18 @@ def test_what_few_tasks_have() -> None:
     assert not found.read
 
 
-@pytest.mark.parametrize(
-    ("status", "given", "expected"),
-    [
+def test_a_failure_has_an_error() -> None:
+    """A task that failed comes back with its error, or one that says how it ended; read."""
+    expected: list[tuple[TaskStatus, BaseException | None, type[BaseException]]] = [
         (TaskStatus.FAILED, KeyError("lost"), KeyError),
         (TaskStatus.FAILED, None, RemoteTaskError),
         (TaskStatus.CANCELLED, None, TaskCancelledError),
         (TaskStatus.INTERRUPTED, None, TaskInterruptedError),
         (TaskStatus.TIMEOUT, None, TaskTimeoutError),
-    ],
-)
-def test_a_failure_has_an_error(
-    status: TaskStatus, given: BaseException | None, expected: type[BaseException]
-) -> None:
-    """A task that failed comes back with its error, or one that says how it ended; read."""
-    found = there_and_back(record(status, ended=53.5, error=given), Times(1_010.0, 60.0))
-
-    assert type(found.error) is expected
-    assert found.read
+    ]
+    for status, given, error in expected:
+        found = there_and_back(record(status, ended=53.5, error=given), Times(1_010.0, 60.0))
+        assert (type(found.error), found.read) == (error, True), status
 
 
 def test_a_result_that_is_no_json() -> None:

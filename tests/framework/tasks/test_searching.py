@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from framework._tasks.searching import finder, variants
 
 
-@pytest.mark.parametrize(
-    ("search", "text"),
-    [
+def test_what_is_found() -> None:
+    """A part of a text is found, in upper or lower case, and no character is a wildcard.
+
+    ASCII letters do not match signs that only look like them.
+    """
+    found = [
         ("MAIL", "send_mail"),
         ("mail", "SEND_MAIL"),
         ("über", "Die ÜBERSICHT"),
@@ -24,20 +26,17 @@ from framework._tasks.searching import finder, variants
         ("a\nb", "A\nB"),
         ("日本", "東京、日本"),
         ("", "anything"),
-    ],
-)
-def test_what_is_found(search: str, text: str) -> None:
-    """A part of a text is found, in upper or lower case, and no character is a wildcard."""
-    assert finder(search)(text)
-
-
-@pytest.mark.parametrize(
-    ("search", "text"),
-    [("50%", "50 x"), ("a_b", "axb"), ("[ab]", "a"), ("a.b", "axb"), ("k", "\u212a"), ("mail", "")],
-)
-def test_what_is_not_found(search: str, text: str) -> None:
-    """Nothing else is found; ASCII letters do not match signs that only look like them."""
-    assert not finder(search)(text)
+    ]
+    not_found = [
+        ("50%", "50 x"),
+        ("a_b", "axb"),
+        ("[ab]", "a"),
+        ("a.b", "axb"),
+        ("k", "\u212a"),
+        ("mail", ""),
+    ]
+    assert [(search, text) for search, text in found if not finder(search)(text)] == []
+    assert [(search, text) for search, text in not_found if finder(search)(text)] == []
 
 
 TEXTS = st.text(st.sampled_from("abAB_%\u212a\u00fc\u00dc\u00df\u03c3\u03c2\u03a3"), max_size=8)
