@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import enum
+import functools
 import json
 import math
-import re
 import sys
 from collections import OrderedDict, UserDict, defaultdict, deque, namedtuple
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
@@ -26,11 +26,6 @@ from framework._tasks.jsonsafe import jsonable, safe_repr, safe_str
 def strict(value: object) -> Any:
     """Return what a client reads of *value*: through strict JSON in UTF-8 and back."""
     return json.loads(json.dumps(jsonable(value), allow_nan=False, ensure_ascii=False).encode())
-
-
-def numbered(cases: Sequence[object]) -> list[str]:
-    """Return ids for *cases*, which need have no text."""
-    return [str(index) for index in range(len(cases))]
 
 
 class Colour(enum.Enum):
@@ -141,10 +136,19 @@ PLAIN: list[tuple[object, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "expected"), PLAIN, ids=numbered(PLAIN))
-def test_has_json(value: object, expected: object) -> None:
+def test_has_json() -> None:
     """A value that JSON has a type for becomes that."""
-    assert strict(value) == expected
+    assert_shown(PLAIN)
+
+
+def assert_shown(expected: list[tuple[object, object]]) -> None:
+    """See that each value becomes what is expected of it, in value and in type."""
+    wrong = []
+    for value, wanted in expected:
+        shown = strict(value)
+        if (type(shown), shown) != (type(wanted), wanted):
+            wrong.append((shown, wanted))
+    assert not wrong, wrong
 
 
 MARKERS: list[tuple[object, object]] = [
@@ -166,19 +170,20 @@ MARKERS: list[tuple[object, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "marker"), MARKERS, ids=numbered(MARKERS))
-def test_has_no_json(value: object, marker: object) -> None:
+def test_has_no_json() -> None:
     """A value that JSON has no type for becomes a marker, and the values beside it stay."""
-    assert strict(value) == marker
+    assert_shown(MARKERS)
 
 
-@pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
-def test_lone_surrogate(text: str) -> None:
+def test_lone_surrogate() -> None:
     """A lone surrogate, which UTF-8 cannot carry, becomes a question mark, in keys too."""
-    cleaned = "".join("?" if "\ud800" <= ch <= "\udfff" else ch for ch in text)
-
-    assert strict(text) == cleaned
-    assert strict({text: 1}) == {cleaned: 1}
+    assert_shown(
+        [
+            ("\ud800", "?"),
+            ("a\udfffb", "a?b"),
+            ({"\ud800": 1, "a\udfffb": 2}, {"?": 1, "a?b": 2}),
+        ]
+    )
 
 
 def test_huge_integer() -> None:
@@ -224,17 +229,15 @@ def dataclass_cycle() -> object:
     return cycle
 
 
-@pytest.mark.parametrize(
-    ("make", "expected"),
-    [
-        (list_cycle, [1, "<cycle: list>"]),
-        (dict_cycle, {"again": ["<cycle: dict>"]}),
-        (dataclass_cycle, {"content": "<cycle: Box>"}),
-    ],
-)
-def test_cycle(make: Callable[[], object], expected: object) -> None:
+def test_cycle() -> None:
     """A value that holds itself is cut where it begins anew."""
-    assert strict(make()) == expected
+    assert_shown(
+        [
+            (list_cycle(), [1, "<cycle: list>"]),
+            (dict_cycle(), {"again": ["<cycle: dict>"]}),
+            (dataclass_cycle(), {"content": "<cycle: Box>"}),
+        ]
+    )
 
 
 def test_same_value_twice_is_no_cycle() -> None:
@@ -244,11 +247,10 @@ def test_same_value_twice_is_no_cycle() -> None:
     assert strict([shared, shared]) == [[1], [1]]
 
 
-@pytest.mark.parametrize("depth", [100, 100_000])
-def test_deep_nesting(depth: int) -> None:
+def test_deep_nesting() -> None:
     """Nesting deeper than 32 is cut there, however deep it goes."""
     value: list[object] = []
-    for _ in range(depth):
+    for _ in range(100_000):
         value = [value]
 
     shown = jsonable(value)
@@ -371,13 +373,13 @@ HOSTILE: list[Callable[[], object]] = [
 ]
 
 
-@pytest.mark.parametrize("make", HOSTILE, ids=numbered(HOSTILE))
-def test_hostile(make: Callable[[], object]) -> None:
+def test_hostile() -> None:
     """A value that raises at every touch is shown somehow, and so is what is beside it."""
-    shown = strict({"before": 1, "hostile": make(), "after": [2]})
+    for make in HOSTILE:
+        shown = strict({"before": 1, "hostile": make(), "after": [2]})
 
-    assert (shown["before"], shown["after"]) == (1, [2])
-    assert "hostile" in shown
+        assert (shown["before"], shown["after"]) == (1, [2])
+        assert "hostile" in shown
 
 
 def test_bad_repr_is_named() -> None:
@@ -408,21 +410,29 @@ def test_safe_str_is_cut() -> None:
 # -- tasks
 
 
-@pytest.mark.parametrize(
-    "result",
-    [math.nan, b"x", {1, 2}, Model(), Box(1), BadRepr(), "\ud800", 10**5_000],
-    ids=lambda value: type(value).__name__,
-)
-async def test_result_in_to_dict(task_manager: TaskManager, result: object) -> None:
+async def test_result_in_to_dict(task_manager: TaskManager) -> None:
     """A task's dict is strict JSON whatever it returned; the result itself is untouched."""
-    task_id = await task_manager.submit(lambda: result)
+    results = [math.nan, b"x", {1, 2}, Model(), Box(1), BadRepr(), "\ud800", 10**5_000]
+    for result in results:
+        task_id = await task_manager.submit(functools.partial(identity, result))
 
-    assert await task_manager.get_result(task_id) is result
+        assert await task_manager.get_result(task_id) is result
 
-    task = await task_manager.get_task(task_id)
-    assert task is not None
-    for shown in (task.to_dict(), task_manager.get_all_tasks()):
-        assert json.dumps(shown, allow_nan=False, ensure_ascii=False).encode()
+        task = await task_manager.get_task(task_id)
+        assert task is not None
+        assert carried(task.to_dict())
+    assert carried(task_manager.get_all_tasks())
+    assert len(task_manager.get_all_tasks()) == len(results)
+
+
+def identity(value: object) -> object:
+    """Return what it was given."""
+    return value
+
+
+def carried(shown: object) -> Any:
+    """Return what is left of *shown* after strict JSON in UTF-8."""
+    return json.loads(json.dumps(shown, allow_nan=False, ensure_ascii=False).encode())
 
 
 async def test_texts_in_to_dict(task_manager: TaskManager) -> None:
@@ -436,25 +446,11 @@ async def test_texts_in_to_dict(task_manager: TaskManager) -> None:
         raise ValueError("er\ud800ror")
 
     task_id = odd()
-    with pytest.raises(ValueError, match="ror"):
+    with pytest.raises(ValueError, match=r"^er\ud800ror$"):
         await task_manager.get_result(task_id)
 
     (shown,) = task_manager.get_all_tasks().values()
-    assert (
-        json.loads(json.dumps(shown, allow_nan=False, ensure_ascii=False).encode())["error_message"]
-        == "er?ror"
-    )
-
-
-@pytest.mark.parametrize("task_id", ["", "i\ud800d"])
-def test_odd_id_is_refused(task_manager: TaskManager, task_id: str) -> None:
-    """An id that no JSON could carry as a key is refused at the submission."""
-    with pytest.raises(
-        ValueError,
-        match=r"^task_id must have 1 to 200 characters, all of them printable, not "
-        rf"{re.escape(repr(task_id))} \({len(task_id)} characters\): ",
-    ):
-        task_manager.submit_nowait(int, task_id=task_id)
+    assert carried(shown)["error_message"] == "er?ror"
 
 
 async def test_pool_figures(task_manager: TaskManager) -> None:
@@ -466,4 +462,4 @@ async def test_pool_figures(task_manager: TaskManager) -> None:
         task_manager.pool.get_stats(),
         task_manager.pool.get_active_tasks(),
     ):
-        assert json.dumps(shown, allow_nan=False, ensure_ascii=False).encode()
+        assert carried(shown) == shown
