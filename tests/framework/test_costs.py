@@ -391,27 +391,29 @@ WAYS: dict[str, Callable[[TaskManager], str]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_no_label_for_each_call(task_manager: TaskManager, way: str) -> None:
+def test_no_label_for_each_call(task_manager: TaskManager) -> None:
     """However a function is submitted, its tasks share one label, which each kept one has."""
-    labels = set()
-    for _ in range(3):
-        record = task_manager._core.ledger.find(WAYS[way](task_manager))
-        assert record is not None
-        labels.add(id(record.label))
-    assert len(labels) == 1
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_signature_is_read_once(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    """However often a function is submitted, in whatever way, its signature is read once."""
-    with override_framework() as manager:
-        WAYS[way](manager)
-        read = Counter(functions.signature_of)
-        monkeypatch.setattr(functions, "signature_of", read)
+    labels: dict[str, set[int]] = {}
+    for way, submit in WAYS.items():
         for _ in range(3):
-            WAYS[way](manager)
-    assert read.calls == 0
+            record = task_manager._core.ledger.find(submit(task_manager))
+            assert record is not None
+            labels.setdefault(way, set()).add(id(record.label))
+    assert {way: len(found) for way, found in labels.items()} == dict.fromkeys(WAYS, 1)
+
+
+def test_a_signature_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a function is submitted, in whatever way, its signature is read once."""
+    calls = {}
+    for way, submit in WAYS.items():
+        with override_framework() as manager, monkeypatch.context() as patch:
+            submit(manager)
+            read = Counter(functions.signature_of)
+            patch.setattr(functions, "signature_of", read)
+            for _ in range(3):
+                submit(manager)
+            calls[way] = read.calls
+    assert calls == dict.fromkeys(WAYS, 0)
 
 
 def test_a_copy_with_other_options_is_freed_at_once() -> None:
