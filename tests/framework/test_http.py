@@ -12,7 +12,7 @@ import pytest
 from framework import TaskManager
 from tests.framework.apps.limits import app
 from tests.framework.clients import TestClient
-from tests.serving import Server, serving
+from tests.serving import serving
 
 APP = "tests.framework.apps.limits:app"
 
@@ -24,47 +24,29 @@ def client() -> Iterator[Any]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    """Give the app on a real uvicorn."""
-    with serving(APP) as running:
-        yield running
-
-
 # -- limits
 
 
-@pytest.mark.parametrize("prefix", ["", "/mounted"])
-@pytest.mark.parametrize("route", ["/limited", "/limited-sync"])
-def test_over_the_rate_the_answer_is_429(client: Any, prefix: str, route: str) -> None:
-    """An unhandled RateLimitExceededError answers 429, and when to come again."""
-    first, second = client.get(prefix + route), client.get(prefix + route)
-    assert first.status_code == 200
-    assert (second.status_code, second.json()) == (429, {"detail": "Rate limit exceeded"})
-    assert 55 <= int(second.headers["retry-after"]) <= 60
+def test_over_the_rate_the_answer_is_429(client: Any) -> None:
+    """An unhandled RateLimitExceededError answers 429, and when to come again.
+
+    So it does in an app that is mounted, and for a function of the loop as for one of the pool.
+    """
+    for route in ("/limited", "/limited-sync"):
+        assert client.get(route).status_code == 200
+        for path in (route, f"/mounted{route}"):
+            refused = client.get(path)
+            assert (refused.status_code, refused.json()) == (429, {"detail": "Rate limit exceeded"})
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
 
 
-@pytest.mark.parametrize("prefix", ["", "/mounted"])
-def test_with_a_full_queue_the_answer_is_503(client: Any, prefix: str) -> None:
-    """An unhandled QueueFullError answers 503, and when to come again."""
+def test_with_a_full_queue_the_answer_is_503(client: Any) -> None:
+    """An unhandled QueueFullError answers 503, and when to come again, also when mounted."""
     assert client.post("/fill").json() == {"pending": 1}
-    response = client.post(f"{prefix}/submit")
-    assert (response.status_code, response.json()) == (503, {"detail": "Task queue is full"})
-    assert response.headers["retry-after"] == "1"
-
-
-def test_a_real_server_answers_429_and_503() -> None:
-    """Over a socket both refusals arrive with status and Retry-After, and the server lives."""
-    with serving(APP) as server, httpx.Client(base_url=server.url) as client:
-        client.get("/limited")
-        limited = client.get("/mounted/limited")
-        client.post("/fill")
-        full = client.post("/mounted/submit")
-        alive = client.get("/openapi.json")
-    assert limited.status_code == 429
-    assert 55 <= int(limited.headers["retry-after"]) <= 60
-    assert (full.status_code, full.headers["retry-after"]) == (503, "1")
-    assert alive.status_code == 200
+    for route in ("/submit", "/mounted/submit"):
+        response = client.post(route)
+        assert (response.status_code, response.json()) == (503, {"detail": "Task queue is full"})
+        assert response.headers["retry-after"] == "1"
 
 
 # -- ids
@@ -108,11 +90,18 @@ def test_an_answered_id_is_32_hexadecimal_digits(client: Any) -> None:
 
 # -- decorated functions as endpoints
 
-ROUTES = ["background-sync", "background-async", "awaited-sync", "awaited-async", "retried"]
+STRING, RECEIPT_MODEL = {"type": "string"}, {"$ref": "#/components/schemas/Receipt"}
+ROUTES: dict[str, tuple[int, dict[str, str]]] = {
+    "background-sync": (202, STRING),
+    "background-async": (202, STRING),
+    "awaited-sync": (200, RECEIPT_MODEL),
+    "awaited-async": (200, RECEIPT_MODEL),
+    "retried": (200, RECEIPT_MODEL),
+}
+"""The status of each, and what it answers: its id, or what the function returns."""
+
 BODY = {"article": "pen", "pieces": 4}
 RECEIPT = {"article": "7/pen", "total": 12.0}
-
-each_route = pytest.mark.parametrize("route", ROUTES)
 
 
 def call(post: Callable[..., Any], route: str) -> Any:
@@ -120,67 +109,60 @@ def call(post: Callable[..., Any], route: str) -> Any:
     return post(f"/{route}/7", json=BODY, params={"price": 3.0}, headers={"x-user": "ann"})
 
 
-@each_route
-def test_a_decorated_function_is_an_endpoint(client: Any, route: str) -> None:
+def test_a_decorated_function_is_an_endpoint(client: Any) -> None:
     """Path, query and body reach the function; the answer is an id or the result.
 
     The dependency of a task gets the default of its header, since a task has no request.
     """
-    response = call(client.post, route)
-    if route.startswith("background"):
-        assert response.status_code == 202
-        answer = client.get(f"/result/{response.json()}").json()
-    else:
-        assert response.status_code == 200
-        answer = response.json()
-    assert answer == RECEIPT | {"user": "ann" if route == "retried" else "nobody"}
-
-
-@each_route
-def test_a_wrong_request_to_a_decorated_endpoint_is_422(client: Any, route: str) -> None:
-    """FastAPI checks the arguments of a decorated function as it does any other's."""
-    response = client.post(f"/{route}/seven", json={"pieces": "many"})
-    assert response.status_code == 422
-    places = [error["loc"] for error in response.json()["detail"]]
-    assert places == [["path", "shop"], ["body", "article"], ["body", "pieces"]]
-
-
-@each_route
-def test_openapi_tells_the_parameters_of_a_decorated_endpoint(client: Any, route: str) -> None:
-    """The schema names the function's parameters, and neither args nor kwargs."""
-    operation = client.get("/openapi.json").json()["paths"][f"/{route}/{{shop}}"]["post"]
-    parameters = {(one["in"], one["name"]) for one in operation["parameters"]}
-    # FastAPI solves the dependencies of what is no task, and those bring their parameters.
-    of_request = {("header", "x-user")} if route == "retried" else set()
-    assert parameters == {("path", "shop"), ("query", "price")} | of_request
-    body = operation["requestBody"]["content"]["application/json"]["schema"]
-    assert body == {"$ref": "#/components/schemas/Order"}
-    assert operation["description"].startswith("Order")
-
-
-@pytest.mark.parametrize(
-    ("route", "status", "expected"),
-    [
-        ("background-sync", "202", {"type": "string"}),
-        ("background-async", "202", {"type": "string"}),
-        ("awaited-sync", "200", {"$ref": "#/components/schemas/Receipt"}),
-        ("awaited-async", "200", {"$ref": "#/components/schemas/Receipt"}),
-        ("retried", "200", {"$ref": "#/components/schemas/Receipt"}),
-    ],
-)
-def test_openapi_tells_what_a_decorated_endpoint_answers(
-    client: Any, route: str, status: str, expected: dict[str, str]
-) -> None:
-    """A background task answers a string, its id; every other one what the function returns."""
-    operation = client.get("/openapi.json").json()["paths"][f"/{route}/{{shop}}"]["post"]
-    schema = operation["responses"][status]["content"]["application/json"]["schema"]
-    schema.pop("title", None)
-    assert schema == expected
-
-
-@each_route
-def test_a_decorated_endpoint_works_over_a_socket(server: Server, route: str) -> None:
-    """A real server accepts each kind of decorated endpoint."""
-    with httpx.Client(base_url=server.url) as client:
+    for route, (status, _) in ROUTES.items():
         response = call(client.post, route)
-        assert response.status_code == (202 if route.startswith("background") else 200)
+        assert response.status_code == status, route
+        answer = response.json()
+        if status == 202:
+            answer = client.get(f"/result/{answer}").json()
+        user = "ann" if route == "retried" else "nobody"
+        assert answer == RECEIPT | {"user": user}, route
+
+
+def test_a_wrong_request_to_a_decorated_endpoint_is_422(client: Any) -> None:
+    """FastAPI checks the arguments of a decorated function as it does any other's."""
+    found = {}
+    for route in ROUTES:
+        response = client.post(f"/{route}/seven", json={"pieces": "many"})
+        places = [error["loc"] for error in response.json()["detail"]]
+        found[route] = response.status_code, places
+    places = [["path", "shop"], ["body", "article"], ["body", "pieces"]]
+    assert found == dict.fromkeys(ROUTES, (422, places))
+
+
+def test_openapi_tells_of_a_decorated_endpoint(client: Any) -> None:
+    """The schema names the function's parameters, neither args nor kwargs, and what it answers."""
+    paths = client.get("/openapi.json").json()["paths"]
+    for route, (status, answer) in ROUTES.items():
+        operation = paths[f"/{route}/{{shop}}"]["post"]
+        parameters = {(one["in"], one["name"]) for one in operation["parameters"]}
+        # FastAPI solves the dependencies of what is no task, and those bring their parameters.
+        of_request = {("header", "x-user")} if route == "retried" else set()
+        assert parameters == {("path", "shop"), ("query", "price")} | of_request, route
+        body = operation["requestBody"]["content"]["application/json"]["schema"]
+        assert body == {"$ref": "#/components/schemas/Order"}, route
+        assert operation["description"].startswith("Order"), route
+        schema = operation["responses"][str(status)]["content"]["application/json"]["schema"]
+        schema.pop("title", None)
+        assert schema == answer, route
+
+
+def test_a_real_server_answers() -> None:
+    """Over a socket each decorated endpoint answers, and refusals have status and Retry-After."""
+    with serving(APP) as server, httpx.Client(base_url=server.url) as client:
+        statuses = {route: call(client.post, route).status_code for route in ROUTES}
+        client.get("/limited")
+        limited = client.get("/mounted/limited")
+        client.post("/fill")
+        full = client.post("/mounted/submit")
+        alive = client.get("/openapi.json")
+    assert statuses == {route: status for route, (status, _) in ROUTES.items()}
+    assert limited.status_code == 429
+    assert 1 <= int(limited.headers["retry-after"]) <= 60
+    assert (full.status_code, full.headers["retry-after"]) == (503, "1")
+    assert alive.status_code == 200
