@@ -21,6 +21,7 @@ from framework import (
 from framework.testing import override_framework, override_when_used
 from tests.patience import PATIENCE
 
+NOT_STARTED = r"^no task framework is running here: add it to the app .* of the pytest plugin$"
 ALREADY = (
     r"^override_framework\(\) is already active, and a test has one framework: leave the first "
     r"override before the next one, or replace it with override_framework\(nested=True\)$"
@@ -68,20 +69,19 @@ def test_nothing_uses_it() -> None:
     assert overrides.seen == []
 
 
-@pytest.mark.parametrize(
-    "use", [get_task_manager, get_thread_pool, limited, submitted], ids=lambda fn: fn.__name__
-)
-def test_first_use(use: Callable[[], object]) -> None:
+def test_first_use() -> None:
     """Whatever first needs a framework makes it, once, and it ends with the block."""
-    overrides = Overrides()
-    with override_when_used(overrides.make):
-        use()
-        assert overrides.seen == ["made"]
-        assert get_task_manager() is overrides.manager
+    uses: list[Callable[[], object]] = [get_task_manager, get_thread_pool, limited, submitted]
+    for use in uses:
+        overrides = Overrides()
+        with override_when_used(overrides.make):
+            use()
+            assert overrides.seen == ["made"], use
+            assert get_task_manager() is overrides.manager, use
 
-    assert overrides.seen == ["made", "left"]
-    with pytest.raises(FrameworkNotStartedError):
-        get_task_manager()
+        assert overrides.seen == ["made", "left"], use
+        with pytest.raises(FrameworkNotStartedError, match=NOT_STARTED):
+            get_task_manager()
 
 
 async def test_app_that_starts() -> None:
@@ -139,16 +139,19 @@ def test_two_threads() -> None:
     assert found == [overrides.manager, overrides.manager]
 
 
-@pytest.mark.parametrize(
-    "enter", [override_framework, lambda: override_when_used(Overrides().make)]
-)
-def test_second_override(enter: Callable[[], AbstractContextManager[object]]) -> None:
+def test_second_override() -> None:
     """Inside the block a second override is refused, also before the first one is made."""
-    overrides = Overrides()
-    with override_when_used(overrides.make), pytest.raises(RuntimeError, match=ALREADY), enter():
-        pass
+    enters: list[Callable[[], AbstractContextManager[object]]] = [
+        override_framework,
+        lambda: override_when_used(Overrides().make),
+    ]
+    for enter in enters:
+        overrides = Overrides()
+        with override_when_used(overrides.make):
+            with pytest.raises(RuntimeError, match=ALREADY), enter():
+                pass
 
-    assert overrides.seen == []
+            assert overrides.seen == []
 
 
 def test_nested_override() -> None:
@@ -177,7 +180,7 @@ def test_one_that_cannot_be_made() -> None:
         raise LookupError("no pool")
 
     with override_when_used(broken):
-        with pytest.raises(LookupError, match=r"^'no pool'$|^no pool$"):
+        with pytest.raises(LookupError, match=r"^no pool$"):
             get_task_manager()
-        with pytest.raises(FrameworkNotStartedError):
+        with pytest.raises(FrameworkNotStartedError, match=NOT_STARTED):
             get_task_manager()

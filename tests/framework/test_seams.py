@@ -104,7 +104,7 @@ class StillClock:
         """Block until somebody waits for a time, who is not in the background."""
         with self._changed:
             assert self._changed.wait_for(
-                lambda: any(one.fn and not one.background for one in self._timers), 10.0
+                lambda: any(one.fn and not one.background for one in self._timers), PATIENCE
             )
 
 
@@ -240,11 +240,12 @@ def test_a_clock_of_the_tests_moves_the_example(example: ModuleType) -> None:
     assert free.status_code == 200
 
 
-@pytest.mark.parametrize("age", ["-1.1", "-inf", "nan", "old"])
-def test_example_refuses_an_age(example: ModuleType, age: str) -> None:
+def test_example_refuses_an_age(example: ModuleType) -> None:
     """The example answers 422 to an age that no task can have."""
+    ages = ("-1.1", "-inf", "nan", "old")
     with override_framework(), TestClient(example.app) as client:
-        assert client.post("/cleanup", params={"max_age": age}).status_code == 422
+        answers = [client.post("/cleanup", params={"max_age": age}) for age in ages]
+    assert [answer.status_code for answer in answers] == [422] * len(ages)
 
 
 def test_an_engine_that_holds_tasks_back_decides_when_they_run(example: ModuleType) -> None:
