@@ -35,6 +35,16 @@ def test_sentences_say_what_the_tables_say(run: Run) -> None:
     assert cited <= set(TIME.findall(tables))
 
 
+def test_not_measured(run: Run) -> None:
+    """The page says what was not measured, and why; without the section there is nothing."""
+    part = adopters_page.as_markdown(run, pictures=True)
+    assert "\n- Not measured: ARQ, because it is not there.\n" in part
+
+    without = made_up_run()
+    assert adopters_page.as_markdown(without, pictures=True) == ""
+    assert adopters_pictures.pictures(without) == {}
+
+
 def test_sentence(run: Run) -> None:
     """A sentence is about ours, with others beside it; what was not measured is left out."""
     (group,) = run.groups
@@ -46,13 +56,6 @@ def test_sentence(run: Run) -> None:
     assert replace(answer, names=["ARQ", CELERY]).told(rows) == ""
 
 
-def test_not_measured(run: Run) -> None:
-    """The page says what was not measured, and why."""
-    part = adopters_page.as_markdown(run, pictures=True)
-
-    assert "\n- Not measured: ARQ, because it is not there.\n" in part
-
-
 def test_places(run: Run) -> None:
     """Cases stand under the place where their tasks run, in the order of the page."""
     placed = adopters_page.placed([CELERY, NO_TASK, "asyncframe on Celery", OURS, "else"])
@@ -60,51 +63,37 @@ def test_places(run: Run) -> None:
     assert placed == {APP: [OURS], WORKERS: ["asyncframe on Celery", CELERY]}
 
 
-def test_other_pythons_are_folded(run: Run) -> None:
-    """Of a Python without pictures the page has tables that a reader folds out."""
-    part = adopters_page.as_markdown(run, pictures=False)
+def test_pictures_are_shown(run: Run) -> None:
+    """The page shows each picture that was drawn, and no other, if only some rows were measured.
 
+    Of a Python without pictures it has tables that a reader folds out.
+    """
+    (group,) = run.groups
+    for figures in (set(FIGURES), {"request_cpu", "request_p50"}, {"request_cpu"}, {"memory"}):
+        rows = [row for name, row in adopters_page.rows_of(group).items() if name in figures]
+        some = replace(run, groups=[replace(group, rows=rows)])
+
+        part = adopters_page.as_markdown(some, pictures=True)
+
+        shown = set(re.findall(r'"performance/adopters/([\w-]+\.svg)"', part))
+        assert shown == adopters_pictures.pictures(some).keys(), figures
+
+    part = adopters_page.as_markdown(run, pictures=False)
     assert part.startswith("<details>\n<summary>The same on Python 3.11</summary>")
     assert "<picture>" not in part
 
 
-@pytest.mark.parametrize(
-    "figures", [set(FIGURES), {"request_cpu", "request_p50"}, {"request_cpu"}, {"memory"}]
-)
-def test_pictures_are_shown(run: Run, figures: set[str]) -> None:
-    """The page shows each picture that was drawn, and no other, if only some rows were measured."""
-    (group,) = run.groups
-    rows = [
-        row for name, row in adopters_page.rows_of(group).items() if name in (figures or row.key)
-    ]
-    some = replace(run, groups=[replace(group, rows=rows)])
-
-    part = adopters_page.as_markdown(some, pictures=True)
-
-    shown = set(re.findall(r'"performance/adopters/([\w-]+\.svg)"', part))
-    assert shown == adopters_pictures.pictures(some).keys()
-
-
-def test_section_that_was_not_measured() -> None:
-    """Without the section there is nothing for the page."""
-    run = made_up_run()
-
-    assert adopters_page.as_markdown(run, pictures=True) == ""
-    assert adopters_pictures.pictures(run) == {}
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.04, "0.0 µs"), (9.94, "9.9 µs"), (9.96, "10 µs"), (999.0, "999 µs"), (1e3, "1.0 ms"),
-     (2.5e6, "2.5 s")],
-)  # fmt: skip
-def test_times(value: float, text: str) -> None:
-    """Times have two digits that count, and a unit that suits them."""
-    assert adopters_page.time(value) == text
-
-
-def test_rate() -> None:
-    """Rates have three digits that count."""
+def test_numbers() -> None:
+    """Times have two digits that count, and a unit that suits them; rates have three digits."""
+    expected = {
+        0.04: "0.0 µs",
+        9.94: "9.9 µs",
+        9.96: "10 µs",
+        999.0: "999 µs",
+        1e3: "1.0 ms",
+        2.5e6: "2.5 s",
+    }
+    assert {value: adopters_page.time(value) for value in expected} == expected
     assert adopters_page.rate(12.345) == "81,000"
 
 

@@ -12,6 +12,7 @@ from benchmarks._measure import OURS
 from benchmarks._report import Run
 from benchmarks._rows import Flat, Goal, Row
 from tests.framework.figures import CURVE, LONG, made_up_row, made_up_run, samples
+from tests.framework.refusing import told_by
 
 
 @pytest.fixture
@@ -30,9 +31,20 @@ def run() -> Run:
 
 
 def test_overview(row: Row) -> None:
-    """A row shows ours, its floor, the best peer that is ranked, and the goal as met."""
-    assert _report.overview([row]).lines == [
-        ["Submit a task", "5.00 ms", "20.0 ms (a pool)", "10.0 ms (quick)", "0.250", "≤ 0.3", "met"]
+    """A row shows ours, its floor, the best peer that is ranked, and whether the goal is met.
+
+    A goal is missed just past its limit; without peers and goals their cells are empty.
+    """
+    missed = replace(row, goals=[Goal("a pool", 0.2499)])
+    alone = replace(row, samples={"a pool": samples(1), OURS: samples(2)}, goals=[])
+
+    told = _report.overview([row, missed, alone]).lines
+
+    ours = ["Submit a task", "5.00 ms", "20.0 ms (a pool)", "10.0 ms (quick)", "0.250"]
+    assert told == [
+        [*ours, "≤ 0.3", "met"],
+        [*ours, "≤ 0.25", "not met"],
+        ["Submit a task", "40.0 ms", "20.0 ms (a pool)", "", "2.00", "", ""],
     ]
 
 
@@ -44,25 +56,10 @@ def test_goals_against_others(row: Row) -> None:
     ]
 
 
-def test_missed_floor_goal(row: Row) -> None:
-    """A goal against the floor that is missed is told as such, just past its limit."""
-    missed = replace(row, goals=[Goal("a pool", 0.2499)])
-
-    assert _report.overview([missed]).lines[0][-2:] == ["≤ 0.25", "not met"]
-
-
-def test_row_alone(row: Row) -> None:
-    """A row without peers and without goals has empty cells for them."""
-    alone = replace(row, samples={"a pool": samples(1), OURS: samples(2)}, goals=[])
-
-    assert _report.overview([alone]).lines == [
-        ["Submit a task", "40.0 ms", "20.0 ms (a pool)", "", "2.00", "", ""]
-    ]
-
-
 def test_tally(row: Row) -> None:
-    """The count of goals that are met leaves out those that were not measured."""
+    """The count of goals that are met names those that were not measured, flat series as well."""
     assert _report.tally([row]) == "1 of 2 goals are met; 1 not measured."
+    assert _report.tally([], [CURVE]) == "1 of 2 goals are met; 1 not measured."
 
 
 def test_figures(row: Row) -> None:
@@ -83,20 +80,16 @@ def test_growth() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("costs", "rise"),
-    [
+def test_rise() -> None:
+    """The rise is from the least point to any later one, not to an earlier one."""
+    expected: list[tuple[list[float | None], float | None]] = [
         ([4.0, 2.0, 3.0, 1.0], 1.5),
         ([8.0, 4.0, 2.0, 1.0], 0.5),
         ([None, 2.0, None, 5.0], 2.5),
         ([None, 2.0, None, None], None),
-    ],
-)
-def test_rise(costs: list[float | None], rise: float | None) -> None:
-    """The rise is from the least point to any later one, not to an earlier one."""
-    curve = replace(CURVE, series={OURS: costs})
-
-    assert curve.rise(OURS) == rise
+    ]
+    found = [replace(CURVE, series={OURS: costs}).rise(OURS) for costs, _ in expected]
+    assert found == [rise for _, rise in expected]
 
 
 def test_flat_beside_another() -> None:
@@ -108,26 +101,18 @@ def test_flat_beside_another() -> None:
     assert curve.outcome(Flat(OURS, beside="absent")) is None
 
 
-def test_flatness_is_a_goal() -> None:
-    """Series that are to stay flat count as goals, those that were not measured as well."""
-    assert _report.tally([], [CURVE]) == "1 of 2 goals are met; 1 not measured."
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0, "0"),
-        (0.00104, "0.00104"),
-        (0.2, "0.200"),
-        (7.125, "7.12"),
-        (99.96, "100.0"),
-        (1_747.2, "1,747"),
-        (float("inf"), "inf"),
-    ],
-)
-def test_numbers(value: float, text: str) -> None:
+def test_numbers() -> None:
     """Numbers have three digits that count, and thousands parted."""
-    assert _report.number(value) == text
+    expected = {
+        0: "0",
+        0.00104: "0.00104",
+        0.2: "0.200",
+        7.125: "7.12",
+        99.96: "100.0",
+        1_747.2: "1,747",
+        float("inf"): "inf",
+    }
+    assert {value: _report.number(value) for value in expected} == expected
 
 
 def test_text(run: Run) -> None:
@@ -141,15 +126,11 @@ def test_text(run: Run) -> None:
     assert text.endswith("2 of 4 goals are met; 2 not measured.")
 
 
-def test_columns_line_up() -> None:
-    """Columns of a text table begin one below the other."""
+def test_cells() -> None:
+    """Columns of a text table begin one below the other, and a bar in a cell parts nothing."""
     table = _report.Table(["a", "bbb"], [["cccc", "d"]])
 
     assert table.as_text() == "a     bbb\n----  ---\ncccc  d"
-
-
-def test_bars_in_cells() -> None:
-    """A bar inside a cell does not part it."""
     assert r"| a \| b |" in _report.Table(["head"], [["a | b"]]).as_markdown()
 
 
@@ -181,51 +162,47 @@ def test_page_keeps_other_pythons() -> None:
 
 def test_page_settles(run: Run) -> None:
     """Writing the same part twice changes nothing."""
-    once = _report.replaced(PAGE, "3.11", _report.as_markdown(run, pictures=True))
-
-    assert _report.replaced(once, "3.11", _report.as_markdown(run, pictures=True)) == once
-
-
-@pytest.mark.parametrize(
-    ("page", "message"),
-    [
-        (PAGE.replace(_report.BEGIN, ""), f"the page has '{_report.BEGIN}' 0 times; it must .*"),
-        (PAGE.replace(_report.END, ""), f"the page has '{_report.END}' 0 times; it must .*"),
-        (PAGE + _report.END, f"the page has '{_report.END}' 2 times; it must .*"),
-        (
-            f"{_report.END}{_report.BEGIN}",
-            f"the page has '{_report.END}' before '{_report.BEGIN}'; swap the two",
-        ),
-    ],
-)
-def test_page_without_markers(page: str, message: str) -> None:
-    """A page that lacks a marker, or has it twice or astray, is refused with its name."""
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        _report.replaced(page, "3.11", "part")
-
-
-def test_our_page_has_markers() -> None:
-    """The page of the documentation can be written."""
-    page = DETAILS.read_text(encoding="utf-8")
-
-    assert "part" in _report.replaced(page, "3.11", "part")
-
-
-def test_page_shows_pictures(run: Run) -> None:
-    """The page shows each picture that is drawn, in both colour schemes."""
     part = _report.as_markdown(run, pictures=True)
+    once = _report.replaced(PAGE, "3.11", part)
 
-    assert all(f'"performance/{name}"' in part for name in _pictures.pictures(run))
-    assert "<picture>" not in _report.as_markdown(run, pictures=False)
+    assert _report.replaced(once, "3.11", part) == once
 
 
-def test_page_has_no_goals(run: Run) -> None:
-    """Goals, met or not, are told to those who measure, and not to readers of the page."""
-    part = _report.as_markdown(run, pictures=False)
+def test_page_without_markers() -> None:
+    """A page that lacks a marker, or has it twice or astray, is refused with its name.
 
-    assert "| what | ours | floor | best peer | ours / floor |\n" in part
-    assert "goal" not in part
-    assert "met" not in part.split()
+    The page of the documentation has both.
+    """
+    once = (
+        f"; it must stand there once, with '{_report.BEGIN}' before and '{_report.END}' after "
+        "what was measured"
+    )
+    refused = {
+        PAGE.replace(_report.BEGIN, ""): f"the page has '{_report.BEGIN}' 0 times{once}",
+        PAGE.replace(_report.END, ""): f"the page has '{_report.END}' 0 times{once}",
+        PAGE + _report.END: f"the page has '{_report.END}' 2 times{once}",
+        f"{_report.END}{_report.BEGIN}": (
+            f"the page has '{_report.END}' before '{_report.BEGIN}'; swap the two"
+        ),
+    }
+    told = [told_by(_report.replaced, page, "3.11", "part") for page in refused]
+    assert told == [(ValueError, message) for message in refused.values()]
+
+    assert "part" in _report.replaced(DETAILS.read_text("utf-8"), "3.11", "part")
+
+
+def test_page(run: Run) -> None:
+    """The page shows each picture that is drawn, and tells of no goals, met or not.
+
+    Those are for who measures. Of a Python without pictures it has none.
+    """
+    pictured, plain = (_report.as_markdown(run, pictures=pictures) for pictures in (True, False))
+
+    assert all(f'"performance/{name}"' in pictured for name in _pictures.pictures(run))
+    assert "<picture>" not in plain
+    assert "| what | ours | floor | best peer | ours / floor |\n" in plain
+    assert "goal" not in plain
+    assert "met" not in plain.split()
 
 
 def test_notes_are_shared(row: Row) -> None:
