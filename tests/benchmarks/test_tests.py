@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+import subprocess
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -23,13 +24,10 @@ def few_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- sleeps
 
 
-def test_one_task_sleeps_for_seconds() -> None:
-    """A task alone sleeps for a second each time."""
+def test_tasks_sleep_for_different_times() -> None:
+    """A task alone sleeps for a second each time; many share the sleeps, and no two are alike."""
     assert sleeps.durations(1, 3) == [[1.0, 1.0, 1.0]]
 
-
-def test_tasks_sleep_for_different_times() -> None:
-    """Many tasks share the sleeps, and no two of them sleep for the same times."""
     times = sleeps.durations(sleeps.MANY, sleeps.SLEEPS)
 
     assert {len(one) for one in times} == {sleeps.SLEEPS // sleeps.MANY}
@@ -37,29 +35,23 @@ def test_tasks_sleep_for_different_times() -> None:
     assert 0.5 <= min(map(min, times)) < max(map(max, times)) < 1.5
 
 
-@pytest.mark.parametrize("tasks", [1, sleeps.MANY])
-def test_sketch_sleeps(few_sleeps: None, tasks: int) -> None:
-    """On the sketch's loop the time of the longest task passes, warm-up included."""
+def test_sketch_sleeps(few_sleeps: None) -> None:
+    """On the sketch's loop the time of the longest task passes, warm-up included.
+
+    It refuses to wait for what never comes.
+    """
     loop = sleeps.JumpingLoop()
     try:
-        spent = loop.run_until_complete(sleeps.on_asyncio(tasks))
+        spent = loop.run_until_complete(sleeps.on_asyncio(sleeps.MANY))
         passed = loop.time()
-    finally:
-        loop.close()
-
-    longest = [max(map(sum, sleeps.durations(tasks, count))) for count in (100, 1_000)]
-    assert spent > 0
-    assert passed == pytest.approx(sum(longest), abs=1e-6)
-
-
-def test_sketch_that_would_wait_for_ever() -> None:
-    """The sketch refuses to wait for what never comes."""
-    loop = sleeps.JumpingLoop()
-    try:
         with pytest.raises(RuntimeError, match=r"^nothing will ever happen$"):
             loop.run_until_complete(loop.create_future())
     finally:
         loop.close()
+
+    longest = [max(map(sum, sleeps.durations(sleeps.MANY, count))) for count in (100, 1_000)]
+    assert spent > 0
+    assert passed == pytest.approx(sum(longest), abs=1e-6)
 
 
 def test_time_that_does_not_pass(few_sleeps: None) -> None:
@@ -72,50 +64,34 @@ def test_time_that_does_not_pass(few_sleeps: None) -> None:
         asyncio.run(sleeps._microseconds(no_sleep, lambda: 0.0, 1))
 
 
-def test_ours_sleeps_in_a_test() -> None:
-    """Ours is measured in a test with the probe that pytest runs and that passes."""
-    assert sleeps._value(OURS, sleeps.MANY) > 0
-
-
 # -- runs of pytest
 
 
-def test_empty_tests_run(tmp_path: Path) -> None:
-    """The empty tests are as many as was said, with and without the plugin."""
-    for number, suite in enumerate(section._SUITES.values()):
-        file = tmp_path / f"test_{number}.py"
-        file.write_text(suite.source(3))
-
-        assert section.time_tests([*suite.options, str(file)], 3) > 0
+def test_suite_of_an_api() -> None:
+    """A run of pytest is timed: the suite passes with the plugin, each kind of test once."""
+    assert section.time_suite(OURS, KINDS) > 0
 
 
-@pytest.mark.parametrize("name", [section.BY_HAND, OURS])
-def test_suite_of_an_api(name: str) -> None:
-    """The suite passes by hand and with the plugin, each kind of test once."""
-    assert section.time_suite(name, KINDS) > 0
+def test_runs_that_are_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with a failure, or with other tests than were meant, is an error that shows it."""
+    told = {"1 failed": 1, "2 passed in 1 s": 0}
+    for text, status in told.items():
+        done = CompletedProcess([], status, f"what pytest says\n{text}\n", "")
+        monkeypatch.setattr(subprocess, "run", lambda *_, done=done, **__: done)
+
+        with pytest.raises(RuntimeError, match=rf"^a\.py failed: what pytest says\n{text}\n$"):
+            section.time_tests(["a.py"], 12)
+
+    passed = CompletedProcess([], 0, "12 passed in 1 s\n", "")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: passed)
+    assert section.time_tests(["a.py"], 12) > 0
 
 
-def test_tests_that_fail(tmp_path: Path) -> None:
-    """A run in which a test fails is an error, which shows what pytest has said."""
-    file = tmp_path / "test_failing.py"
-    file.write_text("def test_nothing():\n    assert False, 'broken'")
-
-    with pytest.raises(RuntimeError, match=r"test_failing\.py failed: (?s:.*)broken"):
-        section.time_tests([str(file)], 1)
-
-
-def test_other_number_of_tests(tmp_path: Path) -> None:
-    """A run with other tests than those that were meant is an error."""
-    file = tmp_path / "test_two.py"
-    file.write_text("def test_one(): pass\ndef test_two(): pass")
-
-    with pytest.raises(RuntimeError, match="2 passed"):
-        section.time_tests([str(file)], 12)
-
-
-def test_import_is_timed() -> None:
-    """The import of the plugin is timed in an interpreter that has pytest alone."""
-    assert section.time_import("pytest_asyncframe.plugin") > 0
+def test_empty_tests() -> None:
+    """The source of the empty tests has as many as was said, with and without the plugin."""
+    for suite in section._SUITES.values():
+        compile(suite.source(3), "test_empty.py", "exec")
+        assert "range(3)" in suite.source(3)
 
 
 # -- rows
