@@ -84,42 +84,36 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "benchmarks.ways.fake", module)
 
 
-@pytest.mark.parametrize(
-    ("way", "results", "expected"),
-    [
-        ("nothing", 0, REQUESTS),
-        ("background:sync", 0, REQUESTS | TASKS),
-        ("in_process:create_task", 2, REQUESTS | TASKS | {"result"}),
-        ("fake:workers", 2, REQUESTS | TASKS | {"result"}),
-        ("ours:memory_sync", 2, REQUESTS | TASKS | {"result"}),
-        ("ours:stored", 2, REQUESTS | TASKS | {"result"}),
-    ],
-)
-def test_small(marks: mmap.mmap, way: str, results: int, expected: set[str]) -> None:
+def test_small(marks: mmap.mmap) -> None:
     """An app that is measured gives every figure of its kind, and has run each task once."""
-    sizes = Sizes(TINY.one_by_one, TINY.at_once, results, TINY.burst)
-    with Served(way) as served:
-        running = Running(served.port, marks, os.getpid(), starts_tasks=way != "nothing")
-        found = figures(running, sizes)
+    ways = {
+        "nothing": (0, REQUESTS),
+        "background:sync": (0, REQUESTS | TASKS),
+        "in_process:create_task": (2, REQUESTS | TASKS | {"result"}),
+        "fake:workers": (2, REQUESTS | TASKS | {"result"}),
+        "ours:memory_sync": (2, REQUESTS | TASKS | {"result"}),
+        "ours:stored": (2, REQUESTS | TASKS | {"result"}),
+    }
+    for way, (results, expected) in ways.items():
+        marks[:] = bytes(len(marks))
+        sizes = Sizes(TINY.one_by_one, TINY.at_once, results, TINY.burst)
+        with Served(way) as served:
+            running = Running(served.port, marks, os.getpid(), starts_tasks=way != "nothing")
+            found = figures(running, sizes)
 
-    assert found.keys() == expected | {"memory", "worker_memory"}
-    assert all(found[name] > 0 for name in expected - {"broker_cpu"})
+        assert found.keys() == expected | {"memory", "worker_memory"}, way
+        assert all(found[name] > 0 for name in expected - {"broker_cpu"}), way
 
 
-@pytest.mark.parametrize(
-    ("ran", "message"),
-    [
+def test_wrong_work(marks: mmap.mmap) -> None:
+    """Tasks that were lost, ran twice, or that nobody started are an error."""
+    for ran, message in (
         ([1, 2, 0], "1 tasks ran more than once, 1 never"),
         ([1, 1, 1, 1], "more tasks ran than were started"),
-    ],
-)
-def test_wrong_work(marks: mmap.mmap, ran: list[int], message: str) -> None:
-    """Tasks that were lost, ran twice, or that nobody started are an error."""
-    marks[: len(ran)] = bytes(ran)
-    running = Running(0, marks, os.getpid(), used=3)
-
-    with pytest.raises(RuntimeError, match=f"^{message}$"):
-        running.check()
+    ):
+        marks[: len(ran)] = bytes(ran)
+        with pytest.raises(RuntimeError, match=f"^{message}$"):
+            Running(0, marks, os.getpid(), used=3).check()
 
 
 # -- rows

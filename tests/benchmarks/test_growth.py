@@ -55,23 +55,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("key", CASES)
-def test_each_point_of_each_series_is_measured(key: str) -> None:
+def test_each_point_of_each_series_is_measured() -> None:
     """A case gives a time above zero for each point, and has the series that may not rise."""
-    measure, points = CASES[key]
+    for key, (measure, points) in CASES.items():
+        costs = costs_of(measure(points))
 
-    costs = costs_of(measure(points))
-
-    wanted = {name for goal in growth.SUBJECTS[key].flat for name in (goal.series, goal.beside)}
-    assert wanted - {""} <= costs.keys()
-    for name, values in costs.items():
-        assert len(values) == len(points)
-        assert all(value is None or value > 0 for value in values), name
-
-
-def test_the_curves_that_can_be_asked_for() -> None:
-    """The program knows the curves by the names that they have, in their order."""
-    assert list(KEYS[GROWTH]) == list(growth.SUBJECTS)
+        wanted = {name for goal in growth.SUBJECTS[key].flat for name in (goal.series, goal.beside)}
+        assert wanted - {""} <= costs.keys()
+        for name, values in costs.items():
+            assert len(values) == len(points), (key, name)
+            assert all(value is None or value > 0 for value in values), (key, name)
 
 
 def test_a_curve_that_cannot_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +76,7 @@ def test_a_curve_that_cannot_be_measured(monkeypatch: pytest.MonkeyPatch) -> Non
         return {"ours": [1.0 for _ in growth.SUBJECTS[key].xs]}
 
     monkeypatch.setattr(growth, "child", child)
+    assert list(KEYS[GROWTH]) == list(growth.SUBJECTS)
     measured = growth.curves(3, ["workers", "loops"])
 
     assert next(measured).key == "loops"
@@ -102,33 +96,27 @@ async def _orders(url: str, numbers: Sequence[int]) -> float:
 
 
 def test_orders_of_a_process(tmp_path: Path) -> None:
-    """A process runs the tasks of its share, and all of them are in the database in the end."""
+    """A process runs the tasks of its share, and all of them are in the database in the end.
+
+    One that is missing, there twice or not completed makes the measurement an error.
+    """
     url = f"sqlite:///{tmp_path / 'tasks.db'}"
-
     asyncio.run(_orders(url, range(8)))
-
     growth_processes.check(url, 8)
 
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "DELETE FROM asyncframe_tasks WHERE result = '3'",
-        "UPDATE asyncframe_tasks SET result = '2' WHERE result = '3'",
-        "UPDATE asyncframe_tasks SET status = 'failed' WHERE result = '3'",
-    ],
-)
-def test_a_task_that_is_not_there(tmp_path: Path, damage: str) -> None:
-    """A task that is missing, there twice or not completed makes the measurement an error."""
-    url = f"sqlite:///{tmp_path / 'tasks.db'}"
-    asyncio.run(_orders(url, range(8)))
     engine = sa.create_engine(url)
-    with engine.begin() as connection:
-        connection.execute(sa.text(damage))
+    for damage in (
+        "UPDATE asyncframe_tasks SET status = 'failed' WHERE result = '3'",
+        "UPDATE asyncframe_tasks SET status = 'completed', result = '2' WHERE result = '3'",
+        "DELETE FROM asyncframe_tasks WHERE result = '4'",
+    ):
+        with engine.begin() as connection:
+            assert connection.execute(sa.text(damage)).rowcount == 1
+        with pytest.raises(
+            RuntimeError, match=r"^\d tasks in the database are not the 8 expected$"
+        ):
+            growth_processes.check(url, 8)
     engine.dispose()
-
-    with pytest.raises(RuntimeError, match=r"^\d tasks in the database are not the 8 expected$"):
-        growth_processes.check(url, 8)
 
 
 @pytest.mark.soak

@@ -69,16 +69,14 @@ def test_section_that_raises(
     assert bench.DETAILS.read_text() == PAGE
 
 
-def test_write(sections: dict[str, list[int]]) -> None:
-    """A run that is not complete is written if that is asked for."""
-    assert bench.main(["--only", "good", "--write"]) == 0
+def test_written_and_saved(
+    sections: dict[str, list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that is not complete is written if that is asked for.
 
-    assert "Submit a task" in bench.DETAILS.read_text()
-
-
-def test_saved(sections: dict[str, list[int]], capsys: pytest.CaptureFixture[str]) -> None:
-    """The samples of a run can be reported again without measuring."""
-    bench.main(["--only", "good", "--no-write"])
+    Its samples can be reported again without measuring.
+    """
+    assert bench.main(["--only", "good", "--no-write"]) == 0
     (file,) = bench.RAW.iterdir()
     before = capsys.readouterr().out
 
@@ -86,6 +84,11 @@ def test_saved(sections: dict[str, list[int]], capsys: pytest.CaptureFixture[str
 
     assert capsys.readouterr().out == before
     assert sections["good"] == [7]
+    assert bench.DETAILS.read_text() == PAGE
+
+    assert bench.main(["--only", "good", "--write"]) == 0
+
+    assert "Submit a task" in bench.DETAILS.read_text()
 
 
 def test_one_row(sections: dict[str, list[int]], capsys: pytest.CaptureFixture[str]) -> None:

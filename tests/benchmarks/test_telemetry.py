@@ -9,8 +9,8 @@ import pytest
 from benchmarks import telemetry
 
 
-@pytest.mark.parametrize("kind", telemetry.KINDS)
-def test_every_kind_is_measured(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_every_kind_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task takes some processor time with each kind."""
     monkeypatch.setattr(telemetry, "SIZE", 20)
-    assert asyncio.run(telemetry.measured(kind, 2)) > 0
+    found = {kind: asyncio.run(telemetry.measured(kind, 2)) for kind in telemetry.KINDS}
+    assert min(found.values()) > 0, found
