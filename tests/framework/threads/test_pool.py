@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
@@ -131,6 +132,68 @@ def test_a_call_cancelled_while_a_thread_takes_it_is_counted() -> None:
     assert counters(pool) == {
         "submitted": 1, "completed": 0, "failed": 0, "cancelled": 1, "timed_out": 0,
     }  # fmt: skip
+
+
+class Outsider:
+    """The lock of a crew; says when a thread of its own has been kept out."""
+
+    def __init__(self, lock: Any, told: Callable[[], None]) -> None:  # Any: locks have no type
+        self._lock = lock
+        self._told = told
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self._told()
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class Copied(dict[Any, int]):
+    """Counts of calls that ended; something happens after each copy of them."""
+
+    def __init__(self, counts: dict[Any, int], then: Callable[[], None]) -> None:
+        super().__init__(counts)
+        self._then = then
+
+    def copy(self) -> dict[Any, int]:
+        """Return a copy, after which the counts may go on."""
+        made = dict(self)
+        self._then()
+        return made
+
+
+def test_figures_add_up_while_a_thread_ends() -> None:
+    """A call whose thread ends while the figures are read is in them all the same, once."""
+    # 1 the figures have copied the counts of threads that have ended, 2 a thread that was given
+    # up ends, adds its own count to those, and is no longer one of the threads, 3 the figures
+    # add what the threads have. The lock keeps 2 out.
+    clock = clock_apart()
+    pool = ThreadPoolExecutorEnhanced(1, task_timeout=5.0, clock=clock)
+    stuck, _ = start_stuck(pool)
+    clock.advance(5.0)
+    crew = pool._crew
+    came, leave, lock = threading.Event(), crew.leave, crew.lock
+
+    def leave_and_tell(thread: PoolThread) -> None:
+        leave(thread)
+        came.set()
+
+    def let_the_thread_end() -> None:
+        stuck.gate.set()
+        # Either it has left, or the lock keeps it out.
+        assert came.wait(PATIENCE)
+
+    crew.leave = leave_and_tell  # type: ignore[method-assign]
+    crew.lock = Outsider(lock, came.set)  # type: ignore[assignment]
+    crew.ended = Copied(crew.ended, let_the_thread_end)
+    seen = counters(pool)
+    crew.lock = lock
+    stuck.let_go_and_join()
+    settle(pool)
+    assert seen == {"submitted": 1, "completed": 0, "failed": 0, "cancelled": 0, "timed_out": 1}
+    assert counters(pool) == seen
 
 
 def test_queued_calls_of_a_broken_pool_are_counted_as_failed() -> None:
