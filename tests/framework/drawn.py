@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 EXAMPLES = 200
 
-# A slow machine is no fault of the code: there is no deadline.
-explored = settings(deadline=None, max_examples=EXAMPLES)
+explored = settings(max_examples=EXAMPLES)
 
 
 def seconds(least: float, most: float) -> st.SearchStrategy[float]:
