@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from concurrent.futures import Future
 
 from framework import ThreadPoolExecutorEnhanced
 from pytest_asyncframe.clock import VirtualClock
+from tests.children import python
 from tests.patience import PATIENCE
 
 STATS_KEYS = {
@@ -82,10 +82,4 @@ def raises(error: BaseException) -> Callable[[], None]:
 
 def run_script(body: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run Python code in a process of its own, which must end by itself."""
-    return subprocess.run(
-        [sys.executable, *options, "-c", textwrap.dedent(body)],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    return python(*options, "-c", textwrap.dedent(body), status=None)

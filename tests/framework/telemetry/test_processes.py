@@ -65,7 +65,10 @@ async def test_what_grows_is_added_once(
     await task_manager.submit(int, delay=100.0)
     for _ in range(2):
         detach = PrometheusSink(registry, refresh_interval=1.0).attach(task_manager)
-        with pytest.raises(QueueFullError):
+        with pytest.raises(
+            QueueFullError,
+            match=r"^the task queue is full: 1 tasks are waiting; try again in \d s, or increase ",
+        ):
             await task_manager.submit(int)
         await task_clock.run_for(3.0)
         detach()

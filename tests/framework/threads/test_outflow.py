@@ -37,11 +37,10 @@ MEASURED: dict[str, tuple[list[tuple[float, int]], list[int]]] = {
 }
 
 
-@pytest.mark.parametrize("name", MEASURED)
-def test_the_next_place(name: str) -> None:
+def test_the_next_place() -> None:
     """The answer is the time in which one leaves, of those in the last minute, in whole seconds."""
-    refusals, expected = MEASURED[name]
-    assert answers(*refusals) == expected
+    found = {name: answers(*refusals) for name, (refusals, _) in MEASURED.items()}
+    assert found == {name: expected for name, (_, expected) in MEASURED.items()}
 
 
 STEPS = st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 10**9)), max_size=50)

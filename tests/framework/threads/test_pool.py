@@ -208,7 +208,10 @@ def test_queued_calls_of_a_broken_pool_are_counted_as_failed() -> None:
     futures = [pool.submit(int) for _ in range(3)]
     gate.set()
     for future in futures:
-        with pytest.raises(BrokenThreadPool):
+        with pytest.raises(
+            BrokenThreadPool,
+            match=r"^A thread initializer failed, the thread pool is not usable anymore$",
+        ):
             future.result(PATIENCE)
     settle(pool)
     assert counters(pool)["failed"] == 3
@@ -377,7 +380,10 @@ def test_past_max_workers_given_up_the_pool_is_degraded() -> None:
     clock.advance(5.0)
     queued = pool.submit(lambda: "at last")
     past_it = pool.get_stats()
-    with pytest.raises(QueueFullError):
+    with pytest.raises(
+        QueueFullError,
+        match=r"^the task queue is full: 1 tasks are waiting; try again in 1 s, or increase ",
+    ):
         pool.submit(int)
     first.let_go_and_join()
     recovered = queued.result(PATIENCE)

@@ -62,7 +62,7 @@ def test_a_future_is_not_run_inline_on_a_foreign_thread() -> None:
     pool = ThreadPoolExecutorEnhanced(1)
     stuck, _ = start_stuck(pool)
     queued = pool.submit(threading.current_thread)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"^$"):
         queued.result(0)
     stuck.gate.set()
     assert queued.result(PATIENCE) is stuck.thread
@@ -136,7 +136,7 @@ def test_no_inline_run_after_shutdown_dropped_the_call() -> None:
     assert ready.wait(PATIENCE)
     pool.shutdown(wait=False, cancel_futures=True)
     dropped.set()
-    with pytest.raises(CancelledError):
+    with pytest.raises(CancelledError, match=r"^$"):
         future.result(PATIENCE)
     assert ran == []
 
@@ -204,7 +204,7 @@ def test_what_map_cancels_is_done() -> None:
     """The calls that map() cancels when its caller gives up are done for wait()."""
     pool = RememberingPool(1)
     stuck, _ = start_stuck(pool)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"^$"):
         list(pool.map(int, [1, 2], timeout=0))
     cancelled = pool.given[1:]
     assert wait(cancelled, PATIENCE).done == set(cancelled)
@@ -228,7 +228,10 @@ async def test_stop_iteration_wakes_who_awaits() -> None:
     """Awaiting a call that raises StopIteration raises an error."""
     with ThreadPoolExecutorEnhanced(1) as pool:
         waiting = asyncio.get_running_loop().run_in_executor(pool, raises(StopIteration()))
-        with pytest.raises(RuntimeError, match=r"raised StopIteration$"):
+        with pytest.raises(
+            RuntimeError,
+            match=r"^tests\.framework\.pools\.raises\.<locals>\.call raised StopIteration$",
+        ):
             await waiting
 
 
@@ -244,7 +247,7 @@ def test_a_falsy_error_is_raised() -> None:
     error = FalsyError()
     with ThreadPoolExecutorEnhanced(1) as pool:
         future = pool.submit(raises(error))
-        with pytest.raises(FalsyError):
+        with pytest.raises(FalsyError, match=r"^$"):
             future.result(PATIENCE)
 
 

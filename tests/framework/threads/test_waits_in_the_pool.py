@@ -92,7 +92,7 @@ def test_the_timeout_is_kept(pool: ThreadPoolExecutorEnhanced) -> None:
             waited.set()
 
     future = pool.submit(outer)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"^$"):
         future.result(PATIENCE)
     assert stuck.started.wait(PATIENCE)
     stuck.gate.set()
@@ -119,7 +119,7 @@ def test_waits_that_give_up_do_not_flood_the_pool(pool: ThreadPoolExecutorEnhanc
 
     def outer() -> int:
         for _ in range(5):
-            with pytest.raises(TimeoutError):
+            with pytest.raises(TimeoutError, match=r"^$"):
                 pool.submit(gate.wait, PATIENCE).result(SOON)
         return int(pool.get_stats()["threads"])
 
@@ -168,7 +168,7 @@ def test_a_spare_thread_comes_once_there_is_room(
     second = Stuck()
 
     def outer() -> int:
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"^$"):
             pool.submit(second).result(SOON)  # it runs on a spare thread
         assert second.started.wait(PATIENCE)
         give_up(pool, second)
@@ -188,7 +188,7 @@ def test_the_last_spare_thread_leaves_nothing_behind(pool: ThreadPoolExecutorEnh
     inner, outer = Stuck(), Stuck()
 
     def waits() -> None:
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"^$"):
             pool.submit(inner).result(SOON)  # it runs on a spare thread
         assert inner.started.wait(PATIENCE)
         outer()
@@ -288,7 +288,7 @@ def test_a_poll_runs_nothing(pool: ThreadPoolExecutorEnhanced) -> None:
 
     def outer() -> bool:
         future = pool.submit(int)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"^$"):
             future.result(0)
         return future.cancel()
 
