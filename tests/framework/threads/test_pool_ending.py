@@ -105,15 +105,6 @@ def test_shutdown_with_a_timeout_leaves_a_stuck_thread_behind() -> None:
     assert future.result(0) == "late"
 
 
-@pytest.mark.parametrize(("timeout", "kind"), [(-1, ValueError), ("1", TypeError)])
-def test_shutdown_checks_its_timeout(timeout: Any, kind: type[Exception]) -> None:
-    """A timeout that is no number of at least 0 is refused, and the pool goes on."""
-    with ThreadPoolExecutorEnhanced(1) as pool:
-        with pytest.raises(kind, match=r"^timeout must be a number at least 0, not .*$"):
-            pool.shutdown(timeout=timeout)
-        assert pool.submit(int).result(PATIENCE) == 0
-
-
 def test_a_stuck_thread_does_not_keep_the_process() -> None:
     """A process ends although a thread is stuck past shutdown(timeout=...)."""
     done = run_script(
