@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from framework._tasks.ids import TaskId, random_id
@@ -346,6 +346,7 @@ QUERIES = st.builds(
     st.integers(0, 50),
     QUERIES,
 )
+@example([(number, COMPLETED, None) for number in range(12)], 0, PageQuery(3, owner="ann"))
 def test_pages_are_those_of_a_list(
     submitted: list[tuple[int, TaskStatus, str | None]], removed: int, query: PageQuery
 ) -> None:
