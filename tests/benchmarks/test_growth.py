@@ -105,16 +105,28 @@ def test_orders_of_a_process(tmp_path: Path) -> None:
     growth_processes.check(url, 8)
 
     engine = sa.create_engine(url)
-    for damage in (
-        "UPDATE asyncframe_tasks SET status = 'failed' WHERE result = '3'",
-        "UPDATE asyncframe_tasks SET status = 'completed', result = '2' WHERE result = '3'",
-        "DELETE FROM asyncframe_tasks WHERE result = '4'",
+    tasks = "asyncframe_tasks"
+    one_of_two = f"(SELECT max(rowid) FROM {tasks} WHERE result = '2')"
+    for damage, repair in (
+        (
+            f"UPDATE {tasks} SET status = 'failed' WHERE result = '3'",
+            f"UPDATE {tasks} SET status = 'completed'",
+        ),
+        (
+            f"UPDATE {tasks} SET result = '2' WHERE result = '3'",
+            f"UPDATE {tasks} SET result = '3' WHERE rowid = {one_of_two}",
+        ),
+        (f"DELETE FROM {tasks} WHERE result = '3'", None),
     ):
         with engine.begin() as connection:
             assert connection.execute(sa.text(damage)).rowcount == 1
         with pytest.raises(
             RuntimeError, match=r"^\d tasks in the database are not the 8 expected$"
         ):
+            growth_processes.check(url, 8)
+        if repair is not None:
+            with engine.begin() as connection:
+                connection.execute(sa.text(repair))
             growth_processes.check(url, 8)
     engine.dispose()
 
