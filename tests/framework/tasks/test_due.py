@@ -337,7 +337,9 @@ def test_a_folder_of_zones() -> None:
 def test_a_system_without_zones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no zone is known, the error says how to install them."""
     monkeypatch.setattr("zoneinfo.available_timezones", set[str])
-    with pytest.raises(ValueError, match=r"'Mars/North'; this system knows no time zones: pip in"):
+    with pytest.raises(
+        ValueError, match=r"^tz must be .*'Mars/North'; this system knows no time zones: pip in"
+    ):
         zone("tz", "Mars/North")
 
 
