@@ -67,9 +67,11 @@ def test_time_that_does_not_pass(few_sleeps: None) -> None:
 # -- runs of pytest
 
 
-def test_suite_of_an_api() -> None:
-    """A run of pytest is timed: the suite passes with the plugin, each kind of test once."""
+def test_each_kind_of_run() -> None:
+    """The suite passes with the plugin, each kind of test once; sleeps and an import are timed."""
     assert section.time_suite(OURS, KINDS) > 0
+    assert sleeps._value(OURS, sleeps.MANY) > 0
+    assert section.time_import("pytest_asyncframe.plugin") > 0
 
 
 def test_runs_that_are_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
