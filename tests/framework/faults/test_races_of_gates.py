@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -101,3 +102,83 @@ def test_two_refused_calls_put_their_slots_back_the_wrong_way_round() -> None:
     assert due == [10.0, 10.0]
     assert gate.take(lambda: 10.0) is None
     assert gate.take(lambda: 10.0) == 11.0
+
+
+class Elsewhere:
+    """One call of `take` on another thread, in the middle of one on this thread.
+
+    Args:
+        gate: Where both calls are; its lock is replaced.
+        now: The monotonic second of both.
+    """
+
+    def __init__(self, gate: Gate, now: float) -> None:
+        self.answers: list[float | None] = []
+        # Set when the other call asks for the gate's lock, or has ended without it.
+        self._came = threading.Event()
+        self._gate, self._now, self._lock = gate, now, gate._lock
+        self._thread = threading.Thread(target=self._take)
+        gate._lock = self  # type: ignore[assignment]  # it tells who asks for it
+
+    def _take(self) -> None:
+        self.answers.append(self._gate.take(lambda: self._now))
+        self._came.set()
+
+    def come(self) -> None:
+        """Go as far with the other call as it comes while this one stands still; once only."""
+        if self._thread.ident is None:
+            self._thread.start()
+            assert self._came.wait(PATIENCE)
+
+    def end(self) -> None:
+        """Wait until the other call has ended."""
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is self._thread:
+            self._came.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+def test_two_first_calls_of_a_window_for_one() -> None:
+    """Of two calls that find no slot yet at once, one is counted and the other waits its turn."""
+    # 1 a call sees that there may be one more slot, 2 another call comes, 3 the first makes it.
+    gate = Gate(1, 10.0)
+    other = Elsewhere(gate, 5.0)
+
+    class HeldUpRate(int):
+        def __eq__(self, made: object) -> bool:
+            same = int(self) == made
+            other.come()
+            return same
+
+        __hash__ = int.__hash__
+
+    gate._rate = HeldUpRate(1)
+    answers = [gate.take(lambda: 5.0)]
+    other.end()
+
+    assert answers + other.answers == [None, 15.0]
+
+
+def test_a_call_comes_while_a_refused_one_puts_its_slot_back() -> None:
+    """It is told the second at which the window ends, although it found no slot to read it from."""
+    # 1 a call takes the only slot out, 2 it is about to put it back, 3 another call comes.
+    gate = Gate(1, 10.0)
+    assert gate.take(lambda: 0.0) is None
+    other = Elsewhere(gate, 5.0)
+
+    class HeldUpSlots(deque[float]):
+        def appendleft(self, stamp: float) -> None:
+            other.come()
+            super().appendleft(stamp)
+
+    gate._slots = HeldUpSlots(gate._slots)
+    answers = [gate.take(lambda: 5.0)]
+    other.end()
+
+    assert answers + other.answers == [10.0, 10.0]
