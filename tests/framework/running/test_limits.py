@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
 from framework import (
+    TaskCancelledError,
     TaskTimeoutError,
     async_task,
     background_task,
     throttled_task,
 )
+from framework.testing import override_framework
 from pytest_asyncframe.probe import Probe
+from tests.framework.exact import ExactClock
 
 
 async def test_waiting_for_a_slot_does_not_count_on_a_loop(asyncframe: Probe) -> None:
@@ -100,3 +104,39 @@ async def test_a_body_that_never_suspends_and_fails_past_its_limit_is_timeout(
 
     with pytest.raises(TaskTimeoutError):
         await asyncframe.completed(blocks())
+
+
+async def test_no_deadline_is_left_of_a_task_that_has_ended() -> None:
+    """However a task ends before its limit, no timer waits for the limit any more."""
+    clock = ExactClock()
+    left: dict[str, list[float]] = {}
+
+    def returns() -> None: ...
+
+    def fails() -> None:
+        raise ValueError
+
+    async def returns_on_loop() -> None:
+        await asyncio.to_thread(int)
+
+    async def fails_on_loop() -> None:
+        await asyncio.to_thread(int)
+        raise ValueError
+
+    suspended = asyncio.Event()
+
+    async def hangs() -> None:
+        asyncio.get_running_loop().call_soon(suspended.set)
+        await asyncio.Event().wait()
+
+    with override_framework(clock=clock) as manager:
+        for body in (returns, fails, returns_on_loop, fails_on_loop, hangs):
+            task_id = await manager.submit(body, timeout=3_600)
+            if body is hangs:
+                await suspended.wait()
+                assert await manager.cancel_task(task_id)
+            with contextlib.suppress(ValueError, TaskCancelledError):
+                await manager.get_result(task_id)
+            if clock.timers:
+                left[body.__name__] = clock.timers
+    assert left == {}
