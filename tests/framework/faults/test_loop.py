@@ -29,6 +29,7 @@ from framework import (
 from framework._threads.waiters import Mailbox
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
+from tests.framework.running.messages import INTERRUPTED, TIMED_OUT
 from tests.patience import PATIENCE
 
 
@@ -427,7 +428,7 @@ async def test_d7_no_call_of_ours_blocks_the_loop(
     assert task_manager.cleanup_completed_tasks(0) == 0
     assert task_manager.get_active_count() == 1
     await task_clock.run_for(5.0)
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(TaskTimeoutError, match=TIMED_OUT):
         await waiting
     body.gate.set()
 
@@ -473,7 +474,7 @@ async def test_d8_over_its_limit(task_manager: TaskManager, task_clock: VirtualC
     after = await task_manager.get_task(task_id)
     assert after is not None
     assert (after.status, after.still_running) == (TaskStatus.TIMEOUT, False)
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(TaskTimeoutError, match=TIMED_OUT):
         await task_manager.get_result(task_id)
 
 
@@ -485,7 +486,7 @@ async def test_d8_at_shutdown(asyncframe: Probe, caplog: pytest.LogCaptureFixtur
         manager = get_task_manager()
         task_id = await manager.submit(body.run)
         await body.started.wait()
-    with pytest.raises(TaskInterruptedError):
+    with pytest.raises(TaskInterruptedError, match=INTERRUPTED):
         await manager.get_result(task_id)
     assert body.times > 0
     assert asyncio.all_tasks() == {asyncio.current_task()}

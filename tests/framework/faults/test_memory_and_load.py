@@ -25,6 +25,7 @@ from framework import (
 )
 from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
+from tests.framework.running.messages import QUEUE_FULL
 from tests.patience import PATIENCE
 
 
@@ -171,7 +172,7 @@ async def test_g5_a_cancelled_task_gives_its_place_in_the_queue_back() -> None:
         waiting = [await manager.submit(int) for _ in range(3)]
         assert await manager.cancel_task(waiting[1])
         await manager.submit(int)
-        with pytest.raises(QueueFullError):
+        with pytest.raises(QueueFullError, match=QUEUE_FULL):
             await manager.submit(int)
         release.set()
 
@@ -196,7 +197,7 @@ async def test_g5_a_submitter_that_is_cancelled_while_waiting_leaks_no_place() -
         submitter.cancel()
         with pytest.raises(asyncio.CancelledError):
             await submitter
-        with pytest.raises(QueueFullError):
+        with pytest.raises(QueueFullError, match=QUEUE_FULL):
             await manager.submit(int)
         release.set()
         await manager.get_result(blocker)

@@ -24,6 +24,7 @@ from framework.protocols import Interceptor, TaskRecord
 from framework.stores.memory import MemoryStore
 from framework.testing import override_framework
 from tests.framework.racing import Body, RacingClock, Turnstile, cancel, ends_of, heard, status_of
+from tests.framework.running.messages import CANCELLED, QUEUE_FULL, STOPPED, TIMED_OUT
 from tests.patience import PATIENCE
 
 
@@ -50,7 +51,7 @@ def test_the_limit_comes_before_the_result(
     racing_clock.advance(1.0)
     gate.let_in()
     assert late.wait(PATIENCE)
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(TaskTimeoutError, match=TIMED_OUT):
         task_manager.wait_result(task_id)
     assert ends == ["timed_out"]
     assert status_of(task_manager, task_id) is TaskStatus.TIMEOUT
@@ -135,7 +136,7 @@ async def test_a_coroutine_is_cancelled_before_its_first_step(task_manager: Task
         seen.append((task.driver is not None, core.intake.cancel_pending(task, "cancelled")))
 
     asyncio.get_running_loop().call_soon(cancel_it)
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError, match=CANCELLED):
         await task_manager.get_result(task_id)
     assert seen == [(True, True)]
     assert runs == []
@@ -187,7 +188,7 @@ async def test_the_shutdown_comes_before_the_submission(aside: ThreadPoolExecuto
         submitting = aside.submit(manager.submit_nowait, int)
         gate.await_arrival()
     gate.let_in()
-    with pytest.raises(FrameworkNotStartedError):
+    with pytest.raises(FrameworkNotStartedError, match=STOPPED):
         submitting.result(PATIENCE)
     assert manager.get_stats()["submitted"] == 0
 
@@ -206,7 +207,7 @@ async def test_the_shutdown_comes_between_acceptance_and_queue(
         gate.await_arrival()
     gate.let_in()
     task_id = submitting.result(PATIENCE)
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError, match=CANCELLED):
         await manager.get_result(task_id)
     assert body.runs == 0
 
@@ -301,7 +302,7 @@ def test_a_late_result_meets_the_eviction(
     task_id = task_manager.submit_nowait(body, timeout=1.0)
     assert body.started.wait(PATIENCE)
     racing_clock.advance(1.0)
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(TaskTimeoutError, match=TIMED_OUT):
         task_manager.wait_result(task_id)
     if evicted_first:
         assert task_manager.cleanup_completed_tasks(0) == 1
@@ -390,6 +391,6 @@ def test_a_refused_submission_gives_its_id_back() -> None:
                 raise QueueFullError(1)
 
     with override_framework(interceptor=RefusesOnce()) as manager:
-        with pytest.raises(QueueFullError):
+        with pytest.raises(QueueFullError, match=QUEUE_FULL):
             manager.submit_nowait(int, task_id="mine")
         assert manager.submit_nowait(int, task_id="mine") == "mine"

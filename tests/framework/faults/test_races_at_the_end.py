@@ -21,6 +21,7 @@ from framework._tasks.live import Home
 from framework._threads.deadlines import Deadlines, _Queue
 from framework._threads.pool_threads import Item, PoolThread
 from tests.framework.pools import clock_apart, start_stuck
+from tests.framework.running.messages import STOPPED
 from tests.patience import PATIENCE
 
 LIMIT = 5.0
@@ -83,7 +84,7 @@ async def test_the_last_app_leaves_while_a_task_is_submitted() -> None:
     leaving = _LeavingHomes([Home(core, None, asyncio.get_running_loop())])
     for homes in (leaving, list[Home]()):
         core.intake.homes = homes
-        with pytest.raises(FrameworkNotStartedError):
+        with pytest.raises(FrameworkNotStartedError, match=STOPPED):
             manager.submit_nowait(int)
 
 

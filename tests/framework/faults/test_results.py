@@ -33,6 +33,7 @@ from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
 from tests.framework.bodies import Held, Hostile, async_pair, pair
 from tests.framework.kinds import reached
+from tests.framework.running.messages import NOT_STARTED, UNKNOWN
 
 # -- B7
 
@@ -76,7 +77,7 @@ async def test_b7_get_result(task_manager: TaskManager, task_id: Any) -> None:
 @pytest.mark.parametrize("task_id", STRANGE, ids=STRANGE_NAMES)
 def test_b7_wait_result(task_manager: TaskManager, task_id: Any) -> None:
     """`wait_result` raises the same."""
-    with pytest.raises(TaskNotFoundError):
+    with pytest.raises(TaskNotFoundError, match=UNKNOWN):
         task_manager.wait_result(task_id)
 
 
@@ -131,7 +132,7 @@ async def test_b8_decorated_after_stop() -> None:
     async with setup_async_framework(None):
         pass
 
-    with pytest.raises(FrameworkNotStartedError):
+    with pytest.raises(FrameworkNotStartedError, match=NOT_STARTED):
         background_task(pair)(1, 2)
 
 

@@ -36,6 +36,7 @@ from framework._threads.sleepers import ThreadSleeper
 from pytest_asyncframe.probe import Probe
 from tests.framework.clients import TestClient
 from tests.framework.pools import clock_apart
+from tests.framework.running.messages import NOT_STARTED
 from tests.patience import PATIENCE
 from tests.serving import ROOT, STOPPING, serving
 
@@ -171,7 +172,7 @@ def test_e5_an_error_in_the_users_lifespan_closes_the_pool_and_is_shown(where: s
     with pytest.raises(ConnectionError, match=r"^the database is away$"), client:
         pass
     assert pool_threads() == before
-    with pytest.raises(FrameworkNotStartedError):
+    with pytest.raises(FrameworkNotStartedError, match=NOT_STARTED):
         get_task_manager()
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from framework import TaskTimeoutError, ThreadPoolExecutorEnhanced
 from framework.testing import override_framework
+from tests.framework.running.messages import TIMED_OUT
 
 
 async def test_c16_thread_locals_stay_on_their_thread() -> None:
@@ -38,7 +39,7 @@ async def test_c16_what_an_abandoned_thread_keeps_goes_with_it() -> None:
         return getattr(kept, "connection", None)
 
     with override_framework(pool=ThreadPoolExecutorEnhanced(1)) as manager, manager.pool:
-        with pytest.raises(TaskTimeoutError):
+        with pytest.raises(TaskTimeoutError, match=TIMED_OUT):
             await manager.submit(leave, timeout=0.01, wait=True)
         assert await manager.submit(find, wait=True) is None
         gate.set()

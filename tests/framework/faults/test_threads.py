@@ -28,6 +28,7 @@ from tests.framework.kinds import (
     reached,
 )
 from tests.framework.pools import run_script
+from tests.framework.running.messages import QUEUE_FULL, TIMED_OUT
 from tests.patience import PATIENCE
 
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork there")
@@ -110,7 +111,7 @@ async def test_c12_all_threads_hang() -> None:
         clock.advance(1.0)
         waiting = manager.submit_nowait(lambda: "at last")
         await asyncio.to_thread(int)
-        with pytest.raises(QueueFullError):
+        with pytest.raises(QueueFullError, match=QUEUE_FULL):
             manager.submit_nowait(int)
         sick = pool.get_stats()
         statuses = [manager.get_all_tasks()[task_id]["status"] for task_id in ids]
@@ -206,7 +207,7 @@ async def test_c13_no_thread_for_a_hook(
         task_clock.advance(1.0)
     gate.set()
     assert told == [TaskStatus.TIMEOUT]
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(TaskTimeoutError, match=TIMED_OUT):
         await task_manager.get_result(task_id)
 
 

@@ -35,6 +35,7 @@ from tests.framework.kinds import (
     reached,
     run_submitted,
 )
+from tests.framework.running.messages import TIMED_OUT
 from tests.patience import PATIENCE
 
 FINAL = {"completed", "failed", "timed_out", "cancelled", "interrupted"}
@@ -331,7 +332,7 @@ async def test_c9_hook_that_blocks_at_a_limit(
     await reached(entered)
     await task_clock.run_for(1.0)
     for task_id in (first, second):
-        with pytest.raises(TaskTimeoutError):
+        with pytest.raises(TaskTimeoutError, match=TIMED_OUT):
             await task_manager.get_result(task_id)
     gate.set()
 
@@ -433,7 +434,7 @@ async def test_c17_limits_fire_late_but_fire(
     # The loop stands still meanwhile.
     task_clock.advance(5.0)
     for task_id in ids:
-        with pytest.raises(TaskTimeoutError):
+        with pytest.raises(TaskTimeoutError, match=TIMED_OUT):
             await task_manager.get_result(task_id)
     gate.set()
     assert ends == ["timed_out"] * 3
@@ -459,7 +460,7 @@ async def test_c17_one_outcome_of_a_task_past_its_limit(
         return 7
 
     task_id = await task_manager.submit(body, timeout=1.0)
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(TaskTimeoutError, match=TIMED_OUT):
         await task_manager.get_result(task_id)
     await reached(late)
     assert ends == ["timed_out"]

@@ -14,6 +14,7 @@ from framework._tasks.records import Label, TaskRecord
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import Mailboxes
 from framework.exceptions import BrokerUnavailableError, StoreUnavailableError
+from tests.framework.running.messages import STOPPED
 from tests.patience import PATIENCE
 
 
@@ -382,9 +383,9 @@ async def test_closed(elsewhere: Elsewhere, book: Book) -> None:
     waiting = asyncio.ensure_future(elsewhere.until_final("runs", None))
     await asked.wait()
     elsewhere.close()
-    with pytest.raises(FrameworkNotStartedError):
+    with pytest.raises(FrameworkNotStartedError, match=STOPPED):
         await waiting
-    with pytest.raises(FrameworkNotStartedError):
+    with pytest.raises(FrameworkNotStartedError, match=STOPPED):
         await elsewhere.find("done")
 
 

@@ -23,6 +23,7 @@ from framework import (
 from framework._tasks.options import MAP
 from framework.exceptions import DeadlockError
 from pytest_asyncframe.probe import Probe
+from tests.framework.running.messages import QUEUE_FULL, UNKNOWN
 
 pytestmark = pytest.mark.asyncframe(mode="virtual")
 
@@ -98,7 +99,7 @@ async def test_gather_refuses_what_are_no_ids(asyncframe: Probe) -> None:
         await asyncframe.manager.gather("abc")
     with pytest.raises(TypeError, match=r"^return_exceptions must be True or False, not 1$"):
         await asyncframe.manager.gather([], return_exceptions=1)  # type: ignore[call-overload]
-    with pytest.raises(TaskNotFoundError):
+    with pytest.raises(TaskNotFoundError, match=UNKNOWN):
         await asyncframe.manager.gather(["unknown"])
 
 
@@ -212,7 +213,7 @@ async def test_map_raises_if_a_queue_is_full_of_others(asyncframe: Probe) -> Non
     async with setup_async_framework(queue_size=1):
         manager = get_task_manager()
         other = await manager.submit(asleep, (1.0,), delay=1.0)
-        with pytest.raises(QueueFullError):
+        with pytest.raises(QueueFullError, match=QUEUE_FULL):
             await manager.map(str, range(3))
         assert await manager.get_result(other) == 1.0
 

@@ -26,6 +26,7 @@ from framework._manager.host import RemoteHost
 from framework._tasks.records import Label, TaskEvent, TaskRecord
 from framework.exceptions import BrokerUnavailableError, RemoteTaskError
 from framework.protocols import EngineHost, EngineTask, Kind, Run
+from tests.framework.running.messages import CANCELLED, INTERRUPTED, NOT_STARTED, STOPPED
 from tests.patience import PATIENCE
 
 
@@ -322,7 +323,7 @@ async def test_not_opened(workers: Workers) -> None:
     with pytest.raises(ValueError, match="too short"):
         async with setup_async_framework(None, engine=workers):
             pytest.fail("it started")
-    with pytest.raises(FrameworkNotStartedError):
+    with pytest.raises(FrameworkNotStartedError, match=NOT_STARTED):
         get_task_manager()
 
 
@@ -338,7 +339,7 @@ async def test_shutdown_lets_go(workers: Workers) -> None:
     assert [event.task_id for event in ends] == [delayed]
     figures = manager.get_stats()
     assert (figures["submitted"], figures["pending"], figures["cancelled"]) == (1, 0, 1)
-    with pytest.raises(FrameworkNotStartedError):
+    with pytest.raises(FrameworkNotStartedError, match=STOPPED):
         await waiting
     assert workers.closed == 1
 
@@ -442,7 +443,7 @@ async def test_cancelled_by_another_process() -> None:
         for one in (runs, waits, "nobody"):
             host.cancel(one)
         for one in (runs, waits):
-            with pytest.raises(TaskCancelledError):
+            with pytest.raises(TaskCancelledError, match=CANCELLED):
                 await manager.get_result(one, timeout=PATIENCE)
 
 
@@ -455,7 +456,7 @@ async def test_given_up_by_the_others() -> None:
         manager.subscribe(lambda _: begun.set(), kinds=["started"])
         await asyncio.wait_for(begun.wait(), PATIENCE)
         RemoteHost(manager._core).interrupt("it stood still")
-        with pytest.raises(TaskInterruptedError):
+        with pytest.raises(TaskInterruptedError, match=INTERRUPTED):
             await manager.get_result(task_id, timeout=PATIENCE)
         task = await manager.get_task(task_id)
         assert task.reason == "it stood still"

@@ -31,6 +31,7 @@ from framework._manager.frameworks import Framework, Parts
 from framework._manager.settings import Settings
 from framework._tasks.live import Home
 from tests.framework.clients import TestClient
+from tests.framework.running.messages import NOT_STARTED
 from tests.patience import PATIENCE
 
 DEPRECATED = pytest.mark.filterwarnings(r"ignore:\s*on_event is deprecated:DeprecationWarning")
@@ -253,7 +254,7 @@ async def test_after_the_stop_the_error_says_what_to_do() -> None:
         await manager.submit(int)
     text = "this task framework has stopped; start a new one"
     assert str(caught.value) == f"{text}: {CURE}"
-    with pytest.raises(FrameworkNotStartedError):
+    with pytest.raises(FrameworkNotStartedError, match=NOT_STARTED):
         get_task_manager()
 
 
@@ -338,7 +339,7 @@ def test_a_start_up_handler_that_raises_stops_the_framework() -> None:
     with pytest.raises(ConnectionError, match=r"^the database is away$"), TestClient(app):
         pass
     assert framework_threads() == set()
-    with pytest.raises(FrameworkNotStartedError):
+    with pytest.raises(FrameworkNotStartedError, match=NOT_STARTED):
         get_task_manager()
 
 
@@ -512,5 +513,5 @@ async def test_requests_after_the_stop_are_served_without_a_framework() -> None:
         pass
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=True)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        with pytest.raises(FrameworkNotStartedError):
+        with pytest.raises(FrameworkNotStartedError, match=NOT_STARTED):
             await client.get("/async")

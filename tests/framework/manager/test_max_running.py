@@ -19,6 +19,7 @@ from framework import (
 )
 from framework.exceptions import DeadlockError
 from pytest_asyncframe.probe import Probe
+from tests.framework.running.messages import DEADLOCK, QUEUE_FULL
 
 pytestmark = pytest.mark.usefixtures("asyncframe")
 
@@ -209,7 +210,7 @@ async def test_a_task_that_waits_for_its_own_place_is_told(task_manager: TaskMan
         return 0 if number == 0 else 1 + task_manager.wait_result(on_thread(number - 1))
 
     for task in (on_loop, on_thread):
-        with pytest.raises(DeadlockError):
+        with pytest.raises(DeadlockError, match=DEADLOCK):
             await task_manager.get_result(task(1))
         for task_id in task_manager.get_active_tasks():
             await task_manager.get_result(task_id)
@@ -227,7 +228,7 @@ async def test_a_place_goes_on_after_a_deadlock_is_seen(
         inner: int = await task_manager.submit(work, (0,), delay=5, wait=True)
         return inner
 
-    with pytest.raises(DeadlockError):
+    with pytest.raises(DeadlockError, match=DEADLOCK):
         await task_manager.get_result(work(1))
 
 
@@ -242,7 +243,7 @@ async def test_waiting_tasks_count_as_queued(asyncframe: Probe) -> None:
         work()
         await asyncframe.clock.run_for(1)
         ids = [work() for _ in range(3)]
-        with pytest.raises(QueueFullError):
+        with pytest.raises(QueueFullError, match=QUEUE_FULL):
             work()
         for task_id in ids:
             await get_task_manager().get_result(task_id)

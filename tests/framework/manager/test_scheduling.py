@@ -29,6 +29,7 @@ from framework import (
 from framework.testing import lasting_schedules
 from pytest_asyncframe.probe import Probe
 from tests.framework.pools import clock_apart
+from tests.framework.running.messages import CANCELLED, QUEUE_FULL
 from tests.patience import PATIENCE
 from tests.words import timeless
 
@@ -393,7 +394,7 @@ async def test_a_cancelled_delayed_task_never_starts(
     await asyncframe.clock.run_for(60)
     assert runs == []
     assert manager.get_stats()["delayed"] == 0
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError, match=CANCELLED):
         await manager.get_result(task_id)
 
 
@@ -403,7 +404,7 @@ async def test_a_delayed_task_takes_a_place_in_the_queue(asyncframe: Probe) -> N
         manager = get_task_manager()
         for _ in range(2):
             await manager.submit(int, delay=30)
-        with pytest.raises(QueueFullError):
+        with pytest.raises(QueueFullError, match=QUEUE_FULL):
             await manager.submit(int, delay=30)
         await asyncframe.settled()
 

@@ -19,6 +19,7 @@ from framework.exceptions import DeadlockError
 from framework.testing import override_framework
 from pytest_asyncframe.probe import Probe
 from tests.framework.kinds import Body, fail_with
+from tests.framework.running.messages import DEADLOCK
 from tests.patience import PATIENCE
 
 # -- tasks that wait for tasks
@@ -186,7 +187,7 @@ async def test_an_in_place_task_that_waits_for_what_awaits_it(
         return await inner()
 
     outer_id.append(await task_manager.submit(outer))
-    with pytest.raises(DeadlockError):
+    with pytest.raises(DeadlockError, match=DEADLOCK):
         await task_manager.get_result(outer_id[0])
 
 

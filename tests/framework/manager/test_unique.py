@@ -22,6 +22,7 @@ from framework import (
 from framework._running.lines import Lines
 from framework.exceptions import DeadlockError
 from pytest_asyncframe.probe import Probe
+from tests.framework.running.messages import DEADLOCK
 
 pytestmark = pytest.mark.usefixtures("asyncframe")
 
@@ -198,7 +199,7 @@ async def test_a_task_that_waits_for_its_replacement_is_told(task_manager: TaskM
     def again(number: int) -> None:
         task_manager.wait_result(again(number))
 
-    with pytest.raises(DeadlockError):
+    with pytest.raises(DeadlockError, match=DEADLOCK):
         await task_manager.get_result(again(1))
     await cancel_all()
 

@@ -9,6 +9,7 @@ import pytest
 
 from framework import TaskManager, TaskNotFoundError, TaskStatus, background_task
 from pytest_asyncframe.probe import Probe
+from tests.framework.running.messages import UNKNOWN
 
 
 @background_task
@@ -85,7 +86,7 @@ async def test_a_finished_task_is_returned_at_once(task_manager: TaskManager) ->
 
 async def test_an_unknown_id(task_manager: TaskManager) -> None:
     """An id that is not known raises TaskNotFoundError."""
-    with pytest.raises(TaskNotFoundError):
+    with pytest.raises(TaskNotFoundError, match=UNKNOWN):
         await task_manager.wait("nobody")
 
 

@@ -19,6 +19,7 @@ from framework import (
 )
 from framework.protocols import Interceptor, TaskEvent, TaskRecord
 from framework.testing import WorkerCrashError, override_framework
+from tests.framework.running.messages import INTERRUPTED
 
 
 class Crashes(Interceptor):
@@ -58,7 +59,7 @@ async def test_a_crash_of_a_coroutine(in_place: bool) -> None:
 
     with override_framework(interceptor=Crashes()) as manager:
         manager.subscribe(note)
-        with pytest.raises(TaskInterruptedError):
+        with pytest.raises(TaskInterruptedError, match=INTERRUPTED):
             await (never_begins() if in_place else manager.submit(never_begins, wait=True))
     assert kinds == ["submitted", "started", "interrupted"]
 
@@ -68,7 +69,7 @@ def test_a_crash_on_a_thread() -> None:
     interceptor = Crashes()
     with override_framework(interceptor=interceptor) as manager:
         first = thread_name()
-        with pytest.raises(TaskInterruptedError):
+        with pytest.raises(TaskInterruptedError, match=INTERRUPTED):
             manager.wait_result(first)
         task = manager.get_all_tasks()[first]
         second = manager.wait_result(thread_name())
@@ -148,7 +149,7 @@ async def test_an_event_after_which_the_worker_crashes(
         *others, last = [await manager.submit(body) for body in bodies]
         for other in others:
             await manager.get_result(other)
-        with pytest.raises(TaskInterruptedError):
+        with pytest.raises(TaskInterruptedError, match=INTERRUPTED):
             await manager.get_result(last)
         stats = manager.get_stats()
     assert interceptor.heard == [kind]

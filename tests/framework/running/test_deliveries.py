@@ -27,6 +27,7 @@ from framework.protocols import Interceptor, TaskEvent, TaskRecord
 from framework.stores.memory import MemoryStore
 from framework.testing import override_framework
 from pytest_asyncframe.probe import Probe
+from tests.framework.running.messages import CANCELLED, LIMITED, UNKNOWN
 from tests.patience import PATIENCE
 
 
@@ -103,7 +104,7 @@ async def test_a_store_that_fails_leaves_no_task_live(caplog: pytest.LogCaptureF
     with override_framework(store=Full()) as manager:
         task_id = await manager.submit(int, on_complete=lambda _: ended.set())
         assert await asyncio.to_thread(ended.wait, PATIENCE)
-        with pytest.raises(TaskNotFoundError):
+        with pytest.raises(TaskNotFoundError, match=UNKNOWN):
             await manager.get_result(task_id)
         assert manager.get_active_count() == 0
         assert manager.get_stats()["completed"] == 1
@@ -128,7 +129,7 @@ async def test_a_cancelled_task_does_not_wait_for_its_next_attempt(
     await clock.run_for(1)
     assert asyncframe.delays(body) == [3600]
     assert await manager.cancel_task(task_id) is True
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError, match=CANCELLED):
         await asyncframe.completed(task_id)
     assert clock.monotonic() == 1
 
@@ -144,7 +145,7 @@ async def test_a_cancelled_task_does_not_wait_for_its_slot(asyncframe: Probe) ->
     task_ids = [background_task(slot)() for _ in range(2)]
     await clock.run_for(1)
     assert await asyncframe.manager.cancel_task(task_ids[1]) is True
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError, match=CANCELLED):
         await asyncframe.completed(task_ids[1])
     assert clock.monotonic() == 1
 
@@ -169,7 +170,7 @@ async def test_a_wait_that_begins_while_the_framework_stops_ends_at_once() -> No
         task_id = await manager.submit(body)
         await started.wait()
         asyncio.get_running_loop().call_soon(go_on.set)
-    with pytest.raises(RateLimitExceededError):
+    with pytest.raises(RateLimitExceededError, match=LIMITED):
         await manager.get_result(task_id)
 
 

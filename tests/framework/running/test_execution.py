@@ -35,6 +35,7 @@ from tests.framework.kinds import (
     on_loop,
     reached,
 )
+from tests.framework.running.messages import CANCELLED, TIMED_OUT
 from tests.patience import PATIENCE
 
 user: ContextVar[str] = ContextVar("user", default="nobody")
@@ -143,7 +144,7 @@ async def test_check_cancelled_ends_a_thread_task_cancelled(task_manager: TaskMa
     await reached(started)
     assert await task_manager.cancel_task(task_id) is False
     asked.set()
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError, match=CANCELLED):
         await task_manager.get_result(task_id)
     task = await task_manager.get_task(task_id)
     assert task is not None
@@ -263,7 +264,7 @@ async def test_on_error_at_a_limit(task_manager: TaskManager, task_clock: Virtua
     (one,) = told
     assert one[:2] == (TaskStatus.TIMEOUT, True)
     assert one[2] != threading.get_ident()
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(TaskTimeoutError, match=TIMED_OUT):
         await task_manager.get_result(task_id)
 
 
@@ -350,7 +351,7 @@ async def test_events_of_a_late_result(asyncframe: Probe) -> None:
     assert kinds(events) == ["submitted", "started", "timed_out", "late_result"]
     assert [event.at for event in events] == [0.0, 0.0, 1.0, 3.0]
     asyncframe.assert_transitions(task_id, "pending>running>timeout")
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(TaskTimeoutError, match=TIMED_OUT):
         await asyncframe.completed(task_id)
     assert asyncframe.manager.get_stats()["late_results"] == 1
 
@@ -414,7 +415,7 @@ async def test_a_coroutine_that_cancels_itself(task_manager: TaskManager) -> Non
         await asyncio.Event().wait()
 
     task_id = await task_manager.submit(body)
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError, match=CANCELLED):
         await task_manager.get_result(task_id)
     task = await task_manager.get_task(task_id)
     assert task is not None

@@ -27,6 +27,7 @@ from framework.testing import (
     override_framework,
     refuse,
 )
+from tests.framework.running.messages import LIMITED
 
 
 class AroundBodies(Interceptor):
@@ -87,7 +88,7 @@ async def test_what_is_around_a_throttled_function(name: str, partial: bool) -> 
     with override_framework(interceptor=interceptor) as manager:
         args = (Sender(),) if partial else ("ann",)
         assert await manager.submit(fn, args, wait=True) == "ann"
-        with pytest.raises(RateLimitExceededError):
+        with pytest.raises(RateLimitExceededError, match=LIMITED):
             await manager.submit(throttled, (Sender(), "ann"), wait=True)
     assert interceptor.starts == 2
 
@@ -98,7 +99,7 @@ async def test_what_is_around_a_throttled_method() -> None:
     interceptor.starts = 1
     with override_framework(interceptor=interceptor) as manager:
         assert await manager.submit(Sender().limited, ("ann",), wait=True) == "ann"
-        with pytest.raises(RateLimitExceededError):
+        with pytest.raises(RateLimitExceededError, match=LIMITED):
             await manager.submit(Sender().limited, ("bob",), wait=True)
     assert interceptor.starts == 2
 

@@ -18,6 +18,7 @@ from framework import (
 )
 from pytest_asyncframe.clock import VirtualClock
 from tests.framework.kinds import reached
+from tests.framework.running.messages import TIMED_OUT
 from tests.patience import PATIENCE
 
 # -- driven in place
@@ -162,7 +163,7 @@ async def test_the_limit_in_place(task_manager: TaskManager, task_clock: Virtual
     await one.start()
     other = asyncio.create_task(task_manager.get_result(one.task_id))
     await task_clock.run_for(5.0)
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(TaskTimeoutError, match=TIMED_OUT):
         await other
     assert one.awaiter is not None
     assert not one.awaiter.done()

@@ -17,6 +17,7 @@ from framework import (
 from framework.testing import override_framework
 from pytest_asyncframe.probe import Probe
 from tests.framework.exact import ExactClock
+from tests.framework.running.messages import TIMED_OUT
 
 
 async def test_waiting_for_a_slot_does_not_count_on_a_loop(asyncframe: Probe) -> None:
@@ -51,7 +52,7 @@ async def test_what_was_left_of_a_limit_goes_on_after_the_slot(asyncframe: Probe
         await asyncio.Event().wait()
 
     await slot()
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(TaskTimeoutError, match=TIMED_OUT):
         await asyncframe.completed(body())
     assert slots == [0.0, 60.0]
     assert clock.monotonic() == 63.0
@@ -86,7 +87,7 @@ async def test_a_body_that_never_suspends_is_over_its_limit_when_it_ends(
         asyncframe.clock.sleep(5.0)
         return "late"
 
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(TaskTimeoutError, match=TIMED_OUT):
         await blocks()
     assert asyncframe.manager.get_stats()["timeout"] == 1
     assert asyncframe.manager.get_stats()["late_results"] == 1
@@ -102,7 +103,7 @@ async def test_a_body_that_never_suspends_and_fails_past_its_limit_is_timeout(
         asyncframe.clock.sleep(5.1)
         raise ValueError
 
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(TaskTimeoutError, match=TIMED_OUT):
         await asyncframe.completed(blocks())
 
 

@@ -21,6 +21,7 @@ from framework._running import permits
 from framework._tasks.records import TaskRecord
 from framework.protocols import StoreHost
 from framework.stores.memory import MemoryStore
+from tests.framework.running.messages import STOPPING
 from tests.patience import PATIENCE
 
 RAN: list[str] = []
@@ -207,7 +208,7 @@ async def test_given_away_at_shutdown(function: Any) -> None:
         waiting = asyncio.create_task(manager.get_result(task_id))
         await asyncio.wait([waiting], timeout=0)
     told(True)
-    with pytest.raises(FrameworkNotStartedError):
+    with pytest.raises(FrameworkNotStartedError, match=STOPPING):
         await waiting
 
     assert [one.task_id for one in store.released] == [task_id]

@@ -22,6 +22,7 @@ from framework import (
     get_task_manager,
     setup_async_framework,
 )
+from tests.framework.running.messages import CANCELLED
 
 Seen = list[tuple[str, Any]]  # Any: an asyncio task, or what a test notes of it
 
@@ -176,7 +177,7 @@ async def test_one_that_was_cancelled_before(manager: TaskManager) -> None:
     ids = first(seen), second(seen)
     await manager.cancel_task(ids[0])
 
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError, match=CANCELLED):
         await manager.get_result(ids[0])
     assert await ended(manager, ids[1]) == [TaskStatus.COMPLETED]
     assert told(seen) == ["second in asyncframe second"]

@@ -23,6 +23,7 @@ from framework.protocols import Interceptor, TaskRecord
 from framework.testing import Call, call_of, function_name, override_framework
 from pytest_asyncframe.probe import Probe
 from tests.framework.exact import ExactClock
+from tests.framework.running.messages import LIMITED
 
 wide = throttled_task(rate_limit=1_000)
 waits = throttled_task(rate_limit=1, time_window=10, when_limited="wait")
@@ -165,7 +166,7 @@ def test_a_refused_call_is_not_told(heard: Heard) -> None:
     limited = throttled_task(rate_limit=1)(int)
     with override_framework(interceptor=heard):
         limited()
-        with pytest.raises(RateLimitExceededError):
+        with pytest.raises(RateLimitExceededError, match=LIMITED):
             limited()
 
     assert len(heard.names) == 1
@@ -176,7 +177,7 @@ async def test_a_sync_call_on_a_loop_is_not_told_when_it_must_wait(heard: Heard)
     limited = waits(int)
     with override_framework(interceptor=heard):
         limited()
-        with pytest.raises(RateLimitExceededError):
+        with pytest.raises(RateLimitExceededError, match=LIMITED):
             limited()
 
     assert len(heard.names) == 1
@@ -226,7 +227,7 @@ def test_an_interceptor_need_not_care() -> None:
     limited = throttled_task(rate_limit=1)(int)
     with override_framework(interceptor=type("Silent", (Interceptor,), {})()):
         assert limited() == 0
-        with pytest.raises(RateLimitExceededError):
+        with pytest.raises(RateLimitExceededError, match=LIMITED):
             limited()
 
 
@@ -242,7 +243,7 @@ def test_what_an_interceptor_raises_takes_the_place_of_the_call() -> None:
     with override_framework(interceptor=Failing()):
         with pytest.raises(ConnectionResetError, match=r"^injected$"):
             limited()
-        with pytest.raises(RateLimitExceededError):
+        with pytest.raises(RateLimitExceededError, match=LIMITED):
             limited()
 
     assert ran == []
