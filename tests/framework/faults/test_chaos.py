@@ -25,8 +25,9 @@ from framework import (
     setup_async_framework,
 )
 from framework.protocols import TaskEvent
+from tests.patience import PATIENCE
 
-SEEDS = range(20)
+SEEDS = [*range(5), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(5, 20))]
 THREADS = 16
 OPERATIONS = 150
 WORKERS = 4
@@ -142,7 +143,7 @@ class Chaos:
         self.ids: list[str] = []
         self.hanging: list[str] = []
         self.failures: list[BaseException] = []
-        self._start = threading.Barrier(THREADS)
+        self._start = threading.Barrier(THREADS, timeout=PATIENCE)
 
     def run(self, index: int) -> None:
         """Do everything that thread number *index* does."""
