@@ -10,7 +10,6 @@ import logging
 import re
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
@@ -34,19 +33,17 @@ from framework import (
 from framework._running.policies import standalone
 from framework._threads.sleepers import ThreadSleeper
 from pytest_asyncframe.probe import Probe
+from tests.children import python
 from tests.framework.clients import TestClient
 from tests.framework.pools import clock_apart
 from tests.framework.running.messages import NOT_STARTED
 from tests.patience import PATIENCE
-from tests.serving import ROOT, STOPPING, serving
+from tests.serving import STOPPING, serving
 
 
 def run_script(text: str, *options: str) -> subprocess.CompletedProcess[str]:
     """Run *text* as a program of its own, with every warning an error."""
-    command = [sys.executable, "-W", "error", *options, "-c", text]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    return python("-W", "error", *options, "-c", text, status=None)
 
 
 def pool_threads() -> list[str]:

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
-from tests.serving import ROOT
+from tests.children import python
 
 PROGRAM = "tests.framework.apps.many"
 
 
 def measure(what: str, *numbers: int, patience: float = 200.0) -> dict[str, Any]:
     """Run the program and return its figures; ``grown`` is in millions of bytes."""
-    command = [sys.executable, "-m", PROGRAM, what, *map(str, numbers)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=patience, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = python("-m", PROGRAM, what, *map(str, numbers), patience=patience)
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures
 

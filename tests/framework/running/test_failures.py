@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +26,7 @@ from framework.testing import override_framework
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.executor import DeterministicExecutor
 from pytest_asyncframe.probe import Probe
+from tests.children import python
 from tests.framework.kinds import fail_with, in_thread, on_loop, reached
 from tests.patience import PATIENCE
 
@@ -202,9 +201,7 @@ asyncio.run(main())
 
 def test_no_set_up_is_needed() -> None:
     """Without any configuration of logging the line and its traceback are on stderr."""
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True, timeout=PATIENCE
-    )
+    done = python("-c", SCRIPT)
     first, *_, last = done.stderr.splitlines()
     assert re.fullmatch(
         r"task \w{32} \(__main__\.send\) failed: RuntimeError: smtp is down "
