@@ -167,7 +167,11 @@ async def test_b3_coroutine_from_sync(task_manager: TaskManager) -> None:
         made.append(async_pair(1, 2))
         return made[0]
 
-    with pytest.raises(TypeError, match=r"^.*forgetful is not an async function but returned a co"):
+    with pytest.raises(
+        TypeError,
+        match=r"^\S+forgetful is not an async function but returned a coroutine, "
+        r"which nobody would await: submit the async function itself$",
+    ):
         await task_manager.submit(forgetful, wait=True)
 
     assert inspect.getcoroutinestate(made[0]) == "CORO_CLOSED"

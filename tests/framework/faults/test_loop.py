@@ -337,7 +337,7 @@ async def test_d5_waiter_for_a_thread_is_cancelled(task_manager: TaskManager) ->
     await reached(body.started)
     (task_id,) = task_manager.get_active_tasks()
     waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(asyncio.CancelledError, match=r"^$"):
         await waiting
     meanwhile = status_of(task_manager, task_id)
     body.gate.set()
@@ -358,7 +358,7 @@ async def test_d5_waiter_for_a_coroutine_is_cancelled(task_manager: TaskManager)
     await started.wait()
     (task_id,) = task_manager.get_active_tasks()
     waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(asyncio.CancelledError, match=r"^$"):
         await waiting
     meanwhile = status_of(task_manager, task_id)
     gate.set()
@@ -387,7 +387,7 @@ async def test_d5_awaiter_in_place_is_cancelled(task_manager: TaskManager) -> No
     (task_id,) = task_manager.get_active_tasks()
     waiting.cancel()
     asyncio.get_running_loop().call_soon(cleaned.set)
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(asyncio.CancelledError, match=r"^$"):
         await waiting
     assert seen == ["running"]
     assert status_of(task_manager, task_id) == "cancelled"

@@ -366,7 +366,11 @@ def test_of_two_submissions_of_one_id_one_is_accepted() -> None:
     def submit_again() -> None:
         # 1 the first submission finds no live task of the id, 2 this one comes, 3 the
         # first looks into the store. Accepted at 2, this one's task could end before 3.
-        with pytest.raises(ValueError, match=r"^task_id must be one that no task has") as info:
+        with pytest.raises(
+            ValueError,
+            match=r"^task_id must be one that no task has, not 'mine': choose another, or "
+            r"leave it out for a random one$",
+        ) as info:
             manager.submit_nowait(int, task_id="mine")
         refused.append(info.value)
 
@@ -375,7 +379,11 @@ def test_of_two_submissions_of_one_id_one_is_accepted() -> None:
         task_id = manager.submit_nowait(int, task_id="mine")
         assert manager.wait_result(task_id, PATIENCE) == 0
         assert len(refused) == 1
-        with pytest.raises(ValueError, match=r"^task_id must be one that no task has"):
+        with pytest.raises(
+            ValueError,
+            match=r"^task_id must be one that no task has, not 'mine': choose another, or "
+            r"leave it out for a random one$",
+        ):
             manager.submit_nowait(int, task_id="mine")
 
 

@@ -229,10 +229,10 @@ async def test_c14_initializer_fails(caplog: pytest.LogCaptureFixture) -> None:
         ids = [await manager.submit(int) for _ in range(3)]
         gate.set()
         for task_id in ids:
-            with pytest.raises(BrokenThreadPool):
+            with pytest.raises(BrokenThreadPool, match=r"^A thread initializer failed"):
                 await manager.get_result(task_id)
         for _ in range(3):
-            with pytest.raises(BrokenThreadPool):
+            with pytest.raises(BrokenThreadPool, match=r"^A thread initializer failed"):
                 await manager.submit(int, wait=True)
         assert manager.get_active_count() == 0
     pool.shutdown()

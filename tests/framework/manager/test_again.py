@@ -176,12 +176,12 @@ async def test_arguments_are_let_go(how: str, reason: str) -> None:
         option: Any = {"keep_arguments": False} if how == "option" else {}
         ids = [await manager.submit(fail_with, (big,), **option)]
         del big
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match=r"^no$"):
             await manager.get_result(ids[0])
         gc.collect()
         assert (gone() is None) == (how == "option")
         for _ in range(2):
-            with pytest.raises(RuntimeError):
+            with pytest.raises(RuntimeError, match=r"^no$"):
                 await manager.submit(fail_with, (Big(),), wait=True)
         gc.collect()
         assert gone() is None
@@ -197,7 +197,7 @@ async def test_a_forgotten_task_keeps_no_arguments() -> None:
         gone = weakref.ref(big)
         task_id = await manager.submit(fail_with, (big,))
         del big
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match=r"^no$"):
             await manager.get_result(task_id)
         assert gone() is not None
         manager.cleanup_completed_tasks(0)

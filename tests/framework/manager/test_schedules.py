@@ -373,7 +373,11 @@ async def test_run_by_hand(manager: TaskManager, asyncframe: Probe) -> None:
 
     await manager.schedules.pause("by hand")
     task_id = await manager.schedules.trigger("by hand")
-    with pytest.raises(ScheduleBusyError, match=r"^schedule 'by hand' is running, and its runs do"):
+    with pytest.raises(
+        ScheduleBusyError,
+        match=r"^schedule 'by hand' is running, and its runs do not overlap: wait for "
+        r"the run, or cancel it$",
+    ):
         await manager.schedules.trigger("by hand")
     assert (await asyncframe.completed(task_id)).result == "sent"
     assert own(manager, report)[0].last_task_id == task_id
@@ -388,7 +392,9 @@ async def test_no_such_schedule(manager: TaskManager) -> None:
     """A name that no schedule has is refused, with those that there are."""
     nothing = scheduled_task(every=10, name="one")(int)
     for act in (manager.schedules.pause, manager.schedules.resume, manager.schedules.trigger):
-        with pytest.raises(ScheduleNotFoundError, match=r"^there is no schedule 'two'; this proc"):
+        with pytest.raises(
+            ScheduleNotFoundError, match=r"^there is no schedule 'two'; this process has 'one'$"
+        ):
             await act("two")
         with pytest.raises(TypeError, match=r"^name must be a string, not 2$"):
             await act(2)  # type: ignore[arg-type]  # the point

@@ -185,7 +185,11 @@ async def test_a_chosen_id_in_use_takes_no_place_away(task_manager: TaskManager)
     """A submission that is refused since its id is in use leaves the other task's key alone."""
     first = report.options(task_id="chosen")(3)
     for month in (3, 4):
-        with pytest.raises(ValueError, match="task_id must be one that no task has"):
+        with pytest.raises(
+            ValueError,
+            match=r"^task_id must be one that no task has, not 'chosen': choose another, "
+            r"or leave it out for a random one$",
+        ):
             report.options(task_id="chosen")(month)
 
     assert report(3) == first
@@ -276,7 +280,12 @@ async def test_a_set_is_refused(task_manager: TaskManager, value: object) -> Non
     def work(value: object) -> None:
         """Do nothing."""
 
-    with pytest.raises(TypeError, match="a set has no order that all processes share"):
+    with pytest.raises(
+        TypeError,
+        match=r"^\S+work is unique by its arguments, which must all have a JSON form: "
+        r"a set has no order that all processes share; or give a function of "
+        r"the arguments, as in unique=lambda order, \*\*_: order\.id$",
+    ):
         await task_manager.submit(work, (value,), unique=True)
 
 

@@ -228,7 +228,7 @@ async def test_on_error_gets_the_final_task(task_manager: TaskManager, make: Any
     task_id = await task_manager.submit(
         make(fail_with(error)), on_complete=other.append, on_error=hook
     )
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match=r"^'k'$"):
         await task_manager.get_result(task_id)
     await reached(called)
     assert other == []
@@ -336,7 +336,7 @@ async def test_events_of_a_retry(task_manager: TaskManager) -> None:
     def flaky() -> None:
         raise KeyError("k")
 
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match=r"^'k'$"):
         await task_manager.get_result(flaky())
     assert kinds(events) == ["submitted", "started", "retrying", "failed"]
     assert [event.attempt for event in events] == [0, 1, 1, 2]
@@ -435,7 +435,7 @@ async def test_a_coroutine_whose_awaiter_is_cancelled(task_manager: TaskManager)
     awaiter = asyncio.ensure_future(body())
     await started.wait()
     awaiter.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(asyncio.CancelledError, match=r"^$"):
         await awaiter
     (task,) = task_manager.get_all_tasks().values()
     assert (task["status"], task["reason"]) == (

@@ -154,7 +154,7 @@ def test_attempts_are_told_at_debug(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "asyncframe"), override_framework() as manager:
         # Silent: if nobody waits yet when it ends, its line could come during another test.
         task_id = manager.submit_nowait(connect, on_error="silent")
-        with pytest.raises(ConnectionError):
+        with pytest.raises(ConnectionError, match=r"^refused$"):
             manager.wait_result(task_id, PATIENCE)
     (told,) = [text for text in caplog.messages if text.startswith("attempt")]
     assert told == (
@@ -226,7 +226,7 @@ async def test_whoever_waits_gets_it_instead(
     async def ask() -> None:
         await task_manager.get_result(await task_manager.submit(failing, wait=wait))
 
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match=r"^'k'$"):
         await ask()
     assert task_manager.cleanup_completed_tasks(0) == 1
     assert lines.records == []
@@ -262,7 +262,7 @@ async def test_an_awaited_async_task_is_not_logged(
             await asyncio.get_running_loop().run_in_executor(None, int)
         raise KeyError("k")
 
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match=r"^'k'$"):
         await (in_pool() if kind == "thread" else in_place(suspended=kind == "suspended"))
     assert task_manager.cleanup_completed_tasks(0) == 1
     assert lines.records == []
@@ -286,7 +286,7 @@ async def test_a_failure_that_its_awaiter_does_not_take(
     awaiter = asyncio.ensure_future(body())
     await started.wait()
     awaiter.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(asyncio.CancelledError, match=r"^$"):
         await awaiter
     (text,) = lines.texts
     assert text == f"{named(body)} failed: RuntimeError: rollback failed; nobody read its error"
@@ -322,7 +322,9 @@ async def test_a_wait_that_was_given_up(task_manager: TaskManager, lines: Lines)
         raise RuntimeError("late")
 
     task_id = await task_manager.submit(body)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(
+        TimeoutError, match=r"^task \w+ \(.*\) is running after 0 s of waiting; it goes on$"
+    ):
         await task_manager.get_result(task_id, timeout=0)
     gate.set()
     await reached(lines.written)

@@ -117,7 +117,7 @@ async def test_cancelling_the_awaiter_cancels_in_place(task_manager: TaskManager
     await one.start()
     assert one.awaiter is not None
     one.awaiter.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(asyncio.CancelledError, match=r"^$"):
         await one.answer()
     assert one.awaiter.cancelled()
     assert await one.status() is TaskStatus.CANCELLED
@@ -197,7 +197,7 @@ async def test_cancelled_from_both_sides(task_manager: TaskManager, outer_first:
         # Its first step posts the cancellation, which is delivered in the turn after.
         asyncio.get_running_loop().call_soon(one.awaiter.cancel)
     await cancelling
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(asyncio.CancelledError, match=r"^$"):
         await one.answer()
     assert await one.status() is TaskStatus.CANCELLED
 
@@ -215,7 +215,7 @@ async def test_over_the_limit_and_cancelled_at_once(
     task_clock.advance(5.0)
     if not outer_first:
         one.awaiter.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(asyncio.CancelledError, match=r"^$"):
         await one.answer()
     task = await task_manager.get_task(one.task_id)
     assert task is not None
@@ -279,7 +279,7 @@ async def test_cancelling_whoever_awaits_a_thread_task(task_manager: TaskManager
     waiting = asyncio.create_task(body())
     await reached(started)
     waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(asyncio.CancelledError, match=r"^$"):
         await waiting
     task = await task_manager.get_task(ids[0])
     assert task is not None

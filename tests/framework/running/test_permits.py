@@ -13,6 +13,7 @@ import pytest
 from framework import (
     FrameworkNotStartedError,
     TaskManager,
+    TaskNotFoundError,
     background_task,
     get_task_manager,
     setup_async_framework,
@@ -21,7 +22,7 @@ from framework._running import permits
 from framework._tasks.records import TaskRecord
 from framework.protocols import StoreHost
 from framework.stores.memory import MemoryStore
-from tests.framework.running.messages import STOPPING
+from tests.framework.running.messages import STOPPING, UNKNOWN
 from tests.patience import PATIENCE
 
 RAN: list[str] = []
@@ -154,7 +155,7 @@ async def test_task_of_another_process(function: Any) -> None:
         task_id = function("one")
         (await asked(store))(False)
         waiting = asyncio.create_task(manager.get_result(task_id, timeout=PATIENCE))
-        with pytest.raises(LookupError):
+        with pytest.raises(TaskNotFoundError, match=UNKNOWN):
             await waiting
 
         assert RAN == []

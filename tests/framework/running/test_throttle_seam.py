@@ -195,7 +195,7 @@ async def test_a_call_that_gives_up_is_not_told(heard: Heard, asyncframe: Probe)
         gone, stays = (asyncio.ensure_future(limited()) for _ in range(2))
         await asyncframe.clock.run_for(1)
         gone.cancel()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(asyncio.CancelledError, match=r"^$"):
             await gone
         await stays
 
@@ -281,7 +281,10 @@ def test_a_call_tells_whether_it_is_throttled(stack: str) -> None:
             seen.append(call_of(record))
             raise PermissionError("seen enough")
 
-    with override_framework(interceptor=Looking()) as manager, pytest.raises(PermissionError):
+    with (
+        override_framework(interceptor=Looking()) as manager,
+        pytest.raises(PermissionError, match=r"^seen enough$"),
+    ):
         manager.submit_nowait(fn)
 
     assert [call.throttled for call in seen] == [throttled]
