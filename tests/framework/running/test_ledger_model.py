@@ -43,6 +43,14 @@ pauses = st.integers(0, 128).map(lambda count: count / 64)
 shares = st.sampled_from([0.0, 0.5, 1.0])
 
 
+def raised(text: str) -> ValueError:
+    """Return an error that has a traceback."""
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        return error
+
+
 class Waiting:
     """A waiter that notes in *woken* that it was woken."""
 
@@ -261,13 +269,14 @@ class LedgerModel(RuleBasedStateMachine):
                 self.abandoned.append(one.task.task_id)
         elif move == "fail" and body_ended and only_from is None:
             self._late(one)
-        error = ValueError(move)
+        error = raised(move)
 
         ended = self.endings.end(one.task, move, error, move, only_from, body_ended)
 
         assert ended is (target is not None)
         if ended:
             assert (one.task.error, one.task.reason) == (error, move)
+            assert one.task.traceback is error.__traceback__ is not None
             self._check_end(one, woken)
 
     @rule(one=tasks, share=shares)
