@@ -13,17 +13,12 @@ import httpx
 import psutil
 import pytest
 
-from tests.framework.apps.busy import EXPECTED, GRACE
+from tests.framework.apps.busy import EXPECTED
 from tests.patience import PATIENCE
 from tests.serving import READY, STOPPING, Server, serving
 
 BUSY = "tests.framework.apps.busy:app"
 LOADED = {"BUSY_LOAD": "1"}
-
-# Tests on a virtual clock check the exact second. This limit only tells a process that hangs from
-# one on a busy machine.
-IN_TIME = GRACE + PATIENCE / 2
-EXIT = PATIENCE
 
 
 def accepted(server: Server) -> list[str]:
@@ -68,30 +63,30 @@ def assert_all_accounted_for(server: Server, *, loads: int = 1) -> None:
     named = set(re.findall(r"\w{32}", " ".join(lines)))
     assert named
     assert named <= unfinished
-    assert_in_time(server, loads)
+    assert_stopped(server, loads)
 
 
-def assert_in_time(server: Server, loads: int = 1) -> None:
-    """Assert that every process has stopped its framework within the promised time."""
-    took = re.findall(r"stopped within ([\d.]+) s", server.log)
-    assert len(took) == loads
-    assert max(map(float, took)) < IN_TIME
+def assert_stopped(server: Server, loads: int = 1) -> None:
+    """Assert that every process has said that it stopped its framework.
+
+    How long that took is no matter of a busy machine: tests on a virtual clock check the
+    exact second, and a process that hangs does not end.
+    """
+    assert len(re.findall(r"stopped within [\d.]+ s", server.log)) == loads
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 0)]
 )
-def test_one_signal_ends_a_busy_server_within_its_grace(
-    number: int, status: int, loop: str
-) -> None:
-    """SIGTERM and SIGINT end the process in time, and every id returned has a final state."""
+def test_one_signal_ends_a_busy_server(number: int, status: int, loop: str) -> None:
+    """SIGTERM and SIGINT end the process, and every id returned has a final state."""
     options = ("--timeout-graceful-shutdown", "2", "--loop", loop)
     with serving(BUSY, *options) as server:
         ids = httpx.post(f"{server.url}/load").json()
         server.send_signal(number)
         server.wait_for(STOPPING)
-        assert server.wait(EXIT) == status
+        assert server.wait(PATIENCE) == status
         assert accepted(server) == ids
         assert_all_accounted_for(server)
 
@@ -108,7 +103,7 @@ def test_workers_drain_each_their_own() -> None:
         assert len(family) == 2
         server.send_signal(signal.SIGTERM)
         server.wait_for(STOPPING, 2)
-        assert server.wait(EXIT) == 0
+        assert server.wait(PATIENCE) == 0
         assert not any(lives(process) for process in family)
         assert_all_accounted_for(server, loads=2)
 
@@ -132,7 +127,7 @@ def test_a_reload_drains_and_starts_anew(tmp_path: Path) -> None:
         server.wait_for(READY, 2)
         server.send_signal(signal.SIGTERM)
         server.wait_for(STOPPING, 2)
-        server.wait(EXIT)
+        server.wait(PATIENCE)
         assert_all_accounted_for(server, loads=2)
 
 
@@ -142,7 +137,7 @@ def test_a_second_sigint_during_the_drain_loses_nothing() -> None:
         server.send_signal(signal.SIGINT)
         server.wait_for(STOPPING)
         server.send_signal(signal.SIGINT)
-        server.wait(EXIT)
+        server.wait(PATIENCE)
         assert_all_accounted_for(server)
 
 
@@ -156,9 +151,9 @@ def test_a_second_sigint_before_the_drain_loses_nothing() -> None:
             server.send_signal(signal.SIGINT)
             server.wait_for("Waiting for connections to close")
             server.send_signal(signal.SIGINT)
-            server.wait(EXIT)
+            server.wait(PATIENCE)
         assert final_states(server).keys() == set(accepted(server))
-        assert_in_time(server)
+        assert_stopped(server)
 
 
 def test_a_signal_during_start_up_drains_what_was_started() -> None:
@@ -170,5 +165,5 @@ def test_a_signal_during_start_up_drains_what_was_started() -> None:
         server.process.stdin.write("go on\n")
         server.process.stdin.flush()
         server.wait_for(STOPPING)
-        assert server.wait(EXIT) == -signal.SIGTERM
+        assert server.wait(PATIENCE) == -signal.SIGTERM
         assert_all_accounted_for(server)

@@ -164,7 +164,7 @@ async def test_a_wait_that_begins_while_the_framework_stops_ends_at_once() -> No
         await go_on.wait()
         await slot()
 
-    async with setup_async_framework(None, graceful_shutdown_timeout=5.0):
+    async with setup_async_framework(None, graceful_shutdown_timeout=PATIENCE):
         manager = get_task_manager()
         await slot()
         task_id = await manager.submit(body)

@@ -23,6 +23,7 @@ from framework import (
     setup_async_framework,
 )
 from tests.framework.running.messages import CANCELLED
+from tests.patience import PATIENCE
 
 Seen = list[tuple[str, Any]]  # Any: an asyncio task, or what a test notes of it
 
@@ -33,7 +34,7 @@ def in_real_time(test: Callable[[TaskManager], Coroutine[Any, Any, None]]) -> Ca
     """Run *test* with a framework in real time."""
 
     async def run() -> None:
-        async with setup_async_framework(None, graceful_shutdown_timeout=5):
+        async with setup_async_framework(None, graceful_shutdown_timeout=PATIENCE):
             await test(get_task_manager())
 
     def sync_inner() -> None:
