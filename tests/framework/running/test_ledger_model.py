@@ -23,10 +23,13 @@ from hypothesis.stateful import (
 
 from framework import QueueFullError, Task, TaskStatus
 from framework._tasks.live import LiveTask, Move
+from framework._tasks.records import TaskRecord
 from framework.protocols import TaskEvent
+from framework.stores.memory import MemoryStore
 from framework.testing import override_framework
 from tests.framework.drawn import explored
 from tests.framework.exact import ExactClock
+from tests.framework.running.asked import Store
 from tests.framework.running.held import FINAL, MOVES, TABLE, HeldEngine
 from tests.patience import PATIENCE
 
@@ -104,7 +107,9 @@ class LedgerModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock, self.engine = ExactClock(), HeldEngine()
-        self._context = override_framework(clock=self.clock, engine=self.engine, nested=True)
+        self._context = override_framework(
+            clock=self.clock, engine=self.engine, store=self.make_store(), nested=True
+        )
         self.manager = self._context.__enter__()
         self.ledger, self.endings = self.manager._core.ledger, self.manager._core.endings
         self.all: list[Modelled] = []
@@ -129,6 +134,10 @@ class LedgerModel(RuleBasedStateMachine):
         self._unsubscribe()
         assert self.hooks.empty()
         self._context.__exit__(None, None, None)
+
+    def make_store(self) -> MemoryStore:
+        """Return where finished tasks are kept."""
+        return MemoryStore()
 
     # -- the model
 
@@ -401,5 +410,73 @@ class LedgerModel(RuleBasedStateMachine):
         assert self.engine.abandoned == self.abandoned
 
 
+class NotingStore(Store):
+    """A store that other processes read; see `Store`.
+
+    Attributes:
+        noted: The last state of each task that it was told of.
+        refusal: What it raises for the next task; None if it takes it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noted: dict[TaskRecord, tuple[object, ...]] = {}
+        self.refusal: Exception | None = None
+
+    def note(self, record: TaskRecord) -> None:
+        """Note what a task is like now."""
+        if self.refusal is not None:
+            raise self.refusal
+        self.noted[record] = shown(record)
+
+    def figures(self) -> dict[str, int]:
+        """Return how many tasks have ended."""
+        statuses = [record.status for record in self.list()]
+        return {status.value: statuses.count(status) for status in TaskStatus if status.is_final}
+
+
+def shown(record: TaskRecord) -> tuple[object, ...]:
+    """Return what other processes read of a task that has not ended."""
+    return record.status, record.attempts, record.cancel_requested, record.progress
+
+
+class SharedLedgerModel(LedgerModel):
+    """The same with a store that other processes read."""
+
+    def make_store(self) -> MemoryStore:
+        """Return a store that is told of every change."""
+        self.store = NotingStore()
+        return self.store
+
+    @rule()
+    def refused_by_the_store(self) -> None:
+        """A task that the store refuses was never there."""
+        if self._waiting() >= self.ledger.queue_size:
+            return
+        self.store.refusal = OSError("the disk is full")
+        with pytest.raises(OSError, match=r"^the disk is full$"):
+            self.manager.submit_nowait(int)
+        self.store.refusal = None
+        self.extra["rejected"] += 1
+
+    @invariant()
+    def told_to_others(self) -> None:
+        """Other processes know each task that has not ended as it is."""
+        for one in self._live():
+            assert self.store.noted[one.task] == shown(one.task)
+
+    @invariant()
+    def counted_with_others(self) -> None:
+        """The counters of all processes are those of the live tasks and of all that is kept."""
+        figures = self.ledger.figures()
+        statuses = [one.status for one in [*self._live(), *self.kept]]
+        for status in TaskStatus:
+            assert figures[status.value] == statuses.count(status.value), status
+        assert figures["submitted"] == len(statuses)
+        assert figures["kept"] == len(self.kept)
+
+
 TestLedger = LedgerModel.TestCase
 TestLedger.settings = settings(explored, max_examples=60, stateful_step_count=STEPS)
+TestSharedLedger = SharedLedgerModel.TestCase
+TestSharedLedger.settings = TestLedger.settings
