@@ -87,17 +87,14 @@ class OwnBaseError(BaseException):
 
 
 @EVERY_KIND
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit])
-async def test_c2_interrupts(
-    task_manager: TaskManager, make: Any, run: Run, kind: type[BaseException]
-) -> None:
+async def test_c2_interrupts(task_manager: TaskManager, make: Any, run: Run) -> None:
     """KeyboardInterrupt and GeneratorExit make a task FAILED; its waiter gets a stand-in."""
-    error = kind()
-    told, task = await outcome(task_manager, run, make(fail_with(error)))
-    assert (task.status, task.error) == (TaskStatus.FAILED, error)
-    assert isinstance(told, TaskFailedError)
-    assert told.__cause__ is error
-    await require_healthy(task_manager)
+    for error in (KeyboardInterrupt(), GeneratorExit()):
+        told, task = await outcome(task_manager, run, make(fail_with(error)))
+        assert (task.status, task.error) == (TaskStatus.FAILED, error)
+        assert isinstance(told, TaskFailedError)
+        assert told.__cause__ is error
+        await require_healthy(task_manager)
 
 
 @EVERY_KIND
@@ -111,36 +108,26 @@ async def test_c2_own_base_exception(task_manager: TaskManager, make: Any, run: 
 
 
 @EVERY_KIND
-@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration])
-async def test_c3_stop_iteration(
-    task_manager: TaskManager, make: Any, run: Run, kind: type[Exception]
-) -> None:
+async def test_c3_stop_iteration(task_manager: TaskManager, make: Any, run: Run) -> None:
     """StopIteration and StopAsyncIteration make a task FAILED, and its waiter is woken."""
-    error = kind(7)
-    told, task = await outcome(task_manager, run, make(fail_with(error)))
-    assert task.status is TaskStatus.FAILED
-    # In a coroutine the interpreter itself makes a RuntimeError of StopIteration.
-    assert error in (task.error, getattr(task.error, "__cause__", None))
-    assert isinstance(told, (TaskFailedError, RuntimeError))
-    await require_healthy(task_manager)
+    for error in (StopIteration(7), StopAsyncIteration(7)):
+        told, task = await outcome(task_manager, run, make(fail_with(error)))
+        assert task.status is TaskStatus.FAILED
+        # In a coroutine the interpreter itself makes a RuntimeError of StopIteration.
+        assert error in (task.error, getattr(task.error, "__cause__", None))
+        assert isinstance(told, (TaskFailedError, RuntimeError))
+        await require_healthy(task_manager)
 
 
 @EVERY_KIND
-@pytest.mark.parametrize(
-    "kind",
-    [asyncio.CancelledError, concurrent.futures.CancelledError],
-    ids=["asyncio", "futures"],
-)
-async def test_c4_own_cancelled_error(
-    task_manager: TaskManager, make: Any, run: Run, kind: type[BaseException]
-) -> None:
+async def test_c4_own_cancelled_error(task_manager: TaskManager, make: Any, run: Run) -> None:
     """A CancelledError that a task raises by itself is FAILED, and cancels no waiter."""
-    error = kind()
-    told, task = await outcome(task_manager, run, make(fail_with(error)))
-    assert (task.status, task.error) == (TaskStatus.FAILED, error)
-    assert (type(told), told.__cause__) == (TaskFailedError, error)
-    assert not task.cancel_requested
-    await require_healthy(task_manager)
+    for error in (asyncio.CancelledError(), concurrent.futures.CancelledError()):
+        told, task = await outcome(task_manager, run, make(fail_with(error)))
+        assert (task.status, task.error) == (TaskStatus.FAILED, error)
+        assert (type(told), told.__cause__) == (TaskFailedError, error)
+        assert not task.cancel_requested
+        await require_healthy(task_manager)
 
 
 async def test_c4_awaiting_something_cancelled(task_manager: TaskManager) -> None:
@@ -215,29 +202,24 @@ class HostileError(Exception):
 
 
 @EVERY_KIND
-@pytest.mark.parametrize(
-    "error",
-    [
+async def test_c6_odd_exceptions(task_manager: TaskManager, make: Any, run: Run) -> None:
+    """An odd exception object is kept and raised to the waiter as the very same object."""
+    odd: list[Exception] = [
         NeedsArgumentsError(1, 2),
         FrozenError("frozen"),
         FalsyError(),
         HostileError(),
         ExceptionGroup("group", [ValueError(1), KeyError(2)]),
-    ],
-    ids=["unpicklable", "frozen", "falsy", "hostile", "group"],
-)
-async def test_c6_odd_exceptions(
-    task_manager: TaskManager, make: Any, run: Run, error: Exception
-) -> None:
-    """An odd exception object is kept and raised to the waiter as the very same object."""
-    told, task = await outcome(task_manager, run, make(fail_with(error)))
-    assert task.status is TaskStatus.FAILED
-    assert task.error is error
-    assert told is error
-    shown = task.to_dict()
-    assert (shown["has_error"], shown["error_type"]) == (True, type(error).__name__)
-    assert isinstance(shown["error_message"], str)
-    await require_healthy(task_manager)
+    ]
+    for error in odd:
+        told, task = await outcome(task_manager, run, make(fail_with(error)))
+        assert task.status is TaskStatus.FAILED
+        assert task.error is error
+        assert told is error
+        shown = task.to_dict()
+        assert (shown["has_error"], shown["error_type"]) == (True, type(error).__name__)
+        assert isinstance(shown["error_message"], str)
+        await require_healthy(task_manager)
 
 
 @EVERY_KIND
