@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from framework import (
 from framework._running.lines import Lines
 from framework.exceptions import DeadlockError
 from pytest_asyncframe.probe import Probe
+from tests.framework.faults.refusals import said
 from tests.framework.running.messages import DEADLOCK
 
 pytestmark = pytest.mark.usefixtures("asyncframe")
@@ -312,37 +314,31 @@ USELESS = (
 )
 
 
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        (
-            {"unique": 1},
-            "unique must be True, False or a function of the call's arguments, not 1",
-        ),
-        (
-            {"on_duplicate": "skip"},
-            "on_duplicate must be 'return' or 'raise' or 'replace', not 'skip'",
-        ),
-        (
-            {"on_duplicate": "raise"},
-            f"{__name__}.twice: {NO_DUPLICATES}",
-        ),
-        (
-            {"unique": cancel_all},
-            f"{PLAIN}, not the async {cancel_all!r}",
-        ),
-        ({"max_running": 0}, "max_running must be a whole number of at least 1, not 0"),
-        (
-            {"key": str},
-            f"{__name__}.twice: {USELESS}",
-        ),
-    ],
-)
-def test_bad_options_are_refused(options: Any, error: str) -> None:
+BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
+    (
+        {"unique": 1},
+        "TypeError: unique must be True, False or a function of the call's arguments, not 1",
+    ),
+    (
+        {"on_duplicate": "skip"},
+        "ValueError: on_duplicate must be 'return' or 'raise' or 'replace', not 'skip'",
+    ),
+    ({"on_duplicate": "raise"}, f"TypeError: {__name__}.twice: {NO_DUPLICATES}"),
+    ({"unique": cancel_all}, f"TypeError: {PLAIN}, not the async {cancel_all!r}"),
+    ({"max_running": 0}, "ValueError: max_running must be a whole number of at least 1, not 0"),
+    ({"key": str}, f"TypeError: {__name__}.twice: {USELESS}"),
+]
+
+
+def test_bad_options_are_refused() -> None:
     """An option that makes no sense is refused at decoration."""
-    with pytest.raises((TypeError, ValueError)) as caught:
-        background_task(**options)(twice)
-    assert str(caught.value) == error
+
+    def decorate(options: dict[str, Any]) -> object:
+        return background_task(**options)(twice)
+
+    found = [(options, said(partial(decorate, options))) for options, _ in BAD_OPTIONS]
+
+    assert found == BAD_OPTIONS
 
 
 # -- nothing is left behind

@@ -42,27 +42,28 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
 
 
-@pytest.mark.parametrize(
-    ("module", "names", "count"),
-    [
-        ("uvicorn.server", {"self": settings(config=settings(workers=4))}, 4),
-        ("uvicorn._subprocess", {"config": settings(workers=3, should_reload=False)}, 3),
-        ("uvicorn.server", {"config": settings(workers=4, should_reload=True)}, 1),
-        ("gunicorn.workers.sync", {"self": settings(cfg=settings(workers=8))}, 8),
-        ("hypercorn.run", {"config": settings(workers=2)}, 2),
-        ("uvicorn.lifespan", {}, 1),
-        ("uvicorn.server", {"config": settings(workers="many")}, 1),
-        ("uvicornish", {"config": settings(workers=4)}, 1),
-    ],
-)
-def test_settings_on_the_stack(module: str, names: dict[str, Any], count: int) -> None:
+SERVERS: list[tuple[str, dict[str, Any], int]] = [
+    ("uvicorn.server", {"self": settings(config=settings(workers=4))}, 4),
+    ("uvicorn._subprocess", {"config": settings(workers=3, should_reload=False)}, 3),
+    ("uvicorn.server", {"config": settings(workers=4, should_reload=True)}, 1),
+    ("gunicorn.workers.sync", {"self": settings(cfg=settings(workers=8))}, 8),
+    ("hypercorn.run", {"config": settings(workers=2)}, 2),
+    ("uvicorn.lifespan", {}, 1),
+    ("uvicorn.server", {"config": settings(workers="many")}, 1),
+    ("uvicornish", {"config": settings(workers=4)}, 1),
+]
+
+
+def test_settings_on_the_stack() -> None:
     """The nearest server on the stack that knows its number of workers is used."""
-    assert asked_from(module, **names) == count
+    found = [(module, names, asked_from(module, **names)) for module, names, _ in SERVERS]
+
+    assert found == SERVERS
 
 
-@pytest.mark.parametrize(("value", "count"), [("5", 5), ("", 1), ("many", 1)])
-def test_environment(monkeypatch: pytest.MonkeyPatch, value: str, count: int) -> None:
+def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """If no server is found, the environment variable that servers share is used."""
-    monkeypatch.setenv("WEB_CONCURRENCY", value)
+    for value, count in (("5", 5), ("", 1), ("many", 1)):
+        monkeypatch.setenv("WEB_CONCURRENCY", value)
 
-    assert worker_count(None) == count
+        assert worker_count(None) == count, value
