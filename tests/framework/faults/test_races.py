@@ -24,6 +24,7 @@ from framework.protocols import Interceptor, TaskRecord
 from framework.stores.memory import MemoryStore
 from framework.testing import override_framework
 from tests.framework.racing import Body, RacingClock, Turnstile, cancel, ends_of, heard, status_of
+from tests.framework.running.held import HeldEngine, submitted
 from tests.framework.running.messages import CANCELLED, QUEUE_FULL, STOPPED, TIMED_OUT
 from tests.patience import PATIENCE
 
@@ -402,3 +403,39 @@ def test_a_refused_submission_gives_its_id_back() -> None:
         with pytest.raises(QueueFullError, match=QUEUE_FULL):
             manager.submit_nowait(int, task_id="mine")
         assert manager.submit_nowait(int, task_id="mine") == "mine"
+
+
+def test_two_threads_are_to_pack_the_finished_tasks() -> None:
+    """Of two threads that find many finished tasks at once, one packs them, and all are found."""
+    # 1 a thread finds enough to pack, 2 another one packs it, 3 the first gets the lock.
+    store = MemoryStore()
+    packed: list[int] = []
+
+    class Overtaken:
+        """The store's lock, before which another thread comes."""
+
+        def __init__(self) -> None:
+            self.inner = store._lock
+
+        def __enter__(self) -> None:
+            store._lock = self.inner
+            store._pack()
+            packed.append(len(store._latest))
+            self.inner.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.inner.release()
+
+    with override_framework(engine=HeldEngine(), store=store, nested=True) as manager:
+        ids = []
+        for number in range(512):
+            task = submitted(manager)
+            ids.append(task.task_id)
+            if number == 511:
+                store._lock = Overtaken()  # type: ignore[assignment]  # for one packing
+            manager._core.ledger.start(task, 1.0)
+            manager._core.ledger.end(task, "complete", 2.0, number)
+        results = [manager.wait_result(task_id) for task_id in ids]
+
+    assert packed == [len(store._latest)] == [256]
+    assert results == list(range(512))
