@@ -55,6 +55,7 @@ def suite(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
+@pytest.mark.extended("processes")
 def test_children_can_be_interrupted(suite: pytest.Pytester) -> None:
     """Children of a run that was started with SIGINT ignored hear it, and the run does not."""
     suite.makepyfile("""
@@ -74,6 +75,7 @@ def test_children_can_be_interrupted(suite: pytest.Pytester) -> None:
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.extended("processes")
 def test_what_a_failure_left_is_its_own(suite: pytest.Pytester) -> None:
     """A process that a failed test left open fails no test after it."""
     suite.makepyfile("""
@@ -91,6 +93,7 @@ def test_what_a_failure_left_is_its_own(suite: pytest.Pytester) -> None:
     result.assert_outcomes(passed=1, failed=1)
 
 
+@pytest.mark.extended("processes")
 @pytest.mark.parametrize("options", [(), ("-n2",)])
 def test_reasons_of_skips(suite: pytest.Pytester, options: tuple[str, ...]) -> None:
     """Tests that were skipped for one reason are one line at the end, above the outcome."""

@@ -33,6 +33,15 @@ BROUGHT = {
 }
 """What fixtures bring, so that a test that asks for one needs no marker."""
 
+EXAMPLES = {
+    "docs/examples/plugin/test_outside.py::test_a_program": "processes",
+    "tests/docs/test_examples.py::test_example[subprocess_engine]": "processes",
+}
+"""What examples of the documentation need, by the beginnings of their tests' names.
+
+Readers are to see no marker in them.
+"""
+
 PROGRAMS_OF_PLUGINS = {"file", "git", "hg"}
 """What pytest-benchmark asks for machine and version, in each run of pytest inside a test."""
 
@@ -93,9 +102,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         marker = item.get_closest_marker("extended")
         if marker is None:
             names = getattr(item, "fixturenames", ())
-            brought = next((BROUGHT[name] for name in names if name in BROUGHT), None)
-            if brought is not None:
-                item.add_marker(pytest.mark.extended(brought))
+            needs = [BROUGHT[name] for name in names if name in BROUGHT]
+            needs += [need for name, need in EXAMPLES.items() if item.nodeid.startswith(name)]
+            if needs:
+                item.add_marker(pytest.mark.extended(needs[0]))
         elif len(marker.args) != 1 or marker.args[0] not in NEEDS:
             told = f"{item.nodeid}: extended{marker.args}: name what it needs, one of {NEEDS}"
             raise pytest.UsageError(told)

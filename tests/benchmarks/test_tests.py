@@ -67,6 +67,7 @@ def test_time_that_does_not_pass(few_sleeps: None) -> None:
 # -- runs of pytest
 
 
+@pytest.mark.extended("processes")
 def test_each_kind_of_run() -> None:
     """The suite passes with the plugin, each kind of test once; sleeps and an import are timed."""
     assert section.time_suite(OURS, KINDS) > 0

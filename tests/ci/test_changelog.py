@@ -15,6 +15,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / ".ci" / "changelog"
 pytestmark = [
     pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed"),
     pytest.mark.skipif(not SCRIPT.exists(), reason="only the repository has the script"),
+    pytest.mark.extended("processes"),
 ]
 
 
@@ -167,21 +168,38 @@ def test_a_base_that_is_not_there(repository: Repository) -> None:
     assert repository.check("0" * 40)[0] == 1
 
 
+def test_a_shallow_clone(repository: Repository, tmp_path: Path) -> None:
+    """The history of a shallow clone is fetched, so that what has changed is seen."""
+    repository.commit("framework/new.py")
+    make_shallow(repository, tmp_path)
+
+    status, printed = repository.check()
+
+    assert status == 1
+    assert "\nframework/new.py\n" in printed
+
+
 @pytest.mark.parametrize("history", ["none", "one commit"])
 def test_no_base(repository: Repository, tmp_path: Path, history: str) -> None:
-    """With nothing to compare with the check says so and passes."""
+    """With nothing to compare with the check fails and says what helps."""
     repository.commit("framework/new.py")
     if history == "none":
         shutil.rmtree(tmp_path / ".git")
         repository.write(".git", "gitdir: nowhere\n")  # so that no repository around it is found
     else:
-        origin = tmp_path.with_name(f"{tmp_path.name}-origin")
-        shutil.copytree(tmp_path, origin)
-        shutil.rmtree(tmp_path)
-        tmp_path.mkdir()
-        repository.git("clone", "--quiet", "--depth=1", "--branch=branch", origin.as_uri(), ".")
+        shutil.rmtree(make_shallow(repository, tmp_path))
 
     status, printed = repository.check()
 
-    assert status == 0
-    assert "is not checked" in printed
+    assert status == 1
+    assert "Name one in CI_BASE, or fetch all of the history" in printed
+
+
+def make_shallow(repository: Repository, folder: Path) -> Path:
+    """Put a clone of the last commit in a repository's place; return where the whole one is."""
+    origin = folder.with_name(f"{folder.name}-origin")
+    shutil.copytree(folder, origin)
+    shutil.rmtree(folder)
+    folder.mkdir()
+    repository.git("clone", "--quiet", "--depth=1", "--branch=branch", origin.as_uri(), ".")
+    return origin

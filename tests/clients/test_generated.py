@@ -13,6 +13,8 @@ from tests import children
 from tests.programs import TOOLS, places, program
 from tests.serving import ROOT, serving
 
+pytestmark = pytest.mark.extended("processes")
+
 PROGRAMS = ROOT / "docs" / "examples" / "clients"
 
 STRICT = """

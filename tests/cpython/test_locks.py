@@ -11,6 +11,8 @@ import pytest
 from tests.children import python
 from tests.cpython.lock_runner import NO_SUITE
 
+pytestmark = pytest.mark.extended("processes")
+
 RUNNER = Path(__file__).with_name("lock_runner.py")
 
 

@@ -14,6 +14,8 @@ import pytest
 
 import framework
 
+pytestmark = pytest.mark.extended("processes")
+
 EXECUTORS = {
     "ThreadPoolExecutorEnhanced": "framework:ThreadPoolExecutorEnhanced",
     "DeterministicExecutor": "free_running:FreeRunningExecutor",

@@ -147,12 +147,14 @@ def test_locks_are_those_that_the_page_says() -> None:
 # ------------------------------------------------------------------ journeys
 
 
+@pytest.mark.extended("processes")
 def test_journeys_enter_the_rooms_that_the_page_names() -> None:
     """A journey enters the rooms that its steps name, and no others."""
     names = [name for name in JOURNEYS if name != CELERY]
     assert traced(names) == {name: set(told()[name]) for name in names}
 
 
+@pytest.mark.extended("processes")
 def test_the_journey_to_celery_enters_the_rooms_that_the_page_names() -> None:
     """The journey of a task on Celery, with a real worker, enters the rooms of its steps."""
     program("redis-server")

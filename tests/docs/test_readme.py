@@ -137,6 +137,7 @@ def served_from(app: str, page: Path, folder: Path) -> Path:
     return ROOT / "docs" / "examples" if app == "first_app:app" else ROOT
 
 
+@pytest.mark.extended("processes")
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize(
     ("page", "app", "least"),

@@ -152,6 +152,7 @@ def test_openapi_tells_of_a_decorated_endpoint(client: Any) -> None:
         assert schema == answer, route
 
 
+@pytest.mark.extended("processes")
 def test_a_real_server_answers() -> None:
     """Over a socket each decorated endpoint answers, and refusals have status and Retry-After."""
     with serving(APP) as server, httpx.Client(base_url=server.url) as client:

@@ -260,6 +260,7 @@ def test_an_error_that_a_route_lets_through_is_answered() -> None:
 # -- what it imports
 
 
+@pytest.mark.extended("processes")
 def test_import_is_light() -> None:
     """`import framework` loads neither FastAPI nor the heavy parts of what it stands on."""
     heavy = [
@@ -294,6 +295,7 @@ visit("framework")
 """Imports each module where only its own packages have been, as an import of it alone would."""
 
 
+@pytest.mark.extended("processes")
 def test_every_module_imports_alone() -> None:
     """Every module but the example can be imported first, and only the routes bring FastAPI."""
     told = dict(line.split() for line in run(IMPORT_EACH).splitlines())
@@ -301,6 +303,7 @@ def test_every_module_imports_alone() -> None:
     assert told == {name: str(name.startswith("framework.http")) for name in named}
 
 
+@pytest.mark.extended("processes")
 def test_import_starts_nothing() -> None:
     """Importing starts no thread and changes no signal handler."""
     code = """
@@ -318,6 +321,7 @@ def program(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str
     return python("-m", *arguments, status=status)
 
 
+@pytest.mark.extended("processes")
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     """Asked for help, or for nothing, the command line says what there is and succeeds."""
     done = program("framework", "--help")
@@ -346,12 +350,14 @@ def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "invalid choice: 'serve' (choose from " in told.err
 
 
+@pytest.mark.extended("processes")
 def test_version() -> None:
     """The package knows its version, which is the distribution's."""
     assert program("framework", "--version").stdout == f"asyncframe {framework.__version__}\n"
     assert framework.__version__ == metadata.version("asyncframe")
 
 
+@pytest.mark.extended("processes")
 def test_the_example_without_its_server() -> None:
     """Where uvicorn is missing, the example says which command installs it."""
     line = "import runpy, sys; sys.modules['uvicorn'] = None; sys.argv = ['framework.example']; "

@@ -69,18 +69,21 @@ def test_the_snippets_are_those_of_the_specification() -> None:
     assert sorted(IN_ORDER) == sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
+@pytest.mark.extended("processes")
 def test_initialise() -> None:
     """FastAPI(lifespan=setup_async_framework) runs the framework."""
     with served("initialise") as client:
         assert client.get("/probe").json() == 0
 
 
+@pytest.mark.extended("processes")
 def test_initialise_with_workers() -> None:
     """Entered in a lifespan of the user's, it has the workers that were asked for."""
     with served("initialise_with_workers") as client:
         assert client.get("/probe").json() == 10
 
 
+@pytest.mark.extended("processes")
 def test_background_task() -> None:
     """The route answers an id at once, under which the result arrives."""
     with served("background") as client:
@@ -93,12 +96,14 @@ def test_background_task() -> None:
     }
 
 
+@pytest.mark.extended("processes")
 def test_async_task() -> None:
     """The route awaits the result and answers it."""
     with served("awaited") as client:
         assert client.get("/data/7").json() == {"user_id": "7", "data": "..."}
 
 
+@pytest.mark.extended("processes")
 def test_throttled_task() -> None:
     """Five calls a minute succeed, and the sixth answers 429 by itself."""
     with served("throttled") as client:
@@ -107,12 +112,14 @@ def test_throttled_task() -> None:
     assert answers[5].status_code == 429
 
 
+@pytest.mark.extended("processes")
 def test_retry_task() -> None:
     """A retried function that succeeds is called as if it were not retried."""
     with served("retried") as client:
         assert client.get("/probe").json() == {"status": "success"}
 
 
+@pytest.mark.extended("processes")
 def test_task_status() -> None:
     """The route shows a running task without, a completed one with its result, else 404."""
     with served("status") as client:
@@ -132,6 +139,7 @@ def test_task_status() -> None:
     assert (unknown.status_code, unknown.json()) == (404, {"detail": "Task not found"})
 
 
+@pytest.mark.extended("processes")
 def test_list_of_all_tasks() -> None:
     """The route, a sync one, answers every task by its id."""
     with served("listing") as client:
@@ -141,6 +149,7 @@ def test_list_of_all_tasks() -> None:
     assert {task["status"] for task in listed.values()} == {"completed"}
 
 
+@pytest.mark.extended("processes")
 def test_custom_task() -> None:
     """A function submitted by hand gets its arguments, and the task its description."""
     with served("custom_task") as client:
@@ -150,6 +159,7 @@ def test_custom_task() -> None:
     assert done == {"result": {"sum": 3, "option": "x"}, "description": "Custom task"}
 
 
+@pytest.mark.extended("processes")
 def test_pool_stats() -> None:
     """The route answers the pool's figures as JSON."""
     with served("pool_stats") as client:
@@ -158,6 +168,7 @@ def test_pool_stats() -> None:
     assert figures["max_workers"] >= 1
 
 
+@pytest.mark.extended("processes")
 def test_custom_pool() -> None:
     """A custom pool, handed to the framework, is where the tasks run."""
     with served("custom_pool") as client:
@@ -166,6 +177,7 @@ def test_custom_pool() -> None:
     assert answer["thread"].startswith("custom-pool-")
 
 
+@pytest.mark.extended("processes")
 def test_periodic_cleanup_is_started() -> None:
     """The start-up handler, which FastAPI skips beside a lifespan, has started the clean-up."""
     with served("periodic_cleanup") as client:
@@ -233,6 +245,7 @@ def ended(example: Example, task_id: str) -> dict[str, Any]:
     return shown
 
 
+@pytest.mark.extended("processes")
 def test_example_process(example: Example) -> None:
     """POST /process answers 202, and where to find the task's progress and result."""
     response = example[1].post("/process", params={"data_id": "7"})
@@ -243,6 +256,7 @@ def test_example_process(example: Example) -> None:
     assert (shown["progress"], shown["progress_message"]) == (1.0, "part 4 of 4")
 
 
+@pytest.mark.extended("processes")
 def test_example_reports(example: Example) -> None:
     """POST /reports, a decorated endpoint, answers 202 and a bare id."""
     response = example[1].post("/reports", params={"title": "a"})
@@ -250,17 +264,20 @@ def test_example_reports(example: Example) -> None:
     assert ended(example, response.json())["result"] == {"title": "a", "report": "..."}
 
 
+@pytest.mark.extended("processes")
 def test_example_welcome(example: Example) -> None:
     """POST /users/{user}/welcome starts a task that gets its mail server as a dependency."""
     shown = ended(example, example[1].post("/users/ann/welcome").json()["task_id"])
     assert shown["result"] == "Welcome, ann!"
 
 
+@pytest.mark.extended("processes")
 def test_example_data(example: Example) -> None:
     """GET /data/{user_id} answers what the awaited task returned."""
     assert example[1].get("/data/7").json() == {"user_id": "7", "data": "..."}
 
 
+@pytest.mark.extended("processes")
 def test_example_limited(example: Example) -> None:
     """GET /limited answers five times, and then 429 with Retry-After."""
     answers = [example[1].get("/limited") for _ in range(6)]
@@ -268,6 +285,7 @@ def test_example_limited(example: Example) -> None:
     assert 1 <= int(answers[5].headers["retry-after"]) <= 60
 
 
+@pytest.mark.extended("processes")
 def test_example_unreliable(example: Example) -> None:
     """POST /unreliable succeeds with its third attempt."""
     shown = ended(example, example[1].post("/unreliable").json()["task_id"])
@@ -275,6 +293,7 @@ def test_example_unreliable(example: Example) -> None:
     assert shown["result"] == {"status": "success", "attempts": 3}
 
 
+@pytest.mark.extended("processes")
 def test_example_custom_task_and_list(example: Example) -> None:
     """POST /custom-task runs an undecorated function, and GET /tasks lists it."""
     parameters = {"arg1": 1, "arg2": 2, "option": "x"}
@@ -287,6 +306,7 @@ def test_example_custom_task_and_list(example: Example) -> None:
     assert listed.items() <= shown.items()
 
 
+@pytest.mark.extended("processes")
 def test_example_cancel(example: Example) -> None:
     """DELETE /tasks/{task_id} cancels one that is delayed."""
     parameters = {"arg1": 1, "arg2": 2, "delay": 3_600}
@@ -297,12 +317,14 @@ def test_example_cancel(example: Example) -> None:
     assert ended(example, task_id)["status"] == "cancelled"
 
 
+@pytest.mark.extended("processes")
 def test_example_unknown_task(example: Example) -> None:
     """GET /tasks/{task_id} answers 404 for an id that nobody knows."""
     response = example[1].get("/tasks/unknown")
     assert (response.status_code, response.json()) == (404, {"detail": "Task not found"})
 
 
+@pytest.mark.extended("processes")
 def test_example_figures(example: Example) -> None:
     """GET /tasks/stats and GET /pool-stats answer figures that add up."""
     stats, pool = (example[1].get(route).json() for route in ("/tasks/stats", "/pool-stats"))
@@ -310,6 +332,7 @@ def test_example_figures(example: Example) -> None:
     assert pool["max_workers"] == 10
 
 
+@pytest.mark.extended("processes")
 def test_example_cleanup(example: Example) -> None:
     """POST /cleanup forgets what is old enough, and says how much it was."""
     shown = ended(example, example[1].post("/reports", params={"title": "a"}).json())
@@ -319,6 +342,7 @@ def test_example_cleanup(example: Example) -> None:
     assert example[1].get(f"/tasks/{shown['task_id']}").status_code == 404
 
 
+@pytest.mark.extended("processes")
 def test_no_route_of_the_example_is_left_out(example: Example) -> None:
     """The routes tested above, and those of the router, are all that there are."""
     paths = example[1].get("/openapi.json").json()["paths"]
@@ -347,6 +371,7 @@ ROUTES_OF_TASKS = {
 }
 
 
+@pytest.mark.extended("processes")
 def test_example_start_page(example: Example) -> None:
     """GET / leads to the page with all tasks, whose buttons start routes that exist."""
     response = example[1].get("/", follow_redirects=True)
@@ -357,11 +382,13 @@ def test_example_start_page(example: Example) -> None:
     assert {example[1].get(button["path"]).status_code for button in buttons} == {405}
 
 
+@pytest.mark.extended("processes")
 def test_example_health(example: Example) -> None:
     """GET /health/ready answers that requests may be sent."""
     assert example[1].get("/health/ready").json() == {"status": "ready", "problems": {}}
 
 
+@pytest.mark.extended("processes")
 def test_example_waits_for_the_end(example: Example) -> None:
     """GET /tasks/{task_id}?wait= answers once the task has ended, so nobody need ask twice."""
     for start in ("/process?data_id=9", "/unreliable"):
@@ -370,6 +397,7 @@ def test_example_waits_for_the_end(example: Example) -> None:
         assert answer.json()["status"] == "completed", start
 
 
+@pytest.mark.extended("processes")
 def test_example_waits_within_bounds(example: Example) -> None:
     """GET /tasks/{task_id}?wait= answers 422 to a number that is out of range, or none."""
     waits = ("-1", "61", "nan", "soon")
@@ -377,6 +405,7 @@ def test_example_waits_within_bounds(example: Example) -> None:
     assert [answer.status_code for answer in answers] == [422] * len(waits)
 
 
+@pytest.mark.extended("processes")
 def test_example_refuses_what_json_has_not(example: Example) -> None:
     """POST /custom-task answers 422 to numbers and texts that no task can have."""
     headers = {"content-type": "application/json"}
@@ -395,6 +424,7 @@ def test_example_refuses_what_json_has_not(example: Example) -> None:
         assert [sorted(one) for one in refused.json()["detail"]] == [["loc", "msg", "type"]], body
 
 
+@pytest.mark.extended("processes")
 def test_example_refuses_what_is_no_text(example: Example) -> None:
     """POST /custom-task answers 400 to bytes, as OpenAPI says."""
     headers = {"content-type": "application/json"}
@@ -402,6 +432,7 @@ def test_example_refuses_what_is_no_text(example: Example) -> None:
     assert (refused.status_code, list(refused.json())) == (400, ["detail"])
 
 
+@pytest.mark.extended("processes")
 def test_example_open_api(example: Example) -> None:
     """Each route has a tag that is described, and its error answers are listed."""
     described = example[1].get("/openapi.json").json()

@@ -13,6 +13,8 @@ import pytest
 
 import framework
 
+pytestmark = pytest.mark.extended("processes")
+
 ROOT = Path(__file__).parents[2]
 HAS_MYPY = importlib.util.find_spec("mypy") is not None
 COUNT = "partial(checks.integer, at_least=1)"

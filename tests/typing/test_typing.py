@@ -25,6 +25,7 @@ def first_block(page: str) -> str:
     return found[1]
 
 
+@pytest.mark.extended("processes")
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not HAS_MYPY and "CI" not in os.environ, reason="mypy is not installed")
 def test_api(tmp_path: Path) -> None:

@@ -546,6 +546,7 @@ except framework.FrameworkNotStartedError:
 """
 
 
+@pytest.mark.extended("processes")
 def test_a13_import_starts_nothing() -> None:
     """Decorating at import starts neither thread nor loop, and a call says what is missing."""
     ended = python("-W", "error", "-c", IMPORT)

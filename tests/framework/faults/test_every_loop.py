@@ -8,6 +8,8 @@ import pytest
 
 from tests.children import python
 
+pytestmark = pytest.mark.extended("processes")
+
 SCENARIO = """
     import asyncio, sys, threading
     import framework

@@ -84,6 +84,7 @@ async def test_e1_what_runs_and_waits_at_the_end_is_named(
     assert set(re.findall(r"[0-9a-f]{32}", " ".join(lines))) == states.keys()
 
 
+@pytest.mark.extended("processes")
 def test_e2_a_task_that_never_ends_does_not_hold_the_process() -> None:
     """A process whose task hangs ends by itself after the drain."""
     done = run_script(
@@ -103,6 +104,7 @@ def test_e2_a_task_that_never_ends_does_not_hold_the_process() -> None:
     assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
 
 
+@pytest.mark.extended("processes")
 def test_e3_after_sigint_nothing_runs_once_the_resources_are_closed() -> None:
     """Ctrl+C cancels what is queued: none of it runs after the framework has stopped."""
     done = run_script(
@@ -130,6 +132,7 @@ def test_e3_after_sigint_nothing_runs_once_the_resources_are_closed() -> None:
     assert (done.returncode, done.stdout) == (0, "closed\n"), done.stderr
 
 
+@pytest.mark.extended("processes")
 def test_e4_workers_end_on_sigint_and_leave_no_orphan() -> None:
     """SIGINT to the parent of two workers with hanging tasks ends all three in time."""
     app, env = "tests.framework.apps.busy:app", {"BUSY_LOAD": "1"}
@@ -269,6 +272,7 @@ async def test_e7_a_task_submitted_during_the_stop_is_settled_or_refused() -> No
     assert stats["submitted"] == len(accepted) == stats["completed"] + stats["cancelled"]
 
 
+@pytest.mark.extended("processes")
 def test_e8_a_pool_that_nobody_shut_down_finishes_its_queue_at_exit() -> None:
     """A script that forgets the shutdown ends quietly, with everything queued done."""
     done = run_script(
@@ -283,6 +287,7 @@ def test_e8_a_pool_that_nobody_shut_down_finishes_its_queue_at_exit() -> None:
     assert done.stdout.split() == [str(number) for number in range(50)]
 
 
+@pytest.mark.extended("processes")
 def test_e8_a_framework_that_nobody_stopped_does_not_hang_at_exit() -> None:
     """A loop that ends without leaving the lifespan still lets the process end in peace."""
     done = run_script(

@@ -34,6 +34,7 @@ from tests.patience import PATIENCE
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork there")
 
 
+@pytest.mark.extended("processes")
 @FORKS
 def test_c11_fork_in_a_task() -> None:
     """A forked child gets a clear error at once and may start a framework of its own."""

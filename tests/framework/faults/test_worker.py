@@ -338,6 +338,7 @@ async def test_c10_task_with_a_loop_of_its_own(task_manager: TaskManager) -> Non
     await require_healthy(task_manager)
 
 
+@pytest.mark.extended("processes")
 async def test_c10_task_that_leaves_a_thread_and_a_process(task_manager: TaskManager) -> None:
     """A task may start a thread and a process and leave them; it ends, and they go on."""
     gate = threading.Event()

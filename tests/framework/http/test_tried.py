@@ -39,6 +39,7 @@ def tried(app: str, folder: Path, examples: int, *options: str, patience: float 
     return int(found[1].replace(",", ""))
 
 
+@pytest.mark.extended("processes")
 def test_generated_requests(tmp_path: Path) -> None:
     """Some hundred requests, good and bad ones, are answered as OpenAPI says."""
     options = ["--phases", "coverage,fuzzing", "--seed", "1"]

@@ -19,6 +19,7 @@ def measure(what: str, *numbers: int, patience: float = 200.0) -> dict[str, Any]
     return figures
 
 
+@pytest.mark.extended("processes")
 @pytest.mark.timeout(240)
 def test_finished_tasks_cost_nothing_once_as_many_are_kept_as_may_be() -> None:
     """Of 200,000 tasks whose results nobody reads, the last two thirds add less than 5 MB."""
@@ -39,6 +40,7 @@ def test_a_million_finished_tasks_stay_bounded_at_the_default_retention() -> Non
     assert figures["grown"] < 5
 
 
+@pytest.mark.extended("processes")
 @pytest.mark.timeout(240)
 def test_failures_do_not_keep_their_locals() -> None:
     """Keeping 2,000 failures, each with a local variable of 1 MB, adds less than 30 MB."""
@@ -47,6 +49,7 @@ def test_failures_do_not_keep_their_locals() -> None:
     assert figures["grown"] < 30
 
 
+@pytest.mark.extended("processes")
 @pytest.mark.timeout(240)
 def test_a_full_queue_refuses_and_does_not_grow() -> None:
     """With every thread stuck, a full queue of 1,000 refuses 100,000 more and adds under 20 MB."""

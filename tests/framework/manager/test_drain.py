@@ -17,6 +17,8 @@ from tests.framework.apps.busy import EXPECTED
 from tests.patience import PATIENCE
 from tests.serving import READY, STOPPING, Server, serving
 
+pytestmark = pytest.mark.extended("processes")
+
 BUSY = "tests.framework.apps.busy:app"
 LOADED = {"BUSY_LOAD": "1"}
 

@@ -425,6 +425,7 @@ async def test_an_executor_of_the_users_outlives_a_thread_that_is_stuck_in_it() 
         release.set()
 
 
+@pytest.mark.extended("processes")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 async def test_a_forked_child_refuses_and_says_why() -> None:

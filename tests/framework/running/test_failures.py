@@ -199,6 +199,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.extended("processes")
 def test_no_set_up_is_needed() -> None:
     """Without any configuration of logging the line and its traceback are on stderr."""
     done = python("-c", SCRIPT)

@@ -490,6 +490,7 @@ def fresh(*lines: str) -> Sequence[str]:
     return python("-c", "\n".join(lines)).stdout.splitlines()
 
 
+@pytest.mark.extended("processes")
 def test_nothing_is_imported_without_it() -> None:
     """A framework that runs a task imports nothing of OpenTelemetry, and has no tracer."""
     assert fresh(
@@ -504,6 +505,7 @@ def test_nothing_is_imported_without_it() -> None:
     ) == ["() {}", "[]"]
 
 
+@pytest.mark.extended("processes")
 def test_a_provider_that_comes_later() -> None:
     """Without a provider of its own a sink uses the global one, from when it is set."""
     assert fresh(
@@ -522,6 +524,7 @@ def test_a_provider_that_comes_later() -> None:
     ) == ["False", "True"]
 
 
+@pytest.mark.extended("processes")
 def test_without_the_extra() -> None:
     """Without the API, the import says what to install."""
     assert fresh(

@@ -113,6 +113,7 @@ def test_a_folder_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, folder: s
         PrometheusSink(CollectorRegistry())
 
 
+@pytest.mark.extended("processes")
 def test_what_dead_processes_leave(several: Path) -> None:
     """Gauges of a process that has died are removed, and those of living ones and counters stay."""
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
@@ -138,6 +139,7 @@ def test_a_process_of_another_user(several: Path, monkeypatch: pytest.MonkeyPatc
     assert (several / "gauge_livesum_1.db").exists()
 
 
+@pytest.mark.extended("processes")
 def test_two_processes_that_clean_up(several: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that another process removes at the same moment is no error."""
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:

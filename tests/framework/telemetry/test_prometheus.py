@@ -400,6 +400,7 @@ def test_differing_sinks(registry: CollectorRegistry) -> None:
         PrometheusSink(registry, buckets=[3])
 
 
+@pytest.mark.extended("processes")
 def test_without_the_extra() -> None:
     """Without prometheus_client the import says which command installs it."""
     code = (

@@ -105,6 +105,7 @@ def test_shutdown_with_a_timeout_leaves_a_stuck_thread_behind() -> None:
     assert future.result(0) == "late"
 
 
+@pytest.mark.extended("processes")
 def test_a_stuck_thread_does_not_keep_the_process() -> None:
     """A process ends although a thread is stuck past shutdown(timeout=...)."""
     done = run_script(
@@ -122,6 +123,7 @@ def test_a_stuck_thread_does_not_keep_the_process() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "bye\n", "")
 
 
+@pytest.mark.extended("processes")
 def test_queued_work_is_finished_at_interpreter_exit() -> None:
     """Without any shutdown the process finishes the queue before it ends."""
     done = run_script(
@@ -234,6 +236,7 @@ def test_a_signal_handler_that_shuts_down_amid_submit() -> None:
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork there")
 
 
+@pytest.mark.extended("processes")
 @FORKS
 def test_a_forked_child_is_refused_at_once() -> None:
     """A pool used in a forked child raises at once and says what to do; the parent's works."""
@@ -266,6 +269,7 @@ def test_a_forked_child_is_refused_at_once() -> None:
     ]
 
 
+@pytest.mark.extended("processes")
 @FORKS
 def test_a_fork_inside_a_call() -> None:
     """A call may fork: the child ends, and a new pool works in it."""
@@ -288,6 +292,7 @@ def test_a_fork_inside_a_call() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "7\n", "")
 
 
+@pytest.mark.extended("processes")
 @FORKS
 def test_a_fork_while_the_lock_is_held() -> None:
     """A fork at a moment when the pool's lock is held leaves no locked lock in the child."""

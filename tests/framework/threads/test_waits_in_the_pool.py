@@ -243,6 +243,7 @@ def test_spare_threads_are_initialised_too() -> None:
         assert pool.submit(outer).result(PATIENCE) == [True] * 3
 
 
+@pytest.mark.extended("processes")
 def test_a_timed_wait_while_the_interpreter_ends() -> None:
     """When no thread can be started any more, a queued call is run by its waiter."""
     done = run_script(
