@@ -152,7 +152,7 @@ class Drive:
     Attributes:
         in_place: Like the argument.
         owner: The asyncio task that awaits this object; set at the first step at the latest.
-        suspended: Whether the coroutine has been suspended and has not ended.
+        suspended: Whether the coroutine has been suspended by its first step.
         value: What it has yielded while it is suspended; later what its awaiter gets, unless
             `raised` is set.
         raised: What its awaiter gets raised if it was never suspended; None for nothing.
@@ -247,7 +247,6 @@ class Drive:
         """End a task whose first step raised, or what followed it in `first_step`."""
         limit = self._task.limit
         if self.suspended:
-            self.suspended = False
             self._runner.drives.remove(self)
         elif limit is not None and self._runner.monotonic() - started >= limit:
             self._runner.limits.overrun(self._task)
@@ -321,7 +320,6 @@ class Drive:
                 raise
             return self._failed(error)
         finally:
-            self.suspended = False
             self._runner.drives.remove(self)
             self._task.driver = None
 
