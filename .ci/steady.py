@@ -6,7 +6,8 @@
   failing test waits; 0 asks what is there already)
 - a reading of a real clock, with which only tolerances can be compared
 - a deadline of Hypothesis (none has one, see tests/conftest.py)
-- `pytest.raises` that says neither the message, from its start, nor what it caught
+- `pytest.raises` that says neither the message, from its start, nor what it caught; but for the
+  examples in docs/, where readers see what users write
 
 Real sleeps are ruff's (TID251). Time is virtual in a function that asks for one of the plugin's
 fixtures, or whose module says so. What must stay has a comment on its line with the reason:
@@ -38,7 +39,7 @@ WAITS = {
 """Methods and functions that wait for at most as long as their argument or `timeout` says."""
 
 LIMIT_IS_SECOND = {"get_result", "wait_for", "wait_result"}
-"""Those whose first argument is what they wait for."""
+"""Those whose first argument is what they wait for; a server's `wait_for` counts lines instead."""
 
 CLOCKS = {"perf_counter", "perf_counter_ns", "process_time", "thread_time"}
 """Functions that measure; ruff forbids `time.monotonic` and `time.time`."""
@@ -52,8 +53,9 @@ EXCUSE = "# steady: "
 class Finder(ast.NodeVisitor):
     """Finds such places in one module."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, *, errors: bool) -> None:
         self.found: list[tuple[int, str]] = []
+        self._errors = errors
         self._lines = source.splitlines()
         self._virtual = [f"{EXCUSE}virtual time in this module" in source]
 
@@ -97,11 +99,14 @@ class Finder(ast.NodeVisitor):
 
     def _limit(self, node: ast.Call, place: int) -> float | None:
         given = [keyword.value for keyword in node.keywords if keyword.arg == "timeout"]
-        given += node.args[place : place + 1]
-        numbers = [arg.value for arg in given if isinstance(arg, ast.Constant)]
-        return next((each for each in numbers if type(each) in (int, float)), None)
+        if ast.unparse(node.func) != "server.wait_for":
+            given += node.args[place : place + 1]
+        values = [arg.value for arg in given if isinstance(arg, ast.Constant)]
+        return next((each for each in values if isinstance(each, int | float)), None)
 
     def _look_at_raises(self, call: ast.Call, *, caught: bool) -> None:
+        if not self._errors:
+            return
         match = next((each.value for each in call.keywords if each.arg == "match"), None)
         if match is None and not caught:
             self._tell(call, "raises: match=r'^the whole message$'")
@@ -115,9 +120,9 @@ class Finder(ast.NodeVisitor):
             self.found.append((node.lineno, told))
 
 
-def find(source: str) -> list[tuple[int, str]]:
-    """Return the line of each place, and what is to be done."""
-    finder = Finder(source)
+def find(source: str, *, errors: bool = True) -> list[tuple[int, str]]:
+    """Return the line of each place, and what is to be done; *errors* looks at those too."""
+    finder = Finder(source, errors=errors)
     finder.visit(ast.parse(source))
     return sorted(finder.found)
 
@@ -132,7 +137,7 @@ if __name__ == "__main__":
     told = [
         f"{module}:{line}: {text}"
         for module in modules(sys.argv[1:])
-        for line, text in find(module.read_text("utf-8"))
+        for line, text in find(module.read_text("utf-8"), errors=module.parts[0] != "docs")
     ]
     print(*told, sep="\n", end="\n" if told else "")
     sys.exit(bool(told))

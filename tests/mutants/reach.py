@@ -25,7 +25,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """Note in the coverage data which test runs, and how long it took."""
     measured = coverage.Coverage.current()
     assert measured is not None, "run it under coverage: coverage run -m pytest"
-    begun = perf_counter()
+    begun = perf_counter()  # steady: told, never compared
     measured.switch_context(item.nodeid)
     try:
         return (yield)
@@ -33,7 +33,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         measured.switch_context("")
         data = measured.get_data().data_filename()
         with Path(f"{data}.{SECONDS}").open("a", encoding="utf-8") as file:
-            file.write(json.dumps([item.nodeid, perf_counter() - begun]) + "\n")
+            file.write(
+                json.dumps([item.nodeid, perf_counter() - begun]) + "\n"
+            )  # steady: told, never compared
 
 
 class Reach:

@@ -359,7 +359,7 @@ async def test_nothing_is_left_of_tasks_that_have_ended(
     await task_manager.cancel_task(ids[-1])
     await task_manager.get_result(ids[0])
     for task_id in ids[1:]:
-        with pytest.raises((ValueError, TaskTimeoutError, TaskCancelledError)):
+        with pytest.raises((ValueError, TaskTimeoutError, TaskCancelledError)):  # steady: any end
             await task_manager.get_result(task_id)
     # The function of the late one is still being cancelled.
     await asyncframe.clock.run_for(1)

@@ -281,7 +281,7 @@ async def test_an_exception_without_text(manager: TaskManager, spans: Spans) -> 
     def fails() -> None:
         raise SilentError
 
-    with pytest.raises(SilentError):  # it has no text, which is the point
+    with pytest.raises(SilentError):  # steady: it has no text, which is the point
         await manager.get_result(fails())
 
     process = spans["process fails"]

@@ -110,7 +110,7 @@ def test_a_wait_with_a_timeout_is_no_deadlock() -> None:
 
     def wait_for_myself() -> Any:
         assert ready.wait(PATIENCE)
-        return own[0].result(0.001)
+        return own[0].result(0.001)  # steady: it must run out, and nothing else can come
 
     with ThreadPoolExecutorEnhanced(1) as pool:
         own.append(pool.submit(wait_for_myself))

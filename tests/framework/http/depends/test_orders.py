@@ -46,7 +46,9 @@ async def get_client(session: str = Depends(get_session)) -> AsyncIterator[str]:
 @background_task
 async def on_the_loop(client: str = Depends(get_client)) -> str:
     """Use both on the loop."""
-    await asyncio.wait((asyncio.get_running_loop().create_future(),), timeout=0.01)
+    await asyncio.wait(
+        (asyncio.get_running_loop().create_future(),), timeout=0.01
+    )  # steady: virtual time
     return client
 
 
