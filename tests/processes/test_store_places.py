@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from framework.protocols import PlaceAnswer, PlaceRequest
+from framework.stores.sql import _writer
 from framework.stores.sql._schema import PLACES
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.membership import MISSED
-from tests.processes.siblings import RUNNING, Peer, peers
+from tests.processes.siblings import COMPLETED, RUNNING, Peer, peers
 
 GRANTED = PlaceAnswer(True)
 
@@ -166,6 +171,108 @@ def test_a_repeated_request_gets_the_same_answer(sql_url: str) -> None:
         assert first.told == [GRANTED] * 2
         assert second.told == [PlaceAnswer(False, (first.task_id,))] * 2
         assert len(rows(one)) == 2
+
+
+def test_a_place_is_given_back_with_the_end(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gets the place of a task that has ended can read how, whatever fails in between."""
+    with peers(sql_url) as (one, two):
+        first, second = Guest(one), Guest(two)
+        first.join()
+        one.start(first.record)
+        one.writer.write()
+        second.join()
+        one.end(first.record)
+
+        def fail(*_: object) -> None:
+            raise OperationalError("", {}, Exception("gone"))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(one.writer.statements, "put", fail)
+            first.leave()
+        assert one.row(first.record).status == RUNNING.value
+        assert rows(one) == {("key", first.task_id, 1), ("key", second.task_id, 0)}
+        one.writer.attempt(following=False)
+        look(two)
+
+        assert two.writer_reads([first.task_id]) == {first.task_id: COMPLETED}
+        assert second.told[-1] == GRANTED
+
+
+def test_an_end_and_its_place_are_never_apart(
+    sql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After no transaction is a task in a line whose end can be read, or the other way round."""
+    with peers(sql_url) as (one, two):
+        first, again = Guest(one), Guest(one)
+        first.join()
+        one.start(first.record)
+        seen: set[tuple[bool, bool]] = set()
+        writing = one.database.writing
+
+        @contextmanager
+        def watched() -> Iterator[sa.Connection]:
+            with writing() as connection:
+                yield connection
+            row = two.row(first.record)
+            has_ended = row is not None and row.ended_at is not None
+            seen.add((has_ended, ("key", first.task_id, 1) in rows(two)))
+
+        monkeypatch.setattr(one.database, "writing", watched)
+        one.writer.attempt(following=False)
+        one.end(first.record)
+        one.writer.lines.leave(first.task_id)
+        again.join(waits=False)
+
+        assert seen == {(False, True), (True, False)}
+        assert again.told == [GRANTED]
+
+
+def test_a_task_that_leaves_is_written_first(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a place does not wait for all records that are older."""
+    monkeypatch.setattr(_writer, "_ROUNDS", 1)
+    monkeypatch.setattr(_writer, "BATCH", 3)
+    with peers(sql_url) as (one, two):
+        first, second = Guest(one), Guest(two)
+        first.join()
+        second.join()
+        one.writer._most = 3
+        older = [one.accept() for _ in range(9)]
+        one.end(first.record)
+        first.leave()
+        look(two)
+
+        assert second.told[-1] == GRANTED
+        assert len(set(one.ids()) & {record.task_id for record in older}) == 2
+
+
+def test_a_record_that_is_refused_blocks_no_line(
+    sql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place of a task whose end cannot be written is given back once that is set aside."""
+    with peers(sql_url) as (one, two):
+        first, second = Guest(one), Guest(two)
+        first.join()
+        second.join()
+        put = one.writer.statements.put
+
+        def fail(*given: Any) -> None:
+            if any(row.task_id == first.task_id for row in given[1]):
+                raise OperationalError("", {}, Exception("an odd page"))
+            put(*given)
+
+        monkeypatch.setattr(one.writer.statements, "put", fail)
+        monkeypatch.setattr(one.writer, "_failed", lambda _: None)
+        one.end(first.record)
+        one.writer.lines.leave(first.task_id)
+        # Small ones, so that each record comes to be alone.
+        one.writer._most = 1
+        for _ in range(4):
+            one.accept()
+            one.writer.attempt(following=False)
+        look(two)
+
+        assert one.backlog.aside == [first.record]
+        assert second.told[-1] == GRANTED
 
 
 def test_requests_survive_a_failing_database(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

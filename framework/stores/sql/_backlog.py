@@ -260,15 +260,39 @@ class Backlog:
         for told in starts.values():
             told(False)
 
-    def take(self, most: int) -> list[TaskRecord]:
-        """Return the next records to write, oldest first; the same ones until `written`."""
+    def comes(self, task_id: str) -> bool:
+        """Return whether a record of this task is to be written, and was not set aside."""
+        return task_id not in self._aside and (task_id in self._dirty or task_id in self._taken)
+
+    def take(self, most: int, first: Iterable[str] = ()) -> list[TaskRecord]:
+        """Return the next records to write, each until `written`.
+
+        Args:
+            most: How many at most.
+            first: The ids of those that come first, if they wait; then the oldest ones.
+        """
         if not self._taken:
             with self._lock:
                 self._taken, self._dirty = self._dirty, {}
                 self._taken_waiters, self._waiters = self._waiters, {}
             for task_id in self._aside.keys() & self._taken.keys():
                 self.set_aside(self._taken[task_id], self._aside[task_id][1])
-        return list(islice(self._taken.values(), most))
+        chosen = {one: self._taken[one] for one in filter(self._pull, islice(first, most))}
+        chosen |= islice(self._taken.items(), most)
+        return list(islice(chosen.values(), most))
+
+    def _pull(self, task_id: str) -> bool:
+        """Take a record before its turn; return whether it is taken."""
+        with self._lock:
+            record = None if task_id in self._aside else self._dirty.get(task_id)
+            if record is not None:
+                # In this order: at any moment others find it in one of both.
+                self._taken[task_id] = record
+                del self._dirty[task_id]
+                if task_id in self._waiters:
+                    known = self._taken_waiters.get(task_id, [])
+                    self._taken_waiters[task_id] = known + self._waiters.pop(task_id)
+        return task_id in self._taken
 
     def written(self, records: Iterable[TaskRecord], error: BaseException | None = None) -> None:
         """Drop records that are safe, or lost with *error*, and answer their callers."""

@@ -101,7 +101,7 @@ class Writer:
         self.follower = Follower(
             database, self.statements, self.membership, backlog, mirror, host, clock
         )
-        self.lines = SharedLines(database, self.membership, backlog.wake)
+        self.lines = SharedLines(database, self.membership, backlog.wake, backlog.comes)
         self.windows = WindowRows(database, self.membership, clock, backlog.wake)
         self.errors = 0
         self._failing_since: float | None = None
@@ -231,8 +231,9 @@ class Writer:
     def _try_to_write(self) -> BaseException | None:
         """Answer and write what waits; return the database's error, if any."""
         fault: BaseException | None = None
-        # In this order, so that nobody who has read how a task ended finds it in a line.
-        for step in (self.lines.settle, self.windows.settle, self.write):
+        # A task leaves its lines in the transaction that writes how it ended, or after it: nobody
+        # who got its place finds it running. What was asked after that is answered at last.
+        for step in (self.lines.settle, self.windows.settle, self.write, self.lines.settle):
             try:
                 step()
             except FAULTS as error:
@@ -281,7 +282,10 @@ class Writer:
         """
         until = self._clock.monotonic() + IN_TIME
         for _ in range(_ROUNDS):
-            records = self._backlog.take(self._most)
+            # Whoever waits for their places need not wait for all that is older. One that the
+            # database refuses by itself waits for its turn, or no other would have one.
+            first = [one for one in self.lines.leaving() if one not in self._alone]
+            records = self._backlog.take(self._most, first)
             rows = self._rows_of(records, until)
             bound = self.removal.bound
             if not rows and bound is None:
@@ -373,6 +377,7 @@ class Writer:
             if beats:
                 self.membership.beat(connection)
             started = self._put(connection, rows, version)
+            left = self.lines.let_leave(connection, version, {row.task_id for row in rows})
             if bound is not None:
                 removed = max(removed, bound)
             # A clean-up may have removed tasks that ended before it and are written only now.
@@ -384,6 +389,7 @@ class Writer:
         if beats:
             self._beaten = self._clock.monotonic()
         self.follower.wrote(version)
+        self.lines.tell(left)
         for row in rows:
             if row.starts or (row.restart is not None and row.ended_at is not None):
                 self._backlog.permit(row.task_id, row.task_id in started)

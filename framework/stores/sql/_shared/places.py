@@ -4,6 +4,8 @@ Guarantees: at each commit, no line has more places than the limit of each task 
 the first that waits could not have one. So whoever takes a row away grants the place in the same
 transaction, and a task that waits cannot be forgotten. Rows of a dead process are taken away, or
 belong to the new owner of the task, in the transaction that finds a new owner for its tasks.
+A task does not leave before its end is written: whoever sees that the next one has its place can
+read how it ended.
 Relies on: `Membership.turn`, which makes all writers of the database take turns; calls on the
 store's own thread, except for `join` and `leave`.
 Lock order: none is held here; `_asked` is a deque, to which other threads append.
@@ -12,9 +14,9 @@ Lock order: none is held here; `_asked` is a deque, to which other threads appen
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from itertools import islice
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Collection, Sequence
+from itertools import islice, takewhile
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -92,6 +94,20 @@ _LOST: Final = sa.select(PLACES.c.line).where(_HOMELESS, ~_LIVE).distinct()
 _LOSE: Final = sa.delete(PLACES).where(_HOMELESS, ~_LIVE)
 
 
+class Settled(NamedTuple):
+    """What a transaction has settled, to be told once it is committed.
+
+    Attributes:
+        asked: The first requests of all, in their order.
+        answers: The answer to each of them; None for a task that left.
+        granted: The places that were granted to tasks which waited.
+    """
+
+    asked: Sequence[Asked]
+    answers: Sequence[PlaceAnswer | None]
+    granted: Sequence[Place]
+
+
 class SharedLines:
     """The lines of all processes; see `protocols.SharedPlaces`.
 
@@ -99,14 +115,20 @@ class SharedLines:
         database: Where they are.
         membership: This process among the others.
         wake: Wakes the store's thread.
+        comes: Whether a record of a task waits to be written; called on the store's thread.
     """
 
     def __init__(
-        self, database: Database, membership: Membership, wake: Callable[[], None]
+        self,
+        database: Database,
+        membership: Membership,
+        wake: Callable[[], None],
+        comes: Callable[[str], bool],
     ) -> None:
         self._database = database
         self._membership = membership
         self._wake = wake
+        self._comes = comes
         self._asked: deque[Asked] = deque()
         # By task, and then by line.
         self._waiting: dict[str, dict[str, Told]] = {}
@@ -132,26 +154,48 @@ class SharedLines:
     # -- the store's thread
 
     def settle(self) -> None:
-        """Answer all requests, in their order.
+        """Answer the requests in their order, up to a task that leaves when its end is written.
 
         Raises:
             GivenUpError: If the others consider this process dead.
             SQLAlchemyError: If the database fails; requests that have no answer are kept.
         """
-        while self._asked:
-            some = list(islice(self._asked, BATCH))
+        while some := self._next():
             with self._database.writing() as connection:
                 version, _ = self._membership.turn(connection)
-                step = _Step(connection, self._membership.process_id, version)
-                answers = [step.answer(one) for one in some]
-            for _ in some:
-                self._asked.popleft()
-            self._tell(some, answers, step.granted)
+                settled = self._settle(connection, version, some)
+            self.tell(settled)
 
-    def _tell(
-        self, some: Iterable[Asked], answers: Iterable[PlaceAnswer | None], granted: list[Place]
-    ) -> None:
-        for asked, answer in zip(some, answers, strict=True):
+    def leaving(self) -> list[str]:
+        """Return the tasks that leave before anything else is asked, in their order."""
+        some = takewhile(lambda one: isinstance(one, str), list(islice(self._asked, BATCH)))
+        return [one for one in some if isinstance(one, str)]
+
+    def let_leave(self, connection: Connection, version: int, written: Collection[str]) -> Settled:
+        """Take the tasks out that leave before anything else is asked.
+
+        Args:
+            connection: A transaction of this process's turn.
+            version: Its version.
+            written: The tasks that it writes. Others leave if they need not be written.
+        """
+        some = takewhile(lambda one: one in written or not self._comes(one), self.leaving())
+        return self._settle(connection, version, list(some))
+
+    def _next(self) -> list[Asked]:
+        """Return the next requests that need not wait for a record to be written."""
+        some = list(islice(self._asked, BATCH))
+        return list(takewhile(lambda one: not (isinstance(one, str) and self._comes(one)), some))
+
+    def _settle(self, connection: Connection, version: int, some: Sequence[Asked]) -> Settled:
+        step = _Step(connection, self._membership.process_id, version)
+        return Settled(some, [step.answer(one) for one in some], step.granted)
+
+    def tell(self, settled: Settled) -> None:
+        """Tell everybody what a transaction has settled, after its commit."""
+        for _ in settled.asked:
+            self._asked.popleft()
+        for asked, answer in zip(settled.asked, settled.answers, strict=True):
             if isinstance(asked, str):
                 self._waiting.pop(asked, None)
             elif answer is not None:
@@ -159,7 +203,7 @@ class SharedLines:
                 if request.waits and not answer.granted:
                     self._waiting.setdefault(request.task_id, {})[request.key] = told
                 told(answer)
-        for place in granted:
+        for place in settled.granted:
             self._tell_granted(place)
 
     def _tell_granted(self, place: Place) -> None:
