@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -191,14 +192,17 @@ async def test_places_are_given_over_processes(sql_url: str) -> None:
     assert work.most <= 2
 
 
-async def test_awaited_tasks_of_two_processes_share_a_run(sqlite_url: str) -> None:
+async def test_awaited_tasks_of_two_processes_share_a_run(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Awaiting a unique task of another process gives its result."""
-    runs = []
+    runs, is_shared = [], asyncio.Event()
 
     @async_task(unique=True)
     async def load(number: int) -> list[int]:
         runs.append(number)
-        await get_task_manager().clock.asleep(0.2)
+        async with asyncio.timeout(PATIENCE):
+            await is_shared.wait()
         return [number]
 
     async def in_task(manager: TaskManager) -> list[int]:
@@ -208,7 +212,18 @@ async def test_awaited_tasks_of_two_processes_share_a_run(sqlite_url: str) -> No
         result: list[int] = await manager.submit(body, wait=True)
         return result
 
+    def spied(until_final: Callable[..., Any]) -> Callable[..., Any]:
+        def spy(*given: object) -> Any:
+            is_shared.set()
+            return until_final(*given)
+
+        return spy
+
     async with managers(sqlite_url) as both:
+        for manager in both:
+            elsewhere = manager._core.elsewhere
+            assert elsewhere is not None
+            monkeypatch.setattr(elsewhere, "until_final", spied(elsewhere.until_final))
         assert await asyncio.gather(*map(in_task, both)) == [[7], [7]]
     assert runs == [7]
 
