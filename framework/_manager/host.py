@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from framework._tasks.specs import TaskSpec
 from framework._tasks.wire import unreported_error
 from framework.exceptions import (
     FrameworkError,
+    FrameworkNotStartedError,
     TaskCancelledError,
     TaskInterruptedError,
     TaskTimeoutError,
@@ -58,15 +60,25 @@ class RemoteHost:
         """Return a copy of a live record that is consistent in itself."""
         return self._ledger.snapshot(record)
 
-    def cancel(self, task_id: str) -> None:
-        """Cancel a task of this process, as another process has requested."""
+    def cancel(self, task_id: str, reason: str = "") -> None:
+        """Cancel a task of this process; see `protocols.StoreHost`."""
         task = self._ledger.find_live(task_id)
-        if task is None or (task.remote and not self._core.places.keeps(task)):
+        if task is None or not self._ledger.request_cancel(task):
             return
-        if not self._ledger.request_cancel(task):
+        if task.remote and not self._core.places.keeps(task):
+            self._ask_engine(task_id)
             return
-        if not self._core.intake.cancel_pending(task, "it was cancelled before it started"):
+        before = reason or "it was cancelled before it started"
+        if not self._core.intake.cancel_pending(task, before):
+            # Set before the cancellation, which ends the task with this reason.
+            task.reason = reason or task.reason
             self._endings.stop_body(task)
+
+    def _ask_engine(self, task_id: str) -> None:
+        engine, elsewhere = self._core.remote, self._core.elsewhere
+        if engine is not None and elsewhere is not None:
+            with suppress(FrameworkNotStartedError):
+                elsewhere.post(lambda: engine.request_cancel(task_id))
 
     def interrupt(self, reason: str) -> None:
         """End every live task of this process INTERRUPTED, except for remote ones.

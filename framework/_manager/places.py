@@ -248,7 +248,9 @@ class Places:
         return told
 
     def _replace(self, task: LiveTask, answer: PlaceAnswer) -> None:
-        """Cancel the tasks that *task* replaces."""
+        """Cancel the tasks that *task* replaces, unless the line does."""
+        if answer.replaces:
+            return
         reason = f"it was replaced by task {task.task_id}"
         # The last first: the others would be granted what it leaves.
         for task_id in reversed(answer.others):

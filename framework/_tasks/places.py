@@ -34,6 +34,7 @@ class PlaceRequest:
             there.
         rank: Tasks of a lower rank get a place first; those of the same rank in the order in
             which they came.
+        replaces: Whether the others that are in the line when it enters are to be cancelled.
     """
 
     key: str
@@ -41,6 +42,7 @@ class PlaceRequest:
     limit: int
     waits: bool = True
     rank: int = 0
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +53,13 @@ class PlaceAnswer:
         granted: Whether the task has a place.
         others: If not, the ids of the other tasks in the line: those that have a place, and then
             those that wait, in their order; no more than 100.
+        replaces: Whether the line cancels the others, as the request wanted; if not, whoever
+            asked does.
     """
 
     granted: bool
     others: tuple[str, ...] = ()
+    replaces: bool = False
 
 
 MOST_AHEAD: Final = 100
@@ -241,7 +246,7 @@ def stay_of(spec: TaskSpec, task_id: str, args: tuple[Any, ...], kwargs: dict[st
     if options["unique"]:
         key = unique_key(spec.fn, options["unique"], args, kwargs)
         waits = options["on_duplicate"] == "replace"
-        unique = PlaceRequest(key, task_id, 1, waits, spec.level)
+        unique = PlaceRequest(key, task_id, 1, waits, spec.level, replaces=waits)
     if options["max_running"] is not None:
         key, shown = running_key(spec.fn, options["key"], args, kwargs)
         running = PlaceRequest(key, task_id, options["max_running"], rank=spec.level)

@@ -185,7 +185,9 @@ class SharedPlaces(Protocol):
 
     A task loses its places when `leave` is called, and when its process dies, in the same step
     in which the others find that out. One that goes on elsewhere, as a task on a worker does,
-    keeps them. A task that is final and whose function does not run any more must not be in the
+    keeps them. A task that is to be replaced may be in a line before its process has stored its
+    record, so its place is where the wish to cancel it has to be kept: see `PlaceAnswer.replaces`.
+    A task that is final and whose function does not run any more must not be in the
     way of a later `join`, even if its `leave` is still on the way.
     """
 

@@ -100,8 +100,13 @@ class StoreHost(Protocol):
         """Return a consistent copy of a live record."""
         ...
 
-    def cancel(self, task_id: str) -> None:
-        """Cancel a task of this process because another process asked for it."""
+    def cancel(self, task_id: str, reason: str = "") -> None:
+        """Cancel a task of this process because another process asked for it.
+
+        Args:
+            task_id: The task; nothing happens if it is not live.
+            reason: Why, for people; "" if that is not known.
+        """
 
     def interrupt(self, reason: str) -> None:
         """End every live task INTERRUPTED, because the others consider this process dead."""

@@ -53,6 +53,7 @@ class Host:
     def __init__(self, clock: TestClock) -> None:
         self.clock: Clock = clock
         self.cancelled: list[str] = []
+        self.reasons: list[str] = []
         self.interrupted: list[str] = []
         self.adopted: list[str] = []
         self.gone: list[str] = []
@@ -64,9 +65,10 @@ class Host:
         """Return a copy."""
         return copy_record(record)
 
-    def cancel(self, task_id: str) -> None:
-        """Note whose cancellation was asked for."""
+    def cancel(self, task_id: str, reason: str = "") -> None:
+        """Note whose cancellation was asked for, and why."""
         self.cancelled.append(task_id)
+        self.reasons.append(reason)
 
     def interrupt(self, reason: str) -> None:
         """Note that this process was given up."""

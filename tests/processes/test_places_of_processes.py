@@ -157,6 +157,34 @@ async def test_a_task_of_another_process_is_replaced(sqlite_url: str) -> None:
         old = await two.get_task(first)
         assert old is not None
         assert old.status is TaskStatus.CANCELLED
+        assert old.reason == f"it was replaced by task {second}"
+
+
+async def test_a_task_that_is_not_written_yet_is_replaced(
+    sql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process cancels its task although no other process could read the task yet."""
+
+    @background_task(unique=one_key, on_duplicate="replace")
+    async def work(name: str) -> str:
+        if name == "a":
+            await asyncio.Event().wait()
+        return name
+
+    async with managers(sql_url) as (one, two):
+        store = one._core.ledger.shared
+        assert isinstance(store, SQLStore)
+        with monkeypatch.context() as patch:
+            patch.setattr(store._writer, "write", lambda: None)
+            first = await one.submit(work, ("a",))
+            second = await two.submit(work, ("b",))
+            with pytest.raises(TaskCancelledError):
+                await one.get_result(first, timeout=PATIENCE)
+            assert store.fetch([first]) == []
+        assert await two.get_result(second, timeout=PATIENCE) == "b"
+        old = await two.get_task(first)
+        assert old is not None
+        assert old.reason == f"it was replaced by task {second}"
 
 
 async def test_a_thread_of_another_process_is_waited_for(sqlite_url: str) -> None:

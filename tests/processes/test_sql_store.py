@@ -485,7 +485,12 @@ def test_host_is_told_of_cancellation_once(sqlite_url: str) -> None:
     store.secure(record, lambda _: done.set())
     assert done.wait(PATIENCE)
     asked = threading.Event()
-    host.cancel = lambda task_id: (host.cancelled.append(task_id), asked.set())  # type: ignore[assignment,func-returns-value]  # a spy
+
+    def cancel(task_id: str, reason: str = "") -> None:
+        host.cancelled.append(task_id + reason)
+        asked.set()
+
+    host.cancel = cancel  # type: ignore[method-assign]  # a spy
     with peers(sqlite_url, 1) as (peer,), peer.database.writing() as connection:
         version, _, _ = peer.writer.statements.advance(connection, "")
         assert peer.writer.statements.request_cancel(connection, record.task_id, version)

@@ -10,6 +10,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
+from framework._tasks.records import Label
+from framework._tasks.restart import Restart
 from framework.protocols import PlaceAnswer, PlaceRequest
 from framework.stores.sql import _writer
 from framework.stores.sql._schema import PLACES
@@ -23,9 +25,9 @@ GRANTED = PlaceAnswer(True)
 class Guest:
     """A task that asks for places, and what it was told."""
 
-    def __init__(self, peer: Peer, task_id: str | None = None) -> None:
+    def __init__(self, peer: Peer, **rest: Any) -> None:
         self.peer = peer
-        self.record = peer.accept(task_id)
+        self.record = peer.accept(**rest)
         self.told: list[PlaceAnswer] = []
 
     @property
@@ -33,9 +35,9 @@ class Guest:
         """Its id."""
         return self.record.task_id
 
-    def join(self, key: str = "key", limit: int = 1, *, waits: bool = True, rank: int = 0) -> None:
+    def join(self, key: str = "key", limit: int = 1, **options: Any) -> None:
         """Ask for a place, and get the answer."""
-        request = PlaceRequest(key, self.task_id, limit, waits, rank)
+        request = PlaceRequest(key, self.task_id, limit, **options)
         self.peer.writer.lines.join(request, self.told.append)
         self.peer.writer.attempt(following=False)
 
@@ -275,6 +277,72 @@ def test_a_record_that_is_refused_blocks_no_line(
         assert second.told[-1] == GRANTED
 
 
+def test_a_task_is_replaced_before_it_is_written(sql_url: str) -> None:
+    """The wish to cancel a task is in its place until its own process knows the task."""
+    with peers(sql_url) as (one, two):
+        one.writer.lines.join(PlaceRequest("key", "first", 1), lambda _: None)
+        one.writer.lines.settle()
+        second = Guest(two)
+        second.join(replaces=True)
+        assert second.told == [PlaceAnswer(False, ("first",), replaces=True)]
+        # 1 it has its place, 2 another one replaces it, 3 its process reads that in vain.
+        look(one)
+        assert one.host.cancelled == []
+        one.accept("first")
+        one.writer.write()
+        look(one)
+
+        assert one.host.cancelled == ["first"]
+        assert one.host.reasons == [f"it was replaced by task {second.task_id}"]
+
+
+def test_a_request_that_replaces_is_asked_once(sql_url: str) -> None:
+    """A task is told once that it is replaced, and nobody who does not ask for that replaces it."""
+    with peers(sql_url) as (one, two):
+        first, waiting, last = Guest(one), Guest(two), Guest(two)
+        first.join()
+        waiting.join()
+        look(one)
+        assert one.host.cancelled == []
+        last.join(replaces=True)
+        assert two.host.cancelled == [waiting.task_id], "its own, at once"
+        first.record.cancel_requested = False
+        look(one)
+        assert one.host.cancelled == [first.task_id]
+        first.record.cancel_requested = True
+        one.backlog.note(first.record)
+        one.writer.write()
+        look(one)
+
+        assert one.host.cancelled == [first.task_id]
+
+
+@pytest.mark.parametrize("dies", ["before", "after"])
+def test_a_task_without_a_process_is_replaced(sql_url: str, dies: str) -> None:
+    """A task that waits for a process that knows its function is cancelled when it is replaced."""
+    label = Label("tests.not_here", "")
+    with peers(sql_url) as (dead, alive):
+        first = Guest(dead)
+        dead.end(first.record)
+        dead.writer.write()
+        orphan = Guest(dead, label=label, restart=Restart("[[],{}]"))
+        orphan.join()
+        second = Guest(alive)
+        if dies == "after":
+            second.join(replaces=True)
+        for _ in range(MISSED + 1):
+            alive.tick()
+        if dies == "before":
+            assert alive.row(orphan.record).status == "pending"
+            second.join(replaces=True)
+        for _ in range(2):
+            alive.tick()
+        look(alive)
+
+        assert alive.row(orphan.record).status == "cancelled"
+        assert second.told[-1] == GRANTED
+
+
 def test_requests_survive_a_failing_database(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is asked while the database fails is answered once it works."""
     with peers(sql_url, 1) as (one,):
@@ -364,8 +432,11 @@ def test_no_question_reads_a_whole_table(sqlite_url: str) -> None:
         _places._LINES_OF,
         _places._LEAVE,
         _places._DROP_OVER,
+        _places._REPLACE,
+        _places._REPLACED,
+        _places._UNWANTED,
     )
-    names = ("in_line", "of_task", "at_version")
+    names = ("in_line", "of_task", "at_version", "by", "own")
     with peers(sqlite_url, 1) as (one,), one.database.reading() as connection:
         for query in asked:
             text = str(query.compile(connection, compile_kwargs={"literal_binds": False}))
@@ -374,4 +445,6 @@ def test_no_question_reads_a_whole_table(sqlite_url: str) -> None:
                 f"EXPLAIN QUERY PLAN {text}",
                 tuple(values[name] for name in query.compile(connection).positiontup or ()),
             )
-            assert not [row[3] for row in plan if "SCAN" in row[3] or "TEMP" in row[3]]
+            steps = [row[3] for row in plan if "SCAN" in row[3] or "TEMP" in row[3]]
+            # That index has none but the few tasks that are to be cancelled.
+            assert not [step for step in steps if "asyncframe_places_replaced" not in step]

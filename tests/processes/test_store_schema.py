@@ -13,9 +13,10 @@ import sqlalchemy as sa
 from benchmarks.history import fill
 from framework._tasks.pages import PageQuery
 from framework.exceptions import StoreUnavailableError
+from framework.protocols import PlaceAnswer, PlaceRequest
 from framework.stores.sql import SQLStore
 from framework.stores.sql._database import Database, checked_url
-from framework.stores.sql._schema import META, STEPS, prepare
+from framework.stores.sql._schema import META, PLACES, STEPS, prepare
 from tests.patience import PATIENCE
 from tests.processes.siblings import peers
 
@@ -110,6 +111,28 @@ def test_the_version_before_is_upgraded(sql_url: str) -> None:
         assert [one.owner for one in peer.history.page(anns)] == ["ann"]
 
 
+def test_places_of_the_version_before_are_kept(sql_url: str, database: Database) -> None:
+    """A task that has a place when the tables are upgraded keeps it, and can be replaced."""
+    prepare(database, STEPS[:4])
+    with database.writing() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO asyncframe_processes VALUES ('old', 'host', 1, 0, 0)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO asyncframe_places VALUES ('key', 'old task', 'old', 1, 1, 1, 1, 1)"
+        )
+    with peers(sql_url, 1) as (peer,):
+        told: list[PlaceAnswer] = []
+        peer.writer.lines.join(PlaceRequest("key", "new task", 1, replaces=True), told.append)
+        peer.writer.lines.settle()
+        assert told == [PlaceAnswer(False, ("old task",), replaces=True)]
+        with peer.database.reading() as connection:
+            wished = sa.select(PLACES.c.task_id, PLACES.c.replaced_by).where(
+                PLACES.c.replaced_by.is_not(None)
+            )
+            assert connection.execute(wished).all() == [("old task", "new task")]
+
+
 def test_first_version_is_upgraded(sql_url: str) -> None:
     """The tables of the first release get their indexes, and keep their tasks."""
     fill(sql_url, 200, STEPS[:1])
@@ -164,7 +187,7 @@ def test_newer_tables_are_refused(database: Database) -> None:
 
     with pytest.raises(
         StoreUnavailableError,
-        match=r"^the tables of this database have version 5, but this release supports 4: use "
+        match=r"^the tables of this database have version 6, but this release supports 5: use "
         r"the release that created them, or a newer one$",
     ):
         prepare(database)

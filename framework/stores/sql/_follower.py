@@ -153,9 +153,7 @@ class Follower:
                 if self._is_kept(row):
                     others.append(row[:-2])
             elif row[7] is None:
-                record = self._backlog.live.get(row[0])
-                if record is not None and not record.cancel_requested:
-                    self._host.cancel(row[0])
+                self.cancel(row[0])
         # In the order of their end: the oldest are removed first.
         others.sort(key=lambda row: row[7] or 0.0)
         until = self._clock.monotonic() + IN_TIME
@@ -165,6 +163,12 @@ class Follower:
             self._mirror.absorb(others[at : at + _SLICE])
         if others:
             self._tell([row[0] for row in others])
+
+    def cancel(self, task_id: str, reason: str = "") -> None:
+        """Cancel a live task of this process, unless that was requested before."""
+        record = self._backlog.live.get(task_id)
+        if record is not None and not record.cancel_requested:
+            self._host.cancel(task_id, reason)
 
     def _tell(self, task_ids: Collection[str]) -> None:
         told = self.told

@@ -99,8 +99,12 @@ PLACES: Final = Table(
     Column("position", BigInteger),
     Column("granted", Integer),
     Column("version", BigInteger),
+    Column("replaced_by", Text),
 )
-"""One row for each task in a line; ``version`` is that of the last change of ``granted``."""
+"""One row for each task in a line; ``version`` is that of the last change of ``granted``.
+
+``replaced_by`` is the task that wants it cancelled; it is null if none does.
+"""
 
 WINDOWS: Final = Table(
     "asyncframe_windows",
@@ -238,6 +242,14 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         CREATE INDEX asyncframe_tasks_name
         ON asyncframe_tasks (name, created_at, status, ended_at)
         WHERE ended_at IS NOT NULL
+        """,
+    ),
+    (
+        "ALTER TABLE asyncframe_places ADD COLUMN replaced_by TEXT",
+        # Of the few that are to be cancelled: each process looks for its own again and again.
+        """
+        CREATE INDEX asyncframe_places_replaced ON asyncframe_places (process)
+        WHERE replaced_by IS NOT NULL
         """,
     ),
 )

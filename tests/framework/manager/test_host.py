@@ -450,6 +450,17 @@ async def forever() -> None:
     await asyncio.Event().wait()
 
 
+async def test_replaced_by_another_process(manager: TaskManager, host: RemoteHost) -> None:
+    """A task at the engine is cancelled there if another process asks for that."""
+    task_id = work(1)
+    host.cancel(task_id, "it was replaced")
+    with pytest.raises(TaskCancelledError):
+        await manager.get_result(task_id, timeout=PATIENCE)
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert (task.cancel_requested, task.reason) == (True, "asked")
+
+
 async def test_cancelled_by_another_process() -> None:
     """A task whose cancellation another process requests is cancelled, before or while it runs."""
     async with setup_async_framework(None):
@@ -460,10 +471,12 @@ async def test_cancelled_by_another_process() -> None:
         manager.subscribe(lambda _: begun.set(), kinds=["started"])
         await asyncio.wait_for(begun.wait(), PATIENCE)
         for one in (runs, waits, "nobody"):
-            host.cancel(one)
+            host.cancel(one, "it was replaced")
         for one in (runs, waits):
             with pytest.raises(TaskCancelledError, match=CANCELLED):
                 await manager.get_result(one, timeout=PATIENCE)
+            task = await manager.get_task(one)
+            assert task.reason == "it was replaced"
 
 
 async def test_given_up_by_the_others() -> None:

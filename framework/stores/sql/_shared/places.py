@@ -5,7 +5,8 @@ the first that waits could not have one. So whoever takes a row away grants the 
 transaction, and a task that waits cannot be forgotten. Rows of a dead process are taken away, or
 belong to the new owner of the task, in the transaction that finds a new owner for its tasks.
 A task does not leave before its end is written: whoever sees that the next one has its place can
-read how it ended.
+read how it ended. That a task is to be cancelled stands in its place until it has left, since its
+process may not have written the task itself yet, or may not know it yet.
 Relies on: `Membership.turn`, which makes all writers of the database take turns; calls on the
 store's own thread, except for `join` and `leave`.
 Lock order: none is held here; `_asked` is a deque, to which other threads append.
@@ -83,6 +84,14 @@ _GRANTED_SINCE: Final = sa.select(PLACES.c.line, PLACES.c.task_id).where(
     PLACES.c.granted == 1,
     PLACES.c.version > bindparam("since"),
 )
+_REPLACE: Final = (
+    sa.update(PLACES)
+    .where(_IN_LINE, PLACES.c.task_id != bindparam("by"), PLACES.c.replaced_by.is_(None))
+    .values(replaced_by=bindparam("by"))
+)
+_REPLACED: Final = sa.select(PLACES.c.task_id, PLACES.c.replaced_by).where(
+    PLACES.c.process == bindparam("own"), PLACES.c.replaced_by.is_not(None)
+)
 
 _HOMELESS: Final = PLACES.c.process.not_in(sa.select(PROCESSES.c.process_id))
 _OWNER: Final = sa.select(TASKS.c.process).where(
@@ -92,6 +101,18 @@ _LIVE: Final = _OWNER.exists()
 _ADOPTED: Final = sa.update(PLACES).where(_HOMELESS, _LIVE).values(process=_OWNER.scalar_subquery())
 _LOST: Final = sa.select(PLACES.c.line).where(_HOMELESS, ~_LIVE).distinct()
 _LOSE: Final = sa.delete(PLACES).where(_HOMELESS, ~_LIVE)
+# Those that no process can read from its places: whoever looks after orphans cancels them.
+_UNWANTED: Final = (
+    sa.update(TASKS)
+    .where(
+        TASKS.c.ended_at.is_(None),
+        TASKS.c.cancel_requested == 0,
+        TASKS.c.task_id.in_(
+            sa.select(PLACES.c.task_id).where(PLACES.c.replaced_by.is_not(None), _HOMELESS)
+        ),
+    )
+    .values(cancel_requested=1, version=bindparam("at_version"))
+)
 
 
 class Settled(NamedTuple):
@@ -101,11 +122,14 @@ class Settled(NamedTuple):
         asked: The first requests of all, in their order.
         answers: The answer to each of them; None for a task that left.
         granted: The places that were granted to tasks which waited.
+        replaced: The tasks of this process that are to be cancelled, each with the one that
+            replaces it.
     """
 
     asked: Sequence[Asked]
     answers: Sequence[PlaceAnswer | None]
     granted: Sequence[Place]
+    replaced: Sequence[tuple[str, str]]
 
 
 class SharedLines:
@@ -116,6 +140,8 @@ class SharedLines:
         membership: This process among the others.
         wake: Wakes the store's thread.
         comes: Whether a record of a task waits to be written; called on the store's thread.
+        cancel: Cancels a task of this process for a reason, if it is known yet and nobody has
+            asked for that before; called on the store's thread.
     """
 
     def __init__(
@@ -124,12 +150,16 @@ class SharedLines:
         membership: Membership,
         wake: Callable[[], None],
         comes: Callable[[str], bool],
+        cancel: Callable[[str, str], object],
     ) -> None:
         self._database = database
         self._membership = membership
         self._wake = wake
         self._comes = comes
+        self._cancel = cancel
         self._asked: deque[Asked] = deque()
+        # The tasks of this process that are in a line; the store's thread alone uses it.
+        self._inside: set[str] = set()
         # By task, and then by line.
         self._waiting: dict[str, dict[str, Told]] = {}
         self._seen = 0
@@ -189,7 +219,7 @@ class SharedLines:
 
     def _settle(self, connection: Connection, version: int, some: Sequence[Asked]) -> Settled:
         step = _Step(connection, self._membership.process_id, version)
-        return Settled(some, [step.answer(one) for one in some], step.granted)
+        return Settled(some, [step.answer(one) for one in some], step.granted, step.replaced)
 
     def tell(self, settled: Settled) -> None:
         """Tell everybody what a transaction has settled, after its commit."""
@@ -198,13 +228,17 @@ class SharedLines:
         for asked, answer in zip(settled.asked, settled.answers, strict=True):
             if isinstance(asked, str):
                 self._waiting.pop(asked, None)
+                self._inside.discard(asked)
             elif answer is not None:
                 request, told = asked
+                if request.waits or answer.granted:
+                    self._inside.add(request.task_id)
                 if request.waits and not answer.granted:
                     self._waiting.setdefault(request.task_id, {})[request.key] = told
                 told(answer)
         for place in settled.granted:
             self._tell_granted(place)
+        self._cancel_all(settled.replaced)
 
     def _tell_granted(self, place: Place) -> None:
         line, task_id = place
@@ -215,18 +249,28 @@ class SharedLines:
         if told is not None:
             told(GRANTED)
 
+    def _cancel_all(self, replaced: Sequence[tuple[str, str]]) -> None:
+        for task_id, by in replaced:
+            self._cancel(task_id, f"it was replaced by task {by}")
+
     def look(self, version: int) -> None:
-        """Tell those that have been granted a place by other processes, up to *version*."""
-        if not self._waiting or version == self._seen:
+        """Tell those that have been granted a place by other processes, up to *version*.
+
+        Those that others replace are cancelled. One that is not known here yet is cancelled when
+        it is: its record is written then, which makes a new version.
+        """
+        if not self._inside or version == self._seen:
             return
+        own = self._membership.process_id
+        # A backup that was put back has an earlier version than was read before.
+        since = self._seen if version > self._seen else -1
         with self._database.reading() as connection:
-            # A backup that was put back has an earlier version than was read before.
-            since = self._seen if version > self._seen else -1
-            values = {"own": self._membership.process_id, "since": since}
-            found = connection.execute(_GRANTED_SINCE, values).all()
+            granted = connection.execute(_GRANTED_SINCE, {"own": own, "since": since}).all()
+            replaced = connection.execute(_REPLACED, {"own": own}).all()
         self._seen = version
-        for line, task_id in found:
+        for line, task_id in granted:
             self._tell_granted((line, task_id))
+        self._cancel_all([(task_id, by) for task_id, by in replaced])
 
 
 class _Step:
@@ -234,6 +278,7 @@ class _Step:
 
     Attributes:
         granted: The places that were granted to tasks which waited.
+        replaced: The tasks of this process that are to be cancelled; see `Settled`.
     """
 
     def __init__(self, connection: Connection, process: str, version: int) -> None:
@@ -244,6 +289,7 @@ class _Step:
         # Of a thousand submissions of a unique task all but the first get the same answer.
         self._refused: dict[tuple[str, int], PlaceAnswer] = {}
         self.granted: list[Place] = []
+        self.replaced: list[tuple[str, str]] = []
 
     def answer(self, asked: Asked) -> PlaceAnswer | None:
         """Do what is asked; return the answer, None for a task that leaves."""
@@ -270,13 +316,22 @@ class _Step:
             return GRANTED
         if own is None and request.waits:
             self._enter(request, granted=0)
+            if request.replaces:
+                self._replace(request.task_id, line)
         elif own is not None and own[0]:
             return GRANTED
         values = {**line, "of_task": request.task_id}
         others = [
             one for query in _OTHERS for one in self._connection.execute(query, values).scalars()
         ]
-        return PlaceAnswer(False, tuple(others[:MOST_AHEAD]))
+        return PlaceAnswer(False, tuple(others[:MOST_AHEAD]), request.replaces)
+
+    def _replace(self, task_id: str, line: dict[str, Any]) -> None:
+        """Ask for the cancellation of all that are in a line with *task_id*."""
+        self._connection.execute(_REPLACE, {**line, "by": task_id})
+        self._connection.execute(_UNWANTED, {"at_version": self._version})
+        found = self._connection.execute(_REPLACED, {"own": self._process})
+        self.replaced += [(one, by) for one, by in found if by == task_id]
 
     def _may_enter(self, request: PlaceRequest, line: dict[str, Any]) -> bool:
         """Give a task a place if one is free and nobody comes before it."""
@@ -337,6 +392,7 @@ def inherit(connection: Connection, version: int) -> None:
     has decided what becomes of the tasks.
     """
     connection.execute(_ADOPTED)
+    connection.execute(_UNWANTED, {"at_version": version})
     lines = list(connection.execute(_LOST).scalars())
     if not lines:
         return
