@@ -19,12 +19,11 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from typing import Any, Final, Protocol
 
+from framework._manager.questions import NO_WAITER, Following, Question, Then
 from framework._tasks import checks
-from framework._tasks.live import Waiter
-from framework._tasks.records import FINAL, TaskRecord, visible_state
+from framework._tasks.records import FINAL, TaskRecord
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
 from framework.exceptions import FrameworkNotStartedError
@@ -61,105 +60,6 @@ class Directory(Protocol):
         ...
 
 
-class _Question:
-    """A question of one coroutine or thread.
-
-    Attributes:
-        task_id: The task to find; None if *call* is set.
-        final: Whether to wait until the task is final.
-        call: Called on the thread instead of a query.
-        waiter: Is woken when `answer` or `error` is set.
-        sees: Whether the caller may see a record; None if it may see all.
-        tries: How many queries did not find the task.
-        last: Whether not to repeat the query if it does not find the task.
-        seen: Whether a query has found the task.
-        queued: Whether it is among the new questions; with the lock.
-        repeated: Whether it is among those to repeat later; with the lock.
-        dropped: Whether the caller does not need the answer any more; set without the lock,
-            since the worst that follows is one more query.
-    """
-
-    __slots__ = (
-        "answer",
-        "call",
-        "done",
-        "dropped",
-        "error",
-        "final",
-        "last",
-        "queued",
-        "repeated",
-        "seen",
-        "sees",
-        "task_id",
-        "tries",
-        "waiter",
-    )
-
-    def __init__(
-        self,
-        waiter: Waiter,
-        task_id: str | None,
-        *,
-        final: bool = False,
-        call: Callable[[], Any] | None = None,
-    ) -> None:
-        self.waiter = waiter
-        self.task_id = task_id
-        self.final = final
-        self.call = call
-        self.sees: Callable[[TaskRecord], bool] | None = None
-        self.tries = 0
-        self.dropped = self.done = self.seen = self.last = False
-        self.queued = self.repeated = False
-        self.answer: Any = None
-        self.error: BaseException | None = None
-
-    def see(self, record: TaskRecord) -> None:
-        """Note that the task was found, and is not final."""
-        self.seen = True
-
-    def finish(self, answer: Any, error: BaseException | None = None) -> None:
-        """Set the answer or the error, and wake the waiter."""
-        self.answer, self.error, self.done = answer, error, True
-        self.waiter.wake()
-
-    def outcome(self) -> Any:
-        """Return the answer, or raise the error."""
-        if self.error is not None:
-            raise self.error
-        return self.answer
-
-
-class _Following(_Question):
-    """A question that is answered again and again, until the task is final.
-
-    Attributes:
-        told: Called on the thread with each answer: a record, or None if the task is unknown.
-    """
-
-    __slots__ = ("_latest", "told")
-
-    def __init__(self, task_id: str, told: Callable[[TaskRecord | None], object]) -> None:
-        super().__init__(_NO_WAITER, task_id, final=True)
-        self.told = told
-        self._latest: object = None
-
-    def see(self, record: TaskRecord) -> None:
-        """Tell of the state, if it is not the one that was told before."""
-        super().see(record)
-        state = visible_state(record), record.progress, record.progress_message
-        if state != self._latest and not self.dropped:
-            self._latest = state
-            self.told(record)
-
-    def finish(self, answer: Any, error: BaseException | None = None) -> None:
-        """Tell of the last state."""
-        if not self.done and not self.dropped:
-            self.done = True
-            self.told(answer)
-
-
 class Elsewhere:
     """Queries the directories of one manager.
 
@@ -182,11 +82,11 @@ class Elsewhere:
         self._boxes = boxes
         self._real = real or SystemClock()
         self._condition = threading.Condition(threading.Lock())
-        self._new: list[_Question] = []
+        self._new: list[Question] = []
         # By the multiple of `_STEP` at which to repeat them.
-        self._later: dict[int, list[_Question]] = {}
+        self._later: dict[int, list[Question]] = {}
         # Those that wait for a change, by their task, and when all of them are looked up next.
-        self._watched: dict[str, dict[_Question, None]] = {}
+        self._watched: dict[str, dict[Question, None]] = {}
         self._check_at = 0.0
         self._told_by = [one for one in directories if isinstance(one, NewsDirectory)]
         self._has_news = len(self._told_by) == len(directories)
@@ -239,7 +139,7 @@ class Elsewhere:
         Returns:
             A function that ends it; harmless to call twice.
         """
-        question = _Following(task_id, told)
+        question = Following(task_id, told)
         self._put(question)
 
         def stop() -> None:
@@ -263,7 +163,7 @@ class Elsewhere:
         if not checks.may_be_task_id(task_id):
             return None
         waiter = ThreadWaiter(self._clock)
-        question = _Question(waiter, task_id, final=True)
+        question = Question(waiter, task_id, final=True)
         until = None if timeout is None else self._clock.monotonic() + timeout
         self._put(question)
         try:
@@ -277,19 +177,19 @@ class Elsewhere:
 
     def post(self, call: Callable[[], Any]) -> None:
         """Call *call*, which may block, on the thread of the queries, without waiting."""
-        self._put(_Question(_NO_WAITER, None, call=call))
+        self._put(Question(NO_WAITER, None, call=call))
 
     def when_known(self, task_id: str, call: Callable[[], object]) -> None:
         """Call *call*, which must not block, on some thread once others find a task.
 
         It is called as well if they still do not after a second.
         """
-        self._put(_Question(_Then(call), task_id))
+        self._put(Question(Then(call), task_id))
 
     def post_cancel(self, task_id: str) -> None:
         """Request a task's cancellation without waiting, once its process has written it."""
-        found = _Then(lambda: self.post(lambda: self._request_cancel(task_id)))
-        self._put(_Question(found, task_id))
+        found = Then(lambda: self.post(lambda: self._request_cancel(task_id)))
+        self._put(Question(found, task_id))
 
     def close(self) -> None:
         """Answer all open questions with an error, and end the thread."""
@@ -313,7 +213,7 @@ class Elsewhere:
         sees: Callable[[TaskRecord], bool] | None = None,
     ) -> Any:
         waiter = LoopWaiter(self._boxes)
-        question = _Question(waiter, task_id, final=final, call=call)
+        question = Question(waiter, task_id, final=final, call=call)
         question.last, question.sees = last, sees
         timer = None
         self._put(question)
@@ -331,7 +231,7 @@ class Elsewhere:
             raise _too_long(question, timeout)
         return question.outcome()
 
-    def _put(self, question: _Question) -> None:
+    def _put(self, question: Question) -> None:
         with self._condition:
             if self._closed:
                 raise FrameworkNotStartedError("stopped")
@@ -347,13 +247,13 @@ class Elsewhere:
             self._add(question)
             self._condition.notify()
 
-    def _add(self, question: _Question) -> None:
+    def _add(self, question: Question) -> None:
         """Add a question that is due now; with the lock held."""
         if not question.queued:
             question.queued = True
             self._new.append(question)
 
-    def _unwatch(self, question: _Question) -> None:
+    def _unwatch(self, question: Question) -> None:
         assert question.task_id is not None
         with self._condition:
             some = self._watched.get(question.task_id)
@@ -385,7 +285,7 @@ class Elsewhere:
 
     def _run(self) -> None:
         while True:
-            due: list[_Question] = []
+            due: list[Question] = []
             with self._condition:
                 while not (self._closed or self._is_to_listen() or (due := self._take_due())):
                     self._real.wait(self._condition, self._pause())
@@ -420,7 +320,7 @@ class Elsewhere:
                 self._told_by, self._has_news = [], False
                 return
 
-    def _take_due(self) -> list[_Question]:
+    def _take_due(self) -> list[Question]:
         """Remove and return the questions that are due; those dropped are only removed."""
         due, self._new = self._new, []
         for question in due:
@@ -444,7 +344,7 @@ class Elsewhere:
             times.append(min(self._later) * _STEP)
         return max(0.0, min(times) - self._real.monotonic()) if times else None
 
-    def _call(self, question: _Question) -> None:
+    def _call(self, question: Question) -> None:
         assert question.call is not None
         try:
             answer = question.call()
@@ -453,11 +353,11 @@ class Elsewhere:
         else:
             question.finish(answer)
 
-    def _search(self, questions: list[_Question]) -> None:
+    def _search(self, questions: list[Question]) -> None:
         if not questions:
             return
         found, error = self._fetch({one.task_id for one in questions if one.task_id})
-        again: list[tuple[float, _Question]] = []
+        again: list[tuple[float, Question]] = []
         unknown = []
         for question in questions:
             record = found.get(question.task_id or "")
@@ -472,13 +372,13 @@ class Elsewhere:
         self._ask_again(again + self._pauses(unknown, error))
 
     def _pauses(
-        self, unknown: list[_Question], error: Exception | None
-    ) -> list[tuple[float, _Question]]:
+        self, unknown: list[Question], error: Exception | None
+    ) -> list[tuple[float, Question]]:
         """Answer questions for unknown tasks, or return them with the time until the next try."""
-        again: list[tuple[float, _Question]] = []
+        again: list[tuple[float, Question]] = []
         alone: bool | None = None
         for question in unknown:
-            if error is not None and isinstance(question, _Following):
+            if error is not None and isinstance(question, Following):
                 again.append((_PAUSES[-1], question))
             elif error is not None:
                 # The directory that does not answer may know it.
@@ -496,7 +396,7 @@ class Elsewhere:
                 question.tries += 1
         return again
 
-    def _ask_again(self, questions: list[tuple[float, _Question]]) -> None:
+    def _ask_again(self, questions: list[tuple[float, Question]]) -> None:
         """Schedule questions again, each after its number of seconds."""
         with self._condition:
             if not self._closed:
@@ -545,34 +445,7 @@ class Elsewhere:
         return any(directory.request_cancel(task_id) for directory in self._directories)
 
 
-class _NoWaiter:
-    """A waiter that ignores being woken."""
-
-    reads = False
-
-    def wake(self) -> None:
-        """Do nothing."""
-
-    def nudge(self) -> None:
-        """Do nothing."""
-
-
-class _Then(_NoWaiter):
-    """A waiter that does something when it is woken, unless the framework has stopped."""
-
-    def __init__(self, do: Callable[[], object]) -> None:
-        self._do = do
-
-    def wake(self) -> None:
-        """Do it."""
-        with suppress(FrameworkNotStartedError):
-            self._do()
-
-
-_NO_WAITER: Final = _NoWaiter()
-
-
-def _too_long(question: _Question, timeout: float | None) -> TimeoutError:
+def _too_long(question: Question, timeout: float | None) -> TimeoutError:
     task_id = question.task_id
     if question.seen:
         return TimeoutError(
