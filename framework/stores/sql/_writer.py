@@ -101,9 +101,7 @@ class Writer:
         self.follower = Follower(
             database, self.statements, self.membership, backlog, mirror, host, clock
         )
-        self.lines = SharedLines(
-            database, self.membership, backlog.wake, backlog.comes, self.follower.cancel
-        )
+        self.lines = SharedLines(database, self.membership, backlog, self.follower.cancel)
         self.windows = WindowRows(database, self.membership, clock, backlog.wake)
         self.errors = 0
         self._failing_since: float | None = None

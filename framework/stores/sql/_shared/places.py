@@ -24,6 +24,7 @@ from sqlalchemy import bindparam
 from sqlalchemy.engine import Connection
 
 from framework._tasks.places import GRANTED, MOST_AHEAD, PlaceAnswer, PlaceRequest
+from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._database import Database
 from framework.stores.sql._schema import PLACES, PROCESSES, TASKS
 from framework.stores.sql._shared.membership import Membership
@@ -138,8 +139,7 @@ class SharedLines:
     Args:
         database: Where they are.
         membership: This process among the others.
-        wake: Wakes the store's thread.
-        comes: Whether a record of a task waits to be written; called on the store's thread.
+        backlog: The records that wait to be written.
         cancel: Cancels a task of this process for a reason, if it is known yet and nobody has
             asked for that before; called on the store's thread.
     """
@@ -148,14 +148,13 @@ class SharedLines:
         self,
         database: Database,
         membership: Membership,
-        wake: Callable[[], None],
-        comes: Callable[[str], bool],
+        backlog: Backlog,
         cancel: Callable[[str, str], object],
     ) -> None:
         self._database = database
         self._membership = membership
-        self._wake = wake
-        self._comes = comes
+        self._wake = backlog.wake
+        self._comes = backlog.comes
         self._cancel = cancel
         self._asked: deque[Asked] = deque()
         # The tasks of this process that are in a line; the store's thread alone uses it.
