@@ -38,6 +38,7 @@ from framework.protocols._engines import (
 )
 from framework.protocols._observers import EventSink, Interceptor, TaskTracer, Telemetry
 from framework.protocols._sharing import (
+    AskingDirectory,
     Fallible,
     NewsDirectory,
     ScheduleBook,
@@ -57,6 +58,7 @@ from framework.protocols._stores import (
 )
 
 __all__ = [
+    "AskingDirectory",
     "CallStore",
     "Clock",
     "CountingStore",

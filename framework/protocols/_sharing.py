@@ -16,8 +16,8 @@ class SharedDirectory(Protocol):
     """Optional methods of a `SharedStore` or `RemoteEngine` for unknown ids.
 
     An unknown id may belong to a task that another process has just accepted, so the
-    framework keeps asking for it for a second. These methods tell it when that is pointless.
-    Both may block.
+    framework keeps asking for it for a second, or until an `AskingDirectory` knows better. These
+    methods tell it when that is pointless. Both may block.
     """
 
     def is_alone(self) -> bool:
@@ -29,6 +29,36 @@ class SharedDirectory(Protocol):
 
         The framework raises this error when somebody asks for an unknown id.
         """
+        ...
+
+
+@runtime_checkable
+class AskingDirectory(Protocol):
+    """Optional methods of a `SharedStore` or `RemoteEngine` that can ask the other processes.
+
+    With them, an id is unknown when all other processes have answered, however long one of them
+    did not run. Without them, it is unknown after a second. All of them may block. If one raises,
+    the framework asks again.
+    """
+
+    def ask(self) -> int:
+        """Ask all other processes to store what they have accepted before.
+
+        Returns:
+            The number of the inquiry.
+        """
+        ...
+
+    def is_answered(self, number: int) -> bool:
+        """Return whether all other processes that live have stored that.
+
+        What a process had accepted when `ask` was called can be read with ``fetch`` once this
+        returns True. Processes that are dead do not count.
+        """
+        ...
+
+    def expected(self, task_ids: Collection[str]) -> Collection[str]:
+        """Return those of some ids whose tasks will be stored, although ``fetch`` finds none."""
         ...
 
 

@@ -187,7 +187,7 @@ def test_newer_tables_are_refused(database: Database) -> None:
 
     with pytest.raises(
         StoreUnavailableError,
-        match=r"^the tables of this database have version 6, but this release supports 5: use "
+        match=r"^the tables of this database have version 7, but this release supports 6: use "
         r"the release that created them, or a newer one$",
     ):
         prepare(database)

@@ -88,6 +88,8 @@ class Backlog:
         self._deadlines: deque[_Waiter] = deque()
         # Of tasks that may start only once that is written.
         self._starts: dict[str, Permitted] = {}
+        # How often all that waited was taken.
+        self._fills = 0
         self._closed = False
         self._timed = False
         self._wake = threading.Event()
@@ -275,6 +277,7 @@ class Backlog:
             with self._lock:
                 self._taken, self._dirty = self._dirty, {}
                 self._taken_waiters, self._waiters = self._waiters, {}
+            self._fills += 1
             for task_id in self._aside.keys() & self._taken.keys():
                 self.set_aside(self._taken[task_id], self._aside[task_id][1])
         chosen = {one: self._taken[one] for one in filter(self._pull, islice(first, most))}
@@ -293,6 +296,14 @@ class Backlog:
                     known = self._taken_waiters.get(task_id, [])
                     self._taken_waiters[task_id] = known + self._waiters.pop(task_id)
         return task_id in self._taken
+
+    def mark(self) -> int:
+        """Return a number for `is_past` that stands for all records that wait now."""
+        return self._fills + bool(self._dirty)
+
+    def is_past(self, mark: int) -> bool:
+        """Return whether all that waited at a `mark` was written, set aside or postponed."""
+        return self._fills > mark or (self._fills == mark and not self._taken)
 
     def written(self, records: Iterable[TaskRecord], error: BaseException | None = None) -> None:
         """Drop records that are safe, or lost with *error*, and answer their callers."""

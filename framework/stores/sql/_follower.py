@@ -63,6 +63,7 @@ class Follower:
         version: The version up to which all changes were read.
         behind: Whether there is more to `go_on` with; what waits is written before.
         removed: The wall second up to which ended tasks were removed.
+        asked: The number of the latest inquiry to all processes at the last look.
         told: Called with the ids of tasks of other processes that have changed; None for nobody.
     """
 
@@ -88,6 +89,7 @@ class Follower:
         self.version = 0
         self.behind = False
         self.removed = 0.0
+        self.asked = 0
         # The tasks that this process has taken over and does not know yet.
         self._arriving: Collection[str] = ()
         # Nothing fails without it while there is a global lock: threads are not switched between
@@ -113,14 +115,14 @@ class Follower:
     def look(self) -> None:
         """Read what other processes have written since the last call."""
         with self._database.reading() as connection:
-            version, removed = self._statements.position(connection)
+            version, removed, asked = self._statements.position(connection)
             if version < self.version:
                 # A backup that was put back has less than was read before: all is read anew.
                 self.version = -1
                 self._mirror.expect_again()
             found, reached = self._since(connection, version)
         self._take_in(found)
-        self.version = reached
+        self.version, self.asked = reached, asked
         if self.forget(removed):
             self._mirror.follow(removed)
 
@@ -271,7 +273,7 @@ class Follower:
             pause: Called between two steps, outside a transaction.
         """
         with self._database.reading() as connection:
-            self.version, self.removed = self._statements.position(connection)
+            self.version, self.removed, _ = self._statements.position(connection)
             start = math.nextafter(self.removed, math.inf), ""
             many = pages.has_more(connection, start, self._mirror.held)
             if not many:

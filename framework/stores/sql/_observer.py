@@ -139,7 +139,7 @@ class Observer:
         # What to skip is known when both kinds are there.
         whole = replace(query, offset=0, limit=query.offset + query.limit)
         with self._reading() as connection:
-            _, removed = self._statements.position(connection)
+            removed = self._statements.position(connection).removed
             if not all(one in FINAL for one in TaskStatus if query.has_status(one)):
                 rows += self._pages.live_page(connection, whole)
             if any(map(query.has_status, FINAL)):

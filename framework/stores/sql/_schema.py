@@ -62,8 +62,13 @@ PROCESSES: Final = Table(
     Column("pid", Integer),
     Column("started_at", Double),
     Column("beat", BigInteger),
+    Column("answered", BigInteger),
 )
-"""One row for each running process; without it, its tasks are not live."""
+"""One row for each running process; without it, its tasks are not live.
+
+``answered`` is the number of the latest inquiry that it has answered, see `_shared.inquiries`;
+null while it has no tasks.
+"""
 
 META: Final = Table(
     "asyncframe_meta",
@@ -72,8 +77,12 @@ META: Final = Table(
     Column("schema_version", Integer),
     Column("version", BigInteger),
     Column("removed_before", Double),
+    Column("asked", BigInteger),
 )
-"""One row. Writers increment ``version`` first, which makes them take turns."""
+"""One row. Writers increment ``version`` first, which makes them take turns.
+
+``asked`` is the number of inquiries to all processes, see `_shared.inquiries`.
+"""
 
 SCHEDULES: Final = Table(
     "asyncframe_schedules",
@@ -251,6 +260,10 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
         CREATE INDEX asyncframe_places_replaced ON asyncframe_places (process)
         WHERE replaced_by IS NOT NULL
         """,
+    ),
+    (
+        "ALTER TABLE asyncframe_meta ADD COLUMN asked BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE asyncframe_processes ADD COLUMN answered BIGINT",
     ),
 )
 """The steps from each version of the schema to the next; the first creates it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy import bindparam
@@ -34,7 +34,7 @@ _LIVE: Final = TASKS.c.ended_at.is_(None)
 _OWN: Final = ("version", "process")
 # Made once: making them takes as long as half a transaction.
 _ADVANCE: Final = sa.update(META).values(version=META.c.version + 1)
-_POSITION: Final = sa.select(META.c.version, META.c.removed_before)
+_POSITION: Final = sa.select(META.c.version, META.c.removed_before, META.c.asked)
 _PRESENT: Final = (
     sa.select(sa.func.count())
     .select_from(PROCESSES)
@@ -64,6 +64,20 @@ _OLDEST: Final = (
 _REMOVE: Final = sa.delete(TASKS).where(TASKS.c.task_id.in_(_OLDEST))
 
 Row = Sequence[Any]
+
+
+class Position(NamedTuple):
+    """Where a database is.
+
+    Attributes:
+        version: The latest version.
+        removed: The wall second up to which tasks are removed.
+        asked: The number of the latest inquiry to all processes.
+    """
+
+    version: int
+    removed: float
+    asked: int
 
 
 class Statements:
@@ -176,10 +190,10 @@ class Statements:
         """Return whether there is a task that ended by wall second *bound*."""
         return connection.execute(_OLDEST, {"bound": bound, "most": 1}).first() is not None
 
-    def position(self, connection: Connection) -> tuple[int, float]:
-        """Return the latest version, and the wall second up to which tasks are removed."""
+    def position(self, connection: Connection) -> Position:
+        """Return where the database is now."""
         row = connection.execute(_POSITION).one()
-        return int(row[0]), float(row[1])
+        return Position(int(row[0]), float(row[1]), int(row[2]))
 
     def since(self, connection: Connection, version: int, task_id: str, process: str) -> list[Row]:
         """Return the next rows after *version* and *task_id*.

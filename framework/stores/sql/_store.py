@@ -388,6 +388,23 @@ class SQLStore:
             "processes have accepted; try again later"
         )
 
+    # -- unknown ids, see `protocols.AskingDirectory`; may block
+
+    def ask(self) -> int:
+        """Ask all other processes to write what they have accepted."""
+        with self._answering():
+            return self._writer.inquiries.ask()
+
+    def is_answered(self, number: int) -> bool:
+        """Return whether all other processes that live have done so."""
+        with self._answering():
+            return self._writer.inquiries.is_answered(number)
+
+    def expected(self, task_ids: Collection[str]) -> Collection[str]:
+        """Return those ids that another process will write."""
+        with self._answering():
+            return self._writer.inquiries.expected([one for one in task_ids if can_be_kept(one)])
+
     def request_cancel(self, task_id: str) -> bool:
         """Ask the process of a live task to cancel it; blocks.
 

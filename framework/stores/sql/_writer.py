@@ -33,6 +33,7 @@ from framework.stores.sql._pace import Pace
 from framework.stores.sql._pages import Pages
 from framework.stores.sql._removal import Deleted, Removal
 from framework.stores.sql._rows import NOT_WHOLE, Written, bare_row_of, row_of
+from framework.stores.sql._shared.inquiries import InquiryRows
 from framework.stores.sql._shared.membership import GivenUpError, Membership
 from framework.stores.sql._shared.places import SharedLines, inherit
 from framework.stores.sql._shared.windows import WindowRows
@@ -73,6 +74,7 @@ class Writer:
         removal: Which rows are to be deleted.
         lines: The places of unique and limited tasks.
         windows: The windows of throttles.
+        inquiries: Those of other processes, and this one's.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Writer:
         )
         self.lines = SharedLines(database, self.membership, backlog, self.follower.cancel)
         self.windows = WindowRows(database, self.membership, clock, backlog.wake)
+        self.inquiries = InquiryRows(database, self.membership, backlog)
         self.errors = 0
         self._failing_since: float | None = None
         self._pause = pace.pause_min
@@ -128,7 +131,8 @@ class Writer:
             self.membership.enter(connection, self._host.clock.time())
         self._beaten = self._clock.monotonic()
         self.follower.load(self.pages, self._beat)
-        with self._database.reading() as connection:
+        with self._database.writing() as connection:
+            self.inquiries.enter(connection)
             if self.statements.has_ended(connection, self.follower.removed):
                 # A process has died, or ended, before all of these were deleted.
                 self.removal.ask(self.follower.removed)
@@ -175,14 +179,14 @@ class Writer:
 
     def _until_due(self) -> float:
         """Return the seconds until the next look or beat, or until more is to be claimed."""
-        if self.follower.behind:
+        if self.follower.behind or self.inquiries.waits:
             return 0.0
         now, pace = self._clock.monotonic(), self._pace
         return max(0.0, min(self._looked + self._between_looks(), self._beaten + pace.beat) - now)
 
     def _between_looks(self) -> float:
-        pace = self._pace
-        return pace.look if self.follower.told is None else min(pace.watch, pace.look)
+        look, watch = self._pace.look, self._pace.watch
+        return look if self.follower.told is None else min(watch, look)
 
     def _finish(self) -> None:
         """Write what is left while there is time, and leave."""
@@ -207,6 +211,8 @@ class Writer:
         fault: BaseException | None = None
         try:
             fault = self._try_to_write()
+            if fault is None:
+                self.inquiries.settle()
             # Also after a fault: a process that cannot write tasks can perhaps still beat.
             if following and not self._closing.is_set():
                 self.follow()
@@ -566,6 +572,7 @@ class Writer:
             self.follower.go_on()
         if monotonic() >= self._looked + self._between_looks():
             self.follower.look()
+            self.inquiries.hear(self.follower.asked)
             self.lines.look(self.follower.version)
             self._looked = monotonic()
 
@@ -587,5 +594,6 @@ class Writer:
         try:
             with self._database.writing() as connection:
                 self.membership.enter(connection, self._host.clock.time())
+                self.inquiries.enter(connection)
         except FAULTS as error:
             self._failed(error)
