@@ -6,8 +6,8 @@ and ends with the framework. Who waits for a change is not answered by queries a
 but by one query after the directories have told that the task has changed, if they can.
 
 Guarantees: every question gets an answer or an error; a question whose caller has gone is
-dropped; an id is unknown only after every other process had a second in which it could write
-it, or if there is no other process.
+dropped; an id is unknown only if there is no other process, or after every other process has
+answered an inquiry, or after a second if they cannot be asked.
 Relies on: directories that block for a few seconds at most.
 Lock order: `_condition` guards the questions; only a waiter's lock is taken under it. Directories
 call `_news` without a lock.
@@ -21,20 +21,25 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, Protocol
 
+from framework._manager.inquiries import Inquiries
 from framework._manager.questions import NO_WAITER, Following, Question, Then
 from framework._tasks import checks
 from framework._tasks.records import FINAL, TaskRecord
 from framework._threads.clock import SystemClock
 from framework._threads.waiters import LoopWaiter, Mailboxes, ThreadWaiter
-from framework.exceptions import FrameworkNotStartedError
+from framework.exceptions import FrameworkNotStartedError, StoreUnavailableError
 from framework.protocols import Clock, NewsDirectory, SharedDirectory
 
 _LOGGER = logging.getLogger("asyncframe")
 
 _PAUSES: Final = (0.03, 0.07, 0.1, 0.15, 0.25, 0.4)
 """Seconds until the next query for an unknown id. Its process writes the record within 0.1 s
-after it has returned the id, or within half a second on a busy machine. The sum is twice that;
-only ids that do not exist take so long."""
+after it has returned the id, or within half a second on a busy machine. The sum is twice that.
+Then, if the other processes were asked, the last one is repeated until all have answered."""
+
+_LONGEST: Final = 15.0
+"""Seconds after which a question ends with an error if another process has not answered: longer
+than it takes until one that does not run at all is noticed, and does not count any more."""
 
 _EVERY: Final = 0.05
 """Seconds between two queries for a task that is awaited, if a directory tells no news."""
@@ -81,6 +86,7 @@ class Elsewhere:
         self._clock = clock
         self._boxes = boxes
         self._real = real or SystemClock()
+        self._inquiries = Inquiries(directories, self._real)
         self._condition = threading.Condition(threading.Lock())
         self._new: list[Question] = []
         # By the multiple of `_STEP` at which to repeat them.
@@ -108,9 +114,12 @@ class Elsewhere:
 
         Args:
             task_id: The task.
-            patient: Whether to repeat the query for a second while the task is unknown.
+            patient: Whether to repeat the query until the task is surely unknown.
             sees: Whether the caller may see a record; one that it may not see is unknown, and
                 takes as long; None if it may see all.
+
+        Raises:
+            StoreUnavailableError: If that is not sure after `_LONGEST` seconds.
         """
         if not checks.may_be_task_id(task_id):
             return None
@@ -182,7 +191,7 @@ class Elsewhere:
     def when_known(self, task_id: str, call: Callable[[], object]) -> None:
         """Call *call*, which must not block, on some thread once others find a task.
 
-        It is called as well if they still do not after a second.
+        It is called as well if the task is surely unknown.
         """
         self._put(Question(Then(call), task_id))
 
@@ -356,10 +365,18 @@ class Elsewhere:
     def _search(self, questions: list[Question]) -> None:
         if not questions:
             return
-        found, error = self._fetch({one.task_id for one in questions if one.task_id})
+        # Before the query, which then finds what the others have written.
+        self._inquiries.go_on(max(one.inquiry or 0 for one in questions))
         again: list[tuple[float, Question]] = []
-        unknown = []
+        sought: list[Question] = []
         for question in questions:
+            if self._only_waits(question):
+                again.append((_PAUSES[-1], question))
+            else:
+                sought.append(question)
+        found, error = self._fetch({one.task_id for one in sought if one.task_id})
+        unknown = []
+        for question in sought:
             record = found.get(question.task_id or "")
             if record is None or not (question.sees is None or question.sees(record)):
                 unknown.append(question)
@@ -371,12 +388,35 @@ class Elsewhere:
                     again.append((_EVERY, question))
         self._ask_again(again + self._pauses(unknown, error))
 
+    def _only_waits(self, question: Question) -> bool:
+        """Return whether a query would be in vain, since another process has not answered."""
+        return (
+            question.tries >= len(_PAUSES)
+            and not question.final
+            and not self._inquiries.is_over(question.inquiry or 0)
+            and self._real.monotonic() < question.until
+        )
+
+    def _in_vain(self, questions: Sequence[Question]) -> set[Question]:
+        """Return those among the questions without an answer whose task surely does not exist."""
+        over = [
+            one
+            for one in questions
+            if one.inquiry is not None
+            and self._inquiries.is_over(one.inquiry)
+            and (self._inquiries.certain or one.tries >= len(_PAUSES))
+        ]
+        expected = self._inquiries.expected({one.task_id or "" for one in over}) if over else ()
+        return {one for one in over if one.task_id not in expected}
+
     def _pauses(
         self, unknown: list[Question], error: Exception | None
     ) -> list[tuple[float, Question]]:
         """Answer questions for unknown tasks, or return them with the time until the next try."""
         again: list[tuple[float, Question]] = []
         alone: bool | None = None
+        in_vain = set() if error is not None else self._in_vain(unknown)
+        now = self._real.monotonic()
         for question in unknown:
             if error is not None and isinstance(question, Following):
                 again.append((_PAUSES[-1], question))
@@ -385,14 +425,19 @@ class Elsewhere:
                 question.finish(None, error)
             elif question.last:
                 question.finish(None)
-            elif question.tries >= len(_PAUSES):
+            elif question in in_vain:
                 question.finish(None, self._doubt())
+            elif now >= question.until:
+                question.finish(None, self._doubt() or _no_answer(question))
             else:
                 if alone is None:
                     alone = self._is_alone()
                 # One more try: the last other process may have written it and then ended.
                 question.last = alone
-                again.append((0.0 if alone else _PAUSES[question.tries], question))
+                pause = _PAUSES[min(question.tries, len(_PAUSES) - 1)]
+                again.append((0.0 if alone else pause, question))
+                if question.inquiry is None:
+                    question.inquiry, question.until = self._inquiries.next(), now + _LONGEST
                 question.tries += 1
         return again
 
@@ -443,6 +488,13 @@ class Elsewhere:
 
     def _request_cancel(self, task_id: str) -> bool:
         return any(directory.request_cancel(task_id) for directory in self._directories)
+
+
+def _no_answer(question: Question) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"another process has not answered for {_LONGEST:g} s whether it has task "
+        f"{question.task_id!r}, so that may exist; try again later"
+    )
 
 
 def _too_long(question: Question, timeout: float | None) -> TimeoutError:

@@ -5,6 +5,7 @@ Guarantees: each question is answered once, except that a follower is told each 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
@@ -51,6 +52,9 @@ class Question:
         waiter: Is woken when `answer` or `error` is set.
         sees: Whether the caller may see a record; None if it may see all.
         tries: How many queries did not find the task.
+        inquiry: The number of the inquiry that must be over before the task is unknown; None
+            before the first query.
+        until: Monotonic second of real time until which it waits for that.
         last: Whether not to repeat the query if it does not find the task.
         seen: Whether a query has found the task.
         queued: Whether it is among the new questions; with the lock.
@@ -66,6 +70,7 @@ class Question:
         "dropped",
         "error",
         "final",
+        "inquiry",
         "last",
         "queued",
         "repeated",
@@ -73,6 +78,7 @@ class Question:
         "sees",
         "task_id",
         "tries",
+        "until",
         "waiter",
     )
 
@@ -90,6 +96,8 @@ class Question:
         self.call = call
         self.sees: Callable[[TaskRecord], bool] | None = None
         self.tries = 0
+        self.inquiry: int | None = None
+        self.until = math.inf
         self.dropped = self.done = self.seen = self.last = False
         self.queued = self.repeated = False
         self.answer: Any = None

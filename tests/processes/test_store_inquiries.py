@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
@@ -11,7 +14,9 @@ from framework.stores.sql import SQLStore
 from framework.stores.sql._backlog import Backlog
 from framework.stores.sql._schema import PROCESSES
 from framework.stores.sql._shared.membership import MISSED
+from tests.patience import PATIENCE
 from tests.processes.siblings import PENDING, Peer, TestClock, new_record, peers
+from tests.processes.test_places_of_processes import managers
 
 
 def hear(peer: Peer) -> None:
@@ -138,3 +143,36 @@ def test_a_place_proves_a_task(sql_url: str) -> None:
         two.writer.lines.settle()
 
         assert one.writer.inquiries.expected(["unknown", "placed"]) == {"placed"}
+
+
+async def test_a_task_of_a_process_that_stands_still_is_found(
+    sql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An id that another process has returned is looked for until that process can write."""
+    looked, go_on = threading.Event(), threading.Event()
+    async with managers(sql_url) as (one, two):
+        stores = [manager._core.ledger.shared for manager in (one, two)]
+        asks, holds = stores
+        assert isinstance(asks, SQLStore)
+        assert isinstance(holds, SQLStore)
+        is_answered, write = asks.is_answered, holds._writer.write
+
+        def look(number: int) -> bool:
+            if is_answered(number):
+                return True
+            looked.set()
+            return False
+
+        def wait() -> None:
+            assert go_on.wait(PATIENCE)
+            write()
+
+        monkeypatch.setattr(asks, "is_answered", look)
+        monkeypatch.setattr(holds._writer, "write", wait)
+        task_id = await two.submit(abs, (-7,))
+        finding = asyncio.ensure_future(one.get_task(task_id))
+        await asyncio.to_thread(looked.wait, PATIENCE)
+        assert not finding.done()
+        go_on.set()
+        assert await finding is not None
+        assert await one.get_task("unknown") is None

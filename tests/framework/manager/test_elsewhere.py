@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -250,6 +251,179 @@ async def test_perhaps_not_alone(hasty: HastyClock, other: bool) -> None:
     elsewhere = Elsewhere(directories, SystemClock(), Mailboxes(), hasty)
     assert await elsewhere.find("nobody") is None
     assert len(book.asked) == 1 + len(_PAUSES)
+    elsewhere.close()
+
+
+class AskingBook(Book):
+    """A directory whose other processes answer when a test says so.
+
+    Attributes:
+        inquiries: How many there were.
+        on_inquiry: Called by each.
+        answered: Up to which they have been answered.
+        on_look: Called at each look whether one was.
+        to_come: The ids whose records will be written.
+    """
+
+    def __init__(self, *records: TaskRecord) -> None:
+        super().__init__(*records)
+        self.inquiries = self.answered = 0
+        self.on_inquiry: Callable[[], object] = bool
+        self.on_look: Callable[[], object] = bool
+        self.to_come: set[str] = set()
+
+    def ask(self) -> int:
+        """Ask the other processes."""
+        self.on_inquiry()
+        self.inquiries += 1
+        return self.inquiries
+
+    def is_answered(self, number: int) -> bool:
+        """Return whether they have answered."""
+        self.on_look()
+        return self.answered >= number
+
+    def expected(self, task_ids: Collection[str]) -> Collection[str]:
+        """Return whose records will be written."""
+        return self.to_come.intersection(task_ids)
+
+
+@pytest.fixture
+def asking() -> AskingBook:
+    """A directory that can ask other processes."""
+    return AskingBook(record_of("done"))
+
+
+@pytest.fixture
+def inquirer(asking: AskingBook, hasty: HastyClock) -> Iterator[Elsewhere]:
+    """An `Elsewhere` that asks other processes."""
+    made = Elsewhere([asking], SystemClock(), Mailboxes(), hasty)
+    yield made
+    made.close()
+
+
+async def test_found_whenever_its_process_answers(
+    inquirer: Elsewhere, asking: AskingBook, hasty: HastyClock
+) -> None:
+    """A task is found although its process did not run for longer than a second."""
+    began, late = hasty.now, record_of("late")
+
+    def answer() -> None:
+        if hasty.now >= began + 9:
+            asking.records["late"], asking.answered = late, asking.inquiries
+
+    asking.on_look = answer
+    assert await inquirer.find("late") is late
+    assert asking.inquiries == 1
+    assert len(asking.asked) == len(_PAUSES) + 1, "what only waits is not looked up"
+
+
+async def test_unknown_once_all_have_answered(
+    inquirer: Elsewhere, asking: AskingBook, hasty: HastyClock
+) -> None:
+    """An id is unknown as soon as the other processes have answered."""
+    began, asking.answered = hasty.now, 1
+    assert await inquirer.find("nobody") is None
+    assert asking.asked == [{"nobody"}] * 2
+    assert hasty.now - began < _PAUSES[0] + _STEP + 0.001
+    assert await inquirer.find("done")
+    assert asking.inquiries == 1
+
+
+async def test_an_inquiry_that_was_open_is_not_enough(
+    inquirer: Elsewhere, asking: AskingBook
+) -> None:
+    """What was accepted during an inquiry is not unknown when that is over, but after the next."""
+    late, loop, is_put = record_of("late"), asyncio.get_running_loop(), threading.Event()
+    second: list[asyncio.Future[TaskRecord | None]] = []
+
+    def put_second() -> None:
+        second.append(asyncio.ensure_future(inquirer.find("late")))
+        loop.call_soon(is_put.set)
+
+    def answer() -> None:
+        if asking.inquiries == 2:
+            asking.records["late"], asking.answered = late, 2
+        elif is_put.is_set():
+            # 4 that one was looked up in vain, 5 the inquiry is over.
+            asking.answered = int(any("late" in ids for ids in asking.asked))
+        else:
+            # 1 an inquiry is open, 2 a task is accepted, 3 somebody looks for it.
+            loop.call_soon_threadsafe(put_second)
+            assert is_put.wait(PATIENCE)
+
+    asking.on_look = answer
+    assert await inquirer.find("nobody") is None
+    (found,) = second
+    assert await found is late
+
+
+async def test_one_inquiry_for_all(
+    inquirer: Elsewhere, asking: AskingBook, hasty: HastyClock
+) -> None:
+    """Ids that are asked for at the same time share an inquiry, and one a second begins."""
+    begun: list[float] = []
+    are_put = threading.Event()
+
+    def answer() -> None:
+        begun.append(hasty.now)
+        asking.answered = asking.inquiries + 1
+
+    asking.on_inquiry = answer
+    asking.on_ask = lambda _: are_put.wait(PATIENCE)
+    found = [asyncio.ensure_future(inquirer.find(f"nobody {one}")) for one in range(10)]
+    asyncio.get_running_loop().call_soon(are_put.set)
+    assert await asyncio.gather(*found) == [None] * 10
+    assert len(begun) == 1
+    for number in range(20):
+        assert await inquirer.find(f"nobody else {number}") is None
+    assert len(begun) == 21
+    assert all(later - earlier >= 1.0 for earlier, later in pairwise(begun))
+
+
+@pytest.mark.parametrize("fault", [False, True], ids=["silent", "failing"])
+async def test_no_answer(
+    inquirer: Elsewhere, asking: AskingBook, hasty: HastyClock, fault: bool
+) -> None:
+    """If a process lives and does not answer for 15 s, that is an error, and not a "no"."""
+
+    def fail() -> None:
+        raise StoreUnavailableError("locked")
+
+    if fault:
+        asking.on_inquiry = fail
+    began = hasty.now
+    with pytest.raises(
+        StoreUnavailableError,
+        match=r"^another process has not answered for 15 s whether it has task 'nobody', so that "
+        r"may exist; try again later$",
+    ):
+        await inquirer.find("nobody")
+    assert 15.0 <= hasty.now - began < 16.0
+
+
+async def test_a_task_that_is_expected(
+    inquirer: Elsewhere, asking: AskingBook, hasty: HastyClock
+) -> None:
+    """A task that has a place already is not unknown, whatever the others have answered."""
+    began, late = hasty.now, record_of("late")
+    asking.to_come.add("late")
+    asking.answered = 1
+
+    def write(_: int) -> None:
+        if hasty.now >= began + 5:
+            asking.records["late"] = late
+
+    asking.on_ask = write
+    assert await inquirer.find("late") is late
+
+
+async def test_a_directory_that_cannot_ask(asking: AskingBook, hasty: HastyClock) -> None:
+    """If one of two directories cannot ask, an id is unknown after a second at the earliest."""
+    began, asking.answered = hasty.now, 1
+    elsewhere = Elsewhere([Book(), asking], SystemClock(), Mailboxes(), hasty)
+    assert await elsewhere.find("nobody") is None
+    assert 1.0 <= hasty.now - began < 1.0 + len(_PAUSES) * (_STEP + 0.001)
     elsewhere.close()
 
 
