@@ -10,6 +10,7 @@ from benchmarks import __main__ as bench
 from benchmarks import exploring as section
 
 
+@pytest.mark.extended("time")
 def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs that a test has more than another share the time that it takes longer."""
     monkeypatch.setattr(section, "POINTS", 20)

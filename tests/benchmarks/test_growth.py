@@ -55,6 +55,7 @@ CASES = {
 }
 
 
+@pytest.mark.extended("time")
 def test_each_point_of_each_series_is_measured() -> None:
     """A case gives a time above zero for each point, and has the series that may not rise."""
     for key, (measure, points) in CASES.items():
