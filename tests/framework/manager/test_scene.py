@@ -150,9 +150,13 @@ def test_ordinals() -> None:
 async def test_the_pool_of_a_user() -> None:
     """Places in a pool of the user's own are told as well."""
     gate, started = threading.Event(), threading.Event()
+
+    def occupy() -> None:
+        started.set()
+        assert gate.wait(PATIENCE)
+
     with ThreadPoolExecutorEnhanced(max_workers=1) as pool:
-        pool.submit(started.set)
-        pool.submit(gate.wait, PATIENCE)
+        pool.submit(occupy)
         async with setup_async_framework(None, executor=pool):
             await asyncio.to_thread(started.wait, PATIENCE)
             manager = get_task_manager()
