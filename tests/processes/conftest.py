@@ -172,7 +172,7 @@ def flower(celery_redis: RedisServer, watched_worker: CeleryWorker) -> Iterator[
     from tests.processes.celery_app import make
 
     control = make(celery_redis.url).app.control
-    with closing(FlowerServer(celery_redis)) as server:
+    with closing(FlowerServer(celery_redis.url)) as server:
         server.start()
         with httpx.Client(base_url=server.url, timeout=PATIENCE) as client:
             # It knows the workers by their events; each look is an answer.

@@ -267,14 +267,14 @@ class FlowerServer(Server):
     """A flower, the web interface to Celery workers, of the tests' Celery app.
 
     Args:
-        broker: The Redis of the workers.
+        broker: The URL of the workers' Redis.
     """
 
     ready = "Capturing events"
     orderly = signal.SIGTERM
     abrupt = signal.SIGKILL
 
-    def __init__(self, broker: RedisServer) -> None:
+    def __init__(self, broker: str) -> None:
         self._broker = broker
         super().__init__()
 
@@ -286,7 +286,7 @@ class FlowerServer(Server):
     def environment(self) -> dict[str, str]:
         """Return where the broker is, and what opens the HTTP API."""
         return {
-            "ASYNCFRAME_TEST_REDIS": self._broker.url,
+            "ASYNCFRAME_TEST_REDIS": self._broker,
             "FLOWER_UNAUTHENTICATED_API": "true",
             "PYTHONPATH": str(Path(__file__).parents[2]),
         }
@@ -308,47 +308,21 @@ DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public T
 """Leaves in a database of PostgreSQL what is in a new one."""
 
 
-class PostgresServer(Server):
-    """A PostgreSQL that never waits for a disk; `start` makes its files when they are not there."""
+class Databases:
+    """Empty databases of a PostgreSQL, one after the other.
 
-    ready = "database system is ready to accept connections"
-    orderly = signal.SIGINT  # ends open connections; SIGTERM would wait for them
-    abrupt = signal.SIGQUIT  # after SIGKILL its shared memory would stay
+    Args:
+        port: Where the server listens.
+        prefix: What the names of these databases begin with, and of no others.
 
-    def __init__(self) -> None:
-        found = program("postgres")
-        # It refuses to run as root. The user of Debian's package need not be there for a wheel.
-        self.owner = "nobody" if os.geteuid() == 0 else None
-        super().__init__()
-        self._postgres = found if self.owner is None else copy_of_wheel(found, self.folder)
-        self._data = str(self.folder / "data")
-        self._names = map("test_{}".format, count(1))
+    Attributes:
+        port: Where the server listens.
+    """
+
+    def __init__(self, port: int, prefix: str = "test") -> None:
+        self.port = port
+        self._names = map(f"{prefix}_{{}}".format, count(1))
         self._empty: list[str] = []
-
-    def command(self) -> list[str]:
-        """Return the program and its arguments."""
-        settings = {
-            "listen_addresses": "127.0.0.1",
-            "port": self.port,
-            "unix_socket_directories": "",
-            "fsync": "off",
-            "full_page_writes": "off",
-            "jit": "off",
-        }
-        words = [word for item in settings.items() for word in ("-c", "{}={}".format(*item))]
-        return [self._postgres, "-D", self._data, *words]
-
-    def start(self) -> None:
-        """Start it, and return when it takes connections."""
-        if not Path(self._data).exists():
-            initdb = str(Path(self._postgres).with_name("initdb"))
-            options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]
-            # Small segments are what most of its time would go into.
-            options += ["--no-sync", "--no-instructions", "--wal-segsize=1"]
-            process = self.spawn([initdb, "-D", self._data, *options])
-            printed, _ = process.communicate()
-            assert process.returncode == 0, printed
-        super().start()
 
     def url(self, database: str) -> str:
         """Return a database's address as SQLAlchemy reads it."""
@@ -380,3 +354,51 @@ class PostgresServer(Server):
         with psycopg.connect(address, autocommit=True) as connection:
             cursor = connection.execute(statement.encode())
             return [] if cursor.description is None else cursor.fetchall()
+
+
+class PostgresServer(Server, Databases):
+    """A PostgreSQL that never waits for a disk; `start` makes its files when they are not there.
+
+    Args:
+        connections: How many it takes at a time.
+    """
+
+    ready = "database system is ready to accept connections"
+    orderly = signal.SIGINT  # ends open connections; SIGTERM would wait for them
+    abrupt = signal.SIGQUIT  # after SIGKILL its shared memory would stay
+
+    def __init__(self, *, connections: int = 100) -> None:
+        found = program("postgres")
+        # It refuses to run as root. The user of Debian's package need not be there for a wheel.
+        self.owner = "nobody" if os.geteuid() == 0 else None
+        Server.__init__(self)
+        self._postgres = found if self.owner is None else copy_of_wheel(found, self.folder)
+        Databases.__init__(self, self.port)
+        self._data = str(self.folder / "data")
+        self._connections = connections
+
+    def command(self) -> list[str]:
+        """Return the program and its arguments."""
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": self.port,
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "full_page_writes": "off",
+            "jit": "off",
+            "max_connections": self._connections,
+        }
+        words = [word for item in settings.items() for word in ("-c", "{}={}".format(*item))]
+        return [self._postgres, "-D", self._data, *words]
+
+    def start(self) -> None:
+        """Start it, and return when it takes connections."""
+        if not Path(self._data).exists():
+            initdb = str(Path(self._postgres).with_name("initdb"))
+            options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]
+            # Small segments are what most of its time would go into.
+            options += ["--no-sync", "--no-instructions", "--wal-segsize=1"]
+            process = self.spawn([initdb, "-D", self._data, *options])
+            printed, _ = process.communicate()
+            assert process.returncode == 0, printed
+        super().start()
