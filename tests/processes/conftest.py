@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +15,14 @@ import redis
 from framework._manager import cancelling
 from framework.engines.celery import CeleryEngine, _engine
 from tests.patience import PATIENCE
-from tests.processes.servers import FlowerServer, PostgresServer, RabbitServer, RedisServer
+from tests.processes.servers import (
+    Databases,
+    FlowerServer,
+    PostgresServer,
+    RabbitServer,
+    RedisServer,
+)
+from tests.processes.sharing import RedisDatabase, port_of
 from tests.processes.workers import CeleryWorker
 
 LIMIT = 300
@@ -30,18 +39,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def shared_redis() -> Iterator[RedisServer]:
-    """One Redis for all tests of this process; what they ask for is `redis_url`."""
-    with closing(RedisServer("--appendonly", "no")) as server:
-        server.start()
-        yield server
+def run_servers(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Callable[[str], int]:
+    """Return the port of a server that all processes of this run share, by its program."""
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        return lambda name: port_of(name, folder.parent, os.getppid())
+    return lambda name: port_of(name, folder, os.getpid())
+
+
+@pytest.fixture(scope="session")
+def process_number(request: pytest.FixtureRequest) -> int:
+    """Which of the processes of this run this is, from 0 on."""
+    given: dict[str, str] = getattr(request.config, "workerinput", {"workerid": "gw0"})
+    return int(given["workerid"].removeprefix("gw"))
+
+
+@pytest.fixture(scope="session")
+def shared_redis(run_servers: Callable[[str], int], process_number: int) -> RedisDatabase:
+    """One database for all tests of this process; what they ask for is `redis_url`."""
+    number = 2 * process_number
+    return RedisDatabase(f"redis://127.0.0.1:{run_servers('redis-server')}/{number}")
 
 
 @pytest.fixture
-def redis_url(shared_redis: RedisServer) -> str:
-    """An empty Redis; a test that stops or configures its Redis takes `redis_server`."""
+def redis_url(shared_redis: RedisDatabase) -> str:
+    """An empty database; a test that stops or configures its Redis takes `redis_server`."""
     with redis.Redis.from_url(shared_redis.url) as client:
-        client.flushall()
+        client.flushdb()
     return shared_redis.url
 
 
@@ -74,15 +98,13 @@ def rabbit_server(shared_rabbit: RabbitServer) -> Iterator[RabbitServer]:
 
 
 @pytest.fixture(scope="session")
-def shared_postgres() -> Iterator[PostgresServer]:
-    """One PostgreSQL for all tests of this process; what they ask for is `postgres_url`."""
-    with closing(PostgresServer()) as server:
-        server.start()
-        yield server
+def shared_postgres(run_servers: Callable[[str], int], process_number: int) -> Databases:
+    """The databases of this process; what tests ask for is `postgres_url`."""
+    return Databases(run_servers("postgres"), f"test_{process_number}")
 
 
 @pytest.fixture
-def postgres_url(shared_postgres: PostgresServer) -> Iterator[str]:
+def postgres_url(shared_postgres: Databases) -> Iterator[str]:
     """An empty database of the test's own in PostgreSQL."""
     with shared_postgres.database() as name:
         yield shared_postgres.url(name)
@@ -103,22 +125,24 @@ def sqlite_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def celery_redis() -> Iterator[RedisServer]:
-    """The Redis of `celery_worker`, which nobody empties."""
-    with closing(RedisServer("--appendonly", "no")) as server:
-        server.start()
-        yield server
+def celery_redis(run_servers: Callable[[str], int], process_number: int) -> RedisDatabase:
+    """The database of `celery_worker`, which nobody empties."""
+    number = 2 * process_number + 1
+    return RedisDatabase(f"redis://127.0.0.1:{run_servers('redis-server')}/{number}")
 
 
 @pytest.fixture(scope="session")
-def celery_worker(celery_redis: RedisServer) -> Iterator[CeleryWorker]:
-    """One worker with two processes for all tests of this process."""
+def celery_worker(celery_redis: RedisDatabase) -> Iterator[CeleryWorker]:
+    """One worker with two processes for all tests of this process.
+
+    It is not shared with other processes: some tests occupy both of its own.
+    """
     with closing(CeleryWorker("tests.processes.celery_app:celery_app", celery_redis.url)) as worker:
         yield worker.start()
 
 
 @pytest.fixture
-def celery_engine(celery_redis: RedisServer, celery_worker: CeleryWorker) -> CeleryEngine:
+def celery_engine(celery_redis: RedisDatabase, celery_worker: CeleryWorker) -> CeleryEngine:
     """An engine whose tasks the worker runs."""
     from tests.processes.celery_app import make
 
@@ -126,7 +150,7 @@ def celery_engine(celery_redis: RedisServer, celery_worker: CeleryWorker) -> Cel
 
 
 @pytest.fixture(scope="session")
-def fragile_worker(celery_redis: RedisServer) -> Iterator[CeleryWorker]:
+def fragile_worker(celery_redis: RedisDatabase) -> Iterator[CeleryWorker]:
     """Another worker, with a queue of its own, whose processes may be killed.
 
     What they have covered is lost with them, which is a pity for no other test then.
@@ -139,7 +163,7 @@ def fragile_worker(celery_redis: RedisServer) -> Iterator[CeleryWorker]:
 
 
 @pytest.fixture
-def fragile_engine(celery_redis: RedisServer, fragile_worker: CeleryWorker) -> CeleryEngine:
+def fragile_engine(celery_redis: RedisDatabase, fragile_worker: CeleryWorker) -> CeleryEngine:
     """An engine whose tasks that worker runs."""
     from tests.processes.celery_app import make
 
@@ -147,7 +171,7 @@ def fragile_engine(celery_redis: RedisServer, fragile_worker: CeleryWorker) -> C
 
 
 @pytest.fixture(scope="session")
-def watched_worker(celery_redis: RedisServer) -> Iterator[CeleryWorker]:
+def watched_worker(celery_redis: RedisDatabase) -> Iterator[CeleryWorker]:
     """A worker with a queue of its own that sends events and has a result backend."""
     options = ("--concurrency", "2", "-E", "-Q", "watched", "-n", "watched@%h")
     environment = {"ASYNCFRAME_TEST_QUEUE": "watched", "ASYNCFRAME_TEST_BACKEND": "1"}
@@ -157,7 +181,7 @@ def watched_worker(celery_redis: RedisServer) -> Iterator[CeleryWorker]:
 
 
 @pytest.fixture
-def watched_engine(celery_redis: RedisServer, watched_worker: CeleryWorker) -> CeleryEngine:
+def watched_engine(celery_redis: RedisDatabase, watched_worker: CeleryWorker) -> CeleryEngine:
     """An engine whose tasks that worker runs."""
     from tests.processes.celery_app import make
 
@@ -167,7 +191,7 @@ def watched_engine(celery_redis: RedisServer, watched_worker: CeleryWorker) -> C
 
 
 @pytest.fixture(scope="session")
-def flower(celery_redis: RedisServer, watched_worker: CeleryWorker) -> Iterator[FlowerServer]:
+def flower(celery_redis: RedisDatabase, watched_worker: CeleryWorker) -> Iterator[FlowerServer]:
     """A flower that has heard of the worker."""
     from tests.processes.celery_app import make
 

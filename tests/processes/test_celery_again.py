@@ -16,7 +16,7 @@ from tests.patience import PATIENCE
 from tests.processes.celery_app import make
 from tests.processes.conformance import tasks
 from tests.processes.conformance.tasks import ShopError
-from tests.processes.servers import RedisServer
+from tests.processes.sharing import RedisDatabase
 
 NOT_KNOWN = r"its arguments are not known here: they were not kept, or only by the process that"
 
@@ -37,7 +37,7 @@ async def failed(manager: TaskManager, marker: Path, **options: Any) -> str:
 
 
 async def test_another_app_runs_it_again(
-    celery_engine: CeleryEngine, celery_redis: RedisServer, tmp_path: Path
+    celery_engine: CeleryEngine, celery_redis: RedisDatabase, tmp_path: Path
 ) -> None:
     """Redis keeps the arguments and the limit of a task that failed."""
     async with app(celery_engine) as manager:
@@ -59,7 +59,7 @@ async def test_another_app_runs_it_again(
 
 @pytest.mark.parametrize("how", ["engine", "option", "too large"])
 async def test_arguments_are_not_kept(
-    celery_redis: RedisServer, celery_worker: object, tmp_path: Path, how: str
+    celery_redis: RedisDatabase, celery_worker: object, tmp_path: Path, how: str
 ) -> None:
     """Neither Redis nor another app has arguments that are not to be kept."""
     keep: Any = {"engine": False, "option": 65_536, "too large": 10}[how]

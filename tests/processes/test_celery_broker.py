@@ -75,10 +75,10 @@ async def said() -> AsyncIterator[Said]:
     logger.setLevel(before)
 
 
-async def published(server: RedisServer) -> dict[str, Any]:
+async def published(url: str) -> dict[str, Any]:
     """Take the next message from the broker and return what it says of its task."""
     async with redis.asyncio.Redis.from_url(
-        server.url, decode_responses=True, socket_timeout=None
+        url, decode_responses=True, socket_timeout=None
     ) as client:
         found = await client.brpop(["asyncframe.processes"], timeout=PATIENCE)
     assert found is not None
@@ -110,7 +110,7 @@ async def test_broker_comes_back(redis_server: RedisServer, said: Said) -> None:
             assert reason.startswith("broker unavailable since 20")
         redis_server.start()
         await said.words("the broker is back")
-        ids = [(await published(redis_server))["task_id"] for _ in range(2)]
+        ids = [(await published(redis_server.url))["task_id"] for _ in range(2)]
         assert ids == [first, second]
         assert await status(first) == (TaskStatus.PENDING, "queued for a worker")
 
@@ -166,7 +166,7 @@ async def test_cancel_while_it_is_away(redis_server: RedisServer, said: Said) ->
         with pytest.raises(TaskCancelledError):
             await get_task_manager().get_result(gone)
         redis_server.start()
-        assert (await published(redis_server))["task_id"] == kept
+        assert (await published(redis_server.url))["task_id"] == kept
 
 
 async def test_full_queue(redis_server: RedisServer, said: Said) -> None:
@@ -203,7 +203,7 @@ async def test_start_while_it_is_away(redis_server: RedisServer) -> None:
     ):
         task_id = celery_tasks.mark("first")
         redis_server.start()
-        assert (await published(redis_server))["task_id"] == task_id
+        assert (await published(redis_server.url))["task_id"] == task_id
 
 
 async def test_published_tasks_outlive_the_app(redis_server: RedisServer) -> None:
@@ -211,7 +211,7 @@ async def test_published_tasks_outlive_the_app(redis_server: RedisServer) -> Non
     engine = make(redis_server.url)
     async with setup_async_framework(None, engine=engine):
         task_id = celery_tasks.mark("first")
-    message = await published(redis_server)
+    message = await published(redis_server.url)
     assert (message["task_id"], message["limit"], message["seq"]) == (task_id, 15.0, 0)
     facts = engine.state.fetch([task_id])[task_id]
     assert facts["status"] == "pending"
@@ -224,7 +224,7 @@ async def test_lost_data(redis_server: RedisServer) -> None:
         setup_async_framework(None, engine=make(redis_server.url)),
     ):
         task_id = celery_tasks.mark("first")
-        await published(redis_server)
+        await published(redis_server.url)
         await client.flushall()
         redis_server.kill()
         redis_server.start()
@@ -263,7 +263,7 @@ async def test_end_while_it_is_away(
     gate.close()
 
 
-async def test_missed_report(redis_url: str, shared_redis: RedisServer) -> None:
+async def test_missed_report(redis_url: str) -> None:
     """A report that was missed is made good as soon as a later one shows the gap."""
     engine = make(redis_url)
     async with (
@@ -272,7 +272,7 @@ async def test_missed_report(redis_url: str, shared_redis: RedisServer) -> None:
     ):
         first, second = celery_tasks.mark("first"), celery_tasks.mark("second")
         for _ in range(2):
-            await published(shared_redis)
+            await published(redis_url)
         state = engine.state
         # 1 The first ends, and its report is lost: its number is used, and is not there.
         key = f"{state.prefix}task:{first}"

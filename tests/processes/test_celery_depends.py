@@ -11,13 +11,13 @@ from framework import get_task_manager, setup_async_framework
 from framework.engines.celery import CeleryEngine
 from tests.patience import PATIENCE
 from tests.processes import celery_depends
-from tests.processes.servers import RedisServer
+from tests.processes.sharing import RedisDatabase
 from tests.processes.workers import client_of
 
 
 @pytest.mark.parametrize("fn", [celery_depends.in_a_process, celery_depends.on_a_loop])
 async def test_dependencies_on_a_worker(
-    celery_engine: CeleryEngine, celery_redis: RedisServer, fn: Any
+    celery_engine: CeleryEngine, celery_redis: RedisDatabase, fn: Any
 ) -> None:
     """The worker opens and closes the dependencies, in each attempt, and none is sent to it."""
     async with setup_async_framework(None, engine=celery_engine, graceful_shutdown_timeout=1.0):

@@ -28,7 +28,7 @@ from framework.engines.celery._messages import Message, MessageError, signature_
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make
-from tests.processes.servers import RedisServer
+from tests.processes.sharing import RedisDatabase
 from tests.processes.workers import CeleryWorker
 
 
@@ -75,7 +75,7 @@ async def outcome(engine: CeleryEngine, manager: TaskManager, sent: Message) -> 
 
 
 async def test_pickle_is_refused(
-    celery_engine: CeleryEngine, celery_redis: RedisServer, manager: TaskManager, key: str
+    celery_engine: CeleryEngine, celery_redis: RedisDatabase, manager: TaskManager, key: str
 ) -> None:
     """A pickled message is dropped without being unpickled."""
     with (
@@ -185,7 +185,7 @@ async def test_limit_beyond_the_longest(manager: TaskManager) -> None:
         await manager.submit(celery_tasks.mark, ("x",), timeout=61)
 
 
-async def test_no_limit(celery_redis: RedisServer) -> None:
+async def test_no_limit(celery_redis: RedisDatabase) -> None:
     """A task with neither a limit of its own nor a default is refused where it is submitted."""
     engine = make(celery_redis.url, default_limit=None, functions=[celery_tasks.plain])
     with without_decorated_functions():
@@ -203,7 +203,7 @@ def without_decorated_functions() -> Iterator[None]:
         yield
 
 
-async def test_functions_without_a_limit(celery_redis: RedisServer) -> None:
+async def test_functions_without_a_limit(celery_redis: RedisDatabase) -> None:
     """An app with functions that have no limit does not start, and names each of them."""
     with without_decorated_functions():
 
@@ -241,7 +241,7 @@ class Upload(BaseModel):
     data: bytes
 
 
-async def test_annotation_that_is_refused(celery_redis: RedisServer) -> None:
+async def test_annotation_that_is_refused(celery_redis: RedisDatabase) -> None:
     """An app with a function whose values JSON cannot have does not start, and says which."""
     with without_decorated_functions():
 
@@ -261,7 +261,7 @@ async def test_annotation_that_is_refused(celery_redis: RedisServer) -> None:
 
 
 async def test_schedule_that_is_refused(
-    celery_redis: RedisServer, caplog: pytest.LogCaptureFixture
+    celery_redis: RedisDatabase, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A scheduled function that the engine refuses is skipped, and the app starts."""
 
@@ -309,7 +309,7 @@ async def test_options_travel(manager: TaskManager, key: str) -> None:
     ],
 )
 async def test_refused_settings(
-    celery_redis: RedisServer, settings: dict[str, Any], message: str
+    celery_redis: RedisDatabase, settings: dict[str, Any], message: str
 ) -> None:
     """An app whose settings would lose tasks does not start."""
     engine = make(celery_redis.url)
@@ -319,7 +319,7 @@ async def test_refused_settings(
             pass
 
 
-async def test_settings_that_are_left_open(celery_redis: RedisServer) -> None:
+async def test_settings_that_are_left_open(celery_redis: RedisDatabase) -> None:
     """Settings that the user left open are set, and good ones are kept."""
     engine = make(celery_redis.url)
     engine.app.conf.broker_transport_options = {"visibility_timeout": 500, "max_retries": 2}
@@ -336,7 +336,7 @@ async def test_settings_that_are_left_open(celery_redis: RedisServer) -> None:
         }
 
 
-async def test_engine_in_use(celery_redis: RedisServer) -> None:
+async def test_engine_in_use(celery_redis: RedisDatabase) -> None:
     """One engine serves one framework at a time, and another one after it."""
     engine = make(celery_redis.url)
     async with setup_async_framework(None, engine=engine):
@@ -395,7 +395,7 @@ def test_no_redis() -> None:
     ],
 )
 def test_worker_does_not_start(
-    celery_redis: RedisServer,
+    celery_redis: RedisDatabase,
     environment: dict[str, str],
     options: tuple[str, ...],
     message: str,

@@ -27,7 +27,7 @@ from framework.engines.celery._messages import Message
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make
-from tests.processes.servers import RedisServer
+from tests.processes.sharing import RedisDatabase
 from tests.processes.workers import CeleryWorker
 
 SHORT = {
@@ -45,7 +45,7 @@ def key() -> str:
 
 
 @pytest.fixture
-def url(shared_redis: RedisServer, redis_url: str) -> str:
+def url(redis_url: str) -> str:
     """An empty Redis."""
     return redis_url
 
@@ -99,7 +99,7 @@ async def fragile(fragile_engine: CeleryEngine) -> AsyncIterator[TaskManager]:
 
 
 @pytest.fixture
-async def fragile_lists(celery_redis: RedisServer) -> AsyncIterator[Any]:
+async def fragile_lists(celery_redis: RedisDatabase) -> AsyncIterator[Any]:
     """The Redis in whose lists its tasks tell what they do."""
     async with redis.asyncio.Redis.from_url(
         celery_redis.url, decode_responses=True, socket_timeout=None
@@ -334,7 +334,7 @@ def message_of(engine: CeleryEngine, task_id: str, key: str) -> Any:
 @pytest.mark.soak
 @pytest.mark.timeout(300)
 async def test_killed_children_again_and_again(
-    fragile_engine: CeleryEngine, celery_redis: RedisServer
+    fragile_engine: CeleryEngine, celery_redis: RedisDatabase
 ) -> None:
     """Fifty killed processes lose no task, and none ends twice."""
     async with (

@@ -24,7 +24,7 @@ from framework.engines.celery import CeleryEngine
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make
-from tests.processes.servers import RedisServer
+from tests.processes.sharing import RedisDatabase
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ async def manager(celery_engine: CeleryEngine) -> AsyncIterator[TaskManager]:
 
 
 @pytest.fixture
-async def lists(celery_redis: RedisServer) -> AsyncIterator[Any]:
+async def lists(celery_redis: RedisDatabase) -> AsyncIterator[Any]:
     """The Redis in whose lists tasks tell what they do."""
     async with redis.asyncio.Redis.from_url(
         celery_redis.url, decode_responses=True, socket_timeout=None
@@ -118,7 +118,7 @@ async def test_context_does_not_travel(manager: TaskManager) -> None:
 
 
 async def test_read_by_another_process(
-    manager: TaskManager, celery_redis: RedisServer, celery_worker: object
+    manager: TaskManager, celery_redis: RedisDatabase, celery_worker: object
 ) -> None:
     """Whoever has the engine finds a task of another framework, and its typed result."""
     from tests.processes.celery_app import make

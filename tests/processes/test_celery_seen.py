@@ -26,7 +26,8 @@ from framework.engines.celery._messages import Message
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make
-from tests.processes.servers import FlowerServer, RedisServer
+from tests.processes.servers import FlowerServer
+from tests.processes.sharing import RedisDatabase
 from tests.processes.workers import CeleryWorker, client_of
 
 BREAKS = "tests.processes.celery_tasks.breaks"
@@ -40,7 +41,7 @@ async def manager(watched_engine: CeleryEngine) -> AsyncIterator[TaskManager]:
 
 
 @pytest.fixture
-async def lists(celery_redis: RedisServer) -> AsyncIterator[Any]:
+async def lists(celery_redis: RedisDatabase) -> AsyncIterator[Any]:
     """The Redis in whose lists tasks tell what they do."""
     async with client_of(celery_redis.url) as client:
         yield client

@@ -66,7 +66,7 @@ def test_message_of_a_noted_task(state: State) -> None:
         (lambda: state.start(message(), "me|1|1"), False),
         (lambda: state.cancel("t", "not wanted"), True),
     ):
-        state.client.flushall()
+        state.client.flushdb()
         state.publish([message()])
         assert Message.from_json(json.loads(state.message("t") or "")) == message()
         assert facts(state)["unsent"] == "1"

@@ -20,7 +20,7 @@ from framework.telemetry.opentelemetry import OpenTelemetrySink
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make
-from tests.processes.servers import RedisServer
+from tests.processes.sharing import RedisDatabase
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ async def manager(celery_engine: CeleryEngine) -> AsyncIterator[TaskManager]:
 
 
 @pytest.fixture
-async def lists(celery_redis: RedisServer) -> AsyncIterator[Any]:
+async def lists(celery_redis: RedisDatabase) -> AsyncIterator[Any]:
     """The Redis in whose lists the worker puts its spans."""
     async with redis.asyncio.Redis.from_url(
         celery_redis.url, decode_responses=True, socket_timeout=None

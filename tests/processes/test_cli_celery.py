@@ -16,7 +16,7 @@ from framework.engines.celery import CeleryEngine
 from framework.stores.sql import SQLStore
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
-from tests.processes.servers import RedisServer
+from tests.processes.sharing import RedisDatabase
 from tests.serving import ROOT
 
 
@@ -41,7 +41,7 @@ async def run(url: str, redis_url: str, *arguments: str) -> tuple[int | None, st
 
 
 async def test_cancel_on_a_worker(
-    manager: TaskManager, sqlite_url: str, celery_redis: RedisServer
+    manager: TaskManager, sqlite_url: str, celery_redis: RedisDatabase
 ) -> None:
     """A task on a worker is cancelled by the engine of the app, which has to be named."""
     task_id = celery_tasks.hold_on_loop(uuid4().hex)

@@ -24,7 +24,7 @@ from framework.stores.sql import SQLStore
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make
-from tests.processes.servers import RedisServer
+from tests.processes.sharing import RedisDatabase
 from tests.processes.workers import CeleryWorker
 
 Pair = tuple[TaskManager, TaskManager]
@@ -153,7 +153,9 @@ async def test_a_cancelled_wait_leaves_nothing(two: Pair) -> None:
         step.set()
 
 
-async def test_a_task_of_a_worker(celery_redis: RedisServer, watched_worker: CeleryWorker) -> None:
+async def test_a_task_of_a_worker(
+    celery_redis: RedisDatabase, watched_worker: CeleryWorker
+) -> None:
     """A stream of a process that did not submit the task has its start and its end."""
     engines: list[CeleryEngine] = [make(celery_redis.url, queue="watched") for _ in range(2)]
     async with AsyncExitStack() as stack:

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -16,8 +17,10 @@ import pytest
 import redis
 import sqlalchemy
 
+from tests.children import python
 from tests.patience import PATIENCE
-from tests.processes.servers import PostgresServer, RedisServer
+from tests.processes.servers import Databases, PostgresServer, RedisServer
+from tests.processes.sharing import DATABASES, SERVERS, port_of
 from tests.programs import program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +53,7 @@ def test_database_is_empty(postgres_url: str, turn: str) -> None:
     engine.dispose()
 
 
-def test_database_is_dropped_under_a_connection(shared_postgres: PostgresServer) -> None:
+def test_database_is_dropped_under_a_connection(shared_postgres: Databases) -> None:
     """A connection that a test has left open keeps no database."""
     with shared_postgres.database() as name:
         address = shared_postgres.url(name).replace("+psycopg", "")
@@ -146,3 +149,37 @@ def test_no_server_outlives_a_killed_parent() -> None:
         assert select.select([handle], [], [], PATIENCE)[0] == [handle]
         os.close(handle)
         shutil.rmtree(folder)
+
+
+ASKING = """
+import sys
+from pathlib import Path
+from tests.processes.sharing import port_of
+print(port_of("redis-server", Path(sys.argv[1]), int(sys.argv[2])))
+"""
+
+
+def test_a_run_shares_a_server(tmp_path: Path) -> None:
+    """Processes that ask at once share a server, which outlives them, and ends with the run."""
+    for name in SERVERS:
+        program(name)
+    run = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=-1)
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            asked = [threads.submit(python, "-c", ASKING, tmp_path, str(run.pid)) for _ in range(3)]
+            (port,) = {one.result().stdout for one in asked}
+        with redis.Redis(port=int(port), db=DATABASES - 1) as client:
+            client.set("kept", "yes")
+            ended = os.pidfd_open(client.info("server")["process_id"])
+    finally:
+        run.kill()
+        run.communicate()
+    assert select.select([ended], [], [], PATIENCE)[0] == [ended]
+    os.close(ended)
+
+
+def test_a_server_that_cannot_be_shared(tmp_path: Path) -> None:
+    """Whoever asks for a server that does not start hears what it wrote."""
+    with pytest.raises(AssertionError, match=r"ended with 1:\n(?s:.)*ProcessLookupError"):
+        # No process has this number.
+        port_of("redis-server", tmp_path, 2**22)

@@ -16,7 +16,6 @@ from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._database import is_data_fault
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._shared.membership import MISSED
-from tests.processes.servers import PostgresServer
 from tests.processes.siblings import FAILED, Peer, peers
 
 QUICK = Pace(gather=0.001, hurry=0.001, look=0.01, pause_min=0.0001, pause_max=0.001)
@@ -122,7 +121,7 @@ def test_tables_are_missing(sql_url: str, caplog: pytest.LogCaptureFixture) -> N
 
 
 @pytest.fixture
-def clerk_url(shared_postgres: PostgresServer, postgres_url: str) -> Iterator[tuple[str, Any]]:
+def clerk_url(postgres_url: str) -> Iterator[tuple[str, Any]]:
     """A database as a user whose rights are given and taken, and a connection that does so."""
     with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as owner:
         owner.execute("CREATE ROLE clerk LOGIN")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.patience import PATIENCE
 from tests.processes.connections import PATIENT, WORKERS, Worker, workers
-from tests.processes.servers import PostgresServer
+from tests.processes.servers import Databases
 from tests.serving import READY, Server, serving
 
 APP = "tests.processes.apps.shared:app"
@@ -25,7 +25,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Se
         if request.param == "sqlite":
             url = f"sqlite:///{tmp_path_factory.mktemp('shared') / 'tasks.db'}"
         else:
-            postgres: PostgresServer = request.getfixturevalue("shared_postgres")
+            postgres: Databases = request.getfixturevalue("shared_postgres")
             url = postgres.url(stack.enter_context(postgres.database()))
         options = ("--workers", str(WORKERS), *PATIENT)
         yield stack.enter_context(serving(APP, *options, env={"STORE_URL": url}, processes=WORKERS))

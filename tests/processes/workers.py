@@ -131,10 +131,11 @@ class CeleryWorker:
         return status
 
     async def waits_for_messages(self, client: Any) -> None:
-        """Suspend until its main process waits for messages at the Redis of *client*."""
+        """Suspend until its main process waits for messages in the database of *client*."""
+        waits = ("brpop", str(client.connection_pool.connection_kwargs["db"]))
         async with asyncio.timeout(PATIENCE):
             # Each look is an answer from Redis.
-            while not any(one["cmd"] == "brpop" for one in await client.client_list()):
+            while waits not in [(one["cmd"], one["db"]) for one in await client.client_list()]:
                 pass
 
     def pause(self) -> None:
