@@ -13,6 +13,8 @@ from tests.patience import PATIENCE
 from tests.processes.conformance import tasks
 from tests.processes.conformance.backends import Backend, Heard
 
+UNFIT = r"^task_id must have 1 to 200 characters, all of them "
+
 
 async def known(manager: TaskManager, task_id: str) -> Task:
     """Return a task that is known."""
@@ -22,20 +24,16 @@ async def known(manager: TaskManager, task_id: str) -> Task:
 
 
 async def test_id(manager: TaskManager) -> None:
-    """An id is 32 hexadecimal digits, and no two are the same."""
+    """An id is 32 hexadecimal digits, no two are the same, and its task is known at once."""
     ids = {tasks.add(1) for _ in range(20)}
+    names = {(await known(manager, one)).name for one in ids}
     assert len(ids) == 20
     assert all(len(bytes.fromhex(one)) == 16 for one in ids)
+    assert names == {"tests.processes.conformance.tasks.add"}
 
 
-async def test_known_at_once(manager: TaskManager) -> None:
-    """A task is known as soon as its id is."""
-    task = await known(manager, tasks.add(1))
-    assert task.name == "tests.processes.conformance.tasks.add"
-
-
-async def test_completed(manager: TaskManager) -> None:
-    """A task that returned is COMPLETED, once begun, and has its stamps in order."""
+async def test_completed(manager: TaskManager, heard: Heard) -> None:
+    """A task that returned is COMPLETED, once begun; its stamps and its events are in order."""
     before = datetime.now(UTC)
     task_id = tasks.add(1)
     await manager.get_result(task_id, timeout=PATIENCE)
@@ -46,72 +44,57 @@ async def test_completed(manager: TaskManager) -> None:
     assert before <= task.created_at <= task.started_at <= task.ended_at <= datetime.now(UTC)
     assert task.duration is not None
     assert task.duration >= 0
+    await heard.event(task_id, "completed")
+    assert heard.of(task_id) == ["submitted", "started", "completed"]
 
 
 async def test_running(backend: Backend, manager: TaskManager, heard: Heard) -> None:
-    """A task is RUNNING while its body is, and COMPLETED afterwards."""
+    """A task is RUNNING and active while its body is; a `Task` is a snapshot of that."""
     gate = backend.gate()
     task_id = tasks.hold(gate.path)
     await heard.event(task_id, "started")
     task = await known(manager, task_id)
     assert (task.status, task.ended_at, task.attempts) == (TaskStatus.RUNNING, None, 1)
+    assert (set(manager.get_active_tasks()), manager.get_active_count()) == ({task_id}, 1)
     gate.open("done")
     assert await manager.get_result(task_id, timeout=PATIENCE) == "done"
-
-
-async def test_snapshot(backend: Backend, manager: TaskManager, heard: Heard) -> None:
-    """A `Task` from `get_task` is a snapshot and does not change."""
-    gate = backend.gate()
-    task_id = tasks.hold(gate.path)
-    await heard.event(task_id, "started")
-    task = await known(manager, task_id)
-    gate.open()
-    await manager.get_result(task_id, timeout=PATIENCE)
+    assert (await known(manager, task_id)).status is TaskStatus.COMPLETED
     assert task.status is TaskStatus.RUNNING
+    assert (manager.get_active_tasks(), manager.get_active_count()) == ({}, 0)
 
 
 async def test_description(manager: TaskManager) -> None:
-    """A task has the description of its function, or the one of its submission."""
+    """A task has its function's description or one of its own, and knows itself from inside."""
     own = await manager.submit(tasks.plain, (1,))
     given = await manager.submit(tasks.plain, (1,), description="of its own")
+    inside = tasks.about_itself()
     assert (await known(manager, own)).description == "gives back what it gets"
     assert (await known(manager, given)).description == "of its own"
-
-
-async def test_chosen_id(manager: TaskManager) -> None:
-    """An id may be chosen, and no other task can have it."""
-    task_id = await manager.submit(tasks.add, (1,), task_id="order-7")
-    assert task_id == "order-7"
-    assert await manager.get_result("order-7", timeout=PATIENCE) == 11
-    with pytest.raises(ValueError, match="task_id must be one that no task has"):
-        await manager.submit(tasks.add, (1,), task_id="order-7")
-
-
-@pytest.mark.parametrize("given", ["", "x" * 201, "a\nb", "a\x00b", "\x1b[31m", "\ud800"])
-async def test_unfit_id(manager: TaskManager, given: str) -> None:
-    """An id that is too long or not printable is refused at once, by every submission."""
-    with pytest.raises(ValueError, match=r"^task_id must have 1 to 200 characters, all of them "):
-        await manager.submit(tasks.add, (1,), task_id=given)
-    with pytest.raises(ValueError, match=r"^task_id must have 1 to 200 characters, all of them "):
-        manager.submit_nowait(tasks.add, (1,), task_id=given)
-
-
-async def test_longest_id(manager: TaskManager) -> None:
-    """An id of 200 characters, of any script, is as good as a short one."""
-    given = "\N{GREEK SMALL LETTER ALPHA}" * 200
-    assert await manager.submit(tasks.add, (1,), task_id=given) == given
-    assert await manager.get_result(given, timeout=PATIENCE) == 11
-
-
-async def test_from_inside(manager: TaskManager) -> None:
-    """A task knows its own id, name, state and attempt."""
-    task_id = tasks.about_itself()
-    assert await manager.get_result(task_id, timeout=PATIENCE) == {
-        "task_id": task_id,
+    assert await manager.get_result(inside, timeout=PATIENCE) == {
+        "task_id": inside,
         "name": "tests.processes.conformance.tasks.about_itself",
         "status": "running",
         "attempts": 1,
     }
+
+
+async def test_chosen_id(manager: TaskManager) -> None:
+    """An id of up to 200 characters of any script may be chosen, and no other task has it."""
+    for given in ("order-7", "\N{GREEK SMALL LETTER ALPHA}" * 200):
+        assert await manager.submit(tasks.add, (1,), task_id=given) == given
+        assert await manager.get_result(given, timeout=PATIENCE) == 11
+        with pytest.raises(ValueError, match="task_id must be one that no task has"):
+            await manager.submit(tasks.add, (1,), task_id=given)
+
+
+async def test_unfit_id(manager: TaskManager) -> None:
+    """An id that is too long or not printable is refused at once, by every submission."""
+    for given in ("", "x" * 201, "a\nb", "a\x00b", "\x1b[31m", "\ud800"):
+        with pytest.raises(ValueError, match=UNFIT):
+            await manager.submit(tasks.add, (1,), task_id=given)
+        with pytest.raises(ValueError, match=UNFIT):
+            manager.submit_nowait(tasks.add, (1,), task_id=given)
+    assert manager.get_stats()["submitted"] == 0
 
 
 async def test_progress(backend: Backend, manager: TaskManager, heard: Heard) -> None:
@@ -126,28 +109,20 @@ async def test_progress(backend: Backend, manager: TaskManager, heard: Heard) ->
     await manager.get_result(task_id, timeout=PATIENCE)
 
 
-async def test_events(manager: TaskManager, heard: Heard) -> None:
-    """A task's events come in order, each once."""
-    task_id = tasks.add(1)
-    await heard.event(task_id, "completed")
-    assert heard.of(task_id) == ["submitted", "started", "completed"]
-
-
 async def test_all_tasks(manager: TaskManager) -> None:
-    """get_all_tasks() has each task, as to_dict() shows it."""
-    ids = [tasks.add(1), tasks.fail()]
-    await asyncio.wait([asyncio.ensure_future(manager.get_result(one)) for one in ids])
+    """The lists of all tasks and of those with a status agree, and so do the counters."""
+    good, bad = [tasks.add(one) for one in range(5)], [tasks.fail() for _ in range(2)]
+    waiting = (manager.get_result(one, timeout=PATIENCE) for one in good + bad)
+    await asyncio.gather(*waiting, return_exceptions=True)
     shown = manager.get_all_tasks()
-    assert set(shown) == set(ids)
-    assert shown[ids[0]] == (await known(manager, ids[0])).to_dict()
-
-
-async def test_by_status(manager: TaskManager) -> None:
-    """get_tasks_by_status() has the tasks of that status."""
-    good, bad = tasks.add(1), tasks.fail()
-    await asyncio.wait([asyncio.ensure_future(manager.get_result(one)) for one in (good, bad)])
-    assert set(manager.get_tasks_by_status("completed")) == {good}
-    assert set(manager.get_tasks_by_status(TaskStatus.FAILED)) == {bad}
+    assert set(shown) == {*good, *bad}
+    assert shown[good[0]] == (await known(manager, good[0])).to_dict()
+    assert set(manager.get_tasks_by_status("completed")) == set(good)
+    assert set(manager.get_tasks_by_status(TaskStatus.FAILED)) == set(bad)
+    stats = manager.get_stats()
+    assert (stats["submitted"], stats["completed"], stats["failed"]) == (7, 5, 2)
+    assert stats["kept"] == 7
+    assert stats["submitted"] == sum(stats[status.value] for status in TaskStatus)
 
 
 async def test_pages(backend: Backend, manager: TaskManager, heard: Heard) -> None:
@@ -173,34 +148,14 @@ async def test_pages(backend: Backend, manager: TaskManager, heard: Heard) -> No
     assert [task.task_id for task in page.tasks] == [ids[1]]
 
 
-async def test_active(backend: Backend, manager: TaskManager, heard: Heard) -> None:
-    """Active tasks are those that have not ended."""
-    gate = backend.gate()
-    task_id = tasks.hold(gate.path)
-    await heard.event(task_id, "started")
-    assert (set(manager.get_active_tasks()), manager.get_active_count()) == ({task_id}, 1)
-    gate.open()
-    await manager.get_result(task_id, timeout=PATIENCE)
-    assert (manager.get_active_tasks(), manager.get_active_count()) == ({}, 0)
-
-
-async def test_stats(manager: TaskManager) -> None:
-    """The counters add up."""
-    good, bad = [tasks.add(one) for one in range(5)], [tasks.fail() for _ in range(2)]
-    futures = [asyncio.ensure_future(manager.get_result(one)) for one in good + bad]
-    await asyncio.wait(futures)
-    stats = manager.get_stats()
-    assert (stats["submitted"], stats["completed"], stats["failed"]) == (7, 5, 2)
-    assert stats["kept"] == 7
-    assert stats["submitted"] == sum(stats[status.value] for status in TaskStatus)
-
-
 async def test_clean_up(backend: Backend, manager: TaskManager, heard: Heard) -> None:
-    """A clean-up forgets what has ended, and nothing else."""
+    """A clean-up forgets what ended long enough ago, and nothing else."""
     gate = backend.gate()
     done, runs = tasks.add(1), tasks.hold(gate.path)
     await manager.get_result(done, timeout=PATIENCE)
     await heard.event(runs, "started")
+    assert manager.cleanup_completed_tasks(max_age=3_600) == 0
+    assert await manager.get_task(done) is not None
     assert manager.cleanup_completed_tasks(max_age=0) == 1
     assert set(manager.get_all_tasks()) == {runs}
     assert await manager.get_task(done) is None
@@ -208,28 +163,20 @@ async def test_clean_up(backend: Backend, manager: TaskManager, heard: Heard) ->
     await manager.get_result(runs, timeout=PATIENCE)
 
 
-async def test_young_ones_stay(manager: TaskManager) -> None:
-    """A clean-up leaves alone what is younger than its age."""
-    task_id = tasks.add(1)
-    await manager.get_result(task_id, timeout=PATIENCE)
-    assert manager.cleanup_completed_tasks(max_age=60) == 0
-    assert await manager.get_task(task_id) is not None
-
-
 async def test_delayed(manager: TaskManager) -> None:
-    """A delayed task is PENDING until its time has come, and runs then."""
+    """A delayed task does not run before its time has come, and runs then."""
     task_id = await manager.submit(tasks.now, delay=0.2)
-    task = await known(manager, task_id)
-    assert task.status is TaskStatus.PENDING
     ran_at: Any = await manager.get_result(task_id, timeout=PATIENCE)
-    assert (ran_at - task.created_at).total_seconds() >= 0.19
+    # The delay is of another clock than these two moments.
+    assert (ran_at - (await known(manager, task_id)).created_at).total_seconds() >= 0.19
 
 
 async def test_queue_bound(backend: Backend) -> None:
     """No more tasks may wait than the bound says."""
     async with backend.run(queue_size=2) as manager:
         ids = [await manager.submit(tasks.add, (1,), delay=30) for _ in range(2)]
-        with pytest.raises(QueueFullError):
+        full = r"^the task queue is full: 2 tasks are waiting; try again in \d+ s, or increase "
+        with pytest.raises(QueueFullError, match=full):
             tasks.add(1)
         for one in ids:
             assert await manager.cancel_task(one)
