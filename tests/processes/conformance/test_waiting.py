@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from framework import CancelOutcome, Task, TaskManager, TaskStatus
+from framework import CancelOutcome, Task, TaskCancelledError, TaskManager, TaskStatus
 from tests.patience import PATIENCE
 from tests.processes.conformance import tasks
 from tests.processes.conformance.backends import NAMES, Backend, Heard
@@ -35,14 +35,18 @@ async def told(manager: TaskManager, task_id: str) -> str:
     return timeless(task.reason)
 
 
-async def test_delayed(manager: TaskManager) -> None:
-    """A delayed task says until when, and a request to cancel it is answered at once."""
+async def test_delayed(manager: TaskManager, heard: Heard) -> None:
+    """A delayed task says until when; a request to cancel it is answered at once, and it ends."""
     task_id = await manager.submit(tasks.add, (1,), delay=30)
+    assert (await known(manager, task_id)).status is TaskStatus.PENDING
     assert re.fullmatch(f"delayed until T, in {SPAN}", await told(manager, task_id))
     answer = await manager.request_cancel(task_id)
     assert str(answer) == "cancelled: it had not started, and never will"
     task = await known(manager, task_id)
     assert (task.status, task.to_dict()["cancel"]) == (TaskStatus.CANCELLED, "cancelled")
+    with pytest.raises(TaskCancelledError, match=f"^task '{task_id}' .*was cancelled$"):
+        await manager.get_result(task_id, timeout=PATIENCE)
+    assert heard.of(task_id) == ["submitted", "cancelled"]
 
 
 @pytest.mark.usefixtures("patient_cancel")
@@ -102,8 +106,10 @@ async def test_a_thread_is_asked(backend: Backend, manager: TaskManager, heard: 
     task = await known(manager, task_id)
     assert (task.reason, task.to_dict()["cancel"]) == (f"asked to cancel: {asked}", "asked")
     gate.open()
-    await heard.event(task_id, "cancelled")
-    assert (await known(manager, task_id)).to_dict()["cancel"] == "cancelled"
+    with pytest.raises(TaskCancelledError, match=f"^task '{task_id}' .*was cancelled$"):
+        await manager.get_result(task_id, timeout=PATIENCE)
+    ended = await known(manager, task_id)
+    assert (ended.status, ended.to_dict()["cancel"]) == (TaskStatus.CANCELLED, "cancelled")
     again = await manager.request_cancel(task_id)
     assert str(again) == "cancelled: it was cancelled before"
     assert await manager.cancel_task(task_id) is False
@@ -125,22 +131,10 @@ async def test_a_thread_goes_on(backend: Backend, manager: TaskManager, heard: H
 
 @pytest.mark.usefixtures("patient_cancel")
 async def test_a_coroutine_is_cancelled(manager: TaskManager, heard: Heard) -> None:
-    """A running coroutine is cancelled, and the answer and the task agree."""
+    """A running coroutine is cancelled and waited for, and the answer and the task agree."""
     task_id = tasks.hold_on_loop()
     await heard.event(task_id, "started")
     answer = await manager.request_cancel(task_id)
     assert str(answer) == "cancelled: it was running, and has stopped"
-    assert (await known(manager, task_id)).to_dict()["cancel"] == "cancelled"
-
-
-async def test_an_unknown_id(manager: TaskManager) -> None:
-    """A task that nobody knows cannot be cancelled."""
-    answer = await manager.request_cancel("0" * 32)
-    why = "no task has this id: it is wrong, or the task was forgotten"
-    assert (answer.outcome, answer.why) == (CancelOutcome.CANNOT, why)
-
-
-@pytest.mark.parametrize("strange", ["", "\ud800", "x" * 500])
-async def test_a_strange_id(manager: TaskManager, strange: str) -> None:
-    """An id that no task can have is answered like an unknown one."""
-    assert (await manager.request_cancel(strange)).outcome is CancelOutcome.CANNOT
+    task = await known(manager, task_id)
+    assert (task.status, task.to_dict()["cancel"]) == (TaskStatus.CANCELLED, "cancelled")
