@@ -315,9 +315,9 @@ def patient(key: str) -> float:
 
 
 @background_task
-@throttled_task(rate_limit=1, time_window=1.0, when_limited="wait", key=lambda key: key)
+@throttled_task(rate_limit=2, time_window=0.2, when_limited="wait", key=lambda key: key)
 async def patient_on_loop(key: str) -> float:
-    """Return the present second, for one call in any 1 s."""
+    """Return the present second, for at most two calls in any 0.2 s."""
     return datetime.now(UTC).timestamp()
 
 
@@ -331,6 +331,13 @@ def soon_again() -> None:
 @background_task
 @throttled_task(rate_limit=1, time_window=59.0, when_limited="wait", key=lambda key: key)
 def now_and_then(key: str) -> str:
+    """Return the key, once in a minute."""
+    return key
+
+
+@background_task
+@throttled_task(rate_limit=1, time_window=59.0, when_limited="wait", key=lambda key: key)
+async def now_and_then_on_loop(key: str) -> str:
     """Return the key, once in a minute."""
     return key
 

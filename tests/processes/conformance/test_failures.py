@@ -36,7 +36,7 @@ async def test_a_failed_task_runs_again(manager: TaskManager, tmp_path: Path) ->
     first = await manager.submit(
         tasks.fail_once, (tmp_path / "marker", 7), {"factor": 3}, description="the first"
     )
-    with pytest.raises(ShopError):
+    with pytest.raises(ShopError, match=r"^\('not yet', 7\)$"):
         await manager.get_result(first, timeout=PATIENCE)
     second = await manager.run_again(first)
     assert await manager.get_result(second, timeout=PATIENCE) == 21
@@ -61,7 +61,7 @@ async def test_what_cannot_run_again(manager: TaskManager) -> None:
     with pytest.raises(RunAgainError, match=r"cannot be run again: it is pending; wait until"):
         await manager.run_again(waiting)
     assert await manager.cancel_task(waiting)
-    with pytest.raises(TaskNotFoundError):
+    with pytest.raises(TaskNotFoundError, match=r"^task 'unknown' is unknown: the id is wrong, "):
         await manager.run_again("unknown")
     again = await manager.run_again(waiting)
     assert await manager.get_result(again, timeout=PATIENCE) == 11

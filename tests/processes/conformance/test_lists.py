@@ -65,7 +65,7 @@ async def test_a_repeated_task_keeps_its_owner(owned: TaskManager) -> None:
     """A task that is run again belongs to the owner of the old one."""
     USER.set("ann")
     first = tasks.fail("own")
-    with pytest.raises(ShopError):
+    with pytest.raises(ShopError, match=r"^\('tea', 3\)$"):
         await owned.get_result(first, timeout=PATIENCE)
     USER.set("bob")
     try:
@@ -73,7 +73,7 @@ async def test_a_repeated_task_keeps_its_owner(owned: TaskManager) -> None:
     except RunAgainError as error:
         pytest.skip(error.reason)
     assert await owner_of(owned, second) == "ann"
-    with pytest.raises(ShopError):
+    with pytest.raises(ShopError, match=r"^\('tea', 3\)$"):
         await owned.get_result(second, timeout=PATIENCE)
 
 

@@ -25,7 +25,7 @@ publishes a task when its delay is over. Memory forgets, and a file of JSON line
 
 
 async def test_runs_as_any_other(manager: TaskManager, heard: Heard) -> None:
-    """A task that others may run starts and ends as any other if its process lives."""
+    """A task that others may run starts, ends and is cancelled as any other."""
     task_id = tasks.requeued(3)
     assert await manager.get_result(task_id, timeout=PATIENCE) == 3
     task = await manager.get_task(task_id)
@@ -33,6 +33,11 @@ async def test_runs_as_any_other(manager: TaskManager, heard: Heard) -> None:
     assert (task.status, task.attempts, task.reason) == (TaskStatus.COMPLETED, 1, "")
     await heard.event(task_id, "completed")
     assert heard.of(task_id) == ["submitted", "started", "completed"]
+    delayed = await manager.submit(tasks.requeued, (1,), delay=3_600)
+    assert await manager.cancel_task(delayed)
+    task = await manager.get_task(delayed)
+    assert task is not None
+    assert task.status is TaskStatus.CANCELLED
 
 
 async def test_arguments_that_are_no_json(manager: TaskManager) -> None:
@@ -42,21 +47,14 @@ async def test_arguments_that_are_no_json(manager: TaskManager) -> None:
     assert manager.get_stats()["submitted"] == 0
 
 
-async def test_cancelled_before_it_starts(backend: Backend, manager: TaskManager) -> None:
-    """A delayed task that others may run is cancelled like any other."""
-    task_id = await manager.submit(tasks.requeued, (1,), delay=3_600)
-    assert await manager.cancel_task(task_id)
-    task = await manager.get_task(task_id)
-    assert task is not None
-    assert task.status is TaskStatus.CANCELLED
-
-
 async def test_delayed_at_a_restart(backend: Backend) -> None:
     """What becomes of a delayed task when the app stops and starts again."""
+    expected = AFTER_A_RESTART[backend.name]
+    # Where it is not to run, it may not be due before the app has stopped.
+    delay = 1.0 if expected is TaskStatus.COMPLETED else 3_600.0
     async with backend.run() as manager:
-        task_id = await manager.submit(tasks.requeued, (4,), delay=1.0)
+        task_id = await manager.submit(tasks.requeued, (4,), delay=delay)
     async with backend.run() as manager:
-        expected = AFTER_A_RESTART[backend.name]
         if expected is TaskStatus.COMPLETED:
             assert await manager.get_result(task_id, timeout=PATIENCE) == 4
         task = await manager.get_task(task_id)
