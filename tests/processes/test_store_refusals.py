@@ -21,6 +21,17 @@ from tests.processes.siblings import FAILED, Peer, peers
 QUICK = Pace(gather=0.001, hurry=0.001, look=0.01, pause_min=0.0001, pause_max=0.001)
 POISON = "poison"
 
+BAD_DATA = ("22003", "22P02", "22021", "23502", "23505", "54000")
+NO_SERVICE = (
+    "08006", "25006", "25P02", "40001", "40P01", "42501", "42703", "42P01", "53100", "53300",
+    "55P03", "57014", "57P01", "58030", "0A000", "P0001", "XX000",
+)  # fmt: skip
+"""SQLSTATEs of PostgreSQL."""
+
+BAD_DATA_OF_SQLITE = (18, 20, 1299, 1555)
+NO_SERVICE_OF_SQLITE = (1, 5, 8, 10, 11, 13, 26, 778)
+"""Error codes of SQLite."""
+
 
 def refused(state: str) -> sa.exc.DBAPIError:
     """Return the error of a PostgreSQL that answers with this SQLSTATE."""
@@ -37,39 +48,21 @@ def failed(code: int) -> sa.exc.OperationalError:
     return sa.exc.OperationalError("INSERT", {}, cause)
 
 
-@pytest.mark.parametrize("state", ["22003", "22P02", "22021", "23502", "23505", "54000"])
-def test_fault_of_the_record(state: str) -> None:
-    """Bad data and broken constraints are faults of the record."""
-    assert is_data_fault(refused(state))
+def test_whose_fault_it_is() -> None:
+    """Bad data, size and broken constraints are faults of the record.
 
-
-@pytest.mark.parametrize(
-    "state",
-    ["08006", "25006", "25P02", "40001", "40P01", "42501", "42703", "42P01", "53100", "53300",
-     "55P03", "57014", "57P01", "58030", "0A000", "P0001", "XX000"],
-)  # fmt: skip
-def test_fault_of_the_database(state: str) -> None:
-    """Missing rights, tables, room or connections, and all that is not sure, is not."""
-    assert not is_data_fault(refused(state))
-
-
-@pytest.mark.parametrize(
-    ("code", "own"),
-    [(18, True), (20, True), (1299, True), (1555, True), (1, False), (5, False), (8, False),
-     (10, False), (11, False), (13, False), (26, False), (778, False)],
-)  # fmt: skip
-def test_fault_by_the_code_of_sqlite(code: int, own: bool) -> None:
-    """Size, type and constraints are the record's fault; locks, disk and file are not."""
-    assert is_data_fault(failed(code)) is own
-
-
-def test_fault_before_the_database_was_asked() -> None:
-    """Values that cannot be bound or encoded are faults of the record; a lost connection is not."""
-    assert is_data_fault(sa.exc.StatementError("no text", "INSERT", {}, UnicodeError()))
-    assert is_data_fault(sa.exc.DataError("INSERT", {}, psycopg.DataError("no NUL")))
-    assert not is_data_fault(sa.exc.OperationalError("INSERT", {}, psycopg.OperationalError()))
-    assert not is_data_fault(sa.exc.InvalidRequestError())
-    assert not is_data_fault(ConnectionResetError())
+    Missing rights, tables, room, connections or locks, and all that is not sure, are not.
+    """
+    errors: dict[object, BaseException] = {one: refused(one) for one in (*BAD_DATA, *NO_SERVICE)}
+    errors |= {one: failed(one) for one in (*BAD_DATA_OF_SQLITE, *NO_SERVICE_OF_SQLITE)}
+    errors["not text"] = sa.exc.StatementError("no text", "INSERT", {}, UnicodeError())
+    errors["not for the driver"] = sa.exc.DataError("INSERT", {}, psycopg.DataError("no NUL"))
+    errors["connection"] = sa.exc.OperationalError("INSERT", {}, psycopg.OperationalError())
+    errors["session"] = sa.exc.InvalidRequestError()
+    errors["socket"] = ConnectionResetError()
+    of_the_record = {name for name, error in errors.items() if is_data_fault(error)}
+    unbound = {"not text", "not for the driver"}
+    assert of_the_record == {*BAD_DATA, *BAD_DATA_OF_SQLITE, *unbound}
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
