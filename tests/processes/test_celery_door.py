@@ -7,6 +7,7 @@ import json
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -28,6 +29,7 @@ from framework.engines.celery._messages import Message, MessageError, signature_
 from tests.patience import PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make
+from tests.processes.refusals import refusal, refusal_of
 from tests.processes.sharing import RedisDatabase
 from tests.processes.workers import CeleryWorker
 
@@ -110,21 +112,19 @@ async def test_helper_of_a_module_with_tasks(
         await outcome(celery_engine, manager, message(fn=name))
 
 
-@pytest.mark.parametrize(
-    ("call", "error"),
-    [
-        ('[[["no text"]],{}]', TypeError),
-        ('[["a","b","c"],{}]', TypeError),
-        ("[[],{}]", TypeError),
-        ('{"args":[]}', ValueError),
-    ],
-)
-async def test_arguments_that_do_not_fit(
-    celery_engine: CeleryEngine, manager: TaskManager, call: str, error: type[Exception]
-) -> None:
+async def test_arguments_that_do_not_fit(celery_engine: CeleryEngine, manager: TaskManager) -> None:
     """Arguments that do not fit the annotations fail the task before its body begins."""
-    with pytest.raises(error):
-        await outcome(celery_engine, manager, message(call=call))
+    cases = {
+        '[[["no text"]],{}]': "TypeError",
+        '[["a","b","c"],{}]': "TypeError",
+        "[[],{}]": "TypeError",
+        '{"args":[]}': "ValueError",
+    }
+    found = {
+        call: await refusal_of(outcome(celery_engine, manager, message(call=call)))
+        for call in cases
+    }
+    assert {call: words.partition(":")[0] for call, words in found.items()} == cases, found
 
 
 async def test_message_of_another_version(
@@ -135,25 +135,26 @@ async def test_message_of_another_version(
         await outcome(celery_engine, manager, message(version=2))
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        None,
-        [],
-        {},
-        message().as_json() | {"more": 1},
-        message().as_json() | {"seq": "0"},
-        message().as_json() | {"seq": True},
-        message().as_json() | {"waited": 1},
-        message().as_json() | {"limit": "9"},
-        message().as_json() | {"task_id": ""},
-        message().as_json() | {"task_id": "x" * 513},
-    ],
-)
-def test_what_is_no_message(given: object) -> None:
+def test_what_is_no_message() -> None:
     """A message is refused if any of its fields has the wrong form."""
-    with pytest.raises(MessageError):
-        Message.from_json(given)
+    shape = "the message must be an object with the fields of a task message"
+    typed = "the field {!r} of the message is of the wrong type"
+    task_id = "the message's task id must have 1 to 512 characters"
+    good = message().as_json()
+    cases: list[tuple[object, str]] = [
+        (None, shape),
+        ([], shape),
+        ({}, shape),
+        (good | {"more": 1}, shape),
+        (good | {"seq": "0"}, typed.format("seq")),
+        (good | {"seq": True}, typed.format("seq")),
+        (good | {"waited": 1}, typed.format("waited")),
+        (good | {"limit": "9"}, typed.format("limit")),
+        (good | {"task_id": ""}, task_id),
+        (good | {"task_id": "x" * 513}, task_id),
+    ]
+    found = [(given, refusal(partial(Message.from_json, given))) for given, _ in cases]
+    assert found == [(given, f"MessageError: {words}") for given, words in cases]
 
 
 def test_message_there_and_back() -> None:
@@ -298,25 +299,24 @@ async def test_options_travel(manager: TaskManager, key: str) -> None:
 # -- settings that would lose tasks, or run them twice
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+async def test_refused_settings(celery_redis: RedisDatabase) -> None:
+    """An app whose settings would lose tasks does not start."""
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"broker_transport_options": {"visibility_timeout": 89}}, "set it to 90 or more"),
         ({"task_acks_late": False}, "task_acks_late is off"),
         ({"task_reject_on_worker_lost": False}, "task_reject_on_worker_lost is off"),
         ({"accept_content": ["json", "pickle"]}, "accept_content has pickle"),
         ({"task_always_eager": True}, "task_always_eager is on"),
-    ],
-)
-async def test_refused_settings(
-    celery_redis: RedisDatabase, settings: dict[str, Any], message: str
-) -> None:
-    """An app whose settings would lose tasks does not start."""
-    engine = make(celery_redis.url)
-    engine.app.conf.update(settings)
-    with pytest.raises(ValueError, match=message):
-        async with setup_async_framework(None, engine=engine):
-            pass
+    ]
+    wrong = {}
+    for settings, words in cases:
+        engine = make(celery_redis.url)
+        engine.app.conf.update(settings)
+        app = setup_async_framework(None, engine=engine)
+        found = await refusal_of(app.__aenter__())
+        if not found.startswith("ValueError: ") or words not in found:
+            wrong[words] = found
+    assert wrong == {}
 
 
 async def test_settings_that_are_left_open(celery_redis: RedisDatabase) -> None:
@@ -347,24 +347,31 @@ async def test_engine_in_use(celery_redis: RedisDatabase) -> None:
         pass
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"default_limit": 0}, ValueError, "default_limit"),
-        ({"default_limit": 61.0}, ValueError, r"default_limit must be at most max_limit=60\.0"),
-        ({"max_limit": float("inf")}, ValueError, "max_limit"),
-        ({"result_ttl": 0}, ValueError, "result_ttl"),
-        ({"publish_timeout": -1}, ValueError, "publish_timeout"),
-        ({"queue_size": 0}, ValueError, "queue_size"),
-        ({"queue": ""}, ValueError, "queue"),
-        ({"namespace": 3}, TypeError, "namespace"),
-        ({"allow_soft_limits": 1}, TypeError, "allow_soft_limits"),
-    ],
-)
-def test_wrong_parameters(options: Any, error: type[Exception], message: str) -> None:
+def test_wrong_parameters() -> None:
     """A wrong parameter is refused where the engine is made, by its name."""
-    with pytest.raises(error, match=message):
-        make("redis://127.0.0.1:1/0", **options)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"default_limit": 0}, "ValueError: default_limit must be a number above 0, not 0"),
+        (
+            {"default_limit": 61.0},
+            "ValueError: default_limit must be at most max_limit=60.0, not 61.0",
+        ),
+        ({"max_limit": float("inf")}, "ValueError: max_limit must be a number above 0, not inf"),
+        ({"result_ttl": 0}, "ValueError: result_ttl must be a number above 0, not 0"),
+        ({"publish_timeout": -1}, "ValueError: publish_timeout must be a number above 0, not -1"),
+        (
+            {"queue_size": 0},
+            "ValueError: queue_size must be a whole number of at least 1, not 0",
+        ),
+        (
+            {"queue": ""},
+            "ValueError: queue must be a non-empty string that is valid in UTF-8, not ''",
+        ),
+        ({"namespace": 3}, "TypeError: namespace must be a string, not 3"),
+        ({"allow_soft_limits": 1}, "TypeError: allow_soft_limits must be True or False, not 1"),
+    ]
+    url = "redis://127.0.0.1:1/0"
+    found = [(options, refusal(partial(make, url, **options))) for options, _ in cases]
+    assert found == cases
 
 
 def test_no_celery_app() -> None:

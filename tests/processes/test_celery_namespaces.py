@@ -63,9 +63,9 @@ def leads_to(engine: CeleryEngine) -> str:
     )
 
 
-@pytest.mark.parametrize(
-    ("settings", "options", "queue"),
-    [
+def test_queue() -> None:
+    """Messages go to the queue that the user names, and else to one of the namespace."""
+    cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
         ({}, {}, "asyncframe.processes"),
         ({}, {"namespace": "shop"}, "asyncframe.shop"),
         ({}, {"queue": "mine"}, "mine"),
@@ -80,13 +80,13 @@ def leads_to(engine: CeleryEngine) -> str:
         ({"task_routes": {"app.*": "mail", TASK_NAME: "routed"}}, {}, "mail"),
         ({"task_routes": {"app.*": "mail"}}, {"queue": "mine"}, "mine"),
         ({"task_create_missing_queues": False}, {}, "asyncframe.processes"),
-    ],
-)
-def test_queue(settings: dict[str, Any], options: dict[str, Any], queue: str) -> None:
-    """Messages go to the queue that the user names, and else to one of the namespace."""
-    engine = make("redis://127.0.0.1:1/0", **options)
-    engine.app.conf.update(settings)
-    assert leads_to(engine) == queue
+    ]
+    found = []
+    for settings, options, _ in cases:
+        engine = make("redis://127.0.0.1:1/0", **options)
+        engine.app.conf.update(settings)
+        found.append((settings, options, leads_to(engine)))
+    assert found == cases
 
 
 def test_one_namespace_for_each_celery_app() -> None:
