@@ -112,27 +112,28 @@ async def test_at_a_broker(redis_url: str) -> None:
     assert calls.count == 1
 
 
-@pytest.mark.parametrize("key", [None, "k1"])
-async def test_accepted_is_safe(sql_url: str, key: str | None) -> None:
+async def test_accepted_is_safe(sql_url: str) -> None:
     """With a durable store, the record is in the database when the response is made."""
-    held = Held()
-    task = background_task(held)
     engine = sa.create_engine(checked_url(sql_url))
-    parts = {"store": SQLStore(sql_url, durable=True)}
-    async with clients(lambda: parts, lambda _: task(), 1) as (client,):
-        response = await post(client, key)
-        with engine.connect() as connection:
-            found = connection.execute(sa.select(TASKS.c.task_id)).scalars().all()
-        held.go_on.set()
+    store = SQLStore(sql_url, durable=True)
+    accepted = set()
+    for key in (None, "k1"):
+        held = Held()
+
+        def submit(_: str, task: Any = background_task(held)) -> Any:
+            return task()
+
+        async with clients(lambda: {"store": store}, submit, 1) as (client,):
+            response = await post(client, key)
+            accepted.add(response.json()["task_id"])
+            with engine.connect() as connection:
+                found = connection.execute(sa.select(TASKS.c.task_id)).scalars().all()
+            held.go_on.set()
+        assert set(found) == accepted
     engine.dispose()
-    assert found == [response.json()["task_id"]]
 
 
-@pytest.mark.parametrize("key", [None, "k1"])
-@pytest.mark.parametrize("way", ["call", "thread", "await"])
-async def test_stored_safely_once(
-    sql_url: str, monkeypatch: pytest.MonkeyPatch, way: str, key: str | None
-) -> None:
+async def test_stored_safely_once(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a durable store, a response waits for one commit, however the task was submitted."""
     store, asked = SQLStore(sql_url, durable=True), []
     app, secure = FastAPI(), store.secure
@@ -157,13 +158,18 @@ async def test_stored_safely_once(
 
     app.include_router(task_router())
     transport = httpx.ASGITransport(app)
+    accepted = []
     async with (
         setup_async_framework(app, store=store),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
-        response = await post(client, key, f"/{way}")
-        await get_task_manager().get_result(response.json()["task_id"])
-    assert asked == [response.json()["task_id"]]
+        for way in ("call", "thread", "await"):
+            for key in (None, f"key of {way}"):
+                response = await post(client, key, f"/{way}")
+                await get_task_manager().get_result(response.json()["task_id"])
+                accepted.append(response.json()["task_id"])
+    assert len(accepted) == 6
+    assert asked == accepted
 
 
 async def test_a_task_that_could_not_be_stored(
