@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -27,6 +28,9 @@ STYLES: Final = {
 }
 """The colours of statuses."""
 
+ENDLESS: Final = 1_000_000
+"""Columns of a line that is not to be cut."""
+
 
 class Screen:
     """Where a command prints.
@@ -44,6 +48,8 @@ class Screen:
                 stream.reconfigure(errors="backslashreplace")
         # Without it, tables have neither colours nor wrapped lines.
         self._has_rich = find_spec("rich") is not None
+        # In a pipe, ``watch`` and others say with COLUMNS how much they can show.
+        self._has_width = self._out.isatty() or "COLUMNS" in os.environ
 
     def json(self, value: Any) -> None:  # Any: JSON
         """Print a value as one line of JSON."""
@@ -63,7 +69,10 @@ class Screen:
         print(f"asyncframe: {text}", file=sys.stderr)
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """Print a table for people; the last column takes what is left of the line."""
+        """Print a table for people; the last column takes what is left of the line.
+
+        A line ends where the terminal's does, or at COLUMNS; in a pipe without that, nowhere.
+        """
         if self._has_rich:
             self._rich_table(head, rows)
         else:
@@ -85,12 +94,14 @@ class Screen:
         for row in found:
             # Not as markup: a name may have brackets.
             table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-        Console(file=self._out, highlight=False).print(table)
+        # Without a width it asks for COLUMNS and the terminal's itself.
+        width = None if self._has_width else ENDLESS
+        Console(file=self._out, highlight=False, width=width).print(table)
 
     def _plain_table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         found = [head, *rows]
         widths = [max(len(row[place]) for row in found) for place in range(len(head))]
-        most = shutil.get_terminal_size().columns
+        most = shutil.get_terminal_size().columns if self._has_width else ENDLESS
         for row in found:
             cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
             line = "  ".join(cells).rstrip()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
+import shlex
 import shutil
 import sqlite3
-import subprocess
 import sys
 from contextlib import closing
 from importlib import metadata
@@ -16,9 +15,8 @@ from typing import Any
 import pytest
 
 from framework._threads.clock import SystemClock
-from framework.cli import _tasks, main
-from tests.patience import PATIENCE
-from tests.serving import ROOT
+from framework.cli import _screen, _tasks, main
+from tests.children import python
 
 WRITER = """
 import asyncio, json, sys
@@ -55,14 +53,7 @@ class Written:
 
     def __init__(self, folder: Path) -> None:
         self.url = f"sqlite:///{folder / 'tasks.db'}"
-        done = subprocess.run(
-            [sys.executable, "-c", WRITER],
-            env={**os.environ, "STORE_URL": self.url, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-            timeout=PATIENCE,
-        )
+        done = python("-c", WRITER, env={"STORE_URL": self.url})
         self.ids: list[str] = json.loads(done.stdout)
 
 
@@ -77,6 +68,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that names a store."""
     monkeypatch.delenv("ASYNCFRAME_STORE", raising=False)
     monkeypatch.delenv("ASYNCFRAME_APP", raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 class Said:
@@ -133,79 +125,87 @@ def test_list_is_json_in_a_pipe(run: Any, written: Written) -> None:
     assert said.objects[1]["error_message"] == "no [3]\n\x1b[31m"
 
 
-@pytest.mark.parametrize(
-    ("options", "chosen"),
-    [
-        (["--status", "failed"], [2]),
-        (["--status", "running"], []),
-        (["--status", "failed", "--status", "timeout"], [2]),
-        (["--status", "failed", "--status", "completed", "--limit", "2"], [3, 2]),
-        (["--owner", "ann"], [3]),
-        (["--owner", "bob"], []),
-        (["--search", "VOICE"], [3]),
-        (["--search", "adds ONE", "--oldest-first"], [0, 1, 3]),
-        (["--search", "fails", "--owner", "ann"], []),
-        (["--name", "adds"], [3, 1, 0]),
-        (["--limit", "2"], [3, 2]),
-        (["--oldest-first", "--limit", "1"], [0]),
-        (["--oldest-first", "--limit", "3", "--all"], [0, 1, 2, 3]),
-        (["--name", "adds", "--status", "completed", "--oldest-first"], [0, 1, 3]),
-    ],
-)
-def test_list_of_some(run: Any, written: Written, options: list[str], chosen: list[int]) -> None:
+def test_list_of_some(run: Any, written: Written) -> None:
     """A list may be of some statuses, a name, an owner or a text, in either order."""
-    said = run("list", "--store", written.url, *options)
+    cases: list[tuple[str, list[int]]] = [
+        ("--status failed", [2]),
+        ("--status running", []),
+        ("--status failed --status timeout", [2]),
+        ("--status failed --status completed --limit 2", [3, 2]),
+        ("--owner ann", [3]),
+        ("--owner bob", []),
+        ("--search VOICE", [3]),
+        ("--search 'adds ONE' --oldest-first", [0, 1, 3]),
+        ("--search fails --owner ann", []),
+        ("--name adds", [3, 1, 0]),
+        ("--limit 2", [3, 2]),
+        ("--oldest-first --limit 1", [0]),
+        ("--oldest-first --limit 3 --all", [0, 1, 2, 3]),
+        ("--name adds --status completed --oldest-first", [0, 1, 3]),
+    ]
+    found = []
+    for options, _ in cases:
+        said = run("list", "--store", written.url, *shlex.split(options))
+        found.append((options, [written.ids.index(task["task_id"]) for task in said.objects]))
+    assert found == cases
 
-    assert [task["task_id"] for task in said.objects] == [written.ids[one] for one in chosen]
 
-
-NO_PLACE = "must be the 'next' of a page, not 'x': omit it for the first page"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--limit", "0"], "limit must be a whole number from 1 to 1000, not 0"),
-        (["--after", "x"], f"after {NO_PLACE}"),
-        (
-            ["--owner", ""],
-            "owner must be a string of 1 to 255 printable characters, or None for nobody, not ''",
-        ),
-    ],
-)
-def test_list_refused(run: Any, written: Written, options: list[str], message: str) -> None:
+def test_list_refused(run: Any, written: Written) -> None:
     """A limit or place that is none is refused by its name, with status 2."""
-    said = run("list", "--store", written.url, *options)
+    cases = {
+        ("--limit", "0"): "limit must be a whole number from 1 to 1000, not 0",
+        ("--after", "x"): "after must be the 'next' of a page, not 'x': omit it for the first page",
+        ("--owner", ""): (
+            "owner must be a string of 1 to 255 printable characters, or None for nobody, not ''"
+        ),
+    }
+    said = {options: run("list", "--store", written.url, *options) for options in cases}
+    assert {options: (one.status, one.out, one.err) for options, one in said.items()} == {
+        options: (2, "", f"asyncframe: --{message}\n") for options, message in cases.items()
+    }
 
-    assert (said.status, said.out, said.err) == (2, "", f"asyncframe: --{message}\n")
 
-
-def test_a_table_in_a_pipe(run: Any, written: Written) -> None:
-    """A table may be asked for in a pipe, too; it says where the next page begins, if any."""
-    said = run("list", "--table", "--limit", "2", "--store", written.url)
-    head, invoice, failed, more = said.out.splitlines()
+@pytest.mark.parametrize("with_rich", [True, False], ids=["rich", "plain"])
+def test_a_table_in_a_pipe(
+    run: Any, written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_rich: bool
+) -> None:
+    """A table may be asked for in a pipe, too, and is not cut there unless COLUMNS says where."""
+    if not with_rich:
+        monkeypatch.setattr(_screen, "find_spec", {}.get)
+    file, reason = copied(written, tmp_path), "its reason is long: " * 20 + "this is all of it"
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(
+            "UPDATE asyncframe_tasks SET reason = ? WHERE task_id = 'invoice-7'", (reason,)
+        )
+    command = "list", "--table", "--limit", "2", "--store", f"sqlite:///{file}"
+    head, invoice, failed, more = run(*command).out.splitlines()
 
     assert head.split() == ["ID", "NAME", "STATUS", "SUBMITTED", "RAN", "NOTE"]
     assert invoice.split()[:3] == ["invoice-7", "adds", "completed"]
+    assert invoice.endswith(f"  {reason}")
     assert failed.split()[:3] == [written.ids[2][:12], "fails", "failed"]
-    assert "LookupError: no [3]\\n\\x1b[31m" in failed
+    assert failed.rstrip().endswith("LookupError: no [3]\\n\\x1b[31m")
     place = more.removeprefix("more: --all, or --after ")
     page = run("list", "--limit", "2", "--after", place, "--store", written.url)
     assert [task["task_id"] for task in page.objects] == [written.ids[1], written.ids[0]]
     assert "more" not in run("list", "--table", "--limit", "4", "--store", written.url).out
 
+    monkeypatch.setenv("COLUMNS", "40")
+    assert {len(line) for line in run(*command).out.splitlines()[:3]} == {40}
+
 
 # -- show and wait
 
 
-@pytest.mark.parametrize("command", ["show", "wait"])
-def test_one_task(run: Any, written: Written, command: str) -> None:
+def test_one_task(run: Any, written: Written) -> None:
     """A task is found by its id, or by the beginning of it."""
-    for start in (written.ids[0], written.ids[0][:12]):
-        said = run(command, start, "--store", written.url)
-        assert said.status == 0
-        assert said.objects[0]["task_id"] == written.ids[0]
-    assert run(command, "invoice", "--store", written.url).objects[0]["task_id"] == "invoice-7"
+    for command in ("show", "wait"):
+        for start in (written.ids[0], written.ids[0][:12]):
+            said = run(command, start, "--store", written.url)
+            assert said.status == 0
+            assert said.objects[0]["task_id"] == written.ids[0]
+        found = run(command, "invoice", "--store", written.url).objects[0]["task_id"]
+        assert found == "invoice-7"
 
 
 def test_waiting_for_a_failed_task(run: Any, written: Written) -> None:
@@ -214,17 +214,15 @@ def test_waiting_for_a_failed_task(run: Any, written: Written) -> None:
     assert run("show", written.ids[2], "--store", written.url).status == 0
 
 
-@pytest.mark.parametrize("start", ["nobody", "%", "", "\ud800"])
-def test_unknown(run: Any, written: Written, start: str) -> None:
-    """An unknown id is named, with the store, and the status is 1."""
-    if start == "":
+def test_unknown(run: Any, written: Written) -> None:
+    """An unknown id is named, with the store, and the status is 1; so is an ambiguous one."""
+    for start in ("nobody", "%", "\ud800"):
         said = run("show", start, "--store", written.url)
-        assert said.err.startswith("asyncframe: several ids begin with '': ")
-        return
-    said = run("show", start, "--store", written.url)
-
+        assert (said.status, said.out) == (1, "")
+        assert said.err == f"asyncframe: there is no task {start!r} in {written.url}\n"
+    said = run("show", "", "--store", written.url)
     assert (said.status, said.out) == (1, "")
-    assert said.err == f"asyncframe: there is no task {start!r} in {written.url}\n"
+    assert said.err.startswith("asyncframe: several ids begin with '': ")
 
 
 def test_cancel_of_what_has_ended(run: Any, written: Written) -> None:
@@ -352,22 +350,19 @@ def test_nobody_runs(run: Any, written: Written, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("words", "status", "message"),
-    [
-        (["pause"], 2, "schedules pause needs the name of a schedule"),
-        (["list", "tidies"], 2, "schedules list takes no name"),
-        (["trigger", "tidi"], 1, "there is no schedule 'tidi'; there are: 'tidies'"),
-        (["resume", "tidi"], 1, "there is no schedule 'tidi'; there are: 'tidies'"),
-    ],
-)
-def test_schedules_refused(
-    run: Any, written: Written, words: list[str], status: int, message: str
-) -> None:
+def test_schedules_refused(run: Any, written: Written) -> None:
     """A missing name and an unknown one are said in plain words."""
-    said = run("schedules", *words, "--store", written.url)
-
-    assert (said.status, said.out, said.err) == (status, "", f"asyncframe: {message}\n")
+    cases = {
+        ("pause",): (2, "schedules pause needs the name of a schedule"),
+        ("list", "tidies"): (2, "schedules list takes no name"),
+        ("trigger", "tidi"): (1, "there is no schedule 'tidi'; there are: 'tidies'"),
+        ("resume", "tidi"): (1, "there is no schedule 'tidi'; there are: 'tidies'"),
+    }
+    said = {words: run("schedules", *words, "--store", written.url) for words in cases}
+    assert {words: (one.status, one.out, one.err) for words, one in said.items()} == {
+        words: (status, "", f"asyncframe: {message}\n")
+        for words, (status, message) in cases.items()
+    }
 
 
 # -- where the tasks are
@@ -452,10 +447,9 @@ APPS = {
 
 
 RUNNER = """
-import contextlib, io, json, sys
-sys.path.insert(0, {root!r})
+import contextlib, io, json
 from framework._threads.clock import SystemClock
-from framework.cli import _tasks, main
+from framework.cli import _screen, _tasks, main
 said = []
 for arguments in {commands!r}:
     out, err = io.StringIO(), io.StringIO()
@@ -472,10 +466,7 @@ def in_folder(folder: Path, *apps: str) -> dict[str, Said]:
     An app is imported into the process, so those with stores need one each.
     """
     commands = [["list", "--app", app] for app in apps]
-    done = subprocess.run(
-        [sys.executable, "-c", RUNNER.format(root=str(ROOT), commands=commands)],
-        cwd=folder, stdout=subprocess.PIPE, text=True, check=True, timeout=PATIENCE,
-    )  # fmt: skip
+    done = python("-c", RUNNER.format(commands=commands), cwd=folder)
     said = [Said(*one) for one in json.loads(done.stdout)]
     return dict(zip(apps, said, strict=True))
 
