@@ -6,8 +6,9 @@ import asyncio
 import io
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from framework import background_task, setup_async_framework
 from framework.doctor import FINDINGS, GOOD, USAGE, Finding, examine, main
 from framework.engines.celery import CeleryEngine
 from framework.engines.celery._entries import entries
+from tests.children import python
 from tests.processes.servers import RedisServer
 
-ROOT = Path(__file__).resolve().parents[2]
+CONFIGURED = ("appendonly", "maxmemory-policy", "save")
+"""Settings of Redis that the doctor looks at."""
 
 
 @background_task(timeout=60)
@@ -37,10 +40,23 @@ def limitless(text: str) -> str:
     return text
 
 
+@pytest.fixture(scope="module")
+def configured() -> Iterator[RedisServer]:
+    """A Redis of these tests' own, which they may configure."""
+    with closing(RedisServer()) as server:
+        server.start()
+        yield server
+
+
 @pytest.fixture
-def url(redis_server: RedisServer) -> str:
-    """A Redis of the test's own, which it may configure."""
-    return redis_server.url
+def url(configured: RedisServer) -> Iterator[str]:
+    """That Redis, empty and as it was started."""
+    with redis.Redis.from_url(configured.url) as client:
+        before = {name: client.config_get(name)[name] for name in CONFIGURED}
+        client.flushall()
+        yield configured.url
+        for name, value in before.items():
+            client.config_set(name, value)
 
 
 def engine_on(url: str, settings: dict[str, Any] | None = None, **options: Any) -> CeleryEngine:
@@ -111,9 +127,9 @@ def test_no_worker(url: str) -> None:
     assert report.notes == ["no worker is running, so the workers were not checked"]
 
 
-@pytest.mark.parametrize(
-    ("settings", "setting", "problem", "cure"),
-    [
+def test_setting(url: str) -> None:
+    """A setting that loses tasks, or their limits, is named with what comes of it."""
+    cases: list[tuple[dict[str, Any], str, str, str]] = [
         (
             {"broker_transport_options": {"visibility_timeout": 60}},
             "broker_transport_options['visibility_timeout']",
@@ -136,16 +152,19 @@ def test_no_worker(url: str) -> None:
             "set it to ['json']",
         ),
         ({"task_always_eager": True}, "task_always_eager", "is on: tasks would run", "remove it"),
-    ],
-)
-def test_setting(url: str, settings: dict[str, Any], setting: str, problem: str, cure: str) -> None:
-    """A setting that loses tasks, or their limits, is named with what comes of it."""
-    engine = engine_on(url, settings)
-    entry(engine, "workers")
-    found = only(engine)
-    assert found.setting == setting
-    assert problem in found.problem
-    assert cure in found.cure
+    ]
+    wrong = []
+    for settings, setting, problem, cure in cases:
+        engine = engine_on(url, settings)
+        entry(engine, "workers")
+        found = examine(engine).findings
+        if not (
+            [one.setting for one in found] == [setting]
+            and problem in found[0].problem
+            and cure in found[0].cure
+        ):
+            wrong.append((setting, found))
+    assert wrong == []
 
 
 def test_functions_without_a_limit(url: str) -> None:
@@ -269,14 +288,14 @@ async def test_entries_of_the_dead(url: str) -> None:
         assert "web-2" in engine.state.client.hkeys(engine.state.processes("apps"))
 
 
-@pytest.mark.parametrize("skew", [2.5, -2.5])
-def test_clock(url: str, skew: float) -> None:
+def test_clock(url: str) -> None:
     """A machine whose clock is off is found, with by how much."""
     engine = engine_on(url)
-    entry(engine, "workers", host="far", skew=skew)
-    found = only(engine)
-    assert found.setting == "clock"
-    assert found.problem.startswith(f"of far (pid 7) differs from Redis by {skew:+.1f} s")
+    for skew in (2.5, -2.5):
+        entry(engine, "workers", host="far", skew=skew)
+        found = only(engine)
+        assert found.setting == "clock"
+        assert found.problem.startswith(f"of far (pid 7) differs from Redis by {skew:+.1f} s")
 
 
 def test_pool_of_a_worker(url: str) -> None:
@@ -337,15 +356,38 @@ def test_other_release(url: str) -> None:
 # -- the command
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a folder, as a user would."""
-    return subprocess.run(
-        [sys.executable, "-m", "framework", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+RUNNER = """
+import contextlib, io, json, sys
+from framework.cli import main
+said = []
+for arguments in json.loads(sys.argv[1]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = main(arguments)
+        except SystemExit as ended:
+            status = ended.code or 0
+    said.append((status, out.getvalue(), err.getvalue()))
+print(json.dumps(said))
+"""
+
+
+@dataclass
+class Said:
+    """What a command has answered: its status, and what it has printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+def run(folder: Path, *commands: list[str]) -> list[Said]:
+    """Run commands in a folder, one after the other in one process; return what each has said.
+
+    What an app does when it is imported would stay in this process.
+    """
+    said = json.loads(python("-c", RUNNER, json.dumps(commands), cwd=folder).stdout)
+    return [Said(*one) for one in said]
 
 
 @pytest.fixture
@@ -372,9 +414,9 @@ bare = Celery("bare", broker={url!r})
 
 
 def test_command_on_a_good_app(shop: Path) -> None:
-    """The command says that all is good and exits with 0."""
-    done = run(shop, "doctor", "shop:celery_app")
-    assert (done.returncode, done.stderr) == (GOOD, "")
+    """The program says that all is good and exits with 0."""
+    done = python("-m", "framework", "doctor", "shop:celery_app", cwd=shop, status=GOOD)
+    assert done.stderr == ""
     assert done.stdout.splitlines()[-1] == "no problems found"
 
 
@@ -385,9 +427,9 @@ def test_command_with_findings(shop: Path) -> None:
         "engine =", "celery_app.conf.task_acks_late = False\nengine ="
     )
     path.write_text(text, encoding="utf-8")
-    done = run(shop, "doctor", "shop:celery_app")
-    assert done.returncode == FINDINGS
-    assert done.stdout.splitlines() == [
+    (said,) = run(shop, ["doctor", "shop:celery_app"])
+    assert said.status == FINDINGS
+    assert said.out.splitlines() == [
         "task_acks_late",
         "    is off: a worker's death would lose its tasks",
         "    cure: remove it",
@@ -396,31 +438,30 @@ def test_command_with_findings(shop: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["shop"], "usage: python -m framework doctor module:celery_app"),
-        (["nowhere:app"], "doctor: 'nowhere' cannot be imported: ModuleNotFoundError"),
-        (["broken:app"], "doctor: 'broken' cannot be imported: ModuleNotFoundError"),
-        (["shop:app"], "doctor: 'shop' has no 'app'"),
-        (["shop:engine"], "doctor: 'shop:engine' must be a Celery app, not <framework.engines"),
-        (["shop:bare"], "doctor: 'shop' creates no CeleryEngine for 'bare'"),
-    ],
-)
-def test_command_used_wrongly(shop: Path, arguments: list[str], words: str) -> None:
+def test_command_used_wrongly(shop: Path) -> None:
     """A command that names nothing to look at says so, and exits with 2."""
-    done = run(shop, "doctor", *arguments)
-    assert done.returncode == USAGE
-    assert done.stdout.startswith(words)
+    cases = {
+        "shop": "usage: python -m framework doctor module:celery_app",
+        "nowhere:app": "doctor: 'nowhere' cannot be imported: ModuleNotFoundError",
+        "broken:app": "doctor: 'broken' cannot be imported: ModuleNotFoundError",
+        "shop:app": "doctor: 'shop' has no 'app'",
+        "shop:engine": "doctor: 'shop:engine' must be a Celery app, not <framework.engines",
+        "shop:bare": "doctor: 'shop' creates no CeleryEngine for 'bare'",
+    }
+    said = dict(zip(cases, run(shop, *(["doctor", name] for name in cases)), strict=True))
+    assert {name: one.status for name, one in said.items()} == dict.fromkeys(cases, USAGE)
+    assert {
+        name: one.out for name, one in said.items() if not one.out.startswith(cases[name])
+    } == {}
 
 
-def test_other_words() -> None:
+def test_other_words(tmp_path: Path) -> None:
     """Without a command, and with an unknown or incomplete one, it says what there is."""
-    assert run(ROOT).returncode == 0
-    unknown, incomplete = run(ROOT, "nurse"), run(ROOT, "doctor")
-    assert (unknown.returncode, incomplete.returncode) == (USAGE, USAGE)
-    assert "invalid choice: 'nurse' (choose from " in unknown.stderr
-    assert incomplete.stderr.endswith("arguments are required: module:celery_app\n")
+    nothing, unknown, incomplete = run(tmp_path, [], ["nurse"], ["doctor"])
+    assert nothing.status == 0
+    assert (unknown.status, incomplete.status) == (USAGE, USAGE)
+    assert "invalid choice: 'nurse' (choose from " in unknown.err
+    assert incomplete.err.endswith("arguments are required: module:celery_app\n")
 
 
 def test_printed_elsewhere() -> None:
