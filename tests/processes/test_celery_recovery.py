@@ -82,14 +82,14 @@ def waiting(state: State, queue: str = "asyncframe.processes") -> list[Message]:
 # -- what the broker holds
 
 
-@pytest.mark.parametrize("task_id", ["t", "order-7", 'a "quoted" one', "back\\slash\\", "ünï\n"])
-def test_ids_in_a_queue(engine: CeleryEngine, task_id: str) -> None:
+def test_ids_in_a_queue(engine: CeleryEngine) -> None:
     """The id of a waiting message is read from it, whatever characters it has."""
-    publish(engine, message(task_id))
+    ids = {"t", "order-7", 'a "quoted" one', "back\\slash\\", "ünï\n"}
+    publish(engine, *map(message, sorted(ids)))
     with held(engine.app) as broker:
-        assert broker.ids(["asyncframe.processes"]) == {task_id}
+        assert broker.ids(["asyncframe.processes"]) == ids
         assert broker.ids(["other"]) == set()
-        assert (broker.count("asyncframe.processes"), broker.count("other")) == (1, 0)
+        assert (broker.count("asyncframe.processes"), broker.count("other")) == (len(ids), 0)
 
 
 def test_long_queue(engine: CeleryEngine) -> None:

@@ -124,43 +124,30 @@ def show(what: Any) -> None:
     raise RuntimeError("no")
 
 
-@pytest.mark.parametrize(
-    ("submit", "argument", "reason"),
-    [
-        (
-            plain,
-            1,
-            (
-                "its arguments were not kept: tests.processes.test_store_again.plain is not a "
-                "decorated function that others can find"
-            ),
-        ),
-        (login, "hunter2", "its arguments were not kept: its option keep_arguments is False"),
-        (
-            show,
-            "x" * 100,
-            "its arguments were not kept: they take 109 bytes of JSON, and at most 100 are kept",
-        ),
+async def test_why_not(sqlite_url: str) -> None:
+    """The process that ran a task and the next one give the same reason."""
+    module, why = "tests.processes.test_store_again", "its arguments were not kept: "
+    cases: list[tuple[Any, Any, str]] = [
+        (plain, 1, f"{why}{module}.plain is not a decorated function that others can find"),
+        (login, "hunter2", f"{why}its option keep_arguments is False"),
+        (show, "x" * 100, f"{why}they take 109 bytes of JSON, and at most 100 are kept"),
         (
             show,
             object(),
             (
-                "its arguments were not kept: argument 'what' of "
-                "tests.processes.test_store_again.show does not fit: given a value of type "
+                f"{why}argument 'what' of {module}.show does not fit: given a value of type "
                 "object: Unable to serialize unknown type: <class 'object'>; arguments are sent "
                 "as JSON according to the annotations"
             ),
         ),
-    ],
-    ids=["undecorated", "opted out", "too large", "no JSON"],
-)
-async def test_why_not(sqlite_url: str, submit: Any, argument: Any, reason: str) -> None:
-    """The process that ran a task and the next one give the same reason."""
+    ]
+    wanted = {}
     async with process(sqlite_url, keep_arguments=100) as manager:
-        task_id = await failed(manager, submit, argument)
-        assert await refused(manager, task_id) == reason
+        for submit, argument, reason in cases:
+            wanted[await failed(manager, submit, argument)] = reason
+        assert {one: await refused(manager, one) for one in wanted} == wanted
     async with process(sqlite_url, keep_arguments=100) as manager:
-        assert await refused(manager, task_id) == reason
+        assert {one: await refused(manager, one) for one in wanted} == wanted
 
 
 async def test_a_store_that_keeps_none(sqlite_url: str) -> None:

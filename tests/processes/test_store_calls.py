@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from framework import TaskStatus, background_task, get_task_manager, setup_async_framework
+from framework import background_task, get_task_manager, setup_async_framework
 from framework.protocols import CallStore, TaskRecord, decode_call
 from framework.stores.sql import SQLStore
+from tests.processes.refusals import refusal
 from tests.processes.siblings import COMPLETED, FAILED, Peer, peers
 
 
@@ -20,24 +22,25 @@ def call_in(peer: Peer, task: TaskRecord) -> str | None:
     return call
 
 
-@pytest.mark.parametrize(("end", "kept"), [(COMPLETED, None), (FAILED, '[["grün \\\\"],{}]')])
-def test_call_is_kept_until_the_task_completed(
-    sql_url: str, end: TaskStatus, kept: str | None
-) -> None:
+def test_call_is_kept_until_the_task_completed(sql_url: str) -> None:
     """A call is written with the first row, and dropped when its task is COMPLETED."""
+    call = '[["grün \\\\"],{}]'
+    kept = {}
     with peers(sql_url, 1, keep_arguments=100) as (peer,):
-        peer.host.call = '[["grün \\\\"],{}]'
-        task = peer.accept()
-        peer.writer.write()
-        assert call_in(peer, task) == '[["grün \\\\"],{}]'
-        peer.host.call = "not asked for again"
-        peer.start(task)
-        peer.writer.write()
-        assert call_in(peer, task) == '[["grün \\\\"],{}]'
-        peer.end(task, end)
-        peer.writer.write()
+        for end in (COMPLETED, FAILED):
+            peer.host.call = call
+            task = peer.accept()
+            peer.writer.write()
+            assert call_in(peer, task) == call
+            peer.host.call = "not asked for again"
+            peer.start(task)
+            peer.writer.write()
+            assert call_in(peer, task) == call
+            peer.end(task, end)
+            peer.writer.write()
+            kept[end] = call_in(peer, task)
 
-        assert call_in(peer, task) == kept
+    assert kept == {COMPLETED: None, FAILED: call}
 
 
 def test_call_of_a_quick_task_is_never_converted(sql_url: str) -> None:
@@ -123,14 +126,9 @@ async def test_arguments_are_not_kept(sqlite_url: str) -> None:
             await manager.get_result(task_id)
 
 
-@pytest.mark.parametrize(
-    ("value", "error", "message"),
-    [
-        (-1, ValueError, r"^keep_arguments must be a whole number of at least 0, not -1$"),
-        ("64k", TypeError, r"^keep_arguments must be a whole number of at least 0, not '64k'$"),
-    ],
-)
-def test_wrong_bound(value: Any, error: type[Exception], message: str) -> None:
+def test_wrong_bound() -> None:
     """A bound that is no number of bytes is refused where the store is made."""
-    with pytest.raises(error, match=message):
-        SQLStore("sqlite:///x.db", keep_arguments=value)
+    values: tuple[Any, ...] = (-1, "64k")
+    found = [refusal(partial(SQLStore, "sqlite:///x.db", keep_arguments=one)) for one in values]
+    must = "keep_arguments must be a whole number of at least 0, not"
+    assert found == [f"ValueError: {must} -1", f"TypeError: {must} '64k'"]
