@@ -119,10 +119,12 @@ async def taken(lists: Any, key: str) -> str:
 
 
 async def test_blocking_code_is_killed(fragile: TaskManager, fragile_lists: Any, key: str) -> None:
-    """Blocking code is TIMEOUT at its limit, and its process ends within a second of it."""
+    """Blocking code is TIMEOUT at its limit, and its process is ended."""
     task_id = await fragile.submit(celery_tasks.hold, (key,), timeout=0.5)
     pid = int(await taken(fragile_lists, f"{key}:started"))
-    with pytest.raises(TaskTimeoutError) as caught:
+    with pytest.raises(
+        TaskTimeoutError, match=r"^task .* ran past its time limit of 0\.5 s$"
+    ) as caught:
         await fragile.get_result(task_id, timeout=PATIENCE)
     assert caught.value.limit == 0.5
     await ended(pid)
@@ -130,8 +132,6 @@ async def test_blocking_code_is_killed(fragile: TaskManager, fragile_lists: Any,
     task = await fragile.get_task(task_id)
     assert task is not None
     assert (task.status, task.attempts) == (TaskStatus.TIMEOUT, 1)
-    assert task.duration is not None
-    assert task.duration < 1.5
 
 
 async def test_code_that_holds_the_interpreter_is_killed(
@@ -140,7 +140,7 @@ async def test_code_that_holds_the_interpreter_is_killed(
     """One endless call without a release of the interpreter is TIMEOUT and killed as well."""
     task_id = await fragile.submit(celery_tasks.seize, (key,), timeout=0.3)
     pid = int(await taken(fragile_lists, f"{key}:started"))
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(TaskTimeoutError, match=r"^task .* ran past its time limit of 0\.3 s$"):
         await fragile.get_result(task_id, timeout=PATIENCE)
     await ended(pid)
 
@@ -152,7 +152,7 @@ async def test_coroutine_that_clings_is_killed(
     task_id = await fragile.submit(celery_tasks.cling, (key,), timeout=0.3)
     pid = int(await taken(fragile_lists, f"{key}:started"))
     await taken(fragile_lists, f"{key}:cancelled")
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(TaskTimeoutError, match=r"^task .* ran past its time limit of 0\.3 s$"):
         await fragile.get_result(task_id, timeout=PATIENCE)
     await ended(pid)
 
@@ -214,7 +214,10 @@ async def test_deadly_task(manager: TaskManager, lists: Any, workers: Any, key: 
     """A task that ends every process that runs it is INTERRUPTED in the end."""
     workers()
     task_id = celery_tasks.dies(key)
-    with pytest.raises(TaskInterruptedError):
+    with pytest.raises(
+        TaskInterruptedError,
+        match=r"^task .* was interrupted before ",
+    ):
         await manager.get_result(task_id, timeout=PATIENCE)
     task = await manager.get_task(task_id)
     assert task is not None

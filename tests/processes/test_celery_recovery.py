@@ -15,6 +15,7 @@ from framework.engines.celery._held import held
 from framework.engines.celery._messages import Message
 from framework.engines.celery._recovery import Recovery, missing
 from framework.engines.celery._state import State
+from tests.patience import PATIENCE
 from tests.processes.celery_app import make
 from tests.processes.servers import RedisServer
 
@@ -117,7 +118,7 @@ def test_taken_messages(engine: CeleryEngine) -> None:
     with engine.app.connection_for_read() as connection:
         queue = connection.SimpleQueue("asyncframe.processes")
         for _ in range(50):
-            queue.get(timeout=30)
+            queue.get(timeout=PATIENCE)
         with held(engine.app) as broker:
             assert broker.ids(["asyncframe.processes"]) == {f"t{number}" for number in range(50)}
 
@@ -299,7 +300,7 @@ def test_broker_away(redis_server: RedisServer) -> None:
     engine = make(redis_server.url)
     publish(engine, message())
     redis_server.stop()
-    with pytest.raises(engine.errors):
+    with pytest.raises(engine.errors, match=r"^Error 111 connecting to "):
         Recovery(engine.app, engine.state, engine.sender).look()
     redis_server.start()
     waiting(engine.state)

@@ -169,7 +169,7 @@ async def test_cancelled_coroutine(manager: TaskManager, lists: Any, key: str) -
     await taken(lists, f"{key}:started")
     assert await manager.cancel_task(task_id) is True
     assert await taken(lists, f"{key}:cancelled") == "done"
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError, match=r"^task .* was cancelled$"):
         await manager.get_result(task_id, timeout=PATIENCE)
 
 
@@ -180,7 +180,7 @@ async def test_cancelled_thread(manager: TaskManager, lists: Any, key: str) -> N
     await taken(lists, f"{key}:started")
     assert await manager.cancel_task(task_id) is False
     await lists.rpush(f"{key}:gate", "go")
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError, match=r"^task .* was cancelled$"):
         await manager.get_result(task_id, timeout=PATIENCE)
 
 
@@ -215,7 +215,7 @@ async def test_revoked_by_celery(
     )
     for number in range(2):
         await lists.rpush(f"{key}{number}:gate", "go")
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError, match=r"^task .* was cancelled$"):
         await manager.get_result(waits, timeout=PATIENCE)
     task = await manager.get_task(waits)
     assert task is not None
@@ -232,7 +232,9 @@ async def test_coroutine_at_its_limit(manager: TaskManager, lists: Any, key: str
     """A coroutine is cancelled at its limit, and its process goes on."""
     task_id = await manager.submit(celery_tasks.hold_on_loop, (key,), timeout=0.3)
     await taken(lists, f"{key}:started")
-    with pytest.raises(TaskTimeoutError) as caught:
+    with pytest.raises(
+        TaskTimeoutError, match=r"^task .* ran past its time limit of 0\.3 s$"
+    ) as caught:
         await manager.get_result(task_id, timeout=PATIENCE)
     assert caught.value.limit == 0.3
     assert await taken(lists, f"{key}:cancelled") == "done"
@@ -264,14 +266,16 @@ async def test_cancelled_between_attempts(manager: TaskManager, lists: Any, key:
     assert task.status is TaskStatus.RUNNING
     assert task.reason.startswith("attempt 1 of 2 failed with ConnectionError; the next at ")
     assert await manager.cancel_task(task_id) is True
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError, match=r"^task .* was cancelled$"):
         await manager.get_result(task_id, timeout=PATIENCE)
 
 
 async def test_delay_past_the_limit(manager: TaskManager, lists: Any, key: str) -> None:
     """A delay that reaches past the limit ends with it, TIMEOUT."""
     task_id = await manager.submit(celery_tasks.fails_for_long, (key,), timeout=0.5)
-    with pytest.raises(TaskTimeoutError) as caught:
+    with pytest.raises(
+        TaskTimeoutError, match=r"^task .* ran past its time limit of 0\.5 s$"
+    ) as caught:
         await manager.get_result(task_id, timeout=PATIENCE)
     assert caught.value.limit == 0.5
     assert await lists.llen(key) == 1
@@ -303,32 +307,38 @@ async def test_wait_does_not_count(manager: TaskManager, lists: Any, key: str) -
     for task_id in others:
         await manager.get_result(task_id, timeout=PATIENCE)
     assert await manager.cancel_task(str(event.task_id)) is True
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError, match=r"^task .* was cancelled$"):
         await manager.get_result(str(event.task_id), timeout=PATIENCE)
     assert await lists.llen(key) == 1
+
+
+TRIES = 20
+"""How often to cancel a task until that is before its slot, which comes very soon."""
 
 
 async def test_place_of_a_cancelled_task(manager: TaskManager, lists: Any, key: str) -> None:
     """A task that is cancelled while it waits for a slot holds up no task behind it."""
     events = await heard(manager, "throttled")
-    await manager.get_result(celery_tasks.briefly(key), timeout=PATIENCE)
-    gone = celery_tasks.briefly(key)
-    await asyncio.wait_for(events.get(), PATIENCE)
-    last = celery_tasks.briefly(key)
-    await asyncio.wait_for(events.get(), PATIENCE)
-    assert await manager.cancel_task(gone) is True
-    await manager.get_result(last, timeout=PATIENCE)
-    assert await lists.llen(key) == 2
+    for number in range(TRIES):
+        used = f"{key}{number}"
+        await manager.get_result(celery_tasks.briefly(used), timeout=PATIENCE)
+        gone = celery_tasks.briefly(used)
+        await asyncio.wait_for(events.get(), PATIENCE)
+        last = celery_tasks.briefly(used)
+        cancelled = await manager.cancel_task(gone)
+        await manager.get_result(last, timeout=PATIENCE)
+        assert await lists.llen(used) == (2 if cancelled else 3)
+        if cancelled:
+            break
+    assert cancelled
 
 
-@pytest.mark.parametrize("task", [celery_tasks.body, celery_tasks.body_on_loop])
-async def test_throttle_inside_a_body(
-    manager: TaskManager, lists: Any, key: str, task: Any
-) -> None:
+async def test_throttle_inside_a_body(manager: TaskManager, lists: Any, key: str) -> None:
     """A wait inside a body is waited for there: what came before it is not run again."""
     events = await heard(manager, "throttled")
-    await manager.get_result(task(key), timeout=PATIENCE)
-    assert (await lists.llen(f"{key}:body"), await lists.llen(key)) == (1, 2)
+    for used, task in ((f"{key}1", celery_tasks.body), (f"{key}2", celery_tasks.body_on_loop)):
+        await manager.get_result(task(used), timeout=PATIENCE)
+        assert (await lists.llen(f"{used}:body"), await lists.llen(used)) == (1, 2)
     assert events.empty()
 
 

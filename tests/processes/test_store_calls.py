@@ -12,6 +12,7 @@ import pytest
 from framework import background_task, get_task_manager, setup_async_framework
 from framework.protocols import CallStore, TaskRecord, decode_call
 from framework.stores.sql import SQLStore
+from tests.patience import PATIENCE
 from tests.processes.refusals import refusal
 from tests.processes.siblings import COMPLETED, FAILED, Peer, peers
 
@@ -57,7 +58,7 @@ def test_call_of_a_quick_task_is_never_converted(sql_url: str) -> None:
 @background_task
 def wait_for_event(number: int, *more: Path, flag: bool = False) -> None:
     """Wait until the test goes on, and fail."""
-    assert GATE.wait(60)
+    assert GATE.wait(PATIENCE)
     raise RuntimeError("told to fail")
 
 
