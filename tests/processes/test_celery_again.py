@@ -31,7 +31,7 @@ async def app(engine: CeleryEngine) -> AsyncIterator[TaskManager]:
 async def failed(manager: TaskManager, marker: Path, **options: Any) -> str:
     """Let a task fail, and return its id."""
     task_id: str = await manager.submit(tasks.fail_once, (marker, 7), {"factor": 3}, **options)
-    with pytest.raises(ShopError):
+    with pytest.raises(ShopError, match=r"^\('not yet', 7\)$"):
         await manager.get_result(task_id, timeout=PATIENCE)
     return task_id
 

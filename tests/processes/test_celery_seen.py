@@ -72,9 +72,10 @@ async def shown(flower: FlowerServer) -> AsyncIterator[Any]:
 
 async def failure(manager: TaskManager, task_id: str) -> BaseException:
     """Wait for a task's failure and return it."""
-    with pytest.raises(Exception) as caught:  # noqa: PT011 -- whatever it is
-        await manager.get_result(task_id, timeout=PATIENCE)
-    return caught.value
+    waiter = manager.get_result(task_id, timeout=PATIENCE)
+    error: object = (await asyncio.gather(waiter, return_exceptions=True))[0]
+    assert isinstance(error, Exception), error
+    return error
 
 
 async def revoked(manager: TaskManager, task_id: str) -> None:

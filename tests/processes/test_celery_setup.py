@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +15,7 @@ from celery.utils.imports import symbol_by_name
 
 import framework.worker
 from framework.engines.celery import _worker_side
+from tests.children import python
 from tests.processes.servers import RedisServer
 from tests.processes.workers import CeleryWorker
 
@@ -36,22 +36,17 @@ except ImportError as error:
 """
 
 
-@pytest.mark.parametrize("module", ["framework.engines.celery", "framework.worker"])
-def test_without_the_extra(module: str) -> None:
+def test_without_the_extra() -> None:
     """Without Celery the framework works, and the engine says which extra to install."""
-    run = subprocess.run(
-        [sys.executable, "-c", _ABSENT % module], capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip().endswith("pip install 'asyncframe[celery]'")
+    for module in ("framework.engines.celery", "framework.worker"):
+        said = python("-c", _ABSENT % module).stdout
+        assert said.strip().endswith("pip install 'asyncframe[celery]'"), module
 
 
 def test_framework_imports_neither() -> None:
     """Importing the framework loads neither Celery nor the Redis client."""
     program = "import sys, framework; print({'celery', 'kombu', 'redis'} & set(sys.modules))"
-    run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert run.stdout.strip() == "set()"
+    assert python("-c", program).stdout.strip() == "set()"
 
 
 def test_the_workers_side_is_found_by_its_names() -> None:

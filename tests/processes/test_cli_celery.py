@@ -59,5 +59,5 @@ async def test_cancel_on_a_worker(
         sqlite_url, celery_redis.url, "cancel", task_id, "--app", app, "--timeout", str(PATIENCE)
     )
     assert found == (0, "")
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError, match=r"^task .* was cancelled$"):
         await manager.get_result(task_id, timeout=PATIENCE)

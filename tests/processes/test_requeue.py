@@ -199,14 +199,17 @@ async def test_waiters_of_a_process_that_was_given_up(sql_url: str) -> None:
         GATE.set()
 
 
+STOPS = r"^the task framework is shutting down and accepts no new tasks: submit before "
+
+
 async def test_waiters_at_shutdown(sql_url: str) -> None:
     """Whoever waits for a task that is left to other processes is told that this one stops."""
     async with framework(sql_url) as manager:
         await keep_busy(manager)
         task_id = await manager.submit(add, (1,))
         waiting = asyncio.create_task(manager.get_result(task_id))
-        await asyncio.wait([waiting], timeout=0.01)
-    with pytest.raises(FrameworkNotStartedError):
+        await asyncio.wait([waiting], timeout=0)
+    with pytest.raises(FrameworkNotStartedError, match=STOPS):
         await waiting
 
 
@@ -228,7 +231,10 @@ async def test_running_and_not_to_run_again(sql_url: str) -> None:
             task_id = await other.submit(block.options(on_restart="requeue"))
             STARTED.clear()
             assert await asyncio.to_thread(STARTED.wait, PATIENCE)
-        with pytest.raises(TaskInterruptedError):
+        with pytest.raises(
+            TaskInterruptedError,
+            match=r"^task .* was interrupted before ",
+        ):
             await manager.get_result(task_id, timeout=PATIENCE)
         GATE.set()
 
@@ -249,7 +255,7 @@ async def test_cancelled_while_nobody_has_it(sql_url: str) -> None:
         task = await known(manager, task_id)
         assert (task.status.value, task.reason) == ("pending", WAITS)
         assert await manager.cancel_task(task_id)
-        with pytest.raises(TaskCancelledError):
+        with pytest.raises(TaskCancelledError, match=r"^task .* was cancelled$"):
             await manager.get_result(task_id, timeout=PATIENCE)
 
 
@@ -351,8 +357,8 @@ async def test_arguments_that_would_come_back_as_others(task_manager: TaskManage
     }
     assert {case: refusal(call) for case, call in calls.items()} == {
         (name, kind): (
-            f"TypeError: argument '{name}' of tests.processes.test_requeue.loose needs an annotation"
-            f": given a value of type {kind}, which comes back from JSON as something else"
+            f"TypeError: argument '{name}' of {__name__}.loose needs an annotation: given a value "
+            f"of type {kind}, which comes back from JSON as something else"
         )
         for name, kind in calls
     }

@@ -80,7 +80,7 @@ def test_redis_goes_and_comes_back(redis_server: RedisServer, end) -> None:
     with redis.Redis.from_url(redis_server.url, retry=None) as client:
         client.set("kept", "yes")
         end(redis_server)
-        with pytest.raises(redis.exceptions.ConnectionError):
+        with pytest.raises(redis.exceptions.ConnectionError, match=r"^Error 111 connecting to "):
             client.get("kept")
         redis_server.start()
         assert client.get("kept") == b"yes"

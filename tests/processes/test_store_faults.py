@@ -398,7 +398,7 @@ def test_file_is_removed_while_nothing_happens(
     try:
         with opened(sqlite_url) as store:
             moved(sqlite_url, tmp_path)
-            assert failed.wait(10)
+            assert failed.wait(PATIENCE)
             with pytest.raises(StoreUnavailableError, match=r"was removed or replaced while"):
                 store.fetch(["unknown"])
             assert not Path(file_of(sqlite_url)).exists(), "no new one is made"
@@ -482,7 +482,9 @@ def test_the_lock_is_asked_for_anew(sqlite_url: str, monkeypatch: pytest.MonkeyP
     seconds = iter([0.0, 0.5, 1.0, 1.5, 2.0])
     monkeypatch.setattr(database._clock, "monotonic", lambda: next(seconds))
 
-    with locked(sqlite_url), pytest.raises(sa.exc.OperationalError), database.writing():
+    told = r"^\(sqlite3\.OperationalError\) database is locked\n"
+    locking = pytest.raises(sa.exc.OperationalError, match=told)
+    with locked(sqlite_url), locking, database.writing():
         pass
 
     # While there is time, and once for the error.

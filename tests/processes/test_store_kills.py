@@ -181,7 +181,10 @@ async def test_suspended_process_changes_nothing(sql_url: str, tmp_path: Path) -
             assert await manager.get_task(ids[-1]) is not None
             suspended.suspend()
             for task_id in ids:
-                with pytest.raises(TaskInterruptedError):
+                with pytest.raises(
+                    TaskInterruptedError,
+                    match=r"^task .* was interrupted before ",
+                ):
                     await manager.get_result(task_id, timeout=PATIENCE)
             suspended.let_run(4)
             suspended.resume()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -17,7 +15,7 @@ from framework.protocols import PlaceAnswer, PlaceRequest
 from framework.stores.sql import SQLStore
 from framework.stores.sql._database import Database, checked_url
 from framework.stores.sql._schema import META, PLACES, STEPS, prepare
-from tests.patience import PATIENCE
+from tests.children import python
 from tests.processes.siblings import peers
 
 FOUR_START = """
@@ -73,10 +71,7 @@ def test_tables_are_what_the_code_says(database: Database, sql_url: str) -> None
 
 def test_four_processes_start_at_once(sql_url: str) -> None:
     """Four processes that find no tables at the same moment all start, with one set of tables."""
-    done = subprocess.run(
-        [sys.executable, "-c", FOUR_START, sql_url],
-        capture_output=True, text=True, check=True, timeout=PATIENCE,
-    )  # fmt: skip
+    done = python("-c", FOUR_START, sql_url)
 
     assert (done.stdout, done.stderr) == ("5\n" * 4 + "0 0 0 0\n", "")
     with peers(sql_url, 1) as (peer,), peer.database.reading() as connection:
@@ -173,7 +168,7 @@ def test_failed_step_changes_nothing(database: Database, sql_url: str) -> None:
     prepare(database)
     further = (*STEPS, ("ALTER TABLE asyncframe_tasks ADD COLUMN further TEXT", "no SQL at all"))
 
-    with pytest.raises(sa.exc.SQLAlchemyError):
+    with pytest.raises(sa.exc.SQLAlchemyError, match=r'near "no"'):
         prepare(database, further)
 
     assert "further" not in columns(sql_url, "asyncframe_tasks")
