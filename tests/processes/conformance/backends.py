@@ -30,6 +30,12 @@ NAMES = (
 )
 """Where a test of the suite runs: what keeps its tasks, and what runs them."""
 
+CARRYING = tuple(name for name in NAMES if name != "memory+subprocess")
+"""Those whose engine carries more than a task's call, and tells more than how it ended."""
+
+SPAN = r"\d+(\.\d)? m?s"
+"""Matches how long something has taken, in words."""
+
 LIMIT = 15.0
 """Limit in seconds of tasks without one of their own; a remote engine needs one."""
 

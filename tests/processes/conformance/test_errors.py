@@ -46,13 +46,6 @@ async def test_errors(manager: TaskManager) -> None:
     assert found == {name: tuple(expected) for name, (_, *expected) in told.items()}
 
 
-async def test_error_of_an_awaited_task(manager: TaskManager) -> None:
-    """An async_task raises its error where it is awaited."""
-    with pytest.raises(ShopError, match=r"^\('bread', 1\)$") as caught:
-        await tasks.awaited_failure()
-    assert caught.value.left == 1
-
-
 async def test_exit(manager: TaskManager) -> None:
     """SystemExit in a task ends the task alone, and waiters get it as a cause."""
     error, task = await failed(manager, tasks.fail("exit"))
@@ -74,13 +67,16 @@ async def test_error_in_the_dict(manager: TaskManager) -> None:
 
 
 async def test_told_again(manager: TaskManager, heard: Heard) -> None:
-    """The event of a failure has its error, and so has each request for the result."""
+    """The event of a failure has its error, and so has each who waits, in whatever way."""
     task_id = tasks.fail("own")
     event = await heard.event(task_id, "failed")
     assert isinstance(event.error, ShopError)
     assert heard.of(task_id) == ["submitted", "started", "failed"]
     errors = [(await failed(manager, task_id))[0] for _ in range(2)]
     assert [str(error) for error in errors] == ["('tea', 3)"] * 2
+    with pytest.raises(ShopError, match=r"^\('bread', 1\)$") as caught:
+        await tasks.awaited_failure()
+    assert caught.value.left == 1
 
 
 async def test_arguments_that_do_not_fit(manager: TaskManager) -> None:

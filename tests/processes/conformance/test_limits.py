@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -39,12 +38,6 @@ async def test_blocking_over_its_limit(backend: Backend, manager: TaskManager) -
     with pytest.raises(TaskTimeoutError, match=PASSED):
         await manager.get_result(task_id, timeout=PATIENCE)
     assert await status(manager, task_id) is TaskStatus.TIMEOUT
-
-
-async def test_within_its_limit(manager: TaskManager) -> None:
-    """A limit that is not reached changes nothing."""
-    found: Any = await manager.submit(tasks.add, (1,), timeout=10, wait=True)
-    assert found == 11
 
 
 async def test_waiters_that_give_up(backend: Backend, manager: TaskManager, heard: Heard) -> None:

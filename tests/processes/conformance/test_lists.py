@@ -14,7 +14,7 @@ from framework._tasks.ids import random_id
 from framework.exceptions import RunAgainError
 from tests.patience import PATIENCE
 from tests.processes.conformance import tasks
-from tests.processes.conformance.backends import NAMES, Backend
+from tests.processes.conformance.backends import CARRYING, NAMES, Backend
 from tests.processes.conformance.tasks import ShopError
 
 USER: ContextVar[str | None] = ContextVar("user", default=None)
@@ -50,10 +50,10 @@ async def test_the_owner_is_kept(owned: TaskManager) -> None:
     await owned.get_result(nobodys, timeout=PATIENCE)
 
 
-async def test_the_owner_travels(owned: TaskManager, backend: Backend) -> None:
+# The engine of the documentation carries no owner to its children.
+@pytest.mark.parametrize("backend", CARRYING, indirect=True)
+async def test_the_owner_travels(owned: TaskManager) -> None:
     """What a task submits where it runs belongs to the same owner."""
-    if backend.name == "memory+subprocess":
-        pytest.skip("the documentation's engine carries no owner to its children")
     USER.set("ann & bob 日本")
     parent = tasks.parent(1)
     child = await owned.get_result(parent, timeout=PATIENCE)

@@ -93,6 +93,11 @@ async def test_types(manager: TaskManager) -> None:
     assert {name: seen(value) for name, value in found.items()} == {
         name: seen(value) for name, (_, value) in expected.items()
     }
+    task = await manager.get_task(expected["model"][0])
+    assert task is not None
+    shown = task.to_dict()["result"]
+    assert isinstance(shown, dict)
+    assert shown["price"] == "3.00", "to_dict() has strict JSON"
 
 
 async def test_ways_to_a_result(manager: TaskManager) -> None:
@@ -102,6 +107,7 @@ async def test_ways_to_a_result(manager: TaskManager) -> None:
     found = {
         "submit(wait=True)": await manager.submit(tasks.add, (1, 2), wait=True),
         "submit() with names": await manager.submit(tasks.add, (1,), named, wait=True),
+        "with a limit": await manager.submit(tasks.add, (1,), timeout=PATIENCE, wait=True),
         "submit_nowait()": await result(manager, manager.submit_nowait(tasks.add, [1, 2])),
         "await": await tasks.awaited("a"),
         "await, on a loop": await tasks.awaited_on_loop("a"),
@@ -110,8 +116,9 @@ async def test_ways_to_a_result(manager: TaskManager) -> None:
         "once more": await result(manager, task_id),
     }
     assert found == {
-        "submit(wait=True)": 3, "submit() with names": 10, "submit_nowait()": 3, "await": "A",
-        "await, on a loop": "A", "a thread": 3, "once": {"a": A}, "once more": {"a": A},
+        "submit(wait=True)": 3, "submit() with names": 10, "with a limit": 11,
+        "submit_nowait()": 3, "await": "A", "await, on a loop": "A",
+        "a thread": 3, "once": {"a": A}, "once more": {"a": A},
     }  # fmt: skip
 
 
@@ -125,14 +132,3 @@ async def test_nested_submission(manager: TaskManager) -> None:
     """A task may submit another, whose id works wherever it is read."""
     inner = await result(manager, tasks.parent(4))
     assert await result(manager, inner) == 5
-
-
-async def test_result_in_the_dict(manager: TaskManager) -> None:
-    """to_dict() has the result as strict JSON."""
-    task_id = tasks.model(TEA)
-    await result(manager, task_id)
-    task = await manager.get_task(task_id)
-    assert task is not None
-    shown = task.to_dict()["result"]
-    assert isinstance(shown, dict)
-    assert shown["price"] == "3.00"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 from framework import QueueFullError, Task, TaskManager, TaskStatus
 from tests.patience import PATIENCE
 from tests.processes.conformance import tasks
-from tests.processes.conformance.backends import Backend, Heard
+from tests.processes.conformance.backends import SPAN, Backend, Heard
+from tests.words import timeless
 
 UNFIT = r"^task_id must have 1 to 200 characters, all of them "
 
@@ -49,16 +51,20 @@ async def test_completed(manager: TaskManager, heard: Heard) -> None:
 
 
 async def test_running(backend: Backend, manager: TaskManager, heard: Heard) -> None:
-    """A task is RUNNING and active while its body is; a `Task` is a snapshot of that."""
+    """A task is RUNNING and active while its body is, and says so; a `Task` is a snapshot."""
     gate = backend.gate()
     task_id = tasks.hold(gate.path)
     await heard.event(task_id, "started")
     task = await known(manager, task_id)
     assert (task.status, task.ended_at, task.attempts) == (TaskStatus.RUNNING, None, 1)
+    assert re.fullmatch(rf"running since T, for {SPAN}", timeless(task.explain()))
+    assert (task.reason, task.to_dict()["cancel"]) == ("", None)
     assert (set(manager.get_active_tasks()), manager.get_active_count()) == ({task_id}, 1)
     gate.open("done")
     assert await manager.get_result(task_id, timeout=PATIENCE) == "done"
-    assert (await known(manager, task_id)).status is TaskStatus.COMPLETED
+    ended = await known(manager, task_id)
+    assert ended.status is TaskStatus.COMPLETED
+    assert re.fullmatch(rf"completed at T after {SPAN}", timeless(ended.explain()))
     assert task.status is TaskStatus.RUNNING
     assert (manager.get_active_tasks(), manager.get_active_count()) == ({}, 0)
 

@@ -10,13 +10,13 @@ from framework import TaskManager
 from framework.telemetry.opentelemetry import OpenTelemetrySink
 from tests.patience import PATIENCE
 from tests.processes.conformance import tasks
-from tests.processes.conformance.backends import Backend
+from tests.processes.conformance.backends import CARRYING
 
 
-async def test_a_run_is_linked_to_its_request(backend: Backend, manager: TaskManager) -> None:
+# The engine of the documentation carries no context to its children.
+@pytest.mark.parametrize("backend", CARRYING, indirect=True)
+async def test_a_run_is_linked_to_its_request(manager: TaskManager) -> None:
     """A run is a trace of its own with a link to that of the caller, whose baggage it has."""
-    if backend.name == "memory+subprocess":
-        pytest.skip("the documentation's engine carries no context to its children")
     provider = TracerProvider()
     OpenTelemetrySink(provider).attach(manager)
     token = context.attach(baggage.set_baggage("tenant", "acme"))

@@ -10,15 +10,11 @@ import pytest
 from framework import CancelOutcome, Task, TaskCancelledError, TaskManager, TaskStatus
 from tests.patience import PATIENCE
 from tests.processes.conformance import tasks
-from tests.processes.conformance.backends import NAMES, Backend, Heard
+from tests.processes.conformance.backends import CARRYING, SPAN, Backend, Heard
 from tests.words import timeless
 
-SPAN = r"\d+(\.\d)? m?s"
-
 # The engine of the documentation does not pass on why its child waits.
-TELLS_OF_PAUSES = pytest.mark.parametrize(
-    "backend", [name for name in NAMES if name != "memory+subprocess"], indirect=True
-)
+TELLS_OF_PAUSES = pytest.mark.parametrize("backend", CARRYING, indirect=True)
 
 
 async def known(manager: TaskManager, task_id: str) -> Task:
@@ -78,20 +74,6 @@ async def test_throttled(backend: Backend, manager: TaskManager, heard: Heard) -
     words = rf"throttle {name} 1/59 s is full; next slot in {SPAN}"
     assert re.fullmatch(words, await told(manager, second))
     assert (await manager.request_cancel(second)).outcome is CancelOutcome.CANCELLED
-
-
-async def test_running(backend: Backend, manager: TaskManager, heard: Heard) -> None:
-    """A running task says since when, and needs no reason."""
-    gate = backend.gate()
-    task_id = tasks.hold(gate.path)
-    await heard.event(task_id, "started")
-    task = await known(manager, task_id)
-    assert re.fullmatch(rf"running since T, for {SPAN}", timeless(task.explain()))
-    assert (task.reason, task.to_dict()["cancel"]) == ("", None)
-    gate.open()
-    await manager.get_result(task_id, timeout=PATIENCE)
-    ended = await known(manager, task_id)
-    assert re.fullmatch(rf"completed at T after {SPAN}", timeless(ended.explain()))
 
 
 @pytest.mark.usefixtures("patient_cancel")
