@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from framework.cli import _screen, main
 from framework.stores.sql._observer import Observer
 from framework.stores.sql._schema import PROCESSES
+from tests.children import python
 from tests.patience import PATIENCE
 from tests.serving import ROOT, Server, serving
 
@@ -148,12 +149,10 @@ def processes(url: str) -> list[tuple[Any, ...]]:
 def test_cancel_reaches_a_running_task(shop: Shop) -> None:
     """A coroutine that runs in the app is cancelled by a command in a process of its own."""
     task_id = shop.started("/hangs")
-    done = subprocess.run(
-        [*PROGRAM, "cancel", task_id, "--store", shop.url, "--timeout", str(PATIENCE)],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE,
-    )  # fmt: skip
+    limit = "--timeout", str(PATIENCE)
+    done = python("-m", "framework", "cancel", task_id, "--store", shop.url, *limit)
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stderr == ""
     assert json.loads(done.stdout)["status"] == "cancelled"
     assert shop.run("show", task_id).task["status"] == "cancelled"
 

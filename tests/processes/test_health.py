@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+from tests.children import python
 from tests.docs.test_deployment import DOCS, commands, dockerfile
 from tests.patience import PATIENCE
 from tests.serving import STOPPING, Server, serving
@@ -61,9 +60,7 @@ def test_the_image_of_the_docs() -> None:
     assert command[0] == "python"
     with serving("deployed:app", *options, app_dir=DOCS / "examples") as server:
         script = command[2].replace("http://127.0.0.1:8000", server.url)
-        asked = [sys.executable, "-c", script]
-        assert subprocess.run(asked, timeout=PATIENCE, check=False).returncode == 0
+        python("-c", script)
         server.send_signal(signal.SIGTERM)
         server.wait(PATIENCE)
-        gone = subprocess.run(asked, timeout=PATIENCE, check=False, stderr=subprocess.DEVNULL)
-        assert gone.returncode == 1
+        python("-c", script, status=1)
