@@ -266,6 +266,30 @@ def test_written_between_two_looks(sql_url: str, monkeypatch: pytest.MonkeyPatch
         assert peer.history.count(query) == 4
 
 
+def test_written_while_a_page_is_read(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that are written between the two looks of a page with an offset count once.
+
+    1. The page asks which of the tasks in memory are in the database: none.
+    2. The writer writes them all.
+    3. The page reads rows, and leaves out as many as the offset says.
+    """
+    with peers(sql_url, 1) as (peer,):
+        tasks = filled(peer, 12)
+        ended = peer.history._pages.ended
+
+        def then_write(connection: Any, ids: list[str]) -> Any:
+            found = ended(connection, ids)
+            peer.writer.write()
+            return found
+
+        monkeypatch.setattr(peer.history._pages, "ended", then_write)
+        query = PageQuery(3, offset=2)
+
+        page = peer.history.page(query)
+
+    assert [str(one.task_id) for one in page] == expected(tasks, query)[2:5]
+
+
 def test_a_page_far_behind_reads_one_index(sqlite_url: str) -> None:
     """What a page skips, and a total counts, is looked at in an index, and in no row."""
     kinds: tuple[dict[str, Any], ...] = (

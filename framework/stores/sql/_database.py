@@ -152,6 +152,10 @@ class Database:
                 "a store on PostgreSQL needs psycopg 3: pip install 'asyncframe[postgresql]'"
             ) from error
         event.listen(self._engine, "connect", self._on_connect)
+        self._readers: Engine = self._engine
+        if self.dialect == "postgresql":
+            # SQLite's transactions see one moment by themselves.
+            self._readers = self._engine.execution_options(isolation_level="REPEATABLE READ")
         self._clock = SystemClock()
         self._settings = self._settings_of(durable)
         # SQLite's file, and which one it was when it was opened.
@@ -188,8 +192,8 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Open a transaction that only reads."""
-        with self._closed_late(), self._engine.begin() as connection:
+        """Open a transaction that only reads, and sees the database as it is at its first look."""
+        with self._closed_late(), self._readers.begin() as connection:
             yield connection
 
     @contextmanager
