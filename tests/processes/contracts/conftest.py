@@ -1,0 +1,25 @@
+"""The back ends, each empty and with two processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from framework.engines.celery._shared import lines
+from tests.processes.contracts.implementations import KINDS, LONG, BackEnd, opened
+
+
+@pytest.fixture(params=KINDS)
+def back_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[BackEnd]:
+    """A back end of each kind, without a process."""
+
+    def url(kind: str) -> str:
+        found: str = request.getfixturevalue(f"{kind}_url")
+        return found
+
+    # The signs of life in Redis expire in real time.
+    monkeypatch.setattr(lines, "SILENT", LONG)
+    with closing(opened(request.param, url)) as made:
+        yield made
