@@ -129,7 +129,8 @@ class ScheduleBook(Protocol):
         """Claim one run of a schedule for this process, in one atomic step.
 
         A claim for the task of the last run is claimed again: the caller repeats a call that
-        failed, and may have had its effect. Apart from that, in this order:
+        failed, and may have had its effect. It may repeat it for a later due time, which
+        becomes ``last_due`` then. Apart from that, in this order:
 
         1. ``taken``: ``last_due`` is *due* or later, so this run was claimed or skipped already.
            A ``last_due`` that lies more than three hours after *due* does not count: it came from a

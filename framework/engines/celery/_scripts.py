@@ -288,7 +288,11 @@ CLAIM_RUN: Final = (
 -- '', now, whether to skip ('1'), greatest error of a clock, then what `add` takes, or nothing
 local schedule, due = KEYS[6], tonumber(ARGV[3])
 local last, latest = unpack(redis.call('HMGET', schedule, 'last_due', 'task_id'))
-if latest == id then return 'claimed' end
+if latest == id then
+  -- Claimed before, by a call that did not hear so.
+  if due and due > tonumber(last) then redis.call('HSET', schedule, 'last_due', ARGV[3]) end
+  return 'claimed'
+end
 if not last then
   redis.call('SADD', KEYS[7], ARGV[2])
   redis.call('HSET', schedule, 'last_due', due and ARGV[3] or ARGV[4])
