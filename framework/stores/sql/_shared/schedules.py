@@ -20,12 +20,16 @@ from framework._tasks.schedules import CLOCK_ERROR, RunClaim, ScheduleState
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._database import Database
 from framework.stores.sql._rows import clean, row_of
-from framework.stores.sql._schema import SCHEDULES, TASKS
+from framework.stores.sql._schema import PROCESSES, SCHEDULES, TASKS
 from framework.stores.sql._shared.membership import GivenUpError
 from framework.stores.sql._writer import Writer
 
 _ROW: Final = tuple(SCHEDULES.c)
-_RUNS: Final = sa.or_(TASKS.c.ended_at.is_(None), TASKS.c.still_running == 1)
+# Nobody writes that a body has let go whose process died.
+_BODY_RUNS: Final = sa.and_(
+    TASKS.c.still_running == 1, TASKS.c.process.in_(sa.select(PROCESSES.c.process_id))
+)
+_RUNS: Final = sa.or_(TASKS.c.ended_at.is_(None), _BODY_RUNS)
 
 
 class ScheduleRows:
