@@ -194,7 +194,8 @@ class Timetable:
 class OwnBook(ScheduleBook):
     """The book of one schedule that only this process runs; never blocks.
 
-    Its times are by the clock of the schedule's due times.
+    Its times are by the clock of the schedule's due times. Its state has no name before the
+    first call.
     """
 
     def __init__(self) -> None:
@@ -205,7 +206,7 @@ class OwnBook(ScheduleBook):
     def enter_schedule(self, name: str, timing: str, now: float) -> ScheduleState:
         """Enter the schedule, and return what is known about it."""
         with self._lock:
-            self._state = ScheduleState(name, timing, now)
+            self._state = replace(self._state_of(name, now), timing=timing)
             return self._state
 
     def claim_run(
@@ -213,8 +214,14 @@ class OwnBook(ScheduleBook):
     ) -> RunClaim:
         """Claim one run of the schedule."""
         with self._lock:
-            state, latest = self._state, self._latest
-            if due is not None and due <= state.last_due <= due + CLOCK_ERROR:
+            is_known, latest = bool(self._state.name), self._latest
+            state = self._state_of(name, record.created_at if due is None else due)
+            if record is latest:
+                # Claimed before, by a call that did not hear so.
+                if due is not None and due > state.last_due:
+                    self._state = replace(state, last_due=due)
+                return "claimed"
+            if is_known and due is not None and due <= state.last_due <= due + CLOCK_ERROR:
                 return "taken"
             if due is not None and state.paused:
                 return "paused"
@@ -233,6 +240,8 @@ class OwnBook(ScheduleBook):
         """Pause the schedule, or resume it."""
         with self._lock:
             state = self._state
+            if not state.name:
+                return False
             if state.paused != paused:
                 last_due = state.last_due if paused else max(state.last_due, now)
                 self._state = replace(state, paused=paused, last_due=last_due)
@@ -242,3 +251,7 @@ class OwnBook(ScheduleBook):
         """Return what is known about the schedule."""
         with self._lock:
             return [self._state]
+
+    def _state_of(self, name: str, first: float) -> ScheduleState:
+        """Return what is known, *first* is when it is due if nothing is; lock held."""
+        return self._state if self._state.name else ScheduleState(name, "", first)
