@@ -34,16 +34,26 @@ class _Line:
         self.placed: dict[str, None] = {}
         self.waiting: dict[int, OrderedDict[str, tuple[PlaceRequest, Told]]] = {}
 
-    def others(self) -> tuple[str, ...]:
-        """Return who has a place, and then who waits."""
+    def others(self, most: int = MOST_AHEAD) -> tuple[str, ...]:
+        """Return who has a place, and then who waits, *most* at most."""
         ids = chain(self.placed, *(self.waiting[rank] for rank in sorted(self.waiting)))
-        return tuple(islice(ids, MOST_AHEAD))
+        return tuple(islice(ids, most))
 
     def first(self) -> tuple[PlaceRequest, Told] | None:
         """Return the first that waits."""
         if not self.waiting:
             return None
         return next(iter(self.waiting[min(self.waiting)].values()))
+
+    def repeat(self, request: PlaceRequest, told: Told) -> PlaceAnswer:
+        """Answer a task that has a place or waits, and asks once more."""
+        task_id = request.task_id
+        for ones in self.waiting.values():
+            if task_id in ones:
+                ones[task_id] = ones[task_id][0], told
+                others = [one for one in self.others(MOST_AHEAD + 1) if one != task_id]
+                return PlaceAnswer(False, tuple(others[:MOST_AHEAD]))
+        return GRANTED
 
     def remove(self, task_id: str) -> None:
         """Remove a task that has a place or waits."""
@@ -93,6 +103,8 @@ class Lines:
     def _enter(self, request: PlaceRequest, told: Told) -> PlaceAnswer:
         line = self._lines.setdefault(request.key, _Line())
         first, task_id = line.first(), request.task_id
+        if request.key in self._keys.get(task_id, ()):
+            return line.repeat(request, told)
         if len(line.placed) < request.limit and (first is None or first[0].rank > request.rank):
             line.placed[task_id] = None
             self._keys.setdefault(task_id, []).append(request.key)
