@@ -132,6 +132,9 @@ class BackEnd(ABC):
     has_bodies: ClassVar[bool] = True
     """Whether the body of a task may go on when the task has ended."""
 
+    reserves: ClassVar[bool] = False
+    """Whether a call that waits has its time at once, and keeps it if another one gives up."""
+
     def __init__(self) -> None:
         self.now = START
         self.processes: list[Any] = []  # Any: of the back end's own kind
@@ -301,6 +304,8 @@ class Sql(BackEnd):
     Args:
         url: The database.
     """
+
+    reserves = True
 
     def __init__(self, url: str) -> None:
         super().__init__()
