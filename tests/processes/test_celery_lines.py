@@ -1,4 +1,4 @@
-"""Lines of unique and limited tasks in Redis, which several processes share."""
+"""What only Redis has of the contract of places, which is in `contracts`."""
 
 from __future__ import annotations
 
@@ -117,32 +117,6 @@ def message(task_id: str) -> Message:
     return Message(task_id, "f", "f", "", "[[],{}]", 1.0, 9.0, 9.0)
 
 
-def test_in_turn(process: Any) -> None:
-    """As many have a place as the limit allows, and the others follow in their order."""
-    one, two = process("one"), process("two")
-    assert one.join("a", 2) == GRANTED
-    assert two.join("b", 2) == GRANTED
-    assert one.join("c", 2) == PlaceAnswer(False, ("a", "b"))
-    assert two.join("d", 2) == PlaceAnswer(False, ("a", "b", "c"))
-    two.lines.leave("b")
-    assert one.told("c") == GRANTED
-    assert two.knows_nothing("d")
-    one.lines.leave("c")
-    assert two.told("d") == GRANTED
-
-
-def test_by_rank(process: Any) -> None:
-    """A task of a lower rank goes before those that wait already."""
-    one, two = process("one"), process("two")
-    one.join("a")
-    assert one.join("b", rank=1) == PlaceAnswer(False, ("a",))
-    assert two.join("c", rank=0) == PlaceAnswer(False, ("a", "b"))
-    assert two.join("d", rank=1) == PlaceAnswer(False, ("a", "c", "b"))
-    one.lines.leave("a")
-    assert two.told("c") == GRANTED
-    assert one.knows_nothing("b")
-
-
 def test_only_asked(process: Any) -> None:
     """Who does not wait is told who is there, and is in nobody's way."""
     one, two = process("one"), process("two")
@@ -151,39 +125,6 @@ def test_only_asked(process: Any) -> None:
     assert "b" not in two.lines
     one.leave("a")
     assert two.join("c", waits=False) == GRANTED
-
-
-def test_asked_twice(process: Any) -> None:
-    """A repeated request gets the answer of the first one."""
-    one, two = process("one"), process("two")
-    assert one.join("a") == GRANTED
-    assert one.join("a") == GRANTED
-    assert two.join("b") == PlaceAnswer(False, ("a",))
-    assert two.join("b") == PlaceAnswer(False, ("a",))
-    assert two.join("c") == PlaceAnswer(False, ("a", "b"))
-
-
-def test_left_while_waiting(process: Any) -> None:
-    """Who leaves while it waits gets no place, and holds up nobody."""
-    one, two = process("one"), process("two")
-    one.join("a")
-    two.join("b")
-    two.join("c")
-    two.leave("b")
-    one.lines.leave("a")
-    assert two.told("c") == GRANTED
-    assert two.knows_nothing("b")
-
-
-def test_several_lines(process: Any) -> None:
-    """A task that leaves gives back its places in all of its lines."""
-    one = process("one")
-    one.join("a", key="k")
-    one.join("a", key="l")
-    one.join("b", key="k")
-    one.join("c", key="l")
-    one.lines.leave("a")
-    assert (one.told("b"), one.told("c")) == (GRANTED, GRANTED)
 
 
 def test_end_of_a_task(state: State, process: Any) -> None:

@@ -1,4 +1,4 @@
-"""Places in a database: lines of tasks that stand in order over all processes."""
+"""What only a database has of the contract of places, which is in `contracts`."""
 
 from __future__ import annotations
 
@@ -70,109 +70,6 @@ def test_a_place_is_granted_once(sql_url: str) -> None:
         assert first.told == [GRANTED]
         assert second.told == [PlaceAnswer(False, (first.task_id,))]
         assert rows(one) == {("key", first.task_id, 1)}
-
-
-def test_each_key_has_its_own_line(sql_url: str) -> None:
-    """Tasks with different keys are not in each other's way."""
-    with peers(sql_url, 1) as (one,):
-        guests = [Guest(one), Guest(one)]
-        for guest, key in zip(guests, "ab", strict=True):
-            guest.join(key)
-
-        assert [guest.told for guest in guests] == [[GRANTED], [GRANTED]]
-
-
-def test_places_are_granted_in_order(sql_url: str) -> None:
-    """Who waits in one process gets the place that another one gives back, by rank and arrival."""
-    with peers(sql_url) as (one, two):
-        first, low, normal, later = Guest(one), Guest(two), Guest(two), Guest(one)
-        first.join(rank=1)
-        low.join(rank=2)
-        normal.join(rank=1)
-        later.join(rank=1)
-        others = (first.task_id, normal.task_id, low.task_id)
-        assert later.told == [PlaceAnswer(False, others)]
-        got = []
-        for guest in (first, normal, later, low):
-            guest.leave()
-            for peer in (one, two):
-                look(peer)
-            got.append([GRANTED in one.told for one in (normal, later, low)])
-
-        assert got == [
-            [True, False, False],
-            [True, True, False],
-            [True, True, True],
-            [True, True, True],
-        ]
-        assert rows(one) == set()
-
-
-def test_a_limit_of_several(sql_url: str) -> None:
-    """As many as the limit have a place; one that leaves makes room for exactly one."""
-    with peers(sql_url) as (one, two):
-        guests = [Guest(peer) for peer in (one, two) * 3]
-        for guest in guests:
-            guest.join(limit=3)
-        assert [guest.told == [GRANTED] for guest in guests] == [True] * 3 + [False] * 3
-        guests[1].leave()
-        look(one)
-        look(two)
-
-        assert [GRANTED in guest.told for guest in guests] == [True] * 4 + [False] * 2
-
-
-def test_a_waiting_task_that_leaves_is_never_told(sql_url: str) -> None:
-    """Who has left a line gets no place there, and those behind it move up."""
-    with peers(sql_url, 1) as (one,):
-        first, gone, last = (Guest(one) for _ in range(3))
-        for guest in (first, gone, last):
-            guest.join()
-        gone.leave()
-        first.leave()
-
-        assert GRANTED not in gone.told
-        assert last.told[-1] == GRANTED
-
-
-def test_a_task_that_has_ended_is_not_in_the_way(sql_url: str) -> None:
-    """A place of a task whose end is written is free, although nobody has given it back."""
-    with peers(sql_url) as (one, two):
-        first, second = Guest(one), Guest(two)
-        first.join()
-        one.start(first.record)
-        one.end(first.record)
-        one.writer.write()
-        second.join(waits=False)
-
-        assert second.told == [GRANTED]
-
-
-def test_a_task_whose_thread_still_runs_keeps_its_place(sql_url: str) -> None:
-    """A task past its limit has ended, but its function runs: its place is not free."""
-    with peers(sql_url) as (one, two):
-        first, second = Guest(one), Guest(two)
-        first.join()
-        one.start(first.record)
-        first.record.still_running = True
-        one.end(first.record)
-        one.writer.write()
-        second.join(waits=False)
-
-        assert second.told == [PlaceAnswer(False, (first.task_id,))]
-
-
-def test_a_repeated_request_gets_the_same_answer(sql_url: str) -> None:
-    """What is asked again after a commit of which nothing was heard is not entered twice."""
-    with peers(sql_url, 1) as (one,):
-        first, second = Guest(one), Guest(one)
-        for _ in range(2):
-            first.join()
-            second.join()
-
-        assert first.told == [GRANTED] * 2
-        assert second.told == [PlaceAnswer(False, (first.task_id,))] * 2
-        assert len(rows(one)) == 2
 
 
 def test_a_place_is_given_back_with_the_end(sql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
