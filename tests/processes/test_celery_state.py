@@ -284,53 +284,6 @@ def take(state: State, key: str, rate: int, window: float, who: str) -> float | 
     return state.take(key, rate, window, who)[0]
 
 
-def test_window(state: State) -> None:
-    """As many calls pass as the rate allows; the next one is told when to come back."""
-    assert [take(state, "w", 3, 30.0, "") for _ in range(3)] == [None] * 3
-    wait = take(state, "w", 3, 30.0, "")
-    assert wait is not None
-    assert 29.0 < wait <= 30.0
-
-
-def test_windows_are_apart(state: State) -> None:
-    """Calls of another key do not count."""
-    assert take(state, "w", 1, 30.0, "") is None
-    assert take(state, "v", 1, 30.0, "") is None
-
-
-def test_queue(state: State) -> None:
-    """Waiting calls get consecutive slots, and keep them when they ask again."""
-    take(state, "w", 2, 10.0, "")
-    take(state, "w", 2, 10.0, "")
-    waits = [take(state, "w", 2, 10.0, who) for who in "abcd"]
-    rounded = [wait and round(wait / 10) for wait in waits]
-    assert rounded == [1, 1, 2, 2]
-    again = take(state, "w", 2, 10.0, "a")
-    assert again is not None
-    assert again <= 10.0
-
-
-def test_nobody_jumps_the_queue(state: State) -> None:
-    """A slot that has become free goes to who waited for it, and not to a newcomer."""
-    take(state, "w", 1, 0.2, "")
-    wait = take(state, "w", 1, 0.2, "first")
-    assert wait is not None
-    # The window passes: a blocking read that nobody answers.
-    state.client.blpop(["nothing"], timeout=wait + 0.01)
-    assert take(state, "w", 1, 0.2, "newcomer") is not None
-    assert take(state, "w", 1, 0.2, "first") is None
-
-
-def test_who_left_holds_up_nobody(state: State) -> None:
-    """A place that was given back is free for the next."""
-    take(state, "w", 1, 0.2, "")
-    wait = take(state, "w", 1, 0.2, "first")
-    state.leave("w", "first")
-    assert wait is not None
-    state.client.blpop(["nothing"], timeout=wait + 0.01)
-    assert take(state, "w", 1, 0.2, "second") is None
-
-
 def test_many_at_the_same_moment(state: State) -> None:
     """When many calls come at once, exactly as many pass as the rate allows."""
     barrier, passed = threading.Barrier(8), count()

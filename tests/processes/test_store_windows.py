@@ -1,11 +1,7 @@
-"""Windows of throttles in a database: the calls of all processes are counted together."""
+"""What only a database has of the contract of windows, which is in `contracts`."""
 
 from __future__ import annotations
 
-import random
-from itertools import pairwise
-
-import pytest
 import sqlalchemy as sa
 
 from framework.protocols import WindowAnswer, WindowRequest
@@ -46,37 +42,6 @@ def times(peer: Peer, key: str = "key") -> list[float]:
         return [at / SECOND - START for at in connection.execute(query).scalars()]
 
 
-def test_processes_share_a_window(sqlite_url: str) -> None:
-    """Calls of two processes use the same slots; one that may not wait is told for how long."""
-    with peers(sqlite_url) as (one, two):
-        assert reserve(one, "a") == WindowAnswer(True, 0.0)
-        one.clock.pass_time(1.0)
-        two.clock.pass_time(4.0)
-        assert reserve(two, "b") == WindowAnswer(True, 0.0)
-        assert reserve(one, "c", waits=False) == WindowAnswer(False, 9.0)
-        assert times(one) == [0.0, 4.0]
-
-
-def test_a_call_one_window_later_is_free(sqlite_url: str) -> None:
-    """Exactly one window after the first call its slot is free, and not a microsecond before."""
-    with peers(sqlite_url, 1) as (one,):
-        reserve(one, "a", 1)
-        one.clock.wall = START + 10.0 - 1e-6
-        assert not reserve(one, "b", 1, waits=False).counted
-        one.clock.wall = START + 10.0
-        assert reserve(one, "b", 1, waits=False).counted
-
-
-def test_calls_that_wait_come_in_order(sqlite_url: str) -> None:
-    """Calls over the rate are counted in the future, in the order in which they came."""
-    with peers(sqlite_url) as (one, two):
-        waits = [
-            reserve(peer, entry).wait for peer, entry in zip((one, two) * 3, "abcdef", strict=True)
-        ]
-
-        assert waits == [0.0, 0.0, 10.0, 10.0, 20.0, 20.0]
-
-
 def test_a_call_that_is_given_back_makes_room(sqlite_url: str) -> None:
     """The next call may be counted as if the one that was given back had never come."""
     with peers(sqlite_url, 1) as (one,):
@@ -96,14 +61,6 @@ def test_a_call_is_counted_anew(sqlite_url: str) -> None:
         assert times(one) == [0.5]
 
 
-def test_each_key_has_its_own_window(sqlite_url: str) -> None:
-    """Calls with other keys are counted separately."""
-    with peers(sqlite_url, 1) as (one,):
-        answers = [reserve(one, "a", 1, key=key, waits=False) for key in ("x", "y")]
-
-        assert answers == [WindowAnswer(True, 0.0)] * 2
-
-
 def test_old_calls_are_removed(sqlite_url: str) -> None:
     """Calls that have left their windows are deleted, also of keys that nobody uses any more."""
     with peers(sqlite_url, 1) as (one,):
@@ -113,33 +70,6 @@ def test_old_calls_are_removed(sqlite_url: str) -> None:
         reserve(one, "c")
 
         assert (times(one, "x"), times(one)) == ([], [61.0])
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_no_interval_has_too_many(sqlite_url: str, seed: int) -> None:
-    """Whoever calls, waits or gives back when, no half-open window has more calls than the rate."""
-    rng, rate = random.Random(seed), 3
-    counted: dict[str, float] = {}
-    with peers(sqlite_url) as both:
-        for number in range(120):
-            one = rng.choice(both)
-            seconds = rng.choice((0.0, 0.5, 3.0, 10.0))
-            for peer in both:
-                peer.clock.pass_time(seconds)
-            now, entry = one.clock.wall - START, str(number)
-            answer = reserve(one, entry, rate, waits=rng.random() < 0.7)
-            if answer.counted:
-                counted[entry] = now + answer.wait
-            later = [entry for entry, at in counted.items() if at > now]
-            if later and rng.random() < 0.3:
-                gone = rng.choice(later)
-                give_back(one, gone)
-                del counted[gone]
-    ordered = sorted(counted.values())
-    gaps = zip(ordered, ordered[rate:], strict=False)
-
-    assert all(later - first >= 10.0 - 1e-6 for first, later in gaps)
-    assert any(first == later for first, later in pairwise(ordered))
 
 
 def test_the_server_has_the_time(postgres_url: str) -> None:
