@@ -37,6 +37,11 @@ START = 1_800_000_000.0
 
 DAY = 86_400.0
 
+BUSY = (
+    r"^schedule 'shared' is running, and its runs do not overlap: wait for the run, or cancel it$"
+)
+UNKNOWN = r"^there is no schedule 'shared'; this process has no schedules$"
+
 
 class App:
     """A framework that shares a database with others, on a clock that a test moves."""
@@ -135,10 +140,10 @@ async def test_a_due_time_is_run_once(sql_url: str, schedule: Callable[..., list
         assert await one.info() == await other.info()
 
 
-async def test_clocks_that_differ(sql_url: str, schedule: Callable[..., list[float]]) -> None:
+async def test_clocks_that_differ(sqlite_url: str, schedule: Callable[..., list[float]]) -> None:
     """The process whose clock is ahead runs a due time; the others come too late for it."""
     runs = schedule(every=10)
-    async with app(sql_url) as slow, app(sql_url, wall=START + 3) as fast:
+    async with app(sqlite_url) as slow, app(sqlite_url, wall=START + 3) as fast:
         for _ in range(3):
             await fast.move(7)
             await slow.move(7)
@@ -148,11 +153,13 @@ async def test_clocks_that_differ(sql_url: str, schedule: Callable[..., list[flo
         assert (len(slow.submitted), len(fast.submitted)) == (0, 3)
 
 
-async def test_a_run_is_live_elsewhere(sql_url: str, schedule: Callable[..., list[float]]) -> None:
+async def test_a_run_is_live_elsewhere(
+    sqlite_url: str, schedule: Callable[..., list[float]]
+) -> None:
     """While a run is live in one process, due times are skipped in all, and counted once."""
     let_go = threading.Event()
     runs = schedule(lambda: let_go.wait(PATIENCE), every=60)
-    async with app(sql_url) as one, app(sql_url) as other:
+    async with app(sqlite_url) as one, app(sqlite_url) as other:
         one.clock.advance(60)
         await one.answered()
         for its in (other, other, one):
@@ -173,14 +180,14 @@ async def test_a_run_is_live_elsewhere(sql_url: str, schedule: Callable[..., lis
     [("skip", []), ("once", [3 * DAY - 60]), ("all", [3 * DAY - 60] * 3)],
 )
 async def test_missed_while_nothing_ran(
-    sql_url: str, schedule: Callable[..., list[float]], missed: str, expected: list[float]
+    sqlite_url: str, schedule: Callable[..., list[float]], missed: str, expected: list[float]
 ) -> None:
     """Due times that passed between two runs of an app are made up for as the policy says."""
     at = datetime.fromtimestamp(START - 3_600, UTC).time()
     runs = schedule(at=at, missed=missed)
-    async with app(sql_url):
+    async with app(sqlite_url):
         assert runs == []
-    async with app(sql_url, wall=START + 3 * DAY - 60) as again:
+    async with app(sqlite_url, wall=START + 3 * DAY - 60) as again:
         for _ in expected:
             await again.answered()
             await again.settled()
@@ -190,11 +197,11 @@ async def test_missed_while_nothing_ran(
 
 
 async def test_what_others_ran_was_not_missed(
-    sql_url: str, schedule: Callable[..., list[float]]
+    sqlite_url: str, schedule: Callable[..., list[float]]
 ) -> None:
     """A process that stood still runs nothing that others have run meanwhile."""
     runs = schedule(every=60, missed="all")
-    async with app(sql_url) as one, app(sql_url) as other:
+    async with app(sqlite_url) as one, app(sqlite_url) as other:
         for _ in range(3):
             await one.move(60)
         other.clock.sequencer.now += 190 * 10**9
@@ -206,40 +213,40 @@ async def test_what_others_ran_was_not_missed(
 
 
 async def test_a_new_schedule_has_missed_nothing(
-    sql_url: str, schedule: Callable[..., list[float]]
+    sqlite_url: str, schedule: Callable[..., list[float]]
 ) -> None:
     """A schedule that the database does not know waits for its next due time."""
     runs = schedule(every=60, missed="all")
-    async with app(sql_url, wall=START + 30) as one:
+    async with app(sqlite_url, wall=START + 30) as one:
         assert runs == []
         await one.move(30)
         assert runs == [60]
 
 
-async def test_at_the_start(sql_url: str, schedule: Callable[..., list[float]]) -> None:
+async def test_at_the_start(sqlite_url: str, schedule: Callable[..., list[float]]) -> None:
     """A new schedule is run at the start by one process, and later only if it has missed a run."""
     runs = schedule(every=60, run_at_start=True, missed="skip")
-    async with app(sql_url) as one, app(sql_url) as other:
+    async with app(sqlite_url) as one, app(sqlite_url) as other:
         assert runs == [0]
         await one.move(30)
         await other.move(30)
-    async with app(sql_url, wall=START + 40):
+    async with app(sqlite_url, wall=START + 40):
         assert runs == [0]
-    async with app(sql_url, wall=START + 500):
+    async with app(sqlite_url, wall=START + 500):
         assert runs == [0, 500]
 
 
 async def test_a_pause_is_for_all_and_is_kept(
-    sql_url: str, schedule: Callable[..., list[float]]
+    sqlite_url: str, schedule: Callable[..., list[float]]
 ) -> None:
     """A schedule that one process pauses runs in none, over a restart, until one resumes it."""
     runs = schedule(every=60)
-    async with app(sql_url) as one, app(sql_url) as other:
+    async with app(sqlite_url) as one, app(sqlite_url) as other:
         await other.manager.schedules.pause("shared")
         await one.move(60)
         info = await one.info()
         assert (info.paused, info.next_run) == (True, None)
-    async with app(sql_url, wall=START + 600) as one, app(sql_url, wall=START + 600) as other:
+    async with app(sqlite_url, wall=START + 600) as one, app(sqlite_url, wall=START + 600) as other:
         assert (await one.info()).paused
         await one.move(60)
         assert runs == []
@@ -250,14 +257,14 @@ async def test_a_pause_is_for_all_and_is_kept(
         assert not other.manager.schedules.snapshot()[0].paused
 
 
-async def test_triggered(sql_url: str, schedule: Callable[..., list[float]]) -> None:
+async def test_triggered(sqlite_url: str, schedule: Callable[..., list[float]]) -> None:
     """A run by hand in one process is live for the others, and changes no due time."""
     let_go = threading.Event()
     runs = schedule(lambda: let_go.wait(PATIENCE), every=60)
-    async with app(sql_url) as one, app(sql_url) as other:
+    async with app(sqlite_url) as one, app(sqlite_url) as other:
         await one.move(10)
         task_id = await one.manager.schedules.trigger("shared")
-        with pytest.raises(ScheduleBusyError):
+        with pytest.raises(ScheduleBusyError, match=BUSY):
             await other.manager.schedules.trigger("shared")
         info = await other.info()
         assert (info.last_task_id, info.last_status) in (
@@ -271,26 +278,26 @@ async def test_triggered(sql_url: str, schedule: Callable[..., list[float]]) -> 
         assert runs == [10, 60]
 
 
-async def test_schedules_of_others(sql_url: str, schedule: Callable[..., list[float]]) -> None:
+async def test_schedules_of_others(sqlite_url: str, schedule: Callable[..., list[float]]) -> None:
     """A schedule that only other processes have is shown, and can be paused but not run."""
-    async with app(sql_url):
+    async with app(sqlite_url):
         schedule(every=60)
     gc.collect()
-    async with app(sql_url) as one:
+    async with app(sqlite_url) as one:
         with suppress(KeyError):
             one.manager._core.schedules._timetables.clear()
         info = await one.info()
         assert (info.timing, info.next_run) == ("every 60 s", None)
         await one.manager.schedules.pause("shared")
         assert (await one.info()).paused
-        with pytest.raises(ScheduleNotFoundError):
+        with pytest.raises(ScheduleNotFoundError, match=UNKNOWN):
             await one.manager.schedules.trigger("shared")
 
 
-async def test_each_process(sql_url: str, schedule: Callable[..., list[float]]) -> None:
+async def test_each_process(sqlite_url: str, schedule: Callable[..., list[float]]) -> None:
     """With each_process, every process has runs of its own, counted from its start."""
     runs = schedule(every=60, each_process=True)
-    async with app(sql_url, wall=START + 7) as one, app(sql_url, wall=START + 8) as other:
+    async with app(sqlite_url, wall=START + 7) as one, app(sqlite_url, wall=START + 8) as other:
         await one.move(60)
         await other.move(60)
         assert runs == [67, 68]
@@ -322,12 +329,12 @@ async def test_the_database_is_away(
 
 
 async def test_a_claim_that_nobody_heard_of(
-    sql_url: str, schedule: Callable[..., list[float]], monkeypatch: pytest.MonkeyPatch
+    sqlite_url: str, schedule: Callable[..., list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A claim whose answer is lost is repeated, and its task runs, once."""
     runs = schedule(every=60)
     lost = lose_an_answer(monkeypatch)
-    async with app(sql_url) as one, app(sql_url) as other:
+    async with app(sqlite_url) as one, app(sqlite_url) as other:
         await one.move(60)
         await other.move(62)
         assert (lost, runs) == (["claimed"], [])
@@ -337,13 +344,13 @@ async def test_a_claim_that_nobody_heard_of(
 
 
 async def test_a_run_by_hand_that_nobody_heard_of(
-    sql_url: str, schedule: Callable[..., list[float]], monkeypatch: pytest.MonkeyPatch
+    sqlite_url: str, schedule: Callable[..., list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run by hand whose claim has no answer is an error, and in nobody's way."""
     runs = schedule(every=60)
-    async with app(sql_url) as one:
+    async with app(sqlite_url) as one:
         lost = lose_an_answer(monkeypatch)
-        with pytest.raises(StoreUnavailableError):
+        with pytest.raises(StoreUnavailableError, match=r"^the line is cut$"):
             await one.manager.schedules.trigger("shared")
         info = await one.info()
         await one.stored(str(info.last_task_id))
@@ -367,11 +374,11 @@ def lose_an_answer(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_a_run_that_is_refused(
-    sql_url: str, schedule: Callable[..., list[float]], monkeypatch: pytest.MonkeyPatch
+    sqlite_url: str, schedule: Callable[..., list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that was claimed and then refused is a FAILED task, and in nobody's way."""
     runs = schedule(every=60)
-    async with app(sql_url) as one, app(sql_url) as other:
+    async with app(sqlite_url) as one, app(sqlite_url) as other:
         intake = one.manager._core.intake
         with monkeypatch.context() as patch:
             patch.setattr(intake, "accept", refuse)
@@ -389,10 +396,10 @@ def refuse(task: object) -> None:
     raise ValueError("no such engine")
 
 
-async def test_no_room(sql_url: str, schedule: Callable[..., list[float]]) -> None:
+async def test_no_room(sqlite_url: str, schedule: Callable[..., list[float]]) -> None:
     """A process whose queue is full leaves a run to another one."""
     runs = schedule(every=60)
-    async with app(sql_url, queue_size=1) as full, app(sql_url) as other:
+    async with app(sqlite_url, queue_size=1) as full, app(sqlite_url) as other:
         await full.manager.submit(int, delay=900)
         full.clock.advance(60)
         await full.answered()
