@@ -82,14 +82,16 @@ def test_in_turn(back_end: BackEnd) -> None:
 
 
 def test_one_that_needs_more_room(back_end: BackEnd) -> None:
-    """A task with a lower limit waits for more to leave, and who comes later waits behind it."""
+    """A task with a lower limit waits for more to leave, and others of its rank wait behind it."""
     guests = Guests(back_end)
     for one in "ab":
         guests.join(one, 2)
     assert guests.join("c", 1) == waits_behind("a", "b")
     assert guests.leave("a") == []
-    assert guests.join("d", 2, rank=1) == waits_behind("b", "c")
-    assert "c" in guests.leave("b")
+    assert guests.join("d", 2) == waits_behind("b", "c")
+    assert guests.join("e", 2, rank=-1) == GRANTED
+    assert guests.leave("b") == []
+    assert "c" in guests.leave("e")
 
 
 def test_only_asked(back_end: BackEnd) -> None:
@@ -101,6 +103,21 @@ def test_only_asked(back_end: BackEnd) -> None:
     assert guests.leave("a") == ["c"]
     assert guests.leave("c") == []
     assert guests.join("b", waits=False) == GRANTED
+
+
+def test_all_at_once(back_end: BackEnd) -> None:
+    """The calls of one process take effect in their order, also if they are made at once."""
+    process = back_end.start()
+    told: dict[str, list[PlaceAnswer]] = {one: [] for one in "abcd"}
+    a, b, c, d = ((PlaceRequest(KEY, one, 1, False), told[one].append) for one in "abcd")
+    process.post([a])
+    process.post([b, "a", c, d])
+    assert told == {
+        "a": [GRANTED],
+        "b": [waits_behind("a")],
+        "c": [GRANTED],
+        "d": [waits_behind("c")],
+    }
 
 
 def test_asked_twice(back_end: BackEnd) -> None:
@@ -250,8 +267,8 @@ tasks = st.integers(0, 11)
 requests = st.tuples(tasks, st.sampled_from(sorted(LIMITS)), st.integers(0, 1), st.booleans())
 """The number of a task, its line, its rank, and whether it waits."""
 
-# Who asks for a place once more before it has an answer may be told once.
-bursts = st.lists(requests, max_size=4, unique_by=lambda request: request[:2])
+bursts = st.lists(st.one_of(requests, requests, tasks), max_size=5)
+"""What a process asks at once: places, and to leave the lines for the tasks of some numbers."""
 
 
 class Places(Machine):
@@ -266,30 +283,35 @@ class Places(Machine):
         self.told: dict[tuple[str, str], list[PlaceAnswer]] = {}
         self.expected: dict[tuple[str, str], list[Seen]] = {}
 
-    @rule(number=numbers, asked=bursts, leaves=st.lists(tasks, max_size=2))
-    def ask(self, number: int, asked: list[tuple[int, str, int, bool]], leaves: list[int]) -> None:
-        """Let a process leave lines for some tasks and ask for others, all at once."""
+    @rule(number=numbers, asked=bursts)
+    def ask(self, number: int, asked: list[tuple[int, str, int, bool] | int]) -> None:
+        """Let a process ask for places and leave lines, all at once."""
         process = self.process(number)
         posted: list[tuple[PlaceRequest, Told] | str] = []
-        for one in leaves:
-            task_id = self.task(one)
-            if self.of.get(task_id) is process and task_id not in self.elsewhere:
-                posted.append(task_id)
-        for task, key, rank, waits in asked:
-            task_id, line = self.task(task), self.prefix + key
-            # A task whose request is withdrawn at once may be told nothing.
-            gone = task_id in posted or task_id in self.elsewhere
-            if gone or self.of.setdefault(task_id, process) is not process:
+        # A task that asks once more before it has an answer, or leaves, may not be told.
+        seen_now: set[str] = set()
+        for step in asked:
+            task_id = self.task(step if isinstance(step, int) else step[0])
+            if task_id in seen_now | self.elsewhere:
                 continue
-            request = PlaceRequest(line, task_id, LIMITS[key], waits, rank)
-            posted.append((request, self.told.setdefault((task_id, line), []).append))
-        for step in posted:
-            if isinstance(step, str):
-                self.leave(step)
-            else:
-                self.join(step[0])
+            seen_now.add(task_id)
+            if isinstance(step, int):
+                if self.of.get(task_id) is process:
+                    self.leave(task_id)
+                    posted.append(task_id)
+            elif self.of.setdefault(task_id, process) is process:
+                _, key, rank, waits = step
+                line = self.prefix + key
+                request = PlaceRequest(line, task_id, LIMITS[key], waits, rank)
+                self.join(request)
+                told = self.told.setdefault((task_id, line), [])
+                posted.append((request, told.append))
         process.post(posted)
         self.back_end.settle()
+        # Who leaves in this moment may have heard of its place, or not.
+        gone = {step for step in posted if isinstance(step, str)}
+        for where in [where for where in self.told if where[0] in gone]:
+            del self.told[where]
 
     def task(self, number: int) -> str:
         """Return the id of the task that has a number now: once it has left, it is another one."""
