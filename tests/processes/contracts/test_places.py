@@ -280,6 +280,7 @@ class Places(Machine):
         self.of: dict[str, Process] = {}
         self.elsewhere: set[str] = set()
         self.ended: Counter[str] = Counter()
+        self.requests: dict[tuple[str, str], PlaceRequest] = {}
         self.told: dict[tuple[str, str], list[PlaceAnswer]] = {}
         self.expected: dict[tuple[str, str], list[Seen]] = {}
 
@@ -302,7 +303,9 @@ class Places(Machine):
             elif self.of.setdefault(task_id, process) is process:
                 _, key, rank, waits = step
                 line = self.prefix + key
-                request = PlaceRequest(line, task_id, LIMITS[key], waits, rank)
+                made = PlaceRequest(line, task_id, LIMITS[key], waits, rank)
+                # Who asks once more asks for the same.
+                request = self.requests.setdefault((task_id, line), made)
                 self.join(request)
                 told = self.told.setdefault((task_id, line), [])
                 posted.append((request, told.append))
