@@ -226,22 +226,6 @@ async def test_a_run_that_is_still_going_has_the_next_one_skipped_and_counted(
     assert callable(tick)
 
 
-async def test_missed_runs_are_not_made_up(manager: TaskManager, asyncframe: Probe) -> None:
-    """After a process is suspended for 95 s there is one run, and the next is due at 100 s."""
-    clock, runs = asyncframe.clock, []
-
-    @scheduled_task(every=10)
-    def tick() -> None:
-        runs.append(clock.monotonic())
-
-    clock.sequencer.now += 95 * 10**9  # all at once, as a suspended machine does
-    await clock.run_for(1)
-    assert runs == [95]
-    await clock.run_for(4)
-    assert runs == [95, 100]
-    assert callable(tick)
-
-
 async def test_an_error_does_not_end_a_schedule(manager: TaskManager, asyncframe: Probe) -> None:
     """A run that fails is a FAILED task, and the next one is made all the same."""
 
