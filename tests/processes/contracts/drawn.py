@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from tests.processes.contracts.implementations import BackEnd, Process
 
-FEW: Final = 12
+FEW: Final = 8
 MANY: Final = 400
 STEPS: Final = 30
 PROCESSES: Final = 3
