@@ -59,6 +59,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.back_end = back_end
         self.prefix = f"{next(_examples)}:"
+        back_end.clear()
         while len(back_end.processes) < PROCESSES:
             back_end.start()
 

@@ -155,6 +155,10 @@ class BackEnd(ABC):
         """Let time pass."""
         self.now += seconds
 
+    def clear(self) -> None:
+        """Remove what has ended, so that a process that starts has less to read."""
+        return
+
     @abstractmethod
     def close(self) -> None:
         """Let go of the back end."""
@@ -333,6 +337,12 @@ class Sql(BackEnd):
         for one in self.processes:
             one.peer.writer.follower.look()
             one.peer.writer.lines.look(one.peer.writer.follower.version)
+
+    def clear(self) -> None:
+        """Remove the tasks that have ended."""
+        if self.processes:
+            with self.processes[0].peer.database.writing() as connection:
+                connection.execute(sa.delete(TASKS).where(TASKS.c.ended_at.is_not(None)))
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass for all processes."""

@@ -304,8 +304,11 @@ class Places(Machine):
                 _, key, rank, waits = step
                 line = self.prefix + key
                 made = PlaceRequest(line, task_id, LIMITS[key], waits, rank)
-                # Who asks once more asks for the same.
+                # Who asks once more asks for the same; in one step with what gives it the place
+                # it is told of that once or twice.
                 request = self.requests.setdefault((task_id, line), made)
+                if request is not made and len(asked) > 1:
+                    continue
                 self.join(request)
                 told = self.told.setdefault((task_id, line), [])
                 posted.append((request, told.append))
