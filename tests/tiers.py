@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -33,6 +33,14 @@ BROUGHT = {
 }
 """What fixtures bring, so that a test that asks for one needs no marker."""
 
+BACK_ENDS = {
+    "celery": "servers",
+    "postgres": "servers",
+    "redis": "servers",
+    "subprocess": "processes",
+}
+"""What back ends need, by the parts of their names."""
+
 EXAMPLES = {
     "docs/examples/plugin/test_outside.py::test_a_program": "processes",
     "tests/docs/test_examples.py::test_example[subprocess_engine]": "processes",
@@ -49,6 +57,20 @@ STARTS = {"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "su
 """Audit events that tell of a new process."""
 
 _LEFT: pytest.StashKey[Counter[str]] = pytest.StashKey()
+
+
+def back_ends(names: Iterable[str]) -> list[Any]:  # pytest does not export the type
+    """Return the parameters of a fixture, marked with what they need.
+
+    Args:
+        names: Of one back end each, such as "sqlite", or of two, such as "postgres+celery".
+    """
+    made = []
+    for name in names:
+        needs = [BACK_ENDS[part] for part in name.split("+") if part in BACK_ENDS]
+        marks = [pytest.mark.extended(need) for need in needs[:1]]
+        made.append(pytest.param(name, marks=marks, id=name))
+    return made
 
 
 class Guard:

@@ -24,6 +24,7 @@ from tests.processes.servers import (
 )
 from tests.processes.sharing import RedisDatabase, port_of
 from tests.processes.workers import CeleryWorker
+from tests.tiers import back_ends
 
 LIMIT = 300
 """Seconds for a test here, unless it says otherwise: one server after the other starts."""
@@ -220,7 +221,7 @@ def celery_conformance_engine(celery_engine: CeleryEngine) -> CeleryEngine:
     return celery_engine
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=back_ends(["sqlite", "postgres"]))
 def sql_url(request: pytest.FixtureRequest) -> str:
     """An empty database of the test's own, of each kind."""
     url: str = request.getfixturevalue(f"{request.param}_url")

@@ -36,6 +36,7 @@ except ImportError as error:
 """
 
 
+@pytest.mark.extended("servers")
 def test_without_the_extra() -> None:
     """Without Celery the framework works, and the engine says which extra to install."""
     for module in ("framework.engines.celery", "framework.worker"):
@@ -43,6 +44,7 @@ def test_without_the_extra() -> None:
         assert said.strip().endswith("pip install 'asyncframe[celery]'"), module
 
 
+@pytest.mark.extended("servers")
 def test_framework_imports_neither() -> None:
     """Importing the framework loads neither Celery nor the Redis client."""
     program = "import sys, framework; print({'celery', 'kombu', 'redis'} & set(sys.modules))"

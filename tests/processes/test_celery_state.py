@@ -121,6 +121,7 @@ def test_who_is_dead() -> None:
     assert not is_dead("")
 
 
+@pytest.mark.extended("processes")
 def test_zombie() -> None:
     """A process that has ended and was not waited for is dead."""
     process = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.DEVNULL)

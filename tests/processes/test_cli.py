@@ -113,6 +113,7 @@ def test_the_script() -> None:
 # -- list
 
 
+@pytest.mark.extended("processes")
 def test_list_is_json_in_a_pipe(run: Any, written: Written) -> None:
     """Into a pipe, a list has one JSON object for each task, the newest first."""
     said = run("list", "--store", written.url)
@@ -125,6 +126,7 @@ def test_list_is_json_in_a_pipe(run: Any, written: Written) -> None:
     assert said.objects[1]["error_message"] == "no [3]\n\x1b[31m"
 
 
+@pytest.mark.extended("processes")
 def test_list_of_some(run: Any, written: Written) -> None:
     """A list may be of some statuses, a name, an owner or a text, in either order."""
     cases: list[tuple[str, list[int]]] = [
@@ -150,6 +152,7 @@ def test_list_of_some(run: Any, written: Written) -> None:
     assert found == cases
 
 
+@pytest.mark.extended("processes")
 def test_list_refused(run: Any, written: Written) -> None:
     """A limit or place that is none is refused by its name, with status 2."""
     cases = {
@@ -165,6 +168,7 @@ def test_list_refused(run: Any, written: Written) -> None:
     }
 
 
+@pytest.mark.extended("processes")
 @pytest.mark.parametrize("with_rich", [True, False], ids=["rich", "plain"])
 def test_a_table_in_a_pipe(
     run: Any, written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_rich: bool
@@ -197,6 +201,7 @@ def test_a_table_in_a_pipe(
 # -- show and wait
 
 
+@pytest.mark.extended("processes")
 def test_one_task(run: Any, written: Written) -> None:
     """A task is found by its id, or by the beginning of it."""
     for command in ("show", "wait"):
@@ -208,12 +213,14 @@ def test_one_task(run: Any, written: Written) -> None:
         assert found == "invoice-7"
 
 
+@pytest.mark.extended("processes")
 def test_waiting_for_a_failed_task(run: Any, written: Written) -> None:
     """The status of a wait is 1 if the task has not COMPLETED, and that of a look 0."""
     assert run("wait", written.ids[2], "--store", written.url).status == 1
     assert run("show", written.ids[2], "--store", written.url).status == 0
 
 
+@pytest.mark.extended("processes")
 def test_unknown(run: Any, written: Written) -> None:
     """An unknown id is named, with the store, and the status is 1; so is an ambiguous one."""
     for start in ("nobody", "%", "\ud800"):
@@ -225,6 +232,7 @@ def test_unknown(run: Any, written: Written) -> None:
     assert said.err.startswith("asyncframe: several ids begin with '': ")
 
 
+@pytest.mark.extended("processes")
 def test_cancel_of_what_has_ended(run: Any, written: Written) -> None:
     """Tasks that have ended cannot be cancelled; each is named."""
     said = run("cancel", written.ids[0], "nobody", "--store", written.url)
@@ -250,6 +258,7 @@ def set_running(file: Path, task_id: str) -> None:
         )
 
 
+@pytest.mark.extended("processes")
 def test_a_store_that_goes_away(
     run: Any, written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +281,7 @@ def test_a_store_that_goes_away(
     )
 
 
+@pytest.mark.extended("processes")
 def test_cancel_without_a_process(run: Any, written: Written, tmp_path: Path) -> None:
     """There is nobody to cancel a task whose process has ended, and the answer says so."""
     file, task_id = copied(written, tmp_path), written.ids[0]
@@ -286,6 +296,7 @@ def test_cancel_without_a_process(run: Any, written: Written, tmp_path: Path) ->
     )
 
 
+@pytest.mark.extended("processes")
 def test_run_again_without_a_process(run: Any, written: Written, tmp_path: Path) -> None:
     """A failed task is run again when its app starts next, and the answer says so."""
     store = "--store", f"sqlite:///{copied(written, tmp_path)}"
@@ -299,6 +310,7 @@ def test_run_again_without_a_process(run: Any, written: Written, tmp_path: Path)
     )
 
 
+@pytest.mark.extended("processes")
 def test_a_long_result(run: Any, written: Written, tmp_path: Path) -> None:
     """A long result is cut where people read it, and whole as JSON."""
     file, task_id = copied(written, tmp_path), written.ids[0]
@@ -320,6 +332,7 @@ def test_a_long_result(run: Any, written: Written, tmp_path: Path) -> None:
 # -- schedules
 
 
+@pytest.mark.extended("processes")
 def test_schedules(run: Any, written: Written, tmp_path: Path) -> None:
     """Schedules are listed, paused and resumed for all processes."""
     store = "--store", f"sqlite:///{copied(written, tmp_path)}"
@@ -332,6 +345,7 @@ def test_schedules(run: Any, written: Written, tmp_path: Path) -> None:
     assert run("schedules", "resume", "tidies", *store).objects[0]["paused"] is False
 
 
+@pytest.mark.extended("processes")
 def test_nobody_runs(run: Any, written: Written, tmp_path: Path) -> None:
     """A run that no process is there for is told, and so is one that is already waiting."""
     store = "--store", f"sqlite:///{copied(written, tmp_path)}"
@@ -350,6 +364,7 @@ def test_nobody_runs(run: Any, written: Written, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.extended("processes")
 def test_schedules_refused(run: Any, written: Written) -> None:
     """A missing name and an unknown one are said in plain words."""
     cases = {
@@ -379,6 +394,7 @@ def test_nothing_is_named(run: Any) -> None:
     )
 
 
+@pytest.mark.extended("processes")
 def test_by_environment(run: Any, written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment names the store if no option does."""
     monkeypatch.setenv("ASYNCFRAME_STORE", written.url)
@@ -480,6 +496,7 @@ def apps(tmp_path_factory: pytest.TempPathFactory, written: Written) -> Path:
     return folder
 
 
+@pytest.mark.extended("processes")
 def test_the_store_of_an_app(apps: Path) -> None:
     """An app is found in the current folder, and in it the store that its lifespan has."""
     said = in_folder(apps, "inside:Nested.app")["inside:Nested.app"]
@@ -510,6 +527,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.extended("processes")
 def test_apps_without_one_store(apps: Path) -> None:
     """What keeps an app's tasks from being found is said in plain words."""
     said = in_folder(apps, *REFUSED)

@@ -24,6 +24,8 @@ from tests.children import python
 from tests.patience import PATIENCE
 from tests.serving import ROOT, Server, serving
 
+pytestmark = pytest.mark.extended("processes")
+
 PROGRAM = [sys.executable, "-m", "framework"]
 
 

@@ -93,6 +93,7 @@ def only(engine: CeleryEngine) -> Finding:
     return findings[0]
 
 
+@pytest.mark.extended("servers")
 def test_all_good(url: str) -> None:
     """With default settings there are no findings."""
     engine = engine_on(url)
@@ -120,6 +121,7 @@ async def test_running_app(celery_engine: CeleryEngine) -> None:
     assert [(one["pid"], one["shared"]) for one in listed] == [(os.getpid(), False)]
 
 
+@pytest.mark.extended("servers")
 def test_no_worker(url: str) -> None:
     """The doctor reports that no worker runs, but not as a problem."""
     report = examine(engine_on(url))
@@ -127,6 +129,7 @@ def test_no_worker(url: str) -> None:
     assert report.notes == ["no worker is running, so the workers were not checked"]
 
 
+@pytest.mark.extended("servers")
 def test_setting(url: str) -> None:
     """A setting that loses tasks, or their limits, is named with what comes of it."""
     cases: list[tuple[dict[str, Any], str, str, str]] = [
@@ -167,6 +170,7 @@ def test_setting(url: str) -> None:
     assert wrong == []
 
 
+@pytest.mark.extended("servers")
 def test_functions_without_a_limit(url: str) -> None:
     """Functions without a limit are named, since nothing would start with them."""
     engine = engine_on(url, default_limit=None)
@@ -179,6 +183,7 @@ def test_functions_without_a_limit(url: str) -> None:
     assert found.cure.endswith("CeleryEngine(default_limit=...)")
 
 
+@pytest.mark.extended("servers")
 def test_soft_limits_allowed(url: str) -> None:
     """A pool that cannot keep limits is good for whoever says so."""
     engine = engine_on(url, {"worker_pool": "threads"}, allow_soft_limits=True)
@@ -186,6 +191,7 @@ def test_soft_limits_allowed(url: str) -> None:
     assert examine(engine).findings == []
 
 
+@pytest.mark.extended("servers")
 def test_queue_of_no_worker(url: str) -> None:
     """A queue from which none of the running workers takes is found."""
     engine = engine_on(url)
@@ -198,6 +204,7 @@ def test_queue_of_no_worker(url: str) -> None:
     assert examine(engine).findings == []
 
 
+@pytest.mark.extended("servers")
 @pytest.mark.parametrize("kind", ["apps", "workers"])
 def test_shared_queue(url: str, kind: str) -> None:
     """Two namespaces on one queue of one broker are found, from either side."""
@@ -211,6 +218,7 @@ def test_shared_queue(url: str, kind: str) -> None:
         assert f"'jobs' of the namespace '{own}' is also the queue of '{other}'" in found.problem
 
 
+@pytest.mark.extended("servers")
 def test_queues_that_are_apart(url: str) -> None:
     """Namespaces whose workers only share Celery's default queue, or a name, are good."""
     one, two, far = (engine_on(url, namespace=name) for name in ("one", "two", "far"))
@@ -220,6 +228,7 @@ def test_queues_that_are_apart(url: str) -> None:
     assert examine(one).findings == []
 
 
+@pytest.mark.extended("servers")
 def test_eviction(url: str) -> None:
     """A Redis that throws keys away when memory is short is found."""
     engine = engine_on(url)
@@ -234,6 +243,7 @@ def test_eviction(url: str) -> None:
     assert "is 'allkeys-lru' in Redis: when memory is full it deletes" in found.problem
 
 
+@pytest.mark.extended("servers")
 def test_nothing_saved(url: str) -> None:
     """A Redis that saves nothing is found."""
     engine = engine_on(url)
@@ -253,6 +263,7 @@ def test_redis_away(redis_server: RedisServer) -> None:
     assert report.notes == ["Redis, the workers and the apps were not checked"]
 
 
+@pytest.mark.extended("servers")
 def test_several_on_memory(url: str) -> None:
     """Apps that each keep tasks in their own memory are found, one alone is not."""
     engine = engine_on(url)
@@ -266,6 +277,7 @@ def test_several_on_memory(url: str) -> None:
     assert "store=SQLStore(url)" in found.cure
 
 
+@pytest.mark.extended("servers")
 def test_gone_processes(url: str) -> None:
     """A process that has told nothing for a while is gone, and has no part in anything."""
     engine = engine_on(url)
@@ -275,6 +287,7 @@ def test_gone_processes(url: str) -> None:
     assert examine(engine).findings == []
 
 
+@pytest.mark.extended("servers")
 async def test_entries_of_the_dead(url: str) -> None:
     """The entry of a killed process is dropped after a day."""
     engine = engine_on(url)
@@ -288,6 +301,7 @@ async def test_entries_of_the_dead(url: str) -> None:
         assert "web-2" in engine.state.client.hkeys(engine.state.processes("apps"))
 
 
+@pytest.mark.extended("servers")
 def test_clock(url: str) -> None:
     """A machine whose clock is off is found, with by how much."""
     engine = engine_on(url)
@@ -298,6 +312,7 @@ def test_clock(url: str) -> None:
         assert found.problem.startswith(f"of far (pid 7) differs from Redis by {skew:+.1f} s")
 
 
+@pytest.mark.extended("servers")
 def test_pool_of_a_worker(url: str) -> None:
     """A running worker with a pool that cannot keep limits is found."""
     engine = engine_on(url)
@@ -308,6 +323,7 @@ def test_pool_of_a_worker(url: str) -> None:
     )
 
 
+@pytest.mark.extended("servers")
 def test_visibility_of_a_worker(url: str) -> None:
     """A worker that was started with shorter limits is found."""
     engine = engine_on(url)
@@ -315,6 +331,7 @@ def test_visibility_of_a_worker(url: str) -> None:
     assert "of web-1 (pid 7) is 90 s, and tasks may run for 600 s here" in only(engine).problem
 
 
+@pytest.mark.extended("servers")
 def test_other_signature(url: str) -> None:
     """A function that has other parameters elsewhere is found, by name and place."""
     engine = engine_on(url)
@@ -326,6 +343,7 @@ def test_other_signature(url: str) -> None:
     assert "other parameters or annotations in old (pid 7) than here" in found.problem
 
 
+@pytest.mark.extended("servers")
 def test_unknown_function(url: str) -> None:
     """A function that a worker does not know is found."""
     engine = engine_on(url)
@@ -338,6 +356,7 @@ def test_unknown_function(url: str) -> None:
     )
 
 
+@pytest.mark.extended("servers")
 def test_function_of_no_app(url: str) -> None:
     """A function that an app does not know is nothing wrong: it does not submit it."""
     engine = engine_on(url)
@@ -346,6 +365,7 @@ def test_function_of_no_app(url: str) -> None:
     assert examine(engine).findings == []
 
 
+@pytest.mark.extended("servers")
 def test_other_release(url: str) -> None:
     """Another release of this library is found."""
     engine = engine_on(url)
@@ -413,6 +433,7 @@ bare = Celery("bare", broker={url!r})
     return tmp_path
 
 
+@pytest.mark.extended("servers")
 def test_command_on_a_good_app(shop: Path) -> None:
     """The program says that all is good and exits with 0."""
     done = python("-m", "framework", "doctor", "shop:celery_app", cwd=shop, status=GOOD)
@@ -420,6 +441,7 @@ def test_command_on_a_good_app(shop: Path) -> None:
     assert done.stdout.splitlines()[-1] == "no problems found"
 
 
+@pytest.mark.extended("servers")
 def test_command_with_findings(shop: Path) -> None:
     """The command prints each finding with its cure, and exits with 1."""
     path = shop / "shop.py"
@@ -438,6 +460,7 @@ def test_command_with_findings(shop: Path) -> None:
     ]
 
 
+@pytest.mark.extended("servers")
 def test_command_used_wrongly(shop: Path) -> None:
     """A command that names nothing to look at says so, and exits with 2."""
     cases = {
@@ -455,6 +478,7 @@ def test_command_used_wrongly(shop: Path) -> None:
     } == {}
 
 
+@pytest.mark.extended("servers")
 def test_other_words(tmp_path: Path) -> None:
     """Without a command, and with an unknown or incomplete one, it says what there is."""
     nothing, unknown, incomplete = run(tmp_path, [], ["nurse"], ["doctor"])

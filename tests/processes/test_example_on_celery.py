@@ -20,6 +20,8 @@ from tests.processes.servers import RedisServer
 from tests.processes.workers import CeleryWorker
 from tests.serving import Server, serving
 
+pytestmark = pytest.mark.extended("servers")
+
 PARTS = """
 from celery import Celery
 from framework.engines.celery import CeleryEngine

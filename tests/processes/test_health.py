@@ -8,10 +8,14 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import pytest
+
 from tests.children import python
 from tests.docs.test_deployment import DOCS, commands, dockerfile
 from tests.patience import PATIENCE
 from tests.serving import STOPPING, Server, serving
+
+pytestmark = pytest.mark.extended("processes")
 
 APP = "tests.processes.apps.watched:app"
 

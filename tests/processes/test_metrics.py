@@ -14,6 +14,8 @@ from tests.patience import PATIENCE
 from tests.processes.connections import PATIENT, WORKERS, workers
 from tests.serving import READY, Server, serving
 
+pytestmark = pytest.mark.extended("processes")
+
 APP = "tests.processes.apps.watched:app"
 
 

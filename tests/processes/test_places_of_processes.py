@@ -294,6 +294,7 @@ def holding(url: str) -> Iterator[subprocess.Popen[str]]:
         made.communicate()
 
 
+@pytest.mark.extended("processes")
 async def test_no_key_is_stuck_after_a_kill(sqlite_url: str) -> None:
     """The key of a task whose process is killed is free as soon as the others notice."""
     with holding(sqlite_url) as killed:

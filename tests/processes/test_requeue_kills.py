@@ -208,6 +208,7 @@ async def disturbed(url: str, folder: Path, how: list[str], *, count: int, seed:
         return run
 
 
+@pytest.mark.extended("processes")
 async def test_killed_under_load(sqlite_url: str, tmp_path: Path) -> None:
     """What processes accepted before they were killed runs in others, and only once."""
     run = await disturbed(sqlite_url, tmp_path, ["kill"], count=12, seed=1)

@@ -101,6 +101,7 @@ async def check(made: Processes, url: str) -> Counter[str]:
     return Counter(ended.values())
 
 
+@pytest.mark.extended("processes")
 async def test_killed_in_a_run(sqlite_url: str) -> None:
     """While a killed process is not missed yet, its run is live; then others run what is due."""
     url = sqlite_url
@@ -120,6 +121,7 @@ async def test_killed_in_a_run(sqlite_url: str) -> None:
     assert ended["completed"] >= 2
 
 
+@pytest.mark.extended("processes")
 async def test_a_run_that_is_requeued(sqlite_url: str) -> None:
     """A run that may be repeated is run again by another process, under the same id."""
     with processes(sqlite_url) as made:

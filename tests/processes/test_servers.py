@@ -112,6 +112,7 @@ def test_postgres_goes_and_comes_back(postgres_server: PostgresServer) -> None:
         engine.dispose()
 
 
+@pytest.mark.extended("servers")
 def test_close_while_paused() -> None:
     """Closing ends a server that is paused and removes its folder."""
     server = RedisServer()
@@ -124,6 +125,7 @@ def test_close_while_paused() -> None:
     assert not server.folder.exists()
 
 
+@pytest.mark.extended("servers")
 def test_log_of_a_failed_start() -> None:
     """A server that does not start says in the error what it wrote."""
     server = RedisServer("--no-such-option", "1")
@@ -132,6 +134,7 @@ def test_log_of_a_failed_start() -> None:
     server.close()
 
 
+@pytest.mark.extended("servers")
 def test_no_server_outlives_a_killed_parent() -> None:
     """When the process that started servers is killed, the servers end too."""
     for name in ("postgres", "redis-server"):
@@ -159,6 +162,7 @@ print(port_of("redis-server", Path(sys.argv[1]), int(sys.argv[2])))
 """
 
 
+@pytest.mark.extended("servers")
 def test_a_run_shares_a_server(tmp_path: Path) -> None:
     """Processes that ask at once share a server, which outlives them, and ends with the run."""
     for name in SERVERS:
@@ -178,6 +182,7 @@ def test_a_run_shares_a_server(tmp_path: Path) -> None:
     os.close(ended)
 
 
+@pytest.mark.extended("servers")
 def test_a_server_that_cannot_be_shared(tmp_path: Path) -> None:
     """Whoever asks for a server that does not start hears what it wrote."""
     with pytest.raises(AssertionError, match=r"ended with 1:\n(?s:.)*ProcessLookupError"):

@@ -128,6 +128,7 @@ except ImportError as error:
 """
 
 
+@pytest.mark.extended("processes")
 def test_extra_is_not_installed() -> None:
     """Without its extra the store says what to install, and the framework works."""
     said = {
@@ -138,6 +139,7 @@ def test_extra_is_not_installed() -> None:
     assert found == said
 
 
+@pytest.mark.extended("processes")
 def test_framework_imports_no_database() -> None:
     """A framework that keeps its tasks in memory does not import SQLAlchemy."""
     code = "import sys, framework, framework.lifespan; print('sqlalchemy' in sys.modules)"

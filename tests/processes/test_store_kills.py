@@ -115,6 +115,7 @@ async def check_after_kill(url: str, folder: Path, ids: list[str]) -> dict[str, 
     return found
 
 
+@pytest.mark.extended("processes")
 @pytest.mark.parametrize("running", [0, 3])
 async def test_killed_with_tasks(sql_url: str, tmp_path: Path, running: int) -> None:
     """Tasks that wait or run when their process is killed end INTERRUPTED, the finished stay."""
@@ -135,6 +136,7 @@ async def test_killed_with_tasks(sql_url: str, tmp_path: Path, running: int) -> 
     assert sum(status == "completed" for status in found.values()) == running
 
 
+@pytest.mark.extended("processes")
 @pytest.mark.parametrize("turn", range(2))
 async def test_killed_at_a_random_moment(sqlite_url: str, tmp_path: Path, turn: int) -> None:
     """Whenever a process is killed, none of its tasks is said to have finished that has not."""
@@ -170,6 +172,7 @@ async def kill_at_random(url: str, folder: Path, rng: random.Random) -> None:
     assert found.keys() == set(accepted), "what was acknowledged is there"
 
 
+@pytest.mark.extended("processes")
 async def test_suspended_process_changes_nothing(sql_url: str, tmp_path: Path) -> None:
     """A process that was given up and continues does not bring its tasks back."""
     folder = tmp_path / "ran"

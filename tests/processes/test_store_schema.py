@@ -69,6 +69,7 @@ def test_tables_are_what_the_code_says(database: Database, sql_url: str) -> None
         assert columns(sql_url, table.name) == {column.name for column in table.columns}
 
 
+@pytest.mark.extended("processes")
 def test_four_processes_start_at_once(sql_url: str) -> None:
     """Four processes that find no tables at the same moment all start, with one set of tables."""
     done = python("-c", FOUR_START, sql_url)

@@ -15,6 +15,8 @@ from tests.processes.connections import PATIENT, WORKERS, Worker, workers
 from tests.processes.servers import Databases
 from tests.serving import READY, Server, serving
 
+pytestmark = pytest.mark.extended("processes")
+
 APP = "tests.processes.apps.shared:app"
 
 

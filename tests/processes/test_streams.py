@@ -14,6 +14,8 @@ import pytest
 from tests.patience import PATIENCE
 from tests.serving import Server, serving
 
+pytestmark = pytest.mark.extended("processes")
+
 APP = "tests.processes.apps.streamed:app"
 
 

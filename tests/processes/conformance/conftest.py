@@ -12,9 +12,10 @@ from framework import TaskManager
 from framework.protocols import RemoteEngine
 from tests.processes.conformance import tasks
 from tests.processes.conformance.backends import NAMES, Backend, Heard, example
+from tests.tiers import back_ends
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=back_ends(NAMES))
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
     """One way to keep and to run tasks."""
     name: str = request.param

@@ -16,6 +16,7 @@ from tests.patience import PATIENCE
 from tests.processes.conformance import tasks
 from tests.processes.conformance.backends import CARRYING, NAMES, Backend
 from tests.processes.conformance.tasks import ShopError
+from tests.tiers import back_ends
 
 USER: ContextVar[str | None] = ContextVar("user", default=None)
 """Who makes the request."""
@@ -51,7 +52,7 @@ async def test_the_owner_is_kept(owned: TaskManager) -> None:
 
 
 # The engine of the documentation carries no owner to its children.
-@pytest.mark.parametrize("backend", CARRYING, indirect=True)
+@pytest.mark.parametrize("backend", back_ends(CARRYING), indirect=True)
 async def test_the_owner_travels(owned: TaskManager) -> None:
     """What a task submits where it runs belongs to the same owner."""
     USER.set("ann & bob 日本")
@@ -90,7 +91,7 @@ async def walk(manager: TaskManager, **filters: Any) -> list[str]:
         assert page.total > len(found)
 
 
-@pytest.mark.parametrize("backend", [*NAMES, "memory+celery"], indirect=True)
+@pytest.mark.parametrize("backend", back_ends([*NAMES, "memory+celery"]), indirect=True)
 async def test_lists(owned: TaskManager) -> None:
     """Tasks are found by owner, name, statuses and text, and all pages together have each once."""
     # Redis knows the ids of other tests.

@@ -11,10 +11,11 @@ from framework.telemetry.opentelemetry import OpenTelemetrySink
 from tests.patience import PATIENCE
 from tests.processes.conformance import tasks
 from tests.processes.conformance.backends import CARRYING
+from tests.tiers import back_ends
 
 
 # The engine of the documentation carries no context to its children.
-@pytest.mark.parametrize("backend", CARRYING, indirect=True)
+@pytest.mark.parametrize("backend", back_ends(CARRYING), indirect=True)
 async def test_a_run_is_linked_to_its_request(manager: TaskManager) -> None:
     """A run is a trace of its own with a link to that of the caller, whose baggage it has."""
     provider = TracerProvider()

@@ -11,10 +11,11 @@ from framework import CancelOutcome, Task, TaskCancelledError, TaskManager, Task
 from tests.patience import PATIENCE
 from tests.processes.conformance import tasks
 from tests.processes.conformance.backends import CARRYING, SPAN, Backend, Heard
+from tests.tiers import back_ends
 from tests.words import timeless
 
 # The engine of the documentation does not pass on why its child waits.
-TELLS_OF_PAUSES = pytest.mark.parametrize("backend", CARRYING, indirect=True)
+TELLS_OF_PAUSES = pytest.mark.parametrize("backend", back_ends(CARRYING), indirect=True)
 
 
 async def known(manager: TaskManager, task_id: str) -> Task:

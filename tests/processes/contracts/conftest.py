@@ -9,9 +9,10 @@ import pytest
 
 from framework.engines.celery._shared import lines
 from tests.processes.contracts.implementations import KINDS, LONG, BackEnd, opened
+from tests.tiers import back_ends
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=back_ends(KINDS))
 def back_end(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[BackEnd]:
     """A back end of each kind, without a process."""
 

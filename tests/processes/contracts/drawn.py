@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from tests.processes.contracts.implementations import BackEnd, Process
+from tests.tiers import back_ends
 
 FEW: Final = 8
 MANY: Final = 400
@@ -26,7 +27,9 @@ how_many = pytest.mark.parametrize(
 )
 """Gives a test a number of examples: some each time, and many of them in a soak."""
 
-mortal = pytest.mark.parametrize("back_end", ["sqlite", "postgres", "redis"], indirect=True)
+mortal = pytest.mark.parametrize(
+    "back_end", back_ends(["sqlite", "postgres", "redis"]), indirect=True
+)
 """Gives a test the back ends whose processes can die while others go on."""
 
 numbers: Final = st.integers(0, PROCESSES - 1)
