@@ -18,7 +18,7 @@ NEEDS = ("servers", "processes", "browser", "tools", "time")
 """What a test may need, in the order of the summary.
 
 Servers of other people, further processes of ours, a browser, programs such as mypy or npm, and
-seconds of computing.
+seconds of computing or of waiting.
 """
 
 BROUGHT = {

@@ -120,6 +120,7 @@ def bury(url: str, manager: TaskManager) -> None:
     database.close()
 
 
+@pytest.mark.extended("time")
 async def test_restart(sql_url: str) -> None:
     """What waited at a shutdown runs after the restart, as the task that it was."""
     async with framework(sql_url) as manager:
@@ -141,6 +142,7 @@ async def test_restart(sql_url: str) -> None:
         assert after.queue_time > 0
 
 
+@pytest.mark.extended("time")
 async def test_restart_on_the_loop(sql_url: str) -> None:
     """A coroutine that was delayed when its process ended runs on the next one's loop, in time."""
     async with framework(sql_url) as manager:
@@ -158,6 +160,7 @@ async def test_restart_on_the_loop(sql_url: str) -> None:
         assert await manager.cancel_task(late)
 
 
+@pytest.mark.extended("time")
 async def test_counters_and_events(sql_url: str) -> None:
     """A task that is taken over is counted and told of there, and no more where it was."""
     events: list[TaskEvent] = []
@@ -213,6 +216,7 @@ async def test_waiters_at_shutdown(sql_url: str) -> None:
         await waiting
 
 
+@pytest.mark.extended("time")
 async def test_running_once_more(sql_url: str) -> None:
     """What may run twice is run again if it was running at the shutdown; its attempts go on."""
     async with framework(sql_url) as manager:
@@ -305,6 +309,7 @@ def only_one(number: int) -> int:
     return number
 
 
+@pytest.mark.extended("time")
 async def test_unique_and_limited(sql_url: str) -> None:
     """A unique task whose function runs once at a time is still that after a restart."""
     async with framework(sql_url) as manager:
@@ -389,6 +394,7 @@ async def test_in_virtual_time(asyncframe: Probe) -> None:
     assert (task.result, task.queue_time, task.attempts) == (2, 3_600.0, 1)
 
 
+@pytest.mark.extended("time")
 async def test_task_that_cannot_be_taken_over(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

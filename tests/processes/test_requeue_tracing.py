@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -9,6 +10,8 @@ from framework import background_task, get_task_manager, setup_async_framework
 from framework.stores.sql import SQLStore
 from framework.telemetry.opentelemetry import OpenTelemetrySink
 from tests.patience import PATIENCE
+
+pytestmark = pytest.mark.extended("time")
 
 
 @background_task(name="traced over a restart", on_restart="requeue", timeout=30.0)

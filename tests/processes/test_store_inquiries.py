@@ -145,6 +145,7 @@ def test_a_place_proves_a_task(sql_url: str) -> None:
         assert one.writer.inquiries.expected(["unknown", "placed"]) == {"placed"}
 
 
+@pytest.mark.extended("time")
 async def test_a_task_of_a_process_that_stands_still_is_found(
     sql_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,6 +147,7 @@ def outside(number: int) -> list[float | None]:
 written = threading.Event()
 
 
+@pytest.mark.extended("time")
 async def test_options_of_what_is_run_again(sql_url: str) -> None:
     """A task from outside has the options of the one that it repeats, and events of its own."""
     events: list[tuple[str, str | None]] = []

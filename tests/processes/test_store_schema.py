@@ -147,6 +147,7 @@ def test_first_version_is_upgraded(sql_url: str) -> None:
         }
 
 
+@pytest.mark.extended("time")
 def test_patience_with_an_upgrade(database: Database, sql_url: str) -> None:
     """A process waits long for another one that upgrades the tables, and for nothing else."""
     store = SQLStore(sql_url)

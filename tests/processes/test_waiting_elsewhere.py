@@ -147,6 +147,7 @@ async def test_a_task_of_another_process_that_has_ended(two: Two) -> None:
     assert [task.to_dict()["cancel"] for task in await two.seen(task_id)] == [None, None]
 
 
+@pytest.mark.extended("time")
 async def test_the_end_of_a_task_of_another_process(two: Two) -> None:
     """`wait` returns how a task of another process ended, or how it is when the time is over."""
     gate = threading.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from framework import TaskManager, TaskTimeoutError
@@ -12,6 +13,8 @@ from framework.telemetry.prometheus import PrometheusSink
 from tests.patience import PATIENCE
 from tests.processes.conformance import tasks
 from tests.processes.conformance.backends import Backend
+
+pytestmark = pytest.mark.extended("time")
 
 ERRORS = (ValueError, TaskTimeoutError)
 

@@ -77,6 +77,7 @@ async def test_over_the_rate(manager: TaskManager) -> None:
     assert sorted(map(str, (one for one in ended if one not in refused))) == [key, key]
 
 
+@pytest.mark.extended("time")
 async def test_waiting_for_a_place(manager: TaskManager) -> None:
     """Calls that wait all come through, in no less time than the rate allows."""
     before = datetime.now(UTC).timestamp()

@@ -47,6 +47,7 @@ async def test_arguments_that_are_no_json(manager: TaskManager) -> None:
     assert manager.get_stats()["submitted"] == 0
 
 
+@pytest.mark.extended("time")
 async def test_delayed_at_a_restart(backend: Backend) -> None:
     """What becomes of a delayed task when the app stops and starts again."""
     expected = AFTER_A_RESTART[backend.name]

@@ -40,6 +40,7 @@ def schedule() -> Iterator[Declare]:
     gc.collect()
 
 
+@pytest.mark.extended("time")
 async def test_runs(backend: Backend, schedule: Declare) -> None:
     """A schedule submits its function again and again, and shows its last run."""
     name = schedule(every=0.2)
