@@ -83,9 +83,11 @@ __all__ = [
     "layer_of",
     "override_framework",
     "override_when_used",
+    "own_schedules",
     "rate_limits",
     "refuse",
     "registered_functions",
+    "set_up_apps",
     "signature_of",
     "was_cut_short",
     "worker_bound",
@@ -334,6 +336,16 @@ def registered_functions() -> dict[str, Callable[..., Any]]:
     """
     found = {name: registry.find_function(name) for name in registry.names()}
     return {name: function for name, function in found.items() if function is not None}
+
+
+def own_schedules(manager: TaskManager) -> dict[str, Callable[..., Any]]:
+    """Return the functions scheduled under a manager that no other one runs, by name."""
+    return {it.spec.name: it.spec.fn for it in manager._core.schedules.own()}
+
+
+def set_up_apps(manager: TaskManager) -> list[Any]:
+    """Return the apps that are set up under a manager, the latest first."""
+    return [home.app for home in tuple(manager._core.intake.homes) if home.app is not None]
 
 
 def _is_throttled(fn: Any) -> bool:

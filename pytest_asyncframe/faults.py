@@ -109,7 +109,7 @@ class FaultPlan:
             exc: The error: an instance, a class, or a function that returns or raises one.
 
         Raises:
-            LookupError: If *fn* is a name that no function has, or several have.
+            LookupError: If *fn* is a name that no function has, or that is ambiguous.
             TypeError: If *on* or *exc* is of a wrong type.
             ValueError: If *on* has a number below 1, or one of an attempt that has started or
                 is planned to fail already.
@@ -145,7 +145,7 @@ class FaultPlan:
             on: Which attempts of it, as in `fail`.
 
         Raises:
-            LookupError: If *fn* is a name that no function has, or several have.
+            LookupError: If *fn* is a name that no function has, or that is ambiguous.
             RuntimeError: If time is real in this test.
             TypeError: If *on* or *seconds* is of a wrong type.
             ValueError: If *seconds* is not above 0 and finite, or a number of *on* is wrong.
@@ -171,7 +171,7 @@ class FaultPlan:
             fn: A decorated function, or its name; None for a task of any function.
 
         Raises:
-            LookupError: If *fn* is a name that no function has, or several have.
+            LookupError: If *fn* is a name that no function has, or that is ambiguous.
             ValueError: If *after* is not one of these.
         """
         __tracebackhide__ = True
@@ -198,7 +198,7 @@ class FaultPlan:
             fn: A decorated function, or its name; None for submissions of all functions.
 
         Raises:
-            LookupError: If *fn* is a name that no function has, or several have.
+            LookupError: If *fn* is a name that no function has, or that is ambiguous.
             TypeError: If *next* is not a whole number.
             ValueError: If *next* is below 1.
         """
@@ -221,7 +221,7 @@ class FaultPlan:
             fn: A decorated function, or its name, as for the matchers of `asyncframe`.
 
         Raises:
-            LookupError: If *fn* is a name that no function has, or several have.
+            LookupError: If *fn* is a name that no function has, or that is ambiguous.
         """
         __tracebackhide__ = True
         target = self._names.target(fn)
@@ -256,7 +256,7 @@ class FaultPlan:
             seconds: How much longer slow attempts take, above 0.
 
         Raises:
-            LookupError: If *fn* is a name that no function has, or several have.
+            LookupError: If *fn* is a name that no function has, or that is ambiguous.
             RuntimeError: If *kinds* has ``slow`` where time is real.
             TypeError: If an argument is of a wrong type.
             ValueError: If *p*, *kinds* or *seconds* is not one of the above.

@@ -364,7 +364,7 @@ def asyncframe(request: pytest.FixtureRequest) -> Probe:
 
     from pytest_asyncframe.probe import Probe  # only if it is used
 
-    toolkit.foreign = _TEST_MODULES - {module_name(request.node)}
+    _place(toolkit, request)
     return Probe(toolkit)
 
 
@@ -396,7 +396,7 @@ def task_clock(request: pytest.FixtureRequest) -> VirtualClock:
 def task_faults(request: pytest.FixtureRequest) -> FaultPlan:
     """Plans faults for the tasks of this test: failures, slow calls, crashes and the like."""
     toolkit = _toolkit(request)
-    toolkit.foreign = _TEST_MODULES - {module_name(request.node)}
+    _place(toolkit, request)
     return toolkit.faults
 
 
@@ -408,6 +408,12 @@ def task_benchmark(request: pytest.FixtureRequest) -> TaskBenchmark:
     toolkit = request.node.stash.get(_TOOLKIT, None)
     rows = request.config.stash.setdefault(_BENCHMARKS, [])
     return TaskBenchmark.of(request, toolkit, rows)
+
+
+def _place(toolkit: Toolkit, request: pytest.FixtureRequest) -> None:
+    """Tell which module the test is in, for the names of functions."""
+    toolkit.module = getattr(request.node, "module", None)
+    toolkit.foreign = _TEST_MODULES - {module_name(request.node)}
 
 
 def _toolkit(request: pytest.FixtureRequest) -> Toolkit:

@@ -13,7 +13,6 @@ from framework import Task, TaskManager, TaskNotFoundError
 from framework.protocols import TaskRecord
 from pytest_asyncframe._places import users_place
 from pytest_asyncframe._seen import matchers
-from pytest_asyncframe._seen.names import Names
 from pytest_asyncframe._seen.references import task_id_of
 from pytest_asyncframe._toolkit.clients import BASE_URL, Client, LiveServer
 from pytest_asyncframe.clock import VirtualClock
@@ -36,7 +35,7 @@ class Probe:
     def __init__(self, toolkit: Toolkit) -> None:
         self._toolkit = toolkit
         self._recorder = toolkit.recorder
-        self._names = Names(toolkit.recorder, lambda: toolkit.foreign)
+        self._names = toolkit.names
 
     @property
     def manager(self) -> TaskManager:
@@ -208,7 +207,7 @@ class Probe:
         """Return the tasks of *fn*, a decorated function or its name, oldest first.
 
         Raises:
-            LookupError: If *fn* is a name that no function has, or several have.
+            LookupError: If *fn* is a name that no function has, or that is ambiguous.
         """
         __tracebackhide__ = True
         return [Task(one.record) for one in self._recorder.of(self._names.target(fn))]
@@ -220,7 +219,7 @@ class Probe:
         their order: ``calls(send) == [{"to": "ann", "copies": 1}]``.
 
         Raises:
-            LookupError: If *fn* is a name that no function has, or several have.
+            LookupError: If *fn* is a name that no function has, or that is ambiguous.
         """
         __tracebackhide__ = True
         return [one.arguments for one in self._recorder.of(self._names.target(fn))]
@@ -247,7 +246,7 @@ class Probe:
 
         Raises:
             AssertionError: If it was not submitted so.
-            LookupError: If *fn* is a name that no function has, or several have.
+            LookupError: If *fn* is a name that no function has, or that is ambiguous.
             TypeError: If *fn* does not take these arguments.
         """
         __tracebackhide__ = True
@@ -263,7 +262,7 @@ class Probe:
 
         Raises:
             AssertionError: If it was.
-            LookupError: If *fn* is a name that no function has, or several have.
+            LookupError: If *fn* is a name that no function has, or that is ambiguous.
             TypeError: If *fn* does not take these arguments.
         """
         __tracebackhide__ = True
@@ -342,7 +341,7 @@ class Probe:
             times: How many tasks, 0 or more.
 
         Raises:
-            LookupError: If *fn* is a name that no function has, or several have.
+            LookupError: If *fn* is a name that no function has, or that is ambiguous.
             TypeError: If *exc* is not an exception class.
         """
         __tracebackhide__ = True

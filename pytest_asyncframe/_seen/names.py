@@ -1,23 +1,43 @@
 """Which function a test asks about, given the function or a name.
 
-Guarantees: a name that no function has, or that several functions have, is an error, so that
-no assertion passes because of a typo.
+Guarantees: a name that no function has, or that several functions have that are equally near
+to the test, is an error, so that no assertion passes because of a typo.
 """
 
 from __future__ import annotations
 
 import difflib
 import gc
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from framework.testing import bare_function, function_name, registered_functions
-from pytest_asyncframe._seen.arguments import unwrapped
+from pytest_asyncframe._seen.arguments import Function, unwrapped
 from pytest_asyncframe._seen.entries import Target
+from pytest_asyncframe._seen.reach import is_gone, modules_of
 from pytest_asyncframe._seen.recorder import Recorder
 
 _LISTED = 5
 """How many names a message shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a test has around it, which decides between functions of the same name.
+
+    Attributes:
+        modules: The test's module.
+        foreign: Names of other test modules, whose functions do not count.
+        apps: The apps that the test has used so far.
+        scheduled: The functions that the test has scheduled so far, by name.
+    """
+
+    modules: Collection[ModuleType]
+    foreign: Collection[str]
+    apps: Collection[object]
+    scheduled: Mapping[str, Function]
 
 
 class Names:
@@ -25,12 +45,12 @@ class Names:
 
     Args:
         recorder: The recorder of the test.
-        foreign: Returns the names of other test modules, whose functions do not count.
+        scope: Returns what the test has around it.
     """
 
-    def __init__(self, recorder: Recorder, foreign: Callable[[], Collection[str]]) -> None:
+    def __init__(self, recorder: Recorder, scope: Callable[[], Scope]) -> None:
         self._recorder = recorder
-        self._foreign = foreign
+        self._scope = scope
 
     def target(self, fn: Callable[..., Any] | str) -> Target:
         """Return the target for *fn*, a function or a name.
@@ -54,10 +74,6 @@ class Names:
     def _named(self, name: str) -> Target:
         __tracebackhide__ = True
         labels, functions = self._matching(name)
-        if len(functions) > 1:
-            # One of them may only be waiting for the garbage collector.
-            gc.collect()
-            labels, functions = self._matching(name)
         if not labels:
             raise LookupError(self._unknown(name))
         if len(functions) > 1:
@@ -68,26 +84,52 @@ class Names:
         return Target(name, frozenset(labels), None, self._functions(frozenset(labels)))
 
     def _matching(self, name: str) -> tuple[set[str], set[str]]:
-        """Return the full names that match *name*, and the names of their functions."""
-        known = list(self._known())
-        whole = {label for label, _ in known if label == name}
-        # A full name is never ambiguous: reports and errors show it.
-        if whole:
-            return whole, {name}
-        found = [pair for pair in known if pair[0].endswith(f".{name}")]
-        return {label for label, _ in found}, {function for _, function in found}
+        """Return the full names that match *name*, and the names of their functions.
 
-    def _known(self) -> Iterator[tuple[str, str]]:
-        """Yield each name of a task or function, with the name of its function."""
-        foreign = self._foreign()
-        for label, function in registered_functions().items():
-            if bare_function(function).__module__ not in foreign:
-                yield from _labels(label, function)
+        What this test has used comes first, then what it or its apps have imported, and then
+        what is left of the process.
+        """
+        # Never ambiguous: reports and errors show it.
+        if any(function_name(fn) == name for _, fn in self._registered(name)):
+            return {name}, {name}
+        used = _chosen(self._own(), name)
+        if used[1]:
+            return used
+        found = _chosen(_pairs(self._registered(name)), name)
+        if len(found[1]) > 1:
+            # One of them may only be waiting for the garbage collector.
+            gc.collect()
+            known = self._registered(name)
+            near = _chosen(_pairs(self._imported(known)), name)
+            found = near if near[1] else _chosen(_pairs(known), name)
+        return found
+
+    def _imported(self, known: Iterable[tuple[str, Function]]) -> list[tuple[str, Function]]:
+        """Return which of some functions the test or its apps have imported."""
+        scope = self._scope()
+        near = modules_of([*scope.modules, *scope.apps], without=scope.foreign)
+        return [(label, fn) for label, fn in known if bare_function(fn).__module__ in near]
+
+    def _own(self) -> Iterator[tuple[str, str]]:
+        """Yield each name of what this test has submitted, called or scheduled."""
         for one in tuple(self._recorder.submissions):
             yield from _labels(one.record.name, one.call.fn)
         for event in tuple(self._recorder.events):
             if event.task_id is None:
                 yield event.name, event.name
+        for label, fn in self._scope().scheduled.items():
+            yield from _labels(label, fn)
+
+    def _registered(self, name: str) -> list[tuple[str, Function]]:
+        """Return the decorated functions that *name* may stand for, with their names."""
+        foreign = self._scope().foreign
+        return [
+            (label, fn)
+            for label, fn in registered_functions().items()
+            if bare_function(fn).__module__ not in foreign
+            and _chosen(_labels(label, fn), name)[0]
+            and not is_gone(fn)
+        ]
 
     def _functions(self, labels: frozenset[str]) -> tuple[Callable[..., Any], ...]:
         """Return the functions with one of these names, as they were submitted."""
@@ -96,13 +138,18 @@ class Names:
         return tuple(fn for label, fn in known if not labels.isdisjoint((label, function_name(fn))))
 
     def _unknown(self, name: str) -> str:
-        strangers = [label for label in registered_functions() if f".{label}".endswith(f".{name}")]
+        foreign, known, strangers = self._scope().foreign, [], []
+        for label, fn in registered_functions().items():
+            if bare_function(fn).__module__ not in foreign:
+                known.append((label, fn))
+            elif f".{label}".endswith(f".{name}") and not is_gone(fn):
+                strangers.append(label)
         if strangers:
             return (
                 f"{name!r} is the name of {' and '.join(sorted(strangers))} in other test "
                 "modules, whose functions are not found by name: pass the function itself"
             )
-        labels = {label for label, _ in self._known()}
+        labels = {label for label, _ in (*_pairs(known), *self._own())}
         return (
             f"no decorated function and no task of this test is named {name!r}."
             f"{_nearest(name, labels)} Pass the function itself, or its name with or without "
@@ -110,7 +157,22 @@ class Names:
         )
 
 
-def _labels(label: str, function: Callable[..., Any]) -> Iterator[tuple[str, str]]:
+def _chosen(pairs: Iterable[tuple[str, str]], name: str) -> tuple[set[str], set[str]]:
+    """Return which of the names in *pairs* match *name*, and the names of their functions."""
+    known = list(pairs)
+    if any(label == name for label, _ in known):
+        return {name}, {name}
+    found = [pair for pair in known if pair[0].endswith(f".{name}")]
+    return {label for label, _ in found}, {function for _, function in found}
+
+
+def _pairs(known: Iterable[tuple[str, Function]]) -> Iterator[tuple[str, str]]:
+    """Yield each name of some functions, with the name of the function."""
+    for label, fn in known:
+        yield from _labels(label, fn)
+
+
+def _labels(label: str, function: Function) -> Iterator[tuple[str, str]]:
     bearer = function_name(function)
     yield label, bearer
     yield bearer, bearer

@@ -35,6 +35,7 @@ class Client:
         options: Further options of the ``httpx.AsyncClient`` or ``TestClient``.
 
     Attributes:
+        app: The app.
         on_error: Called with an exception that leaves the block.
         on_enter: Called at the start of an ``async with`` block.
         around_exit: Context manager entered while the block is left.
@@ -54,7 +55,7 @@ class Client:
     ) -> None:
         if not callable(app):
             raise TypeError(f"client() takes an ASGI app, not {app!r}")
-        self._app = app
+        self.app = app
         self._loop_factory = loop_factory
         self._raises = raise_app_exceptions
         self._place = place
@@ -81,10 +82,10 @@ class Client:
             if self.transport == "live":
                 return await stack.enter_async_context(self._live(stack, live.async_client))
             async_client, asgi_transport = client_classes()
-            state = await stack.enter_async_context(Lifespan(self._app))
+            state = await stack.enter_async_context(Lifespan(self.app))
             options, of_transport = self._options_of_transport()
             transport = asgi_transport(
-                app=with_state(self._app, state),
+                app=with_state(self.app, state),
                 raise_app_exceptions=self._raises,
                 **of_transport,
             )
@@ -127,7 +128,7 @@ class Client:
                 return stack.enter_context(made)
             options = {"raise_server_exceptions": self._raises, **self._options}
             made = test_client(
-                self._app, backend_options={"loop_factory": self._loop_factory}, **options
+                self.app, backend_options={"loop_factory": self._loop_factory}, **options
             )
             return stack.enter_context(made)
         except BaseException:
@@ -139,7 +140,7 @@ class Client:
         """Start a server, which ends with *stack*, and return a client of it."""
         assert self.serve is not None
         options, of_transport = self._options_of_transport()
-        app = live.WatchedApp(self._app, of_transport, watch=self._raises)
+        app = live.WatchedApp(self.app, of_transport, watch=self._raises)
         stack.callback(app.raise_failure)
         try:
             self._server = stack.enter_context(self.serve(app))
@@ -180,7 +181,7 @@ class Client:
         )
 
     def __str__(self) -> str:
-        return _described(self._app, self._place)
+        return _described(self.app, self._place)
 
     def discard(self) -> None:
         """Close it if it was left open, as far as possible without its event loop."""
@@ -248,7 +249,7 @@ class LiveServer:
             text = "asyncframe.live_server() needs uvicorn: pip install 'asyncframe[pytest]'"
             raise ImportError(text, name="uvicorn") from None
 
-        self._app = app
+        self.app = app
         self._place = place
         ready = self._ready = threading.Event()
 
@@ -313,7 +314,7 @@ class LiveServer:
         self._socket.close()
 
     def __str__(self) -> str:
-        return f"live server of {_described(self._app, self._place)}"
+        return f"live server of {_described(self.app, self._place)}"
 
     def discard(self) -> None:
         """Stop it; see `stop`."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from types import CodeType
+from types import CodeType, ModuleType
 
 from framework import TaskManager, ThreadPoolExecutorEnhanced
 from framework.protocols import Clock, TaskEvent
@@ -21,14 +21,16 @@ from framework.testing import (
     lasting_schedules,
     override_framework,
     override_when_used,
+    own_schedules,
     rate_limits,
+    set_up_apps,
     worker_bound,
 )
 from pytest_asyncframe._seen import rules
 from pytest_asyncframe._seen.always import Invariants
 from pytest_asyncframe._seen.calls import PoolCalls
 from pytest_asyncframe._seen.matchers import Expectation
-from pytest_asyncframe._seen.names import Names
+from pytest_asyncframe._seen.names import Names, Scope
 from pytest_asyncframe._seen.recorder import Recorder
 from pytest_asyncframe._toolkit import pristine
 from pytest_asyncframe._toolkit.clients import Client, LiveServer
@@ -72,6 +74,7 @@ class Toolkit:
         threads: The threads that the test has started.
         reads: Counts reads of real time; None in the mode ``threads``.
         blocked: Records what blocks its event loops.
+        module: The module of the test; None if it is in none.
         foreign: Names of other tests' modules.
         invariants: What the test says must always hold.
         cut_short: Whether an exception has ended the test: it has failed, or is skipped.
@@ -95,6 +98,7 @@ class Toolkit:
         self.expectations: list[Expectation] = []
         self.clients: list[Client | LiveServer] = []
         self.threads: StartedThreads = StartedThreads()
+        self.module: ModuleType | None = None
         self.foreign: Collection[str] = ()
         self.cut_short: bool = False
         self.sequencer: Sequencer | None = None
@@ -356,12 +360,26 @@ class Toolkit:
         return pool
 
     @functools.cached_property
+    def names(self) -> Names:
+        """Finds functions by their names, for the matchers and faults."""
+        return Names(self.recorder, self._scope)
+
+    def _scope(self) -> Scope:
+        apps: list[object] = [client.app for client in self.clients]
+        scheduled: dict[str, Callable[..., object]] = {}
+        if self._framework is not None:
+            apps += set_up_apps(self.manager)
+            scheduled = own_schedules(self.manager)
+        modules = [] if self.module is None else [self.module]
+        return Scope(modules, self.foreign, apps, scheduled)
+
+    @functools.cached_property
     def faults(self) -> FaultPlan:
         """The fault plan, which takes part in the tasks once somebody has asked for it."""
         clock: Clock = self.manager.clock
         return FaultPlan(
             self.recorder,
-            Names(self.recorder, lambda: self.foreign),
+            self.names,
             clock,
             self.pool.submit,
             real_time="" if self.clock is not None else self.mode,

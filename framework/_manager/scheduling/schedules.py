@@ -110,6 +110,11 @@ class Schedules:
         with self._lock:
             return list(self._timetables.values())
 
+    def own(self) -> list[Schedule]:
+        """Return the schedules that no other framework runs."""
+        with self._lock:
+            return list(self._own)
+
     def add(self, schedule: Schedule) -> None:
         """Start a schedule."""
         shared = None if schedule.options["each_process"] else self.book
