@@ -130,31 +130,37 @@ def reached(app: Any, way: str) -> Any:
     return eval(way, vars(app))
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_lock_is_found(app: Any, tmp_path: Path, way: str) -> None:
+def test_a_lock_is_found(app: Any, tmp_path: Path) -> None:
     """A lock is modelled and named wherever it is kept, and is the real one again afterwards."""
-    name, line = WAYS[way]
-    real = reached(app, way)
+    real = {way: reached(app, way) for way in WAYS}
+    named = {
+        way: name + (f", made at locked_app.py:{line}" if line else "")
+        for way, (name, line) in WAYS.items()
+    }
     found = FoundLocks(tmp_path)
     for _ in range(2):
         with found.modelled():
-            model = reached(app, way)
-            assert issubclass(type(model), Modelled)
-            assert model.real is real
-            assert str(model.origin) == name + (f", made at locked_app.py:{line}" if line else "")
-        assert reached(app, way) is real
+            models = {way: reached(app, way) for way in WAYS}
+            assert [way for way in WAYS if not issubclass(type(models[way]), Modelled)] == []
+            assert [way for way in WAYS if models[way].real is not real[way]] == []
+            assert {way: str(model.origin) for way, model in models.items()} == named
+        assert [way for way in WAYS if reached(app, way) is not real[way]] == []
 
 
-@pytest.mark.parametrize("way", MADE)
-def test_what_makes_locks_is_found(app: Any, tmp_path: Path, way: str) -> None:
+def test_what_makes_locks_is_found(app: Any, tmp_path: Path) -> None:
     """Imported names and default factories make modelled locks, and real ones afterwards."""
     found = FoundLocks(tmp_path)
     for _ in range(2):
         with found.modelled():
-            assert type(reached(app, way)) in (ModelLock, ModelRLock)
-        app.made_by_name.clear()
-        assert type(reached(app, way)) not in (ModelLock, ModelRLock)
-        app.made_by_name.clear()
+            assert [way for way in MADE if not makes_a_model(app, way)] == []
+        assert [way for way in MADE if makes_a_model(app, way)] == []
+
+
+def makes_a_model(app: Any, way: str) -> bool:
+    """Whether an expression makes a modelled lock."""
+    made = type(reached(app, way))
+    app.made_by_name.clear()
+    return made in (ModelLock, ModelRLock)
 
 
 def test_conditions_use_the_models(app: Any, tmp_path: Path) -> None:

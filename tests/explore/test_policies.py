@@ -19,25 +19,26 @@ DRAWN = ["mixed", "random", "pct:1", "pct:3"]
 EVERY = [*DRAWN, "delays", "exhaustive:0", "exhaustive:2", "exhaustive"]
 
 
-@pytest.mark.parametrize("text", ["", "Delays", "pct", "pct:0", "pct:-1", "exhaustive:", "pct:3 "])
-def test_an_unknown_policy_is_refused(text: str) -> None:
+def test_an_unknown_policy_is_refused() -> None:
     """A name that is no policy, or a number out of range, is an error that lists all of them."""
-    message = (
-        f"policy {text!r}: it must be one of delays, mixed, random, pct:d (such as pct:3; d is "
-        "how many events must come in one order, 1 or more), exhaustive:b (such as exhaustive:2; "
-        "b is the most preemptions, 0 or more) and exhaustive"
-    )
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        make_policy(text, 0)
+    for text in ("", "Delays", "pct", "pct:0", "pct:-1", "exhaustive:", "pct:3 "):
+        message = (
+            f"policy {text!r}: it must be one of delays, mixed, random, pct:d (such as pct:3; d "
+            "is how many events must come in one order, 1 or more), exhaustive:b (such as "
+            "exhaustive:2; b is the most preemptions, 0 or more) and exhaustive"
+        )
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            make_policy(text, 0)
 
 
-@pytest.mark.parametrize("text", EVERY)
-def test_the_first_schedule_is_the_default_one(text: str) -> None:
+def test_the_first_schedule_is_the_default_one() -> None:
     """The first run of each policy takes the default at each step."""
-    strategy = make_policy(text, 0).next()
-    assert strategy is not None
-    chosen = {strategy.choose(n, "line", "", "abc", n % 2 == 0) for n in range(1_000)}
-    assert chosen == {0}
+    chosen = {}
+    for text in EVERY:
+        strategy = make_policy(text, 0).next()
+        assert strategy is not None
+        chosen[text] = {strategy.choose(n, "line", "", "abc", n % 2 == 0) for n in range(1_000)}
+    assert chosen == {text: {0} for text in EVERY}
 
 
 def test_the_base_seed_is_stable() -> None:
@@ -58,39 +59,39 @@ def test_random_is_uniform() -> None:
 # -- what is drawn
 
 
-@pytest.mark.parametrize("text", DRAWN)
-def test_equal_seeds_draw_equal_schedules(text: str) -> None:
+def test_equal_seeds_draw_equal_schedules() -> None:
     """A policy draws the same schedules each time, and others for another seed."""
-    runs = [
-        [run.steps for run in explored(oversell(), make_policy(text, seed), 20)]
-        for seed in (1, 1, 2)
-    ]
-    assert runs[0] == runs[1] != runs[2]
+    for text in DRAWN:
+        runs = [
+            [run.steps for run in explored(oversell(), make_policy(text, seed), 20)]
+            for seed in (1, 1, 2)
+        ]
+        assert runs[0] == runs[1], text
+        assert runs[1] != runs[2], text
 
 
-@pytest.mark.parametrize("text", EVERY)
-def test_a_test_without_choices_runs_once(text: str) -> None:
+def test_a_test_without_choices_runs_once() -> None:
     """Where nothing is to be chosen, each policy ends after the first run, and says so."""
-    policy = make_policy(text, 0)
-    runs = list(explored(beside(*several("actor", 1, lambda _: points(3, "point"))), policy))
-    assert (len(runs), policy.diverged) == (1, 0)
-    assert policy.proof(1) == "the only schedule does not fail"
+    model = beside(*several("actor", 1, lambda _: points(3, "point")))
+    found = {}
+    for text in EVERY:
+        policy = make_policy(text, 0)
+        found[text] = len(list(explored(model, policy))), policy.diverged, policy.proof(1)
+    assert found == dict.fromkeys(EVERY, (1, 0, "the only schedule does not fail"))
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("random", "20 runs with schedules drawn at random, none fails"),
-        ("mixed", "20 runs with schedules drawn in several ways, none fails"),
-        ("pct:3", "20 runs with priorities drawn at random (pct:3), none fails"),
-    ],
-)
-def test_the_words_of_a_pass(text: str, words: str) -> None:
+def test_the_words_of_a_pass() -> None:
     """A pass says how many runs there were, and how their schedules were drawn."""
-    policy = make_policy(text, 0)
-    assert len(list(explored(oversell(), policy, 20))) == 20
-    assert policy.proof(20) == words
-    assert policy.proof(1) == "the default schedule does not fail"
+    drawn = {
+        "random": "schedules drawn at random",
+        "mixed": "schedules drawn in several ways",
+        "pct:3": "priorities drawn at random (pct:3)",
+    }
+    for text, words in drawn.items():
+        policy = make_policy(text, 0)
+        assert len(list(explored(oversell(), policy, 20))) == 20
+        assert policy.proof(20) == f"20 runs with {words}, none fails"
+        assert policy.proof(1) == "the default schedule does not fail"
 
 
 def test_each_straying_run_deviates() -> None:
@@ -103,14 +104,14 @@ def test_each_straying_run_deviates() -> None:
     assert least == 1
 
 
-@pytest.mark.parametrize("rate", [1 / 2, 1 / 8, 1 / 64])
-def test_straying_runs_deviate_at_their_rate(rate: float) -> None:
+def test_straying_runs_deviate_at_their_rate() -> None:
     """Deviations are as frequent as the rate says, within 5 %, and even among the others."""
-    strategy = Straying(Random(0), rate, 64)
     drawn = 100_000
-    counts = Counter(strategy.choose(n, "line", "", "abc", True) for n in range(drawn))
-    assert counts[1] + counts[2] == pytest.approx(drawn * rate, rel=0.05)
-    assert counts[1] == pytest.approx(counts[2], rel=0.1)
+    for rate in (1 / 2, 1 / 8, 1 / 64):
+        strategy = Straying(Random(0), rate, 64)
+        counts = Counter(strategy.choose(n, "line", "", "abc", True) for n in range(drawn))
+        assert counts[1] + counts[2] == pytest.approx(drawn * rate, rel=0.05)
+        assert counts[1] == pytest.approx(counts[2], rel=0.1)
 
 
 def test_mixed_draws_in_three_ways() -> None:
@@ -172,7 +173,7 @@ def test_an_actor_that_waits_for_others_steps_back() -> None:
     assert 1_000 <= longest <= 1_002
 
 
-@pytest.mark.parametrize("text", EVERY)
-def test_no_run_proves_nothing(text: str) -> None:
+def test_no_run_proves_nothing() -> None:
     """If time was over before the first run, no policy claims anything."""
-    assert make_policy(text, 0).proof(0) == "no schedule was run"
+    proofs = {text: make_policy(text, 0).proof(0) for text in EVERY}
+    assert proofs == dict.fromkeys(EVERY, "no schedule was run")
