@@ -84,10 +84,10 @@ def most_runs(program: Program, level: Level, seeds: int, runs: int) -> int:
     return most
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_one_run_for_one_seed(program: Program) -> None:
-    """At level "framework", four runs of each of two seeds make the same choices."""
-    assert most_runs(program, "framework", 2, 4) == 1
+def test_one_run_for_one_seed() -> None:
+    """At level "framework", three runs of each program make the same choices."""
+    found = {one.__name__: most_runs(one, "framework", seeds=1, runs=3) for one in PROGRAMS}
+    assert found == {one.__name__: 1 for one in PROGRAMS}
 
 
 @pytest.mark.soak

@@ -29,16 +29,20 @@ def histories(program: Program, mode: Mode, runs: int, longest: float) -> set[tu
 
 
 @each_mode
-@each_program
-def test_one_order(program: Program, mode: Mode) -> None:
-    """In eight runs with threads held up at random, everything happens in one order."""
-    assert len(histories(program, mode, 8, longest=0.001)) == 1
+def test_one_order(mode: Mode) -> None:
+    """In four runs with threads held up at random, everything happens in one order."""
+    found = {one.__name__: len(histories(one, mode, 4, longest=0.001)) for one in PROGRAMS}
+    assert found == {one.__name__: 1 for one in PROGRAMS}
 
 
-@each_program
-def test_other_seeds_give_other_orders(program: Program) -> None:
-    """The programs here have many orders: of 12 seeds, most give an order of their own."""
-    assert len({history_of(program, "seeded", seed) for seed in range(12)}) > 6
+def test_other_seeds_give_other_orders() -> None:
+    """The programs here have many orders: of six seeds, most give an order of their own."""
+    few = {}
+    for program in PROGRAMS:
+        orders = {history_of(program, "seeded", seed) for seed in range(6)}
+        if len(orders) <= 3:
+            few[program.__name__] = orders
+    assert few == {}
 
 
 @contextmanager
