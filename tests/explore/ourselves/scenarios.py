@@ -17,16 +17,18 @@ from tests.explore.ourselves import (
 )
 from tests.explore.ourselves.run import Scenario
 
-SCENARIOS: list[Scenario] = [
-    *pool.SCENARIOS,
-    *tasks.SCENARIOS,
-    *timers.SCENARIOS,
-    *schedules.SCENARIOS,
-    *throttles.SCENARIOS,
-    *ends.SCENARIOS,
-    *stores.SCENARIOS,
-    *remote.SCENARIOS,
-    *requeues.SCENARIOS,
-    *places.SCENARIOS,
-    *metrics.SCENARIOS,
-]
+BY_SUBJECT: dict[str, list[Scenario]] = {
+    "pool": pool.SCENARIOS,
+    "tasks": tasks.SCENARIOS,
+    "timers": timers.SCENARIOS,
+    "schedules": schedules.SCENARIOS,
+    "throttles": throttles.SCENARIOS,
+    "ends": ends.SCENARIOS,
+    "stores": stores.SCENARIOS,
+    "remote": remote.SCENARIOS,
+    "requeues": requeues.SCENARIOS,
+    "places": places.SCENARIOS,
+    "metrics": metrics.SCENARIOS,
+}
+
+SCENARIOS: list[Scenario] = [one for some in BY_SUBJECT.values() for one in some]

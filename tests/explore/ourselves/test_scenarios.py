@@ -1,9 +1,9 @@
 """The framework's own code under many schedules of its threads, at its lines and bytecodes.
 
-The long test runs 15 times the schedules of the short one. The plugin's own options change how
-many, and which: ten times, and others than usual, are::
+The long test runs 30 times the schedules of the short one, and as many at bytecodes. The plugin's
+own options change how many, and which: ten times, and others than usual, are::
 
-    make soak ARGS="tests/explore/ourselves --asyncframe-seeds 40 --asyncframe-seed 7"
+    make soak ARGS="tests/explore/ourselves --asyncframe-seeds 600 --asyncframe-seed 7"
 """
 
 from __future__ import annotations
@@ -12,32 +12,34 @@ import pytest
 
 from tests.explore.ourselves.harness import Explorer
 from tests.explore.ourselves.run import Scenario
-from tests.explore.ourselves.scenarios import SCENARIOS
+from tests.explore.ourselves.scenarios import BY_SUBJECT, SCENARIOS
 
-_RUNS = 4
-"""Runs of a scenario with each policy; all together take some ten seconds."""
+_RUNS = 2
+"""Runs of a scenario in the short test; `test_locks` runs many of them more often."""
 
-_TIMES = 15
-"""How many times more runs the long test has."""
-
-
-def explore(scenario: Scenario, runs: int, seed: int = 0) -> None:
-    """Run a scenario under two policies, one at lines and one at bytecodes."""
-    for level, policy in (("line", "delays"), ("opcode", "mixed")):
-        explorer = Explorer(scenario, level)
-        _, failed = explorer.explore(policy, runs, seed)
-        assert failed is None, explorer.explain(failed)
+_MANY = 60
+"""Runs of a scenario with each policy in the long test."""
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_no_schedule_fails(scenario: Scenario) -> None:
-    """Whatever the order of the threads, all that must hold does."""
-    explore(scenario, _RUNS)
+def failure(scenario: Scenario, level: str, policy: str, runs: int, seed: int = 0) -> str:
+    """Run a scenario under some schedules, and return what fails; "" for nothing."""
+    explorer = Explorer(scenario, level)
+    _, failed = explorer.explore(policy, runs, seed)
+    return "" if failed is None else explorer.explain(failed)
+
+
+@pytest.mark.parametrize("subject", BY_SUBJECT)
+def test_no_schedule_fails(subject: str) -> None:
+    """Whatever the order of the threads, all that must hold does; a few schedules of each."""
+    found = [failure(one, "line", "delays", _RUNS) for one in BY_SUBJECT[subject]]
+    assert [text for text in found if text] == []
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_no_schedule_of_many_fails(scenario: Scenario, pytestconfig: pytest.Config) -> None:
-    """The same with 15 times as many schedules, or as many as the options ask for."""
-    runs = pytestconfig.getoption("asyncframe_seeds") or _RUNS * _TIMES
-    explore(scenario, runs, pytestconfig.getoption("asyncframe_seed") or 0)
+    """The same with many schedules, or as many as the options ask for, and at bytecodes too."""
+    runs = pytestconfig.getoption("asyncframe_seeds") or _MANY
+    seed = pytestconfig.getoption("asyncframe_seed") or 0
+    for level, policy in (("line", "delays"), ("opcode", "mixed")):
+        assert failure(scenario, level, policy, runs, seed) == ""
