@@ -142,15 +142,15 @@ REFUSED: list[tuple[Planning, type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("plan", "error", "text"), REFUSED, ids=map(str, range(len(REFUSED))))
-def test_what_is_refused(
-    asyncframe: Probe, plan: Planning, error: type[Exception], text: str
-) -> None:
+def test_what_is_refused(asyncframe: Probe) -> None:
     """A wrong value is an error where it is planned, which says what is allowed."""
-    with pytest.raises(error) as caught:
-        plan(asyncframe.faults)
+    found = []
+    for plan, _, _ in REFUSED:
+        with pytest.raises(Exception) as caught:  # noqa: PT011  # compared below
+            plan(asyncframe.faults)
+        found.append((caught.type, str(caught.value)))
 
-    assert str(caught.value) == text
+    assert found == [(error, text) for _, error, text in REFUSED]
     assert asyncframe.faults.planned == ()
 
 

@@ -110,28 +110,40 @@ async def ended(asyncframe: Probe, task_id: str, mode: str) -> Task:
 # -- fail
 
 
+# Each kind of function is called by another part of the framework.
+KINDS: dict[str, Callable[..., Any]] = {
+    "a task": double,
+    "an async def task": triple,
+    "a function": plain,
+    "an async def function": async_plain,
+    "a method": Numbers().method,
+    "an async call": add,
+    "an async call of a coroutine": subtract,
+}
+
+
 @each_mode
-@pytest.mark.parametrize(
-    "fn", [double, triple, plain, async_plain, Numbers().method, add, subtract]
-)
-async def test_a_function_that_fails(asyncframe: Probe, fn: Any, mode: str) -> None:
+async def test_a_function_that_fails(asyncframe: Probe, mode: str) -> None:
     """Its first task fails with the error, without a call of it, and the second one completes."""
-    asyncframe.faults.fail(fn, on=1, exc=ConnectionError("no bank"))
-    first = await ended(asyncframe, await submit(fn), mode)
-    second = await ended(asyncframe, await submit(fn), mode)
+    found = {}
+    for kind, fn in KINDS.items():
+        asyncframe.faults.fail(fn, on=1, exc=ConnectionError("no bank"))
+        first = await ended(asyncframe, await submit(fn), mode)
+        second = await ended(asyncframe, await submit(fn), mode)
+        found[kind] = first.status, str(first.error), second.status
 
-    assert (first.status, str(first.error)) == (TaskStatus.FAILED, "no bank")
-    assert second.status is TaskStatus.COMPLETED
+    expected = (TaskStatus.FAILED, "no bank", TaskStatus.COMPLETED)
+    assert found == dict.fromkeys(KINDS, expected)
 
 
 @each_mode
-@pytest.mark.parametrize("fn", [retried, async_retried])
-async def test_a_retried_function_that_fails(asyncframe: Probe, fn: Any, mode: str) -> None:
+async def test_a_retried_function_that_fails(asyncframe: Probe, mode: str) -> None:
     """Attempts are counted across tasks: here the second of one task and the first of another."""
-    asyncframe.faults.fail(fn, on=[1, 3], exc=TimeoutError)
-    tasks = [await ended(asyncframe, await submit(fn), mode) for _ in range(2)]
+    for fn in (retried, async_retried):
+        asyncframe.faults.fail(fn, on=[1, 3], exc=TimeoutError)
+        tasks = [await ended(asyncframe, await submit(fn), mode) for _ in range(2)]
 
-    assert [(task.result, task.attempts) for task in tasks] == [(5, 2), (5, 2)]
+        assert [(task.result, task.attempts) for task in tasks] == [(5, 2), (5, 2)], fn
 
 
 async def test_a_call_in_place_that_fails(asyncframe: Probe) -> None:
@@ -237,17 +249,19 @@ def test_a_function_that_raises_the_error(asyncframe: Probe) -> None:
 # -- slow
 
 
-@pytest.mark.parametrize("fn", [double, triple, plain, async_plain, add, subtract])
-async def test_a_slow_function(asyncframe: Probe, fn: Any) -> None:
+async def test_a_slow_function(asyncframe: Probe) -> None:
     """Each attempt takes longer by so many seconds, or only those that are named."""
-    asyncframe.faults.slow(fn, seconds=40)
-    asyncframe.faults.slow(fn, seconds=2.5, on=[2])
-    ends = []
-    for _ in range(3):
-        await asyncframe.completed(await submit(fn))
-        ends.append(asyncframe.clock.monotonic())
+    found = {}
+    for kind, fn in KINDS.items():
+        asyncframe.faults.slow(fn, seconds=40)
+        asyncframe.faults.slow(fn, seconds=2.5, on=[2])
+        begun, ends = asyncframe.clock.monotonic(), []
+        for _ in range(3):
+            await asyncframe.completed(await submit(fn))
+            ends.append(asyncframe.clock.monotonic() - begun)
+        found[kind] = ends
 
-    assert ends == [40, 82.5, 122.5]
+    assert found == {kind: [40, 82.5, 122.5] for kind in KINDS}
 
 
 async def test_a_slow_call_in_place(asyncframe: Probe) -> None:
@@ -316,16 +330,21 @@ def test_slow_then_failed(asyncframe: Probe) -> None:
 
 
 @each_mode
-@pytest.mark.parametrize("fn", [double, triple, add, subtract, retried])
-async def test_a_worker_that_crashes(asyncframe: Probe, fn: Any, mode: str) -> None:
+async def test_a_worker_that_crashes(asyncframe: Probe, mode: str) -> None:
     """Its task is INTERRUPTED, and the next one completes."""
-    asyncframe.faults.crash_worker()
-    first = await ended(asyncframe, await submit(fn), mode)
-    second = await ended(asyncframe, await submit(fn), mode)
+    kinds: dict[str, Callable[..., Any]] = {**KINDS, "a retried task": retried}
+    found = {}
+    for kind, fn in kinds.items():
+        asyncframe.faults.crash_worker()
+        first = await ended(asyncframe, await submit(fn), mode)
+        second = await ended(asyncframe, await submit(fn), mode)
+        found[kind] = (
+            *(first.status, first.reason, first.attempts, first.still_running),
+            second.status,
+        )
 
-    assert (first.status, first.reason) == (TaskStatus.INTERRUPTED, "its worker crashed")
-    assert (first.attempts, first.still_running) == (1, False)
-    assert second.status is TaskStatus.COMPLETED
+    crashed = (TaskStatus.INTERRUPTED, "its worker crashed", 1, False, TaskStatus.COMPLETED)
+    assert found == dict.fromkeys(kinds, crashed)
 
 
 async def test_a_crash_where_a_task_is_awaited(asyncframe: Probe) -> None:
