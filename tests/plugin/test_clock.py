@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import queue
 import random
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import anyio.from_thread
 import anyio.to_thread
@@ -40,48 +37,18 @@ virtual = pytest.mark.asyncframe(mode="virtual")
 # -- waits of every kind
 
 
-def waits(event: threading.Event) -> dict[str, Callable[[], object]]:
-    """Return ways to wait for 7 seconds."""
+# The waits that have a row in docs/testing/boundaries.md are in test_boundaries.
+def test_waiting_for_a_predicate(asyncframe: Probe) -> None:
+    """`Condition.wait_for` ends after its timeout of virtual time, in a task and in the test."""
     condition = threading.Condition()
 
-    def wait_for() -> None:
+    def wait() -> bool:
         with condition:
-            condition.wait_for(lambda: False, 7)
+            return condition.wait_for(lambda: False, 7)
 
-    return {
-        "time.sleep": lambda: time.sleep(7),  # noqa: TID251  # what is tested here
-        "Event.wait": lambda: event.wait(7),
-        "Condition.wait_for": wait_for,
-        "Queue.get": lambda: _swallow(queue.Queue[int]().get, queue.Empty, timeout=7),
-        "Future.result": lambda: _swallow(
-            concurrent.futures.Future[int]().result, TimeoutError, timeout=7
-        ),
-        "futures.wait": lambda: concurrent.futures.wait([concurrent.futures.Future()], 7),
-        "Semaphore.acquire": lambda: threading.Semaphore(0).acquire(timeout=7),
-        "Barrier.wait": lambda: _swallow(
-            threading.Barrier(2).wait, threading.BrokenBarrierError, timeout=7
-        ),
-    }
-
-
-def _swallow(call: Callable[..., Any], error: type[BaseException], **kwargs: Any) -> None:
-    try:
-        call(**kwargs)
-    except error:
-        return
-
-
-@pytest.mark.parametrize("where", ["a task", "the test"])
-@pytest.mark.parametrize("way", list(waits(threading.Event())))
-def test_waits_follow_the_clock(asyncframe: Probe, way: str, where: str) -> None:
-    """A wait of 7 s takes 7 virtual seconds, in a task and on the test's thread."""
-    wait = waits(threading.Event())[way]
-    if where == "the test":
-        wait()
-    else:
-        asyncframe.run_until_complete(asyncframe.manager.submit_nowait(wait))
-
-    assert asyncframe.clock.monotonic() == 7
+    assert not wait()
+    assert asyncframe.run_until_complete(asyncframe.manager.submit_nowait(wait)).result is False
+    assert asyncframe.clock.monotonic() == 14
 
 
 @virtual
