@@ -487,37 +487,42 @@ MODES_ALLOWED = (
 )
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ("", f" names no mode and no transport: it takes {MODES_ALLOWED}"),
-        ("'bogus'", f": there is no mode 'bogus'; it takes {MODES_ALLOWED}"),
-        ("'seeded:x'", f": there is no mode 'seeded:x'; it takes {MODES_ALLOWED}"),
-        ("'threads:3'", f": there is no mode 'threads:3'; it takes {MODES_ALLOWED}"),
-        ("['auto']", f": a mode must be a text, not ['auto']; it takes {MODES_ALLOWED}"),
-        ("'seeded:0'", f": 'seeded:0' {SEEDS_ALLOWED}"),
-        ("'auto', 'auto'", " names auto twice"),
-        ("'seeded=1', 'seeded:3'", " names seeded=1 twice"),
-        ("'auto', mode=1", " has no keyword 'mode'; it takes modes and transports"),
-        ("transports=7", ": transports must be a tuple, not 7"),
-        ("transports='wire'", ": there is no transport 'wire'; there are asgi, testclient, live"),
-        ("transports=('live', 'live')", " names the transport live twice"),
-    ],
-)  # fmt: skip
-def test_a_wrong_value(ending: Ending, given: str, message: str) -> None:
+WRONG = {
+    "": f" names no mode and no transport: it takes {MODES_ALLOWED}",
+    "'bogus'": f": there is no mode 'bogus'; it takes {MODES_ALLOWED}",
+    "'seeded:x'": f": there is no mode 'seeded:x'; it takes {MODES_ALLOWED}",
+    "'threads:3'": f": there is no mode 'threads:3'; it takes {MODES_ALLOWED}",
+    "['auto']": f": a mode must be a text, not ['auto']; it takes {MODES_ALLOWED}",
+    "'seeded:0'": f": 'seeded:0' {SEEDS_ALLOWED}",
+    "'auto', 'auto'": " names auto twice",
+    "'seeded=1', 'seeded:3'": " names seeded=1 twice",
+    "'auto', mode=1": " has no keyword 'mode'; it takes modes and transports",
+    "transports=7": ": transports must be a tuple, not 7",
+    "transports='wire'": ": there is no transport 'wire'; there are asgi, testclient, live",
+    "transports=('live', 'live')": " names the transport live twice",
+}
+"""Arguments of the marker, and what is wrong with them."""
+
+
+def test_a_wrong_value(ending: Ending) -> None:
     """A wrong value is an error of that one test at its set-up."""
-    told = ending(f"""
-    import pytest
-
+    tests = [
+        f"""
     @pytest.mark.task_modes({given})
-    def test_it(asyncframe):
+    def test_{number}(asyncframe):
         raise AssertionError("it must not run")
-
+    """
+        for number, given in enumerate(WRONG)
+    ]
+    passes = """
     def test_other(asyncframe):
         pass
-    """)
+    """
+    told = ending("\n    import pytest\n" + "".join([*tests, passes]))
 
-    assert told == f"setup: @pytest.mark.task_modes{message}"
+    assert told.splitlines() == [
+        f"setup: @pytest.mark.task_modes{message}" for message in WRONG.values()
+    ]
 
 
 MISFITS = {
@@ -565,10 +570,15 @@ MISFITS = {
 }
 
 
-@pytest.mark.parametrize(("test", "message"), MISFITS.items())
-def test_what_does_not_fit(ending: Ending, test: str, message: str) -> None:
+def test_what_does_not_fit(ending: Ending) -> None:
     """A combination that cannot be is an error of that one test at its set-up."""
-    assert ending(f"\n    import pytest\n{test}") == f"setup: {message}"
+    tests = [test.replace("test_it", f"test_it_{number}") for number, test in enumerate(MISFITS)]
+    told = ending("\n    import pytest\n" + "".join(tests))
+
+    assert told.splitlines() == [
+        f"setup: {message}".replace("test_it", f"test_it_{number}")
+        for number, message in enumerate(MISFITS.values())
+    ]
 
 
 def test_a_loop_inside_a_plain_function(ending: Ending) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 
-import pytest
-
 from pytest_asyncframe._turns.activity import BEGINNING, Glance
 from pytest_asyncframe._turns.outside import FILE_SILENCE, THREAD_PAUSE, Outside, Verdict
 from pytest_asyncframe._turns.sequencer import Sequencer
@@ -14,26 +12,27 @@ from pytest_asyncframe.probe import Probe
 IDLE = Glance(ran=1_000_000, turns=10, at_work=False, on_disk=False, naps=False)
 
 
-@pytest.mark.parametrize(
-    ("before", "now", "verdict"),
-    [
-        (IDLE, IDLE, Verdict.QUIET),
-        (IDLE, IDLE._replace(ran=1_090_000, turns=12), Verdict.RESTLESS),
-        (IDLE, IDLE._replace(at_work=True), Verdict.RESTLESS),
-        (IDLE, IDLE._replace(naps=True), Verdict.RESTLESS),
-        (IDLE._replace(at_work=True), IDLE._replace(at_work=True), Verdict.STARVED),
-        (IDLE, IDLE._replace(ran=6_000_000, turns=11), Verdict.BUSY),
-        (IDLE, IDLE._replace(ran=6_000_000), Verdict.BUSY),
-        (IDLE, IDLE._replace(on_disk=True), Verdict.BUSY),
-        (BEGINNING, IDLE, Verdict.BUSY),
-        (IDLE, BEGINNING, Verdict.BUSY),
-    ],
-)
-def test_verdicts_about_a_thread(before: Glance, now: Glance, verdict: Verdict) -> None:
+LOOKS = [
+    (IDLE, IDLE, Verdict.QUIET),
+    (IDLE, IDLE._replace(ran=1_090_000, turns=12), Verdict.RESTLESS),
+    (IDLE, IDLE._replace(at_work=True), Verdict.RESTLESS),
+    (IDLE, IDLE._replace(naps=True), Verdict.RESTLESS),
+    (IDLE._replace(at_work=True), IDLE._replace(at_work=True), Verdict.STARVED),
+    (IDLE, IDLE._replace(ran=6_000_000, turns=11), Verdict.BUSY),
+    (IDLE, IDLE._replace(ran=6_000_000), Verdict.BUSY),
+    (IDLE, IDLE._replace(on_disk=True), Verdict.BUSY),
+    (BEGINNING, IDLE, Verdict.BUSY),
+    (IDLE, BEGINNING, Verdict.BUSY),
+]
+"""Two looks at a thread, and what they show."""
+
+
+def test_verdicts_about_a_thread() -> None:
     """Two looks at a thread show whether it computes, polls, is starved or is idle."""
     outside, me = Outside(set()), threading.current_thread()
 
-    assert outside.judge({me: before}, {me: now}) is verdict
+    found = [(before, now, outside.judge({me: before}, {me: now})) for before, now, _ in LOOKS]
+    assert found == LOOKS
 
 
 def test_a_thread_that_ends_during_a_look() -> None:
