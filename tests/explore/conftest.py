@@ -1,4 +1,4 @@
-"""A fixture for tests whose runs follow lines."""
+"""Fixtures: for tests whose runs follow lines, and for runs of pytest inside this one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+
+from tests.plugin.lasting_modules import installed_modules_last
+
+__all__ = ["installed_modules_last", "untraced"]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Imports that each run of pytest inside this one would repeat, and a fixture."""
+"""Imports that each run of pytest inside this one would repeat, and fixtures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import uvicorn  # noqa: F401
 import framework.testing  # noqa: F401
 import pytest_asyncframe.probe  # noqa: F401
 from tests.plugin.endings import Ending, ending_of
+from tests.plugin.lasting_modules import installed_modules_last
+
+__all__ = ["ending", "installed_modules_last"]
 
 
 @pytest.fixture
