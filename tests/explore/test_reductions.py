@@ -10,7 +10,8 @@ import pytest
 
 from pytest_asyncframe._explore.policies.drawn import Priorities
 from pytest_asyncframe._explore.schedule import Strategy
-from tests.explore.sessions import PLAIN
+from pytest_asyncframe._turns.points import Points
+from tests.plugin.endings import LOOPS, PLAIN
 
 SHOP = """
 import pytest
@@ -44,33 +45,31 @@ def test_sale(asyncframe):
     assert len(sold) == 1
 """
 
-WITHOUT = """
-from pytest_asyncframe._turns.points import Points
 
-def between_steps(self, ran_users_code):
+def between_steps(self: Points, ran_users_code: bool) -> None:
+    """Offer threads a turn between any two steps of a loop."""
     with self._lock:
         self._on_next_step(self.here)
     self.point("await", "")
-
-Points.between_steps = between_steps
-"""
-"""Offers threads a turn between any two steps of a loop."""
 
 
 def found_in(pytester: pytest.Pytester) -> int:
     """Return the number of the run that finds the shop's race."""
     pytester.makepyfile(test_it=SHOP)
-    result = pytester.runpytest_subprocess(*PLAIN)
+    result = pytester.runpytest_inprocess(*PLAIN, *LOOPS)
     result.assert_outcomes(failed=1)
     found = re.search(r"^run (\d+) of at most 200 fails", result.stdout.str(), re.MULTILINE)
     assert found is not None
     return int(found[1])
 
 
-def test_turns_between_steps_of_a_loop(pytester: pytest.Pytester) -> None:
+@pytest.mark.usefixtures("untraced")
+def test_turns_between_steps_of_a_loop(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A race is found in half as many runs if threads get turns only after what they notice."""
     with_it = found_in(pytester)
-    pytester.makeconftest(WITHOUT)
+    monkeypatch.setattr(Points, "between_steps", between_steps)
     without = found_in(pytester)
 
     assert 2 * with_it <= without

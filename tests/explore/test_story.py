@@ -16,6 +16,7 @@ from pytest_asyncframe._explore.telling.statements import statement_at
 from pytest_asyncframe._explore.telling.story import Deviation, Ended, Entry, Ran, told
 from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import At, told_run
+from tests.plugin.endings import LOOPS, PLAIN
 
 pytestmark = pytest.mark.usefixtures("untraced")
 
@@ -179,24 +180,26 @@ replay: pytest test_it.py::test_sale --asyncframe-replay=AF1:*"""
 
 
 def test_the_report_of_a_race(pytester: pytest.Pytester) -> None:
-    """A failing test's report has the story, and the pause is in its task timeline."""
+    """A failing test's report has the story, its timeline the pause, and its page shows both."""
     pytester.makepyfile(test_it=RACY)
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
+    options = ("-p", "no:hypothesispytest", "-p", "no:randomly", *LOOPS)
+    result = pytester.runpytest_inprocess(*options)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(REPORT.splitlines())
-    assert "picture:" not in result.stdout.str()
-
-
-def test_a_picture_is_kept(pytester: pytest.Pytester) -> None:
-    """The report of a race names a page in pytest's cache, which shows the same."""
-    pytester.makepyfile(test_it=RACY)
-    result = pytester.runpytest_subprocess()
     result.stdout.fnmatch_lines(["picture: .pytest_cache/*/test_it.py-test_sale.html"])
     (line,) = (line for line in result.outlines if line.startswith("picture: "))
     page = (pytester.path / line.removeprefix("picture: ")).read_text("utf-8")
 
     assert "<h1>test_it.py::test_sale</h1>" in page
     assert page.count("<li>") == 3
+
+
+def test_no_picture_without_a_cache(pytester: pytest.Pytester) -> None:
+    """Where pytest keeps nothing, the report names no page."""
+    pytester.makepyfile(test_it=RACY)
+    result = pytester.runpytest_inprocess(*PLAIN, *LOOPS)
+    result.assert_outcomes(failed=1)
+    assert "picture:" not in result.stdout.str()
 
 
 def test_statements_of_several_lines(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from tests.plugin.boundary_rows import (
     Wait,
     get,
 )
+from tests.plugin.endings import LOOPS, PLAIN
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "testing" / "boundaries.md"
 
@@ -227,7 +228,7 @@ def test_a_policy_of_uvloops(pytester: pytest.Pytester) -> None:
         await asyncio.sleep(3600)
         assert asyncframe.clock.monotonic() == 3600
     """)
-    pytester.runpytest_subprocess().assert_outcomes(passed=2)
+    pytester.runpytest_inprocess(*PLAIN, *LOOPS).assert_outcomes(passed=2)
 
 
 # -- the page

@@ -403,4 +403,4 @@ def test_limits_of_pytest_are_in_real_time(pytester: pytest.Pytester) -> None:
             time.sleep(3600)
             assert asyncframe.clock.monotonic() == 3600
     """)
-    pytester.runpytest_subprocess("-p", "no:randomly").assert_outcomes(passed=1)
+    pytester.runpytest_inprocess(*PLAIN).assert_outcomes(passed=1)
