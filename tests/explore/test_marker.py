@@ -6,10 +6,17 @@ import pytest
 
 from pytest_asyncframe._toolkit.options import MARKER_OF_EXPLORATION
 from tests.explore.sessions import CORRECT, RACE, RACY, REFUSED, run
+from tests.plugin.endings import Ending, ending_of
 
 TEST = RACE + "\nasync def test_sale(asyncframe, stock):\n    await sell(asyncframe, stock)\n"
 
 LEVELS = "tasks, awaits, framework, locks, line, opcode"
+
+
+@pytest.fixture
+def ending(pytester: pytest.Pytester) -> Ending:
+    """Return a function that runs a test and returns the text of its errors."""
+    return ending_of(pytester)
 
 
 def error_of(pytester: pytest.Pytester, source: str) -> str:
@@ -22,43 +29,42 @@ def error_of(pytester: pytest.Pytester, source: str) -> str:
     return "\n".join(lines[title + 1 : end])
 
 
-@pytest.mark.parametrize(
-    ("marker", "message"),
-    [
-        (
-            "interleave(50)",
-            "@pytest.mark.interleave takes keywords only, not (50,): seeds, policy, level",
-        ),
-        (
-            "interleave(seed=1)",
-            "@pytest.mark.interleave has no keyword 'seed'; it takes seeds, policy, level",
-        ),
-        (
-            "interleave(seeds=0)",
-            "@pytest.mark.interleave(seeds=0): seeds must be a whole number from 1 on",
-        ),
-        (
-            "interleave(seeds=True)",
-            "@pytest.mark.interleave(seeds=True): seeds must be a whole number from 1 on",
-        ),
-        (
-            "interleave(level='lines')",
-            f"@pytest.mark.interleave(level='lines'): level must be one of {LEVELS}",
-        ),
-    ],
-)
-def test_a_wrong_marker_is_an_error_of_the_test(
-    pytester: pytest.Pytester, marker: str, message: str
-) -> None:
+WRONG = {
+    "interleave(50)": (
+        "@pytest.mark.interleave takes keywords only, not (50,): seeds, policy, level"
+    ),
+    "interleave(seed=1)": (
+        "@pytest.mark.interleave has no keyword 'seed'; it takes seeds, policy, level"
+    ),
+    "interleave(seeds=0)": (
+        "@pytest.mark.interleave(seeds=0): seeds must be a whole number from 1 on"
+    ),
+    "interleave(seeds=True)": (
+        "@pytest.mark.interleave(seeds=True): seeds must be a whole number from 1 on"
+    ),
+    "interleave(level='lines')": (
+        f"@pytest.mark.interleave(level='lines'): level must be one of {LEVELS}"
+    ),
+    "interleave(policy='x')": "@pytest.mark.interleave(policy='x'): policy 'x': it must be one of ",
+}
+"""Markers, and how what is wrong with them begins."""
+
+
+def test_a_wrong_marker_is_an_error_of_the_test(ending: Ending) -> None:
     """A wrong keyword or value of the marker is an error of that test at its set-up."""
-    source = TEST.replace("async def test", f"@pytest.mark.{marker}\nasync def test")
-    assert error_of(pytester, source) == message
+    tests = [
+        f"""
+    @pytest.mark.{marker}
+    async def test_{number}(asyncframe):
+        raise AssertionError("it must not run")
+    """
+        for number, marker in enumerate(WRONG)
+    ]
+    told = ending("\n    import pytest\n" + "".join(tests)).splitlines()
 
-
-def test_a_wrong_policy_is_an_error_of_the_test(pytester: pytest.Pytester) -> None:
-    """An unknown policy is an error of that test, which begins with what was given."""
-    source = TEST.replace("async def test", "@pytest.mark.interleave(policy='x')\nasync def test")
-    assert error_of(pytester, source).startswith("@pytest.mark.interleave(policy='x'): ")
+    assert [
+        line[: len(f"setup: {message}")] for line, message in zip(told, WRONG.values(), strict=True)
+    ] == [f"setup: {message}" for message in WRONG.values()]
 
 
 def test_a_test_without_the_probe_is_refused(pytester: pytest.Pytester) -> None:

@@ -94,27 +94,28 @@ def test_sync(asyncframe):
 """
 
 
-@pytest.mark.parametrize(
-    ("path", "line"),
-    [
-        ("sleep", "time.sleep at app.py:15 in sleep, for 50 s of virtual time"),
-        ("queue", "queue.Queue.get at app.py:20 in from_queue, for 3 s of virtual time"),
-        ("event", "threading.Event.wait at app.py:26 in event, for 3 s of virtual time"),
-        (
-            "future",
-            (
-                "concurrent.futures._base.Future.result at app.py:31 in future, for 3 s of "
-                "virtual time"
-            ),
-        ),
-    ],
-)
-def test_a_route_that_blocks(findings, path: str, line: str) -> None:
-    """A route that blocks its loop fails the test, with the blocking call and its line."""
-    outcome, lines = findings(GET.format(path=path))
+ROUTES = {
+    "sleep": "time.sleep at app.py:15 in sleep, for 50 s of virtual time",
+    "queue": "queue.Queue.get at app.py:20 in from_queue, for 3 s of virtual time",
+    "event": "threading.Event.wait at app.py:26 in event, for 3 s of virtual time",
+    "future": (
+        "concurrent.futures._base.Future.result at app.py:31 in future, for 3 s of virtual time"
+    ),
+}
 
-    assert outcome == {"passed": 2, "errors": 2}
-    assert lines == [f"blocked event loop: {line}"] * 2
+
+def of_routes(*paths: str) -> str:
+    """Return tests that call routes, as a coroutine and as a function."""
+    tests = (GET.format(path=path).replace("sync(", f"sync_{path}(") for path in paths)
+    return "".join(tests)
+
+
+def test_a_route_that_blocks(findings) -> None:
+    """A route that blocks its loop fails the test, with the blocking call and its line."""
+    outcome, lines = findings(of_routes(*ROUTES))
+
+    assert outcome == {"passed": 8, "errors": 8}
+    assert lines == [f"blocked event loop: {line}" for line in ROUTES.values() for _ in range(2)]
 
 
 def test_a_task_that_blocks(findings) -> None:
@@ -152,12 +153,11 @@ async def test_it(asyncframe):
     ]
 
 
-@pytest.mark.parametrize("path", ["thread", "pool"])
-def test_what_blocks_no_loop(findings, path: str) -> None:
+def test_what_blocks_no_loop(findings) -> None:
     """Threads may block, and so may calls on a loop that return at once."""
-    outcome, lines = findings(GET.format(path=path))
+    outcome, lines = findings(of_routes("thread", "pool"))
 
-    assert (outcome, lines) == ({"passed": 2}, [])
+    assert (outcome, lines) == ({"passed": 4}, [])
 
 
 async def test_the_test_itself_may_block_its_loop(asyncframe: Probe) -> None:
@@ -170,25 +170,33 @@ async def test_the_test_itself_may_block_its_loop(asyncframe: Probe) -> None:
     assert asyncframe.clock.monotonic() == 12
 
 
-@pytest.mark.parametrize(
-    ("severity", "outcome"),
-    [
-        ("error", {"passed": 1, "errors": 1}),
-        ("warn", {"passed": 1, "warnings": 1}),
-        ("off", {"passed": 1}),
-    ],
-)
-@pytest.mark.parametrize("by", ["the marker", "the ini file"])
-def test_severity(findings, severity: str, outcome: dict[str, int], by: str) -> None:
-    """The marker and the ini file set the severity."""
-    marker = f"@pytest.mark.asyncframe(blocked_loop={severity!r})" if by == "the marker" else ""
-    option = f"asyncframe_blocked_loop={severity if by == 'the ini file' else 'error'}"
-    source = f"""
-{marker}
-async def test_it(asyncframe):
+SEVERITIES = {
+    "error": {"passed": 1, "errors": 1},
+    "warn": {"passed": 1, "warnings": 1},
+    "off": {"passed": 1},
+}
+"""What comes of a test that blocks its loop."""
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_severity(findings, severity: str) -> None:
+    """The ini file sets the severity."""
+    source = "async def test_it(asyncframe):\n    await asyncframe.completed(task())\n"
+    option = f"asyncframe_blocked_loop={severity}"
+    assert findings(source, "-o", option, "-W", "default")[0] == SEVERITIES[severity]
+
+
+def test_severity_of_a_marker(findings) -> None:
+    """The marker of a test sets its severity."""
+    tests = "".join(
+        f"""
+@pytest.mark.asyncframe(blocked_loop={severity!r})
+async def test_{severity}(asyncframe):
     await asyncframe.completed(task())
 """
-    assert findings(source, "-o", option, "-W", "default")[0] == outcome
+        for severity in SEVERITIES
+    )
+    assert findings(tests, "-W", "default")[0] == {"passed": 3, "errors": 1, "warnings": 1}
 
 
 @pytest.mark.asyncframe(blocked_loop="off")

@@ -231,20 +231,28 @@ def test_chaos_in_real_time(asyncframe: Probe) -> None:
     }
 
 
-KINDS_OF_ONE_SEED: list[str] = []
-
-
-@pytest.mark.parametrize("kinds", [["slow", "fail"], ("fail", "slow"), {"fail", "slow"}])
-def test_the_order_of_kinds_does_not_matter(asyncframe: Probe, kinds: Any) -> None:
+def test_the_order_of_kinds_does_not_matter(ending: Ending) -> None:
     """The same seed gives the same faults, in whichever order the kinds are given."""
-    asyncframe.faults.chaos(0.5, 1, kinds=kinds)
-    for number in range(20):
-        asyncframe.run_until_complete(charge(number), check=False)
-    texts = [firing.text for firing in asyncframe.faults.fired]
+    told = ending("""
+    import pytest
+    from framework import background_task
 
-    assert len({text.partition(" of ")[2] for text in texts}) == 2
-    KINDS_OF_ONE_SEED[:] = KINDS_OF_ONE_SEED or texts
-    assert texts == KINDS_OF_ONE_SEED
+    found = []
+
+    @background_task
+    def charge(order): pass
+
+    @pytest.mark.parametrize("kinds", [["slow", "fail"], ("fail", "slow"), {"fail", "slow"}])
+    def test_it(asyncframe, kinds):
+        asyncframe.faults.chaos(0.5, 1, kinds=kinds)
+        for number in range(20):
+            asyncframe.run_until_complete(charge(number), check=False)
+        found.append([firing.text for firing in asyncframe.faults.fired])
+        assert len({text.partition(" of ")[2] for text in found[0]}) == 2
+        assert found == [found[0]] * len(found)
+    """)
+
+    assert told == PASSED
 
 
 def test_an_executor_without_a_clock(
@@ -357,50 +365,53 @@ def in_test(planned: str, *lines: str) -> str:
     )
 
 
-@pytest.mark.parametrize(
-    ("planned", "lines", "finding"),
-    [
-        ("fail(charge)", [], "there was no attempt of charge after that"),
-        (
-            "fail(charge, on=[1, 2, 3])",
-            ["await asyncframe.completed(charge(), check=False)"],
-            "attempts 2 and 3 of charge never came, the last one was 1",
-        ),
-        (
-            "slow(charge, seconds=40, on=[2])",
-            ["charge()"],
-            "attempt 2 of charge never came, the last one was 1",
-        ),
-        ("slow(charge, seconds=40)", ["await slow()"], "there was no attempt of charge after that"),
-        (
-            "crash_worker(after='progress')",
-            ["charge()"],
-            "there was no event 'progress' after that",
-        ),
-        (
-            "crash_worker(after='started', fn=slow)",
-            ["charge()"],
-            "there was no event 'started' of slow after that",
-        ),
-        ("queue_full(next=3)", [], "there was no submission after that"),
-        (
-            "queue_full(next=3)",
-            ["with pytest.raises(Exception): charge()"],
-            "submissions 2 and 3 never came, the last one was 1",
-        ),
-        ("deliver_twice(charge)", [], "there was no task of charge after that"),
-        ("chaos(0.5, seed=1)", [], "there was no task after that"),
-    ],
-)
-def test_a_fault_that_never_fires(
-    ending: Ending, planned: str, lines: list[str], finding: str
-) -> None:
-    """A fault that does not take place as planned fails the test, and its line is named."""
-    told = ending(in_test(f"faults.{planned}", *lines))
+NEVER: list[tuple[str, list[str], str]] = [
+    ("fail(charge)", [], "there was no attempt of charge after that"),
+    (
+        "fail(charge, on=[1, 2, 3])",
+        ["await asyncframe.completed(charge(), check=False)"],
+        "attempts 2 and 3 of charge never came, the last one was 1",
+    ),
+    (
+        "slow(charge, seconds=40, on=[2])",
+        ["charge()"],
+        "attempt 2 of charge never came, the last one was 1",
+    ),
+    ("slow(charge, seconds=40)", ["await slow()"], "there was no attempt of charge after that"),
+    (
+        "crash_worker(after='progress')",
+        ["charge()"],
+        "there was no event 'progress' after that",
+    ),
+    (
+        "crash_worker(after='started', fn=slow)",
+        ["charge()"],
+        "there was no event 'started' of slow after that",
+    ),
+    ("queue_full(next=3)", [], "there was no submission after that"),
+    (
+        "queue_full(next=3)",
+        ["with pytest.raises(Exception): charge()"],
+        "submissions 2 and 3 never came, the last one was 1",
+    ),
+    ("deliver_twice(charge)", [], "there was no task of charge after that"),
+    ("chaos(0.5, seed=1)", [], "there was no task after that"),
+]
+"""A planned fault, what a test does then, and what is said of the fault."""
 
-    assert told == (
-        f"teardown: fault never fired: {planned}, planned at test_it.py:15 in test_it: {finding}"
-    )
+
+def test_a_fault_that_never_fires(ending: Ending) -> None:
+    """A fault that does not take place as planned fails the test, and its line is named."""
+    tests = [
+        in_test(f"faults.{planned}", *lines).removeprefix(HEAD).replace("test_it", f"test_{number}")
+        for number, (planned, lines, _) in enumerate(NEVER)
+    ]
+    told = ending(HEAD + "".join(tests))
+
+    assert re.sub(r"test_it\.py:[0-9]+", "FILE", told).splitlines() == [
+        f"teardown: fault never fired: {planned}, planned at FILE in test_{number}: {finding}"
+        for number, (planned, _, finding) in enumerate(NEVER)
+    ]
 
 
 def test_a_fault_that_comes_too_late(ending: Ending) -> None:

@@ -176,17 +176,27 @@ def test_a_leaked_thread_in_each_mode(ending: Ending, mode: str) -> None:
     assert told == "teardown: leaked thread: poller, started at test_it.py:7 in begin"
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "threading.Thread(target=len, args=([],)).start()",
-        "threading.Thread(target=gate.wait, daemon=True).start()",
-        "pool.submit(len, [])",
-        "pool.submit(len, []).result()",
-        "own.submit(len, []).result()",
-    ],
+NO_LEAKS = (
+    "threading.Thread(target=len, args=([],)).start()",
+    "threading.Thread(target=gate.wait, daemon=True).start()",
+    "pool.submit(len, [])",
+    "pool.submit(len, []).result()",
+    "own.submit(len, []).result()",
 )
-def test_threads_that_are_not_leaks(ending: Ending, body: str) -> None:
+
+
+def in_tests(*bodies: str, kind: str = "def") -> str:
+    """Return a test for each body, under their numbers."""
+    return "".join(
+        f"""
+    {kind} test_{number}(asyncframe):
+        {body}
+    """
+        for number, body in enumerate(bodies)
+    )
+
+
+def test_threads_that_are_not_leaks(ending: Ending) -> None:
     """A thread that is about to end, a daemon and an idle pool thread are not leaks."""
     told = ending(f"""
     import threading
@@ -196,10 +206,7 @@ def test_threads_that_are_not_leaks(ending: Ending, body: str) -> None:
     gate = threading.Event()
     pool = ThreadPoolExecutor(1)
     own = ThreadPoolExecutorEnhanced(1)
-
-    def test_it(asyncframe):
-        {body}
-
+    {in_tests(*NO_LEAKS)}
     def test_end():
         gate.set()
         pool.shutdown()
@@ -212,52 +219,38 @@ def test_threads_that_are_not_leaks(ending: Ending, body: str) -> None:
 # -- timers
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "asyncio.get_running_loop().call_later(30, print)",
-        "asyncio.get_running_loop().call_at(32, print)",
-        "asyncframe.clock.call_at(32, print)",
-    ],
+LEAKED = (
+    "asyncio.get_running_loop().call_later(30, print)",
+    "asyncio.get_running_loop().call_at(30, print)",
+    "asyncframe.clock.call_at(30, print)",
 )
-def test_a_leaked_timer(ending: Ending, body: str) -> None:
+
+
+def test_a_leaked_timer(ending: Ending) -> None:
     """A timer that has not fired is named, with where it was set."""
-    told = ending(f"""
-    import asyncio
+    told = ending("\n    import asyncio\n" + in_tests(*LEAKED, kind="async def"))
 
-    async def test_it(asyncframe):
-        await asyncio.sleep(2)
-        {body}
-    """)
-
-    assert told == (
-        "teardown: leaked timer: print, set at test_it.py:5 in test_it, would fire 30 s after "
-        "the end of the test"
-    )
+    assert re.sub("py:[0-9]+", "py:N", told).splitlines() == [
+        f"teardown: leaked timer: print, set at test_it.py:N in test_{number}, would fire 30 s "
+        "after the end of the test"
+        for number in range(len(LEAKED))
+    ]
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        "asyncio.get_running_loop().call_later(30, print).cancel()",
-        "asyncframe.clock.call_at(32, print).cancel()",
-        "asyncframe.clock.call_at(32, print, background=True)",
-        "asyncio.create_task(asyncio.sleep(30))",
-        "await asyncio.wait_for(asyncio.sleep(1), 30)",
-        "await anyio.sleep(1)",
-    ],
+CURED = (
+    "asyncio.get_running_loop().call_later(30, print).cancel()",
+    "asyncframe.clock.call_at(32, print).cancel()",
+    "asyncframe.clock.call_at(32, print, background=True)",
+    "asyncio.create_task(asyncio.sleep(30))",
+    "await asyncio.wait_for(asyncio.sleep(1), 30)",
+    "await anyio.sleep(1)",
 )
-def test_timers_that_are_not_leaks(ending: Ending, body: str) -> None:
+
+
+def test_timers_that_are_not_leaks(ending: Ending) -> None:
     """Cancelled timers, and those that other code than the user's has set, are not leaks."""
-    told = ending(f"""
-    import anyio
-    import asyncio
-
-    async def test_it(asyncframe):
-        {body}
-    """)
-
-    assert told == PASSED
+    head = "\n    import anyio\n    import asyncio\n"
+    assert ending(head + in_tests(*CURED, kind="async def")) == PASSED
 
 
 # -- clients

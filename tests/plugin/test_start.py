@@ -79,26 +79,34 @@ def test_the_ini_file_has_a_start(run) -> None:
     assert outcome == {"passed": 3}
 
 
-@pytest.mark.parametrize("value", ["2030-01-01", "2030-01-01T00:00:00", "soon", "7"])
-def test_an_invalid_start(run, value: str) -> None:
-    """A start without a time zone, or that is no date, is rejected with an example."""
-    message = (
-        "it must be a date and time in ISO 8601 with its offset from UTC, such as "
-        "'2030-01-01T00:00:00+00:00'"
-    )
-    source = f"""
-    import pytest
+INVALID = ("2030-01-01", "2030-01-01T00:00:00", "soon", "7")
 
+ALLOWED = (
+    "it must be a date and time in ISO 8601 with its offset from UTC, such as "
+    "'2030-01-01T00:00:00+00:00'"
+)
+
+
+def test_an_invalid_start(run) -> None:
+    """A start without a time zone, or that is no date, is rejected with an example."""
+    tests = (
+        f"""
     @pytest.mark.asyncframe(start={value!r})
-    def test_it(asyncframe):
+    def test_{number}(asyncframe):
         pass
     """
-    outcome, text = run(source)
-    assert outcome == {"errors": 1}
-    assert f"@pytest.mark.asyncframe(start={value!r}): {message}" in text
+        for number, value in enumerate(INVALID)
+    )
+    outcome, text = run("\n    import pytest\n" + "".join(tests))
+    assert outcome == {"errors": len(INVALID)}
+    told = [f"@pytest.mark.asyncframe(start={value!r}): {ALLOWED}" for value in INVALID]
+    assert [line for line in told if line not in text] == []
 
-    _, text = run(source, "-o", f"asyncframe_start={value}")
-    assert f"asyncframe_start = {value!r} in the ini file: {message}" in text
+
+def test_an_invalid_start_in_the_ini_file(run) -> None:
+    """The same in the ini file ends the run."""
+    _, text = run("def test_it(): pass", "-o", "asyncframe_start=soon")
+    assert f"asyncframe_start = 'soon' in the ini file: {ALLOWED}" in text
 
 
 @pytest.mark.parametrize("fixture", ["task_manager", "asyncframe"])
