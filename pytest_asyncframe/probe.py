@@ -13,6 +13,7 @@ from framework import Task, TaskManager, TaskNotFoundError
 from framework.protocols import TaskRecord
 from pytest_asyncframe._places import users_place
 from pytest_asyncframe._seen import matchers
+from pytest_asyncframe._seen.names import Names
 from pytest_asyncframe._seen.references import task_id_of
 from pytest_asyncframe._toolkit.clients import BASE_URL, Client, LiveServer
 from pytest_asyncframe.clock import VirtualClock
@@ -35,7 +36,7 @@ class Probe:
     def __init__(self, toolkit: Toolkit) -> None:
         self._toolkit = toolkit
         self._recorder = toolkit.recorder
-        self._names = toolkit.names
+        self._names = Names(toolkit.recorder, toolkit.scope)
 
     @property
     def manager(self) -> TaskManager:

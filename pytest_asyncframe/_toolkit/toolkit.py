@@ -359,12 +359,8 @@ class Toolkit:
         assert isinstance(pool, DeterministicExecutor)
         return pool
 
-    @functools.cached_property
-    def names(self) -> Names:
-        """Finds functions by their names, for the matchers and faults."""
-        return Names(self.recorder, self._scope)
-
-    def _scope(self) -> Scope:
+    def scope(self) -> Scope:
+        """Return what decides between functions of the same name."""
         apps: list[object] = [client.app for client in self.clients]
         scheduled: dict[str, Callable[..., object]] = {}
         if self._framework is not None:
@@ -379,7 +375,7 @@ class Toolkit:
         clock: Clock = self.manager.clock
         return FaultPlan(
             self.recorder,
-            self.names,
+            Names(self.recorder, self.scope),
             clock,
             self.pool.submit,
             real_time="" if self.clock is not None else self.mode,
