@@ -54,10 +54,11 @@ def not_lasting(before: Mapping[str, ModuleType], now: Mapping[str, ModuleType])
 
 
 @pytest.fixture(autouse=True)
-def installed_modules_last(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed_modules_last() -> Iterator[None]:
     """Keep what runs inside a test import, and fail if a module was replaced or dropped."""
     before = dict(sys.modules)
-    with monkeypatch.context() as patch:
+    # Not the fixture monkeypatch, which is to put its modules back before the look at them.
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_pytest.pytester, "SysModulesSnapshot", LastingModules)
         yield
     assert not_lasting(before, sys.modules) == [], "replaced in sys.modules, or dropped"
