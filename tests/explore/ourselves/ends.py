@@ -223,6 +223,19 @@ def post_or_close(run: Run) -> None:
     assert len(made) + box.lost == 5, (made, box.lost)
 
 
+def post_to_a_closed_loop(run: Run) -> None:
+    """Threads post calls to a loop that is closed: each is refused, and counted once."""
+    loop = run.loop()
+    loop.close()
+    box = Mailbox(loop)
+
+    def post() -> None:
+        assert not box.post(int)
+
+    run.together(post, post, post)
+    assert box.lost == 3, box.lost
+
+
 def mailboxes_of_loops(run: Run) -> None:
     """Loops get their first mailboxes at once, while that of a closed one goes."""
     boxes, gone = Mailboxes(), [run.loop() for _ in range(2)]
@@ -401,6 +414,7 @@ SCENARIOS: list[Callable[[Run], None]] = [
     cancel_on_a_loop,
     post_or_drain,
     post_or_close,
+    post_to_a_closed_loop,
     mailboxes_of_loops,
     apps_come_and_go,
     apps_come,

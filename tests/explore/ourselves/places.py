@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from framework._tasks.current import current_record
+from framework._tasks.places import GRANTED
 from framework.exceptions import QueueFullError, TaskCancelledError
 from tests.explore.ourselves.run import Gate, Run
 from tests.explore.ourselves.tasks import cancel, outcome
@@ -171,6 +173,63 @@ def give_back_or_wait(run: Run) -> None:
     assert reasons == ["", "", ""]
 
 
+class _SlowAnswer:
+    """An answer to a task that waits, while whose text is put together another thread comes."""
+
+    granted = False
+
+    def __init__(self, others: tuple[str, ...], come: Callable[[], None]) -> None:
+        self._others = others
+        self._come = come
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Those that have a place."""
+        self._come()
+        return self._others
+
+
+def launch_or_wait(run: Run) -> None:
+    """A task gets its place as it hears that it waits: once it runs, it says nothing of that."""
+    manager, met, checked = run.manager(2), Gate(), Gate()
+    reasons: list[str] = []
+
+    def tell(waits: bool) -> None:
+        if waits:
+            met.wait()
+            return
+        # Whoever still tells it something goes on first.
+        run.sleep(5.0)
+        record = current_record.get()
+        assert record is not None
+        reasons.append(record.reason)
+
+    first, second = (manager.submit_nowait(tell, (one,), max_running=1) for one in (True, False))
+    places = manager._core.places
+    task = places._tasks[second]
+    stay = task.stay
+    assert stay is not None
+
+    # 1 it hears that it waits, and 2 before that is noted it gets its place, and starts.
+    def come() -> None:
+        checked.open()
+        run.sleep(1.0)
+
+    def wait() -> None:
+        answer: Any = _SlowAnswer((first,), come)
+        places._told_running(task, stay, answer)
+
+    def grant() -> None:
+        checked.wait()
+        places._told_running(task, stay, GRANTED)
+
+    run.together(wait, grant)
+    met.open()
+    outcome(manager, first)
+    outcome(manager, second)
+    assert reasons == [""]
+
+
 def wait_or_cancel(run: Run) -> None:
     """A task is cancelled as it enters a line: it does not stay there."""
     manager, met = run.manager(2), Gate()
@@ -216,6 +275,7 @@ SCENARIOS: list[Callable[[Run], None]] = [
     replace_as_it_ends,
     give_back_or_join,
     give_back_or_wait,
+    launch_or_wait,
     wait_or_cancel,
     wait_or_shutdown,
 ]

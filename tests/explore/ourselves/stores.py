@@ -209,33 +209,18 @@ def secure_or_write(run: Run) -> None:
     run.sleep(6.0)
 
 
+def row(number: int, status: str) -> tuple[Any, ...]:
+    """Return a task's row, as another process has written it."""
+    ended = None if status == "running" else float(number)
+    return (
+        *(f"{number:032x}", "task", "", status, False, 0.0, 0.0, ended, 1, None, "", None),
+        *(None, "", False, False, None, None),
+    )
+
+
 def mirror_counts(run: Run) -> None:
     """Tasks of other processes end, are read twice and are removed: the counts are right."""
     mirror = Mirror(run.clock, lambda _: False)
-
-    def row(number: int, status: str) -> tuple[Any, ...]:
-        ended = None if status == "running" else float(number)
-        return (
-            f"{number:032x}",
-            "task",
-            "",
-            status,
-            False,
-            0.0,
-            0.0,
-            ended,
-            1,
-            None,
-            "",
-            None,
-            None,
-            "",
-            False,
-            False,
-            None,
-            None,
-        )
-
     mirror.absorb([row(1, "running")])
 
     def read() -> None:
@@ -252,6 +237,21 @@ def mirror_counts(run: Run) -> None:
     figures, kept = mirror.figures(), mirror.records()
     assert (figures["running"], figures["completed"]) == (0, len(kept))
     assert len({one.task_id for one in kept}) == len(kept)
+
+
+def forget_or_read(run: Run) -> None:
+    """Another process's task ends and is taken over by this one: it is no longer counted, once."""
+    mirror = Mirror(run.clock, lambda _: False)
+    mirror.absorb([row(1, "running")])
+
+    def forget() -> None:
+        mirror.forget(f"{1:032x}")
+
+    def read() -> None:
+        mirror.read([row(1, "completed")])
+
+    run.together(forget, read)
+    assert mirror.figures()["running"] == 0, mirror.figures()
 
 
 def labels(run: Run) -> None:
@@ -286,6 +286,7 @@ SCENARIOS: list[Callable[[Run], None]] = [
     secure_or_expire,
     secure_or_write,
     mirror_counts,
+    forget_or_read,
     labels,
     forget_twice,
 ]

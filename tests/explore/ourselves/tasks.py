@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from framework import TaskTimeoutError, retry_task, throttled_task
 from framework._manager.host import RemoteHost
+from framework._running.calls import Calls
 from framework._tasks.records import FINAL, TaskRecord
 from framework.exceptions import QueueFullError, TaskCancelledError, TaskNotFoundError
 from framework.telemetry.opentelemetry import OpenTelemetrySink
@@ -426,8 +429,22 @@ def keep_calls(run: Run) -> None:
     assert [record.args for record in records if record.args is not None] == [("x",)]
 
 
+def keep_the_latest(run: Run) -> None:
+    """Three tasks end at once, and the arguments of one are kept."""
+    calls = Calls(1)
+    spec = SimpleNamespace(options={"keep_arguments": True})
+    tasks: list[Any] = [
+        SimpleNamespace(task_id=str(number), spec=spec, args=("x",), kwargs={})
+        for number in range(3)
+    ]
+
+    run.together(*(partial(calls.keep, task) for task in tasks))
+    assert [task.args for task in tasks].count(None) == 2, tasks
+
+
 SCENARIOS: list[Callable[[Run], None]] = [
     keep_calls,
+    keep_the_latest,
     cancel_or_complete,
     cancel_twice,
     limit_or_complete,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from tests.explore.ourselves.run import Scenario
 
 NEEDED: dict[str, Scenario] = {
     "Backlog._lock": stores.note_or_end,
-    "Calls._lock": tasks.keep_calls,
+    "Calls._lock": tasks.keep_the_latest,
     "CleanUp._lock": timers.start_clean_up_twice,
     "Crew.lock": pool.put_or_close,
     "Deadlines._lock": timers.deadline_or_close,
@@ -36,16 +37,16 @@ NEEDED: dict[str, Scenario] = {
     "Gate._lock": throttles.first_calls,
     "Gates._lock": throttles.purge,
     "Lines._lock": places.give_back_or_join,
-    "Mailbox._dropping": ends.post_or_close,
+    "Mailbox._dropping": ends.post_to_a_closed_loop,
     "Mailboxes._lock": ends.mailboxes_of_loops,
     "MemoryStore._lock": stores.remove_twice,
     "Mirror._keeping": stores.mirror_counts,
-    "Mirror._lock": stores.mirror_counts,
+    "Mirror._lock": stores.forget_or_read,
     "OpenTelemetrySink._lock": tasks.attach_tracer_twice,
     "Outbox.publishing": tasks.limit_or_fail,
     "OwnBook._lock": schedules.claim_a_run_twice,
     "Places._admitting": places.submit_unique_twice,
-    "Places._lock": places.give_back_or_wait,
+    "Places._lock": places.launch_or_wait,
     "Process.lock": remote.enter_twice,
     "Process.sending": remote.send_twice,
     "Promise._lock": ends.use_promised,
@@ -74,11 +75,12 @@ _NEEDLESS = ("Nothing fails without it while there is a global lock: ", "A signa
 """What a comment says at a lock without which no scenario can fail."""
 
 _HOW = {
+    "Calls._lock": ("line", "delays"),
     "Delays._lock": ("line", "pct:3"),
-    "Mirror._lock": ("opcode", "pct:3"),
-    "Calls._lock": ("opcode", "delays"),
+    "Gate._lock": ("opcode", "delays"),
+    "Mailbox._dropping": ("line", "delays"),
+    "Mirror._lock": ("opcode", "delays"),
     "Places._admitting": ("line", "pct:3"),
-    "Places._lock": ("line", "pct:3"),
     "RedisLines._condition": ("opcode", "random"),
     "Removal._lock": ("opcode", "mixed"),
     "Schedules._lock": ("opcode", "delays"),
@@ -90,7 +92,17 @@ _RUNS = 100
 """Runs within which it must fail; most need ten."""
 
 
-@pytest.mark.parametrize("lock", NEEDED)
+# It guards the listing of names while one is added, for which weak dictionaries are copied there.
+_copies_weak_dictionaries = pytest.mark.skipif(
+    sys.version_info >= (3, 14), reason="from Python 3.14 on, nothing fails without the lock"
+)
+
+_MARKS = {"registry._LOCK": [_copies_weak_dictionaries]}
+
+
+@pytest.mark.parametrize(
+    "lock", [pytest.param(lock, marks=_MARKS.get(lock, [])) for lock in NEEDED]
+)
 def test_a_scenario_fails_without_the_lock(lock: str) -> None:
     """If the lock keeps nobody out, one of few schedules fails."""
     level, policy = _HOW.get(lock, ("line", "mixed"))
