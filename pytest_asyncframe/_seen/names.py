@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import gc
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -140,8 +141,10 @@ class Names:
     def _unknown(self, name: str) -> str:
         foreign, known, strangers = self._scope().foreign, [], []
         for label, fn in registered_functions().items():
-            if bare_function(fn).__module__ not in foreign:
-                known.append((label, fn))
+            module = bare_function(fn).__module__
+            if module not in foreign:
+                if module in sys.modules and not is_gone(fn):
+                    known.append((label, fn))
             elif f".{label}".endswith(f".{name}") and not is_gone(fn):
                 strangers.append(label)
         if strangers:
