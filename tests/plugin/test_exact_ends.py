@@ -28,7 +28,10 @@ async def test_limits_that_are_no_whole_nanoseconds(
     """A time limit fires once, at the first nanosecond that is not too early."""
     await asleep(begin)
     task_id = await asyncframe.manager.submit(asyncio.Event().wait, timeout=limit)
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(
+        TaskTimeoutError,
+        match=r"^task '\w+' \(asyncio\.locks\.Event\.wait\) ran past its time limit of ",
+    ):
         await asyncframe.completed(task_id)
 
     late = asyncframe.clock.monotonic() - begin - limit
@@ -87,7 +90,7 @@ async def test_timers_due_at_the_end_of_run_for(
 
 def test_as_completed_with_a_timeout(asyncframe: Probe) -> None:
     """as_completed() raises exactly when its timeout is over."""
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"^1 \(of 1\) futures unfinished$"):
         list(as_completed([Future[None]()], 0.3))
 
     assert asyncframe.clock.monotonic() == 0.3

@@ -100,7 +100,11 @@ def test_a_full_queue() -> None:
     pool = DeterministicExecutor(queue_size=1)
     pool.submit(int)
 
-    with pytest.raises(QueueFullError):
+    with pytest.raises(
+        QueueFullError,
+        match=r"^the task queue is full: 1 tasks are waiting; try again in 1 s, "
+        r"or increase 'queue_size' or 'max_workers'$",
+    ):
         pool.submit(int)
     assert pool.get_stats()["rejected"] == 1
     assert pool.get_stats()["queued"] == 1

@@ -156,10 +156,14 @@ def test_what_is_refused(asyncframe: Probe) -> None:
 
 def test_a_wrong_name(asyncframe: Probe) -> None:
     """A name that no function has is refused with those that are like it."""
-    with pytest.raises(LookupError, match=r"chrage'\. Did you mean .*test_fault_plans\.charge"):
+    with pytest.raises(
+        LookupError,
+        match=r"^no decorated function and no task of this test is named "
+        r"'test_fault_plans\.chrage'\. Did you mean .*test_fault_plans\.charge\?",
+    ):
         asyncframe.faults.fail("test_fault_plans.chrage")
     asyncframe.faults.fail("test_fault_plans.charge")
-    with pytest.raises(InjectedError):
+    with pytest.raises(InjectedError, match=r"^attempt 1 of charge was made to fail$"):
         asyncframe.run_until_complete(charge(1))
 
 
@@ -188,7 +192,9 @@ def test_two_failures_of_one_attempt(asyncframe: Probe) -> None:
     ):
         asyncframe.faults.fail("test_fault_plans.charge", on=[1, 2], exc=OSError)
     asyncframe.faults.fail(charge, exc=OSError)
-    with pytest.raises(ValueError, match="fail already"):
+    with pytest.raises(
+        ValueError, match=r"^fail\(charge\) would not take place as planned: .* fail already$"
+    ):
         asyncframe.faults.fail(charge)
     tasks = [asyncframe.run_until_complete(charge(1), check=False) for _ in range(2)]
 
@@ -207,7 +213,7 @@ def test_slow_needs_virtual_time(asyncframe: Probe) -> None:
     with pytest.raises(RuntimeError, match=r"^slow" + text):
         asyncframe.faults.chaos(1, kinds=["slow", "fail"])
     asyncframe.faults.chaos(1, fn=charge, kinds=["fail"])
-    with pytest.raises(InjectedError):
+    with pytest.raises(InjectedError, match=r"^attempt 1 of charge was made to fail$"):
         asyncframe.run_until_complete(charge(1))
 
 
@@ -259,7 +265,7 @@ def test_an_executor_without_a_clock(
     task_faults: FaultPlan, task_executor: DeterministicExecutor
 ) -> None:
     """Time is real with an executor and no clock, so slow() is refused."""
-    with pytest.raises(RuntimeError, match=r"^slow\(\) needs virtual time, .* the mode 'manual'"):
+    with pytest.raises(RuntimeError, match=r"^slow\(\) needs virtual time, .* the mode 'manual': "):
         task_faults.slow(charge, seconds=1)
 
 

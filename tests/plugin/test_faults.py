@@ -37,6 +37,12 @@ each_mode = pytest.mark.parametrize(
 )
 
 
+FULL = (
+    r"^the task queue is full: 10000 tasks are waiting; try again in 1 s, or increase "
+    r"'queue_size' or 'max_workers'$"
+)
+
+
 @background_task
 def double(number: int) -> int:
     """Return twice the number."""
@@ -286,7 +292,9 @@ async def test_a_slow_function_and_its_limit(asyncframe: Probe, is_async: bool) 
     fn = async_late if is_async else late
     asyncframe.faults.slow(fn, seconds=40)
     task_id = await asyncframe.manager.submit(fn, timeout=10)
-    with pytest.raises(TaskTimeoutError):
+    with pytest.raises(
+        TaskTimeoutError, match=r"^task '\w+' \(.*late\) ran past its time limit of 10 s$"
+    ):
         await asyncframe.completed(task_id)
     assert asyncframe.clock.monotonic() == 10
     await asyncframe.clock.run_for(60)
@@ -320,7 +328,7 @@ def test_slow_then_failed(asyncframe: Probe) -> None:
     """An attempt may be slow and fail then, whichever was planned first."""
     asyncframe.faults.fail(double, exc=TimeoutError)
     asyncframe.faults.slow(double, seconds=40)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError, match=r"^$"):
         asyncframe.run_until_complete(double(1))
 
     assert asyncframe.clock.monotonic() == 40
@@ -350,7 +358,11 @@ async def test_a_worker_that_crashes(asyncframe: Probe, mode: str) -> None:
 async def test_a_crash_where_a_task_is_awaited(asyncframe: Probe) -> None:
     """The coroutine that awaits the task gets a TaskInterruptedError."""
     asyncframe.faults.crash_worker(fn=subtract)
-    with pytest.raises(TaskInterruptedError):
+    with pytest.raises(
+        TaskInterruptedError,
+        match=r"^task '\w+' \(.*\.subtract\) was interrupted before it could end; "
+        r"it may have run in part$",
+    ):
         await subtract(await add(5))
 
 
@@ -445,7 +457,7 @@ async def test_a_full_queue(asyncframe: Probe, mode: str) -> None:
     """So many submissions are refused as by a full queue, and then none."""
     asyncframe.faults.queue_full(next=2)
     for fn in (double, triple):
-        with pytest.raises(QueueFullError) as caught:
+        with pytest.raises(QueueFullError, match=FULL) as caught:
             await submit(fn)
         assert caught.value.queue_size == 10_000
     task = await ended(asyncframe, await submit(double), mode)
@@ -462,7 +474,7 @@ async def test_a_full_queue_for_one_function(asyncframe: Probe) -> None:
 
     assert await triple.fn(5) == 15
     await asyncframe.completed(triple(5))
-    with pytest.raises(QueueFullError):
+    with pytest.raises(QueueFullError, match=FULL):
         double(5)
 
 
@@ -489,7 +501,7 @@ async def test_a_call_in_place_needs_no_queue(asyncframe: Probe) -> None:
     asyncframe.faults.queue_full()
 
     assert await subtract(5) == 4
-    with pytest.raises(QueueFullError):
+    with pytest.raises(QueueFullError, match=FULL):
         await add(5)
 
 
@@ -575,8 +587,8 @@ async def test_the_fixture_is_the_plan_of_the_probe(
 
 def test_the_fixture_alone(task_faults: FaultPlan, task_manager: TaskManager) -> None:
     """Without asyncframe, faults are injected into real threads."""
-    task_faults.fail("test_faults.double", exc=ConnectionError)
-    with pytest.raises(ConnectionError):
+    task_faults.fail("test_faults.double", exc=ConnectionError("no bank"))
+    with pytest.raises(ConnectionError, match=r"^no bank$"):
         task_manager.wait_result(double(1))
 
 

@@ -116,7 +116,9 @@ async def test_a_cancelled_call_does_not_count(asyncframe: Probe) -> None:
     asyncframe.executor.drain()
     await asyncframe.clock.run_for(1)
     assert await asyncframe.manager.cancel_task(ids[2])
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(
+        TaskCancelledError, match=r"^task '\w+' \(.*\.waiting_async\) was cancelled$"
+    ):
         await asyncframe.completed(ids[2])
     await asyncframe.clock.run_for(60)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import itertools
+import re
 import threading
 from collections.abc import Callable
 
@@ -84,7 +85,7 @@ def test_a_thread_that_blocks_once_is_no_failure(times: int, fails: bool) -> Non
 )
 def test_histories_that_cannot_be(kinds: list[str]) -> None:
     """A history is refused without its beginning, with two ends, or with more after its end."""
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=rf"^{re.escape(str(kinds))}"):
         check_history(kinds)
 
 
