@@ -18,6 +18,7 @@ from pytest_asyncframe._explore.schedule import Default
 from pytest_asyncframe.probe import Probe
 from tests.explore.locking import Drawn, in_a_run, is_modelled, pause
 from tests.explore.one_run import At, one_run
+from tests.patience import PATIENCE
 
 
 @pytest.mark.parametrize("kind", ["Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore"])
@@ -276,7 +277,7 @@ def test_a_thread_that_is_no_actor() -> None:
                 pass
             lock.release()
             # Its end would let the next actor run too.
-            assert acquired.wait(10)
+            assert acquired.wait(PATIENCE)
 
         # Not known as code of the user's, as with the threads of libraries.
         thread = threading.Thread(target=functools.partial(release), name="releaser")

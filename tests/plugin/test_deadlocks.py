@@ -116,11 +116,9 @@ async def test_beside_an_idle_thread_of_anyio(
 
 def await_idle(before: set[threading.Thread]) -> None:
     """Wait until no thread is busy, except those of *before*."""
-    for _ in range(10_000):
-        if not any(busy(before)):
-            return
+    # Nothing tells when a thread has come to its wait. The time limit of the test ends this.
+    while any(busy(before)):
         os.sched_yield()
-    pytest.fail(f"still busy: {list(busy(before))}")
 
 
 @pytest.mark.parametrize("marker", ["", "@pytest.mark.asyncio", "@pytest.mark.anyio"])

@@ -21,6 +21,7 @@ import pytest
 from fastapi import FastAPI
 
 from pytest_asyncframe.probe import Probe
+from tests.patience import PATIENCE
 from tests.plugin.waits import asleep, compute, sleep
 
 # -- files and signals
@@ -353,7 +354,7 @@ def child(start: float) -> None:
     """Exit with 0 if waits take real time here and the wall clock shows it."""
     # The child must not run any further, whatever happens.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(10)
+    signal.alarm(round(PATIENCE))
     try:
         begun = time.perf_counter()
         threading.Event().wait(0.03)

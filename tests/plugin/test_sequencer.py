@@ -20,6 +20,7 @@ from pytest_asyncframe._turns.turns import POLL_INTERVAL
 from pytest_asyncframe.clock import VirtualClock, VirtualDeadlockError
 from pytest_asyncframe.clock._loop import VirtualLoop
 from pytest_asyncframe.probe import Probe
+from tests.patience import PATIENCE
 from tests.plugin.endings import PLAIN
 
 
@@ -104,7 +105,7 @@ async def test_a_ready_file_is_not_polled(
         seen.acquire()
         right.sendall(b"hello\n")
         # A real lock, so this task keeps its turn.
-        seen.acquire(timeout=5)
+        assert seen.acquire(timeout=PATIENCE)
         asked.clear()
         begun = time.thread_time()
         while time.thread_time() < begun + 0.02:
