@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,6 +136,16 @@ def test_a_lock_over_an_await() -> None:
 
     assert told[0] == "None"
     assert told[1].endswith(", held by itself, maybe in another coroutine of its event loop")
+
+
+def test_a_lock_of_a_module_that_a_run_imports(tmp_path: Path) -> None:
+    """A lock that a module makes as it is imported in a run is named after the module."""
+    file, names = tmp_path / "shop.py", {"__name__": "shop"}
+    file.write_text("import threading\nstock_lock = threading.Lock()\n")
+    in_a_run(lambda _: exec(compile(file.read_text(), file, "exec"), names))
+
+    lock: Any = names["stock_lock"]
+    assert str(lock.origin) == "shop.stock_lock, made at shop.py:2"
 
 
 def test_a_lock_that_was_never_released() -> None:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
-from pytest_asyncframe.benchmark import Row, table
+from pytest_asyncframe.benchmark import Row, _rounds, table
 from tests.plugin.benchmark_runs import figures_of, run
 
 FIGURES = {"body", "framework", "per_task", "round_trip", "submit", "tasks"}
+
+
+def test_steps_for_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is repeated for as long as its time lasts, and made once if that is over."""
+    seconds, steps = itertools.count(), itertools.count()
+    monkeypatch.setattr(_rounds, "perf_counter", lambda: next(seconds))
+
+    assert _rounds.repeat(lambda: next(steps), 3) == [0, 1, 2]
+    assert _rounds.repeat(lambda: next(steps), 0) == [3]
 
 
 # -- what can be measured

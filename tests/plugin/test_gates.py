@@ -6,20 +6,47 @@ import re
 
 import pytest
 
+from pytest_asyncframe._toolkit import toolkit
+from tests.patience import PATIENCE
 from tests.plugin.endings import PASSED, Ending
 
 # -- tasks
 
 
-@pytest.mark.parametrize("fixtures", ["task_manager, task_clock", "task_manager"])
-def test_a_task_that_is_just_ending_is_not_a_leak(ending: Ending, fixtures: str) -> None:
+def test_a_task_that_is_just_ending_is_not_a_leak(ending: Ending) -> None:
     """A task that needs no time to end is not a leak."""
-    told = ending(f"""
+    told = ending("""
     import pytest
 
     @pytest.mark.parametrize("number", range(50))
-    def test_it({fixtures}, number):
+    def test_it(task_manager, task_clock, number):
         task_manager.submit_nowait(sum, (range(20_000),))
+    """)
+
+    assert told == PASSED
+
+
+def test_a_task_that_is_just_ending_in_real_time(
+    ending: Ending, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where time is real, a task that ends while the test is looked at is not a leak."""
+    monkeypatch.setattr(toolkit, "_GRACE", PATIENCE)
+    told = ending("""
+    import threading
+
+    import pytest
+
+    @pytest.mark.asyncframe(mode="threads")
+    def test_it(asyncframe):
+        recorder, looked_at = asyncframe._recorder, threading.Event()
+        watching = recorder.watching
+
+        def watched(*args, **options):
+            looked_at.set()
+            return watching(*args, **options)
+
+        recorder.watching = watched
+        asyncframe.manager.submit_nowait(looked_at.wait)
     """)
 
     assert told == PASSED

@@ -10,6 +10,8 @@ import socket
 import sys
 import threading
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -145,6 +147,16 @@ async def test_debug_mode_shows_who_set_a_timer(asyncframe: Probe, setter: str) 
     timer.cancel()
 
     assert re.search(r"created at .*test_sequencer\.py:\d+", repr(timer))
+
+
+def test_a_wake_up_before_the_wait() -> None:
+    """Who has been woken before it waits does not wait."""
+    sequencer = Sequencer(moves=True, starts=True, hold=True, one_at_a_time=True)
+    woken: Any = SimpleNamespace(notified=True)
+    with sequencer.working() as actor:
+        assert not sequencer.try_park(actor, None, woken, "to be woken")
+        assert not sequencer.try_park(actor, None, None, "a signal", lambda: True)
+        sequencer.park(actor, None, woken)
 
 
 def test_a_timer_that_has_passed_fires_at_once(asyncframe: Probe) -> None:

@@ -59,7 +59,7 @@ RETRIES = """
 """
 
 
-@pytest.mark.parametrize("options", [(), ("-n2",)])
+@pytest.mark.parametrize("options", [(), ("-n1",)])
 def test_every_event_is_a_line(timeline_of, options):
     """Events and findings are shown at the failure and at the teardown, under xdist too."""
     assert timeline_of(RETRIES, *options, name="task timeline.*") == lines("""
