@@ -238,6 +238,7 @@ RACY = """
 """
 
 
+@pytest.mark.extended("processes")
 def test_debugging_a_replay(pytester: pytest.Pytester) -> None:
     """A breakpoint in the middle of a race does not change its replay, as far as Python allows."""
     source = dedent(RACY)

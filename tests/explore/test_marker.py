@@ -184,6 +184,7 @@ def test_the_marker_is_listed(pytester: pytest.Pytester) -> None:
     ]
 
 
+@pytest.mark.extended("processes")
 def test_other_tests_import_nothing_of_it(pytester: pytest.Pytester) -> None:
     """A run without the marker does not import the exploration."""
     source = "import sys\ndef test_it(asyncframe):\n    assert 'x' not in sys.modules"

@@ -231,6 +231,7 @@ def under_coverage(pytester: pytest.Pytester, core: str) -> tuple[str, set[int]]
     return result.stdout.str(), set(ran["executed_lines"])
 
 
+@pytest.mark.extended("processes")
 @traced
 def test_beside_coverage_on_3_11(pytester: pytest.Pytester) -> None:
     """On Python 3.11 coverage has the only tracer, and the error says so."""

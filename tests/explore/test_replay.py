@@ -200,6 +200,7 @@ def test_a_race_is_replayed(pytester: pytest.Pytester) -> None:
     )
 
 
+@pytest.mark.extended("processes")
 def test_a_race_is_replayed_elsewhere(pytester: pytest.Pytester) -> None:
     """A line that a worker of xdist printed fails in a process with another hash seed."""
     option = replay_line(run(pytester, RACY, "-n1"))

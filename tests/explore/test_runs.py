@@ -347,6 +347,7 @@ def test_only_the_first_and_the_last_run_are_shown(
     assert shown.count("WARNING") == 2
 
 
+@pytest.mark.extended("processes")
 def test_a_breakpoint_stops_the_first_and_the_last_run(pytester: pytest.Pytester) -> None:
     """A breakpoint in the test does not stop the runs in between."""
     pytester.makepyfile(test_it=NOISY)
@@ -355,6 +356,7 @@ def test_a_breakpoint_stops_the_first_and_the_last_run(pytester: pytest.Pytester
     debugged.stdout.fnmatch_lines(["*1 passed*"])
 
 
+@pytest.mark.extended("processes")
 def test_a_debugger_starts_in_the_run_that_is_told(pytester: pytest.Pytester) -> None:
     """With --pdb the debugger starts once, and what was found is shown before."""
     pytester.makepyfile(test_it=RACY)
@@ -388,6 +390,7 @@ def test_a_sync_test_is_explored(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["replay: pytest *"])
 
 
+@pytest.mark.extended("processes")
 def test_workers_of_xdist_explore_the_same_schedules(pytester: pytest.Pytester) -> None:
     """A worker of xdist finds the same schedule as a run without it, and sends it all."""
     source = RACY + CORRECT.removeprefix(RACE).replace("test_sale", "test_twin")
@@ -435,6 +438,7 @@ def test_a_long_exploration_shows_where_it_is(
     )
 
 
+@pytest.mark.extended("processes")
 def test_an_interrupted_exploration_leaves_no_trace(pytester: pytest.Pytester) -> None:
     """Ctrl-C in one of the runs ends the session, and garbage is collected as before."""
     source = "RUNS = []\n" + CORRECT.replace(

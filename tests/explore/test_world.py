@@ -56,6 +56,7 @@ def test_all_runs_see_the_same_world(pytester: pytest.Pytester) -> None:
     assert (thread, pool) == ("Thread-1", "ThreadPoolExecutor-0")
 
 
+@pytest.mark.extended("processes")
 def test_two_processes_see_the_same_world(pytester: pytest.Pytester) -> None:
     """What is drawn at random is the same in the next session, and in a worker of xdist."""
     drawn = []

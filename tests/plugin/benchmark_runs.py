@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_benchmark import plugin
 
 INI = """
 [pytest]
@@ -23,6 +24,7 @@ import threading
 from datetime import timedelta
 
 import pytest
+from pytest_benchmark import plugin
 
 from framework import (
     FrameworkNotStartedError,
@@ -78,6 +80,8 @@ def run(
     with pytest.MonkeyPatch.context() as patch:
         # pytest-benchmark takes this for a worker of xdist, where it measures nothing.
         patch.delenv("PYTEST_XDIST_WORKER", raising=False)
+        # What it asks other programs for, for its file.
+        patch.setattr(plugin, "get_cpu_info", dict)
         start = pytester.runpytest_subprocess if apart else pytester.runpytest_inprocess
         return start(*options)
 

@@ -51,6 +51,7 @@ def test_disabled(pytester: pytest.Pytester) -> None:
     result.stdout.no_fnmatch_line("*task_benchmark (medians)*")
 
 
+@pytest.mark.extended("processes")
 def test_xdist(pytester: pytest.Pytester) -> None:
     """Under pytest-xdist, which disables benchmarks, the function runs once."""
     pytest.importorskip("xdist")

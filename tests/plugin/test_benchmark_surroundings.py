@@ -115,6 +115,7 @@ def test_send(task_benchmark):
     run(pytester, tests).assert_outcomes(passed=1)
 
 
+@pytest.mark.extended("processes")
 def test_schedules_do_not_run(pytester: pytest.Pytester) -> None:
     """A measurement does not start the app's schedules."""
     tests = """

@@ -8,9 +8,11 @@ import re
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -73,6 +75,13 @@ async def test_waits_of_coroutines_are_on_the_clock(asyncframe: Probe) -> None:
     assert took == dict.fromkeys([*SIMULATED, *IN_THREADS], HOUR)
 
 
+def marked(rows: Iterable[str]) -> list[Any]:  # pytest does not export the type
+    """Return rows as parameters, those with a process marked."""
+    apart = pytest.mark.extended("processes")
+    return [pytest.param(row, marks=apart if "process" in row else ()) for row in rows]
+
+
+@pytest.mark.extended("processes")
 @pytest.mark.parametrize("where", ["in the test", "in a task", "in a thread"])
 def test_what_holds_time_still(asyncframe: Probe, where: str) -> None:
     """A timer that is due in a second does not fire meanwhile."""
@@ -96,7 +105,7 @@ def test_what_holds_time_still(asyncframe: Probe, where: str) -> None:
     timer.cancel()
 
 
-@pytest.mark.parametrize("row", WAITED_FOR)
+@pytest.mark.parametrize("row", marked(WAITED_FOR))
 async def test_what_time_waits_for(asyncframe: Probe, row: str) -> None:
     """A timeout of a second does not fire if this ends soon."""
     at_once = threading.Event()
@@ -107,7 +116,7 @@ async def test_what_time_waits_for(asyncframe: Probe, row: str) -> None:
 
 
 @pytest.mark.asyncframe(blocked_loop="off")  # subprocess.run blocks it too
-@pytest.mark.parametrize("row", [*UNSEEN, *WAITED_FOR])
+@pytest.mark.parametrize("row", marked([*UNSEEN, *WAITED_FOR]))
 async def test_what_time_does_not_wait_for(asyncframe: Probe, row: str) -> None:
     """A timer that is due in a second fires before this ends if it takes long."""
     moved = threading.Event()
@@ -190,6 +199,7 @@ def clock_times() -> tuple[float, float, float]:
     return time.time(), time.monotonic(), time.perf_counter()  # noqa: TID251  # what is tested
 
 
+@pytest.mark.extended("processes")
 def test_clocks_without_time_machine(pytester: pytest.Pytester) -> None:
     """Without time-machine, datetime.now() and time.time() are real too."""
     pytester.makeconftest("import sys; sys.modules['time_machine'] = None")

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.extended("processes")
+
 SECOND_IS_DEBUGGED = """
     import threading
 

@@ -366,6 +366,7 @@ def child(start: float) -> None:
         os._exit(2)
 
 
+@pytest.mark.extended("processes")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no children are forked here")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 @each_mode

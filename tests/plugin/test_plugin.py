@@ -89,7 +89,7 @@ def run(user: pytest.Pytester, *options: str, apart: bool = False) -> pytest.Run
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param((), id="strict"),
+        pytest.param((), id="strict", marks=pytest.mark.extended("processes")),
         pytest.param(("-o", "asyncio_mode=auto"), id="auto"),
         pytest.param(("-p", "no:anyio"), id="no anyio"),
         pytest.param(("--strict-markers", "--strict-config"), id="strict markers"),
@@ -136,6 +136,7 @@ def test_under_the_runner_of_anyio(user: pytest.Pytester) -> None:
     run(user).assert_outcomes(passed=1)
 
 
+@pytest.mark.extended("processes")
 def test_in_parallel(user: pytest.Pytester) -> None:
     """Tests pass under xdist, and findings are reported with their text."""
     user.makepyfile(
@@ -176,6 +177,7 @@ def test_fixtures_of_those_names(user: pytest.Pytester) -> None:
     run(user).assert_outcomes(passed=1)
 
 
+@pytest.mark.extended("processes")
 def test_nothing_is_imported_unless_used(pytester: pytest.Pytester) -> None:
     """Importing the plugin imports neither FastAPI nor the framework, and starts no thread."""
     code = (
@@ -218,6 +220,7 @@ def test_tests_are_isolated(user: pytest.Pytester) -> None:
     run(user).assert_outcomes(passed=2, failed=1)
 
 
+@pytest.mark.extended("processes")
 @pytest.mark.parametrize("first", ["plain", "virtual"])
 def test_a_fixture_that_outlives_the_test(user: pytest.Pytester, first: str) -> None:
     """A fixture of a wider scope is set up and torn down in real time."""
@@ -529,6 +532,7 @@ def test_a_loop_that_tests_share(user: pytest.Pytester) -> None:
     assert "1 error" in text
 
 
+@pytest.mark.extended("processes")
 def test_another_package_of_the_same_name(pytester: pytest.Pytester) -> None:
     """A user's folder that hides the framework is reported by each fixture, with how to fix it."""
     hiding = pytester.mkpydir("framework")

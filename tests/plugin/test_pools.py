@@ -187,6 +187,7 @@ def test_a_process_pool_that_is_closed(asyncframe: Probe) -> None:
     assert asyncframe.clock.monotonic() == 3
 
 
+@pytest.mark.extended("processes")
 def test_a_process_pool_that_is_imported_in_the_test(pytester: pytest.Pytester) -> None:
     """A process pool also stops time if the test itself imports its module."""
     pytester.makepyfile("""

@@ -183,6 +183,7 @@ async def test_a_test_that_replaces_httpx(
         assert isinstance(client, original)
 
 
+@pytest.mark.extended("processes")
 def test_a_test_that_loads_and_replaces_httpx(pytester: pytest.Pytester) -> None:
     """The same holds if httpx was not loaded before the test patched it."""
     pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function")

@@ -658,6 +658,7 @@ def test_a_marker_for_all_tests_of_a_file(runs: Runs) -> None:
     )
 
 
+@pytest.mark.extended("processes")
 def test_seeds_and_other_parameters(runs: Runs) -> None:
     """Seeds count from that of the command line; parametrize makes tests as ever; xdist runs."""
     result = runs(

@@ -59,7 +59,9 @@ RETRIES = """
 """
 
 
-@pytest.mark.parametrize("options", [(), ("-n1",)])
+@pytest.mark.parametrize(
+    "options", [(), pytest.param(("-n1",), marks=pytest.mark.extended("processes"))]
+)
 def test_every_event_is_a_line(timeline_of, options):
     """Events and findings are shown at the failure and at the teardown, under xdist too."""
     assert timeline_of(RETRIES, *options, name="task timeline.*") == lines("""
@@ -350,6 +352,7 @@ def test_repeated_sleeps_are_one_line(timeline_of):
     """)
 
 
+@pytest.mark.extended("processes")
 def test_values_with_a_broken_repr(timeline_of):
     """Whatever repr() or str() raises or returns, the timeline has short lines."""
     source = r"""

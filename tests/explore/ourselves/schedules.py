@@ -61,12 +61,12 @@ def sharing(run: Run, manager: TaskManager, book: SharedBook, schedule: Schedule
 def claim_a_run_twice(run: Run) -> None:
     """Two threads claim one due time: one of them gets it."""
     book, answers = OwnBook(), list[RunClaim]()
-    book.enter_schedule("", "", 0.0)
+    book.enter_schedule("nightly", "", 0.0)
 
     def claim() -> None:
         task = LiveTask()
         task.task_id, task.created_at, task.rest = "1", 0.0, None
-        answers.append(book.claim_run("", 1.0, task))
+        answers.append(book.claim_run("nightly", 1.0, task))
 
     run.together(claim, claim)
     assert sorted(answers) == ["claimed", "taken"], answers
