@@ -96,17 +96,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector what lasts until the end: modules, tests and parameters.
+    """Spare the garbage collector what lasts until the end: modules, tests and parameters."""
+    _freeze()
 
-    Tests look for garbage hundreds of times, and each look would walk through all of it.
+
+def _freeze() -> None:
+    """Keep the garbage collector from walking through what is there now.
+
+    Tests look for garbage hundreds of times, and most of what is there has come to stay.
     """
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(nextitem: pytest.Item | None) -> Iterator[None]:
-    """Forget what a failed test has left before the next one begins.
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Forget what a failed test has left, and spare the collector what a file has left for good.
 
     Python keeps the last error, and by it the frames of the test: an open process or socket
     in them would be collected in the middle of a later test, which would fail by its warning.
@@ -114,6 +119,8 @@ def pytest_runtest_protocol(nextitem: pytest.Item | None) -> Iterator[None]:
     result = yield
     if nextitem is not None and hasattr(sys, "last_value"):
         _forget_the_last_error()
+    if nextitem is not None and nextitem.path != item.path:
+        _freeze()
     return result
 
 

@@ -100,6 +100,7 @@ def test_empty_tests() -> None:
 # -- rows
 
 
+@pytest.mark.extended("time")
 def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The section gives the rows it is known for; the start of pytest is no test's share."""
 

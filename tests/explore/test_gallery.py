@@ -91,6 +91,7 @@ def test_a_race_is_found(pytester: pytest.Pytester, name: str) -> None:
     result.stdout.fnmatch_lines("replay: pytest * --asyncframe-replay=AF1:*")
 
 
+@pytest.mark.extended("time")
 def test_no_cured_race_is_found(pytester: pytest.Pytester) -> None:
     """All twins pass five runs, which stop at their lines; other levels have a longer test."""
     result = run(pytester, *RACES, tests="correct", seeds=5, policy="mixed", level="line")

@@ -9,6 +9,8 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 import framework
 import pytest_asyncframe
 
@@ -76,6 +78,7 @@ def test_no_string_names_a_module_of_the_framework() -> None:
     ] == []
 
 
+@pytest.mark.extended("time")
 def test_no_attribute_is_a_private_name_of_the_framework() -> None:
     """The plugin uses private attributes of its own objects, and of no other ones."""
     private = defined(framework) - SHARED
