@@ -48,7 +48,10 @@ def test_long_files_come_first(pytestconfig: pytest.Config, request: pytest.Fixt
 @pytest.fixture
 def suite(pytester: pytest.Pytester) -> pytest.Pytester:
     """A folder whose tests have the conftest of these."""
-    pytester.makeini("[pytest]\naddopts = -p no:randomly -p no:asyncio\nfilterwarnings = error\n")
+    pytester.makeini(
+        "[pytest]\naddopts = -p no:randomly -p no:asyncio\nfilterwarnings = error\n"
+        "markers = extended: what a test needs\n"
+    )
     pytester.makeconftest(
         f"import sys\nsys.path.append({str(ROOT)!r})\nfrom tests.conftest import *\n"
     )
@@ -60,7 +63,9 @@ def test_children_can_be_interrupted(suite: pytest.Pytester) -> None:
     """Children of a run that was started with SIGINT ignored hear it, and the run does not."""
     suite.makepyfile("""
     import signal, subprocess, sys
+    import pytest
 
+    @pytest.mark.extended("processes")
     def test_child():
         signal.raise_signal(signal.SIGINT)
         code = "import signal; assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN"
@@ -80,7 +85,9 @@ def test_what_a_failure_left_is_its_own(suite: pytest.Pytester) -> None:
     """A process that a failed test left open fails no test after it."""
     suite.makepyfile("""
     import gc, subprocess, sys
+    import pytest
 
+    @pytest.mark.extended("processes")
     def test_leaves_a_process():
         process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1)
         raise TimeoutError
