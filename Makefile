@@ -24,7 +24,8 @@ PYTHON ?= python3
 PORT ?= 8000
 ARGS ?=
 ROOM ?=
-JOBS ?= logical
+# One process more than processors, for the short moments in which a test waits.
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
 # Most of the tests with processes wait for one, so that there are more of them at a time. A file
 # stays with one process, so that what its tests share is started once.
 JOBS_ALL ?= $(shell $(PYTHON) -c 'import os; print(3 * (os.cpu_count() or 1))')
@@ -60,7 +61,7 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	tests=$$($(BIN)/python -m tests.rooms $(ROOM)) && \
-		$(BIN)/$(RUN) pytest -n $(JOBS) $(DIST) $(ARGS) $$tests
+		$(BIN)/$(RUN) pytest -n $(JOBS) --dist worksteal $(ARGS) $$tests
 
 test-all: $(VENV)/.test $(VENV)/.servers $(VENV)/.tools
 	$(BIN)/$(RUN) pytest -m 'not soak' -n $(JOBS_ALL) $(DIST) $(ARGS)

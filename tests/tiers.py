@@ -43,6 +43,7 @@ BACK_ENDS = {
 
 EXAMPLES = {
     "docs/examples/plugin/test_outside.py::test_a_program": "processes",
+    "tests/docs/test_examples.py::test_example[requeued]": "time",
     "tests/docs/test_examples.py::test_example[subprocess_engine]": "processes",
 }
 """What examples of the documentation need, by the beginnings of their tests' names.

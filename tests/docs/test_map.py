@@ -73,6 +73,7 @@ def test_the_plugin_uses_public_modules() -> None:
 # ------------------------------------------------------------------ pictures
 
 
+@pytest.mark.extended("time")
 def test_pictures_are_drawn_from_the_code() -> None:
     """The pictures are those that the code of today makes: python -m tests.docs.pictures."""
     outdated = [

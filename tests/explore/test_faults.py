@@ -38,6 +38,7 @@ def test_it(asyncframe, charge):
 )
 
 
+@pytest.mark.extended("time")
 def test_second_deliveries_overlap(pytester: pytest.Pytester) -> None:
     """Exploring finds a task that is charged twice, and every run follows its schedule."""
     result = run(pytester, CHARGES, "-v")
@@ -79,6 +80,7 @@ def test_it(asyncframe):
 )
 
 
+@pytest.mark.extended("time")
 def test_a_replay_repeats_chaos(pytester: pytest.Pytester) -> None:
     """The same random faults take place in a replay of the run that has failed."""
     first = run(pytester, CHAOS)

@@ -84,6 +84,7 @@ def most_runs(program: Program, level: Level, seeds: int, runs: int) -> int:
     return most
 
 
+@pytest.mark.extended("time")
 def test_one_run_for_one_seed() -> None:
     """At level "framework", three runs of each program make the same choices."""
     found = {one.__name__: most_runs(one, "framework", seeds=1, runs=3) for one in PROGRAMS}

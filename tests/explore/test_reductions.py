@@ -63,6 +63,7 @@ def found_in(pytester: pytest.Pytester) -> int:
     return int(found[1])
 
 
+@pytest.mark.extended("time")
 @pytest.mark.usefixtures("untraced")
 def test_turns_between_steps_of_a_loop(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch

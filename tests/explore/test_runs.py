@@ -184,6 +184,7 @@ def test_the_budget_ends_an_exploration(pytester: pytest.Pytester) -> None:
     )
 
 
+@pytest.mark.extended("time")
 def test_a_time_limit_ends_an_exploration_in_time(pytester: pytest.Pytester) -> None:
     """The time limit of pytest-timeout is for the whole test, which ends before it comes."""
     source = CORRECT.replace("@pytest", "@pytest.mark.timeout(2)\n@pytest", 2).replace(
@@ -295,6 +296,7 @@ def test_each_run_has_its_own_instance(pytester: pytest.Pytester, mark: str) -> 
     run(pytester, source).assert_outcomes(passed=1)
 
 
+@pytest.mark.extended("time")
 def test_folders_do_not_pile_up(pytester: pytest.Pytester) -> None:
     """Only the first and the last run leave their tmp_path behind."""
     source = RACE + (
@@ -306,6 +308,7 @@ def test_folders_do_not_pile_up(pytester: pytest.Pytester) -> None:
     assert len(folders) == 2
 
 
+@pytest.mark.extended("time")
 def test_properties_and_output_are_those_of_one_run(pytester: pytest.Pytester) -> None:
     """What a test records or prints is reported once, as the last run did it."""
     source = RACE + (

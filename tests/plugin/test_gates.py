@@ -52,6 +52,7 @@ def test_a_task_that_is_just_ending_in_real_time(
     assert told == PASSED
 
 
+@pytest.mark.extended("time")
 def test_a_task_that_blocks(ending: Ending) -> None:
     """A task that blocks outside the clock at the end of a test is a leak, reported at once."""
     told = ending("""

@@ -130,6 +130,7 @@ def test_invalid_pollers(ending: Ending) -> None:
 # -- calls of the pool
 
 
+@pytest.mark.extended("time")
 def test_calls_that_are_left_behind(ending: Ending) -> None:
     """A running or queued call of the bare pool is a leak, shown with its submission."""
     told = ending("""

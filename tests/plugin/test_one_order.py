@@ -35,6 +35,7 @@ def test_one_order(mode: Mode) -> None:
     assert found == {one.__name__: 1 for one in PROGRAMS}
 
 
+@pytest.mark.extended("time")
 def test_other_seeds_give_other_orders() -> None:
     """The programs here have many orders: of six seeds, most give an order of their own."""
     few = {}

@@ -47,6 +47,7 @@ async def test_bytes_that_are_on_their_way(asyncframe: Probe) -> None:
     await writer.wait_closed()
 
 
+@pytest.mark.extended("time")
 async def test_a_socket_from_which_nothing_comes(asyncframe: Probe) -> None:
     """An idle open socket stops time for a moment only."""
     left, right = socket.socketpair()
@@ -211,6 +212,7 @@ async def test_writers_of_a_database(asyncframe: Probe, tmp_path: Path) -> None:
         desk.close()
 
 
+@pytest.mark.extended("time")
 async def test_a_lock_held_during_a_sleep(asyncframe: Probe, tmp_path: Path) -> None:
     """Time moves for the holder of a database lock while a thread waits for it in real time."""
     desk, clock = Desk(), asyncframe.clock
@@ -231,6 +233,7 @@ async def test_a_lock_held_during_a_sleep(asyncframe: Probe, tmp_path: Path) -> 
     desk.close()
 
 
+@pytest.mark.extended("time")
 async def test_a_thread_that_polls(asyncframe: Probe) -> None:
     """Time does not wait for a polling thread, and the timeline says so."""
     stop = threading.Event()
@@ -294,6 +297,7 @@ async def test_run_for_waits_for_threads(asyncframe: Probe, mode: str) -> None:
     desk.close()
 
 
+@pytest.mark.extended("time")
 @each_mode
 async def test_run_for_waits_for_sockets(asyncframe: Probe, mode: str) -> None:
     """A timeout around a socket does not fire while run_for() waits for the other side."""

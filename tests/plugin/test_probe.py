@@ -416,6 +416,7 @@ def test_unfinished_tasks_are_not_idle(asyncframe: Probe) -> None:
 # -- the clock's edges
 
 
+@pytest.mark.extended("time")
 def test_threads_of_the_tests_own(task_clock: VirtualClock) -> None:
     """A thread that the test starts can sleep on the clock too."""
     woke: list[float] = []

@@ -27,6 +27,8 @@ from framework import (
 from framework.protocols import TaskEvent
 from tests.patience import PATIENCE
 
+pytestmark = pytest.mark.extended("time")
+
 SEEDS = [*range(5), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(5, 20))]
 THREADS = 16
 OPERATIONS = 150

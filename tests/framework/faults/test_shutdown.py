@@ -212,6 +212,7 @@ def test_e6_shutdown_from_a_signal_handler_that_interrupts_the_pool_returns() ->
         pool.submit(int)
 
 
+@pytest.mark.extended("time")
 def test_e7_a_submit_that_races_with_shutdown_is_settled_or_refused() -> None:
     """In 1,000 rounds of 8 threads each call is run, or refused with RuntimeError."""
     rounds, threads = 1_000, 8

@@ -308,6 +308,7 @@ async def test_cancel_a_running_one(manager: TaskManager, host: RemoteHost) -> N
     assert task.cancel_requested
 
 
+@pytest.mark.extended("time")
 async def test_forgotten(manager: TaskManager, host: RemoteHost, workers: Workers) -> None:
     """A clean-up makes the engine forget the tasks as well."""
     task_id = work(1)
