@@ -2,13 +2,17 @@
 
     coverage run --data-file=FILE -m pytest -p tests.mutants.reach ...
 
-Beside the data file a line of JSON for each test says how long it took.
+Processes that a test starts have its context too. One that a fixture of a wider scope starts, such
+as a Celery worker, has the fixture's. Beside the data file a line of JSON for each test says how
+long it took, and which fixtures it used.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 
@@ -19,6 +23,28 @@ from coverage.data import CoverageData
 SECONDS = "seconds"
 """Ends the names of the files with the times; each process of a run writes one."""
 
+FIXTURE = "fixture:"
+"""Begins the context of what a fixture of a wider scope starts."""
+
+_CONFIG = "COVERAGE_PROCESS_CONFIG"
+"""The environment variable by which coverage tells child processes what to measure."""
+
+
+@contextmanager
+def _children_in(context: str) -> Iterator[None]:
+    """Give the processes that are started meanwhile a context, if they are measured."""
+    measured, before = coverage.Coverage.current(), os.environ.get(_CONFIG)
+    if measured is None or before is None:
+        yield
+        return
+    kept, measured.config.context = measured.config.context, context
+    os.environ[_CONFIG] = measured.config.serialize()
+    try:
+        yield
+    finally:
+        measured.config.context = kept
+        os.environ[_CONFIG] = before
+
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
@@ -28,14 +54,25 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     begun = perf_counter()  # steady: told, never compared
     measured.switch_context(item.nodeid)
     try:
-        return (yield)
+        with _children_in(item.nodeid):
+            return (yield)
     finally:
         measured.switch_context("")
-        data = measured.get_data().data_filename()
-        with Path(f"{data}.{SECONDS}").open("a", encoding="utf-8") as file:
-            file.write(
-                json.dumps([item.nodeid, perf_counter() - begun]) + "\n"
-            )  # steady: told, never compared
+        seconds = perf_counter() - begun  # steady: told, never compared
+        # What getfixturevalue has asked for, too.
+        used = sorted(getattr(getattr(item, "_request", None), "_fixture_defs", ()))
+        file = Path(f"{measured.get_data().data_filename()}.{SECONDS}")
+        with file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps([item.nodeid, seconds, used]) + "\n")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Iterator[None]:
+    """Give what lasts for several tests the context of its fixture."""
+    if fixturedef.scope == "function":
+        return (yield)
+    with _children_in(FIXTURE + fixturedef.argname):
+        return (yield)
 
 
 class Reach:
@@ -44,6 +81,9 @@ class Reach:
     Args:
         data: The combined coverage data; the files with the times are beside it.
         root: The tree that was run.
+
+    Attributes:
+        seconds: How long each test took.
     """
 
     def __init__(self, data: Path, root: Path) -> None:
@@ -51,14 +91,19 @@ class Reach:
         self._data.read()
         self._root = root
         self._lines: dict[str, dict[int, list[str]]] = {}
+        self._users: dict[str, list[str]] = {}
         self.seconds: dict[str, float] = {}
         for file in data.parent.glob(f"{data.name}*.{SECONDS}"):
             for line in file.read_text("utf-8").splitlines():
-                name, seconds = json.loads(line)
+                name, seconds, *used = json.loads(line)
                 self.seconds[name] = seconds
+                for fixture in used[0] if used else ():
+                    self._users.setdefault(fixture, []).append(name)
 
     def tests(self, module: str, line: int) -> list[str]:
         """Return the tests that reach a line, the quickest first.
+
+        Of a line that only an import or a fixture reaches, those that reach its module.
 
         Args:
             module: Path from the root.
@@ -69,5 +114,16 @@ class Reach:
             self._lines[module] = self._data.contexts_by_lineno(str(self._root / module))
         lines = self._lines[module]
         nearest = max((known for known in lines if known <= line), default=0)
-        found = filter(self.seconds.__contains__, lines.get(nearest, []))
+        found = self._of(lines.get(nearest, []))
+        if not found:
+            found = self._of([context for contexts in lines.values() for context in contexts])
         return sorted(found, key=lambda name: self.seconds[name])
+
+    def _of(self, contexts: list[str]) -> set[str]:
+        """Return the tests that contexts stand for."""
+        found: set[str] = set()
+        for context in set(contexts):
+            name = context.partition("|")[0]  # a child's own follows
+            users = self._users.get(name.removeprefix(FIXTURE), [])
+            found.update(users if name.startswith(FIXTURE) else [name])
+        return found & self.seconds.keys()
