@@ -18,7 +18,7 @@ from tests.explore.models import Body, Model, Point, Ran, State, Until, explored
 from tests.explore.races import Actor, beside, lost_update, points, several
 
 TOO_MANY = 400
-small = settings(deadline=None, max_examples=200)
+small = settings(max_examples=200)
 
 # What an actor does in one atomic step: something, or taking or giving back a lock.
 STEPS = ["step", "take a", "take b", "give a", "give b"]

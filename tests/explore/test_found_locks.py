@@ -183,9 +183,9 @@ def test_a_lock_is_put_back_after_a_failure(app: Any, tmp_path: Path) -> None:
     def run_once() -> None:
         with FoundLocks(tmp_path).modelled():
             app.stock_lock.acquire()
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("in a run")
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"^in a run$"):
         run_once()
     assert app.stock_lock is real
     assert real.locked()

@@ -295,7 +295,7 @@ def test_a_coroutine(tmp_path: Path) -> None:
         coroutine.send(None)
 
     assert places(tmp_path, "line", send) == ["app.py:10", "app.py:11", "app.py:7"]
-    with pytest.raises(StopIteration):
+    with pytest.raises(StopIteration, match=r"^$"):
         places(tmp_path, "line", send)
 
 

@@ -182,8 +182,8 @@ def run_python(program: str = "pass", **options: Any) -> None:
 
 def computed() -> None:
     """Compute."""
-    until = time.perf_counter() + MOMENT
-    while time.perf_counter() < until:
+    until = time.perf_counter() + MOMENT  # steady: it may last longer
+    while time.perf_counter() < until:  # steady: as above
         pass
 
 
@@ -208,7 +208,7 @@ def in_a_process() -> None:
 def in_a_pool_of_processes() -> None:
     """Wait for a pool of multiprocessing's."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        pool.apply_async(abs, (-1,)).get(timeout=1)
+        pool.apply_async(abs, (-1,)).get(timeout=1)  # steady: virtual time
 
 
 DETECTED: dict[str, Wait] = {

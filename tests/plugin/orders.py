@@ -348,7 +348,7 @@ async def one_moment(run: Run) -> None:
         asyncio.run(run.asteps("other", 0.05))
 
     def waits(name: str) -> None:
-        run.mark(f"{name}: {threading.Event().wait(0.05)}")
+        run.mark(f"{name}: {threading.Event().wait(0.05)}")  # steady: virtual time
 
     with ThreadPoolExecutor(4) as pool:
         calls: list[asyncio.Future[Any]] = [loop.run_in_executor(pool, other)]

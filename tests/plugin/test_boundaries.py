@@ -196,7 +196,7 @@ def test_clocks(asyncframe: Probe) -> None:
 
 def clock_times() -> tuple[float, float, float]:
     """Return the times of the clocks in the module time."""
-    return time.time(), time.monotonic(), time.perf_counter()  # noqa: TID251  # what is tested
+    return time.time(), time.monotonic(), time.perf_counter()  # noqa: TID251  # steady: what is tested
 
 
 @pytest.mark.extended("processes")

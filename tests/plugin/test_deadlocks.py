@@ -35,7 +35,10 @@ WAITS: dict[str, Callable[[Probe, str], Awaitable[object]]] = {
     "settled": lambda probe, _: probe.settled(),
     "get_result": lambda probe, task_id: probe.manager.get_result(task_id),
     "sleep": lambda probe, _: probe.clock.asleep(5),
-    "wait_for": lambda probe, task_id: asyncio.wait_for(probe.completed(task_id), 5),
+    "wait_for": lambda probe, task_id: asyncio.wait_for(
+        probe.completed(task_id),
+        5,  # steady: virtual time
+    ),
     "gather": lambda probe, task_id: asyncio.gather(probe.completed(task_id), forever()),
     "task": lambda *_: asyncio.ensure_future(forever()),
     "task of a task": lambda *_: asyncio.ensure_future(

@@ -29,7 +29,7 @@ def test_explain_pending_timers(asyncframe: Probe) -> None:
 @background_task
 def ship(event: threading.Event) -> bool:
     """Wait in a thread."""
-    return event.wait(50)
+    return event.wait(50)  # steady: virtual time
 
 
 @background_task

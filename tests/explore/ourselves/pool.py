@@ -124,7 +124,7 @@ def wait_inside(run: Run) -> None:
 
     def outer() -> int:
         given.wait()
-        return inner[0].result(5)
+        return inner[0].result(5)  # steady: virtual time
 
     def submit() -> None:
         inner.append(pool.submit(int, 7))

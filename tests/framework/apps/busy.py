@@ -98,9 +98,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
                 stopping.set()
                 begun = perf_counter()  # steady: told, never compared
     finally:
-        _LOGGER.info(
-            "stopped within %.3f s", perf_counter() - begun
-        )  # steady: told, never compared
+        took = perf_counter() - begun  # steady: told, never compared
+        _LOGGER.info("stopped within %.3f s", took)
 
 
 app = FastAPI(lifespan=lifespan)

@@ -455,7 +455,7 @@ async def test_replaced_by_another_process(manager: TaskManager, host: RemoteHos
     """A task at the engine is cancelled there if another process asks for that."""
     task_id = work(1)
     host.cancel(task_id, "it was replaced")
-    with pytest.raises(TaskCancelledError):
+    with pytest.raises(TaskCancelledError, match=CANCELLED):
         await manager.get_result(task_id, timeout=PATIENCE)
     task = await manager.get_task(task_id)
     assert task is not None
