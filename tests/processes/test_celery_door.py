@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -99,7 +100,11 @@ async def test_function_that_is_not_registered(
     celery_engine: CeleryEngine, manager: TaskManager
 ) -> None:
     """A message that names any other function fails its task, and imports nothing."""
-    with pytest.raises(LookupError, match=r"knows no task function 'antigravity\.geohash'"):
+    with pytest.raises(
+        LookupError,
+        match=r"^this worker knows no task function 'antigravity\.geohash': import its "
+        r"module in the one that the worker is started with$",
+    ):
         await outcome(celery_engine, manager, message(fn="antigravity.geohash"))
 
 
@@ -108,7 +113,11 @@ async def test_helper_of_a_module_with_tasks(
 ) -> None:
     """A function beside tasks that is none of them cannot be named either."""
     name = "tests.processes.celery_tasks.tell"
-    with pytest.raises(LookupError, match="knows no task function"):
+    with pytest.raises(
+        LookupError,
+        match=r"^this worker knows no task function 'tests\.processes\.celery_tasks\.tell': "
+        r"import its module in the one that the worker is started with$",
+    ):
         await outcome(celery_engine, manager, message(fn=name))
 
 
@@ -131,7 +140,9 @@ async def test_message_of_another_version(
     celery_engine: CeleryEngine, manager: TaskManager
 ) -> None:
     """A message of a form that the worker does not know fails its task, and says so."""
-    with pytest.raises(MessageError, match="version must be 1"):
+    with pytest.raises(
+        MessageError, match=r"^the message's version must be 1; update the older side$"
+    ):
         await outcome(celery_engine, manager, message(version=2))
 
 
@@ -168,21 +179,41 @@ def test_message_there_and_back() -> None:
 
 async def test_function_that_workers_do_not_know(manager: TaskManager) -> None:
     """A plain function that the engine was not given is refused where it is submitted."""
-    with pytest.raises(ValueError, match=r"not tests\.processes\.celery_tasks\.unknown: decor"):
+    with pytest.raises(
+        ValueError,
+        match=r"^func must be a function that workers know, not "
+        r"tests\.processes\.celery_tasks\.unknown: decorate it in a module that the "
+        r"worker imports, or pass it in CeleryEngine\(functions=\[\.\.\.\]\)$",
+    ):
         await manager.submit(celery_tasks.unknown, (1,))
-    with pytest.raises(ValueError, match="func must be a function that workers know"):
+    with pytest.raises(
+        ValueError,
+        match=r"^func must be a function that workers know, not .*<lambda>: decorate it in "
+        r"a module that the worker imports, or pass it in "
+        r"CeleryEngine\(functions=\[\.\.\.\]\)$",
+    ):
         await manager.submit(lambda: None)
 
 
 async def test_argument_without_json(manager: TaskManager) -> None:
     """An argument that JSON has nothing for is refused where it is submitted."""
-    with pytest.raises(TypeError, match=r"argument .key. of tests\.processes\.celery_tasks\.mark"):
+    with pytest.raises(
+        TypeError,
+        match=r"^argument 'key' of tests\.processes\.celery_tasks\.mark does not fit: given "
+        r"a value of type object: .+; arguments are sent as JSON according to the "
+        r"annotations$",
+    ):
         celery_tasks.mark(object())  # type: ignore[arg-type]  # that is the test
 
 
 async def test_limit_beyond_the_longest(manager: TaskManager) -> None:
     """A limit longer than the workers allow is refused where it is submitted."""
-    with pytest.raises(ValueError, match=r"timeout must be at most 60 s.*not 61 s"):
+    with pytest.raises(
+        ValueError,
+        match=r"^timeout must be at most 60 s, the longest that the workers allow, not 61 s "
+        r"for tests\.processes\.celery_tasks\.mark: see "
+        r"CeleryEngine\(max_limit=\.\.\.\)$",
+    ):
         await manager.submit(celery_tasks.mark, ("x",), timeout=61)
 
 
@@ -192,7 +223,12 @@ async def test_no_limit(celery_redis: RedisDatabase) -> None:
     with without_decorated_functions():
         async with setup_async_framework(None, engine=engine):
             for timeout in (None, float("inf")):
-                with pytest.raises(ValueError, match=r"timeout is missing for .*plain"):
+                with pytest.raises(
+                    ValueError,
+                    match=r"^timeout is missing for tests\.processes\.celery_tasks\.plain: on a "
+                    r"worker every task needs a time limit, from its decorator, "
+                    r"submit\(timeout=\.\.\.\) or CeleryEngine\(default_limit=\.\.\.\)$",
+                ):
                     await get_task_manager().submit(celery_tasks.plain, (1,), timeout=timeout)
 
 
@@ -228,10 +264,14 @@ async def test_functions_without_a_limit(celery_redis: RedisDatabase) -> None:
         names = [f"{here}.{name}" for name in ("endless", "forgotten", "nightly")]
         engine = make(celery_redis.url, default_limit=None)
         assert engine.limitless() == names
-        with pytest.raises(ValueError, match=r"needs a timeout; it is missing") as caught:
+        said = (
+            "every function that workers run needs a timeout; it is missing for "
+            f"{', '.join(names)}: set it in the decorator of each one, or for all of them with "
+            "CeleryEngine(default_limit=...)"
+        )
+        with pytest.raises(ValueError, match=rf"^{re.escape(said)}$"):
             async with setup_async_framework(None, engine=engine):
                 pass
-        assert f"it is missing for {', '.join(names)}: " in str(caught.value)
         assert make(celery_redis.url, default_limit=5.0).limitless() == []
         assert all(map(callable, (forgotten, nightly, endless, limited)))
 
@@ -340,7 +380,11 @@ async def test_engine_in_use(celery_redis: RedisDatabase) -> None:
     """One engine serves one framework at a time, and another one after it."""
     engine = make(celery_redis.url)
     async with setup_async_framework(None, engine=engine):
-        with pytest.raises(ValueError, match="engine must not be used by another"):
+        with pytest.raises(
+            ValueError,
+            match=r"^engine must not be used by another running framework: create a "
+            r"CeleryEngine for each app$",
+        ):
             async with setup_async_framework(None, engine=engine):
                 pass
     async with setup_async_framework(None, engine=engine):
@@ -376,14 +420,19 @@ def test_wrong_parameters() -> None:
 
 def test_no_celery_app() -> None:
     """Something that is not a Celery app is refused."""
-    with pytest.raises(TypeError, match="celery_app must be a Celery app, not 'redis://'"):
+    with pytest.raises(TypeError, match=r"^celery_app must be a Celery app, not 'redis://'$"):
         CeleryEngine("redis://")
 
 
 def test_no_redis() -> None:
     """Without any Redis for the states the engine says how to name one, and no password."""
     engine = make("amqp://user:secret@host//")
-    with pytest.raises(ValueError, match=r"state_url='redis://") as caught:
+    with pytest.raises(
+        ValueError,
+        match=r"^CeleryEngine needs a Redis for the task states: neither the broker "
+        r"\('amqp://host//'\) nor the result backend of the Celery app is Redis; set "
+        r"state_url='redis://\.\.\.'$",
+    ) as caught:
         _ = engine.state
     assert "secret" not in str(caught.value)
     assert make("amqp://host//", state_url="redis://127.0.0.1:1/0").state.prefix

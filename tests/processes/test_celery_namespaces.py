@@ -92,7 +92,11 @@ def test_queue() -> None:
 def test_one_namespace_for_each_celery_app() -> None:
     """A second engine with another namespace is refused: the first one would run its tasks."""
     engine = make("redis://127.0.0.1:1/0", namespace="first")
-    with pytest.raises(ValueError, match="namespace must be 'first', which another CeleryEngine"):
+    with pytest.raises(
+        ValueError,
+        match=r"^namespace must be 'first', which another CeleryEngine uses for this Celery "
+        r"app, not 'second': use one Celery app for each namespace$",
+    ):
         CeleryEngine(engine.app, namespace="second")
 
 

@@ -103,7 +103,12 @@ async def test_unknown_ids(manager: TaskManager) -> None:
 async def test_result_that_is_no_json(backend: Backend, manager: TaskManager) -> None:
     """A result that JSON has nothing for fails its task where results are kept as JSON."""
     if backend.remote:
-        with pytest.raises(TypeError, match=r"argument 'value' of .*plain does not fit"):
+        with pytest.raises(
+            TypeError,
+            match=r"^argument 'value' of tests\.processes\.conformance\.tasks\.plain does not "
+            r"fit: given a value of type object: .+; arguments are sent as JSON according "
+            r"to the annotations$",
+        ):
             tasks.plain(object())
         return
     task_id = tasks.plain(object())

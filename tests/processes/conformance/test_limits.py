@@ -45,7 +45,10 @@ async def test_waiters_that_give_up(backend: Backend, manager: TaskManager, hear
     gate = backend.gate()
     task_id = tasks.hold(gate.path)
     await heard.event(task_id, "started")
-    with pytest.raises(TimeoutError, match="it goes on"):
+    with pytest.raises(
+        TimeoutError,
+        match=r"^task \w{32} \(.*\.hold\) is running after 0 s of waiting; it goes on$",
+    ):
         await manager.get_result(task_id, timeout=0)
     waiter = asyncio.ensure_future(manager.get_result(task_id))
     await asyncio.wait([waiter], timeout=0)
