@@ -121,7 +121,7 @@ async def test_a_call_on_the_loop_finds_out_later(sqlite_url: str) -> None:
         first = await one.submit(task, ("a",))
         second = two.submit_nowait(task, ("b",))
         assert two.submit_nowait(task, ("c",)) == second, "it is known here at once"
-        with pytest.raises(TaskCancelledError):
+        with pytest.raises(TaskCancelledError, match=r"^task .* was cancelled$"):
             await two.get_result(second, timeout=PATIENCE)
         found = await two.get_task(second)
         assert found is not None
@@ -178,7 +178,7 @@ async def test_a_task_that_is_not_written_yet_is_replaced(
             patch.setattr(store._writer, "write", lambda: None)
             first = await one.submit(work, ("a",))
             second = await two.submit(work, ("b",))
-            with pytest.raises(TaskCancelledError):
+            with pytest.raises(TaskCancelledError, match=r"^task .* was cancelled$"):
                 await one.get_result(first, timeout=PATIENCE)
             assert store.fetch([first]) == []
         assert await two.get_result(second, timeout=PATIENCE) == "b"
@@ -195,7 +195,7 @@ async def test_a_thread_of_another_process_is_waited_for(sqlite_url: str) -> Non
         await one.submit(task, ("a",))
         second = await two.submit(task, ("b",))
         third = two.submit_nowait(task, ("c",))
-        with pytest.raises(TaskCancelledError):
+        with pytest.raises(TaskCancelledError, match=r"^task .* was cancelled$"):
             await two.get_result(second, timeout=PATIENCE)
         work.end("a")
         work.end("c")
@@ -271,7 +271,11 @@ async def test_a_failing_database_refuses_and_loses_nothing(
         task, other = (background_task(unique=True)(fn) for fn in (abs, int))
         with monkeypatch.context() as patch:
             patch.setattr(store._writer.membership, "turn", fail)
-            with pytest.raises(StoreUnavailableError):
+            with pytest.raises(
+                StoreUnavailableError,
+                match=r"^no answer within 0\.2 s whether builtins\.abs has a task with the same "
+                r"key already; nothing was submitted$",
+            ):
                 await manager.submit(task, (-1,))
             accepted = manager.submit_nowait(other)
             waiting = await manager.get_task(accepted)
@@ -414,7 +418,11 @@ async def test_a_window_may_be_of_the_process(sqlite_url: str) -> None:
     async with managers(sqlite_url) as both:
         for manager in both:
             assert await manager.submit(call, wait=True) == "called"
-            with pytest.raises(RateLimitExceededError):
+            with pytest.raises(
+                RateLimitExceededError,
+                match=r"^.*\.call may be called 1 times in 600 s; try again in \d+\.\d{3} s, or "
+                r"use when_limited='wait'$",
+            ):
                 await manager.submit(call, wait=True)
 
 
@@ -437,7 +445,7 @@ async def test_waiting_calls_come_in_turn(sqlite_url: str) -> None:
         assert found is not None
         assert found.status is TaskStatus.RUNNING
         await two.cancel_task(waiting)
-        with pytest.raises(TaskCancelledError):
+        with pytest.raises(TaskCancelledError, match=r"^task .* was cancelled$"):
             await two.get_result(waiting, timeout=PATIENCE)
 
 

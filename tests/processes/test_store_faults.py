@@ -276,7 +276,10 @@ def test_server_goes_and_comes_back(postgres_server: PostgresServer) -> None:
         safe(store, first)
         postgres_server.kill()
         store.note(second)
-        with pytest.raises(StoreUnavailableError, match=r"did not answer: .*; try again later$"):
+        with pytest.raises(
+            StoreUnavailableError,
+            match=r"^SQLStore\('postgresql.+'\) did not answer: .*; try again later$",
+        ):
             store.fetch([first.task_id])
         postgres_server.start()
         safe(store, second)
@@ -327,7 +330,8 @@ def test_file_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     file.write_text("no database\n" * 1_000)
     store = SQLStore(f"sqlite:///{file}")
     with pytest.raises(
-        StoreUnavailableError, match=r"cannot be used: file is not a database$"
+        StoreUnavailableError,
+        match=r"^SQLStore\('sqlite.+'\) cannot be used: file is not a database$",
     ) as caught:
         store.open(Host(TestClock()))
     assert isinstance(caught.value.__cause__, sa.exc.SQLAlchemyError)
@@ -337,7 +341,11 @@ def test_file_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_one_framework_for_each_store(sqlite_url: str) -> None:
     """A store that is in use cannot be opened once more; closed, it can."""
     with opened(sqlite_url) as store:
-        with pytest.raises(RuntimeError, match=r"is already in use by a framework"):
+        with pytest.raises(
+            RuntimeError,
+            match=r"^SQLStore\('sqlite.+'\) is already in use by a framework: give each "
+            r"framework its own SQLStore; they may have the same url$",
+        ):
             store.open(Host(TestClock()))
         store.close(5.0)
         store.open(Host(TestClock()))
@@ -399,7 +407,12 @@ def test_file_is_removed_while_nothing_happens(
         with opened(sqlite_url) as store:
             moved(sqlite_url, tmp_path)
             assert failed.wait(PATIENCE)
-            with pytest.raises(StoreUnavailableError, match=r"was removed or replaced while"):
+            with pytest.raises(
+                StoreUnavailableError,
+                match=r"^SQLStore\('sqlite.+'\) did not answer: the file .+ was removed or "
+                r"replaced while in use: put it back, or restart all processes of this app to "
+                r"create a new one; try again later$",
+            ):
                 store.fetch(["unknown"])
             assert not Path(file_of(sqlite_url)).exists(), "no new one is made"
     finally:
@@ -417,7 +430,9 @@ def test_question_while_the_file_is_locked(sqlite_url: str) -> None:
         with (
             locked(sqlite_url),
             pytest.raises(
-                StoreUnavailableError, match=r"did not answer: database is locked; try again later$"
+                StoreUnavailableError,
+                match=r"^SQLStore\('sqlite.+'\) did not answer: database is locked; try again "
+                r"later$",
             ),
         ):
             store.request_cancel(record.task_id)

@@ -170,7 +170,9 @@ def test_failed_step_changes_nothing(database: Database, sql_url: str) -> None:
     prepare(database)
     further = (*STEPS, ("ALTER TABLE asyncframe_tasks ADD COLUMN further TEXT", "no SQL at all"))
 
-    with pytest.raises(sa.exc.SQLAlchemyError, match=r'near "no"'):
+    with pytest.raises(
+        sa.exc.SQLAlchemyError, match=r'^\([\w.]+\) (syntax error at or )?near "no"'
+    ):
         prepare(database, further)
 
     assert "further" not in columns(sql_url, "asyncframe_tasks")
