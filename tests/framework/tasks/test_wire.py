@@ -369,6 +369,21 @@ class Hostile(Exception):  # noqa: N818  # as above
         raise RuntimeError
 
 
+class Disguised(Exception):  # noqa: N818  # as above
+    """An error that is pickled as another one."""
+
+    def __reduce__(self) -> Any:
+        return ValueError, ("not mine",)
+
+
+def test_error_that_becomes_another() -> None:
+    """An error that is rebuilt by another class than its own keeps its class and its text."""
+    found = decode_error(encode_error(Disguised("mine")))
+
+    assert isinstance(found, RemoteTaskError)
+    assert (found.type_name.rpartition(".")[2], found.text) == ("Disguised", "mine")
+
+
 def test_error_comes_back() -> None:
     """An error has its class, its arguments, its attributes and its words."""
     errors: list[BaseException] = [
