@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 import framework
 from framework import cli, exceptions
 from tests.children import python
+from tests.patience import PATIENCE
 
 NAMES = {
     "CancelAnswer",
@@ -114,9 +115,9 @@ def members(path: str, cls: type) -> Iterator[tuple[str, object]]:
                 yield f"{path}.{name}", value
 
 
-def run(code: str) -> str:
+def run(code: str, *, patience: float = PATIENCE) -> str:
     """Run *code* in a fresh interpreter that finds this framework; return what it prints."""
-    return python("-W", "error", "-c", f"import sys\n{code}").stdout
+    return python("-W", "error", "-c", f"import sys\n{code}", patience=patience).stdout
 
 
 # -- names
@@ -295,10 +296,12 @@ visit("framework")
 """Imports each module where only its own packages have been, as an import of it alone would."""
 
 
+@pytest.mark.timeout(660)
 @pytest.mark.extended("processes")
 def test_every_module_imports_alone() -> None:
     """Every module but the example can be imported first, and only the routes bring FastAPI."""
-    told = dict(line.split() for line in run(IMPORT_EACH).splitlines())
+    # Two hundred processes, one after the other, which coverage measures one by one.
+    told = dict(line.split() for line in run(IMPORT_EACH, patience=10 * PATIENCE).splitlines())
     named = ["framework", *modules()]
     assert told == {name: str(name.startswith("framework.http")) for name in named}
 

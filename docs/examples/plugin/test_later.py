@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from framework import (
     TaskStatus,
     background_task,
@@ -25,15 +27,19 @@ async def test_a_task_is_put_off(asyncframe: Probe) -> None:
     assert task.queue_time == 3600
 
 
-async def test_what_is_put_off_does_not_hold_up_the_end() -> None:
+def test_what_is_put_off_does_not_hold_up_the_end() -> None:
     """A shutdown cancels a delayed task immediately, without waiting for an hour."""
-    async with setup_async_framework(None):
-        manager = get_task_manager()
-        task_id = await manager.submit(remind, ("bob",), delay=3600)
+
+    async def main() -> None:
+        async with setup_async_framework(None):
+            manager = get_task_manager()
+            task_id = await manager.submit(remind, ("bob",), delay=3600)
+            task = await manager.get_task(task_id)
+            assert task is not None
+            assert task.status is TaskStatus.PENDING
+            assert task.reason.startswith("delayed until ")
         task = await manager.get_task(task_id)
         assert task is not None
-        assert task.status is TaskStatus.PENDING
-        assert task.reason.startswith("delayed until ")
-    task = await manager.get_task(task_id)
-    assert task is not None
-    assert task.status is TaskStatus.CANCELLED
+        assert task.status is TaskStatus.CANCELLED
+
+    asyncio.run(main())

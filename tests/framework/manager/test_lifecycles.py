@@ -175,6 +175,8 @@ def test_many_lifespans_leave_no_thread_and_no_memory(caplog: pytest.LogCaptureF
         grown = tracemalloc.get_traced_memory()[0] - base
     finally:
         tracemalloc.stop()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(PATIENCE)  # a loop does not wait for the ends of its AnyIO threads
     assert set(threading.enumerate()) <= before
     # The app itself keeps its last one.
     assert [ref() for ref in managers[:-1]] == [None] * 24
