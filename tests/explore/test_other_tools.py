@@ -243,6 +243,7 @@ def test_beside_coverage_on_3_11(pytester: pytest.Pytester) -> None:
     )
 
 
+@pytest.mark.extended("processes")
 @monitored
 @pytest.mark.parametrize("core", ["ctrace", "sysmon"])
 def test_beside_coverage(pytester: pytest.Pytester, core: str) -> None:
