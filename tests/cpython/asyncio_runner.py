@@ -61,7 +61,8 @@ NO_SUITE = 77
 
 INI = """
 [pytest]
-addopts = -p asyncio_plugin -p no:cacheprovider -p no:randomly -p no:asyncio -p no:anyio
+addopts = --noconftest -p asyncio_plugin -p no:cacheprovider -p no:randomly
+    -p no:asyncio -p no:anyio
 asyncframe_leaks = off
 asyncframe_lost_failures = off
 timeout = 120
