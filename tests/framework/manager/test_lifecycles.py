@@ -151,7 +151,7 @@ def test_a_mounted_app_with_a_framework_of_its_own_uses_that() -> None:
 
 
 def test_many_lifespans_leave_no_thread_and_no_memory(caplog: pytest.LogCaptureFixture) -> None:
-    """After twenty starts and stops no thread, no manager and no memory is left."""
+    """After thirty starts and stops no thread, no manager and no memory is left."""
     # pytest keeps each line of a test, and functions of other tests may cause one at each start.
     caplog.set_level(logging.ERROR, "asyncframe")
     app = make_app(max_workers=2)
@@ -169,7 +169,7 @@ def test_many_lifespans_leave_no_thread_and_no_memory(caplog: pytest.LogCaptureF
     try:
         gc.collect()
         base, _ = tracemalloc.get_traced_memory()
-        for _ in range(20):
+        for _ in range(30):
             once()
         gc.collect()
         grown = tracemalloc.get_traced_memory()[0] - base
@@ -179,8 +179,10 @@ def test_many_lifespans_leave_no_thread_and_no_memory(caplog: pytest.LogCaptureF
         thread.join(PATIENCE)  # a loop does not wait for the ends of its AnyIO threads
     assert set(threading.enumerate()) <= before
     # The app itself keeps its last one.
-    assert [ref() for ref in managers[:-1]] == [None] * 24
-    assert grown < 300_000  # 15 kB each; a manager with its pool is more than that
+    assert [ref() for ref in managers[:-1]] == [None] * 34
+    # A manager with its pool takes 28 kB. Coverage keeps 7 kB for the threads of each.
+    most = 5_000 if threading.gettrace() is None else 15_000
+    assert grown < 30 * most
 
 
 def test_two_loops_in_two_threads_have_each_their_own_framework() -> None:
