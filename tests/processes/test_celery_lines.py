@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from framework import get_task_manager, setup_async_framework
+from framework import TaskStatus, get_task_manager, setup_async_framework
 from framework._tasks.places import GRANTED, PlaceAnswer, PlaceRequest
 from framework.engines.celery import CeleryEngine
 from framework.engines.celery._messages import Message
@@ -239,6 +239,27 @@ async def test_two_apps(celery_redis: RedisServer, celery_worker: object) -> Non
         for manager, task_id in ids:
             await manager.get_result(task_id, timeout=PATIENCE)
         assert await lists.lrange(key, 0, -1) == ["begin", "end"] * 12
+
+
+async def test_a_task_of_another_app_is_replaced(
+    celery_redis: RedisServer, celery_worker: object
+) -> None:
+    """The old task is cancelled, although the other app submitted it, before the new one starts."""
+    key = uuid4().hex
+    async with AsyncExitStack() as stack:
+        lists = await stack.enter_async_context(client_of(celery_redis.url))
+        ids = []
+        for _ in range(2):
+            engine = make(celery_redis.url)
+            await stack.enter_async_context(setup_async_framework(None, engine=engine))
+            manager = get_task_manager()
+            replacing = {"unique": True, "on_duplicate": "replace"}
+            ids.append(await manager.submit(celery_tasks.hold_on_loop, (key,), **replacing))
+            assert await lists.blpop([f"{key}:started"], timeout=PATIENCE)
+        assert await lists.llen(f"{key}:cancelled") == 1
+        old = await manager.wait(ids[0], timeout=PATIENCE)
+        assert old.status is TaskStatus.CANCELLED
+        assert await manager.cancel_task(ids[1]) is True
 
 
 async def test_place_of_a_killed_process(fragile_engine: CeleryEngine) -> None:
