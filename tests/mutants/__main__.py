@@ -3,9 +3,9 @@
     python -m tests.mutants --count 200 --seed 1
 
 Draws faults over all modules of the product, puts one after the other into a copy of the tree, and
-runs the tests that reach its line, the quickest first, until one fails. A first run of the whole
-suite under coverage finds out which these are; ``--reach FILE`` takes one of before. What no test
-finds is listed, with the change: it needs a test, or a reason why nobody could tell.
+runs the tests that reach its line, the quickest of each file first, until one fails. A first run of
+the whole suite under coverage finds out which these are; ``--reach FILE`` takes one of before.
+What no test finds is listed, with the change: it needs a test, or a reason why nobody could tell.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,9 +102,10 @@ class Reach:
                     self._users.setdefault(fixture, []).append(name)
 
     def tests(self, module: str, line: int) -> list[str]:
-        """Return the tests that reach a line, the quickest first.
+        """Return the tests that reach a line: the quickest of each file, then the second ones.
 
-        Of a line that only an import or a fixture reaches, those that reach its module.
+        Those of one file check much the same, and what they miss another file may find. Of a line
+        that only an import or a fixture reaches, those that reach its module.
 
         Args:
             module: Path from the root.
@@ -117,7 +119,13 @@ class Reach:
         found = self._of(lines.get(nearest, []))
         if not found:
             found = self._of([context for contexts in lines.values() for context in contexts])
-        return sorted(found, key=lambda name: self.seconds[name])
+        turns: Counter[str] = Counter()
+        turn: dict[str, tuple[int, float]] = {}
+        for name in sorted(found, key=self.seconds.__getitem__):
+            file = name.partition("::")[0]
+            turn[name] = turns[file], self.seconds[name]
+            turns[file] += 1
+        return sorted(turn, key=turn.__getitem__)
 
     def _of(self, contexts: list[str]) -> set[str]:
         """Return the tests that contexts stand for."""
