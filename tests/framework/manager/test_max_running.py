@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -18,6 +19,7 @@ from framework import (
     setup_async_framework,
 )
 from framework.exceptions import DeadlockError
+from framework.protocols import PlaceAnswer, PlaceRequest
 from pytest_asyncframe.probe import Probe
 from tests.framework.running.messages import DEADLOCK, QUEUE_FULL
 
@@ -282,3 +284,32 @@ def test_a_limit_under_threads(task_manager: TaskManager) -> None:
     for task_id in [work() for _ in range(20)]:
         task_manager.wait_result(task_id)
     assert most == 3
+
+
+async def test_an_answer_that_comes_too_late(
+    task_manager: TaskManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task that has got its place, or was cancelled, is not told that it waits."""
+    lines, told = task_manager._core.places._lines, []
+    real_join = lines.join
+
+    def join(request: PlaceRequest, tell: Callable[[PlaceAnswer], object]) -> None:
+        told.append(tell)
+        real_join(request, tell)
+
+    monkeypatch.setattr(lines, "join", join)
+
+    @background_task(max_running=1)
+    async def work() -> None:
+        await pause(10)
+
+    runs, waits = work(), work()
+    assert await task_manager.cancel_task(waits) is True
+    for tell in told:
+        tell(PlaceAnswer(False, ("another",)))
+    found = [await task_manager.get_task(one) for one in (runs, waits)]
+    assert [task.reason for task in found if task] == [
+        "queued; it starts when its event loop turns",
+        "it was cancelled before it started",
+    ]
+    await task_manager.get_result(runs)

@@ -19,6 +19,7 @@ from framework import (
     scheduled_task,
     setup_async_framework,
 )
+from framework._manager.scheduling.timetables import OwnBook
 from framework.exceptions import ScheduleBusyError, ScheduleNotFoundError
 from pytest_asyncframe.clock import VirtualClock
 from pytest_asyncframe.probe import Probe
@@ -386,6 +387,25 @@ async def test_run_by_hand(manager: TaskManager, asyncframe: Probe) -> None:
     await manager.schedules.trigger("by hand")
     await clock.run_for(30)
     assert own(manager, report)[0].skipped == 1
+
+
+async def test_the_end_of_a_framework_comes_first(
+    manager: TaskManager, asyncframe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A schedule that ends while its run is claimed is not due again."""
+    schedules, real_claim = manager._core.schedules, OwnBook.claim_run
+
+    def claim(*args: Any, **options: Any) -> Any:
+        schedules.stop()
+        return real_claim(*args, **options)
+
+    runs, kept = ticking(asyncframe, every=60)
+    (table,) = schedules._timetables.values()
+    first = table.timer
+    monkeypatch.setattr(OwnBook, "claim_run", claim)
+    await asyncframe.clock.run_for(600)
+    assert (len(runs), table.timer) == (1, first)
+    assert callable(kept)
 
 
 async def test_no_such_schedule(manager: TaskManager) -> None:
