@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -242,6 +243,19 @@ def test_clients_without_the_extra(asyncframe: Probe, monkeypatch: pytest.Monkey
     with pytest.raises(ImportError, match=rf"^asyncframe\.live_server\(\) needs uvicorn: {cure}"):
         asyncframe.live_server(app_with_state())
     assert not client.running
+
+
+@pytest.mark.parametrize("older", [True, False], ids=["with the older", "alone"])
+def test_the_newer_httpx(monkeypatch: pytest.MonkeyPatch, older: bool) -> None:
+    """Before a test the plugin keeps the newer httpx if that is what its clients are made of."""
+    noted: list[None] = []
+    monkeypatch.setitem(sys.modules, "httpx2", ModuleType("httpx2"))
+    monkeypatch.delitem(sys.modules, "httpx")
+    found = pristine._has_the_older.__wrapped__ if older else lambda: False
+    monkeypatch.setattr(pristine, "_has_the_older", found)
+    monkeypatch.setattr(pristine, "client_classes", lambda: noted.append(None))
+    pristine.note()
+    assert len(noted) == (0 if older else 1)
 
 
 async def test_with_in_a_coroutine(asyncframe: Probe) -> None:
