@@ -9,6 +9,7 @@ long it took, and which fixtures it used.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 from collections import Counter
@@ -105,7 +106,7 @@ class Reach:
         """Return the tests that reach a line: the quickest of each file, then the second ones.
 
         Those of one file check much the same, and what they miss another file may find. Of a line
-        that only an import or a fixture reaches, those that reach its module.
+        that an import or only a fixture reaches, those that reach its module.
 
         Args:
             module: Path from the root.
@@ -117,7 +118,7 @@ class Reach:
         lines = self._lines[module]
         nearest = max((known for known in lines if known <= line), default=0)
         found = self._of(lines.get(nearest, []))
-        if not found:
+        if not found or _is_imported((self._root / module).read_text("utf-8"), line):
             found = self._of([context for contexts in lines.values() for context in contexts])
         turns: Counter[str] = Counter()
         turn: dict[str, tuple[int, float]] = {}
@@ -135,3 +136,12 @@ class Reach:
             users = self._users.get(name.removeprefix(FIXTURE), [])
             found.update(users if name.startswith(FIXTURE) else [name])
         return found & self.seconds.keys()
+
+
+def _is_imported(source: str, line: int) -> bool:
+    """Return whether an import runs a line: it is in the body of no function."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return not any(
+        isinstance(node, functions) and node.body[0].lineno <= line <= (node.end_lineno or 0)
+        for node in ast.walk(ast.parse(source))
+    )
