@@ -28,6 +28,9 @@ SECONDS = "seconds"
 FIXTURE = "fixture:"
 """Begins the context of what a fixture of a wider scope starts."""
 
+_OVERHEAD = 0.1
+"""Seconds that a test takes at least, to set up and to report."""
+
 _CONFIG = "COVERAGE_PROCESS_CONFIG"
 """The environment variable by which coverage tells child processes what to measure."""
 
@@ -103,10 +106,11 @@ class Reach:
                     self._users.setdefault(fixture, []).append(name)
 
     def tests(self, module: str, line: int) -> list[str]:
-        """Return the tests that reach a line: the quickest of each file, then the second ones.
+        """Return the tests that reach a line, the most fitting first.
 
-        Those of one file check much the same, and what they miss another file may find. Of a line
-        that an import or only a fixture reaches, those that reach its module.
+        They reach most of its module in a second: the module's own tests, rather than such as
+        only pass through. Of a line that an import or only a fixture reaches, all tests that
+        reach the module.
 
         Args:
             module: Path from the root.
@@ -118,15 +122,10 @@ class Reach:
         lines = self._lines[module]
         nearest = max((known for known in lines if known <= line), default=0)
         found = self._of(lines.get(nearest, []))
+        reached = Counter(test for some in lines.values() for test in self._of(some))
         if not found or _is_imported((self._root / module).read_text("utf-8"), line):
-            found = self._of([context for contexts in lines.values() for context in contexts])
-        turns: Counter[str] = Counter()
-        turn: dict[str, tuple[int, float]] = {}
-        for name in sorted(found, key=self.seconds.__getitem__):
-            file = name.partition("::")[0]
-            turn[name] = turns[file], self.seconds[name]
-            turns[file] += 1
-        return sorted(turn, key=turn.__getitem__)
+            found = set(reached)
+        return sorted(found, key=lambda test: (self.seconds[test] + _OVERHEAD) / reached[test])
 
     def _of(self, contexts: list[str]) -> set[str]:
         """Return the tests that contexts stand for."""
