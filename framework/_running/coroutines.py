@@ -10,7 +10,6 @@ Lock order: none is held here.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
@@ -360,8 +359,6 @@ class Drive:
 
 def _coroutine(awaitable: Any) -> Any:
     """Return a coroutine, with ``send``, ``throw`` and ``close``, for any awaitable."""
-    if inspect.iscoroutine(awaitable):
-        return awaitable
 
     async def wait(inner: Awaitable[Any]) -> Any:
         return await inner
