@@ -197,6 +197,8 @@ def test_run_again(shop: Shop) -> None:
     assert again != failed
     task = shop.run("wait", again).task
     assert (task["result"], task["description"]) == ("paid 3.5", "Pays a bill")
+    shown = [line.split() for line in shop.on_terminal("show", again).out.splitlines()]
+    assert ["repeats", failed] in shown
 
     said = shop.on_terminal("run-again", again, failed)
     assert said.status == 1

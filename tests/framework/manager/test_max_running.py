@@ -313,3 +313,22 @@ async def test_an_answer_that_comes_too_late(
         "it was cancelled before it started",
     ]
     await task_manager.get_result(runs)
+
+
+async def test_a_task_that_is_given_away(task_manager: TaskManager) -> None:
+    """A task that another process is to run waits here for no place any more."""
+
+    @background_task(max_running=1)
+    async def work() -> None:
+        await pause(10)
+
+    runs, gone, waits = work(), work(), work()
+    places = task_manager._core.places
+    places.let_go(places._tasks[gone])
+    await task_manager.get_result(waits)
+    assert task_manager.clock.monotonic() == 20
+    task = await task_manager.get_task(gone)
+    assert task is not None
+    assert task.status is TaskStatus.PENDING
+    await task_manager.cancel_task(gone)
+    await task_manager.get_result(runs)
