@@ -27,7 +27,8 @@ from framework import (
 )
 from framework._tasks.injection import injected
 from framework._threads.clock import SystemClock
-from framework.http._depends.drivers import Companion, _Errand
+from framework.http._depends.drivers import Companion, _Errand, _ThreadCall
+from framework.http._depends.scope import Step
 from pytest_asyncframe.probe import Probe
 from tests.framework.kinds import reached
 from tests.patience import PATIENCE
@@ -741,3 +742,16 @@ async def test_one_asyncio_task(asyncframe: Probe, kind: str) -> None:
     await asyncframe.completed(task())
     assert tasks[0] is tasks[1]
     await asyncio.wait(tasks[:1])
+
+
+async def test_an_error_of_a_thread_is_not_kept() -> None:
+    """What a call on a thread has raised is raised once: kept, it would refer to itself."""
+
+    def fail() -> None:
+        raise ValueError("closed")
+
+    call = _ThreadCall(Step(fail, is_async=False), contextvars.copy_context())
+    assert await call.ended() is None
+    with pytest.raises(ValueError, match=r"^closed$"):
+        call.outcome()
+    assert call.error is None
