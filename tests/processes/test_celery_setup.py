@@ -11,10 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
+from celery import Celery
 from celery.utils.imports import symbol_by_name
 
 import framework.worker
 from framework.engines.celery import _worker_side
+from framework.engines.celery._priorities import levels
 from tests.children import python
 from tests.processes.servers import RedisServer
 from tests.processes.workers import CeleryWorker
@@ -55,6 +57,16 @@ def test_the_workers_side_is_found_by_its_names() -> None:
     """Every name by which the engine finds the worker's side stands for something there."""
     assert {"deliver", *_worker_side.SIGNALS} == set(framework.worker.__all__)
     assert symbol_by_name(_worker_side.REQUEST).__name__ == "RemoteRequest"
+
+
+def test_a_broker_has_as_many_priorities_as_it_is_given() -> None:
+    """The highest of Redis' steps come first; fewer than three are too few."""
+    app = Celery(broker="redis://nowhere")
+    found = {}
+    for steps in ([0, 9], [6, 0, 3], [0, 1, 2, 3]):
+        app.conf.broker_transport_options = {"priority_steps": steps}
+        found[len(steps)] = levels(app)
+    assert found == {2: (), 3: (0, 3, 6), 4: (0, 1, 2)}
 
 
 async def test_documented_app(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
