@@ -119,21 +119,41 @@ def test_marked_for_pytest_asyncio(user: pytest.Pytester) -> None:
     run(user).assert_outcomes(passed=1)
 
 
+def test_marked_for_a_plugin_that_is_off(user: pytest.Pytester) -> None:
+    """A test that another plugin should have run is not run instead of it."""
+    user.makeini("[pytest]\nmarkers = asyncio")
+    user.makepyfile(
+        test_async=f"import pytest\npytestmark = pytest.mark.asyncio\n{textwrap.dedent(ASYNC)}"
+    )
+
+    ended = run(user, "-p", "no:asyncio")
+    ended.assert_outcomes(failed=1)
+    ended.stdout.fnmatch_lines("*async def functions are not natively supported.*")
+
+
 def test_under_the_runner_of_anyio(user: pytest.Pytester) -> None:
-    """A test marked for anyio runs on the test's clock."""
+    """A test marked for anyio runs on the test's clock, and on the loop of its fixtures."""
     user.makepyfile(
         test_anyio=f"""
+        import asyncio
         import pytest
         pytestmark = pytest.mark.anyio
 
         @pytest.fixture
         def anyio_backend():
             return "asyncio"
+
+        @pytest.fixture
+        async def loop():
+            return asyncio.get_running_loop()
+
+        async def test_of_one_loop(asyncframe, loop):
+            assert asyncio.get_running_loop() is loop
         {textwrap.indent(textwrap.dedent(ASYNC), " " * 8)}
         """
     )
 
-    run(user).assert_outcomes(passed=1)
+    run(user).assert_outcomes(passed=2)
 
 
 @pytest.mark.extended("processes")
