@@ -12,7 +12,13 @@ import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
-from framework import background_task, scheduled_task, setup_async_framework, throttled_task
+from framework import (
+    background_task,
+    retry_task,
+    scheduled_task,
+    setup_async_framework,
+    throttled_task,
+)
 from framework._tasks import reasons
 from framework._tasks.records import TaskRecord
 from framework._tasks.task import Task
@@ -197,6 +203,43 @@ async def test_throttles_of_other_processes(asyncframe: Probe) -> None:
     (throttle,) = _facts._throttles(policies, live)
     assert (throttle["name"], throttle["rate"], throttle["window"]) == ("shop.mail", 5, 60.0)
     assert (throttle["used"], throttle["waiting"], throttle["next"]) == (None, 3, 3.0)
+
+
+async def test_what_a_task_waits_for(asyncframe: Probe) -> None:
+    """A wait that ends at a known time is told in parts, with the kind of the error alone."""
+
+    @background_task
+    @retry_task(max_retries=2, retry_delay=10, jitter=0)
+    def pay() -> None:
+        if asyncframe.clock.monotonic() < 10:
+            raise ConnectionError("4000 0000 0000 0002")
+
+    @background_task
+    @throttled_task(rate_limit=1, time_window=60, when_limited="wait")
+    def mail() -> None:
+        """Do nothing."""
+
+    async with asyncframe.client(made()) as client:
+        now = asyncframe.clock.time()
+        ids = [await asyncframe.manager.submit(greet, ("eve",), delay=20), mail(), mail(), pay()]
+        await asyncframe.clock.run_for(1)
+        rows = (await client.get("/tasks/dashboard/list")).json()["rows"]
+        waits = {row["id"]: row["wait"] for row in rows}
+        for wait in filter(None, waits.values()):
+            wait["until"] = round(wait["until"] - now)
+        assert [waits[one] for one in ids] == [
+            {"kind": "delayed", "until": 20},
+            None,
+            {"kind": "throttled", "until": 60, "name": f"{__name__}.{mail.__qualname__}"},
+            {
+                "kind": "retrying",
+                "until": 10,
+                "attempt": 1,
+                "attempts": 3,
+                "error": "ConnectionError",
+            },
+        ]
+        await asyncframe.settled()
 
 
 async def test_counts_after_a_clean_up(asyncframe: Probe) -> None:
