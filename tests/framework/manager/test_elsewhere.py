@@ -462,7 +462,7 @@ async def test_asked_together(elsewhere: Elsewhere, book: Book) -> None:
 
 
 async def test_too_long(book: Book, hasty: HastyClock) -> None:
-    """When a wait for a known task times out, the error says that the task goes on."""
+    """When a wait for a known task times out, the error says so, and nobody asks any more."""
     clock = SetClock()
     elsewhere = Elsewhere([book], clock, Mailboxes(), hasty)
     # The task is seen before the timeout passes, however busy the machine is.
@@ -472,6 +472,9 @@ async def test_too_long(book: Book, hasty: HastyClock) -> None:
         await elsewhere.until_final("runs", 0.01)
     with pytest.raises(TimeoutError, match=message):
         await asyncio.to_thread(elsewhere.block_until_final, "runs", 0.01)
+    before = len(book.asked)
+    assert await elsewhere.find("nobody") is None
+    assert book.asked[before:] == [{"nobody"}] * (len(_PAUSES) + 1)
     elsewhere.close()
     clock.close()
 
