@@ -18,6 +18,7 @@ from framework import (
     TaskCancelledError,
     TaskManager,
     TaskTimeoutError,
+    background_task,
     get_task_manager,
     setup_async_framework,
 )
@@ -332,3 +333,16 @@ def test_task_class_of_the_app() -> None:
     engine = CeleryEngine(app, default_limit=9.0)
     engine.tasks.register_all()
     assert isinstance(engine.app.tasks[BREAKS], Own)
+
+
+def test_errors_that_nobody_is_to_see() -> None:
+    """Celery logs without a traceback what functions with on_error="silent" raise, and no other."""
+    engine = CeleryEngine(Celery("own", broker="redis://127.0.0.1:1/0"))
+    engine.tasks.register_all()
+    tasks = {name: engine.app.tasks[name] for name in (BREAKS, f"{__name__}.quiet")}
+    assert [task.throws for task in tasks.values()] == [(), (Exception,)]
+
+
+@background_task(on_error="silent")
+def quiet() -> None:
+    """Do nothing."""
