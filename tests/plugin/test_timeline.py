@@ -487,3 +487,10 @@ def test_a_rejected_task(timeline_of):
     assert rows(found)[0] == "submitted by test_it.py:5 in test_it: abs(1)"
     assert rows(found)[-1] == "the test fails with AssertionError: assert False"
     assert len(found) == 5
+
+
+def test_long_lists_are_cut() -> None:
+    """Of what is unfinished twenty are told, and how many there are more."""
+    names = [f"task {number}" for number in range(23)]
+    assert timeline._listed("unfinished:", names[:20])[-1] == "  task 19"
+    assert timeline._listed("unfinished:", names)[-2:] == ["  task 19", "  ... 3 more"]
