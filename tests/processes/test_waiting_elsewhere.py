@@ -147,6 +147,24 @@ async def test_a_task_of_another_process_that_has_ended(two: Two) -> None:
     assert [task.to_dict()["cancel"] for task in await two.seen(task_id)] == [None, None]
 
 
+async def test_a_task_that_ends_meanwhile(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that ends just before it could be asked to has ended, and was not asked."""
+    loop, gate = asyncio.get_running_loop(), asyncio.Event()
+    task_id = await two.here.submit(gate.wait)
+    assert not (await written(two, task_id, "")).status.is_final
+    real_request = SQLStore.request_cancel
+
+    def request_late(store: SQLStore, late: str) -> bool:
+        loop.call_soon_threadsafe(gate.set)
+        while not all(record.status.is_final for record in store.fetch([late])):
+            pass  # each look is an answer from the database
+        return real_request(store, late)
+
+    monkeypatch.setattr(SQLStore, "request_cancel", request_late)
+    answer = await two.there.request_cancel(task_id)
+    assert str(answer) == "cannot: it has ended: completed"
+
+
 @pytest.mark.extended("time")
 async def test_the_end_of_a_task_of_another_process(two: Two) -> None:
     """`wait` returns how a task of another process ended, or how it is when the time is over."""
