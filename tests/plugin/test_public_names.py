@@ -112,3 +112,11 @@ def test_turns_import_little() -> None:
         and isinstance(node, ast.Attribute)
         and node.attr in ("Condition", "Event", "Semaphore", "Barrier")
     ] == []
+
+
+@pytest.mark.parametrize("name", ["benchmark", "clock", "faults"])
+def test_exports_say_where_they_are_imported_from(name: str) -> None:
+    """What tests annotate names the module that they import it from."""
+    module = importlib.import_module(f"pytest_asyncframe.{name}")
+    exported = set(module.__all__) - {"Row", "table"}  # of the report alone
+    assert {getattr(module, one).__module__ for one in exported} == {module.__name__}

@@ -131,6 +131,7 @@ async def test_a_lifespans_schedule_ends_with_it(
             await asyncframe.clock.run_for(35)
         assert _ticks == [begun + 10, begun + 20, begun + 30]
         _ticks.clear()
+        assert "Schedules" not in asyncframe.clock.explain()
     await asyncframe.clock.run_for(35)
     assert _ticks == []
 
