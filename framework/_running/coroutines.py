@@ -13,6 +13,7 @@ import asyncio
 import logging
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
@@ -186,12 +187,10 @@ class Drive:
         self.raised: BaseException | None = None
 
     async def end(self) -> None:
-        """Wait until the suspended coroutine has ended; raises nothing unless it is closed."""
-        try:
+        """Wait until the suspended coroutine has ended; raises nothing."""
+        # The waiters get it; a SystemExit here would end the loop.
+        with suppress(BaseException):
             await self
-        except BaseException:  # the waiters get it; a SystemExit here would end the loop
-            if self._closing:
-                raise
 
     def request_cancel(self, *, abandon: bool = False) -> None:
         """Cancel the coroutine from any thread; with *abandon* do not wait for it to end."""
