@@ -109,6 +109,29 @@ async def test_result_without_json(manager: TaskManager) -> None:
         await manager.get_result(celery_tasks.opaque(), timeout=PATIENCE)
 
 
+async def test_arguments_that_the_worker_does_not_take(
+    manager: TaskManager,
+    celery_engine: CeleryEngine,
+    lists: Any,
+    key: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker whose function takes less than that of the app does not call it."""
+    name = "tests.processes.celery_tasks.mark"
+    spec = celery_engine.functions.specs()[name]
+    newer = (celery_engine, name, lambda *_: f'[["{key}", "done", "more"], {{}}]')
+    monkeypatch.setattr(spec, "engine_note", newer)
+    task_id = await manager.submit(celery_tasks.mark, (key,))
+    with pytest.raises(
+        TypeError, match=r"^mark\(\) takes from 1 to 2 positional arguments but 3 were given$"
+    ):
+        await manager.get_result(task_id, timeout=PATIENCE)
+    task = await manager.get_task(task_id)
+    assert task is not None
+    assert task.reason == "its arguments were refused"
+    assert await lists.llen(key) == 0
+
+
 async def test_system_exit(manager: TaskManager, lists: Any, key: str) -> None:
     """A body that raises SystemExit has failed, and the worker's process lives on."""
     first, second = celery_tasks.exits(), celery_tasks.mark(key)
