@@ -18,6 +18,7 @@ from pytest_asyncframe._turns.choices import RandomChooser
 from pytest_asyncframe._turns.sequencer import Sequencer
 from pytest_asyncframe.probe import Probe
 from tests.explore.one_run import At, Nth, Wanted, one_run
+from tests.patience import PATIENCE
 
 
 def report() -> None:
@@ -156,6 +157,25 @@ def test_a_timer_may_wait() -> None:
     one_run(body, Default())
 
     assert log == ["fires", "test at 3", "slept", "test at 7"]
+
+
+def test_a_timers_thread_ends_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run leaves no thread behind that waits for another timer."""
+    ended, has_ended = threading.Event(), Sequencer.has_ended
+
+    def note(self: Sequencer, ident: int) -> None:
+        has_ended(self, ident)
+        ended.set()
+
+    def body(probe: Probe) -> None:
+        probe.clock.call_at(1, lambda: None)
+        probe.clock.sleep(2)
+        assert not ended.is_set()
+
+    monkeypatch.setattr(Sequencer, "has_ended", note)
+    one_run(body, Default())
+
+    assert ended.wait(PATIENCE)
 
 
 def test_an_error_of_a_timer() -> None:
