@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import sqlalchemy as sa
 from fastapi import FastAPI
@@ -23,6 +24,7 @@ from framework.stores.sql import SQLStore, _database
 from framework.stores.sql._backlog import SECURE_PATIENCE
 from framework.stores.sql._database import Database, checked_url
 from framework.stores.sql._pace import Pace
+from framework.stores.sql._schema import STEPS, prepare
 from framework.telemetry.prometheus import PrometheusSink
 from tests.patience import PATIENCE
 from tests.processes.servers import PostgresServer
@@ -336,6 +338,20 @@ def test_file_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         store.open(Host(TestClock()))
     assert isinstance(caught.value.__cause__, sa.exc.SQLAlchemyError)
     assert file.read_text().startswith("no database")
+
+
+def test_a_store_that_cannot_be_used_lets_go_of_its_file(tmp_path: Path) -> None:
+    """What was opened to find out that the tables are too new is closed."""
+    file = tmp_path / "tasks.db"
+    with closing(Database(checked_url(f"sqlite:///{file}"), False)) as newer:
+        prepare(newer, (*STEPS, ("ALTER TABLE asyncframe_tasks ADD COLUMN further TEXT",)))
+    store = SQLStore(f"sqlite:///{file}")
+    with pytest.raises(
+        StoreUnavailableError,
+        match=r"^the tables of this database have version 7, but this release supports 6: ",
+    ):
+        store.open(Host(TestClock()))
+    assert str(file) not in [one.path for one in psutil.Process().open_files()]
 
 
 def test_one_framework_for_each_store(sqlite_url: str) -> None:

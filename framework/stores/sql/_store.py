@@ -120,6 +120,14 @@ class SQLStore:
             )
         self._check_folder()
         self._begin(host)
+        try:
+            self._open_in_time(host)
+        except BaseException:
+            self._database.close()
+            raise
+        self._open = True
+
+    def _open_in_time(self, host: StoreHost) -> None:
         begun, error = self._clock.monotonic(), None
         while error is None or self._clock.monotonic() < begun + self._patience(error):
             try:
@@ -147,9 +155,7 @@ class SQLStore:
                 error = fault
                 self._clock.sleep(self._pace.look)
             else:
-                self._open = True
                 return
-        self._database.close()
         raise StoreUnavailableError(f"{self!r} cannot be used: {why(error)}") from error
 
     def _patience(self, error: BaseException) -> float:
