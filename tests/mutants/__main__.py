@@ -3,9 +3,10 @@
     python -m tests.mutants --count 200 --seed 1
 
 Draws faults over all modules of the product, puts one after the other into a copy of the tree, and
-runs the tests that reach its line, the most fitting first, until one fails. A first run of
-the whole suite under coverage finds out which these are; ``--reach FILE`` takes one of before.
-What no test finds is listed, with the change: it needs a test, or a reason why nobody could tell.
+runs the tests that reach its line, and then those that reach its module, until one fails. A first
+run of the whole suite under coverage finds out which these are; ``--reach FILE`` takes one of
+before. What no test finds is listed, with the change: it needs a test, or a reason why nobody
+could tell.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class Copy:
             shutil.copy2(root / name, folder / name)
 
     def judge(self, mutant: Mutant, reach: Reach) -> Verdict:
-        """Run the tests that reach a mutant's line, until one fails without failing otherwise."""
+        """Run the tests that reach a mutant's module, until one fails without failing otherwise."""
         place = self._folder / mutant.module
         source = place.read_text("utf-8")
         changed = mutant.site.apply(source)
@@ -204,9 +205,7 @@ def show(root: Path, verdict: Verdict) -> None:
     source = (root / mutant.module).read_text("utf-8")
     was = source.encode()[site.start : site.stop].decode()
     change = f"{was} -> {site.text}" if site.text != "pass" else was
-    ran = (
-        f"{verdict.tests} tests reach it" if verdict.tests else "no test of this process reaches it"
-    )
+    ran = f"{verdict.tests} tests ran" if verdict.tests else "no test reaches its module"
     print(f"SURVIVED {where} {site.kind} ({ran}): {' '.join(change.split())}", flush=True)
 
 

@@ -9,7 +9,6 @@ long it took, and which fixtures it used.
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 from collections import Counter
@@ -106,11 +105,11 @@ class Reach:
                     self._users.setdefault(fixture, []).append(name)
 
     def tests(self, module: str, line: int) -> list[str]:
-        """Return the tests that reach a line, the most fitting first.
+        """Return the tests that reach a module, those first that reach the line.
 
-        They reach most of its module in a second: the module's own tests, rather than such as
-        only pass through. Of a line that an import or only a fixture reaches, all tests that
-        reach the module.
+        Of both, the ones come first that reach most of the module in a second: its own tests,
+        rather than such as only pass through. That one reaches the line is not always known: of
+        what runs once in a process, in a worker that many tests share, or on an untraced thread.
 
         Args:
             module: Path from the root.
@@ -123,9 +122,11 @@ class Reach:
         nearest = max((known for known in lines if known <= line), default=0)
         found = self._of(lines.get(nearest, []))
         reached = Counter(test for some in lines.values() for test in self._of(some))
-        if not found or _is_imported((self._root / module).read_text("utf-8"), line):
-            found = set(reached)
-        return sorted(found, key=lambda test: (self.seconds[test] + _OVERHEAD) / reached[test])
+
+        def order(test: str) -> tuple[bool, float]:
+            return test not in found, (self.seconds[test] + _OVERHEAD) / reached[test]
+
+        return sorted(reached, key=order)
 
     def _of(self, contexts: list[str]) -> set[str]:
         """Return the tests that contexts stand for."""
@@ -135,12 +136,3 @@ class Reach:
             users = self._users.get(name.removeprefix(FIXTURE), [])
             found.update(users if name.startswith(FIXTURE) else [name])
         return found & self.seconds.keys()
-
-
-def _is_imported(source: str, line: int) -> bool:
-    """Return whether an import runs a line: it is in the body of no function."""
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return not any(
-        isinstance(node, functions) and node.body[0].lineno <= line <= (node.end_lineno or 0)
-        for node in ast.walk(ast.parse(source))
-    )
