@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import StaticPool, create_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from framework import TaskId, background_task, retry_task, setup_async_framework
 
-engine = create_engine("sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False})
+Sessions = sessionmaker()
 
 
 class Base(DeclarativeBase):
@@ -32,7 +33,7 @@ app = FastAPI(lifespan=setup_async_framework)
 
 def get_session() -> Iterator[Session]:
     """Commit at the end, or roll back if there was an error."""
-    with Session(engine) as session, session.begin():
+    with Sessions.begin() as session:
         yield session
 
 
@@ -83,12 +84,15 @@ class SilentPost(Post):
 
 @contextmanager
 def a_user(name: str) -> Iterator[int]:
-    """Make the tables with one user, and close the database at the end."""
-    Base.metadata.create_all(engine)
-    with Session(engine) as session, session.begin():
-        session.add(User(id=1, name=name))
-    yield 1
-    engine.dispose()
+    """Make a database with one user, for a test."""
+    with TemporaryDirectory() as folder:
+        engine = create_engine(f"sqlite:///{folder}/users.db")
+        Base.metadata.create_all(engine)
+        Sessions.configure(bind=engine)
+        with Sessions.begin() as session:
+            session.add(User(id=1, name=name))
+        yield 1
+        engine.dispose()
 
 
 def test_a_letter() -> None:
@@ -104,5 +108,5 @@ def test_a_letter() -> None:
 
 def test_the_function_itself() -> None:
     """Call the undecorated function with objects of your own."""
-    with a_user("bob") as user_id, Session(engine) as session:
+    with a_user("bob") as user_id, Sessions() as session:
         assert write_to.fn(user_id, session, SilentPost()) == "not delivered: dear bob"
