@@ -62,8 +62,10 @@ async def _lag() -> dict[str, float]:
     await get_task_manager().get_result(_task())
     ticks = Ticks()
     begin, submitted, spent = time.perf_counter(), 0, 0.0
-    while submitted < _RATE * _SECONDS:
-        due = int((time.perf_counter() - begin) * _RATE)
+    every = int(_RATE * _SECONDS)
+    while submitted < every:
+        # Whoever has stood still for long has no more to make up for than is left.
+        due = min(int((time.perf_counter() - begin) * _RATE), every)
         started = time.perf_counter()
         for _ in range(due - submitted):
             _task()
