@@ -22,6 +22,7 @@ from framework.doctor import FINDINGS, GOOD, USAGE, Finding, examine, main
 from framework.engines.celery import CeleryEngine
 from framework.engines.celery._entries import entries
 from tests.children import python
+from tests.patience import PATIENCE
 from tests.processes.servers import RedisServer
 
 CONFIGURED = ("appendonly", "maxmemory-policy", "save")
@@ -114,9 +115,12 @@ async def test_running_app(celery_engine: CeleryEngine) -> None:
     """An app that runs is listed until it ends, with where it keeps its tasks."""
     listed = []
     async with setup_async_framework(None, engine=celery_engine):
-        assert celery_engine._entry is not None
-        await asyncio.to_thread(celery_engine._entry.tell)
+        entry = celery_engine._entry
+        assert entry is not None
+        await asyncio.to_thread(entry.tell)
         listed += await asyncio.to_thread(entries, celery_engine.state, "apps", 30.0)
+    # It may write the entry once more, and removes it then.
+    await asyncio.to_thread(entry._thread.join, PATIENCE)
     listed += await asyncio.to_thread(entries, celery_engine.state, "apps", 30.0)
     assert [(one["pid"], one["shared"]) for one in listed] == [(os.getpid(), False)]
 
