@@ -241,6 +241,7 @@ async def test_two_apps(celery_redis: RedisServer, celery_worker: object) -> Non
         assert await lists.lrange(key, 0, -1) == ["begin", "end"] * 12
 
 
+@pytest.mark.usefixtures("patient_cancel")
 async def test_a_task_of_another_app_is_replaced(
     celery_redis: RedisServer, celery_worker: object
 ) -> None:
