@@ -137,6 +137,17 @@ def test_given_up_process_writes_nothing(sql_url: str) -> None:
         assert len(slow.backlog) == 1
 
 
+def test_task_that_a_given_up_process_had_is_read(sql_url: str) -> None:
+    """Until somebody takes it over, a process that was given up finds its task in the database."""
+    with peers(sql_url, 1) as (peer,):
+        task = peer.accept()
+        peer.writer.write()
+        with peer.database.writing() as connection:
+            peer.writer.membership.enter(connection, 0.0)
+        del peer.backlog.live[task.task_id]
+        assert peer.writer_reads([task.task_id]) == {task.task_id: PENDING}
+
+
 def test_task_on_a_worker_is_taken_over(sql_url: str) -> None:
     """A task that runs elsewhere outlives the process that submitted it: another one follows."""
     with peers(sql_url) as (dead, alive):
