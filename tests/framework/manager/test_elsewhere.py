@@ -472,9 +472,9 @@ async def test_too_long(book: Book, hasty: HastyClock) -> None:
         await elsewhere.until_final("runs", 0.01)
     with pytest.raises(TimeoutError, match=message):
         await asyncio.to_thread(elsewhere.block_until_final, "runs", 0.01)
-    before = len(book.asked)
     assert await elsewhere.find("nobody") is None
-    assert book.asked[before:] == [{"nobody"}] * (len(_PAUSES) + 1)
+    # One query for it may have been on its way.
+    assert book.asked[-len(_PAUSES) :] == [{"nobody"}] * len(_PAUSES)
     elsewhere.close()
     clock.close()
 
