@@ -399,6 +399,7 @@ def test_an_unknown_option_of_a_decorator_is_told() -> None:
     ]
 
 
+@pytest.mark.usefixtures("asyncframe")  # on its clock the delay stays as long
 async def test_none_keeps_what_was(task_manager: TaskManager) -> None:
     """None for an option of a task, by a decorator, a copy or a submission, is as if left out."""
 
