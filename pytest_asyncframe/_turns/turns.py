@@ -22,7 +22,8 @@ Relies on:
 Lock order:
     `_lock` is the innermost lock. What is called with it held takes no lock: `Actor.kick`,
     `Actor.has_work`, `Actor.free`, and the flags of a loop's selector. It is a raw lock, since
-    the plugin replaces the waits of `threading` by ones that come back here.
+    the plugin replaces the waits of `threading` by ones that come back here. What the garbage
+    collector runs on the thread that holds it, in the middle of anything, wakes a loop later.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ import bisect
 import itertools
 import threading
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from pytest_asyncframe._turns.activity import activity
@@ -51,6 +53,34 @@ from pytest_asyncframe._turns.timers import Timers
 
 POLL_INTERVAL = 0.05
 """Real seconds after which a ready actor checks whether the running ones block."""
+
+
+class _InnermostLock(_thread.RLock):  # type: ignore[misc]  # final for type checkers alone
+    """A raw lock whose holder may be interrupted by what the garbage collector runs.
+
+    That is code of anybody, such as the end of an async generator, which wakes its loop. It can
+    neither wait for the lock nor change what is half changed, so that it has to `come_back`.
+    """
+
+    def __init__(self) -> None:
+        self._late: deque[Callable[[], object]] = deque()
+
+    def interrupts(self) -> bool:
+        """Return whether the calling thread holds it."""
+        return self._is_owned()  # type: ignore[attr-defined,no-any-return]  # as Condition uses it
+
+    def come_back(self, call: Callable[[], object]) -> None:
+        """Call something once the calling thread, which holds it, has released it."""
+        self._late.append(call)
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+        while self._late:
+            try:
+                late = self._late.popleft()
+            except IndexError:  # another thread has released it as well
+                return
+            late()
 
 
 class Turns(ABC):
@@ -98,7 +128,7 @@ class Turns(ABC):
         self.known: set[int] = set()
         self.loops: dict[int, Any] = {}
         # A new lock: the old one may be held by a thread that the child does not have.
-        self._lock = _thread.allocate_lock()
+        self._lock = _InnermostLock()
         self._running = 0
         # Threads that will be running soon: announced, or joined and about
         # to end. No turn is given before they are there.
@@ -451,6 +481,9 @@ class Turns(ABC):
 
     def wake(self, actor: Actor | None, otherwise: Callable[[], object] | None = None) -> None:
         """Wake an actor that is parked in its event loop; else call *otherwise*."""
+        if self._lock.interrupts():
+            self._lock.come_back(partial(self.wake, actor, otherwise))
+            return
         # Both under one lock: a loop that is just parking must not miss the flag that is set.
         with self._lock:
             if actor is not None and actor.parked and actor.listens:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import queue
 import re
 import selectors
@@ -10,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -417,3 +419,39 @@ def test_limits_of_pytest_are_in_real_time(pytester: pytest.Pytester) -> None:
             assert asyncframe.clock.monotonic() == 3600
     """)
     pytester.runpytest_inprocess(*PLAIN).assert_outcomes(passed=1)
+
+
+async def test_the_collector_wakes_a_loop_in_the_middle(
+    asyncframe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the garbage collector runs while the sequencer works may wake the loop."""
+    ended: list[bool] = []
+
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            ended.append(True)
+
+    def abandon() -> None:
+        # The collector finds it, and asyncio has the loop close it.
+        cycle: list[Any] = [numbers()]
+        cycle.append(cycle)
+        begun = cycle[0].__anext__()
+        with pytest.raises(StopIteration, match=r"^1$"):
+            begun.send(None)
+
+    new_identity = Sequencer._new_identity
+
+    def collect(self: Sequencer, name: str) -> str:
+        gc.collect()
+        return new_identity(self, name)
+
+    monkeypatch.setattr(Sequencer, "_new_identity", collect)
+    gc.disable()  # or it might be found before
+    try:
+        abandon()
+        assert await asyncframe.manager.submit(abs, (-1,), wait=True) == 1
+    finally:
+        gc.enable()
+    assert ended == [True]
