@@ -254,8 +254,8 @@ async def test_a_task_of_another_app_is_replaced(
             engine = make(celery_redis.url)
             await stack.enter_async_context(setup_async_framework(None, engine=engine))
             manager = get_task_manager()
-            replacing = {"unique": True, "on_duplicate": "replace"}
-            ids.append(await manager.submit(celery_tasks.hold_on_loop, (key,), **replacing))
+            hold = celery_tasks.hold_on_loop.options(unique=True, on_duplicate="replace")
+            ids.append(await manager.submit(hold, (key,)))
             assert await lists.blpop([f"{key}:started"], timeout=PATIENCE)
         assert await lists.llen(f"{key}:cancelled") == 1
         old = await manager.wait(ids[0], timeout=PATIENCE)

@@ -230,7 +230,7 @@ async def test_what_a_task_waits_for(asyncframe: Probe) -> None:
         assert [waits[one] for one in ids] == [
             {"kind": "delayed", "until": 20},
             None,
-            {"kind": "throttled", "until": 60, "name": f"{__name__}.{mail.__qualname__}"},
+            {"kind": "throttled", "until": 60, "name": f"{__name__}.{mail.fn.__qualname__}"},
             {
                 "kind": "retrying",
                 "until": 10,
