@@ -20,16 +20,22 @@ CLOSING = re.compile(r"=+ (?P<counts>.*\d+ (?:passed|failed|error).*) in [\d.]+s
 COUNT = re.compile(r"(\d+) (passed|failed|skipped|xfailed|xpassed|errors?)\b")
 
 
+def cpu_of_children() -> float:
+    """Return the CPU seconds of all processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def run(command: Sequence[str]) -> tuple[int, list[str], float]:
     """Run a command and show what it prints; return its status, its lines and its CPU seconds."""
+    before = cpu_of_children()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as process:
         assert process.stdout is not None
         lines = []
         for line in process.stdout:
             print(line, end="", flush=True)
             lines.append(line.rstrip("\n"))
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return process.returncode, lines, used.ru_utime + used.ru_stime
+    return process.returncode, lines, cpu_of_children() - before
 
 
 def collected(lines: Sequence[str]) -> int | None:
