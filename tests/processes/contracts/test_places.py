@@ -186,6 +186,23 @@ def test_the_death_of_a_process(back_end: BackEnd) -> None:
     assert guests.granted_by(partial(alive.finish, "goes on")) == ["waits long"]
 
 
+@mortal
+def test_deaths_in_several_lines(back_end: BackEnd) -> None:
+    """Who waits in several lines gets all places of a process that died, and of the next one."""
+    alive, told = back_end.start(), dict[str, list[PlaceAnswer]]()
+    for name in ("first", "second"):
+        dies = back_end.start()
+        for key in "klm":
+            for process, who in ((dies, "dies"), (alive, "waits")):
+                task_id = f"{name} {key} {who}"
+                told[task_id] = []
+                process.post([(PlaceRequest(key, task_id, 1), told[task_id].append)])
+        back_end.kill(dies)
+        waits = [f"{name} {key} waits" for key in "klm"]
+        assert [told[one][-1] for one in waits] == [GRANTED] * 3, name
+        alive.post(waits)
+
+
 # -- in any order
 
 

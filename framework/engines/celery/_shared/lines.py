@@ -17,7 +17,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from itertools import islice
 from typing import Final, TypeAlias
 
 from framework._tasks.jsonsafe import safe_str
@@ -268,5 +267,6 @@ class RedisLines:
             return
         begin = self._looked % len(lines)
         self._looked = begin + _LOOKED_AT
-        some = list(islice(lines, begin, begin + _LOOKED_AT))
+        # All of them, if they are not too many, and else the next ones.
+        some = [*lines[begin:], *lines[:begin]][:_LOOKED_AT]
         self._look(self._state.keys(""), ["", *some])
