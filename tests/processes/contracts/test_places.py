@@ -187,6 +187,19 @@ def test_the_death_of_a_process(back_end: BackEnd) -> None:
 
 
 @mortal
+def test_the_dead_are_not_told_of(back_end: BackEnd) -> None:
+    """Once a process is known to be dead, nobody is told of its tasks that waited."""
+    guests, told = Guests(back_end), list[PlaceAnswer]()
+    for one, key in (("a", KEY), ("elsewhere", "another"), ("b", KEY), ("dies", KEY)):
+        guests.join(one, key=key)
+    alive = guests.of["a"]
+    assert guests.of["b"] is alive is not guests.of["dies"]
+    back_end.kill(guests.of["dies"])
+    alive.post([(PlaceRequest(KEY, "c", 1), told.append)])
+    assert told == [waits_behind("a", "b")]
+
+
+@mortal
 def test_deaths_in_several_lines(back_end: BackEnd) -> None:
     """Who waits in several lines gets all places of a process that died, and of the next one."""
     alive, told = back_end.start(), dict[str, list[PlaceAnswer]]()

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from framework._tasks.places import MOST_AHEAD
+
 LINES: Final = """
 local prefix = string.sub(task, 1, #task - #id - 5)
 local function stay_of(one) return prefix .. 'stay:' .. one end
@@ -38,8 +40,9 @@ local function remove(one, freed)
   end
   redis.call('DEL', stay_of(one))
 end
-local function drop_gone(line, freed)
-  for _, one in ipairs(redis.call('ZRANGE', placed_in(line), 0, -1)) do
+-- Removes those among the first of a line's set whose processes have died.
+local function drop_gone(some, last, freed)
+  for _, one in ipairs(redis.call('ZRANGE', some, 0, last)) do
     if is_gone(one) then remove(one, freed) end
   end
 end
@@ -92,7 +95,7 @@ redis.call('SET', prefix .. 'alive:' .. ARGV[6], '1', 'PX', ARGV[7])
 if redis.call('ZSCORE', placed_in(line), id) then return {1} end
 local placed, waiting = placed_in(line), waiting_in(line)
 local freed = {line}
-if redis.call('ZCARD', placed) >= limit then drop_gone(line, freed) end
+if redis.call('ZCARD', placed) >= limit then drop_gone(placed, -1, freed) end
 grant(freed)
 local function enter()
   redis.call('HSET', stay_of(id), '@', ARGV[6], line, ARGV[3])
@@ -141,12 +144,16 @@ LOOK: Final = """
 local freed = {}
 for at = 2, #ARGV do
   freed[#freed + 1] = ARGV[at]
-  drop_gone(ARGV[at], freed)
+  drop_gone(placed_in(ARGV[at]), -1, freed)
+  drop_gone(waiting_in(ARGV[at]), MOST, freed)
 end
 grant(freed)
 return 1
+""".replace("MOST", str(MOST_AHEAD))
+"""Look whether places of lines have become free because a process has died.
+
+Of those that wait, as many are looked at as others are told of.
 """
-"""Look whether places of lines have become free because a process has died."""
 
 BEAT: Final = """
 -- KEYS: the key of a process. ARGV: its time to live in ms.
