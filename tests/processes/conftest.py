@@ -31,11 +31,10 @@ LIMIT = 300
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give the tests of this folder more time than others have."""
+    """Give the tests of this folder more time than others have, but for those of a soak."""
     for item in items:
-        if item.path.is_relative_to(Path(__file__).parent) and not any(
-            item.iter_markers("timeout")
-        ):
+        own = any(item.iter_markers("timeout")) or item.get_closest_marker("soak") is not None
+        if item.path.is_relative_to(Path(__file__).parent) and not own:
             item.add_marker(pytest.mark.timeout(LIMIT))
 
 
