@@ -44,7 +44,8 @@ async def test_cancel_on_a_worker(
     manager: TaskManager, sqlite_url: str, celery_redis: RedisDatabase
 ) -> None:
     """A task on a worker is cancelled by the engine of the app, which has to be named."""
-    task_id = celery_tasks.hold_on_loop(uuid4().hex)
+    # Longer than two programs take on a busy machine.
+    task_id = await manager.submit(celery_tasks.hold_on_loop, (uuid4().hex,), timeout=PATIENCE)
     while (await manager.get_task(task_id)).status != "running":  # type: ignore[union-attr]  # it is there
         pass
     status, said = await run(sqlite_url, celery_redis.url, "cancel", task_id)
