@@ -75,7 +75,8 @@ class _InnermostLock(_thread.RLock):  # type: ignore[misc]  # final for type che
 
     def __exit__(self, *error: object) -> None:
         self.release()
-        while self._late:
+        # What interrupts may take it too, and what it leaves is not free yet.
+        while self._late and not self.interrupts():
             try:
                 late = self._late.popleft()
             except IndexError:  # another thread has released it as well

@@ -455,3 +455,16 @@ async def test_the_collector_wakes_a_loop_in_the_middle(
     finally:
         gc.enable()
     assert ended == [True]
+
+
+async def test_what_interrupts_may_take_the_lock_too(asyncframe: Probe) -> None:
+    """A wake that is put off comes once the lock is free, not when a change inside has ended."""
+    loop, woken = asyncio.get_running_loop(), asyncio.Event()
+    lock = asyncframe.clock.sequencer._lock
+    with lock:
+        loop.call_soon_threadsafe(woken.set)
+        with lock:
+            pass
+        assert len(lock._late) == 1
+    assert not lock._late
+    await woken.wait()
