@@ -27,7 +27,7 @@ from framework import (
 from framework._tasks import registry
 from framework.engines.celery import CeleryEngine
 from framework.engines.celery._messages import Message, MessageError, signature_hash
-from tests.patience import PATIENCE
+from tests.patience import NEVER, PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make
 from tests.processes.refusals import refusal, refusal_of
@@ -307,7 +307,7 @@ async def test_schedule_that_is_refused(
     """A scheduled function that the engine refuses is skipped, and the app starts."""
 
     def scheduled() -> Any:
-        @scheduled_task(every=60, run_at_start=True)
+        @scheduled_task(every=NEVER, run_at_start=True)
         def nightly() -> None:
             raise NotImplementedError
 

@@ -10,7 +10,7 @@ import pytest
 from framework import get_task_manager, scheduled_task, setup_async_framework
 from framework._tasks import registry
 from framework.exceptions import StoreUnavailableError
-from tests.patience import PATIENCE
+from tests.patience import NEVER, PATIENCE
 from tests.processes import celery_tasks
 from tests.processes.celery_app import make
 from tests.processes.servers import RedisServer
@@ -30,7 +30,7 @@ async def test_one_run_for_two_apps(celery_redis: RedisServer, celery_worker: ob
     """A schedule of two apps that share a Redis runs once, and is busy while its run is live."""
     name = f"tick-{uuid4().hex}"
     with registry.lasting():
-        schedule = scheduled_task(every=3_600.0, run_at_start=True, name=name)(celery_tasks.tick)
+        schedule = scheduled_task(every=NEVER, run_at_start=True, name=name)(celery_tasks.tick)
     async with client_of(celery_redis.url) as lists, AsyncExitStack() as stack:
         await lists.delete("ticks")
         managers = []

@@ -12,12 +12,9 @@ import pytest
 
 from framework import TaskStatus, scheduled_task
 from framework.testing import lasting_schedules
-from tests.patience import PATIENCE
+from tests.patience import NEVER, PATIENCE
 from tests.processes.conformance import tasks
 from tests.processes.conformance.backends import Backend
-
-NEVER = 1e9
-"""Seconds of an interval whose next due time no test sees."""
 
 Declare = Callable[..., str]
 
