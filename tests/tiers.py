@@ -51,7 +51,7 @@ EXAMPLES = {
 Readers are to see no marker in them.
 """
 
-PROGRAMS_OF_PLUGINS = {"file", "git", "hg"}
+PROGRAMS_OF_PLUGINS = {"file", "git", "hg", "uname"}
 """What pytest-benchmark asks for machine and version, in each run of pytest inside a test."""
 
 STARTS = {"os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"}
