@@ -89,6 +89,16 @@ class Block:
         # 1 found, 2 dropped by another thread, 3 put together from what is left.
         return record if place >= self._first else None
 
+    def replace(self, record: TaskRecord) -> bool:
+        """Keep *record* whole in place of the one with its id; False if there is none."""
+        place = _place(self._ids, record.task_id)
+        if place is None or place < self._first:
+            return False
+        # In the order of their places, as `records` returns them.
+        self._whole = dict(sorted({**self._whole, place: record}.items()))
+        self._token = None
+        return True
+
     def records(self, status: TaskStatus | None) -> list[TaskRecord]:
         """Return all records, or at least those with *status*."""
         first = self._first

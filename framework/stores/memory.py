@@ -99,6 +99,14 @@ class MemoryStore:
                 return found
         return None
 
+    def replace(self, record: TaskRecord) -> bool:
+        """Keep *record* in place of the one with its id; False if none is kept."""
+        with self._lock:
+            if record.task_id in self._latest:
+                self._latest[record.task_id] = record
+                return True
+            return any(block.replace(record) for block in self._blocks())
+
     def list(self, status: TaskStatus | None = None) -> list[TaskRecord]:
         """Return the kept records in the order in which they ended, as a snapshot."""
         with self._lock:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
+from framework.stores.sql._mirror import HELD
 from framework.stores.sql._pace import Pace
 from framework.stores.sql._schema import PROCESSES
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared.membership import MISSED, GivenUpError
-from tests.processes.siblings import COMPLETED, INTERRUPTED, PENDING, RUNNING, START, Peer, peers
+from tests.processes.siblings import (
+    COMPLETED,
+    FAILED,
+    INTERRUPTED,
+    PENDING,
+    RUNNING,
+    START,
+    Peer,
+    peers,
+)
 
 
 def living(peer: Peer) -> set[str]:
@@ -122,6 +132,42 @@ def test_given_up_process_finds_out(sql_url: str, caplog: pytest.LogCaptureFixtu
         assert slow.row(fresh).process == slow.process_id
         assert living(slow) == {slow.process_id, other.process_id}
         assert "is not kept" not in caplog.text, "its id was its own before as well"
+
+
+@pytest.mark.parametrize(
+    ("later", "held"), [(0, HELD), (600, HELD), (1_100, 1)], ids=["latest", "packed", "moved"]
+)
+def test_ends_that_come_too_late(sql_url: str, later: int, held: int) -> None:
+    """A task that the others have ended has that end also where its body has returned since."""
+    with peers(sql_url) as (slow, other):
+        slow.mirror.held = held
+        tasks = [slow.accept() for _ in range(3)]
+        slow.writer.write()
+        for _ in range(MISSED + 1):
+            other.tick()
+        for task in tasks:
+            slow.end(task)
+        for _ in range(later):
+            slow.end(slow.accept(), FAILED)
+        while slow.mirror.move():
+            pass
+        assert {slow.mirror.records()[at].status for at in range(3)} == {COMPLETED}
+
+        assert slow.writer.attempt(), "it comes back"
+        assert slow.writer.attempt()
+        other.writer.follower.look()
+
+        for peer in (slow, other):
+            known = {one.task_id: one for one in peer.history.records(None)}
+            found = [known[task.task_id] for task in tasks]
+            assert [(one.status, one.result) for one in found] == [(INTERRUPTED, None)] * 3
+            expected = {"interrupted": 3, "failed": later}
+            assert {name: count for name, count in peer.mirror.figures().items() if count} == {
+                name: count for name, count in expected.items() if count
+            }
+            removed, _, _ = peer.mirror.remove(ended_before=1e9, keep=None, completed=True)
+            assert removed == 3 + later
+            assert not any(peer.mirror.figures().values())
 
 
 def test_given_up_process_writes_nothing(sql_url: str) -> None:

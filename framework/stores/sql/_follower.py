@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -25,6 +25,7 @@ from framework.stores.sql._database import Database
 from framework.stores.sql._mirror import Mirror
 from framework.stores.sql._older import Older
 from framework.stores.sql._pages import End, Pages
+from framework.stores.sql._rows import Written
 from framework.stores.sql._shared import orphans as _orphans
 from framework.stores.sql._shared import places as _places
 from framework.stores.sql._shared.membership import Membership
@@ -248,6 +249,14 @@ class Follower:
                 # The others have given this process up, and the task will be taken over.
                 rows.append(row[:-2])
         return ended + self._mirror.read_only(counted) + self._mirror.read(rows)
+
+    def ended_before(
+        self, connection: Connection, rows: Iterable[Written], version: int
+    ) -> list[Row]:
+        """Return what the database has of tasks in *rows* that had ended before *version*."""
+        ended = [row.task_id for row in rows if row.ended_at is not None]
+        found = self._rows_of(connection, ended)
+        return [row[:-2] for row in found if row[7] is not None and row[-2] < version]
 
     def _rows_of(self, connection: Connection, task_ids: Collection[str]) -> list[Row]:
         wanted = list(task_ids)

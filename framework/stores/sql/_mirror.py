@@ -3,7 +3,8 @@
 Of many finished tasks it holds the latest; of the others it knows when and how they ended.
 
 Guarantees: a task is counted here from the moment it ends in this process, or is read from
-the database, until it is removed; a final status stays. What is not written yet is held here.
+the database, until it is removed; a final status stays, unless the database had another one
+first. What is not written yet is held here.
 Lock order: `_keeping`, under which a finished task is added only once, moved or removed, and
 the memory store takes its own lock; then `_lock`, for the counts and the others' live tasks.
 """
@@ -24,6 +25,9 @@ from framework.stores.sql._rows import Reader, readable, wall_end
 from framework.stores.sql._statements import Row, just_before
 
 _COMPLETED = TaskStatus.COMPLETED
+
+_SAME: Final = 1e-3
+"""By how many seconds the ends of one task may differ: the database rounds them."""
 
 HELD: Final = 10_000
 """How many finished tasks are held in memory: a few megabytes, and the tasks of the last minutes,
@@ -236,7 +240,10 @@ class Mirror:
         self._keep(final)
 
     def _keep(self, final: Iterable[tuple[TaskRecord, float]]) -> list[TaskRecord]:
-        """Add final records of other processes once; return the records that are kept.
+        """Add final records of the database once; return the records that are kept.
+
+        One that differs from what is held counts more: this process was given up, perhaps while
+        it stood still, and somebody else has ended the task before its own end was written.
 
         Args:
             final: Each with the wall second of its row at which it ended.
@@ -250,6 +257,9 @@ class Mirror:
                 if known is None and not counted:
                     self._finished.put(record)
                     new.append(record)
+                elif known is not None and _differs(known, record):
+                    self._replace(known, record)
+                    known = record
                 kept.append(known or record)
         with self._lock:
             for record in new:
@@ -257,6 +267,18 @@ class Mirror:
                 self._count_other(record.task_id, -1)
                 self._others.pop(record.task_id, None)
         return kept
+
+    def _replace(self, known: TaskRecord, record: TaskRecord) -> None:
+        """Keep what the database says of a task that has ended otherwise here; `_keeping` held."""
+        if known.task_id in self._pinned:
+            self._older.remove(wall_end(known), known.status)
+            self._older.add(wall_end(record), record.status)
+            self._pinned[known.task_id] = record
+        else:
+            self._finished.replace(record)
+        with self._lock:
+            self._counts[known.status] -= 1
+            self._counts[record.status] += 1
 
     def forget(self, task_id: str) -> None:
         """Drop another process's live task, which has ended or now belongs to this process."""
@@ -313,3 +335,10 @@ class Mirror:
             with self._lock:
                 self._counts.subtract(gone)
         return removed, told
+
+
+def _differs(known: TaskRecord, record: TaskRecord) -> bool:
+    """Return whether two final records of a task tell of two ends."""
+    if known.status is not record.status:
+        return True
+    return abs(wall_end(known) - wall_end(record)) > _SAME

@@ -55,6 +55,14 @@ class Older:
         ends.insert(place, stamp)
         self._codes.insert(place, code)
 
+    def remove(self, ended_at: float, status: TaskStatus) -> None:
+        """Take out a task that was added with this end and status."""
+        stamp, code = _exact(ended_at), _CODE_OF[status]
+        place = bisect_left(self._ends, stamp, self._begin)
+        while self._codes[place] != code:
+            place += 1
+        del self._ends[place], self._codes[place]
+
     def extend(self, marks: Iterable[int]) -> None:
         """Add tasks that ended later than all others.
 

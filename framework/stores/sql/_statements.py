@@ -121,10 +121,10 @@ class Statements:
 
     def put(
         self, connection: Connection, rows: Sequence[Written], process: str, version: int
-    ) -> None:
-        """Write rows; a row that is final already does not change."""
+    ) -> int:
+        """Write rows, and return how many; one that is final or others' does not change."""
         values = {"rows": _batch_of(rows), "process": process, "owner": process}
-        connection.execute(self._put, {**values, "version": version})
+        return connection.execute(self._put, {**values, "version": version}).rowcount
 
     def release(
         self, connection: Connection, rows: Sequence[Written], process: str, version: int

@@ -37,7 +37,7 @@ from framework.stores.sql._shared.inquiries import InquiryRows
 from framework.stores.sql._shared.membership import GivenUpError, Membership
 from framework.stores.sql._shared.places import SharedLines, inherit
 from framework.stores.sql._shared.windows import WindowRows
-from framework.stores.sql._statements import Statements
+from framework.stores.sql._statements import Row, Statements
 
 _LOGGER = logging.getLogger("asyncframe")
 
@@ -382,7 +382,7 @@ class Writer:
             beats = self._beat_is_due()
             if beats:
                 self.membership.beat(connection)
-            started = self._put(connection, rows, version)
+            started, ended = self._put(connection, rows, version)
             left = self.lines.let_leave(connection, version, {row.task_id for row in rows})
             if bound is not None:
                 removed = max(removed, bound)
@@ -395,6 +395,8 @@ class Writer:
         if beats:
             self._beaten = self._clock.monotonic()
         self.follower.wrote(version)
+        # In memory they have ended otherwise: the others had given this process up before that.
+        self._mirror.read(ended)
         self.lines.tell(left)
         for row in rows:
             if row.starts or (row.restart is not None and row.ended_at is not None):
@@ -406,8 +408,15 @@ class Writer:
             self._closing.wait(gone.seconds)
         return self.removal.committed(bound, gone)
 
-    def _put(self, connection: Connection, rows: list[Written], version: int) -> Collection[str]:
-        """Write rows; return the ids of the tasks that start by it."""
+    def _put(
+        self, connection: Connection, rows: list[Written], version: int
+    ) -> tuple[Collection[str], Collection[Row]]:
+        """Write rows.
+
+        Returns:
+            The ids of the tasks that start by it, and what the database has of those that have
+            ended, but whose rows it refuses, since they had ended before.
+        """
         process = self.membership.process_id
         others_may = [row for row in rows if row.restart is not None]
         free = [row for row in others_may if row.is_free]
@@ -417,8 +426,10 @@ class Writer:
             # Before the attempt, since a commit that fails may have had its effect.
             restart.written.append(process)
         try:
+            refused: Collection[Row] = ()
             if own:
-                self.statements.put(connection, own, process, version)
+                if self.statements.put(connection, own, process, version) < len(own):
+                    refused = self.follower.ended_before(connection, own, version)
                 self._tell_of_strangers(connection, own)
             if free:
                 self.statements.release(connection, free, process, version)
@@ -428,7 +439,8 @@ class Writer:
                     restart.written.clear()
             raise
         starting = [row.task_id for row in others_may if row.starts]
-        return self.statements.started(connection, starting, process) if starting else ()
+        started = self.statements.started(connection, starting, process) if starting else ()
+        return started, refused
 
     def _beat_is_due(self) -> bool:
         return self._clock.monotonic() >= self._beaten + self._pace.beat
