@@ -3,7 +3,7 @@
 The annotations here are objects and not texts, so that an endpoint may return a `ScheduleInfo`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
 
@@ -40,6 +40,77 @@ class ScheduleState:
     task_id: str | None = None
     paused: bool = False
     skipped: int = 0
+
+
+def is_taken(state: ScheduleState | None, due: float | None, task_id: str) -> bool:
+    """Return whether a due time was claimed or skipped already, and not for this very task."""
+    return (
+        state is not None
+        and due is not None
+        and due <= state.last_due <= due + CLOCK_ERROR
+        and task_id != state.task_id
+    )
+
+
+def answer_to(
+    state: ScheduleState | None, due: float | None, task_id: str, *, live: bool
+) -> RunClaim:
+    """Return what a book answers to a claim; the rule of `protocols.ScheduleBook.claim_run`.
+
+    Args:
+        state: What the book knows of the schedule; None if nothing.
+        due: The due time; None for a run by hand.
+        task_id: The task that is to run.
+        live: Whether the task of the last run is live, or its body still runs.
+    """
+    if state is None or task_id == state.task_id:
+        return "claimed"
+    if is_taken(state, due, task_id):
+        return "taken"
+    if state.paused and due is not None:
+        return "paused"
+    return "busy" if live else "claimed"
+
+
+def state_after(
+    state: ScheduleState,
+    answer: RunClaim,
+    due: float | None,
+    task_id: str,
+    now: float,
+    *,
+    skip: bool,
+) -> ScheduleState:
+    """Return what a book knows once it has given an answer, and who was given it knows as well.
+
+    Args:
+        state: What was known before.
+        answer: That of `answer_to`.
+        due: The due time; None for a run by hand.
+        task_id: The task.
+        now: When it was submitted, in seconds since the epoch.
+        skip: Whether the due time is skipped if the last run is live.
+    """
+    if answer == "paused":
+        return replace(state, paused=True)
+    if answer == "busy" and skip and due is not None:
+        return replace(state, last_due=due, skipped=state.skipped + 1)
+    if answer != "claimed":
+        return state
+    if task_id == state.task_id:
+        # Claimed before, by a call that did not hear so.
+        return replace(state, last_due=max(state.last_due, due or state.last_due))
+    last_due = state.last_due if due is None else due
+    return replace(state, last_due=last_due, task_id=task_id, ran_at=now)
+
+
+def state_paused(state: ScheduleState, paused: bool, now: float) -> ScheduleState:
+    """Return the state of a schedule that is paused or resumed at wall second *now*."""
+    if state.paused == paused:
+        return state
+    # What was due until it resumes was not missed.
+    last_due = state.last_due if paused else max(state.last_due, now)
+    return replace(state, paused=paused, last_due=last_due)
 
 
 @dataclass(frozen=True, slots=True)

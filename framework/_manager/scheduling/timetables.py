@@ -17,7 +17,14 @@ from typing import Any, Final
 from framework._tasks.due import DueTimes, Every, recent
 from framework._tasks.live import LiveTask
 from framework._tasks.records import FINAL, TaskRecord
-from framework._tasks.schedules import CLOCK_ERROR, RunClaim, ScheduleState
+from framework._tasks.schedules import (
+    CLOCK_ERROR,
+    RunClaim,
+    ScheduleState,
+    answer_to,
+    state_after,
+    state_paused,
+)
 from framework._tasks.specs import Schedule, TaskSpec
 from framework.protocols import Clock, ScheduleBook, TimerHandle
 
@@ -165,15 +172,10 @@ class Timetable:
     def answered(self, claim: RunClaim, due: float | None, task: TaskRecord) -> None:
         """Note the answer to a claim of this process; *due* is None for a run by hand."""
         state = self.state
-        if claim == "paused":
-            state = replace(state, paused=True)
-        elif claim == "busy" and self.skips:
-            state = replace(state, skipped=state.skipped + 1)
-        elif claim == "claimed":
-            state = replace(state, task_id=task.task_id, ran_at=task.created_at)
-            if due is not None:
-                state = replace(state, last_due=due, paused=False)
-        self.state = state
+        if claim == "claimed" and due is not None:
+            state = replace(state, paused=False)
+        task_id, now = task.task_id, task.created_at
+        self.state = state_after(state, claim, due, task_id, now, skip=self.skips)
 
     def known(self) -> ScheduleState:
         """Return what is known about it, as far as this process has heard."""
@@ -206,52 +208,34 @@ class OwnBook(ScheduleBook):
     def enter_schedule(self, name: str, timing: str, now: float) -> ScheduleState:
         """Enter the schedule, and return what is known about it."""
         with self._lock:
-            self._state = replace(self._state_of(name, now), timing=timing)
+            known = self._state if self._state.name else ScheduleState(name, "", now)
+            self._state = replace(known, timing=timing)
             return self._state
 
     def claim_run(
         self, name: str, due: float | None, record: TaskRecord, *, skip: bool = True
     ) -> RunClaim:
         """Claim one run of the schedule."""
+        task_id, now = record.task_id, record.created_at
         with self._lock:
-            is_known, latest = bool(self._state.name), self._latest
-            state = self._state_of(name, record.created_at if due is None else due)
-            if record is latest:
-                # Claimed before, by a call that did not hear so.
-                if due is not None and due > state.last_due:
-                    self._state = replace(state, last_due=due)
-                return "claimed"
-            if is_known and due is not None and due <= state.last_due <= due + CLOCK_ERROR:
-                return "taken"
-            if due is not None and state.paused:
-                return "paused"
-            last_due = state.last_due if due is None else due
-            if latest is not None and (latest.status not in FINAL or latest.still_running):
-                if skip and due is not None:
-                    self._state = replace(state, last_due=last_due, skipped=state.skipped + 1)
-                return "busy"
-            self._latest = record
-            self._state = replace(
-                state, last_due=last_due, task_id=record.task_id, ran_at=record.created_at
-            )
-        return "claimed"
+            found, latest = self._state if self._state.name else None, self._latest
+            live = latest is not None and (latest.status not in FINAL or latest.still_running)
+            answer = answer_to(found, due, task_id, live=live)
+            state = found or ScheduleState(name, "", now if due is None else due)
+            self._state = state_after(state, answer, due, task_id, now, skip=skip)
+            if answer == "claimed":
+                self._latest = record
+        return answer
 
     def pause_schedule(self, name: str, paused: bool, now: float) -> bool:
         """Pause the schedule, or resume it."""
         with self._lock:
-            state = self._state
-            if not state.name:
+            if not self._state.name:
                 return False
-            if state.paused != paused:
-                last_due = state.last_due if paused else max(state.last_due, now)
-                self._state = replace(state, paused=paused, last_due=last_due)
+            self._state = state_paused(self._state, paused, now)
         return True
 
     def schedules(self) -> Sequence[ScheduleState]:
         """Return what is known about the schedule."""
         with self._lock:
             return [self._state]
-
-    def _state_of(self, name: str, first: float) -> ScheduleState:
-        """Return what is known, *first* is when it is due if nothing is; lock held."""
-        return self._state if self._state.name else ScheduleState(name, "", first)

@@ -280,41 +280,27 @@ LEAVE_LINES: Final = _HEAD + lines.LEAVE_LINES
 DROP: Final = _HEAD + lines.DROP
 LOOK: Final = _HEAD + lines.LOOK
 
-CLAIM_RUN: Final = (
+CHANGE_SCHEDULE: Final = (
     _HEAD
     + _ADD
     + """
--- KEYS, after the others: the schedule's hash, the set of names. ARGV: id, name, due time or
--- '', now, whether to skip ('1'), greatest error of a clock, then what `add` takes, or nothing
-local schedule, due = KEYS[6], tonumber(ARGV[3])
-local last, latest = unpack(redis.call('HMGET', schedule, 'last_due', 'task_id'))
-if latest == id then
-  -- Claimed before, by a call that did not hear so.
-  if due and due > tonumber(last) then redis.call('HSET', schedule, 'last_due', ARGV[3]) end
-  return 'claimed'
+-- KEYS, after the others: the schedule's hash, the set of names. ARGV: id of the task to add, or
+-- '', name, then how many fields there are, each with its value before and after ('' for none),
+-- then what `add` takes, or nothing
+local schedule, fields = KEYS[6], tonumber(ARGV[3])
+for at = 4, 3 + 3 * fields, 3 do
+  if (redis.call('HGET', schedule, ARGV[at]) or '') ~= ARGV[at + 1] then return 0 end
 end
-if not last then
-  redis.call('SADD', KEYS[7], ARGV[2])
-  redis.call('HSET', schedule, 'last_due', due and ARGV[3] or ARGV[4])
-elseif due then
-  if due <= tonumber(last) and tonumber(last) <= due + tonumber(ARGV[6]) then return 'taken' end
-  if redis.call('HGET', schedule, 'paused') == '1' then return 'paused' end
+redis.call('SADD', KEYS[7], ARGV[2])
+for at = 4, 3 + 3 * fields, 3 do
+  if ARGV[at + 2] ~= '' then redis.call('HSET', schedule, ARGV[at], ARGV[at + 2]) end
 end
-local status = latest and redis.call('HGET', prefix .. 'task:' .. latest, 'status') or ''
-if status == 'pending' or status == 'running' then
-  if ARGV[5] == '1' and due then
-    redis.call('HSET', schedule, 'last_due', ARGV[3])
-    redis.call('HINCRBY', schedule, 'skipped', 1)
-  end
-  return 'busy'
-end
-redis.call('HSET', schedule, 'task_id', id, 'ran_at', ARGV[4])
-if due then redis.call('HSET', schedule, 'last_due', ARGV[3]) end
-if ARGV[7] and get('status') == '' then add(7) end
-return 'claimed'
+local from = 4 + 3 * fields
+if ARGV[from] and get('status') == '' then add(from) end
+return 1
 """
 )
-"""Claim one run of a schedule, and add its task."""
+"""Change a schedule, and add the task of its run; returns 0 if others have changed it meanwhile."""
 
 THROTTLE: Final = """
 -- KEYS: stamps of the calls in the window, those who wait. ARGV: rate, window, who.

@@ -2,39 +2,39 @@
 
 Guarantees: each due time is claimed once, in one script that also adds the run's task. If the
 process dies before it publishes the task, others publish it, as any task that is in Redis.
-Thread rule: every method blocks for a round trip or two.
+A state is read, changed by the rule that all books have, and written if nobody has changed it
+meanwhile; else all is done once more.
+Thread rule: every method blocks for two round trips, and two more for each such change.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from framework._tasks.records import TaskRecord
-from framework._tasks.schedules import CLOCK_ERROR, RunClaim, ScheduleState
+from framework._tasks.schedules import (
+    RunClaim,
+    ScheduleState,
+    answer_to,
+    state_after,
+    state_paused,
+)
 from framework.engines.celery import _scripts
 from framework.engines.celery._messages import Message
 from framework.engines.celery._state import State
 
-_ENTER: Final = """
--- KEYS: the schedule's hash, the set of names. ARGV: name, timing, now.
-redis.call('SADD', KEYS[2], ARGV[1])
-redis.call('HSETNX', KEYS[1], 'last_due', ARGV[3])
-redis.call('HSET', KEYS[1], 'timing', ARGV[2])
-return redis.call('HGETALL', KEYS[1])
+_LOOK: Final = """
+-- KEYS: the schedule's hash. ARGV: the prefix of the tasks' hashes.
+local latest = redis.call('HGET', KEYS[1], 'task_id')
+local status = latest and redis.call('HGET', ARGV[1] .. latest, 'status') or ''
+local live = (status == 'pending' or status == 'running') and 1 or 0
+return {live, redis.call('HGETALL', KEYS[1])}
 """
 
-_PAUSE: Final = """
--- KEYS: the schedule's hash. ARGV: whether to pause ('1'), now.
-local last = redis.call('HGET', KEYS[1], 'last_due')
-if not last then return 0 end
-local paused = redis.call('HGET', KEYS[1], 'paused') == '1'
-if paused and ARGV[1] ~= '1' and tonumber(ARGV[2]) > tonumber(last) then
-  redis.call('HSET', KEYS[1], 'last_due', ARGV[2])
-end
-redis.call('HSET', KEYS[1], 'paused', ARGV[1])
-return 1
-"""
+_FIELDS: Final = ("timing", "last_due", "ran_at", "task_id", "paused", "skipped")
 
 
 class RedisSchedules:
@@ -51,14 +51,17 @@ class RedisSchedules:
         self._state = state
         self._names = f"{state.prefix}schedules"
         register = state.client.register_script
-        self._enter = register(_ENTER)
-        self._pause = register(_PAUSE)
-        self._claim = register(_scripts.CLAIM_RUN)
+        self._look = register(_LOOK)
+        self._change = register(_scripts.CHANGE_SCHEDULE)
 
     def enter(self, name: str, timing: str, now: float) -> ScheduleState:
         """Enter a schedule that this process runs; see `ScheduleBook.enter_schedule`."""
-        told = self._enter([self._key(name), self._names], [name, timing, repr(now)])
-        return _state_of(name, dict(zip(told[::2], told[1::2], strict=True)))
+        while True:
+            facts, _ = self._facts(name)
+            found = _state_of(name, facts)
+            state = replace(found or ScheduleState(name, "", now), timing=timing)
+            if self._write(state, facts):
+                return state
 
     def claim(
         self, name: str, due: float | None, record: TaskRecord, message: Message | None, skip: bool
@@ -72,23 +75,26 @@ class RedisSchedules:
             message: Its message; None if it cannot be published.
             skip: Whether the due time is skipped if the last run is still live.
         """
-        answer: RunClaim = self._claim(
-            [*self._state.keys(record.task_id), self._key(name), self._names],
-            [
-                record.task_id,
-                name,
-                "" if due is None else repr(due),
-                repr(record.created_at),
-                "1" if skip else "",
-                CLOCK_ERROR,
-                *(() if message is None else self._state.facts_to_add(message)),
-            ],
-        )
-        return answer
+        task_id, now = record.task_id, record.created_at
+        while True:
+            facts, live = self._facts(name)
+            found = _state_of(name, facts)
+            answer = answer_to(found, due, task_id, live=live)
+            state = found or ScheduleState(name, "", now if due is None else due)
+            after = state_after(state, answer, due, task_id, now, skip=skip)
+            is_new = answer == "claimed" and task_id != state.task_id
+            if after == found or self._write(after, facts, message if is_new else None):
+                return answer
 
     def pause(self, name: str, paused: bool, now: float) -> bool:
         """Pause or resume a schedule; see `ScheduleBook.pause_schedule`."""
-        return bool(self._pause([self._key(name)], ["1" if paused else "", repr(now)]))
+        while True:
+            facts, _ = self._facts(name)
+            found = _state_of(name, facts)
+            if found is None:
+                return False
+            if self._write(state_paused(found, paused, now), facts):
+                return True
 
     def last_task(self, name: str) -> str | None:
         """Return the id of the task of the last run; None if there was none."""
@@ -102,13 +108,35 @@ class RedisSchedules:
         for name in names:
             pipe.hgetall(self._key(name))
         told = pipe.execute() if names else []
-        return [_state_of(name, facts) for name, facts in zip(names, told, strict=True) if facts]
+        found = [_state_of(name, facts) for name, facts in zip(names, told, strict=True)]
+        return [state for state in found if state is not None]
+
+    def _facts(self, name: str) -> tuple[dict[str, str], bool]:
+        """Return the fields of a schedule, and whether the task of its last run is live."""
+        live, told = self._look([self._key(name)], [f"{self._state.prefix}task:"])
+        return dict(zip(told[::2], told[1::2], strict=True)), bool(live)
+
+    def _write(
+        self, state: ScheduleState, before: dict[str, str], message: Message | None = None
+    ) -> bool:
+        """Write a state, and add the task of *message*; False if others have changed *before*."""
+        after = _facts_of(state)
+        changes = [(field, before.get(field, ""), after.get(field, "")) for field in _FIELDS]
+        task_id, added = "", list[str]()
+        if message is not None:
+            task_id, added = message.task_id, self._state.facts_to_add(message)
+        keys = [*self._state.keys(task_id), self._key(state.name), self._names]
+        flat = itertools.chain.from_iterable(changes)
+        return bool(self._change(keys, [task_id, state.name, len(changes), *flat, *added]))
 
     def _key(self, name: str) -> str:
         return f"{self._state.prefix}schedule:{name}"
 
 
-def _state_of(name: str, facts: dict[str, Any]) -> ScheduleState:
+def _state_of(name: str, facts: dict[str, Any]) -> ScheduleState | None:
+    """Return the state that some fields say; None if there are none."""
+    if not facts:
+        return None
     return ScheduleState(
         name=name,
         timing=facts.get("timing", ""),
@@ -118,3 +146,16 @@ def _state_of(name: str, facts: dict[str, Any]) -> ScheduleState:
         paused=facts.get("paused") == "1",
         skipped=int(facts.get("skipped", 0)),
     )
+
+
+def _facts_of(state: ScheduleState) -> dict[str, str]:
+    """Return the fields of a state."""
+    facts = {
+        "timing": state.timing,
+        "last_due": repr(state.last_due),
+        "paused": "1" if state.paused else "0",
+        "skipped": str(state.skipped),
+    }
+    if state.task_id is not None and state.ran_at is not None:
+        facts |= {"task_id": state.task_id, "ran_at": repr(state.ran_at)}
+    return facts

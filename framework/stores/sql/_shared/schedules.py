@@ -16,7 +16,14 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from framework._tasks.records import TaskRecord
-from framework._tasks.schedules import CLOCK_ERROR, RunClaim, ScheduleState
+from framework._tasks.schedules import (
+    RunClaim,
+    ScheduleState,
+    answer_to,
+    is_taken,
+    state_after,
+    state_paused,
+)
 from framework.exceptions import StoreUnavailableError
 from framework.stores.sql._database import Database
 from framework.stores.sql._rows import clean, row_of
@@ -61,34 +68,17 @@ class ScheduleRows:
         """Claim one run; see `ScheduleBook.claim_run`."""
         # Without a turn: of many processes all but one come too late, and need not write.
         with self._database.reading() as connection:
-            if _is_taken(_read(connection, name), due, record):
+            if is_taken(_read(connection, name), due, record.task_id):
                 return "taken"
         call = self._writer.call_of(record, record)
         row = row_of(record, call)
         with self._turn() as (connection, version):
-            found = _read(connection, name)
-            state = found or ScheduleState(clean(name), "", due or record.created_at)
-            if record.task_id == state.task_id:
-                # Claimed before, by a call that did not hear so.
-                if due is not None and due > state.last_due:
-                    _write(connection, replace(state, last_due=due), new=False)
-                return "claimed"
-            if _is_taken(found, due, record):
-                return "taken"
-            if found and found.paused and due is not None:
-                return "paused"
-            if _is_running(connection, state.task_id):
-                if skip and due is not None:
-                    skipped = replace(state, last_due=due, skipped=state.skipped + 1)
-                    _write(connection, skipped, new=False)
-                return "busy"
-            claimed = replace(state, task_id=record.task_id, ran_at=record.created_at)
-            if due is not None:
-                claimed = replace(claimed, last_due=due)
-            _write(connection, claimed, new=found is None)
-            process = self._writer.membership.process_id
-            self._writer.statements.put(connection, [row], process, version)
-        return "claimed"
+            found, now = _read(connection, name), record.created_at
+            answer = _claim(connection, found, name, due, record.task_id, now, skip=skip)
+            if answer == "claimed" and (found is None or found.task_id != record.task_id):
+                process = self._writer.membership.process_id
+                self._writer.statements.put(connection, [row], process, version)
+        return answer
 
     def pause(self, name: str, paused: bool, now: float) -> bool:
         """Pause or resume a schedule; see `ScheduleBook.pause_schedule`."""
@@ -118,9 +108,9 @@ def pause(connection: Connection, name: str, paused: bool, now: float) -> bool:
     found = _read(connection, name)
     if found is None:
         return False
-    if found.paused != paused:
-        last_due = found.last_due if paused else max(found.last_due, now)
-        _write(connection, replace(found, paused=paused, last_due=last_due), new=False)
+    after = state_paused(found, paused, now)
+    if after != found:
+        _write(connection, after, new=False)
     return True
 
 
@@ -133,26 +123,33 @@ def start_by_hand(connection: Connection, name: str, task_id: str, now: float) -
     found = _read(connection, name)
     if found is None:
         return None
-    if _is_running(connection, found.task_id):
-        return False
-    _write(connection, replace(found, task_id=task_id, ran_at=now), new=False)
-    return True
+    return _claim(connection, found, name, None, task_id, now, skip=False) == "claimed"
+
+
+def _claim(
+    connection: Connection,
+    found: ScheduleState | None,
+    name: str,
+    due: float | None,
+    task_id: str,
+    now: float,
+    *,
+    skip: bool,
+) -> RunClaim:
+    """Answer a claim in a writer's turn, and write what it changes but for the task."""
+    state = found or ScheduleState(clean(name), "", now if due is None else due)
+    live = _is_running(connection, state.task_id)
+    answer = answer_to(found, due, task_id, live=live)
+    after = state_after(state, answer, due, task_id, now, skip=skip)
+    if after != found:
+        _write(connection, after, new=found is None)
+    return answer
 
 
 def read_all(connection: Connection) -> list[ScheduleState]:
     """Return all schedules by name."""
     rows = connection.execute(sa.select(*_ROW).order_by(SCHEDULES.c.name))
     return [_state_of(row) for row in rows]
-
-
-def _is_taken(state: ScheduleState | None, due: float | None, record: TaskRecord) -> bool:
-    """Return whether a due time was claimed or skipped already, and not for this very task."""
-    return (
-        state is not None
-        and due is not None
-        and due <= state.last_due <= due + CLOCK_ERROR
-        and record.task_id != state.task_id
-    )
 
 
 def _read(connection: Connection, name: str) -> ScheduleState | None:
