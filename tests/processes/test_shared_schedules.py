@@ -6,12 +6,13 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from framework import (
     ScheduleInfo,
@@ -28,6 +29,7 @@ from framework.exceptions import (
     StoreUnavailableError,
 )
 from framework.stores.sql import SQLStore
+from framework.stores.sql._schema import SCHEDULES, TASKS
 from framework.testing import lasting_schedules
 from pytest_asyncframe.clock import VirtualClock
 from tests.patience import PATIENCE
@@ -128,6 +130,15 @@ def schedule() -> Iterator[Callable[..., list[float]]]:
     gc.collect()
 
 
+@contextmanager
+def changed(url: str) -> Iterator[sa.Connection]:
+    """Change a database from outside."""
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        yield connection
+    engine.dispose()
+
+
 async def test_a_due_time_is_run_once(sql_url: str, schedule: Callable[..., list[float]]) -> None:
     """Of two processes one runs each due time, at the multiples of the interval."""
     runs = schedule(every=60)
@@ -210,6 +221,33 @@ async def test_what_others_ran_was_not_missed(
         assert (await other.info()).missed == 0
         await other.move(60)
         assert runs == [60, 120, 180, pytest.approx(250.001)]
+
+
+@pytest.mark.parametrize("options", [{}, {"missed": "all"}, {"run_at_start": True}], ids=str)
+async def test_a_missed_run_waits_for_a_dead_one(
+    sqlite_url: str, schedule: Callable[..., list[float]], options: dict[str, Any]
+) -> None:
+    """What was missed is made up for once the run that a kill has cut off is known to be over."""
+    runs = schedule(every=60, **options)
+    at_start = [0.0] * ("run_at_start" in options)
+    async with app(sqlite_url) as one:
+        await one.move(60)
+    with changed(sqlite_url) as connection:
+        # As nobody ends it who knows its function, it stays live until the test ends it.
+        cut_off = {"status": "running", "ended_at": None, "name": "cut off", "restart": "{}"}
+        last = TASKS.c.task_id == sa.select(SCHEDULES.c.task_id).scalar_subquery()
+        connection.execute(sa.update(TASKS).where(last).values(**cut_off, call="[[], {}]"))
+    async with app(sqlite_url, wall=START + 145) as again:
+        await again.move(5)
+        assert runs == [*at_start, 60]
+        with changed(sqlite_url) as connection:
+            ended = {"status": "interrupted", "ended_at": START + 150}
+            connection.execute(sa.update(TASKS).where(last).values(**ended))
+        await again.move(5)
+        assert runs == [*at_start, 60, 155]
+        assert (await again.info()).skipped == 0
+        await again.move(25)
+        assert runs == [*at_start, 60, 155, 180]
 
 
 async def test_a_new_schedule_has_missed_nothing(

@@ -36,6 +36,9 @@ _LOGGER = logging.getLogger("asyncframe")
 _RETRY = 1.0
 """Seconds until a book that did not answer is asked again."""
 
+_AGAIN = 5.0
+"""Seconds until a due time is claimed again that waits for a run of another process to end."""
+
 _WATCH = 30.0
 """Seconds between two looks whether the wall clock was set, or the machine was asleep."""
 
@@ -191,7 +194,7 @@ class Schedules:
             return
         delay: float | None = None
         try:
-            self._run_due(schedule, table)
+            delay = self._run_due(schedule, table)
             table.waits = False
         except StoreUnavailableError as error:
             if not table.waits and self._running:
@@ -202,8 +205,11 @@ class Schedules:
             delay = _RETRY
         self._plan(table, delay)
 
-    def _run_due(self, schedule: Schedule, table: Timetable) -> None:
+    def _run_due(self, schedule: Schedule, table: Timetable) -> float | None:
         """Run what is due.
+
+        Returns:
+            In how many seconds to look again; None for when the next run is due.
 
         Raises:
             StoreUnavailableError: If the book does not answer.
@@ -217,27 +223,38 @@ class Schedules:
             self._ask(table)
             due = table.due()
         if not due:
-            return
+            return None
         # What was offered has to be answered: it may have been claimed.
         picked = table.pick(due, make_up=at_start or table.offered is not None)
         if picked is None:
             table.missed += len(due)
             table.last = due[-1]
-            return
-        claim = self._claim(table, picked)
+            return None
+        # What was missed is not skipped: the run before was perhaps cut off with its process,
+        # of which nobody knows yet that it is dead.
+        skip = table.skips and picked > table.entered_at
+        claim = self._claim(table, picked, skip)
+        if claim == "busy" and not skip:
+            return None if self._is_checked_after(table) else _AGAIN
         if claim == "claimed" and table.skips:
             table.missed += len(due) - 1
-        if claim != "busy" or table.skips:
-            table.last = due[-1] if claim == "paused" else picked
+        table.last = due[-1] if claim == "paused" else picked
+        return None
+
+    def _is_checked_after(self, table: Timetable) -> bool:
+        """Return whether the last run is one of this process that is followed by a check."""
+        task_id = table.known().task_id
+        live = None if task_id is None else self._intake.ledger.find_live(task_id)
+        return live is not None and not table.skips
 
     def _enter(self, schedule: Schedule, table: Timetable) -> None:
         state = self._ask(table)
         if schedule.options["run_at_start"] and state.task_id is None and not state.paused:
             # The same moment for all processes that find the schedule new.
             first = math.nextafter(state.last_due, math.inf)
-            self._claim(table, first)
+            self._claim(table, first, table.skips)
             table.last = first
-        table.entered = True
+        table.entered, table.entered_at = True, table.now()
 
     def _ask(self, table: Timetable) -> ScheduleState:
         """Return what the book knows about a schedule, which is entered if it is new."""
@@ -245,24 +262,24 @@ class Schedules:
         table.last = max(table.last, state.last_due) if table.entered else state.last_due
         return state
 
-    def _claim(self, table: Timetable, due: float) -> RunClaim:
+    def _claim(self, table: Timetable, due: float, skip: bool) -> RunClaim:
         """Claim a run, and submit its task."""
         ledger = self._intake.ledger
         if ledger.pending >= ledger.queue_size:
             # Not claimed, since another process may have room.
-            if table.skips:
+            if skip:
                 self._skip(table, "the queue is full")
             return "busy"
         task = table.offered or self.offer(table, due, sys._getframe())
         # If the book does not answer, it is offered again: this claim may have had its effect.
         table.offered = task
         task.kwargs = table.arguments(due) or None
-        claim = table.book.claim_run(table.name, due, task, skip=table.skips)
+        claim = table.book.claim_run(table.name, due, task, skip=skip)
         table.offered = None
-        table.answered(claim, due, task)
+        table.answered(claim, due, task, skip)
         if claim == "claimed":
             self._accept(table, task)
-        elif claim == "busy" and table.skips:
+        elif claim == "busy" and skip:
             ledger.count("scheduled_skipped")
         return claim
 
@@ -293,7 +310,7 @@ class Schedules:
         try:
             if table.book.claim_run(table.name, None, task) != "claimed":
                 return False
-            table.answered("claimed", None, task)
+            table.answered("claimed", None, task, table.skips)
             self._intake.accept(task)
         # Also if the book has not answered: it may have stored the task.
         except (FrameworkError, ValueError, TypeError) as error:

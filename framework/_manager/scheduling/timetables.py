@@ -60,6 +60,8 @@ class Timetable:
         last: The latest due time that is settled, as far as this process knows.
         state: What a shared book has last said.
         entered: Whether it is in the book.
+        entered_at: When it was entered, by the clock of its due times: what was due by then was
+            missed.
         missed: How many due times have passed without a run.
         waits: Whether the book has not answered when it was last asked.
         offered: The task of a claim that nobody has answered; None if there is none.
@@ -72,6 +74,7 @@ class Timetable:
         "_takes_due",
         "book",
         "entered",
+        "entered_at",
         "is_shared",
         "last",
         "max_delay",
@@ -108,7 +111,7 @@ class Timetable:
         self.max_delay: float = jitter * times.seconds if isinstance(times, Every) else 0.0
         self.last = self.now()
         self.state = ScheduleState(name, times.text, self.last)
-        self.entered = False
+        self.entered, self.entered_at = False, self.last
         self.missed = 0
         self.waits = False
         self.offered: LiveTask | None = None
@@ -169,13 +172,13 @@ class Timetable:
             return None
         return due[-1]
 
-    def answered(self, claim: RunClaim, due: float | None, task: TaskRecord) -> None:
+    def answered(self, claim: RunClaim, due: float | None, task: TaskRecord, skip: bool) -> None:
         """Note the answer to a claim of this process; *due* is None for a run by hand."""
         state = self.state
         if claim == "claimed" and due is not None:
             state = replace(state, paused=False)
         task_id, now = task.task_id, task.created_at
-        self.state = state_after(state, claim, due, task_id, now, skip=self.skips)
+        self.state = state_after(state, claim, due, task_id, now, skip=skip)
 
     def known(self) -> ScheduleState:
         """Return what is known about it, as far as this process has heard."""
