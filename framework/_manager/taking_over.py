@@ -17,7 +17,7 @@ from framework._tasks.reasons import delayed
 from framework._tasks.records import TaskRecord
 from framework._tasks.restart import Restart
 from framework._tasks.specs import TaskSpec
-from framework._tasks.wire import call_options, decode_call
+from framework._tasks.wire import call_options, decode_call, encode_call
 from framework.exceptions import FrameworkError
 from framework.protocols import RequeueStore
 
@@ -64,6 +64,10 @@ def take_over(core: Core, record: TaskRecord) -> bool:
         core.ledger.flush_submitted(task)
     try:
         task.args, kwargs = decode_call(spec.fn, restart.call)
+        if is_new and not record.run_again_of:
+            # A schedule that was triggered from outside, where nobody knows what it takes.
+            kwargs |= core.schedules.arguments_by_hand(record.name, record.created_at)
+            restart.call = encode_call(spec.fn, task.args, kwargs)
         task.kwargs = kwargs or None
         if spec.claims:
             core.places.prepare(task)

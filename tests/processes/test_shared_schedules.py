@@ -6,7 +6,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from framework.exceptions import (
     StoreUnavailableError,
 )
 from framework.stores.sql import SQLStore
+from framework.stores.sql._observer import Observer
 from framework.stores.sql._schema import SCHEDULES, TASKS
 from framework.testing import lasting_schedules
 from pytest_asyncframe.clock import VirtualClock
@@ -314,6 +315,26 @@ async def test_triggered(sqlite_url: str, schedule: Callable[..., list[float]]) 
         await one.settled()
         await other.move(60)
         assert runs == [10, 60]
+
+
+@pytest.mark.extended("time")
+async def test_triggered_from_outside(sqlite_url: str) -> None:
+    """A run that is triggered from outside gets that moment as its due time, for good."""
+    seen: list[object] = []
+
+    def note(due: datetime) -> None:
+        with changed(sqlite_url) as connection:
+            seen.extend([due, connection.execute(sa.select(TASKS.c.call)).scalar_one()])
+
+    with lasting_schedules():
+        kept = scheduled_task(every=DAY, name="shared", on_restart="requeue")(note)
+    async with app(sqlite_url) as one:
+        with closing(Observer(sqlite_url)) as observer:
+            task_id = observer.trigger("shared", START + 7)
+        await one.manager.get_result(task_id, timeout=PATIENCE)
+    moment = datetime.fromtimestamp(START + 7, UTC)
+    assert seen == [moment, f'[[],{{"due":"{moment:%Y-%m-%dT%H:%M:%SZ}"}}]']
+    assert callable(kept)
 
 
 async def test_schedules_of_others(sqlite_url: str, schedule: Callable[..., list[float]]) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import FrameType
+from typing import Any
 
 from framework._manager.elsewhere import Elsewhere
 from framework._manager.intake import Intake
@@ -317,6 +318,16 @@ class Schedules:
             self._intake.turn_away(task, error, is_stored=table.is_shared)
             raise
         return True
+
+    def arguments_by_hand(self, name: str, now: float) -> dict[str, Any]:
+        """Return what the function of a schedule takes for a run that was triggered at *now*.
+
+        Args:
+            name: The schedule; one that does not run here takes nothing.
+            now: In seconds since the epoch.
+        """
+        tables = [table for table in self.tables() if table.name == name and table.is_shared]
+        return tables[0].arguments(now) if tables else {}
 
     def note_pause(self, table: Timetable, paused: bool) -> None:
         """Note that a schedule was paused or resumed here: what was due meanwhile is settled."""
